@@ -1,0 +1,128 @@
+"""What a person can choose, by name, with one line on each. The engine's tables implement these; a test holds them equal."""
+
+from dataclasses import dataclass
+
+from sparsedash.errors import SettingsError
+from sparsedash.settings import MethodSettings
+
+BUILTIN_MODEL = "builtin:smollm2-135m"
+BUILTIN_CLOZE = "builtin:cloze"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A name as it is typed, a title as it is shown, and one line on it."""
+
+    name: str
+    title: str
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A named method: a preset of the four choices."""
+
+    name: str
+    summary: str
+    settings: MethodSettings
+
+
+MODELS: tuple[Choice, ...] = (
+    Choice(
+        name=BUILTIN_MODEL,
+        title="SmolLM2 135M (built in)",
+        summary="ships with the installation, needs no network; Apache-2.0",
+    ),
+    Choice(name="EleutherAI/gpt-j-6b", title="GPT-J 6B", summary="published; 24 GB in FP32"),
+    Choice(name="facebook/opt-1.3b", title="OPT 1.3B", summary="published; 5 GB in FP32"),
+    Choice(name="facebook/opt-2.7b", title="OPT 2.7B", summary="published; 11 GB in FP32"),
+    Choice(name="huggyllama/llama-7b", title="LLaMA 7B", summary="published; 27 GB in FP32"),
+    Choice(name="bigscience/bloom-1b7", title="BLOOM 1.7B", summary="published; 7 GB in FP32"),
+    Choice(name="bigscience/bloom-7b1", title="BLOOM 7.1B", summary="published; 28 GB in FP32"),
+)
+
+FAMILIES: tuple[str, ...] = (
+    "bloom",
+    "falcon",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "llama",
+    "mistral",
+    "olmo2",
+    "opt",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+)
+"""Values of `model_type` in a model's config.json that can be pruned."""
+
+EVALUATION_CORPORA: tuple[Choice, ...] = (
+    Choice(
+        name=BUILTIN_CLOZE,
+        title="Cloze passages (built in)",
+        summary="132 passages written for this project in LAMBADA's manner; not LAMBADA, not comparable with it",
+    ),
+    Choice(
+        name="lambada_openai",
+        title="LAMBADA, OpenAI variant",
+        summary="5,153 passages, the text the common harness uses",
+    ),
+    Choice(name="lambada", title="LAMBADA, original", summary="5,153 lower-case passages"),
+)
+
+CALIBRATION_CORPORA: tuple[Choice, ...] = (
+    Choice(
+        name="self",
+        title="Written by the model itself",
+        summary="sampled from the dense model after short story openings; needs no data",
+    ),
+    Choice(name="pile-10k", title="Pile, 10k documents", summary="the published calibration text"),
+    Choice(name="wikitext-2", title="WikiText-2", summary="encyclopaedia articles"),
+)
+
+METHODS: tuple[Method, ...] = (
+    Method(
+        name="least-squares",
+        summary="channels by weight times activation; what stays is refitted to make up for what went",
+        settings=MethodSettings(),
+    ),
+    Method(
+        name="wanda-channels",
+        summary="channels by weight times activation, nothing refitted",
+        settings=MethodSettings(compensation="none"),
+    ),
+    Method(
+        name="magnitude",
+        summary="channels by the size of their weights, nothing refitted",
+        settings=MethodSettings(saliency="magnitude", compensation="none"),
+    ),
+    Method(
+        name="random",
+        summary="channels by lot, nothing refitted: the floor every method must beat",
+        settings=MethodSettings(saliency="random", compensation="none"),
+    ),
+)
+
+DEFAULT_METHOD = "least-squares"
+
+
+def method_named(name: str) -> MethodSettings:
+    """The four choices behind a name. Raises SettingsError with the names there are."""
+    for method in METHODS:
+        if method.name == name:
+            return method.settings
+    raise SettingsError("method", name, ", ".join(m.name for m in METHODS))
+
+
+def method_name(settings: MethodSettings) -> str:
+    """The name of these choices, or the choices themselves where they have none."""
+    for method in METHODS:
+        if method.settings == settings:
+            return method.name
+    return f"{settings.saliency}, {settings.compensation}, {settings.allocation}"

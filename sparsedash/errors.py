@@ -1,0 +1,59 @@
+"""Every error a user can meet.
+
+    SparseDashError
+    ├── SettingsError      a setting is out of range or contradicts another
+    ├── ModelError         the model cannot be found, reached, read or pruned
+    ├── CorpusError        a text set cannot be found, reached or read
+    ├── CalibrationError   the statistics do not support what was asked
+    ├── StoreError         the data folder cannot be used, or an entry in it is damaged
+    ├── JobError           a job cannot be found or is not in the right state
+    └── Cancelled          somebody asked the work to stop
+
+A message says what was wrong and what is allowed; `advice` says what to do next.
+"""
+
+
+class SparseDashError(Exception):
+    """Root of the tree. `message` is one line of plain text, `advice` one more or empty."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(f"{message} {advice}".strip())
+        self.message = message
+        self.advice = advice
+
+
+class SettingsError(SparseDashError):
+    """A setting was refused. `field` names it."""
+
+    def __init__(self, field: str, value: object, allowed: str, advice: str = "") -> None:
+        super().__init__(f"{field}: {value!r} is not possible; allowed: {allowed}.", advice)
+        self.field = field
+
+
+class ModelError(SparseDashError):
+    """The model cannot be found, reached, read or pruned."""
+
+
+class CorpusError(SparseDashError):
+    """A text set cannot be found, reached or read."""
+
+
+class CalibrationError(SparseDashError):
+    """The calibration statistics do not support what was asked."""
+
+
+class StoreError(SparseDashError):
+    """The data folder cannot be used, or an entry in it is damaged."""
+
+
+class JobError(SparseDashError):
+    """A job cannot be found, or is not in a state that allows what was asked."""
+
+
+class Cancelled(SparseDashError):  # noqa: N818 - it is not an error that somebody stopped it
+    """Somebody asked the work to stop; nothing half-done was kept."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Stopped on request.", "What was finished before is kept; start again to go on."
+        )

@@ -1,0 +1,185 @@
+"""What came out: frozen results, and their plain form for the store, the shell and the pages.
+
+One record is one model's answers to one set of passages. The dense model's record is the one without pruning.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import exp
+from typing import Any, TypeVar
+
+import msgspec
+
+from sparsedash.errors import StoreError
+from sparsedash.settings import RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetToken:
+    """One token of the target. rank: 1 when it is the model's first choice."""
+
+    text: str
+    log_likelihood: float
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One of the model's first choices for the token after the context."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One passage answered by one model.
+
+    index: position in the corpus, from 0. target: the last word. answer: the word the model writes instead.
+    log_likelihood: natural logarithm, of the whole target word given the context; 0 is best.
+    last_word_right: every target token is the first choice. last_token_right: the last of them is.
+    """
+
+    index: int
+    target: str
+    answer: str
+    last_word_right: bool
+    last_token_right: bool
+    log_likelihood: float
+    tokens: tuple[TargetToken, ...]
+    top: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """right of total passages."""
+
+    right: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0 to 1."""
+        return self.right / self.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """How a sparse model was made and how much of it is gone.
+
+    method: the MethodSettings, plain. sparsity_permille: asked for.
+    widths: kept inner channels of each block; dense_widths: before pruning.
+    mlp_sparsity: removed inner channels / all inner channels.
+    matmul_ratio: zeros / all weights of Linear and Conv layers, output head included.
+    layer_errors: share of each block's MLP output that is lost, on calibration text; held_out_errors: on text kept out of the fit.
+    """
+
+    method: dict[str, Any]
+    sparsity_permille: int
+    widths: tuple[int, ...]
+    dense_widths: tuple[int, ...]
+    mlp_sparsity: float
+    matmul_ratio: float
+    layer_errors: tuple[float, ...]
+    held_out_errors: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One model's answers to one set of passages.
+
+    key: where the store keeps it. pruned: None for the dense model. passages_key: where the texts are.
+    outcomes: in corpus order. tokens_per_second: of the evaluation.
+    """
+
+    key: str
+    model: str
+    model_identity: str
+    dtype: str
+    corpus: str
+    corpus_identity: str
+    passages_key: str
+    pruned: Pruned | None
+    outcomes: tuple[Outcome, ...]
+    seconds: float
+    tokens_per_second: float
+
+    @cached_property
+    def last_word(self) -> Score:
+        """Passages whose whole last word was right."""
+        return Score(right=sum(o.last_word_right for o in self.outcomes), total=len(self.outcomes))
+
+    @cached_property
+    def last_token(self) -> Score:
+        """Passages whose last token was right."""
+        return Score(right=sum(o.last_token_right for o in self.outcomes), total=len(self.outcomes))
+
+    @cached_property
+    def word_perplexity(self) -> float:
+        """exp of the mean negative log-likelihood of the target word; 1 is best."""
+        return exp(-sum(o.log_likelihood for o in self.outcomes) / len(self.outcomes))
+
+    @property
+    def sparsity_permille(self) -> int:
+        """Asked-for MLP sparsity, per mille; 0 for the dense model."""
+        return self.pruned.sparsity_permille if self.pruned else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One request and where its results are; rewritten as each record is done.
+
+    dense, sparse: record keys; sparse in the order asked (methods outer, sparsities inner), shorter while it runs.
+    seconds: per stage, of the attempt that finished it; a stage read from the store has taken what reading took.
+    cached: the stages that were read from the store instead of computed.
+    """
+
+    key: str
+    settings: RunSettings
+    model_identity: str
+    corpora: dict[str, str]
+    dense: str
+    sparse: tuple[str, ...]
+    finished: bool
+    started_at: float
+    finished_at: float | None
+    seconds: dict[str, float]
+    cached: tuple[str, ...]
+    warnings: tuple[str, ...]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passages:
+    """The texts that a record's outcomes answer. context ends before the target; index as in Outcome."""
+
+    key: str
+    indices: tuple[int, ...]
+    contexts: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """What two models wrote after one prompt, greedily. Without the prompt."""
+
+    key: str
+    prompt: str
+    left: str
+    right: str
+
+
+R = TypeVar("R", Record, Run, Passages, Continuation)
+
+
+def to_json(record: Record | Run | Passages | Continuation) -> str:
+    """The record as one JSON text."""
+    return msgspec.json.encode(record).decode()
+
+
+def from_json(kind: type[R], text: str) -> R:
+    """The record that `to_json` wrote, every type checked. Raises StoreError on anything else."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"A stored {kind.__name__.lower()} cannot be read: {error}.") from error
