@@ -6,12 +6,12 @@ One record is one model's answers to one set of passages. The dense model's reco
 from dataclasses import dataclass
 from functools import cached_property
 from math import exp
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from sparsedash.errors import StoreError
-from sparsedash.settings import RunSettings
+from sparsedash.errors import SettingsError, StoreError
+from sparsedash.settings import CalibrationSettings, Dtype, MethodSettings, RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +65,18 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """How a sparse model was made and how much of it is gone.
+    """How a sparse model was made, enough to make it again, and how much of it is gone.
 
-    method: the MethodSettings, plain. sparsity_permille: asked for.
+    sparsity_permille: asked for.
     widths: kept inner channels of each block; dense_widths: before pruning.
     mlp_sparsity: removed inner channels / all inner channels.
     matmul_ratio: zeros / all weights of Linear and Conv layers, output head included.
-    layer_errors: share of each block's MLP output that is lost, on calibration text; held_out_errors: on text kept out of the fit.
+    layer_errors: share of each block's MLP output that is lost, on calibration text; held_out_errors: on text kept out of
+    the fit; empty when there was too little text to keep any out.
     """
 
-    method: dict[str, Any]
+    method: MethodSettings
+    calibration: CalibrationSettings
     sparsity_permille: int
     widths: tuple[int, ...]
     dense_widths: tuple[int, ...]
@@ -95,7 +97,7 @@ class Record:
     key: str
     model: str
     model_identity: str
-    dtype: str
+    dtype: Dtype
     corpus: str
     corpus_identity: str
     passages_key: str
@@ -173,13 +175,20 @@ R = TypeVar("R", Record, Run, Passages, Continuation)
 
 
 def to_json(record: Record | Run | Passages | Continuation) -> str:
-    """The record as one JSON text."""
-    return msgspec.json.encode(record).decode()
+    """The record as one JSON text. Raises StoreError when a number in it is not finite."""
+    text = msgspec.json.encode(record).decode()
+    try:
+        # JSON writes NaN and infinity as null: without this they would be noticed on reading only.
+        msgspec.json.decode(text, type=type(record))
+    except msgspec.ValidationError as error:
+        kind = type(record).__name__.lower()
+        raise StoreError(f"This {kind} cannot be kept: a number in it is not finite.") from error
+    return text
 
 
 def from_json(kind: type[R], text: str) -> R:
     """The record that `to_json` wrote, every type checked. Raises StoreError on anything else."""
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, SettingsError) as error:
         raise StoreError(f"A stored {kind.__name__.lower()} cannot be read: {error}.") from error

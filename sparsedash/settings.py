@@ -51,8 +51,10 @@ class MethodSettings:
         _one_of("allocation", self.allocation, Allocation)
         _whole("width_multiple", self.width_multiple, 1, 4096)
         _whole("method seed", self.seed, 0, 2**31 - 1)
-        if not (isinstance(self.damping, int | float) and 0 < self.damping <= 10):
+        if type(self.damping) not in (int, float) or not 0 < self.damping <= 10:
             raise SettingsError("damping", self.damping, "more than 0 and at most 10")
+        # 1 and 1.0 are equal settings and must have one key.
+        object.__setattr__(self, "damping", float(self.damping))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +122,8 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuationSettings:
-    """A request for what two records' models write after a prompt.
+    """A request for what two records' models write after a prompt. left, right: record keys."""
 
-    run: the run both records belong to. left, right: record keys.
-    """
-
-    run: RunSettings
     left: str
     right: str
     prompt: str
@@ -137,7 +135,7 @@ class ContinuationSettings:
             raise SettingsError("prompt", self.prompt[:40], "1 to 100,000 characters")
 
     def key(self) -> str:
-        """The name of this request and of what it produces; the run is implied by the record keys."""
+        """The name of this request and of what it produces."""
         return stage_key(
             "continuation",
             left=self.left,
@@ -162,6 +160,7 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of a plain value: sorted keys, no spaces. Raises TypeError on anything not plain."""
+    _require_text_keys(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -195,8 +194,18 @@ def outcomes_key(
 ) -> str:
     """Key of a model's answers. sparse: statistics key, method, per mille; None for the dense model."""
     values = asdict(evaluation) | {"corpus": corpus}
-    pruned = None if sparse is None else [sparse[0], asdict(sparse[1]), sparse[2]]
+    pruned = None if sparse is None else [sparse[0], _what_matters(sparse[1]), sparse[2]]
     return stage_key("outcomes", model=model, dtype=dtype, evaluation=values, sparse=pruned)
+
+
+def _what_matters(method: MethodSettings) -> dict[str, Any]:
+    """The method without the parameters that its own choices leave unused."""
+    values = asdict(method)
+    if method.saliency != "random":
+        del values["seed"]
+    if method.compensation != "least-squares":
+        del values["damping"]
+    return values
 
 
 def parse_percents(text: str) -> tuple[int, ...]:
@@ -217,6 +226,17 @@ def _permille(word: str) -> int:
         limit = MAX_SPARSITY_PERMILLE // 10
         raise SettingsError("sparsity", word, f"0 to {limit} percent, in tenths at the finest")
     return permille
+
+
+def _require_text_keys(value: Any) -> None:
+    """Raise TypeError where a mapping has a key that json would silently turn into text."""
+    if isinstance(value, dict):
+        if any(type(name) is not str for name in value):
+            raise TypeError(f"keys must be text: {list(value)!r}")
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            _require_text_keys(part)
 
 
 def _one_of(name: str, value: object, choices: Any) -> None:

@@ -6,8 +6,10 @@ limit and forgets what was used least recently. Every value carries its sha256: 
 
 import hashlib
 import logging
+import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_ARTEFACT_BYTES = 20 * 2**30
 _DIGEST_BYTES = 32
+_OWN_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")
 
 
 class PlainDisk(diskcache.Disk):  # type: ignore[misc]
@@ -32,9 +35,10 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         return key, True
 
     def get(self, key: Any, raw: int) -> str:
-        """The key as it was put. Raises StoreError on a pickled one."""
+        """The key as it was put; a pickled one is left as it is and reads as "", which names nothing."""
         if not raw or type(key) is not str:
-            raise StoreError("The store holds a key that this program did not write.")
+            log.warning("Ignored a key in the store that this program did not write.")
+            return ""
         return key
 
     def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> Any:
@@ -47,12 +51,20 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         """The bytes. Raises StoreError on a pickle, a path out of the store, or anything else not ours."""
         if mode not in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY) or read:
             raise StoreError("The store holds a value that this program did not write.")
-        if filename is not None and (".." in filename or Path(filename).is_absolute()):
-            raise StoreError("The store points outside its own folder.")
-        found = super().fetch(mode, filename, value, read)
+        if mode == diskcache.core.MODE_BINARY and not _is_own_file(filename):
+            raise StoreError("The store points to a file that this program did not write.")
+        try:
+            found = super().fetch(mode, filename, value, read)
+        except FileNotFoundError as error:
+            raise StoreError("The file of an entry is gone.") from error
         if type(found) is not bytes:
             raise StoreError("The store holds a value that this program did not write.")
         return found
+
+    def remove(self, file_path: object) -> None:
+        """Remove the file of a dropped entry, unless a tampered row names one that is not the store's."""
+        if _is_own_file(file_path):
+            super().remove(file_path)
 
 
 class Store:
@@ -94,13 +106,16 @@ class Store:
     def keys(self, kind: type[R]) -> Iterator[str]:
         """The keys of all records of a kind, oldest first."""
         prefix = _name(kind, "")
-        for name in self._records:
+        with _reported("read"):
+            names = list(self._records)
+        for name in names:
             if name.startswith(prefix):
                 yield name.removeprefix(prefix)
 
     def put_artefact(self, key: str, data: bytes) -> None:
         """Keep bytes that can be computed again; they may be forgotten when room runs short."""
         _write(self._artefacts, key, data)
+        _make_room(self._artefacts, key)
 
     def get_artefact(self, key: str) -> bytes | None:
         """The bytes, or None where there are none (any more); damaged ones are dropped and count as none."""
@@ -108,7 +123,8 @@ class Store:
 
     def has_artefact(self, key: str) -> bool:
         """Whether the bytes are there; they are not read."""
-        return key in self._artefacts
+        with _reported("read"):
+            return key in self._artefacts
 
     def remember(self, name: str, text: str) -> None:
         """Keep one short note (an identity, a measured speed) under a name."""
@@ -119,6 +135,10 @@ class Store:
         data = _read(self._records, f"note/{name}")
         return None if data is None else data.decode(errors="replace")
 
+    def forget(self, name: str) -> None:
+        """Drop the note, if there is one."""
+        self._records.delete(f"note/{name}")
+
     def close(self) -> None:
         """Close the files; the store cannot be used afterwards."""
         self._records.close()
@@ -126,31 +146,61 @@ class Store:
 
 
 def _open(folder: Path, limit: int, policy: str) -> Any:
-    cull = 10 if policy != "none" else 0
     return diskcache.Cache(
-        str(folder), disk=PlainDisk, size_limit=limit, eviction_policy=policy, cull_limit=cull
+        str(folder), disk=PlainDisk, size_limit=limit, eviction_policy=policy, cull_limit=0
     )
+
+
+def _make_room(cache: Any, written: str) -> None:
+    """Forget what was used least recently until the limit holds, but never the entry just written.
+
+    diskcache would forget ten entries at once, and with few large ones that is all of them.
+    """
+    oldest = (
+        "SELECT key FROM Cache WHERE typeof(key) = 'text' AND key != ? ORDER BY access_time LIMIT 1"
+    )
+    with _reported("written"):
+        while cache.volume() > cache.size_limit:
+            rows = cache._sql(oldest, (written,)).fetchall()
+            if not rows:
+                return
+            cache.delete(rows[0][0])
 
 
 def _name(kind: type[R], key: str) -> str:
     return f"{kind.__name__.lower()}/{key}"
 
 
-def _write(cache: Any, name: str, data: bytes) -> None:
+@contextmanager
+def _reported(verb: str) -> Iterator[None]:
+    """Turn what the disk and SQLite raise into a StoreError. verb: what could not be done."""
     try:
-        cache.set(name, hashlib.sha256(data).digest() + data)
-    except (OSError, sqlite3.Error) as error:
+        yield
+    except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+        # diskcache hides why SQLite refused behind a Timeout without words or a failed rollback.
+        reason = error.__context__ if isinstance(error.__context__, sqlite3.Error) else error
         raise StoreError(
-            f"The data folder could not be written: {error}.", "Is the disk full?"
+            f"The data folder could not be {verb}: {reason}.",
+            "See whether the disk is full and whether the folder may be written to.",
         ) from error
 
 
+def _is_own_file(name: object) -> bool:
+    return isinstance(name, str) and _OWN_FILE.fullmatch(name) is not None
+
+
+def _write(cache: Any, name: str, data: bytes) -> None:
+    with _reported("written"):
+        cache.set(name, hashlib.sha256(data).digest() + data)
+
+
 def _read(cache: Any, name: str) -> bytes | None:
-    try:
-        data = cache.get(name)
-    except (StoreError, OSError, sqlite3.Error) as error:
-        _drop(cache, name, error)
-        return None
+    with _reported("read"):
+        try:
+            data = cache.get(name)
+        except StoreError as error:
+            _drop(cache, name, error)
+            return None
     if data is None:
         return None
     digest, value = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
@@ -162,4 +212,5 @@ def _read(cache: Any, name: str) -> bytes | None:
 
 def _drop(cache: Any, name: str, error: Exception) -> None:
     log.warning("Dropped the damaged entry %s: %s", name, error)
-    cache.delete(name)
+    with _reported("written"):
+        cache.delete(name)

