@@ -70,6 +70,9 @@ def _write_on(
 def _is_finished(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
     """Whether a whole word stands at the front, with something after it that does not belong to it."""
     text = loaded.tokenizer.decode(tokens)
+    if text.endswith("\ufffd"):
+        # Half of a character: the rest of its bytes is in the next token.
+        return False
     word = _WHOLE_WORD.match(text)
     if word is None:
         return bool(text.strip()) or len(tokens) > 1

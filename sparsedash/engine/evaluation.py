@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from sparsedash.engine.answers import finish_words
 from sparsedash.engine.blocks import Batch, batches_by_length
@@ -140,13 +141,17 @@ def _answer(
     columns = [len(q.context) - 1 + i for q in questions for i in range(len(q.target))]
     device = batch.ids.device
     where = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
+    # Made here without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
+    cache = DynamicCache()
     with _head_sees_only(loaded.model, *where):
-        output = loaded.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=True)
+        output = loaded.model(
+            input_ids=batch.ids, attention_mask=batch.mask, cache=cache, use_cache=True
+        )
     verdicts = list(_verdicts(output.logits[0].float(), questions))
     words = finish_words(
         loaded,
         batch.mask,
-        output.cache,
+        cache,
         [len(q.context) for q in questions],
         [_first_wrong(verdict) for verdict in verdicts],
     )

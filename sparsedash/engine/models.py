@@ -10,6 +10,9 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import (
+    UnpicklingError,  # the error alone: weights-only loading raises it on anything but weights
+)
 
 import torch
 from huggingface_hub import snapshot_download
@@ -137,7 +140,7 @@ def load(source: Source, dtype: Dtype) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, UnpicklingError) as error:
         raise ModelError(
             f"{source.reference} could not be read: {_first_line(error)}",
             "The folder needs config.json, weights as .safetensors, and the tokenizer's files.",

@@ -1,0 +1,53 @@
+"""What this machine can do at best: the rate of one large matrix multiplication, which bounds every forward pass."""
+
+import statistics
+import time
+
+import torch
+
+SIDE = 2048
+REPEATS = 3
+
+
+def matmul_flops(dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a square matrix product, median of REPEATS after a warm-up."""
+    left, right = (torch.randn(SIDE, SIDE, dtype=dtype) for _ in range(2))
+    torch.mm(left, right)
+    seconds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        torch.mm(left, right)
+        seconds.append(time.perf_counter() - started)
+    return 2 * SIDE**3 / statistics.median(seconds)
+
+
+class Pace:
+    """Work timed in pieces, with the matmul rate measured between them, so that a drifting machine cancels out."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self.seconds = 0.0
+        self._possible = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Measure the rate; the clock of the next piece starts after it."""
+        self._rate = matmul_flops(self._dtype)
+        self._started = time.perf_counter()
+
+    def piece(self) -> None:
+        """A piece is done: it counts at the mean of the rates before and after it."""
+        seconds = time.perf_counter() - self._started
+        before = self._rate
+        self.begin()
+        self.seconds += seconds
+        self._possible += seconds * (before + self._rate) / 2
+
+    @property
+    def rate(self) -> float:
+        """Mean matmul rate over the work, FLOP/s."""
+        return self._possible / self.seconds
+
+    def share(self, flops: float) -> float:
+        """Part of what matrix multiplication could have done meanwhile."""
+        return flops / self._possible

@@ -1,0 +1,50 @@
+"""A tiny model in a folder, small text files, and a store, for the tests of the engine."""
+
+import json
+
+import pytest
+
+from sparsedash.engine.models import load, locate
+from sparsedash.store import Store
+from tests.engine.tiny import save_tiny
+
+WORDS = (
+    "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
+)
+
+
+def write_jsonl(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def passages(n):
+    words = WORDS.split()
+    return [
+        " ".join(words[(i * 5 + j * (1 + i % 3)) % len(words)] for j in range(12 + 3 * (i % 7)))
+        for i in range(n)
+    ]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def passage_file(tmp_path_factory):
+    return write_jsonl(tmp_path_factory.mktemp("texts") / "passages.jsonl", passages(40))
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(tmp_path / "data")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def loaded(model_folder, tmp_path_factory):
+    opened = Store(tmp_path_factory.mktemp("data"))
+    yield load(locate(str(model_folder), opened), "float32")
+    opened.close()

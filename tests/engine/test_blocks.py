@@ -1,0 +1,60 @@
+"""The walker gives what the model's own forward gives, whatever a family passes to its blocks."""
+
+import pytest
+import torch
+
+from sparsedash.engine.blocks import BlockWalk, batches_by_length
+from sparsedash.engine.families import FAMILIES, blocks_of
+from tests.engine.tiny import CONFIGS, tiny_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
+def test_walking_block_by_block_gives_the_hidden_states_of_a_plain_forward(model_type):
+    model = tiny_model(model_type)
+    blocks = blocks_of(model, FAMILIES[model_type])
+    generator = torch.Generator().manual_seed(3)
+    sequences = [torch.randint(1, 400, (n,), generator=generator).tolist() for n in (24, 9, 17, 30)]
+    batches = [batch for _, batch in batches_by_length(sequences, 60, 0, CPU)]
+    assert len(batches) > 1
+
+    seen: list[list[torch.Tensor]] = [[] for _ in blocks]
+    hooks = [
+        block.register_forward_hook(
+            lambda _, inputs, output, i=i: seen[i].append(
+                output[0] if isinstance(output, tuple) else output
+            )
+        )
+        for i, block in enumerate(blocks)
+    ]
+    for batch in batches:
+        model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    plain = [list(outputs) for outputs in seen]
+    for outputs in seen:
+        outputs.clear()
+
+    walk = BlockWalk(model.base_model, blocks, batches)
+    for outputs in seen:
+        # The walk's look at one token is not part of it.
+        outputs.clear()
+    for index in range(len(blocks)):
+        for _ in walk.step(index):
+            pass
+    for hook in hooks:
+        hook.remove()
+    for index in range(len(blocks)):
+        for batch, ours, theirs in zip(batches, seen[index], plain[index], strict=True):
+            real = batch.mask.bool()
+            assert (ours[real] - theirs[real]).abs().max() <= 1e-5
+
+
+def test_batches_hold_every_sequence_once_longest_first_within_the_budget():
+    sequences = [[1] * n for n in (3, 9, 1, 4, 4, 20)]
+    batches = batches_by_length(sequences, 10, 7, CPU)
+    assert sorted(row for rows, _ in batches for row in rows) == list(range(6))
+    assert [batch.ids.shape[1] for _, batch in batches] == [20, 9, 4, 3]
+    for rows, batch in batches:
+        assert batch.ids.numel() <= 10 or len(rows) == 1
+        assert batch.mask.sum(dim=1).tolist() == [len(sequences[row]) for row in rows]
+        assert (batch.ids[batch.mask == 0] == 7).all()

@@ -1,0 +1,89 @@
+"""Text references: what is read from where, and what is said when it cannot be."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from sparsedash.catalog import BUILTIN_CLOZE, CALIBRATION_CORPORA, EVALUATION_CORPORA
+from sparsedash.engine.corpora import CORPORA, openings, read_texts
+from sparsedash.errors import CorpusError
+
+
+def test_every_corpus_of_the_catalog_can_be_read_by_name():
+    offered = {choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA)}
+    assert offered == {*CORPORA, BUILTIN_CLOZE, "self"}
+
+
+def test_the_built_in_passages_are_at_least_120_and_end_on_a_word():
+    texts = read_texts(BUILTIN_CLOZE).texts
+    assert len(texts) >= 120
+    assert len(set(texts)) == len(texts)
+    assert all(text.split(" ")[-1].isalpha() for text in texts)
+
+
+def test_openings_are_short_and_many():
+    assert len(openings()) >= 64
+    assert all(3 <= len(opening.split()) <= 25 for opening in openings())
+
+
+def test_json_lines_text_and_parquet_give_their_texts(tmp_path):
+    texts = ["one two three", "fünf — sechs \u2028 sieben"]
+    jsonl, parquet, txt = (tmp_path / f"x.{kind}" for kind in ("jsonl", "parquet", "txt"))
+    jsonl.write_text(
+        "\n".join(json.dumps({"text": t}, ensure_ascii=False) for t in texts) + "\n\n", "utf-8"
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), parquet)
+    txt.write_text("\n\n".join(texts), "utf-8")
+    assert read_texts(f"file:{jsonl}").texts == tuple(texts)
+    assert read_texts(f"file:{parquet}").texts == tuple(texts)
+    assert read_texts(f"file:{txt}").texts == tuple(texts)
+    assert read_texts(f"file:{txt}").running
+
+
+def test_a_slice_takes_some_of_the_texts(passage_file):
+    whole = read_texts(f"file:{passage_file}").texts
+    assert read_texts(f"file:{passage_file}[30:]").texts == whole[30:]
+    assert read_texts(f"file:{passage_file}[:4]").texts == whole[:4]
+    assert read_texts(f"file:{passage_file}[3:5]").texts == whole[3:5]
+
+
+def test_the_identity_changes_with_any_text(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("one two\n\nthree", "utf-8")
+    first = read_texts(f"file:{file}").identity
+    file.write_text("one two\n\nthree!", "utf-8")
+    assert read_texts(f"file:{file}").identity != first
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("bad.jsonl", b'{"text": "fine"}\n{"txt": 1}\n', "Line 2 of bad.jsonl"),
+        ("bad.jsonl", b"not json\n", "Line 1 of bad.jsonl"),
+        ("bad.jsonl", b'{"text": 5}\n', "Line 1 of bad.jsonl"),
+        ("bad.txt", b"\xff\xfe\x00", "could not be read"),
+        ("empty.jsonl", b"\n\n", "holds no text"),
+        ("bad.parquet", b"PAR1 no", "bad.parquet could not be read"),
+        ("bad.csv", b"text\nfine\n", "possible: .jsonl, .txt, .parquet"),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_place(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CorpusError, match=said):
+        read_texts(f"file:{tmp_path / name}")
+
+
+def test_a_missing_file_and_an_unknown_name_are_told(tmp_path):
+    with pytest.raises(CorpusError, match="There is no file"):
+        read_texts(f"file:{tmp_path}/nowhere.jsonl")
+    with pytest.raises(CorpusError, match="possible: builtin:cloze"):
+        read_texts("nowhere")
+
+
+def test_an_unreachable_hub_is_told_with_what_works_instead(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(CorpusError, match="not in the local cache") as caught:
+        read_texts("lambada_openai")
+    assert "builtin:cloze" in caught.value.advice

@@ -1,0 +1,132 @@
+"""The evaluator agrees with reading one passage at a time, as the common harness does, without any of its shortcuts."""
+
+import math
+
+import pytest
+import torch
+
+from sparsedash.engine.corpora import Texts
+from sparsedash.engine.evaluation import choose_passages, evaluate
+from sparsedash.engine.families import FAMILIES
+from sparsedash.engine.models import LoadedModel
+from sparsedash.errors import CorpusError
+from sparsedash.progress import ignore_steps
+from sparsedash.settings import EvaluationSettings
+from tests.engine.conftest import passages
+from tests.engine.tiny import CONFIGS, tiny_model, tiny_tokenizer
+
+
+def _loaded(model_type, seed=0):
+    return LoadedModel(
+        identity="tiny",
+        dtype="float32",
+        model=tiny_model(model_type, seed),
+        tokenizer=tiny_tokenizer(),
+        family=FAMILIES[model_type],
+    )
+
+
+def _chosen(texts, **settings):
+    return choose_passages(
+        Texts(texts=tuple(texts), identity="t"), EvaluationSettings(corpus="t", **settings)
+    )
+
+
+def _one_by_one(loaded, text):
+    """Log-likelihood and greediness of the last word, by the harness's rule, one forward and all logits."""
+    context, target = text.rsplit(" ", 1)
+    whole = loaded.tokenizer(context + " " + target).input_ids
+    n_context = len(loaded.tokenizer(context).input_ids)
+    logits = loaded.model(torch.tensor([whole[:-1]])).logits[0].log_softmax(-1)
+    places = range(n_context - 1, len(whole) - 1)
+    likelihoods = [float(logits[i, whole[i + 1]]) for i in places]
+    greedy = [int(logits[i].argmax()) == whole[i + 1] for i in places]
+    return sum(likelihoods), greedy
+
+
+def _greedy_word(loaded, text):
+    """The word after the context, token by token with the whole text read anew each time."""
+    ids = loaded.tokenizer(text.rsplit(" ", 1)[0]).input_ids
+    n_context = len(ids)
+    for _ in range(12):
+        ids = [*ids, int(loaded.model(torch.tensor([ids])).logits[0, -1].argmax())]
+    return loaded.tokenizer.decode(ids[n_context:])
+
+
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
+def test_batched_answers_equal_those_read_one_by_one(model_type):
+    loaded = _loaded(model_type)
+    texts = passages(12)
+    evaluated = evaluate(loaded, _chosen(texts), ignore_steps)
+    for text, outcome in zip(texts, evaluated.outcomes, strict=True):
+        likelihood, greedy = _one_by_one(loaded, text)
+        assert outcome.log_likelihood == pytest.approx(likelihood, abs=2e-4)
+        assert outcome.last_word_right == all(greedy)
+        assert outcome.last_token_right == greedy[-1]
+        assert outcome.target == text.split(" ")[-1]
+        assert (outcome.tokens[0].rank == 1) == greedy[0]
+        assert sum(token.log_likelihood for token in outcome.tokens) == pytest.approx(
+            likelihood, abs=2e-4
+        )
+
+
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
+def test_a_wrong_answer_is_the_word_that_greedy_writing_gives(model_type):
+    loaded = _loaded(model_type)
+    texts = passages(8)
+    for text, outcome in zip(
+        texts, evaluate(loaded, _chosen(texts), ignore_steps).outcomes, strict=True
+    ):
+        if outcome.answer != "(line break)":
+            assert _greedy_word(loaded, text).strip().startswith(outcome.answer)
+
+
+def test_the_first_choices_are_probabilities_in_falling_order():
+    evaluated = evaluate(_loaded("llama"), _chosen(passages(6)), ignore_steps)
+    for outcome in evaluated.outcomes:
+        shares = [candidate.probability for candidate in outcome.top]
+        assert len(shares) == 5
+        assert shares == sorted(shares, reverse=True)
+        assert 0 < sum(shares) <= 1
+        if outcome.tokens[0].rank == 1:
+            assert math.exp(outcome.tokens[0].log_likelihood) == pytest.approx(shares[0], rel=1e-3)
+
+
+def test_the_first_passages_come_in_file_order_and_a_seed_draws_others():
+    texts = passages(20)
+    assert _chosen(texts, n_passages=5).indices == (0, 1, 2, 3, 4)
+    drawn = _chosen(texts, n_passages=5, shuffle_seed=3)
+    assert drawn.indices == tuple(sorted(drawn.indices)) != (0, 1, 2, 3, 4)
+    assert drawn == _chosen(texts, n_passages=5, shuffle_seed=3)
+    assert drawn.key != _chosen(texts, n_passages=5, shuffle_seed=4).key
+
+
+def test_white_space_before_the_last_word_belongs_to_the_target():
+    chosen = _chosen(["one two  three", "one two\n three"])
+    assert chosen.contexts == ("one two", "one two")
+    assert chosen.targets == ("  three", "\n three")
+
+
+@pytest.mark.parametrize("text", ["alone", " alone", "trailing "])
+def test_a_passage_without_context_or_target_is_refused_by_its_number(text):
+    with pytest.raises(CorpusError, match="Passage 2 has no last word"):
+        _chosen(["a fine passage", text])
+
+
+def test_a_passage_longer_than_the_model_can_read_keeps_its_end():
+    loaded = _loaded("llama")
+    long = " ".join(["boat"] * 300) + " home"
+    assert len(loaded.tokenizer(long).input_ids) > loaded.max_length
+    (outcome,) = evaluate(loaded, _chosen([long]), ignore_steps).outcomes
+    assert math.isfinite(outcome.log_likelihood)
+
+
+def test_progress_counts_every_passage():
+    seen = []
+    evaluate(
+        _loaded("llama"),
+        _chosen(passages(9)),
+        lambda stage, done, total, **_: seen.append((stage, done, total)),
+    )
+    assert seen[0] == ("evaluate", 0, 9)
+    assert seen[-1] == ("evaluate", 9, 9)

@@ -1,0 +1,102 @@
+"""For every family: taking channels out gives the same logits as setting them to zero."""
+
+import pytest
+import torch
+
+from sparsedash.catalog import FAMILIES as CATALOG_FAMILIES
+from sparsedash.engine.families import FAMILIES, blocks_of, family_named, mlps_of
+from sparsedash.engine.pruning.surgery import Narrowed, inner_weights, out_weight, pruned
+from sparsedash.errors import ModelError
+from tests.engine.tiny import CONFIGS, tiny_model
+
+EXACT = 1e-5
+
+
+def _ids(seed=1):
+    return torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(seed))
+
+
+def _kept(width, n_kept, seed):
+    order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
+    return order[:n_kept].sort().values
+
+
+def test_every_family_of_the_catalog_has_a_row_and_a_tiny_model():
+    assert set(FAMILIES) == set(CATALOG_FAMILIES) == set(CONFIGS)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_narrowing_gives_the_same_logits_as_masking(model_type):
+    model = tiny_model(model_type)
+    mlps = mlps_of(model, FAMILIES[model_type])
+    ids = _ids()
+    dense = model(ids).logits
+    kept = [_kept(mlp.width, mlp.width * 2 // 3, i) for i, mlp in enumerate(mlps)]
+
+    with pruned(mlps, [Narrowed(k, out_weight(m)[:, k]) for m, k in zip(mlps, kept, strict=True)]):
+        narrowed = model(ids).logits
+        assert [mlp.width for mlp in mlps] == [len(k) for k in kept]
+    hooks = [_mask_channels(mlp, k) for mlp, k in zip(mlps, kept, strict=True)]
+    masked = model(ids).logits
+    for hook in hooks:
+        hook.remove()
+
+    assert (narrowed - masked).abs().max() <= EXACT
+    assert (narrowed - dense).abs().max() > 100 * EXACT, "the channels taken out made no difference"
+    assert torch.equal(model(ids).logits, dense), "the dense model did not come back"
+
+
+def _mask_channels(mlp, kept):
+    mask = torch.zeros(mlp.width)
+    mask[kept] = 1
+    return mlp.out.register_forward_pre_hook(lambda _, inputs: (inputs[0] * mask,))
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_a_new_out_projection_and_bias_take_effect(model_type):
+    model = tiny_model(model_type)
+    mlps = mlps_of(model, FAMILIES[model_type])
+    ids = _ids()
+    halved = [
+        Narrowed(
+            torch.arange(mlp.width),
+            out_weight(mlp) / 2,
+            None if mlp.out.bias is None else mlp.out.bias / 2,
+        )
+        for mlp in mlps
+    ]
+    hooks = [mlp.out.register_forward_hook(lambda _, inputs, output: output / 2) for mlp in mlps]
+    expected = model(ids).logits
+    for hook in hooks:
+        hook.remove()
+    with pruned(mlps, halved):
+        assert (model(ids).logits - expected).abs().max() <= EXACT
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_the_parts_have_the_shapes_that_are_promised(model_type):
+    model = tiny_model(model_type)
+    family = family_named(model_type)
+    hidden = model.config.hidden_size
+    assert len(blocks_of(model, family)) == 3
+    for mlp in mlps_of(model, family):
+        assert mlp.width == 96
+        assert out_weight(mlp).shape == (hidden, 96)
+        assert all(weight.shape == (96, hidden) for weight in inner_weights(mlp))
+
+
+def test_a_failure_inside_leaves_the_dense_model():
+    model = tiny_model("llama")
+    mlps = mlps_of(model, FAMILIES["llama"])
+    ids = _ids()
+    dense = model(ids).logits
+    too_short = [Narrowed(torch.arange(4), out_weight(mlp)[:, :4]) for mlp in mlps[:2]]
+    with pytest.raises(ValueError), pruned(mlps, too_short):
+        pass
+    assert torch.equal(model(ids).logits, dense)
+
+
+def test_an_unknown_family_is_named_with_those_there_are():
+    with pytest.raises(ModelError, match=r"'mamba'.*bloom, falcon.*") as caught:
+        family_named("mamba")
+    assert "CONTRIBUTING" in caught.value.advice

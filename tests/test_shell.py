@@ -1,0 +1,97 @@
+"""`python -m sparsedash run`: the document it writes, and what it says to bad arguments."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sparsedash.__main__ import main
+from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
+
+PASSAGE_FIELDS = {
+    "index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer",
+}  # fmt: skip
+ANSWERS = {"last_word", "last_token", "word_perplexity", "passages"}
+SPARSE = {"sparsity_percent", "mlp_sparsity", "matmul_ratio", "widths", "paired", "method"}
+
+
+@pytest.fixture
+def arguments(model_folder, passage_file, tmp_path):  # noqa: F811
+    return [
+        "run",
+        *("--model", str(model_folder)),
+        *("--calibration", f"file:{passage_file}"),
+        *("--calibration-samples", "40"),
+        *("--calibration-length", "32"),
+        *("--evaluation", f"file:{passage_file}"),
+        *("--passages", "12"),
+        *("--sparsity", "50,12.5"),
+        *("--width-multiple", "4"),
+        *("--data-dir", str(tmp_path / "data")),
+    ]
+
+
+def test_the_document_holds_every_promised_field(arguments, tmp_path, capsys):
+    file = tmp_path / "out.json"
+    assert main([*arguments, "--json", str(file)]) == 0
+    document = json.loads(file.read_text())
+    assert {"dense", "sparse", "seconds", "model", "corpora", "versions", "seed"} <= set(document)
+    assert set(document["dense"]) >= ANSWERS
+    assert [s["sparsity_percent"] for s in document["sparse"]] == [50.0, 12.5]
+    for answers in (document["dense"], *document["sparse"]):
+        assert answers["last_word"].keys() == answers["last_token"].keys() == {"right", "total"}
+        assert [p["index"] for p in answers["passages"]] == list(range(12))
+        assert all(set(p) == PASSAGE_FIELDS for p in answers["passages"])
+    for sparse in document["sparse"]:
+        assert set(sparse) >= SPARSE | ANSWERS
+        assert set(sparse["paired"]) == {"broke", "mended", "p_value", "difference", "interval"}
+    assert document["sparse"][0]["widths"] == [48, 48, 48]
+    assert set(document["seconds"]) >= {"load", "calibrate", "prune", "evaluate"}
+    assert set(document["versions"]) >= {"torch", "transformers", "python", "sparsedash"}
+    printed = capsys.readouterr().out
+    assert "dense" in printed and "12.5 %" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--sparsity", "10,120"], "sparsity: '120' is not possible"),
+        (["--sparsity", "10.55"], "in tenths at the finest"),
+        (["--sparsity", "10,10"], "each one once"),
+        (["--method", "wishful"], "method: 'wishful' is not possible; allowed: "),
+        (["--dtype", "float8"], "allowed: float32, bfloat16"),
+        (["--passages", "0"], "passages: 0 is not possible"),
+        (["--passages", "many"], "invalid int value"),
+        (["--wishes", "3"], "unrecognized arguments"),
+        (["--json", "/nowhere/at/all.json"], "a file in a folder that exists"),
+    ],
+)
+def test_bad_arguments_give_one_clear_line_and_code_2(arguments, change, said, capsys):
+    try:
+        code = main([*arguments, *change])
+    except SystemExit as stopped:
+        code = stopped.code
+    printed = capsys.readouterr().err
+    assert code == 2
+    assert said in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_model_that_is_not_there_gives_one_line_and_code_1(arguments, capsys):
+    assert main([*arguments, "--model", "/nowhere"]) == 1
+    printed = capsys.readouterr().err
+    assert (
+        "There is no /nowhere on this machine. Check the path."
+        in printed.replace("\r", "\n").splitlines()[-1]
+    )
+
+
+def test_help_answers_without_loading_torch():
+    code = (
+        "import sys; from sparsedash.__main__ import main\n"
+        "try: main(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
