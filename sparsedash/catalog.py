@@ -7,15 +7,24 @@ from sparsedash.settings import MethodSettings
 
 BUILTIN_MODEL = "builtin:smollm2-135m"
 BUILTIN_CLOZE = "builtin:cloze"
+DOWNLOADED = "downloaded once, then read from the local cache"
+STREAMED = "its first 10,000 documents are streamed once, then read from the local cache"
+LAMBADA_SIZE = "some hundred MB with the novels of its training split"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A name as it is typed, a title as it is shown, and one line on it."""
+    """A name as it is typed, a title as it is shown, and one line on it.
+
+    Of a text set also the licence, the size of all its splits as they are fetched, and how it is read.
+    """
 
     name: str
     title: str
     summary: str
+    licence: str = ""
+    size: str = ""
+    reading: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +76,34 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
         name=BUILTIN_CLOZE,
         title="Cloze passages (built in)",
         summary="132 passages written for this project in LAMBADA's manner; not LAMBADA, not comparable with it",
+        licence="Apache-2.0",
+        size="65 kB",
+        reading="ships with the program",
     ),
     Choice(
         name="lambada_openai",
         title="LAMBADA, OpenAI variant",
         summary="5,153 passages, the text the common harness uses",
+        licence="MIT",
+        size="1.8 MB",
+        reading=DOWNLOADED,
     ),
-    Choice(name="lambada", title="LAMBADA, original", summary="5,153 lower-case passages"),
+    Choice(
+        name="lambada",
+        title="LAMBADA, original",
+        summary="5,153 lower-case passages, the test split",
+        licence="CC BY 4.0",
+        size=LAMBADA_SIZE,
+        reading=DOWNLOADED,
+    ),
+    Choice(
+        name="lambada-validation",
+        title="LAMBADA, original, validation",
+        summary="4,869 lower-case passages, those of the published last-token table",
+        licence="CC BY 4.0",
+        size=LAMBADA_SIZE,
+        reading=DOWNLOADED,
+    ),
 )
 
 CALIBRATION_CORPORA: tuple[Choice, ...] = (
@@ -81,9 +111,50 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         name="self",
         title="Written by the model itself",
         summary="sampled from the dense model after short story openings; needs no data",
+        licence="the model's",
+        size="what is asked for",
+        reading="written on this machine, then kept",
     ),
-    Choice(name="pile-10k", title="Pile, 10k documents", summary="the published calibration text"),
-    Choice(name="wikitext-2", title="WikiText-2", summary="encyclopaedia articles"),
+    Choice(
+        name="pile-10k",
+        title="Pile, 10k documents",
+        summary="the published calibration text",
+        licence="BigScience BLOOM RAIL 1.0",
+        size="33 MB",
+        reading=DOWNLOADED,
+    ),
+    Choice(
+        name="the_pile",
+        title="Pile, without Books3 and the like",
+        summary="web, code, papers and more; the published name, without the parts that had to go",
+        licence="other: that of each part",
+        size="30 compressed files",
+        reading=STREAMED,
+    ),
+    Choice(
+        name="c4",
+        title="C4, English",
+        summary="cleaned web pages",
+        licence="ODC-BY",
+        size="305 GB",
+        reading=STREAMED,
+    ),
+    Choice(
+        name="wikitext-2",
+        title="WikiText-2",
+        summary="encyclopaedia articles",
+        licence="CC BY-SA 3.0",
+        size="8 MB",
+        reading=DOWNLOADED,
+    ),
+    Choice(
+        name="lambada-train",
+        title="LAMBADA, original, training",
+        summary="2,662 lower-case novels",
+        licence="CC BY 4.0",
+        size=LAMBADA_SIZE,
+        reading=DOWNLOADED,
+    ),
 )
 
 METHODS: tuple[Method, ...] = (

@@ -11,10 +11,10 @@ from typing import TypeVar
 import msgspec
 
 from sparsedash.errors import SettingsError, StoreError
-from sparsedash.settings import CalibrationSettings, Dtype, MethodSettings, RunSettings
+from sparsedash.settings import CalibrationSettings, Dtype, MethodSettings, Rule, RunSettings
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TargetToken:
     """One token of the target. rank: 1 when it is the model's first choice."""
 
@@ -23,7 +23,7 @@ class TargetToken:
     rank: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """One of the model's first choices for the token after the context."""
 
@@ -31,7 +31,7 @@ class Candidate:
     probability: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """One passage answered by one model.
 
@@ -91,7 +91,7 @@ class Record:
     """One model's answers to one set of passages.
 
     key: where the store keeps it. pruned: None for the dense model. passages_key: where the texts are.
-    outcomes: in corpus order. tokens_per_second: of the evaluation.
+    outcomes: in corpus order. tokens_per_second: of the evaluation. rule: how the last token was judged.
     """
 
     key: str
@@ -105,6 +105,7 @@ class Record:
     outcomes: tuple[Outcome, ...]
     seconds: float
     tokens_per_second: float
+    rule: Rule = "plain"
 
     @cached_property
     def last_word(self) -> Score:

@@ -20,6 +20,7 @@ Pattern = Literal["channelx1"]
 Saliency = Literal["activation-aware", "magnitude", "random"]
 Compensation = Literal["none", "least-squares"]
 Allocation = Literal["uniform"]
+Rule = Literal["plain", "published"]
 
 MAX_SPARSITY_PERMILLE = 900
 
@@ -78,14 +79,20 @@ class CalibrationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """Which passages are answered. n_passages None: all. shuffle_seed None: in file order."""
+    """Which passages are answered. n_passages None: all. shuffle_seed None: in file order.
+
+    rule: how the last token is judged. `plain`: right when it is the model's first choice. `published`: as the published
+    run did, which padded every passage to 196 tokens and so could not count a longer one as right.
+    """
 
     corpus: str = "builtin:cloze"
     n_passages: int | None = None
     shuffle_seed: int | None = None
+    rule: Rule = "plain"
 
     def __post_init__(self) -> None:
         _reference("evaluation text", self.corpus)
+        _one_of("rule", self.rule, Rule)
         if self.n_passages is not None:
             _whole("passages", self.n_passages, 1, 10_000_000)
         if self.shuffle_seed is not None:
@@ -117,7 +124,8 @@ class RunSettings:
 
     def key(self, stamps: Mapping[str, str] | None = None) -> str:
         """The name of this request. `stamps`: what tells two states of the local files named in it apart."""
-        return digest({"settings": asdict(self), "stamps": dict(stamps or {})})
+        values = asdict(self) | {"evaluation": _evaluation_values(self.evaluation)}
+        return digest({"settings": values, "stamps": dict(stamps or {})})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +158,23 @@ S = TypeVar("S", RunSettings, ContinuationSettings)
 
 def settings_from_plain(kind: type[S], plain: object) -> S:
     """The settings of this kind that `dataclasses.asdict` made plain, checked again. Raises SettingsError."""
+    allowed = "what was written by this version"
     try:
-        return msgspec.convert(plain, kind)
+        made = msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
-        raise SettingsError(
-            kind.__name__, str(error), "what was written by this version"
-        ) from error
+        raise SettingsError(kind.__name__, str(error), allowed) from error
+    if not _covers(asdict(made), plain):
+        raise SettingsError(kind.__name__, "a field that is unknown here", allowed)
+    return made
+
+
+def _covers(made: Any, plain: Any) -> bool:
+    """Whether nothing of a plain value was dropped; a field it lacks has its default."""
+    if isinstance(made, dict) and isinstance(plain, dict):
+        return all(name in made and _covers(made[name], plain[name]) for name in plain)
+    if isinstance(made, list | tuple) and isinstance(plain, list | tuple):
+        return len(made) == len(plain) and all(map(_covers, made, plain))
+    return bool(made == plain)
 
 
 def canonical_json(value: Any) -> str:
@@ -193,9 +212,17 @@ def outcomes_key(
     sparse: tuple[str, MethodSettings, int] | None,
 ) -> str:
     """Key of a model's answers. sparse: statistics key, method, per mille; None for the dense model."""
-    values = asdict(evaluation) | {"corpus": corpus}
+    values = _evaluation_values(evaluation) | {"corpus": corpus}
     pruned = None if sparse is None else [sparse[0], _what_matters(sparse[1]), sparse[2]]
     return stage_key("outcomes", model=model, dtype=dtype, evaluation=values, sparse=pruned)
+
+
+def _evaluation_values(evaluation: EvaluationSettings) -> dict[str, Any]:
+    """Without the plain rule, which had no name when the first keys were made."""
+    values = asdict(evaluation)
+    if evaluation.rule == "plain":
+        del values["rule"]
+    return values
 
 
 def _what_matters(method: MethodSettings) -> dict[str, Any]:

@@ -6,6 +6,7 @@ limit and forgets what was used least recently. Every value carries its sha256: 
 
 import hashlib
 import logging
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -15,12 +16,11 @@ from typing import Any
 
 import diskcache
 
-from sparsedash.errors import StoreError
+from sparsedash.errors import SettingsError, StoreError
 from sparsedash.records import R, from_json, to_json
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ARTEFACT_BYTES = 20 * 2**30
 _DIGEST_BYTES = 32
 _OWN_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")
 
@@ -70,17 +70,18 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
 class Store:
     """Records and artefacts of one data folder. Safe to share between threads and processes.
 
-    folder: created with access for the owner only. artefact_bytes: how much the artefacts may take.
-    Raises StoreError when the folder cannot be used.
+    folder: created with access for the owner only. artefact_bytes: how much the artefacts may take; None: as
+    SPARSEDASH_ARTEFACT_GB says. Raises StoreError when the folder cannot be used, SettingsError on a bad variable.
     """
 
-    def __init__(self, folder: Path, artefact_bytes: int = DEFAULT_ARTEFACT_BYTES) -> None:
+    def __init__(self, folder: Path, artefact_bytes: int | None = None) -> None:
         self.folder = folder
+        room = _asked_room() if artefact_bytes is None else artefact_bytes
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
             self._records = _open(folder / "records", 2**62, "none")
-            self._artefacts = _open(folder / "artefacts", artefact_bytes, "least-recently-used")
+            self._artefacts = _open(folder / "artefacts", room, "least-recently-used")
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"The data folder {folder} cannot be used: {error}.",
@@ -102,6 +103,11 @@ class Store:
         except (StoreError, UnicodeDecodeError) as error:
             _drop(self._records, name, error)
             return None
+
+    def has(self, kind: type[R], key: str) -> bool:
+        """Whether the record is there; it is not read."""
+        with _reported("read"):
+            return _name(kind, key) in self._records
 
     def keys(self, kind: type[R]) -> Iterator[str]:
         """The keys of all records of a kind, oldest first."""
@@ -137,12 +143,24 @@ class Store:
 
     def forget(self, name: str) -> None:
         """Drop the note, if there is one."""
-        self._records.delete(f"note/{name}")
+        with _reported("written"):
+            self._records.delete(f"note/{name}")
 
     def close(self) -> None:
         """Close the files; the store cannot be used afterwards."""
         self._records.close()
         self._artefacts.close()
+
+
+def _asked_room() -> int:
+    asked = os.environ.get("SPARSEDASH_ARTEFACT_GB") or "20"
+    try:
+        gigabytes = float(asked)
+    except ValueError:
+        gigabytes = 0.0
+    if not 0.1 <= gigabytes <= 1_000_000:
+        raise SettingsError("SPARSEDASH_ARTEFACT_GB", asked, "a number from 0.1 to 1,000,000")
+    return int(gigabytes * 2**30)
 
 
 def _open(folder: Path, limit: int, policy: str) -> Any:

@@ -1,18 +1,24 @@
 """Text sets for calibration and evaluation, by reference. One row adds a corpus of the hub.
 
+A small one is downloaded whole, once, into the local cache of `datasets`. Of a big one only the first texts are streamed,
+always as many, and kept beside it: either way a text set that was read once can be read without the network.
+
 References: a name in the table, `builtin:cloze`, or `file:PATH` (.jsonl with a `text` field, .txt, .parquet with a `text`
 column), optionally with a slice of its texts: `file:PATH[3600:]`. `self`, text sampled from the model, is made by the pipeline.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import datasets
 import pyarrow.parquet as parquet
 from datasets import DownloadConfig, load_dataset
+from huggingface_hub.errors import HfHubHTTPError as HTTPError
 
 from sparsedash.catalog import BUILTIN_CLOZE
 from sparsedash.engine.identity import texts_identity
@@ -28,6 +34,7 @@ class HubCorpus:
     """A text set on the hub, read through `datasets`.
 
     running: its rows are parts of one running text rather than documents of their own.
+    n_streamed: how many rows are streamed from the front of one that is too big to download; None: it is downloaded.
     """
 
     path: str
@@ -35,12 +42,17 @@ class HubCorpus:
     split: str
     column: str = "text"
     running: bool = False
+    n_streamed: int | None = None
 
 
 CORPORA: dict[str, HubCorpus] = {
     "lambada_openai": HubCorpus(path="EleutherAI/lambada_openai", config="default", split="test"),
     "lambada": HubCorpus(path="cimec/lambada", config="plain_text", split="test"),
+    "lambada-validation": HubCorpus(path="cimec/lambada", config="plain_text", split="validation"),
+    "lambada-train": HubCorpus(path="cimec/lambada", config="plain_text", split="train"),
     "pile-10k": HubCorpus(path="NeelNanda/pile-10k", split="train"),
+    "the_pile": HubCorpus(path="monology/pile-uncopyrighted", split="train", n_streamed=10_000),
+    "c4": HubCorpus(path="allenai/c4", config="en", split="train", n_streamed=10_000),
     "wikitext-2": HubCorpus(
         path="Salesforce/wikitext", config="wikitext-2-raw-v1", split="train", running=True
     ),
@@ -141,18 +153,50 @@ def _read_parquet(path: Path) -> list[str]:
 
 def _read_hub(name: str, corpus: HubCorpus, limit: int | None) -> list[str]:
     try:
-        rows = load_dataset(
-            corpus.path,
-            corpus.config,
-            split=corpus.split,
-            download_config=DownloadConfig(max_retries=1),
-        )
+        if corpus.n_streamed is None:
+            rows = load_dataset(
+                corpus.path,
+                corpus.config,
+                split=corpus.split,
+                download_config=DownloadConfig(max_retries=1),
+            )
+            return [row[corpus.column] for row in islice(rows, limit)]
+        kept = _kept_stream(corpus)
+        if not kept.is_file():
+            _write_whole(kept, _stream(corpus))
+        return list(islice(_json_lines(kept), limit))
     except ConnectionError as error:
         raise CorpusError(
             f"{name} is not in the local cache, and the hub cannot be reached.",
             f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}.",
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, HTTPError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise CorpusError(f"{name} could not be read from the hub: {first}") from error
-    return [row[corpus.column] for row in islice(rows, limit)]
+        raise CorpusError(
+            f"{name} could not be read from the hub: {first}",
+            "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN.",
+        ) from error
+
+
+def _stream(corpus: HubCorpus) -> Iterable[str]:
+    rows = load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=True)
+    return (row[corpus.column] for row in islice(rows, corpus.n_streamed))
+
+
+def _kept_stream(corpus: HubCorpus) -> Path:
+    """Where the streamed texts are kept: in the local cache of `datasets`, which has no such place itself."""
+    parts = (corpus.path.replace("/", "--"), corpus.config, corpus.split, corpus.n_streamed)
+    name = "-".join(str(part) for part in parts if part) + ".jsonl"
+    return Path(datasets.config.HF_DATASETS_CACHE) / "streamed" / name
+
+
+def _write_whole(path: Path, texts: Iterable[str]) -> None:
+    """Write under a name of this process and rename, so that a broken stream leaves nothing behind that is read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

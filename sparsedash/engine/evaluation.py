@@ -2,12 +2,15 @@
 
 The rule is the common harness's `lambada_openai`: context = text up to the last space, target = " " + last word, target
 tokens = enc(context + target) after enc(context); right when each of them is the model's first choice.
+
+The published runs judged the last token alone, over passages padded to 196 tokens. A longer passage was cut to its first
+196, and its answer was looked for at a place that does not belong to it: the `published` rule counts it as wrong.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -22,10 +25,11 @@ from sparsedash.engine.models import LoadedModel
 from sparsedash.errors import CorpusError
 from sparsedash.progress import OnStep
 from sparsedash.records import Candidate, Outcome, Passages, TargetToken
-from sparsedash.settings import EvaluationSettings, digest
+from sparsedash.settings import EvaluationSettings, Rule, digest
 
 BATCH_TOKENS = 4096
 N_TOP = 5
+PUBLISHED_PADDING = 196
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,11 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
 
 @torch.inference_mode()
 def evaluate(
-    loaded: LoadedModel, passages: Passages, on_step: OnStep, message: str = ""
+    loaded: LoadedModel,
+    passages: Passages,
+    on_step: OnStep,
+    message: str = "",
+    rule: Rule = "plain",
 ) -> Evaluated:
     """Ask the model for the last word of every passage. message: which model this is, for the progress line."""
     questions = [
@@ -86,7 +94,8 @@ def evaluate(
         answered = _answer(loaded, [questions[row] for row in rows], batch)
         for row, (verdict, answer) in zip(rows, answered, strict=True):
             index = passages.indices[row]
-            outcomes[row] = _outcome(loaded, index, passages.targets[row], verdict, answer)
+            outcome = _outcome(loaded, index, passages.targets[row], verdict, answer)
+            outcomes[row] = _judged(outcome, questions[row], rule)
         on_step("evaluate", len(outcomes), len(questions), unit="passages", message=message)
     return Evaluated(
         outcomes=tuple(outcomes[row] for row in range(len(questions))),
@@ -203,6 +212,12 @@ def _first_wrong(verdict: _Verdict) -> list[int] | None:
         if choice != target:
             return [*verdict.target[:i], choice]
     return None
+
+
+def _judged(outcome: Outcome, question: _Question, rule: Rule) -> Outcome:
+    """The outcome with its last token judged by the rule; the last word has one rule only."""
+    too_long = len(question.context) + len(question.target) > PUBLISHED_PADDING
+    return replace(outcome, last_token_right=False) if rule == "published" and too_long else outcome
 
 
 def _outcome(

@@ -81,10 +81,14 @@ class LoadedModel:
 
 
 class ModelShelf:
-    """Keeps the model loaded last, so that the next job for it starts at once."""
+    """Keeps the model loaded last, so that the next job for it starts at once.
+
+    n_loaded: how many models this shelf has held; only with the first is the process's peak memory the model's own.
+    """
 
     def __init__(self) -> None:
         self._kept: LoadedModel | None = None
+        self.n_loaded = 0
 
     def take(self, source: Source, dtype: Dtype) -> LoadedModel:
         """The loaded model; the one kept if it is the same, else a fresh one in its place."""
@@ -94,6 +98,7 @@ class ModelShelf:
             kept = self._kept = None
             gc.collect()
             kept = self._kept = load(source, dtype)
+            self.n_loaded += 1
         return kept
 
 

@@ -26,7 +26,8 @@ def run(
 ) -> Run:
     """Calibrate, prune and evaluate as asked; what the store holds already is not done again.
 
-    The run is kept after every finished record, so that a page can show it while it grows. shelf: keeps the model
+    A new run is kept after every finished record, so that a page can show it while it grows; one that was finished
+    before stays as it is until it is finished again. shelf: keeps the model
     between jobs. run_key: the name to keep it under. Raises SparseDashError, and nothing half-done is kept.
     """
     stages = Stages(settings, store, on_step, shelf or ModelShelf())
@@ -48,13 +49,17 @@ def run(
         warnings=(),
         versions=versions(),
     )
+    before = store.get(Run, grown.key)
+    show = before is None or not before.finished
     grown = replace(grown, dense=stages.dense_record().key)
-    store.put(grown.key, grown)
+    if show:
+        store.put(grown.key, grown)
     for method in settings.methods:
         for permille in settings.sparsities_permille:
             record = stages.sparse_record(method, permille)
             grown = replace(grown, sparse=(*grown.sparse, record.key))
-            store.put(grown.key, grown)
+            if show:
+                store.put(grown.key, grown)
     finished = replace(
         grown,
         finished=True,

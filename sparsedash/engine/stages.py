@@ -119,7 +119,7 @@ class Stages:
         for _ in range(2):
             if self._store.recall(f"calibrated/{self._statistics_key}") is None:
                 self._calibrate()
-            else:
+            elif "calibrate" not in self.seconds:
                 self._note_cached("calibration")
             with self._timed("prune"):
                 try:
@@ -227,7 +227,9 @@ class Stages:
     def _evaluated(self, key: str, made: Pruned | None, label: str) -> Record:
         loaded = self.loaded
         with self._timed("evaluate"):
-            evaluated = evaluate(loaded, self.passages, self._on_step, label)
+            evaluated = evaluate(
+                loaded, self.passages, self._on_step, label, self._settings.evaluation.rule
+            )
         speed = evaluated.n_tokens / evaluated.seconds
         record = Record(
             key=key,
@@ -241,11 +243,13 @@ class Stages:
             outcomes=evaluated.outcomes,
             seconds=evaluated.seconds,
             tokens_per_second=speed,
+            rule=self._settings.evaluation.rule,
         )
         self._store.put(key, record)
         name = f"{self._settings.model}/{self._settings.dtype}"
         self._store.remember(f"speed/{name}", f"{speed:.1f}")
-        self._store.remember(f"memory/{name}", str(_peak_memory_bytes()))
+        if self._shelf.n_loaded == 1:
+            self._store.remember(f"memory/{name}", str(_peak_memory_bytes()))
         return record
 
     def _note_cached(self, what: str) -> None:

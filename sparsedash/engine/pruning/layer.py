@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -20,11 +21,24 @@ class Statistics:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Gradients:
+    """What a backward pass of the next-token loss remembers of one MLP.
+
+    mask: (s, m) float32, for each of s sequences the derivative of its mean loss by every channel's mask, at 1.
+    output: (d, d) float32, mean of g g^T over the tokens, g the derivative of the summed loss by the MLP's output.
+    """
+
+    mask: Tensor
+    output: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:
     """One MLP as the criteria and the compensation see it.
 
     out_weight: (d, m). out_bias: (d,) or None. inner_weights: (m, d) each. second_moment, mean: see Statistics.
     seed: differs from block to block, for whatever is drawn by lot.
+    gradients: None where the method needs no backward pass.
     """
 
     out_weight: Tensor
@@ -33,3 +47,20 @@ class Layer:
     second_moment: Tensor
     mean: Tensor
     seed: int
+    gradients: Gradients | None = None
+
+    @property
+    def width(self) -> int:
+        """Inner channels, m."""
+        return self.out_weight.shape[1]
+
+    def moment(self) -> Tensor:
+        """(m, m) float64 that a fit of the out-projection minimises over.
+
+        The second moment; the covariance where the layer has a bias, which then takes up the means.
+        """
+        moment = self.second_moment.double()
+        if self.out_bias is None:
+            return moment
+        mean = self.mean.double()
+        return moment - torch.outer(mean, mean)

@@ -1,0 +1,204 @@
+"""The one object that pages talk to: asks for runs, follows jobs, and gives back what is stored. Knows no engine."""
+
+import threading
+from collections import OrderedDict
+from dataclasses import asdict
+from pathlib import Path
+
+import sparsedash
+from sparsedash import preflight
+from sparsedash.folders import data_folder
+from sparsedash.jobs.endings import last_lines
+from sparsedash.jobs.local import LocalRunner
+from sparsedash.jobs.table import Job, JobTable
+from sparsedash.preflight import Cached, Preflight
+from sparsedash.records import Continuation, Passages, R, Record, Run
+from sparsedash.settings import ContinuationSettings, RunSettings, settings_from_plain
+from sparsedash.stamps import stamps
+from sparsedash.store import Store
+
+__all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
+
+default_data_dir = data_folder
+
+MAX_PASSAGES_IN_MEMORY = 60_000
+
+
+class Backend:
+    """One data folder with its results, its job table and its workers. Safe to share between threads.
+
+    data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir.expanduser().absolute()
+        self._store = Store(self.data_dir)
+        self._table = JobTable(self.data_dir / "jobs.sqlite")
+        self._runner = LocalRunner(self.data_dir, self._table)
+        self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
+        self.tend()
+
+    def submit(self, settings: RunSettings) -> Job:
+        """The job for this request: the one that has done it, the live one, or a new one."""
+        key = settings.key(stamps(settings))
+        newest = self._table.newest(key)
+        if newest is not None and newest.state == "done" and self._is_whole(key):
+            return newest
+        job = self._table.submit("run", key, asdict(settings))
+        self.tend()
+        return job
+
+    def submit_continuation(self, settings: ContinuationSettings) -> Job:
+        """As `submit`, for a prompt."""
+        key = settings.key()
+        newest = self._table.newest(key)
+        if newest is not None and newest.state == "done" and self._store.has(Continuation, key):
+            return newest
+        job = self._table.submit("continuation", key, asdict(settings))
+        self.tend()
+        return job
+
+    def job(self, job_id: int) -> Job:
+        """The job as it is now. Raises JobError when there is none."""
+        self.tend()
+        return self._table.get(job_id)
+
+    def jobs(self, limit: int = 50) -> tuple[Job, ...]:
+        """The newest jobs as they are now, newest first."""
+        self.tend()
+        return self._table.list(limit)
+
+    def cancel(self, job_id: int) -> Job:
+        """Ask a job to stop; one that waits is cancelled at once, one that has ended stays as it is."""
+        job = self._table.request_cancel(job_id)
+        self.tend()
+        return job
+
+    def retry(self, job_id: int) -> Job:
+        """Queue a job that ended early once more; another job when one with these settings lives, or a file has changed.
+
+        Raises JobError when the job is done.
+        """
+        job = self._table.get(job_id)
+        if job.kind == "run" and not job.live and job.state != "done":
+            settings = settings_from_plain(RunSettings, job.settings)
+            if settings.key(stamps(settings)) != job.key:
+                return self.submit(settings)
+        job = self._table.retry(job_id)
+        self.tend()
+        return job
+
+    def queue_position(self, job_id: int) -> int | None:
+        """1 for the job that is taken next; None when it does not wait."""
+        return self._table.position(job_id)
+
+    def log_tail(self, job_id: int, n: int = 40) -> str:
+        """The last n lines that the job printed."""
+        return "\n".join(last_lines(Path(self._table.get(job_id).log_path), n))
+
+    def runs(self) -> list[Run]:
+        """Every run that has a result, newest first."""
+        runs = [self.run(key) for key in self._store.keys(Run)]
+        return sorted((run for run in runs if run), key=lambda run: run.started_at, reverse=True)
+
+    def run(self, key: str) -> Run | None:
+        """The run as far as it is, or None."""
+        return self._kept(Run, key)
+
+    def record(self, key: str) -> Record | None:
+        """The record, or None."""
+        return self._kept(Record, key)
+
+    def passages(self, key: str) -> Passages | None:
+        """The texts that records answer, or None."""
+        return self._kept(Passages, key)
+
+    def continuation(self, key: str) -> Continuation | None:
+        """What two models wrote, or None."""
+        return self._kept(Continuation, key)
+
+    def cached(self, settings: RunSettings) -> Cached:
+        """What of this run needs not be computed again."""
+        return preflight.cached(settings, self._store)
+
+    def preflight(self, settings: RunSettings) -> Preflight:
+        """What the run will take, and why it cannot start if it cannot."""
+        memory = self._store.recall(f"memory/{settings.model}/{settings.dtype}")
+        stored = self.cached(settings)
+        return Preflight(
+            seconds=preflight.seconds(settings, stored, self.runs(), self.record),
+            memory_bytes=int(memory) if memory and memory.isdecimal() else None,
+            problems=preflight.problems(settings),
+        )
+
+    def tend(self) -> None:
+        """Make the job table right, stop what is to stop, start what can start. Cheap; about once a second."""
+        self._runner.tend()
+
+    def health(self) -> dict[str, object]:
+        """Plain facts for a monitor. Raises StoreError when results or jobs cannot be read."""
+        self._store.recall("health")
+        return {
+            "status": "ok",
+            "version": sparsedash.__version__,
+            "running": len(self._table.running()),
+            "queued": len(self._table.queue()),
+        }
+
+    def close(self) -> None:
+        """Close the files and leave the workers to themselves."""
+        self._runner.let_go()
+        self._table.close()
+        self._store.close()
+
+    def _is_whole(self, key: str) -> bool:
+        run = self.run(key)
+        return (
+            run is not None
+            and run.finished
+            and all(self._store.has(Record, each) for each in (run.dense, *run.sparse))
+        )
+
+    def _kept(self, kind: type[R], key: str) -> R | None:
+        known = self._recent.get((kind, key))
+        if isinstance(known, kind):
+            return known
+        found = self._store.get(kind, key)
+        if found is not None and not (isinstance(found, Run) and not found.finished):
+            self._recent.put((kind, key), found)
+        return found
+
+
+class _Recent:
+    """The records read last, as many as have `budget` passages between them. They never change once they are whole."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._kept: OrderedDict[tuple[type, str], object] = OrderedDict()
+        self._weight = 0
+        self._lock = threading.Lock()
+
+    def get(self, name: tuple[type, str]) -> object:
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
+
+    def put(self, name: tuple[type, str], value: object) -> None:
+        with self._lock:
+            self._weight += _weight(value) - _weight(self._kept.pop(name, None))
+            self._kept[name] = value
+            while self._weight > self._budget and len(self._kept) > 1:
+                self._weight -= _weight(self._kept.popitem(last=False)[1])
+
+
+def _weight(value: object) -> int:
+    match value:
+        case None:
+            return 0
+        case Record():
+            return len(value.outcomes)
+        case Passages():
+            return len(value.indices)
+        case _:
+            return 1

@@ -1,0 +1,154 @@
+"""How many weights a model has, by arithmetic from its config.json: no weights, no torch, no download.
+
+One function and one row add an architecture. A test holds every count equal to that of the real model class, built without
+memory for its weights.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+CONFIGS = Path(__file__).parent / "configs"
+
+_STORED_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimensions:
+    """Counts of one model.
+
+    widths: inner channels of each block. per_channel: weights that leave with one channel of any block.
+    n_matmul: weights of Linear and Conv layers, the output head included even where it shares the embedding's.
+    n_parameters: everything, embeddings, norms and biases too; what is shared counts once. stored_bytes: of one weight on
+    the hub.
+    """
+
+    widths: tuple[int, ...]
+    per_channel: int
+    n_matmul: int
+    n_parameters: int
+    stored_bytes: int
+
+    @property
+    def n_mlp(self) -> int:
+        """Weights of all MLPs."""
+        return sum(self.widths) * self.per_channel
+
+    def matmul_ratio(self, mlp_sparsity: float) -> float:
+        """Share of the Linear and Conv weights that is gone at this MLP sparsity: what the published tables state."""
+        return mlp_sparsity * self.n_mlp / self.n_matmul
+
+    def parameter_ratio(self, mlp_sparsity: float) -> float:
+        """The same removed weights as a share of all parameters."""
+        return mlp_sparsity * self.n_mlp / self.n_parameters
+
+
+@cache
+def shipped(name: str) -> Dimensions:
+    """The dimensions of a config that ships with the program."""
+    return dimensions(json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def dimensions(config: Mapping[str, Any]) -> Dimensions:
+    """The dimensions of a model with this config.json. Raises KeyError for an architecture without a row."""
+    counted = _ARCHITECTURES[config["model_type"]](config)
+    return Dimensions(
+        widths=(counted.width,) * counted.n_blocks,
+        per_channel=counted.n_projections * counted.hidden,
+        n_matmul=counted.n_matmul,
+        n_parameters=counted.n_matmul + counted.n_rest,
+        stored_bytes=_STORED_BYTES[config["torch_dtype"]],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counted:
+    """hidden, width: of every block. n_projections: of its MLP. n_attention: weights of its attention's projections.
+
+    head: weights of the output head. n_rest: parameters that are in no Linear layer; a shared embedding is the head's.
+    """
+
+    n_blocks: int
+    hidden: int
+    width: int
+    n_projections: int
+    n_attention: int
+    head: int
+    n_rest: int
+
+    @property
+    def n_matmul(self) -> int:
+        block = self.n_attention + self.n_projections * self.hidden * self.width
+        return self.n_blocks * block + self.head
+
+
+def _gptj(config: Mapping[str, Any]) -> _Counted:
+    """One norm a block; attention without biases, an MLP and a head with them; embeddings and head are two matrices."""
+    d, n_blocks, words = config["n_embd"], config["n_layer"], config["vocab_size"]
+    m = config["n_inner"] or 4 * d
+    return _Counted(
+        n_blocks=n_blocks,
+        hidden=d,
+        width=m,
+        n_projections=2,
+        n_attention=4 * d * d,
+        head=words * d,
+        n_rest=words * d + n_blocks * (2 * d + m + d) + 2 * d + words,
+    )
+
+
+def _opt(config: Mapping[str, Any]) -> _Counted:
+    """Learned positions, of which two are never used; two norms a block; biases everywhere but in the shared head."""
+    d, m = config["hidden_size"], config["ffn_dim"]
+    n_blocks = config["num_hidden_layers"]
+    return _Counted(
+        n_blocks=n_blocks,
+        hidden=d,
+        width=m,
+        n_projections=2,
+        n_attention=4 * d * d,
+        head=config["vocab_size"] * d,
+        n_rest=(config["max_position_embeddings"] + 2) * d + n_blocks * (9 * d + m) + 2 * d,
+    )
+
+
+def _llama(config: Mapping[str, Any]) -> _Counted:
+    """Gate, up and down; no biases; two norms of one vector each a block; keys and values may have fewer heads."""
+    d, m, n_blocks = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    heads = config["num_attention_heads"]
+    share = config.get("num_key_value_heads", heads) / heads
+    embedding = config["vocab_size"] * d
+    return _Counted(
+        n_blocks=n_blocks,
+        hidden=d,
+        width=m,
+        n_projections=3,
+        n_attention=2 * d * d + round(2 * share * d * d),
+        head=embedding,
+        n_rest=n_blocks * 2 * d + d + (0 if config["tie_word_embeddings"] else embedding),
+    )
+
+
+def _bloom(config: Mapping[str, Any]) -> _Counted:
+    """Four times the hidden width, whatever the config says; a norm after the embedding; a shared head."""
+    d, n_blocks = config["hidden_size"], config["n_layer"]
+    return _Counted(
+        n_blocks=n_blocks,
+        hidden=d,
+        width=4 * d,
+        n_projections=2,
+        n_attention=4 * d * d,
+        head=config["vocab_size"] * d,
+        n_rest=2 * d + n_blocks * (4 * d + 4 * d + 4 * d + d) + 2 * d,
+    )
+
+
+_ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], _Counted]] = {
+    "bloom": _bloom,
+    "gptj": _gptj,
+    "llama": _llama,
+    "opt": _opt,
+}

@@ -1,0 +1,43 @@
+"""The linear algebra that the criteria and the compensation share."""
+
+import torch
+from torch import Tensor
+
+from sparsedash.errors import CalibrationError
+
+MAX_DAMPING_RETRIES = 8
+
+
+def damped_cholesky(moment: Tensor, damping: float) -> Tensor:
+    """Lower Cholesky factor of moment + lam I, with lam = damping * median of the diagonal.
+
+    The median, because a few enormous activations must not decide it. The damping grows tenfold while the
+    factorisation fails. moment: (m, m) float64, symmetric.
+    Raises CalibrationError when it still fails, or when the moment is not finite.
+    """
+    if not torch.isfinite(moment).all():
+        raise CalibrationError(
+            "The calibration statistics hold values that are not finite.",
+            "Calibrate in float32, or on other text.",
+        )
+    diagonal = moment.diagonal()
+    scale = float(diagonal.median())
+    if scale <= 0:
+        scale = float(diagonal.mean()) or 1.0
+    for attempt in range(MAX_DAMPING_RETRIES):
+        damped = moment.clone()
+        damped.diagonal().add_(damping * 10**attempt * scale)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            return factor
+    raise CalibrationError(
+        "The least squares could not be solved even with heavy damping.",
+        "Calibrate on more or more varied text.",
+    )
+
+
+def complement(kept: Tensor, width: int) -> Tensor:
+    """The indices below `width` that are not in `kept`, ascending."""
+    gone = torch.ones(width, dtype=torch.bool)
+    gone[kept] = False
+    return gone.nonzero().squeeze(1)

@@ -1,0 +1,64 @@
+"""Why a worker is gone, in words: what its exit code, the clock and the log let us say."""
+
+import signal
+import time
+from pathlib import Path
+
+from sparsedash.jobs.job import Job
+
+FINISHED_PARTS = "A retry goes on from the last finished part."
+_SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_CLOCK_SLACK_S = 5.0
+_TAIL_BYTES = 65_536
+
+
+def why_gone(job: Job, exit_code: int | None) -> tuple[str, str]:
+    """What most likely ended the worker of a running job, and what to do. exit_code: None where nobody saw it."""
+    last_seen = job.heartbeat_at or job.started_at or job.queued_at
+    if last_seen < _booted_at() - _CLOCK_SLACK_S:
+        return "The machine was restarted while this job ran.", FINISHED_PARTS
+    match exit_code:
+        case None:
+            return (
+                "The worker is gone without a word: it was killed, most often because memory ran out.",
+                f"{_SMALLER} {FINISHED_PARTS}",
+            )
+        case -9:
+            return (
+                "The worker was killed (signal 9), most often because memory ran out.",
+                f"{_SMALLER} {FINISHED_PARTS}",
+            )
+        case code if code < 0:
+            return f"The worker was ended by {signal_name(-code)}.", _see_log(job)
+        case code:
+            return f"The worker ended early with exit code {code}.", _see_log(job)
+
+
+def signal_name(number: int) -> str:
+    """A signal as a person may look it up: "signal 11, segmentation fault"."""
+    words = signal.strsignal(number)
+    return f"signal {number}, {words.lower()}" if words else f"signal {number}"
+
+
+def last_lines(path: Path, n: int) -> list[str]:
+    """The last n lines of a log, oldest first; of a progress bar only what it showed last."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.rstrip().split("\n")]
+    return lines[-n:] if text.strip() else []
+
+
+def _see_log(job: Job) -> str:
+    last = last_lines(Path(job.log_path), 1)
+    said = f'Its log ends with "{last[0][:200]}".' if last else "Its log is empty."
+    return f"{said} {FINISHED_PARTS}"
+
+
+def _booted_at() -> float:
+    return time.time() - time.clock_gettime(_BOOT_CLOCK)

@@ -1,0 +1,55 @@
+"""One job as everybody sees it: a frozen row of the job table."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
+JobKind = Literal["run", "continuation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What was asked for, how far it is, and how it ended.
+
+    done, total: of the stage, in `unit`. rate: units a second. Times are seconds since the epoch.
+    queued_at: when this attempt was asked for. error_text: why it ended early, for a person.
+    exit_code: as subprocess gives it, negative for a signal; None when nobody could see it.
+    """
+
+    id: int
+    kind: JobKind
+    key: str
+    settings: dict[str, Any]
+    state: JobState
+    stage: str
+    done: int
+    total: int
+    unit: str
+    rate: float | None
+    message: str
+    attempt: int
+    created_at: float
+    queued_at: float
+    started_at: float | None
+    finished_at: float | None
+    heartbeat_at: float | None
+    pid: int | None
+    exit_code: int | None
+    cancel_requested_at: float | None
+    error_kind: str
+    error_text: str
+    error_advice: str
+    worker: str
+    log_path: str
+
+    @property
+    def live(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state in ("queued", "running")
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds to the end of the stage at its present rate, or None while that is not known."""
+        if self.state != "running" or not self.rate or self.total <= 0:
+            return None
+        return max(0.0, (self.total - self.done) / self.rate)

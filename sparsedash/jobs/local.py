@@ -1,0 +1,234 @@
+"""Workers on this machine: starts them, stops what was cancelled, and notices those that died.
+
+Nothing here is remembered that matters: whatever a runner must know is in the job table and in the locks, so a new
+runner after a restart, or two of them side by side, do right as well.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import sparsedash
+from sparsedash.errors import SettingsError
+from sparsedash.jobs.endings import last_lines, why_gone
+from sparsedash.jobs.locks import is_held, job_lock, slot_lock
+from sparsedash.jobs.table import Job, JobTable
+
+log = logging.getLogger(__name__)
+
+WORKER = (sys.executable, "-P", "-u", "-m", "sparsedash.worker")
+NVIDIA = Path("/proc/driver/nvidia/gpus")
+MAX_FRUITLESS_STARTS = 3
+_REAP_S = 1.0
+
+
+class LocalRunner:
+    """Keeps as many workers as there are slots, when there is something to do.
+
+    folder: the data folder. command: starts a worker; `--data-dir` and `--slot` are added.
+    term_after_s, kill_after_s: how long after a request to stop a worker is sent SIGTERM, and SIGKILL.
+    start_within_s: how long a worker may take until it holds its slot, or to end once it has left it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        table: JobTable,
+        *,
+        command: Sequence[str] = WORKER,
+        term_after_s: float = 5.0,
+        kill_after_s: float = 10.0,
+        start_within_s: float = 60.0,
+    ) -> None:
+        self._folder = folder
+        self._table = table
+        self._command = tuple(command)
+        self._term_after_s = term_after_s
+        self._kill_after_s = kill_after_s
+        self._start_within_s = start_within_s
+        self._n_slots = n_slots()
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._seen_at_work: dict[int, float] = {}
+        self._exit_codes: dict[int, int] = {}
+        self._fruitless_starts = 0
+        self._tending = threading.Lock()
+
+    def tend(self) -> None:
+        """Make the table right and start what can start. Cheap; to be called about once a second.
+
+        A call that meets another one in this process does nothing.
+        """
+        if not self._tending.acquire(blocking=False):
+            return
+        try:
+            running = self._table.running()
+            self._reap({job.pid for job in running})
+            for job in running:
+                if is_held(job_lock(self._folder, job.id)):
+                    self._escalate(job)
+                else:
+                    self._bury(job)
+            if queue := self._table.queue():
+                self._start_workers(queue)
+        finally:
+            self._tending.release()
+
+    def let_go(self) -> None:
+        """Forget the workers; they go on without this runner."""
+        for child in self._children.values():
+            # Or Popen complains that somebody who is meant to outlive it does.
+            child.returncode = child.poll() or 0
+        self._children.clear()
+
+    def _reap(self, busy_pids: set[int | None]) -> None:
+        """Wait for the children that ended. busy_pids: of workers with a job at hand."""
+        for slot, child in list(self._children.items()):
+            if child.pid in busy_pids:
+                self._fruitless_starts = 0
+            if (code := child.poll()) is None:
+                self._end_if_stuck(slot, child)
+                continue
+            del self._children[slot]
+            self._exit_codes[child.pid] = code
+            if code != 0 and child.pid not in busy_pids:
+                self._fruitless_starts += 1
+                log.warning("The worker of slot %d ended with %d before it took a job.", slot, code)
+
+    def _end_if_stuck(self, slot: int, child: subprocess.Popen[bytes]) -> None:
+        """Kill a child that hangs before it holds its slot or after it has left it; it has no job then."""
+        if is_held(slot_lock(self._folder, slot)):
+            self._seen_at_work[slot] = time.monotonic()
+        elif time.monotonic() - self._seen_at_work[slot] >= self._start_within_s:
+            log.warning("The worker of slot %d hangs and is ended.", slot)
+            child.kill()
+
+    def _bury(self, job: Job) -> None:
+        """Note the end of a running job whose worker is gone. Does nothing if the worker noted one in time."""
+        exit_code = self._exit_code(job.pid)
+        if job.cancel_requested_at is not None:
+            text = "Stopped on request, by ending its worker."
+            advice = "What was finished before is kept; start again to go on."
+            self._table.mark_cancelled(job, text, advice, exit_code)
+        elif self._table.mark_crashed(job, *why_gone(job, exit_code), exit_code):
+            log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
+
+    def _exit_code(self, pid: int | None) -> int | None:
+        for slot, child in list(self._children.items()):
+            if child.pid == pid:
+                # The kernel frees the lock a moment before the exit code can be had.
+                try:
+                    self._exit_codes[child.pid] = child.wait(timeout=_REAP_S)
+                except subprocess.TimeoutExpired:
+                    return None
+                del self._children[slot]
+        return None if pid is None else self._exit_codes.pop(pid, None)
+
+    def _escalate(self, job: Job) -> None:
+        if job.cancel_requested_at is None:
+            return
+        waited_s = time.time() - job.cancel_requested_at
+        if waited_s < self._term_after_s:
+            return
+        number = signal.SIGTERM if waited_s < self._kill_after_s else signal.SIGKILL
+        self._table.while_running(job, lambda: self._signal(job, number))
+
+    def _signal(self, job: Job, number: signal.Signals) -> None:
+        """Signal the worker's whole group, if the worker still lives: else the pid may be somebody else's by now."""
+        if job.pid is None or not is_held(job_lock(self._folder, job.id)):
+            return
+        try:
+            if os.getpgid(job.pid) == job.pid:
+                os.killpg(job.pid, number)
+            else:
+                os.kill(job.pid, number)
+        except ProcessLookupError:
+            pass  # It ended by itself just now.
+        except PermissionError:
+            log.warning("Job %d runs as another user and cannot be ended from here.", job.id)
+
+    def _start_workers(self, queue: tuple[Job, ...]) -> None:
+        if self._fruitless_starts >= MAX_FRUITLESS_STARTS:
+            self._blame(queue[0])
+            return
+        busy = {job.worker for job in self._table.running()}
+        n_idle, free = 0, []
+        for slot in range(self._n_slots):
+            if slot in self._children or is_held(slot_lock(self._folder, slot)):
+                n_idle += worker_name(slot) not in busy
+            else:
+                free.append(slot)
+        for slot in free[: max(0, len(queue) - n_idle)]:
+            self._start(slot)
+
+    def _start(self, slot: int) -> None:
+        path = self._worker_log(slot)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        self._seen_at_work[slot] = time.monotonic()
+        try:
+            with path.open("ab") as output:
+                self._children[slot] = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                    [*self._command, "--data-dir", str(self._folder), "--slot", str(slot)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    env=worker_environment(slot),
+                )
+        except OSError as error:
+            self._fruitless_starts += 1
+            path.write_text(f"The worker could not be started: {error}\n")
+        else:
+            # An exit code still kept under this pid is that of an earlier process.
+            self._exit_codes.pop(self._children[slot].pid, None)
+
+    def _blame(self, job: Job) -> None:
+        """Give up on a job that no worker lives long enough to take, instead of trying for ever."""
+        self._fruitless_starts = 0
+        last = [
+            line for slot in range(self._n_slots) for line in last_lines(self._worker_log(slot), 1)
+        ]
+        said = f' The last thing it said: "{last[0][:200]}".' if last else ""
+        text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{said}"
+        advice = f"See {self._worker_log(0)}; when that is mended, retry."
+        self._table.mark_crashed(job, text, advice)
+
+    def _worker_log(self, slot: int) -> Path:
+        return self._folder / "logs" / f"{worker_name(slot)}.log"
+
+
+def worker_name(slot: int) -> str:
+    """The worker of a slot, as the job table names it."""
+    return f"slot-{slot}"
+
+
+def n_slots() -> int:
+    """How many workers may run at once: SPARSEDASH_WORKERS (0: none are started here), or one a GPU, or one."""
+    asked = os.environ.get("SPARSEDASH_WORKERS", "")
+    if not asked:
+        return max(1, len(_gpus()))
+    if not asked.isdecimal() or int(asked) > 64:
+        raise SettingsError("SPARSEDASH_WORKERS", asked, "a whole number from 0 to 64")
+    return int(asked)
+
+
+def worker_environment(slot: int) -> dict[str, str]:
+    """The server's environment, this package on the path, and the slot's own GPU where there are any."""
+    path = [str(Path(sparsedash.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    chosen = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    if gpus := _gpus():
+        chosen["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    return {**os.environ, **chosen}
+
+
+def _gpus() -> list[str]:
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip()]
+    return [str(number) for number in range(len(list(NVIDIA.glob("*"))))]

@@ -1,0 +1,128 @@
+"""How the work of one job tells the table where it is, and hears that it shall stop."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from sparsedash.errors import Cancelled, StoreError
+from sparsedash.jobs.table import Job, JobTable
+from sparsedash.progress import Stage
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 0.25
+_WINDOW_S = 30.0
+_SHORTEST_WINDOW_S = 0.5
+
+
+class StopFlag:
+    """Set by SIGTERM. While work is `raising`, the signal raises Cancelled wherever the work is, once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._raise = False
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        self.requested = True
+        if self._raise:
+            self._raise = False
+            raise Cancelled
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Let the signal interrupt this block, even between two steps of the work."""
+        self._raise = True
+        try:
+            if self.requested:
+                raise Cancelled
+            yield
+        finally:
+            self._raise = False
+
+    @contextmanager
+    def holding_back(self) -> Iterator[None]:
+        """Let nothing interrupt this block; the signal is noted."""
+        kept, self._raise = self._raise, False
+        try:
+            yield
+        finally:
+            self._raise = kept and not self.requested
+
+
+class Reporter:
+    """The `OnStep` of one job. Writes at most four times a second, and raises Cancelled when the job is to stop."""
+
+    def __init__(
+        self,
+        table: JobTable,
+        job: Job,
+        stop: StopFlag,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._table = table
+        self._job = job
+        self._stop = stop
+        self._clock = clock
+        self._stage = ""
+        self._written_at = float("-inf")
+        self._rate = Rate()
+
+    def __call__(
+        self, stage: Stage, done: int, total: int, *, unit: str = "steps", message: str = ""
+    ) -> None:
+        """Take note, or raise `Cancelled`."""
+        now = self._clock()
+        if self._stop.requested:
+            raise Cancelled
+        if stage == self._stage and now - self._written_at < INTERVAL_S:
+            return
+        if stage != self._stage:
+            self._rate = Rate()
+        self._stage, self._written_at = stage, now
+        with self._stop.holding_back():
+            wanted = self._write(stage, done, total, unit, self._rate.after(now, done), message)
+        if not wanted or self._stop.requested:
+            raise Cancelled
+
+    def _write(
+        self, stage: Stage, done: int, total: int, unit: str, rate: float | None, message: str
+    ) -> bool:
+        try:
+            self._table.report(
+                self._job,
+                stage=stage,
+                done=done,
+                total=total,
+                unit=unit,
+                rate=rate,
+                message=message,
+            )
+            return self._table.wanted(self._job)
+        except StoreError as error:
+            # Hours of work are worth more than one line about them.
+            log.warning("Progress could not be written: %s", error)
+            return True
+
+
+class Rate:
+    """Units a second over the last half minute."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def after(self, now: float, done: int) -> float | None:
+        """The rate with this sample; None while there is too little to tell. A step back begins anew."""
+        samples = self._samples
+        if samples and done < samples[-1][1]:
+            samples.clear()
+        samples.append((now, done))
+        while now - samples[0][0] > _WINDOW_S and len(samples) > 2:
+            samples.popleft()
+        first_at, first = samples[0]
+        if now - first_at < _SHORTEST_WINDOW_S or done <= first:
+            return None
+        return (done - first) / (now - first_at)

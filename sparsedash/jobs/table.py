@@ -1,0 +1,237 @@
+"""The job table: one SQLite file that the server, its restarts and every worker share.
+
+    queued -> running -> done | failed | cancelled | crashed        queued -> cancelled | crashed
+    failed | cancelled | crashed -> queued, by retry, as the next attempt
+
+Every change names the state and the attempt it starts from, so whoever comes too late changes nothing.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sparsedash.errors import JobError
+from sparsedash.jobs.database import Connection, Database, Row
+from sparsedash.jobs.job import Job, JobKind, JobState
+from sparsedash.settings import canonical_json
+
+__all__ = ["Job", "JobKind", "JobState", "JobTable"]
+
+_LIVE = "state IN ('queued', 'running')"
+_QUEUE_ORDER = "ORDER BY kind = 'run', queued_at, id"
+_FRESH = (
+    "stage = '', done = 0, total = 0, unit = '', rate = NULL, message = '', started_at = NULL,"
+    " finished_at = NULL, heartbeat_at = NULL, pid = NULL, exit_code = NULL,"
+    " cancel_requested_at = NULL, error_kind = '', error_text = '', error_advice = '', worker = ''"
+)
+_COLUMNS = ", ".join(field.name for field in fields(Job) if field.name != "log_path")
+
+
+class JobTable:
+    """The jobs of one data folder. Safe to share between threads and processes.
+
+    path: the SQLite file; its folder exists. Every method may raise StoreError when it cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._logs = path.parent / "logs"
+        self._database = Database(path)
+
+    def submit(self, kind: JobKind, key: str, settings: Mapping[str, Any]) -> Job:
+        """The live job with this key, or else a new one at the end of the queue."""
+        now = time.time()
+        with self._database.writing() as db:
+            if row := _live_with(db, key):
+                return self._job(row)
+            values = (kind, key, canonical_json(settings), now, now)
+            done = db.execute(
+                "INSERT INTO jobs (kind, key, settings, state, created_at, queued_at)"
+                " VALUES (?, ?, ?, 'queued', ?, ?)",
+                values,
+            )
+            return self._job(_row(db, done.lastrowid))
+
+    def retry(self, job_id: int) -> Job:
+        """The job, queued once more; or the live job with its key. Raises JobError when it is done."""
+        with self._database.writing() as db:
+            job = self._job(_row(db, job_id))
+            if job.state == "done":
+                raise JobError(f"Job {job_id} is done; only a job that ended early can be retried.")
+            if row := _live_with(db, job.key):
+                return self._job(row)
+            db.execute(
+                f"UPDATE jobs SET {_FRESH}, state = 'queued', attempt = attempt + 1, queued_at = ?"  # noqa: S608
+                " WHERE id = ?",
+                (time.time(), job_id),
+            )
+            return self._job(_row(db, job_id))
+
+    def claim(self, job_id: int, worker: str, pid: int) -> Job | None:
+        """The job, now running; None when it is no longer queued.
+
+        The caller holds the job's lock already: a running row with a free lock is a crashed one.
+        """
+        now = time.time()
+        with self._database.writing() as db:
+            changed = db.execute(
+                "UPDATE jobs SET state = 'running', worker = ?, pid = ?, started_at = ?,"
+                " heartbeat_at = ? WHERE id = ? AND state = 'queued'",
+                (worker, pid, now, now, job_id),
+            )
+            return self._job(_row(db, job_id)) if changed.rowcount else None
+
+    def report(
+        self,
+        job: Job,
+        *,
+        stage: str,
+        done: int,
+        total: int,
+        unit: str,
+        rate: float | None,
+        message: str,
+    ) -> None:
+        """Write down how far a running job is. Changes nothing when it is no longer this attempt that runs."""
+        values = (stage, done, total, unit, rate, message, time.time(), job.id, job.attempt)
+        with self._database.writing() as db:
+            db.execute(
+                "UPDATE jobs SET stage = ?, done = ?, total = ?, unit = ?, rate = ?, message = ?,"
+                " heartbeat_at = ? WHERE id = ? AND attempt = ? AND state = 'running'",
+                values,
+            )
+
+    def wanted(self, job: Job) -> bool:
+        """Whether this attempt still runs in the table's eyes and nobody asked it to stop."""
+        rows = self._read(
+            "WHERE id = ? AND attempt = ? AND state = 'running' AND cancel_requested_at IS NULL",
+            (job.id, job.attempt),
+        )
+        return bool(rows)
+
+    def finish(self, job: Job) -> bool:
+        """running -> done. Whether it was so; likewise below."""
+        return self._end(job, "done")
+
+    def fail(self, job: Job, kind: str, text: str, advice: str) -> bool:
+        """running -> failed: the work itself said why."""
+        return self._end(job, "failed", error=(kind, text, advice))
+
+    def mark_cancelled(
+        self, job: Job, text: str, advice: str, exit_code: int | None = None
+    ) -> bool:
+        """The job's state -> cancelled: somebody asked for it."""
+        return self._end(job, "cancelled", error=("Cancelled", text, advice), exit_code=exit_code)
+
+    def mark_crashed(self, job: Job, text: str, advice: str, exit_code: int | None = None) -> bool:
+        """The job's state -> crashed: its worker is gone without a word."""
+        return self._end(job, "crashed", error=("Crashed", text, advice), exit_code=exit_code)
+
+    def request_cancel(self, job_id: int) -> Job:
+        """The job after the request: cancelled if it waited, asked to stop if it runs, as it was if it had ended."""
+        now = time.time()
+        with self._database.writing() as db:
+            db.execute(
+                "UPDATE jobs SET state = 'cancelled', cancel_requested_at = ?, finished_at = ?,"
+                " error_kind = 'Cancelled', error_text = 'Cancelled before it started.'"
+                " WHERE id = ? AND state = 'queued'",
+                (now, now, job_id),
+            )
+            db.execute(
+                "UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, ?)"
+                " WHERE id = ? AND state = 'running'",
+                (now, job_id),
+            )
+            return self._job(_row(db, job_id))
+
+    def while_running(self, job: Job, action: Callable[[], None]) -> None:
+        """Call `action` if this attempt runs, and let nobody end it meanwhile.
+
+        So a signal meant for this job cannot meet the next one of the same worker. `action` is short.
+        """
+        with self._database.writing() as db:
+            found = db.execute(
+                "SELECT 1 FROM jobs WHERE id = ? AND attempt = ? AND state = 'running'",
+                (job.id, job.attempt),
+            ).fetchone()
+            if found:
+                action()
+
+    def get(self, job_id: int) -> Job:
+        """The job. Raises JobError when there is none."""
+        rows = self._read("WHERE id = ?", (job_id,))
+        if not rows:
+            raise _no_job(job_id)
+        return rows[0]
+
+    def newest(self, key: str) -> Job | None:
+        """The newest job with this key, or None."""
+        rows = self._read("WHERE key = ? ORDER BY id DESC LIMIT 1", (key,))
+        return rows[0] if rows else None
+
+    def list(self, limit: int) -> tuple[Job, ...]:
+        """The newest jobs, newest first."""
+        return self._read("ORDER BY id DESC LIMIT ?", (limit,))
+
+    def running(self) -> tuple[Job, ...]:
+        """The running jobs, in the order they were submitted."""
+        return self._read("WHERE state = 'running' ORDER BY id", ())
+
+    def queue(self) -> tuple[Job, ...]:
+        """The queued jobs in the order they will be taken: prompts before runs, then first come, first served."""
+        return self._read(f"WHERE state = 'queued' {_QUEUE_ORDER}", ())
+
+    def position(self, job_id: int) -> int | None:
+        """1 for the job that is taken next, 2 for the one after it; None when it does not wait."""
+        ids = [job.id for job in self.queue()]
+        return ids.index(job_id) + 1 if job_id in ids else None
+
+    def close(self) -> None:
+        """Close the file; the table cannot be used afterwards."""
+        self._database.close()
+
+    def _end(
+        self,
+        job: Job,
+        state: JobState,
+        *,
+        error: tuple[str, str, str] = ("", "", ""),
+        exit_code: int | None = None,
+    ) -> bool:
+        values = (state, time.time(), *error, exit_code, job.id, job.attempt, job.state)
+        with self._database.writing() as db:
+            changed = db.execute(
+                "UPDATE jobs SET state = ?, finished_at = ?, rate = NULL, error_kind = ?,"
+                " error_text = ?, error_advice = ?, exit_code = ?"
+                " WHERE id = ? AND attempt = ? AND state = ?",
+                values,
+            )
+            return changed.rowcount == 1
+
+    def _read(self, clause: str, values: tuple[Any, ...]) -> tuple[Job, ...]:
+        query = f"SELECT {_COLUMNS} FROM jobs {clause}"  # noqa: S608 - clauses are literals above
+        return tuple(self._job(row) for row in self._database.read(query, values))
+
+    def _job(self, row: Row) -> Job:
+        values = {**dict(row), "settings": json.loads(row["settings"])}
+        return Job(**values, log_path=str(self._logs / f"{row['id']}.log"))
+
+
+def _row(db: Connection, job_id: int | None) -> Row:
+    query = f"SELECT {_COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608
+    row: Row | None = db.execute(query, (job_id,)).fetchone()
+    if row is None:
+        raise _no_job(job_id)
+    return row
+
+
+def _live_with(db: Connection, key: str) -> Row | None:
+    query = f"SELECT {_COLUMNS} FROM jobs WHERE key = ? AND {_LIVE}"  # noqa: S608
+    row: Row | None = db.execute(query, (key,)).fetchone()
+    return row
+
+
+def _no_job(job_id: int | None) -> JobError:
+    return JobError(f"There is no job {job_id}.", "The list of jobs shows those there are.")

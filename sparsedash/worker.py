@@ -1,0 +1,235 @@
+"""A worker: takes jobs from the table one after another, runs them through the engine, and says how they went.
+
+    python -m sparsedash.worker --data-dir DIR --slot N
+
+It outlives the server that started it. Importing this module is cheap; the engine is loaded for the first job.
+"""
+
+import argparse
+import errno
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, assert_never
+
+from sparsedash.errors import Cancelled, SparseDashError
+from sparsedash.jobs.endings import FINISHED_PARTS
+from sparsedash.jobs.locks import hold, job_lock, slot_lock
+from sparsedash.jobs.reporter import Reporter, StopFlag
+from sparsedash.jobs.table import Job, JobTable
+from sparsedash.progress import OnStep
+from sparsedash.settings import ContinuationSettings, RunSettings, settings_from_plain
+from sparsedash.store import Store
+
+log = logging.getLogger("sparsedash.worker")
+
+DEFAULT_LINGER_S = 300.0
+_LOOK_S = 0.1
+_OOM_SCORE = "800"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """What a worker can do. run also takes the key that its Run is stored under."""
+
+    run: Callable[[RunSettings, Store, OnStep, str], object]
+    continue_prompt: Callable[[ContinuationSettings, Store, OnStep], object]
+
+
+def engine() -> Pipeline:
+    """The real pipeline, with a shelf that keeps its last model from job to job. Imports torch."""
+    from sparsedash.engine import pipeline
+    from sparsedash.engine.models import ModelShelf
+
+    shelf = ModelShelf()
+    return Pipeline(
+        run=lambda settings, store, on_step, key: pipeline.run(
+            settings, store, on_step, shelf, run_key=key
+        ),
+        continue_prompt=lambda settings, store, on_step: pipeline.continue_prompt(
+            settings, store, on_step, shelf
+        ),
+    )
+
+
+def main(argv: Sequence[str] | None = None, load: Callable[[], Pipeline] = engine) -> int:
+    """Serve one slot until nothing has come for a while; 0 also when another worker has the slot already.
+
+    load: gives the pipeline; called once, for the first job.
+    """
+    parser = argparse.ArgumentParser(prog="python -m sparsedash.worker", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--slot", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    faulthandler.enable()
+    stop = StopFlag()
+    signal.signal(signal.SIGTERM, stop.on_signal)
+    _offer_to_the_oom_killer()
+    slot = hold(slot_lock(arguments.data_dir, arguments.slot))
+    if slot is None:
+        log.info("Slot %d has a worker already.", arguments.slot)
+        return 0
+    with slot:
+        Worker(arguments.data_dir, f"slot-{arguments.slot}", load, stop).serve(_linger_s())
+    return 0
+
+
+class Worker:
+    """Serves the jobs of one data folder. name: as the job table shows it."""
+
+    def __init__(
+        self, folder: Path, name: str, load: Callable[[], Pipeline], stop: StopFlag
+    ) -> None:
+        self._folder = folder
+        self._name = name
+        self._load = load
+        self._stop = stop
+        self._table = JobTable(folder / "jobs.sqlite")
+        self._loaded: tuple[Store, Pipeline] | None = None
+        self._sound = True
+
+    def serve(self, linger_s: float) -> None:
+        """Run what is queued; return after `linger_s` without work, when asked to stop, or after a surprise."""
+        idle_since = time.monotonic()
+        while self._sound and not self._stop.requested:
+            if taken := self._take():
+                job, lock = taken
+                # Closed last: while the row says running, somebody must hold the lock.
+                with lock, _output_to(Path(job.log_path)):
+                    self._run(job)
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since >= linger_s:
+                return
+            else:
+                time.sleep(_LOOK_S)
+
+    def _take(self) -> tuple[Job, IO[bytes]] | None:
+        for queued in self._table.queue():
+            lock = hold(job_lock(self._folder, queued.id))
+            if lock is None:
+                continue
+            if job := self._table.claim(queued.id, self._name, os.getpid()):
+                return job, lock
+            lock.close()
+        return None
+
+    def _run(self, job: Job) -> None:
+        """Run one job and write down how it ended. Whatever it raises ends the job, not the worker."""
+        log.info("Job %d, attempt %d, process %d.", job.id, job.attempt, os.getpid())
+        reporter = Reporter(self._table, job, self._stop)
+        try:
+            with self._stop.raising():
+                reporter("load", 0, 0, message="Starting the engine")
+                self._do(job, reporter)
+        except Cancelled as error:
+            log.info("Job %d was stopped.", job.id)
+            self._table.mark_cancelled(job, *self._why_stopped(job, error))
+        except Exception as error:
+            log.exception("Job %d failed.", job.id)
+            # Memory may be short or the GPU's context broken: the next job gets a fresh process.
+            self._sound = isinstance(error, SparseDashError)
+            self._table.fail(job, type(error).__name__, *in_words(error))
+        else:
+            log.info("Job %d is done.", job.id)
+            self._table.finish(job)
+
+    def _do(self, job: Job, on_step: OnStep) -> None:
+        if self._loaded is None:
+            self._loaded = Store(self._folder), self._load()
+        store, pipeline = self._loaded
+        match job.kind:
+            case "run":
+                settings = settings_from_plain(RunSettings, job.settings)
+                pipeline.run(settings, store, on_step, job.key)
+            case "continuation":
+                prompt = settings_from_plain(ContinuationSettings, job.settings)
+                pipeline.continue_prompt(prompt, store, on_step)
+            case _:
+                assert_never(job.kind)
+
+    def _why_stopped(self, job: Job, error: Cancelled) -> tuple[str, str]:
+        if self._table.get(job.id).cancel_requested_at is None:
+            return "The worker was told to end (SIGTERM), as at a shutdown.", FINISHED_PARTS
+        return error.message, error.advice
+
+
+def in_words(error: Exception) -> tuple[str, str]:
+    """What went wrong and what to do about it, for a person; the traceback is in the log."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+    if isinstance(error, SparseDashError):
+        return error.message, error.advice
+    if _is_out_of_memory(error):
+        return (
+            "Memory ran out.",
+            "Choose a smaller model, bfloat16 or less calibration text, or free some memory.",
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"The package {error.name} is not installed.",
+            "Run: pip install -r requirements.txt",
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "The disk is full.", "Free some space and retry."
+    return (
+        f"{type(error).__name__}: {text}",
+        "That should not happen. The log has the details; a retry goes on from the last finished part.",
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's own class cannot be named here: this half does not import it.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+def _linger_s() -> float:
+    try:
+        return max(0.0, float(os.environ.get("SPARSEDASH_LINGER_S", DEFAULT_LINGER_S)))
+    except ValueError:
+        log.warning("SPARSEDASH_LINGER_S is not a number of seconds; using %g.", DEFAULT_LINGER_S)
+        return DEFAULT_LINGER_S
+
+
+def _offer_to_the_oom_killer() -> None:
+    """When memory runs out, the kernel shall take this process and not the server or the desktop."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    except OSError:
+        log.debug("There is no oom_score_adj here.")
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send all that this process prints, C libraries too, to the end of a file."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    kept = os.dup(1), os.dup(2)
+    with path.open("ab") as file:
+        _redirect(file.fileno(), file.fileno())
+    try:
+        yield
+    finally:
+        _redirect(*kept)
+        for number in kept:
+            os.close(number)
+
+
+def _redirect(output: int, errors: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,14 @@
+"""What holds for every test: no network, few threads, and the same examples on every machine."""
+
+import os
+
+# Before anything imports torch or the hub client, and inherited by every child process.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from hypothesis import settings
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")

@@ -1,0 +1,60 @@
+"""Small whole results that several tests look at."""
+
+from sparsedash.records import Candidate, Outcome, Pruned, Record, Run, TargetToken
+from sparsedash.settings import CalibrationSettings, MethodSettings, RunSettings
+
+
+def outcome(index: int = 0, right: bool = True, log_likelihood: float = -1.5) -> Outcome:
+    return Outcome(
+        index=index,
+        target="door",
+        answer="door" if right else "wall",
+        last_word_right=right,
+        last_token_right=True,
+        log_likelihood=log_likelihood,
+        tokens=(TargetToken(text=" door", log_likelihood=log_likelihood, rank=1),),
+        top=(Candidate(text=" door", probability=0.5), Candidate(text=" “wall”", probability=0.25)),
+    )
+
+
+PRUNED = Pruned(
+    method=MethodSettings(saliency="magnitude"),
+    calibration=CalibrationSettings(corpus="wikitext-2"),
+    sparsity_permille=125,
+    widths=(96, 64),
+    dense_widths=(128, 64),
+    mlp_sparsity=32 / 192,
+    matmul_ratio=0.1,
+    layer_errors=(0.25, 0.0),
+    held_out_errors=(0.5, 0.0),
+)
+
+RECORD = Record(
+    key="k",
+    model="gpt2",
+    model_identity="a" * 40,
+    dtype="float32",
+    corpus="lambada",
+    corpus_identity="b" * 40,
+    passages_key="p",
+    pruned=PRUNED,
+    outcomes=(outcome(0), outcome(1, right=False, log_likelihood=-2.5)),
+    seconds=1.25,
+    tokens_per_second=1000.0,
+)
+
+RUN = Run(
+    key="r",
+    settings=RunSettings(sparsities_permille=(125,)),
+    model_identity="a" * 40,
+    corpora={"calibration": "c" * 40, "evaluation": "b" * 40},
+    dense="d",
+    sparse=("k",),
+    finished=False,
+    started_at=1.0,
+    finished_at=None,
+    seconds={"load": 0.5},
+    cached=("calibrate",),
+    warnings=(),
+    versions={"torch": "2"},
+)

@@ -1,0 +1,14 @@
+"""A server that does nothing but tend, once every 20 ms, until it is killed."""
+
+import sys
+import time
+from pathlib import Path
+
+from sparsedash.jobs.local import LocalRunner
+from sparsedash.jobs.table import JobTable
+
+folder = Path(sys.argv[1])
+runner = LocalRunner(folder, JobTable(folder / "jobs.sqlite"), command=sys.argv[2:])
+while True:
+    runner.tend()
+    time.sleep(0.02)

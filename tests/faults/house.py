@@ -1,0 +1,96 @@
+"""A data folder with its job table, runners that start fake workers, and servers that do nothing but tend."""
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+
+from sparsedash.jobs.local import LocalRunner, worker_environment
+from sparsedash.jobs.table import Job, JobTable
+from sparsedash.settings import RunSettings
+
+FAKE_WORKER = (sys.executable, "-P", str(Path(__file__).with_name("fake_worker.py")))
+FAKE_SERVER = (sys.executable, "-P", str(Path(__file__).with_name("fake_server.py")))
+DEADLINE_S = 60.0
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.01)
+
+
+class House:
+    """One data folder and all that lives in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.table = JobTable(folder / "jobs.sqlite")
+        self.runners: list[LocalRunner] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.runner = self.new_runner()
+
+    def new_runner(self, command: Sequence[str] = FAKE_WORKER, **grace: float) -> LocalRunner:
+        self.runners.append(LocalRunner(self.folder, self.table, command=command, **grace))
+        return self.runners[-1]
+
+    def start_server(self) -> subprocess.Popen[bytes]:
+        command = [*FAKE_SERVER, str(self.folder), *FAKE_WORKER]
+        self.processes.append(subprocess.Popen(command, env=worker_environment(0)))
+        return self.processes[-1]
+
+    def start_worker(self, slot: int) -> subprocess.Popen[bytes]:
+        """A worker that nobody tends."""
+        command = [*FAKE_WORKER, "--data-dir", str(self.folder), "--slot", str(slot)]
+        output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        worker = subprocess.Popen(command, env=worker_environment(slot), **output)
+        self.processes.append(worker)
+        return worker
+
+    def submit(self, model: str) -> Job:
+        settings = RunSettings(model=f"fake/{model}")
+        return self.table.submit("run", settings.key(), asdict(settings))
+
+    def tend_until(self, condition: Callable[[], object]) -> None:
+        def tended() -> object:
+            self.runner.tend()
+            return condition()
+
+        eventually(tended)
+
+    def tend_until_state(self, job: Job, *states: str) -> Job:
+        self.tend_until(lambda: self.table.get(job.id).state in states)
+        return self.table.get(job.id)
+
+    def tend_until_stage(self, job: Job, stage: str) -> Job:
+        self.tend_until(lambda: self.table.get(job.id).stage == stage)
+        return self.table.get(job.id)
+
+    def release(self) -> None:
+        (self.folder / "release").touch()
+
+    def ledger(self) -> list[tuple[str, int]]:
+        """Key and process of every run that was begun."""
+        lines = (self.folder / "ledger").read_text().splitlines()
+        return [(line.split()[0], int(line.split()[1])) for line in lines]
+
+    def log(self, job: Job) -> str:
+        return Path(job.log_path).read_text()
+
+    def end(self) -> None:
+        """Kill whatever was started for this folder, workers of dead servers too."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if str(self.folder) in process.cmdline():
+                    process.kill()
+        for child in self.processes:
+            child.wait()
+        for runner in self.runners:
+            runner.let_go()
+        self.table.close()

@@ -1,0 +1,207 @@
+"""Whatever dies, the table says so, in words, and a retry goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sparsedash.jobs.locks import hold, is_held, job_lock, slot_lock
+from tests.faults.house import eventually
+
+pytestmark = pytest.mark.faults
+
+
+def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(house):
+    job = house.tend_until_stage(house.submit("steady"), "calibrate")
+    os.kill(job.pid, signal.SIGKILL)
+    crashed = house.tend_until_state(job, "crashed")
+    assert crashed.exit_code == -signal.SIGKILL
+    assert "most often because memory ran out" in crashed.error_text
+    assert "retry" in crashed.error_advice
+
+    house.release()
+    house.table.retry(job.id)
+    done = house.tend_until_state(job, "done")
+    assert (done.attempt, done.error_text, done.exit_code) == (2, "", None)
+    assert "attempt 2" in house.log(job)
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5])
+def test_a_worker_killed_at_any_moment_leaves_a_job_that_ends(house, delay_s):
+    job = house.submit("quick")
+    house.runner.tend()
+    time.sleep(delay_s)
+    for child in house.runner._children.values():
+        child.kill()
+    if house.tend_until_state(job, "done", "crashed").state == "crashed":
+        house.table.retry(job.id)
+        house.tend_until_state(job, "done")
+
+
+def test_a_killed_worker_leaves_no_zombie(house):
+    job = house.tend_until_stage(house.submit("steady"), "calibrate")
+    os.kill(job.pid, signal.SIGKILL)
+    house.tend_until(lambda: not psutil.pid_exists(job.pid))
+
+
+def test_the_next_job_gets_a_fresh_worker_after_a_death(house):
+    first = house.tend_until_stage(house.submit("steady"), "calibrate")
+    second = house.submit("quick")
+    os.kill(first.pid, signal.SIGKILL)
+    assert house.tend_until_state(second, "done").pid != first.pid
+    assert house.table.get(first.id).state == "crashed"
+
+
+def test_a_fault_inside_a_library_is_named_and_its_stack_is_in_the_log(house):
+    crashed = house.tend_until_state(house.submit("segfault"), "crashed")
+    assert crashed.exit_code == -signal.SIGSEGV
+    assert "segmentation fault" in crashed.error_text
+    assert "Fatal Python error: Segmentation fault" in house.log(crashed)
+
+
+def test_a_worker_that_quits_is_quoted(house):
+    crashed = house.tend_until_state(house.submit("quits"), "crashed")
+    assert "exit code 3" in crashed.error_text
+    assert "out of patience" in crashed.error_advice
+
+
+def test_an_unexpected_error_is_one_line_for_the_page_and_a_traceback_in_the_log(house):
+    failed = house.tend_until_state(house.submit("broken"), "failed")
+    assert failed.error_text == "ValueError: a tensor of shape (3, 4)"
+    assert "Traceback" in house.log(failed)
+    assert house.tend_until_state(house.submit("quick"), "done").pid != failed.pid
+
+
+def test_an_expected_error_keeps_its_words_and_the_worker(house):
+    failed = house.tend_until_state(house.submit("unfindable"), "failed")
+    assert failed.error_kind == "ModelError"
+    assert failed.error_text == "There is no such model."
+    assert failed.error_advice == "Check the spelling."
+    assert house.tend_until_state(house.submit("quick"), "done").pid == failed.pid
+
+
+def test_memory_that_runs_out_inside_python_is_said_plainly(house):
+    assert house.tend_until_state(house.submit("hungry"), "failed").error_text == "Memory ran out."
+
+
+def test_a_shutdown_is_not_taken_for_a_crash(house):
+    job = house.tend_until_stage(house.submit("deaf"), "prune")
+    os.kill(job.pid, signal.SIGTERM)
+    stopped = house.tend_until_state(job, "cancelled")
+    assert "shutdown" in stopped.error_text
+    house.tend_until(lambda: not psutil.pid_exists(job.pid))
+
+
+def test_a_worker_that_cannot_start_is_given_up_with_its_last_words(house):
+    words = "No module named sparsedash"
+    house.runner = house.new_runner(
+        [sys.executable, "-S", "-c", f"import sys, os; os.write(2, b'{words}\\n'); sys.exit(1)"]
+    )
+    jobs = [house.submit("quick-1"), house.submit("quick-2")]
+    for job in jobs:
+        crashed = house.tend_until_state(job, "crashed")
+        assert "3 times in a row" in crashed.error_text
+        assert words in crashed.error_text
+    assert (house.folder / "logs/slot-0.log").read_text().count(words) == 6
+
+
+def test_a_missing_program_is_given_up_too(house):
+    house.runner = house.new_runner(["/no/such/python"])
+    crashed = house.tend_until_state(house.submit("quick"), "crashed")
+    assert "No such file" in crashed.error_text
+
+
+def test_a_worker_that_hangs_at_its_start_is_ended_and_given_up(house):
+    hang = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+    house.runner = house.new_runner(hang, start_within_s=0.05)
+    crashed = house.tend_until_state(house.submit("quick"), "crashed")
+    assert "3 times in a row" in crashed.error_text
+    house.tend_until(lambda: not house.runner._children)
+
+
+def test_a_worker_that_hangs_at_its_end_does_not_hold_up_the_next_job(house, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_LINGER_S", "0")
+    monkeypatch.setenv("FAKE_WORKER_HANGS_AT_ITS_END", "1")
+    first = house.tend_until_state(house.submit("quick-1"), "done")
+    house.tend_until(lambda: not is_held(slot_lock(house.folder, 0)))
+    house.runner._start_within_s = 0.0
+    house.tend_until(lambda: not psutil.pid_exists(first.pid))
+    house.runner._start_within_s = 60.0
+    second = house.tend_until_state(house.submit("quick-2"), "done")
+    assert second.pid != first.pid
+
+
+def test_a_lock_file_from_before_a_restart_means_nothing(house):
+    job = house.submit("quick")
+    hold(job_lock(house.folder, job.id)).close()
+    hold(slot_lock(house.folder, 0)).close()
+    house.tend_until_state(job, "done")
+
+
+def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(house):
+    job = house.submit("steady")
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as innocent:
+        house.table.claim(job.id, "slot-0", innocent.pid)
+        house.table.request_cancel(job.id)
+        house.runner = house.new_runner(term_after_s=0.0, kill_after_s=0.0)
+        assert house.tend_until_state(job, "cancelled").pid == innocent.pid
+        assert innocent.poll() is None
+        innocent.kill()
+
+
+def test_a_job_outlives_its_server_and_the_next_server_finds_it(house):
+    server = house.start_server()
+    job = house.submit("steady")
+    eventually(lambda: house.table.get(job.id).stage == "calibrate")
+    server.kill()
+    server.wait()
+
+    before = house.table.get(job.id)
+    house.tend_until(lambda: house.table.get(job.id).done > before.done + 10)
+    house.release()
+    assert house.tend_until_state(job, "done").pid == before.pid
+    assert len(house.ledger()) == 1
+
+
+def test_when_server_and_worker_die_together_the_next_server_says_so(house):
+    server = house.start_server()
+    job = house.submit("steady")
+    eventually(lambda: house.table.get(job.id).stage == "calibrate")
+    pid = house.table.get(job.id).pid
+    for process in (server.pid, pid):
+        os.kill(process, signal.SIGKILL)
+    server.wait()
+    crashed = house.tend_until_state(job, "crashed")
+    assert crashed.exit_code is None
+    assert "without a word" in crashed.error_text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_shares_no_terminal_session_or_file_with_the_server(house):
+    (house.folder / "held-by-the-server").touch()
+    with (house.folder / "held-by-the-server").open() as held:
+        os.set_inheritable(held.fileno(), True)
+        job = house.tend_until_stage(house.submit("steady"), "calibrate")
+    assert os.getsid(job.pid) == job.pid
+    files = {fd.name: str(fd.readlink()) for fd in Path(f"/proc/{job.pid}/fd").iterdir()}
+    assert files["0"] == "/dev/null"
+    assert files["1"] == files["2"] == job.log_path
+    assert not any("held-by-the-server" in name for name in files.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_offers_itself_when_memory_runs_out(house):
+    job = house.tend_until_stage(house.submit("steady"), "calibrate")
+    assert int(Path(f"/proc/{job.pid}/oom_score_adj").read_text()) == 800
+
+
+def test_a_worker_ends_when_nothing_comes(house, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_LINGER_S", "0")
+    done = house.tend_until_state(house.submit("quick"), "done")
+    house.tend_until(lambda: not psutil.pid_exists(done.pid))
+    assert not is_held(slot_lock(house.folder, 0))

@@ -1,0 +1,58 @@
+"""Two of everything at the same time: servers, workers, visitors."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import pytest
+
+from sparsedash.jobs.table import JobTable
+from sparsedash.settings import ContinuationSettings, RunSettings
+from tests.faults.house import eventually
+
+pytestmark = pytest.mark.faults
+
+
+def test_two_servers_run_every_job_once_and_one_at_a_time(house):
+    jobs = [house.submit(f"quick-{n}") for n in range(6)]
+    for _ in range(2):
+        house.start_server()
+    eventually(lambda: all(house.table.get(job.id).state == "done" for job in jobs))
+    begun = [key for key, _ in house.ledger()]
+    assert begun == [job.key for job in jobs]
+    assert len({pid for _, pid in house.ledger()}) == 1
+
+
+def test_two_workers_never_take_the_same_job(house):
+    jobs = [house.submit(f"quick-{n}") for n in range(20)]
+    for slot in range(2):
+        house.start_worker(slot)
+    eventually(lambda: all(house.table.get(job.id).state == "done" for job in jobs))
+    assert sorted(key for key, _ in house.ledger()) == sorted(job.key for job in jobs)
+
+
+def test_a_slot_has_room_for_one_worker(house):
+    house.tend_until_state(house.submit("quick"), "done")
+    second = house.start_worker(0)
+    assert second.wait(timeout=60) == 0
+    assert len(house.ledger()) == 1
+
+
+def test_prompts_are_answered_before_runs(house):
+    run = RunSettings(model="fake/quick")
+    prompt = ContinuationSettings(left="a", right="b", prompt="Once upon a time")
+    house.table.submit("run", run.key(), asdict(run))
+    job = house.table.submit("continuation", prompt.key(), asdict(prompt))
+    house.tend_until(lambda: not house.table.queue() and not house.table.running())
+    assert [key for key, _ in house.ledger()] == [prompt.key(), run.key()]
+    assert house.table.get(job.id).state == "done"
+
+
+def test_many_can_open_a_new_table_at_the_same_moment(tmp_path):
+    def visit(n: int) -> int:
+        table = JobTable(tmp_path / "jobs.sqlite")
+        job = table.submit("run", "the same key", {})
+        table.close()
+        return job.id
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(visit, range(32))) == {1}

@@ -1,0 +1,156 @@
+"""How many workers there may be, and what they are given. What they do is in tests/faults."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sparsedash.errors import SettingsError
+from sparsedash.jobs import local
+from sparsedash.jobs.local import LocalRunner, n_slots, worker_environment
+from sparsedash.jobs.locks import hold, job_lock, slot_lock
+from sparsedash.jobs.table import JobTable
+
+
+@pytest.fixture(autouse=True)
+def a_machine_without_gpus(monkeypatch, tmp_path):
+    monkeypatch.delenv("SPARSEDASH_WORKERS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(local, "NVIDIA", tmp_path / "no-gpus")
+
+
+def with_gpus(monkeypatch, folder: Path, n: int):
+    for number in range(n):
+        (folder / "gpus" / f"0000:0{number}:00.0").mkdir(parents=True)
+    monkeypatch.setattr(local, "NVIDIA", folder / "gpus")
+
+
+def test_a_machine_without_gpus_has_one_worker():
+    assert n_slots() == 1
+    assert "CUDA_VISIBLE_DEVICES" not in worker_environment(0)
+
+
+def test_a_machine_with_gpus_has_a_worker_on_each(monkeypatch, tmp_path):
+    with_gpus(monkeypatch, tmp_path, 2)
+    assert n_slots() == 2
+    assert [worker_environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == [
+        "0",
+        "1",
+        "0",
+    ]
+
+
+def test_only_the_gpus_that_were_allowed_are_given_out(monkeypatch, tmp_path):
+    with_gpus(monkeypatch, tmp_path, 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
+    assert n_slots() == 2
+    assert worker_environment(1)["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
+
+
+def test_gpus_can_be_forbidden(monkeypatch, tmp_path):
+    with_gpus(monkeypatch, tmp_path, 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert n_slots() == 1
+    assert worker_environment(0)["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(("asked", "n"), [("3", 3), ("0", 0)])
+def test_the_number_of_workers_can_be_set(monkeypatch, asked, n):
+    monkeypatch.setenv("SPARSEDASH_WORKERS", asked)
+    assert n_slots() == n
+
+
+@pytest.mark.parametrize("asked", ["many", "-1", "1.5", "1000"])
+def test_a_nonsensical_number_of_workers_is_refused(monkeypatch, asked):
+    monkeypatch.setenv("SPARSEDASH_WORKERS", asked)
+    with pytest.raises(SettingsError, match="SPARSEDASH_WORKERS"):
+        n_slots()
+
+
+def test_a_worker_finds_the_package_wherever_the_server_was_started(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    first, *rest = worker_environment(0)["PYTHONPATH"].split(os.pathsep)
+    assert (Path(first) / "sparsedash" / "worker.py").is_file()
+    assert rest == ["/somewhere"]
+
+
+class Fixture:
+    """A table and a runner whose worker would do nothing but be counted."""
+
+    def __init__(self, folder: Path, n_workers: int, monkeypatch):
+        monkeypatch.setenv("SPARSEDASH_WORKERS", str(n_workers))
+        self.folder = folder
+        self.table = JobTable(folder / "jobs.sqlite")
+        self.runner = LocalRunner(folder, self.table, command=["no such program"])
+        self.started: list[int] = []
+        monkeypatch.setattr(self.runner, "_start", self.started.append)
+
+    def submit(self, *keys: str):
+        return [self.table.submit("run", key, {}) for key in keys]
+
+    def run_in_slot(self, job, slot: int):
+        locks = hold(job_lock(self.folder, job.id)), hold(slot_lock(self.folder, slot))
+        self.table.claim(job.id, f"slot-{slot}", os.getpid())
+        return locks
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    house = Fixture(tmp_path, 3, monkeypatch)
+    yield house
+    house.table.close()
+
+
+def test_no_worker_is_started_when_nothing_waits(house):
+    house.runner.tend()
+    assert house.started == []
+
+
+def test_as_many_workers_are_started_as_jobs_wait(house):
+    house.submit("a", "b")
+    house.runner.tend()
+    assert house.started == [0, 1]
+
+
+def test_no_more_workers_are_started_than_there_are_slots(house):
+    house.submit(*"abcdef")
+    house.runner.tend()
+    assert house.started == [0, 1, 2]
+
+
+def test_an_idle_worker_is_left_to_take_the_job(house):
+    house.submit("a")
+    with hold(slot_lock(house.folder, 1)):
+        house.runner.tend()
+    assert house.started == []
+
+
+def test_a_busy_worker_is_not_counted_on(house):
+    first, _ = house.submit("a", "b")
+    locks = house.run_in_slot(first, 0)
+    house.runner.tend()
+    for lock in locks:
+        lock.close()
+    assert house.started == [1]
+
+
+def test_no_worker_is_started_where_none_is_wanted(tmp_path, monkeypatch):
+    house = Fixture(tmp_path, 0, monkeypatch)
+    (job,) = house.submit("a")
+    house.runner.tend()
+    assert house.started == []
+    assert house.table.get(job.id).state == "queued"
+    house.table.close()
+
+
+def test_a_held_lock_keeps_a_silent_job_alive(house):
+    (job,) = house.submit("a")
+    locks = house.run_in_slot(job, 0)
+    house.table._database._db.execute("UPDATE jobs SET heartbeat_at = 0, started_at = 0")
+    house.runner.tend()
+    assert house.table.get(job.id).state == "running"
+    for lock in locks:
+        lock.close()
+    house.runner.tend()
+    assert house.table.get(job.id).state == "crashed"

@@ -1,0 +1,156 @@
+"""How often progress is written, what rate is shown, and when work is stopped."""
+
+import os
+import signal
+
+import pytest
+
+from sparsedash.errors import Cancelled, StoreError
+from sparsedash.jobs.reporter import Rate, Reporter, StopFlag
+from sparsedash.jobs.table import JobTable
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def table(tmp_path):
+    table = JobTable(tmp_path / "jobs.sqlite")
+    yield table
+    table.close()
+
+
+@pytest.fixture
+def job(table):
+    return table.claim(table.submit("run", "a", {}).id, "slot-0", os.getpid())
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def reporter(table, job, clock):
+    return Reporter(table, job, StopFlag(), clock)
+
+
+def test_steps_within_a_quarter_second_are_not_written(table, job, clock, reporter):
+    reporter("calibrate", 1, 10)
+    clock.now = 0.2
+    reporter("calibrate", 2, 10)
+    assert table.get(job.id).done == 1
+    clock.now = 0.26
+    reporter("calibrate", 3, 10)
+    assert table.get(job.id).done == 3
+
+
+def test_a_new_stage_is_written_at_once(table, job, reporter):
+    reporter("calibrate", 10, 10)
+    reporter("prune", 0, 4, unit="blocks", message="20 % sparse")
+    seen = table.get(job.id)
+    assert (seen.stage, seen.total, seen.unit, seen.message) == (
+        "prune",
+        4,
+        "blocks",
+        "20 % sparse",
+    )
+
+
+def test_the_rate_is_of_the_present_stage(table, job, clock, reporter):
+    reporter("calibrate", 0, 100)
+    clock.now = 1.0
+    reporter("calibrate", 50, 100)
+    assert table.get(job.id).rate == 50.0
+    reporter("evaluate", 0, 100)
+    assert table.get(job.id).rate is None
+
+
+def test_the_rate_is_of_the_last_half_minute():
+    rate = Rate()
+    for second in range(100):
+        rate.after(float(second), 1000 + second)
+    assert rate.after(100.0, 1100) == pytest.approx(1.0)
+    for second in range(1, 40):
+        seen = rate.after(100.0 + second, 1100 + 5 * second)
+    assert seen == pytest.approx(5.0)
+
+
+def test_a_step_back_begins_a_new_rate():
+    rate = Rate()
+    rate.after(0.0, 0)
+    assert rate.after(1.0, 10) == 10.0
+    assert rate.after(2.0, 0) is None
+    assert rate.after(3.0, 4) == 4.0
+
+
+def test_a_standstill_has_no_rate():
+    rate = Rate()
+    rate.after(0.0, 5)
+    assert rate.after(10.0, 5) is None
+
+
+def test_a_cancelled_job_is_stopped_at_its_next_written_step(table, job, clock, reporter):
+    reporter("calibrate", 1, 10)
+    table.request_cancel(job.id)
+    clock.now = 1.0
+    with pytest.raises(Cancelled):
+        reporter("calibrate", 2, 10)
+
+
+def test_work_that_the_table_gave_to_another_attempt_is_stopped(table, job, clock, reporter):
+    table.mark_crashed(job, "text", "advice")
+    table.retry(job.id)
+    with pytest.raises(Cancelled):
+        reporter("calibrate", 2, 10)
+
+
+def test_a_table_that_cannot_be_written_does_not_stop_the_work(table, job, clock, caplog):
+    class FullDisk:
+        def report(self, job, **values):
+            raise StoreError("The disk is full.")
+
+    Reporter(FullDisk(), job, StopFlag(), clock)("calibrate", 1, 10)
+    assert "The disk is full" in caplog.text
+
+
+def test_a_signal_interrupts_the_work_once():
+    stop = StopFlag()
+    with pytest.raises(Cancelled), stop.raising():
+        stop.on_signal(signal.SIGTERM, None)
+    stop.on_signal(signal.SIGTERM, None)
+
+
+def test_a_signal_between_jobs_only_sets_the_flag():
+    stop = StopFlag()
+    stop.on_signal(signal.SIGTERM, None)
+    assert stop.requested
+    with pytest.raises(Cancelled), stop.raising():
+        raise AssertionError("the work was begun all the same")
+
+
+def test_a_signal_during_a_table_write_waits_for_its_end():
+    stop = StopFlag()
+    with stop.raising(), stop.holding_back():
+        stop.on_signal(signal.SIGTERM, None)
+    assert stop.requested
+
+
+def test_a_signal_that_a_library_swallowed_stops_the_next_step(table, job, clock):
+    stop = StopFlag()
+    reporter = Reporter(table, job, stop, clock)
+    reporter("calibrate", 1, 10)
+    stop.requested = True
+    with pytest.raises(Cancelled):
+        reporter("calibrate", 1, 10)
+
+
+def test_steps_between_writes_do_not_touch_the_table(table, job, clock, reporter):
+    reporter("calibrate", 0, 10)
+    table.close()
+    for done in range(1000):
+        reporter("calibrate", done, 1000)

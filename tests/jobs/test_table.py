@@ -1,0 +1,280 @@
+"""What the job table promises."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import pytest
+
+from sparsedash.errors import JobError, StoreError
+from sparsedash.jobs.table import JobTable
+from sparsedash.settings import RunSettings, settings_from_plain
+
+
+@pytest.fixture
+def table(tmp_path):
+    table = JobTable(tmp_path / "jobs.sqlite")
+    yield table
+    table.close()
+
+
+def submitted(table, key="a", kind="run"):
+    return table.submit(kind, key, {"model": "m"})
+
+
+def running(table, key="a", pid=1):
+    return table.claim(submitted(table, key).id, "slot-0", pid)
+
+
+def report(table, job, rate=2.0):
+    table.report(
+        job, stage="evaluate", done=3, total=9, unit="passages", rate=rate, message="dense"
+    )
+
+
+def test_the_same_request_is_one_job_while_it_is_live(table):
+    first = submitted(table)
+    assert submitted(table) == first
+    table.claim(first.id, "slot-0", 1)
+    assert submitted(table).id == first.id
+
+
+def test_the_same_request_is_a_new_job_once_the_old_one_has_ended(table):
+    job = running(table)
+    table.finish(job)
+    assert submitted(table).id != job.id
+
+
+def test_many_visitors_with_one_wish_get_one_job(tmp_path, table):
+    start = threading.Barrier(8)
+
+    def visit(n):
+        own = JobTable(tmp_path / "jobs.sqlite")
+        start.wait()
+        job = own.submit("run", "the same", {})
+        own.close()
+        return job.id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(visit, range(8))) == {1}
+
+
+def test_only_one_of_many_workers_claims_a_job(tmp_path, table):
+    job = submitted(table)
+    start = threading.Barrier(8)
+
+    def claim(n):
+        own = JobTable(tmp_path / "jobs.sqlite")
+        start.wait()
+        claimed = own.claim(job.id, f"slot-{n}", n)
+        own.close()
+        return claimed
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [claimed for claimed in pool.map(claim, range(8)) if claimed]
+    assert len(winners) == 1
+    assert table.get(job.id) == winners[0]
+
+
+def test_settings_come_back_as_they_went_in(table):
+    settings = RunSettings(sparsities_permille=(125, 300))
+    job = table.submit("run", settings.key(), asdict(settings))
+    assert settings_from_plain(RunSettings, job.settings) == settings
+
+
+def test_the_queue_is_first_come_first_served_with_prompts_before_runs(table):
+    runs = [submitted(table, key) for key in "abc"]
+    prompt = submitted(table, "d", "continuation")
+    assert [job.id for job in table.queue()] == [prompt.id, *(job.id for job in runs)]
+    assert [table.position(job.id) for job in (prompt, *runs)] == [1, 2, 3, 4]
+
+
+def test_a_retried_job_queues_at_the_end(table):
+    job = running(table)
+    other = submitted(table, "b")
+    table.fail(job, "ValueError", "text", "advice")
+    table.retry(job.id)
+    assert [queued.id for queued in table.queue()] == [other.id, job.id]
+
+
+def test_a_running_job_has_no_place_in_the_queue(table):
+    assert table.position(running(table).id) is None
+
+
+def test_a_report_is_seen_with_the_time_that_remains(table):
+    job = running(table)
+    report(table, job)
+    seen = table.get(job.id)
+    assert (seen.stage, seen.done, seen.total, seen.unit) == ("evaluate", 3, 9, "passages")
+    assert seen.remaining_s == 3.0
+
+
+def test_remaining_time_is_unknown_without_a_rate(table):
+    job = running(table)
+    report(table, job, rate=None)
+    assert table.get(job.id).remaining_s is None
+
+
+def test_a_queued_job_is_cancelled_at_once(table):
+    job = table.request_cancel(submitted(table).id)
+    assert job.state == "cancelled"
+    assert job.error_text == "Cancelled before it started."
+    assert table.claim(job.id, "slot-0", 1) is None
+
+
+def test_a_running_job_is_asked_once_to_stop(table):
+    job = running(table)
+    assert table.wanted(job)
+    asked = table.request_cancel(job.id)
+    assert asked.state == "running"
+    assert not table.wanted(job)
+    assert table.request_cancel(job.id).cancel_requested_at == asked.cancel_requested_at
+
+
+def test_a_cancel_that_comes_too_late_changes_nothing(table):
+    job = running(table)
+    table.finish(job)
+    done = table.get(job.id)
+    assert table.request_cancel(job.id) == done
+    assert done.state == "done"
+
+
+@pytest.mark.parametrize("late", ["finish", "fail", "mark_cancelled", "mark_crashed", "report"])
+def test_an_earlier_attempt_cannot_touch_the_present_one(table, late):
+    job = running(table)
+    table.mark_crashed(job, "text", "advice")
+    table.retry(job.id)
+    present = table.claim(job.id, "slot-1", 2)
+    words = {"fail": ("kind", "text", "advice"), "mark_cancelled": ("text", "advice")}
+    words["mark_crashed"] = words["mark_cancelled"]
+    if late == "report":
+        report(table, job)
+    else:
+        assert not getattr(table, late)(job, *words.get(late, ()))
+    assert table.get(job.id) == present
+    assert not table.wanted(job)
+
+
+def test_what_ended_cannot_end_again(table):
+    job = running(table)
+    assert table.finish(job)
+    assert not table.mark_crashed(job, "text", "advice")
+    assert table.get(job.id).state == "done"
+
+
+def test_a_claimed_job_is_not_given_up_as_one_that_never_started(table):
+    queued = submitted(table)
+    table.claim(queued.id, "slot-0", 1)
+    assert not table.mark_crashed(queued, "no worker", "advice")
+
+
+def test_a_retry_begins_with_a_clean_row(table):
+    job = running(table)
+    report(table, job)
+    table.mark_crashed(job, "text", "advice", exit_code=-9)
+    again = table.retry(job.id)
+    assert (again.id, again.state, again.attempt) == (job.id, "queued", 2)
+    assert (again.stage, again.done, again.error_text, again.exit_code) == ("", 0, "", None)
+    assert (again.pid, again.started_at, again.worker) == (None, None, "")
+
+
+def test_two_retries_are_one(table):
+    job = running(table)
+    table.fail(job, "kind", "text", "advice")
+    assert table.retry(job.id) == table.retry(job.id)
+
+
+def test_a_retry_joins_the_live_job_with_the_same_request(table):
+    first = running(table)
+    table.fail(first, "kind", "text", "advice")
+    second = submitted(table)
+    assert table.retry(first.id) == second
+
+
+def test_a_done_job_is_not_retried(table):
+    job = running(table)
+    table.finish(job)
+    with pytest.raises(JobError, match="done"):
+        table.retry(job.id)
+
+
+def test_a_signal_is_only_sent_while_the_attempt_runs(table):
+    job = running(table)
+    sent = []
+    table.while_running(job, lambda: sent.append("now"))
+    table.finish(job)
+    table.while_running(job, lambda: sent.append("too late"))
+    assert sent == ["now"]
+
+
+def test_nobody_ends_a_job_while_it_is_signalled(tmp_path, table):
+    job = running(table)
+    other = JobTable(tmp_path / "jobs.sqlite")
+    ended = threading.Thread(target=other.finish, args=(job,))
+
+    def signal():
+        ended.start()
+        ended.join(timeout=0.2)
+        assert ended.is_alive()
+
+    table.while_running(job, signal)
+    ended.join()
+    other.close()
+    assert table.get(job.id).state == "done"
+
+
+def test_an_error_inside_a_change_leaves_nothing_behind(table):
+    job = running(table)
+    with pytest.raises(RuntimeError):
+        table.while_running(job, lambda: (_ for _ in ()).throw(RuntimeError))
+    assert table.finish(job)
+
+
+def test_jobs_are_listed_newest_first(table):
+    ids = [submitted(table, key).id for key in "abc"]
+    assert [job.id for job in table.list(2)] == [ids[2], ids[1]]
+
+
+@pytest.mark.parametrize("verb", ["get", "retry", "request_cancel"])
+def test_a_job_that_is_not_there_is_a_clear_error(table, verb):
+    with pytest.raises(JobError, match="There is no job 7"):
+        getattr(table, verb)(7)
+
+
+def test_the_newest_job_of_a_request_is_found(table):
+    assert table.newest("a") is None
+    table.finish(running(table))
+    newest = submitted(table)
+    assert table.newest("a") == newest
+
+
+def test_a_table_is_kept_over_a_restart(tmp_path, table):
+    job = submitted(table)
+    again = JobTable(tmp_path / "jobs.sqlite")
+    assert again.get(job.id) == job
+    again.close()
+
+
+def test_a_damaged_file_is_reported_and_left_alone(tmp_path):
+    path = tmp_path / "damaged.sqlite"
+    path.write_bytes(b"not a database, but a letter from home" * 100)
+    with pytest.raises(StoreError, match="move it away"):
+        JobTable(path)
+    assert path.read_bytes().startswith(b"not a database")
+
+
+def test_a_table_of_a_newer_version_is_refused(tmp_path, table):
+    table._database._db.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="newer version"):
+        JobTable(tmp_path / "jobs.sqlite")
+
+
+def test_a_folder_that_is_not_there_is_a_store_error(tmp_path):
+    with pytest.raises(StoreError, match="cannot be used"):
+        JobTable(tmp_path / "nowhere" / "jobs.sqlite")
+
+
+def test_settings_that_are_not_plain_are_refused(table):
+    with pytest.raises(TypeError):
+        table.submit("run", "a", {"model": object()})
+    assert table.list(10) == ()

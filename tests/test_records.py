@@ -1,0 +1,109 @@
+"""Records come back as they were, and what is not a record is refused."""
+
+from dataclasses import replace
+from math import exp, inf, nan
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsedash.errors import StoreError
+from sparsedash.records import (
+    Candidate,
+    Continuation,
+    Outcome,
+    Passages,
+    Record,
+    Run,
+    Score,
+    TargetToken,
+    from_json,
+    to_json,
+)
+from tests.examples import RECORD, RUN, outcome
+
+ALL = [
+    RECORD,
+    replace(RECORD, pruned=None),
+    RUN,
+    replace(RUN, finished=True, finished_at=2.0),
+    Passages(key="p", indices=(0, 3), contexts=("Open the", "She\nshut the"), targets=("d", "é")),
+    Continuation(key="c", prompt="Once", left=" upon a time", right="\x00\u2028 🙂"),
+]
+
+
+@pytest.mark.parametrize("record", ALL, ids=lambda record: type(record).__name__)
+def test_a_record_comes_back_equal(record):
+    assert from_json(type(record), to_json(record)) == record
+
+
+def test_a_record_that_was_asked_for_its_scores_is_written_the_same():
+    asked = replace(RECORD)
+    assert (asked.last_word, asked.last_token) == (Score(right=1, total=2), Score(right=2, total=2))
+    assert to_json(asked) == to_json(RECORD)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+text = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(
+    st.builds(
+        Outcome,
+        index=st.integers(0, 2**31),
+        target=text,
+        answer=text,
+        last_word_right=st.booleans(),
+        last_token_right=st.booleans(),
+        log_likelihood=finite,
+        tokens=st.lists(
+            st.builds(TargetToken, text=text, log_likelihood=finite, rank=st.integers(1, 10**6))
+        ).map(tuple),
+        top=st.lists(st.builds(Candidate, text=text, probability=finite)).map(tuple),
+    )
+)
+def test_any_outcome_comes_back_equal_to_the_last_bit(any_outcome):
+    record = replace(RECORD, outcomes=(any_outcome,))
+    assert from_json(Record, to_json(record)) == record
+
+
+@pytest.mark.parametrize("number", [nan, inf, -inf])
+def test_a_number_that_is_not_finite_is_refused_when_written(number):
+    with pytest.raises(StoreError, match="not finite"):
+        to_json(replace(RECORD, outcomes=(outcome(log_likelihood=number),)))
+
+
+@pytest.mark.parametrize("kind", [Record, Run, Passages, Continuation])
+@pytest.mark.parametrize("damaged", ["", "{", "null", "[]", "{}", '{"key": 5}', "\x80"])
+def test_damaged_json_raises_a_store_error(kind, damaged):
+    with pytest.raises(StoreError, match=f"A stored {kind.__name__.lower()} cannot be read"):
+        from_json(kind, damaged)
+
+
+@given(st.integers(0, len(to_json(RECORD)) - 1))
+def test_a_record_cut_short_anywhere_raises_a_store_error(length):
+    with pytest.raises(StoreError):
+        from_json(Record, to_json(RECORD)[:length])
+
+
+def test_a_record_of_another_kind_is_refused():
+    with pytest.raises(StoreError):
+        from_json(Run, to_json(RECORD))
+
+
+def test_a_run_with_settings_out_of_range_is_refused():
+    with pytest.raises(StoreError):
+        from_json(Run, to_json(RUN).replace("[125]", "[950]"))
+
+
+def test_word_perplexity_is_the_exponential_of_the_mean_surprise():
+    assert RECORD.word_perplexity == pytest.approx(exp(2.0))
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    assert Score(right=1, total=4).accuracy == 0.25
+
+
+def test_the_dense_record_has_no_sparsity():
+    assert replace(RECORD, pruned=None).sparsity_permille == 0
+    assert RECORD.sparsity_permille == 125
