@@ -115,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="answer N drawn by this seed instead of the first N",
     )
+    run.add_argument(
+        "--rule",
+        default="plain",
+        metavar="NAME",
+        help="how the last token is judged: plain, or published (longer than 196 tokens is wrong)",
+    )
     run.add_argument("--seed", type=int, default=0, metavar="N", help="draws the calibration text")
     run.add_argument("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16")
     run.add_argument("--data-dir", type=Path, default=data_folder(), metavar="DIR")
@@ -143,6 +149,7 @@ def _settings(arguments: argparse.Namespace) -> RunSettings:
             corpus=arguments.evaluation,
             n_passages=arguments.passages,
             shuffle_seed=arguments.shuffle_seed,
+            rule=arguments.rule,
         ),
     )
 
@@ -188,6 +195,10 @@ def _print_table(document: dict[str, object]) -> None:
         if pairs:
             line += f"{pairs['broke']:>8}{pairs['mended']:>8}{pairs['p_value']:>9.2g}"
         print(line)
+    settings = document["settings"]
+    assert isinstance(settings, dict)
+    if settings["evaluation"]["rule"] == "published":
+        print("last token by the published rule: a passage of more than 196 tokens is wrong")
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -164,6 +164,26 @@ METHODS: tuple[Method, ...] = (
         settings=MethodSettings(),
     ),
     Method(
+        name="best",
+        summary="the same, and each block gives as much as the model minds least; one backward pass over little text",
+        settings=MethodSettings(allocation="sensitivity"),
+    ),
+    Method(
+        name="retrain-free (published)",
+        summary="channels by the Fisher information of their mask, rearranged, nothing refitted; a backward pass over all text",
+        settings=MethodSettings(saliency="fisher", compensation="none", allocation="global"),
+    ),
+    Method(
+        name="obs",
+        summary="channels one by one, each time the one that the others make up for best; then refitted",
+        settings=MethodSettings(saliency="obs"),
+    ),
+    Method(
+        name="flap",
+        summary="channels that vary least, across blocks; their mean goes into a bias",
+        settings=MethodSettings(saliency="wifv", compensation="bias", allocation="standardised"),
+    ),
+    Method(
         name="wanda-channels",
         summary="channels by weight times activation, nothing refitted",
         settings=MethodSettings(compensation="none"),

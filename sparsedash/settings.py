@@ -17,14 +17,21 @@ from sparsedash.errors import SettingsError
 
 Dtype = Literal["float32", "bfloat16"]
 Pattern = Literal["channelx1"]
-Saliency = Literal["activation-aware", "magnitude", "random"]
-Compensation = Literal["none", "least-squares"]
-Allocation = Literal["uniform"]
+Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "fisher", "random"]
+Compensation = Literal["none", "bias", "least-squares"]
+Allocation = Literal["uniform", "global", "standardised", "sensitivity"]
 Rule = Literal["plain", "published"]
 
 MAX_SPARSITY_PERMILLE = 900
 
-STAGE_VERSIONS: dict[str, int] = {"text": 1, "statistics": 1, "outcomes": 1, "continuation": 1}
+STAGE_VERSIONS: dict[str, int] = {
+    "text": 1,
+    "statistics": 1,
+    "gradients": 1,
+    "sensitivity": 1,
+    "outcomes": 1,
+    "continuation": 1,
+}
 """Raise a stage's number when its maths changes: what was stored under the old one is not used again."""
 
 
@@ -204,6 +211,16 @@ def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: Calibrati
     return stage_key("statistics", model=model, dtype=dtype, calibration=values)
 
 
+def gradients_key(statistics: str) -> str:
+    """Key of the mask gradients over the text whose statistics have this key."""
+    return stage_key("gradients", statistics=statistics)
+
+
+def sensitivity_key(statistics: str) -> str:
+    """Key of the blocks' sensitivities, measured on the first of the text whose statistics have this key."""
+    return stage_key("sensitivity", statistics=statistics)
+
+
 def outcomes_key(
     model: str,
     dtype: Dtype,
@@ -230,7 +247,7 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
     values = asdict(method)
     if method.saliency != "random":
         del values["seed"]
-    if method.compensation != "least-squares":
+    if method.compensation != "least-squares" and method.allocation != "sensitivity":
         del values["damping"]
     return values
 

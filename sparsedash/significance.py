@@ -1,4 +1,4 @@
-"""How sure we are that sparse differs from dense: both answered the same passages, so everything here is paired.
+"""How sure we are that sparse differs from dense: both answered the same passages, so everything measured here is paired.
 
 Interval of the paired difference: Newcombe's hybrid score (method 10, Statistics in Medicine 17, 1998), built on Wilson's.
 """
@@ -84,6 +84,24 @@ def paired_interval(
     above -= 2 * phi * (sparse_high - sparse) * (dense - dense_low)
     difference = sparse - dense
     return difference - sqrt(max(0.0, below)), difference + sqrt(max(0.0, above))
+
+
+def unpaired_interval(
+    dense: tuple[int, int], sparse: tuple[int, int], z: float = Z_95
+) -> tuple[float, float]:
+    """Interval of sparse minus dense accuracy when only totals are known, not which passages flipped.
+
+    dense, sparse: right and total. Wider than the paired interval of the same passages, since two models that share their
+    weights mostly agree. Source: Newcombe 1998, the same hybrid score without a correlation.
+    """
+    dense_share, sparse_share = dense[0] / dense[1], sparse[0] / sparse[1]
+    dense_low, dense_high = wilson(*dense, z)
+    sparse_low, sparse_high = wilson(*sparse, z)
+    difference = sparse_share - dense_share
+    return (
+        difference - sqrt((sparse_share - sparse_low) ** 2 + (dense_high - dense_share) ** 2),
+        difference + sqrt((sparse_high - sparse_share) ** 2 + (dense_share - dense_low) ** 2),
+    )
 
 
 def _correlation(a: int, b: int, c: int, d: int) -> float:

@@ -78,8 +78,7 @@ class Store:
         self.folder = folder
         room = _asked_room() if artefact_bytes is None else artefact_bytes
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
+            _claim(folder)
             self._records = _open(folder / "records", 2**62, "none")
             self._artefacts = _open(folder / "artefacts", room, "least-recently-used")
         except (OSError, sqlite3.Error) as error:
@@ -161,6 +160,16 @@ def _asked_room() -> int:
     if not 0.1 <= gigabytes <= 1_000_000:
         raise SettingsError("SPARSEDASH_ARTEFACT_GB", asked, "a number from 0.1 to 1,000,000")
     return int(gigabytes * 2**30)
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder, for its owner only. Raises StoreError for one that holds something else: it is not ours to close."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if any(folder.iterdir()) and not (folder / "records").is_dir():
+        raise StoreError(
+            f"The folder {folder} holds other things.", "Name an empty or a new one for the data."
+        )
+    folder.chmod(0o700)
 
 
 def _open(folder: Path, limit: int, policy: str) -> Any:

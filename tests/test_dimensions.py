@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sparsedash.dimensions import CONFIGS, dimensions, shipped
 from sparsedash.engine.families import FAMILIES, mlps_of
 from sparsedash.engine.weights import n_matmul_weights, weights_per_channel
+from sparsedash.published import MODELS
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.json"))
 
@@ -42,8 +43,8 @@ def test_grouped_heads_and_a_shared_embedding_are_counted():
     _assert_equal(_config("llama-7b") | changed)
 
 
-def test_all_six_published_models_ship_their_config():
-    assert len(NAMES) == 7 or len(NAMES) == 6
+def test_every_published_model_and_the_built_in_one_ship_their_config():
+    assert set(NAMES) == {model.config for model in MODELS} | {"smollm2-135m"}
 
 
 def test_an_architecture_without_a_row_is_refused():

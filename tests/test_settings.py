@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,11 +13,14 @@ from sparsedash.errors import SettingsError
 from sparsedash.settings import (
     MAX_SPARSITY_PERMILLE,
     STAGE_VERSIONS,
+    Allocation,
     CalibrationSettings,
+    Compensation,
     ContinuationSettings,
     EvaluationSettings,
     MethodSettings,
     RunSettings,
+    Saliency,
     canonical_json,
     digest,
     outcomes_key,
@@ -34,7 +38,7 @@ OTHER = {
         "saliency": "magnitude",
         "pattern": None,
         "compensation": "none",
-        "allocation": None,
+        "allocation": "sensitivity",
         "width_multiple": 64,
         "damping": 0.02,
         "seed": 1,
@@ -144,6 +148,11 @@ def test_an_outcomes_key_ignores_what_its_method_does_not_use():
     assert outcomes(replace(RANDOM, damping=0.5)) == outcomes(RANDOM)
 
 
+def test_an_outcomes_key_changes_with_the_damping_that_the_allocation_uses():
+    measured = replace(RANDOM, allocation="sensitivity")
+    assert outcomes(replace(measured, damping=0.5)) != outcomes(measured)
+
+
 def test_outcomes_keys_tell_model_precision_text_statistics_and_sparsity_apart():
     method, evaluation = MethodSettings(), EvaluationSettings()
     keys = [
@@ -240,10 +249,10 @@ def test_a_number_that_is_not_finite_has_no_key(value):
 
 
 REFUSED = [
-    (MethodSettings, {"saliency": "size"}, "saliency", "activation-aware, magnitude, random"),
+    (MethodSettings, {"saliency": "size"}, "saliency", ", ".join(get_args(Saliency))),
     (MethodSettings, {"pattern": "2:4"}, "pattern", "channelx1"),
-    (MethodSettings, {"compensation": "bias"}, "compensation", "none, least-squares"),
-    (MethodSettings, {"allocation": "global"}, "allocation", "uniform"),
+    (MethodSettings, {"compensation": "more"}, "compensation", ", ".join(get_args(Compensation))),
+    (MethodSettings, {"allocation": "equal"}, "allocation", ", ".join(get_args(Allocation))),
     (MethodSettings, {"width_multiple": 0}, "width_multiple", "1 to 4,096"),
     (MethodSettings, {"width_multiple": 32.0}, "width_multiple", "a whole number"),
     (MethodSettings, {"damping": 0}, "damping", "more than 0"),

@@ -382,3 +382,12 @@ def test_a_table_that_is_no_table_is_a_store_error(tmp_path):
     (tmp_path / "records" / "cache.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match="cannot be used"):
         Store(tmp_path)
+
+
+def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "letters.txt").write_text("dear")
+    tmp_path.chmod(0o755)
+    with pytest.raises(StoreError, match="holds other things"):
+        Store(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]

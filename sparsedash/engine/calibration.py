@@ -53,9 +53,19 @@ def calibration_sequences(
     return chosen
 
 
-def few_tokens_warning(loaded: LoadedModel, sequences: Sequence[Sequence[int]]) -> str | None:
+def first_tokens(sequences: Sequence[list[int]], n_tokens: int) -> list[list[int]]:
+    """The first of these sequences, as many as hold n_tokens together; one at least."""
+    chosen: list[list[int]] = []
+    for ids in sequences:
+        if chosen and sum(map(len, chosen)) + len(ids) > n_tokens:
+            break
+        chosen.append(ids)
+    return chosen
+
+
+def few_tokens_warning(loaded: LoadedModel, n_tokens: int) -> str | None:
     """A line when there are too few tokens to trust the fit. Raises CalibrationError when there are far too few."""
-    n_tokens, width = sum(map(len, sequences)), max(mlp.width for mlp in loaded.mlps)
+    width = max(mlp.width for mlp in loaded.mlps)
     if n_tokens < MIN_TOKENS_PER_CHANNEL * width:
         raise CalibrationError(
             f"{n_tokens:,} calibration tokens are too few for {width:,} channels; needed: {MIN_TOKENS_PER_CHANNEL} a channel.",

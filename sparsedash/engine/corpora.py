@@ -10,17 +10,18 @@ column), optionally with a slice of its texts: `file:PATH[3600:]`. `self`, text 
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import datasets
 import pyarrow.parquet as parquet
-from datasets import DownloadConfig, load_dataset
-from huggingface_hub.errors import HfHubHTTPError as HTTPError
+from datasets import load_dataset
 
 from sparsedash.catalog import BUILTIN_CLOZE
+from sparsedash.engine.hub import HTTPError, reachable
 from sparsedash.engine.identity import texts_identity
 from sparsedash.errors import CorpusError
 
@@ -154,12 +155,8 @@ def _read_parquet(path: Path) -> list[str]:
 def _read_hub(name: str, corpus: HubCorpus, limit: int | None) -> list[str]:
     try:
         if corpus.n_streamed is None:
-            rows = load_dataset(
-                corpus.path,
-                corpus.config,
-                split=corpus.split,
-                download_config=DownloadConfig(max_retries=1),
-            )
+            with _offline_unless_reachable():
+                rows = load_dataset(corpus.path, corpus.config, split=corpus.split)
             return [row[corpus.column] for row in islice(rows, limit)]
         kept = _kept_stream(corpus)
         if not kept.is_file():
@@ -179,8 +176,23 @@ def _read_hub(name: str, corpus: HubCorpus, limit: int | None) -> list[str]:
 
 
 def _stream(corpus: HubCorpus) -> Iterable[str]:
-    rows = load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=True)
+    with _offline_unless_reachable():
+        rows = load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=True)
     return (row[corpus.column] for row in islice(rows, corpus.n_streamed))
+
+
+@contextmanager
+def _offline_unless_reachable() -> Iterator[None]:
+    """Inside, `datasets` goes straight to its cache where the hub does not answer.
+
+    By itself it would ask again and again, for more than a minute, before it looks there.
+    """
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or not reachable()
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 def _kept_stream(corpus: HubCorpus) -> Path:

@@ -2,6 +2,8 @@
 
 import shutil
 import tempfile
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -42,7 +44,9 @@ def dequantised(file: Path, store: Store) -> Path:
 
 def _write(file: Path, folder: Path) -> None:
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    # The conversion's own bar would tear the shell's.
+    with redirect_stderr(StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(**where)
     # A model read from GGUF refuses to be saved while it remembers that it was quantised.
     model.hf_quantizer = None

@@ -15,14 +15,13 @@ from pickle import (
 )
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.engine.dequantise import dequantised
 from sparsedash.engine.families import Family, blocks_of, family_named, mlps_of
+from sparsedash.engine.hub import fetch
 from sparsedash.engine.identity import files_identity
 from sparsedash.engine.pruning.surgery import Mlp
 from sparsedash.errors import ModelError
@@ -204,38 +203,13 @@ def _check_family(folder: Path, reference: str) -> None:
 
 def _from_hub(reference: str) -> Source:
     name, _, revision = reference.partition("@")
-    try:
-        # The config first: an unsupported family must not cost a download of its weights.
-        config = _fetch(name, revision or None, "config.json")
-        _check_family(config, reference)
-        folder = _fetch(name, config.name, *_MODEL_FILES)
-        if not any(folder.glob("*.safetensors")):
-            folder = _fetch(name, config.name, "pytorch_model*.bin")
-    except HFValidationError as error:
-        raise ModelError(
-            f"{reference!r} is neither a hub id nor a path: {_first_line(error)}",
-            f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BUILTIN_MODEL}.",
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{reference} is not in the local cache, and the hub cannot be reached.",
-            f"Connect to the network once, name a local folder, or use {BUILTIN_MODEL}.",
-        ) from error
-    except OSError as error:
-        raise ModelError(
-            f"{reference} could not be fetched: {_first_line(error)}",
-            "Check the spelling; a gated model needs the hub's token in HF_TOKEN.",
-        ) from error
+    # The config first: an unsupported family must not cost a download of its weights.
+    commit = fetch(reference, revision, "config.json")
+    _check_family(commit, reference)
+    folder = fetch(reference, commit.name, *_MODEL_FILES)
+    if not any(folder.glob("*.safetensors")):
+        folder = fetch(reference, commit.name, "pytorch_model*.bin")
     return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}")
-
-
-def _fetch(name: str, revision: str | None, *patterns: str) -> Path:
-    """The folder of one commit in the hub's cache, named by that commit. Files in subfolders are other formats."""
-    return Path(
-        snapshot_download(
-            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
-        )
-    )
 
 
 def _bin_warning(reference: str) -> str:

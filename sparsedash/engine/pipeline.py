@@ -49,6 +49,7 @@ def run(
         warnings=(),
         versions=versions(),
     )
+    stages.check()
     before = store.get(Run, grown.key)
     show = before is None or not before.finished
     grown = replace(grown, dense=stages.dense_record().key)

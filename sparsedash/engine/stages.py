@@ -10,21 +10,31 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 
+from torch import Tensor
+
 import sparsedash
 from sparsedash.engine.calibration import (
     calibrate,
     calibration_sequences,
     few_tokens_warning,
+    first_tokens,
     pack,
     unpack,
 )
 from sparsedash.engine.corpora import Texts, openings, read_texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.generation import sample_texts
+from sparsedash.engine.gradients import (
+    mask_gradients,
+    pack_gradients,
+    sensitivities,
+    unpack_gradients,
+)
 from sparsedash.engine.models import LoadedModel, ModelShelf, Source, locate
 from sparsedash.engine.pruning.layer import Statistics
-from sparsedash.engine.pruning.methods import PrunedModel, prune
+from sparsedash.engine.pruning.methods import Evidence, PrunedModel, layer_of, prune
 from sparsedash.engine.pruning.patterns import matmul_ratio, mlp_sparsity
+from sparsedash.engine.pruning.sensitivity import reference_change, squared_error
 from sparsedash.engine.pruning.surgery import pruned
 from sparsedash.engine.weights import n_matmul_weights, weights_per_channel
 from sparsedash.errors import StoreError
@@ -33,7 +43,9 @@ from sparsedash.records import Passages, Pruned, Record
 from sparsedash.settings import (
     MethodSettings,
     RunSettings,
+    gradients_key,
     outcomes_key,
+    sensitivity_key,
     statistics_key,
     text_key,
 )
@@ -41,6 +53,7 @@ from sparsedash.stamps import stamp
 from sparsedash.store import Store
 
 SELF = "self"
+SENSITIVITY_TOKENS = 4096
 
 
 class Stages:
@@ -97,6 +110,16 @@ class Stages:
         """What tells this evaluation text from others."""
         return self._evaluation_texts.identity
 
+    def check(self) -> None:
+        """Refuse now what calibration would refuse only after the dense model was evaluated. Raises CalibrationError."""
+        settings = self._settings.calibration
+        if self._store.recall(f"calibrated/{self._statistics_key}") is not None:
+            return
+        if settings.corpus == SELF:
+            few_tokens_warning(self.loaded, settings.n_samples * settings.length)
+        else:
+            few_tokens_warning(self.loaded, sum(map(len, self.sequences)))
+
     def dense_record(self) -> Record:
         """The dense model's answers."""
         key = self._outcomes_key(None)
@@ -124,7 +147,7 @@ class Stages:
             with self._timed("prune"):
                 try:
                     return prune(
-                        self.loaded.mlps, self._statistics, method, permille, self._on_pruned
+                        self.loaded.mlps, self._evidence, method, permille, self._on_pruned
                     )
                 except _StatisticsGone:
                     self._store.forget(f"calibrated/{self._statistics_key}")
@@ -177,11 +200,16 @@ class Stages:
             self._store.put_artefact(key, known)
         return Texts(texts=tuple(json.loads(known)), identity=self.calibration_identity)
 
-    def _calibrate(self) -> None:
+    @cached_property
+    def sequences(self) -> list[list[int]]:
+        """Token ids of the calibration text."""
         settings = self._settings.calibration
         texts = self._written_texts() if settings.corpus == SELF else self._calibration_texts
-        sequences = calibration_sequences(self.loaded, texts, settings)
-        warning = few_tokens_warning(self.loaded, sequences)
+        return calibration_sequences(self.loaded, texts, settings)
+
+    def _calibrate(self) -> None:
+        sequences = self.sequences
+        warning = few_tokens_warning(self.loaded, sum(map(len, sequences)))
         if warning:
             self.warnings.append(warning)
         with self._timed("calibrate"):
@@ -196,6 +224,43 @@ class Stages:
         if data is None:
             raise _StatisticsGone
         return unpack(data)
+
+    @property
+    def _evidence(self) -> Evidence:
+        return Evidence(
+            statistics=self._statistics,
+            mask_gradients=self._mask_gradients,
+            sensitivities=self._sensitivities,
+        )
+
+    def _mask_gradients(self, index: int) -> Tensor:
+        """Of one block; from a backward pass over all of the calibration text, done once."""
+        key = gradients_key(self._statistics_key)
+        if self._store.recall(f"gradients/{key}") is None:
+            found = mask_gradients(self.loaded, self.sequences, self._on_step)
+            for number, block in enumerate(found):
+                self._store.put_artefact(f"{key}/{number}", pack_gradients(block))
+            self._store.remember(f"gradients/{key}", str(len(found)))
+        data = self._store.get_artefact(f"{key}/{index}")
+        if data is None:
+            self._store.forget(f"gradients/{key}")
+            raise _StatisticsGone
+        return unpack_gradients(data)
+
+    def _sensitivities(self) -> list[float]:
+        """What the model loses by a unit of error in each block; from a backward pass over little text, done once."""
+        key = sensitivity_key(self._statistics_key)
+        known = self._store.get_artefact(key)
+        if known is None:
+            few = first_tokens(self.sequences, SENSITIVITY_TOKENS)
+            layers = [layer_of(m, self._statistics(i)) for i, m in enumerate(self.loaded.mlps)]
+            changes = [reference_change(layer) for layer in layers]
+            losses = sensitivities(self.loaded, few, changes, self._on_step)
+            errors = [squared_error(layer, c) for layer, c in zip(layers, changes, strict=True)]
+            found = [loss / e if e > 0 else 0.0 for loss, e in zip(losses, errors, strict=True)]
+            known = json.dumps(found).encode()
+            self._store.put_artefact(key, known)
+        return [float(value) for value in json.loads(known)]
 
     def _on_pruned(self, done: int, total: int) -> None:
         self._on_step("prune", done, total, unit="blocks")

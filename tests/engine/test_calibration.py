@@ -1,7 +1,5 @@
 """Statistics equal what a plain forward pass shows, and survive packing."""
 
-from random import Random
-
 import pytest
 import torch
 
@@ -111,9 +109,7 @@ def test_a_running_text_is_cut_into_whole_pieces_in_a_drawn_order(loaded):
 
 def test_too_few_tokens_are_refused_and_few_are_told(loaded):
     width = loaded.mlps[0].width
-    draw = Random(0)
-    few = [[draw.randrange(400) for _ in range(width)] for _ in range(8)]
     with pytest.raises(CalibrationError, match="too few"):
-        few_tokens_warning(loaded, few[:3])
-    assert "8 tokens a channel" in (few_tokens_warning(loaded, few) or "")
-    assert few_tokens_warning(loaded, few * 3) is None
+        few_tokens_warning(loaded, 3 * width)
+    assert "8 tokens a channel" in (few_tokens_warning(loaded, 8 * width) or "")
+    assert few_tokens_warning(loaded, 24 * width) is None

@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.engine import pipeline, stages
 from sparsedash.engine.models import ModelShelf
-from sparsedash.errors import Cancelled, JobError, ModelError, StoreError
+from sparsedash.errors import CalibrationError, Cancelled, JobError, ModelError, StoreError
 from sparsedash.records import Continuation, Passages, Record, Run
 from sparsedash.settings import (
     CalibrationSettings,
@@ -213,3 +213,28 @@ def test_a_bad_model_leaves_no_run(settings, store):
     with pytest.raises(ModelError):
         _run(replace(settings, model="/nowhere"), store, run_key="bad")
     assert store.get(Run, "bad") is None
+
+
+@pytest.mark.parametrize("corpus", ["self", None])
+def test_too_little_calibration_text_is_refused_before_anything_is_evaluated(
+    settings, store, corpus
+):
+    little = replace(
+        settings.calibration, n_samples=2, corpus=corpus or settings.calibration.corpus
+    )
+    steps = Steps()
+    with pytest.raises(CalibrationError, match="too few"):
+        pipeline.run(replace(settings, calibration=little), store, steps)
+    assert "evaluate" not in steps
+
+
+def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
+    run, _ = _run(settings, store)
+    store._records.delete(f"record/{run.sparse[1]}")
+    seen = []
+
+    def watch(stage, done, total, *, unit="steps", message=""):
+        seen.append(store.get(Run, run.key).finished)
+
+    pipeline.run(settings, store, watch)
+    assert all(seen)

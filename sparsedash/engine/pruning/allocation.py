@@ -1,20 +1,86 @@
-"""How much each block gives. One function and one row add a way."""
+"""How much each block gives. One function and one row add a way.
+
+Every function returns the kept channels of each block: a multiple of `multiple`, at least one multiple, or all. Nothing
+asked means nothing removed. Requested and reached sparsity can differ by the rounding.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-Allocation = Callable[[Sequence[int], int, int], list[int]]
+import torch
+from torch import Tensor
+
+CEILING = 0.6
+"""The largest share of a block's channels that an allocation other than the uniform one takes."""
 
 
-def uniform(widths: Sequence[int], permille: int, multiple: int) -> list[int]:
-    """Kept channels of each block: the same share everywhere, to the nearest multiple.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prospect:
+    """What a block has to give.
 
-    widths: inner channels of each block. permille: to remove. multiple: of how many channels a kept width must be;
-    at least one multiple stays, and nothing asked means nothing removed. Requested and reached sparsity can differ.
+    scores: (m,) of its channels, larger means keep. losses: (m + 1,), what keeping the best k channels and refitting
+    them would cost the model, for k = 0 to m. Each is empty where the allocation does not ask for it.
     """
-    return [_nearest(width, permille, multiple) for width in widths]
+
+    width: int
+    scores: Tensor
+    losses: Tensor
 
 
-ALLOCATIONS: dict[str, Allocation] = {"uniform": uniform}
+def uniform(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
+    """The same share everywhere, to the nearest multiple."""
+    return [_nearest(block.width, permille, multiple) for block in prospects]
+
+
+def global_by_score(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
+    """As many of each block as are among the highest scores of the whole model.
+
+    Source: arXiv:2204.09656 for Fisher scores, which can be compared across blocks; few others can.
+    """
+    return _by_threshold([block.scores for block in prospects], permille, multiple)
+
+
+def standardised(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
+    """The same with each block's scores in standard deviations from their mean, so that they can be compared.
+
+    Source: FLAP, arXiv:2312.11983.
+    """
+    scores = [(block.scores - block.scores.mean()) / block.scores.std() for block in prospects]
+    return _by_threshold(scores, permille, multiple)
+
+
+def by_sensitivity(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
+    """Where it costs the model least, one multiple after another, until the target is reached."""
+    kept = [block.width for block in prospects]
+    target = sum(kept) * (1000 - permille) / 1000
+    while sum(kept) - target >= multiple / 2:
+        narrower = [(k - 1) // multiple * multiple for k in kept]
+        possible = [
+            i for i, block in enumerate(prospects) if narrower[i] >= _floor(block.width, multiple)
+        ]
+        if not possible:
+            break
+        costs = {i: _cost_a_channel(prospects[i], kept[i], narrower[i]) for i in possible}
+        cheapest = min(possible, key=costs.__getitem__)
+        kept[cheapest] = narrower[cheapest]
+    return kept
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """widths: the kept channels. needs: what it reads of the prospects beside the width."""
+
+    widths: Callable[[Sequence[Prospect], int, int], list[int]]
+    needs_scores: bool = False
+    needs_losses: bool = False
+
+
+ALLOCATIONS: dict[str, Allocation] = {
+    "uniform": Allocation(uniform),
+    "global": Allocation(global_by_score, needs_scores=True),
+    "standardised": Allocation(standardised, needs_scores=True),
+    "sensitivity": Allocation(by_sensitivity, needs_losses=True),
+}
 
 
 def _nearest(width: int, permille: int, multiple: int) -> int:
@@ -22,3 +88,31 @@ def _nearest(width: int, permille: int, multiple: int) -> int:
         return width
     exact = width * (1000 - permille) / 1000
     return min(width, max(multiple, int(exact / multiple + 0.5) * multiple))
+
+
+def _floor(width: int, multiple: int) -> int:
+    """The narrowest that a block may become."""
+    return max(multiple, int(width * (1 - CEILING)))
+
+
+def _cost_a_channel(block: Prospect, kept: int, narrower: int) -> float:
+    return float(block.losses[narrower] - block.losses[kept]) / (kept - narrower)
+
+
+def _by_threshold(scores: Sequence[Tensor], permille: int, multiple: int) -> list[int]:
+    """Kept channels by one threshold over all blocks, rounded down, and up where most was lost, to keep the sum."""
+    pooled = torch.cat(list(scores))
+    n_kept = int(len(pooled) * (1000 - permille) / 1000 + 0.5)
+    keep = torch.zeros(len(pooled), dtype=torch.bool)
+    keep[torch.argsort(pooled, descending=True, stable=True)[:n_kept]] = True
+    widths = [len(own) for own in scores]
+    wanted = [int(part.sum()) for part in torch.split(keep, widths)]
+    kept = [
+        width if want == width else max(want // multiple * multiple, min(multiple, width))
+        for want, width in zip(wanted, widths, strict=True)
+    ]
+    for i in sorted(range(len(kept)), key=lambda i: (kept[i] - wanted[i], i)):
+        if sum(kept) + multiple / 2 > n_kept:
+            break
+        kept[i] = min(widths[i], kept[i] + multiple)
+    return kept

@@ -21,24 +21,13 @@ class Statistics:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Gradients:
-    """What a backward pass of the next-token loss remembers of one MLP.
-
-    mask: (s, m) float32, for each of s sequences the derivative of its mean loss by every channel's mask, at 1.
-    output: (d, d) float32, mean of g g^T over the tokens, g the derivative of the summed loss by the MLP's output.
-    """
-
-    mask: Tensor
-    output: Tensor
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:
     """One MLP as the criteria and the compensation see it.
 
     out_weight: (d, m). out_bias: (d,) or None. inner_weights: (m, d) each. second_moment, mean: see Statistics.
     seed: differs from block to block, for whatever is drawn by lot.
-    gradients: None where the method needs no backward pass.
+    mask_gradients: (s, m), for each of s sequences the derivative of its loss by each channel's mask; None where the
+    saliency does not ask for it.
     """
 
     out_weight: Tensor
@@ -47,7 +36,7 @@ class Layer:
     second_moment: Tensor
     mean: Tensor
     seed: int
-    gradients: Gradients | None = None
+    mask_gradients: Tensor | None = None
 
     @property
     def width(self) -> int:

@@ -27,6 +27,7 @@ def damped_cholesky(moment: Tensor, damping: float) -> Tensor:
     for attempt in range(MAX_DAMPING_RETRIES):
         damped = moment.clone()
         damped.diagonal().add_(damping * 10**attempt * scale)
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             return factor

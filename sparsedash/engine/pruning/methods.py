@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.allocation import ALLOCATIONS
+from sparsedash.engine.pruning.allocation import ALLOCATIONS, Prospect
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import Layer, Statistics
-from sparsedash.engine.pruning.patterns import kept_channels
 from sparsedash.engine.pruning.saliency import SALIENCIES
+from sparsedash.engine.pruning.sensitivity import refit_errors
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, inner_weights, out_weight
 from sparsedash.settings import MethodSettings
 
@@ -33,36 +33,79 @@ class PrunedModel:
         return [len(narrow.kept) for narrow in self.narrowed]
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evidence:
+    """What calibration left of the blocks, asked for one block at a time by its index.
+
+    mask_gradients: see Layer; asked only where the saliency needs it. sensitivities: what the model loses with one
+    unit of squared error at each block's output; asked only where the allocation needs it.
+    """
+
+    statistics: Callable[[int], Statistics]
+    mask_gradients: Callable[[int], Tensor]
+    sensitivities: Callable[[], list[float]]
+
+
 @torch.no_grad()
 def prune(
     mlps: list[Mlp],
-    statistics: Callable[[int], Statistics],
+    evidence: Evidence,
     method: MethodSettings,
     permille: int,
     on_layer: Callable[[int, int], None],
 ) -> PrunedModel:
     """What each MLP becomes at this sparsity; the model itself is left as it is.
 
-    statistics: gives those of the block with this index; asked for one block at a time.
-    on_layer: called with blocks done and all blocks. The same arguments give the same weights, to the bit.
+    on_layer: called with steps done and all steps. The same arguments give the same weights, to the bit.
     """
-    widths = ALLOCATIONS[method.allocation](
-        [mlp.width for mlp in mlps], permille, method.width_multiple
-    )
+    scores, widths = _planned(mlps, evidence, method, permille, on_layer)
     narrowed, fitted, held_out = [], [], []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
-        known = statistics(index)
-        layer = _layer(mlp, known, method.seed + index)
-        narrow = _narrow(layer, n_kept, method)
+        layer = _layer(mlp, evidence, index, method)
+        narrow = _narrow(layer, scores[index], n_kept, method)
         narrowed.append(narrow)
         fitted.append(_fitted_error(layer, narrow))
-        if len(known.held_out):
-            held_out.append(_held_out_error(layer, narrow, known.held_out))
-        on_layer(index + 1, len(mlps))
+        outside = evidence.statistics(index).held_out
+        if len(outside):
+            held_out.append(_held_out_error(layer, narrow, outside))
+        on_layer(len(mlps) + index + 1, 2 * len(mlps))
     return PrunedModel(narrowed=narrowed, layer_errors=fitted, held_out_errors=held_out)
 
 
-def _layer(mlp: Mlp, known: Statistics, seed: int) -> Layer:
+def _planned(
+    mlps: list[Mlp],
+    evidence: Evidence,
+    method: MethodSettings,
+    permille: int,
+    on_layer: Callable[[int, int], None],
+) -> tuple[list[Tensor], list[int]]:
+    """Scores of the channels of every block, and how many of them it keeps."""
+    asked = ALLOCATIONS[method.allocation]
+    sensitivities = evidence.sensitivities() if asked.needs_losses else []
+    scores, prospects = [], []
+    for index, mlp in enumerate(mlps):
+        layer = _layer(mlp, evidence, index, method)
+        scores.append(SALIENCIES[method.saliency].score(layer))
+        losses = torch.empty(0)
+        if asked.needs_losses:
+            losses = sensitivities[index] * refit_errors(layer, scores[index], method.damping)
+        prospects.append(Prospect(width=layer.width, scores=scores[index], losses=losses))
+        on_layer(index + 1, 2 * len(mlps))
+    return scores, asked.widths(prospects, permille, method.width_multiple)
+
+
+def _layer(mlp: Mlp, evidence: Evidence, index: int, method: MethodSettings) -> Layer:
+    known = evidence.statistics(index)
+    by_gradient = SALIENCIES[method.saliency].by_gradient
+    return layer_of(
+        mlp, known, method.seed + index, evidence.mask_gradients(index) if by_gradient else None
+    )
+
+
+def layer_of(
+    mlp: Mlp, known: Statistics, seed: int = 0, mask_gradients: Tensor | None = None
+) -> Layer:
+    """One MLP with its statistics, on the CPU in float32."""
     bias = mlp.out.bias
     return Layer(
         out_weight=out_weight(mlp).detach().float().cpu(),
@@ -71,13 +114,14 @@ def _layer(mlp: Mlp, known: Statistics, seed: int) -> Layer:
         second_moment=known.second_moment,
         mean=known.mean,
         seed=seed,
+        mask_gradients=mask_gradients,
     )
 
 
-def _narrow(layer: Layer, n_kept: int, method: MethodSettings) -> Narrowed:
-    if n_kept == layer.out_weight.shape[1]:
+def _narrow(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -> Narrowed:
+    if n_kept == layer.width:
         return Narrowed(torch.arange(n_kept), layer.out_weight)
-    kept = kept_channels(SALIENCIES[method.saliency](layer), n_kept)
+    kept = SALIENCIES[method.saliency].choose(layer, scores, n_kept)
     weight, bias = COMPENSATIONS[method.compensation](layer, kept, method.damping)
     return Narrowed(kept, weight, bias)
 
@@ -86,9 +130,11 @@ def _change(layer: Layer, narrow: Narrowed) -> tuple[Tensor, Tensor]:
     """Sparse minus dense as one affine map of all m inputs: weight (d, m), bias (d,)."""
     weight = -layer.out_weight
     weight[:, narrow.kept] += narrow.out_weight
-    if narrow.out_bias is None or layer.out_bias is None:
-        return weight, torch.zeros(weight.shape[0])
-    return weight, narrow.out_bias - layer.out_bias
+    bias = torch.zeros(weight.shape[0])
+    if narrow.out_bias is not None:
+        bias += narrow.out_bias
+        bias -= 0 if layer.out_bias is None else layer.out_bias
+    return weight, bias
 
 
 def _fitted_error(layer: Layer, narrow: Narrowed) -> float:

@@ -1,14 +1,17 @@
 """Which channels matter. One function and one row add a criterion.
 
-Dimensions: d hidden width, m inner width. Every function returns (m,) float32; larger means keep.
+Dimensions: d hidden width, m inner width, s sequences. Every score is (m,); larger means keep.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sparsedash.engine.pruning.elimination import elimination_order
 from sparsedash.engine.pruning.layer import Layer
+from sparsedash.engine.pruning.patterns import kept_channels
 
 
 def activation_aware(layer: Layer) -> Tensor:
@@ -28,14 +31,91 @@ def magnitude(layer: Layer) -> Tensor:
     return squares.sqrt()
 
 
+def fluctuation(layer: Layer) -> Tensor:
+    """Variance of the channel times the square of its column: what a constant in its place would miss.
+
+    Source: WIFV of FLAP, arXiv:2312.11983.
+    """
+    variance = (layer.second_moment.diagonal() - layer.mean.square()).clamp_min(0)
+    return variance * layer.out_weight.float().square().sum(dim=0)
+
+
+def surgeon(layer: Layer) -> Tensor:
+    """Rank in the order in which a greedy structured OBS, which mends after every channel, takes them out."""
+    order = elimination_order(layer)
+    ranks = torch.empty(layer.width)
+    ranks[order] = torch.arange(layer.width, dtype=ranks.dtype)
+    return ranks
+
+
+def fisher(layer: Layer) -> Tensor:
+    """Diagonal Fisher information of the channels' mask: squared gradients, summed over the sequences.
+
+    Source: arXiv:2204.09656.
+    """
+    return _mask_gradients(layer).square().sum(dim=0)
+
+
 def random(layer: Layer) -> Tensor:
     """Lots drawn from the method's seed and the block's index: the floor that a criterion must beat."""
     generator = torch.Generator().manual_seed(layer.seed)
-    return torch.rand(layer.out_weight.shape[1], generator=generator)
+    return torch.rand(layer.width, generator=generator)
 
 
-SALIENCIES: dict[str, Callable[[Layer], Tensor]] = {
-    "activation-aware": activation_aware,
-    "magnitude": magnitude,
-    "random": random,
+def largest(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
+    """The channels with the largest scores, (k,) ascending; nested: what 10 % removes, 30 % removes too."""
+    return kept_channels(scores, n_kept)
+
+
+def rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
+    """The channels that stay after the published greedy rearrangement, (k,) ascending; not nested.
+
+    Starts from the lowest scores. Then each further channel, from low to high, joins those that go, and the one
+    leaves them whose staying brings the length of their summed gradients down most: channels that cancel go together.
+    Source: arXiv:2204.09656, section 4.3.
+    """
+    gradients = _mask_gradients(layer).double()
+    order = torch.argsort(scores, stable=True)
+    n_gone = layer.width - n_kept
+    gone = order[:n_gone].clone()
+    if not 0 < n_gone < layer.width:
+        return kept_channels(scores, n_kept)
+    total = gradients[:, gone].sum(dim=1)
+    squares = gradients.square().sum(dim=0)
+    products = gradients.T @ gradients
+    with_total = gradients.T @ total
+    for joins in order[n_gone:].tolist():
+        with_total += products[:, joins]
+        candidates = torch.cat([gone, torch.tensor([joins])])
+        # |total - g|^2 = |total|^2 - 2 g total + |g|^2; the first is the same for all.
+        leaves = int((squares[candidates] - 2 * with_total[candidates]).argmin())
+        with_total -= products[:, candidates[leaves]]
+        if leaves < n_gone:
+            gone[leaves] = joins
+    keep = torch.ones(layer.width, dtype=torch.bool)
+    keep[gone] = False
+    return keep.nonzero().squeeze(1)
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """score: (m,) of a layer. choose: the kept channels from the scores. by_gradient: needs the backward pass."""
+
+    score: Callable[[Layer], Tensor]
+    choose: Callable[[Layer, Tensor, int], Tensor] = largest
+    by_gradient: bool = False
+
+
+SALIENCIES: dict[str, Saliency] = {
+    "activation-aware": Saliency(activation_aware),
+    "magnitude": Saliency(magnitude),
+    "wifv": Saliency(fluctuation),
+    "obs": Saliency(surgeon),
+    "fisher": Saliency(fisher, rearranged, by_gradient=True),
+    "random": Saliency(random),
 }
+
+
+def _mask_gradients(layer: Layer) -> Tensor:
+    assert layer.mask_gradients is not None, "this criterion's row says by_gradient"
+    return layer.mask_gradients

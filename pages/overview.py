@@ -1,0 +1,69 @@
+"""What would pruning cost? One run's answer, and the last runs."""
+
+import streamlit as st
+
+from sparsedash.ui import controls, frame, job_panel, results
+from sparsedash.ui.sweep import sweep
+
+LAST_RUNS = 8
+
+backend = frame.page("Overview")
+runs = backend.runs()
+jobs = [job for job in backend.jobs() if job.kind == "run"]
+
+
+def try_built_in() -> None:
+    """Ask for the default run and keep its key in the address, so that a refresh finds it again."""
+    st.query_params["run"] = backend.submit(controls.first_run()).key
+
+
+def invite() -> None:
+    """The page before there is anything to show."""
+    frame.opening("What would pruning cost this language model?")
+    frame.empty(
+        "SparseDash removes inner channels of a model's MLPs, asks the dense and the sparse model the same passages, "
+        "and shows what was lost: accuracy with its intervals, and every answer side by side.",
+        "Nothing has run here yet. The built-in model is small and needs no network: one click calibrates it on text "
+        "it writes itself, prunes it at 10, 20 and 30 % and compares the answers.",
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(
+            "Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,)
+        )
+        frame.link("prune", "or choose a model yourself")
+
+
+chosen = frame.query("run") or next((r.key for r in [*runs, *jobs]), "")
+run = backend.run(chosen) if chosen else None
+job = next((job for job in jobs if job.key == chosen), None)
+found = sweep(backend, run)
+
+if found is not None:
+    results.show_answer(found)
+    shown = len(found.sparse)
+    if job is not None and job.state != "done":
+        grown = lambda: len((backend.run(chosen) or found.run).sparse) != shown  # noqa: E731
+        job_panel.watch(backend, job, grown, brief=True)
+    results.show_numbers(found)
+    with st.container(horizontal=True):
+        frame.link("compare", "Compare the answers passage by passage", run=chosen)
+        frame.link("prune", "Prune something else")
+elif job is not None:
+    frame.opening("The first results are on their way." if job.live else "This run has no results.")
+    if job.live:
+        frame.empty(
+            "The chart appears here as soon as the dense model has answered, and grows with every sparse one."
+        )
+    job_panel.watch(backend, job, lambda: sweep(backend, backend.run(chosen)) is not None)
+    if not job.live:
+        frame.link("prune", "Choose other settings")
+elif chosen:
+    frame.opening("There is no run with this address.")
+    frame.empty("It may have been made in another data folder. The last runs are listed below.")
+    frame.link("overview", "Show the newest run")
+else:
+    invite()
+
+if runs:
+    frame.section("Last runs")
+    results.list_runs(runs[:LAST_RUNS], chosen)

@@ -1,0 +1,28 @@
+"""Choose a model and what to remove, see what it will take, start it, watch it."""
+
+import streamlit as st
+
+from sparsedash.ui import controls, estimate, frame, job_panel
+
+backend = frame.page("Prune")
+frame.opening("Choose a model and how much of its MLPs to remove.")
+
+form, aside = st.columns([3, 2], gap="medium")
+with form:
+    settings = controls.run_settings(backend)
+
+
+def start() -> None:
+    """Submit what the form says and keep the job in the address, so that a refresh finds it again."""
+    if settings is not None:
+        st.query_params["job"] = str(backend.submit(settings).id)
+
+
+with aside:
+    ready = estimate.show_estimate(backend, settings)
+    st.button(
+        "Start", type="primary", width="stretch", disabled=not ready, on_click=frame.attempt, args=(start,)
+    )  # fmt: skip
+    job = job_panel.find(backend, frame.query("job"))
+    if job is not None:
+        job_panel.watch(backend, job)

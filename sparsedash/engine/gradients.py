@@ -1,0 +1,165 @@
+"""The backward pass: what the next-token loss says about the channels and the outputs of every MLP.
+
+Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sparsedash.engine.blocks import Batch, batches_by_length
+from sparsedash.engine.models import LoadedModel
+from sparsedash.errors import CalibrationError
+from sparsedash.progress import OnStep
+
+BATCH_TOKENS = 1024
+N_LATE = 8
+
+
+def mask_gradients(
+    loaded: LoadedModel, sequences: Sequence[Sequence[int]], on_step: OnStep
+) -> list[Tensor]:
+    """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's mask, at 1.
+
+    Source: arXiv:2204.09656, whose Fisher information is made of them.
+    """
+    watches = [_MaskGradients() for _ in loaded.mlps]
+    order = _backward(loaded, sequences, watches, _mean_loss, on_step)
+    return [torch.cat(watch.found)[order].cpu() for watch in watches]
+
+
+def sensitivities(
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    changes: Sequence[Tensor],
+    on_step: OnStep,
+) -> list[float]:
+    """What the model loses when one block alone is changed: the mean over the sequences of the sum over their tokens of
+    the squared first-order change of the loss of the last N_LATE predictions.
+
+    Those at the end, because they have the most context to lose. By the Fisher information this is, up to a factor
+    that all blocks share, the divergence from the dense model; one token at a time, since what happens at different
+    tokens is taken as unrelated, which measures steadily on little text.
+    changes: (d, m) of each block, added to its out-projection.
+    """
+    watches = [_ChangedLoss(change.to(loaded.model.device)) for change in changes]
+    _backward(loaded, sequences, watches, _late_loss, on_step)
+    return [float(torch.cat(watch.found).mean()) for watch in watches]
+
+
+class _Watch(Protocol):
+    def forward(self, activations: Tensor, output: Tensor, real: Tensor) -> None:
+        """See one MLP's out-projection on the way forward: its input (b, t, m), output (b, t, d), real tokens (b, t)."""
+        ...
+
+
+class _MaskGradients:
+    """Gathers (b, m) of every batch. A mask of ones times x has the derivative x * dL/dx, summed over the tokens."""
+
+    def __init__(self) -> None:
+        self.found: list[Tensor] = []
+
+    def forward(self, activations: Tensor, output: Tensor, real: Tensor) -> None:
+        kept = activations.detach()
+
+        def backward(gradient: Tensor) -> None:
+            products = (kept * gradient).reshape(*real.shape, -1).float()
+            self.found.append((products * real[:, :, None]).sum(dim=1))
+
+        activations.register_hook(backward)  # type: ignore[no-untyped-call]
+
+
+class _ChangedLoss:
+    """Gathers (b,) of every batch: the squared first-order change of the loss, summed over a sequence's tokens."""
+
+    def __init__(self, change: Tensor) -> None:
+        self.found: list[Tensor] = []
+        self._change = change
+
+    def forward(self, activations: Tensor, output: Tensor, real: Tensor) -> None:
+        moved = activations.detach().float() @ self._change.T
+
+        def backward(gradient: Tensor) -> None:
+            products = (moved * gradient.float()).sum(dim=-1).reshape(real.shape)
+            self.found.append((products * real).square().sum(dim=1))
+
+        output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+
+def _backward(
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    watches: Sequence[_Watch],
+    loss: Callable[[Any, Batch], Tensor],
+    on_step: OnStep,
+) -> Tensor:
+    """One pass over all sequences. Returns what brings rows, gathered longest sequence first, into the given order."""
+    pad = loaded.tokenizer.pad_token_id or 0
+    batches = batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)
+    for number, (_, batch) in enumerate(batches):
+        on_step("calibrate", number, len(batches), unit="batches", message="backward pass")
+        with _watched(loaded, watches, batch.mask.bool()), torch.enable_grad():
+            loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
+    on_step("calibrate", len(batches), len(batches), unit="batches", message="backward pass")
+    return torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
+
+
+@contextmanager
+def _watched(loaded: LoadedModel, watches: Sequence[_Watch], real: Tensor) -> Iterator[None]:
+    embeddings: nn.Module = loaded.model.get_input_embeddings()
+    # No weight needs a gradient; the embedded tokens do, so that there is a way back through all blocks.
+    handles = [embeddings.register_forward_hook(lambda module, inputs, out: out.requires_grad_())]
+    for mlp, watch in zip(loaded.mlps, watches, strict=True):
+        handles.append(
+            mlp.out.register_forward_hook(
+                lambda module, inputs, output, w=watch: w.forward(inputs[0], output, real)
+            )
+        )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mean_loss(model: Any, batch: Batch) -> Tensor:
+    """Sum over the sequences of the mean next-token cross-entropy of each."""
+    real = batch.mask[:, 1:].bool()
+    return _loss(model, batch, real / real.sum(dim=1, keepdim=True).clamp_min(1))
+
+
+def _late_loss(model: Any, batch: Batch) -> Tensor:
+    """Sum over the sequences of the cross-entropy of the last N_LATE tokens of each."""
+    after = batch.mask.flip(1).cumsum(1).flip(1)[:, 1:]
+    return _loss(model, batch, ((after > 0) & (after <= N_LATE)).float())
+
+
+def _loss(model: Any, batch: Batch, weights: Tensor) -> Tensor:
+    """Weighted sum of the next-token cross-entropies. weights: (b, t - 1), 0 where there is nothing to predict."""
+    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+    asked = weights > 0
+    losses = nn.functional.cross_entropy(
+        logits[:, :-1][asked].float(), batch.ids[:, 1:][asked], reduction="none"
+    )
+    return (losses * weights[asked]).sum()
+
+
+def pack_gradients(gradients: Tensor) -> bytes:
+    """(s, m) as safetensors bytes."""
+    return bytes(safetensors.torch.save({"mask_gradients": gradients.contiguous()}))
+
+
+def unpack_gradients(data: bytes) -> Tensor:
+    """What `pack_gradients` packed. Raises CalibrationError on anything else."""
+    try:
+        found: Tensor = safetensors.torch.load(data)["mask_gradients"]
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise CalibrationError(
+            f"Stored gradients cannot be read: {error}.", "Start the run again."
+        ) from error
+    return found

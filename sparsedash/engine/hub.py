@@ -1,0 +1,78 @@
+"""The hub: whether it answers, and the files of one commit of a model, kept in the hub's own local cache.
+
+What goes wrong is told in words.
+"""
+
+from pathlib import Path
+from typing import NoReturn
+
+from huggingface_hub import constants, get_session, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+# The HTTP library under the hub's client has another name in every other version; this is what its errors have in common.
+from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]
+
+from sparsedash.catalog import BUILTIN_MODEL
+from sparsedash.errors import ModelError
+
+PROBE_S = 4.0
+
+
+def reachable() -> bool:
+    """Whether the hub answers within PROBE_S; not when the environment says to stay off the network."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PROBE_S)
+    except (HTTPError, OSError):
+        return False
+    return True
+
+
+def fetch(reference: str, revision: str, *patterns: str) -> Path:
+    """The folder of one commit, which it is named by, with the files that match. Those in subfolders are other formats.
+
+    reference: owner/name, or with @revision; only its name counts. revision: branch, tag or commit; empty for the usual one.
+    What has arrived is not fetched again. Raises ModelError.
+    """
+    name = reference.partition("@")[0]
+    try:
+        folder = snapshot_download(
+            name, revision=revision or None, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+        )
+    except (HTTPError, OSError, HFValidationError) as error:
+        _refuse(reference, error)
+    return Path(folder)
+
+
+def _refuse(reference: str, error: Exception) -> NoReturn:
+    name, _, revision = reference.partition("@")
+    match error:
+        case HFValidationError():
+            message = f"{reference!r} is neither a hub id nor a path: {_first_line(error)}"
+            advice = f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BUILTIN_MODEL}."
+        case GatedRepoError():
+            message = f"{name} is gated: the hub gives it only to those who were let in."
+            advice = "Ask for access on its page there, and start with the hub's token in HF_TOKEN."
+        case RevisionNotFoundError():
+            message = f"{name} has no revision {revision!r}."
+            advice = "Write a branch, a tag or a whole commit after the @."
+        case RepositoryNotFoundError():
+            message = f"There is no {name} on the hub, or it is private."
+            advice = "Check the spelling; a private model needs the hub's token in HF_TOKEN."
+        case LocalEntryNotFoundError():
+            message = f"{reference} is not in the local cache, and the hub cannot be reached."
+            advice = f"Connect to the network once, name a local folder, or use {BUILTIN_MODEL}."
+        case _:
+            message = f"{reference} could not be fetched: {_first_line(error)}"
+            advice = "Start again: the files that have arrived whole are kept."
+    raise ModelError(message, advice) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,200 @@
+"""A published row beside what we can say of it: its doubt, its ratio, the settings that repeat it, what that would take."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from sparsedash.catalog import BUILTIN_MODEL, METHODS, method_named
+from sparsedash.dimensions import Dimensions, shipped
+from sparsedash.published import CALIBRATION_LENGTH, Measure, PublishedRow, published_model
+from sparsedash.records import Record, Run, Score
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.significance import paired, unpaired_interval, wilson
+
+RATIO_TOLERANCE = 0.0005
+
+_CALIBRATION = {"lambada": "lambada-train", "the_pile": "the_pile", "pile_10k": "pile-10k"}
+_EVALUATION: dict[Measure, EvaluationSettings] = {
+    "last-token": EvaluationSettings(corpus="lambada-validation", rule="published"),
+    "last-word": EvaluationSettings(corpus="lambada_openai"),
+}
+_METHODS = ("retrain-free (published)", "wanda-channels")
+"""The published method; until the catalog has it, the nearest one that refits nothing."""
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+_BUILTIN_CONFIG = "smollm2-135m"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """How sure a published row can be, from its totals alone. Intervals are 95 %.
+
+    sparse: of the sparse accuracy. difference: sparse minus dense; its interval is unpaired, since which passages flipped
+    was not published, and so wider than the truth.
+    """
+
+    sparse: tuple[float, float]
+    difference: float
+    interval: tuple[float, float]
+
+    @property
+    def shown(self) -> bool:
+        """Whether the row shows any difference between sparse and dense."""
+        return not self.interval[0] <= 0 <= self.interval[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A row's share of removed weights, computed from the model's config at the row's MLP sparsity.
+
+    of_matmul: over all Linear and Conv weights, the output head included. of_parameters: over all parameters.
+    """
+
+    published: float
+    of_matmul: float
+    of_parameters: float
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether the published ratio is the one over Linear and Conv weights."""
+        return abs(self.of_matmul - self.published) <= RATIO_TOLERANCE
+
+    @property
+    def explained(self) -> bool:
+        """Whether it is the one over all parameters."""
+        return abs(self.of_parameters - self.published) <= RATIO_TOLERANCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What repeating a row takes at least.
+
+    memory_bytes: the weights as they are run, and the statistics of one block. download_bytes: from the hub.
+    kept_bytes: of the statistics in the data folder. seconds: on this machine; None where nothing was measured yet.
+    extrapolated: whether they are scaled up from the built-in model instead of measured on this one.
+    """
+
+    memory_bytes: int
+    download_bytes: int
+    kept_bytes: int
+    seconds: float | None
+    extrapolated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured here in place of a row: scores by the row's own measure, and their paired difference."""
+
+    run: Run
+    sparse_key: str
+    dense: Score
+    sparse: Score
+    difference: float
+    interval: tuple[float, float]
+
+
+def doubt(row: PublishedRow) -> Doubt:
+    """The intervals that a row was published without."""
+    dense, sparse = ((right, row.n_passages) for right in row.n_right)
+    return Doubt(
+        sparse=wilson(*sparse),
+        difference=row.sparse - row.dense,
+        interval=unpaired_interval(dense, sparse),
+    )
+
+
+def ratio(row: PublishedRow) -> Ratio | None:
+    """Our ratio beside the published one; None where its table has no such column."""
+    if row.matmul_ratio is None or row.mlp_sparsity is None:
+        return None
+    counted = _dimensions(row)
+    return Ratio(
+        published=row.matmul_ratio,
+        of_matmul=counted.matmul_ratio(row.mlp_sparsity),
+        of_parameters=counted.parameter_ratio(row.mlp_sparsity),
+    )
+
+
+def method_name() -> str:
+    """The catalog's method that repeats the published rows."""
+    offered = {method.name for method in METHODS}
+    return next(name for name in _METHODS if name in offered)
+
+
+def run_settings(row: PublishedRow) -> RunSettings:
+    """The request that repeats a row."""
+    model = published_model(row.model)
+    return RunSettings(
+        model=model.reference,
+        dtype=row.dtype,
+        methods=(method_named(method_name()),),
+        sparsities_permille=(row.sparsity_permille,),
+        calibration=CalibrationSettings(
+            corpus=_CALIBRATION[row.calibration],
+            n_samples=model.n_samples,
+            length=CALIBRATION_LENGTH,
+        ),
+        evaluation=_EVALUATION[row.measure],
+    )
+
+
+def needs(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> Needs:
+    """What repeating a row takes. seconds: says how long a request takes here, as far as its model was measured."""
+    counted = _dimensions(row)
+    squares = [width * width for width in counted.widths]
+    settings = run_settings(row)
+    known, small = seconds(settings), None
+    if known is None:
+        small = seconds(replace(settings, model=BUILTIN_MODEL))
+    scale = counted.n_matmul / shipped(_BUILTIN_CONFIG).n_matmul
+    return Needs(
+        # While a block is calibrated, its moments are there twice: the sum, and what is made of it.
+        memory_bytes=counted.n_parameters * _BYTES[row.dtype] + 2 * 4 * max(squares),
+        download_bytes=counted.n_parameters * counted.stored_bytes,
+        kept_bytes=4 * sum(squares) // 2,
+        seconds=known if small is None else small * scale,
+        extrapolated=small is not None,
+    )
+
+
+def measured(
+    row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]
+) -> Measured | None:
+    """The newest result here for a row's model, texts, format and sparsity, by any method and calibration size.
+
+    runs: newest first. record: gives the record of a key.
+    """
+    wanted = run_settings(row)
+    for run in runs:
+        settings = run.settings
+        alike = (
+            settings.model in (row.model, wanted.model)
+            and settings.dtype == wanted.dtype
+            and settings.calibration.corpus == wanted.calibration.corpus
+            and settings.evaluation == wanted.evaluation
+        )
+        dense = record(run.dense) if alike else None
+        for key in run.sparse if dense else ():
+            sparse = record(key)
+            if dense and sparse and sparse.sparsity_permille == row.sparsity_permille:
+                return _measured(row.measure, run, dense, sparse)
+    return None
+
+
+def _measured(measure: Measure, run: Run, dense: Record, sparse: Record) -> Measured:
+    by_word = measure == "last-word"
+    pairs = paired(
+        [o.last_word_right if by_word else o.last_token_right for o in dense.outcomes],
+        [o.last_word_right if by_word else o.last_token_right for o in sparse.outcomes],
+    )
+    return Measured(
+        run=run,
+        sparse_key=sparse.key,
+        dense=dense.last_word if by_word else dense.last_token,
+        sparse=sparse.last_word if by_word else sparse.last_token,
+        difference=pairs.difference,
+        interval=pairs.interval,
+    )
+
+
+def _dimensions(row: PublishedRow) -> Dimensions:
+    return shipped(published_model(row.model).config)

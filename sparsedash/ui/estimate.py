@@ -1,0 +1,61 @@
+"""What a run will take before it is started: time, memory, and what is stored already."""
+
+from sparsedash.backend import Backend, Cached, Preflight
+from sparsedash.settings import RunSettings
+from sparsedash.ui import frame, wording
+from sparsedash.ui.text import element, escape, join
+
+
+def show_estimate(backend: Backend, settings: RunSettings | None) -> bool:
+    """Draw the estimate. Returns whether the run can be started."""
+    frame.section("What it will take")
+    if settings is None:
+        frame.note("Correct the marked field first.")
+        return False
+    before, stored = backend.preflight(settings), backend.cached(settings)
+    rows = [
+        ("Time", _time(before, stored)),
+        ("Memory", _memory(before)),
+        ("Stored already", _stored(stored)),
+    ]
+    pairs = [
+        join(element("dt", escape(name)), element("dd", escape(value))) for name, value in rows
+    ]
+    frame.show(element("dl", *pairs, css="sd-estimate"))
+    for problem in before.problems:
+        frame.failure(problem)
+    return not before.problems
+
+
+def everything_stored(stored: Cached) -> bool:
+    """Whether the run would compute nothing."""
+    return stored.dense and stored.sparse == stored.n_sparse
+
+
+def _time(before: Preflight, stored: Cached) -> str:
+    if everything_stored(stored):
+        return "a moment: everything is stored"
+    if before.seconds is None:
+        return "not known before this model has run once here"
+    return f"about {wording.duration(before.seconds)}"
+
+
+def _memory(before: Preflight) -> str:
+    return (
+        "not known yet"
+        if before.memory_bytes is None
+        else f"about {wording.size(before.memory_bytes)}"
+    )
+
+
+def _stored(stored: Cached) -> str:
+    parts = []
+    if stored.calibration:
+        parts.append("calibration")
+    if stored.dense:
+        parts.append("dense answers")
+    if stored.sparse:
+        parts.append(
+            f"{stored.sparse} of {stored.n_sparse} sparse {wording.plural(stored.n_sparse, 'model')}"
+        )
+    return ", ".join(parts) or "nothing"

@@ -1,0 +1,115 @@
+"""What every page begins with, and the few things every page draws: opening, empty state, error, link."""
+
+import threading
+from collections.abc import Callable
+from datetime import tzinfo
+from functools import lru_cache
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import streamlit as st
+
+from sparsedash.backend import Backend, default_data_dir
+from sparsedash.charts import Theme
+from sparsedash.errors import SparseDashError
+from sparsedash.ui.text import Html, element, escape, join, label, paragraph
+
+_STYLE = Path(__file__).with_name("style.css")
+_MARK = str(Path(__file__).with_name("mark.svg"))
+_WORDMARK = str(Path(__file__).with_name("wordmark.svg"))
+_opening_backend = threading.Lock()
+
+
+def page(title: str) -> Backend:
+    """Set the page up and return the backend; the first call of every page, also of one opened by a deep link.
+
+    Stops the script with an error in plain words when the data folder cannot be used.
+    """
+    st.set_page_config(
+        page_title=f"{title} · SparseDash",
+        page_icon=_MARK,
+        layout="wide",
+    )
+    st.logo(_WORDMARK)
+    st.html(_STYLE)
+    try:
+        return backend()
+    except SparseDashError as error:
+        opening("SparseDash cannot work yet.")
+        failure(error.message, error.advice)
+        st.stop()
+
+
+def backend() -> Backend:
+    """The one backend of this server. Raises StoreError while the data folder cannot be used."""
+    with _opening_backend:
+        return _backend()
+
+
+@lru_cache(maxsize=1)
+def _backend() -> Backend:
+    return Backend(default_data_dir())
+
+
+def show(*parts: Html) -> None:
+    """Draw markup that `ui.text` made."""
+    st.html(join(*parts))
+
+
+def opening(sentence: str, basis: str = "") -> None:
+    """The page's answer in one sentence, and under it what it rests on."""
+    below = paragraph(basis, css="sd-basis") if basis else Html("")
+    show(element("h1", escape(sentence), css="sd-opening"), below)
+
+
+def section(heading: str) -> None:
+    """A heading within the page."""
+    show(element("h2", escape(heading), css="sd-section"))
+
+
+def empty(*paragraphs: str) -> None:
+    """What will be here; the caller draws the button that brings it."""
+    show(element("div", *(paragraph(text) for text in paragraphs), css="sd-empty"))
+
+
+def note(text: str) -> None:
+    """Something worth knowing that is no error."""
+    show(paragraph(text, css="sd-note"))
+
+
+def failure(message: str, advice: str = "") -> None:
+    """What went wrong and what to do next."""
+    what = element("b", escape(message))
+    then = join(Html("<br>"), escape(advice)) if advice else Html("")
+    show(element("div", what, then, css="sd-alert", role="alert"))
+
+
+def link(page_file: str, text: str, **query: str) -> None:
+    """A real link to a page of this app. text: a label, see `ui.text.label`."""
+    st.page_link(f"pages/{page_file}.py", label=text, query_params=query or None)
+
+
+def attempt(action: Callable[[], object]) -> None:
+    """Do what a button asked for; a refusal is shown and the page goes on."""
+    try:
+        action()
+    except SparseDashError as error:
+        st.toast(label(f"{error.message} {error.advice}"), icon=":material/error:", duration="long")
+
+
+def query(name: str) -> str:
+    """The value of a parameter of the address, or nothing."""
+    return st.query_params.get(name, "")
+
+
+def theme() -> Theme:
+    """The theme the visitor sees."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def zone() -> tzinfo | None:
+    """The visitor's time zone; None, which means the server's, where the browser does not say."""
+    try:
+        return ZoneInfo(st.context.timezone or "")
+    except (ZoneInfoNotFoundError, ValueError):
+        return None

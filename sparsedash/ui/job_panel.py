@@ -1,0 +1,219 @@
+"""One job: what it is, how far it is, how it ended, and the buttons that change that. Polls only while it is live."""
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from sparsedash.backend import Backend
+from sparsedash.errors import SettingsError, SparseDashError
+from sparsedash.jobs.job import Job, JobState
+from sparsedash.settings import ContinuationSettings, RunSettings, settings_from_plain
+from sparsedash.ui import frame, wording
+from sparsedash.ui.text import Html, element, escape, paragraph, visible
+
+POLL_S = 1.0
+LOG_LINES = 40
+PROMPT_WORDS = 14
+LISTED = 200
+"""How many jobs are looked at, newest first, where all of them are listed."""
+
+_STATES: dict[JobState, str] = {
+    "queued": "◷ Waiting",
+    "running": "▶ Running",
+    "done": "✓ Done",
+    "failed": "✕ Failed",
+    "cancelled": "⊘ Cancelled",
+    "crashed": "✕ Crashed",
+}
+
+
+def watch(
+    backend: Backend, job: Job, changed: Callable[[], bool] = lambda: False, brief: bool = False
+) -> None:
+    """The job's panel. Reruns the page when the job ends, or while it is live when `changed` says so.
+
+    brief: leave out how the run is made, where the page says that already.
+    """
+    if job.live:
+        _watch_live(backend, job.id, changed, brief)
+    else:
+        draw(backend, job, brief)
+
+
+@st.fragment(run_every=POLL_S)
+def _watch_live(backend: Backend, job_id: int, changed: Callable[[], bool], brief: bool) -> None:
+    job = backend.job(job_id)
+    if not job.live or changed():
+        st.rerun()
+    draw(backend, job, brief)
+
+
+def draw(backend: Backend, job: Job, brief: bool = False) -> None:
+    """The job as it is now."""
+    details = Html("") if brief else paragraph(what(job)[1], css="sd-muted sd-small")
+    with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
+        frame.show(element("div", _head(job), details, *_body(backend, job), css="sd-job"))
+        if job.error_text:
+            frame.failure(job.error_text, job.error_advice)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            _buttons(backend, job)
+            if job.started_at is not None:
+                _log(backend, job)
+
+
+def what(job: Job) -> tuple[str, str]:
+    """A job's title and one line of details."""
+    try:
+        if job.kind == "continuation":
+            request = settings_from_plain(ContinuationSettings, job.settings)
+            words = request.prompt.split()
+            end = " ".join(words[-PROMPT_WORDS:])
+            return "Continuations of a passage", f"… {end}" if len(words) > PROMPT_WORDS else end
+        settings = settings_from_plain(RunSettings, job.settings)
+    except SettingsError:
+        return f"Job {job.id}", "asked for by another version of this program"
+    return wording.run_title(settings), wording.run_details(settings)
+
+
+def _head(job: Job) -> Html:
+    title, _ = what(job)
+    state = _STATES[job.state]
+    if job.cancel_requested_at is not None and job.live:
+        state = "⊘ Stopping"
+    sign, word = state.split(" ")
+    css = f"sd-state sd-state-{job.state}"
+    return element(
+        "div",
+        element("span", element("span", escape(sign), css="sd-sign"), escape(f" {word}"), css=css),
+        element("span", escape(title), css="sd-job-title"),
+        css="sd-job-head",
+    )
+
+
+def _body(backend: Backend, job: Job) -> list[Html]:
+    match job.state:
+        case "queued":
+            place = backend.queue_position(job.id)
+            ahead = (
+                "Starts as soon as a worker is free."
+                if not place or place < 2
+                else f"{place - 1} before it."
+            )
+            return [
+                _bar(job),
+                paragraph(ahead, css="sd-stage"),
+                paragraph(" ", css="sd-facts"),
+            ]
+        case "running":
+            stage = element(
+                "b", escape(wording.stage(job.stage) if job.stage else "Starting the worker")
+            )
+            message = escape(f" · {job.message}" if job.message else "")
+            facts = paragraph(_facts(job), css="sd-facts")
+            return [_bar(job), element("p", stage, message, css="sd-stage"), facts]
+        case _:
+            return [paragraph(_times(job), css="sd-muted sd-small")]
+
+
+def _bar(job: Job) -> Html:
+    share = min(1.0, job.done / job.total) if job.total > 0 else 0.0
+    filled = element("span", style=f"width: {100 * share:.1f}%")
+    name = wording.stage(job.stage) if job.stage else "Waiting"
+    return element(
+        "div", filled, css="sd-bar", role="progressbar", aria_label=name, aria_valuemin="0", aria_valuemax="100",
+        aria_valuenow=f"{100 * share:.0f}",
+    )  # fmt: skip
+
+
+def _facts(job: Job) -> str:
+    parts = []
+    if job.total > 0:
+        parts.append(f"{job.done:,} of {job.total:,} {job.unit}")
+    if job.rate:
+        parts.append(
+            f"{job.rate:,.0f} {job.unit} a second"
+            if job.rate >= 10
+            else f"{job.rate:.1f} {job.unit} a second"
+        )
+    if job.remaining_s is not None:
+        parts.append(f"{wording.duration(job.remaining_s)} left in this stage")
+    return " · ".join(parts)
+
+
+def _times(job: Job) -> str:
+    zone = frame.zone()
+    parts = [f"asked {wording.moment(job.created_at, zone)}"]
+    if job.started_at is not None and job.finished_at is not None:
+        parts.append(f"took {wording.duration(job.finished_at - job.started_at)}")
+    if job.attempt > 1:
+        parts.append(f"attempt {job.attempt}")
+    return " · ".join(parts)
+
+
+def _buttons(backend: Backend, job: Job) -> None:
+    match job.state:
+        case "queued" | "running":
+            st.button(
+                "Cancel", key=f"cancel-{job.id}", disabled=job.cancel_requested_at is not None,
+                on_click=frame.attempt, args=(lambda: backend.cancel(job.id),),
+            )  # fmt: skip
+        case "failed" | "crashed" | "cancelled":
+            st.button(
+                "Try again", key=f"retry-{job.id}", icon=":material/refresh:",
+                on_click=frame.attempt, args=(lambda: _retry(backend, job),),
+            )  # fmt: skip
+        case "done":
+            _open(backend, job)
+
+
+def _retry(backend: Backend, job: Job) -> None:
+    """Try again; where that makes another job, the address follows to it."""
+    again = backend.retry(job.id)
+    for name, old, new in (("job", str(job.id), str(again.id)), ("run", job.key, again.key)):
+        if frame.query(name) == old:
+            st.query_params[name] = new
+
+
+def _open(backend: Backend, job: Job) -> None:
+    """Where a finished job's results are."""
+    if job.kind == "run":
+        frame.link("overview", "See what it cost", run=job.key)
+        frame.link("compare", "Compare passages", run=job.key)
+        return
+    right = str(job.settings.get("right", ""))
+    run = next((run for run in backend.runs() if right in run.sparse), None)
+    if run is not None:
+        frame.link("compare", "Compare passages", run=run.key)
+
+
+def _log(backend: Backend, job: Job) -> None:
+    log = st.popover("Log", key=f"log-{job.id}", on_change="rerun", type="tertiary")
+    if log.open:
+        with log:
+            tail = visible(backend.log_tail(job.id, LOG_LINES)) or "The log is empty."
+            st.code(tail, language=None, wrap_lines=True)
+
+
+def find(backend: Backend, job_id: str) -> Job | None:
+    """The job with this number in the address, or None, said in words, where there is none."""
+    if not job_id:
+        return None
+    try:
+        return backend.job(int(job_id))
+    except (ValueError, SparseDashError):
+        frame.note(f"There is no job {job_id[:20]} here.")
+        return None
+
+
+def watch_all(backend: Backend, live: list[Job]) -> None:
+    """The panels of all live jobs, running ones first. Reruns the page when one comes, starts or ends."""
+    _watch_all_live(backend, {job.id: job.state for job in live})
+
+
+@st.fragment(run_every=POLL_S)
+def _watch_all_live(backend: Backend, states: dict[int, JobState]) -> None:
+    live = [job for job in backend.jobs(LISTED) if job.live]
+    if {job.id: job.state for job in live} != states:
+        st.rerun()
+    for job in sorted(live, key=lambda job: (job.state != "running", job.id)):
+        draw(backend, job)

@@ -1,0 +1,97 @@
+"""The one place where text becomes markup.
+
+Text from models, files and addresses in a URL is foreign: it may hold tags, markdown or marks that turn the reading
+direction. It reaches the page only through `escape`; the type `Html` is how mypy holds that.
+"""
+
+import html
+import re
+from typing import NewType
+
+Html = NewType("Html", str)
+"""Markup that is safe to show. Made by the functions here, from literals or from escaped text."""
+
+_CONTROL_PICTURES = 0x2400
+_INVISIBLE = [
+    0x061C,
+    0x200B,
+    0x200E,
+    0x200F,
+    *range(0x202A, 0x202F),
+    0x2060,
+    *range(0x2066, 0x206A),
+]
+_VISIBLE: dict[int, str] = {
+    **{point: chr(_CONTROL_PICTURES + point) for point in range(32) if chr(point) not in "\n\t"},
+    **{point: f"⟨U+{point:04X}⟩" for point in [*range(0x7F, 0xA0), *_INVISIBLE, 0xFEFF]},
+    **dict.fromkeys(range(0xD800, 0xE000), "�"),
+}
+_UNSAFE_IN_LABELS = re.compile(r"[^\w .,/@%+()-]|(?<!\w)_|_(?!\w)|\bwww\.")
+
+
+def visible(text: str) -> str:
+    """The text with everything a reader could not see, or that reorders what he sees, made visible."""
+    return text.translate(_VISIBLE)
+
+
+def escape(text: str) -> Html:
+    """Foreign text as markup that shows just that text."""
+    return Html(html.escape(visible(text)))
+
+
+def token(text: str) -> Html:
+    """A model's token: as `escape`, with the spaces and line breaks that belong to it shown."""
+    shown = text.replace("\n", "⏎").replace("\t", "⇥")
+    inner = shown.strip(" ")
+    if not inner:
+        return escape("␣" * len(shown) or "∅")
+    left = "␣" * (len(shown) - len(shown.lstrip(" ")))
+    right = "␣" * (len(shown) - len(shown.rstrip(" ")))
+    return escape(left + inner + right)
+
+
+def label(text: str) -> str:
+    """Foreign text for a widget's label, which Streamlit reads as markdown: only what is harmless there is kept."""
+    kept = _UNSAFE_IN_LABELS.sub(" ", visible(text))
+    return " ".join(kept.replace("@", " @").split())
+
+
+def element(name: str, *inside: Html, **attributes: str) -> Html:
+    """One element. Attribute values are escaped; `css` is the class, underscores in names become hyphens."""
+    pairs = "".join(
+        f' {"class" if key == "css" else key.replace("_", "-")}="{html.escape(visible(value))}"'
+        for key, value in attributes.items()
+        if value
+    )
+    return Html(f"<{name}{pairs}>{''.join(inside)}</{name}>")
+
+
+def join(*parts: Html) -> Html:
+    """The parts one after another."""
+    return Html("".join(parts))
+
+
+def paragraph(text: str, css: str = "") -> Html:
+    """A paragraph of text, escaped."""
+    return element("p", escape(text), css=css)
+
+
+def table(name: str, caption: str, head: list[str], rows: list[list[str]]) -> Html:
+    """A real table of text under its caption; the first column heads its row, the others are numbers."""
+    top = element("tr", *(element("th", escape(cell), scope="col") for cell in head))
+    body = [
+        element(
+            "tr",
+            element("th", escape(first), scope="row"),
+            *(element("td", escape(cell)) for cell in rest),
+        )
+        for first, *rest in rows
+    ]
+    inside = element(
+        "table",
+        element("thead", top),
+        element("tbody", *body),
+        css="sd-table",
+    )
+    scroll = element("div", inside, css="sd-scroll", role="region", aria_label=name, tabindex="0")
+    return join(paragraph(caption, css="sd-muted sd-small"), scroll)

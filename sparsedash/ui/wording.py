@@ -1,0 +1,175 @@
+"""Numbers and settings in words, the same everywhere. Plain text: whoever shows it escapes it."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
+
+from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, method_name
+from sparsedash.progress import STAGE_TITLES
+from sparsedash.records import Record, Score
+from sparsedash.settings import MethodSettings, RunSettings
+from sparsedash.significance import Paired, wilson
+
+NBSP = "\u00a0"
+MINUS = "\N{MINUS SIGN}"
+SHOWN_BELOW = 0.05
+"""A difference is called shown when its p-value is under this."""
+
+_STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
+_TITLES = {
+    choice.name: choice.title for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)
+}
+
+
+def title(reference: str) -> str:
+    """The catalog's title of a model or text, or the reference itself."""
+    return _TITLES.get(reference, reference)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.34 -> "34.0 %"."""
+    return f"{100 * share:.{digits}f}{NBSP}%"
+
+
+def permille(value: int) -> str:
+    """125 -> "12.5 %", 100 -> "10 %"."""
+    return f"{value / 10:g}{NBSP}%"
+
+
+def permilles(values: tuple[int, ...]) -> str:
+    """(100, 125) -> "10, 12.5 %"."""
+    return ", ".join(f"{value / 10:g}" for value in values) + f"{NBSP}%"
+
+
+def probability(value: float) -> str:
+    """A probability in percent; very small ones say that they are."""
+    return percent(value) if value >= 0.001 or value == 0 else f"under{NBSP}0.1{NBSP}%"
+
+
+def signed(points: float) -> str:
+    """-0.03 -> "−3.0" (percentage points)."""
+    rounded = round(100 * points, 1)
+    sign = MINUS if rounded < 0 else "+" if rounded > 0 else ""
+    return f"{sign}{abs(rounded):.1f}"
+
+
+def score(value: Score) -> str:
+    """ "34.0 %, 68 of 200"."""
+    return f"{percent(value.accuracy)}, {value.right:,} of {value.total:,}"
+
+
+def interval(value: Score) -> str:
+    """The 95 % Wilson interval of a score: "27.8 to 40.8 %"."""
+    low, high = wilson(value.right, value.total)
+    return f"{100 * low:.1f} to {percent(high)}"
+
+
+def p_number(p: float) -> str:
+    """A p-value that stays readable: "0.15", "< 0.001"."""
+    return f"<{NBSP}0.001" if p < 0.001 else "1" if p > 0.995 else f"{p:.2g}"
+
+
+def p_value(p: float) -> str:
+    """ "p = 0.15", "p < 0.001"."""
+    number = p_number(p)
+    return f"p{NBSP}{number}" if number.startswith("<") else f"p{NBSP}={NBSP}{number}"
+
+
+def shown(p: float) -> str:
+    """Whether a p-value shows a difference, in words."""
+    return "a difference is shown" if p < SHOWN_BELOW else "no difference shown"
+
+
+def verdict(comparison: Paired) -> str:
+    """The comparison in one sentence."""
+    broke, mended = comparison.broke, comparison.mended
+    if not broke and not mended:
+        return "Every verdict stayed the same: nothing broke and nothing was mended."
+    low, high = comparison.interval
+    was = "was" if mended == 1 else "were"
+    return (
+        f"{broke:,} {plural(broke, 'answer')} broke, {mended:,} {was} mended; {shown(comparison.p_value)}: "
+        f"{signed(comparison.difference)} points, 95{NBSP}% interval {signed(low)} to {signed(high)}, "
+        f"{p_value(comparison.p_value)}."
+    )
+
+
+def plural(count: int, noun: str) -> str:
+    """The noun, with an s unless there is one of it."""
+    return noun if count == 1 else f"{noun}s"
+
+
+def duration(seconds: float) -> str:
+    """ "8 s", "4 min", "1 h 20 min"."""
+    if seconds < 59.5:
+        return f"{max(0, round(seconds))}{NBSP}s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes}{NBSP}min"
+    return f"{minutes // 60}{NBSP}h {minutes % 60}{NBSP}min"
+
+
+def size(n_bytes: float) -> str:
+    """ "640 MB", "1.2 GB"; decimal units."""
+    return f"{n_bytes / 1e9:.1f}{NBSP}GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f}{NBSP}MB"
+
+
+def moment(timestamp: float, zone: tzinfo | None = None) -> str:
+    """ "today 14:05", "yesterday 9:12", "3 June 14:05"; with the year when it is another one."""
+    then, now = datetime.fromtimestamp(timestamp, zone), datetime.now(zone)
+    clock = f"{then:%H:%M}"
+    if then.date() == now.date():
+        return f"today {clock}"
+    if then.date() == now.date() - timedelta(days=1):
+        return f"yesterday {clock}"
+    year = "" if then.year == now.year else f" {then.year}"
+    return f"{then.day} {then:%B}{year} {clock}"
+
+
+def stage(name: str) -> str:
+    """A stage's title, or its name where this version does not know it."""
+    return _STAGES.get(name, name)
+
+
+def method(settings: MethodSettings) -> str:
+    """The name of a method, whatever its parameters are; its choices where these have no name."""
+    usual = MethodSettings()
+    return method_name(
+        replace(
+            settings, width_multiple=usual.width_multiple, damping=usual.damping, seed=usual.seed
+        )
+    )
+
+
+def methods(settings: RunSettings) -> str:
+    """The names of a run's methods, with the width multiple where it is not the usual one."""
+    names = ", ".join(method(each) for each in settings.methods)
+    multiples = sorted({each.width_multiple for each in settings.methods})
+    if multiples == [MethodSettings().width_multiple]:
+        return names
+    return f"{names}, widths in multiples of {', '.join(map(str, multiples))}"
+
+
+def record_name(record: Record, several_methods: bool) -> str:
+    """ "dense", "20 %", or "magnitude 20 %" where a run has several methods. Unique within a run."""
+    if record.pruned is None:
+        return "dense"
+    asked = f"{record.sparsity_permille / 10:g} %"
+    if not several_methods:
+        return asked
+    return f"{method(record.pruned.method)} {asked}"
+
+
+def run_title(settings: RunSettings) -> str:
+    """What a run is about, in a few words: model and sparsities."""
+    return f"{title(settings.model)} at {permilles(settings.sparsities_permille)}"
+
+
+def run_details(settings: RunSettings) -> str:
+    """How a run is made, in one line."""
+    calibration, evaluation = settings.calibration, settings.evaluation
+    passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
+    return (
+        f"{methods(settings)} · calibration: {title(calibration.corpus)}, "
+        f"{calibration.n_samples:,} × {calibration.length:,} tokens · "
+        f"passages: {title(evaluation.corpus)}, {passages} · {settings.dtype}"
+    )

@@ -1,0 +1,147 @@
+"""What only a browser can tell: cold deep links, headers, width, what the address remembers."""
+
+import json
+import re
+import socket
+import urllib.request
+
+import pytest
+from playwright.sync_api import expect
+
+from sparsedash.store import Store
+from tests.ui import specimens
+
+PAGES = {
+    "": "Removing up to 30",
+    "prune": "Choose a model",
+    "jobs": "Nothing has run yet.",
+    "compare": "9 answers broke",
+}
+
+
+@pytest.fixture(scope="module")
+def address(start_server, folder_with_a_run):
+    return start_server(folder_with_a_run)
+
+
+def ready(page):
+    """Wait until the script of the page has run to its end."""
+    page.wait_for_selector("h1.sd-opening")
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+
+
+@pytest.mark.parametrize(("path", "sentence"), PAGES.items(), ids=lambda value: value or "overview")
+def test_a_deep_link_is_the_first_thing_a_fresh_server_answers(
+    path, sentence, page, start_server, folder_with_a_run
+):
+    page.goto(f"{start_server(folder_with_a_run)}/{path}")
+    expect(page.locator("h1")).to_contain_text(sentence)
+    expect(page.get_by_test_id("stTopNavLink")).to_have_count(4)
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda value: value or "overview")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_never_scrolls_sideways(path, scheme, page, address):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{address}/{path}")
+    ready(page)
+    for widened in page.get_by_test_id("stExpander").all():
+        widened.locator("summary").click()
+    assert page.evaluate("document.scrollingElement.scrollWidth") == 390
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
+def test_the_chart_is_drawn_and_named(page, address):
+    page.goto(address)
+    expect(
+        page.locator(".js-plotly-plot .annotation-text").filter(has_text="dense")
+    ).to_be_visible()
+    expect(page.get_by_label(re.compile("Share of 120 last words right"))).to_be_attached()
+
+
+def test_the_chart_follows_a_change_of_theme(page, address):
+    page.emulate_media(color_scheme="dark")
+    page.goto(address)
+    label = page.locator(".js-plotly-plot .annotation-text").filter(has_text="dense")
+    expect(label).to_have_css("fill", "rgb(141, 180, 232)")
+    page.emulate_media(color_scheme="light")
+    expect(label).to_have_css("fill", "rgb(47, 93, 155)")
+
+
+def test_what_is_typed_goes_into_the_address_and_survives_a_refresh(page, address):
+    page.goto(f"{address}/prune")
+    ready(page)
+    field = page.get_by_label("Share of MLP channels to remove, percent", exact=True)
+    field.fill("12.5, 40")
+    field.press("Enter")
+    page.wait_for_url(re.compile("sparsity=12.5"))
+    model = page.get_by_label("Model", exact=True)
+    model.fill("some/model@main")
+    model.press("Enter")
+    page.wait_for_url(re.compile("model=some"))
+    page.reload()
+    ready(page)
+    expect(field).to_have_value("12.5, 40")
+    expect(model).to_have_value("some/model@main")
+
+
+def test_steps_through_passages_are_remembered_by_the_address(page, address):
+    page.goto(f"{address}/compare")
+    page.get_by_role("button", name="Mended").click()
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator(".sd-count")).to_have_text("2 of 2")
+    page.reload()
+    expect(page.locator(".sd-count")).to_have_text("2 of 2")
+    page.go_back()
+    expect(page.locator("h1")).to_contain_text("9 answers broke")
+
+
+def test_hostile_text_is_shown_and_does_nothing(page, start_server, tmp_path):
+    text = "<img src=x onerror=alert(1)> **bold** :red[x] <script>alert(2)</script> \u202eabc 👩‍🚀 nul\x00"
+    run, records = specimens.run()
+    passages = specimens.passages()
+    store = Store(tmp_path / "data")
+    hostile = type(passages)(
+        key=passages.key, indices=passages.indices, contexts=(text,) * 120, targets=passages.targets
+    )
+    for record in (*records, hostile, run):
+        store.put(record.key, record)
+    store.close()
+    page.goto(f"{start_server(tmp_path / 'data')}/compare")
+    shown = page.locator(".sd-passage")
+    expect(shown).to_contain_text(
+        "<img src=x onerror=alert(1)> **bold** :red[x] <script>alert(2)</script> ⟨U+202E⟩abc"
+    )
+    expect(shown).to_contain_text("👩‍🚀 nul␀")
+    expect(shown.locator("img, script, strong")).to_have_count(0)
+    assert page.complaints == []
+
+
+def test_every_answer_carries_the_security_headers(address):
+    for path in ("/", "/health", "/_stcore/health"):
+        with urllib.request.urlopen(address + path, timeout=30) as answer:
+            policy = answer.headers["Content-Security-Policy"]
+            assert "default-src 'self'" in policy
+            assert "frame-ancestors 'none'" in policy
+            assert "unsafe-eval" not in policy
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_health_is_plain_json(address):
+    with urllib.request.urlopen(f"{address}/health", timeout=30) as answer:
+        assert json.load(answer)["status"] == "ok"
+
+
+def test_a_session_is_refused_to_another_host_name(address):
+    host, port = address.removeprefix("http://").split(":")
+    asked = (
+        "GET /_stcore/stream HTTP/1.1\r\nHost: evil.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(asked.encode())
+        assert connection.recv(64).startswith(b"HTTP/1.1 403")

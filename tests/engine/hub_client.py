@@ -1,0 +1,108 @@
+"""A child process that fetches from the hub it was started for: the hub's address is read when its client is imported.
+
+Reads one JSON request a line, answers with one JSON line: what was found, or the error's message and advice.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class HubClient:
+    """The other end of the pipe."""
+
+    def __init__(self, url: str, home: Path) -> None:
+        environment = {
+            **os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "",
+            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1",
+        }  # fmt: skip
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "tests.engine.hub_client", str(home / "store")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer."""
+        assert self._child.stdin and self._child.stdout
+        self._child.stdin.write(json.dumps(request) + "\n")
+        self._child.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._child.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        self._child.communicate(timeout=30)
+
+
+def _model(reference: str, store: Any) -> dict[str, Any]:
+    import torch
+
+    from sparsedash.engine.models import load, locate
+
+    source = locate(reference, store)
+    loaded = load(source, "float32")
+    logits = loaded.model(torch.tensor([[1, 2, 3]])).logits
+    return {
+        "identity": source.identity,
+        "files": sorted(file.name for file in source.folder.iterdir()),
+        "warnings": loaded.warnings,
+        "logits": logits[0, -1, :8].tolist(),
+        "tokens": loaded.tokenizer("the lamp").input_ids,
+    }
+
+
+def _texts(reference: str, row: dict[str, Any] | None) -> dict[str, Any]:
+    from sparsedash.engine.corpora import CORPORA, HubCorpus, read_texts
+
+    if row:
+        CORPORA[reference] = HubCorpus(**row)
+    found = read_texts(reference)
+    return {"texts": found.texts, "identity": found.identity, "running": found.running}
+
+
+def _shell(arguments: list[str]) -> dict[str, Any]:
+    from sparsedash.__main__ import main
+
+    return {"code": main(arguments)}
+
+
+def _do_not_wait() -> None:
+    """The client's pauses between attempts are not what is tested."""
+    from huggingface_hub import file_download
+
+    file_download.time = type("Clock", (), {"sleep": lambda _: None, "time": time.time})  # type: ignore[attr-defined]
+
+
+def _serve(folder: Path) -> None:
+    from sparsedash.errors import SparseDashError
+    from sparsedash.store import Store
+
+    store = Store(folder)
+    _do_not_wait()
+    # Everything else that is printed must not stand between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            match request:
+                case {"model": reference}:
+                    answer = _model(reference, store)
+                case {"texts": reference}:
+                    answer = _texts(reference, request.get("row"))
+                case {"shell": arguments}:
+                    answer = _shell(arguments)
+                case _:
+                    raise ValueError(line)
+        except SparseDashError as error:
+            answer = {"error": error.message, "advice": error.advice}
+        print(json.dumps(answer), file=answers, flush=True)
+    store.close()
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]))

@@ -1,0 +1,226 @@
+"""A stand-in for the model hub on 127.0.0.1: the part of its HTTP interface that fetching models and text sets uses.
+
+It serves folders as repositories with commits and branches, and can be gated, break off a download, or be stopped.
+"""
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+KINDS = {"models": "", "datasets": "datasets/"}
+"""Kinds of repositories, and what stands before the owner in the address of a file."""
+
+
+class Repository:
+    """Files by commit, and commits by the branches and tags that name them."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind, self.name = kind, name
+        self.commits: dict[str, dict[str, Path]] = {}
+        self.refs: dict[str, str] = {}
+        self.gated = False
+        self.breaks_off: set[str] = set()
+
+    def commit(self, folder: Path, *refs: str) -> str:
+        """Add a folder's files as a commit that these names lead to. Returns the commit."""
+        files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
+        whole = hashlib.sha1(usedforsecurity=False)
+        for path, file in files.items():
+            whole.update(path.encode() + file.read_bytes())
+        self.commits[whole.hexdigest()] = files
+        self.refs |= dict.fromkeys(refs or ("main",), whole.hexdigest())
+        return whole.hexdigest()
+
+    def resolved(self, revision: str) -> str | None:
+        commit = self.refs.get(revision, revision)
+        return commit if commit in self.commits else None
+
+
+class Hub:
+    """The server. asked: method and path of every request, in order."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[tuple[str, str], Repository] = {}
+        self.asked: list[str] = []
+        self._port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def add(self, kind: str, name: str, folder: Path, *refs: str) -> Repository:
+        """Serve a folder as a repository, or as one more commit of it."""
+        found = self.repositories.setdefault((kind, name), Repository(kind, name))
+        found.commit(folder, *refs)
+        return found
+
+    def remove(self, kind: str, name: str) -> None:
+        del self.repositories[kind, name]
+
+    def start(self) -> None:
+        hub = self
+
+        class Handler(_Handler):
+            served = hub
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        self._server.daemon_threads = True
+        self._port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Refuse connections until it is started again, on the same port."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    served: Hub
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: object) -> None:
+        return None
+
+    def _answer(self) -> None:
+        address = urlsplit(self.path)
+        parts = [unquote(part) for part in address.path.strip("/").split("/")]
+        self.served.asked.append(f"{self.command} {address.path}")
+        try:
+            if parts[0] == "api":
+                self._api(parts[1:], parse_qs(address.query))
+            else:
+                kind = "datasets" if parts[0] == "datasets" else "models"
+                owner, name, _, revision, *path = parts[1:] if kind == "datasets" else parts
+                self._file(kind, f"{owner}/{name}", revision, "/".join(path))
+        except (KeyError, ValueError, IndexError):
+            self._refuse(404, "EntryNotFound", "Not found")
+
+    def _api(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        kind, owner, name, *rest = parts
+        repository = self._repository(kind, f"{owner}/{name}")
+        if repository is None:
+            return
+        what, revision, path = "revision", "main", ""
+        if rest:
+            what, revision, path = rest[0], rest[1], "/".join(rest[2:])
+        commit = repository.resolved(revision)
+        if commit is None:
+            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return
+        files = repository.commits[commit]
+        match what:
+            case "revision":
+                siblings = [
+                    {"rfilename": file, "size": f.stat().st_size} for file, f in files.items()
+                ]
+                about = {"id": repository.name, "sha": commit, "siblings": siblings}
+                self._json(about | {"private": False, "gated": False, "tags": [], "downloads": 0})
+            case "tree":
+                deep = query.get("recursive", ["False"])[0].lower() in ("true", "1")
+                self._json(_tree(files, path, deep))
+            case "paths-info":
+                asked = self._body()["paths"]
+                self._json([entry for entry in _tree(files, "", True) if entry["path"] in asked])
+            case _:
+                self._refuse(404, "EntryNotFound", f"No {what}")
+
+    def _file(self, kind: str, name: str, revision: str, path: str) -> None:
+        repository = self._repository(kind, name)
+        if repository is None:
+            return
+        commit = repository.resolved(revision)
+        if commit is None:
+            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return
+        if path not in repository.commits[commit]:
+            self._refuse(404, "EntryNotFound", f"No {path}", {"X-Repo-Commit": commit})
+            return
+        data = repository.commits[commit][path].read_bytes()
+        start, stop = self._range(len(data))
+        headers = {
+            "X-Repo-Commit": commit, "ETag": f'"{_blob(data)}"', "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+        }  # fmt: skip
+        if "Range" in self.headers:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+        sent = data[start:stop]
+        if path in repository.breaks_off:
+            sent = sent[: len(sent) // 2]
+        self._send(206 if "Range" in self.headers else 200, sent, headers, stop - start)
+
+    def _range(self, size: int) -> tuple[int, int]:
+        asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=")
+        first, _, last = asked.partition("-")
+        return int(first or 0), min(size, int(last) + 1) if last else size
+
+    def _repository(self, kind: str, name: str) -> Repository | None:
+        repository = self.served.repositories.get((kind, name))
+        if repository is None:
+            # As the real one: it does not tell strangers what is missing from what is private.
+            self._refuse(401, "RepoNotFound", "Repository not found")
+        elif repository.gated:
+            self._refuse(401, "GatedRepo", f"Access to {kind[:-1]} {name} is restricted.")
+            return None
+        return repository
+
+    def _body(self) -> dict[str, list[str]]:
+        text = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if "json" in self.headers.get("Content-Type", ""):
+            return dict(json.loads(text))
+        return parse_qs(text)
+
+    def _json(self, value: object) -> None:
+        data = json.dumps(value).encode()
+        self._send(200, data, {"Content-Type": "application/json"}, len(data))
+
+    def _refuse(
+        self, status: int, code: str, message: str, more: dict[str, str] | None = None
+    ) -> None:
+        headers = {"X-Error-Code": code, "X-Error-Message": message} | (more or {})
+        self._send(status, b"", headers, 0)
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str], size: int) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(size), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+
+def _blob(data: bytes) -> str:
+    """The name that git gives a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _tree(files: dict[str, Path], under: str, deep: bool) -> list[dict[str, object]]:
+    entries: dict[str, dict[str, object]] = {}
+    prefix = f"{under}/" if under else ""
+    for path, file in files.items():
+        if not path.startswith(prefix):
+            continue
+        inside = path.removeprefix(prefix).split("/")
+        for depth in range(1, len(inside)):
+            folder = prefix + "/".join(inside[:depth])
+            if deep or depth == 1:
+                entries[folder] = {"type": "directory", "path": folder, "oid": "0" * 40, "size": 0}
+        if deep or len(inside) == 1:
+            data = file.read_bytes()
+            entries[path] = {"type": "file", "path": path, "oid": _blob(data), "size": len(data)}
+    if not entries:
+        raise KeyError(under)
+    return list(entries.values())

@@ -1,0 +1,28 @@
+"""Small layers with statistics from random inputs, for the tests of pruning."""
+
+import torch
+
+from sparsedash.engine.pruning.layer import Layer
+
+
+def inputs(m, n_tokens=400, seed=0):
+    """(t, m) correlated activations with a mean."""
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(n_tokens, m, generator=generator) @ torch.randn(m, m, generator=generator)
+    return mixed / m**0.5 + torch.rand(m, generator=generator)
+
+
+def layer(m=8, d=5, seed=0, bias=False, x=None, weight=None, gradients=None):
+    """A layer of random weights whose statistics are those of `x`."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    x = inputs(m, seed=seed) if x is None else x
+    drawn = torch.randn(d, m, generator=generator)
+    return Layer(
+        out_weight=drawn if weight is None else weight,
+        out_bias=torch.randn(d, generator=generator) if bias else None,
+        inner_weights=[torch.randn(m, d, generator=generator) for _ in range(2)],
+        second_moment=x.T @ x / len(x),
+        mean=x.mean(dim=0),
+        seed=seed,
+        mask_gradients=gradients,
+    )

@@ -1,0 +1,55 @@
+"""Structured OBS against brute force: what it takes next is what least squares would mourn least."""
+
+import itertools
+
+import pytest
+import torch
+
+from sparsedash.engine.pruning import elimination
+from sparsedash.engine.pruning.elimination import elimination_order
+from sparsedash.engine.pruning.linear import complement
+from tests.engine.pruning.layers import layer
+
+TINY = 1e-9
+
+
+def loss_without(one, gone, damping=TINY):
+    """Damped squared error of the best refit without these channels, by the Schur complement."""
+    moment = one.second_moment.double().clone()
+    moment.diagonal().add_(damping * float(moment.diagonal().median()))
+    gone = torch.tensor(gone)
+    kept = complement(gone, one.width)
+    cross = moment[gone][:, kept]
+    left = moment[gone][:, gone] - cross @ torch.linalg.solve(moment[kept][:, kept], cross.T)
+    weight = one.out_weight.double()[:, gone]
+    return float(((weight @ left) * weight).sum())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_step_takes_the_channel_that_costs_least(seed):
+    one = layer(m=9, seed=seed)
+    order = elimination_order(one, TINY).tolist()
+    for n in range(8):
+        others = [c for c in range(9) if c not in order[:n]]
+        assert order[n] == min(others, key=lambda c: loss_without(one, [*order[:n], c]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_two_are_the_best_of_all_pairs_where_inputs_hardly_depend_on_each_other(seed):
+    x = torch.randn(4000, 8, generator=torch.Generator().manual_seed(seed))
+    one = layer(m=8, seed=seed, x=x)
+    best = min(itertools.combinations(range(8), 2), key=lambda pair: loss_without(one, list(pair)))
+    assert set(elimination_order(one, TINY)[:2].tolist()) == set(best)
+
+
+def test_corrections_kept_for_later_change_nothing(monkeypatch):
+    one = layer(m=40, d=7)
+    at_once = elimination_order(one)
+    monkeypatch.setattr(elimination, "BATCH", 3)
+    assert torch.equal(elimination_order(one), at_once)
+
+
+def test_above_the_exact_width_several_leave_at_a_time(monkeypatch):
+    monkeypatch.setattr(elimination, "EXACT_WIDTH", 10)
+    monkeypatch.setattr(elimination, "BATCH_ABOVE", 4)
+    assert sorted(elimination_order(layer(m=21)).tolist()) == list(range(21))

@@ -1,0 +1,108 @@
+"""The mask's gradients agree with finite differences of the loss."""
+
+import pytest
+import torch
+
+from sparsedash.engine.families import family_named
+from sparsedash.engine.gradients import (
+    N_LATE,
+    mask_gradients,
+    pack_gradients,
+    sensitivities,
+    unpack_gradients,
+)
+from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.pruning.surgery import out_weight
+from sparsedash.errors import CalibrationError
+from sparsedash.progress import ignore_steps
+from tests.engine.tiny import tiny_model, tiny_tokenizer
+
+# Wide enough for the parts of some families that compute in float32 whatever the model is in.
+STEP = 1e-2
+SEQUENCES = [[5, 9, 3, 7], [8, 2, 6, 4, 1, 3], [3, 3]]
+LONG = [7, 3, 9, 1, 5, 5, 2, 8, 4, 6, 3, 1]
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "opt", "bloom"])
+def double(request):
+    """A tiny model in float64, where differences are sharp."""
+    return LoadedModel(
+        identity="tiny",
+        dtype="float32",
+        model=tiny_model(request.param).double(),
+        tokenizer=tiny_tokenizer(),
+        family=family_named(request.param),
+    )
+
+
+def loss(loaded, ids, block=0, channel=0, mask=1.0, change=None):
+    """Mean next-token loss with one channel scaled, or with the out-projection changed."""
+
+    def scale(_, inputs):
+        x = inputs[0].clone()
+        x[..., channel] *= mask
+        return (x,)
+
+    out = loaded.mlps[block].out
+    handles = [out.register_forward_pre_hook(scale)]
+    if change is not None:
+        handles.append(out.register_forward_hook(lambda _, inputs, y: y + inputs[0] @ change.T))
+    tokens = torch.tensor([ids])
+    logits = loaded.model(tokens).logits[0, :-1]
+    value = torch.nn.functional.cross_entropy(logits, tokens[0, 1:])
+    for handle in handles:
+        handle.remove()
+    return float(value)
+
+
+@pytest.mark.parametrize(("block", "channel"), [(0, 3), (1, 17), (2, 90)])
+def test_mask_gradients_equal_finite_differences(double, block, channel):
+    found = mask_gradients(double, SEQUENCES, ignore_steps)[block]
+    assert found.shape == (len(SEQUENCES), double.mlps[block].width)
+    for row, ids in enumerate(SEQUENCES):
+        above, below = (loss(double, ids, block, channel, 1 + step) for step in (STEP, -STEP))
+        assert float(found[row, channel]) == pytest.approx(
+            (above - below) / (2 * STEP), rel=5e-3, abs=1e-6
+        )
+
+
+def late_loss(loaded, ids, block, change, token):
+    """Summed loss of the last predictions with the out-projection changed at one token only."""
+
+    def add(_, inputs, output):
+        output = output.clone()
+        output.view(len(ids), -1)[token] += change @ inputs[0].view(len(ids), -1)[token]
+        return output
+
+    handle = loaded.mlps[block].out.register_forward_hook(add)
+    tokens = torch.tensor([ids])
+    logits = loaded.model(tokens).logits[0, :-1][-N_LATE:]
+    handle.remove()
+    targets = tokens[0, 1:][-N_LATE:]
+    return float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+
+
+def test_a_sensitivity_is_the_squared_change_of_the_late_loss_token_by_token(double):
+    changes = [1e-4 * torch.randn_like(out_weight(mlp)) for mlp in double.mlps]
+    found = sensitivities(double, [LONG], [change.float() for change in changes], ignore_steps)
+    for block, change in enumerate(changes):
+        moved = [
+            late_loss(double, LONG, block, change, token)
+            - late_loss(double, LONG, block, -change, token)
+            for token in range(len(LONG))
+        ]
+        assert found[block] == pytest.approx(sum((m / 2) ** 2 for m in moved), rel=1e-2)
+
+
+def test_the_model_is_left_as_it_was(double):
+    before = loss(double, SEQUENCES[0])
+    mask_gradients(double, SEQUENCES, ignore_steps)
+    assert loss(double, SEQUENCES[0]) == before
+    assert all(parameter.grad is None for parameter in double.model.parameters())
+
+
+def test_packed_gradients_come_back_to_the_bit():
+    gradients = torch.randn(3, 5)
+    assert torch.equal(unpack_gradients(pack_gradients(gradients)), gradients)
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        unpack_gradients(b"no safetensors")

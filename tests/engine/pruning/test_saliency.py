@@ -1,0 +1,95 @@
+"""Scores by hand, and the published rearrangement against a plain copy of its algorithm."""
+
+import pytest
+import torch
+
+from sparsedash.catalog import METHODS
+from sparsedash.engine.pruning.allocation import ALLOCATIONS
+from sparsedash.engine.pruning.compensation import COMPENSATIONS
+from sparsedash.engine.pruning.saliency import SALIENCIES
+from tests.engine.pruning.layers import layer
+
+X = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0]])
+WEIGHT = torch.tensor([[3.0, 0.0, 1.0], [4.0, 1.0, 1.0]])
+
+
+def score(name, **parts):
+    return SALIENCIES[name].score(layer(m=3, x=X, weight=WEIGHT, **parts))
+
+
+def test_activation_aware_is_the_columns_size_times_the_inputs():
+    assert torch.allclose(score("activation-aware"), torch.tensor([5 * 5**0.5, 2.0, 0.0]))
+
+
+def test_fluctuation_is_the_variance_times_the_columns_square():
+    assert torch.allclose(score("wifv"), torch.tensor([25.0, 0.0, 0.0]))
+
+
+def test_magnitude_is_the_size_of_all_weights_of_the_channel():
+    one = layer(m=3, d=2, x=X, weight=WEIGHT)
+    whole = torch.cat([WEIGHT.T, *one.inner_weights], dim=1)
+    assert torch.allclose(SALIENCIES["magnitude"].score(one), whole.norm(dim=1))
+
+
+def test_fisher_is_the_sum_over_sequences_of_the_squared_mask_gradients():
+    gradients = torch.tensor([[1.0, 2.0, 0.0], [-1.0, 1.0, 3.0]])
+    assert score("fisher", gradients=gradients).tolist() == [2, 5, 9]
+
+
+def test_lots_are_drawn_from_the_seed():
+    assert torch.equal(score("random", seed=1), score("random", seed=1))
+    assert not torch.equal(score("random", seed=1), score("random", seed=2))
+
+
+def test_channels_that_cancel_go_together_after_the_rearrangement():
+    # The first is the least alone; but the other two cancel, so that both can go almost for nothing.
+    one = layer(m=3, gradients=torch.tensor([[1.0, 1.1, -1.2]]))
+    fisher = SALIENCIES["fisher"]
+    assert fisher.choose(one, fisher.score(one), 1).tolist() == [0]
+
+
+def published_rearrangement(gradients, n_kept):
+    """The algorithm as published: gradients (s, m) -> kept channels."""
+    vectors = gradients.T
+    order = vectors.square().sum(dim=1).sort(stable=True).indices.tolist()
+    n_gone = len(order) - n_kept
+    gone = order[:n_gone]
+    for joins in order[n_gone:]:
+        gone.append(joins)
+        candidates = vectors[gone]
+        lengths = (candidates.sum(dim=0) - candidates).square().sum(dim=1)
+        del gone[int(lengths.argmin())]
+    return sorted(set(range(len(order))) - set(gone))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n_kept", [1, 9, 19])
+def test_the_rearrangement_is_the_published_one(seed, n_kept):
+    gradients = torch.randn(12, 20, generator=torch.Generator().manual_seed(seed)).double()
+    one = layer(m=20, gradients=gradients)
+    fisher = SALIENCIES["fisher"]
+    chosen = fisher.choose(one, fisher.score(one), n_kept)
+    assert chosen.tolist() == published_rearrangement(gradients, n_kept)
+
+
+@pytest.mark.parametrize("name", set(SALIENCIES) - {"fisher"})
+def test_masks_are_nested(name):
+    one = layer(m=20)
+    saliency = SALIENCIES[name]
+    scores = saliency.score(one)
+    wide, narrow = (set(saliency.choose(one, scores, k).tolist()) for k in (15, 9))
+    assert narrow < wide
+
+
+@pytest.mark.parametrize("n_kept", [0, 20])
+def test_all_or_none_of_the_channels_need_no_rearrangement(n_kept):
+    one = layer(m=20, gradients=torch.randn(4, 20))
+    fisher = SALIENCIES["fisher"]
+    assert len(fisher.choose(one, fisher.score(one), n_kept)) == n_kept
+
+
+def test_every_named_method_is_made_of_rows_of_the_tables():
+    for method in METHODS:
+        assert method.settings.saliency in SALIENCIES
+        assert method.settings.compensation in COMPENSATIONS
+        assert method.settings.allocation in ALLOCATIONS

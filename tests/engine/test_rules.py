@@ -1,0 +1,97 @@
+"""The two rules by which a last token is judged, and which passages they disagree on."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.engine import pipeline
+from sparsedash.engine.corpora import Texts
+from sparsedash.engine.evaluation import PUBLISHED_PADDING, choose_passages, evaluate
+from sparsedash.engine.models import load, locate
+from sparsedash.progress import ignore_steps
+from sparsedash.records import Record
+from sparsedash.settings import EvaluationSettings, RunSettings, outcomes_key
+from sparsedash.store import Store
+from tests.engine.conftest import write_jsonl
+from tests.engine.tiny import tiny_model, tiny_tokenizer
+
+LENGTHS = {"short": 40, "just fits": 196, "one too long": 197, "far too long": 230}
+NAMED = {name: " the" * length for name, length in LENGTHS.items()}
+"""Passages of so many tokens, all of the word that the model of these tests always says."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, tokenizer = tmp_path_factory.mktemp("models") / "says-the", tiny_tokenizer()
+    model = tiny_model("gptj")
+    model.lm_head.bias[tokenizer(" the").input_ids[-1]] = 1e4
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(folder, tmp_path_factory):
+    opened = Store(tmp_path_factory.mktemp("data"))
+    yield load(locate(str(folder), opened), "float32")
+    opened.close()
+
+
+def test_the_named_passages_have_the_lengths_they_are_named_for(loaded):
+    found = {name: len(loaded.tokenizer(text).input_ids) for name, text in NAMED.items()}
+    assert found == LENGTHS
+
+
+def _answers(loaded, rule):
+    chosen = choose_passages(
+        Texts(texts=tuple(NAMED.values()), identity="t"), EvaluationSettings(corpus="t")
+    )
+    return evaluate(loaded, chosen, ignore_steps, rule=rule).outcomes
+
+
+def test_the_rules_differ_on_passages_longer_than_the_published_padding_alone(loaded):
+    plain, published = (_answers(loaded, rule) for rule in ("plain", "published"))
+    assert [outcome.last_token_right for outcome in plain] == [True] * 4
+    judged = dict(zip(NAMED, (outcome.last_token_right for outcome in published), strict=True))
+    assert judged == {
+        "short": True,
+        "just fits": True,
+        "one too long": False,
+        "far too long": False,
+    }
+    assert PUBLISHED_PADDING == 196
+
+
+def test_nothing_but_the_verdict_on_the_last_token_differs(loaded):
+    plain, published = (_answers(loaded, rule) for rule in ("plain", "published"))
+    for one, other in zip(plain, published, strict=True):
+        assert replace(other, last_token_right=one.last_token_right) == one
+
+
+def test_a_record_tells_the_rule_and_each_rule_has_its_own(folder, store, tmp_path):
+    file = write_jsonl(tmp_path / "named.jsonl", NAMED.values())
+    settings = RunSettings(
+        model=str(folder),
+        sparsities_permille=(0,),
+        evaluation=EvaluationSettings(corpus=f"file:{file}"),
+        calibration=replace(RunSettings().calibration, corpus=f"file:{file}"),
+    )
+    records = {}
+    for rule in ("plain", "published"):
+        asked = replace(settings, evaluation=replace(settings.evaluation, rule=rule))
+        records[rule] = store.get(Record, pipeline.run(asked, store).dense)
+    assert {rule: record.rule for rule, record in records.items()} == {
+        "plain": "plain",
+        "published": "published",
+    }
+    assert records["plain"].last_token.right == 4
+    assert records["published"].last_token.right == 2
+    assert records["published"].last_word == records["plain"].last_word
+
+
+def test_keys_made_before_there_were_rules_are_those_of_the_plain_one():
+    assert RunSettings().key().startswith("9c9d6b36549aacc7")
+    key = outcomes_key("m", "float32", "c", EvaluationSettings(), None)
+    assert key.startswith("3649dc9fce211d07")
+    other = EvaluationSettings(rule="published")
+    assert outcomes_key("m", "float32", "c", other, None) != key

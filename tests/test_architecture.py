@@ -1,0 +1,273 @@
+"""The rules of the house, read from the imports: CONTRIBUTING.md draws the picture that these tables hold.
+
+Imports point down, siblings do not import each other, and every library has one door.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")])
+
+CONTRACTS = {"errors", "progress", "settings", "records"}
+KEEPING = {
+    "jobs",
+    "store",
+    "catalog",
+    "significance",
+    "published",
+    "dimensions",
+    "folders",
+    "stamps",
+} | CONTRACTS
+DRAWING = {"backend", "charts", "document", "preflight", "reproduction"}
+READING = {"engine.families", "engine.pruning"} | CONTRACTS
+MEASURING = {"engine.models", "engine.blocks", "engine.corpora"} | READING
+STAGES = {
+    "engine.calibration",
+    "engine.evaluation",
+    "engine.generation",
+    "engine.gradients",
+    "engine.export",
+    "engine.timing",
+    "engine.weights",
+    "store",
+    "stamps",
+} | MEASURING
+
+ALLOWED: dict[str, set[str]] = {
+    # The front.
+    "app": {"ui"} | DRAWING | KEEPING,
+    "pages": {"ui"} | DRAWING | KEEPING,
+    "ui": DRAWING | KEEPING,
+    "backend": {"preflight"} | KEEPING,
+    "preflight": {"store", "catalog", "stamps"} | CONTRACTS,
+    "reproduction": {"catalog", "dimensions", "published", "significance"} | CONTRACTS,
+    "charts": {"records", "significance", "published"},
+    "document": {"records", "significance"},
+    # Both halves.
+    "jobs": CONTRACTS,
+    "store": CONTRACTS,
+    "catalog": CONTRACTS,
+    "significance": CONTRACTS,
+    "published": CONTRACTS,
+    "dimensions": CONTRACTS,
+    "folders": CONTRACTS,
+    "stamps": CONTRACTS,
+    "records": {"errors", "settings"},
+    "settings": {"errors"},
+    "progress": {"errors"},
+    "errors": set(),
+    # The border and the engine.
+    "worker": {"engine.pipeline", "engine.models"} | KEEPING,
+    "__main__": {"engine.pipeline", "document"} | KEEPING,
+    "engine.pipeline": {"engine.stages"} | STAGES,
+    "engine.stages": STAGES,
+    "engine.calibration": MEASURING,
+    "engine.evaluation": {"engine.answers"} | MEASURING,
+    "engine.generation": MEASURING,
+    "engine.gradients": MEASURING,
+    "engine.export": MEASURING,
+    "engine.timing": MEASURING,
+    "engine.weights": MEASURING,
+    "engine.answers": MEASURING,
+    "engine.models": {"engine.dequantise", "engine.hub", "engine.identity", "store", "catalog"}
+    | READING,
+    "engine.blocks": READING,
+    "engine.corpora": {"engine.hub", "engine.identity", "catalog"} | READING,
+    "engine.dequantise": {"engine.identity", "store"} | CONTRACTS,
+    "engine.hub": {"catalog"} | CONTRACTS,
+    "engine.identity": {"store"} | CONTRACTS,
+    "engine.families": {"engine.pruning"} | CONTRACTS,
+    "engine.pruning": CONTRACTS,
+}
+"""What each group of modules may import from the others. A group may import itself where it is a folder, except pages."""
+
+FRONT = {"app", "pages", "ui"} | DRAWING | KEEPING
+
+DOORS: dict[str, set[str]] = {
+    "streamlit": {"app", "pages", "ui"},
+    "starlette": {"app", "ui"},
+    "plotly": {"charts"},
+    "diskcache": {"store"},
+    "sqlite3": {"jobs.database", "store"},
+    "distributed": {"jobs.dask"},
+    "datasets": {"engine.corpora"},
+    "transformers": {
+        "engine.models",
+        "engine.dequantise",
+        "engine.answers",
+        "engine.evaluation",
+        "engine.families",
+        "engine.generation",
+    },
+    "torch": {"engine"},
+}
+"""The only modules, or folders of them, that may import each library. The store only catches sqlite3.Error."""
+
+HEAVY = ("torch", "transformers", "datasets", "accelerate")
+RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def module_of(path: Path) -> str:
+    """`engine.pruning.saliency`, `ui.frame`, `pages.jobs`, `app`; packages by their own name."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    if parts[-1] == "__init__":
+        parts.pop()
+    if parts[0] == "sparsedash":
+        parts.pop(0)
+    return ".".join(parts)
+
+
+def is_within(module: str, group: str) -> bool:
+    return module == group or module.startswith(f"{group}.")
+
+
+def group_of(module: str) -> str | None:
+    return next((group for group in ALLOWED if is_within(module, group)), None)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports_of(path: Path) -> list[str]:
+    """Every name that a file imports, at its top or inside a function; `a.b.c` for `from a.b import c`."""
+    names = []
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import; imports are written out"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The project's own modules that a file imports, by the names of `module_of`."""
+    own = set()
+    for name in imports_of(path):
+        first, _, rest = name.partition(".")
+        if first == "sparsedash" and rest and rest != "__version__":
+            own.add(rest)
+        elif first in ("pages", "app"):
+            own.add(name)
+    return own
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_tables_speak_of_the_same_groups():
+    assert {name for allowed in ALLOWED.values() for name in allowed} | FRONT <= set(ALLOWED)
+    assert {name for doors in DOORS.values() for name in doors} - set(ALLOWED) <= {
+        "engine",
+        "jobs.database",
+        "jobs.dask",
+    }
+
+
+def test_the_table_of_imports_has_no_circle():
+    order: list[str] = []
+    while len(order) < len(ALLOWED):
+        ready = [g for g in ALLOWED if g not in order and ALLOWED[g] <= set(order)]
+        assert ready, f"a circle among {sorted(set(ALLOWED) - set(order))}"
+        order += ready
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_every_module_has_its_place_in_the_picture(path):
+    module = module_of(path)
+    assert module in ("", "engine") or group_of(module), f"give {module} a row in ALLOWED"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_imports_point_down_and_not_aside(path):
+    group = group_of(module_of(path))
+    for imported in imported_modules(path):
+        target = group_of(imported)
+        assert target, f"{imported} has no row in ALLOWED"
+        if target == group and group != "pages":
+            continue
+        assert target in ALLOWED.get(group or "", set()), f"{group} may not import {target}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_every_library_comes_in_by_its_own_door(path):
+    module = module_of(path)
+    for name in imports_of(path):
+        library = name.partition(".")[0]
+        for door in [DOORS[library]] if library in DOORS else []:
+            assert any(is_within(module, group) for group in door), f"{module} imports {library}"
+
+
+def test_the_front_knows_nothing_of_the_engine():
+    reached = {name for group in FRONT for name in ALLOWED[group]}
+    assert reached <= FRONT
+    assert not any(is_within(name, "engine") for name in reached)
+
+
+def front_modules() -> list[str]:
+    """What the pages import; the pages themselves run only inside a session."""
+    modules = [module_of(path) for path in FILES]
+    return [
+        f"sparsedash.{module}" if module else "sparsedash"
+        for module in modules
+        if module == "" or group_of(module) in FRONT - {"app", "pages"}
+    ]
+
+
+def test_everything_the_front_uses_leaves_the_heavy_libraries_alone():
+    program = (
+        "import sys, importlib\n"
+        f"for name in {front_modules()!r}: importlib.import_module(name)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+CHECKED = [*FILES, *sorted(ROOT.glob("benchmarks/**/*.py"))]
+
+
+@pytest.mark.parametrize("path", CHECKED, ids=named)
+def test_nothing_that_could_run_somebody_elses_code_is_imported(path):
+    # The name of an error can be imported without being able to do what raises it.
+    imported = set(imports_of(path)) - {"pickle.UnpicklingError"}
+    assert not {name.partition(".")[0] for name in imported} & RUNS_CODE
+
+
+def calls_of(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("path", CHECKED, ids=named)
+def test_no_remote_code_is_trusted_and_no_weights_are_unpickled(path):
+    for call in calls_of(path):
+        given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+        where = f"{named(path)}:{call.lineno}"
+        assert given.get("trust_remote_code", "False") == "False", where
+        assert given.get("allow_pickle", "False") == "False", where
+        match ast.unparse(call.func):
+            case "torch.load":
+                assert given.get("weights_only") == "True", where
+            case "diskcache.Cache" | "Cache":
+                assert given.get("disk") == "PlainDisk", where
+            case "eval" | "exec":
+                pytest.fail(where)
+
+
+@pytest.mark.parametrize("path", CHECKED, ids=named)
+def test_a_model_is_always_loaded_with_remote_code_refused(path):
+    for call in calls_of(path):
+        if ast.unparse(call.func).endswith((".from_pretrained", ".from_config")):
+            given = {word.arg for word in call.keywords}
+            assert given & {"trust_remote_code", None}, f"{named(path)}:{call.lineno}"

@@ -1,0 +1,145 @@
+"""The published rows: what follows from them, what does not, and the request that repeats each."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
+from sparsedash.reproduction import doubt, measured, method_name, needs, ratio, run_settings
+from sparsedash.settings import MethodSettings, RunSettings
+from sparsedash.significance import unpaired_interval
+from tests.examples import PRUNED, RECORD, RUN, outcome
+
+TWENTY_PERCENT = LAST_TOKEN[0]
+by_name = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+def test_there_are_eight_rows_by_the_last_token_and_twelve_by_the_last_word():
+    assert (len(LAST_TOKEN), len(LAST_WORD)) == (8, 12)
+    assert len({row.name for row in ROWS}) == 20
+
+
+@pytest.mark.parametrize("row", LAST_TOKEN[1:], ids=lambda row: row.name)
+def test_a_published_ratio_is_reproduced_from_the_config_alone(row):
+    found = ratio(row)
+    assert found.reproduced
+    assert abs(found.of_matmul - row.matmul_ratio) <= 0.0005
+
+
+def test_the_ratio_of_the_twenty_percent_row_divides_by_all_parameters():
+    found = ratio(TWENTY_PERCENT)
+    assert not found.reproduced and found.explained
+    assert found.of_matmul == pytest.approx(0.1286, abs=5e-5)
+    assert found.of_parameters == pytest.approx(0.1242, abs=5e-5)
+    assert "all parameters" in notes(TWENTY_PERCENT)[1]
+
+
+def test_the_table_of_last_words_states_no_ratio():
+    assert all(ratio(row) is None for row in LAST_WORD)
+
+
+def test_three_stated_drops_do_not_follow_from_their_accuracies_and_say_so():
+    wrong = [row for row in ROWS if not row.drop_follows]
+    assert [(row.model, row.dtype, row.drop_percent) for row in wrong] == [
+        ("EleutherAI/gpt-j-6b", "float32", 1.50),
+        ("facebook/opt-1.3b", "float32", -1.73),
+        ("facebook/opt-1.3b", "bfloat16", -1.78),
+    ]
+    assert all("does not follow" in notes(row)[0] for row in wrong)
+
+
+def test_the_drop_of_one_bf16_row_is_that_of_its_fp32_row():
+    single, half = (row for row in LAST_WORD if row.model == "facebook/opt-1.3b")
+    low, high = single.drop_range
+    assert low <= half.drop_percent <= high
+    assert "FP32" in notes(half)[1]
+
+
+def test_not_even_the_largest_drop_shows_a_difference_from_totals_alone():
+    shown = [row.name for row in ROWS if doubt(row).shown]
+    assert shown == []
+    largest = min(ROWS, key=lambda row: row.sparse - row.dense)
+    assert doubt(largest).interval == pytest.approx((-0.0319, 0.0063), abs=1e-3)
+
+
+@by_name
+def test_the_intervals_hold_what_was_published(row):
+    found = doubt(row)
+    assert found.sparse[0] < row.sparse < found.sparse[1]
+    assert found.interval[0] < found.difference < found.interval[1]
+
+
+def test_an_unpaired_interval_is_that_of_newcombes_own_example():
+    # Newcombe 1998, part two, example (a), method 10: 56/70 - 48/80 gives 0.0524 to 0.3339.
+    assert unpaired_interval((48, 80), (56, 70)) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+@by_name
+def test_a_row_is_repeated_by_a_request_that_the_catalog_knows(row):
+    settings = run_settings(row)
+    assert settings.model in {model.name for model in MODELS}
+    assert settings.calibration.corpus in {corpus.name for corpus in CALIBRATION_CORPORA}
+    assert settings.evaluation.corpus in {corpus.name for corpus in EVALUATION_CORPORA}
+    assert settings.dtype == row.dtype
+    assert settings.sparsities_permille == (row.sparsity_permille,)
+    assert settings.methods[0].compensation == "none" or method_name().startswith("retrain-free")
+
+
+def test_the_rule_of_the_last_token_table_is_the_published_one():
+    assert {run_settings(row).evaluation.rule for row in LAST_TOKEN} == {"published"}
+    assert {run_settings(row).evaluation.rule for row in LAST_WORD} == {"plain"}
+
+
+def test_the_model_that_is_gone_has_a_stand_in_that_is_named():
+    model = published_model("decapoda-research/llama-7b-hf")
+    assert model.reference == "huggyllama/llama-7b"
+    assert model is published_model("huggyllama/llama-7b")
+    assert "stand-in" in model.note
+
+
+def test_what_a_run_takes_follows_from_the_config_and_the_format():
+    single, half = (needs(row, lambda _: None) for row in LAST_WORD[:2])
+    assert single.memory_bytes - half.memory_bytes == 2 * 6_050_882_784
+    assert single.download_bytes == half.download_bytes == 4 * 6_050_882_784
+    assert single.kept_bytes == 28 * 16384 * 16384 * 2
+    assert single.seconds is None and not single.extrapolated
+
+
+def test_the_time_is_measured_on_the_model_or_scaled_up_from_the_built_in_one():
+    row = LAST_WORD[0]
+    assert needs(row, lambda _: 60.0).seconds == 60.0
+    scaled = needs(row, lambda settings: 10.0 if settings.model == BUILTIN_MODEL else None)
+    assert scaled.extrapolated
+    assert scaled.seconds == pytest.approx(10 * 5_843_582_976 / 134_479_872)
+
+
+def _found(row, **changes):
+    """What is found for a row when one run with its settings, changed like this, is there."""
+    settings = replace(run_settings(row), **changes)
+    run = replace(RUN, settings=settings, dense="d", sparse=("k",), finished=True)
+    dense = replace(RECORD, key="d", pruned=None, outcomes=(outcome(0), outcome(1)))
+    pruned = replace(PRUNED, sparsity_permille=row.sparsity_permille)
+    records = {"d": dense, "k": replace(RECORD, pruned=pruned)}
+    return measured(row, [run], records.get)
+
+
+def test_a_result_for_the_same_model_texts_and_sparsity_stands_beside_its_row():
+    found = _found(LAST_WORD[0])
+    assert (found.dense.right, found.sparse.right, found.sparse.total) == (2, 1, 2)
+    assert found.difference == -0.5
+    by_token = _found(LAST_TOKEN[2])
+    assert by_token.difference == 0
+    assert _found(LAST_WORD[0], methods=(MethodSettings(),)) is not None
+
+
+def test_a_result_for_anything_else_does_not():
+    usual = RunSettings()
+    for changes in (
+        {"model": "gpt2"},
+        {"dtype": "bfloat16"},
+        {"calibration": usual.calibration},
+        {"evaluation": usual.evaluation},
+    ):
+        assert _found(LAST_WORD[0], **changes) is None
+    assert measured(LAST_WORD[0], [], {}.get) is None

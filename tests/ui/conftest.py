@@ -1,0 +1,67 @@
+"""Pages run by Streamlit's AppTest against a backend that a test has filled."""
+
+import html
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from sparsedash.ui import frame
+from tests.ui import specimens
+from tests.ui.fake_backend import FakeBackend
+
+APP = Path(__file__).parents[2] / "app.py"
+
+OpenPage = Callable[..., AppTest]
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    """A backend with nothing in it."""
+    return FakeBackend()
+
+
+@pytest.fixture
+def finished(backend: FakeBackend) -> FakeBackend:
+    """A backend with one finished run."""
+    backend.add_run(specimens.run())
+    return backend
+
+
+@pytest.fixture
+def open_page(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> OpenPage:
+    """Opens a page of the app with these parameters in its address; fails when the page raises."""
+    monkeypatch.setattr(frame, "backend", lambda: backend)
+
+    def opened(name: str, **address: str) -> AppTest:
+        app = AppTest.from_file(str(APP), default_timeout=30)
+        app.run()
+        for key, value in address.items():
+            app.query_params[key] = value
+        app.switch_page(f"pages/{name}.py").run()
+        assert not app.exception
+        return app
+
+    return opened
+
+
+def markup(app: AppTest) -> str:
+    """All markup that the page drew itself."""
+    return "\n".join(element.proto.body for element in app.get("html"))
+
+
+def words(app: AppTest) -> str:
+    """The text of that markup as a reader sees it, spaces made plain."""
+    without_style = re.sub(r"<style>.*?</style>", "", markup(app), flags=re.DOTALL)
+    text = html.unescape(re.sub(r"<[^>]+>", " ", without_style))
+    return " ".join(text.split())
+
+
+def links(app: AppTest) -> dict[str, str]:
+    """Where the page's links to other pages lead, by their label."""
+    return {
+        link.proto.label: f"{link.proto.page}?{link.proto.query_string}"
+        for link in app.get("page_link")
+    }

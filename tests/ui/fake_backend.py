@@ -1,0 +1,121 @@
+"""A backend of plain dictionaries, with the verbs the pages use and nothing behind them."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from sparsedash.backend import Cached, Preflight
+from sparsedash.errors import JobError
+from sparsedash.jobs.job import Job, JobState
+from sparsedash.records import Continuation, Passages, Record, Run
+from sparsedash.settings import ContinuationSettings, RunSettings
+from tests.ui import specimens
+
+KNOWN = Cached(calibration=True, dense=True, sparse=1, n_sparse=3)
+BEFORE = Preflight(seconds=245.0, memory_bytes=1_240_000_000, problems=())
+
+
+def job(
+    settings: RunSettings | ContinuationSettings, state: JobState = "running", **changes: object
+) -> Job:
+    """A job half-way through its evaluation."""
+    made = Job(
+        id=1, kind="run" if isinstance(settings, RunSettings) else "continuation", key=settings.key(),
+        settings=asdict(settings), state=state, stage="evaluate", done=1234, total=2880, unit="tokens", rate=412.3,
+        message="20 % sparse", attempt=1, created_at=1_764_000_000.0, queued_at=1_764_000_000.0,
+        started_at=None if state == "queued" else 1_764_000_001.0,
+        finished_at=None if state in ("queued", "running") else 1_764_000_263.0,
+        heartbeat_at=None, pid=4242, exit_code=None, cancel_requested_at=None, error_kind="", error_text="",
+        error_advice="", worker="slot-0", log_path="",
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+@dataclass
+class FakeBackend:
+    """Holds what a test put into it and remembers what the pages asked for."""
+
+    data_dir: Path = Path("/nowhere")
+    stored_runs: list[Run] = field(default_factory=list)
+    stored_records: dict[str, Record] = field(default_factory=dict)
+    stored_passages: dict[str, Passages] = field(default_factory=dict)
+    stored_continuations: dict[str, Continuation] = field(default_factory=dict)
+    stored_jobs: list[Job] = field(default_factory=list)
+    submitted: list[RunSettings | ContinuationSettings] = field(default_factory=list)
+    asked_about: list[RunSettings] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    retried: list[int] = field(default_factory=list)
+    known: Cached = KNOWN
+    before: Preflight = BEFORE
+
+    def add_run(self, found: tuple[Run, list[Record]]) -> Run:
+        """Put a run and its records in."""
+        run, records = found
+        self.stored_runs.insert(0, run)
+        self.stored_records |= {record.key: record for record in records}
+        self.stored_passages["passages"] = specimens.passages()
+        return run
+
+    def submit(self, settings: RunSettings) -> Job:
+        return self._submit(settings)
+
+    def submit_continuation(self, settings: ContinuationSettings) -> Job:
+        return self._submit(settings)
+
+    def _submit(self, settings: RunSettings | ContinuationSettings) -> Job:
+        self.submitted.append(settings)
+        made = job(
+            settings, "queued", id=len(self.stored_jobs) + 1, stage="", done=0, total=0, rate=None
+        )
+        self.stored_jobs.insert(0, made)
+        return made
+
+    def job(self, job_id: int) -> Job:
+        for found in self.stored_jobs:
+            if found.id == job_id:
+                return found
+        raise JobError(f"There is no job {job_id}.")
+
+    def jobs(self, limit: int = 50) -> tuple[Job, ...]:
+        return tuple(self.stored_jobs[:limit])
+
+    def cancel(self, job_id: int) -> None:
+        self.cancelled.append(job_id)
+
+    def retry(self, job_id: int) -> Job:
+        self.retried.append(job_id)
+        return self.job(job_id)
+
+    def queue_position(self, job_id: int) -> int | None:
+        waiting = [found.id for found in reversed(self.stored_jobs) if found.state == "queued"]
+        return waiting.index(job_id) + 1 if job_id in waiting else None
+
+    def log_tail(self, job_id: int, n: int = 40) -> str:
+        return "Loading builtin:smollm2-135m\nEvaluating: 132 passages"
+
+    def runs(self) -> list[Run]:
+        return self.stored_runs
+
+    def run(self, key: str) -> Run | None:
+        return next((run for run in self.stored_runs if run.key == key), None)
+
+    def record(self, key: str) -> Record | None:
+        return self.stored_records.get(key)
+
+    def passages(self, key: str) -> Passages | None:
+        return self.stored_passages.get(key)
+
+    def continuation(self, key: str) -> Continuation | None:
+        return self.stored_continuations.get(key)
+
+    def cached(self, settings: RunSettings) -> Cached:
+        return self.known
+
+    def preflight(self, settings: RunSettings) -> Preflight:
+        self.asked_about.append(settings)
+        return self.before
+
+    def tend(self) -> None:
+        return None
+
+    def health(self) -> dict[str, object]:
+        return {"status": "ok"}

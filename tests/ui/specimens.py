@@ -1,0 +1,143 @@
+"""Made-up but believable records: one dense model and sparse ones that break more as more is removed."""
+
+import random
+from math import log
+
+from sparsedash.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
+from sparsedash.settings import MethodSettings, RunSettings
+
+SETTINGS = RunSettings(sparsities_permille=(100, 200, 300))
+DENSE_WIDTHS = (1536,) * 30
+_WORDS = [
+    "letter",
+    "garden",
+    "kettle",
+    "harbour",
+    "violin",
+    "lantern",
+    "orchard",
+    "window",
+    "sister",
+    "ladder",
+]
+_STORY = (
+    "Mara had looked for it all morning: under the bed, behind the stove, in the pockets of every coat. "
+    "“You had it yesterday,” her brother said without looking up, “when you came in from the rain.” She "
+    "sat down on the stairs and went through the evening again, step by step. The wet shoes, the tea, the "
+    "old clock that had stopped at nine. And then she knew, and laughed, and went to fetch the"
+)  # fmt: skip
+
+
+def outcome(index: int, target: str, right: bool, rng: random.Random) -> Outcome:
+    """One answer: a likely target where it is right, another word in its place where it is wrong."""
+    probability = rng.uniform(0.3, 0.9) if right else rng.uniform(0.0005, 0.2)
+    others = rng.sample([word for word in _WORDS if word != target], 4)
+    rest = sorted((rng.uniform(0.001, 0.25) for _ in others), reverse=True)
+    top = [
+        (f" {word}", share * (1 - probability)) for word, share in zip(others, rest, strict=True)
+    ]
+    top.append((f" {target}", probability))
+    if not right:
+        top[0] = (top[0][0], 0.25 + probability)
+    ranked = sorted(top, key=lambda pair: -pair[1])
+    rank = [text for text, _ in ranked].index(f" {target}") + 1
+    return Outcome(
+        index=index,
+        target=target,
+        answer=target if right else ranked[0][0].strip(),
+        last_word_right=right,
+        last_token_right=right or rng.random() < 0.2,
+        log_likelihood=log(probability),
+        tokens=(TargetToken(text=f" {target}", log_likelihood=log(probability), rank=rank),),
+        top=tuple(Candidate(text=text, probability=share) for text, share in ranked),
+    )
+
+
+def record(
+    verdicts: list[bool], permille: int = 0, method: MethodSettings | None = None, seed: int = 0
+) -> Record:
+    """A record with these verdicts; sparse when permille is given."""
+    rng = random.Random(seed + permille)
+    method = method or MethodSettings()
+    kept = round(1536 * (1 - permille / 1000) / 32) * 32
+    pruned = Pruned(
+        method=method,
+        calibration=SETTINGS.calibration,
+        sparsity_permille=permille,
+        widths=(kept,) * 30,
+        dense_widths=DENSE_WIDTHS,
+        mlp_sparsity=1 - kept / 1536,
+        matmul_ratio=(1 - kept / 1536) * 0.592,
+        layer_errors=tuple(permille / 4000 for _ in DENSE_WIDTHS),
+        held_out_errors=tuple(permille / 3500 for _ in DENSE_WIDTHS),
+    )
+    outcomes = tuple(
+        outcome(i, _WORDS[i % len(_WORDS)], right, rng) for i, right in enumerate(verdicts)
+    )
+    return Record(
+        key=f"{method.saliency}-{method.compensation}-{permille}-{seed}",
+        model=SETTINGS.model,
+        model_identity="sha256:0123",
+        dtype="float32",
+        corpus=SETTINGS.evaluation.corpus,
+        corpus_identity="sha256:4567",
+        passages_key="passages",
+        pruned=pruned if permille else None,
+        outcomes=outcomes,
+        seconds=21.5,
+        tokens_per_second=912.0,
+    )
+
+
+def verdicts(n: int = 120, accuracy: float = 0.36, seed: int = 1) -> list[bool]:
+    """Dense verdicts."""
+    rng = random.Random(seed)
+    return [rng.random() < accuracy for _ in range(n)]
+
+
+def harmed(dense: list[bool], permille: int, seed: int = 2) -> list[bool]:
+    """The verdicts after removing this much: some right answers break, a few wrong ones are mended."""
+    rng = random.Random(seed + permille)
+    breaks, mends = permille / 1000 * 1.1, permille / 1000 * 0.12
+    return [rng.random() >= breaks if right else rng.random() < mends for right in dense]
+
+
+def run(
+    settings: RunSettings = SETTINGS, finished: bool = True, n_sparse: int | None = None
+) -> tuple[Run, list[Record]]:
+    """A run with its records, dense first; shorter when only n_sparse of them are there yet."""
+    dense = verdicts()
+    records = [record(dense)]
+    for method in settings.methods:
+        harm = 1.0 if method.compensation == "least-squares" else 1.7
+        records += [
+            record(harmed(dense, round(permille * harm)), permille, method)
+            for permille in settings.sparsities_permille
+        ]
+    records = records if n_sparse is None else records[: 1 + n_sparse]
+    found = Run(
+        key=settings.key(),
+        settings=settings,
+        model_identity="sha256:0123",
+        corpora={"evaluation": "sha256:4567", "calibration": "self"},
+        dense=records[0].key,
+        sparse=tuple(r.key for r in records[1:]),
+        finished=finished,
+        started_at=1_764_000_000.0,
+        finished_at=1_764_000_262.0 if finished else None,
+        seconds={"load": 2.1, "text": 58.0, "calibrate": 41.0, "prune": 12.0, "evaluate": 86.0},
+        cached=(),
+        warnings=(),
+        versions={"torch": "2.13.0"},
+    )
+    return found, records
+
+
+def passages(n: int = 120) -> Passages:
+    """Texts for the outcomes of `record`."""
+    return Passages(
+        key="passages",
+        indices=tuple(range(n)),
+        contexts=(_STORY,) * n,
+        targets=tuple(_WORDS[i % len(_WORDS)] for i in range(n)),
+    )

@@ -1,0 +1,85 @@
+"""Headers, health and tending, without a server."""
+
+import asyncio
+import json
+
+from sparsedash.errors import StoreError
+from sparsedash.ui import frame, serving
+from tests.ui.fake_backend import FakeBackend
+
+
+def headers_of(scope_type: str) -> dict[str, str]:
+    """The headers of an answer that went through the middleware."""
+    sent = []
+
+    async def app(scope, receive, send):
+        await send(
+            {
+                "type": f"{scope_type}.response.start",
+                "status": 200,
+                "headers": [(b"x-own", b"kept")],
+            }
+        )
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(serving.SecurityHeaders(app)({"type": scope_type}, None, send))
+    return {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+
+
+def test_every_http_answer_gets_the_headers_and_keeps_its_own():
+    headers = headers_of("http")
+    assert headers["x-own"] == "kept"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_other_traffic_passes_untouched():
+    assert headers_of("websocket") == {"x-own": "kept"}
+
+
+def test_scripts_come_from_this_server_or_are_named_by_their_hash():
+    policy = headers_of("http")["content-security-policy"]
+    (scripts,) = [part for part in policy.split("; ") if part.startswith("script-src")]
+    assert "'self'" in scripts
+    assert "unsafe" not in scripts
+
+
+def test_health_says_what_the_backend_says(monkeypatch):
+    monkeypatch.setattr(frame, "backend", FakeBackend)
+    assert json.loads(serving.health(None).body) == {"status": "ok"}
+
+
+def test_health_fails_while_the_data_folder_cannot_be_used(monkeypatch):
+    def refuse():
+        raise StoreError("no room")
+
+    monkeypatch.setattr(frame, "backend", refuse)
+    answer = serving.health(None)
+    assert answer.status_code == 503
+    assert json.loads(answer.body)["problem"] == "no room"
+
+
+def test_jobs_are_tended_while_the_server_lives_and_a_failure_does_not_end_that(
+    monkeypatch, caplog
+):
+    tended = []
+
+    def tend():
+        tended.append(True)
+        if len(tended) < 3:
+            raise StoreError("no room")
+
+    backend = FakeBackend()
+    backend.tend = tend
+    monkeypatch.setattr(frame, "backend", lambda: backend)
+    monkeypatch.setattr(serving, "TEND_S", 0.001)
+
+    async def live():
+        async with serving.lifespan(None):
+            while len(tended) < 5:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(live(), 30))
+    assert [record.message for record in caplog.records] == ["Jobs cannot be tended: no room"]

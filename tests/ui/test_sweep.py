@@ -1,0 +1,114 @@
+"""The sentence that a run's page opens with, from verdicts made for it."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog import method_named
+from sparsedash.records import Record
+from sparsedash.ui import wording
+from sparsedash.ui.sweep import Sweep, answer, best, sweep
+from tests.ui import specimens
+from tests.ui.fake_backend import FakeBackend
+
+DENSE = [True] * 60 + [False] * 60
+
+
+def broken(n: int) -> list[bool]:
+    """The dense verdicts with n right answers gone wrong."""
+    return [False] * n + [True] * (60 - n) + [False] * 60
+
+
+def sweep_of(*sparse: Record, finished: bool = True) -> Sweep:
+    backend = FakeBackend()
+    dense = specimens.record(DENSE)
+    methods = tuple(dict.fromkeys(r.pruned.method for r in sparse if r.pruned))
+    settings = replace(specimens.SETTINGS, methods=methods) if methods else specimens.SETTINGS
+    run, _ = specimens.run(settings)
+    keys = tuple(record.key for record in sparse)
+    backend.add_run(
+        (replace(run, dense=dense.key, sparse=keys, finished=finished), [dense, *sparse])
+    )
+    found = sweep(backend, backend.stored_runs[0])
+    assert found is not None
+    return found
+
+
+def said(*sparse: Record, finished: bool = True) -> str:
+    return answer(sweep_of(*sparse, finished=finished)).replace(wording.NBSP, " ")
+
+
+def test_no_loss_shown_at_all():
+    sentence = said(specimens.record(broken(1), 100), specimens.record(broken(2), 200))
+    assert sentence.startswith(
+        "Removing up to 20 % of the MLP shows no difference on 120 passages; at 20 % accuracy changes by −1.7 points, 95 %"
+    )
+
+
+def test_one_sparsity_is_not_up_to():
+    assert said(specimens.record(broken(1), 100)).startswith(
+        "Removing 10 % of the MLP shows no difference"
+    )
+
+
+def test_a_loss_shown_from_some_sparsity_on():
+    sentence = said(specimens.record(broken(1), 100), specimens.record(broken(30), 200))
+    assert sentence.startswith(
+        "Removing 10 % of the MLP shows no difference on 120 passages; 20 % changes accuracy by −25.0 points"
+    )
+
+
+def test_a_loss_shown_from_the_first_sparsity_on():
+    sentence = said(specimens.record(broken(30), 100), specimens.record(broken(40), 200))
+    assert sentence.startswith("Removing 10 % changes accuracy by −25.0 points")
+    assert sentence.endswith("on 120 passages.")
+
+
+def test_the_order_in_which_sparsities_were_asked_does_not_matter():
+    records = specimens.record(broken(1), 100), specimens.record(broken(30), 200)
+    assert said(*records) == said(*reversed(records))
+
+
+def test_an_unfinished_run_speaks_for_so_far():
+    assert said(specimens.record(broken(1), 100), finished=False).startswith(
+        "So far: removing 10 %"
+    )
+
+
+def test_without_sparse_records_the_rest_is_announced():
+    assert said() == "The dense model has answered; the sparse models are on their way."
+
+
+def test_the_method_that_keeps_longest_what_it_had_is_the_best():
+    weak = [
+        specimens.record(broken(n), p, method_named("random")) for p, n in ((100, 30), (200, 40))
+    ]
+    strong = [
+        specimens.record(broken(n), p, method_named("magnitude")) for p, n in ((100, 1), (200, 30))
+    ]
+    found = sweep_of(*weak, *strong)
+    assert [record.key for record, _, _ in best(found)] == [record.key for record in strong]
+    assert answer(found).startswith("With magnitude, removing")
+
+
+def test_p_values_are_adjusted_for_the_number_of_comparisons():
+    found = sweep_of(specimens.record(broken(6), 100), specimens.record(broken(6), 200))
+    assert found.paired[0].p_value == pytest.approx(0.03125)
+    assert found.p_values == pytest.approx((0.0625, 0.0625))
+
+
+def test_a_run_without_its_dense_record_is_no_sweep():
+    run, _ = specimens.run()
+    assert sweep(FakeBackend(), run) is None
+    assert sweep(FakeBackend(), None) is None
+
+
+def test_a_record_of_other_passages_is_left_out():
+    assert sweep_of(specimens.record([True] * 7, 100)).sparse == ()
+
+
+def test_records_are_named_uniquely_dense_first():
+    sparse = [
+        specimens.record(broken(1), 100, method_named(name)) for name in ("magnitude", "random")
+    ]
+    assert list(sweep_of(*sparse).records) == ["dense", "magnitude 10 %", "random 10 %"]

@@ -1,0 +1,129 @@
+"""Numbers in words."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sparsedash.catalog import method_named
+from sparsedash.records import Score
+from sparsedash.settings import RunSettings
+from sparsedash.significance import paired
+from sparsedash.ui import wording
+from tests.ui import specimens
+
+
+def plain(text: str) -> str:
+    return text.replace(wording.NBSP, " ")
+
+
+def test_accuracies_have_one_decimal_and_their_interval():
+    assert plain(wording.percent(0.34)) == "34.0 %"
+    assert plain(wording.interval(Score(right=68, total=200))) == "27.8 to 40.8 %"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.123, "12.3 %"), (0.0004, "under 0.1 %"), (0.0, "0.0 %"), (1.0, "100.0 %")],
+)
+def test_a_small_probability_is_not_shown_as_none(value, shown):
+    assert plain(wording.probability(value)) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(-0.03, "−3.0"), (0.007, "+0.7"), (0.0, "0.0"), (-0.0001, "0.0")]
+)
+def test_changes_carry_their_sign(value, shown):
+    assert wording.signed(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [(0.146, "p = 0.15"), (0.00001, "p < 0.001"), (1.0, "p = 1"), (0.0351, "p = 0.035")],
+)
+def test_p_values_stay_readable(p, shown):
+    assert plain(wording.p_value(p)) == shown
+
+
+def test_the_verdict_says_in_words_what_broke_and_whether_a_difference_is_shown():
+    dense = [True] * 68 + [False] * 132
+    sparse = [True] * 59 + [False] * 9 + [True] * 3 + [False] * 129
+    said = plain(wording.verdict(paired(dense, sparse)))
+    assert said.startswith(
+        "9 answers broke, 3 were mended; no difference shown: −3.0 points, 95 % interval −"
+    )
+    assert said.endswith("p = 0.15.")
+
+
+def test_one_answer_is_not_called_answers():
+    said = wording.verdict(paired([True, False], [False, True]))
+    assert said.startswith("1 answer broke, 1 was mended;")
+
+
+def test_two_equal_models_need_no_statistics():
+    assert (
+        wording.verdict(paired([True], [True]))
+        == "Every verdict stayed the same: nothing broke and nothing was mended."
+    )
+
+
+def test_a_clear_loss_is_called_shown():
+    assert "a difference is shown" in wording.verdict(
+        paired([True] * 40, [True] * 20 + [False] * 20)
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.2, "0 s"), (8, "8 s"), (59.6, "1 min"), (245, "4 min"), (4800, "1 h 20 min")],
+)
+def test_durations_use_the_unit_a_person_would(seconds, shown):
+    assert plain(wording.duration(seconds)) == shown
+
+
+@pytest.mark.parametrize(("n_bytes", "shown"), [(640e6, "640 MB"), (1.24e9, "1.2 GB")])
+def test_sizes_use_decimal_units(n_bytes, shown):
+    assert plain(wording.size(n_bytes)) == shown
+
+
+def test_moments_of_today_and_yesterday_are_called_so():
+    now = datetime.now(UTC).replace(hour=12, minute=5)
+    assert wording.moment(now.timestamp(), UTC) == "today 12:05"
+    assert wording.moment((now - timedelta(days=1)).timestamp(), UTC) == "yesterday 12:05"
+
+
+def test_older_moments_carry_their_date():
+    assert (
+        wording.moment(datetime(2020, 6, 3, 14, 5, tzinfo=UTC).timestamp(), UTC)
+        == "3 June 2020 14:05"
+    )
+
+
+def test_a_run_is_named_by_model_and_sparsities():
+    settings = RunSettings(sparsities_permille=(100, 125))
+    assert plain(wording.run_title(settings)) == "SmolLM2 135M (built in) at 10, 12.5 %"
+
+
+def test_a_reference_without_a_title_is_shown_as_it_is():
+    assert wording.title("some/model@main") == "some/model@main"
+
+
+def test_records_of_several_methods_are_told_apart():
+    sparse = specimens.record([True], 125, method_named("magnitude"))
+    assert wording.record_name(sparse, several_methods=True) == "magnitude 12.5 %"
+    assert wording.record_name(sparse, several_methods=False) == "12.5 %"
+    assert wording.record_name(specimens.record([True]), several_methods=True) == "dense"
+
+
+def test_a_method_keeps_its_name_whatever_its_parameters_are():
+    changed = replace(method_named("magnitude"), width_multiple=64, damping=0.5, seed=3)
+    assert wording.method(changed) == "magnitude"
+    assert (
+        wording.methods(RunSettings(methods=(changed,))) == "magnitude, widths in multiples of 64"
+    )
+    assert wording.methods(RunSettings(methods=(method_named("magnitude"),))) == "magnitude"
+
+
+def test_choices_without_a_name_are_named_themselves():
+    unnamed = replace(method_named("random"), compensation="least-squares")
+    assert wording.method(unnamed) == "random, least-squares, uniform"
