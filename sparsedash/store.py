@@ -165,7 +165,8 @@ def _asked_room() -> int:
 def _claim(folder: Path) -> None:
     """Make the folder, for its owner only. Raises StoreError for one that holds something else: it is not ours to close."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if any(folder.iterdir()) and not (folder / "records").is_dir():
+    found = {entry.name for entry in folder.iterdir()}
+    if found and not found & {"records", "jobs.sqlite"}:
         raise StoreError(
             f"The folder {folder} holds other things.", "Name an empty or a new one for the data."
         )

@@ -30,9 +30,9 @@ def leave_out(reason: str) -> None:
     pytest.skip(f"{reason}; the browser tests are left out")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
-    """One Chromium for all tests; each gets its own context."""
+    """One Chromium for all tests here; each gets its own context. Its event loop must not run on into other tests."""
     executable = chromium()
     if executable is None:
         leave_out("No Chromium found (name one with CHROMIUM=...)")
