@@ -1,6 +1,6 @@
 """The race: what every method costs the model, how long it takes and how much memory, all in one run on equal tokens.
 
-    python benchmarks/pruning.py --calibration file:lambada.jsonl[3600:] --evaluation file:lambada.jsonl --passages 1000
+    python -m benchmarks.pruning --calibration file:lambada.jsonl[3600:] --evaluation file:lambada.jsonl --passages 1000
 
 Prints, per method and sparsity, the log-likelihood (nats) of the right word that is lost against the dense model on the
 same passages, with its 95 % interval, and that as a share of what the published method loses. Every method calibrates
@@ -88,7 +88,15 @@ def _folder_of(reference, folder):
 
 
 def _in_child(arguments, name, folder):
-    command = [sys.executable, __file__, "--child", name, "--folder", str(Path(folder) / name)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.pruning",
+        "--child",
+        name,
+        "--folder",
+        str(Path(folder) / name),
+    ]
     for option in ("model", "calibration", "evaluation", "sparsity"):
         command += [f"--{option}", getattr(arguments, option)]
     for option in ("passages", "samples", "length"):

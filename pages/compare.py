@@ -1,17 +1,20 @@
-"""Dense beside sparse, passage by passage."""
+"""Two models beside each other, passage by passage."""
 
 import streamlit as st
 
 from sparsedash.ui import comparison, frame, wording
 from sparsedash.ui.continuation import continue_passage
-from sparsedash.ui.sweep import compare, sweep
+from sparsedash.ui.own_prompt import try_prompt
+from sparsedash.ui.passage import show_passage
+from sparsedash.ui.sweep import compare
+from sparsedash.ui.take_away import offer_files
 
 backend = frame.page("Compare")
 runs = [run for run in backend.runs() if run.sparse]
 chosen = frame.query("run") or (runs[0].key if runs else "")
-found = sweep(backend, backend.run(chosen)) if chosen else None
+run = backend.run(chosen) if chosen else None
 
-if found is None or not found.sparse:
+if run is None or not run.sparse or backend.record(run.dense) is None:
     frame.opening("Nothing to compare yet.")
     frame.empty(
         "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
@@ -24,22 +27,31 @@ choice_of_run, choice_of_records = st.columns(2)
 with choice_of_run:
     comparison.choose_run(runs, chosen)
 with choice_of_records:
-    pair = comparison.choose_pair(found)
-settings = found.run.settings
+    pair = comparison.choose_pair(backend, run, runs)
+if pair is None:
+    with verdict:
+        frame.opening("These two cannot be compared.")
+        frame.note("One of the records is no longer stored. Choose another one.")
+    st.stop()
 with verdict:
-    basis = f"{pair.right_name} against {pair.left_name} · {wording.run_title(settings)} · {wording.run_details(settings)}"
-    frame.opening(wording.verdict(compare(pair.left, pair.right)), basis)
+    basis = f"{pair.right_name} against {pair.left_name} · {wording.run_title(run.settings)} · {wording.run_details(run.settings)}"
+    judged = compare(pair.left, pair.right)
+    frame.opening(wording.verdict(judged), basis)
+    if doubt := wording.doubt(judged):
+        frame.note(doubt)
+    frame.link("overview", "Back to the chart", run=chosen)
 
-flips = pair.flips()
+passages = backend.passages(pair.left.passages_key)
 choices, reading = st.columns([2, 3], gap="medium")
 with choices:
-    flip = comparison.choose_flip(flips, pair)
-    position = comparison.choose_passage(flips[flip], pair)
+    kind, view = comparison.choose_view(pair, passages)
+    position = comparison.choose_passage(view, pair)
+    offer_files(backend, run, pair, passages, (kind, view))
 with reading:
     if position is None:
-        frame.note("No passage is of this kind. Choose another one of the four.")
+        frame.note("No passage is of this kind. Choose another kind, or clear the search.")
     else:
-        passages = backend.passages(pair.left.passages_key)
-        comparison.show_passage(position, pair, passages)
+        show_passage(position, pair, passages)
         if passages is not None:
             continue_passage(backend, pair, passages.contexts[position])
+try_prompt(backend, pair)

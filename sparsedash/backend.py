@@ -21,7 +21,7 @@ __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
 
 default_data_dir = data_folder
 
-MAX_PASSAGES_IN_MEMORY = 60_000
+MAX_PASSAGES_IN_MEMORY = 80_000
 
 
 class Backend:

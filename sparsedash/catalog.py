@@ -68,6 +68,7 @@ FAMILIES: tuple[str, ...] = (
     "qwen2",
     "qwen3",
     "smollm3",
+    "starcoder2",
 )
 """Values of `model_type` in a model's config.json that can be pruned."""
 
@@ -165,8 +166,15 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         name="best",
-        summary="the same, and each block gives as much as the model minds least; one backward pass over little text",
-        settings=MethodSettings(allocation="sensitivity"),
+        summary="channels that the others make up for best, most from blocks that the model minds least; then refitted",
+        settings=MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1),
+    ),
+    Method(
+        name="best-sequential",
+        summary="best, refitted once more block after block on the sparse model's own activations; two more passes over the text",
+        settings=MethodSettings(
+            saliency="obs", compensation="sequential", allocation="sensitivity", damping=0.1
+        ),
     ),
     Method(
         name="retrain-free (published)",

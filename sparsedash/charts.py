@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
+from sparsedash.published import LAST_WORD, PublishedRow, published_model
 from sparsedash.records import Record
 from sparsedash.significance import wilson
 
@@ -120,6 +121,12 @@ def accuracy_chart(
     return figure
 
 
+def clicked(points: Sequence[Mapping[str, Any]]) -> str:
+    """The key of the record whose point was clicked; empty where it was another point, or none."""
+    data = points[0].get("customdata") if points else None
+    return str(data[1]) if isinstance(data, list | tuple) and len(data) == 2 else ""
+
+
 def accuracy_words(dense: Record, lines: Lines) -> str:
     """What `accuracy_chart` shows, for those who do not see it."""
     parts = [f"dense {_accuracy_words(dense)}"]
@@ -129,6 +136,55 @@ def accuracy_words(dense: Record, lines: Lines) -> str:
     return (
         f"Share of {dense.last_word.total:,} last words right against the share of MLP channels removed, "
         f"with 95 % intervals: {'; '.join(parts)}."
+    )
+
+
+def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
+    """The published rows that a record can be compared with: the same model, passages and number format."""
+    if dense.corpus != "lambada_openai":
+        return ()
+    return tuple(
+        row
+        for row in LAST_WORD
+        if row.dtype == dense.dtype
+        and dense.model in (row.model, published_model(row.model).reference)
+    )
+
+
+def add_published_(figure: go.Figure, rows: Sequence[PublishedRow], theme: Theme = "light") -> None:
+    """Put published points on an accuracy chart, as grey diamonds, open for dense; in place. Without rows, nothing changes."""
+    if not rows:
+        return
+    colours = PALETTES[theme]
+    points = [(0.0, row.dense, "dense") for row in rows]
+    points += [(row.sparsity_permille / 10, row.sparse, "sparse") for row in rows]
+    heights = [100 * share for _, share, _ in points]
+    figure.add_scatter(
+        x=[x for x, _, _ in points], y=heights, mode="markers", name="published", cliponaxis=False,
+        marker={
+            "color": colours.muted, "size": 11, "line": {"color": colours.muted, "width": 1.5},
+            "symbol": ["diamond-open" if kind == "dense" else "diamond" for _, _, kind in points],
+        },
+        customdata=[f"published, {kind}<br>{100 * share:.2f} %" for _, share, kind in points],
+        hovertemplate="%{customdata}<extra></extra>",
+    )  # fmt: skip
+    figure.add_annotation(
+        x=points[-1][0], y=heights[-1], text="published", showarrow=False, yshift=-16,
+        font={"color": colours.muted, "size": 13},
+    )  # fmt: skip
+    low, high = figure.layout.yaxis.range
+    figure.update_yaxes(
+        range=[min(low, *(y - 2 for y in heights)), max(high, *(y + 2 for y in heights))]
+    )
+    left, right = figure.layout.xaxis.range
+    figure.update_xaxes(range=[left, max(right, 1.06 * max(x for x, _, _ in points))])
+
+
+def published_words(rows: Sequence[PublishedRow]) -> str:
+    """What `add_published_` shows, for those who do not see it; empty without rows."""
+    return "".join(
+        f" Published: dense {100 * row.dense:.2f} %, at {row.sparsity_permille / 10:g} % {100 * row.sparse:.2f} %."
+        for row in rows
     )
 
 
@@ -171,8 +227,8 @@ def _sparse_trace(
             "type": "data", "symmetric": False, "array": above, "arrayminus": below,
             "color": colours.sparse, "thickness": 1.25, "width": 5,
         },
-        cliponaxis=False, customdata=["", *(_hover(record) for record in records)],
-        hovertemplate="%{customdata}<extra></extra>",
+        cliponaxis=False, customdata=[["", ""], *([_hover(record), record.key] for record in records)],
+        hovertemplate="%{customdata[0]}<extra></extra>",
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from sparsedash.errors import SettingsError
 Dtype = Literal["float32", "bfloat16"]
 Pattern = Literal["channelx1"]
 Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "fisher", "random"]
-Compensation = Literal["none", "bias", "least-squares"]
+Compensation = Literal["none", "bias", "least-squares", "sequential"]
 Allocation = Literal["uniform", "global", "standardised", "sensitivity"]
 Rule = Literal["plain", "published"]
 
@@ -29,6 +29,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "statistics": 1,
     "gradients": 1,
     "sensitivity": 1,
+    "pruned": 1,
     "outcomes": 1,
     "continuation": 1,
 }
@@ -41,6 +42,7 @@ class MethodSettings:
 
     width_multiple: kept widths are rounded to the nearest multiple of this many channels.
     damping: ridge of the least squares, as a share of the median of diag H.
+    strength: of the sequential least squares, from 0, a block's own output, to 1, the dense residual stream.
     seed: only for random saliency.
     """
 
@@ -50,6 +52,7 @@ class MethodSettings:
     allocation: Allocation = "uniform"
     width_multiple: int = 32
     damping: float = 0.01
+    strength: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,8 +64,11 @@ class MethodSettings:
         _whole("method seed", self.seed, 0, 2**31 - 1)
         if type(self.damping) not in (int, float) or not 0 < self.damping <= 10:
             raise SettingsError("damping", self.damping, "more than 0 and at most 10")
+        if type(self.strength) not in (int, float) or not 0 <= self.strength <= 1:
+            raise SettingsError("strength", self.strength, "from 0 to 1")
         # 1 and 1.0 are equal settings and must have one key.
         object.__setattr__(self, "damping", float(self.damping))
+        object.__setattr__(self, "strength", float(self.strength))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +227,13 @@ def sensitivity_key(statistics: str) -> str:
     return stage_key("sensitivity", statistics=statistics)
 
 
+def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
+    """Key of a sparse model's weights, kept where making them again would need passes over the text."""
+    return stage_key(
+        "pruned", statistics=statistics, method=_what_matters(method), permille=permille
+    )
+
+
 def outcomes_key(
     model: str,
     dtype: Dtype,
@@ -247,7 +260,12 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
     values = asdict(method)
     if method.saliency != "random":
         del values["seed"]
-    if method.compensation != "least-squares" and method.allocation != "sensitivity":
+    if method.compensation != "sequential":
+        del values["strength"]
+    if (
+        method.compensation not in ("least-squares", "sequential")
+        and method.allocation != "sensitivity"
+    ):
         del values["damping"]
     return values
 

@@ -5,9 +5,16 @@ Interval of the paired difference: Newcombe's hybrid score (method 10, Statistic
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import ceil, comb, sqrt
+from typing import Literal
 
 Z_95 = 1.959963984540054
+Z_POWER_80 = 0.8416212335729143
+SHOWN_BELOW = 0.05
+"""A test calls a difference shown when its p-value is under this; the intervals are its complement, 95 %."""
+
+Judgement = Literal["shown", "borderline", "not-shown"]
+"""What interval and test say together; borderline where one of them shows a difference and the other does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,29 @@ def paired(dense: Sequence[bool], sparse: Sequence[bool]) -> Paired:
         interval=paired_interval(both_right, broke, mended, both_wrong),
         p_value=mcnemar(broke, mended),
     )
+
+
+def judge(comparison: Paired, p_value: float | None = None) -> Judgement:
+    """What the comparison shows. p_value: an adjusted one, in place of the comparison's own."""
+    p = comparison.p_value if p_value is None else p_value
+    low, high = comparison.interval
+    says = {p < SHOWN_BELOW, not low <= 0 <= high}
+    return "borderline" if len(says) == 2 else "shown" if True in says else "not-shown"
+
+
+def passages_needed(comparison: Paired) -> int | None:
+    """Passages that show a difference of this size four times of five, if flips stay as frequent as they are here.
+
+    None when as many broke as were mended: no number of passages shows a difference that is not there.
+    Source: Connor, Biometrics 43 (1987), the size of a McNemar test at 5 %, two-sided, with a power of 80 %.
+    """
+    if comparison.broke == comparison.mended:
+        return None
+    total = comparison.both_right + comparison.broke + comparison.mended + comparison.both_wrong
+    flips = (comparison.broke + comparison.mended) / total
+    difference = abs(comparison.mended - comparison.broke) / total
+    spread = Z_95 * sqrt(flips) + Z_POWER_80 * sqrt(flips - difference**2)
+    return ceil((spread / difference) ** 2)
 
 
 def mcnemar(broke: int, mended: int) -> float:

@@ -24,14 +24,16 @@ KEEPING = {
     "folders",
     "stamps",
 } | CONTRACTS
-DRAWING = {"backend", "charts", "document", "preflight", "reproduction"}
+DRAWING = {"backend", "charts", "document", "preflight", "reproduction", "takeaway"}
 READING = {"engine.families", "engine.pruning"} | CONTRACTS
 MEASURING = {"engine.models", "engine.blocks", "engine.corpora"} | READING
 STAGES = {
     "engine.calibration",
     "engine.evaluation",
     "engine.generation",
+    "engine.evidence",
     "engine.gradients",
+    "engine.sequential",
     "engine.export",
     "engine.timing",
     "engine.weights",
@@ -49,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "reproduction": {"catalog", "dimensions", "published", "significance"} | CONTRACTS,
     "charts": {"records", "significance", "published"},
     "document": {"records", "significance"},
+    "takeaway": {"records"},
     # Both halves.
     "jobs": CONTRACTS,
     "store": CONTRACTS,
@@ -70,7 +73,9 @@ ALLOWED: dict[str, set[str]] = {
     "engine.calibration": MEASURING,
     "engine.evaluation": {"engine.answers"} | MEASURING,
     "engine.generation": MEASURING,
+    "engine.evidence": {"engine.calibration", "engine.gradients", "store"} | MEASURING,
     "engine.gradients": MEASURING,
+    "engine.sequential": {"engine.calibration"} | MEASURING,
     "engine.export": MEASURING,
     "engine.timing": MEASURING,
     "engine.weights": MEASURING,

@@ -5,7 +5,7 @@ import json
 import plotly.io
 import pytest
 
-from sparsedash.charts import PALETTES, Palette, accuracy_chart, accuracy_words, repainting
+from sparsedash.charts import PALETTES, Palette, accuracy_chart, accuracy_words, clicked, repainting
 from sparsedash.significance import wilson
 from tests.ui import specimens
 
@@ -155,3 +155,9 @@ def test_the_words_say_every_point_with_its_interval():
     assert said.startswith("Share of 120 last words right")
     assert "dense 50.0 % (41.2 to 58.8)" in said
     assert said.index("sparse at 10.4 % 45.0 %") < said.index("sparse at 29.2 % 25.0 %")
+
+
+def test_a_sparse_point_knows_its_record_and_no_other_point_does():
+    data = trace(chart(DENSE, LINES), "sparse")["customdata"]
+    assert [clicked([{"customdata": point}]) for point in data] == ["", TEN.key, THIRTY.key]
+    assert clicked([]) == clicked([{"x": 0}]) == clicked([{"customdata": "published"}]) == ""

@@ -41,6 +41,7 @@ OTHER = {
         "allocation": "sensitivity",
         "width_multiple": 64,
         "damping": 0.02,
+        "strength": 1.0,
         "seed": 1,
     },
     CalibrationSettings: {
@@ -134,13 +135,18 @@ def test_two_names_of_the_same_text_have_the_same_keys():
     ) == statistics_key(MODEL, "float32", CORPUS, CalibrationSettings(corpus="file:./a.txt"))
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(MethodSettings, ["seed"]))
+@pytest.mark.parametrize(("name", "value"), other_values(MethodSettings, ["seed", "strength"]))
 def test_an_outcomes_key_changes_with_every_choice_that_least_squares_uses(name, value):
     assert outcomes(replace(MethodSettings(), **{name: value})) != outcomes(MethodSettings())
 
 
 def test_an_outcomes_key_changes_with_the_seed_of_a_random_method():
     assert outcomes(replace(RANDOM, seed=1)) != outcomes(RANDOM)
+
+
+def test_an_outcomes_key_changes_with_the_strength_of_a_sequential_method():
+    sequential = MethodSettings(compensation="sequential")
+    assert outcomes(replace(sequential, strength=1.0)) != outcomes(sequential)
 
 
 def test_an_outcomes_key_ignores_what_its_method_does_not_use():

@@ -8,13 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from sparsedash.significance import Z_95, holm, mcnemar, paired, paired_interval, wilson
+from sparsedash.significance import (
+    Z_95,
+    Z_POWER_80,
+    Paired,
+    holm,
+    judge,
+    mcnemar,
+    paired,
+    paired_interval,
+    passages_needed,
+    wilson,
+)
 
 counts = st.integers(0, 300)
 
 
 def test_z_is_the_normal_quantile_of_95_percent():
     assert pytest.approx(norm.ppf(0.975), abs=1e-15) == Z_95
+    assert pytest.approx(norm.ppf(0.8), abs=1e-15) == Z_POWER_80
 
 
 @given(counts, counts)
@@ -164,3 +176,64 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
     assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
     ranked = sorted(zip(p_values, adjusted, strict=True))
     assert [a for _, a in ranked] == sorted(adjusted)
+
+
+def flips(broke: int, mended: int, both_right: int = 30, both_wrong: int = 80) -> Paired:
+    """A comparison with this table."""
+    dense = [True] * (both_right + broke) + [False] * (mended + both_wrong)
+    sparse = [True] * both_right + [False] * broke + [True] * mended + [False] * both_wrong
+    return paired(dense, sparse)
+
+
+def test_interval_and_test_that_agree_decide():
+    assert judge(flips(20, 2)) == "shown"
+    assert judge(flips(4, 3)) == "not-shown"
+    assert judge(flips(0, 0)) == "not-shown"
+
+
+def test_interval_and_test_that_disagree_are_borderline():
+    found = flips(9, 2, both_right=27, both_wrong=82)
+    assert found.interval[1] < 0 < 0.05 < found.p_value
+    assert judge(found) == "borderline"
+    assert judge(found, p_value=0.01) == "shown"
+
+
+def test_an_adjusted_p_value_can_take_a_difference_back():
+    assert judge(flips(20, 2), p_value=0.2) == "borderline"
+
+
+def test_passages_needed_by_hand():
+    found = flips(9, 2, both_right=27, both_wrong=82)
+    spread = 1.959964 * sqrt(11 / 120) + 0.841621 * sqrt(11 / 120 - (7 / 120) ** 2)
+    assert passages_needed(found) == -int(-((spread / (7 / 120)) ** 2) // 1) == 210
+    assert passages_needed(flips(2, 9, both_right=27, both_wrong=82)) == 210
+
+
+def test_no_number_of_passages_shows_a_difference_that_is_not_there():
+    assert passages_needed(flips(4, 4)) is None
+    assert passages_needed(flips(0, 0)) is None
+
+
+@given(counts, counts, counts, counts)
+def test_what_is_not_shown_needs_more_passages_than_there_are(right, broke, mended, wrong):
+    if broke != mended and mcnemar(broke, mended) >= 0.05:
+        found = flips(broke, mended, right, wrong)
+        assert passages_needed(found) > right + broke + mended + wrong
+
+
+@pytest.mark.parametrize(
+    ("broke", "mended"), [(0.09, 0.05), (0.15, 0.10), (0.04, 0.01), (0.30, 0.24)]
+)
+def test_with_the_passages_needed_the_test_shows_the_difference_four_times_of_five(broke, mended):
+    found = flips(
+        round(1000 * broke), round(1000 * mended), 300, 700 - round(1000 * (broke + mended))
+    )
+    n = passages_needed(found)
+    shares = (0.3, broke, mended, 0.7 - broke - mended)
+    tables = np.random.default_rng(11).multinomial(n, shares, size=4_000)
+    unique, times = np.unique(tables[:, 1:3], axis=0, return_counts=True)
+    shown = sum(
+        t for (b, m), t in zip(unique.tolist(), times.tolist(), strict=True) if mcnemar(b, m) < 0.05
+    )
+    # The exact test is a little stricter than the approximation that the formula rests on.
+    assert 0.74 <= shown / len(tables) <= 0.83

@@ -40,6 +40,11 @@ class BlockWalk:
         tuples = _returns_tuples(body, blocks, batches[0])
         self._walked = [_enter(body, blocks, batch, tuples) for batch in batches]
 
+    @property
+    def hidden(self) -> list[Tensor]:
+        """The hidden states (b, t, d) of every batch after the last step; the next step starts from them."""
+        return [walked.hidden for walked in self._walked]
+
     def step(self, index: int) -> Iterator[int]:
         """Run block `index` over every batch, yielding each batch's number before it is run."""
         for number, walked in enumerate(self._walked):

@@ -59,6 +59,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2": _GATED,
     "qwen3": _GATED,
     "smollm3": _GATED,
+    "starcoder2": Family(blocks="model.layers", inner=("mlp.c_fc",), out="mlp.c_proj"),
 }
 
 

@@ -10,32 +10,26 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 
-from torch import Tensor
-
 import sparsedash
 from sparsedash.engine.calibration import (
     calibrate,
     calibration_sequences,
     few_tokens_warning,
-    first_tokens,
-    pack,
-    unpack,
 )
 from sparsedash.engine.corpora import Texts, openings, read_texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
+from sparsedash.engine.evidence import EvidenceGone, KeptEvidence
 from sparsedash.engine.generation import sample_texts
-from sparsedash.engine.gradients import (
-    mask_gradients,
-    pack_gradients,
-    sensitivities,
-    unpack_gradients,
-)
 from sparsedash.engine.models import LoadedModel, ModelShelf, Source, locate
-from sparsedash.engine.pruning.layer import Statistics
-from sparsedash.engine.pruning.methods import Evidence, PrunedModel, layer_of, prune
+from sparsedash.engine.pruning.compensation import COMPENSATIONS
+from sparsedash.engine.pruning.methods import PrunedModel, measured, prune
 from sparsedash.engine.pruning.patterns import matmul_ratio, mlp_sparsity
-from sparsedash.engine.pruning.sensitivity import reference_change, squared_error
 from sparsedash.engine.pruning.surgery import pruned
+from sparsedash.engine.sequential import (
+    pack_narrowed,
+    refit_sequentially,
+    unpack_narrowed,
+)
 from sparsedash.engine.weights import n_matmul_weights, weights_per_channel
 from sparsedash.errors import StoreError
 from sparsedash.progress import OnStep, Stage
@@ -43,9 +37,8 @@ from sparsedash.records import Passages, Pruned, Record
 from sparsedash.settings import (
     MethodSettings,
     RunSettings,
-    gradients_key,
     outcomes_key,
-    sensitivity_key,
+    pruned_key,
     statistics_key,
     text_key,
 )
@@ -53,7 +46,6 @@ from sparsedash.stamps import stamp
 from sparsedash.store import Store
 
 SELF = "self"
-SENSITIVITY_TOKENS = 4096
 
 
 class Stages:
@@ -146,10 +138,8 @@ class Stages:
                 self._note_cached("calibration")
             with self._timed("prune"):
                 try:
-                    return prune(
-                        self.loaded.mlps, self._evidence, method, permille, self._on_pruned
-                    )
-                except _StatisticsGone:
+                    return self._pruned(method, permille)
+                except EvidenceGone:
                     self._store.forget(f"calibrated/{self._statistics_key}")
         raise StoreError(
             "The calibration statistics do not fit into the store.",
@@ -201,6 +191,12 @@ class Stages:
         return Texts(texts=tuple(json.loads(known)), identity=self.calibration_identity)
 
     @cached_property
+    def _kept(self) -> KeptEvidence:
+        return KeptEvidence(
+            self._store, self._statistics_key, self.loaded, lambda: self.sequences, self._on_step
+        )
+
+    @cached_property
     def sequences(self) -> list[list[int]]:
         """Token ids of the calibration text."""
         settings = self._settings.calibration
@@ -213,54 +209,23 @@ class Stages:
         if warning:
             self.warnings.append(warning)
         with self._timed("calibrate"):
-            calibrate(self.loaded, sequences, self._keep_statistics, self._on_step)
+            calibrate(self.loaded, sequences, self._kept.keep_statistics, self._on_step)
         self._store.remember(f"calibrated/{self._statistics_key}", str(len(self.loaded.mlps)))
 
-    def _keep_statistics(self, index: int, statistics: Statistics) -> None:
-        self._store.put_artefact(f"{self._statistics_key}/{index}", pack(statistics))
-
-    def _statistics(self, index: int) -> Statistics:
-        data = self._store.get_artefact(f"{self._statistics_key}/{index}")
-        if data is None:
-            raise _StatisticsGone
-        return unpack(data)
-
-    @property
-    def _evidence(self) -> Evidence:
-        return Evidence(
-            statistics=self._statistics,
-            mask_gradients=self._mask_gradients,
-            sensitivities=self._sensitivities,
-        )
-
-    def _mask_gradients(self, index: int) -> Tensor:
-        """Of one block; from a backward pass over all of the calibration text, done once."""
-        key = gradients_key(self._statistics_key)
-        if self._store.recall(f"gradients/{key}") is None:
-            found = mask_gradients(self.loaded, self.sequences, self._on_step)
-            for number, block in enumerate(found):
-                self._store.put_artefact(f"{key}/{number}", pack_gradients(block))
-            self._store.remember(f"gradients/{key}", str(len(found)))
-        data = self._store.get_artefact(f"{key}/{index}")
-        if data is None:
-            self._store.forget(f"gradients/{key}")
-            raise _StatisticsGone
-        return unpack_gradients(data)
-
-    def _sensitivities(self) -> list[float]:
-        """What the model loses by a unit of error in each block; from a backward pass over little text, done once."""
-        key = sensitivity_key(self._statistics_key)
+    def _pruned(self, method: MethodSettings, permille: int) -> PrunedModel:
+        mlps, evidence = self.loaded.mlps, self._kept.evidence()
+        if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
+            return prune(mlps, evidence, method, permille, self._on_pruned)
+        key = pruned_key(self._statistics_key, method, permille)
         known = self._store.get_artefact(key)
         if known is None:
-            few = first_tokens(self.sequences, SENSITIVITY_TOKENS)
-            layers = [layer_of(m, self._statistics(i)) for i, m in enumerate(self.loaded.mlps)]
-            changes = [reference_change(layer) for layer in layers]
-            losses = sensitivities(self.loaded, few, changes, self._on_step)
-            errors = [squared_error(layer, c) for layer, c in zip(layers, changes, strict=True)]
-            found = [loss / e if e > 0 else 0.0 for loss, e in zip(losses, errors, strict=True)]
-            known = json.dumps(found).encode()
+            chosen = prune(mlps, evidence, method, permille, self._on_pruned).narrowed
+            refitted = refit_sequentially(
+                self.loaded, self.sequences, chosen, method.damping, method.strength, self._on_step
+            )
+            known = pack_narrowed(refitted)
             self._store.put_artefact(key, known)
-        return [float(value) for value in json.loads(known)]
+        return measured(mlps, evidence, unpack_narrowed(known))
 
     def _on_pruned(self, done: int, total: int) -> None:
         self._on_step("prune", done, total, unit="blocks")
@@ -328,10 +293,6 @@ class Stages:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
-class _StatisticsGone(Exception):  # noqa: N818 - a signal inside this file
-    """The store has forgotten statistics that it had."""
 
 
 def versions() -> dict[str, str]:

@@ -1,48 +1,23 @@
-"""Two models beside each other: the verdict, the two-by-two of flips, and one passage with both answers."""
+"""The choices of the compare page: which two records, which kind of passages, in which order, and which one of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import exp
-from typing import Literal, get_args
+from typing import get_args
 
 import streamlit as st
 
-from sparsedash.records import Candidate, Outcome, Passages, Record, Run
+from sparsedash.backend import Backend
+from sparsedash.records import Passages, Run
 from sparsedash.ui import frame, wording
-from sparsedash.ui.sweep import Sweep
-from sparsedash.ui.text import Html, element, escape, paragraph, token, visible
+from sparsedash.ui.pair import KINDS, Kind, Offer, Order, Pair, offers, pair, told_apart
+from sparsedash.ui.text import element, escape, label, visible
 
-Flip = Literal["both-right", "broke", "mended", "both-wrong"]
+DEFAULT_KIND: Kind = "broke"
+NEIGHBOURS = 100
+"""Passages offered on each side of the chosen one: a list of thousands would slow every step."""
 
-_FLIP_TITLES: dict[Flip, str] = {
-    "both-right": "Both right",
-    "broke": "Broke",
-    "mended": "Mended",
-    "both-wrong": "Both wrong",
-}
-_FLIP_ORDER: tuple[Flip, ...] = ("both-right", "broke", "mended", "both-wrong")
-DEFAULT_FLIP: Flip = "broke"
+_SQUARE: tuple[Kind, ...] = ("both-right", "broke", "mended", "both-wrong")
 _JUMP = "jump"
 _RUN = "chosen-run"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Two records of one run under the names they have in it; the right one is judged against the left."""
-
-    left_name: str
-    left: Record
-    right_name: str
-    right: Record
-
-    def flips(self) -> dict[Flip, list[int]]:
-        """Positions of the passages of each kind, in corpus order."""
-        found: dict[Flip, list[int]] = {flip: [] for flip in _FLIP_ORDER}
-        for i, (left, right) in enumerate(
-            zip(self.left.outcomes, self.right.outcomes, strict=True)
-        ):
-            found[_flip(left.last_word_right, right.last_word_right)].append(i)
-        return found
 
 
 def choose_run(runs: Sequence[Run], chosen: str) -> None:
@@ -51,181 +26,130 @@ def choose_run(runs: Sequence[Run], chosen: str) -> None:
     if chosen not in keys:
         return
     zone = frame.zone()
+    names = told_apart(
+        {
+            key: f"{wording.run_title(run.settings)}, {wording.moment(run.started_at, zone)}"
+            for key, run in keys.items()
+        }
+    )
     st.session_state[_RUN] = chosen
     st.selectbox(
         "Run", list(keys), key=_RUN, on_change=_change_run, filter_mode="contains",
-        format_func=lambda key: visible(
-            f"{wording.run_title(keys[key].settings)}, {wording.moment(keys[key].started_at, zone)}"
-        ),
+        format_func=lambda key: visible(names[key]),
     )  # fmt: skip
 
 
-def choose_pair(found: Sweep) -> Pair:
-    """Draw the two choices of records; dense beside the hardest-pruned one unless the address says otherwise."""
-    names = list(found.records)
-    left, right = st.columns(2, wrap=False)
-    with left:
-        first = st.selectbox("Left", names, key="left", bind="query-params", filter_mode=None)
-    with right:
-        second = st.selectbox(
-            "Right", names, index=len(names) - 1, key="right", bind="query-params", filter_mode=None
-        )
-    return Pair(
-        left_name=first, left=found.records[first], right_name=second, right=found.records[second]
-    )
+def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
+    """Draw the two choices of records; dense beside the run's last one unless the address says otherwise.
+
+    Offered is every record over the same passages, also of other runs. None where a chosen record is lost.
+    """
+    offered = {offer.key: offer for offer in offers(run, runs)}
+    last = (run.sparse or (run.dense,))[-1]
+    columns = st.columns(2, wrap=False)
+    chosen: list[Offer] = []
+    for column, side, otherwise in zip(columns, ("left", "right"), (run.dense, last), strict=True):
+        asked = frame.query(side)
+        key = next((o.key for o in offered.values() if asked and o.address == asked), otherwise)
+        widget = f"chosen-{side}"
+        st.session_state[widget] = key
+        column.selectbox(
+            side.capitalize(), list(offered), key=widget, filter_mode="contains", on_change=_change_side,
+            args=(side, {offer.key: offer.address for offer in offered.values()}),
+            format_func=lambda k: visible(offered[k].name),
+        )  # fmt: skip
+        chosen.append(offered[key])
+    return pair(backend, *chosen)
 
 
-def choose_flip(flips: dict[Flip, list[int]], pair: Pair) -> Flip:
-    """Draw the two-by-two of buttons: left right or wrong across, right right or wrong down."""
-    asked = frame.query("filter")
-    chosen: Flip = next((flip for flip in get_args(Flip) if flip == asked), DEFAULT_FLIP)
-    with st.container(key="flips", gap="small"):
-        for flips_of_row in (_FLIP_ORDER[:2], _FLIP_ORDER[2:]):
-            for column, flip in zip(
-                st.columns(2, gap="small", wrap=False), flips_of_row, strict=True
-            ):
-                column.button(
-                    f"{_FLIP_TITLES[flip]} · {len(flips[flip]):,}", key=f"flip-{flip}", width="stretch",
-                    type="primary" if flip == chosen else "secondary",
-                    icon=":material/check:" if flip == chosen else None,
-                    on_click=_go, kwargs={"filter": flip, "passage": ""}, help=_explain(flip, pair),
-                )  # fmt: skip
-    return chosen
+def choose_view(chosen: Pair, passages: Passages | None) -> tuple[Kind, list[int]]:
+    """Draw search, order and the kinds with their counts. Returns the kind and its passages in that order."""
+    searched = st.text_input(
+        "Search in the passages and answers", key="search", bind="query-params", max_chars=200, type="search",
+    )  # fmt: skip
+    kinds = chosen.kinds(chosen.holding(searched or "", passages))
+    kind = _choose_kind(kinds, chosen)
+    order = st.selectbox(
+        "Sort by the target's log-probability", get_args(Order), key="sort", bind="query-params", filter_mode=None,
+        help="How far it fell from the left model to the right one; for mended passages, how far it rose.",
+    )  # fmt: skip
+    return kind, chosen.ordered(kinds[kind], kind, order)
 
 
-def choose_passage(positions: list[int], pair: Pair) -> int | None:
+def choose_passage(positions: list[int], chosen: Pair) -> int | None:
     """Draw the steps through these passages. Returns the position of the chosen one, None where there are none."""
     if not positions:
         return None
-    index = {str(pair.left.outcomes[i].index): at for at, i in enumerate(positions)}
-    at = index.get(frame.query("passage"), 0)
+    outcomes = chosen.left.outcomes
+    asked = frame.query("passage")
+    at = next((i for i, p in enumerate(positions) if str(outcomes[p].index) == asked), 0)
     with st.container(horizontal=True, vertical_alignment="center", key="steps"):
-        for name, icon, to in (
-            ("Previous", "chevron_left", at - 1),
-            ("Next", "chevron_right", at + 1),
+        for name, icon, key, to in (
+            ("Previous", "chevron_left", "K", at - 1),
+            ("Next", "chevron_right", "J", at + 1),
         ):
             inside = 0 <= to < len(positions)
-            target = str(pair.left.outcomes[positions[to]].index) if inside else ""
+            target = str(outcomes[positions[to]].index) if inside else ""
             st.button(
-                name, icon=f":material/{icon}:", disabled=not inside, key=f"step-{name}",
+                name, icon=f":material/{icon}:", disabled=not inside, key=f"step-{name}", shortcut=key,
                 on_click=_go, kwargs={"passage": target},
             )  # fmt: skip
         frame.show(
             element("p", escape(f"{at + 1:,} of {len(positions):,}"), css="sd-muted sd-count")
         )
-    indices = list(index)
-    st.session_state[_JUMP] = indices[at]
+    near = positions[max(0, at - NEIGHBOURS) : at + NEIGHBOURS + 1]
+    by_index = {str(outcomes[p].index): p for p in near}
+    st.session_state[_JUMP] = str(outcomes[positions[at]].index)
     st.selectbox(
-        "Passage", indices, key=_JUMP, on_change=_jump, filter_mode="contains",
-        format_func=lambda i: f"{int(i) + 1:,} · {visible(pair.left.outcomes[positions[index[i]]].target)}",
+        "Passage", list(by_index), key=_JUMP, on_change=_jump, filter_mode="contains",
+        format_func=lambda i: f"{int(i) + 1:,} · {visible(outcomes[by_index[i]].target[:80])}",
     )  # fmt: skip
     return positions[at]
 
 
-def show_passage(position: int, pair: Pair, passages: Passages | None) -> None:
-    """The context with its target, and both models' answers to it."""
-    outcome = pair.left.outcomes[position]
-    heading = f"Passage {outcome.index + 1:,}"
-    frame.show(element("p", escape(heading), css="sd-muted sd-small"))
-    if passages is None:
-        frame.note(
-            "The text of this passage is no longer stored. Run again with the same settings to bring it back."
-        )
-    else:
-        context = escape(passages.contexts[position])
-        target = element("span", escape(outcome.target), css="sd-target")
-        frame.show(element("p", context, Html(" "), target, css="sd-passage"))
-    sides = [(pair.left_name, pair.left), (pair.right_name, pair.right)]
-    answers = [_answer(name, record, record.outcomes[position]) for name, record in sides]
-    frame.show(element("div", *answers, css="sd-answers"))
+def _choose_kind(kinds: dict[Kind, list[int]], chosen_pair: Pair) -> Kind:
+    """The two-by-two of buttons: left right or wrong across, right right or wrong down; below, the fifth kind."""
+    asked = frame.query("filter")
+    chosen: Kind = next((kind for kind in KINDS if kind == asked), DEFAULT_KIND)
+    with st.container(key="flips", gap="small"):
+        for row in (_SQUARE[:2], _SQUARE[2:], ("other-answer",)):
+            for column, kind in zip(
+                st.columns(len(row), gap="small", wrap=False), row, strict=True
+            ):
+                column.button(
+                    f"{KINDS[kind]} · {len(kinds[kind]):,}", key=f"flip-{kind}", width="stretch",
+                    type="primary" if kind == chosen else "secondary",
+                    icon=":material/check:" if kind == chosen else None,
+                    on_click=_go, kwargs={"filter": kind, "passage": ""}, help=_explain(kind, chosen_pair),
+                )  # fmt: skip
+    st.button(
+        "Next kind", key="next-kind", shortcut="F", type="tertiary", icon=":material/filter_list:",
+        on_click=_go, kwargs={"filter": _next_kind(kinds, chosen), "passage": ""},
+        help="Go through the kinds that have passages.",
+    )  # fmt: skip
+    return chosen
 
 
-def show_continuations(pair: Pair, left: str, right: str) -> None:
-    """What both models wrote after the context, side by side."""
-    sides = [(pair.left_name, pair.left, left), (pair.right_name, pair.right, right)]
-    written = [
-        element(
-            "section",
-            element("h3", escape(_side_title(name))),
-            element("p", escape(text.strip() or "(nothing)"), css="sd-written"),
-            css=f"sd-answer {_side(record)}",
-        )
-        for name, record, text in sides
-    ]
-    frame.show(element("div", *written, css="sd-answers"))
+def _next_kind(kinds: dict[Kind, list[int]], chosen: Kind) -> Kind:
+    names = list(KINDS)
+    at = names.index(chosen)
+    return next((k for k in names[at + 1 :] + names[:at] if kinds[k]), chosen)
 
 
-def _answer(name: str, record: Record, outcome: Outcome) -> Html:
-    right = outcome.last_word_right
-    sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
-    probability = wording.probability(exp(outcome.log_likelihood))
-    ranks = ", ".join(f"{t.rank:,}" for t in outcome.tokens)
-    rank = f"rank {ranks}" if len(outcome.tokens) == 1 else f"its tokens rank {ranks}"
-    return element(
-        "section",
-        element("h3", escape(_side_title(name))),
-        element(
-            "p",
-            escape(outcome.answer.strip() or "(nothing)"),
-            Html(" "),
-            element(
-                "span",
-                element("span", escape(sign), css="sd-sign"),
-                escape(f" {word}"),
-                css=f"{css} sd-verdict",
-            ),
-            css="sd-word",
-        ),
-        paragraph(f"“{outcome.target}” gets {probability}, {rank}", css="sd-muted"),
-        _top(outcome),
-        css=f"sd-answer {_side(record)}",
-    )
-
-
-def _top(outcome: Outcome) -> Html:
-    first = outcome.tokens[0].text if outcome.tokens else ""
-    rows = [_candidate(candidate, candidate.text == first) for candidate in outcome.top[:5]]
-    caption = element("caption", escape("First choices for the next token"))
-    return element("table", caption, element("tbody", *rows), css="sd-top")
-
-
-def _candidate(candidate: Candidate, hit: bool) -> Html:
-    bar = element("span", css="sd-meter", style=f"width: {100 * candidate.probability:.1f}%")
-    sign = element("span", escape(" ✓"), css="sd-sign") if hit else Html("")
-    return element(
-        "tr",
-        element("th", token(candidate.text), sign, scope="row", css="sd-hit" if hit else ""),
-        element("td", bar),
-        element("td", escape(wording.probability(candidate.probability))),
-    )
-
-
-def _flip(left: bool, right: bool) -> Flip:
-    if left:
-        return "both-right" if right else "broke"
-    return "mended" if right else "both-wrong"
-
-
-def _explain(flip: Flip, pair: Pair) -> str:
-    left, right = {
-        "both-right": ("right", "right"),
-        "broke": ("right", "wrong"),
-        "mended": ("wrong", "right"),
-        "both-wrong": ("wrong", "wrong"),
-    }[flip]
-    return f"{pair.left_name} {left}, {pair.right_name} {right}"
-
-
-def _side(record: Record) -> str:
-    return "sd-sparse" if record.pruned else "sd-dense"
-
-
-def _side_title(name: str) -> str:
-    return "Dense" if name == "dense" else f"Sparse, {name}"
+def _explain(kind: Kind, chosen: Pair) -> str:
+    if kind == "other-answer":
+        return "Right or wrong on both sides, with different words"
+    left = "right" if kind in ("both-right", "broke") else "wrong"
+    right = "right" if kind in ("both-right", "mended") else "wrong"
+    return label(f"{chosen.left_name} {left}, {chosen.right_name} {right}")
 
 
 def _change_run() -> None:
-    _go(run=st.session_state[_RUN], passage="")
+    _go(run=st.session_state[_RUN], passage="", left="", right="")
+
+
+def _change_side(side: str, addresses: dict[str, str]) -> None:
+    _go(**{side: addresses[st.session_state[f"chosen-{side}"]], "passage": ""})
 
 
 def _jump() -> None:

@@ -6,8 +6,9 @@ from sparsedash.backend import Backend
 from sparsedash.errors import SettingsError
 from sparsedash.settings import ContinuationSettings
 from sparsedash.ui import frame
-from sparsedash.ui.comparison import Pair, show_continuations
 from sparsedash.ui.job_panel import watch
+from sparsedash.ui.pair import Pair
+from sparsedash.ui.passage import show_continuations
 
 
 def continue_passage(backend: Backend, pair: Pair, context: str) -> None:

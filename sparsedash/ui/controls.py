@@ -14,6 +14,7 @@ from sparsedash.catalog import (
     METHODS,
     MODELS,
     Choice,
+    method_name,
     method_named,
 )
 from sparsedash.errors import SparseDashError
@@ -22,6 +23,7 @@ from sparsedash.settings import (
     Dtype,
     EvaluationSettings,
     MethodSettings,
+    Rule,
     RunSettings,
     parse_percents,
 )
@@ -59,6 +61,24 @@ def run_settings(backend: Backend) -> RunSettings | None:
         calibration=calibration,
         evaluation=evaluation,
     )
+
+
+def address(settings: RunSettings) -> dict[str, str]:
+    """The parameters of the address under which the form says just this request of one method."""
+    (method,) = settings.methods
+    return {
+        "model": settings.model,
+        "method": method_name(replace(method, width_multiple=MethodSettings().width_multiple)),
+        "sparsity": ", ".join(f"{value / 10:g}" for value in settings.sparsities_permille),
+        "text": settings.evaluation.corpus,
+        "rule": settings.evaluation.rule,
+        "calibration": settings.calibration.corpus,
+        "samples": str(settings.calibration.n_samples),
+        "length": str(settings.calibration.length),
+        "seed": str(settings.calibration.seed),
+        "dtype": settings.dtype,
+        "width": str(method.width_multiple),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,9 +191,17 @@ def _evaluation(chosen: RunSettings | None) -> EvaluationSettings | None:
         n_passages = _whole("passages", "How many passages", 1, 10_000_000, None, "all")
     with right:
         shuffle = _whole("shuffle", "Shuffle them with seed", 0, 2**31 - 1, None, "file order")
+    rules: tuple[Rule, ...] = get_args(Rule)
+    rule = st.selectbox(
+        "Rule for the last token", rules, key="rule", bind=BOUND,
+        help="plain: right when it is the first choice. published: as in the published table, where a passage of more "
+        "than 196 tokens counts as wrong.",
+    )  # fmt: skip
     if chosen is None:
         return None
-    return replace(chosen.evaluation, n_passages=n_passages, shuffle_seed=shuffle)
+    return replace(
+        chosen.evaluation, n_passages=n_passages, shuffle_seed=shuffle, rule=rule or rules[0]
+    )
 
 
 def _numerics() -> tuple[Dtype, int]:

@@ -84,7 +84,7 @@ def failure(message: str, advice: str = "") -> None:
     show(element("div", what, then, css="sd-alert", role="alert"))
 
 
-def link(page_file: str, text: str, **query: str) -> None:
+def link(page_file: str, text: str, /, **query: str) -> None:
     """A real link to a page of this app. text: a label, see `ui.text.label`."""
     st.page_link(f"pages/{page_file}.py", label=text, query_params=query or None)
 

@@ -2,10 +2,19 @@
 
 import streamlit as st
 
-from sparsedash.charts import accuracy_chart, accuracy_words, repainting
+from sparsedash.charts import (
+    accuracy_chart,
+    accuracy_words,
+    add_published_,
+    clicked,
+    published_beside,
+    published_words,
+    repainting,
+)
 from sparsedash.records import Record, Run
-from sparsedash.significance import Paired
+from sparsedash.significance import Paired, judge
 from sparsedash.ui import frame, wording
+from sparsedash.ui.pair import offers
 from sparsedash.ui.sweep import Sweep, answer, best
 from sparsedash.ui.text import Html, element, escape, label, table
 
@@ -28,17 +37,38 @@ def show_numbers(found: Sweep) -> None:
     settings = found.run.settings
     frame.show(element("dl", *_numbers(found), css="sd-numbers"))
     frame.show(Html(f"<style>{repainting()}</style>"))
-    st.plotly_chart(
-        accuracy_chart(found.dense, found.lines, frame.theme(), settings.sparsities_permille),
+    figure = accuracy_chart(found.dense, found.lines, frame.theme(), settings.sparsities_permille)
+    published = published_beside(found.dense)
+    add_published_(figure, published, frame.theme())
+    selected = st.plotly_chart(
+        figure,
         theme=None,
         config={"displayModeBar": False, "responsive": True},
-        alt=accuracy_words(found.dense, found.lines),
+        alt=accuracy_words(found.dense, found.lines) + published_words(published),
         key="accuracy",
+        on_select="rerun",
+        selection_mode="points",
     )
+    _open_comparison(found, clicked(selected["selection"]["points"]))
+    hint = "Click a sparse point to see its answers beside the dense model's."
+    frame.show(element("p", escape(hint), css="sd-muted sd-small"))
     with st.expander("The numbers as a table"):
-        frame.show(table("The numbers of this run", _caption(found), _TABLE_HEAD, _rows(found)))
+        frame.show(numbers_table(found))
     for warning in found.run.warnings:
         frame.note(warning)
+
+
+def _open_comparison(found: Sweep, key: str) -> None:
+    """Go to the compare page of the record that was clicked, if one was."""
+    name = next((offer.address for offer in offers(found.run, ()) if key and offer.key == key), "")
+    if name:
+        address = {"run": found.run.key, "right": name}
+        st.switch_page("pages/compare.py", query_params=address)
+
+
+def numbers_table(found: Sweep) -> Html:
+    """Every record of the run with its doubt, as a table."""
+    return table("The numbers of this run", _caption(found), _TABLE_HEAD, _rows(found))
 
 
 def list_runs(runs: list[Run], chosen: str) -> None:
@@ -61,7 +91,7 @@ def _numbers(found: Sweep) -> list[Html]:
     right = f"{found.dense.last_word.right:,} of {found.dense.last_word.total:,} last words right"
     numbers = [_number("Dense", found.dense, right)]
     for record, pair, p in [rows[0], rows[-1]] if len(rows) > 1 else rows:
-        change = f"{wording.signed(pair.difference)} points, {wording.shown(p)}"
+        change = f"{wording.signed(pair.difference)} points, {wording.shown(judge(pair, p))}{_adjusted(found)}"
         numbers.append(_number(_name(found, record), record, change))
     return numbers
 
@@ -114,6 +144,11 @@ def _change(pair: tuple[Paired, float] | None) -> list[str]:
     return [
         wording.signed(compared.difference), f"{low} to {high}", wording.p_number(p), f"{compared.broke:,}", f"{compared.mended:,}",
     ]  # fmt: skip
+
+
+def _adjusted(found: Sweep) -> str:
+    n = len(found.sparse)
+    return f", p adjusted for {n} comparisons" if n > 1 else ""
 
 
 def _caption(found: Sweep) -> str:

@@ -6,7 +6,7 @@ from itertools import takewhile
 from sparsedash.backend import Backend
 from sparsedash.charts import Lines
 from sparsedash.records import Record, Run
-from sparsedash.significance import Paired, holm, paired
+from sparsedash.significance import Paired, holm, judge, paired
 from sparsedash.ui import wording
 
 Row = tuple[Record, Paired, float]
@@ -86,24 +86,30 @@ def answer(found: Sweep) -> str:
     return sentence if found.run.finished else f"So far: {sentence[0].lower()}{sentence[1:]}"
 
 
+def unharmed(rows: list[Row]) -> list[Row]:
+    """The rows up to the first one where a difference is shown or borderline."""
+    return list(takewhile(lambda row: judge(row[1], row[2]) == "not-shown", rows))
+
+
 def _merit(rows: list[Row]) -> tuple[int, float]:
-    unharmed = takewhile(lambda row: row[2] >= wording.SHOWN_BELOW, rows)
-    return max((row[0].sparsity_permille for row in unharmed), default=-1), rows[-1][1].difference
+    free = max((row[0].sparsity_permille for row in unharmed(rows)), default=-1)
+    return free, rows[-1][1].difference
 
 
 def _sentence(rows: list[Row], total: int) -> str:
-    unharmed = list(takewhile(lambda row: row[2] >= wording.SHOWN_BELOW, rows))
-    harmed = rows[len(unharmed) :]
-    free = wording.permille(unharmed[-1][0].sparsity_permille) if unharmed else ""
+    free_rows = unharmed(rows)
+    harmed = rows[len(free_rows) :]
+    free = wording.permille(free_rows[-1][0].sparsity_permille) if free_rows else ""
     if not harmed:
         upto = "up to " if len(rows) > 1 else ""
         return (
             f"Removing {upto}{free} of the MLP shows no difference on {total:,} passages; at {free} accuracy "
-            f"changes by {_points(unharmed[-1][1])}."
+            f"changes by {_points(free_rows[-1][1])}."
         )
-    record, comparison, _ = harmed[0]
-    cost = f"{wording.permille(record.sparsity_permille)} changes accuracy by {_points(comparison)}"
-    if not unharmed:
+    record, comparison, p = harmed[0]
+    says = "is borderline, at" if judge(comparison, p) == "borderline" else "changes accuracy by"
+    cost = f"{wording.permille(record.sparsity_permille)} {says} {_points(comparison)}"
+    if not free_rows:
         return f"Removing {cost}, on {total:,} passages."
     return f"Removing {free} of the MLP shows no difference on {total:,} passages; {cost}."
 

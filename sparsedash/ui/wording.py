@@ -7,12 +7,16 @@ from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, 
 from sparsedash.progress import STAGE_TITLES
 from sparsedash.records import Record, Score
 from sparsedash.settings import MethodSettings, RunSettings
-from sparsedash.significance import Paired, wilson
+from sparsedash.significance import SHOWN_BELOW, Judgement, Paired, judge, passages_needed, wilson
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
-SHOWN_BELOW = 0.05
-"""A difference is called shown when its p-value is under this."""
+
+_JUDGEMENTS: dict[Judgement, str] = {
+    "shown": "a difference is shown",
+    "borderline": "a borderline difference",
+    "not-shown": "no difference shown",
+}
 
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
 _TITLES = {
@@ -74,9 +78,9 @@ def p_value(p: float) -> str:
     return f"p{NBSP}{number}" if number.startswith("<") else f"p{NBSP}={NBSP}{number}"
 
 
-def shown(p: float) -> str:
-    """Whether a p-value shows a difference, in words."""
-    return "a difference is shown" if p < SHOWN_BELOW else "no difference shown"
+def shown(judgement: Judgement) -> str:
+    """Whether a difference is shown, in words."""
+    return _JUDGEMENTS[judgement]
 
 
 def verdict(comparison: Paired) -> str:
@@ -87,10 +91,36 @@ def verdict(comparison: Paired) -> str:
     low, high = comparison.interval
     was = "was" if mended == 1 else "were"
     return (
-        f"{broke:,} {plural(broke, 'answer')} broke, {mended:,} {was} mended; {shown(comparison.p_value)}: "
+        f"{broke:,} {plural(broke, 'answer')} broke, {mended:,} {was} mended; {shown(judge(comparison))}: "
         f"{signed(comparison.difference)} points, 95{NBSP}% interval {signed(low)} to {signed(high)}, "
         f"{p_value(comparison.p_value)}."
     )
+
+
+def doubt(comparison: Paired) -> str:
+    """What the verdict leaves open, and how many passages would close it; nothing where a difference is shown."""
+    match judge(comparison):
+        case "shown":
+            return ""
+        case "borderline":
+            outside = comparison.p_value >= SHOWN_BELOW
+            why = (
+                "Borderline: the interval leaves zero out, but the exact test does not call flips this lopsided rare."
+                if outside
+                else "Borderline: the exact test calls flips this lopsided rare, but the interval covers zero."
+            )
+        case "not-shown":
+            why = "The interval covers zero, which does not prove that the models are equally good."
+    needed = passages_needed(comparison)
+    if needed is None:
+        return why if comparison.broke else ""
+    return f"{why} About {round_up(needed):,} passages would be needed to show a difference of this size."
+
+
+def round_up(count: int) -> int:
+    """The count to two digits, upwards: 1,234 -> 1,300."""
+    step = int(10 ** max(0, len(str(count)) - 2))
+    return -(-count // step) * step
 
 
 def plural(count: int, noun: str) -> str:
@@ -168,8 +198,9 @@ def run_details(settings: RunSettings) -> str:
     """How a run is made, in one line."""
     calibration, evaluation = settings.calibration, settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
+    rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"
     return (
         f"{methods(settings)} · calibration: {title(calibration.corpus)}, "
         f"{calibration.n_samples:,} × {calibration.length:,} tokens · "
-        f"passages: {title(evaluation.corpus)}, {passages} · {settings.dtype}"
+        f"passages: {title(evaluation.corpus)}, {passages}{rule} · {settings.dtype}"
     )

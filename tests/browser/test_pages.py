@@ -12,7 +12,7 @@ from sparsedash.store import Store
 from tests.ui import specimens
 
 PAGES = {
-    "": "Removing up to 30",
+    "": "Removing 20",
     "prune": "Choose a model",
     "jobs": "Nothing has run yet.",
     "compare": "9 answers broke",
@@ -36,7 +36,7 @@ def test_a_deep_link_is_the_first_thing_a_fresh_server_answers(
 ):
     page.goto(f"{start_server(folder_with_a_run)}/{path}")
     expect(page.locator("h1")).to_contain_text(sentence)
-    expect(page.get_by_test_id("stTopNavLink")).to_have_count(4)
+    expect(page.get_by_test_id("stTopNavLink")).to_have_count(5)
     assert page.complaints == []
 
 
@@ -97,6 +97,54 @@ def test_steps_through_passages_are_remembered_by_the_address(page, address):
     expect(page.locator(".sd-count")).to_have_text("2 of 2")
     page.go_back()
     expect(page.locator("h1")).to_contain_text("9 answers broke")
+
+
+def test_a_click_on_a_point_opens_its_comparison_and_a_link_leads_back(page, address):
+    page.goto(address)
+    ready(page)
+    points = page.locator(".js-plotly-plot .scatterlayer .trace .points path")
+    expect(points.first).to_be_attached()
+    sparse = page.locator(".js-plotly-plot .trace:has(.errorbars) .points path")
+    box = sparse.nth(2).bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator("h1")).to_contain_text("answers broke")
+    expect(page).to_have_url(re.compile("right=20"))
+    page.get_by_role("link", name="Back to the chart").click()
+    expect(page.locator(".js-plotly-plot")).to_be_visible()
+
+
+def test_the_compare_page_is_walked_by_keys(page, address):
+    page.goto(f"{address}/compare")
+    ready(page)
+    count = page.locator(".sd-count")
+    page.keyboard.press("j")
+    expect(count).to_have_text("2 of 9")
+    page.keyboard.press("j")
+    expect(count).to_have_text("3 of 9")
+    page.keyboard.press("k")
+    expect(count).to_have_text("2 of 9")
+    page.keyboard.press("f")
+    expect(count).to_have_text("1 of 2")
+    expect(page).to_have_url(re.compile("filter=mended"))
+
+
+def test_the_report_opens_from_disk_and_asks_for_nothing(page, address, tmp_path):
+    page.goto(f"{address}/compare")
+    ready(page)
+    page.get_by_role("button", name="Take away").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Report, one HTML file").click()
+    path = tmp_path / "report.html"
+    download.value.save_as(path)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    expect(
+        page.get_by_role("img", name=re.compile("Share of 120 last words right"))
+    ).to_be_visible()
+    expect(page.get_by_role("heading", name="Broke: 9")).to_be_visible()
+    assert asked == [path.as_uri()]
+    assert page.complaints == []
 
 
 def test_hostile_text_is_shown_and_does_nothing(page, start_server, tmp_path):

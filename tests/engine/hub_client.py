@@ -9,7 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 from typing import Any
+
+ANSWER_S = 60.0
 
 
 class HubClient:
@@ -31,7 +34,11 @@ class HubClient:
         assert self._child.stdin and self._child.stdout
         self._child.stdin.write(json.dumps(request) + "\n")
         self._child.stdin.flush()
+        # A client that waits for the hub for ever must end the test, not hold it.
+        guard = Timer(ANSWER_S, self._child.kill)
+        guard.start()
         answer: dict[str, Any] = json.loads(self._child.stdout.readline())
+        guard.cancel()
         return answer
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """The two rules by which a last token is judged, and which passages they disagree on."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -10,7 +10,7 @@ from sparsedash.engine.evaluation import PUBLISHED_PADDING, choose_passages, eva
 from sparsedash.engine.models import load, locate
 from sparsedash.progress import ignore_steps
 from sparsedash.records import Record
-from sparsedash.settings import EvaluationSettings, RunSettings, outcomes_key
+from sparsedash.settings import EvaluationSettings, RunSettings, digest, outcomes_key, stage_key
 from sparsedash.store import Store
 from tests.engine.conftest import write_jsonl
 from tests.engine.tiny import tiny_model, tiny_tokenizer
@@ -90,8 +90,17 @@ def test_a_record_tells_the_rule_and_each_rule_has_its_own(folder, store, tmp_pa
 
 
 def test_keys_made_before_there_were_rules_are_those_of_the_plain_one():
-    assert RunSettings().key().startswith("9c9d6b36549aacc7")
-    key = outcomes_key("m", "float32", "c", EvaluationSettings(), None)
-    assert key.startswith("3649dc9fce211d07")
-    other = EvaluationSettings(rule="published")
-    assert outcomes_key("m", "float32", "c", other, None) != key
+    plain, published = EvaluationSettings(), EvaluationSettings(rule="published")
+    without_rule = {name: value for name, value in asdict(plain).items() if name != "rule"}
+    values = asdict(RunSettings()) | {"evaluation": without_rule}
+    assert RunSettings().key() == digest({"settings": values, "stamps": {}})
+    key = outcomes_key("m", "float32", "c", plain, None)
+    old = stage_key(
+        "outcomes",
+        model="m",
+        dtype="float32",
+        evaluation=without_rule | {"corpus": "c"},
+        sparse=None,
+    )
+    assert key == old
+    assert outcomes_key("m", "float32", "c", published, None) != key

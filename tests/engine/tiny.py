@@ -54,6 +54,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": _GROUPED,
     "qwen3": _GROUPED,
     "smollm3": _GROUPED,
+    "starcoder2": _GROUPED,
 }
 
 

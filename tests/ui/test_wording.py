@@ -55,6 +55,37 @@ def test_the_verdict_says_in_words_what_broke_and_whether_a_difference_is_shown(
     assert said.endswith("p = 0.15.")
 
 
+def test_a_verdict_on_the_border_says_why_and_how_many_passages_would_settle_it():
+    dense = [True] * 36 + [False] * 84
+    sparse = [True] * 27 + [False] * 9 + [True] * 2 + [False] * 82
+    found = paired(dense, sparse)
+    assert (
+        "; a borderline difference: −5.8 points, 95 % interval −11.5 to −0.2, p = 0.065."
+        in plain(wording.verdict(found))
+    )
+    said = wording.doubt(found)
+    assert said.startswith("Borderline: the interval leaves zero out, but the exact test")
+    assert said.endswith("About 210 passages would be needed to show a difference of this size.")
+
+
+def test_what_is_not_shown_is_not_called_equal():
+    said = wording.doubt(
+        paired([True] * 60 + [False] * 60, [False] * 2 + [True] * 59 + [False] * 59)
+    )
+    assert said.startswith("The interval covers zero, which does not prove")
+    assert "passages would be needed" in said
+
+
+def test_there_is_no_doubt_where_a_difference_is_shown_or_nothing_changed():
+    assert wording.doubt(paired([True] * 40, [True] * 20 + [False] * 20)) == ""
+    assert wording.doubt(paired([True], [True])) == ""
+
+
+@pytest.mark.parametrize(("count", "rounded"), [(7, 7), (99, 99), (201, 210), (1234, 1300)])
+def test_passages_needed_are_rounded_up_to_two_digits(count, rounded):
+    assert wording.round_up(count) == rounded
+
+
 def test_one_answer_is_not_called_answers():
     said = wording.verdict(paired([True, False], [False, True]))
     assert said.startswith("1 answer broke, 1 was mended;")

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 CEILING = 0.6
-"""The largest share of a block's channels that an allocation other than the uniform one takes."""
+"""The largest share of a block's channels that is taken where sensitivity decides."""
+
+BLEND = 0.5
+"""How far sensitivity moves the widths from the uniform ones: measured on little text, it is half believed."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,20 +53,13 @@ def standardised(prospects: Sequence[Prospect], permille: int, multiple: int) ->
 
 
 def by_sensitivity(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
-    """Where it costs the model least, one multiple after another, until the target is reached."""
-    kept = [block.width for block in prospects]
-    target = sum(kept) * (1000 - permille) / 1000
-    while sum(kept) - target >= multiple / 2:
-        narrower = [(k - 1) // multiple * multiple for k in kept]
-        possible = [
-            i for i, block in enumerate(prospects) if narrower[i] >= _floor(block.width, multiple)
-        ]
-        if not possible:
-            break
-        costs = {i: _cost_a_channel(prospects[i], kept[i], narrower[i]) for i in possible}
-        cheapest = min(possible, key=costs.__getitem__)
-        kept[cheapest] = narrower[cheapest]
-    return kept
+    """Half way from the uniform widths to those that cost the model least."""
+    cheapest = _cheapest(prospects, permille, multiple)
+    exact = [
+        BLEND * own + (1 - BLEND) * block.width * (1000 - permille) / 1000
+        for own, block in zip(cheapest, prospects, strict=True)
+    ]
+    return _rounded(exact, [block.width for block in prospects], multiple)
 
 
 @dataclass(frozen=True)
@@ -90,6 +86,23 @@ def _nearest(width: int, permille: int, multiple: int) -> int:
     return min(width, max(multiple, int(exact / multiple + 0.5) * multiple))
 
 
+def _cheapest(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
+    """One multiple after another from where it costs the model least, until the target is reached."""
+    kept = [block.width for block in prospects]
+    target = sum(kept) * (1000 - permille) / 1000
+    while sum(kept) - target >= multiple / 2:
+        narrower = [(k - 1) // multiple * multiple for k in kept]
+        possible = [
+            i for i, block in enumerate(prospects) if narrower[i] >= _floor(block.width, multiple)
+        ]
+        if not possible:
+            break
+        costs = {i: _cost_a_channel(prospects[i], kept[i], narrower[i]) for i in possible}
+        best = min(possible, key=costs.__getitem__)
+        kept[best] = narrower[best]
+    return kept
+
+
 def _floor(width: int, multiple: int) -> int:
     """The narrowest that a block may become."""
     return max(multiple, int(width * (1 - CEILING)))
@@ -100,19 +113,24 @@ def _cost_a_channel(block: Prospect, kept: int, narrower: int) -> float:
 
 
 def _by_threshold(scores: Sequence[Tensor], permille: int, multiple: int) -> list[int]:
-    """Kept channels by one threshold over all blocks, rounded down, and up where most was lost, to keep the sum."""
+    """Kept channels by one threshold over all blocks."""
     pooled = torch.cat(list(scores))
     n_kept = int(len(pooled) * (1000 - permille) / 1000 + 0.5)
     keep = torch.zeros(len(pooled), dtype=torch.bool)
     keep[torch.argsort(pooled, descending=True, stable=True)[:n_kept]] = True
     widths = [len(own) for own in scores]
-    wanted = [int(part.sum()) for part in torch.split(keep, widths)]
+    wanted = [float(part.sum()) for part in torch.split(keep, widths)]
+    return _rounded(wanted, widths, multiple)
+
+
+def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> list[int]:
+    """Rounded down to multiples, then up again where most was lost, so that the sum is kept."""
     kept = [
-        width if want == width else max(want // multiple * multiple, min(multiple, width))
+        width if want >= width else max(int(want / multiple) * multiple, min(multiple, width))
         for want, width in zip(wanted, widths, strict=True)
     ]
     for i in sorted(range(len(kept)), key=lambda i: (kept[i] - wanted[i], i)):
-        if sum(kept) + multiple / 2 > n_kept:
+        if sum(kept) + multiple / 2 > sum(wanted):
             break
         kept[i] = min(widths[i], kept[i] + multiple)
     return kept

@@ -5,14 +5,13 @@ new bias (d,), None to leave the bias as it is.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.layer import Layer
 from sparsedash.engine.pruning.linear import complement, damped_cholesky
-
-Compensation = Callable[[Layer, Tensor, float], tuple[Tensor, Tensor | None]]
 
 
 def none(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, Tensor | None]:
@@ -39,21 +38,43 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, T
     Raises CalibrationError when it cannot be solved even with heavy damping.
     """
     weight, mean = layer.out_weight.double(), layer.mean.double()
-    gone = complement(kept, layer.width)
-    moment = layer.moment()
     fitted = weight[:, kept]
-    if len(gone):
-        cross = moment[kept][:, gone] @ weight[:, gone].T
-        factor = damped_cholesky(moment[kept][:, kept], damping)
-        fitted = fitted + torch.cholesky_solve(cross, factor).T
+    if len(kept) < layer.width:
+        fitted = fitted + makeup(layer.moment(), weight, kept, damping)
     if layer.out_bias is None:
         return fitted.float(), None
     shifted = layer.out_bias.double() + weight @ mean - fitted @ mean[kept]
     return fitted.float(), shifted.float()
 
 
+def makeup(
+    moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor | None = None
+) -> Tensor:
+    """(d, k) to add to the kept columns, so that they make up for those that go: (W_P H_PK + shift_K) (H_KK + lam I)^-1.
+
+    moment: (m, m). weight: (d, m). shift: (d, m), the mean of y x^T where the output is to move by y besides.
+    """
+    gone = complement(kept, moment.shape[0])
+    cross = moment[kept][:, gone] @ weight[:, gone].T
+    if shift is not None:
+        cross = cross + shift[:, kept].T
+    return torch.cholesky_solve(cross, damped_cholesky(moment[kept][:, kept], damping)).T
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """refit: the new out-projection and bias of one layer by its own statistics.
+
+    sequential: refitted once more, block after block, on the sparse model's own activations.
+    """
+
+    refit: Callable[[Layer, Tensor, float], tuple[Tensor, Tensor | None]]
+    sequential: bool = False
+
+
 COMPENSATIONS: dict[str, Compensation] = {
-    "none": none,
-    "bias": bias,
-    "least-squares": least_squares,
+    "none": Compensation(none),
+    "bias": Compensation(bias),
+    "least-squares": Compensation(least_squares),
+    "sequential": Compensation(least_squares, sequential=True),
 }

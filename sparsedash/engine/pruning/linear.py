@@ -15,11 +15,7 @@ def damped_cholesky(moment: Tensor, damping: float) -> Tensor:
     factorisation fails. moment: (m, m) float64, symmetric.
     Raises CalibrationError when it still fails, or when the moment is not finite.
     """
-    if not torch.isfinite(moment).all():
-        raise CalibrationError(
-            "The calibration statistics hold values that are not finite.",
-            "Calibrate in float32, or on other text.",
-        )
+    _require_finite(moment)
     diagonal = moment.diagonal()
     scale = float(diagonal.median())
     if scale <= 0:
@@ -35,6 +31,14 @@ def damped_cholesky(moment: Tensor, damping: float) -> Tensor:
         "The least squares could not be solved even with heavy damping.",
         "Calibrate on more or more varied text.",
     )
+
+
+def _require_finite(moment: Tensor) -> None:
+    if not torch.isfinite(moment).all():
+        raise CalibrationError(
+            "The calibration statistics hold values that are not finite.",
+            "Calibrate in float32, or on other text.",
+        )
 
 
 def complement(kept: Tensor, width: int) -> Tensor:

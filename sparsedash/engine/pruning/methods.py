@@ -59,16 +59,23 @@ def prune(
     on_layer: called with steps done and all steps. The same arguments give the same weights, to the bit.
     """
     scores, widths = _planned(mlps, evidence, method, permille, on_layer)
-    narrowed, fitted, held_out = [], [], []
+    narrowed = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
         layer = _layer(mlp, evidence, index, method)
-        narrow = _narrow(layer, scores[index], n_kept, method)
-        narrowed.append(narrow)
-        fitted.append(_fitted_error(layer, narrow))
-        outside = evidence.statistics(index).held_out
-        if len(outside):
-            held_out.append(_held_out_error(layer, narrow, outside))
+        narrowed.append(_narrow(layer, scores[index], n_kept, method))
         on_layer(len(mlps) + index + 1, 2 * len(mlps))
+    return measured(mlps, evidence, narrowed)
+
+
+def measured(mlps: list[Mlp], evidence: Evidence, narrowed: list[Narrowed]) -> PrunedModel:
+    """Narrowed MLPs with the share of its output that each loses; asked while the model is still the dense one."""
+    fitted, held_out = [], []
+    for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
+        known = evidence.statistics(index)
+        layer = layer_of(mlp, known)
+        fitted.append(_fitted_error(layer, narrow))
+        if len(known.held_out):
+            held_out.append(_held_out_error(layer, narrow, known.held_out))
     return PrunedModel(narrowed=narrowed, layer_errors=fitted, held_out_errors=held_out)
 
 
@@ -122,7 +129,7 @@ def _narrow(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -
     if n_kept == layer.width:
         return Narrowed(torch.arange(n_kept), layer.out_weight)
     kept = SALIENCIES[method.saliency].choose(layer, scores, n_kept)
-    weight, bias = COMPENSATIONS[method.compensation](layer, kept, method.damping)
+    weight, bias = COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
     return Narrowed(kept, weight, bias)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsedash.engine.pruning.elimination import elimination_order
 from sparsedash.engine.pruning.layer import Layer
+from sparsedash.engine.pruning.linear import complement
 from sparsedash.engine.pruning.patterns import kept_channels
 
 
@@ -80,10 +81,9 @@ def rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
     gone = order[:n_gone].clone()
     if not 0 < n_gone < layer.width:
         return kept_channels(scores, n_kept)
-    total = gradients[:, gone].sum(dim=1)
     squares = gradients.square().sum(dim=0)
     products = gradients.T @ gradients
-    with_total = gradients.T @ total
+    with_total = gradients.T @ gradients[:, gone].sum(dim=1)
     for joins in order[n_gone:].tolist():
         with_total += products[:, joins]
         candidates = torch.cat([gone, torch.tensor([joins])])
@@ -92,9 +92,7 @@ def rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
         with_total -= products[:, candidates[leaves]]
         if leaves < n_gone:
             gone[leaves] = joins
-    keep = torch.ones(layer.width, dtype=torch.bool)
-    keep[gone] = False
-    return keep.nonzero().squeeze(1)
+    return complement(gone, layer.width)
 
 
 @dataclass(frozen=True)

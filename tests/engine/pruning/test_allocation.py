@@ -49,12 +49,15 @@ def test_standardised_ignores_that_one_block_scores_higher_than_another():
 
 
 def test_a_block_that_the_model_minds_less_gives_more():
-    # With losses a g^2, what blocks give is in proportion to 1 / a: 24 of 32 against 8.
-    assert widths("sensitivity", [prospect(slope=1), prospect(slope=3)], 250) == [40, 56]
+    # With losses a g^2 the cheapest is to give in proportion to 1 / a: 24 against 8; half way from 16 each is 20 and 12.
+    assert widths("sensitivity", [prospect(slope=1), prospect(slope=3)], 250, multiple=4) == [
+        44,
+        52,
+    ]
 
 
 def test_no_block_gives_more_than_the_ceiling():
-    kept = widths("sensitivity", [prospect(slope=0.0), prospect(slope=1.0)], 400)
+    kept = widths("sensitivity", [prospect(slope=0.0), prospect(slope=1.0)], 500)
     assert kept[0] >= 64 * (1 - CEILING)
 
 

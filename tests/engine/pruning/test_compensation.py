@@ -16,7 +16,7 @@ KEPT = torch.tensor([0, 2, 3, 6, 7])
 
 def test_none_keeps_the_columns():
     one = layer(bias=True)
-    weight, bias = COMPENSATIONS["none"](one, KEPT, 0.01)
+    weight, bias = COMPENSATIONS["none"].refit(one, KEPT, 0.01)
     assert torch.equal(weight, one.out_weight[:, KEPT])
     assert torch.equal(bias, one.out_bias)
 
@@ -24,7 +24,7 @@ def test_none_keeps_the_columns():
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_the_bias_takes_up_the_mean_of_what_is_gone(has_bias):
     one, x = layer(bias=has_bias), inputs(8)
-    weight, bias = COMPENSATIONS["bias"](one, KEPT, 0.01)
+    weight, bias = COMPENSATIONS["bias"].refit(one, KEPT, 0.01)
     before = x @ one.out_weight.T + (one.out_bias if has_bias else 0)
     after = x[:, KEPT] @ weight.T + bias
     assert torch.allclose(before.mean(dim=0), after.mean(dim=0), atol=1e-4)
@@ -32,14 +32,14 @@ def test_the_bias_takes_up_the_mean_of_what_is_gone(has_bias):
 
 def test_least_squares_is_the_closed_form_of_ordinary_regression():
     one, x = layer(), inputs(8).double()
-    weight, _ = COMPENSATIONS["least-squares"](one, KEPT, 1e-9)
+    weight, _ = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e-9)
     by_regression = torch.linalg.lstsq(x[:, KEPT], x @ one.out_weight.double().T).solution.T
     assert torch.allclose(weight.double(), by_regression, atol=1e-3)
 
 
 def test_with_a_bias_least_squares_is_regression_with_an_intercept():
     one, x = layer(bias=True), inputs(8).double()
-    weight, bias = COMPENSATIONS["least-squares"](one, KEPT, 1e-9)
+    weight, bias = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e-9)
     ones = torch.ones(len(x), 1).double()
     target = x @ one.out_weight.double().T + one.out_bias.double()
     solution = torch.linalg.lstsq(torch.cat([x[:, KEPT], ones], dim=1), target).solution.T
@@ -49,7 +49,7 @@ def test_with_a_bias_least_squares_is_regression_with_an_intercept():
 
 def test_heavy_damping_leaves_the_dense_columns():
     one = layer()
-    weight, _ = COMPENSATIONS["least-squares"](one, KEPT, 1e9)
+    weight, _ = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e9)
     assert torch.allclose(weight, one.out_weight[:, KEPT], atol=1e-4)
 
 
@@ -59,7 +59,7 @@ def test_one_factorisation_gives_the_error_of_every_pair_that_goes():
         scores = torch.ones(6)
         scores[list(pair)] = 0
         kept = complement(torch.tensor(pair), 6)
-        weight, _ = COMPENSATIONS["least-squares"](one, kept, 1e-9)
+        weight, _ = COMPENSATIONS["least-squares"].refit(one, kept, 1e-9)
         change = -one.out_weight.double()
         change[:, kept] += weight.double()
         error = ((change @ one.second_moment.double()) * change).sum()

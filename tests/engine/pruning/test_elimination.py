@@ -42,14 +42,19 @@ def test_the_first_two_are_the_best_of_all_pairs_where_inputs_hardly_depend_on_e
     assert set(elimination_order(one, TINY)[:2].tolist()) == set(best)
 
 
-def test_corrections_kept_for_later_change_nothing(monkeypatch):
-    one = layer(m=40, d=7)
-    at_once = elimination_order(one)
-    monkeypatch.setattr(elimination, "BATCH", 3)
-    assert torch.equal(elimination_order(one), at_once)
+def test_several_that_leave_at_a_time_are_mended_as_if_they_left_one_by_one(monkeypatch):
+    one = layer(m=20)
+    weight, inverse = one.out_weight.double(), torch.linalg.inv(one.moment())
+    apart = weight.clone(), inverse.clone()
+    together = weight.clone(), inverse.clone()
+    for channel in (3, 11, 7):
+        elimination._mend_(*apart, torch.tensor([channel]))
+    elimination._mend_(*together, torch.tensor([3, 11, 7]))
+    others = complement(torch.tensor([3, 11, 7]), 20)
+    for one_by_one, at_once in zip(apart, together, strict=True):
+        assert torch.allclose(one_by_one[:, others], at_once[:, others])
 
 
-def test_above_the_exact_width_several_leave_at_a_time(monkeypatch):
-    monkeypatch.setattr(elimination, "EXACT_WIDTH", 10)
-    monkeypatch.setattr(elimination, "BATCH_ABOVE", 4)
+def test_above_the_number_of_rounds_several_leave_at_a_time(monkeypatch):
+    monkeypatch.setattr(elimination, "ROUNDS", 6)
     assert sorted(elimination_order(layer(m=21)).tolist()) == list(range(21))

@@ -1,0 +1,96 @@
+"""What calibration leaves of a model's blocks: kept in the store, and made there when a method first asks for it."""
+
+import json
+from collections.abc import Callable
+
+from torch import Tensor
+
+from sparsedash.engine.calibration import first_tokens, pack, unpack
+from sparsedash.engine.gradients import (
+    mask_gradients,
+    pack_gradients,
+    sensitivities,
+    unpack_gradients,
+)
+from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.pruning.layer import Statistics
+from sparsedash.engine.pruning.methods import Evidence, layer_of
+from sparsedash.engine.pruning.sensitivity import reference_change, squared_error
+from sparsedash.progress import OnStep
+from sparsedash.settings import gradients_key, sensitivity_key
+from sparsedash.store import Store
+
+SENSITIVITY_TOKENS = 4096
+
+
+class EvidenceGone(Exception):  # noqa: N818 - a signal between two files, which no user meets
+    """The store has forgotten statistics or gradients that it had."""
+
+
+class KeptEvidence:
+    """The statistics, mask gradients and sensitivities of one calibration."""
+
+    def __init__(
+        self,
+        store: Store,
+        statistics_key: str,
+        loaded: LoadedModel,
+        sequences: Callable[[], list[list[int]]],
+        on_step: OnStep,
+    ) -> None:
+        """sequences: gives the calibration text's token ids; asked only where something must be computed."""
+        self._store, self._key, self._loaded = store, statistics_key, loaded
+        self._sequences, self._on_step = sequences, on_step
+
+    def evidence(self) -> Evidence:
+        """What the pruning functions may ask for; each answer raises EvidenceGone where the store lost it."""
+        return Evidence(
+            statistics=self._statistics,
+            mask_gradients=self._mask_gradients,
+            sensitivities=self._sensitivities,
+        )
+
+    def keep_statistics(self, index: int, statistics: Statistics) -> None:
+        """Put one block's statistics into the store."""
+        self._store.put_artefact(f"{self._key}/{index}", pack(statistics))
+
+    def _statistics(self, index: int) -> Statistics:
+        data = self._store.get_artefact(f"{self._key}/{index}")
+        if data is None:
+            raise EvidenceGone
+        return unpack(data)
+
+    def _mask_gradients(self, index: int) -> Tensor:
+        """Of one block; from a backward pass over all of the calibration text, done once."""
+        key = gradients_key(self._key)
+        if self._store.recall(f"gradients/{key}") is None:
+            found = mask_gradients(self._loaded, self._sequences(), self._on_step)
+            for number, block in enumerate(found):
+                self._store.put_artefact(f"{key}/{number}", pack_gradients(block))
+            self._store.remember(f"gradients/{key}", str(len(found)))
+        data = self._store.get_artefact(f"{key}/{index}")
+        if data is None:
+            self._store.forget(f"gradients/{key}")
+            raise EvidenceGone
+        return unpack_gradients(data)
+
+    def _sensitivities(self) -> list[float]:
+        """What the model loses by a unit of error in each block; from a backward pass over little text, done once."""
+        key = sensitivity_key(self._key)
+        known = self._store.get_artefact(key)
+        if known is None:
+            known = json.dumps(self._measured_sensitivities()).encode()
+            self._store.put_artefact(key, known)
+        return [float(value) for value in json.loads(known)]
+
+    def _measured_sensitivities(self) -> list[float]:
+        changes, errors = [], []
+        for index, mlp in enumerate(self._loaded.mlps):
+            layer = layer_of(mlp, self._statistics(index))
+            changes.append(reference_change(layer))
+            errors.append(squared_error(layer, changes[-1]))
+        few = first_tokens(self._sequences(), SENSITIVITY_TOKENS)
+        losses = sensitivities(self._loaded, few, changes, self._on_step)
+        return [
+            loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)
+        ]

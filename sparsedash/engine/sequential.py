@@ -1,0 +1,147 @@
+"""Least squares on the sparse model's own activations, block after block, aimed at the dense residual stream.
+
+What the blocks before have lost arrives at a block as a shift of the residual stream; each block makes up for a share of
+it beside its own loss. Dimensions: d hidden width, m inner width, k kept channels; b, t of one batch.
+"""
+
+from collections.abc import Sequence
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from sparsedash.engine.blocks import BlockWalk, batches_by_length
+from sparsedash.engine.calibration import add_second_moment_
+from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.pruning.compensation import makeup
+from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
+from sparsedash.errors import CalibrationError
+from sparsedash.progress import OnStep
+
+BATCH_TOKENS = 4096
+
+
+@torch.no_grad()
+def refit_sequentially(
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    narrowed: Sequence[Narrowed],
+    damping: float,
+    strength: float,
+    on_step: OnStep,
+) -> list[Narrowed]:
+    """The same channels kept, with out-projections that also make up for what the blocks before them lost.
+
+    strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
+    Walks the dense and the sparse model side by side, which is two forward passes over the text.
+    """
+    pad = loaded.tokenizer.pad_token_id or 0
+    batches = [b for _, b in batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)]
+    dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
+    masks = [batch.mask.bool() for batch in batches]
+    n_steps, refitted = len(loaded.blocks) * len(batches), []
+    for index, (mlp, narrow) in enumerate(zip(loaded.mlps, narrowed, strict=True)):
+        for _ in dense.step(index):
+            pass
+        inputs: list[Tensor] = []
+        handle = mlp.out.register_forward_pre_hook(lambda _, args, x=inputs: x.append(args[0]))
+        try:
+            for number in sparse.step(index):
+                on_step("prune", index * len(batches) + number, n_steps, unit="batches")
+        finally:
+            handle.remove()
+        # The sparse stream has gone through the dense MLP so far; the narrowed one takes its place below.
+        sums = _Sums(mlp)
+        for x, aim, hidden, real in zip(inputs, dense.hidden, sparse.hidden, masks, strict=True):
+            sums.add(x.reshape(*real.shape, -1)[real], aim[real], hidden[real])
+        refitted.append(sums.refit(narrow, damping, strength))
+        change = _change(mlp, refitted[-1])
+        for x, hidden in zip(inputs, sparse.hidden, strict=True):
+            hidden += (x @ change[0].T + change[1]).reshape(hidden.shape)
+    on_step("prune", n_steps, n_steps, unit="batches")
+    return refitted
+
+
+class _Sums:
+    """Sums over the tokens of one block, each weighted by 1 / the mean square of its dense residual stream.
+
+    So weighted, since a later norm divides by it: the first tokens of a passage, with their enormous streams, decide
+    nothing.
+    """
+
+    def __init__(self, mlp: Mlp) -> None:
+        self._mlp = mlp
+        weight = out_weight(mlp)
+        d, m = weight.shape
+        self._moment, self._shift = weight.new_zeros(m, m).float(), weight.new_zeros(d, m).float()
+        self._mean_input, self._mean_shift = (
+            weight.new_zeros(m).float(),
+            weight.new_zeros(d).float(),
+        )
+        self._total = 0.0
+
+    def add(self, inputs: Tensor, aim: Tensor, hidden: Tensor) -> None:
+        """inputs: (n, m). aim, hidden: (n, d), the dense stream and the sparse one after the block."""
+        inputs, shift = inputs.float(), (aim - hidden).float()
+        weights = 1 / aim.float().square().mean(dim=1, keepdim=True).clamp_min(1e-20)
+        add_second_moment_(self._moment, inputs * weights.sqrt())
+        self._shift += shift.T @ (inputs * weights)
+        self._mean_input += (inputs * weights).sum(dim=0)
+        self._mean_shift += (shift * weights).sum(dim=0)
+        self._total += float(weights.sum())
+
+    def refit(self, narrow: Narrowed, damping: float, strength: float) -> Narrowed:
+        """The narrowed MLP with the best out-projection. A block that keeps everything is refitted as well."""
+        kept = narrow.kept
+        moment = self._moment.tril().double().cpu() / self._total
+        moment = moment + moment.tril(-1).T
+        shift = strength * self._shift.double().cpu() / self._total
+        weight = out_weight(self._mlp).double().cpu()
+        if self._mlp.out.bias is None:
+            fitted = weight[:, kept] + makeup(moment, weight, kept, damping, shift)
+            return Narrowed(kept, fitted.float())
+        mean = self._mean_input.double().cpu() / self._total
+        mean_shift = strength * self._mean_shift.double().cpu() / self._total
+        moment, shift = moment - torch.outer(mean, mean), shift - torch.outer(mean_shift, mean)
+        fitted = weight[:, kept] + makeup(moment, weight, kept, damping, shift)
+        bias = self._mlp.out.bias.double().cpu() + mean_shift + weight @ mean - fitted @ mean[kept]
+        return Narrowed(kept, fitted.float(), bias.float())
+
+
+def _change(mlp: Mlp, narrow: Narrowed) -> tuple[Tensor, Tensor]:
+    """Sparse minus dense MLP as one map of all its inner activations: weight (d, m), bias (d,)."""
+    weight = -out_weight(mlp)
+    weight[:, narrow.kept] += narrow.out_weight.to(weight)
+    if narrow.out_bias is None or mlp.out.bias is None:
+        return weight, weight.new_zeros(weight.shape[0])
+    return weight, narrow.out_bias.to(weight) - mlp.out.bias
+
+
+def pack_narrowed(narrowed: Sequence[Narrowed]) -> bytes:
+    """Narrowed MLPs as safetensors bytes."""
+    tensors = {}
+    for index, narrow in enumerate(narrowed):
+        tensors[f"{index}.kept"] = narrow.kept
+        tensors[f"{index}.out_weight"] = narrow.out_weight.contiguous()
+        if narrow.out_bias is not None:
+            tensors[f"{index}.out_bias"] = narrow.out_bias
+    return bytes(safetensors.torch.save(tensors))
+
+
+def unpack_narrowed(data: bytes) -> list[Narrowed]:
+    """What `pack_narrowed` packed. Raises CalibrationError on anything else."""
+    try:
+        tensors = safetensors.torch.load(data)
+        return [
+            Narrowed(
+                tensors[f"{index}.kept"],
+                tensors[f"{index}.out_weight"],
+                tensors.get(f"{index}.out_bias"),
+            )
+            for index in range(sum(name.endswith(".kept") for name in tensors))
+        ]
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise CalibrationError(
+            f"A stored sparse model cannot be read: {error}.", "Start the run again."
+        ) from error

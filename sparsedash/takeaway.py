@@ -1,0 +1,127 @@
+"""Passages of a comparison as files that other programs read: CSV, parquet, and the samples of lm-evaluation-harness."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sparsedash.records import Outcome, Passages, Record
+
+FORMULA_STARTS = ("=", "+", "-", "@")
+"""A spreadsheet takes a cell that begins like this for a formula."""
+
+
+def view_csv(
+    left: Record, right: Record, positions: Sequence[int], passages: Passages | None
+) -> bytes:
+    """These passages with both answers, as UTF-8 CSV. Text that a spreadsheet would run begins with an apostrophe."""
+    rows = _rows(left, right, positions, passages)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, _columns(), quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _harmless(value) for name, value in row.items()})
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def view_parquet(
+    left: Record, right: Record, positions: Sequence[int], passages: Passages | None
+) -> bytes:
+    """As `view_csv`, as parquet; its text is left as it is, since nothing runs it."""
+    # Loaded when asked for: the page need not wait for it.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = _rows(left, right, positions, passages)
+    schema = pa.schema([(name, _arrow(kind)) for name, kind in _columns().items()])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def harness_samples(record: Record, passages: Passages) -> bytes:
+    """One JSON line for each passage, as lm-evaluation-harness 0.4 writes its samples for LAMBADA.
+
+    Word perplexity's and accuracy's parts are in `perplexity` (a log-likelihood, as there) and `acc`.
+    """
+    pairs = zip(record.outcomes, passages.contexts, strict=True)
+    lines = [json.dumps(_sample(outcome, context), ensure_ascii=True) for outcome, context in pairs]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _columns() -> dict[str, type]:
+    columns: dict[str, type] = {"index": int, "context": str, "target": str}
+    for side in ("left", "right"):
+        columns |= {
+            f"{side}_answer": str,
+            f"{side}_correct": bool,
+            f"{side}_log_likelihood": float,
+            f"{side}_target_rank": int,
+        }
+    return columns
+
+
+def _rows(
+    left: Record, right: Record, positions: Sequence[int], passages: Passages | None
+) -> list[dict[str, Any]]:
+    """target_rank: of the target's first token; 0 where there is none."""
+    rows = []
+    for i in positions:
+        context = passages.contexts[i] if passages else ""
+        first = left.outcomes[i]
+        row: dict[str, Any] = {
+            "index": first.index,
+            "context": _sendable(context),
+            "target": _sendable(first.target),
+        }
+        for side, outcome in (("left", first), ("right", right.outcomes[i])):
+            row[f"{side}_answer"] = _sendable(outcome.answer)
+            row[f"{side}_correct"] = outcome.last_word_right
+            row[f"{side}_log_likelihood"] = outcome.log_likelihood
+            row[f"{side}_target_rank"] = outcome.tokens[0].rank if outcome.tokens else 0
+        rows.append(row)
+    return rows
+
+
+def _sendable(text: str) -> str:
+    """The text without halves of characters, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _harmless(value: object) -> object:
+    if isinstance(value, str) and value.lstrip().startswith(FORMULA_STARTS):
+        return f"'{value}"
+    return value
+
+
+def _arrow(kind: type) -> Any:
+    import pyarrow as pa
+
+    return {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}[kind]
+
+
+def _sample(outcome: Outcome, context: str) -> dict[str, Any]:
+    context, target = _sendable(context), f" {_sendable(outcome.target)}"
+    doc = {"text": context + target}
+    response = [str(outcome.log_likelihood), str(outcome.last_word_right)]
+    return {
+        "doc_id": outcome.index,
+        "doc": doc,
+        "target": target,
+        "arguments": {"gen_args_0": {"arg_0": context, "arg_1": target}},
+        "resps": [[response]],
+        "filtered_resps": [response],
+        "filter": "none",
+        "metrics": ["perplexity", "acc"],
+        "doc_hash": _hash(json.dumps(doc, indent=2, ensure_ascii=False)),
+        "prompt_hash": _hash(context),
+        "target_hash": _hash(target),
+        "perplexity": outcome.log_likelihood,
+        "acc": int(outcome.last_word_right),
+    }
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

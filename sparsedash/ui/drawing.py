@@ -1,0 +1,101 @@
+"""The accuracy chart as inline SVG, for the report: no script, so it opens anywhere and can be printed."""
+
+from collections.abc import Sequence
+
+from sparsedash.records import Record
+from sparsedash.significance import wilson
+from sparsedash.ui.sweep import Sweep
+from sparsedash.ui.text import Html, element, escape
+
+_WIDTH, _HEIGHT = 720, 340
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 120, 24, 48
+_DASHES = ("", "7 4", "2 4", "7 3 2 3")
+
+
+class _Plane:
+    """Where a share of channels removed and a share of right answers stand in the picture."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        bounds = [bound for record in records for bound in _interval(record)]
+        self.low, self.high = max(0.0, min(bounds) - 0.02), min(1.0, max(bounds) + 0.02)
+        self.end = max([0.01, *(_removed(record) for record in records)]) * 1.04
+
+    def x(self, removed: float) -> str:
+        return f"{_LEFT + removed / self.end * (_WIDTH - _LEFT - _RIGHT):.1f}"
+
+    def y(self, share: float) -> str:
+        height = _HEIGHT - _TOP - _BOTTOM
+        return f"{_TOP + (self.high - share) / (self.high - self.low) * height:.1f}"
+
+
+def accuracy_drawing(found: Sweep, words: str) -> Html:
+    """Accuracy against measured sparsity with Wilson's 95 % intervals. words: what it shows, for those who cannot see it."""
+    plane = _Plane([found.dense, *found.sparse])
+    drawn = [*_axes(plane), *_dense(found.dense, plane)]
+    for i, (name, records) in enumerate(found.lines.items()):
+        drawn += _line(name, found.dense, records, _DASHES[i % len(_DASHES)], plane)
+    return element(
+        "svg", *drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=words,
+        xmlns="http://www.w3.org/2000/svg",
+    )  # fmt: skip
+
+
+def _axes(plane: _Plane) -> list[Html]:
+    drawn = []
+    for i in range(5):
+        share = plane.low + i / 4 * (plane.high - plane.low)
+        y = plane.y(share)
+        drawn.append(
+            element("line", x1=str(_LEFT), x2=str(_WIDTH - _RIGHT), y1=y, y2=y, css="grid")
+        )
+        drawn.append(_text(f"{100 * share:.1f} %", str(_LEFT - 8), y, "end"))
+        removed = i / 4 * plane.end
+        drawn.append(
+            _text(f"{100 * removed:.1f} %", plane.x(removed), str(_HEIGHT - _BOTTOM + 18), "middle")
+        )
+    drawn.append(_text("Last word right", str(_LEFT), "14", "start"))
+    middle = str((_LEFT + _WIDTH - _RIGHT) // 2)
+    drawn.append(_text("MLP channels removed", middle, str(_HEIGHT - 8), "middle"))
+    return drawn
+
+
+def _dense(dense: Record, plane: _Plane) -> list[Html]:
+    low, high = _interval(dense)
+    y = plane.y(dense.last_word.accuracy)
+    height = f"{float(plane.y(low)) - float(plane.y(high)):.1f}"
+    width = str(_WIDTH - _LEFT - _RIGHT)
+    return [
+        element("rect", x=str(_LEFT), y=plane.y(high), width=width, height=height, css="band"),
+        element("line", x1=str(_LEFT), x2=str(_WIDTH - _RIGHT), y1=y, y2=y, css="dense"),
+        _text("dense", str(_WIDTH - _RIGHT + 8), y, "start"),
+    ]
+
+
+def _line(
+    name: str, dense: Record, records: Sequence[Record], dash: str, plane: _Plane
+) -> list[Html]:
+    ordered = sorted(records, key=_removed)
+    points = " ".join(
+        f"{plane.x(_removed(r))},{plane.y(r.last_word.accuracy)}" for r in (dense, *ordered)
+    )
+    drawn = [element("polyline", points=points, stroke_dasharray=dash, css="sparse")]
+    for record in ordered:
+        x, (low, high) = plane.x(_removed(record)), _interval(record)
+        drawn.append(element("line", x1=x, x2=x, y1=plane.y(low), y2=plane.y(high), css="sparse"))
+        y = plane.y(record.last_word.accuracy)
+        drawn.append(element("circle", cx=x, cy=y, r="4.5", css="point"))
+    last = plane.y(ordered[-1].last_word.accuracy)
+    drawn.append(_text(name, str(_WIDTH - _RIGHT + 8), last, "start"))
+    return drawn
+
+
+def _text(words: str, x: str, y: str, anchor: str) -> Html:
+    return element("text", escape(words), x=x, y=y, text_anchor=anchor, dominant_baseline="middle")
+
+
+def _removed(record: Record) -> float:
+    return record.pruned.mlp_sparsity if record.pruned else 0.0
+
+
+def _interval(record: Record) -> tuple[float, float]:
+    return wilson(record.last_word.right, record.last_word.total)

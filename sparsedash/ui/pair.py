@@ -1,0 +1,145 @@
+"""Two records over the same passages: which passages are of which kind, in which order, and where a text occurs.
+
+Knows no Streamlit.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sparsedash.backend import Backend
+from sparsedash.records import Outcome, Passages, Record, Run
+from sparsedash.ui import wording
+
+Kind = Literal["both-right", "broke", "mended", "both-wrong", "other-answer"]
+"""The two by two of the verdicts, and a part of it: the same verdict with another answer."""
+
+Order = Literal["largest change first", "file order"]
+
+KINDS: dict[Kind, str] = {
+    "both-right": "Both right",
+    "broke": "Broke",
+    "mended": "Mended",
+    "both-wrong": "Both wrong",
+    "other-answer": "Same verdict, other answer",
+}
+ADDRESS_LENGTH = 16
+"""Characters of a record's key that name it in an address; enough to be the only one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two records under the names they are shown by; the right one is judged against the left."""
+
+    left_name: str
+    left: Record
+    right_name: str
+    right: Record
+
+    def outcomes(self, position: int) -> tuple[Outcome, Outcome]:
+        """Both answers to one passage."""
+        return self.left.outcomes[position], self.right.outcomes[position]
+
+    def fall(self, position: int) -> float:
+        """How much the target's log-probability fell from left to right; negative where it rose."""
+        left, right = self.outcomes(position)
+        return left.log_likelihood - right.log_likelihood
+
+    def kinds(self, positions: Sequence[int]) -> dict[Kind, list[int]]:
+        """These passages by their kind, in the order given."""
+        found: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
+        for position in positions:
+            left, right = self.outcomes(position)
+            found[_kind(left, right)].append(position)
+            if left.last_word_right == right.last_word_right and left.answer != right.answer:
+                found["other-answer"].append(position)
+        return found
+
+    def ordered(self, positions: Sequence[int], kind: Kind, order: Order) -> list[int]:
+        """The passages in this order. The largest change is the largest fall, or rise where passages were mended."""
+        if order == "file order":
+            return sorted(positions)
+        sign = 1 if kind == "mended" else -1
+        return sorted(positions, key=lambda position: (sign * self.fall(position), position))
+
+    def holding(self, text: str, passages: Passages | None) -> Sequence[int]:
+        """The passages with this text in their context, target or either answer, whatever its case; all for no text."""
+        everything = range(len(self.left.outcomes))
+        sought = text.strip().casefold()
+        if not sought:
+            return everything
+        return [i for i in everything if sought in self._text(i, passages).casefold()]
+
+    def _text(self, position: int, passages: Passages | None) -> str:
+        left, right = self.outcomes(position)
+        context = passages.contexts[position] if passages else ""
+        return "\n".join((f"{context} {left.target}", left.answer, right.answer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A record that can be chosen. address: its name in the page's address."""
+
+    key: str
+    name: str
+    address: str
+
+
+def offers(run: Run, runs: Sequence[Run]) -> list[Offer]:
+    """Every record over the passages of this run: its own first, then those of other runs, each record once."""
+    found: dict[str, Offer] = {}
+    for key, name in _names(run):
+        found.setdefault(key, Offer(key=key, name=name, address=name))
+    for other in runs:
+        if _passages(other) != _passages(run):
+            continue
+        about = f"{wording.title(other.settings.model)}, {other.settings.dtype}, {wording.methods(other.settings)}"
+        calibration = wording.title(other.settings.calibration.corpus)
+        for key, name in _names(other):
+            label = f"{name} · {about}, {calibration}"
+            found.setdefault(key, Offer(key=key, name=label, address=key[:ADDRESS_LENGTH]))
+    names = told_apart({key: offer.name for key, offer in found.items()})
+    return [replace(offer, name=names[key]) for key, offer in found.items()]
+
+
+def told_apart(names: Mapping[str, str]) -> dict[str, str]:
+    """The names by their keys, numbered where the same one came before: a widget knows its options by their names."""
+    seen: Counter[str] = Counter()
+    unique = {}
+    for key, name in names.items():
+        seen[name] += 1
+        unique[key] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+    return unique
+
+
+def pair(backend: Backend, left: Offer, right: Offer) -> Pair | None:
+    """Both records, or None where one is lost or they do not answer the same passages."""
+    first, second = backend.record(left.key), backend.record(right.key)
+    if first is None or second is None or first.passages_key != second.passages_key:
+        return None
+    return Pair(left_name=left.name, left=first, right_name=right.name, right=second)
+
+
+def _names(run: Run) -> list[tuple[str, str]]:
+    """The keys of a run's records with their names in it, dense first. Sparse ones come method by method."""
+    settings = run.settings
+    asked = [(m, p) for m in settings.methods for p in settings.sparsities_permille]
+    several = len(settings.methods) > 1
+    names = [
+        f"{wording.method(method)} {permille / 10:g} %" if several else f"{permille / 10:g} %"
+        for method, permille in asked
+    ]
+    return [(run.dense, "dense"), *zip(run.sparse, names, strict=False)]
+
+
+def _passages(run: Run) -> tuple[str | None, int | None, int | None]:
+    """What tells apart the sets of passages that runs answer."""
+    evaluation = run.settings.evaluation
+    return run.corpora.get("evaluation"), evaluation.n_passages, evaluation.shuffle_seed
+
+
+def _kind(left: Outcome, right: Outcome) -> Kind:
+    if left.last_word_right:
+        return "both-right" if right.last_word_right else "broke"
+    return "mended" if right.last_word_right else "both-wrong"

@@ -1,0 +1,152 @@
+"""The published tables beside what we compute and measured: one list of rows, and everything on each."""
+
+import streamlit as st
+
+from sparsedash.backend import Backend
+from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS, PublishedRow, notes, published_model
+from sparsedash.records import Score
+from sparsedash.reproduction import (
+    Needs,
+    doubt,
+    measured,
+    method_name,
+    needs,
+    ratio,
+    run_settings,
+)
+from sparsedash.ui import controls, frame, wording
+from sparsedash.ui.text import element, escape, join, label, table
+
+_HEAD = ["Model", "Calibration", "Format", "Dense", "Sparse", "95 % interval", "Change, points", "95 % interval", "Stated drop"]  # fmt: skip
+_RATIO_HEAD = ["Weights removed", "of Linear weights, ours", "of all parameters, ours"]
+_CAPTION = (
+    "Accuracy of {what}, {passages:,} passages. Intervals are ours: Wilson's for the sparse accuracy, Newcombe's for the "
+    "change. Only totals were published, so the change is taken as unpaired, and its interval is wider than the truth. "
+    "* does not follow from the two accuracies."
+)
+
+
+def opening() -> str:
+    """What the tables come to, in one sentence."""
+    ratios = [found for row in LAST_TOKEN if (found := ratio(row))]
+    reproduced = sum(found.reproduced for found in ratios)
+    shown = sum(doubt(row).shown for row in ROWS)
+    change = "none shows" if shown == 0 else f"{shown} {'shows' if shown == 1 else 'show'}"
+    return (
+        f"{reproduced} of {len(ratios)} published ratios follow from the models' configs; of {len(ROWS)} rows "
+        f"{change} a difference from its totals alone."
+    )
+
+
+def show_tables() -> None:
+    """The two tables as they were published, with our intervals and ratios."""
+    frame.section("Last token, LAMBADA")
+    caption = _CAPTION.format(what="the last token", passages=LAST_TOKEN[0].n_passages)
+    rows = [_row(row) + _ratios(row) for row in LAST_TOKEN]
+    frame.show(table("Published accuracies of the last token", caption, _HEAD + _RATIO_HEAD, rows))
+    frame.section("Last word, LAMBADA in OpenAI's variant")
+    caption = _CAPTION.format(what="the last word", passages=LAST_WORD[0].n_passages)
+    frame.show(
+        table("Published accuracies of the last word", caption, _HEAD, [_row(r) for r in LAST_WORD])
+    )
+
+
+def show_rows(backend: Backend) -> None:
+    """Every row by itself: its defects, what was measured here, what repeating it takes, and the link that does."""
+    frame.section("Repeat a row")
+    frame.note(
+        f"By {method_name()}, with the calibration size of the published scripts. On this machine it may be far too much: "
+        "the form it opens takes less as well."
+    )
+    for row in ROWS:
+        title = f"{_model(row)}, {row.calibration}, {_percent_asked(row)}, {_measure(row)}, {_format(row)}"
+        with st.expander(label(title)):
+            pairs = _facts(backend, row)
+            frame.show(
+                element(
+                    "dl",
+                    *(join(element("dt", escape(n)), element("dd", escape(v))) for n, v in pairs),
+                    css="sd-estimate",
+                )
+            )
+            for note in notes(row):
+                frame.note(note)
+            frame.link("prune", label(f"Prune {title}"), **controls.address(run_settings(row)))
+
+
+def _row(row: PublishedRow) -> list[str]:
+    found = doubt(row)
+    low, high = found.sparse
+    change = " to ".join(_points(bound) for bound in found.interval)
+    stated = f"{row.drop_percent:+.2f}{wording.NBSP}%".replace("-", wording.MINUS)
+    return [
+        f"{_model(row)}, {_percent_asked(row)}", row.calibration, _format(row), wording.percent(row.dense, 2),
+        wording.percent(row.sparse, 2), f"{100 * low:.1f} to {wording.percent(high)}", _points(found.difference),
+        change, stated if row.drop_follows else f"{stated}{wording.NBSP}*",
+    ]  # fmt: skip
+
+
+def _ratios(row: PublishedRow) -> list[str]:
+    found = ratio(row)
+    if found is None:
+        return ["", "", ""]
+    ours = f"{found.of_matmul:.4f}", f"{found.of_parameters:.4f}"
+    return [f"{found.published:.4f}", ours[0], ours[1]]
+
+
+def _facts(backend: Backend, row: PublishedRow) -> list[tuple[str, str]]:
+    takes = needs(row, lambda settings: backend.preflight(settings).seconds)
+    dense, sparse = row.n_right
+    facts = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
+    found = ratio(row)
+    if found is not None:
+        verdict = "of Linear and Conv weights" if found.reproduced else "of all parameters"
+        agrees = "reproduced, " if found.reproduced or found.explained else "not reproduced, "
+        facts.append(("Weights removed", f"{found.published:.4f}: {agrees}{verdict}"))
+    here = measured(row, backend.runs(), backend.record)
+    if here is None:
+        facts.append(("Measured here", "not yet"))
+    else:
+        low, high = (wording.signed(bound) for bound in here.interval)
+        facts += [
+            ("Measured here", f"{_score(here.dense)} → {_score(here.sparse)}"),
+            ("Change, paired", f"{wording.signed(here.difference)} points, {low} to {high}"),
+            ("By", wording.run_details(here.run.settings)),
+        ]
+    return [*facts, *_taken(takes), ("Model", published_model(row.model).reference)]
+
+
+def _taken(takes: Needs) -> list[tuple[str, str]]:
+    if takes.seconds is None:
+        time = "not known before a model has run here"
+    else:
+        how = ", scaled up from the built-in model" if takes.extrapolated else ""
+        time = f"about {wording.duration(takes.seconds)}{how}"
+    disk = f"{wording.size(takes.download_bytes)} to fetch, {wording.size(takes.kept_bytes)} of statistics"
+    return [
+        ("Time", time), ("Memory", f"at least {wording.size(takes.memory_bytes)}"), ("Disk", disk),
+    ]  # fmt: skip
+
+
+def _score(score: Score) -> str:
+    return f"{wording.percent(score.accuracy, 2)} of {score.total:,}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}".replace("-", wording.MINUS)
+
+
+def _model(row: PublishedRow) -> str:
+    return row.model.partition("/")[2]
+
+
+def _percent_asked(row: PublishedRow) -> str:
+    return f"{row.sparsity_permille / 10:g}{wording.NBSP}%"
+
+
+def _measure(row: PublishedRow) -> str:
+    return row.measure.replace("-", " ")
+
+
+def _format(row: PublishedRow) -> str:
+    return {"float32": "FP32", "bfloat16": "BF16"}[row.dtype]

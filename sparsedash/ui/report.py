@@ -1,0 +1,107 @@
+"""A run and one of its comparisons as a single HTML file: no script and no request, so it opens from disk anywhere."""
+
+from dataclasses import asdict
+
+from sparsedash.charts import accuracy_words
+from sparsedash.records import Passages
+from sparsedash.settings import canonical_json
+from sparsedash.ui import wording
+from sparsedash.ui.drawing import accuracy_drawing
+from sparsedash.ui.pair import KINDS, Kind, Pair
+from sparsedash.ui.results import numbers_table
+from sparsedash.ui.sweep import Sweep, answer, compare
+from sparsedash.ui.text import Html, element, escape, join, paragraph, table
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+FLIPS_SHOWN = 200
+CONTEXT_SHOWN = 300
+"""Characters of a context's end that stand beside a flip."""
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 Georgia, serif; max-width: 54rem; margin: 2rem auto; padding: 0 1rem;
+  color: light-dark(#22262b, #e8e6e1); background: light-dark(#fcfbf8, #17191c); overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; font-weight: 500; line-height: 1.3; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+svg { width: 100%; height: auto; } svg text { font: 13px sans-serif; fill: currentcolor; }
+.grid { stroke: light-dark(#e7e4db, #2d3136); } .band { fill: light-dark(#2f5d9b, #8db4e8); opacity: 0.14; }
+.dense { stroke: light-dark(#2f5d9b, #8db4e8); stroke-width: 2; }
+.sparse { stroke: light-dark(#c2571a, #f0955a); stroke-width: 2; fill: none; } .point { fill: light-dark(#c2571a, #f0955a); }
+.sd-muted { color: light-dark(#5b6068, #a3a8b0); } .sd-scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; } th, td { text-align: left; vertical-align: top;
+  padding: 0.25rem 0.8rem 0.25rem 0; border-bottom: 1px solid light-dark(#d8d4c8, #3a3e44); font-weight: 400; }
+pre { white-space: pre-wrap; font-size: 0.85rem; }
+"""
+
+
+def report(found: Sweep, pair: Pair, passages: Passages | None) -> bytes:
+    """The verdict, the chart and its numbers, the flips of this pair, the settings and the versions."""
+    judged = compare(pair.left, pair.right)
+    words = accuracy_words(found.dense, found.lines)
+    title = wording.run_title(found.run.settings)
+    body = [
+        element("h1", escape(answer(found))),
+        paragraph(f"{title} · {wording.run_details(found.run.settings)}", css="sd-muted"),
+        accuracy_drawing(found, words),
+        numbers_table(found),
+        element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
+        paragraph(wording.verdict(judged)),
+        paragraph(wording.doubt(judged), css="sd-muted"),
+        *_flips(pair, passages),
+        *_made(found),
+    ]
+    policy = element("meta", http_equiv="Content-Security-Policy", content=POLICY)
+    head = [
+        Html('<meta charset="utf-8">'), policy, Html('<meta name="viewport" content="width=device-width">'),
+        element("title", escape(f"{title} · SparseDash")), Html(f"<style>{_STYLE}</style>"),
+    ]  # fmt: skip
+    page = element("html", element("head", *head), element("body", *body), lang="en")
+    return f"<!doctype html>\n{page}\n".encode()
+
+
+def _flips(pair: Pair, passages: Passages | None) -> list[Html]:
+    kinds = pair.kinds(range(len(pair.left.outcomes)))
+    drawn: list[Html] = []
+    shown: tuple[Kind, ...] = ("broke", "mended")
+    for kind in shown:
+        positions = pair.ordered(kinds[kind], kind, "largest change first")
+        drawn.append(element("h2", escape(f"{KINDS[kind]}: {len(positions):,}")))
+        if not positions:
+            continue
+        note = "Largest change of the target's log-probability first."
+        if len(positions) > FLIPS_SHOWN:
+            note += f" The first {FLIPS_SHOWN} of them."
+        head = ["Passage", "Its end", "Target", pair.left_name, pair.right_name, "Change"]
+        rows = [_flip(position, pair, passages) for position in positions[:FLIPS_SHOWN]]
+        drawn.append(table(KINDS[kind], note, head, rows))
+    return drawn
+
+
+def _flip(position: int, pair: Pair, passages: Passages | None) -> list[str]:
+    left, right = pair.outcomes(position)
+    context = passages.contexts[position] if passages else ""
+    end = context if len(context) <= CONTEXT_SHOWN else f"… {context[-CONTEXT_SHOWN:]}"
+    answers = [outcome.answer.strip()[:CONTEXT_SHOWN] for outcome in (left, right)]
+    change = f"{-pair.fall(position):+.2f}".replace("-", wording.MINUS)
+    return [f"{left.index + 1:,}", end, left.target[:CONTEXT_SHOWN], *answers, change]
+
+
+def _made(found: Sweep) -> list[Html]:
+    run = found.run
+    identities = {"model": run.model_identity, **run.corpora}
+    return [
+        element("h2", escape("Settings")),
+        element("pre", escape(canonical_json(asdict(run.settings)))),
+        element("h2", escape("What was read")),
+        _definitions(identities),
+        element("h2", escape("Versions")),
+        _definitions(run.versions),
+        *(paragraph(warning, css="sd-muted") for warning in run.warnings),
+    ]
+
+
+def _definitions(values: dict[str, str]) -> Html:
+    rows = [
+        element("tr", element("th", escape(name), scope="row"), element("td", escape(value)))
+        for name, value in values.items()
+    ]
+    return element("table", element("tbody", join(*rows)))

@@ -1,0 +1,64 @@
+"""What can be taken away from the compare page. Every file is made when its button is pressed, not before."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import streamlit as st
+
+from sparsedash.backend import Backend
+from sparsedash.records import Passages, Run
+from sparsedash.takeaway import harness_samples, view_csv, view_parquet
+from sparsedash.ui.pair import Kind, Pair
+from sparsedash.ui.passage import side_title
+from sparsedash.ui.report import report
+from sparsedash.ui.sweep import sweep
+from sparsedash.ui.text import label
+
+
+def offer_files(
+    backend: Backend,
+    run: Run,
+    pair: Pair,
+    passages: Passages | None,
+    view: tuple[Kind, Sequence[int]],
+) -> None:
+    """Draw the buttons. view: the kind that is shown and its passages."""
+    kind, positions = view
+    named = f"{kind}-{pair.right.key[:8]}"
+    view_of_pair = (pair.left, pair.right, positions, passages)
+    with st.popover("Take away", icon=":material/download:"):
+        _button(
+            "Report, one HTML file",
+            "report.html",
+            "text/html",
+            partial(_report, backend, run, pair, passages),
+        )
+        shown = f"These {len(positions):,} passages"
+        _button(f"{shown}, CSV", f"{named}.csv", "text/csv", partial(view_csv, *view_of_pair))
+        _button(
+            f"{shown}, parquet", f"{named}.parquet", "application/vnd.apache.parquet",
+            partial(view_parquet, *view_of_pair),
+        )  # fmt: skip
+        if passages is None:
+            return
+        for side, name, record in (
+            ("left", pair.left_name, pair.left),
+            ("right", pair.right_name, pair.right),
+        ):
+            _button(
+                f"All samples of {side_title(name, record)}, as lm-evaluation-harness writes them",
+                f"samples-{side}.jsonl", "application/jsonl", partial(harness_samples, record, passages),
+            )  # fmt: skip
+
+
+def _report(backend: Backend, run: Run, pair: Pair, passages: Passages | None) -> bytes:
+    found = sweep(backend, run)
+    assert found is not None, "the page has read the dense record already"
+    return report(found, pair, passages)
+
+
+def _button(text: str, name: str, mime: str, made: partial[bytes]) -> None:
+    st.download_button(
+        label(text), data=made, file_name=f"sparsedash-{name}", mime=mime, on_click="ignore", key=f"take-{name}",
+        width="stretch",
+    )  # fmt: skip

@@ -1,0 +1,86 @@
+"""Files to take away, read back by the programs that would read them."""
+
+import csv
+import hashlib
+import io
+import json
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from sparsedash.takeaway import harness_samples, view_csv, view_parquet
+from tests.ui import specimens
+
+LEFT = specimens.record([True, False, True])
+RIGHT = specimens.record([True, True, False], 300)
+PASSAGES = specimens.passages(3)
+HOSTILE = (
+    "<script>alert(1)</script>", 'quo"te, comma\nline', "**bold**", "\u202egnp", "👩‍🚀", "half \ud83d", "x" * 100_000,
+)  # fmt: skip
+
+
+def with_text(text: str):
+    record = replace(
+        LEFT, outcomes=tuple(replace(o, target=text, answer=text) for o in LEFT.outcomes)
+    )
+    return record, replace(PASSAGES, contexts=(text,) * 3, targets=(text,) * 3)
+
+
+def read_csv(data: bytes) -> list[dict[str, str]]:
+    csv.field_size_limit(1_000_000)
+    return list(csv.DictReader(io.StringIO(data.decode(), newline="")))
+
+
+def test_csv_and_parquet_hold_the_same_passages_in_the_order_of_the_view():
+    rows = read_csv(view_csv(LEFT, RIGHT, [2, 0], PASSAGES))
+    table = pq.read_table(io.BytesIO(view_parquet(LEFT, RIGHT, [2, 0], PASSAGES))).to_pylist()
+    assert [int(row["index"]) for row in rows] == [row["index"] for row in table] == [2, 0]
+    assert [row["right_correct"] for row in table] == [False, True]
+    assert float(rows[0]["left_log_likelihood"]) == table[0]["left_log_likelihood"] < 0
+    assert list(rows[0]) == list(table[0])
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", " =1", "\t=1"])
+def test_no_cell_begins_like_a_formula(text):
+    record, passages = with_text(text)
+    (row,) = read_csv(view_csv(record, record, [0], passages))
+    assert {row["context"], row["target"], row["left_answer"]} == {f"'{text}"}
+    (kept,) = pq.read_table(io.BytesIO(view_parquet(record, record, [0], passages))).to_pylist()
+    assert kept["target"] == text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_any_text_comes_back_as_it_was(text):
+    record, passages = with_text(text)
+    sent = text.encode("utf-8", "replace").decode()
+    (row,) = read_csv(view_csv(record, record, [0], passages))
+    (kept,) = pq.read_table(io.BytesIO(view_parquet(record, record, [0], passages))).to_pylist()
+    sample = json.loads(harness_samples(record, passages).splitlines()[0])
+    assert row["context"] == kept["context"] == sample["arguments"]["gen_args_0"]["arg_0"] == sent
+
+
+def test_a_null_byte_is_kept():
+    record, passages = with_text("nul\x00byte")
+    assert b'"nul\x00byte"' in view_csv(record, record, [0], passages)
+    (kept,) = pq.read_table(io.BytesIO(view_parquet(record, record, [0], passages))).to_pylist()
+    assert kept["target"] == "nul\x00byte"
+
+
+def test_without_the_texts_the_answers_can_still_be_taken():
+    (row,) = read_csv(view_csv(LEFT, RIGHT, [0], None))
+    assert row["context"] == ""
+    assert row["target"] == LEFT.outcomes[0].target
+
+
+def test_samples_are_those_of_the_harness():
+    lines = harness_samples(RIGHT, PASSAGES).decode().splitlines()
+    sample, outcome = json.loads(lines[1]), RIGHT.outcomes[1]
+    assert len(lines) == 3
+    assert sample["doc"] == {"text": f"{PASSAGES.contexts[1]} {outcome.target}"}
+    assert sample["target"] == sample["arguments"]["gen_args_0"]["arg_1"] == f" {outcome.target}"
+    assert sample["resps"] == [[[str(outcome.log_likelihood), "True"]]]
+    assert sample["filtered_resps"] == [[str(outcome.log_likelihood), "True"]]
+    assert (sample["acc"], sample["perplexity"]) == (1, outcome.log_likelihood)
+    written = json.dumps(sample["doc"], indent=2, ensure_ascii=False)
+    assert sample["doc_hash"] == hashlib.sha256(written.encode()).hexdigest()

@@ -1,0 +1,31 @@
+"""Words that only one of two texts has."""
+
+import html
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsedash.ui.differences import MOST_WORDS, marked
+from sparsedash.ui.text import visible
+
+
+def test_words_of_one_side_are_marked_on_that_side():
+    left, right = marked("the old harbour was quiet", "the harbour was very quiet")
+    assert left == "the <del>old </del>harbour was quiet"
+    assert right == "the harbour was <ins>very </ins>quiet"
+
+
+def test_equal_texts_carry_no_marks():
+    assert marked("so it was", "so it was") == ("so it was", "so it was")
+
+
+def test_a_very_long_text_is_shown_without_marks():
+    long = "word " * (MOST_WORDS + 1)
+    assert "<" not in "".join(marked(long, "other"))
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_nothing_is_lost_or_let_through(left, right):
+    for text, drawn in zip((left, right), marked(left, right), strict=True):
+        assert html.unescape(re.sub(r"</?(del|ins)>", "", drawn)) == visible(text)

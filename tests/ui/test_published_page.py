@@ -1,0 +1,67 @@
+"""The published tables as a visitor sees them, and the link that opens the form with just a row's settings."""
+
+from dataclasses import replace
+from urllib.parse import parse_qs
+
+import pytest
+
+from sparsedash.preflight import Preflight
+from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS
+from sparsedash.reproduction import run_settings
+from sparsedash.ui.text import label
+from tests.ui import specimens
+from tests.ui.conftest import links, words
+
+
+def test_the_sentence_counts_what_was_computed(open_page):
+    assert (
+        "7 of 8 published ratios follow from the models' configs; of 20 rows none shows a difference"
+        in words(open_page("published"))
+    )
+
+
+def test_both_tables_state_accuracies_intervals_and_ratios(open_page):
+    text = words(open_page("published"))
+    assert "gpt-j-6b, 20 % lambada FP32 79.17 % 80.38 % 79.2 to 81.5 % +1.21" in text
+    assert "0.1242 0.1286 0.1242" in text
+    assert "−1.78 % *" in text
+    assert text.count("does not follow from the two accuracies, which give") == 3
+
+
+def test_a_model_that_is_gone_is_named_with_its_stand_in(open_page):
+    assert "huggyllama/llama-7b is the usual stand-in" in words(open_page("published"))
+
+
+def test_each_row_says_what_repeating_it_takes(open_page, backend):
+    backend.before = Preflight(seconds=None, memory_bytes=None, problems=())
+    text = words(open_page("published"))
+    assert "24.2 GB to fetch, 15.0 GB of statistics" in text
+    assert "not known before a model has run here" in text
+
+
+def test_each_row_has_a_link_of_its_own(open_page):
+    found = links(open_page("published"))
+    assert sum(page.startswith("prune") or "prune" in page for page in found.values()) == 20
+
+
+@pytest.mark.parametrize("row", [LAST_TOKEN[0], LAST_TOKEN[5], LAST_WORD[3]], ids=lambda r: r.name)
+def test_the_link_opens_the_form_with_exactly_the_rows_settings(open_page, backend, row):
+    queries = [parse_qs(page.partition("?")[2]) for page in links(open_page("published")).values()]
+    query = {name: values[0] for name, values in queries[ROWS.index(row)].items()}
+    form = open_page("prune", **query)
+    next(b for b in form.button if b.label == "Start").click().run()
+    assert backend.submitted == [run_settings(row)]
+
+
+def test_what_was_measured_here_stands_beside_its_row(open_page, backend):
+    settings = run_settings(LAST_WORD[0])
+    run, records = specimens.run(settings)
+    backend.add_run((replace(run, settings=settings), records))
+    text = words(open_page("published"))
+    dense, sparse = (record.last_word.accuracy for record in records[:2])
+    assert f"Measured here {100 * dense:.2f} % of 120 → {100 * sparse:.2f} % of 120" in text
+    assert text.count("Measured here not yet") == 19
+
+
+def test_labels_lose_nothing():
+    assert label("gpt-j-6b, pile_10k, 10 %, last token, FP32").startswith("gpt-j-6b, pile_10k")

@@ -1,0 +1,81 @@
+"""The report: everything in one file, nothing that runs, nothing that asks the network."""
+
+import html
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from sparsedash.ui.pair import Pair
+from sparsedash.ui.report import POLICY, report
+from sparsedash.ui.sweep import sweep
+from tests.ui import specimens
+from tests.ui.fake_backend import FakeBackend
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>", "</style><script>alert(1)</script>", "abc\u202egnp", "nul\x00", "👩‍🚀 \ud83d",
+    "https://evil.example/", "w" * 100_000,
+)  # fmt: skip
+
+
+class Tags(HTMLParser):
+    """The elements of a page and their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def made(text: str = "") -> str:
+    backend = FakeBackend()
+    run, records = specimens.run()
+    passages = specimens.passages()
+    if text:
+        changed = [
+            tuple(replace(o, target=text, answer=f"{text}{i}") for o in record.outcomes)
+            for i, record in enumerate(records)
+        ]
+        records = [replace(r, outcomes=o) for r, o in zip(records, changed, strict=True)]
+        passages = replace(passages, contexts=(text,) * 120)
+        run = replace(run, warnings=(text,), versions={"torch": text})
+    backend.add_run((run, records))
+    found = sweep(backend, run)
+    assert found is not None
+    pair = Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1])
+    return report(found, pair, passages).decode()
+
+
+def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions():
+    page = made()
+    said = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+    assert "Removing 20 % of the MLP shows no difference on 120 passages" in said
+    assert "9 answers broke, 2 were mended; a borderline difference" in said
+    assert "Broke: 9" in said and "Mended: 2" in said
+    assert '"sparsities_permille":[100,200,300]' in said
+    assert "torch 2.13.0" in said
+    assert page.count("<circle") == 3
+    assert 'role="img" aria-label="Share of 120 last words right' in page
+
+
+@pytest.mark.parametrize("text", ["", *HOSTILE])
+def test_nothing_in_it_runs_or_asks_the_network(text):
+    tags = Tags(made(text)).found
+    assert not {tag for tag, _ in tags} & {"script", "img", "link", "iframe", "object", "a", "base"}
+    names = {name for _, attributes in tags for name in attributes}
+    assert not names & {"src", "href", "style", "srcdoc"}
+    assert not any(name.startswith("on") for name in names)
+    policy = next(a["content"] for _, a in tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy == POLICY
+    assert policy.startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_shown_as_text_and_the_file_stays_small(text):
+    page = made(text)
+    assert not set(page) & set("\u202e\x00")
+    assert len(page) < 1_000_000
