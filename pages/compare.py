@@ -45,7 +45,7 @@ passages = backend.passages(pair.left.passages_key)
 choices, reading = st.columns([2, 3], gap="medium")
 with choices:
     kind, view = comparison.choose_view(pair, passages)
-    position = comparison.choose_passage(view, pair)
+    position = comparison.choose_passage(view, pair, kind)
     offer_files(backend, run, pair, passages, (kind, view))
 with reading:
     if position is None:

@@ -165,13 +165,13 @@ METHODS: tuple[Method, ...] = (
         settings=MethodSettings(),
     ),
     Method(
-        name="best",
+        name="obs-by-sensitivity",
         summary="channels that the others make up for best, most from blocks that the model minds least; then refitted",
         settings=MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1),
     ),
     Method(
-        name="best-sequential",
-        summary="best, refitted once more block after block on the sparse model's own activations; two more passes over the text",
+        name="obs-sequential",
+        summary="obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; two more passes over the text",
         settings=MethodSettings(
             saliency="obs", compensation="sequential", allocation="sensitivity", damping=0.1
         ),

@@ -76,8 +76,11 @@ def choose_view(chosen: Pair, passages: Passages | None) -> tuple[Kind, list[int
     return kind, chosen.ordered(kinds[kind], kind, order)
 
 
-def choose_passage(positions: list[int], chosen: Pair) -> int | None:
-    """Draw the steps through these passages. Returns the position of the chosen one, None where there are none."""
+def choose_passage(positions: list[int], chosen: Pair, kind: Kind) -> int | None:
+    """Draw the steps through these passages. Returns the position of the chosen one, None where there are none.
+
+    Every step says the kind again: a browser that is clicked twice at once still sends the address before the first click.
+    """
     if not positions:
         return None
     outcomes = chosen.left.outcomes
@@ -92,7 +95,7 @@ def choose_passage(positions: list[int], chosen: Pair) -> int | None:
             target = str(outcomes[positions[to]].index) if inside else ""
             st.button(
                 name, icon=f":material/{icon}:", disabled=not inside, key=f"step-{name}", shortcut=key,
-                on_click=_go, kwargs={"passage": target},
+                on_click=_go, kwargs={"filter": kind, "passage": target},
             )  # fmt: skip
         frame.show(
             element("p", escape(f"{at + 1:,} of {len(positions):,}"), css="sd-muted sd-count")
@@ -101,7 +104,7 @@ def choose_passage(positions: list[int], chosen: Pair) -> int | None:
     by_index = {str(outcomes[p].index): p for p in near}
     st.session_state[_JUMP] = str(outcomes[positions[at]].index)
     st.selectbox(
-        "Passage", list(by_index), key=_JUMP, on_change=_jump, filter_mode="contains",
+        "Passage", list(by_index), key=_JUMP, on_change=_jump, args=(kind,), filter_mode="contains",
         format_func=lambda i: f"{int(i) + 1:,} · {visible(outcomes[by_index[i]].target[:80])}",
     )  # fmt: skip
     return positions[at]
@@ -123,7 +126,7 @@ def _choose_kind(kinds: dict[Kind, list[int]], chosen_pair: Pair) -> Kind:
                     on_click=_go, kwargs={"filter": kind, "passage": ""}, help=_explain(kind, chosen_pair),
                 )  # fmt: skip
     st.button(
-        "Next kind", key="next-kind", shortcut="F", type="tertiary", icon=":material/filter_list:",
+        "Change kind", key="next-kind", shortcut="F", type="tertiary", icon=":material/filter_list:",
         on_click=_go, kwargs={"filter": _next_kind(kinds, chosen), "passage": ""},
         help="Go through the kinds that have passages.",
     )  # fmt: skip
@@ -152,8 +155,8 @@ def _change_side(side: str, addresses: dict[str, str]) -> None:
     _go(**{side: addresses[st.session_state[f"chosen-{side}"]], "passage": ""})
 
 
-def _jump() -> None:
-    _go(passage=st.session_state[_JUMP])
+def _jump(kind: Kind) -> None:
+    _go(filter=kind, passage=st.session_state[_JUMP])
 
 
 def _go(**address: str) -> None:

@@ -27,7 +27,7 @@ svg { width: 100%; height: auto; } svg text { font: 13px sans-serif; fill: curre
 .dense { stroke: light-dark(#2f5d9b, #8db4e8); stroke-width: 2; }
 .sparse { stroke: light-dark(#c2571a, #f0955a); stroke-width: 2; fill: none; } .point { fill: light-dark(#c2571a, #f0955a); }
 .sd-muted { color: light-dark(#5b6068, #a3a8b0); } .sd-scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.9rem; } th, td { text-align: left; vertical-align: top;
+table { border-collapse: collapse; font-size: 0.9rem; overflow-wrap: break-word; } th, td { text-align: left; vertical-align: top;
   padding: 0.25rem 0.8rem 0.25rem 0; border-bottom: 1px solid light-dark(#d8d4c8, #3a3e44); font-weight: 400; }
 pre { white-space: pre-wrap; font-size: 0.85rem; }
 """

@@ -91,6 +91,7 @@ def test_what_is_typed_goes_into_the_address_and_survives_a_refresh(page, addres
 def test_steps_through_passages_are_remembered_by_the_address(page, address):
     page.goto(f"{address}/compare")
     page.get_by_role("button", name="Mended").click()
+    expect(page.locator(".sd-count")).to_have_text("1 of 2")
     page.get_by_role("button", name="Next").click()
     expect(page.locator(".sd-count")).to_have_text("2 of 2")
     page.reload()
@@ -117,6 +118,9 @@ def test_the_compare_page_is_walked_by_keys(page, address):
     page.goto(f"{address}/compare")
     ready(page)
     count = page.locator(".sd-count")
+    expect(page.get_by_role("button", name="Next")).to_be_enabled()
+    # The keys are listened to a moment after the buttons are drawn.
+    page.wait_for_timeout(1000)
     page.keyboard.press("j")
     expect(count).to_have_text("2 of 9")
     page.keyboard.press("j")

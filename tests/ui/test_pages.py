@@ -350,14 +350,14 @@ class TestCompare:
         shortcuts = {b.label: b.proto.shortcut for b in open_page("compare").button}
         assert shortcuts["Next"].casefold() == "j"
         assert shortcuts["Previous"].casefold() == "k"
-        assert shortcuts["Next kind"].casefold() == "f"
+        assert shortcuts["Change kind"].casefold() == "f"
 
     def test_f_goes_to_the_next_kind_that_has_passages(self, open_page, finished):
         app = open_page("compare")
-        button(app, "Next kind").click().run()
+        button(app, "Change kind").click().run()
         assert app.query_params["filter"] == "mended"
         app = open_page("compare", filter="broke", right="dense")
-        button(app, "Next kind").click().run()
+        button(app, "Change kind").click().run()
         assert app.query_params["filter"] == "both-wrong"
 
     def test_records_of_other_runs_over_the_same_passages_are_offered(self, open_page, backend):
