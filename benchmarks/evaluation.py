@@ -61,7 +61,7 @@ def _plain_forward(loaded, chosen) -> tuple[Pace, int]:
     pace = Pace(loaded.model.dtype)
     with torch.inference_mode():
         for _, batch in batches_by_length(reads, BATCH_TOKENS, 0, loaded.model.device):
-            loaded.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+            loaded.model.base_model(input_ids=batch.ids, use_cache=False)
             pace.piece()
     return pace, sum(map(len, reads))
 

@@ -10,7 +10,7 @@ from transformers import Cache
 
 from sparsedash.engine.models import LoadedModel
 
-MAX_MORE_TOKENS = 3
+MAX_MORE_TOKENS = 2
 
 _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 

@@ -91,7 +91,8 @@ def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: b
         return (hidden,) if tuples else hidden
 
     with _forward_replaced(blocks, [stub] * len(blocks)):
-        body(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+        # Without the mask: padding is on the right, where a causal model's real tokens never look.
+        body(input_ids=batch.ids, use_cache=False)
     return _Walked(first[0], calls)
 
 

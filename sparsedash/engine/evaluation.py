@@ -27,7 +27,7 @@ from sparsedash.progress import OnStep
 from sparsedash.records import Candidate, Outcome, Passages, TargetToken
 from sparsedash.settings import EvaluationSettings, Rule, digest
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 N_TOP = 5
 PUBLISHED_PADDING = 196
 
@@ -154,7 +154,10 @@ def _answer(
     cache = DynamicCache()
     with _head_sees_only(loaded.model, *where):
         output = loaded.model(
-            input_ids=batch.ids, attention_mask=batch.mask, cache=cache, use_cache=True
+            # Padding is on the right, where a causal model's real tokens never look: no mask, and attention is faster.
+            input_ids=batch.ids,
+            cache=cache,
+            use_cache=True,
         )
     verdicts = list(_verdicts(output.logits[0].float(), questions))
     words = finish_words(
