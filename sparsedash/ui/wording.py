@@ -25,7 +25,9 @@ _TITLES = {
 
 
 def title(reference: str) -> str:
-    """The catalog's title of a model or text, or the reference itself."""
+    """The catalog's title of a model or text, a file's or folder's name, or the reference itself."""
+    if reference.startswith(("file:", "/", "~")):
+        return reference.rstrip("/").rpartition("/")[2].removeprefix("file:")
     return _TITLES.get(reference, reference)
 
 
