@@ -80,5 +80,8 @@ def _is_finished(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
 
 
 def _first_word(text: str) -> str:
+    text = text.rstrip("\ufffd")
+    if not text:
+        return "(part of a character)"
     word = _WHOLE_WORD.match(text)
     return word.group() if word else text.strip()[:1]
