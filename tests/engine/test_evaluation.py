@@ -77,7 +77,7 @@ def test_a_wrong_answer_is_the_word_that_greedy_writing_gives(model_type):
     for text, outcome in zip(
         texts, evaluate(loaded, _chosen(texts), ignore_steps).outcomes, strict=True
     ):
-        if not outcome.answer.startswith("("):
+        if outcome.answer not in ("(line break)", "(part of a character)"):
             assert _greedy_word(loaded, text).strip().startswith(outcome.answer)
 
 
