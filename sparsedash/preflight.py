@@ -11,15 +11,9 @@ from sparsedash.catalog import (
     CALIBRATION_CORPORA,
     EVALUATION_CORPORA,
 )
+from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.records import Record, Run
-from sparsedash.settings import (
-    CalibrationSettings,
-    MethodSettings,
-    RunSettings,
-    outcomes_key,
-    statistics_key,
-    text_key,
-)
+from sparsedash.settings import CalibrationSettings, MethodSettings, RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
 

@@ -1,11 +1,8 @@
-"""What was asked for: frozen, checked, plain values, and the keys made of them.
+"""What was asked for: frozen, checked, plain values.
 
-A key is the sha256 of canonical JSON of just what affects a stage, plus the stage's version.
 Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rounding.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
+from sparsedash.canonical import digest, stage_key
 from sparsedash.errors import SettingsError
 
 Dtype = Literal["float32", "bfloat16"]
@@ -23,17 +21,6 @@ Allocation = Literal["uniform", "global", "standardised", "sensitivity"]
 Rule = Literal["plain", "published"]
 
 MAX_SPARSITY_PERMILLE = 900
-
-STAGE_VERSIONS: dict[str, int] = {
-    "text": 1,
-    "statistics": 1,
-    "gradients": 1,
-    "sensitivity": 1,
-    "pruned": 1,
-    "outcomes": 1,
-    "continuation": 1,
-}
-"""Raise a stage's number when its maths changes: what was stored under the old one is not used again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +124,7 @@ class RunSettings:
 
     def key(self, stamps: Mapping[str, str] | None = None) -> str:
         """The name of this request. `stamps`: what tells two states of the local files named in it apart."""
-        values = asdict(self) | {"evaluation": _evaluation_values(self.evaluation)}
+        values = asdict(self) | {"evaluation": evaluation_values(self.evaluation)}
         return digest({"settings": values, "stamps": dict(stamps or {})})
 
 
@@ -181,73 +168,7 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
     return made
 
 
-def _covers(made: Any, plain: Any) -> bool:
-    """Whether nothing of a plain value was dropped; a field it lacks has its default."""
-    if isinstance(made, dict) and isinstance(plain, dict):
-        return all(name in made and _covers(made[name], plain[name]) for name in plain)
-    if isinstance(made, list | tuple) and isinstance(plain, list | tuple):
-        return len(made) == len(plain) and all(map(_covers, made, plain))
-    return bool(made == plain)
-
-
-def canonical_json(value: Any) -> str:
-    """The one JSON text of a plain value: sorted keys, no spaces. Raises TypeError on anything not plain."""
-    _require_text_keys(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """Lower-case hexadecimal sha256 of the canonical JSON of a plain value."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def stage_key(stage: str, **parts: Any) -> str:
-    """The key of one stage's result: the stage, its version, and what affects it."""
-    return digest({"stage": stage, "version": STAGE_VERSIONS[stage], **parts})
-
-
-def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
-    """Key of calibration text sampled from the model itself. model: the resolved identity."""
-    return stage_key("text", model=model, dtype=dtype, calibration=asdict(calibration))
-
-
-def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> str:
-    """Key of the calibration statistics. model, corpus: resolved identities. Sparsity is not part of it."""
-    values = asdict(calibration) | {"corpus": corpus}
-    return stage_key("statistics", model=model, dtype=dtype, calibration=values)
-
-
-def gradients_key(statistics: str) -> str:
-    """Key of the mask gradients over the text whose statistics have this key."""
-    return stage_key("gradients", statistics=statistics)
-
-
-def sensitivity_key(statistics: str) -> str:
-    """Key of the blocks' sensitivities, measured on the first of the text whose statistics have this key."""
-    return stage_key("sensitivity", statistics=statistics)
-
-
-def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
-    """Key of a sparse model's weights, kept where making them again would need passes over the text."""
-    return stage_key(
-        "pruned", statistics=statistics, method=_what_matters(method), permille=permille
-    )
-
-
-def outcomes_key(
-    model: str,
-    dtype: Dtype,
-    corpus: str,
-    evaluation: EvaluationSettings,
-    sparse: tuple[str, MethodSettings, int] | None,
-) -> str:
-    """Key of a model's answers. sparse: statistics key, method, per mille; None for the dense model."""
-    values = _evaluation_values(evaluation) | {"corpus": corpus}
-    pruned = None if sparse is None else [sparse[0], _what_matters(sparse[1]), sparse[2]]
-    return stage_key("outcomes", model=model, dtype=dtype, evaluation=values, sparse=pruned)
-
-
-def _evaluation_values(evaluation: EvaluationSettings) -> dict[str, Any]:
+def evaluation_values(evaluation: EvaluationSettings) -> dict[str, Any]:
     """Without the plain rule, which had no name when the first keys were made."""
     values = asdict(evaluation)
     if evaluation.rule == "plain":
@@ -255,19 +176,13 @@ def _evaluation_values(evaluation: EvaluationSettings) -> dict[str, Any]:
     return values
 
 
-def _what_matters(method: MethodSettings) -> dict[str, Any]:
-    """The method without the parameters that its own choices leave unused."""
-    values = asdict(method)
-    if method.saliency != "random":
-        del values["seed"]
-    if method.compensation != "sequential":
-        del values["strength"]
-    if (
-        method.compensation not in ("least-squares", "sequential")
-        and method.allocation != "sensitivity"
-    ):
-        del values["damping"]
-    return values
+def _covers(made: Any, plain: Any) -> bool:
+    """Whether nothing of a plain value was dropped; a field it lacks has its default."""
+    if isinstance(made, dict) and isinstance(plain, dict):
+        return all(name in made and _covers(made[name], plain[name]) for name in plain)
+    if isinstance(made, list | tuple) and isinstance(plain, list | tuple):
+        return len(made) == len(plain) and all(map(_covers, made, plain))
+    return bool(made == plain)
 
 
 def parse_percents(text: str) -> tuple[int, ...]:
@@ -288,17 +203,6 @@ def _permille(word: str) -> int:
         limit = MAX_SPARSITY_PERMILLE // 10
         raise SettingsError("sparsity", word, f"0 to {limit} percent, in tenths at the finest")
     return permille
-
-
-def _require_text_keys(value: Any) -> None:
-    """Raise TypeError where a mapping has a key that json would silently turn into text."""
-    if isinstance(value, dict):
-        if any(type(name) is not str for name in value):
-            raise TypeError(f"keys must be text: {list(value)!r}")
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for part in value:
-            _require_text_keys(part)
 
 
 def _one_of(name: str, value: object, choices: Any) -> None:

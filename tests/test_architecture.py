@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")])
 
-CONTRACTS = {"errors", "progress", "settings", "records"}
+CONTRACTS = {"errors", "progress", "settings", "records", "canonical", "keys"}
 KEEPING = {
     "jobs",
     "store",
@@ -62,7 +62,9 @@ ALLOWED: dict[str, set[str]] = {
     "folders": CONTRACTS,
     "stamps": CONTRACTS,
     "records": {"errors", "settings"},
-    "settings": {"errors"},
+    "keys": {"canonical", "settings"},
+    "settings": {"errors", "canonical"},
+    "canonical": set(),
     "progress": {"errors"},
     "errors": set(),
     # The border and the engine.

@@ -5,17 +5,10 @@ from dataclasses import replace
 import pytest
 
 from sparsedash import preflight
+from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.preflight import Cached, cached, problems, seconds
 from sparsedash.records import Outcome, Record, Run
-from sparsedash.settings import (
-    CalibrationSettings,
-    EvaluationSettings,
-    MethodSettings,
-    RunSettings,
-    outcomes_key,
-    statistics_key,
-    text_key,
-)
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, MethodSettings, RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsedash.canonical import STAGE_VERSIONS, canonical_json, digest
 from sparsedash.errors import SettingsError
+from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.settings import (
     MAX_SPARSITY_PERMILLE,
-    STAGE_VERSIONS,
     Allocation,
     CalibrationSettings,
     Compensation,
@@ -21,13 +22,8 @@ from sparsedash.settings import (
     MethodSettings,
     RunSettings,
     Saliency,
-    canonical_json,
-    digest,
-    outcomes_key,
     parse_percents,
     settings_from_plain,
-    statistics_key,
-    text_key,
 )
 
 MODEL, CORPUS, STATISTICS = "m" * 64, "c" * 64, "s" * 64

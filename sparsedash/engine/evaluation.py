@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from sparsedash.canonical import digest
 from sparsedash.engine.answers import finish_words
 from sparsedash.engine.blocks import Batch, batches_by_length
 from sparsedash.engine.corpora import Texts
@@ -25,7 +26,7 @@ from sparsedash.engine.models import LoadedModel
 from sparsedash.errors import CorpusError
 from sparsedash.progress import OnStep
 from sparsedash.records import Candidate, Outcome, Passages, TargetToken
-from sparsedash.settings import EvaluationSettings, Rule, digest
+from sparsedash.settings import EvaluationSettings, Rule
 
 BATCH_TOKENS = 2048
 N_TOP = 5

@@ -16,8 +16,8 @@ from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.layer import Statistics
 from sparsedash.engine.pruning.methods import Evidence, layer_of
 from sparsedash.engine.pruning.sensitivity import reference_change, squared_error
+from sparsedash.keys import gradients_key, sensitivity_key
 from sparsedash.progress import OnStep
-from sparsedash.settings import gradients_key, sensitivity_key
 from sparsedash.store import Store
 
 SENSITIVITY_TOKENS = 4096

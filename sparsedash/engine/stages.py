@@ -32,16 +32,10 @@ from sparsedash.engine.sequential import (
 )
 from sparsedash.engine.weights import n_matmul_weights, weights_per_channel
 from sparsedash.errors import StoreError
+from sparsedash.keys import outcomes_key, pruned_key, statistics_key, text_key
 from sparsedash.progress import OnStep, Stage
 from sparsedash.records import Passages, Pruned, Record
-from sparsedash.settings import (
-    MethodSettings,
-    RunSettings,
-    outcomes_key,
-    pruned_key,
-    statistics_key,
-    text_key,
-)
+from sparsedash.settings import MethodSettings, RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
 

@@ -13,10 +13,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from sparsedash.canonical import canonical_json
 from sparsedash.errors import JobError
 from sparsedash.jobs.database import Connection, Database, Row
 from sparsedash.jobs.job import Job, JobKind, JobState
-from sparsedash.settings import canonical_json
 
 __all__ = ["Job", "JobKind", "JobState", "JobTable"]
 

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
+from sparsedash.canonical import canonical_json
 from sparsedash.charts import accuracy_words
 from sparsedash.records import Passages
-from sparsedash.settings import canonical_json
 from sparsedash.ui import wording
 from sparsedash.ui.drawing import accuracy_drawing
 from sparsedash.ui.pair import KINDS, Kind, Pair

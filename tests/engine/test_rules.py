@@ -4,13 +4,15 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from sparsedash.canonical import digest, stage_key
 from sparsedash.engine import pipeline
 from sparsedash.engine.corpora import Texts
 from sparsedash.engine.evaluation import PUBLISHED_PADDING, choose_passages, evaluate
 from sparsedash.engine.models import load, locate
+from sparsedash.keys import outcomes_key
 from sparsedash.progress import ignore_steps
 from sparsedash.records import Record
-from sparsedash.settings import EvaluationSettings, RunSettings, digest, outcomes_key, stage_key
+from sparsedash.settings import EvaluationSettings, RunSettings
 from sparsedash.store import Store
 from tests.engine.conftest import write_jsonl
 from tests.engine.tiny import tiny_model, tiny_tokenizer
