@@ -22,6 +22,7 @@ if __name__ == "__main__":
             st.Page("pages/prune.py", title="Prune", url_path="prune"),
             st.Page("pages/jobs.py", title="Jobs", url_path="jobs"),
             st.Page("pages/compare.py", title="Compare", url_path="compare"),
+            st.Page("pages/layers.py", title="Layers", url_path="layers"),
             st.Page("pages/published.py", title="Published", url_path="published"),
         ],
         position="top",

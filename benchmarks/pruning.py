@@ -2,10 +2,12 @@
 
     python -m benchmarks.pruning --calibration file:lambada.jsonl[3600:] --evaluation file:lambada.jsonl --passages 1000
 
-Prints, per method and sparsity, the log-likelihood (nats) of the right word that is lost against the dense model on the
-same passages, with its 95 % interval, and that as a share of what the published method loses. Every method calibrates
-and prunes in a process and a data folder of its own, so that its seconds and its peak memory are its own; evaluation is
-in neither. The bare forward pass over the same tokens is timed beside them.
+Prints, per calibration text, method and sparsity, the log-likelihood (nats) of the right word that is lost against the
+dense model on the same passages, with its 95 % interval, and that as a share of what the published method loses at the
+same sparsity. Every method calibrates and prunes in a process and a data folder of its own, so that its seconds and its
+peak memory are its own; evaluation is in neither. The bare forward pass over the same tokens is timed beside them.
+`--calibration` may be given more than once. With `--keep FOLDER` a run that was stopped goes on where it was: what is in
+the folder is printed as it was measured then.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import time
 from pathlib import Path
 from statistics import fmean, stdev
 
+from sparsedash.canonical import digest
 from sparsedash.catalog import BUILTIN_MODEL, METHODS, method_named
 from sparsedash.progress import ignore_steps
 from sparsedash.settings import (
@@ -30,6 +33,7 @@ from sparsedash.settings import (
 
 PUBLISHED = "retrain-free (published)"
 DENSE = "dense"
+SELF = "self"
 
 
 def main():
@@ -37,20 +41,32 @@ def main():
     if arguments.child:
         print(json.dumps(_child(arguments)))
         return
-    names = arguments.methods.split(",") if arguments.methods else [m.name for m in METHODS]
-    names = [PUBLISHED, *(name for name in names if name != PUBLISHED)]
     with tempfile.TemporaryDirectory() as folder:
-        arguments.model = _folder_of(arguments.model, folder)
-        dense = _in_child(arguments, DENSE, folder)
-        tokens = f"{dense['n_tokens']:,} tokens of {arguments.calibration}"
-        print(f"calibrated on {tokens}; bare forward pass {dense['seconds']:.0f} s")
-        print(f"dense loses {-fmean(dense['answers'][DENSE]):.3f} nats a word\n")
-        _print_row("method", *(f"{p / 10:g} %" for p in _permilles(arguments)), "s", "peak GB")
-        reference = None
-        for name in names:
-            found = _in_child(arguments, name, folder)
-            reference = reference or found
-            _print_method(name, found, dense, reference)
+        base = Path(arguments.keep or folder)
+        base.mkdir(parents=True, exist_ok=True)
+        arguments.model = _folder_of(arguments.model, base)
+        for text in arguments.calibration or [SELF]:
+            arguments.calibration = _written(arguments, base) if text == SELF else text
+            _race(arguments, text, base / digest(text)[:12])
+
+
+def _race(arguments, text, folder):
+    names = arguments.methods.split(",") if arguments.methods else _channel_methods()
+    names = [PUBLISHED, *(name for name in names if name != PUBLISHED)]
+    dense = _measured(arguments, DENSE, folder)
+    print(
+        f"\ncalibrated on {dense['n_tokens']:,} tokens of {text}; bare forward pass {dense['seconds']:.0f} s"
+    )
+    print(
+        f"dense loses {-fmean(dense['answers'][DENSE]):.3f} nats a word, {arguments.passages:,} passages\n"
+    )
+    percents = [f"{p / 10:g} %" for p in _permilles(arguments)]
+    _print_row("method", *percents, "s", "next s", "peak GB")
+    reference = None
+    for name in names:
+        found = _measured(arguments, name, folder)
+        reference = reference or found
+        _print_method(name, found, dense, reference)
 
 
 def _print_method(name, found, dense, reference):
@@ -60,15 +76,23 @@ def _print_method(name, found, dense, reference):
         share = fmean(lost) / fmean(_lost(dense["answers"][DENSE], reference["answers"][permille]))
         half = 1.96 * stdev(lost) / math.sqrt(len(lost))
         cells.append(f"{fmean(lost):.3f} ±{half:.3f} ({share:.2f})")
-    _print_row(name, *cells, f"{found['seconds']:.0f}", f"{found['peak_bytes'] / 1e9:.2f}")
+    seconds = f"{found['seconds']:.0f}", f"{found['next_seconds']:.0f}"
+    _print_row(name, *cells, *seconds, f"{found['peak_bytes'] / 1e9:.2f}")
 
 
 def _print_row(name, *cells):
-    print(f"{name:28}" + "".join(f"{cell:>23}" for cell in cells), flush=True)
+    *losses, seconds, further, peak = cells
+    row = f"{name:26}" + "".join(f"{cell:>22}" for cell in losses)
+    print(f"{row}{seconds:>7}{further:>8}{peak:>9}", flush=True)
 
 
 def _lost(dense, sparse):
     return [d - s for d, s in zip(dense, sparse, strict=True)]
+
+
+def _channel_methods():
+    """Those that can be compared at one sparsity of the MLPs' channels."""
+    return [method.name for method in METHODS if method.settings.pattern == "channelx1"]
 
 
 def _permilles(arguments):
@@ -87,18 +111,31 @@ def _folder_of(reference, folder):
         store.close()
 
 
+def _written(arguments, base):
+    """Reference of calibration text that the model writes once for all methods."""
+    path = base / f"self-{arguments.samples}x{arguments.length}.jsonl"
+    if not path.exists():
+        texts = _in_child(arguments, SELF, base)
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return f"file:{path}"
+
+
+def _measured(arguments, name, folder):
+    """What the child found, read again where it was kept."""
+    wanted = [arguments.evaluation, arguments.passages, arguments.sparsity, arguments.samples]
+    path = folder / f"{digest([name, *wanted, arguments.length])[:12]}.json"
+    if not path.exists():
+        found = _in_child(arguments, name, folder / digest(name)[:12])
+        path.write_text(json.dumps(found))
+    return json.loads(path.read_text())
+
+
 def _in_child(arguments, name, folder):
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.pruning",
-        "--child",
-        name,
-        "--folder",
-        str(Path(folder) / name),
-    ]
-    for option in ("model", "calibration", "evaluation", "sparsity"):
+    command = [sys.executable, "-m", "benchmarks.pruning", "--child", name, "--folder", str(folder)]
+    for option in ("model", "evaluation", "sparsity"):
         command += [f"--{option}", getattr(arguments, option)]
+    if name != SELF:
+        command += ["--calibration", arguments.calibration]
     for option in ("passages", "samples", "length"):
         command += [f"--{option}", str(getattr(arguments, option))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -106,7 +143,7 @@ def _in_child(arguments, name, folder):
 
 
 def _child(arguments):
-    """Calibrate and prune in this process, timed; then evaluate."""
+    """Calibrate and prune in this process, timed; then evaluate. For `self`: the texts that the model writes."""
     from sparsedash.engine.models import ModelShelf
     from sparsedash.engine.stages import Stages
     from sparsedash.store import Store
@@ -115,25 +152,40 @@ def _child(arguments):
         model=arguments.model,
         sparsities_permille=_permilles(arguments),
         calibration=CalibrationSettings(
-            corpus=arguments.calibration, n_samples=arguments.samples, length=arguments.length
+            corpus=(arguments.calibration or [SELF])[0],
+            n_samples=arguments.samples,
+            length=arguments.length,
         ),
         evaluation=EvaluationSettings(corpus=arguments.evaluation, n_passages=arguments.passages),
     )
     stages = Stages(settings, Store(Path(arguments.folder)), ignore_steps, ModelShelf())
-    n_tokens = sum(map(len, stages.sequences))
-    loaded, answers = stages.loaded, {}
-    started = time.perf_counter()
+    if arguments.child == SELF:
+        return [stages.loaded.tokenizer.decode(ids) for ids in stages.sequences]
+    loaded, n_tokens = stages.loaded, sum(map(len, stages.sequences))
+    first, *more = settings.sparsities_permille
     if arguments.child == DENSE:
-        _bare_forward(loaded, stages.sequences)
-        seconds, peak = time.perf_counter() - started, _peak_bytes()
-        answers[DENSE] = _log_likelihoods(stages.dense_record())
-    else:
-        method = method_named(arguments.child)
-        stages.prune(method, settings.sparsities_permille[0])
-        seconds, peak = time.perf_counter() - started, _peak_bytes()
-        for permille in settings.sparsities_permille:
-            answers[permille] = _log_likelihoods(stages.sparse_record(method, permille))
-    return {"answers": answers, "seconds": seconds, "peak_bytes": peak, "n_tokens": n_tokens}
+        seconds = _seconds(_bare_forward, loaded, stages.sequences)
+        answers = {DENSE: _log_likelihoods(stages.dense_record)}
+        return {"answers": answers, "seconds": seconds, "n_tokens": n_tokens}
+    method = method_named(arguments.child)
+    seconds = _seconds(stages.prune, method, first)
+    peak = _peak_bytes()
+    further = [_seconds(stages.prune, method, permille) for permille in more]
+    return {
+        "answers": {
+            permille: _log_likelihoods(stages.sparse_record(method, permille))
+            for permille in settings.sparsities_permille
+        },
+        "seconds": seconds,
+        "next_seconds": fmean(further) if further else 0.0,
+        "peak_bytes": peak,
+    }
+
+
+def _seconds(function, *arguments):
+    started = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - started
 
 
 def _bare_forward(loaded, sequences):
@@ -157,13 +209,14 @@ def _peak_bytes():
 def _parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=BUILTIN_MODEL)
-    parser.add_argument("--calibration", default="self", help="text reference")
+    parser.add_argument("--calibration", action="append", help="text reference, may be repeated")
     parser.add_argument("--evaluation", required=True, help="text reference; not the calibration's")
     parser.add_argument("--passages", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--sparsity", default="10,20,30")
     parser.add_argument("--methods", help="names with commas between; all where not given")
+    parser.add_argument("--keep", help="folder that keeps what was measured")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser

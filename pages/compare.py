@@ -2,11 +2,10 @@
 
 import streamlit as st
 
-from sparsedash.ui import comparison, frame, wording
-from sparsedash.ui.continuation import continue_passage
+from sparsedash.significance import compare
+from sparsedash.ui import blind, comparison, frame, wording
 from sparsedash.ui.own_prompt import try_prompt
-from sparsedash.ui.passage import show_passage
-from sparsedash.ui.sweep import compare
+from sparsedash.ui.reading import read_passage
 from sparsedash.ui.take_away import offer_files
 
 backend = frame.page("Compare")
@@ -34,24 +33,36 @@ if pair is None:
         frame.note("One of the records is no longer stored. Choose another one.")
     st.stop()
 with verdict:
-    basis = f"{pair.right_name} against {pair.left_name} · {wording.run_title(run.settings)} · {wording.run_details(run.settings)}"
-    judged = compare(pair.left, pair.right)
-    frame.opening(wording.verdict(judged), basis)
-    if doubt := wording.doubt(judged):
-        frame.note(doubt)
-    frame.link("overview", "Back to the chart", run=chosen)
+    is_blind = frame.query("mode") == "blind"
+    basis = f"{wording.run_title(run.settings)} · {wording.run_details(run.settings)}"
+    if is_blind:
+        frame.opening("Which answer is better?", basis)
+        blind.show_tally(backend, pair)
+    else:
+        judged = compare(pair.left, pair.right)
+        basis = f"{pair.right_name} against {pair.left_name} · {basis}"
+        frame.opening(wording.verdict(judged), basis)
+        if doubt := wording.doubt(judged):
+            frame.note(doubt)
+        if ended := wording.endings({pair.left_name: pair.left, pair.right_name: pair.right}):
+            frame.note(ended)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        frame.link("overview", "Back to the chart", run=chosen)
+        frame.link("layers", "See what each layer lost", run=chosen, record=pair.right_name)
+        blind.choose_mode()
 
-passages = backend.passages(pair.left.passages_key)
+passages = pair.texts(backend.passages(pair.left.passages_key))
 choices, reading = st.columns([2, 3], gap="medium")
 with choices:
-    kind, view = comparison.choose_view(pair, passages)
-    position = comparison.choose_passage(view, pair, kind)
-    offer_files(backend, run, pair, passages, (kind, view))
+    if is_blind:
+        position = comparison.choose_passage(comparison.choose_blindly(pair, passages), pair, None)
+    else:
+        kind, view = comparison.choose_view(pair, passages)
+        position = comparison.choose_passage(view, pair, kind)
+        offer_files(backend, run, pair, passages, (kind, view))
 with reading:
     if position is None:
         frame.note("No passage is of this kind. Choose another kind, or clear the search.")
     else:
-        show_passage(position, pair, passages)
-        if passages is not None:
-            continue_passage(backend, pair, passages.contexts[position])
-try_prompt(backend, pair)
+        read_passage(backend, pair, passages, position, is_blind)
+try_prompt(backend, pair, is_blind)

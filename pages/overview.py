@@ -40,13 +40,11 @@ found = sweep(backend, run)
 
 if found is not None:
     results.show_answer(found)
-    shown = len(found.sparse)
-    if job is not None and job.state != "done":
-        grown = lambda: len((backend.run(chosen) or found.run).sparse) != shown  # noqa: E731
-        job_panel.watch(backend, job, grown, brief=True)
-    results.show_numbers(found)
+    results.show_race(backend, found, job)
     with st.container(horizontal=True):
         frame.link("compare", "Compare the answers passage by passage", run=chosen)
+        if found.sparse:
+            frame.link("layers", "See what each layer lost", run=chosen)
         frame.link("prune", "Prune something else")
 elif job is not None:
     frame.opening("The first results are on their way." if job.live else "This run has no results.")

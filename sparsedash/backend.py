@@ -10,12 +10,19 @@ from sparsedash import preflight
 from sparsedash.folders import data_folder
 from sparsedash.jobs.endings import last_lines
 from sparsedash.jobs.local import LocalRunner
-from sparsedash.jobs.table import Job, JobTable
+from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.preflight import Cached, Preflight
-from sparsedash.records import Continuation, Passages, R, Record, Run
-from sparsedash.settings import ContinuationSettings, RunSettings, settings_from_plain
+from sparsedash.records import Continuation, Divergence, Passages, R, Record, Run
+from sparsedash.settings import (
+    ContinuationSettings,
+    DivergenceSettings,
+    RunSettings,
+    settings_from_plain,
+)
 from sparsedash.stamps import stamps
 from sparsedash.store import Store
+from sparsedash.uploads import Uploads
+from sparsedash.visitors import Visitors
 
 __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
 
@@ -28,11 +35,14 @@ class Backend:
     """One data folder with its results, its job table and its workers. Safe to share between threads.
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
+    visitors: what those who use the pages leave there. uploads: the text files among it.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir.expanduser().absolute()
         self._store = Store(self.data_dir)
+        self.visitors = Visitors(self._store)
+        self.uploads = Uploads(self.data_dir)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._runner = LocalRunner(self.data_dir, self._table)
         self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
@@ -50,13 +60,13 @@ class Backend:
 
     def submit_continuation(self, settings: ContinuationSettings) -> Job:
         """As `submit`, for a prompt."""
-        key = settings.key()
-        newest = self._table.newest(key)
-        if newest is not None and newest.state == "done" and self._store.has(Continuation, key):
-            return newest
-        job = self._table.submit("continuation", key, asdict(settings))
-        self.tend()
-        return job
+        stored = self._store.has(Continuation, settings.key())
+        return self._submit_small("continuation", settings, stored)
+
+    def submit_divergence(self, settings: DivergenceSettings) -> Job:
+        """As `submit`, for a text over which two models are compared."""
+        stored = self._store.has(Divergence, settings.key())
+        return self._submit_small("divergence", settings, stored)
 
     def job(self, job_id: int) -> Job:
         """The job as it is now. Raises JobError when there is none."""
@@ -117,6 +127,15 @@ class Backend:
         """What two models wrote, or None."""
         return self._kept(Continuation, key)
 
+    def divergence(self, key: str) -> Divergence | None:
+        """How far two models are apart over a text, or None."""
+        return self._kept(Divergence, key)
+
+    def newest_job(self, key: str) -> Job | None:
+        """The newest job with this key as it is now, or None."""
+        self.tend()
+        return self._table.newest(key)
+
     def cached(self, settings: RunSettings) -> Cached:
         """What of this run needs not be computed again."""
         return preflight.cached(settings, self._store)
@@ -128,7 +147,7 @@ class Backend:
         return Preflight(
             seconds=preflight.seconds(settings, stored, self.runs(), self.record),
             memory_bytes=int(memory) if memory and memory.isdecimal() else None,
-            problems=preflight.problems(settings),
+            problems=preflight.problems(settings, self.data_dir),
         )
 
     def tend(self) -> None:
@@ -151,6 +170,16 @@ class Backend:
         self._table.close()
         self._store.close()
 
+    def _submit_small(
+        self, kind: JobKind, settings: ContinuationSettings | DivergenceSettings, stored: bool
+    ) -> Job:
+        newest = self._table.newest(settings.key())
+        if newest is not None and newest.state == "done" and stored:
+            return newest
+        job = self._table.submit(kind, settings.key(), asdict(settings))
+        self.tend()
+        return job
+
     def _is_whole(self, key: str) -> bool:
         run = self.run(key)
         return (
@@ -164,7 +193,7 @@ class Backend:
         if isinstance(known, kind):
             return known
         found = self._store.get(kind, key)
-        if found is not None and not (isinstance(found, Run) and not found.finished):
+        if found is not None and _is_final(found):
             self._recent.put((kind, key), found)
         return found
 
@@ -190,6 +219,17 @@ class _Recent:
             self._kept[name] = value
             while self._weight > self._budget and len(self._kept) > 1:
                 self._weight -= _weight(self._kept.popitem(last=False)[1])
+
+
+def _is_final(found: object) -> bool:
+    """Whether this will never be replaced under its key: runs grow, and what was stopped may be written again."""
+    match found:
+        case Run():
+            return found.finished
+        case Continuation():
+            return not found.stopped
+        case _:
+            return True
 
 
 def _weight(value: object) -> int:

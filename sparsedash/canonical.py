@@ -8,10 +8,13 @@ STAGE_VERSIONS: dict[str, int] = {
     "text": 1,
     "statistics": 1,
     "gradients": 1,
+    "inputs": 1,
     "sensitivity": 1,
+    "activations": 1,
     "pruned": 1,
-    "outcomes": 1,
+    "outcomes": 2,
     "continuation": 1,
+    "divergence": 1,
 }
 """Raise a stage's number when its maths changes: what was stored under the old one is not used again."""
 

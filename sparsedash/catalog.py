@@ -1,7 +1,9 @@
 """What a person can choose, by name, with one line on each. The engine's tables implement these; a test holds them equal."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 
+from sparsedash import families
 from sparsedash.errors import SettingsError
 from sparsedash.settings import MethodSettings
 
@@ -9,14 +11,15 @@ BUILTIN_MODEL = "builtin:smollm2-135m"
 BUILTIN_CLOZE = "builtin:cloze"
 DOWNLOADED = "downloaded once, then read from the local cache"
 STREAMED = "its first 10,000 documents are streamed once, then read from the local cache"
-LAMBADA_SIZE = "some hundred MB with the novels of its training split"
+LAMBADA_SIZE = "552 MB, nearly all of it the novels of the training split"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """A name as it is typed, a title as it is shown, and one line on it.
 
-    Of a text set also the licence, the size of all its splits as they are fetched, and how it is read.
+    Of a text set also the licence, the size of all its splits as they are fetched, and how it is read; of one of the hub the
+    first two as its card and its list of files say.
     """
 
     name: str
@@ -50,26 +53,7 @@ MODELS: tuple[Choice, ...] = (
     Choice(name="bigscience/bloom-7b1", title="BLOOM 7.1B", summary="published; 28 GB in FP32"),
 )
 
-FAMILIES: tuple[str, ...] = (
-    "bloom",
-    "falcon",
-    "gemma2",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neo",
-    "gpt_neox",
-    "gptj",
-    "llama",
-    "mistral",
-    "olmo2",
-    "opt",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "smollm3",
-    "starcoder2",
-)
+FAMILIES: tuple[str, ...] = tuple(families.FAMILIES)
 """Values of `model_type` in a model's config.json that can be pruned."""
 
 EVALUATION_CORPORA: tuple[Choice, ...] = (
@@ -128,7 +112,7 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         name="the_pile",
         title="Pile, without Books3 and the like",
         summary="web, code, papers and more; the published name, without the parts that had to go",
-        licence="other: that of each part",
+        licence="other, says its card: that of each part",
         size="30 compressed files",
         reading=STREAMED,
     ),
@@ -144,7 +128,7 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         name="wikitext-2",
         title="WikiText-2",
         summary="encyclopaedia articles",
-        licence="CC BY-SA 3.0",
+        licence="CC BY-SA 3.0 and GFDL",
         size="8 MB",
         reading=DOWNLOADED,
     ),
@@ -163,6 +147,11 @@ METHODS: tuple[Method, ...] = (
         name="least-squares",
         summary="channels by weight times activation; what stays is refitted to make up for what went",
         settings=MethodSettings(),
+    ),
+    Method(
+        name="best",
+        summary="channels by weight times activation, most from blocks that the model minds least; then refitted; one backward pass over little text",
+        settings=MethodSettings(allocation="sensitivity"),
     ),
     Method(
         name="obs-by-sensitivity",
@@ -206,6 +195,40 @@ METHODS: tuple[Method, ...] = (
         summary="channels by lot, nothing refitted: the floor every method must beat",
         settings=MethodSettings(saliency="random", compensation="none"),
     ),
+    Method(
+        name="sparsegpt",
+        summary="single weights of all projections, those that their row makes up for best; then made up for",
+        settings=MethodSettings(saliency="obs", pattern="1x1", scope="decoder"),
+    ),
+    Method(
+        name="wanda",
+        summary="single weights of all projections by weight times input, row by row, nothing made up for",
+        settings=MethodSettings(compensation="none", pattern="1x1", scope="decoder"),
+    ),
+    Method(
+        name="magnitude-weights",
+        summary="single weights of all projections by their size, nothing made up for",
+        settings=MethodSettings(
+            saliency="magnitude", compensation="none", pattern="1x1", scope="decoder"
+        ),
+    ),
+    Method(
+        name="sparsegpt-2:4",
+        summary="as sparsegpt, two of every four neighbours: always 50 %",
+        settings=MethodSettings(saliency="obs", pattern="2:4", scope="decoder"),
+    ),
+    Method(
+        name="wanda-2:4",
+        summary="as wanda, two of every four neighbours: always 50 %",
+        settings=MethodSettings(compensation="none", pattern="2:4", scope="decoder"),
+    ),
+    Method(
+        name="magnitude-2:4",
+        summary="as magnitude-weights, two of every four neighbours: always 50 %",
+        settings=MethodSettings(
+            saliency="magnitude", compensation="none", pattern="2:4", scope="decoder"
+        ),
+    ),
 )
 
 DEFAULT_METHOD = "least-squares"
@@ -219,9 +242,29 @@ def method_named(name: str) -> MethodSettings:
     raise SettingsError("method", name, ", ".join(m.name for m in METHODS))
 
 
+@lru_cache(maxsize=256)
 def method_name(settings: MethodSettings) -> str:
-    """The name of these choices, or the choices themselves where they have none."""
-    for method in METHODS:
-        if method.settings == settings:
-            return method.name
-    return f"{settings.saliency}, {settings.compensation}, {settings.allocation}"
+    """The name of these choices, or the choices themselves where they have none; then each parameter that is unusual."""
+    own = asdict(settings)
+    chosen = {name: value for name, value in own.items() if isinstance(value, str)}
+    alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
+    named = next((method for method in alike if method.settings == settings), None)
+    usual = (named or alike[0]).settings if alike else MethodSettings()
+    words = [(named or alike[0]).name] if alike else _choices(chosen)
+    changed = [
+        name for name, value in own.items() if name not in chosen and value != getattr(usual, name)
+    ]
+    words += [f"{_PARAMETERS.get(name, name)} {own[name]:g}" for name in changed]
+    return ", ".join(words)
+
+
+_PARAMETERS = {"width_multiple": "multiples of"}
+"""What parameters are called where their own name would not be understood."""
+
+
+def _choices(chosen: dict[str, str]) -> list[str]:
+    """The choices in words; those that nearly every method shares only where they are others."""
+    usual = asdict(MethodSettings())
+    always = ("saliency", "compensation", "allocation")
+    others = [name for name in chosen if name not in always and chosen[name] != usual[name]]
+    return [chosen[name] for name in (*always, *others)]

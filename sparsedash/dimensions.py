@@ -20,12 +20,14 @@ _STORED_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 class Dimensions:
     """Counts of one model.
 
-    widths: inner channels of each block. per_channel: weights that leave with one channel of any block.
+    hidden: width of the residual stream. vocabulary: tokens it can predict. widths: inner channels of each block. per_channel: weights that leave with one channel of any block.
     n_matmul: weights of Linear and Conv layers, the output head included even where it shares the embedding's.
     n_parameters: everything, embeddings, norms and biases too; what is shared counts once. stored_bytes: of one weight on
     the hub.
     """
 
+    hidden: int
+    vocabulary: int
     widths: tuple[int, ...]
     per_channel: int
     n_matmul: int
@@ -56,6 +58,8 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
     """The dimensions of a model with this config.json. Raises KeyError for an architecture without a row."""
     counted = _ARCHITECTURES[config["model_type"]](config)
     return Dimensions(
+        hidden=counted.hidden,
+        vocabulary=counted.head // counted.hidden,
         widths=(counted.width,) * counted.n_blocks,
         per_channel=counted.n_projections * counted.hidden,
         n_matmul=counted.n_matmul,

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sparsedash.records import Record, Run, Score
-from sparsedash.significance import paired
+from sparsedash.significance import compare
 
 
 def run_document(run: Run, dense: Record, sparse: list[Record]) -> dict[str, Any]:
@@ -55,10 +55,7 @@ def _answers(record: Record) -> dict[str, Any]:
 
 def _sparse(dense: Record, record: Record) -> dict[str, Any]:
     assert record.pruned is not None
-    pairs = paired(
-        [outcome.last_word_right for outcome in dense.outcomes],
-        [outcome.last_word_right for outcome in record.outcomes],
-    )
+    pairs = compare(dense, record)
     return {
         "method": asdict(record.pruned.method),
         "sparsity_percent": record.pruned.sparsity_permille / 10,
@@ -67,6 +64,9 @@ def _sparse(dense: Record, record: Record) -> dict[str, Any]:
         "widths": list(record.pruned.widths),
         "layer_errors": list(record.pruned.layer_errors),
         "held_out_errors": list(record.pruned.held_out_errors),
+        "uncompensated_errors": list(record.pruned.uncompensated_errors),
+        "passage_errors": list(record.pruned.passage_errors),
+        "sensitivities": list(record.pruned.sensitivities),
         "paired": {
             "broke": pairs.broke,
             "mended": pairs.mended,
@@ -74,6 +74,7 @@ def _sparse(dense: Record, record: Record) -> dict[str, Any]:
             "difference": pairs.difference,
             "interval": list(pairs.interval),
         },
+        "stopping": record.stopping and asdict(record.stopping),
         **_answers(record),
     }
 

@@ -13,6 +13,7 @@ from sparsedash.settings import (
     EvaluationSettings,
     MethodSettings,
     evaluation_values,
+    method_values,
 )
 
 
@@ -37,6 +38,16 @@ def sensitivity_key(statistics: str) -> str:
     return stage_key("sensitivity", statistics=statistics)
 
 
+def inputs_key(statistics: str) -> str:
+    """Key of the statistics of all projections' inputs, over the text whose statistics of the MLPs have this key."""
+    return stage_key("inputs", statistics=statistics)
+
+
+def activations_key(model: str, dtype: Dtype, tokens: str, watched: str) -> str:
+    """Key of the dense model's activations on a few passages. tokens: a digest of their token ids. watched: where."""
+    return stage_key("activations", model=model, dtype=dtype, tokens=tokens, watched=watched)
+
+
 def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
     """Key of a sparse model's weights, kept where making them again would need passes over the text."""
     return stage_key(
@@ -50,23 +61,38 @@ def outcomes_key(
     corpus: str,
     evaluation: EvaluationSettings,
     sparse: tuple[str, MethodSettings, int] | None,
+    *,
+    n_sparse: int = 1,
 ) -> str:
-    """Key of a model's answers. sparse: statistics key, method, per mille; None for the dense model."""
+    """Key of a model's answers. sparse: statistics key, method, per mille; None for the dense model.
+
+    n_sparse: sparse models of the run. It matters to one that stops early; the dense model never does.
+    """
     values = evaluation_values(evaluation) | {"corpus": corpus}
+    if values.pop("stop_early", False) and sparse is not None:
+        values["stop_early_among"] = n_sparse
     pruned = None if sparse is None else [sparse[0], _what_matters(sparse[1]), sparse[2]]
     return stage_key("outcomes", model=model, dtype=dtype, evaluation=values, sparse=pruned)
 
 
 def _what_matters(method: MethodSettings) -> dict[str, Any]:
     """The method without the parameters that its own choices leave unused."""
-    values = asdict(method)
+    values = method_values(method)
+    if method.pattern != "channelx1":
+        del values["width_multiple"]
     if method.saliency != "random":
         del values["seed"]
     if method.compensation != "sequential":
         del values["strength"]
-    if (
-        method.compensation not in ("least-squares", "sequential")
-        and method.allocation != "sensitivity"
-    ):
+    if not _uses_damping(method):
         del values["damping"]
     return values
+
+
+def _uses_damping(method: MethodSettings) -> bool:
+    single_weights_by_obs = method.pattern != "channelx1" and method.saliency == "obs"
+    return (
+        method.compensation in ("least-squares", "sequential")
+        or method.allocation == "sensitivity"
+        or single_weights_by_obs
+    )

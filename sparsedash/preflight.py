@@ -13,12 +13,12 @@ from sparsedash.catalog import (
 )
 from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.records import Record, Run
+from sparsedash.references import TEXT_KINDS, file_of, names_file
 from sparsedash.settings import CalibrationSettings, MethodSettings, RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
 
 SELF = "self"
-TEXT_FILES = (".jsonl", ".txt", ".parquet")
 _TEXT_NAMES = tuple(
     dict.fromkeys(
         choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF
@@ -47,23 +47,18 @@ class Preflight:
     problems: tuple[str, ...]
 
 
-def problems(settings: RunSettings) -> tuple[str, ...]:
-    """What would end the run at once, in sentences."""
+def problems(settings: RunSettings, data_dir: Path) -> tuple[str, ...]:
+    """What would end the run at once, in sentences. data_dir: where uploads lie."""
     calibration, evaluation = settings.calibration.corpus, settings.evaluation.corpus
     found = [_model_problem(settings.model)]
     if calibration != SELF:
-        found.append(_text_problem("calibration", calibration))
-    found.append(_text_problem("evaluation", evaluation))
+        found.append(_text_problem("calibration", calibration, data_dir))
+    found.append(_text_problem("evaluation", evaluation, data_dir))
     return tuple(problem for problem in found if problem)
 
 
 def cached(settings: RunSettings, store: Store) -> Cached:
     """What the store holds of this run, as far as its model and texts were met here before."""
-    sparse = [
-        (method, permille)
-        for method in settings.methods
-        for permille in settings.sparsities_permille
-    ]
     model = _noted(store, "identity", settings.model)
     passages = _noted(store, "corpus", settings.evaluation.corpus)
     statistics = None if model is None else _statistics_key(settings, model, store)
@@ -71,14 +66,16 @@ def cached(settings: RunSettings, store: Store) -> Cached:
     def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
         if model is None or passages is None:
             return False
-        key = outcomes_key(model, settings.dtype, passages, settings.evaluation, made)
+        key = outcomes_key(
+            model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse
+        )
         return store.has(Record, key)
 
     return Cached(
         calibration=statistics is not None and store.recall(f"calibrated/{statistics}") is not None,
         dense=answered(None),
-        sparse=sum(answered((statistics, *made)) for made in sparse) if statistics else 0,
-        n_sparse=len(sparse),
+        sparse=sum(answered((statistics, *made)) for made in settings.points) if statistics else 0,
+        n_sparse=settings.n_sparse,
     )
 
 
@@ -179,15 +176,16 @@ def _model_problem(reference: str) -> str:
     return f"Model: there is no {reference} on this machine."
 
 
-def _text_problem(name: str, reference: str) -> str:
+def _text_problem(name: str, reference: str, data_dir: Path) -> str:
     title = f"{name.capitalize()} text"
-    if reference.startswith("file:"):
-        path = Path(reference.removeprefix("file:").partition("[")[0]).expanduser()
-        if not path.is_file():
-            return f"{title}: there is no file {path} on this machine."
-        if path.suffix not in TEXT_FILES:
-            return f"{title}: {path.name} cannot be read; possible: {', '.join(TEXT_FILES)}."
+    if names_file(reference):
+        path = file_of(reference, data_dir)
+        if path is None or not path.is_file():
+            return f"{title}: there is no file {path or reference} on this machine."
+        if path.suffix not in TEXT_KINDS:
+            return f"{title}: {path.name} cannot be read; possible: {', '.join(TEXT_KINDS)}."
         return ""
     if reference in _TEXT_NAMES:
         return ""
-    return f"{title}: there is no {reference}; possible: {', '.join(_TEXT_NAMES)}, file:PATH."
+    possible = ", ".join(_TEXT_NAMES)
+    return f"{title}: there is no {reference}; possible: {possible}, file:PATH, or an upload."

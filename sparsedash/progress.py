@@ -2,7 +2,7 @@
 
 from typing import Literal, Protocol
 
-Stage = Literal["load", "text", "calibrate", "prune", "evaluate", "continue"]
+Stage = Literal["load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge"]
 """The parts of a job in the order they happen; `text` is sampling calibration text from the model."""
 
 STAGE_TITLES: dict[Stage, str] = {
@@ -11,7 +11,9 @@ STAGE_TITLES: dict[Stage, str] = {
     "calibrate": "Calibrating",
     "prune": "Pruning",
     "evaluate": "Evaluating",
+    "read": "Reading the prompt",
     "continue": "Writing continuations",
+    "diverge": "Comparing token by token",
 }
 
 
@@ -20,16 +22,44 @@ class OnStep(Protocol):
 
     done, total: in the stage's own unit (`unit`: "tokens", "passages", "layers", "steps").
     message: one line for a person, such as which model is being evaluated.
+    n_right: of the `done` passages of the record being evaluated, those with the whole last word right; None in any other
+    stage. Passages are answered in a shuffled order, chunk by chunk (the first 256; longest first within a chunk), so that
+    done and n_right are nearly a fair sample of the total.
     """
 
     def __call__(
-        self, stage: Stage, done: int, total: int, *, unit: str = "steps", message: str = ""
+        self,
+        stage: Stage,
+        done: int,
+        total: int,
+        *,
+        unit: str = "steps",
+        message: str = "",
+        n_right: int | None = None,
     ) -> None:
         """Take note, or raise `Cancelled`."""
         ...
 
 
 def ignore_steps(
-    stage: Stage, done: int, total: int, *, unit: str = "steps", message: str = ""
+    stage: Stage,
+    done: int,
+    total: int,
+    *,
+    unit: str = "steps",
+    message: str = "",
+    n_right: int | None = None,
 ) -> None:
     """Progress for those who do not want any."""
+
+
+class OnText(Protocol):
+    """Called with what two models have written so far, before the step that counts it."""
+
+    def __call__(self, left: str, right: str) -> None:
+        """Take note."""
+        ...
+
+
+def ignore_text(left: str, right: str) -> None:
+    """Texts for those who want them only when they are whole."""

@@ -6,12 +6,19 @@ One record is one model's answers to one set of passages. The dense model's reco
 from dataclasses import dataclass
 from functools import cached_property
 from math import exp
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
 from sparsedash.errors import SettingsError, StoreError
-from sparsedash.settings import CalibrationSettings, Dtype, MethodSettings, Rule, RunSettings
+from sparsedash.settings import (
+    CalibrationSettings,
+    ContinuationSettings,
+    Dtype,
+    MethodSettings,
+    Rule,
+    RunSettings,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,10 +76,14 @@ class Pruned:
 
     sparsity_permille: asked for.
     widths: kept inner channels of each block; dense_widths: before pruning.
-    mlp_sparsity: removed inner channels / all inner channels.
+    mlp_sparsity: removed inner channels / all inner channels; where single weights go, zeros / weights of the MLPs.
     matmul_ratio: zeros / all weights of Linear and Conv layers, output head included.
-    layer_errors: share of each block's MLP output that is lost, on calibration text; held_out_errors: on text kept out of
+    layer_errors: share of each block's MLP output that is lost, on calibration text, where single weights go that of its
+    projections' outputs, averaged; held_out_errors: on text kept out of
     the fit; empty when there was too little text to keep any out.
+    uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few passages
+    of the evaluation. sensitivities: what the model loses with one unit of squared error at each block's output; empty
+    where the method does not measure them. All three are empty in records of before they were kept.
     """
 
     method: MethodSettings
@@ -84,6 +95,31 @@ class Pruned:
     matmul_ratio: float
     layer_errors: tuple[float, ...]
     held_out_errors: tuple[float, ...]
+    uncompensated_errors: tuple[float, ...] = ()
+    passage_errors: tuple[float, ...] = ()
+    sensitivities: tuple[float, ...] = ()
+
+
+Decision = Literal["difference", "close", "open"]
+"""What a sequential test found: a difference; that there is hardly any; or neither, with every passage answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping:
+    """How an evaluation ended that was to stop as soon as the paired difference to dense is decided.
+
+    n_answered of n_passages that were asked for. p_value: of a difference to dense, valid although it
+    was looked at while it grew. interval: 95 %, of that difference, likewise. margin: the largest difference that is
+    called close. n_comparisons: sparse records of the run, over which a difference must stay shown.
+    """
+
+    decision: Decision
+    n_answered: int
+    n_passages: int
+    p_value: float
+    interval: tuple[float, float]
+    margin: float
+    n_comparisons: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +128,7 @@ class Record:
 
     key: where the store keeps it. pruned: None for the dense model. passages_key: where the texts are.
     outcomes: in corpus order. tokens_per_second: of the evaluation. rule: how the last token was judged.
+    stopping: None where every passage was to be answered.
     """
 
     key: str
@@ -106,6 +143,7 @@ class Record:
     seconds: float
     tokens_per_second: float
     rule: Rule = "plain"
+    stopping: Stopping | None = None
 
     @cached_property
     def last_word(self) -> Score:
@@ -132,7 +170,7 @@ class Record:
 class Run:
     """One request and where its results are; rewritten as each record is done.
 
-    dense, sparse: record keys; sparse in the order asked (methods outer, sparsities inner), shorter while it runs.
+    dense, sparse: record keys; sparse in the order of the settings' points, shorter while it runs.
     seconds: per stage, of the attempt that finished it; a stage read from the store has taken what reading took.
     cached: the stages that were read from the store instead of computed.
     """
@@ -164,18 +202,68 @@ class Passages:
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """What two models wrote after one prompt, greedily. Without the prompt."""
+    """What two models wrote after one prompt, without the prompt. stopped: somebody ended it before it was whole."""
 
     key: str
     prompt: str
     left: str
     right: str
+    stopped: bool = False
 
 
-R = TypeVar("R", Record, Run, Passages, Continuation)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """One token of a text, and what both models expected there, given what stands before it.
+
+    text: the part of the text that is this token; empty for a later part of one character.
+    nats: the Kullback-Leibler divergence of the right model's distribution from the left one's, KL(left || right), in
+    nats: 0 where they expect the same. left, right: each model's first choice for this place.
+    """
+
+    text: str
+    nats: float
+    left: str
+    right: str
 
 
-def to_json(record: Record | Run | Passages | Continuation) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """How far two models are apart over one text: a place for every token but the first, before which nothing stands.
+
+    opening: the text before the first place; the end of a longer text is what is looked at.
+    """
+
+    key: str
+    opening: str
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """The prompts that visitors tried with one pair of records, newest first."""
+
+    key: str
+    asked: tuple[ContinuationSettings, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """Which of two records' models was chosen where nobody could see which was which.
+
+    better: by what was judged (a passage, a prompt), the key of the record that was chosen, or "" for "the same".
+    """
+
+    key: str
+    better: dict[str, str]
+
+
+Kept = Record | Run | Passages | Continuation | Divergence | Prompts | Choices
+"""Everything that the store keeps as a record."""
+
+R = TypeVar("R", Record, Run, Passages, Continuation, Divergence, Prompts, Choices)
+
+
+def to_json(record: Kept) -> str:
     """The record as one JSON text. Raises StoreError when a number in it is not finite."""
     text = msgspec.json.encode(record).decode()
     try:

@@ -11,10 +11,12 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 
 from sparsedash.canonical import digest, stage_key
+from sparsedash.checks import one_of, reference, text, whole
 from sparsedash.errors import SettingsError
 
 Dtype = Literal["float32", "bfloat16"]
-Pattern = Literal["channelx1"]
+Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
+Scope = Literal["mlp", "decoder"]
 Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "fisher", "random"]
 Compensation = Literal["none", "bias", "least-squares", "sequential"]
 Allocation = Literal["uniform", "global", "standardised", "sensitivity"]
@@ -22,11 +24,37 @@ Rule = Literal["plain", "published"]
 
 MAX_SPARSITY_PERMILLE = 900
 
+PUBLISHED_LONGEST = 197
+"""Tokens of the longest passage that the published rule can judge: 196 that were read, and the last, which is predicted."""
+
+FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
+"""Patterns that decide the sparsity themselves."""
+
+_CHANNEL_CHOICES: dict[str, tuple[str, ...]] = {
+    "saliency": get_args(Saliency),
+    "compensation": get_args(Compensation),
+    "allocation": get_args(Allocation),
+    "scope": ("mlp",),
+}
+_WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
+    "saliency": ("activation-aware", "magnitude", "obs"),
+    "compensation": ("none", "least-squares"),
+    "allocation": ("uniform",),
+    "scope": get_args(Scope),
+}
+
+
+def choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
+    """What the other choices of a method may be with this pattern, by the name of the choice."""
+    return _CHANNEL_CHOICES if pattern == "channelx1" else _WEIGHT_CHOICES
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
     """The four choices that make a pruning method, with their few parameters.
 
+    pattern: whole channels, single weights, or so many zeros in so many neighbours of a row.
+    scope: the projections whose single weights go: those of the MLPs, or all of the decoder blocks.
     width_multiple: kept widths are rounded to the nearest multiple of this many channels.
     damping: ridge of the least squares, as a share of the median of diag H.
     strength: of the sequential least squares, from 0, a block's own output, to 1, the dense residual stream.
@@ -41,14 +69,20 @@ class MethodSettings:
     damping: float = 0.01
     strength: float = 0.5
     seed: int = 0
+    scope: Scope = "mlp"
 
     def __post_init__(self) -> None:
-        _one_of("saliency", self.saliency, Saliency)
-        _one_of("pattern", self.pattern, Pattern)
-        _one_of("compensation", self.compensation, Compensation)
-        _one_of("allocation", self.allocation, Allocation)
-        _whole("width_multiple", self.width_multiple, 1, 4096)
-        _whole("method seed", self.seed, 0, 2**31 - 1)
+        one_of("saliency", self.saliency, Saliency)
+        one_of("pattern", self.pattern, Pattern)
+        one_of("compensation", self.compensation, Compensation)
+        one_of("allocation", self.allocation, Allocation)
+        one_of("scope", self.scope, Scope)
+        for name, allowed in choices(self.pattern).items():
+            if getattr(self, name) not in allowed:
+                words = f"{', '.join(allowed)} with pattern {self.pattern}"
+                raise SettingsError(name, getattr(self, name), words)
+        whole("width_multiple", self.width_multiple, 1, 4096)
+        whole("method seed", self.seed, 0, 2**31 - 1)
         if type(self.damping) not in (int, float) or not 0 < self.damping <= 10:
             raise SettingsError("damping", self.damping, "more than 0 and at most 10")
         if type(self.strength) not in (int, float) or not 0 <= self.strength <= 1:
@@ -56,6 +90,11 @@ class MethodSettings:
         # 1 and 1.0 are equal settings and must have one key.
         object.__setattr__(self, "damping", float(self.damping))
         object.__setattr__(self, "strength", float(self.strength))
+
+    def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of a sweep's sparsities (per mille) at which this method is made; its pattern's own where it has one."""
+        fixed = FIXED_PERMILLE.get(self.pattern)
+        return asked if fixed is None else (fixed,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +110,10 @@ class CalibrationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _reference("calibration text", self.corpus)
-        _whole("calibration samples", self.n_samples, 1, 100_000)
-        _whole("calibration length", self.length, 8, 32_768)
-        _whole("seed", self.seed, 0, 2**31 - 1)
+        reference("calibration text", self.corpus)
+        whole("calibration samples", self.n_samples, 1, 100_000)
+        whole("calibration length", self.length, 8, 32_768)
+        whole("seed", self.seed, 0, 2**31 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,21 +121,23 @@ class EvaluationSettings:
     """Which passages are answered. n_passages None: all. shuffle_seed None: in file order.
 
     rule: how the last token is judged. `plain`: right when it is the model's first choice. `published`: as the published
-    run did, which padded every passage to 196 tokens and so could not count a longer one as right.
+    run did, which could not count a passage of more than PUBLISHED_LONGEST tokens as right.
+    stop_early: a sparse model answers only until its difference to the dense one is decided; see sequential_test.
     """
 
     corpus: str = "builtin:cloze"
     n_passages: int | None = None
     shuffle_seed: int | None = None
     rule: Rule = "plain"
+    stop_early: bool = False
 
     def __post_init__(self) -> None:
-        _reference("evaluation text", self.corpus)
-        _one_of("rule", self.rule, Rule)
+        reference("evaluation text", self.corpus)
+        one_of("rule", self.rule, Rule)
         if self.n_passages is not None:
-            _whole("passages", self.n_passages, 1, 10_000_000)
+            whole("passages", self.n_passages, 1, 10_000_000)
         if self.shuffle_seed is not None:
-            _whole("shuffle seed", self.shuffle_seed, 0, 2**31 - 1)
+            whole("shuffle seed", self.shuffle_seed, 0, 2**31 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +152,8 @@ class RunSettings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
-        _reference("model", self.model)
-        _one_of("dtype", self.dtype, Dtype)
+        reference("model", self.model)
+        one_of("dtype", self.dtype, Dtype)
         if not self.methods:
             raise SettingsError("methods", (), "at least one")
         if not 1 <= len(self.sparsities_permille) <= 50:
@@ -120,40 +161,84 @@ class RunSettings:
         if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
             raise SettingsError("sparsities", self.sparsities_permille, "each one once")
         for permille in self.sparsities_permille:
-            _whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
+            whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
+
+    @property
+    def n_sparse(self) -> int:
+        """How many sparse models are made, and compared with the dense one."""
+        return len(self.points)
+
+    @property
+    def points(self) -> tuple[tuple[MethodSettings, int], ...]:
+        """Every sparse model that is made: method by method, each at every sparsity in per mille.
+
+        A pattern that decides the sparsity itself is made once, at its own, whatever the sparsities of the sweep are.
+        """
+        return tuple(
+            (method, permille)
+            for method in self.methods
+            for permille in method.sparsities(self.sparsities_permille)
+        )
+
+    @property
+    def made_permille(self) -> tuple[int, ...]:
+        """The sparsities of all points, each once: those asked for, and those that patterns decide themselves."""
+        return tuple(dict.fromkeys(permille for _, permille in self.points))
 
     def key(self, stamps: Mapping[str, str] | None = None) -> str:
         """The name of this request. `stamps`: what tells two states of the local files named in it apart."""
-        values = asdict(self) | {"evaluation": evaluation_values(self.evaluation)}
+        values = asdict(self) | {
+            "evaluation": evaluation_values(self.evaluation),
+            "methods": [method_values(method) for method in self.methods],
+        }
         return digest({"settings": values, "stamps": dict(stamps or {})})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuationSettings:
-    """A request for what two records' models write after a prompt. left, right: record keys."""
+    """A request for what two records' models write after a prompt. left, right: record keys.
+
+    temperature_percent: 0: each model's first choice; 100: drawn as the model says. seed: of the drawing, for both alike.
+    """
 
     left: str
     right: str
     prompt: str
     n_tokens: int = 40
+    temperature_percent: int = 0
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        _whole("tokens to write", self.n_tokens, 1, 400)
-        if not self.prompt.strip() or len(self.prompt) > 100_000:
-            raise SettingsError("prompt", self.prompt[:40], "1 to 100,000 characters")
+        whole("tokens to write", self.n_tokens, 1, 400)
+        whole("temperature (percent)", self.temperature_percent, 0, 200)
+        whole("seed", self.seed, 0, 2**31 - 1)
+        text("prompt", self.prompt)
+
+    def key(self) -> str:
+        """The name of this request and of what it produces; without a seed where nothing is drawn."""
+        values = asdict(self)
+        if self.temperature_percent == 0:
+            del values["temperature_percent"], values["seed"]
+        return stage_key("continuation", **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergenceSettings:
+    """A request for how far two records' models are apart at every token of a text. left, right: record keys."""
+
+    left: str
+    right: str
+    text: str
+
+    def __post_init__(self) -> None:
+        text("text", self.text)
 
     def key(self) -> str:
         """The name of this request and of what it produces."""
-        return stage_key(
-            "continuation",
-            left=self.left,
-            right=self.right,
-            prompt=self.prompt,
-            n_tokens=self.n_tokens,
-        )
+        return stage_key("divergence", **asdict(self))
 
 
-S = TypeVar("S", RunSettings, ContinuationSettings)
+S = TypeVar("S", RunSettings, ContinuationSettings, DivergenceSettings)
 
 
 def settings_from_plain(kind: type[S], plain: object) -> S:
@@ -168,11 +253,23 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
     return made
 
 
+def method_values(method: MethodSettings) -> dict[str, Any]:
+    """Without the scope where channels go, which had no such choice when the first keys were made."""
+    values = asdict(method)
+    if method.pattern == "channelx1":
+        del values["scope"]
+    return values
+
+
 def evaluation_values(evaluation: EvaluationSettings) -> dict[str, Any]:
-    """Without the plain rule, which had no name when the first keys were made."""
+    """Without the plain rule, and without stopping early where it is not wanted: the first keys knew neither."""
     values = asdict(evaluation)
     if evaluation.rule == "plain":
         del values["rule"]
+    else:
+        values["longest"] = PUBLISHED_LONGEST
+    if not evaluation.stop_early:
+        del values["stop_early"]
     return values
 
 
@@ -203,20 +300,3 @@ def _permille(word: str) -> int:
         limit = MAX_SPARSITY_PERMILLE // 10
         raise SettingsError("sparsity", word, f"0 to {limit} percent, in tenths at the finest")
     return permille
-
-
-def _one_of(name: str, value: object, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise SettingsError(name, value, ", ".join(get_args(choices)))
-
-
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise SettingsError(name, value, f"a whole number from {low:,} to {high:,}")
-
-
-def _reference(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value.strip() or value != value.strip():
-        raise SettingsError(name, value, "a reference without spaces around it")
-    if len(value) > 4096 or not value.isprintable():
-        raise SettingsError(name, value[:40], "at most 4,096 printable characters")

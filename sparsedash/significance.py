@@ -1,12 +1,16 @@
 """How sure we are that sparse differs from dense: both answered the same passages, so everything measured here is paired.
 
-Interval of the paired difference: Newcombe's hybrid score (method 10, Statistics in Medicine 17, 1998), built on Wilson's.
+Assumes that the passages are an independent sample of those that a statement is about, and, unless it says that it is
+valid at any look, that their number was fixed before anybody saw an answer.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, comb, sqrt
+from math import ceil, sqrt
 from typing import Literal
+
+from sparsedash.records import Outcome, Record
+from sparsedash.sequential_test import anytime_interval, anytime_p, furthest
 
 Z_95 = 1.959963984540054
 Z_POWER_80 = 0.8416212335729143
@@ -24,6 +28,8 @@ class Paired:
     broke: right before, wrong now. mended: wrong before, right now.
     difference: sparse minus dense accuracy, -1 to 1. interval: 95 %, around the difference.
     p_value: exact McNemar, two-sided; chance of flips this lopsided if neither model were better.
+    anytime: one of the models stopped where the answers told it to, so that interval and p_value are those of
+    sequential_test, which allow for that.
     """
 
     both_right: int
@@ -33,10 +39,43 @@ class Paired:
     difference: float
     interval: tuple[float, float]
     p_value: float
+    anytime: bool = False
+
+    @property
+    def n_passages(self) -> int:
+        """Passages that both answered."""
+        return self.both_right + self.broke + self.mended + self.both_wrong
 
 
-def paired(dense: Sequence[bool], sparse: Sequence[bool]) -> Paired:
-    """The comparison of two sets of verdicts on the same passages, in the same order.
+def compare(left: Record, right: Record) -> Paired:
+    """Last-word verdicts of the second record against the first, on the passages that both answered."""
+    pairs = shared_outcomes(left, right)
+    return paired(
+        [first.last_word_right for first, _ in pairs],
+        [second.last_word_right for _, second in pairs],
+        anytime=left.stopping is not None or right.stopping is not None,
+    )
+
+
+def shared_outcomes(left: Record, right: Record) -> list[tuple[Outcome, Outcome]]:
+    """Both outcomes of every passage that both records answered, in corpus order; a passage not answered is not wrong."""
+    if left.stopping is None and right.stopping is None:
+        return list(zip(left.outcomes, right.outcomes, strict=True))
+    known = {outcome.index: outcome for outcome in right.outcomes}
+    return [(one, known[one.index]) for one in left.outcomes if one.index in known]
+
+
+def accuracy_interval(record: Record) -> tuple[float, float]:
+    """95 % interval of the share of last words right: Wilson's, or one valid at any look where the record was to stop early."""
+    score = record.last_word
+    if record.stopping is None:
+        return wilson(score.right, score.total)
+    low, high = anytime_interval(0, score.right, score.total)
+    return max(0.0, low), high
+
+
+def paired(dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False) -> Paired:
+    """The comparison of two sets of verdicts on the same passages, in the same order. anytime: as in Paired.
 
     Raises ValueError when the lengths differ or there are none.
     """
@@ -52,8 +91,13 @@ def paired(dense: Sequence[bool], sparse: Sequence[bool]) -> Paired:
         mended=mended,
         both_wrong=both_wrong,
         difference=(mended - broke) / len(dense),
-        interval=paired_interval(both_right, broke, mended, both_wrong),
-        p_value=mcnemar(broke, mended),
+        interval=(
+            anytime_interval(broke, mended, len(dense))
+            if anytime
+            else paired_interval(broke, mended, len(dense))
+        ),
+        p_value=anytime_p(broke, mended) if anytime else mcnemar(broke, mended),
+        anytime=anytime,
     )
 
 
@@ -73,7 +117,7 @@ def passages_needed(comparison: Paired) -> int | None:
     """
     if comparison.broke == comparison.mended:
         return None
-    total = comparison.both_right + comparison.broke + comparison.mended + comparison.both_wrong
+    total = comparison.n_passages
     flips = (comparison.broke + comparison.mended) / total
     difference = abs(comparison.mended - comparison.broke) / total
     spread = Z_95 * sqrt(flips) + Z_POWER_80 * sqrt(flips - difference**2)
@@ -81,16 +125,25 @@ def passages_needed(comparison: Paired) -> int | None:
 
 
 def mcnemar(broke: int, mended: int) -> float:
-    """Two-sided exact McNemar p: binomial test of the discordant pairs against one half."""
+    """Two-sided exact McNemar p: binomial test of the discordant pairs against one half.
+
+    Holds its level for any number of flips, at the price of being a little strict. Source: McNemar, Psychometrika 12 (1947).
+    """
     n = broke + mended
     if n == 0:
         return 1.0
-    tail = sum(comb(n, k) for k in range(min(broke, mended) + 1))
+    ways = tail = 1
+    for k in range(min(broke, mended)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
     return min(1.0, float(2 * tail / (1 << n)))
 
 
 def wilson(right: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson score interval of a share, within 0 to 1. Raises ValueError when total is 0."""
+    """Score interval of a share, within 0 to 1. Raises ValueError when total is 0.
+
+    Source: Wilson, Journal of the American Statistical Association 22 (1927), without a correction for continuity.
+    """
     if total <= 0:
         raise ValueError("an interval needs at least one passage")
     share = right / total
@@ -100,20 +153,24 @@ def wilson(right: int, total: int, z: float = Z_95) -> tuple[float, float]:
 
 
 def paired_interval(
-    both_right: int, broke: int, mended: int, both_wrong: int, z: float = Z_95
+    broke: int, mended: int, n_passages: int, z: float = Z_95
 ) -> tuple[float, float]:
-    """Interval of sparse minus dense accuracy for paired verdicts (Newcombe 1998, method 10)."""
-    n = both_right + broke + mended + both_wrong
-    sparse, dense = (both_right + mended) / n, (both_right + broke) / n
-    sparse_low, sparse_high = wilson(both_right + mended, n, z)
-    dense_low, dense_high = wilson(both_right + broke, n, z)
-    phi = _correlation(both_right, broke, mended, both_wrong)
-    below = (sparse - sparse_low) ** 2 + (dense_high - dense) ** 2
-    below -= 2 * phi * (sparse - sparse_low) * (dense_high - dense)
-    above = (sparse_high - sparse) ** 2 + (dense - dense_low) ** 2
-    above -= 2 * phi * (sparse_high - sparse) * (dense - dense_low)
-    difference = sparse - dense
-    return difference - sqrt(max(0.0, below)), difference + sqrt(max(0.0, above))
+    """Interval of sparse minus dense accuracy: the differences that a score test on paired verdicts does not reject.
+
+    Holds its level with few flips as well, where Wald's and Newcombe's do not: see docs/adr/0008. Zero is in it where
+    McNemar's statistic without a correction is at most z squared. Source: Tango, Statistics in Medicine 17 (1998).
+    """
+
+    def held(difference: float) -> bool:
+        # The likeliest share that broke, if this is the difference.
+        b = (2 * n_passages - mended + broke) * difference - mended - broke
+        c = broke * difference * (1 - difference)
+        share = (sqrt(max(0.0, b * b + 8 * n_passages * c)) - b) / (4 * n_passages)
+        variance = n_passages * (2 * share + difference * (1 - difference))
+        return (mended - broke - n_passages * difference) ** 2 <= z * z * variance
+
+    found = (mended - broke) / n_passages
+    return furthest(held, found, -1.0), furthest(held, found, 1.0)
 
 
 def unpaired_interval(
@@ -122,7 +179,7 @@ def unpaired_interval(
     """Interval of sparse minus dense accuracy when only totals are known, not which passages flipped.
 
     dense, sparse: right and total. Wider than the paired interval of the same passages, since two models that share their
-    weights mostly agree. Source: Newcombe 1998, the same hybrid score without a correlation.
+    weights mostly agree. Source: Newcombe, Statistics in Medicine 17 (1998), the hybrid score for independent shares.
     """
     dense_share, sparse_share = dense[0] / dense[1], sparse[0] / sparse[1]
     dense_low, dense_high = wilson(*dense, z)
@@ -134,20 +191,25 @@ def unpaired_interval(
     )
 
 
-def _correlation(a: int, b: int, c: int, d: int) -> float:
-    """Newcombe's continuity-corrected phi of the two-by-two table."""
-    margins = (a + b) * (c + d) * (a + c) * (b + d)
-    if margins == 0:
-        return 0.0
-    product = float(a * d - b * c)
-    n = a + b + c + d
-    if product > 0:
-        product = max(0.0, product - n / 2)
-    return product / sqrt(margins)
+def mean_interval(values: Sequence[float], z: float = Z_95) -> tuple[float, float]:
+    """Interval of the mean of many values, such as a change on each passage, by the normal approximation.
+
+    Raises ValueError when there are none; one value is its own interval.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("an interval needs at least one passage")
+    mean = sum(values) / n
+    spread = sqrt(sum((value - mean) ** 2 for value in values) / max(1, n - 1))
+    return mean - z * spread / sqrt(n), mean + z * spread / sqrt(n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: they keep the family's error rate over a sweep."""
+    """Adjusted p-values, in the order given: they keep the error rate of all comparisons together.
+
+    Asks of each p-value that it is valid by itself, and nothing of how they depend on each other; so exact ones and those
+    valid at any look (1 / e) go in side by side. Source: Holm, Scandinavian Journal of Statistics 6 (1979).
+    """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)
     highest = 0.0

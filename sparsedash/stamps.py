@@ -2,12 +2,18 @@
 
 from pathlib import Path
 
+from sparsedash.references import FILE, file_of
 from sparsedash.settings import RunSettings
 
 
 def stamp(reference: str) -> str:
-    """Sizes and times of the file or folder a reference names; empty where it names none on this machine."""
-    path = Path(reference.removeprefix("file:").partition("[")[0]).expanduser()
+    """Sizes and times of the file or folder a reference names; empty where it names none on this machine.
+
+    Of an upload it is empty too: the reference holds the hash of its content.
+    """
+    path = Path(reference).expanduser()
+    if reference.startswith(FILE):
+        path = file_of(reference, Path()) or path
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         states = [(file.name, file.stat()) for file in files]

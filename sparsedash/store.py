@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,13 @@ class Store:
     def put(self, key: str, record: R) -> None:
         """Keep a record under its kind and key, replacing what was there in one transaction."""
         _write(self._records, _name(type(record), key), to_json(record).encode())
+
+    def change(self, kind: type[R], key: str, change: Callable[[R | None], R]) -> R:
+        """Keep what `change` makes of the record, or of None, and give it back; nobody else writes in between."""
+        with _reported("written"), self._records.transact(retry=True):
+            record = change(self.get(kind, key))
+            self.put(key, record)
+            return record
 
     def get(self, kind: type[R], key: str) -> R | None:
         """The record, or None where there is none; a damaged one is dropped and counts as none."""

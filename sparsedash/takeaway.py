@@ -42,9 +42,11 @@ def view_parquet(
 
 
 def harness_samples(record: Record, passages: Passages) -> bytes:
-    """One JSON line for each passage, as lm-evaluation-harness 0.4 writes its samples for LAMBADA.
+    """One JSON line for each passage, field by field as lm_eval 0.4.13 writes its samples of `lambada_openai`.
 
-    Word perplexity's and accuracy's parts are in `perplexity` (a log-likelihood, as there) and `acc`.
+    doc_id, doc (text), target, arguments (gen_args_0: arg_0 the context, arg_1 the target), resps and filtered_resps (the
+    log-likelihood and whether the target is what greedy writing gives, as text), filter, metrics, doc_hash, prompt_hash,
+    target_hash (sha256), perplexity (a log-likelihood, as there), acc (0 or 1). A test holds one line of a real file.
     """
     pairs = zip(record.outcomes, passages.contexts, strict=True)
     lines = [json.dumps(_sample(outcome, context), ensure_ascii=True) for outcome, context in pairs]

@@ -24,8 +24,13 @@ from sparsedash.jobs.endings import FINISHED_PARTS
 from sparsedash.jobs.locks import hold, job_lock, slot_lock
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.jobs.table import Job, JobTable
-from sparsedash.progress import OnStep
-from sparsedash.settings import ContinuationSettings, RunSettings, settings_from_plain
+from sparsedash.progress import OnStep, OnText
+from sparsedash.settings import (
+    ContinuationSettings,
+    DivergenceSettings,
+    RunSettings,
+    settings_from_plain,
+)
 from sparsedash.store import Store
 
 log = logging.getLogger("sparsedash.worker")
@@ -40,21 +45,30 @@ class Pipeline:
     """What a worker can do. run also takes the key that its Run is stored under."""
 
     run: Callable[[RunSettings, Store, OnStep, str], object]
-    continue_prompt: Callable[[ContinuationSettings, Store, OnStep], object]
+    continue_prompt: Callable[[ContinuationSettings, Store, OnStep, OnText], object]
+    measure_divergence: Callable[[DivergenceSettings, Store, OnStep], object]
 
 
 def engine() -> Pipeline:
-    """The real pipeline, with a shelf that keeps its last model from job to job. Imports torch."""
-    from sparsedash.engine import pipeline
+    """The real pipeline, with shelves that keep its last models from job to job. Imports torch."""
+    from sparsedash.engine import conversation, divergence, pipeline
     from sparsedash.engine.models import ModelShelf
+    from sparsedash.engine.speakers import Speakers
 
     shelf = ModelShelf()
+    speakers = Speakers(shelf)
+
+    def run(settings: RunSettings, store: Store, on_step: OnStep, key: str) -> object:
+        speakers.let_go()
+        return pipeline.run(settings, store, on_step, shelf, run_key=key)
+
     return Pipeline(
-        run=lambda settings, store, on_step, key: pipeline.run(
-            settings, store, on_step, shelf, run_key=key
+        run=run,
+        continue_prompt=lambda settings, store, on_step, on_text: conversation.continue_prompt(
+            settings, store, speakers, on_step, on_text
         ),
-        continue_prompt=lambda settings, store, on_step: pipeline.continue_prompt(
-            settings, store, on_step, shelf
+        measure_divergence=lambda settings, store, on_step: divergence.measure_divergence(
+            settings, store, speakers, on_step
         ),
     )
 
@@ -141,17 +155,20 @@ class Worker:
             log.info("Job %d is done.", job.id)
             self._table.finish(job)
 
-    def _do(self, job: Job, on_step: OnStep) -> None:
+    def _do(self, job: Job, reporter: Reporter) -> None:
         if self._loaded is None:
             self._loaded = Store(self._folder), self._load()
         store, pipeline = self._loaded
         match job.kind:
             case "run":
                 settings = settings_from_plain(RunSettings, job.settings)
-                pipeline.run(settings, store, on_step, job.key)
+                pipeline.run(settings, store, reporter, job.key)
             case "continuation":
                 prompt = settings_from_plain(ContinuationSettings, job.settings)
-                pipeline.continue_prompt(prompt, store, on_step)
+                pipeline.continue_prompt(prompt, store, reporter, reporter.wrote)
+            case "divergence":
+                asked = settings_from_plain(DivergenceSettings, job.settings)
+                pipeline.measure_divergence(asked, store, reporter)
             case _:
                 assert_never(job.kind)
 

@@ -13,16 +13,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")])
 
-CONTRACTS = {"errors", "progress", "settings", "records", "canonical", "keys"}
+CONTRACTS = {"errors", "progress", "settings", "records", "canonical", "keys", "checks"}
 KEEPING = {
     "jobs",
     "store",
     "catalog",
     "significance",
+    "sequential_test",
     "published",
     "dimensions",
     "folders",
     "stamps",
+    "references",
+    "textfiles",
+    "uploads",
+    "families",
+    "visitors",
 } | CONTRACTS
 DRAWING = {"backend", "charts", "document", "preflight", "reproduction", "takeaway"}
 READING = {"engine.families", "engine.pruning"} | CONTRACTS
@@ -47,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "pages": {"ui"} | DRAWING | KEEPING,
     "ui": DRAWING | KEEPING,
     "backend": {"preflight"} | KEEPING,
-    "preflight": {"store", "catalog", "stamps"} | CONTRACTS,
+    "preflight": {"store", "catalog", "stamps", "references"} | CONTRACTS,
     "reproduction": {"catalog", "dimensions", "published", "significance"} | CONTRACTS,
     "charts": {"records", "significance", "published"},
     "document": {"records", "significance"},
@@ -55,27 +61,77 @@ ALLOWED: dict[str, set[str]] = {
     # Both halves.
     "jobs": CONTRACTS,
     "store": CONTRACTS,
-    "catalog": CONTRACTS,
-    "significance": CONTRACTS,
+    "catalog": {"families"} | CONTRACTS,
+    "families": set(),
+    "significance": {"sequential_test"} | CONTRACTS,
+    "sequential_test": CONTRACTS,
     "published": CONTRACTS,
     "dimensions": CONTRACTS,
     "folders": CONTRACTS,
-    "stamps": CONTRACTS,
+    "visitors": {"store"} | CONTRACTS,
+    "stamps": {"references"} | CONTRACTS,
+    "references": set(),
+    "textfiles": {"references"} | CONTRACTS,
+    "uploads": {"references", "textfiles"} | CONTRACTS,
     "records": {"errors", "settings"},
     "keys": {"canonical", "settings"},
-    "settings": {"errors", "canonical"},
+    "settings": {"errors", "canonical", "checks"},
+    "checks": {"errors"},
     "canonical": set(),
     "progress": {"errors"},
     "errors": set(),
     # The border and the engine.
-    "worker": {"engine.pipeline", "engine.models"} | KEEPING,
+    "worker": {
+        "engine.pipeline",
+        "engine.conversation",
+        "engine.divergence",
+        "engine.speakers",
+        "engine.models",
+    }
+    | KEEPING,
     "__main__": {"engine.pipeline", "document"} | KEEPING,
-    "engine.pipeline": {"engine.stages"} | STAGES,
-    "engine.stages": STAGES,
+    "engine.pipeline": {"engine.stages", "engine.ledger"} | STAGES,
+    "engine.conversation": {"engine.speakers"} | STAGES,
+    "engine.divergence": {"engine.speakers"} | STAGES,
+    "engine.speakers": {"engine.stages"} | STAGES,
+    "engine.stages": {
+        "engine.stopping",
+        "engine.describing",
+        "engine.ledger",
+        "engine.mismatch",
+        "engine.run_model",
+        "engine.run_texts",
+    }
+    | STAGES,
+    "engine.describing": {"engine.weights"} | MEASURING,
+    "engine.mismatch": {"store"} | MEASURING,
+    "engine.run_texts": {
+        "engine.run_model",
+        "engine.ledger",
+        "engine.calibration",
+        "engine.evaluation",
+        "engine.generation",
+        "store",
+        "stamps",
+    }
+    | MEASURING,
+    "engine.run_model": {"engine.ledger", "store", "stamps"} | MEASURING,
+    "engine.ledger": CONTRACTS,
     "engine.calibration": MEASURING,
-    "engine.evaluation": {"engine.answers"} | MEASURING,
+    "engine.packing": MEASURING,
+    "engine.inputs": MEASURING,
+    "engine.evaluation": {"engine.answers", "engine.stopping", "engine.verdicts"} | MEASURING,
+    "engine.stopping": {"sequential_test"} | CONTRACTS,
+    "engine.verdicts": CONTRACTS,
     "engine.generation": MEASURING,
-    "engine.evidence": {"engine.calibration", "engine.gradients", "store"} | MEASURING,
+    "engine.evidence": {
+        "engine.calibration",
+        "engine.gradients",
+        "engine.inputs",
+        "engine.packing",
+        "store",
+    }
+    | MEASURING,
     "engine.gradients": MEASURING,
     "engine.sequential": {"engine.calibration"} | MEASURING,
     "engine.export": MEASURING,
@@ -85,11 +141,19 @@ ALLOWED: dict[str, set[str]] = {
     "engine.models": {"engine.dequantise", "engine.hub", "engine.identity", "store", "catalog"}
     | READING,
     "engine.blocks": READING,
-    "engine.corpora": {"engine.hub", "engine.identity", "catalog"} | READING,
+    "engine.corpora": {
+        "engine.hub",
+        "engine.identity",
+        "catalog",
+        "folders",
+        "references",
+        "textfiles",
+    }
+    | READING,
     "engine.dequantise": {"engine.identity", "store"} | CONTRACTS,
     "engine.hub": {"catalog"} | CONTRACTS,
     "engine.identity": {"store"} | CONTRACTS,
-    "engine.families": {"engine.pruning"} | CONTRACTS,
+    "engine.families": {"engine.pruning", "families"} | CONTRACTS,
     "engine.pruning": CONTRACTS,
 }
 """What each group of modules may import from the others. A group may import itself where it is a folder, except pages."""

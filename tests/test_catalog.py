@@ -84,6 +84,29 @@ def test_choices_without_a_name_are_named_by_themselves():
     assert method_name(nameless) == "random, least-squares, uniform"
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"damping": 0.5}, "least-squares, damping 0.5"),
+        ({"width_multiple": 64}, "least-squares, multiples of 64"),
+        ({"seed": 3, "strength": 1}, "least-squares, strength 1, seed 3"),
+    ],
+)
+def test_a_preset_keeps_its_name_and_says_what_is_unusual(changes, name):
+    assert method_name(replace(MethodSettings(), **changes)) == name
+
+
+def test_a_preset_with_a_parameter_of_its_own_is_not_unusual():
+    preset = method_named("obs-by-sensitivity")
+    assert method_name(replace(preset, damping=0.01)) == "obs-by-sensitivity, damping 0.01"
+
+
+def test_two_methods_never_share_a_name():
+    methods = [method.settings for method in METHODS]
+    methods += [replace(method, damping=0.3) for method in methods]
+    assert len({method_name(method) for method in methods}) == len(methods)
+
+
 def test_an_unknown_method_is_refused_with_the_names_there_are():
     with pytest.raises(SettingsError) as refused:
         method_named("wand")

@@ -1,18 +1,21 @@
 """What is said before a run: problems in words, what is stored, how long it may take."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from sparsedash import preflight
 from sparsedash.keys import outcomes_key, statistics_key, text_key
-from sparsedash.preflight import Cached, cached, problems, seconds
+from sparsedash.preflight import Cached, cached, seconds
 from sparsedash.records import Outcome, Record, Run
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, MethodSettings, RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
+from sparsedash.uploads import Uploads
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
+NOWHERE = Path("/no/such/data/folder")
 NOTHING = Cached(calibration=False, dense=False, sparse=0, n_sparse=2)
 
 
@@ -21,6 +24,10 @@ def store(tmp_path):
     store = Store(tmp_path / "data")
     yield store
     store.close()
+
+
+def problems(settings, data_dir=NOWHERE):
+    return preflight.problems(settings, data_dir)
 
 
 def with_texts(calibration="self", evaluation="builtin:cloze", **changes):
@@ -112,6 +119,16 @@ def test_a_text_file_must_be_there_and_readable(tmp_path):
     assert ".parquet" in unreadable
 
 
+def test_an_upload_must_be_there_and_be_one(tmp_path):
+    reference = Uploads(tmp_path).keep("mine.jsonl", b'{"text": "the lamp went home"}')
+    settings = with_texts(calibration=f"{reference}[1:]", evaluation=reference)
+    assert problems(settings, tmp_path) == ()
+    gone = problems(settings)
+    assert len(gone) == 2 and all("there is no file" in problem for problem in gone)
+    (impossible,) = problems(with_texts(evaluation="upload:../../etc/passwd.txt@0"), tmp_path)
+    assert "there is no file upload:../../etc/passwd.txt@0 on this machine" in impossible
+
+
 def test_every_problem_is_named_at_once():
     settings = with_texts(calibration="no-such-text", evaluation="file:/none.txt", model="/none")
     assert len(problems(settings)) == 3
@@ -135,6 +152,16 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
         key = outcomes_key("id", "float32", "texts", SETTINGS.evaluation, made)
         store.put(key, record(key))
     assert cached(SETTINGS, store) == Cached(calibration=True, dense=True, sparse=1, n_sparse=2)
+
+
+def test_a_file_whose_path_has_brackets_is_stamped_as_any_other(tmp_path):
+    folder = tmp_path / "try[1]"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a text")
+    whole = stamp(f"file:{folder}/a.txt")
+    assert whole.startswith("a.txt:6:")
+    assert stamp(f"file:{folder}/a.txt[3:]") == whole
+    assert stamp(str(folder)) == whole
 
 
 def test_a_changed_text_file_is_not_taken_for_the_stored_one(store, tmp_path):

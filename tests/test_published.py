@@ -4,9 +4,19 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash import reproduction
 from sparsedash.catalog import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.engine import gradients
 from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
-from sparsedash.reproduction import doubt, measured, method_name, needs, ratio, run_settings
+from sparsedash.reproduction import (
+    BACKWARD_TOKENS,
+    doubt,
+    measured,
+    method_name,
+    needs,
+    ratio,
+    run_settings,
+)
 from sparsedash.settings import MethodSettings, RunSettings
 from sparsedash.significance import unpaired_interval
 from tests.examples import PRUNED, RECORD, RUN, outcome
@@ -100,10 +110,32 @@ def test_the_model_that_is_gone_has_a_stand_in_that_is_named():
 
 def test_what_a_run_takes_follows_from_the_config_and_the_format():
     single, half = (needs(row, lambda _: None) for row in LAST_WORD[:2])
-    assert single.memory_bytes - half.memory_bytes == 2 * 6_050_882_784
+    weights = [row.memory_bytes - row.backward_bytes for row in (single, half)]
+    assert weights == [4 * 6_050_882_784, 2 * 6_050_882_784]
     assert single.download_bytes == half.download_bytes == 4 * 6_050_882_784
-    assert single.kept_bytes == 28 * 16384 * 16384 * 2
+    kept = 6_004 * 28 * 16384 * 4
+    assert single.kept_bytes == half.kept_bytes == 28 * 16384 * 16384 * 2 + kept
+    of_blocks = 4 * 28 * (16384 + 4096)
+    assert single.backward_bytes == kept + 1024 * (4 * of_blocks + 16 * 50_400)
+    assert half.backward_bytes == kept + 1024 * (2 * of_blocks + 16 * 50_400)
     assert single.seconds is None and not single.extrapolated
+
+
+def test_the_backward_pass_is_counted_for_batches_of_the_engines_size():
+    assert BACKWARD_TOKENS == gradients.BATCH_TOKENS
+
+
+def test_a_method_without_a_backward_pass_needs_no_room_for_one(monkeypatch):
+    monkeypatch.setattr(reproduction, "_METHODS", ("wanda-channels",))
+    found = needs(LAST_WORD[0], lambda _: None)
+    assert found.backward_bytes == 0
+    assert found.memory_bytes == 4 * 6_050_882_784 + 8 * 16384 * 16384
+    assert found.kept_bytes == 28 * 16384 * 16384 * 2
+
+
+def test_what_a_row_takes_for_granted_about_its_calibration_is_said():
+    assumed = {row.calibration: any("is assumed" in note for note in notes(row)) for row in ROWS}
+    assert assumed == {"lambada": True, "the_pile": True, "pile_10k": False}
 
 
 def test_the_time_is_measured_on_the_model_or_scaled_up_from_the_built_in_one():

@@ -1,5 +1,6 @@
 """Records come back as they were, and what is not a record is refused."""
 
+import json
 from dataclasses import replace
 from math import exp, inf, nan
 
@@ -107,3 +108,12 @@ def test_accuracy_is_the_share_of_right_answers():
 def test_the_dense_record_has_no_sparsity():
     assert replace(RECORD, pruned=None).sparsity_permille == 0
     assert RECORD.sparsity_permille == 125
+
+
+def test_a_record_from_before_the_layers_facts_were_kept_is_still_read():
+    plain = json.loads(to_json(RECORD))
+    for name in ("uncompensated_errors", "passage_errors", "sensitivities"):
+        del plain["pruned"][name]
+    read = from_json(Record, json.dumps(plain))
+    assert read.pruned.layer_errors == RECORD.pruned.layer_errors
+    assert read.pruned.passage_errors == ()

@@ -1,17 +1,14 @@
-"""Settings are refused where they are wrong, and a key changes if and only if its setting matters."""
+"""Settings are refused where they are wrong, and a request's key changes with every one of them."""
 
 import json
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedash.canonical import STAGE_VERSIONS, canonical_json, digest
 from sparsedash.errors import SettingsError
-from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.settings import (
     MAX_SPARSITY_PERMILLE,
     Allocation,
@@ -20,60 +17,15 @@ from sparsedash.settings import (
     ContinuationSettings,
     EvaluationSettings,
     MethodSettings,
+    Pattern,
     RunSettings,
     Saliency,
+    Scope,
+    choices,
     parse_percents,
     settings_from_plain,
 )
-
-MODEL, CORPUS, STATISTICS = "m" * 64, "c" * 64, "s" * 64
-RANDOM = MethodSettings(saliency="random", compensation="none")
-
-OTHER = {
-    MethodSettings: {
-        "saliency": "magnitude",
-        "pattern": None,
-        "compensation": "none",
-        "allocation": "sensitivity",
-        "width_multiple": 64,
-        "damping": 0.02,
-        "strength": 1.0,
-        "seed": 1,
-    },
-    CalibrationSettings: {
-        "corpus": "wikitext-2",
-        "n_samples": 64,
-        "length": 128,
-        "seed": 1,
-    },
-    EvaluationSettings: {
-        "corpus": "lambada",
-        "n_passages": 10,
-        "shuffle_seed": 0,
-        "rule": "published",
-    },
-    RunSettings: {
-        "model": "gpt2",
-        "dtype": "bfloat16",
-        "methods": (RANDOM,),
-        "sparsities_permille": (100,),
-        "calibration": CalibrationSettings(seed=1),
-        "evaluation": EvaluationSettings(n_passages=10),
-    },
-}
-"""Another value for every field; None where there is only one so far."""
-
-
-def other_values(kind, leave_out=()):
-    return [
-        pytest.param(name, value, id=name)
-        for name, value in OTHER[kind].items()
-        if value is not None and name not in leave_out
-    ]
-
-
-def outcomes(method: MethodSettings) -> str:
-    return outcomes_key(MODEL, "float32", CORPUS, EvaluationSettings(), (STATISTICS, method, 100))
+from tests.other_values import OTHER, other_values
 
 
 @pytest.mark.parametrize("kind", OTHER)
@@ -98,83 +50,6 @@ def test_a_run_key_changes_with_the_state_of_a_local_file():
     assert settings.key({}) == settings.key()
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings))
-def test_a_statistics_key_changes_with_every_calibration_setting(name, value):
-    usual, changed = CalibrationSettings(), replace(CalibrationSettings(), **{name: value})
-    identity = value if name == "corpus" else CORPUS
-    assert statistics_key(MODEL, "float32", identity, changed) != statistics_key(
-        MODEL, "float32", CORPUS, usual
-    )
-
-
-@pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings))
-def test_a_key_of_sampled_text_changes_with_every_calibration_setting(name, value):
-    changed = replace(CalibrationSettings(), **{name: value})
-    assert text_key(MODEL, "float32", changed) != text_key(MODEL, "float32", CalibrationSettings())
-
-
-@pytest.mark.parametrize(("name", "value"), other_values(EvaluationSettings, ["corpus"]))
-def test_an_outcomes_key_changes_with_every_evaluation_setting(name, value):
-    usual, changed = EvaluationSettings(), replace(EvaluationSettings(), **{name: value})
-    assert outcomes_key(MODEL, "float32", CORPUS, changed, None) != outcomes_key(
-        MODEL, "float32", CORPUS, usual, None
-    )
-
-
-def test_two_names_of_the_same_text_have_the_same_keys():
-    path, name = EvaluationSettings(corpus="file:a.txt"), EvaluationSettings(corpus="file:./a.txt")
-    assert outcomes_key(MODEL, "float32", CORPUS, path, None) == outcomes_key(
-        MODEL, "float32", CORPUS, name, None
-    )
-    assert statistics_key(
-        MODEL, "float32", CORPUS, CalibrationSettings(corpus="file:a.txt")
-    ) == statistics_key(MODEL, "float32", CORPUS, CalibrationSettings(corpus="file:./a.txt"))
-
-
-@pytest.mark.parametrize(("name", "value"), other_values(MethodSettings, ["seed", "strength"]))
-def test_an_outcomes_key_changes_with_every_choice_that_least_squares_uses(name, value):
-    assert outcomes(replace(MethodSettings(), **{name: value})) != outcomes(MethodSettings())
-
-
-def test_an_outcomes_key_changes_with_the_seed_of_a_random_method():
-    assert outcomes(replace(RANDOM, seed=1)) != outcomes(RANDOM)
-
-
-def test_an_outcomes_key_changes_with_the_strength_of_a_sequential_method():
-    sequential = MethodSettings(compensation="sequential")
-    assert outcomes(replace(sequential, strength=1.0)) != outcomes(sequential)
-
-
-def test_an_outcomes_key_ignores_what_its_method_does_not_use():
-    assert outcomes(replace(MethodSettings(), seed=1)) == outcomes(MethodSettings())
-    assert outcomes(replace(RANDOM, damping=0.5)) == outcomes(RANDOM)
-
-
-def test_an_outcomes_key_changes_with_the_damping_that_the_allocation_uses():
-    measured = replace(RANDOM, allocation="sensitivity")
-    assert outcomes(replace(measured, damping=0.5)) != outcomes(measured)
-
-
-def test_outcomes_keys_tell_model_precision_text_statistics_and_sparsity_apart():
-    method, evaluation = MethodSettings(), EvaluationSettings()
-    keys = [
-        outcomes_key(MODEL, "float32", CORPUS, evaluation, None),
-        outcomes_key("n" * 64, "float32", CORPUS, evaluation, None),
-        outcomes_key(MODEL, "bfloat16", CORPUS, evaluation, None),
-        outcomes_key(MODEL, "float32", "d" * 64, evaluation, None),
-        outcomes_key(MODEL, "float32", CORPUS, evaluation, (STATISTICS, method, 100)),
-        outcomes_key(MODEL, "float32", CORPUS, evaluation, (STATISTICS, method, 200)),
-        outcomes_key(MODEL, "float32", CORPUS, evaluation, ("t" * 64, method, 100)),
-    ]
-    assert len(set(keys)) == len(keys)
-
-
-def test_a_raised_stage_version_changes_the_key(monkeypatch):
-    before = text_key(MODEL, "float32", CalibrationSettings())
-    monkeypatch.setitem(STAGE_VERSIONS, "text", STAGE_VERSIONS["text"] + 1)
-    assert text_key(MODEL, "float32", CalibrationSettings()) != before
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [("left", "x"), ("right", "x"), ("prompt", "Other words"), ("n_tokens", 41)],
@@ -182,6 +57,49 @@ def test_a_raised_stage_version_changes_the_key(monkeypatch):
 def test_a_continuation_key_changes_with_records_prompt_and_length(name, value):
     usual = ContinuationSettings(left="l", right="r", prompt="Once")
     assert replace(usual, **{name: value}).key() != usual.key()
+
+
+@pytest.mark.parametrize("pattern", ["1x1", "2:4", "4:8"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("saliency", value) for value in ("wifv", "fisher", "random")],
+        *[("compensation", value) for value in ("bias", "sequential")],
+        *[("allocation", value) for value in ("global", "standardised", "sensitivity")],
+    ],
+)
+def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(
+    pattern, name, value
+):
+    with pytest.raises(SettingsError, match=f"with pattern {pattern}") as caught:
+        MethodSettings(pattern=pattern, **{name: value})
+    assert caught.value.field == name
+    for allowed in choices(pattern)[name]:
+        assert allowed in caught.value.message
+        assert getattr(MethodSettings(pattern=pattern, **{name: allowed}), name) == allowed
+
+
+def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_asks_for():
+    channels, single, fixed = (
+        MethodSettings(),
+        MethodSettings(pattern="1x1", scope="decoder"),
+        MethodSettings(pattern="2:4", scope="decoder"),
+    )
+    settings = RunSettings(methods=(channels, fixed, single), sparsities_permille=(100, 300))
+    assert settings.points == (
+        (channels, 100),
+        (channels, 300),
+        (fixed, 500),
+        (single, 100),
+        (single, 300),
+    )
+    assert settings.n_sparse == 5
+
+
+def test_a_run_key_changes_with_the_scope_of_single_weights():
+    usual = MethodSettings(pattern="1x1")
+    changed = replace(usual, scope="decoder")
+    assert RunSettings(methods=(usual,)).key() != RunSettings(methods=(changed,)).key()
 
 
 def test_equal_settings_have_equal_keys():
@@ -217,42 +135,11 @@ def test_settings_come_back_equal_through_json_and_keep_their_key(settings):
     assert again.key() == settings.key()
 
 
-@given(
-    st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-        max_leaves=10,
-    )
-)
-def test_canonical_json_ignores_the_order_of_keys_and_loses_nothing(value):
-    assert json.loads(canonical_json(value)) == value
-    if isinstance(value, dict):
-        assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [Path("/x"), {1, 2}, b"x", object(), 1j, {1: "x"}, [{None: 1}], {"a": ({True: 1},)}],
-    ids=repr,
-)
-def test_a_value_that_is_not_plain_is_refused_and_never_turned_into_text(value):
-    with pytest.raises(TypeError):
-        canonical_json(value)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_has_no_key(value):
-    with pytest.raises(ValueError, match="JSON compliant"):
-        digest({"x": value})
-
-
 REFUSED = [
     (MethodSettings, {"saliency": "size"}, "saliency", ", ".join(get_args(Saliency))),
-    (MethodSettings, {"pattern": "2:4"}, "pattern", "channelx1"),
+    (MethodSettings, {"pattern": "3:4"}, "pattern", ", ".join(get_args(Pattern))),
+    (MethodSettings, {"scope": "attention"}, "scope", ", ".join(get_args(Scope))),
+    (MethodSettings, {"scope": "decoder"}, "scope", "mlp with pattern channelx1"),
     (MethodSettings, {"compensation": "more"}, "compensation", ", ".join(get_args(Compensation))),
     (MethodSettings, {"allocation": "equal"}, "allocation", ", ".join(get_args(Allocation))),
     (MethodSettings, {"width_multiple": 0}, "width_multiple", "1 to 4,096"),

@@ -1,25 +1,35 @@
 """The doubt beside every number: against other implementations, published examples and simulation."""
 
+from dataclasses import replace
+from itertools import combinations
 from math import sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.special import xlogy
 from scipy.stats import binomtest, norm
 
+from sparsedash.records import Record, Stopping
+from sparsedash.sequential_test import anytime_interval, anytime_p
 from sparsedash.significance import (
     Z_95,
     Z_POWER_80,
     Paired,
+    accuracy_interval,
+    compare,
     holm,
     judge,
     mcnemar,
     paired,
     paired_interval,
     passages_needed,
+    shared_outcomes,
     wilson,
 )
+from tests.examples import RECORD, outcome
 
 counts = st.integers(0, 300)
 
@@ -74,70 +84,71 @@ def test_an_interval_of_no_passages_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("table", "digits", "published"),
+    ("broke", "mended", "n", "published"),
     [
-        pytest.param((36, 12, 2, 0), 4, (0.0569, 0.3404), id="Newcombe 1998, 36 12 2 0"),
-        pytest.param((20, 12, 2, 16), 4, (0.0562, 0.3292), id="Newcombe 1998, 20 12 2 16"),
-        pytest.param((14, 5, 0, 22), 3, (0.011, 0.226), id="Altman 2000, table 6.2"),
-        pytest.param((1, 1, 7, 12), 3, (-0.507, -0.026), id="Fagerland 2014, airway reactivity"),
+        pytest.param(1, 7, 21, (-0.026, -0.517), id="Fagerland 2014, airway reactivity"),
+        pytest.param(12, 2, 50, (0.345, 0.061), id="Newcombe 1998, 36 12 2 0"),
     ],
 )
-def test_the_paired_interval_is_the_published_one(table, digits, published):
+def test_the_paired_interval_is_the_published_one(broke, mended, n, published):
     """Published as first minus second; here the difference is second minus first."""
-    low, high = paired_interval(*table)
-    assert (round(-high, digits), round(-low, digits)) == published
+    low, high = paired_interval(broke, mended, n)
+    assert (round(-low, 3), round(-high, 3)) == published
 
 
-def newcombe_10(a: int, b: int, c: int, d: int) -> tuple[float, float]:
-    """The interval of (a+b)/n - (a+c)/n, written from the paper's own notation and scipy's Wilson."""
-    n = a + b + c + d
-    p1, p2 = (a + b) / n, (a + c) / n
-    first = binomtest(a + b, n).proportion_ci(0.95, method="wilson")
-    second = binomtest(a + c, n).proportion_ci(0.95, method="wilson")
-    margins = (a + b) * (c + d) * (a + c) * (b + d)
-    excess = a * d - b * c
-    if excess > n / 2:
-        excess -= n / 2
-    elif excess >= 0:
-        excess = 0
-    phi = excess / sqrt(margins) if margins else 0.0
-    down, up = (p1 - first.low, second.high - p2), (first.high - p1, p2 - second.low)
-    delta = sqrt(max(0.0, down[0] ** 2 - 2 * phi * down[0] * down[1] + down[1] ** 2))
-    epsilon = sqrt(max(0.0, up[0] ** 2 - 2 * phi * up[0] * up[1] + up[1] ** 2))
-    return p1 - p2 - delta, p1 - p2 + epsilon
+def score_rejects(broke: int, mended: int, n: int, difference: float) -> bool:
+    """The score test of one difference, with the likeliest shares under it found by search and not by formula."""
+
+    def unlikeliness(share: float) -> float:
+        shares = share, share + difference, 1 - 2 * share - difference
+        return -sum(xlogy(k, max(p, 1e-300)) for k, p in zip((broke, mended, n - broke - mended), shares, strict=True))  # fmt: skip
+
+    bounds = max(0.0, -difference), (1 - difference) / 2
+    share = minimize_scalar(unlikeliness, bounds=bounds, options={"xatol": 1e-12}).x
+    variance = n * (2 * share + difference - difference**2)
+    return (mended - broke - n * difference) ** 2 > Z_95**2 * variance
 
 
-@given(st.tuples(counts, counts, counts, counts).filter(any))
-def test_the_paired_interval_is_method_10_for_every_table(table):
-    both_right, broke, mended, both_wrong = table
-    expected = newcombe_10(both_right, mended, broke, both_wrong)
-    assert paired_interval(*table) == pytest.approx(expected, abs=1e-7)
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(10, 300))
+def test_the_paired_interval_ends_where_the_score_test_begins_to_reject(broke, mended, same):
+    n = broke + mended + same
+    low, high = paired_interval(broke, mended, n)
+    for end, outwards in ((low, -1e-4), (high, 1e-4)):
+        if abs(end) < 0.99:
+            assert score_rejects(broke, mended, n, end + outwards)
+            assert not score_rejects(broke, mended, n, end - outwards)
 
 
-@given(st.tuples(counts, counts, counts, counts).filter(any))
-def test_the_paired_interval_holds_the_difference_and_turns_with_the_models(table):
-    both_right, broke, mended, both_wrong = table
-    low, high = paired_interval(*table)
-    difference = (mended - broke) / sum(table)
-    assert -1 - 1e-9 <= low <= difference + 1e-9
-    assert difference - 1e-9 <= high <= 1 + 1e-9
-    mirrored = paired_interval(both_right, mended, broke, both_wrong)
-    assert mirrored == pytest.approx((-high, -low), abs=1e-12)
+@given(counts, counts, st.integers(1, 5000))
+def test_zero_is_in_the_paired_interval_where_mcnemars_statistic_is_small(broke, mended, same):
+    low, high = paired_interval(broke, mended, broke + mended + same)
+    statistic = (mended - broke) ** 2 / max(1, broke + mended)
+    if abs(statistic - Z_95**2) > 1e-3:
+        assert (low <= 0 <= high) == (statistic < Z_95**2)
 
 
+@given(counts, counts, counts)
+def test_the_paired_interval_holds_the_difference_and_turns_with_the_models(broke, mended, same):
+    n = broke + mended + same or 1
+    low, high = paired_interval(broke, mended, n)
+    assert -1 <= low <= (mended - broke) / n <= high <= 1
+    assert paired_interval(mended, broke, n) == pytest.approx((-high, -low), abs=2e-6)
+
+
+@pytest.mark.parametrize("n", [200, 1000, 5153])
 @pytest.mark.parametrize(
-    ("both_right", "broke", "mended"),
-    [(0.25, 0.08, 0.05), (0.25, 0.15, 0.03), (0.5, 0.1, 0.1), (0.1, 0.2, 0.02)],
+    ("broke", "mended"),
+    [(0.015, 0.01), (0.03, 0.02), (0.05, 0.03), (0.08, 0.05), (0.12, 0.035), (0.1, 0.1)],
 )
-def test_the_95_percent_interval_holds_the_truth_95_times_of_100(both_right, broke, mended):
-    shares = (both_right, broke, mended, 1 - both_right - broke - mended)
-    tables = np.random.default_rng(7).multinomial(200, shares, size=20_000)
-    unique, times = np.unique(tables, axis=0, return_counts=True)
+def test_the_95_percent_interval_holds_the_truth_95_times_of_100(n, broke, mended):
+    """From as few as 5 flips among 200 passages to what 20 % of a model cost on LAMBADA."""
+    draws = np.random.default_rng(7).multinomial(n, (broke, mended, 1 - broke - mended), 10_000)
+    unique, times = np.unique(draws[:, :2], axis=0, return_counts=True)
     held = 0
-    for table, n in zip(unique.tolist(), times.tolist(), strict=True):
-        low, high = paired_interval(*table)
-        held += n * (low <= mended - broke <= high)
-    assert 0.94 <= held / len(tables) <= 0.96
+    for (b, m), count in zip(unique.tolist(), times.tolist(), strict=True):
+        low, high = paired_interval(b, m, n)
+        held += count * (low <= mended - broke <= high)
+    assert 0.94 <= held / 10_000 <= 0.96
 
 
 def test_a_comparison_counts_the_flips_and_signs_the_difference():
@@ -146,7 +157,7 @@ def test_a_comparison_counts_the_flips_and_signs_the_difference():
     found = paired(dense, sparse)
     assert (found.both_right, found.broke, found.mended, found.both_wrong) == (1, 2, 1, 1)
     assert found.difference == pytest.approx(-1 / 5)
-    assert found.interval == paired_interval(1, 2, 1, 1)
+    assert found.interval == paired_interval(2, 1, 5)
     assert found.p_value == mcnemar(2, 1)
 
 
@@ -163,11 +174,76 @@ def test_verdicts_on_other_passages_are_not_compared(dense, sparse):
         paired(dense, sparse)
 
 
+def answers(right: dict[int, bool], stopping: Stopping | None = None) -> Record:
+    """A record with these verdicts by passage."""
+    outcomes = tuple(outcome(index, correct) for index, correct in right.items())
+    return replace(RECORD, outcomes=outcomes, stopping=stopping)
+
+
+STOPPED = Stopping(
+    decision="difference", n_answered=2, n_passages=4, p_value=0.01, interval=(-0.2, -0.1),
+    margin=0.02, n_comparisons=1,
+)  # fmt: skip
+
+
+def test_a_passage_that_one_record_did_not_answer_is_not_counted():
+    dense = answers(dict.fromkeys(range(4), True))
+    sparse = answers({1: False, 3: True}, STOPPED)
+    assert [(one.index, two.index) for one, two in shared_outcomes(dense, sparse)] == [
+        (1, 1),
+        (3, 3),
+    ]
+    for found in (compare(dense, sparse), compare(sparse, dense)):
+        assert (found.both_right, found.broke + found.mended, found.both_wrong) == (1, 1, 0)
+        assert found.n_passages == 2
+
+
+def test_a_record_that_was_to_stop_early_is_compared_by_what_is_valid_at_any_look():
+    dense, sparse = answers(dict.fromkeys(range(30), True)), answers({i: i > 8 for i in range(30)})
+    fixed = compare(dense, sparse)
+    assert (fixed.anytime, fixed.p_value) == (False, mcnemar(9, 0))
+    anytime = compare(dense, replace(sparse, stopping=STOPPED))
+    assert (anytime.anytime, anytime.p_value) == (True, anytime_p(9, 0))
+    assert anytime.interval == anytime_interval(9, 0, 30)
+    assert anytime.interval[0] < fixed.interval[0]
+    assert anytime.interval[1] > fixed.interval[1]
+
+
+def test_the_accuracy_of_a_record_that_was_to_stop_early_has_a_wider_interval():
+    plain = answers({i: i > 8 for i in range(30)})
+    assert accuracy_interval(plain) == wilson(21, 30)
+    low, high = accuracy_interval(replace(plain, stopping=STOPPED))
+    assert 0 <= low < wilson(21, 30)[0]
+    assert wilson(21, 30)[1] < high <= 1
+
+
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
     assert holm([0.02]) == [0.02]
     assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
+def test_holm_rejects_what_bonferroni_rejects_in_every_family_that_holds_it(p_values):
+    """Holm is the closed test: a p-value is adjusted to the largest Bonferroni p of the sets that it belongs to."""
+    sets = [s for n in range(1, len(p_values) + 1) for s in combinations(range(len(p_values)), n)]
+    bonferroni = {s: min(1.0, len(s) * min(p_values[i] for i in s)) for s in sets}
+    expected = [max(p for s, p in bonferroni.items() if i in s) for i in range(len(p_values))]
+    assert holm(p_values) == pytest.approx(expected)
+
+
+def test_holm_over_exact_and_anytime_p_values_keeps_the_error_rate_of_all():
+    """Five null comparisons on the same passages, three of them stopped at the worst of four looks."""
+    rng, alarmed = np.random.default_rng(3), 0
+    for _ in range(1000):
+        signs = np.sign(rng.integers(-1, 2, (5, 800)) * (rng.random((5, 800)) < 0.15))
+        p_values = [mcnemar(int((row < 0).sum()), int((row > 0).sum())) for row in signs[:2]]
+        for row in signs[2:]:
+            looks = [row[:n] for n in (200, 400, 600, 800)]
+            p_values.append(min(anytime_p(int((x < 0).sum()), int((x > 0).sum())) for x in looks))
+        alarmed += min(holm(p_values)) < 0.05
+    assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
 
 
 @given(st.lists(st.floats(0, 1), max_size=20))

@@ -84,3 +84,60 @@ def test_samples_are_those_of_the_harness():
     assert (sample["acc"], sample["perplexity"]) == (1, outcome.log_likelihood)
     written = json.dumps(sample["doc"], indent=2, ensure_ascii=False)
     assert sample["doc_hash"] == hashlib.sha256(written.encode()).hexdigest()
+
+
+REAL = json.loads(
+    """
+{
+  "doc_id": 2,
+  "doc": {
+    "text": "Zo\\u00eb said \\u201cthe boat\\u201d\\nand the lamp went home \\ud83d\\udc69\\u200d\\ud83d\\ude80"
+  },
+  "target": " \\ud83d\\udc69\\u200d\\ud83d\\ude80",
+  "arguments": {
+    "gen_args_0": {
+      "arg_0": "Zo\\u00eb said \\u201cthe boat\\u201d\\nand the lamp went home",
+      "arg_1": " \\ud83d\\udc69\\u200d\\ud83d\\ude80"
+    }
+  },
+  "resps": [
+    [
+      [
+        "-82.546875",
+        "False"
+      ]
+    ]
+  ],
+  "filtered_resps": [
+    [
+      "-82.546875",
+      "False"
+    ]
+  ],
+  "filter": "none",
+  "metrics": [
+    "perplexity",
+    "acc"
+  ],
+  "doc_hash": "574a0646ea96d2343c02fcb50db3cf22c9970b32e61a589b44c30176e4fa0398",
+  "prompt_hash": "9c9972f84595262429533352b89b718dd0f52e89cb4c33071e701430f0aba42a",
+  "target_hash": "23057baf3a35e812e39a5c0b6b7ae638b6f384a8ddc6b5bf1d35ff46e79366eb",
+  "perplexity": -82.546875,
+  "acc": 0
+}
+"""
+)
+"""One line of a samples file of lm_eval 0.4.13: `lambada_openai`'s template over a local file, a tiny model, log_samples."""
+
+
+def test_a_sample_equals_the_line_that_the_harness_wrote_of_the_same_passage():
+    context, target = REAL["arguments"]["gen_args_0"].values()
+    outcome = replace(
+        LEFT.outcomes[0], index=2, target=target.strip(), last_word_right=False,
+        log_likelihood=REAL["perplexity"],
+    )  # fmt: skip
+    record = replace(LEFT, outcomes=(outcome,))
+    passages = replace(PASSAGES, indices=(2,), contexts=(context,), targets=(target,))
+    ours = json.loads(harness_samples(record, passages))
+    assert ours == REAL
+    assert list(ours) == list(REAL)

@@ -10,7 +10,8 @@ from transformers import Cache
 
 from sparsedash.engine.models import LoadedModel
 
-MAX_MORE_TOKENS = 2
+MAX_MORE_TOKENS = 12
+"""A word that goes on for longer is shown as far as it came."""
 
 _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 
@@ -31,40 +32,59 @@ def finish_words(
     rows = [row for row in written if not _is_finished(loaded, written[row])]
     if rows:
         cache.batch_select_indices(torch.tensor(rows, device=mask.device))
-        _write_on(loaded, mask[rows].clone(), cache, rows, n_context, written)
+        # The columns of target tokens after the first wrong one were read, but the model did not write them.
+        lengths = [n_context[row] + len(written[row]) - 1 for row in rows]
+        _write_on(loaded, _align_right_(cache, lengths, mask.device), cache, rows, written)
     return [
         _first_word(loaded.tokenizer.decode(written[row])) if row in written else None
         for row in range(len(begun))
     ]
 
 
+def _align_right_(cache: Cache, lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Move what was read of each row to the end of the cache, in place; the mask (r, t) of it, 1 where it is real.
+
+    A sliding window counts columns back from the last one: padding between must not take up its room. Positions are
+    in the keys already, or are counted from the mask.
+    """
+    longest = max(lengths)
+    ends = torch.tensor(lengths, device=device)[:, None]
+    columns = torch.arange(longest, device=device)[None, :] - (longest - ends)
+    for layer in cache.layers:
+        for name in ("keys", "values"):
+            held = getattr(layer, name)
+            where = columns.clamp(min=0)[:, None, :, None].expand(
+                -1, held.shape[1], -1, held.shape[3]
+            )
+            setattr(layer, name, held.gather(2, where))
+    return (columns >= 0).long()
+
+
 def _write_on(
-    loaded: LoadedModel,
-    mask: Tensor,
-    cache: Cache,
-    rows: Sequence[int],
-    n_context: Sequence[int],
-    written: dict[int, list[int]],
+    loaded: LoadedModel, mask: Tensor, cache: Cache, rows: list[int], written: dict[int, list[int]]
 ) -> None:
     """Append tokens to `written` for these rows, in place. mask: (r, t) of just these rows."""
     takes_positions = "position_ids" in inspect.signature(loaded.model.forward).parameters
-    for place, row in enumerate(rows):
-        # The columns of target tokens after the first wrong one were read, but the model did not write them.
-        mask[place, n_context[row] + len(written[row]) - 1 :] = 0
+    going_on = list(range(len(rows)))
     for _ in range(MAX_MORE_TOKENS):
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         last = torch.tensor([[written[row][-1]] for row in rows], device=mask.device)
-        positions = torch.tensor(
-            [[n_context[row] + len(written[row]) - 1] for row in rows], device=mask.device
-        )
-        extra = {"position_ids": positions} if takes_positions else {}
+        extra = {"position_ids": mask.sum(dim=1, keepdim=True)} if takes_positions else {}
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         output = loaded.model(
             input_ids=last, attention_mask=mask, cache=cache, use_cache=True, **extra
         )
-        for row, token in zip(rows, output.logits[:, -1].argmax(dim=-1).tolist(), strict=True):
-            written[row].append(token)
-        if all(_is_finished(loaded, written[row]) for row in rows):
+        choices = output.logits[:, -1].argmax(dim=-1).tolist()
+        for i in going_on:
+            written[rows[i]].append(choices[i])
+        going_on = [i for i in going_on if not _is_finished(loaded, written[rows[i]])]
+        if not going_on:
             return
+        # Few words have many tokens: those that have should not take the others along.
+        if len(going_on) <= len(rows) // 2:
+            chosen = torch.tensor(going_on, device=mask.device)
+            cache.batch_select_indices(chosen)
+            mask, rows = mask[chosen], [rows[i] for i in going_on]
+            going_on = list(range(len(rows)))
 
 
 def _is_finished(loaded: LoadedModel, tokens: Sequence[int]) -> bool:

@@ -4,7 +4,7 @@ A model's own forward decides what every block is given (masks, position embeddi
 some families); the walker asks it once per batch with the blocks stubbed out, then runs the real blocks itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +52,22 @@ class BlockWalk:
             args, kwargs = walked.calls[index]
             output = self._blocks[index](walked.hidden, *args, **kwargs)
             walked.hidden = output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def given(
+    modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tensor], None]]
+) -> Iterator[None]:
+    """Inside, every module hands what it is given to its sink before it runs."""
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs, s=sink: s(inputs[0]))
+        for module, sink in zip(modules, sinks, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Statistics of every MLP's inner activations over calibration text, block by block.
+"""Statistics of what the projections are given over calibration text, block by block; above all the MLPs' inner activations.
 
 Dimensions: m inner width, n tokens.
 """
@@ -6,12 +6,10 @@ Dimensions: m inner width, n tokens.
 from collections.abc import Callable, Sequence
 from random import Random
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparsedash.engine.blocks import BlockWalk, batches_by_length
+from sparsedash.engine.blocks import BlockWalk, batches_by_length, given
 from sparsedash.engine.corpora import Texts
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.layer import Statistics
@@ -76,47 +74,55 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int) -> str | None:
     return None
 
 
-@torch.no_grad()
 def calibrate(
     loaded: LoadedModel,
     sequences: Sequence[Sequence[int]],
     keep: Callable[[int, Statistics], None],
     on_step: OnStep,
 ) -> None:
-    """Walk the text through the blocks and hand the statistics of each block to `keep`, in their order.
+    """Walk the text through the blocks and hand the statistics of each block's MLP to `keep`, in their order."""
+    watched = [[mlp.out] for mlp in loaded.mlps]
+    gather(loaded, sequences, watched, lambda index, found: keep(index, found[0]), on_step)
 
-    One block's statistics are in memory at a time. Every HELD_OUT_EVERY-th sequence only serves the held-out sample.
+
+@torch.no_grad()
+def gather(
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    watched: Sequence[Sequence[nn.Module]],
+    keep: Callable[[int, list[Statistics]], None],
+    on_step: OnStep,
+) -> None:
+    """Walk the text through the blocks and hand to `keep`, block by block, the statistics of what its modules are given.
+
+    watched: of each block, the modules. One block's statistics are in memory at a time. Every HELD_OUT_EVERY-th
+    sequence only serves the held-out sample.
     """
     device = loaded.model.device
     pad = loaded.tokenizer.pad_token_id or 0
     batches = batches_by_length(sequences, BATCH_TOKENS, pad, device)
     walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in batches])
     held_out_stride = _held_out_stride(sequences)
-    n_blocks = len(loaded.blocks)
-    for index, mlp in enumerate(loaded.mlps):
-        gathered = _Gathered(mlp.width, device, held_out_stride)
-        handle = mlp.out.register_forward_pre_hook(lambda _, inputs, g=gathered: g.add(inputs[0]))
-        try:
+    n_steps = len(loaded.blocks) * len(batches)
+    for index, modules in enumerate(watched):
+        gathered = [_Gathered(device, held_out_stride) for _ in modules]
+        with given(modules, [own.add for own in gathered]):
             for number in walk.step(index):
                 rows, batch = batches[number]
-                held_out = torch.tensor(
-                    [row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for row in rows]
-                )
-                gathered.expect(batch.mask.bool(), held_out.to(device))
-                done = index * len(batches) + number
-                on_step("calibrate", done, n_blocks * len(batches), unit="batches")
-        finally:
-            handle.remove()
-        keep(index, gathered.statistics())
-    on_step("calibrate", n_blocks * len(batches), n_blocks * len(batches), unit="batches")
+                last = [row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for row in rows]
+                for own in gathered:
+                    own.expect(batch.mask.bool(), torch.tensor(last).to(device))
+                on_step("calibrate", index * len(batches) + number, n_steps, unit="batches")
+        keep(index, [own.statistics() for own in gathered])
+    on_step("calibrate", n_steps, n_steps, unit="batches")
 
 
 class _Gathered:
-    """Running sums over the tokens of one block."""
+    """Running sums over the tokens that one module is given."""
 
-    def __init__(self, width: int, device: torch.device, held_out_stride: int) -> None:
-        self._moment = torch.zeros(width, width, device=device)
-        self._sum = torch.zeros(width, device=device)
+    def __init__(self, device: torch.device, held_out_stride: int) -> None:
+        self._device = device
+        self._moment = self._sum = torch.empty(0)
         self._held_out: list[Tensor] = []
         self._stride = held_out_stride
         self._n_tokens = 0
@@ -127,8 +133,12 @@ class _Gathered:
         self._out = mask & held_out[:, None]
 
     def add(self, activations: Tensor) -> None:
-        """activations: (b, t, m), the input of the out-projection."""
+        """activations: (b, t, m), or the same with its first two dimensions as one."""
         activations = activations.reshape(*self._fit.shape, -1)
+        if not len(self._sum):
+            width = activations.shape[-1]
+            self._moment = torch.zeros(width, width, device=self._device)
+            self._sum = torch.zeros(width, device=self._device)
         fit = activations[self._fit].float()
         add_second_moment_(self._moment, fit)
         self._sum += fit.sum(dim=0)
@@ -155,62 +165,6 @@ def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
     for start in range(0, width, _COLUMNS):
         stop = min(start + _COLUMNS, width)
         moment[start:, start:stop].addmm_(activations[:, start:].T, activations[:, start:stop])
-
-
-def pack(statistics: Statistics) -> bytes:
-    """The statistics as safetensors bytes, with half of the symmetric matrix left out.
-
-    The lower triangle is folded into (m + 1) / 2 columns: 4.7 MB instead of 9.4 MB at width 1,536.
-    """
-    tensors = {
-        "second_moment": _fold(statistics.second_moment),
-        "mean": statistics.mean,
-        "held_out": statistics.held_out,
-        "n_tokens": torch.tensor(statistics.n_tokens),
-    }
-    return bytes(safetensors.torch.save(tensors))
-
-
-def unpack(data: bytes) -> Statistics:
-    """What `pack` packed. Raises CalibrationError on anything else."""
-    try:
-        tensors = safetensors.torch.load(data)
-        return Statistics(
-            second_moment=_unfold(tensors["second_moment"], len(tensors["mean"])),
-            mean=tensors["mean"],
-            held_out=tensors["held_out"],
-            n_tokens=int(tensors["n_tokens"]),
-        )
-    except (safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise CalibrationError(
-            f"Stored statistics cannot be read: {error}.", "Start the run again."
-        ) from error
-
-
-def _fold(matrix: Tensor) -> Tensor:
-    """A symmetric (m, m) as (m + 1, m // 2), m even: its lower half, with the second diagonal block turned over."""
-    width = matrix.shape[0]
-    if width % 2:
-        matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
-        width += 1
-    half = width // 2
-    folded = torch.zeros(width + 1, half)
-    folded[1 : half + 1] = matrix[:half, :half].tril()
-    folded[half + 1 :] = matrix[half:, :half]
-    folded[:half] += matrix[half:, half:].triu()
-    return folded
-
-
-def _unfold(folded: Tensor, width: int) -> Tensor:
-    even, half = folded.shape[0] - 1, folded.shape[1]
-    matrix = torch.empty(even, even)
-    first = folded[1 : half + 1].tril()
-    second = folded[:half].triu()
-    matrix[:half, :half] = first + first.tril(-1).T
-    matrix[half:, half:] = second + second.triu(1).T
-    matrix[half:, :half] = folded[half + 1 :]
-    matrix[:half, half:] = folded[half + 1 :].T
-    return matrix[:width, :width].contiguous()
 
 
 def _pieces(loaded: LoadedModel, text: str, length: int) -> list[list[int]]:

@@ -3,13 +3,12 @@
 A small one is downloaded whole, once, into the local cache of `datasets`. Of a big one only the first texts are streamed,
 always as many, and kept beside it: either way a text set that was read once can be read without the network.
 
-References: a name in the table, `builtin:cloze`, or `file:PATH` (.jsonl with a `text` field, .txt, .parquet with a `text`
-column), optionally with a slice of its texts: `file:PATH[3600:]`. `self`, text sampled from the model, is made by the pipeline.
+References: a name in the table, `builtin:cloze`, or a file (see sparsedash.references). `self`, text sampled from the model,
+is made by the pipeline.
 """
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,17 +16,21 @@ from itertools import islice
 from pathlib import Path
 
 import datasets
-import pyarrow.parquet as parquet
 from datasets import load_dataset
+from datasets.exceptions import DatasetsError
 
 from sparsedash.catalog import BUILTIN_CLOZE
 from sparsedash.engine.hub import HTTPError, reachable
 from sparsedash.engine.identity import texts_identity
 from sparsedash.errors import CorpusError
+from sparsedash.folders import data_folder
+from sparsedash.references import chosen, file_of, names_file
+from sparsedash.textfiles import is_running, json_lines, texts_of
 
 TEXTS = Path(__file__).parent.parent / "texts"
 
-_SLICE = re.compile(r"^(?P<path>.+?)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?$", re.DOTALL)
+# Each attempt asks the hub five times more by itself: with the usual twenty, a hub that is gone is waited for ten minutes.
+datasets.config.STREAMING_READ_MAX_RETRIES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +72,23 @@ class Texts:
     running: bool = False
 
 
-def read_texts(reference: str, limit: int | None = None) -> Texts:
-    """The texts behind a reference, at most `limit` from the front.
+def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
+    """The texts behind a reference. data_dir: where uploads lie; None: in the usual data folder.
 
     Raises CorpusError: unknown name, missing or unreadable file, hub unreachable and nothing in the local cache.
     """
     if reference == BUILTIN_CLOZE:
-        found, running = list(_json_lines(TEXTS / "cloze.jsonl")), False
-    elif reference.startswith("file:"):
-        found, running = _read_file(reference.removeprefix("file:"))
+        found, running = list(json_lines(TEXTS / "cloze.jsonl")), False
+    elif names_file(reference):
+        found, running = _read_file(reference, data_dir or data_folder())
     elif reference in CORPORA:
-        found, running = _read_hub(reference, CORPORA[reference], limit), CORPORA[reference].running
+        found, running = _read_hub(reference, CORPORA[reference]), CORPORA[reference].running
     else:
         names = ", ".join([BUILTIN_CLOZE, *sorted(CORPORA)])
-        raise CorpusError(f"There is no text set {reference!r}; possible: {names}, file:PATH.")
-    texts = tuple(text for text in found if text.strip())[:limit]
+        raise CorpusError(
+            f"There is no text set {reference!r}; possible: {names}, file:PATH, upload:NAME@HASH."
+        )
+    texts = tuple(text for text in found if text.strip())
     if not texts:
         raise CorpusError(f"{reference} holds no text.", "Name another text set.")
     return Texts(texts=texts, identity=texts_identity(texts), running=running)
@@ -91,106 +96,81 @@ def read_texts(reference: str, limit: int | None = None) -> Texts:
 
 def openings() -> tuple[str, ...]:
     """Short story openings that lead the model into the right register when it writes its own calibration text."""
-    return tuple(_json_lines(TEXTS / "openings.jsonl"))
+    return tuple(json_lines(TEXTS / "openings.jsonl"))
 
 
-def _read_file(reference: str) -> tuple[list[str], bool]:
-    match = _SLICE.match(reference)
-    assert match is not None
-    path = Path(match["path"]).expanduser()
-    if not path.is_file():
-        raise CorpusError(f"There is no file {path}.", "Check the path after file:")
-    chosen = slice(*(int(end) if end else None for end in (match["start"], match["stop"])))
-    match path.suffix:
-        case ".jsonl":
-            return list(_json_lines(path))[chosen], False
-        case ".txt":
-            return re.split(r"\n\s*\n", _read(path))[chosen], True
-        case ".parquet":
-            return _read_parquet(path)[chosen], False
-        case _:
-            raise CorpusError(
-                f"{path.name} is not of a kind that can be read; possible: .jsonl, .txt, .parquet."
-            )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+def _read_file(reference: str, data_dir: Path) -> tuple[list[str], bool]:
+    path = file_of(reference, data_dir)
+    if path is None or not path.is_file():
         raise CorpusError(
-            f"{path} could not be read: {error}.", "It must be UTF-8 text."
-        ) from error
+            f"There is no file {path or reference}.",
+            "Check the path after file:, or upload it again.",
+        )
+    return list(texts_of(path))[chosen(reference)], is_running(path)
 
 
-def _json_lines(path: Path) -> Iterable[str]:
-    for number, line in enumerate(_read(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
-            text = None
-        if not isinstance(text, str):
-            raise CorpusError(
-                f"Line {number} of {path.name} is not a JSON object with a text field.",
-                'Write one object a line: {"text": "..."}.',
-            )
-        yield text
-
-
-def _read_parquet(path: Path) -> list[str]:
-    try:
-        column = parquet.read_table(path, columns=["text"]).column("text")
-    except (OSError, ValueError, KeyError) as error:
-        raise CorpusError(
-            f"{path.name} could not be read: {error}", "It needs a column named text."
-        ) from error
-    values: list[str] = column.to_pylist()
-    if not all(isinstance(value, str) for value in values):
-        raise CorpusError(f"The column text of {path.name} holds something that is not text.")
-    return values
-
-
-def _read_hub(name: str, corpus: HubCorpus, limit: int | None) -> list[str]:
+def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
     try:
         if corpus.n_streamed is None:
             with _offline_unless_reachable():
                 rows = load_dataset(corpus.path, corpus.config, split=corpus.split)
-            return [row[corpus.column] for row in islice(rows, limit)]
+            return [row[corpus.column] for row in rows]
         kept = _kept_stream(corpus)
         if not kept.is_file():
-            _write_whole(kept, _stream(corpus))
-        return list(islice(_json_lines(kept), limit))
+            _keep_stream(kept, name, corpus)
+        return list(json_lines(kept))
     except ConnectionError as error:
         raise CorpusError(
             f"{name} is not in the local cache, and the hub cannot be reached.",
             f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}.",
         ) from error
-    except (OSError, ValueError, KeyError, HTTPError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    except (OSError, EOFError, ValueError, KeyError, HTTPError, DatasetsError) as error:
         raise CorpusError(
-            f"{name} could not be read from the hub: {first}",
+            f"{name} could not be read from the hub: {_first_line(error)}",
             "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN.",
         ) from error
 
 
-def _stream(corpus: HubCorpus) -> Iterable[str]:
-    with _offline_unless_reachable():
+def _keep_stream(kept: Path, name: str, corpus: HubCorpus) -> None:
+    """Stream the first texts into a file. Raises CorpusError, and leaves no file, where they stop before their number."""
+    n_texts = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal n_texts
         rows = load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=True)
-    return (row[corpus.column] for row in islice(rows, corpus.n_streamed))
+        for row in islice(rows, corpus.n_streamed):
+            yield row[corpus.column]
+            n_texts += 1
+        # The end of a compressed file that was cut off looks like its end.
+        if n_texts != corpus.n_streamed:
+            raise EOFError("there were no more")
+
+    with _offline_unless_reachable() as online:
+        try:
+            _write_whole(kept, texts())
+        except (ConnectionError, EOFError) as error:
+            if not online:
+                raise
+            raise CorpusError(
+                f"{name} broke off after {n_texts:,} of {corpus.n_streamed:,} texts: {_first_line(error)}",
+                "Nothing of it was kept. Start again when the hub answers.",
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 @contextmanager
-def _offline_unless_reachable() -> Iterator[None]:
-    """Inside, `datasets` goes straight to its cache where the hub does not answer.
+def _offline_unless_reachable() -> Iterator[bool]:
+    """Inside, `datasets` goes straight to its cache where the hub does not answer. Gives whether it does.
 
     By itself it would ask again and again, for more than a minute, before it looks there.
     """
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = before or not reachable()
     try:
-        yield
+        yield not datasets.config.HF_HUB_OFFLINE
     finally:
         datasets.config.HF_HUB_OFFLINE = before
 

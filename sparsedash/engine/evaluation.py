@@ -3,14 +3,16 @@
 The rule is the common harness's `lambada_openai`: context = text up to the last space, target = " " + last word, target
 tokens = enc(context + target) after enc(context); right when each of them is the model's first choice.
 
-The published runs judged the last token alone, over passages padded to 196 tokens. A longer passage was cut to its first
-196, and its answer was looked for at a place that does not belong to it: the `published` rule counts it as wrong.
+The published runs judged the last token alone, over passages padded or cut to 196 tokens. The answer to a passage of 197 is
+still the prediction after the last token that was read. That to a longer one was looked for at a place that does not belong
+to it, near the beginning: the `published` rule counts it as wrong, where the run could be right by chance.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -23,21 +25,22 @@ from sparsedash.engine.answers import finish_words
 from sparsedash.engine.blocks import Batch, batches_by_length
 from sparsedash.engine.corpora import Texts
 from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.stopping import StopRule, chunks
+from sparsedash.engine.verdicts import Verdict, outcome, verdicts_on
 from sparsedash.errors import CorpusError
 from sparsedash.progress import OnStep
-from sparsedash.records import Candidate, Outcome, Passages, TargetToken
-from sparsedash.settings import EvaluationSettings, Rule
+from sparsedash.records import Outcome, Passages, Stopping
+from sparsedash.settings import PUBLISHED_LONGEST, EvaluationSettings, Rule
 
 BATCH_TOKENS = 2048
-N_TOP = 5
-PUBLISHED_PADDING = 196
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """Outcomes in corpus order, and how fast they came: input tokens, padding not counted."""
+    """Outcomes in corpus order, and how fast they came: input tokens, padding not counted. stopping: as in Record."""
 
     outcomes: tuple[Outcome, ...]
+    stopping: Stopping | None
     seconds: float
     n_tokens: int
 
@@ -79,42 +82,67 @@ def evaluate(
     passages: Passages,
     on_step: OnStep,
     message: str = "",
+    *,
     rule: Rule = "plain",
+    stop: StopRule | None = None,
 ) -> Evaluated:
-    """Ask the model for the last word of every passage. message: which model this is, for the progress line."""
+    """Ask the model for the last word of every passage, or of as many as `stop` needs.
+
+    message: which model this is, for the progress line.
+    """
     questions = [
         _question(loaded, context, target)
         for context, target in zip(passages.contexts, passages.targets, strict=True)
     ]
-    reads = [question.read for question in questions]
-    pad = loaded.tokenizer.pad_token_id or 0
+    asked = _Asked(loaded, passages, questions, rule)
     outcomes: dict[int, Outcome] = {}
+    stopping = None
     started = time.perf_counter()
-    on_step("evaluate", 0, len(questions), unit="passages", message=message)
-    for rows, batch in batches_by_length(reads, BATCH_TOKENS, pad, loaded.model.device):
-        answered = _answer(loaded, [questions[row] for row in rows], batch)
-        for row, (verdict, answer) in zip(rows, answered, strict=True):
-            index = passages.indices[row]
-            outcome = _outcome(loaded, index, passages.targets[row], verdict, answer)
-            outcomes[row] = _judged(outcome, questions[row], rule)
-        on_step("evaluate", len(outcomes), len(questions), unit="passages", message=message)
+    step = partial(on_step, "evaluate", total=len(questions), unit="passages", message=message)
+    step(done=0, n_right=0)
+    for chunk in chunks(len(questions)):
+        for answered in asked.answers(chunk):
+            outcomes |= answered
+            step(done=len(outcomes), n_right=sum(o.last_word_right for o in outcomes.values()))
+        if stop:
+            stopping = stop.stopping({row: o.last_word_right for row, o in outcomes.items()})
+        if stopping and stopping.decision != "open":
+            break
     return Evaluated(
-        outcomes=tuple(outcomes[row] for row in range(len(questions))),
+        outcomes=tuple(outcomes[row] for row in sorted(outcomes)),
+        stopping=stopping,
         seconds=time.perf_counter() - started,
-        n_tokens=sum(map(len, reads)),
+        n_tokens=sum(len(questions[row].read) for row in outcomes),
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Verdict:
-    """What the model thought of one target of n tokens: their ids, log-likelihoods, ranks, and its own choices (n,)."""
+class _Asked:
+    """A model, and what it is asked."""
 
-    target: list[int]
-    log_likelihoods: list[float]
-    ranks: list[int]
-    choices: list[int]
-    top_ids: list[int]
-    top_probabilities: list[float]
+    loaded: LoadedModel
+    passages: Passages
+    questions: list[_Question]
+    rule: Rule
+
+    def answers(self, chunk: Sequence[int]) -> Iterator[dict[int, Outcome]]:
+        """The outcomes of these positions, batch by batch."""
+        pad = self.loaded.tokenizer.pad_token_id or 0
+        reads = [self.questions[row].read for row in chunk]
+        for part, batch in batches_by_length(reads, BATCH_TOKENS, pad, self.loaded.model.device):
+            rows = [chunk[i] for i in part]
+            answered = _answer(self.loaded, [self.questions[row] for row in rows], batch)
+            yield {row: self._outcome(row, *each) for row, each in zip(rows, answered, strict=True)}
+
+    def _outcome(self, row: int, verdict: Verdict, answer: str) -> Outcome:
+        index, target = self.passages.indices[row], self.passages.targets[row]
+        found = outcome(self.loaded.tokenizer.decode, index, target, verdict, answer)
+        question = self.questions[row]
+        too_long = len(question.context) + len(question.target) > PUBLISHED_LONGEST
+        # The last word has one rule only.
+        if self.rule == "published" and too_long:
+            return replace(found, last_token_right=False)
+        return found
 
 
 def _split(text: str, index: int) -> tuple[str, str]:
@@ -146,7 +174,7 @@ def _question(loaded: LoadedModel, context: str, target: str) -> _Question:
 
 def _answer(
     loaded: LoadedModel, questions: Sequence[_Question], batch: Batch
-) -> list[tuple[_Verdict, str]]:
+) -> list[tuple[Verdict, str]]:
     rows = [row for row, question in enumerate(questions) for _ in question.target]
     columns = [len(q.context) - 1 + i for q in questions for i in range(len(q.target))]
     device = batch.ids.device
@@ -160,13 +188,13 @@ def _answer(
             cache=cache,
             use_cache=True,
         )
-    verdicts = list(_verdicts(output.logits[0].float(), questions))
+    verdicts = list(verdicts_on(output.logits[0].float(), [q.target for q in questions]))
     words = finish_words(
         loaded,
         batch.mask,
         cache,
         [len(q.context) for q in questions],
-        [_first_wrong(verdict) for verdict in verdicts],
+        [verdict.first_wrong for verdict in verdicts],
     )
     return [
         (verdict, loaded.tokenizer.decode(verdict.target) if word is None else word)
@@ -186,63 +214,3 @@ def _head_sees_only(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]
         yield
     finally:
         handle.remove()
-
-
-def _verdicts(logits: Tensor, questions: Sequence[_Question]) -> Iterator[_Verdict]:
-    """logits: (n, vocabulary), the target tokens of all questions one after another."""
-    targets = torch.tensor([t for q in questions for t in q.target], device=logits.device)
-    log_probabilities = logits.log_softmax(dim=-1)
-    of_target = log_probabilities.gather(1, targets[:, None])
-    ranks = (log_probabilities > of_target).sum(dim=1).add_(1)
-    choices = logits.argmax(dim=-1)
-    top = log_probabilities.topk(min(N_TOP, logits.shape[1]), dim=-1)
-    start = 0
-    for question in questions:
-        stop = start + len(question.target)
-        yield _Verdict(
-            target=question.target,
-            log_likelihoods=of_target[start:stop, 0].tolist(),
-            ranks=ranks[start:stop].tolist(),
-            choices=choices[start:stop].tolist(),
-            top_ids=top.indices[start].tolist(),
-            top_probabilities=top.values[start].exp().tolist(),
-        )
-        start = stop
-
-
-def _first_wrong(verdict: _Verdict) -> list[int] | None:
-    """What the model writes up to and including its first token that is not the target's; None where all are."""
-    for i, (choice, target) in enumerate(zip(verdict.choices, verdict.target, strict=True)):
-        if choice != target:
-            return [*verdict.target[:i], choice]
-    return None
-
-
-def _judged(outcome: Outcome, question: _Question, rule: Rule) -> Outcome:
-    """The outcome with its last token judged by the rule; the last word has one rule only."""
-    too_long = len(question.context) + len(question.target) > PUBLISHED_PADDING
-    return replace(outcome, last_token_right=False) if rule == "published" and too_long else outcome
-
-
-def _outcome(
-    loaded: LoadedModel, index: int, target: str, verdict: _Verdict, answer: str
-) -> Outcome:
-    texts = [loaded.tokenizer.decode([token]) for token in verdict.target]
-    return Outcome(
-        index=index,
-        target=target.strip(),
-        answer=answer.strip() or "(line break)",
-        last_word_right=verdict.choices == verdict.target,
-        last_token_right=verdict.choices[-1] == verdict.target[-1],
-        log_likelihood=sum(verdict.log_likelihoods),
-        tokens=tuple(
-            TargetToken(text=text, log_likelihood=log_likelihood, rank=rank)
-            for text, log_likelihood, rank in zip(
-                texts, verdict.log_likelihoods, verdict.ranks, strict=True
-            )
-        ),
-        top=tuple(
-            Candidate(text=loaded.tokenizer.decode([token]), probability=probability)
-            for token, probability in zip(verdict.top_ids, verdict.top_probabilities, strict=True)
-        ),
-    )

@@ -2,21 +2,23 @@
 
 import json
 from collections.abc import Callable
+from functools import cached_property
 
 from torch import Tensor
 
-from sparsedash.engine.calibration import first_tokens, pack, unpack
+from sparsedash.engine.calibration import first_tokens, gather
 from sparsedash.engine.gradients import (
     mask_gradients,
     pack_gradients,
     sensitivities,
     unpack_gradients,
 )
+from sparsedash.engine.inputs import shared_inputs
 from sparsedash.engine.models import LoadedModel
-from sparsedash.engine.pruning.layer import Statistics
-from sparsedash.engine.pruning.methods import Evidence, layer_of
+from sparsedash.engine.packing import pack, unpack
+from sparsedash.engine.pruning.layer import Evidence, Statistics, layer_of
 from sparsedash.engine.pruning.sensitivity import reference_change, squared_error
-from sparsedash.keys import gradients_key, sensitivity_key
+from sparsedash.keys import gradients_key, inputs_key, sensitivity_key
 from sparsedash.progress import OnStep
 from sparsedash.store import Store
 
@@ -28,7 +30,7 @@ class EvidenceGone(Exception):  # noqa: N818 - a signal between two files, which
 
 
 class KeptEvidence:
-    """The statistics, mask gradients and sensitivities of one calibration."""
+    """The statistics, those of all inputs, the mask gradients and the sensitivities of one calibration."""
 
     def __init__(
         self,
@@ -42,10 +44,12 @@ class KeptEvidence:
         self._store, self._key, self._loaded = store, statistics_key, loaded
         self._sequences, self._on_step = sequences, on_step
 
+    @cached_property
     def evidence(self) -> Evidence:
         """What the pruning functions may ask for; each answer raises EvidenceGone where the store lost it."""
         return Evidence(
             statistics=self._statistics,
+            inputs=self._inputs,
             mask_gradients=self._mask_gradients,
             sensitivities=self._sensitivities,
         )
@@ -59,6 +63,48 @@ class KeptEvidence:
         if data is None:
             raise EvidenceGone
         return unpack(data)
+
+    @cached_property
+    def groups(self) -> list[list[list[str]]]:
+        """See `shared_inputs`."""
+        return shared_inputs(self._loaded)
+
+    def _inputs(self, index: int) -> list[tuple[list[str], Statistics]]:
+        """Of one block; from one more pass over all of the calibration text, done once."""
+        key, out = inputs_key(self._key), self._loaded.family.out
+        if self._store.recall(f"inputs/{key}") is None:
+            self._gather_inputs(key)
+        found = []
+        for number, names in enumerate(self.groups[index]):
+            if out in names:
+                found.append((names, self._statistics(index)))
+                continue
+            data = self._store.get_artefact(f"{key}/{index}/{number}")
+            if data is None:
+                self._store.forget(f"inputs/{key}")
+                raise EvidenceGone
+            found.append((names, unpack(data)))
+        return found
+
+    def _gather_inputs(self, key: str) -> None:
+        """Put the statistics of all inputs but those of the out-projections, which are there, into the store."""
+        out = self._loaded.family.out
+        wanted = [
+            {number: names[0] for number, names in enumerate(groups) if out not in names}
+            for groups in self.groups
+        ]
+        blocks = self._loaded.projections("decoder")
+        watched = [
+            [block[name] for name in names.values()]
+            for block, names in zip(blocks, wanted, strict=True)
+        ]
+
+        def keep(index: int, statistics: list[Statistics]) -> None:
+            for number, own in zip(wanted[index], statistics, strict=True):
+                self._store.put_artefact(f"{key}/{index}/{number}", pack(own))
+
+        gather(self._loaded, self._sequences(), watched, keep, self._on_step)
+        self._store.remember(f"inputs/{key}", str(len(blocks)))
 
     def _mask_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over all of the calibration text, done once."""

@@ -1,66 +1,13 @@
-"""Where each model family keeps its decoder blocks and their MLPs. One row adds a family.
+"""The decoder blocks, MLPs and projections of a model, found where its family's row says."""
 
-The keys are values of `model_type` in config.json; catalog.FAMILIES names the same ones.
-"""
-
-from dataclasses import dataclass
 from typing import cast
 
 from torch import nn
 
-from sparsedash.engine.pruning.surgery import Mlp
+from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.errors import ModelError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """Paths to the parts that are pruned.
-
-    blocks: from the model to the list of decoder blocks. inner, out: from a block to its projections.
-    fused: parts in one inner projection. width: the config field that a checkpoint of another uniform width
-    sets, empty where the family cannot load one.
-    """
-
-    blocks: str
-    inner: tuple[str, ...]
-    out: str
-    fused: int = 1
-    width: str = "intermediate_size"
-
-
-_GATED = Family(blocks="model.layers", inner=("mlp.gate_proj", "mlp.up_proj"), out="mlp.down_proj")
-
-FAMILIES: dict[str, Family] = {
-    "bloom": Family(
-        blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", width=""
-    ),
-    "falcon": Family(
-        blocks="transformer.h",
-        inner=("mlp.dense_h_to_4h",),
-        out="mlp.dense_4h_to_h",
-        width="ffn_hidden_size",
-    ),
-    "gemma2": _GATED,
-    "gemma3_text": _GATED,
-    "gpt2": Family(blocks="transformer.h", inner=("mlp.c_fc",), out="mlp.c_proj", width="n_inner"),
-    "gpt_neo": Family(blocks="transformer.h", inner=("mlp.c_fc",), out="mlp.c_proj"),
-    "gpt_neox": Family(
-        blocks="gpt_neox.layers", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h"
-    ),
-    "gptj": Family(blocks="transformer.h", inner=("mlp.fc_in",), out="mlp.fc_out", width="n_inner"),
-    "llama": _GATED,
-    "mistral": _GATED,
-    "olmo2": _GATED,
-    "opt": Family(blocks="model.decoder.layers", inner=("fc1",), out="fc2", width="ffn_dim"),
-    "phi": Family(blocks="model.layers", inner=("mlp.fc1",), out="mlp.fc2"),
-    "phi3": Family(
-        blocks="model.layers", inner=("mlp.gate_up_proj",), out="mlp.down_proj", fused=2
-    ),
-    "qwen2": _GATED,
-    "qwen3": _GATED,
-    "smollm3": _GATED,
-    "starcoder2": Family(blocks="model.layers", inner=("mlp.c_fc",), out="mlp.c_proj"),
-}
+from sparsedash.families import FAMILIES as FAMILIES
+from sparsedash.families import Family as Family
 
 
 def family_named(model_type: str) -> Family:
@@ -100,6 +47,14 @@ def mlps_of(model: nn.Module, family: Family) -> list[Mlp]:
             f"A decoder block has no MLP as its family describes: {error}.",
             "Models with experts or mixed blocks are not supported.",
         ) from error
+
+
+def projections_of(model: nn.Module, family: Family) -> list[dict[str, nn.Linear]]:
+    """Every projection of each decoder block by its name inside the block: all that is Linear or Conv1D."""
+    return [
+        {name: cast(nn.Linear, part) for name, part in block.named_modules() if is_projection(part)}
+        for block in blocks_of(model, family)
+    ]
 
 
 def _projection(block: nn.Module, name: str) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""Text that a model writes: its own calibration text, and continuations of a prompt."""
+"""Calibration text that a model writes itself."""
 
 import math
 from collections.abc import Sequence
@@ -37,25 +37,6 @@ def sample_texts(
     finally:
         torch.random.set_rng_state(generator_state)
     return texts
-
-
-@torch.inference_mode()
-def continue_text(
-    loaded: LoadedModel, prompt: str, n_tokens: int, on_step: OnStep, done: int, total: int
-) -> str:
-    """What the model writes after the prompt, greedily, without the prompt. done, total: of the whole request, in tokens."""
-    ids = loaded.tokenizer(prompt, return_tensors="pt").input_ids
-    ids = ids[:, -max(1, loaded.max_length - n_tokens) :].to(loaded.model.device)
-    progress = _Progress(on_step, "continue", done, total)
-    output = loaded.model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=n_tokens,
-        do_sample=False,
-        pad_token_id=_pad(loaded),
-        stopping_criteria=StoppingCriteriaList([progress]),
-    )
-    return str(loaded.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 class _Progress(StoppingCriteria):  # type: ignore[misc]

@@ -15,23 +15,35 @@ from pickle import (
 )
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.engine.dequantise import dequantised
-from sparsedash.engine.families import Family, blocks_of, family_named, mlps_of
+from sparsedash.engine.families import Family, blocks_of, family_named, mlps_of, projections_of
 from sparsedash.engine.hub import fetch
 from sparsedash.engine.identity import files_identity
 from sparsedash.engine.pruning.surgery import Mlp
 from sparsedash.errors import ModelError
-from sparsedash.settings import Dtype
+from sparsedash.settings import Dtype, Scope
 from sparsedash.store import Store
 
 log = logging.getLogger(__name__)
 
 # Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a thread of its own.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    UnpicklingError,
+    SafetensorError,
+)
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
@@ -63,6 +75,13 @@ class LoadedModel:
     def mlps(self) -> list[Mlp]:
         """The MLP of every decoder block, in the order they run."""
         return mlps_of(self.model, self.family)
+
+    def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
+        """Of every decoder block the projections by name: those of its MLP, or all."""
+        everything = projections_of(self.model, self.family)
+        if scope == "decoder":
+            return everything
+        return [{name: block[name] for name in self.family.mlp} for block in everything]
 
     @property
     def blocks(self) -> list[torch.nn.Module]:
@@ -99,6 +118,10 @@ class ModelShelf:
             kept = self._kept = load(source, dtype)
             self.n_loaded += 1
         return kept
+
+    def keep(self, loaded: LoadedModel) -> None:
+        """Make this the one kept, where somebody still holds a model that this shelf has let go."""
+        self._kept = loaded
 
 
 def locate(reference: str, store: Store) -> Source:
@@ -144,7 +167,7 @@ def load(source: Source, dtype: Dtype) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, UnpicklingError) as error:
+    except _UNREADABLE as error:
         raise ModelError(
             f"{source.reference} could not be read: {_first_line(error)}",
             "The folder needs config.json, weights as .safetensors, and the tokenizer's files.",

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
+from sparsedash.engine.pruning.surgery import Mlp, inner_weights, is_projection, out_weight
 
 
 def n_matmul_weights(model: nn.Module) -> int:
@@ -17,5 +17,4 @@ def weights_per_channel(mlp: Mlp) -> int:
 
 
 def _is_matmul(module: nn.Module) -> bool:
-    # transformers' Conv1D is a Linear under another name; it is told by its output width nf.
-    return isinstance(module, nn.Linear | nn.modules.conv._ConvNd) or hasattr(module, "nf")
+    return is_projection(module) or isinstance(module, nn.modules.conv._ConvNd)

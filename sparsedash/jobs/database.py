@@ -13,12 +13,12 @@ from sparsedash.errors import StoreError
 Connection = sqlite3.Connection
 Row = sqlite3.Row
 
-_VERSION = 1
+_VERSION = 2
 _BUSY_S = 10.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind TEXT NOT NULL CHECK (kind IN ('run', 'continuation')),
+    kind TEXT NOT NULL,
     key TEXT NOT NULL,
     settings TEXT NOT NULL,
     state TEXT NOT NULL
@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     unit TEXT NOT NULL DEFAULT '',
     rate REAL,
     message TEXT NOT NULL DEFAULT '',
+    n_right INTEGER,
     attempt INTEGER NOT NULL DEFAULT 1,
     created_at REAL NOT NULL,
     queued_at REAL NOT NULL,
@@ -41,7 +42,9 @@ CREATE TABLE IF NOT EXISTS jobs (
     error_kind TEXT NOT NULL DEFAULT '',
     error_text TEXT NOT NULL DEFAULT '',
     error_advice TEXT NOT NULL DEFAULT '',
-    worker TEXT NOT NULL DEFAULT ''
+    worker TEXT NOT NULL DEFAULT '',
+    left_text TEXT NOT NULL DEFAULT '',
+    right_text TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_live_job_per_key ON jobs (key)
     WHERE state IN ('queued', 'running');
@@ -96,14 +99,28 @@ def _open(path: Path) -> sqlite3.Connection:
                 f"The job table {path} was written by a newer version of SparseDash.",
                 "Upgrade, or name another data folder.",
             )
+        if version == 1:
+            db.execute("DROP INDEX one_live_job_per_key")
+            db.execute("DROP INDEX jobs_by_key")
+            db.execute("DROP INDEX jobs_by_state")
+            db.execute("ALTER TABLE jobs RENAME TO jobs_of_version_1")
         for statement in _SCHEMA.split(";"):
             db.execute(statement)
+        if version == 1:
+            _bring_over(db)
         db.execute(f"PRAGMA user_version = {_VERSION}")
         db.execute("COMMIT")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _bring_over(db: sqlite3.Connection) -> None:
+    """The jobs of a version 1 file, which knew two kinds and no texts; a column can be added, a CHECK not dropped."""
+    names = ", ".join(row["name"] for row in db.execute("PRAGMA table_info(jobs_of_version_1)"))
+    db.execute(f"INSERT INTO jobs ({names}) SELECT {names} FROM jobs_of_version_1")  # noqa: S608
+    db.execute("DROP TABLE jobs_of_version_1")
 
 
 def _use_write_ahead_log(db: sqlite3.Connection) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
-JobKind = Literal["run", "continuation"]
+JobKind = Literal["run", "continuation", "divergence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,8 +12,10 @@ class Job:
     """What was asked for, how far it is, and how it ended.
 
     done, total: of the stage, in `unit`. rate: units a second. Times are seconds since the epoch.
+    n_right: of the `done` passages of the record being evaluated, those with the last word right; None in other stages.
     queued_at: when this attempt was asked for. error_text: why it ended early, for a person.
     exit_code: as subprocess gives it, negative for a signal; None when nobody could see it.
+    left_text, right_text: what two models have written so far, where the job is a prompt; foreign text.
     """
 
     id: int
@@ -27,6 +29,7 @@ class Job:
     unit: str
     rate: float | None
     message: str
+    n_right: int | None = None
     attempt: int
     created_at: float
     queued_at: float
@@ -40,6 +43,8 @@ class Job:
     error_text: str
     error_advice: str
     worker: str
+    left_text: str = ""
+    right_text: str = ""
     log_path: str
 
     @property

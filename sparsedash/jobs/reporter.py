@@ -13,7 +13,7 @@ from sparsedash.progress import Stage
 
 log = logging.getLogger(__name__)
 
-INTERVAL_S = 0.25
+INTERVAL_S = 0.2
 _WINDOW_S = 30.0
 _SHORTEST_WINDOW_S = 0.5
 
@@ -54,7 +54,7 @@ class StopFlag:
 
 
 class Reporter:
-    """The `OnStep` of one job. Writes at most four times a second, and raises Cancelled when the job is to stop."""
+    """The `OnStep` of one job. Writes at most five times a second, and raises Cancelled when the job is to stop."""
 
     def __init__(
         self,
@@ -70,9 +70,21 @@ class Reporter:
         self._stage = ""
         self._written_at = float("-inf")
         self._rate = Rate()
+        self._texts = ("", "")
+
+    def wrote(self, left: str, right: str) -> None:
+        """The `OnText` of the job: what two models have written so far goes along with the next step that is written."""
+        self._texts = _sendable(left), _sendable(right)
 
     def __call__(
-        self, stage: Stage, done: int, total: int, *, unit: str = "steps", message: str = ""
+        self,
+        stage: Stage,
+        done: int,
+        total: int,
+        *,
+        unit: str = "steps",
+        message: str = "",
+        n_right: int | None = None,
     ) -> None:
         """Take note, or raise `Cancelled`."""
         now = self._clock()
@@ -84,12 +96,20 @@ class Reporter:
             self._rate = Rate()
         self._stage, self._written_at = stage, now
         with self._stop.holding_back():
-            wanted = self._write(stage, done, total, unit, self._rate.after(now, done), message)
+            rate = self._rate.after(now, done)
+            wanted = self._write(stage, done, total, unit, rate, message, n_right)
         if not wanted or self._stop.requested:
             raise Cancelled
 
     def _write(
-        self, stage: Stage, done: int, total: int, unit: str, rate: float | None, message: str
+        self,
+        stage: Stage,
+        done: int,
+        total: int,
+        unit: str,
+        rate: float | None,
+        message: str,
+        n_right: int | None,
     ) -> bool:
         try:
             self._table.report(
@@ -100,6 +120,8 @@ class Reporter:
                 unit=unit,
                 rate=rate,
                 message=message,
+                n_right=n_right,
+                texts=self._texts,
             )
             return self._table.wanted(self._job)
         except StoreError as error:
@@ -126,3 +148,8 @@ class Rate:
         if now - first_at < _SHORTEST_WINDOW_S or done <= first:
             return None
         return (done - first) / (now - first_at)
+
+
+def _sendable(text: str) -> str:
+    """The text without halves of characters, which SQLite refuses."""
+    return text.encode("utf-8", "replace").decode()

@@ -23,9 +23,10 @@ __all__ = ["Job", "JobKind", "JobState", "JobTable"]
 _LIVE = "state IN ('queued', 'running')"
 _QUEUE_ORDER = "ORDER BY kind = 'run', queued_at, id"
 _FRESH = (
-    "stage = '', done = 0, total = 0, unit = '', rate = NULL, message = '', started_at = NULL,"
-    " finished_at = NULL, heartbeat_at = NULL, pid = NULL, exit_code = NULL,"
-    " cancel_requested_at = NULL, error_kind = '', error_text = '', error_advice = '', worker = ''"
+    "stage = '', done = 0, total = 0, unit = '', rate = NULL, message = '', n_right = NULL,"
+    " started_at = NULL, finished_at = NULL, heartbeat_at = NULL, pid = NULL, exit_code = NULL,"
+    " cancel_requested_at = NULL, error_kind = '', error_text = '', error_advice = '', worker = '',"
+    " left_text = '', right_text = ''"
 )
 _COLUMNS = ", ".join(field.name for field in fields(Job) if field.name != "log_path")
 
@@ -83,7 +84,7 @@ class JobTable:
             )
             return self._job(_row(db, job_id)) if changed.rowcount else None
 
-    def report(
+    def report(  # noqa: PLR0913 - one column each
         self,
         job: Job,
         *,
@@ -93,14 +94,20 @@ class JobTable:
         unit: str,
         rate: float | None,
         message: str,
+        n_right: int | None = None,
+        texts: tuple[str, str] = ("", ""),
     ) -> None:
-        """Write down how far a running job is. Changes nothing when it is no longer this attempt that runs."""
-        values = (stage, done, total, unit, rate, message, time.time(), job.id, job.attempt)
+        """Write down how far a running job is. Changes nothing when it is no longer this attempt that runs.
+
+        texts: what the left and the right model have written so far.
+        """
+        values = (stage, done, total, unit, rate, message, n_right, *texts, time.time())
         with self._database.writing() as db:
             db.execute(
                 "UPDATE jobs SET stage = ?, done = ?, total = ?, unit = ?, rate = ?, message = ?,"
-                " heartbeat_at = ? WHERE id = ? AND attempt = ? AND state = 'running'",
-                values,
+                " n_right = ?, left_text = ?, right_text = ?, heartbeat_at = ?"
+                " WHERE id = ? AND attempt = ? AND state = 'running'",
+                (*values, job.id, job.attempt),
             )
 
     def wanted(self, job: Job) -> bool:

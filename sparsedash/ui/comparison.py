@@ -64,10 +64,7 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
 
 def choose_view(chosen: Pair, passages: Passages | None) -> tuple[Kind, list[int]]:
     """Draw search, order and the kinds with their counts. Returns the kind and its passages in that order."""
-    searched = st.text_input(
-        "Search in the passages and answers", key="search", bind="query-params", max_chars=200, type="search",
-    )  # fmt: skip
-    kinds = chosen.kinds(chosen.holding(searched or "", passages))
+    kinds = chosen.kinds(_searched(chosen, passages))
     kind = _choose_kind(kinds, chosen)
     order = st.selectbox(
         "Sort by the target's log-probability", get_args(Order), key="sort", bind="query-params", filter_mode=None,
@@ -76,8 +73,22 @@ def choose_view(chosen: Pair, passages: Passages | None) -> tuple[Kind, list[int
     return kind, chosen.ordered(kinds[kind], kind, order)
 
 
-def choose_passage(positions: list[int], chosen: Pair, kind: Kind) -> int | None:
+def choose_blindly(chosen: Pair, passages: Passages | None) -> list[int]:
+    """Draw the search alone: kinds and order would tell which side is which. Returns the passages answered differently."""
+    return chosen.differing(_searched(chosen, passages))
+
+
+def _searched(chosen: Pair, passages: Passages | None) -> Sequence[int]:
+    searched = st.text_input(
+        "Search in the passages and answers", key="search", bind="query-params", max_chars=200, type="search",
+    )  # fmt: skip
+    return chosen.holding(searched or "", passages)
+
+
+def choose_passage(positions: list[int], chosen: Pair, kind: Kind | None) -> int | None:
     """Draw the steps through these passages. Returns the position of the chosen one, None where there are none.
+
+    kind: theirs; None where it is not to be told.
 
     Every step says the kind again: a browser that is clicked twice at once still sends the address before the first click.
     """
@@ -95,7 +106,7 @@ def choose_passage(positions: list[int], chosen: Pair, kind: Kind) -> int | None
             target = str(outcomes[positions[to]].index) if inside else ""
             st.button(
                 name, icon=f":material/{icon}:", disabled=not inside, key=f"step-{name}", shortcut=key,
-                on_click=_go, kwargs={"filter": kind, "passage": target},
+                on_click=_go, kwargs={"filter": kind or "", "passage": target},
             )  # fmt: skip
         frame.show(
             element("p", escape(f"{at + 1:,} of {len(positions):,}"), css="sd-muted sd-count")
@@ -155,8 +166,8 @@ def _change_side(side: str, addresses: dict[str, str]) -> None:
     _go(**{side: addresses[st.session_state[f"chosen-{side}"]], "passage": ""})
 
 
-def _jump(kind: Kind) -> None:
-    _go(filter=kind, passage=st.session_state[_JUMP])
+def _jump(kind: Kind | None) -> None:
+    _go(filter=kind or "", passage=st.session_state[_JUMP])
 
 
 def _go(**address: str) -> None:

@@ -1,34 +1,128 @@
-"""Both models' continuation of one passage: asked for by a button, written by a job, kept like every other result."""
+"""What both models write after a text: asked for by a button, watched while it grows, kept like every other result."""
 
 import streamlit as st
 
 from sparsedash.backend import Backend
 from sparsedash.errors import SettingsError
+from sparsedash.jobs.job import Job
 from sparsedash.settings import ContinuationSettings
-from sparsedash.ui import frame
-from sparsedash.ui.job_panel import watch
-from sparsedash.ui.pair import Pair
-from sparsedash.ui.passage import show_continuations
+from sparsedash.ui import frame, job_panel, wording
+from sparsedash.ui.differences import marked
+from sparsedash.ui.sides import Sides
+from sparsedash.ui.text import Html, element, escape, paragraph
+
+POLL_S = 0.25
+"""Text that grows is read far more often than the state of other jobs."""
 
 
-def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
-    """The continuations of the context where they are stored, else the job that writes them, else the button."""
+def continue_passage(backend: Backend, seen: Sides, context: str) -> None:
+    """Draw the continuations of the context as far as they are, or the button that asks for them."""
+    pair = seen.pair
     try:
         request = ContinuationSettings(left=pair.left.key, right=pair.right.key, prompt=context)
     except SettingsError as error:
         frame.note(f"This passage cannot be continued: {error.message}")
         return
-    stored = backend.continuation(request.key())
-    if stored is not None:
+    if is_asked(backend, request):
         frame.section("Continued by both models")
-        show_continuations(pair, stored.left, stored.right)
-        return
-    job = next((job for job in backend.jobs() if job.key == request.key()), None)
-    if job is not None and job.state != "done":
-        watch(backend, job)
+        show_written(backend, seen, request)
         return
     st.button(
         "Continue with both models", key="continue", icon=":material/edit_note:",
         on_click=frame.attempt, args=(lambda: backend.submit_continuation(request),),
         help=f"Each model writes on from here, {request.n_tokens} tokens, always its first choice.",
     )  # fmt: skip
+
+
+def is_asked(backend: Backend, request: ContinuationSettings) -> bool:
+    """Whether there is something to show for the request: a result, or a job for it."""
+    if backend.continuation(request.key()) is not None:
+        return True
+    job = backend.newest_job(request.key())
+    # A job that is done has left a result; without one, somebody has cleared the store.
+    return job is not None and job.state != "done"
+
+
+def show_written(backend: Backend, seen: Sides, request: ContinuationSettings) -> None:
+    """Draw what was written, or what is being written, with what can be done about it."""
+    job = backend.newest_job(request.key())
+    stored = backend.continuation(request.key())
+    whole = stored is not None and not stored.stopped
+    if job is not None and job.live and not whole:
+        _watch(backend, seen, job.id)
+    elif stored is not None:
+        _draw_both(seen, stored.left, stored.right)
+        if stored.stopped:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                frame.note("⊘ Stopped before the end; this is what was written by then.")
+                _again(backend, request)
+    elif job is not None:
+        if job.left_text or job.right_text:
+            frame.show(_growing(seen, job))
+        job_panel.draw(backend, job, brief=True)
+    else:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            frame.note("What was written is no longer stored.")
+            _again(backend, request)
+
+
+def _again(backend: Backend, request: ContinuationSettings) -> None:
+    st.button(
+        "Write it again", key=f"again-{request.key()}", type="tertiary", icon=":material/refresh:",
+        on_click=frame.attempt, args=(lambda: backend.submit_continuation(request),),
+    )  # fmt: skip
+
+
+@st.fragment(run_every=POLL_S)
+def _watch(backend: Backend, seen: Sides, job_id: int) -> None:
+    """Both sides as far as they are. Reruns the page when the job has ended."""
+    job = backend.job(job_id)
+    if not job.live:
+        st.rerun()
+    with st.container(key=f"writing-{job.id}", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            frame.show(
+                element("p", escape(_progress(backend, job)), css="sd-progress", role="status")
+            )
+            st.button(
+                "Stop", key=f"stop-{job.id}", icon=":material/stop_circle:",
+                disabled=job.cancel_requested_at is not None,
+                on_click=frame.attempt, args=(lambda: backend.cancel(job.id),),
+            )  # fmt: skip
+        frame.show(_growing(seen, job))
+
+
+def _progress(backend: Backend, job: Job) -> str:
+    if job.cancel_requested_at is not None:
+        return "⊘ Stopping"
+    if job.state == "queued":
+        place = backend.queue_position(job.id) or 1
+        return "◷ Waiting for a worker" if place < 2 else f"◷ Waiting, {place - 1} before it"
+    if job.stage != "continue":
+        return f"▶ {wording.stage(job.stage) if job.stage else 'Starting the worker'}"
+    speed = f" · {job.rate:.0f} a second" if job.rate else ""
+    return f"▶ Writing: {job.done:,} of {job.total:,} tokens each{speed}"
+
+
+def _growing(seen: Sides, job: Job) -> Html:
+    left, right = (
+        element("p", escape(text.strip() or "…"), css="sd-written sd-growing")
+        for text in (job.left_text, job.right_text)
+    )
+    return seen.beside(left, right)
+
+
+def _draw_both(seen: Sides, left: str, right: str) -> None:
+    """Side by side, with the words marked that only one of them has."""
+    # Marked in the order shown: which side is struck through must not tell which model it is.
+    first, second = seen.shown(left.strip() or "(nothing)", right.strip() or "(nothing)")
+    texts = seen.shown(*(element("p", text, css="sd-written") for text in marked(first, second)))
+    frame.show(seen.beside(*texts))
+    if first != second:
+        where = ("A", "B") if seen.hidden else ("the left", "the right")
+        legend = f"Words that only one model wrote are struck through on {where[0]} and underlined on {where[1]}."
+        frame.show(
+            paragraph(
+                legend.replace("on A", "in A").replace("on B", "in B"), css="sd-muted sd-small"
+            )
+        )

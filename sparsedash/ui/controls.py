@@ -1,23 +1,12 @@
-"""The form that makes RunSettings. Every field lives in the address of the page and is checked by itself."""
+"""The form that makes RunSettings, and the address under which it says a given request."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar, get_args
+from dataclasses import replace
+from typing import get_args
 
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.catalog import (
-    CALIBRATION_CORPORA,
-    DEFAULT_METHOD,
-    EVALUATION_CORPORA,
-    METHODS,
-    MODELS,
-    Choice,
-    method_name,
-    method_named,
-)
-from sparsedash.errors import SparseDashError
+from sparsedash.catalog import method_name
 from sparsedash.settings import (
     CalibrationSettings,
     Dtype,
@@ -27,12 +16,19 @@ from sparsedash.settings import (
     RunSettings,
     parse_percents,
 )
-from sparsedash.ui import frame
-from sparsedash.ui.text import Html, element, escape, paragraph
+from sparsedash.ui import frame, wording
+from sparsedash.ui.fields import (
+    BOUND,
+    CALIBRATION,
+    MODEL,
+    PASSAGES,
+    checked,
+    hint,
+    reference,
+    whole,
+)
+from sparsedash.ui.method_choice import MASKS, OWN, all_of, choose_masks, choose_own, choose_presets
 
-T = TypeVar("T")
-
-BOUND: Literal["query-params"] = "query-params"
 DEFAULT_SPARSITIES = "10, 20, 30"
 
 
@@ -43,28 +39,41 @@ def first_run() -> RunSettings:
 
 def run_settings(backend: Backend) -> RunSettings | None:
     """Draw the form. Returns what it says, or None while a field is wrong; the error stands under that field."""
-    model = _reference(backend, _MODEL)
-    methods = _methods()
+    model = reference(backend, MODEL)
+    presets = choose_presets()
+    about_methods = st.container()
     sparsities = _sparsities()
-    passages = _reference(backend, _PASSAGES)
-    with st.expander("More settings"):
-        calibration = _calibration(_reference(backend, _CALIBRATION))
+    about_sweep = st.container()
+    passages = reference(backend, PASSAGES)
+    with st.expander("More settings", expanded=any(map(frame.query, (OWN, MASKS)))):
+        masks = choose_masks()
+        own = choose_own()
+        calibration = _calibration(reference(backend, CALIBRATION))
         evaluation = _evaluation(passages)
         dtype, width_multiple = _numerics()
+    with about_methods:
+        methods = all_of((*presets, *masks), own, width_multiple)
     if not (model and methods and sparsities and calibration and evaluation):
         return None
-    return RunSettings(
-        model=model.model,
-        dtype=dtype,
-        methods=tuple(replace(method, width_multiple=width_multiple) for method in methods),
-        sparsities_permille=sparsities,
-        calibration=calibration,
-        evaluation=evaluation,
-    )
+    with about_sweep:
+        settings = checked(
+            "sparsity",
+            lambda: RunSettings(
+                model=model.model,
+                dtype=dtype,
+                methods=methods,
+                sparsities_permille=sparsities,
+                calibration=calibration,
+                evaluation=evaluation,
+            ),
+        )
+        if settings is not None:
+            _say_sweep(settings)
+    return settings
 
 
 def address(settings: RunSettings) -> dict[str, str]:
-    """The parameters of the address under which the form says just this request of one method."""
+    """The parameters of the address under which the form says just this request of one preset."""
     (method,) = settings.methods
     return {
         "model": settings.model,
@@ -81,100 +90,41 @@ def address(settings: RunSettings) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Reference:
-    """A field that takes a name from the catalog or any other reference.
-
-    subject: how the backend's problems with such a reference begin. build: settings that differ from the defaults in it.
-    """
-
-    key: str
-    label: str
-    help: str
-    choices: tuple[Choice, ...]
-    subject: str
-    build: Callable[[str], RunSettings]
-
-
-_MODEL = _Reference(
-    key="model",
-    label="Model",
-    help="A name from the list, any Hugging Face id (with @revision if you like), a local folder or a .gguf file.",
-    choices=MODELS,
-    subject="Model",
-    build=lambda name: RunSettings(model=name),
-)
-_PASSAGES = _Reference(
-    key="text",
-    label="Passages to answer",
-    help="A name from the list, or file:PATH of a .jsonl, .txt or .parquet file on the server.",
-    choices=EVALUATION_CORPORA,
-    subject="Evaluation text",
-    build=lambda name: RunSettings(evaluation=EvaluationSettings(corpus=name)),
-)
-_CALIBRATION = _Reference(
-    key="calibration",
-    label="Calibration text",
-    help="The text whose activations decide what can go. A name from the list, or file:PATH on the server.",
-    choices=CALIBRATION_CORPORA,
-    subject="Calibration text",
-    build=lambda name: RunSettings(calibration=CalibrationSettings(corpus=name)),
-)
-
-
-def _reference(backend: Backend, field: _Reference) -> RunSettings | None:
-    """Settings with the chosen reference, or None where it cannot be used; the catalog's line on it underneath."""
-    name = st.selectbox(
-        field.label, [choice.name for choice in field.choices], key=field.key, bind=BOUND, accept_new_options=True,
-        help=field.help,
-    )  # fmt: skip
-
-    def build() -> RunSettings:
-        settings = field.build((name or "").strip())
-        for problem in backend.preflight(settings).problems:
-            if problem.startswith(f"{field.subject}:"):
-                raise SparseDashError(problem)
-        return settings
-
-    settings = _checked(field.key, build)
-    for choice in field.choices:
-        if choice.name == name:
-            frame.show(paragraph(f"{choice.title}: {choice.summary}", css="sd-hint"))
-    return settings
-
-
-def _methods() -> tuple[MethodSettings, ...] | None:
-    names = st.pills(
-        "Method", [method.name for method in METHODS], selection_mode="multi", default=[DEFAULT_METHOD],
-        key="method", bind=BOUND, help="Choose several to compare them on the same calibration.", wrap=True,
-    )  # fmt: skip
-    lines = [f"{method.name}: {method.summary}" for method in METHODS if method.name in names]
-    frame.show(*(paragraph(line, css="sd-hint") for line in lines))
-    return _checked(
-        "method", lambda: RunSettings(methods=tuple(method_named(name) for name in names)).methods
-    )
-
-
 def _sparsities() -> tuple[int, ...] | None:
     text = st.text_input(
         "Share of MLP channels to remove, percent", DEFAULT_SPARSITIES, key="sparsity", bind=BOUND, max_chars=300,
         help="One or several, 0 to 90, in tenths at the finest. One calibration serves them all.",
     )  # fmt: skip
-    return _checked(
+    return checked(
         "sparsity",
         lambda: RunSettings(sparsities_permille=parse_percents(text or "")).sparsities_permille,
     )
+
+
+def _say_sweep(settings: RunSettings) -> None:
+    """What the request makes, where that is more than one reads off the form."""
+    n_methods, n_sparsities = len(settings.methods), len(settings.sparsities_permille)
+    n = settings.n_sparse
+    if n_methods > 1:
+        hint(
+            f"{n_methods} methods at {n_sparsities} {'sparsity' if n_sparsities == 1 else 'sparsities'}: "
+            f"{n} sparse {wording.plural(n, 'model')} on one calibration, in one job."
+        )
+    for method in settings.methods:
+        own = method.sparsities(settings.sparsities_permille)
+        if own != settings.sparsities_permille:
+            hint(f"{wording.method(method)}: {wording.permilles(own)}, which its pattern decides.")
 
 
 def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
     default = CalibrationSettings()
     left, middle, right = st.columns(3)
     with left:
-        n_samples = _whole("samples", "Samples", 1, 100_000, default.n_samples)
+        n_samples = whole("samples", "Samples", 1, 100_000, default.n_samples)
     with middle:
-        length = _whole("length", "Tokens in each", 8, 32_768, default.length)
+        length = whole("length", "Tokens in each", 8, 32_768, default.length)
     with right:
-        seed = _whole("seed", "Seed", 0, 2**31 - 1, default.seed)
+        seed = whole("seed", "Seed", 0, 2**31 - 1, default.seed)
     if chosen is None:
         return None
     return replace(
@@ -188,19 +138,27 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
 def _evaluation(chosen: RunSettings | None) -> EvaluationSettings | None:
     left, right = st.columns(2)
     with left:
-        n_passages = _whole("passages", "How many passages", 1, 10_000_000, None, "all")
+        n_passages = whole("passages", "How many passages", 1, 10_000_000, None, "all")
     with right:
-        shuffle = _whole("shuffle", "Shuffle them with seed", 0, 2**31 - 1, None, "file order")
+        shuffle = whole("shuffle", "Shuffle them with seed", 0, 2**31 - 1, None, "file order")
+    stop_early = st.toggle(
+        "Stop asking a sparse model once its difference to dense is decided", key="stop", bind=BOUND,
+        help="Saves time where the answer is clear. Such a model answers fewer passages, and its mark is hollow.",
+    )  # fmt: skip
     rules: tuple[Rule, ...] = get_args(Rule)
     rule = st.selectbox(
         "Rule for the last token", rules, key="rule", bind=BOUND,
         help="plain: right when it is the first choice. published: as in the published table, where a passage of more "
-        "than 196 tokens counts as wrong.",
+        "than 197 tokens counts as wrong.",
     )  # fmt: skip
     if chosen is None:
         return None
     return replace(
-        chosen.evaluation, n_passages=n_passages, shuffle_seed=shuffle, rule=rule or rules[0]
+        chosen.evaluation,
+        n_passages=n_passages,
+        shuffle_seed=shuffle,
+        rule=rule or rules[0],
+        stop_early=bool(stop_early),
     )
 
 
@@ -211,27 +169,5 @@ def _numerics() -> tuple[Dtype, int]:
         dtype = st.selectbox("Number format", dtypes, key="dtype", bind=BOUND)
     with right:
         default = MethodSettings().width_multiple
-        width = _whole("width", "Kept widths are multiples of", 1, 4096, default)
+        width = whole("width", "Kept widths are multiples of", 1, 4096, default)
     return dtype or dtypes[0], width or default
-
-
-def _whole(
-    key: str, label: str, low: int, high: int, value: int | None, empty: str = ""
-) -> int | None:
-    number = st.number_input(
-        label, min_value=low, max_value=high, value=value, step=1, key=key, bind=BOUND, placeholder=empty or None
-    )  # fmt: skip
-    return None if number is None else int(number)
-
-
-def _checked(key: str, build: Callable[[], T]) -> T | None:
-    """What was built, or None with the refusal drawn under the field and its border marked."""
-    try:
-        return build()
-    except SparseDashError as error:
-        fields = ("[data-testid=stTextInputRootElement]", "[data-testid=stSelectbox] [role=group]")
-        marked = ", ".join(f".st-key-{key} {field}" for field in fields)
-        frame.show(Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"))
-        message = f"{error.message} {error.advice}".strip()
-        frame.show(element("p", escape(message), css="sd-field-error", role="alert"))
-        return None

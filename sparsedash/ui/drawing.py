@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 
+from sparsedash.charts.labels import placed
 from sparsedash.records import Record
-from sparsedash.significance import wilson
+from sparsedash.significance import accuracy_interval
 from sparsedash.ui.sweep import Sweep
 from sparsedash.ui.text import Html, element, escape
 
 _WIDTH, _HEIGHT = 720, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 120, 24, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 190, 24, 48
 _DASHES = ("", "7 4", "2 4", "7 3 2 3")
+_LABEL_HEIGHT = 16
 
 
 class _Plane:
@@ -32,8 +34,9 @@ def accuracy_drawing(found: Sweep, words: str) -> Html:
     """Accuracy against measured sparsity with Wilson's 95 % intervals. words: what it shows, for those who cannot see it."""
     plane = _Plane([found.dense, *found.sparse])
     drawn = [*_axes(plane), *_dense(found.dense, plane)]
-    for i, (name, records) in enumerate(found.lines.items()):
-        drawn += _line(name, found.dense, records, _DASHES[i % len(_DASHES)], plane)
+    for i, records in enumerate(found.lines.values()):
+        drawn += _line(found.dense, records, _DASHES[i % len(_DASHES)], plane)
+    drawn += _labels(found, plane)
     return element(
         "svg", *drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=words,
         xmlns="http://www.w3.org/2000/svg",
@@ -67,13 +70,21 @@ def _dense(dense: Record, plane: _Plane) -> list[Html]:
     return [
         element("rect", x=str(_LEFT), y=plane.y(high), width=width, height=height, css="band"),
         element("line", x1=str(_LEFT), x2=str(_WIDTH - _RIGHT), y1=y, y2=y, css="dense"),
-        _text("dense", str(_WIDTH - _RIGHT + 8), y, "start"),
     ]
 
 
-def _line(
-    name: str, dense: Record, records: Sequence[Record], dash: str, plane: _Plane
-) -> list[Html]:
+def _labels(found: Sweep, plane: _Plane) -> list[Html]:
+    """The names of dense and of every line at the right edge, none on another."""
+    ends = {"dense": found.dense} | {
+        name: max(records, key=_removed) for name, records in found.lines.items()
+    }
+    wanted = [float(plane.y(record.last_word.accuracy)) for record in ends.values()]
+    heights = placed(wanted, [_LABEL_HEIGHT] * len(ends), _HEIGHT - _BOTTOM)
+    edge = str(_WIDTH - _RIGHT + 8)
+    return [_text(n, edge, f"{y:.1f}", "start") for n, y in zip(ends, heights, strict=True)]
+
+
+def _line(dense: Record, records: Sequence[Record], dash: str, plane: _Plane) -> list[Html]:
     ordered = sorted(records, key=_removed)
     points = " ".join(
         f"{plane.x(_removed(r))},{plane.y(r.last_word.accuracy)}" for r in (dense, *ordered)
@@ -84,8 +95,6 @@ def _line(
         drawn.append(element("line", x1=x, x2=x, y1=plane.y(low), y2=plane.y(high), css="sparse"))
         y = plane.y(record.last_word.accuracy)
         drawn.append(element("circle", cx=x, cy=y, r="4.5", css="point"))
-    last = plane.y(ordered[-1].last_word.accuracy)
-    drawn.append(_text(name, str(_WIDTH - _RIGHT + 8), last, "start"))
     return drawn
 
 
@@ -98,4 +107,4 @@ def _removed(record: Record) -> float:
 
 
 def _interval(record: Record) -> tuple[float, float]:
-    return wilson(record.last_word.right, record.last_word.total)
+    return accuracy_interval(record)

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import streamlit as st
 
 from sparsedash.backend import Backend, default_data_dir
-from sparsedash.charts import Theme
+from sparsedash.charts.palette import Theme
 from sparsedash.errors import SparseDashError
 from sparsedash.ui.text import Html, element, escape, join, label, paragraph
 

@@ -7,13 +7,19 @@ import streamlit as st
 from sparsedash.backend import Backend
 from sparsedash.errors import SettingsError, SparseDashError
 from sparsedash.jobs.job import Job, JobState
-from sparsedash.settings import ContinuationSettings, RunSettings, settings_from_plain
+from sparsedash.settings import (
+    ContinuationSettings,
+    DivergenceSettings,
+    RunSettings,
+    settings_from_plain,
+)
 from sparsedash.ui import frame, wording
 from sparsedash.ui.text import Html, element, escape, paragraph, visible
 
 POLL_S = 1.0
 LOG_LINES = 40
 PROMPT_WORDS = 14
+END_CHARACTERS = 300
 LISTED = 200
 """How many jobs are looked at, newest first, where all of them are listed."""
 
@@ -66,13 +72,20 @@ def what(job: Job) -> tuple[str, str]:
     try:
         if job.kind == "continuation":
             request = settings_from_plain(ContinuationSettings, job.settings)
-            words = request.prompt.split()
-            end = " ".join(words[-PROMPT_WORDS:])
-            return "Continuations of a passage", f"… {end}" if len(words) > PROMPT_WORDS else end
+            return "Continuations of a text", _end_of(request.prompt)
+        if job.kind == "divergence":
+            compared = settings_from_plain(DivergenceSettings, job.settings)
+            return "Two models over a passage, token by token", _end_of(compared.text)
         settings = settings_from_plain(RunSettings, job.settings)
     except SettingsError:
         return f"Job {job.id}", "asked for by another version of this program"
     return wording.run_title(settings), wording.run_details(settings)
+
+
+def _end_of(text: str) -> str:
+    words = text.split()
+    end = " ".join(words[-PROMPT_WORDS:])[-END_CHARACTERS:]
+    return f"… {end}" if len(end) < len(" ".join(words)) else end
 
 
 def _head(job: Job) -> Html:
@@ -129,6 +142,8 @@ def _facts(job: Job) -> str:
     parts = []
     if job.total > 0:
         parts.append(f"{job.done:,} of {job.total:,} {job.unit}")
+    if job.n_right is not None and job.done:
+        parts.append(f"{job.n_right:,} right so far")
     if job.rate:
         parts.append(
             f"{job.rate:,.0f} {job.unit} a second"

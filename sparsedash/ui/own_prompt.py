@@ -1,58 +1,91 @@
-"""A prompt of one's own, continued by both models; what was tried stays in a list for the session."""
+"""A prompt of one's own, continued by both models at once; what was tried stays in a list in the data folder."""
 
 import streamlit as st
 
 from sparsedash.backend import Backend
 from sparsedash.settings import ContinuationSettings
-from sparsedash.ui import frame
-from sparsedash.ui.job_panel import watch
+from sparsedash.ui import blind, frame
+from sparsedash.ui.continuation import show_written
 from sparsedash.ui.pair import Pair
-from sparsedash.ui.passage import show_continuations
-from sparsedash.ui.text import element, escape
+from sparsedash.ui.text import element, escape, paragraph
 
 _PROMPT = "own-prompt"
-_TRIED = "own-prompts-tried"
 _SHOWN_CHARACTERS = 2_000
+_AT_FIRST = 5
 
 
-def try_prompt(backend: Backend, pair: Pair) -> None:
-    """Draw the field, the button, and what this pair of models wrote after earlier prompts, newest first."""
+def try_prompt(backend: Backend, pair: Pair, is_blind: bool) -> None:
+    """Draw the field, the buttons, and what this pair of models wrote after earlier prompts, newest first."""
     frame.section("Try a prompt of your own")
     st.text_area(
         "Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and",
-        help="Each model writes on from here, always its first choice, so that only the models differ.",
+        help="Both models write on from here at the same time.",
     )  # fmt: skip
+    with st.expander("More settings"):
+        _more_settings()
     st.button(
         "Continue this with both models", key="continue-own", icon=":material/edit_note:",
         on_click=frame.attempt, args=(lambda: _ask(backend, pair),),
     )  # fmt: skip
-    for request in _tried():
-        if (request.left, request.right) == (pair.left.key, pair.right.key):
-            _show(backend, pair, request)
+    tried = backend.visitors.prompts(pair.left.key, pair.right.key)
+    if not tried:
+        frame.note("What you try will be listed here, and will be here again after a reload.")
+    show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
+    for request in tried if show_all else tried[:_AT_FIRST]:
+        with st.container(border=True, key=f"tried-{request.key()[:16]}"):
+            _show(backend, pair, request, is_blind)
+    if not show_all:
+        st.button(f"Show all {len(tried)}", key="all-prompts")
+
+
+def _more_settings() -> None:
+    temperature, seed, tokens = st.columns(3)
+    temperature.number_input(
+        "Temperature", 0.0, 2.0, 0.0, 0.1, key="own-temperature",
+        help="0: always the first choice. Above it, both models draw with the same luck, so that only the models differ.",
+    )  # fmt: skip
+    seed.number_input(
+        "Seed", 0, 2**31 - 1, 0, key="own-seed", help="Another seed draws other words."
+    )
+    tokens.number_input("Tokens to write", 1, 400, 40, key="own-tokens")
 
 
 def _ask(backend: Backend, pair: Pair) -> None:
     """Submit the prompt and put it at the head of the list. Raises SettingsError for one that is empty or too long."""
-    prompt = st.session_state.get(_PROMPT, "")
-    request = ContinuationSettings(left=pair.left.key, right=pair.right.key, prompt=prompt)
+    state = st.session_state
+    request = ContinuationSettings(
+        left=pair.left.key,
+        right=pair.right.key,
+        prompt=state.get(_PROMPT, ""),
+        n_tokens=int(state.get("own-tokens", 40)),
+        temperature_percent=round(100 * state.get("own-temperature", 0.0)),
+        seed=int(state.get("own-seed", 0)),
+    )
     backend.submit_continuation(request)
-    others = [other for other in _tried() if other.key() != request.key()]
-    st.session_state[_TRIED] = [request, *others]
+    backend.visitors.keep_prompt(request)
 
 
-def _tried() -> list[ContinuationSettings]:
-    found: list[ContinuationSettings] = st.session_state.get(_TRIED, [])
-    return found
-
-
-def _show(backend: Backend, pair: Pair, request: ContinuationSettings) -> None:
+def _show(backend: Backend, pair: Pair, request: ContinuationSettings, is_blind: bool) -> None:
     prompt = request.prompt
     shown = prompt if len(prompt) <= _SHOWN_CHARACTERS else f"… {prompt[-_SHOWN_CHARACTERS:]}"
-    frame.show(element("p", escape(shown), css="sd-passage"))
-    stored = backend.continuation(request.key())
-    if stored is not None:
-        show_continuations(pair, stored.left, stored.right)
-        return
-    job = next((job for job in backend.jobs() if job.key == request.key()), None)
-    if job is not None:
-        watch(backend, job, brief=True)
+    frame.show(
+        element("p", escape(shown), css="sd-passage"),
+        paragraph(_how(request), css="sd-muted sd-small"),
+    )
+    subject = request.key()
+    seen = blind.sides(backend, pair, subject, is_blind)
+    show_written(backend, seen, request)
+    stored = backend.continuation(subject)
+    if is_blind and stored is not None and not stored.stopped:
+        blind.judge(backend, seen, subject)
+    st.button(
+        "Remove from the list", key=f"remove-{subject}", type="tertiary", icon=":material/close:",
+        on_click=frame.attempt, args=(lambda: backend.visitors.drop_prompt(request),),
+    )  # fmt: skip
+
+
+def _how(request: ContinuationSettings) -> str:
+    if request.temperature_percent == 0:
+        return f"First choices, {request.n_tokens} tokens"
+    temperature = request.temperature_percent / 100
+    return f"Temperature {temperature:g}, seed {request.seed}, {request.n_tokens} tokens"

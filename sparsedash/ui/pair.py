@@ -10,6 +10,7 @@ from typing import Literal
 
 from sparsedash.backend import Backend
 from sparsedash.records import Outcome, Passages, Record, Run
+from sparsedash.significance import shared_outcomes
 from sparsedash.ui import wording
 
 Kind = Literal["both-right", "broke", "mended", "both-wrong", "other-answer"]
@@ -30,7 +31,7 @@ ADDRESS_LENGTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two records under the names they are shown by; the right one is judged against the left."""
+    """Two records under the names they are shown by, with the passages that both answered; the right one is judged."""
 
     left_name: str
     left: Record
@@ -40,6 +41,19 @@ class Pair:
     def outcomes(self, position: int) -> tuple[Outcome, Outcome]:
         """Both answers to one passage."""
         return self.left.outcomes[position], self.right.outcomes[position]
+
+    def texts(self, passages: Passages | None) -> Passages | None:
+        """Of these passages, those that both records answer, by the positions of their outcomes."""
+        if passages is None or len(passages.indices) == len(self.left.outcomes):
+            return passages
+        at = {index: position for position, index in enumerate(passages.indices)}
+        found = [at[outcome.index] for outcome in self.left.outcomes]
+        return replace(
+            passages,
+            indices=tuple(passages.indices[i] for i in found),
+            contexts=tuple(passages.contexts[i] for i in found),
+            targets=tuple(passages.targets[i] for i in found),
+        )
 
     def fall(self, position: int) -> float:
         """How much the target's log-probability fell from left to right; negative where it rose."""
@@ -55,6 +69,10 @@ class Pair:
             if left.last_word_right == right.last_word_right and left.answer != right.answer:
                 found["other-answer"].append(position)
         return found
+
+    def differing(self, positions: Sequence[int]) -> list[int]:
+        """Those of these passages that the two answer with different words."""
+        return [i for i in positions if len({outcome.answer for outcome in self.outcomes(i)}) > 1]
 
     def ordered(self, positions: Sequence[int], kind: Kind, order: Order) -> list[int]:
         """The passages in this order. The largest change is the largest fall, or rise where passages were mended."""
@@ -118,17 +136,21 @@ def pair(backend: Backend, left: Offer, right: Offer) -> Pair | None:
     first, second = backend.record(left.key), backend.record(right.key)
     if first is None or second is None or first.passages_key != second.passages_key:
         return None
+    shared = shared_outcomes(first, second)
+    if len(shared) < max(len(first.outcomes), len(second.outcomes)):
+        # One of them stopped early: what it did not answer is nobody's mistake, and not part of the comparison.
+        first = replace(first, outcomes=tuple(one for one, _ in shared))
+        second = replace(second, outcomes=tuple(two for _, two in shared))
     return Pair(left_name=left.name, left=first, right_name=right.name, right=second)
 
 
 def _names(run: Run) -> list[tuple[str, str]]:
     """The keys of a run's records with their names in it, dense first. Sparse ones come method by method."""
     settings = run.settings
-    asked = [(m, p) for m in settings.methods for p in settings.sparsities_permille]
     several = len(settings.methods) > 1
     names = [
         f"{wording.method(method)} {permille / 10:g} %" if several else f"{permille / 10:g} %"
-        for method, permille in asked
+        for method, permille in settings.points
     ]
     return [(run.dense, "dense"), *zip(run.sparse, names, strict=False)]
 

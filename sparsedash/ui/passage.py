@@ -1,19 +1,20 @@
-"""One passage with both models' answers to it, and what they wrote after it."""
+"""One passage with both models' answers to it."""
 
 from math import exp
 
-from sparsedash.records import Candidate, Outcome, Passages, Record
+from sparsedash.records import Candidate, Outcome, Passages
 from sparsedash.ui import frame, wording
-from sparsedash.ui.differences import marked
 from sparsedash.ui.pair import Pair
-from sparsedash.ui.text import Html, element, escape, paragraph, token
+from sparsedash.ui.sides import Sides, side_title
+from sparsedash.ui.text import Html, element, escape, join, paragraph, token
 
 SHOWN_CHARACTERS = 20_000
 """A longer context is shown from its end, where the target stands."""
 
 
-def show_passage(position: int, pair: Pair, passages: Passages | None) -> None:
+def show_passage(position: int, seen: Sides, passages: Passages | None) -> None:
     """The context with its target, and both models' answers to it."""
+    pair = seen.pair
     outcome = pair.left.outcomes[position]
     heading = f"Passage {outcome.index + 1:,}"
     frame.show(element("p", escape(heading), css="sd-muted sd-small"))
@@ -26,62 +27,29 @@ def show_passage(position: int, pair: Pair, passages: Passages | None) -> None:
         context = whole if len(whole) <= SHOWN_CHARACTERS else f"… {whole[-SHOWN_CHARACTERS:]}"
         target = element("span", escape(outcome.target), css="sd-target")
         frame.show(element("p", escape(context), Html(" "), target, css="sd-passage"))
-    sides = [(pair.left_name, pair.left), (pair.right_name, pair.right)]
-    answers = [_answer(name, record, record.outcomes[position]) for name, record in sides]
-    frame.show(element("div", *answers, css="sd-answers"))
-    frame.show(_change(position, pair), _tokens(position, pair))
+    frame.show(seen.beside(*(_answer(outcome) for outcome in pair.outcomes(position))))
+    if not seen.hidden:
+        frame.show(_change(position, pair), _tokens(position, pair))
 
 
-def show_continuations(pair: Pair, left: str, right: str) -> None:
-    """What both models wrote after the same text, side by side, with the words marked that only one of them wrote."""
-    texts = marked(left.strip() or "(nothing)", right.strip() or "(nothing)")
-    sides = [(pair.left_name, pair.left), (pair.right_name, pair.right)]
-    written = [
-        element(
-            "section",
-            element("h3", escape(side_title(name, record))),
-            element("p", text, css="sd-written"),
-            css=f"sd-answer {_side(record)}",
-        )
-        for (name, record), text in zip(sides, texts, strict=True)
-    ]
-    frame.show(element("div", *written, css="sd-answers"))
-    if left.strip() != right.strip():
-        legend = "Words that only one model wrote are struck through on the left and underlined on the right."
-        frame.show(paragraph(legend, css="sd-muted sd-small"))
-
-
-def side_title(name: str, record: Record) -> str:
-    """The heading of one side: "Dense", "Sparse, 20 %"."""
-    if record.pruned is None:
-        return f"D{name[1:]}" if name.startswith("dense") else f"Dense, {name}"
-    return f"Sparse, {name}"
-
-
-def _answer(name: str, record: Record, outcome: Outcome) -> Html:
+def _answer(outcome: Outcome) -> Html:
     right = outcome.last_word_right
     sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
     probability = wording.probability(exp(outcome.log_likelihood))
     ranks = ", ".join(f"{t.rank:,}" for t in outcome.tokens)
     rank = f"rank {ranks}" if len(outcome.tokens) == 1 else f"its tokens rank {ranks}"
-    return element(
-        "section",
-        element("h3", escape(side_title(name, record))),
+    verdict = element(
+        "span",
+        element("span", escape(sign), css="sd-sign"),
+        escape(f" {word}"),
+        css=f"{css} sd-verdict",
+    )
+    return join(
         element(
-            "p",
-            escape(outcome.answer.strip() or "(nothing)"),
-            Html(" "),
-            element(
-                "span",
-                element("span", escape(sign), css="sd-sign"),
-                escape(f" {word}"),
-                css=f"{css} sd-verdict",
-            ),
-            css="sd-word",
+            "p", escape(outcome.answer.strip() or "(nothing)"), Html(" "), verdict, css="sd-word"
         ),
         paragraph(f"“{outcome.target}” gets {probability}, {rank}", css="sd-muted"),
         _top(outcome),
-        css=f"sd-answer {_side(record)}",
     )
 
 
@@ -138,7 +106,3 @@ def _tokens(position: int, pair: Pair) -> Html:
     return element(
         "div", table, css="sd-scroll", role="region", aria_label="Target tokens", tabindex="0"
     )
-
-
-def _side(record: Record) -> str:
-    return "sd-sparse" if record.pruned else "sd-dense"

@@ -2,9 +2,19 @@
 
 import streamlit as st
 
+from sparsedash import preflight
 from sparsedash.backend import Backend
-from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS, PublishedRow, notes, published_model
-from sparsedash.records import Score
+from sparsedash.published import (
+    LAST_TOKEN,
+    LAST_WORD,
+    ROWS,
+    SOURCE,
+    SOURCE_URL,
+    PublishedRow,
+    notes,
+    published_model,
+)
+from sparsedash.records import Run, Score
 from sparsedash.reproduction import (
     Needs,
     doubt,
@@ -14,6 +24,7 @@ from sparsedash.reproduction import (
     ratio,
     run_settings,
 )
+from sparsedash.settings import RunSettings
 from sparsedash.ui import controls, frame, wording
 from sparsedash.ui.text import element, escape, join, label, table
 
@@ -21,7 +32,8 @@ _HEAD = ["Model", "Calibration", "Format", "Dense", "Sparse", "95 % interval", "
 _RATIO_HEAD = ["Weights removed", "of Linear weights, ours", "of all parameters, ours"]
 _CAPTION = (
     "Accuracy of {what}, {passages:,} passages. Intervals are ours: Wilson's for the sparse accuracy, Newcombe's for the "
-    "change. Only totals were published, so the change is taken as unpaired, and its interval is wider than the truth. "
+    "change. Only totals were published, so the change is taken as unpaired, and its interval is wider than the truth. One "
+    "passage is {one:.3f} points. "
     "* does not follow from the two accuracies."
 )
 
@@ -38,14 +50,20 @@ def opening() -> str:
     )
 
 
+def show_source() -> None:
+    """Where the tables were published."""
+    named = element("a", escape(SOURCE), href=SOURCE_URL, rel="noopener noreferrer")
+    frame.show(element("p", named, css="sd-basis"))
+
+
 def show_tables() -> None:
     """The two tables as they were published, with our intervals and ratios."""
     frame.section("Last token, LAMBADA")
-    caption = _CAPTION.format(what="the last token", passages=LAST_TOKEN[0].n_passages)
+    caption = _caption("the last token", LAST_TOKEN[0].n_passages)
     rows = [_row(row) + _ratios(row) for row in LAST_TOKEN]
     frame.show(table("Published accuracies of the last token", caption, _HEAD + _RATIO_HEAD, rows))
     frame.section("Last word, LAMBADA in OpenAI's variant")
-    caption = _CAPTION.format(what="the last word", passages=LAST_WORD[0].n_passages)
+    caption = _caption("the last word", LAST_WORD[0].n_passages)
     frame.show(
         table("Published accuracies of the last word", caption, _HEAD, [_row(r) for r in LAST_WORD])
     )
@@ -55,13 +73,15 @@ def show_rows(backend: Backend) -> None:
     """Every row by itself: its defects, what was measured here, what repeating it takes, and the link that does."""
     frame.section("Repeat a row")
     frame.note(
-        f"By {method_name()}, with the calibration size of the published scripts. On this machine it may be far too much: "
-        "the form it opens takes less as well."
+        f"By {method_name()}, with the calibration size of the published scripts. These join all documents and cut the whole "
+        "into pieces of 512 tokens; here each document is cut by itself, and a short one stays short. On this machine it may be "
+        "far too much: the form it opens takes less as well."
     )
+    runs = backend.runs()
     for row in ROWS:
         title = f"{_model(row)}, {row.calibration}, {_percent_asked(row)}, {_measure(row)}, {_format(row)}"
         with st.expander(label(title)):
-            pairs = _facts(backend, row)
+            pairs = _facts(backend, runs, row)
             frame.show(
                 element(
                     "dl",
@@ -72,6 +92,10 @@ def show_rows(backend: Backend) -> None:
             for note in notes(row):
                 frame.note(note)
             frame.link("prune", label(f"Prune {title}"), **controls.address(run_settings(row)))
+
+
+def _caption(what: str, n_passages: int) -> str:
+    return _CAPTION.format(what=what, passages=n_passages, one=100 / n_passages)
 
 
 def _row(row: PublishedRow) -> list[str]:
@@ -94,8 +118,11 @@ def _ratios(row: PublishedRow) -> list[str]:
     return [f"{found.published:.4f}", ours[0], ours[1]]
 
 
-def _facts(backend: Backend, row: PublishedRow) -> list[tuple[str, str]]:
-    takes = needs(row, lambda settings: backend.preflight(settings).seconds)
+def _facts(backend: Backend, runs: list[Run], row: PublishedRow) -> list[tuple[str, str]]:
+    def seconds(settings: RunSettings) -> float | None:
+        return preflight.seconds(settings, backend.cached(settings), runs, backend.record)
+
+    takes = needs(row, seconds)
     dense, sparse = row.n_right
     facts = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
     found = ratio(row)
@@ -103,7 +130,7 @@ def _facts(backend: Backend, row: PublishedRow) -> list[tuple[str, str]]:
         verdict = "of Linear and Conv weights" if found.reproduced else "of all parameters"
         agrees = "reproduced, " if found.reproduced or found.explained else "not reproduced, "
         facts.append(("Weights removed", f"{found.published:.4f}: {agrees}{verdict}"))
-    here = measured(row, backend.runs(), backend.record)
+    here = measured(row, runs, backend.record)
     if here is None:
         facts.append(("Measured here", "not yet"))
     else:
@@ -122,10 +149,14 @@ def _taken(takes: Needs) -> list[tuple[str, str]]:
     else:
         how = ", scaled up from the built-in model" if takes.extrapolated else ""
         time = f"about {wording.duration(takes.seconds)}{how}"
-    disk = f"{wording.size(takes.download_bytes)} to fetch, {wording.size(takes.kept_bytes)} of statistics"
-    return [
-        ("Time", time), ("Memory", f"at least {wording.size(takes.memory_bytes)}"), ("Disk", disk),
-    ]  # fmt: skip
+    memory = f"at least {wording.size(takes.memory_bytes)}"
+    if takes.backward_bytes:
+        memory += f", {wording.size(takes.backward_bytes)} of it for the backward pass"
+    disk = (
+        f"{wording.size(takes.download_bytes)} to fetch, {wording.size(takes.kept_bytes)} of statistics, for which "
+        "SPARSEDASH_ARTEFACT_GB must leave room"
+    )
+    return [("Time", time), ("Memory", memory), ("Disk", disk)]
 
 
 def _score(score: Score) -> str:

@@ -3,13 +3,14 @@
 from dataclasses import asdict
 
 from sparsedash.canonical import canonical_json
-from sparsedash.charts import accuracy_words
+from sparsedash.charts.race import race_words
 from sparsedash.records import Passages
+from sparsedash.significance import compare
 from sparsedash.ui import wording
 from sparsedash.ui.drawing import accuracy_drawing
+from sparsedash.ui.numbers import numbers_table
 from sparsedash.ui.pair import KINDS, Kind, Pair
-from sparsedash.ui.results import numbers_table
-from sparsedash.ui.sweep import Sweep, answer, compare
+from sparsedash.ui.sweep import Sweep, answer
 from sparsedash.ui.text import Html, element, escape, join, paragraph, table
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -36,7 +37,7 @@ pre { white-space: pre-wrap; font-size: 0.85rem; }
 def report(found: Sweep, pair: Pair, passages: Passages | None) -> bytes:
     """The verdict, the chart and its numbers, the flips of this pair, the settings and the versions."""
     judged = compare(pair.left, pair.right)
-    words = accuracy_words(found.dense, found.lines)
+    words = race_words(found.race())
     title = wording.run_title(found.run.settings)
     body = [
         element("h1", escape(answer(found))),

@@ -1,27 +1,32 @@
-"""What pruning cost in one run: the sentence, at most three numbers, the chart and its table; and the list of runs."""
+"""What pruning cost in one run: the sentence, at most three numbers, the race and its table; and the list of runs."""
+
+from typing import get_args
 
 import streamlit as st
 
-from sparsedash.charts import (
-    accuracy_chart,
-    accuracy_words,
-    add_published_,
-    clicked,
-    published_beside,
-    published_words,
-    repainting,
-)
+from sparsedash.backend import Backend
+from sparsedash.charts.measures import Live, Measure
+from sparsedash.charts.palette import repainting
+from sparsedash.charts.race import clicked, race_chart, race_words
+from sparsedash.jobs.job import Job
 from sparsedash.records import Record, Run
-from sparsedash.significance import Paired, judge
-from sparsedash.ui import frame, wording
+from sparsedash.significance import judge
+from sparsedash.ui import frame, job_panel, wording
+from sparsedash.ui.numbers import numbers_table
 from sparsedash.ui.pair import offers
-from sparsedash.ui.sweep import Sweep, answer, best
-from sparsedash.ui.text import Html, element, escape, label, table
+from sparsedash.ui.sweep import Sweep, answer, best, live
+from sparsedash.ui.text import Html, element, escape, label, paragraph
 
-_TABLE_HEAD = [
-    "Model", "MLP removed", "Linear weights removed", "Right", "Accuracy", "95 % interval", "Change, points",
-    "95 % interval", "p, adjusted", "Broke", "Mended", "Word perplexity",
-]  # fmt: skip
+MEASURE = "measure"
+_CLICK = "Click a point to see its answers beside the dense model's."
+_HINTS: dict[Measure, str] = {
+    "accuracy": _CLICK,
+    "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, on a geometric average over the "
+    f"passages. It sees a loss sooner than accuracy does. {_CLICK}",
+    "flips": "Broke: the dense model was right and the sparse one is wrong. Mended: the other way round. Equal accuracy "
+    f"hides both. {_CLICK}",
+}
+_HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
 def show_answer(found: Sweep) -> None:
@@ -32,30 +37,56 @@ def show_answer(found: Sweep) -> None:
     )
 
 
-def show_numbers(found: Sweep) -> None:
-    """The headline numbers, the chart and its table; what is missing while the run goes on is left out."""
-    settings = found.run.settings
-    frame.show(element("dl", *_numbers(found), css="sd-numbers"))
+def show_race(backend: Backend, found: Sweep, job: Job | None) -> None:
+    """The headline numbers, the chart and its table; above them the job that is filling them, if one is."""
     frame.show(Html(f"<style>{repainting()}</style>"))
-    figure = accuracy_chart(found.dense, found.lines, frame.theme(), settings.sparsities_permille)
-    published = published_beside(found.dense)
-    add_published_(figure, published, frame.theme())
+    if job is not None and job.live:
+        _watch_race(backend, found, job.id)
+    else:
+        if job is not None and job.state != "done":
+            job_panel.draw(backend, job, brief=True)
+        _draw_race(found, None)
+    with st.expander("The numbers as a table"):
+        frame.show(numbers_table(found))
+    if ended := wording.endings(found.records):
+        frame.note(ended)
+    for warning in found.run.warnings:
+        frame.note(warning)
+
+
+@st.fragment(run_every=job_panel.POLL_S)
+def _watch_race(backend: Backend, found: Sweep, job_id: int) -> None:
+    """The race while its job is live; reruns the page when the job ends or has brought another record."""
+    job = backend.job(job_id)
+    run = backend.run(found.run.key)
+    if not job.live or (run is not None and len(run.sparse) != len(found.run.sparse)):
+        st.rerun()
+    job_panel.draw(backend, job, brief=True)
+    _draw_race(found, live(found, job))
+
+
+def _draw_race(found: Sweep, now: Live | None) -> None:
+    frame.show(element("dl", *_numbers(found), css="sd-numbers"))
+    measures: tuple[Measure, ...] = get_args(Measure)
+    measure = st.segmented_control(
+        "What the chart shows", measures, default=measures[0], key=MEASURE, bind="query-params", required=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    measure = measure or measures[0]
+    race = found.race(now)
     selected = st.plotly_chart(
-        figure,
+        race_chart(race, measure, frame.theme()),
         theme=None,
         config={"displayModeBar": False, "responsive": True},
-        alt=accuracy_words(found.dense, found.lines) + published_words(published),
-        key="accuracy",
+        alt=race_words(race, measure),
+        key=f"race-{measures.index(measure)}",
         on_select="rerun",
         selection_mode="points",
     )
     _open_comparison(found, clicked(selected["selection"]["points"]))
-    hint = "Click a sparse point to see its answers beside the dense model's."
-    frame.show(element("p", escape(hint), css="sd-muted sd-small"))
-    with st.expander("The numbers as a table"):
-        frame.show(numbers_table(found))
-    for warning in found.run.warnings:
-        frame.note(warning)
+    fewer = any(len(r.outcomes) < len(found.dense.outcomes) for r in found.sparse)
+    hints = [_HINTS[measure], *([_HOLLOW] if fewer else [])]
+    frame.show(paragraph(" ".join(hints), css="sd-muted sd-small"))
 
 
 def _open_comparison(found: Sweep, key: str) -> None:
@@ -64,11 +95,6 @@ def _open_comparison(found: Sweep, key: str) -> None:
     if name:
         address = {"run": found.run.key, "right": name}
         st.switch_page("pages/compare.py", query_params=address)
-
-
-def numbers_table(found: Sweep) -> Html:
-    """Every record of the run with its doubt, as a table."""
-    return table("The numbers of this run", _caption(found), _TABLE_HEAD, _rows(found))
 
 
 def list_runs(runs: list[Run], chosen: str) -> None:
@@ -101,9 +127,7 @@ def _number(name: str, record: Record, below: str) -> Html:
         "div",
         element("dt", escape(name)),
         element("dd", escape(wording.percent(record.last_word.accuracy)), css="sd-figure"),
-        element(
-            "dd", escape(f"95 % interval {wording.interval(record.last_word)}"), css="sd-muted"
-        ),
+        element("dd", escape(f"95 % interval {wording.interval(record)}"), css="sd-muted"),
         element("dd", escape(below), css="sd-muted"),
         css="sd-sparse" if record.pruned else "sd-dense",
     )
@@ -114,46 +138,6 @@ def _name(found: Sweep, record: Record) -> str:
     return f"{method}{wording.permille(record.sparsity_permille)} of the MLP removed"
 
 
-def _rows(found: Sweep) -> list[list[str]]:
-    rows = []
-    compared = [None, *zip(found.paired, found.p_values, strict=True)]
-    for (name, record), pair in zip(found.records.items(), compared, strict=True):
-        pruned = record.pruned
-        removed = (
-            [wording.percent(s) for s in (pruned.mlp_sparsity, pruned.matmul_ratio)]
-            if pruned
-            else ["0", "0"]
-        )
-        score = record.last_word
-        row = [
-            name,
-            *removed,
-            f"{score.right:,} of {score.total:,}",
-            wording.percent(score.accuracy),
-        ]
-        row += [wording.interval(score), *_change(pair), f"{record.word_perplexity:,.2f}"]
-        rows.append(row)
-    return rows
-
-
-def _change(pair: tuple[Paired, float] | None) -> list[str]:
-    if pair is None:
-        return [""] * 5
-    compared, p = pair
-    low, high = (wording.signed(bound) for bound in compared.interval)
-    return [
-        wording.signed(compared.difference), f"{low} to {high}", wording.p_number(p), f"{compared.broke:,}", f"{compared.mended:,}",
-    ]  # fmt: skip
-
-
 def _adjusted(found: Sweep) -> str:
     n = len(found.sparse)
     return f", p adjusted for {n} comparisons" if n > 1 else ""
-
-
-def _caption(found: Sweep) -> str:
-    several = f" over {len(found.sparse)} comparisons" if len(found.sparse) > 1 else ""
-    return (
-        "Last word of each passage. Intervals of accuracies are Wilson's; changes are paired against dense, their "
-        f"p-values exact McNemar, adjusted after Holm{several}."
-    )

@@ -1,12 +1,15 @@
 """A run's records together with what can be said of them. Knows no Streamlit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import takewhile
 
 from sparsedash.backend import Backend
-from sparsedash.charts import Lines
+from sparsedash.charts.measures import Lines, Live, Race, Same
+from sparsedash.charts.published_points import published_beside
+from sparsedash.jobs.job import Job
 from sparsedash.records import Record, Run
-from sparsedash.significance import Paired, holm, judge, paired
+from sparsedash.significance import Paired, compare, holm, judge
 from sparsedash.ui import wording
 
 Row = tuple[Record, Paired, float]
@@ -15,9 +18,10 @@ Row = tuple[Record, Paired, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The dense record of a run and the sparse ones there are so far.
+    """The dense record of a run and the sparse ones there are so far, their outcomes without words and evidence.
 
-    paired: each sparse record against dense. p_values: McNemar's, adjusted after Holm over the sweep.
+    paired: each sparse record against dense, on the passages that it answered. p_values: of these, adjusted after Holm
+    over the sweep.
     """
 
     run: Run
@@ -37,8 +41,25 @@ class Sweep:
         """The sparse records by the label of their line in a chart."""
         lines: dict[str, list[Record]] = {}
         for record in self.sparse:
-            lines.setdefault(self.method(record), []).append(record)
-        return {"sparse" if len(lines) == 1 else name: found for name, found in lines.items()}
+            lines.setdefault(self.label(self.method(record)), []).append(record)
+        return lines
+
+    def label(self, method: str) -> str:
+        """The label of a method's line: its name where the run has several methods."""
+        return method if len(self.run.settings.methods) > 1 else "sparse"
+
+    def race(self, live: Live | None = None) -> Race:
+        """All of it as a chart takes it. live: the model that is answering now."""
+        rows = best(self)
+        return Race(
+            dense=self.dense,
+            lines={self.label(wording.method(m)): [] for m in self.run.settings.methods}
+            | dict(self.lines),
+            asked=self.run.settings.made_permille,
+            live=live,
+            leader=self.label(self.method(rows[0][0])) if rows else "",
+            published=published_beside(self.dense),
+        )
 
     @staticmethod
     def method(record: Record) -> str:
@@ -48,20 +69,52 @@ class Sweep:
 
 def sweep(backend: Backend, run: Run | None) -> Sweep | None:
     """The run's records, or None while there is no dense one. Records that were lost are left out."""
-    dense = backend.record(run.dense) if run and run.dense else None
+    dense = _light(backend, run.dense) if run and run.dense else None
     if run is None or dense is None:
         return None
-    found = [backend.record(key) for key in run.sparse]
-    sparse = tuple(r for r in found if r and len(r.outcomes) == len(dense.outcomes))
-    compared = tuple(compare(dense, record) for record in sparse)
+    found = [_light(backend, key) for key in run.sparse]
+    sparse = tuple(r for r in found if r and r.passages_key == dense.passages_key)
+    compared = tuple(_compared(Same(dense), Same(record)) for record in sparse)
     p_values = tuple(holm([c.p_value for c in compared]))
     return Sweep(run=run, dense=dense, sparse=sparse, paired=compared, p_values=p_values)
 
 
-def compare(left: Record, right: Record) -> Paired:
-    """Last-word verdicts of the second record against the first."""
-    verdicts = ([o.last_word_right for o in record.outcomes] for record in (left, right))
-    return paired(*verdicts)
+def _light(backend: Backend, key: str) -> Record | None:
+    """The record with only the verdicts and log-likelihoods of its outcomes, or None."""
+    try:
+        return _kept_light(backend, key)
+    except LookupError:
+        return None
+
+
+@lru_cache(maxsize=128)
+def _kept_light(backend: Backend, key: str) -> Record:
+    """As `_light`. A race of many methods has more passages than fit into memory whole. Raises LookupError."""
+    record = backend.record(key)
+    if record is None:
+        # What raises is not kept: the record may yet come.
+        raise LookupError(key)
+    light = (replace(o, target="", answer="", tokens=(), top=()) for o in record.outcomes)
+    return replace(record, outcomes=tuple(light))
+
+
+@lru_cache(maxsize=512)
+def _compared(left: Same, right: Same) -> Paired:
+    return compare(left.record, right.record)
+
+
+def live(found: Sweep, job: Job) -> Live | None:
+    """The sparse model that a job is asking just now, with what it has right so far; None where it does something else.
+
+    A run's records come in the order of its points: the next one is the one being made.
+    """
+    settings, n_there = found.run.settings, len(found.run.sparse)
+    asked = settings.points
+    if found.run.finished or job.n_right is None or not job.done or n_there >= len(asked):
+        return None
+    method, permille = asked[n_there]
+    label = found.label(wording.method(method))
+    return Live(label=label, permille=permille, right=job.n_right, done=job.done)
 
 
 def best(found: Sweep) -> list[Row]:
@@ -80,7 +133,7 @@ def answer(found: Sweep) -> str:
     rows = best(found)
     if not rows:
         return "The dense model has answered; the sparse models are on their way."
-    sentence = _sentence(rows, found.dense.last_word.total)
+    sentence = _sentence(rows)
     if len(found.run.settings.methods) > 1:
         sentence = f"With {found.method(rows[0][0])}, {sentence[0].lower()}{sentence[1:]}"
     return sentence if found.run.finished else f"So far: {sentence[0].lower()}{sentence[1:]}"
@@ -96,10 +149,11 @@ def _merit(rows: list[Row]) -> tuple[int, float]:
     return free, rows[-1][1].difference
 
 
-def _sentence(rows: list[Row], total: int) -> str:
+def _sentence(rows: list[Row]) -> str:
     free_rows = unharmed(rows)
     harmed = rows[len(free_rows) :]
     free = wording.permille(free_rows[-1][0].sparsity_permille) if free_rows else ""
+    total = (harmed[0] if harmed and not free_rows else free_rows[-1])[1].n_passages
     if not harmed:
         upto = "up to " if len(rows) > 1 else ""
         return (

@@ -9,8 +9,8 @@ from sparsedash.backend import Backend
 from sparsedash.records import Passages, Run
 from sparsedash.takeaway import harness_samples, view_csv, view_parquet
 from sparsedash.ui.pair import Kind, Pair
-from sparsedash.ui.passage import side_title
 from sparsedash.ui.report import report
+from sparsedash.ui.sides import side_title
 from sparsedash.ui.sweep import sweep
 from sparsedash.ui.text import label
 

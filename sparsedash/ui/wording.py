@@ -1,13 +1,22 @@
 """Numbers and settings in words, the same everywhere. Plain text: whoever shows it escapes it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
+from typing import assert_never
 
 from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, method_name
 from sparsedash.progress import STAGE_TITLES
-from sparsedash.records import Record, Score
+from sparsedash.records import Record, Score, Stopping
 from sparsedash.settings import MethodSettings, RunSettings
-from sparsedash.significance import SHOWN_BELOW, Judgement, Paired, judge, passages_needed, wilson
+from sparsedash.significance import (
+    SHOWN_BELOW,
+    Judgement,
+    Paired,
+    accuracy_interval,
+    judge,
+    passages_needed,
+)
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
@@ -28,6 +37,9 @@ def title(reference: str) -> str:
     """The catalog's title of a model or text, a file's or folder's name, or the reference itself."""
     if reference.startswith(("file:", "/", "~")):
         return reference.rstrip("/").rpartition("/")[2].removeprefix("file:")
+    if reference.startswith("upload:"):
+        name, _, rest = reference.removeprefix("upload:").partition("@")
+        return name + "".join(rest.partition("[")[1:])
     return _TITLES.get(reference, reference)
 
 
@@ -63,9 +75,9 @@ def score(value: Score) -> str:
     return f"{percent(value.accuracy)}, {value.right:,} of {value.total:,}"
 
 
-def interval(value: Score) -> str:
-    """The 95 % Wilson interval of a score: "27.8 to 40.8 %"."""
-    low, high = wilson(value.right, value.total)
+def interval(record: Record) -> str:
+    """The 95 % interval of a record's accuracy: "27.8 to 40.8 %"."""
+    low, high = accuracy_interval(record)
     return f"{100 * low:.1f} to {percent(high)}"
 
 
@@ -119,6 +131,31 @@ def doubt(comparison: Paired) -> str:
     return f"{why} About {round_up(needed):,} passages would be needed to show a difference of this size."
 
 
+def endings(records: Mapping[str, Record]) -> str:
+    """How those of these records, by their names, ended that were to stop early; empty where none was."""
+    found = [
+        f"{name} {_ending(record.stopping)}." for name, record in records.items() if record.stopping
+    ]
+    if not found:
+        return ""
+    return f"{' '.join(found)} Intervals and p-values allow for having looked on the way."
+
+
+def _ending(stopping: Stopping) -> str:
+    answered, asked = stopping.n_answered, stopping.n_passages
+    ended = f"stopped after {answered:,} of" if answered < asked else "answered all"
+    match stopping.decision:
+        case "difference":
+            why = "a difference to the dense model is shown"
+        case "close":
+            why = f"the difference to the dense model is under {100 * stopping.margin:g} points"
+        case "open":
+            why = "nothing was decided before"
+        case _:
+            assert_never(stopping.decision)
+    return f"{ended} {asked:,} passages: {why}"
+
+
 def round_up(count: int) -> int:
     """The count to two digits, upwards: 1,234 -> 1,300."""
     step = int(10 ** max(0, len(str(count)) - 2))
@@ -163,13 +200,8 @@ def stage(name: str) -> str:
 
 
 def method(settings: MethodSettings) -> str:
-    """The name of a method, whatever its parameters are; its choices where these have no name."""
-    usual = MethodSettings()
-    return method_name(
-        replace(
-            settings, width_multiple=usual.width_multiple, damping=usual.damping, seed=usual.seed
-        )
-    )
+    """The name of a method, whatever its width multiple is: that is said once for a whole run."""
+    return method_name(replace(settings, width_multiple=MethodSettings().width_multiple))
 
 
 def methods(settings: RunSettings) -> str:
@@ -193,7 +225,7 @@ def record_name(record: Record, several_methods: bool) -> str:
 
 def run_title(settings: RunSettings) -> str:
     """What a run is about, in a few words: model and sparsities."""
-    return f"{title(settings.model)} at {permilles(settings.sparsities_permille)}"
+    return f"{title(settings.model)} at {permilles(settings.made_permille)}"
 
 
 def run_details(settings: RunSettings) -> str:
@@ -201,8 +233,9 @@ def run_details(settings: RunSettings) -> str:
     calibration, evaluation = settings.calibration, settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
     rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"
+    early = ", stopping early" if evaluation.stop_early else ""
     return (
         f"{methods(settings)} · calibration: {title(calibration.corpus)}, "
         f"{calibration.n_samples:,} × {calibration.length:,} tokens · "
-        f"passages: {title(evaluation.corpus)}, {passages}{rule} · {settings.dtype}"
+        f"passages: {title(evaluation.corpus)}, {passages}{rule}{early} · {settings.dtype}"
     )

@@ -11,11 +11,14 @@ from playwright.sync_api import expect
 from sparsedash.store import Store
 from tests.ui import specimens
 
+SLOW_MS = 30_000
+
 PAGES = {
     "": "Removing 20",
     "prune": "Choose a model",
     "jobs": "Nothing has run yet.",
     "compare": "9 answers broke",
+    "layers": "Half of the layers lost",
 }
 
 
@@ -36,7 +39,7 @@ def test_a_deep_link_is_the_first_thing_a_fresh_server_answers(
 ):
     page.goto(f"{start_server(folder_with_a_run)}/{path}")
     expect(page.locator("h1")).to_contain_text(sentence)
-    expect(page.get_by_test_id("stTopNavLink")).to_have_count(5)
+    expect(page.get_by_test_id("stTopNavLink")).to_have_count(6)
     assert page.complaints == []
 
 
@@ -60,6 +63,36 @@ def test_the_chart_is_drawn_and_named(page, address):
         page.locator(".js-plotly-plot .annotation-text").filter(has_text="dense")
     ).to_be_visible()
     expect(page.get_by_label(re.compile("Share of 120 last words right"))).to_be_attached()
+
+
+def test_the_measure_is_chosen_by_keyboard_and_kept_in_the_address(page, address):
+    page.goto(address)
+    ready(page)
+    page.get_by_role("radio", name="accuracy").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    expect(page.get_by_label(re.compile("Answers of 120 that broke"))).to_be_attached(
+        timeout=SLOW_MS
+    )
+    page.wait_for_url(re.compile("measure=flips"))
+    page.reload()
+    expect(page.get_by_label(re.compile("Answers of 120 that broke"))).to_be_attached(
+        timeout=SLOW_MS
+    )
+
+
+def test_a_chart_leads_to_the_layers_and_back(page, address):
+    page.goto(address)
+    page.get_by_role("link", name="See what each layer lost").click()
+    expect(page.locator("h1")).to_contain_text("Half of the layers lost")
+    expect(page.get_by_label(re.compile("Share of the MLP output"))).to_be_attached()
+    page.get_by_role("link", name="Compare its answers with the dense model's").click()
+    expect(page.locator("h1")).to_contain_text("answers broke")
+    expect(page).to_have_url(re.compile("right=30"))
+    page.get_by_role("link", name="See what each layer lost").click()
+    page.get_by_role("link", name="Back to the chart").click()
+    expect(page.locator("h1")).to_contain_text("Removing 20")
 
 
 def test_the_chart_follows_a_change_of_theme(page, address):

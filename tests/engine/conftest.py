@@ -6,6 +6,8 @@ import pytest
 
 from sparsedash.engine.models import load, locate
 from sparsedash.store import Store
+from tests.engine.hub_client import HubClient
+from tests.engine.hub_stand_in import Hub
 from tests.engine.tiny import save_tiny
 
 WORDS = (
@@ -47,4 +49,18 @@ def store(tmp_path):
 def loaded(model_folder, tmp_path_factory):
     opened = Store(tmp_path_factory.mktemp("data"))
     yield load(locate(str(model_folder), opened), "float32")
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def hub():
+    served = Hub()
+    yield served
+    served.stop()
+
+
+@pytest.fixture(scope="module")
+def client(hub, tmp_path_factory):
+    opened = HubClient(hub.url, tmp_path_factory.mktemp("home"))
+    yield opened
     opened.close()

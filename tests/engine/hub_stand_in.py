@@ -22,7 +22,8 @@ class Repository:
         self.commits: dict[str, dict[str, Path]] = {}
         self.refs: dict[str, str] = {}
         self.gated = False
-        self.breaks_off: set[str] = set()
+        self.breaks_off: dict[str, int] = {}
+        """Files of which nothing is sent from this byte on: the connection is closed instead."""
 
     def commit(self, folder: Path, *refs: str) -> str:
         """Add a folder's files as a commit that these names lead to. Returns the commit."""
@@ -157,9 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         }  # fmt: skip
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
-        sent = data[start:stop]
-        if path in repository.breaks_off:
-            sent = sent[: len(sent) // 2]
+        sent = data[start : min(stop, repository.breaks_off.get(path, stop))]
         self._send(206 if "Range" in self.headers else 200, sent, headers, stop - start)
 
     def _range(self, size: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import pytest
 from sparsedash.catalog import BUILTIN_CLOZE, CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.engine.corpora import CORPORA, openings, read_texts
 from sparsedash.errors import CorpusError
+from sparsedash.uploads import Uploads
 
 
 def test_every_corpus_of_the_catalog_can_be_read_by_name():
@@ -47,6 +48,17 @@ def test_a_slice_takes_some_of_the_texts(passage_file):
     assert read_texts(f"file:{passage_file}[30:]").texts == whole[30:]
     assert read_texts(f"file:{passage_file}[:4]").texts == whole[:4]
     assert read_texts(f"file:{passage_file}[3:5]").texts == whole[3:5]
+
+
+def test_an_upload_is_read_from_the_data_folder_it_lies_in(tmp_path):
+    content = "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two", "three"))
+    reference = Uploads(tmp_path).keep("mine.jsonl", content.encode())
+    assert read_texts(reference, tmp_path).texts == ("one", "two", "three")
+    assert read_texts(f"{reference}[1:]", tmp_path).texts == ("two", "three")
+    with pytest.raises(CorpusError, match="There is no file"):
+        read_texts(reference, tmp_path / "another")
+    with pytest.raises(CorpusError, match=r"There is no file upload:\.\./a\.txt@0"):
+        read_texts("upload:../a.txt@0", tmp_path)
 
 
 def test_the_identity_changes_with_any_text(tmp_path):

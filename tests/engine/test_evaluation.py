@@ -48,7 +48,7 @@ def _greedy_word(loaded, text):
     """The word after the context, token by token with the whole text read anew each time."""
     ids = loaded.tokenizer(text.rsplit(" ", 1)[0]).input_ids
     n_context = len(ids)
-    for _ in range(12):
+    for _ in range(16):
         ids = [*ids, int(loaded.model(torch.tensor([ids])).logits[0, -1].argmax())]
     return loaded.tokenizer.decode(ids[n_context:])
 
@@ -123,10 +123,11 @@ def test_a_passage_longer_than_the_model_can_read_keeps_its_end():
 
 def test_progress_counts_every_passage():
     seen = []
-    evaluate(
+    evaluated = evaluate(
         _loaded("llama"),
         _chosen(passages(9)),
-        lambda stage, done, total, **_: seen.append((stage, done, total)),
+        lambda stage, done, total, n_right=None, **_: seen.append((stage, done, total, n_right)),
     )
-    assert seen[0] == ("evaluate", 0, 9)
-    assert seen[-1] == ("evaluate", 9, 9)
+    right = sum(outcome.last_word_right for outcome in evaluated.outcomes)
+    assert seen[0] == ("evaluate", 0, 9, 0)
+    assert seen[-1] == ("evaluate", 9, 9, right)

@@ -4,19 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine import pipeline, stages
-from sparsedash.engine.models import ModelShelf
-from sparsedash.errors import CalibrationError, Cancelled, JobError, ModelError, StoreError
-from sparsedash.records import Continuation, Passages, Record, Run
+from sparsedash.engine import pipeline, run_texts, stages
+from sparsedash.engine.pruning import saliency
+from sparsedash.errors import CalibrationError, Cancelled, ModelError, StoreError
+from sparsedash.records import Passages, Record, Run
 from sparsedash.settings import (
     CalibrationSettings,
-    ContinuationSettings,
     EvaluationSettings,
     MethodSettings,
     RunSettings,
 )
 from sparsedash.store import Store
-from tests.engine.tiny import save_tiny
 
 
 @pytest.fixture
@@ -33,7 +31,7 @@ def settings(model_folder, passage_file):
 
 
 class Steps(list):
-    def __call__(self, stage, done, total, *, unit="steps", message=""):
+    def __call__(self, stage, done, total, *, unit="steps", message="", n_right=None):
         self.append(stage)
 
 
@@ -84,6 +82,25 @@ def _must_not_run(*_, **__):
     raise AssertionError("this stage was in the store")
 
 
+def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, store, monkeypatch):
+    calls = []
+    elimination_order = saliency.elimination_order
+
+    def counting(layer):
+        calls.append(1)
+        return elimination_order(layer)
+
+    monkeypatch.setattr(saliency, "elimination_order", counting)
+    sweep = replace(
+        settings,
+        methods=(MethodSettings(saliency="obs", width_multiple=8),),
+        sparsities_permille=tuple(range(100, 900, 100)),
+    )
+    run, _ = _run(sweep, store)
+    assert len(run.sparse) == 8
+    assert len(calls) == 3
+
+
 def test_zero_percent_gives_the_dense_answers(settings, store):
     run, _ = _run(replace(settings, sparsities_permille=(0,)), store)
     dense, zero = store.get(Record, run.dense), store.get(Record, run.sparse[0])
@@ -112,7 +129,7 @@ def test_compensation_lowers_the_error_on_the_calibration_text(settings, store):
 def test_a_run_stopped_in_any_stage_ends_the_same_when_started_again(
     settings, store, tmp_path, stage
 ):
-    def stop(now, done, total, *, unit="steps", message=""):
+    def stop(now, done, total, *, unit="steps", message="", n_right=None):
         if now == stage and done >= total // 2:
             raise Cancelled
 
@@ -129,7 +146,7 @@ def test_a_run_stopped_in_any_stage_ends_the_same_when_started_again(
 def test_a_growing_run_can_be_read_while_it_runs(settings, store):
     seen = []
 
-    def watch(stage, done, total, *, unit="steps", message=""):
+    def watch(stage, done, total, *, unit="steps", message="", n_right=None):
         if stage == "evaluate" and done == 0:
             run = store.get(Run, "watched")
             seen.append(None if run is None else len(run.sparse))
@@ -158,7 +175,7 @@ def test_text_by_the_model_itself_needs_no_file_and_is_kept(settings, store, mon
     own = replace(settings, calibration=CalibrationSettings(n_samples=40, length=24))
     run, _ = _run(own, store)
     assert run.corpora["calibration"].startswith("self:")
-    monkeypatch.setattr(stages, "sample_texts", _must_not_run)
+    monkeypatch.setattr(run_texts, "sample_texts", _must_not_run)
     monkeypatch.setattr(stages.Stages, "_known", lambda *_: None)
     _run(own, store)
 
@@ -185,30 +202,6 @@ def test_a_model_in_bfloat16_has_keys_of_its_own(settings, store):
     assert first.dense != second.dense
 
 
-def test_continuations_are_written_by_the_models_of_both_records(settings, store):
-    run, _ = _run(settings, store)
-    asked = ContinuationSettings(
-        left=run.dense, right=run.sparse[1], prompt="the lamp and", n_tokens=6
-    )
-    both = pipeline.continue_prompt(asked, store)
-    assert both.left != both.right
-    assert not both.left.startswith("the lamp")
-    assert store.get(Continuation, asked.key()) == both
-    same = replace(asked, right=run.dense)
-    assert pipeline.continue_prompt(same, store, shelf=ModelShelf()).right == both.left
-
-
-def test_a_continuation_of_a_result_that_is_gone_or_changed_is_refused(settings, store, tmp_path):
-    folder = save_tiny(tmp_path / "m", seed=3)
-    run, _ = _run(replace(settings, model=str(folder)), store)
-    asked = ContinuationSettings(left=run.dense, right="gone", prompt="the lamp", n_tokens=3)
-    with pytest.raises(JobError, match="not in the store"):
-        pipeline.continue_prompt(asked, store)
-    save_tiny(folder, seed=4)
-    with pytest.raises(JobError, match="not what it was"):
-        pipeline.continue_prompt(replace(asked, right=run.sparse[0]), store)
-
-
 def test_a_bad_model_leaves_no_run(settings, store):
     with pytest.raises(ModelError):
         _run(replace(settings, model="/nowhere"), store, run_key="bad")
@@ -233,8 +226,24 @@ def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
     store._records.delete(f"record/{run.sparse[1]}")
     seen = []
 
-    def watch(stage, done, total, *, unit="steps", message=""):
+    def watch(stage, done, total, *, unit="steps", message="", n_right=None):
         seen.append(store.get(Run, run.key).finished)
 
     pipeline.run(settings, store, watch)
     assert all(seen)
+
+
+def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_others_ended(
+    settings, store
+):
+    whole, _ = _run(settings, store)
+    early = replace(settings, evaluation=replace(settings.evaluation, stop_early=True))
+    run, _ = _run(early, store)
+    assert run.dense == whole.dense
+    assert not set(run.sparse) & set(whole.sparse)
+    for key, other in zip(run.sparse, whole.sparse, strict=True):
+        record, plain = store.get(Record, key), store.get(Record, other)
+        assert plain.stopping is None
+        assert record.outcomes == plain.outcomes
+        assert (record.stopping.n_answered, record.stopping.n_passages) == (10, 10)
+        assert record.stopping.n_comparisons == 2

@@ -7,17 +7,17 @@ import pytest
 from sparsedash.canonical import digest, stage_key
 from sparsedash.engine import pipeline
 from sparsedash.engine.corpora import Texts
-from sparsedash.engine.evaluation import PUBLISHED_PADDING, choose_passages, evaluate
+from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.models import load, locate
 from sparsedash.keys import outcomes_key
 from sparsedash.progress import ignore_steps
 from sparsedash.records import Record
-from sparsedash.settings import EvaluationSettings, RunSettings
+from sparsedash.settings import PUBLISHED_LONGEST, EvaluationSettings, RunSettings
 from sparsedash.store import Store
 from tests.engine.conftest import write_jsonl
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
-LENGTHS = {"short": 40, "just fits": 196, "one too long": 197, "far too long": 230}
+LENGTHS = {"short": 40, "read whole": 196, "just fits": 197, "one too long": 198, "far too long": 230}  # fmt: skip
 NAMED = {name: " the" * length for name, length in LENGTHS.items()}
 """Passages of so many tokens, all of the word that the model of these tests always says."""
 
@@ -51,17 +51,28 @@ def _answers(loaded, rule):
     return evaluate(loaded, chosen, ignore_steps, rule=rule).outcomes
 
 
-def test_the_rules_differ_on_passages_longer_than_the_published_padding_alone(loaded):
+def test_the_published_place_of_an_answer_is_that_of_the_last_prediction_up_to_the_longest():
+    """As the published script computes it: the passage padded or cut to 196, and an index from the end or the beginning."""
+
+    def looked_for(n_tokens):
+        index = -2 - (196 - n_tokens)
+        return index if index >= 0 else 196 + index
+
+    belongs = [n for n in range(2, 400) if looked_for(n) == n - 2]
+    assert belongs == list(range(2, PUBLISHED_LONGEST + 1))
+
+
+def test_the_rules_differ_on_passages_longer_than_the_published_run_could_judge(loaded):
     plain, published = (_answers(loaded, rule) for rule in ("plain", "published"))
-    assert [outcome.last_token_right for outcome in plain] == [True] * 4
+    assert [outcome.last_token_right for outcome in plain] == [True] * 5
     judged = dict(zip(NAMED, (outcome.last_token_right for outcome in published), strict=True))
     assert judged == {
         "short": True,
+        "read whole": True,
         "just fits": True,
         "one too long": False,
         "far too long": False,
     }
-    assert PUBLISHED_PADDING == 196
 
 
 def test_nothing_but_the_verdict_on_the_last_token_differs(loaded):
@@ -86,15 +97,18 @@ def test_a_record_tells_the_rule_and_each_rule_has_its_own(folder, store, tmp_pa
         "plain": "plain",
         "published": "published",
     }
-    assert records["plain"].last_token.right == 4
-    assert records["published"].last_token.right == 2
+    assert records["plain"].last_token.right == 5
+    assert records["published"].last_token.right == 3
     assert records["published"].last_word == records["plain"].last_word
 
 
 def test_keys_made_before_there_were_rules_are_those_of_the_plain_one():
     plain, published = EvaluationSettings(), EvaluationSettings(rule="published")
-    without_rule = {name: value for name, value in asdict(plain).items() if name != "rule"}
-    values = asdict(RunSettings()) | {"evaluation": without_rule}
+    known_then = {"corpus", "n_passages", "shuffle_seed"}
+    without_rule = {name: value for name, value in asdict(plain).items() if name in known_then}
+    (method,) = asdict(RunSettings())["methods"]
+    del method["scope"]
+    values = asdict(RunSettings()) | {"evaluation": without_rule, "methods": [method]}
     assert RunSettings().key() == digest({"settings": values, "stamps": {}})
     key = outcomes_key("m", "float32", "c", plain, None)
     old = stage_key(

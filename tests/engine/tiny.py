@@ -58,10 +58,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_model(model_type: str, seed: int = 0) -> Any:
-    """A random model of this family, in FP32, with biases that are not zero."""
+def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
+    """A random model of this family, in FP32, with biases that are not zero. changes: to its row of CONFIGS."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(model_type, **CONFIGS[model_type])
+    config = AutoConfig.for_model(model_type, **CONFIGS[model_type] | changes)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

@@ -17,9 +17,15 @@ def run(settings, store, on_step, key):
     BEHAVIOURS[settings.model.removeprefix("fake/").split("-")[0]](store.folder, on_step)
 
 
-def continue_prompt(settings, store, on_step):
+def continue_prompt(settings, store, on_step, on_text):
     sign(store.folder, settings.key())
+    on_text("left", "right")
     on_step("continue", 0, 1)
+
+
+def measure_divergence(settings, store, on_step):
+    sign(store.folder, settings.key())
+    on_step("diverge", 0, 1)
 
 
 def sign(folder: Path, key: str):
@@ -85,7 +91,8 @@ BEHAVIOURS |= {f.__name__: f for f in (segfault, quits)}
 
 
 if __name__ == "__main__":
-    exit_code = main(load=lambda: Pipeline(run=run, continue_prompt=continue_prompt))
+    fake = Pipeline(run=run, continue_prompt=continue_prompt, measure_divergence=measure_divergence)
+    exit_code = main(load=lambda: fake)
     while "FAKE_WORKER_HANGS_AT_ITS_END" in os.environ:
         time.sleep(1)
     sys.exit(exit_code)

@@ -39,9 +39,9 @@ def reporter(table, job, clock):
     return Reporter(table, job, StopFlag(), clock)
 
 
-def test_steps_within_a_quarter_second_are_not_written(table, job, clock, reporter):
+def test_steps_within_a_fifth_of_a_second_are_not_written(table, job, clock, reporter):
     reporter("calibrate", 1, 10)
-    clock.now = 0.2
+    clock.now = 0.15
     reporter("calibrate", 2, 10)
     assert table.get(job.id).done == 1
     clock.now = 0.26
@@ -59,6 +59,14 @@ def test_a_new_stage_is_written_at_once(table, job, reporter):
         "blocks",
         "20 % sparse",
     )
+
+
+def test_the_right_answers_of_a_record_are_told_while_it_is_evaluated(table, job, reporter):
+    reporter("evaluate", 20, 100, unit="passages", message="20 % sparse", n_right=7)
+    seen = table.get(job.id)
+    assert (seen.done, seen.total, seen.n_right) == (20, 100, 7)
+    reporter("prune", 0, 4)
+    assert table.get(job.id).n_right is None
 
 
 def test_the_rate_is_of_the_present_stage(table, job, clock, reporter):
@@ -154,3 +162,17 @@ def test_steps_between_writes_do_not_touch_the_table(table, job, clock, reporter
     table.close()
     for done in range(1000):
         reporter("calibrate", done, 1000)
+
+
+def test_what_two_models_have_written_goes_along_with_the_next_step(table, job, clock, reporter):
+    reporter("read", 0, 4)
+    reporter.wrote("one", "half \ud83d")
+    reporter("continue", 1, 40)
+    seen = table.get(job.id)
+    assert (seen.left_text, seen.right_text) == ("one", "half ?")
+    reporter.wrote("one two", "")
+    reporter("continue", 2, 40)
+    assert table.get(job.id).left_text == "one"
+    clock.now = 0.21
+    reporter("continue", 3, 40)
+    assert table.get(job.id).left_text == "one two"

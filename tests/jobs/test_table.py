@@ -1,5 +1,6 @@
 """What the job table promises."""
 
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -278,3 +279,39 @@ def test_settings_that_are_not_plain_are_refused(table):
     with pytest.raises(TypeError):
         table.submit("run", "a", {"model": object()})
     assert table.list(10) == ()
+
+
+def test_a_table_of_the_first_version_is_brought_over(tmp_path):
+    path = tmp_path / "old.sqlite"
+    old = sqlite3.connect(path)
+    old.executescript(VERSION_1)
+    old.close()
+    table = JobTable(path)
+    (job,) = table.list(9)
+    assert (job.id, job.kind, job.state, job.left_text) == (7, "run", "queued", "")
+    assert submitted(table, "a").id == 7
+    assert submitted(table, "b", kind="divergence").id == 8
+    table.close()
+    again = JobTable(path)
+    assert [job.id for job in again.list(9)] == [8, 7]
+    again.close()
+
+
+VERSION_1 = """
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL CHECK (kind IN ('run', 'continuation')),
+    key TEXT NOT NULL, settings TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled', 'crashed')),
+    stage TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0,
+    unit TEXT NOT NULL DEFAULT '', rate REAL, message TEXT NOT NULL DEFAULT '', attempt INTEGER NOT NULL DEFAULT 1,
+    created_at REAL NOT NULL, queued_at REAL NOT NULL, started_at REAL, finished_at REAL, heartbeat_at REAL,
+    pid INTEGER, exit_code INTEGER, cancel_requested_at REAL, error_kind TEXT NOT NULL DEFAULT '',
+    error_text TEXT NOT NULL DEFAULT '', error_advice TEXT NOT NULL DEFAULT '', worker TEXT NOT NULL DEFAULT ''
+);
+CREATE UNIQUE INDEX one_live_job_per_key ON jobs (key) WHERE state IN ('queued', 'running');
+CREATE INDEX jobs_by_key ON jobs (key);
+CREATE INDEX jobs_by_state ON jobs (state);
+INSERT INTO jobs (id, kind, key, settings, state, created_at, queued_at) VALUES (7, 'run', 'a', '{}', 'queued', 1, 1);
+PRAGMA user_version = 1;
+"""

@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -15,6 +16,7 @@ from tests.ui.fake_backend import FakeBackend
 APP = Path(__file__).parents[2] / "app.py"
 
 OpenPage = Callable[..., AppTest]
+FAILED = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
 
 
 @pytest.fixture
@@ -65,3 +67,14 @@ def links(app: AppTest) -> dict[str, str]:
         link.proto.label: f"{link.proto.page}?{link.proto.query_string}"
         for link in app.get("page_link")
     }
+
+
+def button(app: AppTest, label: str) -> Any:
+    """The button with this label, whatever count follows it."""
+    return next(b for b in app.button if b.label.split(" · ")[0] == label)
+
+
+def shows_as_text(drawn: str) -> None:
+    """Fails where a character is left that turns the reading direction, ends a string, or cannot be sent."""
+    drawn.encode()
+    assert not set(drawn) & set("\u202e\x00")

@@ -6,20 +6,24 @@ from pathlib import Path
 from sparsedash.backend import Cached, Preflight
 from sparsedash.errors import JobError
 from sparsedash.jobs.job import Job, JobState
-from sparsedash.records import Continuation, Passages, Record, Run
-from sparsedash.settings import ContinuationSettings, RunSettings
+from sparsedash.records import Continuation, Divergence, Passages, Record, Run
+from sparsedash.settings import ContinuationSettings, DivergenceSettings, RunSettings
+from sparsedash.uploads import Uploads
+from sparsedash.visitors import Visitors
 from tests.ui import specimens
 
 KNOWN = Cached(calibration=True, dense=True, sparse=1, n_sparse=3)
 BEFORE = Preflight(seconds=245.0, memory_bytes=1_240_000_000, problems=())
 
 
-def job(
-    settings: RunSettings | ContinuationSettings, state: JobState = "running", **changes: object
-) -> Job:
+KINDS = {RunSettings: "run", ContinuationSettings: "continuation", DivergenceSettings: "divergence"}
+Asked = RunSettings | ContinuationSettings | DivergenceSettings
+
+
+def job(settings: Asked, state: JobState = "running", **changes: object) -> Job:
     """A job half-way through its evaluation."""
     made = Job(
-        id=1, kind="run" if isinstance(settings, RunSettings) else "continuation", key=settings.key(),
+        id=1, kind=KINDS[type(settings)], key=settings.key(),
         settings=asdict(settings), state=state, stage="evaluate", done=1234, total=2880, unit="tokens", rate=412.3,
         message="20 % sparse", attempt=1, created_at=1_764_000_000.0, queued_at=1_764_000_000.0,
         started_at=None if state == "queued" else 1_764_000_001.0,
@@ -30,7 +34,20 @@ def job(
     return replace(made, **changes)
 
 
-@dataclass
+class FakeStore(dict):
+    """Records by their kind and key, changed as the real store changes them."""
+
+    def get(self, kind, key):
+        return super().get((kind, key))
+
+    def put(self, key, record):
+        self[type(record), key] = record
+
+    def change(self, kind, key, change):
+        self.put(key, change(self.get(kind, key)))
+
+
+@dataclass(eq=False)
 class FakeBackend:
     """Holds what a test put into it and remembers what the pages asked for."""
 
@@ -39,11 +56,14 @@ class FakeBackend:
     stored_records: dict[str, Record] = field(default_factory=dict)
     stored_passages: dict[str, Passages] = field(default_factory=dict)
     stored_continuations: dict[str, Continuation] = field(default_factory=dict)
+    stored_divergences: dict[str, Divergence] = field(default_factory=dict)
+    visitors: Visitors = field(default_factory=lambda: Visitors(FakeStore()))
     stored_jobs: list[Job] = field(default_factory=list)
-    submitted: list[RunSettings | ContinuationSettings] = field(default_factory=list)
+    submitted: list[Asked] = field(default_factory=list)
     asked_about: list[RunSettings] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     retried: list[int] = field(default_factory=list)
+    uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
     known: Cached = KNOWN
     before: Preflight = BEFORE
 
@@ -61,7 +81,10 @@ class FakeBackend:
     def submit_continuation(self, settings: ContinuationSettings) -> Job:
         return self._submit(settings)
 
-    def _submit(self, settings: RunSettings | ContinuationSettings) -> Job:
+    def submit_divergence(self, settings: DivergenceSettings) -> Job:
+        return self._submit(settings)
+
+    def _submit(self, settings: Asked) -> Job:
         self.submitted.append(settings)
         made = job(
             settings, "queued", id=len(self.stored_jobs) + 1, stage="", done=0, total=0, rate=None
@@ -77,6 +100,9 @@ class FakeBackend:
 
     def jobs(self, limit: int = 50) -> tuple[Job, ...]:
         return tuple(self.stored_jobs[:limit])
+
+    def newest_job(self, key: str) -> Job | None:
+        return next((found for found in self.stored_jobs if found.key == key), None)
 
     def cancel(self, job_id: int) -> None:
         self.cancelled.append(job_id)
@@ -106,6 +132,9 @@ class FakeBackend:
 
     def continuation(self, key: str) -> Continuation | None:
         return self.stored_continuations.get(key)
+
+    def divergence(self, key: str) -> Divergence | None:
+        return self.stored_divergences.get(key)
 
     def cached(self, settings: RunSettings) -> Cached:
         return self.known

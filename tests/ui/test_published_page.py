@@ -5,7 +5,6 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from sparsedash.preflight import Preflight
 from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS
 from sparsedash.reproduction import run_settings
 from sparsedash.ui.text import label
@@ -32,10 +31,11 @@ def test_a_model_that_is_gone_is_named_with_its_stand_in(open_page):
     assert "huggyllama/llama-7b is the usual stand-in" in words(open_page("published"))
 
 
-def test_each_row_says_what_repeating_it_takes(open_page, backend):
-    backend.before = Preflight(seconds=None, memory_bytes=None, problems=())
+def test_each_row_says_what_repeating_it_takes(open_page):
     text = words(open_page("published"))
-    assert "24.2 GB to fetch, 15.0 GB of statistics" in text
+    assert "24.2 GB to fetch, 26.0 GB of statistics, for which SPARSEDASH_ARTEFACT_GB must" in text
+    assert "at least 45.4 GB, 21.2 GB of it for the backward pass" in text
+    assert "One passage is 0.019 points." in text and "One passage is 0.021 points." in text
     assert "not known before a model has run here" in text
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog import method_named
-from sparsedash.records import Record
+from sparsedash.charts.measures import Live
+from sparsedash.records import Record, Stopping
 from sparsedash.ui import wording
-from sparsedash.ui.sweep import Sweep, answer, best, sweep
+from sparsedash.ui.sweep import Sweep, answer, best, live, sweep
 from tests.ui import specimens
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import FakeBackend, job
 
 DENSE = [True] * 60 + [False] * 60
 
@@ -104,7 +105,44 @@ def test_a_run_without_its_dense_record_is_no_sweep():
 
 
 def test_a_record_of_other_passages_is_left_out():
-    assert sweep_of(specimens.record([True] * 7, 100)).sparse == ()
+    other = replace(specimens.record(broken(1), 100), passages_key="others")
+    assert sweep_of(other).sparse == ()
+
+
+def test_a_record_that_answered_fewer_passages_is_compared_on_those():
+    whole = specimens.record(broken(6), 100)
+    stopping = Stopping(
+        decision="open", n_answered=80, n_passages=120, p_value=0.1, interval=(-0.2, 0.1), margin=0.01, n_comparisons=1
+    )  # fmt: skip
+    found = sweep_of(replace(whole, outcomes=whole.outcomes[:80], stopping=stopping))
+    (compared,) = found.paired
+    assert (compared.broke, compared.both_right, compared.both_wrong) == (6, 54, 20)
+
+
+class TestTheLivePoint:
+    METHODS = (method_named("magnitude"), method_named("random"))
+
+    def found(self, n_sparse: int, finished: bool = False) -> Sweep:
+        backend = FakeBackend()
+        settings = replace(specimens.SETTINGS, methods=self.METHODS)
+        run = backend.add_run(specimens.run(settings, finished=finished, n_sparse=n_sparse))
+        found = sweep(backend, run)
+        assert found is not None
+        return found
+
+    @pytest.mark.parametrize(
+        ("n_sparse", "label", "permille"), [(0, "magnitude", 100), (2, "magnitude", 300), (4, "random", 200)]
+    )  # fmt: skip
+    def test_it_is_the_next_record_in_the_order_asked(self, n_sparse, label, permille):
+        point = live(self.found(n_sparse), job(specimens.SETTINGS, done=80, n_right=30))
+        assert point == Live(label=label, permille=permille, right=30, done=80)
+
+    def test_there_is_none_before_the_first_answer_and_in_other_stages(self):
+        assert live(self.found(1), job(specimens.SETTINGS, done=0, n_right=0)) is None
+        assert live(self.found(1), job(specimens.SETTINGS, done=80, n_right=None)) is None
+
+    def test_a_run_that_is_whole_has_none(self):
+        assert live(self.found(6, finished=True), job(specimens.SETTINGS, n_right=30)) is None
 
 
 def test_records_are_named_uniquely_dense_first():

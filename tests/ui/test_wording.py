@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sparsedash.catalog import method_named
-from sparsedash.records import Score
+from sparsedash.records import Stopping
 from sparsedash.settings import RunSettings
 from sparsedash.significance import paired
 from sparsedash.ui import wording
+from tests.examples import RECORD, outcome
 from tests.ui import specimens
 
 
@@ -19,7 +20,8 @@ def plain(text: str) -> str:
 
 def test_accuracies_have_one_decimal_and_their_interval():
     assert plain(wording.percent(0.34)) == "34.0 %"
-    assert plain(wording.interval(Score(right=68, total=200))) == "27.8 to 40.8 %"
+    sixty_eight = replace(RECORD, outcomes=tuple(outcome(i, i < 68) for i in range(200)))
+    assert plain(wording.interval(sixty_eight)) == "27.8 to 40.8 %"
 
 
 @pytest.mark.parametrize(
@@ -60,12 +62,39 @@ def test_a_verdict_on_the_border_says_why_and_how_many_passages_would_settle_it(
     sparse = [True] * 27 + [False] * 9 + [True] * 2 + [False] * 82
     found = paired(dense, sparse)
     assert (
-        "; a borderline difference: −5.8 points, 95 % interval −11.5 to −0.2, p = 0.065."
+        "; a borderline difference: −5.8 points, 95 % interval −12.3 to −0.5, p = 0.065."
         in plain(wording.verdict(found))
     )
     said = wording.doubt(found)
     assert said.startswith("Borderline: the interval leaves zero out, but the exact test")
     assert said.endswith("About 210 passages would be needed to show a difference of this size.")
+
+
+STOPPING = Stopping(
+    decision="difference", n_answered=512, n_passages=5153, p_value=0.01, interval=(-0.2, -0.1), margin=0.02, n_comparisons=2
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "20 % stopped after 512 of 5,153 passages: a difference to the dense model is shown."),
+        (
+            {"decision": "close"},
+            "20 % stopped after 512 of 5,153 passages: the difference to the dense model is under 2 points.",
+        ),
+        (
+            {"decision": "open", "n_answered": 5153},
+            "20 % answered all 5,153 passages: nothing was decided before.",
+        ),
+    ],
+)
+def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
+    ended = replace(RECORD, stopping=replace(STOPPING, **change))
+    found = wording.endings({"dense": RECORD, "20 %": ended})
+    assert found.startswith(said)
+    assert found.endswith("allow for having looked on the way.")
+    assert wording.endings({"dense": RECORD}) == ""
 
 
 def test_what_is_not_shown_is_not_called_equal():
@@ -146,13 +175,17 @@ def test_records_of_several_methods_are_told_apart():
     assert wording.record_name(specimens.record([True]), several_methods=True) == "dense"
 
 
-def test_a_method_keeps_its_name_whatever_its_parameters_are():
-    changed = replace(method_named("magnitude"), width_multiple=64, damping=0.5, seed=3)
+def test_the_width_multiple_is_said_once_for_all_methods():
+    changed = replace(method_named("magnitude"), width_multiple=64)
     assert wording.method(changed) == "magnitude"
     assert (
         wording.methods(RunSettings(methods=(changed,))) == "magnitude, widths in multiples of 64"
     )
     assert wording.methods(RunSettings(methods=(method_named("magnitude"),))) == "magnitude"
+
+
+def test_a_method_says_what_is_unusual_about_it():
+    assert wording.method(replace(method_named("obs"), damping=0.5)) == "obs, damping 0.5"
 
 
 def test_choices_without_a_name_are_named_themselves():

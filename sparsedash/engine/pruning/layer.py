@@ -1,9 +1,13 @@
 """What the pruning functions see of one block: its weights and its calibration statistics."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from sparsedash.engine.pruning.allocation import Prospect
+from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,3 +57,37 @@ class Layer:
             return moment
         mean = self.mean.double()
         return moment - torch.outer(mean, mean)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evidence:
+    """What calibration left of the blocks, asked for one block at a time by its index.
+
+    statistics: of the MLP's inner activations. inputs: of what all projections are given, with the names of those that
+    are given the same; asked only where single weights go. mask_gradients: see Layer; asked only where the saliency
+    needs it. sensitivities: what the model loses with one unit of squared error at each block's output; asked only where
+    the allocation needs it. weighed: what was found out of the channels so far, by what it depends on; one elimination
+    serves every sparsity.
+    """
+
+    statistics: Callable[[int], Statistics]
+    inputs: Callable[[int], list[tuple[list[str], Statistics]]]
+    mask_gradients: Callable[[int], Tensor]
+    sensitivities: Callable[[], list[float]]
+    weighed: dict[tuple[str, int, float], list[Prospect]] = field(default_factory=dict)
+
+
+def layer_of(
+    mlp: Mlp, known: Statistics, seed: int = 0, mask_gradients: Tensor | None = None
+) -> Layer:
+    """One MLP with its statistics, on the CPU in float32."""
+    bias = mlp.out.bias
+    return Layer(
+        out_weight=out_weight(mlp).detach().float().cpu(),
+        out_bias=None if bias is None else bias.detach().float().cpu(),
+        inner_weights=[weight.detach().cpu() for weight in inner_weights(mlp)],
+        second_moment=known.second_moment,
+        mean=known.mean,
+        seed=seed,
+        mask_gradients=mask_gradients,
+    )

@@ -1,4 +1,4 @@
-"""Taking channels out of an MLP, exactly: the narrowed MLP computes what the masked one would.
+"""Exchanging weights: channels leave an MLP, exactly as if they were masked, or projections are given other weights.
 
 Dimensions: d hidden width, m inner width, k kept channels.
 """
@@ -43,14 +43,14 @@ class Narrowed:
 
 def out_weight(mlp: Mlp) -> Tensor:
     """The out-projection as (d, m), whichever way the module stores it."""
-    return _rows_out(mlp.out, mlp.out.weight)
+    return weight_of(mlp.out)
 
 
 def inner_weights(mlp: Mlp) -> list[Tensor]:
     """Every projection into the inner width as (m, d); fused ones one by one."""
     parts: list[Tensor] = []
     for module in mlp.inner:
-        parts.extend(_rows_out(module, module.weight).chunk(mlp.fused))
+        parts.extend(weight_of(module).chunk(mlp.fused))
     return parts
 
 
@@ -64,6 +64,39 @@ def narrow_(mlp: Mlp, narrowed: Narrowed) -> None:
         _set_(module, weight, bias)
     bias = mlp.out.bias if narrowed.out_bias is None else narrowed.out_bias
     _set_(mlp.out, narrowed.out_weight, bias)
+
+
+def is_projection(module: nn.Module) -> bool:
+    """Whether it is a Linear, or GPT-2's Conv1D, which is one under another name."""
+    return isinstance(module, nn.Linear) or _is_transposed(module)
+
+
+def weight_of(module: nn.Linear) -> Tensor:
+    """The weight as (out, in), whichever way the module stores it."""
+    return _rows_out(module, module.weight)
+
+
+@contextmanager
+def reweighted(
+    projections: list[dict[str, nn.Linear]], weights: list[dict[str, Tensor]]
+) -> Iterator[None]:
+    """The projections have these weights (out, in) inside the `with`, and their own again after it.
+
+    Both name each block's projections; one that has no new weight stays as it is.
+    """
+    changed = [
+        (block[name], weight)
+        for block, own in zip(projections, weights, strict=True)
+        for name, weight in own.items()
+    ]
+    dense = [(module, module.weight) for module, _ in changed]
+    try:
+        for module, weight in changed:
+            module.weight = _parameter(_rows_out(module, weight), module.weight)
+        yield
+    finally:
+        for module, before in dense:
+            module.weight = before
 
 
 @contextmanager
@@ -80,7 +113,7 @@ def pruned(mlps: list[Mlp], narrowed: list[Narrowed]) -> Iterator[None]:
             _set_(module, _rows_out(module, weight), bias)
 
 
-def _is_transposed(module: nn.Linear) -> bool:
+def _is_transposed(module: nn.Module) -> bool:
     # GPT-2's Conv1D stores (in, out) and names its output width nf; nothing else does.
     return hasattr(module, "nf")
 

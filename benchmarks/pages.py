@@ -1,0 +1,162 @@
+"""How fast the pages are with much in the data folder: python -m benchmarks.pages [--methods 4] [--steps 500] [--keep DIR]
+
+Fills a data folder with made-up answers to 5,153 passages by the dense model and by every method at three sparsities,
+starts the server on it, and looks at it with a headless Chromium. Prints one line for each figure: the median and the
+slowest, in milliseconds from the key press to the page's last change, with the processor time that the server spent on each,
+which is nearly the same on a busy machine; and the browser's memory along many steps.
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+from playwright.sync_api import Page, sync_playwright
+
+from sparsedash.catalog import METHODS
+from sparsedash.records import Run
+from sparsedash.store import Store
+from tests.browser.served import Server, chromium
+from tests.ui import specimens
+
+N_PASSAGES = 5153
+N_RERUNS = 20
+EVERY = 100
+CALM = "[data-testid=stApp][data-test-script-state=notRunning]"
+WATCH = """() => {
+  window.pressed = 0; window.seen = '';
+  window.addEventListener('keydown', () => { window.pressed = performance.now(); window.took = 0; }, true);
+  const app = document.querySelector('[data-testid=stApp]');
+  let ran = false;
+  new MutationObserver(() => {
+    const state = app.getAttribute('data-test-script-state');
+    if (state === 'running') ran = true;
+    else if (ran && state === 'notRunning') { ran = false; window.took = performance.now() - window.pressed; }
+  }).observe(app, {attributes: true});
+  const count = () => (document.querySelector('.sd-count') || {}).textContent || '';
+  let before = count();
+  new MutationObserver(() => {
+    if (count() && count() !== before) { before = count(); window.stepped = performance.now() - window.pressed; }
+  }).observe(document.body, {subtree: true, childList: true, characterData: true});
+}"""
+
+
+def fill(folder: Path, n_methods: int) -> Run:
+    """Put dense and 3 * n_methods sparse records over 5,153 passages into a data folder."""
+    chosen = [m for m in METHODS if m.settings.pattern == "channelx1"][:n_methods]
+    settings = replace(specimens.SETTINGS, methods=tuple(m.settings for m in chosen))
+    dense = specimens.verdicts(N_PASSAGES)
+    records = [replace(specimens.record(dense), key="dense")]
+    for i, method in enumerate(chosen):
+        for permille in settings.sparsities_permille:
+            verdicts = specimens.harmed(dense, round(permille * (0.5 + 0.15 * i)), seed=i)
+            made = specimens.record(verdicts, permille, method.settings, seed=i)
+            records.append(replace(made, key=f"{i}-{permille}"))
+    run, _ = specimens.run(settings)
+    run = replace(run, dense="dense", sparse=tuple(r.key for r in records[1:]))
+    store = Store(folder)
+    for record in (*records, specimens.passages(N_PASSAGES), run):
+        store.put(record.key, record)
+    store.close()
+    return run
+
+
+def opened(page: Page, address: str) -> None:
+    """Open a page and wait until its script has ended."""
+    page.goto(address)
+    page.wait_for_selector("h1.sd-opening", timeout=60_000)
+    page.wait_for_selector(CALM, timeout=60_000)
+    page.wait_for_timeout(1500)
+    page.evaluate(WATCH)
+
+
+def spent(server: Server) -> float:
+    """Processor seconds of the server so far."""
+    times = psutil.Process(server.process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def measured(name: str, server: Server, found: Callable[[], list[float]]) -> None:
+    """Print the middle and the slowest of what is measured, and the server's processor time for each."""
+    before = spent(server)
+    took = found()
+    each = 1000 * (spent(server) - before) / len(took)
+    print(
+        f"{name}: median {statistics.median(took):.0f} ms, slowest {max(took):.0f} ms, "
+        f"server {each:.0f} ms of processor time, n = {len(took)}",
+        flush=True,
+    )
+
+
+def reruns(page: Page) -> list[float]:
+    """Milliseconds that each of some reruns of the whole page took; R is Streamlit's own key for it."""
+    found = []
+    for _ in range(N_RERUNS):
+        page.keyboard.press("r")
+        page.wait_for_function("window.took > 0", timeout=60_000)
+        found.append(page.evaluate("window.took"))
+        page.wait_for_timeout(100)
+    return found
+
+
+def steps(page: Page, n: int) -> list[float]:
+    """Milliseconds from J or K to the new passage's number, n times; 50 forwards, 50 back."""
+    found = []
+    for i in range(n):
+        page.evaluate("window.stepped = 0")
+        page.keyboard.press("j" if i // 50 % 2 == 0 else "k")
+        page.wait_for_function("window.stepped > 0", timeout=60_000)
+        found.append(page.evaluate("window.stepped"))
+        page.wait_for_selector(CALM)
+    return found
+
+
+def walk(page: Page, server: Server, n_steps: int) -> None:
+    """Print every figure."""
+    for name in ("overview", "layers", "compare"):
+        opened(page, f"{server.address}/{'' if name == 'overview' else name}")
+        measured(f"{name}, rerun", server, lambda: reruns(page))
+    session = page.context.new_cdp_session(page)
+    for done in range(0, n_steps + 1, EVERY):
+        if done:
+            measured(f"compare, steps to {done}", server, lambda: steps(page, EVERY))
+        session.send("HeapProfiler.collectGarbage")
+        used = session.send("Runtime.getHeapUsage")["usedSize"]
+        nodes = page.evaluate("document.getElementsByTagName('*').length")
+        print(
+            f"after {done} steps: {used / 1e6:.1f} MB of JavaScript, {nodes:,} elements", flush=True
+        )
+
+
+def main() -> None:
+    """Fill, serve, look, stop."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--keep", type=Path, help="fill this folder and end, for a look by hand")
+    arguments = parser.parse_args()
+    if arguments.keep:
+        fill(arguments.keep, arguments.methods)
+        return
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "data"
+        fill(folder, arguments.methods)
+        server = Server(folder)
+        try:
+            server.wait()
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(
+                    executable_path=chromium(), args=["--no-sandbox"]
+                )
+                # Without the policy of our own pages, which forbids what Playwright does to wait.
+                walk(browser.new_page(bypass_csp=True), server, arguments.steps)
+                browser.close()
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()

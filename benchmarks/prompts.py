@@ -1,0 +1,78 @@
+"""How soon both models begin to answer a prompt: python benchmarks/prompts.py [DATA_DIR].
+
+Prunes the built-in model once (by magnitude, which needs little), then asks three prompts of a fresh worker: the first
+one starts the worker, loads the model and makes the sparse one; the others find both warm. Seconds are from the request
+to the first text that a page could read, as the page polls, four times a second.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sparsedash.backend import Backend
+from sparsedash.catalog import method_named
+from sparsedash.jobs.table import Job
+from sparsedash.settings import (
+    CalibrationSettings,
+    ContinuationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
+
+POLL_S = 0.25
+PROMPTS = (
+    ("cold", "The old harbour was quiet, and"),
+    ("warm", "She opened the letter and read it twice before"),
+    ("warm", "Nobody in the village had ever seen such a"),
+)
+
+
+def main(folder: Path) -> None:
+    backend = Backend(folder)
+    try:
+        left, right = pair(backend)
+        for state, prompt in PROMPTS:
+            ask(backend, state, ContinuationSettings(left=left, right=right, prompt=prompt))
+    finally:
+        backend.close()
+
+
+def pair(backend: Backend) -> tuple[str, str]:
+    """The dense record of a run of the built-in model, and its last sparse one; made where there is none."""
+    runs = [run for run in backend.runs() if run.sparse]
+    if not runs:
+        settings = RunSettings(
+            methods=(method_named("magnitude"),),
+            sparsities_permille=(200,),
+            calibration=CalibrationSettings(n_samples=64, length=128),
+            evaluation=EvaluationSettings(n_passages=10),
+        )
+        until_ended(backend, backend.submit(settings))
+        runs = backend.runs()
+        print("The worker that made the run is still there: its first prompt is not quite cold.")
+    return runs[0].dense, runs[0].sparse[-1]
+
+
+def ask(backend: Backend, state: str, request: ContinuationSettings) -> None:
+    started = time.perf_counter()
+    job = backend.submit_continuation(request)
+    while backend.job(job.id).live and not backend.job(job.id).left_text:
+        time.sleep(POLL_S)
+    first = time.perf_counter() - started
+    until_ended(backend, job)
+    whole = time.perf_counter() - started
+    speed = 2 * request.n_tokens / max(1e-9, whole - first)
+    print(f"{state}: first words after {first:.2f} s, all {request.n_tokens} tokens of both after {whole:.2f} s"
+          f" ({speed:.0f} tokens a second, both together)")  # fmt: skip
+
+
+def until_ended(backend: Backend, job: Job) -> None:
+    while backend.job(job.id).live:
+        time.sleep(POLL_S)
+    ended = backend.job(job.id)
+    assert ended.state == "done", f"{ended.error_text}\n{backend.log_tail(job.id)}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()))

@@ -1,0 +1,44 @@
+"""What each layer of a sparse model lost, and how sure its fit is."""
+
+import streamlit as st
+
+from sparsedash.ui import frame, job_panel, layers
+from sparsedash.ui.sweep import sweep
+
+backend = frame.page("Layers")
+runs = backend.runs()
+jobs = [job for job in backend.jobs() if job.kind == "run"]
+chosen = frame.query("run") or next((r.key for r in [*(r for r in runs if r.sparse), *jobs]), "")
+run = backend.run(chosen) if chosen else None
+job = next((job for job in jobs if job.key == chosen), None)
+found = sweep(backend, run)
+
+if found is not None and found.sparse:
+    answer = st.container()
+    record = layers.choose_record(found)
+    assert record.pruned is not None
+    with answer:
+        frame.opening(layers.sentence(record.pruned), layers.basis(record, record.pruned))
+    layers.show_layers(record.pruned)
+    with st.container(horizontal=True):
+        frame.link("overview", "Back to the chart", run=chosen)
+        name = next(name for name, other in found.records.items() if other is record)
+        frame.link("compare", "Compare its answers with the dense model's", run=chosen, right=name)
+elif job is not None:
+    frame.opening("No layer has been pruned yet." if job.live else "This run pruned nothing.")
+    if job.live:
+        frame.empty("Each layer's width and loss appear here with the first sparse model.")
+    job_panel.watch(backend, job, lambda: bool((grown := backend.run(chosen)) and grown.sparse))
+    if not job.live:
+        frame.link("prune", "Choose other settings")
+elif frame.query("run"):
+    frame.opening("There is nothing about layers at this address.")
+    frame.empty("The run may have been made in another data folder, or its sparse models are lost.")
+    frame.link("overview", "Show the newest run")
+else:
+    frame.opening("No layer has been pruned yet.")
+    frame.empty(
+        "Here every layer of a sparse model will be shown: how wide it still is, how much of its output it lost on the "
+        "text it was fitted to, on text kept out of the fit and on the passages, and what compensation bought back."
+    )
+    frame.link("prune", "Prune a model")

@@ -1,0 +1,63 @@
+"""The two axes of a race: how far they reach, and what their numbers say."""
+
+from collections.abc import Sequence
+from math import log
+from typing import Any
+
+from sparsedash.charts.measures import Measure, Race, readings, sparsity, times
+
+MARGIN = 0.02
+"""Air left of zero, as a share of the axis, so that the dense point does not stand on the tick labels."""
+_FACTORS = (1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5, 10, 20, 50, 100, 300, 1000, 10_000, 100_000)
+_MOST_TICKS = 7
+_STEPS = (0.5, 1, 2, 5, 10, 20, 50)
+
+
+def end_of_axis(race: Race) -> float:
+    """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
+    asked = [*race.asked, *(row.sparsity_permille for row in race.published)]
+    largest = max([*map(sparsity, race.records), *(value / 10 for value in asked), 1.0])
+    return min(100.0, largest * 1.06)
+
+
+def range_of(race: Race, measure: Measure) -> tuple[float, float]:
+    """What holds every interval with some air; shares of right answers stay within 0 to 100 percent."""
+    bounds = [
+        bound
+        for record in (race.dense, *race.records)
+        for reading in readings(measure, race.dense, record)
+        for bound in (reading.low, reading.high)
+    ]
+    if measure == "accuracy":
+        bounds += [100 * share for row in race.published for share in (row.dense, row.sparse)]
+        bounds += [race.live.reading.low, race.live.reading.high] if race.live else []
+    least = 0.02 if measure == "word perplexity" else 2.0
+    air = max(least, 0.08 * (max(bounds) - min(bounds)))
+    low, high = min(bounds) - air, max(bounds) + air
+    return (max(0.0, low), min(100.0, high)) if measure == "accuracy" else (low, high)
+
+
+def ticks(measure: Measure, y_range: tuple[float, float]) -> dict[str, Any]:
+    """What the y axis says. Log-likelihoods are told as factors, and broken answers without a minus."""
+    low, high = y_range
+    match measure:
+        case "accuracy":
+            return {"ticksuffix": " %", "nticks": 6}
+        case "word perplexity":
+            places = _apart(
+                [-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low
+            )
+            return {"tickvals": places, "ticktext": [times(-place) for place in places]}
+        case "flips":
+            step = next((s for s in _STEPS if (high - low) / s <= _MOST_TICKS), _STEPS[-1])
+            places = [n * step for n in range(int(low / step), int(high / step) + 1)]
+            return {"tickvals": places, "ticktext": [f"{abs(place):g} %" for place in places]}
+
+
+def _apart(places: Sequence[float], span: float) -> list[float]:
+    """The places, from the highest down, without those too near to the one before."""
+    kept: list[float] = []
+    for place in places:
+        if not kept or kept[-1] - place >= span / _MOST_TICKS * 0.8:
+            kept.append(place)
+    return kept

@@ -1,0 +1,114 @@
+"""Labels at the ends of lines: cut into short lines, and moved apart just enough not to cover each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import inf
+from typing import Any
+
+from sparsedash.charts.palette import Palette
+
+LONGEST = 14
+"""Characters that stay on one line; two such lines leave a phone's chart most of its width."""
+
+AWAY = 14
+"""Pixels between the plot and the labels, crossed by a thin line where a label had to move."""
+_SIZE, _SMALL_SIZE, _FEW = 15, 13, 4
+_WIDTH_OF_LETTER, _HEIGHT_OF_LINE = 0.54, 1.35
+"""Of a label's letters, as shares of their size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What stands at the right edge for a line that ends at y; where there is no y yet, only its room is kept."""
+
+    y: float | None
+    lines: Sequence[str]
+    colour: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Where the labels' axis is: its range, its height in pixels, and its lower and upper end as shares of the plot."""
+
+    y_range: tuple[float, float]
+    height: float
+    domain: tuple[float, float] = (0.0, 1.0)
+
+
+def room_for(labels: Sequence[Label]) -> float:
+    """The height in pixels that the labels need above each other, with a little air."""
+    return 1.05 * sum(_heights(labels))
+
+
+def label_layout(labels: Sequence[Label], panel: Panel, colours: Palette) -> dict[str, Any]:
+    """The part of a layout that puts labels at the right edge, none on another, with the margin that they need."""
+    size, (low, high), (bottom, top) = _size(labels), panel.y_range, panel.domain
+    share = (top - bottom) / panel.height
+    ends = [(i, label.y) for i, label in enumerate(labels) if label.y is not None]
+    wanted = [panel.height * (high - y) / (high - low) for _, y in ends]
+    middles = placed(wanted, [_heights(labels)[i] for i, _ in ends], panel.height)
+    notes = [
+        {
+            "x": 1, "xref": "paper", "xanchor": "left", "xshift": AWAY, "y": top - share * middle, "yref": "paper",
+            "yanchor": "middle", "text": "<br>".join(labels[i].lines), "align": "left", "showarrow": False,
+            "font": {"color": labels[i].colour, "size": size, "weight": 600},
+        }
+        for (i, _), middle in zip(ends, middles, strict=True)
+    ]  # fmt: skip
+    ties = [
+        {
+            "type": "line", "xref": "paper", "xsizemode": "pixel", "xanchor": 1, "x0": 2, "x1": AWAY - 2, "yref": "paper",
+            "y0": top - share * at, "y1": top - share * middle, "line": {"color": colours.muted, "width": 1},
+        }
+        for at, middle in zip(wanted, middles, strict=True)
+        if abs(at - middle) > size / 2
+    ]  # fmt: skip
+    longest = max(len(line) for label in labels for line in label.lines)
+    right = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
+    return {"annotations": notes, "shapes": ties, "margin_r": right}
+
+
+def _size(labels: Sequence[Label]) -> int:
+    return _SIZE if len(labels) <= _FEW else _SMALL_SIZE
+
+
+def _heights(labels: Sequence[Label]) -> list[float]:
+    return [_HEIGHT_OF_LINE * _size(labels) * len(label.lines) for label in labels]
+
+
+def wrapped(text: str) -> list[str]:
+    """The text on one line, or on two of about the same length, parted after a space or a hyphen."""
+    cuts = [i + 1 for i, sign in enumerate(text[:-1]) if sign in " -"]
+    if len(text) <= LONGEST or not cuts:
+        return [text]
+    cut = min(cuts, key=lambda at: max(len(text[:at].rstrip()), len(text[at:])))
+    return [text[:cut].rstrip(), text[cut:]]
+
+
+def placed(wanted: Sequence[float], heights: Sequence[float], room: float) -> list[float]:
+    """Middles of labels as near to the wanted ones as can be, from 0 to `room`, none on another; in the order given.
+
+    heights: of the labels; when they need more than the room, the last ones stand outside.
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    gaps = [(heights[i] + heights[j]) / 2 for i, j in pairwise(order)]
+    offsets = list(accumulate([0.0, *gaps]))[: len(order)]
+    # Without its offset every middle only has to be no less than the one before: a monotone regression.
+    blocks: list[tuple[float, int]] = []
+    for i, offset in zip(order, offsets, strict=True):
+        blocks.append((wanted[i] - offset, 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (first, n), (second, m) = blocks[-2:]
+            blocks[-2:] = [((first * n + second * m) / (n + m), n + m)]
+    free = [value for value, n in blocks for _ in range(n)]
+    low = heights[order[0]] / 2 if order else 0.0
+    high = room - offsets[-1] - heights[order[-1]] / 2 if order else inf
+    middles = dict(
+        zip(
+            order,
+            (max(low, min(high, z)) + offset for z, offset in zip(free, offsets, strict=True)),
+            strict=True,
+        )
+    )
+    return [middles[i] for i in range(len(wanted))]

@@ -1,0 +1,164 @@
+"""What each layer of a sparse model lost, with its width and its sensitivity below: one figure, layers on x."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import plotly.graph_objects as go
+
+from sparsedash.charts.labels import Label, Panel, label_layout, room_for, wrapped
+from sparsedash.charts.palette import PALETTES, Palette, Theme, axis, frame_of
+from sparsedash.records import Pruned
+
+_TOP, _BOTTOM, _LEFT = 44, 52, 52
+_ERRORS, _SMALL, _GAP = 230, 84, 44
+"""Pixels: the panel of errors, the panels below it, and what is between two panels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curve:
+    """A share of every layer's output, in percent; how it is told from others."""
+
+    name: str
+    values: Sequence[float]
+    symbol: str
+    dash: str
+    colour: str
+    text_colour: str
+
+
+def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
+    """The lost share of each layer's MLP output, then the kept widths, then the sensitivities where there are any."""
+    colours = PALETTES[theme]
+    curves = _curves(made, colours)
+    labels = [
+        Label(y=curve.values[-1], lines=wrapped(curve.name), colour=curve.text_colour) for curve in curves
+    ]  # fmt: skip
+    top = max(_ERRORS, room_for(labels))
+    panels = [top, _SMALL, *([_SMALL] if made.sensitivities else [])]
+    domains = _domains(panels)
+    highest = max(0.1, 1.08 * max(max(curve.values) for curve in curves))
+    traces = [_curve_trace(curve) for curve in curves]
+    traces.append(_bars(_kept(made), "y2", colours, _kept_words(made)))
+    if made.sensitivities:
+        traces.append(_bars(relative(made.sensitivities), "y3", colours))
+    height = round(sum(panels) + _GAP * (len(panels) - 1)) + _TOP + _BOTTOM
+    layout = frame_of("Share of each layer's MLP output that is lost, %", height, colours)
+    layout |= _axes(made, domains, highest, colours)
+    layout |= label_layout(
+        labels, Panel(y_range=(0, highest), height=top, domain=domains[0]), colours
+    )
+    layout["annotations"] += _titles(domains[1:], colours)
+    return go.Figure(traces, layout)
+
+
+def layers_words(made: Pruned) -> str:
+    """What `layers_chart` shows, for those who do not see it."""
+    said = [
+        f"{curve.name} from {min(curve.values):.1f} to {max(curve.values):.1f} %"
+        for curve in _curves(made, PALETTES["light"])
+    ]
+    kept = _kept(made)
+    return (
+        f"Share of the MLP output that each of {len(made.widths)} layers lost: {'; '.join(said)}. "
+        f"Kept width from {min(kept):.0f} to {max(kept):.0f} % of the dense one."
+    )
+
+
+def relative(values: Sequence[float]) -> list[float]:
+    """The values as multiples of their median; as they are where that is zero."""
+    middle = median(values) if values else 0.0
+    return [value / middle for value in values] if middle > 0 else list(values)
+
+
+def _curves(made: Pruned, colours: Palette) -> list[_Curve]:
+    found = [
+        ("calibration text", made.layer_errors, "circle", "solid", True),
+        ("held-out text", made.held_out_errors, "circle-open", "dash", True),
+        ("the passages", made.passage_errors, "diamond", "dot", True),
+        ("without compensation", made.uncompensated_errors, "x-thin", "dashdot", False),
+    ]
+    return [
+        _Curve(
+            name=name, values=[100 * value for value in values], symbol=symbol, dash=dash,
+            colour=colours.sparse if own else colours.muted, text_colour=colours.sparse_text if own else colours.muted,
+        )
+        for name, values, symbol, dash, own in found
+        if values
+    ]  # fmt: skip
+
+
+def _curve_trace(curve: _Curve) -> Any:
+    said = [
+        f"layer {i}, {curve.name}<br>{value:.1f} % lost" for i, value in enumerate(curve.values, 1)
+    ]
+    return go.Scatter(
+        x=list(range(1, len(curve.values) + 1)), y=list(curve.values), mode="lines+markers", name=curve.name,
+        line={"color": curve.colour, "width": 2 if curve.dash == "solid" else 1.25, "dash": curve.dash},
+        marker={"color": curve.colour, "symbol": curve.symbol, "size": 6, "line": {"color": curve.colour, "width": 1.5}},
+        cliponaxis=False, customdata=said, hovertemplate="%{customdata}<extra></extra>",
+    )  # fmt: skip
+
+
+def _bars(
+    values: Sequence[float], y_axis: str, colours: Palette, said: Sequence[str] | None = None
+) -> Any:
+    words = said or [f"layer {i}<br>{value:.2f} ×" for i, value in enumerate(values, 1)]
+    return go.Bar(
+        x=list(range(1, len(values) + 1)), y=list(values), yaxis=y_axis, name=y_axis,
+        marker={"color": colours.muted, "opacity": 0.6, "line": {"width": 0}},
+        customdata=list(words), hovertemplate="%{customdata}<extra></extra>",
+    )  # fmt: skip
+
+
+def _kept(made: Pruned) -> list[float]:
+    return [100 * w / dense for w, dense in zip(made.widths, made.dense_widths, strict=True)]
+
+
+def _kept_words(made: Pruned) -> list[str]:
+    pairs = enumerate(zip(made.widths, made.dense_widths, strict=True), 1)
+    return [f"layer {i}<br>{width:,} of {dense:,} channels kept" for i, (width, dense) in pairs]
+
+
+def _domains(panels: Sequence[float]) -> list[tuple[float, float]]:
+    """Where each panel is, from the top down, as shares of the plot's height."""
+    whole = sum(panels) + _GAP * (len(panels) - 1)
+    found, top = [], whole
+    for height in panels:
+        found.append((max(0.0, (top - height) / whole), top / whole))
+        top -= height + _GAP
+    return found
+
+
+def _axes(
+    made: Pruned, domains: Sequence[tuple[float, float]], highest: float, colours: Palette
+) -> dict[str, Any]:
+    y = axis(colours, gridcolor=colours.grid, ticklabelstandoff=6)
+    axes = {
+        "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM},
+        "bargap": 0.35,
+        "xaxis": axis(
+            colours, range=[0.4, len(made.widths) + 0.6], showgrid=False, showline=True, linecolor=colours.grid,
+            anchor=f"y{len(domains)}", nticks=12,
+            title={"text": "Layer", "font": {"color": colours.muted, "size": 14}},
+        ),
+        "yaxis": y | {"range": [0, highest], "domain": domains[0], "ticksuffix": " %", "nticks": 6},
+        "yaxis2": y | {"range": [0, 100], "domain": domains[1], "ticksuffix": " %", "tickvals": [0, 50, 100]},
+    }  # fmt: skip
+    if len(domains) > 2:
+        axes["yaxis3"] = y | {
+            "rangemode": "tozero", "domain": domains[2], "ticksuffix": " ×", "nticks": 3,
+        }  # fmt: skip
+    return axes
+
+
+def _titles(domains: Sequence[tuple[float, float]], colours: Palette) -> list[dict[str, Any]]:
+    titles = ("Channels kept, % of dense", "Sensitivity, times the median layer's")
+    return [
+        {
+            "x": 0, "xref": "paper", "xanchor": "left", "xshift": -_LEFT, "y": top, "yref": "paper", "yanchor": "bottom",
+            "yshift": 8, "text": text, "showarrow": False, "font": {"size": 14, "color": colours.muted},
+        }
+        for (_, top), text in zip(domains, titles, strict=False)
+    ]  # fmt: skip

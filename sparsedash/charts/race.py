@@ -1,0 +1,120 @@
+"""The race: every method's line against measured sparsity, with intervals, dense drawn across."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from sparsedash.charts.axes import MARGIN, end_of_axis, range_of, ticks
+from sparsedash.charts.labels import Label, Panel, label_layout, room_for, wrapped
+from sparsedash.charts.marks import (
+    SYMBOLS,
+    Line,
+    dense_marks,
+    dense_point,
+    ink,
+    lines_of,
+    live_trace,
+    strand_trace,
+    strands,
+)
+from sparsedash.charts.measures import Measure, Race, dense_value, readings, sparsity
+from sparsedash.charts.palette import PALETTES, Palette, Theme, axis, frame_of
+from sparsedash.charts.published_points import published_notes, published_traces, published_words
+
+HEIGHT = 380
+TITLES: dict[Measure, str] = {
+    "accuracy": "Last word right, % of {total:,} passages",
+    "word perplexity": "Word perplexity, times that of dense; further down is worse",
+    "flips": "Answers mended above, broke below, % of {total:,}",
+}
+_TOP, _BOTTOM, _LEFT = 44, 52, 52
+
+
+def race_chart(race: Race, measure: Measure = "accuracy", theme: Theme = "light") -> go.Figure:
+    """The measure against measured MLP sparsity, every value with its 95 % interval."""
+    colours, end, y_range = PALETTES[theme], end_of_axis(race), range_of(race, measure)
+    lines = lines_of(race, end)
+    labels = [Label(y=dense_value(measure, race.dense), lines=["dense"], colour=colours.dense)]
+    traces = dense_marks(race, measure, end, colours)
+    for line in lines:
+        drawn, ends = _line(race, line, measure, colours)
+        traces, labels = traces + drawn, labels + ends
+    traces.append(dense_point(race, measure, colours))
+    height = max(HEIGHT - _TOP - _BOTTOM, room_for(labels))
+    layout = frame_of(
+        TITLES[measure].format(total=race.dense.last_word.total),
+        round(height) + _TOP + _BOTTOM,
+        colours,
+    )
+    layout |= _axes(measure, end, y_range, colours)
+    layout |= label_layout(labels, Panel(y_range=y_range, height=height), colours)
+    if measure == "accuracy":
+        traces += published_traces(race.published, colours)
+        layout["annotations"] += published_notes(race.published, colours)
+        traces += [
+            live_trace(race, line, colours)
+            for line in lines
+            if race.live and line.label == race.live.label
+        ]
+    return go.Figure(traces, layout)
+
+
+def clicked(points: Sequence[Mapping[str, Any]]) -> str:
+    """The key of the record whose point was clicked; empty where it was another point, or none."""
+    data = points[0].get("customdata") if points else None
+    return str(data[1]) if isinstance(data, list | tuple) and len(data) == 2 else ""
+
+
+def race_words(race: Race, measure: Measure = "accuracy") -> str:
+    """What `race_chart` shows, for those who do not see it."""
+    dense, total = race.dense, race.dense.last_word.total
+    parts = [f"dense {readings(measure, dense, dense)[0].words}"] if measure == "accuracy" else []
+    for label, records in race.lines.items():
+        for record in sorted(records, key=sparsity):
+            said = readings(measure, dense, record)[0].words
+            parts.append(f"{label} at {sparsity(record):.1f} % {said}")
+    what = {
+        "accuracy": f"Share of {total:,} last words right",
+        "word perplexity": f"Word perplexity over {total:,} passages",
+        "flips": f"Answers of {total:,} that broke or were mended",
+    }[measure]
+    beside = published_words(race.published) if measure == "accuracy" else ""
+    return f"{what} against the share of MLP channels removed, with 95 % intervals: {'; '.join(parts)}.{beside}"
+
+
+def _line(
+    race: Race, line: Line, measure: Measure, colours: Palette
+) -> tuple[list[Any], list[Label]]:
+    """The traces of one method and its labels: one that only keeps the room where it has no record yet."""
+    found = strands(race, line, measure)
+    traces = [strand_trace(race, line, measure, ends, colours) for ends in found.values()]
+    if not found:
+        live = race.live if measure == "accuracy" else None
+        y = live.reading.value if live is not None and live.label == line.label else None
+        return traces, [_label(line, line.label, y, colours.sparse_text)]
+    labels = [
+        _label(line, role if line.alone and role != "sparse" else line.label, ends[-1].value, ink(role, colours)[1])
+        for role, ends in found.items()
+        if line.alone or role != "mended"
+    ]  # fmt: skip
+    return traces, labels
+
+
+def _label(line: Line, text: str, y: float | None, colour: str) -> Label:
+    sign = "" if line.alone else f"{SYMBOLS[line.symbol]} "
+    first, *rest = wrapped(text)
+    return Label(y=y, lines=[sign + first, *rest], colour=colour)
+
+
+def _axes(
+    measure: Measure, end: float, y_range: tuple[float, float], colours: Palette
+) -> dict[str, Any]:
+    return {
+        "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM},
+        "xaxis": axis(
+            colours, range=[-MARGIN * end, end], ticksuffix=" %", showgrid=False, showline=True, linecolor=colours.grid,
+            title={"text": "MLP channels removed", "font": {"color": colours.muted, "size": 14}},
+        ),
+        "yaxis": axis(colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **ticks(measure, y_range)),
+    }  # fmt: skip

@@ -1,0 +1,31 @@
+"""What a setting is held to; each check names the setting, the value and what is allowed."""
+
+from typing import Any, get_args
+
+from sparsedash.errors import SettingsError
+
+
+def one_of(name: str, value: object, choices: Any) -> None:
+    """Raise SettingsError unless the value is one of a Literal's."""
+    if value not in get_args(choices):
+        raise SettingsError(name, value, ", ".join(get_args(choices)))
+
+
+def whole(name: str, value: object, low: int, high: int) -> None:
+    """Raise SettingsError unless the value is a whole number from low to high."""
+    if type(value) is not int or not low <= value <= high:
+        raise SettingsError(name, value, f"a whole number from {low:,} to {high:,}")
+
+
+def text(name: str, value: str) -> None:
+    """Raise SettingsError unless the value says something, and not too much."""
+    if not value.strip() or len(value) > 100_000:
+        raise SettingsError(name, value[:40], "1 to 100,000 characters")
+
+
+def reference(name: str, value: object) -> None:
+    """Raise SettingsError unless the value is one line that can name a model or a text."""
+    if not isinstance(value, str) or not value.strip() or value != value.strip():
+        raise SettingsError(name, value, "a reference without spaces around it")
+    if len(value) > 4096 or not value.isprintable():
+        raise SettingsError(name, value[:40], "at most 4,096 printable characters")

@@ -1,0 +1,140 @@
+"""What two models write after one prompt, token by token in turn, so that both can be watched while they write."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.speakers import Speaker, Speakers
+from sparsedash.errors import Cancelled
+from sparsedash.progress import OnStep, OnText, ignore_steps, ignore_text
+from sparsedash.records import Continuation
+from sparsedash.settings import ContinuationSettings
+from sparsedash.store import Store
+
+CHUNK_TOKENS = 512
+"""Tokens of a prompt that are read between two steps, where a reader may be stopped."""
+
+
+def continue_prompt(
+    settings: ContinuationSettings,
+    store: Store,
+    speakers: Speakers,
+    on_step: OnStep = ignore_steps,
+    on_text: OnText = ignore_text,
+) -> Continuation:
+    """What the models of two records write after a prompt; kept under the settings' key.
+
+    What was written when somebody stops it is kept too, marked as stopped, and written anew when it is asked for again.
+    Raises JobError when a record is gone or its model has changed, and whatever making the model raises.
+    """
+    known = store.get(Continuation, settings.key())
+    if known is not None and not known.stopped:
+        return known
+    both = speakers.pair((settings.left, settings.right), store, on_step)
+    writers = [Writer(speaker, settings) for speaker in both]
+    try:
+        _write(writers, settings.n_tokens, on_step, on_text)
+    except Cancelled:
+        if any(writer.text for writer in writers):
+            _keep(settings, writers, store, stopped=True)
+        raise
+    finally:
+        for speaker in both:
+            speaker.rest()
+    return _keep(settings, writers, store, stopped=False)
+
+
+def _write(writers: Sequence["Writer"], n_tokens: int, on_step: OnStep, on_text: OnText) -> None:
+    for writer in writers:
+        writer.read(on_step)
+    for number in range(n_tokens):
+        for writer in writers:
+            writer.write()
+        on_text(*(writer.text for writer in writers))
+        on_step("continue", number + 1, n_tokens, unit="tokens")
+        if all(writer.finished for writer in writers):
+            return
+
+
+def _keep(
+    settings: ContinuationSettings, writers: Sequence["Writer"], store: Store, stopped: bool
+) -> Continuation:
+    left, right = (writer.text for writer in writers)
+    both = Continuation(
+        key=settings.key(), prompt=settings.prompt, left=left, right=right, stopped=stopped
+    )
+    store.put(both.key, both)
+    return both
+
+
+class Writer:
+    """One model on its way through a prompt and its own words after it. finished: it has come to its own end."""
+
+    def __init__(self, speaker: Speaker, settings: ContinuationSettings) -> None:
+        self._speaker, self._settings = speaker, settings
+        self._cache: object | None = None
+        self._logits: Tensor | None = None
+        self._written: list[int] = []
+        # Both models are given the same luck: where they expect the same, they draw the same.
+        self._luck = torch.Generator().manual_seed(settings.seed)
+        self.finished = False
+
+    @property
+    def text(self) -> str:
+        """What it has written, without half a character at its end."""
+        tokenizer = self._speaker.loaded.tokenizer
+        return str(tokenizer.decode(self._written, skip_special_tokens=True)).rstrip("\ufffd")
+
+    @torch.inference_mode()
+    def read(self, on_step: OnStep) -> None:
+        """Read the prompt; its end where it is longer than the model can take."""
+        loaded = self._speaker.loaded
+        ids = loaded.tokenizer(self._settings.prompt).input_ids
+        ids = ids[-max(1, loaded.max_length - self._settings.n_tokens) :]
+        for start in range(0, len(ids), CHUNK_TOKENS):
+            on_step("read", start, len(ids), unit="tokens")
+            self._step(ids[start : start + CHUNK_TOKENS])
+
+    @torch.inference_mode()
+    def write(self) -> None:
+        """Write one token more; nothing after the end."""
+        if self.finished:
+            return
+        if self._written:
+            self._step(self._written[-1:])
+        token = self._chosen()
+        self.finished = token in _ends(self._speaker.loaded)
+        if not self.finished:
+            self._written.append(token)
+
+    def _step(self, ids: Sequence[int]) -> None:
+        with self._speaker.speaking() as loaded:
+            output = loaded.model(
+                input_ids=torch.tensor([ids], device=loaded.model.device),
+                cache=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        self._cache, self._logits = output.cache, output.logits[0, -1]
+
+    def _chosen(self) -> int:
+        assert self._logits is not None, "the prompt was read"
+        logits = self._logits.float().cpu()
+        if self._settings.temperature_percent == 0:
+            return int(logits.argmax())
+        # The largest of logits with Gumbel noise is a draw from their distribution.
+        noise = (
+            -torch.rand(logits.shape, generator=self._luck)
+            .clamp_(1e-20, 1 - 1e-7)
+            .log()
+            .neg()
+            .log()
+        )
+        return int((logits / (self._settings.temperature_percent / 100) + noise).argmax())
+
+
+def _ends(loaded: LoadedModel) -> list[int]:
+    ends = loaded.model.generation_config.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)

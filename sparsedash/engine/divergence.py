@@ -1,0 +1,101 @@
+"""How far two models are apart at every token of a text: KL(left || right) of what they expect there, in nats."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.speakers import Speaker, Speakers
+from sparsedash.errors import JobError
+from sparsedash.progress import OnStep, ignore_steps
+from sparsedash.records import Divergence, Place
+from sparsedash.settings import DivergenceSettings
+from sparsedash.store import Store
+
+CHUNK_LOGITS = 2**24
+"""Logits of one model that are held at once: 64 MiB of them."""
+
+
+def measure_divergence(
+    settings: DivergenceSettings, store: Store, speakers: Speakers, on_step: OnStep = ignore_steps
+) -> Divergence:
+    """The two models of the records over the text, its end where it is too long for one; kept under the settings' key.
+
+    Raises JobError when a record is gone, its model has changed, or the models do not share their tokens.
+    """
+    known = store.get(Divergence, settings.key())
+    if known is not None:
+        return known
+    both = speakers.pair((settings.left, settings.right), store, on_step)
+    try:
+        found = _measured(both, settings, on_step)
+    finally:
+        for speaker in both:
+            speaker.rest()
+    store.put(found.key, found)
+    return found
+
+
+@torch.inference_mode()
+def _measured(
+    both: tuple[Speaker, Speaker], settings: DivergenceSettings, on_step: OnStep
+) -> Divergence:
+    left, right = (speaker.loaded for speaker in both)
+    ids = _ids(left, settings.text)
+    if ids != _ids(right, settings.text):
+        raise JobError(
+            "The two models cut this text into different tokens, so they cannot be compared token by token.",
+            "Compare two models with the same tokenizer.",
+        )
+    start = max(0, len(ids) - min(left.max_length, right.max_length))
+    parts = _parts(left, settings.text, ids)
+    rows = zip(
+        _distributions(both[0], ids[start:]), _distributions(both[1], ids[start:]), strict=True
+    )
+    places: list[Place] = []
+    for of_left, of_right in rows:
+        on_step("diverge", len(places), len(ids) - start - 1, unit="tokens")
+        if of_left.shape != of_right.shape:
+            raise JobError("The two models know different numbers of tokens.", "")
+        nats = (of_left.exp() * (of_left - of_right)).sum(dim=-1).clamp_(min=0).tolist()
+        choices = [_texts(left, logs.argmax(dim=-1)) for logs in (of_left, of_right)]
+        for value, one, other in zip(nats, *choices, strict=True):
+            part = parts[start + len(places) + 1]
+            places.append(Place(text=part, nats=value, left=one, right=other))
+    opening = "".join(parts[: start + 1])
+    return Divergence(key=settings.key(), opening=opening, places=tuple(places))
+
+
+def _ids(loaded: LoadedModel, text: str) -> list[int]:
+    return list(loaded.tokenizer(text).input_ids)
+
+
+def _distributions(speaker: Speaker, ids: Sequence[int]) -> Iterator[Tensor]:
+    """Log-probabilities (t, vocabulary), piece by piece, of the tokens after the first."""
+    cache = None
+    head = speaker.loaded.model.get_output_embeddings()
+    step = max(1, CHUNK_LOGITS // head.weight.shape[0])
+    for start in range(0, len(ids) - 1, step):
+        chunk = ids[start : min(start + step, len(ids) - 1)]
+        with speaker.speaking() as loaded:
+            read = torch.tensor([chunk], device=loaded.model.device)
+            output = loaded.model(input_ids=read, cache=cache, use_cache=True)
+        cache = output.cache
+        yield output.logits[0].float().log_softmax(dim=-1).cpu()
+
+
+def _texts(loaded: LoadedModel, ids: Tensor) -> list[str]:
+    return [str(loaded.tokenizer.decode([token])) for token in ids.tolist()]
+
+
+def _parts(loaded: LoadedModel, text: str, ids: Sequence[int]) -> list[str]:
+    """The parts of the text that the tokens are, together the text again; "" for what is no text of its own."""
+    if not loaded.tokenizer.is_fast:
+        return [str(loaded.tokenizer.decode([token])) for token in ids]
+    ends = [end for _, end in loaded.tokenizer(text, return_offsets_mapping=True).offset_mapping]
+    parts, done = [], 0
+    for end in ends:
+        parts.append(text[done : max(done, end)])
+        done = max(done, end)
+    return parts

@@ -1,0 +1,58 @@
+"""What a run takes and what a person should know about it, written down while it goes on."""
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import sparsedash
+from sparsedash.progress import OnStep, Stage
+
+
+class Ledger:
+    """seconds: spent in each stage. cached: what was read from the store instead of computed. warnings: for a person."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self.on_step = on_step
+        self.seconds: dict[str, float] = {}
+        self.cached: list[str] = []
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def timed(self, stage: Stage) -> Iterator[None]:
+        """Add what happens inside to the seconds of a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+    def note_cached(self, what: str) -> None:
+        """Write down, once, that this was read from the store."""
+        if what not in self.cached:
+            self.cached.append(what)
+
+    def warn(self, line: str | None) -> None:
+        """Write down a line for a person, once; None is no line."""
+        if line and line not in self.warnings:
+            self.warnings.append(line)
+
+
+def versions() -> dict[str, str]:
+    """What numbers can depend on: this program, Python, torch, transformers."""
+    return {
+        "sparsedash": sparsedash.__version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts in bytes, Linux in kilobytes.
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,109 @@
+"""The mismatch alarm: whether pruned layers lose far more on the passages than on text like that they were fitted to.
+
+Asked on a few passages before anybody waits for an evaluation. Dimensions: m inner width, t tokens.
+"""
+
+from statistics import median
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from sparsedash.canonical import digest
+from sparsedash.engine.blocks import Batch, BlockWalk, batches_by_length, given
+from sparsedash.engine.models import LoadedModel
+from sparsedash.errors import CalibrationError
+from sparsedash.keys import activations_key
+from sparsedash.progress import OnStep
+from sparsedash.records import Passages, Pruned
+from sparsedash.store import Store
+
+N_PASSAGES = 8
+PASSAGE_TOKENS = 128
+ALARM = 1.3
+"""From how many times as much as on calibration text that was kept out of the fit. Measured: see docs/adr/0007."""
+
+BATCH_TOKENS = 2048
+
+
+class PassageActivations:
+    """What projections of the dense model are given on the first few passages; kept in the store, made once."""
+
+    def __init__(
+        self,
+        store: Store,
+        loaded: LoadedModel,
+        passages: Passages,
+        watched: list[list[str]],
+        on_step: OnStep,
+    ) -> None:
+        """watched: of each block, the names of the projections."""
+        self._store, self._loaded, self._on_step = store, loaded, on_step
+        self._watched = watched
+        pairs = list(zip(passages.contexts, passages.targets, strict=True))[:N_PASSAGES]
+        read = [loaded.tokenizer(context + target).input_ids for context, target in pairs]
+        self._sequences = [ids[:PASSAGE_TOKENS] for ids in read]
+        tokens = digest(self._sequences)
+        self._key = activations_key(loaded.identity, loaded.dtype, tokens, digest(watched))
+
+    def of(self, index: int) -> list[Tensor] | None:
+        """(t, m) float32 of each watched projection of a block; None where the store has no room for them."""
+        data = self._store.get_artefact(f"{self._key}/{index}")
+        if data is None:
+            self._collect()
+            data = self._store.get_artefact(f"{self._key}/{index}")
+        return None if data is None else _unpack(data)
+
+    @torch.no_grad()
+    def _collect(self) -> None:
+        loaded = self._loaded
+        pad = loaded.tokenizer.pad_token_id or 0
+        device = loaded.model.device
+        batches = [b for _, b in batches_by_length(self._sequences, BATCH_TOKENS, pad, device)]
+        walk = BlockWalk(loaded.model.base_model, loaded.blocks, batches)
+        blocks = loaded.projections("decoder")
+        for index, (block, names) in enumerate(zip(blocks, self._watched, strict=True)):
+            self._on_step("prune", index, len(blocks), message="Reading a few passages")
+            seen: list[list[Tensor]] = [[] for _ in names]
+            with given([block[name] for name in names], [own.append for own in seen]):
+                for _ in walk.step(index):
+                    pass
+            real = [torch.cat(list(map(_real, own, batches))) for own in seen]
+            self._store.put_artefact(f"{self._key}/{index}", _pack(real))
+
+
+def mismatch_warning(made: Pruned) -> str | None:
+    """A line where the layers lose far more on the passages than on calibration text.
+
+    That was kept out of the fit, since an overfit is another matter; where none was, the text they were fitted to.
+    """
+    usual = made.held_out_errors or made.layer_errors
+    ratios = [p / u for u, p in zip(usual, made.passage_errors, strict=False) if u > 0]
+    if not ratios or median(ratios) < ALARM:
+        return None
+    return (
+        f"The calibration text is unlike the passages: layers lose {median(ratios):.1f} times as much on them "
+        "as on calibration text that they were not fitted to. Calibrate on text more like them."
+    )
+
+
+def _real(activations: Tensor, batch: Batch) -> Tensor:
+    """Those of tokens that are no padding."""
+    return activations.reshape(*batch.mask.shape, -1)[batch.mask.bool()]
+
+
+def _pack(activations: list[Tensor]) -> bytes:
+    # bfloat16: half the room, and its rounding is far below what the alarm looks for.
+    tensors = {str(i): found.bfloat16().cpu() for i, found in enumerate(activations)}
+    return bytes(safetensors.torch.save(tensors))
+
+
+def _unpack(data: bytes) -> list[Tensor]:
+    try:
+        found = safetensors.torch.load(data)
+        return [found[str(i)].float() for i in range(len(found))]
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise CalibrationError(
+            f"Stored activations cannot be read: {error}.", "Start the run again."
+        ) from error

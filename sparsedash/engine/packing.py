@@ -1,0 +1,65 @@
+"""Statistics as bytes, with half of each symmetric matrix left out."""
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from sparsedash.engine.pruning.layer import Statistics
+from sparsedash.errors import CalibrationError
+
+
+def pack(statistics: Statistics) -> bytes:
+    """The statistics as safetensors bytes, with half of the symmetric matrix left out.
+
+    The lower triangle is folded into (m + 1) / 2 columns: 4.7 MB instead of 9.4 MB at width 1,536.
+    """
+    tensors = {
+        "second_moment": _fold(statistics.second_moment),
+        "mean": statistics.mean,
+        "held_out": statistics.held_out,
+        "n_tokens": torch.tensor(statistics.n_tokens),
+    }
+    return bytes(safetensors.torch.save(tensors))
+
+
+def unpack(data: bytes) -> Statistics:
+    """What `pack` packed. Raises CalibrationError on anything else."""
+    try:
+        tensors = safetensors.torch.load(data)
+        return Statistics(
+            second_moment=_unfold(tensors["second_moment"], len(tensors["mean"])),
+            mean=tensors["mean"],
+            held_out=tensors["held_out"],
+            n_tokens=int(tensors["n_tokens"]),
+        )
+    except (safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise CalibrationError(
+            f"Stored statistics cannot be read: {error}.", "Start the run again."
+        ) from error
+
+
+def _fold(matrix: Tensor) -> Tensor:
+    """A symmetric (m, m) as (m + 1, m // 2), m even: its lower half, with the second diagonal block turned over."""
+    width = matrix.shape[0]
+    if width % 2:
+        matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
+        width += 1
+    half = width // 2
+    folded = torch.zeros(width + 1, half)
+    folded[1 : half + 1] = matrix[:half, :half].tril()
+    folded[half + 1 :] = matrix[half:, :half]
+    folded[:half] += matrix[half:, half:].triu()
+    return folded
+
+
+def _unfold(folded: Tensor, width: int) -> Tensor:
+    even, half = folded.shape[0] - 1, folded.shape[1]
+    matrix = torch.empty(even, even)
+    first = folded[1 : half + 1].tril()
+    second = folded[:half].triu()
+    matrix[:half, :half] = first + first.tril(-1).T
+    matrix[half:, half:] = second + second.triu(1).T
+    matrix[half:, :half] = folded[half + 1 :]
+    matrix[:half, half:] = folded[half + 1 :].T
+    return matrix[:width, :width].contiguous()

@@ -1,0 +1,122 @@
+"""What a pruned layer loses: as a share of its output's energy, on the text it was fitted to and on other text.
+
+Dimensions: d hidden width, m inner width, t tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sparsedash.engine.pruning.allocation import ALLOCATIONS
+from sparsedash.engine.pruning.layer import Evidence, Layer, layer_of
+from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
+from sparsedash.settings import MethodSettings
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrunedModel:
+    """How every MLP is narrowed, or which weights its projections have instead, and the share of its output that is lost.
+
+    narrowed: empty where single weights go. masked: of each block the new weights (out, in) by projection; empty where
+    channels go. Of projections the shares are averaged.
+    layer_errors: on the calibration tokens. held_out_errors: on tokens kept out of the fit; far larger means overfitted;
+    empty when none were kept out. uncompensated_errors: on the calibration tokens, had the kept weights stayed as they
+    are. sensitivities: see Evidence; empty where the method did not ask for them.
+    """
+
+    narrowed: list[Narrowed] = field(default_factory=list)
+    masked: list[dict[str, Tensor]] = field(default_factory=list)
+    layer_errors: list[float] = field(default_factory=list)
+    held_out_errors: list[float] = field(default_factory=list)
+    uncompensated_errors: list[float] = field(default_factory=list)
+    sensitivities: list[float] = field(default_factory=list)
+
+
+@torch.no_grad()
+def measured(
+    mlps: list[Mlp], evidence: Evidence, method: MethodSettings, narrowed: list[Narrowed]
+) -> PrunedModel:
+    """Narrowed MLPs with what each loses; asked while the model is still the dense one."""
+    fitted, held_out, uncompensated = [], [], []
+    for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
+        known = evidence.statistics(index)
+        layer = layer_of(mlp, known)
+        as_they_are = Narrowed(narrow.kept, layer.out_weight[:, narrow.kept], layer.out_bias)
+        fitted.append(_fitted_error(layer, narrow))
+        uncompensated.append(_fitted_error(layer, as_they_are))
+        if len(known.held_out):
+            held_out.append(_sample_error(mlp, narrow, known.held_out))
+    needs_losses = ALLOCATIONS[method.allocation].needs_losses
+    return PrunedModel(
+        narrowed=narrowed,
+        layer_errors=fitted,
+        held_out_errors=held_out,
+        uncompensated_errors=uncompensated,
+        sensitivities=evidence.sensitivities() if needs_losses else [],
+    )
+
+
+@torch.no_grad()
+def passage_errors(
+    mlps: list[Mlp], activations: Callable[[int], list[Tensor] | None], narrowed: list[Narrowed]
+) -> list[float]:
+    """What each narrowed MLP loses on passages of the evaluation.
+
+    activations: gives (t, m) of the dense model's block, as the only one, or None; without them there are no errors.
+    """
+    found = []
+    for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
+        inputs = activations(index)
+        if inputs is None:
+            return []
+        found.append(_sample_error(mlp, narrow, inputs[0]))
+    return found
+
+
+def share_lost(dense: Tensor, sparse: Tensor, moment: Tensor) -> float:
+    """Share of a projection's output energy that is lost, from the second moment of its inputs. dense, sparse: (n, d)."""
+    whole = _energy(dense, moment)
+    return max(0.0, _energy(sparse - dense, moment) / whole) if whole > 0 else 0.0
+
+
+def share_lost_of_sample(dense: Tensor, sparse: Tensor, inputs: Tensor) -> float:
+    """The same share on these inputs (t, d)."""
+    whole = (inputs @ dense.T).square().sum()
+    return float((inputs @ (sparse - dense).T).square().sum() / whole) if whole > 0 else 0.0
+
+
+def _change(weight: Tensor, bias: Tensor | None, narrow: Narrowed) -> tuple[Tensor, Tensor]:
+    """Sparse minus dense as one affine map of all m inputs: weight (d, m), bias (d,)."""
+    change = -weight
+    change[:, narrow.kept] += narrow.out_weight
+    shift = torch.zeros(weight.shape[0])
+    if narrow.out_bias is not None:
+        shift += narrow.out_bias
+        shift -= 0 if bias is None else bias
+    return change, shift
+
+
+def _fitted_error(layer: Layer, narrow: Narrowed) -> float:
+    """Share of the output's energy that is lost on the calibration tokens, from their second moment."""
+    weight, bias = _change(layer.out_weight, layer.out_bias, narrow)
+    lost = _energy(weight, layer.second_moment)
+    lost += float(2 * bias @ (weight @ layer.mean) + bias @ bias)
+    whole = _energy(layer.out_weight, layer.second_moment)
+    return max(0.0, lost / whole) if whole > 0 else 0.0
+
+
+def _sample_error(mlp: Mlp, narrow: Narrowed, inputs: Tensor) -> float:
+    """The same share on tokens that took no part in the fit. inputs: (t, m)."""
+    dense = out_weight(mlp).float().cpu()
+    weight, bias = _change(
+        dense, None if mlp.out.bias is None else mlp.out.bias.float().cpu(), narrow
+    )
+    lost = (inputs @ weight.T + bias).square().sum()
+    whole = (inputs @ dense.T).square().sum()
+    return float(lost / whole) if whole > 0 else 0.0
+
+
+def _energy(weight: Tensor, moment: Tensor) -> float:
+    return float(((weight @ moment) * weight).sum())

@@ -1,0 +1,102 @@
+"""Methods that set single weights to zero: every projection by what it is given, one block after another."""
+
+from collections.abc import Callable
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from sparsedash.engine.pruning.layer import Evidence, Statistics
+from sparsedash.engine.pruning.measuring import PrunedModel, share_lost, share_lost_of_sample
+from sparsedash.engine.pruning.surgery import weight_of
+from sparsedash.engine.pruning.weightwise import inverse_factor, needs_factor, sparse_weight
+from sparsedash.settings import MethodSettings
+
+Projections = dict[str, nn.Linear]
+"""One block's projections by name."""
+
+_Errors = tuple[float, float, float | None]
+"""Fitted, without compensation, and held out."""
+
+
+@torch.no_grad()
+def prune_weights(
+    projections: list[Projections],
+    evidence: Evidence,
+    method: MethodSettings,
+    permille: int,
+    on_block: Callable[[int, int], None],
+) -> PrunedModel:
+    """What each projection becomes; the model itself is left as it is.
+
+    on_block: called with blocks done and all blocks. The same arguments give the same weights, to the bit.
+    """
+    made = PrunedModel()
+    for index, block in enumerate(projections):
+        new: dict[str, Tensor] = {}
+        errors: list[_Errors] = []
+        for names, known in evidence.inputs(index):
+            together = {name: block[name] for name in names if name in block}
+            for name, sparse in _sparse(together, known, method, permille).items():
+                errors.append(_errors(weight_of(block[name]).float().cpu(), sparse, known))
+                new[name] = sparse.to(block[name].weight.dtype)
+        _note_(made, new, errors)
+        on_block(index + 1, len(projections))
+    return made
+
+
+@torch.no_grad()
+def weight_passage_errors(
+    projections: list[Projections],
+    groups: list[list[list[str]]],
+    activations: Callable[[int], list[Tensor] | None],
+    masked: list[dict[str, Tensor]],
+) -> list[float]:
+    """What the projections of each block lose on passages of the evaluation, averaged.
+
+    groups: of each block, the names that are given the same. activations: (t, d) of each of them, in this order, or None.
+    """
+    found = []
+    for index, (block, new) in enumerate(zip(projections, masked, strict=True)):
+        inputs = activations(index)
+        if inputs is None:
+            return []
+        given = {name: x for names, x in zip(groups[index], inputs, strict=True) for name in names}
+        lost = [
+            share_lost_of_sample(weight_of(block[name]).float().cpu(), weight.float(), given[name])
+            for name, weight in new.items()
+        ]
+        found.append(fmean(lost))
+    return found
+
+
+def _sparse(
+    together: Projections, known: Statistics, method: MethodSettings, permille: int
+) -> dict[str, Tensor]:
+    """The new weights, (out, in) float32, of projections that are given the same."""
+    if not together:
+        return {}
+    factor = inverse_factor(known, method.damping) if needs_factor(method) else None
+    return {
+        name: sparse_weight(weight_of(module).float().cpu(), known, factor, method, permille)
+        for name, module in together.items()
+    }
+
+
+def _errors(dense: Tensor, sparse: Tensor, known: Statistics) -> _Errors:
+    as_they_are = dense.masked_fill(sparse == 0, 0)
+    held_out = known.held_out
+    return (
+        share_lost(dense, sparse, known.second_moment),
+        share_lost(dense, as_they_are, known.second_moment),
+        share_lost_of_sample(dense, sparse, held_out) if len(held_out) else None,
+    )
+
+
+def _note_(made: PrunedModel, new: dict[str, Tensor], errors: list[_Errors]) -> None:
+    fitted, uncompensated, held_out = zip(*errors, strict=True)
+    made.masked.append(new)
+    made.layer_errors.append(fmean(fitted))
+    made.uncompensated_errors.append(fmean(uncompensated))
+    if None not in held_out:
+        made.held_out_errors.append(fmean(held_out))

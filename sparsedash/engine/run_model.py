@@ -1,0 +1,55 @@
+"""The model of a run: its files found, and its weights in memory only where something must be computed."""
+
+from functools import cached_property
+
+from sparsedash.engine.ledger import Ledger
+from sparsedash.engine.models import LoadedModel, ModelShelf, Source, locate
+from sparsedash.settings import RunSettings
+from sparsedash.stamps import stamp
+from sparsedash.store import Store
+
+
+class RunModel:
+    """The dense model that a run's settings name."""
+
+    def __init__(
+        self, settings: RunSettings, store: Store, shelf: ModelShelf, ledger: Ledger
+    ) -> None:
+        self._reference, self._store, self._shelf, self._ledger = (
+            settings.model,
+            store,
+            shelf,
+            ledger,
+        )
+        self.dtype = settings.dtype
+
+    @property
+    def identity(self) -> str:
+        """See Source."""
+        return self.source.identity
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process has held no other model, so that its peak memory is this one's."""
+        return self._shelf.n_loaded == 1
+
+    @cached_property
+    def source(self) -> Source:
+        """The model's files and identity."""
+        with self._ledger.timed("load"):
+            self._ledger.on_step("load", 0, 1, message=f"Finding {self._reference}")
+            found = locate(self._reference, self._store)
+        self._store.remember(f"identity/{self._reference}|{stamp(self._reference)}", found.identity)
+        return found
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The dense model in memory."""
+        source = self.source
+        with self._ledger.timed("load"):
+            self._ledger.on_step("load", 0, 1, message=f"Reading {self._reference}")
+            loaded = self._shelf.take(source, self.dtype)
+            self._ledger.on_step("load", 1, 1)
+        for warning in loaded.warnings:
+            self._ledger.warn(warning)
+        return loaded

@@ -1,0 +1,90 @@
+"""The texts of a run: what it calibrates on and what it answers, each read or written when it is first asked for."""
+
+import json
+from functools import cached_property
+
+from sparsedash.engine.calibration import calibration_sequences
+from sparsedash.engine.corpora import Texts, openings, read_texts
+from sparsedash.engine.evaluation import choose_passages
+from sparsedash.engine.generation import sample_texts
+from sparsedash.engine.ledger import Ledger
+from sparsedash.engine.run_model import RunModel
+from sparsedash.keys import text_key
+from sparsedash.records import Passages
+from sparsedash.settings import RunSettings
+from sparsedash.stamps import stamp
+from sparsedash.store import Store
+
+SELF = "self"
+
+
+class RunTexts:
+    """The two text sets that a run's settings name."""
+
+    def __init__(
+        self, settings: RunSettings, store: Store, model: RunModel, ledger: Ledger
+    ) -> None:
+        self._calibration, self._evaluation = settings.calibration, settings.evaluation
+        self._store, self._model, self._ledger = store, model, ledger
+
+    @cached_property
+    def passages(self) -> Passages:
+        """The passages to answer, kept in the store for the pages."""
+        chosen = choose_passages(self._evaluation_texts, self._evaluation)
+        self._store.put(chosen.key, chosen)
+        return chosen
+
+    @property
+    def evaluation_identity(self) -> str:
+        """What tells this evaluation text from others."""
+        return self._evaluation_texts.identity
+
+    @cached_property
+    def calibration_identity(self) -> str:
+        """What tells this calibration text from others. Text by the model itself is told by the model and the settings."""
+        if self._calibration.corpus == SELF:
+            key = text_key(self._model.identity, self._model.dtype, self._calibration)
+            return f"{SELF}:{key}"
+        return self._calibration_texts.identity
+
+    @cached_property
+    def sequences(self) -> list[list[int]]:
+        """Token ids of the calibration text."""
+        is_own = self._calibration.corpus == SELF
+        texts = self._written_texts() if is_own else self._calibration_texts
+        return calibration_sequences(self._model.loaded, texts, self._calibration)
+
+    @property
+    def n_tokens_expected(self) -> int:
+        """Tokens of the calibration text, as far as they are known without writing it."""
+        if self._calibration.corpus == SELF:
+            return self._calibration.n_samples * self._calibration.length
+        return sum(map(len, self.sequences))
+
+    @cached_property
+    def _calibration_texts(self) -> Texts:
+        """Texts that are read from somewhere; not those that the model writes."""
+        return self._read(self._calibration.corpus)
+
+    @cached_property
+    def _evaluation_texts(self) -> Texts:
+        return self._read(self._evaluation.corpus)
+
+    def _read(self, reference: str) -> Texts:
+        with self._ledger.timed("text"):
+            self._ledger.on_step("text", 0, 1, message=f"Reading {reference}")
+            texts = read_texts(reference, self._store.folder)
+        self._store.remember(f"corpus/{reference}|{stamp(reference)}", texts.identity)
+        return texts
+
+    def _written_texts(self) -> Texts:
+        """Calibration text by the model itself, kept because writing it takes longer than anything else."""
+        key = text_key(self._model.identity, self._model.dtype, self._calibration)
+        known = self._store.get_artefact(key)
+        if known is None:
+            loaded, on_step = self._model.loaded, self._ledger.on_step
+            with self._ledger.timed("text"):
+                written = sample_texts(loaded, openings(), self._calibration, on_step)
+            known = json.dumps(written).encode()
+            self._store.put_artefact(key, known)
+        return Texts(texts=tuple(json.loads(known)), identity=self.calibration_identity)

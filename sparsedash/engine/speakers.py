@@ -1,0 +1,159 @@
+"""The models of two records, ready to be run in turn: a sparse one is the dense one with some of its weights exchanged.
+
+Exchanging is by reference and takes less than a millisecond, so two models made of one can write token by token in turn.
+"""
+
+import gc
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from sparsedash.engine.models import LoadedModel, ModelShelf
+from sparsedash.engine.stages import Stages
+from sparsedash.errors import JobError
+from sparsedash.progress import OnStep
+from sparsedash.records import Record
+from sparsedash.settings import RunSettings
+from sparsedash.store import Store
+
+ROOM_BYTES = 2 * 2**30
+
+_State = tuple[dict[str, nn.Parameter | None], dict[str, int]]
+"""Of one module: its parameters, and the widths that it states."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Change:
+    """One module as it is in the dense model and in the sparse one."""
+
+    module: nn.Module
+    dense: _State
+    sparse: _State
+
+
+@dataclass(frozen=True, eq=False)
+class Speaker:
+    """The model of one record. changes: what is other in it than in the loaded one, nothing for a dense model."""
+
+    loaded: LoadedModel
+    changes: tuple[_Change, ...] = ()
+
+    @contextmanager
+    def speaking(self) -> Iterator[LoadedModel]:
+        """Inside, the loaded model is this one; after it, the dense one again."""
+        try:
+            for change in self.changes:
+                _set_(change.module, change.sparse)
+            yield self.loaded
+        finally:
+            self.rest()
+
+    def rest(self) -> None:
+        """Make the loaded model the dense one. A signal may have broken off an exchange; this mends it."""
+        for change in self.changes:
+            _set_(change.module, change.dense)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that its own weights take."""
+        own = (t for change in self.changes for t in change.sparse[0].values() if t is not None)
+        return sum(tensor.nbytes for tensor in own)
+
+
+class Speakers:
+    """Keeps the models asked for last from job to job, so that the next prompt for them need not make them again.
+
+    room_bytes: for sparse weights that are not in use just now; the pair that is asked for is always kept.
+    """
+
+    def __init__(self, shelf: ModelShelf, room_bytes: int = ROOM_BYTES) -> None:
+        self._shelf, self._room_bytes = shelf, room_bytes
+        self._kept: dict[str, Speaker] = {}
+
+    def pair(self, keys: tuple[str, str], store: Store, on_step: OnStep) -> tuple[Speaker, Speaker]:
+        """The models of the records with these keys. Raises JobError when a record is gone or its model has changed."""
+        records = [store.get(Record, key) for key in keys]
+        if any(record is None for record in records):
+            raise JobError("One of the two results is not in the store any more.", "Run it again.")
+        wanted = [record for record in records if record is not None]
+        self._let_others_go({_model(record) for record in wanted})
+        left, right = (self._speaker(record, store, on_step) for record in wanted)
+        self._make_room({*keys})
+        return left, right
+
+    def let_go(self) -> None:
+        """Keep nothing: a run needs the memory."""
+        self._kept.clear()
+
+    def _let_others_go(self, models: set[tuple[str, str]]) -> None:
+        """Before another model is read: more than the two that are needed may not fit."""
+        others = [
+            k for k, s in self._kept.items() if (s.loaded.identity, s.loaded.dtype) not in models
+        ]
+        for key in others:
+            del self._kept[key]
+        if others:
+            gc.collect()
+
+    def _speaker(self, record: Record, store: Store, on_step: OnStep) -> Speaker:
+        known = self._kept.pop(record.key, None)
+        if known is None:
+            for other in self._kept.values():
+                if (other.loaded.identity, other.loaded.dtype) == _model(record):
+                    self._shelf.keep(other.loaded)
+            known = _made(record, store, on_step, self._shelf)
+        self._kept[record.key] = known
+        return known
+
+    def _make_room(self, in_use: set[str]) -> None:
+        for key in [key for key in self._kept if key not in in_use]:
+            if sum(speaker.n_bytes for speaker in self._kept.values()) > self._room_bytes:
+                del self._kept[key]
+
+
+def _model(record: Record) -> tuple[str, str]:
+    return record.model_identity, record.dtype
+
+
+def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> Speaker:
+    """The model that gave a record's answers, made again from the dense one, its statistics and its settings."""
+    settings = RunSettings(model=record.model, dtype=record.dtype)
+    if record.pruned is not None:
+        settings = replace(settings, calibration=record.pruned.calibration)
+    stages = Stages(settings, store, on_step, shelf)
+    if stages.source.identity != record.model_identity:
+        raise JobError(
+            f"{record.model} is not what it was when this result was made.", "Run it again."
+        )
+    if record.pruned is None:
+        return Speaker(stages.loaded)
+    method = record.pruned.method
+    made = stages.prune(method, record.pruned.sparsity_permille)
+    changed = stages.applied(method, made)
+    return Speaker(stages.loaded, _changes(stages.loaded.model, changed))
+
+
+def _changes(model: nn.Module, changed: AbstractContextManager[None]) -> tuple[_Change, ...]:
+    """What is other inside the `with` than outside it."""
+    modules = list(model.modules())
+    dense = [_state(module) for module in modules]
+    with changed:
+        sparse = [_state(module) for module in modules]
+    return tuple(
+        _Change(module, before, after)
+        for module, before, after in zip(modules, dense, sparse, strict=True)
+        if before[1] != after[1] or any(before[0][name] is not p for name, p in after[0].items())
+    )
+
+
+def _state(module: nn.Module) -> _State:
+    widths = {name: value for name, value in vars(module).items() if type(value) is int}
+    return dict(module._parameters), widths
+
+
+def _set_(module: nn.Module, state: _State) -> None:
+    parameters, widths = state
+    module._parameters.update(parameters)
+    vars(module).update(widths)

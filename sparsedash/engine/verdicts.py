@@ -1,0 +1,81 @@
+"""What a model thought of the target tokens of its passages, and that as an outcome."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsedash.records import Candidate, Outcome, TargetToken
+
+N_TOP = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What the model thought of one target of n tokens: their ids, log-likelihoods, ranks, and its own choices (n,).
+
+    top_ids, top_probabilities: its first choices for the first of them.
+    """
+
+    target: list[int]
+    log_likelihoods: list[float]
+    ranks: list[int]
+    choices: list[int]
+    top_ids: list[int]
+    top_probabilities: list[float]
+
+    @property
+    def first_wrong(self) -> list[int] | None:
+        """What the model writes up to and including its first token that is not the target's; None where all are."""
+        for i, (choice, target) in enumerate(zip(self.choices, self.target, strict=True)):
+            if choice != target:
+                return [*self.target[:i], choice]
+        return None
+
+
+def verdicts_on(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[Verdict]:
+    """logits: (n, vocabulary), for the tokens of all targets one after another."""
+    tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
+    log_probabilities = logits.log_softmax(dim=-1)
+    of_target = log_probabilities.gather(1, tokens[:, None])
+    ranks = (log_probabilities > of_target).sum(dim=1).add_(1)
+    choices = logits.argmax(dim=-1)
+    top = log_probabilities.topk(min(N_TOP, logits.shape[1]), dim=-1)
+    start = 0
+    for target in targets:
+        stop = start + len(target)
+        yield Verdict(
+            target=target,
+            log_likelihoods=of_target[start:stop, 0].tolist(),
+            ranks=ranks[start:stop].tolist(),
+            choices=choices[start:stop].tolist(),
+            top_ids=top.indices[start].tolist(),
+            top_probabilities=top.values[start].exp().tolist(),
+        )
+        start = stop
+
+
+def outcome(
+    decode: Callable[[list[int]], str], index: int, target: str, verdict: Verdict, answer: str
+) -> Outcome:
+    """The verdict in words, with the word that the model wrote. decode: token ids to text."""
+    texts = [decode([token]) for token in verdict.target]
+    return Outcome(
+        index=index,
+        target=target.strip(),
+        answer=answer.strip() or "(line break)",
+        last_word_right=verdict.choices == verdict.target,
+        last_token_right=verdict.choices[-1] == verdict.target[-1],
+        log_likelihood=sum(verdict.log_likelihoods),
+        tokens=tuple(
+            TargetToken(text=text, log_likelihood=log_likelihood, rank=rank)
+            for text, log_likelihood, rank in zip(
+                texts, verdict.log_likelihoods, verdict.ranks, strict=True
+            )
+        ),
+        top=tuple(
+            Candidate(text=decode([token]), probability=probability)
+            for token, probability in zip(verdict.top_ids, verdict.top_probabilities, strict=True)
+        ),
+    )

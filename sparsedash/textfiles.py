@@ -1,0 +1,93 @@
+"""The texts of a file: `.jsonl` with a `text` field, `.txt` with blank lines between, `.parquet` with a `text` column."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sparsedash.errors import CorpusError
+from sparsedash.references import TEXT_KINDS
+
+_BATCH_ROWS = 1024
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The texts in their order, one after another. Raises CorpusError with the place where one cannot be read."""
+    match path.suffix:
+        case ".jsonl":
+            yield from json_lines(path)
+        case ".txt":
+            yield from re.split(r"\n\s*\n", _read(path))
+        case ".parquet":
+            yield from _column(path)
+        case _:
+            raise CorpusError(
+                f"{path.name} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}."
+            )
+
+
+def is_running(path: Path) -> bool:
+    """Whether the texts are parts of one running text rather than documents of their own."""
+    return path.suffix == ".txt"
+
+
+def json_lines(path: Path) -> Iterator[str]:
+    """The `text` of every line. Raises CorpusError with the number of the line that has none."""
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        if line.strip():
+            yield _text_of(line, f"Line {number} of {path.name}")
+
+
+def _text_of(line: str, where: str) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        raise CorpusError(
+            f"{where} is not a JSON object with a text field.",
+            'Write one object a line: {"text": "..."}.',
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(f"{where} holds half a character: {error.reason}.") from error
+    return text
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(
+            f"{path.name} could not be read: {_first_line(error)}.", "It must be UTF-8 text."
+        ) from error
+
+
+def _column(path: Path) -> Iterator[str]:
+    # Here, since it takes a third of a second and most files are not of this kind.
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        # As a dictionary, so that a value that stands in a million rows is in memory once.
+        with parquet.ParquetFile(path, read_dictionary=["text"]) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=["text"]):
+                yield from _values(batch, path)
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+        raise CorpusError(
+            f"{path.name} could not be read: {_first_line(error)}", "It needs a column named text."
+        ) from error
+
+
+def _values(batch: Any, path: Path) -> Iterator[str]:
+    for value in batch.column("text"):
+        text = value.as_py()
+        if not isinstance(text, str):
+            raise CorpusError(f"The column text of {path.name} holds something that is not text.")
+        yield text
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

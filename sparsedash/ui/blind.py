@@ -1,0 +1,109 @@
+"""Judging without seeing which model is which: the order is drawn, and shown only after the choice."""
+
+import secrets
+
+import streamlit as st
+
+from sparsedash.backend import Backend
+from sparsedash.significance import wilson
+from sparsedash.ui import frame, wording
+from sparsedash.ui.pair import Pair
+from sparsedash.ui.sides import Sides
+from sparsedash.ui.text import label
+
+_MODE = "blind-mode"
+
+
+def choose_mode() -> bool:
+    """Draw the switch; the address says whether it is on."""
+    on = frame.query("mode") == "blind"
+    st.session_state[_MODE] = on
+    st.toggle(
+        "Blind", key=_MODE, on_change=_switch,
+        help="Hides which model is which until you have said which answer is better.",
+    )  # fmt: skip
+    return on
+
+
+def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Sides:
+    """How to show the two models for what is judged: hidden and in a drawn order until there is a choice for it."""
+    if not blind or subject in backend.visitors.choices(pair.left.key, pair.right.key):
+        return Sides(pair=pair)
+    # Drawn for the session and kept on the server: nothing in the page or its address tells it.
+    drawn = f"drawn-order-{pair.left.key}-{pair.right.key}-{subject}"
+    if drawn not in st.session_state:
+        st.session_state[drawn] = secrets.randbelow(2) == 1
+    return Sides(pair=pair, hidden=True, turned=st.session_state[drawn])
+
+
+def judge(backend: Backend, seen: Sides, subject: str) -> None:
+    """Draw the three buttons where the sides are hidden; else what was chosen, and a way to choose again."""
+    pair = seen.pair
+    if seen.hidden:
+        first, second = seen.shown(pair.left.key, pair.right.key)
+        with st.container(horizontal=True, key=f"judge-{subject}"):
+            for text, better in (
+                ("A is better", first), ("B is better", second), ("Both the same", "")
+            ):  # fmt: skip
+                st.button(
+                    text, key=f"{text}-{subject}", on_click=frame.attempt,
+                    args=(lambda better=better: _choose(backend, pair, subject, better),),
+                )  # fmt: skip
+        return
+    chosen = backend.visitors.choices(pair.left.key, pair.right.key).get(subject)
+    if chosen is None:
+        return
+    names = {pair.left.key: pair.left_name, pair.right.key: pair.right_name}
+    said = f"{names[chosen]} was chosen as better." if chosen else "Both were called the same."
+    with st.container(horizontal=True, vertical_alignment="center"):
+        frame.note(f"Judged blind: {said}")
+        st.button(
+            "Judge again", key=f"again-{subject}", type="tertiary", on_click=frame.attempt,
+            args=(lambda: _choose(backend, pair, subject, None),),
+        )  # fmt: skip
+
+
+def show_tally(backend: Backend, pair: Pair) -> None:
+    """Draw how often each model was chosen, how sure that is, and a way to begin anew."""
+    chosen = list(backend.visitors.choices(pair.left.key, pair.right.key).values())
+    left, right = chosen.count(pair.left.key), chosen.count(pair.right.key)
+    frame.note(tally((pair.left_name, left), (pair.right_name, right), chosen.count("")))
+    if chosen:
+        with st.popover("Reset the count", type="tertiary"):
+            st.button(
+                label(f"Forget all {len(chosen)} choices"), key="forget-choices",
+                on_click=frame.attempt,
+                args=(lambda: backend.visitors.forget_choices(pair.left.key, pair.right.key),),
+            )  # fmt: skip
+
+
+def tally(left: tuple[str, int], right: tuple[str, int], same: int) -> str:
+    """The counted choices in words. left, right: a model's name, and how often it was chosen."""
+    (one, n_one), (other, n_other) = left, right
+    total = n_one + n_other
+    if total + same == 0:
+        return f"Nothing is judged yet. A and B are {one} and {other}, in an order drawn anew each time."
+    said = (
+        f"{total + same} judged: {one} better {n_one}, {other} better {n_other}, the same {same}."
+    )
+    if total == 0:
+        return said
+    ahead, count = (one, n_one) if n_one >= n_other else (other, n_other)
+    low, high = wilson(count, total)
+    interval = f"95 % interval {wording.percent(low, 0)} to {wording.percent(high, 0)}"
+    shown = f"{ahead} is preferred" if low > 0.5 else "no preference shown"
+    return f"{said} Of those with a choice, {ahead} won {wording.percent(count / total, 0)} ({interval}): {shown}."
+
+
+def _choose(backend: Backend, pair: Pair, subject: str, better: str | None) -> None:
+    backend.visitors.choose(pair.left.key, pair.right.key, subject, better)
+
+
+def _switch() -> None:
+    """What is filtered and sorted by tells which side is right, so the address forgets it."""
+    if st.session_state[_MODE]:
+        st.query_params["mode"] = "blind"
+        for name in ("filter", "sort", "passage"):
+            st.query_params.pop(name, None)
+    else:
+        st.query_params.pop("mode", None)

@@ -1,0 +1,123 @@
+"""The fields of the form: each lives in the address of the page, is checked by itself, and says under itself what is wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import streamlit as st
+
+from sparsedash.backend import Backend
+from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, Choice
+from sparsedash.errors import SparseDashError
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.ui import frame, uploads
+from sparsedash.ui.text import Html, element, escape, paragraph
+
+T = TypeVar("T")
+
+BOUND: Literal["query-params"] = "query-params"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A field that takes a name from the catalog or any other reference.
+
+    subject: how the backend's problems with such a reference begin. build: settings that differ from the defaults in it.
+    texts: whether it can also be a text of one's own that is uploaded.
+    """
+
+    key: str
+    label: str
+    help: str
+    choices: tuple[Choice, ...]
+    subject: str
+    build: Callable[[str], RunSettings]
+    texts: bool = True
+
+
+MODEL = Reference(
+    key="model",
+    label="Model",
+    help="A name from the list, any Hugging Face id (with @revision if you like), a local folder or a .gguf file.",
+    choices=MODELS,
+    subject="Model",
+    build=lambda name: RunSettings(model=name),
+    texts=False,
+)
+PASSAGES = Reference(
+    key="text",
+    label="Passages to answer",
+    help="A name from the list, or file:PATH of a .jsonl, .txt or .parquet file on the server.",
+    choices=EVALUATION_CORPORA,
+    subject="Evaluation text",
+    build=lambda name: RunSettings(evaluation=EvaluationSettings(corpus=name)),
+)
+CALIBRATION = Reference(
+    key="calibration",
+    label="Calibration text",
+    help="The text whose activations decide what can go. A name from the list, or file:PATH on the server.",
+    choices=CALIBRATION_CORPORA,
+    subject="Calibration text",
+    build=lambda name: RunSettings(calibration=CalibrationSettings(corpus=name)),
+)
+
+
+def reference(backend: Backend, field: Reference) -> RunSettings | None:
+    """Settings with the chosen reference, or None where it cannot be used; the catalog's line on it underneath."""
+    names = [choice.name for choice in field.choices]
+    if field.texts:
+        names += uploads.offered(backend)
+    name = st.selectbox(
+        field.label, names, key=field.key, bind=BOUND, accept_new_options=True, help=field.help
+    )
+
+    def build() -> RunSettings:
+        settings = field.build((name or "").strip())
+        for problem in backend.preflight(settings).problems:
+            if problem.startswith(f"{field.subject}:"):
+                raise SparseDashError(problem)
+        return settings
+
+    settings = checked(field.key, build)
+    for choice in field.choices:
+        if choice.name == name:
+            hint(f"{choice.title}: {choice.summary}", *_terms(choice))
+    if field.texts:
+        uploads.field(backend, field.key)
+    return settings
+
+
+def _terms(choice: Choice) -> list[str]:
+    """On what terms a text set comes; nothing of a model."""
+    if not choice.reading:
+        return []
+    return [f"Licence: {choice.licence}. Size: {choice.size}. How it is read: {choice.reading}."]
+
+
+def whole(
+    key: str, label: str, low: int, high: int, value: int | None, empty: str = ""
+) -> int | None:
+    """A field for a whole number; None while it is empty."""
+    number = st.number_input(
+        label, min_value=low, max_value=high, value=value, step=1, key=key, bind=BOUND, placeholder=empty or None
+    )  # fmt: skip
+    return None if number is None else int(number)
+
+
+def hint(*lines: str) -> None:
+    """Quiet lines under a field; nothing where there are none."""
+    if lines:
+        frame.show(*(paragraph(line, css="sd-hint") for line in lines))
+
+
+def checked(key: str, build: Callable[[], T]) -> T | None:
+    """What was built, or None with the refusal drawn under the field and its border marked."""
+    try:
+        return build()
+    except SparseDashError as error:
+        fields = ("[data-testid=stTextInputRootElement]", "[data-testid=stSelectbox] [role=group]")
+        marked = ", ".join(f".st-key-{key} {field}" for field in fields)
+        frame.show(Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"))
+        message = f"{error.message} {error.advice}".strip()
+        frame.show(element("p", escape(message), css="sd-field-error", role="alert"))
+        return None

@@ -1,0 +1,161 @@
+"""What one sparse model lost, layer by layer: the sentence, at most three numbers, the chart and its table."""
+
+from collections.abc import Sequence
+from statistics import median
+
+import streamlit as st
+
+from sparsedash.charts.layers import layers_chart, layers_words, relative
+from sparsedash.charts.palette import repainting
+from sparsedash.records import Pruned, Record
+from sparsedash.ui import frame, wording
+from sparsedash.ui.sweep import Sweep
+from sparsedash.ui.text import Html, element, escape, table, visible
+
+ALARM = 2.0
+"""From how many times the error on calibration text the error elsewhere is an alarm: the same as where runs are made."""
+
+_RECORD = "chosen-record"
+_CAPTION = (
+    "Lost: the share of the MLP's output, by its squared size, that the sparse layer gives otherwise than the dense one. "
+    "Sensitivity: what the model loses by one unit of error there, as a multiple of the median layer's."
+)
+
+
+def choose_record(found: Sweep) -> Record:
+    """Draw the choice among the run's sparse models; the last one unless the address says otherwise."""
+    names = {name: record for name, record in found.records.items() if record.pruned}
+    asked = frame.query("record")
+    st.session_state[_RECORD] = asked if asked in names else list(names)[-1]
+    chosen = st.selectbox(
+        "Sparse model", list(names), key=_RECORD, on_change=_remember, filter_mode="contains", format_func=visible
+    )  # fmt: skip
+    return names[chosen]
+
+
+def show_layers(made: Pruned) -> None:
+    """The numbers, the chart and the table of one sparse model."""
+    frame.show(element("dl", *_numbers(made), css="sd-numbers"))
+    frame.show(Html(f"<style>{repainting()}</style>"))
+    st.plotly_chart(
+        layers_chart(made, frame.theme()), theme=None, config={"displayModeBar": False, "responsive": True},
+        alt=layers_words(made), key="layers",
+    )  # fmt: skip
+    with st.expander("The numbers as a table"):
+        frame.show(layers_table(made))
+    if not made.passage_errors:
+        frame.note(
+            "This model was made before the loss on the passages was measured. Run it again to see it."
+        )
+
+
+def sentence(made: Pruned) -> str:
+    """What happened to the layers; first of all whether they were fitted to the wrong text."""
+    elsewhere, held_out = (
+        times_more(made, made.passage_errors),
+        times_more(made, made.held_out_errors),
+    )
+    if elsewhere is not None and elsewhere >= ALARM:
+        return (
+            f"The calibration text is unlike the passages: layers lose {elsewhere:.1f} times as much on the passages as on "
+            "the text they were fitted to."
+        )
+    if held_out is not None and held_out >= ALARM:
+        return (
+            f"The fit holds for its own text only: layers lose {held_out:.1f} times as much on text that was kept out of it. "
+            "More calibration text would help."
+        )
+    worst = max(range(len(made.layer_errors)), key=lambda i: made.layer_errors[i])
+    lost = wording.percent(made.layer_errors[worst])
+    middle = wording.percent(median(made.layer_errors))
+    return f"Half of the layers lost at most {middle} of their output; layer {worst + 1} lost the most, {lost}."
+
+
+def basis(record: Record, made: Pruned) -> str:
+    """What the sentence rests on: the model, how it was pruned, and the text it was fitted to."""
+    calibration = made.calibration
+    return (
+        f"{wording.title(record.model)} · {wording.record_name(record, several_methods=True)} · calibration: "
+        f"{wording.title(calibration.corpus)}, {calibration.n_samples:,} × {calibration.length:,} tokens · {record.dtype}"
+    )
+
+
+def times_more(made: Pruned, errors: Sequence[float]) -> float | None:
+    """The median of how many times more the layers lost by these errors than on calibration text; None where nothing was measured."""
+    ratios = [
+        e / fitted for e, fitted in zip(errors, made.layer_errors, strict=False) if fitted > 0
+    ]
+    return median(ratios) if ratios else None
+
+
+def layers_table(made: Pruned) -> Html:
+    """Every layer with all that is known of it, as a table."""
+    columns = [
+        ("Lost on calibration text", _percents(made.layer_errors)),
+        ("On held-out text", _percents(made.held_out_errors)),
+        ("On the passages", _percents(made.passage_errors)),
+        ("Without compensation", _percents(made.uncompensated_errors)),
+        ("Compensation bought back", _bought(made)),
+        ("Sensitivity", [f"{value:.2f}{wording.NBSP}×" for value in relative(made.sensitivities)]),
+    ]
+    columns = [(name, cells) for name, cells in columns if cells]
+    rows = [
+        [str(i + 1), f"{width:,} of {dense:,}", wording.percent(1 - width / dense), *(cells[i] for _, cells in columns)]
+        for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True))
+    ]  # fmt: skip
+    head = ["Layer", "Channels kept", "Removed", *(name for name, _ in columns)]
+    return table("The layers of this model", _CAPTION, head, rows)
+
+
+def _numbers(made: Pruned) -> list[Html]:
+    numbers = [_number("Lost on calibration text", made.layer_errors, _held_out(made))]
+    if made.passage_errors:
+        more = times_more(made, made.passage_errors)
+        below = f"{more:.2f}{wording.NBSP}× that on calibration text" if more is not None else ""
+        numbers.append(_number("Lost on the passages", made.passage_errors, below))
+    if made.uncompensated_errors:
+        bought = _bought_back(made.uncompensated_errors, made.layer_errors)
+        below = (
+            f"compensation bought back {wording.percent(bought, 0)} of it"
+            if bought is not None
+            else ""
+        )
+        numbers.append(_number("Without compensation", made.uncompensated_errors, below))
+    return numbers
+
+
+def _number(name: str, errors: Sequence[float], below: str) -> Html:
+    spread = f"median of the layers; from {wording.percent(min(errors))} to {wording.percent(max(errors))}"
+    return element(
+        "div",
+        element("dt", escape(name)),
+        element("dd", escape(wording.percent(median(errors))), css="sd-figure"),
+        element("dd", escape(spread), css="sd-muted"),
+        element("dd", escape(below), css="sd-muted"),
+        css="sd-sparse",
+    )
+
+
+def _held_out(made: Pruned) -> str:
+    more = times_more(made, made.held_out_errors)
+    return f"{more:.2f}{wording.NBSP}× as much on held-out text" if more is not None else ""
+
+
+def _bought_back(without: Sequence[float], with_it: Sequence[float]) -> float | None:
+    shares = [1 - w / o for o, w in zip(without, with_it, strict=False) if o > 0]
+    return median(shares) if shares else None
+
+
+def _bought(made: Pruned) -> list[str]:
+    return [
+        wording.percent(1 - fitted / without, 0) if without > 0 else ""
+        for without, fitted in zip(made.uncompensated_errors, made.layer_errors, strict=False)
+    ]
+
+
+def _percents(errors: Sequence[float]) -> list[str]:
+    return [wording.percent(error) for error in errors]
+
+
+def _remember() -> None:
+    st.query_params["record"] = st.session_state[_RECORD]

@@ -1,0 +1,126 @@
+"""Which methods are run: presets by name, and one of one's own made of the four choices."""
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import streamlit as st
+
+from sparsedash.catalog import DEFAULT_METHOD, METHODS, method_name, method_named
+from sparsedash.settings import (
+    Allocation,
+    Compensation,
+    MethodSettings,
+    Pattern,
+    RunSettings,
+    Saliency,
+    Scope,
+)
+from sparsedash.ui.fields import BOUND, checked, hint, whole
+
+CHANNELS: Pattern = "channelx1"
+"""The pattern that takes channels out of the network; every other one only sets weights to zero."""
+
+_MASKS = "They set weights to zero where they are: such masks do not make the model smaller or faster by themselves."
+_PRESETS = [method for method in METHODS if method.settings.pattern == CHANNELS]
+_MASKING = [method for method in METHODS if method.settings.pattern != CHANNELS]
+_USUAL = MethodSettings()
+OWN, MASKS = "own", "masks"
+"""The fields' names in the address."""
+
+
+def choose_presets() -> tuple[MethodSettings, ...]:
+    """Draw the presets that remove channels; several make one run on one calibration."""
+    names = st.pills(
+        "Method", [method.name for method in _PRESETS], selection_mode="multi", default=[DEFAULT_METHOD],
+        key="method", bind=BOUND, help="Choose several to race them on the same calibration.", wrap=True,
+    )  # fmt: skip
+    return _named(names)
+
+
+def choose_masks() -> tuple[MethodSettings, ...]:
+    """Draw the presets that only set single weights to zero, with what that does not bring."""
+    names = st.pills(
+        "Methods that take single weights", [method.name for method in _MASKING], selection_mode="multi",
+        key=MASKS, bind=BOUND, wrap=True,
+    )  # fmt: skip
+    hint(_MASKS)
+    return _named(names)
+
+
+def _named(names: list[str]) -> tuple[MethodSettings, ...]:
+    hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name in names))
+    return tuple(method_named(name) for name in names)
+
+
+def choose_own() -> tuple[MethodSettings, ...] | None:
+    """Draw the four choices with their few parameters, where they are wanted. None where they do not go together."""
+    wanted = st.toggle(
+        "Race a method of your own", key=OWN, bind=BOUND,
+        help="Which weights matter, what goes, how the rest makes up for it, and how much each layer gives.",
+    )  # fmt: skip
+    if not wanted:
+        return ()
+    left, right = st.columns(2)
+    with left:
+        saliency = _one_of("Saliency: what matters", Saliency, "saliency")
+        compensation = _one_of("Compensation: what makes up for it", Compensation, "compensation")
+    with right:
+        pattern = _one_of("Pattern: what goes", Pattern, "pattern")
+        allocation = _one_of("Allocation: how much each layer gives", Allocation, "allocation")
+    parameters = _parameters(saliency, compensation)
+    if pattern != CHANNELS:
+        parameters["scope"] = _one_of("Scope: where it goes", Scope, "scope")
+    made = checked(
+        OWN,
+        lambda: MethodSettings(
+            saliency=saliency, pattern=pattern, compensation=compensation, allocation=allocation, **parameters
+        ),
+    )  # fmt: skip
+    if made is None:
+        return None
+    hint(f"Its name in charts: {method_name(made)}", *([] if pattern == CHANNELS else [_MASKS]))
+    return (made,)
+
+
+def all_of(
+    presets: tuple[MethodSettings, ...], own: tuple[MethodSettings, ...] | None, width: int
+) -> tuple[MethodSettings, ...] | None:
+    """All methods with their widths in multiples of this, each once; None where some field is wrong or none is chosen."""
+    if own is None:
+        return None
+    methods = dict.fromkeys(replace(method, width_multiple=width) for method in (*presets, *own))
+    return checked("method", lambda: RunSettings(methods=tuple(methods)).methods)
+
+
+def _one_of(title: str, choices: Any, key: str) -> Any:
+    names = get_args(choices)
+    chosen = st.selectbox(
+        title, names, index=names.index(getattr(_USUAL, key)), key=key, bind=BOUND, filter_mode=None
+    )
+    return chosen or getattr(_USUAL, key)
+
+
+def _parameters(saliency: str, compensation: str) -> dict[str, Any]:
+    """The parameters that these choices have; drawn beside each other, since there are at most two."""
+    found: dict[str, Any] = {}
+    left, right = st.columns(2)
+    if compensation in ("least-squares", "sequential") or saliency == "obs":
+        with left:
+            found["damping"] = _share("damping", "Damping, of the median of diag H", 0.001, 10.0)
+    if compensation == "sequential":
+        with right:
+            found["strength"] = _share(
+                "strength", "Strength, towards the residual stream", 0.0, 1.0
+            )
+    if saliency == "random":
+        with right:
+            found["seed"] = whole("lot", "Seed of the lot", 0, 2**31 - 1, _USUAL.seed) or 0
+    return found
+
+
+def _share(name: str, title: str, low: float, high: float) -> float:
+    usual = float(getattr(_USUAL, name))
+    number = st.number_input(
+        title, min_value=low, max_value=high, value=usual, step=0.01, format="%.3g", key=name, bind=BOUND
+    )  # fmt: skip
+    return usual if number is None else float(number)

@@ -1,0 +1,64 @@
+"""The table of numbers under the charts of a run. Knows no Streamlit."""
+
+from sparsedash.charts.measures import readings
+from sparsedash.records import Record
+from sparsedash.significance import Paired
+from sparsedash.ui import wording
+from sparsedash.ui.sweep import Sweep
+from sparsedash.ui.text import Html, table
+
+_HEAD = [
+    "Model", "MLP removed", "Linear weights removed", "Right", "Accuracy", "95 % interval", "Change, points",
+    "95 % interval", "p, adjusted", "Broke", "Mended", "Word perplexity", "That of dense times (95 % interval)",
+]  # fmt: skip
+
+
+def numbers_table(found: Sweep) -> Html:
+    """Every record of the run with its doubt, as a table."""
+    return table("The numbers of this run", _caption(found), _HEAD, _rows(found))
+
+
+def _rows(found: Sweep) -> list[list[str]]:
+    rows = []
+    compared = [None, *zip(found.paired, found.p_values, strict=True)]
+    for (name, record), pair in zip(found.records.items(), compared, strict=True):
+        score = record.last_word
+        row = [name, *_removed(record), f"{score.right:,} of {score.total:,}"]
+        row += [wording.percent(score.accuracy), wording.interval(record), *_change(pair)]
+        row += [f"{record.word_perplexity:,.2f}", _factor(found.dense, record)]
+        rows.append(row)
+    return rows
+
+
+def _removed(record: Record) -> list[str]:
+    pruned = record.pruned
+    if pruned is None:
+        return ["0", "0"]
+    return [wording.percent(share) for share in (pruned.mlp_sparsity, pruned.matmul_ratio)]
+
+
+def _change(pair: tuple[Paired, float] | None) -> list[str]:
+    if pair is None:
+        return [""] * 5
+    compared, p = pair
+    low, high = (wording.signed(bound) for bound in compared.interval)
+    return [
+        wording.signed(compared.difference), f"{low} to {high}", wording.p_number(p), f"{compared.broke:,}", f"{compared.mended:,}",
+    ]  # fmt: skip
+
+
+def _factor(dense: Record, record: Record) -> str:
+    return readings("word perplexity", dense, record)[0].words if record.pruned else ""
+
+
+def _caption(found: Sweep) -> str:
+    several = f" over {len(found.sparse)} comparisons" if len(found.sparse) > 1 else ""
+    if any(record.stopping for record in found.sparse):
+        methods = (
+            "Of models that were to stop early, intervals and p-values are valid at any look; "
+        )
+        methods += f"the dense model's interval is Wilson's. Changes are paired against dense, p adjusted after Holm{several}."
+    else:
+        methods = "Intervals of accuracies are Wilson's; changes are paired against dense with Tango's interval, their "
+        methods += f"p-values exact McNemar, adjusted after Holm{several}."
+    return f"Last word of each passage. {methods} Intervals of perplexities are those of the paired mean."

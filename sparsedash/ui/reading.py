@@ -1,0 +1,27 @@
+"""One passage on the compare page: both answers, what both models write after it, and where they differ in it."""
+
+from sparsedash.backend import Backend
+from sparsedash.records import Passages
+from sparsedash.ui import blind
+from sparsedash.ui.continuation import continue_passage
+from sparsedash.ui.pair import Pair
+from sparsedash.ui.passage import show_passage
+from sparsedash.ui.strip import show_strip
+
+
+def read_passage(
+    backend: Backend, pair: Pair, passages: Passages | None, position: int, is_blind: bool
+) -> None:
+    """Draw the passage at this position; while it waits to be judged blind, without what tells the sides apart."""
+    outcome = pair.left.outcomes[position]
+    subject = f"passage-{outcome.index}"
+    seen = blind.sides(backend, pair, subject, is_blind)
+    show_passage(position, seen, passages)
+    if is_blind:
+        blind.judge(backend, seen, subject)
+    if passages is None:
+        return
+    context = passages.contexts[position]
+    continue_passage(backend, seen, context)
+    if not seen.hidden:
+        show_strip(backend, pair, f"{context} {outcome.target}")

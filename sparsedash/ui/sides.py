@@ -1,0 +1,59 @@
+"""How the two models of a comparison are shown: by their names and colours, or so that nobody can tell which is which."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sparsedash.records import Record
+from sparsedash.ui.pair import Pair
+from sparsedash.ui.text import Html, element, escape, join
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """hidden: nothing shows which side is which. turned: the right model stands first; only where it is hidden."""
+
+    pair: Pair
+    hidden: bool = False
+    turned: bool = False
+
+    def shown(self, left: T, right: T) -> tuple[T, T]:
+        """What belongs to the left and the right model, in the order in which it is shown."""
+        return (right, left) if self.turned else (left, right)
+
+    @property
+    def titles(self) -> tuple[str, str]:
+        """The headings, in the order shown."""
+        if self.hidden:
+            return "A", "B"
+        pair = self.pair
+        return side_title(pair.left_name, pair.left), side_title(pair.right_name, pair.right)
+
+    def beside(self, left: Html, right: Html) -> Html:
+        """Both sides' markup under their headings, one beside the other; one below the other on a phone."""
+        records = self.shown(self.pair.left, self.pair.right)
+        sections = [
+            element(
+                "section",
+                element("h3", escape(title)),
+                inside,
+                css=f"sd-answer {self._css(record)}",
+            )
+            for title, record, inside in zip(
+                self.titles, records, self.shown(left, right), strict=True
+            )
+        ]
+        return element("div", join(*sections), css="sd-answers")
+
+    def _css(self, record: Record) -> str:
+        if self.hidden:
+            return "sd-hidden"
+        return "sd-sparse" if record.pruned else "sd-dense"
+
+
+def side_title(name: str, record: Record) -> str:
+    """The heading of one side: "Dense", "Sparse, 20 %"."""
+    if record.pruned is None:
+        return f"D{name[1:]}" if name.startswith("dense") else f"Dense, {name}"
+    return f"Sparse, {name}"

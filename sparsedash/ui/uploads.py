@@ -1,0 +1,53 @@
+"""A text of one's own: the names of those that are kept, and the way to bring another."""
+
+import streamlit as st
+
+from sparsedash.backend import Backend
+from sparsedash.errors import SparseDashError
+from sparsedash.references import TEXT_KINDS, UPLOAD
+from sparsedash.ui import frame, wording
+from sparsedash.ui.text import element, escape
+from sparsedash.uploads import MAX_MEGABYTES
+
+_HOW = (
+    "A .jsonl file has one JSON object with a text field in each line, a .txt file blank lines between its texts, a .parquet "
+    f"file a column named text. At most {MAX_MEGABYTES} MB. It is kept in the server's data folder, where everybody who uses "
+    "this page can choose it."
+)
+
+
+def offered(backend: Backend) -> list[str]:
+    """The references of the texts that were brought before, newest first."""
+    return list(backend.uploads.kept())
+
+
+def field(backend: Backend, chooser: str) -> None:
+    """Draw the way to bring a file. chooser: the key of the field that then chooses it."""
+    with st.popover("Upload a text", icon=":material/upload_file:", type="tertiary"):
+        st.file_uploader(
+            "A file of texts", [kind.removeprefix(".") for kind in TEXT_KINDS], key=f"{chooser}-upload",
+            max_upload_size=MAX_MEGABYTES, help=_HOW, on_change=_take, args=(backend, chooser),
+        )  # fmt: skip
+        refused = st.session_state.get(_refusal(chooser), "")
+        chosen = str(st.session_state.get(chooser, ""))
+        if refused:
+            # In the text's own colour: a popover lies outside the app, where our colours do not reach.
+            frame.show(element("p", escape(refused), css="sd-field-error", role="alert"))
+        elif chosen.startswith(UPLOAD):
+            frame.note(f"Chosen: {wording.title(chosen)}")
+
+
+def _take(backend: Backend, chooser: str) -> None:
+    """Keep what was brought and choose it; a refusal leaves the choice as it is."""
+    file = st.session_state[f"{chooser}-upload"]
+    st.session_state[_refusal(chooser)] = ""
+    if file is None:
+        return
+    try:
+        st.session_state[chooser] = backend.uploads.keep(file.name, file.getvalue())
+    except SparseDashError as error:
+        st.session_state[_refusal(chooser)] = f"{error.message} {error.advice}".strip()
+
+
+def _refusal(chooser: str) -> str:
+    return f"{chooser}-refused"

@@ -1,0 +1,62 @@
+"""What visitors leave beside the results: the prompts they tried, and what they chose without seeing which was which."""
+
+from sparsedash.canonical import digest
+from sparsedash.records import Choices, Prompts
+from sparsedash.settings import ContinuationSettings
+from sparsedash.store import Store
+
+MOST_PROMPTS = 50
+
+
+class Visitors:
+    """Of one data folder, shared by all who use it. Every method may raise StoreError."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def prompts(self, left: str, right: str) -> tuple[ContinuationSettings, ...]:
+        """The prompts tried with these two records on these sides, newest first."""
+        kept = self._store.get(Prompts, digest([left, right]))
+        return kept.asked if kept else ()
+
+    def keep_prompt(self, asked: ContinuationSettings) -> None:
+        """Put the prompt at the head of its list; the oldest goes where there are too many."""
+        self._relist(asked, (asked,))
+
+    def drop_prompt(self, asked: ContinuationSettings) -> None:
+        """Take the prompt off its list; what was written after it stays in the store."""
+        self._relist(asked, ())
+
+    def choices(self, one: str, other: str) -> dict[str, str]:
+        """See records.Choices; the same whichever of the records is on the left."""
+        kept = self._store.get(Choices, _pair(one, other))
+        return kept.better if kept else {}
+
+    def choose(self, one: str, other: str, subject: str, better: str | None) -> None:
+        """Note the choice for what was judged, in place of an earlier one; None takes it back."""
+
+        def changed(kept: Choices | None) -> Choices:
+            found = {
+                name: key for name, key in (kept.better if kept else {}).items() if name != subject
+            }
+            return Choices(key=key, better=found if better is None else {**found, subject: better})
+
+        key = _pair(one, other)
+        self._store.change(Choices, key, changed)
+
+    def forget_choices(self, one: str, other: str) -> None:
+        """Begin to count anew."""
+        key = _pair(one, other)
+        self._store.put(key, Choices(key=key, better={}))
+
+    def _relist(self, asked: ContinuationSettings, head: tuple[ContinuationSettings, ...]) -> None:
+        def changed(kept: Prompts | None) -> Prompts:
+            rest = (other for other in (kept.asked if kept else ()) if other.key() != asked.key())
+            return Prompts(key=key, asked=(*head, *rest)[:MOST_PROMPTS])
+
+        key = digest([asked.left, asked.right])
+        self._store.change(Prompts, key, changed)
+
+
+def _pair(one: str, other: str) -> str:
+    return digest(sorted((one, other)))

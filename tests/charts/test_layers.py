@@ -1,0 +1,66 @@
+"""The layers of one sparse model: what was measured is drawn, what was not is left out."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.charts.layers import layers_chart, layers_words, relative
+from tests.charts.drawn import drawn, labels, trace
+from tests.examples import PRUNED
+
+MADE = replace(
+    PRUNED, widths=(96, 64, 32), dense_widths=(128, 64, 64), layer_errors=(0.1, 0.02, 0.4), held_out_errors=(0.11, 0.02, 0.5),
+    uncompensated_errors=(0.2, 0.04, 0.5), passage_errors=(0.12, 0.03, 0.4), sensitivities=(2.0, 1.0, 4.0),
+)  # fmt: skip
+
+
+def test_every_layer_has_its_loss_on_each_text_in_percent():
+    figure = drawn(layers_chart(MADE))
+    assert trace(figure, "calibration text")["x"] == [1, 2, 3]
+    assert trace(figure, "calibration text")["y"] == pytest.approx([10, 2, 40])
+    assert trace(figure, "the passages")["y"] == pytest.approx([12, 3, 40])
+    assert trace(figure, "without compensation")["y"] == pytest.approx([20, 4, 50])
+
+
+def test_curves_are_told_apart_by_mark_and_dash_and_carry_their_labels():
+    figure = drawn(layers_chart(MADE))
+    curves = [t for t in figure["data"] if t["type"] == "scatter"]
+    assert len({t["line"]["dash"] for t in curves}) == len({t["marker"]["symbol"] for t in curves})
+    said = " ".join(labels(figure)).replace("<br>", " ")
+    for name in ("calibration text", "held-out text", "the passages", "without compensation"):
+        assert name in said
+
+
+def test_kept_widths_and_sensitivities_stand_below_in_panels_of_their_own():
+    figure = drawn(layers_chart(MADE))
+    assert trace(figure, "y2")["y"] == [75, 100, 50]
+    assert trace(figure, "y3")["y"] == [1, 0.5, 2]
+    ends = [figure["layout"][f"yaxis{n}"]["domain"] for n in ("", "2", "3")]
+    assert ends[0][0] > ends[1][1] > ends[1][0] > ends[2][1] > ends[2][0] == 0
+
+
+def test_what_was_not_measured_is_left_out():
+    figure = drawn(layers_chart(replace(MADE, sensitivities=(), passage_errors=())))
+    assert {t["name"] for t in figure["data"]} == {
+        "calibration text", "held-out text", "without compensation", "y2",
+    }  # fmt: skip
+    assert "yaxis3" not in figure["layout"]
+
+
+def test_a_layer_that_lost_nothing_is_a_chart_too():
+    nothing = replace(PRUNED, layer_errors=(0.0, 0.0), held_out_errors=())
+    low, high = drawn(layers_chart(nothing))["layout"]["yaxis"]["range"]
+    assert low == 0 < high
+
+
+def test_the_words_say_how_far_the_layers_reach():
+    assert layers_words(MADE).startswith(
+        "Share of the MLP output that each of 3 layers lost: calibration text from 2.0 to 40.0 %"
+    )
+    assert layers_words(MADE).endswith("Kept width from 50 to 100 % of the dense one.")
+
+
+def test_sensitivities_are_told_against_the_middle_one():
+    assert relative([2, 1, 4]) == [1, 0.5, 2]
+    assert relative([0, 0]) == [0, 0]
+    assert relative([]) == []

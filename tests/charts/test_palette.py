@@ -1,0 +1,76 @@
+"""Colours: one meaning each, readable in both themes, also on what the style sheet puts behind them."""
+
+import re
+
+import pytest
+
+from sparsedash.charts.palette import PALETTES, Palette, repainting
+from sparsedash.ui import frame
+
+STYLE = frame._STYLE.read_text(encoding="utf-8")
+TOKENS = dict(
+    re.findall(r"^\s+--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", STYLE, flags=re.MULTILINE)
+)
+TEXT_TOKENS = ("dense", "sparse-text", "broke", "mended", "muted")
+GROUNDS = ("ground", "panel")
+BODY_TEXT = "#22262b, #e8e6e1"
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2 contrast ratio of two colours written #rrggbb."""
+    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (s / 12.92 if s <= 0.03928 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_black_on_white_has_the_contrast_that_the_standard_says():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
+
+
+@pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
+def test_text_in_a_chart_reaches_four_and_a_half_and_marks_three(palette: Palette):
+    for colour in (
+        palette.text, palette.muted, palette.dense, palette.sparse_text, palette.broke, palette.mended,
+    ):  # fmt: skip
+        assert contrast(colour, palette.ground) >= 4.5
+    assert contrast(palette.sparse, palette.ground) >= 3
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("ground", [*GROUNDS, "track"])
+@pytest.mark.parametrize("name", TEXT_TOKENS)
+def test_text_on_a_page_reaches_four_and_a_half(name, ground, theme):
+    # On the track stand only words that one continuation has, in the colour of plain text.
+    text = BODY_TEXT if ground == "track" else TOKENS[name]
+    assert contrast(text.split(", ")[theme], TOKENS[ground].split(", ")[theme]) >= 4.5
+
+
+def test_every_colour_that_the_style_sheet_writes_text_in_is_looked_at():
+    used = set(re.findall(r"(?<![\w-])color: var\(--([\w-]+)\)", STYLE))
+    assert used - {"side-text"} <= set(TEXT_TOKENS)
+    assert set(re.findall(r"--side-text: var\(--([\w-]+)\)", STYLE)) <= set(TEXT_TOKENS)
+
+
+def test_chart_and_page_have_the_same_colours():
+    for name, token in TOKENS.items():
+        for colour, palette in zip(token.split(", "), PALETTES.values(), strict=True):
+            chart = getattr(palette, name.replace("-", "_"), colour)
+            assert chart.casefold() == colour.casefold(), name
+
+
+def test_no_colour_of_a_theme_means_two_things():
+    for palette in PALETTES.values():
+        colours = [colour for name, colour in vars(palette).items() if name != "band"]
+        assert len(set(colours)) == len(colours)
+
+
+def test_a_drawn_chart_is_repainted_from_either_theme_to_the_other():
+    both = "light-dark(#2F5D9B, #8DB4E8)"
+    assert f'[style*="fill: rgb(47, 93, 155)"] {{ fill: {both} !important }}' in repainting()
+    assert f'[style*="stroke: rgb(141, 180, 232)"] {{ stroke: {both} !important }}' in repainting()

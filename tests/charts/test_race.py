@@ -1,0 +1,253 @@
+"""The race of methods: what stands where, told by more than colour, for each measure."""
+
+import itertools
+from dataclasses import replace
+from math import exp, log
+
+import pytest
+
+from sparsedash.catalog import METHODS
+from sparsedash.charts.measures import Live, Race, readings, times
+from sparsedash.charts.palette import PALETTES
+from sparsedash.charts.race import clicked, race_chart, race_words
+from sparsedash.records import Stopping
+from sparsedash.significance import mean_interval, wilson
+from tests.charts.drawn import drawn, labels, trace
+from tests.ui import specimens
+
+DENSE = specimens.record([True] * 60 + [False] * 60)
+TEN = specimens.record([True] * 54 + [False] * 66, 100)
+THIRTY = specimens.record([True] * 30 + [False] * 90, 300)
+STOPPED = Stopping(
+    decision="difference", n_answered=40, n_passages=120, p_value=0.01, interval=(-0.3, -0.1), margin=0.01, n_comparisons=2
+)  # fmt: skip
+RACE = Race(dense=DENSE, lines={"sparse": [THIRTY, TEN]})
+TWO = Race(dense=DENSE, lines={"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude")
+
+
+def chart(race=RACE, measure="accuracy", theme="light"):
+    return drawn(race_chart(race, measure, theme))
+
+
+def crowd():
+    """Eight methods at three sparsities that all end at about the same place."""
+    lines = {
+        method.name: [
+            specimens.record([True] * (58 - i % 3) + [False] * (62 + i % 3), p, method.settings)
+            for p in (100, 200, 300)
+        ]
+        for i, method in enumerate(METHODS[:8])
+    }
+    return Race(dense=DENSE, lines=lines)
+
+
+def test_sparse_points_stand_at_the_measured_sparsity_in_rising_order():
+    xs = trace(chart(), "sparse")["x"]
+    assert xs == [0.0, 100 * TEN.pruned.mlp_sparsity, 100 * THIRTY.pruned.mlp_sparsity]
+
+
+def test_the_line_begins_at_the_dense_accuracy():
+    assert trace(chart(), "sparse")["y"] == [50.0, 45.0, 25.0]
+
+
+def test_every_sparse_point_has_its_wilson_interval():
+    bars = trace(chart(), "sparse")["error_y"]
+    low, high = wilson(30, 120)
+    assert bars["array"][-1] == pytest.approx(100 * high - 25)
+    assert bars["arrayminus"][-1] == pytest.approx(25 - 100 * low)
+    assert bars["array"][0] == bars["arrayminus"][0] == 0
+
+
+def test_the_dense_line_and_its_band_cross_the_whole_chart():
+    figure = chart()
+    left, right = figure["layout"]["xaxis"]["range"]
+    line = trace(figure, "dense")
+    band = trace(figure, "95 % interval of dense")
+    assert line["x"] == [left, right]
+    assert line["y"] == [50.0, 50.0]
+    assert (min(band["x"]), max(band["x"])) == (left, right)
+    assert (min(band["y"]), max(band["y"])) == pytest.approx([100 * b for b in wilson(60, 120)])
+
+
+def test_lines_carry_their_labels_at_their_height_and_there_is_no_legend():
+    figure = chart()
+    assert figure["layout"]["showlegend"] is False
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert labels(figure) == pytest.approx(
+        {"dense": (50 - low) / (high - low), "sparse": (25 - low) / (high - low)}
+    )
+
+
+def test_methods_differ_in_more_than_place_and_each_label_shows_its_mark():
+    figure = chart(TWO)
+    first, second = [t for t in figure["data"] if t["name"] == "sparse"]
+    assert first["marker"]["symbol"][1] != second["marker"]["symbol"][1]
+    assert first["line"]["dash"] != second["line"]["dash"]
+    assert set(labels(figure)) == {"dense", "● least-squares", "■ magnitude"}
+
+
+def test_the_leader_is_drawn_strongest():
+    first, second = [t for t in chart(TWO)["data"] if t["name"] == "sparse"]
+    assert second["line"]["width"] > first["line"]["width"]
+
+
+def test_eight_methods_have_eight_labels_that_do_not_touch():
+    figure = chart(crowd())
+    layout = figure["layout"]
+    plot = layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]
+    found = [(plot * (1 - a["y"]), a["text"].count("<br>") + 1, a["font"]["size"]) for a in layout["annotations"]]  # fmt: skip
+    assert len(found) == 9
+    edges = sorted((y - 0.6 * size * n, y + 0.6 * size * n) for y, n, size in found)
+    for (_, below), (above, _) in itertools.pairwise(edges):
+        assert below <= above
+    assert edges[0][0] >= 0 and edges[-1][1] <= plot
+
+
+def test_eight_methods_leave_a_phone_room_for_the_plot():
+    margin = chart(crowd())["layout"]["margin"]
+    assert 358 - margin["l"] - margin["r"] >= 150
+
+
+def test_a_label_that_had_to_move_is_tied_to_the_end_of_its_line():
+    assert len(chart(crowd())["layout"]["shapes"]) >= 6
+    assert "shapes" not in chart()["layout"]
+
+
+def test_the_axis_does_not_move_while_a_run_fills_it():
+    half = chart(Race(dense=DENSE, lines={"sparse": [TEN]}, asked=(100, 300)))
+    assert half["layout"]["xaxis"]["range"][1] == pytest.approx(31.8)
+    empty = chart(Race(dense=DENSE, lines={}, asked=(100, 300)))
+    assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
+
+
+def test_the_dense_model_alone_is_a_chart_too():
+    for measure in ("accuracy", "word perplexity", "flips"):
+        assert list(labels(chart(Race(dense=DENSE, lines={}), measure))) == ["dense"]
+
+
+@pytest.mark.parametrize("right", [0, 120])
+def test_the_range_holds_every_interval_and_never_leaves_0_to_100(right):
+    record = specimens.record([True] * right + [False] * (120 - right))
+    low, high = chart(Race(dense=record, lines={}))["layout"]["yaxis"]["range"]
+    bottom, top = wilson(right, 120)
+    assert 0 <= low <= 100 * bottom
+    assert 100 * top <= high <= 100
+
+
+def test_axes_say_what_they_measure_and_their_unit():
+    layout = chart()["layout"]
+    assert layout["title"]["text"] == "Last word right, % of 120 passages"
+    assert layout["xaxis"]["title"]["text"] == "MLP channels removed"
+    assert layout["xaxis"]["ticksuffix"] == layout["yaxis"]["ticksuffix"] == " %"
+
+
+def test_each_theme_has_its_own_colours():
+    for theme, palette in PALETTES.items():
+        figure = chart(theme=theme)
+        assert trace(figure, "dense")["line"]["color"] == palette.dense
+        assert trace(figure, "sparse")["line"]["color"] == palette.sparse
+
+
+def test_the_words_say_every_point_with_its_interval():
+    said = race_words(RACE)
+    assert said.startswith("Share of 120 last words right")
+    assert "dense 50.0 % (41.2 to 58.8)" in said
+    assert said.index("sparse at 10.4 % 45.0 %") < said.index("sparse at 29.2 % 25.0 %")
+
+
+def test_a_sparse_point_knows_its_record_and_no_other_point_does():
+    data = trace(chart(), "sparse")["customdata"]
+    assert [clicked([{"customdata": point}]) for point in data] == ["", TEN.key, THIRTY.key]
+    assert clicked([]) == clicked([{"x": 0}]) == clicked([{"customdata": "published"}]) == ""
+
+
+def test_fewer_passages_than_dense_make_a_hollow_mark():
+    few = replace(THIRTY, outcomes=THIRTY.outcomes[:40], stopping=STOPPED)
+    symbols = trace(chart(replace(RACE, lines={"sparse": [TEN, few]})), "sparse")["marker"][
+        "symbol"
+    ]
+    assert symbols == ["circle", "circle", "circle-open"]
+
+
+class TestPerplexity:
+    def test_a_point_is_the_mean_change_of_the_log_likelihood_with_its_paired_interval(self):
+        pairs = zip(DENSE.outcomes, TEN.outcomes, strict=True)
+        changes = [sparse.log_likelihood - dense.log_likelihood for dense, sparse in pairs]
+        (reading,) = readings("word perplexity", DENSE, TEN)
+        assert reading.value == pytest.approx(sum(changes) / 120)
+        assert (reading.low, reading.high) == pytest.approx(mean_interval(changes))
+        assert trace(chart(measure="word perplexity"), "sparse")["y"][:2] == [0, reading.value]
+
+    def test_its_factor_is_that_of_the_two_perplexities(self):
+        (reading,) = readings("word perplexity", DENSE, TEN)
+        assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
+
+    def test_it_is_compared_on_the_passages_that_both_answered(self):
+        few = replace(TEN, outcomes=TEN.outcomes[30:], stopping=STOPPED)
+        pairs = list(zip(DENSE.outcomes, TEN.outcomes, strict=True))[30:]
+        (reading,) = readings("word perplexity", DENSE, few)
+        mean = sum(s.log_likelihood - d.log_likelihood for d, s in pairs) / len(pairs)
+        assert reading.value == pytest.approx(mean)
+
+    def test_the_axis_speaks_of_factors(self):
+        axis = chart(measure="word perplexity")["layout"]["yaxis"]
+        at = dict(zip(axis["ticktext"], axis["tickvals"], strict=True))
+        assert at["1.00 ×"] == 0
+        assert at["2.00 ×"] == pytest.approx(-log(2))
+
+    def test_factors_are_short(self):
+        assert [times(n) for n in (0, 0.0953, log(20), 1000)] == [
+            "1.00 ×", "1.10 ×", "20 ×", times(50),
+        ]  # fmt: skip
+
+
+class TestFlips:
+    def test_broken_answers_stand_below_zero_and_mended_ones_above(self):
+        sparse = specimens.record([False] * 12 + [True] * 48 + [True] * 6 + [False] * 54, 200)
+        figure = chart(Race(dense=DENSE, lines={"sparse": [sparse]}), "flips")
+        assert trace(figure, "broke")["y"] == [0, -10]
+        assert trace(figure, "mended")["y"] == [0, 5]
+        assert set(labels(figure)) == {"dense", "broke", "mended"}
+        low, high = wilson(12, 120)
+        assert trace(figure, "broke")["error_y"]["array"][1] == pytest.approx(10 - 100 * low)
+        assert trace(figure, "broke")["error_y"]["arrayminus"][1] == pytest.approx(100 * high - 10)
+
+    def test_the_axis_has_no_minus(self):
+        texts = chart(measure="flips")["layout"]["yaxis"]["ticktext"]
+        assert "0 %" in texts and not any("-" in text for text in texts)
+
+    def test_they_are_told_in_words(self):
+        assert "sparse at 29.2 % 30 broke, 0 mended" in race_words(RACE, "flips")
+
+
+class TestTheLivePoint:
+    LIVE = Live(label="sparse", permille=200, right=30, done=80)
+
+    def test_it_stands_at_the_sparsity_asked_for_with_the_interval_of_what_it_has(self):
+        point = trace(chart(replace(RACE, live=self.LIVE)), "live")
+        assert (point["x"], point["y"]) == ([20.0], [37.5])
+        low, high = wilson(30, 80)
+        assert point["error_y"]["array"] == pytest.approx([100 * high - 37.5])
+        assert point["error_y"]["arrayminus"] == pytest.approx([37.5 - 100 * low])
+
+    def test_it_moves_as_answers_come(self):
+        later = replace(self.LIVE, right=32, done=100)
+        assert trace(chart(replace(RACE, live=later)), "live")["y"] == [32.0]
+
+    def test_a_method_that_has_no_record_yet_has_its_label_already(self):
+        coming = replace(TWO, lines={**TWO.lines, "random": []})
+        live = replace(self.LIVE, label="random")
+        assert "◆ random" not in labels(chart(coming))
+        assert "◆ random" in labels(chart(replace(coming, live=live)))
+        assert "◆ random" not in labels(chart(replace(coming, live=live), "flips"))
+
+    def test_nothing_moves_aside_when_a_method_comes_in(self):
+        coming = chart(replace(TWO, lines={**TWO.lines, "a-much-longer-name": []}))
+        there = chart(replace(TWO, lines={**TWO.lines, "a-much-longer-name": [THIRTY]}))
+        for key in ("margin", "height", "xaxis"):
+            assert coming["layout"][key] == there["layout"][key]
+        assert trace(coming, "sparse")["x"] == trace(there, "sparse")["x"]
+
+    def test_another_measure_waits_for_the_record(self):
+        figure = chart(replace(RACE, live=self.LIVE), "flips")
+        assert "live" not in {t["name"] for t in figure["data"]}

@@ -1,0 +1,163 @@
+"""Single weights: Wanda by hand, SparseGPT against fresh inverses, and what its mending buys."""
+
+import pytest
+import torch
+
+from sparsedash.engine.pruning.layer import Statistics
+from sparsedash.engine.pruning.measuring import share_lost
+from sparsedash.engine.pruning.patterns import PATTERNS
+from sparsedash.engine.pruning.weightwise import (
+    WEIGHT_SALIENCIES,
+    inverse_factor,
+    needs_factor,
+    sparse_weight,
+)
+from sparsedash.settings import MethodSettings, choices
+from tests.engine.pruning.layers import inputs
+
+PLAIN = {"compensation": "none", "scope": "decoder"}
+
+
+def statistics(x):
+    return Statistics(
+        second_moment=x.T @ x / len(x), mean=x.mean(0), held_out=x[:0], n_tokens=len(x)
+    )
+
+
+def weights(n, d, seed=5):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def made(weight, known, method, permille=500):
+    factor = inverse_factor(known, method.damping) if needs_factor(method) else None
+    return sparse_weight(weight, known, factor, method, permille)
+
+
+def test_every_criterion_that_can_be_asked_for_has_a_row():
+    for pattern in ("1x1", "2:4", "4:8"):
+        assert set(choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES)
+
+
+def test_wanda_by_hand():
+    # Root mean squares of the inputs: 10, 1, 2, 0.5.
+    x = torch.diag(torch.tensor([20.0, 2, 4, 1]))
+    weight = torch.tensor([[1.0, -3, 2, 4], [0.1, 5, 1, -9]])
+    method = MethodSettings(pattern="2:4", **PLAIN)
+    # Sizes: 10, 3, 4, 2 and 1, 5, 2, 4.5.
+    expected = torch.tensor([[1.0, 0, 2, 0], [0, 5, 0, -9]])
+    assert torch.equal(made(weight, statistics(x), method), expected)
+    single = MethodSettings(pattern="1x1", **PLAIN)
+    expected = torch.tensor([[1.0, -3, 2, 0], [0, 5, 1, -9]])
+    assert torch.equal(made(weight, statistics(x), single, 250), expected)
+
+
+def test_magnitude_by_hand_ranks_all_weights_together():
+    weight = torch.tensor([[1.0, -3, 2, 4], [0.1, 5, 1, -9]])
+    method = MethodSettings(pattern="1x1", saliency="magnitude", **PLAIN)
+    expected = torch.tensor([[0.0, -3, 2, 4], [0, 5, 0, -9]])
+    assert torch.equal(made(weight, statistics(inputs(4)), method, 375), expected)
+
+
+def damped(known, damping):
+    moment = known.second_moment.double()
+    return moment + damping * moment.diagonal().median() * torch.eye(len(moment)).double()
+
+
+def test_the_factor_is_that_of_the_inverse():
+    known = statistics(inputs(12))
+    factor = inverse_factor(known, 0.01).double()
+    assert torch.equal(factor, factor.triu())
+    assert torch.allclose(factor.T @ factor, damped(known, 0.01).inverse(), rtol=1e-3, atol=1e-4)
+
+
+def by_fresh_inverses(weight, moment, pattern, choose):
+    """Column after column with the inverse of what is left, made anew each time: the definition, without the factor."""
+    weight = weight.double().clone()
+    d = weight.shape[1]
+    pivots = [moment[j:, j:].inverse()[0, 0] for j in range(d)]
+    for j in range(d):
+        if j % pattern.group == 0:
+            some = slice(j, j + pattern.group)
+            gone = choose(weight[:, some], torch.stack(pivots[some]))
+        inverse = moment[j:, j:].inverse()
+        error = weight[:, j] * gone[:, j % pattern.group] / inverse[0, 0]
+        weight[:, j:] -= torch.outer(error, inverse[0])
+    return weight
+
+
+@pytest.mark.parametrize("name", ["2:4", "4:8"])
+def test_sparsegpt_agrees_with_fresh_inverses(name):
+    pattern, known, weight = PATTERNS[name], statistics(inputs(16)), weights(6, 16)
+    method = MethodSettings(pattern=name, saliency="obs", scope="decoder")
+
+    def choose(part, pivots):
+        return pattern.zeros(part.square() / pivots, 500, by_row=False)
+
+    expected = by_fresh_inverses(weight, damped(known, method.damping), pattern, choose)
+    found = made(weight, known, method)
+    assert torch.allclose(found.double(), expected, rtol=1e-3, atol=1e-3)
+    assert torch.equal(found == 0, expected.abs() < 1e-9)
+
+
+def test_what_goes_at_the_left_is_made_up_for_by_plain_least_squares():
+    known, weight = statistics(inputs(8)), weights(3, 8)
+    weight[:, :4] *= 1e-3
+    method = MethodSettings(pattern="4:8", saliency="magnitude", scope="decoder")
+    moment, kept, gone = damped(known, method.damping), slice(4, 8), slice(0, 4)
+    right = weight.double()[:, gone] @ moment[gone, kept]
+    expected = weight.double()[:, kept] + right @ moment[kept, kept].inverse()
+    found = made(weight, known, method)
+    assert (found[:, gone] == 0).all()
+    assert torch.allclose(found[:, kept].double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_more_columns_than_one_block_give_the_same_as_fresh_inverses():
+    pattern, weight = PATTERNS["2:4"], weights(4, 264)
+    known = statistics(inputs(264, n_tokens=1200))
+    method = MethodSettings(pattern="2:4", saliency="magnitude", scope="decoder", damping=0.1)
+    gone = pattern.zeros(weight.abs(), 500, by_row=False)
+    parts = iter(gone.split(4, dim=1))
+    expected = by_fresh_inverses(
+        weight, damped(known, 0.1), pattern, lambda part, pivots: next(parts)
+    )
+    assert torch.allclose(made(weight, known, method).double(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("pattern", ["1x1", "2:4", "4:8"])
+def test_sparsegpt_loses_least_on_correlated_inputs(pattern):
+    known, weight = statistics(inputs(64)), weights(32, 64)
+    lost = {
+        (saliency, compensation): share_lost(
+            weight,
+            made(
+                weight,
+                known,
+                MethodSettings(pattern=pattern, saliency=saliency, compensation=compensation),
+            ),
+            known.second_moment,
+        )
+        for saliency in WEIGHT_SALIENCIES
+        for compensation in ("none", "least-squares")
+    }
+    sparsegpt = lost["obs", "least-squares"]
+    assert sparsegpt < 0.8 * min(lost["activation-aware", "none"], lost["magnitude", "none"])
+    for saliency in WEIGHT_SALIENCIES:
+        assert lost[saliency, "least-squares"] < 0.8 * lost[saliency, "none"]
+
+
+@pytest.mark.parametrize("saliency", WEIGHT_SALIENCIES)
+@pytest.mark.parametrize("compensation", ["none", "least-squares"])
+def test_nothing_asked_changes_nothing(saliency, compensation):
+    known, weight = statistics(inputs(24)), weights(8, 24)
+    method = MethodSettings(pattern="1x1", saliency=saliency, compensation=compensation)
+    assert torch.equal(made(weight, known, method, 0), weight)
+
+
+@pytest.mark.parametrize("saliency", WEIGHT_SALIENCIES)
+def test_an_input_that_is_always_zero_does_no_harm(saliency):
+    x = inputs(16)
+    x[:, 3] = 0
+    method = MethodSettings(pattern="2:4", saliency=saliency)
+    found = made(weights(5, 16), statistics(x), method)
+    assert torch.isfinite(found).all()
+    assert (found.reshape(5, 4, 4) == 0).sum(dim=2).eq(2).all()

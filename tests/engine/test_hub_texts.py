@@ -1,0 +1,149 @@
+"""Text sets fetched from a stand-in for the hub: whole or streamed, once, and what is said when that breaks off."""
+
+import gzip
+import re
+
+import pytest
+
+from sparsedash.engine.corpora import CORPORA
+from tests.engine.hub_texts import (
+    json_lines,
+    serve_parquet,
+    serve_pile,
+    write_card,
+    write_parquet,
+)
+
+SPLITS = ("train", "validation", "test")
+
+
+def test_every_split_of_lambada_is_read_as_the_plain_text_it_is(hub, client, tmp_path):
+    splits = {split: [f"the {split}", "a door"] for split in SPLITS}
+    serve_parquet(hub, tmp_path, "cimec/lambada", "plain_text", splits)
+    found = {
+        name: client.ask(texts=name) for name in ("lambada", "lambada-validation", "lambada-train")
+    }
+    assert [answer["texts"] for answer in found.values()] == [
+        ["the test", "a door"], ["the validation", "a door"], ["the train", "a door"],
+    ]  # fmt: skip
+    assert len({answer["identity"] for answer in found.values()}) == 3
+
+
+@pytest.mark.parametrize("name", ["lambada_openai", "pile-10k", "wikitext-2"])
+def test_a_small_text_set_is_downloaded_as_parquet(hub, client, tmp_path, name):
+    row = CORPORA[name]
+    splits = {row.split: ["one text", "another text"]}
+    serve_parquet(hub, tmp_path, row.path, row.config or "default", splits)
+    found = client.ask(texts=name)
+    assert found["texts"] == ["one text", "another text"]
+    assert found["running"] == (name == "wikitext-2")
+
+
+def test_the_pile_is_streamed_from_its_compressed_files(hub, client, tmp_path):
+    parts = [[f"document {part} {i}" for i in range(6_000)] for part in range(2)]
+    serve_pile(hub, tmp_path, "monology/pile-uncopyrighted", parts)
+    found = client.ask(texts="the_pile")["texts"]
+    assert len(found) == CORPORA["the_pile"].n_streamed == 10_000
+    assert (found[0], found[-1]) == ("document 0 0", "document 1 3999")
+
+
+def test_c4_is_streamed_once_and_is_there_without_the_hub_afterwards(hub, client, tmp_path):
+    pages = [f"page {i}" for i in range(10_001)]
+    serve_c4(hub, tmp_path, "allenai/c4", pages)
+    found = client.ask(texts="c4")
+    assert found["texts"] == pages[:10_000]
+    hub.stop()
+    try:
+        assert client.ask(texts="c4") == found
+    finally:
+        hub.start()
+
+
+def serve_c4(hub, folder, path, texts):
+    (folder / "en").mkdir(parents=True)
+    train = folder / "en" / "c4-train.00000-of-01024.json.gz"
+    train.write_bytes(gzip.compress(json_lines(texts)))
+    write_card(folder, "en", {"train": "en/c4-train.*.json.gz"})
+    return hub.add("datasets", path, folder)
+
+
+# Words that do not compress, so that the breaking point lies in the middle of the documents.
+DOCUMENTS = [f"document {pow(7, i, 10**40 + 7):x} {pow(11, i, 10**40 + 9):x}" for i in range(1, 4000)]  # fmt: skip
+STREAMS = {"zst": "train/00.jsonl.zst", "gz": "en/c4-train.00000-of-01024.json.gz"}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_stream_that_breaks_midway_is_told_keeps_nothing_and_can_be_started_again(
+    hub, client, tmp_path, kind
+):
+    path = f"owner/stream-{kind}"
+    serve, config = (serve_c4, "en") if kind == "gz" else (serve_pile, None)
+    texts = DOCUMENTS if kind == "gz" else [DOCUMENTS]
+    repository = serve(hub, tmp_path, path, texts)
+    size = next(iter(repository.commits.values()))[STREAMS[kind]].stat().st_size
+    row = {"path": path, "config": config, "split": "train", "n_streamed": 3_900}
+    repository.breaks_off = {STREAMS[kind]: size // 2}
+    broken = client.ask(texts=path, row=row)
+    assert re.search(rf"{path} broke off after [\d,]+ of 3,900 texts: .+", broken["error"])
+    assert broken["advice"] == "Nothing of it was kept. Start again when the hub answers."
+    assert not list(client.home.rglob(f"*stream-{kind}*.jsonl*"))
+    repository.breaks_off = {}
+    assert client.ask(texts=path, row=row)["texts"] == DOCUMENTS[:3_900]
+    assert len(list(client.home.rglob(f"*stream-{kind}*.jsonl*"))) == 1
+
+
+def test_a_stream_whose_file_is_cut_off_on_the_hub_is_told_and_keeps_nothing(hub, client, tmp_path):
+    repository = serve_c4(hub, tmp_path, "owner/cut", DOCUMENTS)
+    file = next(iter(repository.commits.values()))[STREAMS["gz"]]
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    row = {"path": "owner/cut", "config": "en", "split": "train", "n_streamed": 3_900}
+    assert "owner/cut broke off after" in client.ask(texts="owner/cut", row=row)["error"]
+    assert not list(client.home.rglob("*owner--cut*.jsonl*"))
+
+
+def test_a_stream_that_ends_before_its_number_is_not_taken_for_a_whole_one(hub, client, tmp_path):
+    serve_c4(hub, tmp_path, "owner/short", ["a page"] * 3)
+    row = {"path": "owner/short", "config": "en", "split": "train", "n_streamed": 10}
+    short = client.ask(texts="owner/short", row=row)
+    assert short["error"] == "owner/short broke off after 3 of 10 texts: there were no more"
+    assert not list(client.home.rglob("*owner--short*.jsonl*"))
+
+
+def test_a_text_set_whose_download_breaks_midway_is_told_and_can_be_started_again(
+    hub, client, tmp_path
+):
+    repository = serve_parquet(hub, tmp_path, "owner/whole", "default", {"train": DOCUMENTS})
+    file = "default/train-00000-of-00001.parquet"
+    repository.breaks_off = {file: 10_000}
+    row = {"path": "owner/whole", "config": "default", "split": "train"}
+    broken = client.ask(texts="owner/whole", row=row)
+    assert "owner/whole could not be read from the hub" in broken["error"]
+    repository.breaks_off = {}
+    assert client.ask(texts="owner/whole", row=row)["texts"] == DOCUMENTS
+
+
+def test_a_text_set_that_was_read_once_is_there_without_the_hub_and_the_rest_says_so(
+    hub, client, tmp_path
+):
+    serve_parquet(hub, tmp_path, "owner/kept", "default", {"train": ["a text"]})
+    row = {"path": "owner/kept", "config": "default", "split": "train"}
+    before = client.ask(texts="owner/kept", row=row)
+    hub.stop()
+    try:
+        assert client.ask(texts="owner/kept", row=row) == before
+        never = client.ask(texts="owner/never", row=row | {"path": "owner/never"})
+        assert "not in the local cache, and the hub cannot be reached" in never["error"]
+        assert "builtin:cloze" in never["advice"]
+        stream = row | {"path": "owner/never-streamed", "n_streamed": 10}
+        assert "not in the local cache" in client.ask(texts="never-streamed", row=stream)["error"]
+    finally:
+        hub.start()
+
+
+def test_a_text_set_that_the_hub_refuses_is_told_in_words(hub, client, tmp_path):
+    write_parquet(tmp_path / "data" / "0000.parquet", ["a text"])
+    hub.add("datasets", "owner/gated-texts", tmp_path).gated = True
+    for path, said in (("owner/gated-texts", "gated"), ("owner/no-texts", "doesn't exist")):
+        refused = client.ask(texts=path, row={"path": path, "split": "train"})
+        assert said in refused["error"]
+        assert "HF_TOKEN" in refused["advice"]

@@ -1,0 +1,156 @@
+"""The alarm before the evaluation: what layers lose on the passages beside what they lose on the calibration text."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparsedash.engine import mismatch, pipeline
+from sparsedash.engine.mismatch import (
+    ALARM,
+    N_PASSAGES,
+    PASSAGE_TOKENS,
+    PassageActivations,
+    mismatch_warning,
+)
+from sparsedash.engine.pruning.measuring import passage_errors
+from sparsedash.engine.pruning.surgery import Narrowed, out_weight
+from sparsedash.progress import ignore_steps
+from sparsedash.records import Passages, Record, Run
+from sparsedash.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    MethodSettings,
+    RunSettings,
+)
+from tests.engine.conftest import passages as texts
+from tests.examples import PRUNED
+
+
+@pytest.fixture
+def settings(model_folder, passage_file):
+    return RunSettings(
+        model=str(model_folder),
+        methods=(MethodSettings(width_multiple=8),),
+        sparsities_permille=(250,),
+        calibration=CalibrationSettings(
+            corpus=f"file:{passage_file}[20:]", n_samples=40, length=32
+        ),
+        evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=10),
+    )
+
+
+@pytest.fixture
+def passages():
+    split = [text.rsplit(" ", 1) for text in texts(N_PASSAGES + 2)]
+    return Passages(
+        key="p",
+        indices=tuple(range(len(split))),
+        contexts=tuple(context for context, _ in split),
+        targets=tuple(f" {target}" for _, target in split),
+    )
+
+
+def kept_of(store, loaded, passages):
+    watched = [[loaded.family.out]] * len(loaded.blocks)
+    return PassageActivations(store, loaded, passages, watched, ignore_steps)
+
+
+def inner(loaded, index, ids):
+    """(t, m): what the block's out-projection is given for these tokens, by a plain forward pass."""
+    seen = []
+    out = loaded.mlps[index].out
+    handle = out.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+    loaded.model(torch.tensor([ids]))
+    handle.remove()
+    return seen[0]
+
+
+def test_the_activations_are_those_of_the_first_few_passages(loaded, store, passages):
+    kept = kept_of(store, loaded, passages)
+    first = [
+        loaded.tokenizer(context + target).input_ids[:PASSAGE_TOKENS]
+        for context, target in list(zip(passages.contexts, passages.targets, strict=True))
+    ][:N_PASSAGES]
+    first.sort(key=len, reverse=True)
+    for index in range(len(loaded.mlps)):
+        expected = torch.cat([inner(loaded, index, ids) for ids in first])
+        assert torch.allclose(kept.of(index)[0], expected, rtol=0.01, atol=1e-3)
+
+
+def test_the_activations_are_made_once(loaded, store, passages, monkeypatch):
+    once = kept_of(store, loaded, passages).of(0)[0]
+    monkeypatch.setattr(mismatch, "BlockWalk", None)
+    again = kept_of(store, loaded, passages).of(0)[0]
+    assert torch.equal(once, again)
+
+
+def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
+    mlps = loaded.mlps
+    x = torch.randn(20, mlps[0].width, generator=torch.Generator().manual_seed(0))
+    kept = torch.arange(mlps[0].width // 2)
+    narrowed = [Narrowed(kept, out_weight(mlp)[:, kept], mlp.out.bias) for mlp in mlps]
+    for mlp, error in zip(mlps, passage_errors(mlps, lambda _: [x], narrowed), strict=True):
+        dense, sparse = x @ out_weight(mlp).T, x[:, kept] @ out_weight(mlp)[:, kept].T
+        assert error == pytest.approx(float((dense - sparse).norm() ** 2 / dense.norm() ** 2))
+    assert passage_errors(mlps, lambda _: None, narrowed) == []
+
+
+def test_the_alarm_goes_by_the_median_of_the_layers_that_lose_anything():
+    def warning(usual, passages):
+        return mismatch_warning(replace(PRUNED, held_out_errors=usual, passage_errors=passages))
+
+    assert warning((0.1,) * 3, (0.1 * (ALARM - 0.01),) * 3) is None
+    assert warning((0.1, 0.1, 0.1, 0.0), (0.1, 0.4, 90.0, 0.0)).startswith(
+        "The calibration text is unlike the passages: layers lose 4.0 times as much"
+    )
+    assert warning((0.0,), (0.0,)) is None
+    assert warning((0.1, 0.1), ()) is None
+
+
+def test_an_overfit_alone_is_no_mismatch():
+    overfitted = replace(PRUNED, layer_errors=(0.1,) * 3, held_out_errors=(0.4,) * 3)
+    assert mismatch_warning(replace(overfitted, passage_errors=(0.4,) * 3)) is None
+    nothing_kept_out = replace(overfitted, held_out_errors=())
+    assert mismatch_warning(replace(nothing_kept_out, passage_errors=(0.4,) * 3)) is not None
+
+
+def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(
+    settings, store, monkeypatch
+):
+    monkeypatch.setattr(mismatch, "ALARM", 0.0)
+    seen = []
+
+    def watch(stage, done, total, *, unit="steps", message="", n_right=None):
+        if stage == "evaluate" and done == 0 and "sparse" in message:
+            seen.append(store.get(Run, "watched").warnings)
+
+    pipeline.run(settings, store, watch, run_key="watched")
+    assert any("unlike the passages" in line for line in seen[0])
+    again = pipeline.run(settings, store, run_key="again")
+    assert sum("unlike the passages" in line for line in again.warnings) == 1
+
+
+def test_a_run_over_the_text_it_was_calibrated_on_gives_no_alarm(settings, store):
+    run = pipeline.run(settings, store)
+    assert not any("unlike" in line for line in run.warnings)
+
+
+def test_the_record_holds_what_each_layer_loses(settings, store):
+    by_sensitivity = replace(settings.methods[0], allocation="sensitivity")
+    run = pipeline.run(replace(settings, methods=(*settings.methods, by_sensitivity)), store)
+    usual, measured = (store.get(Record, key).pruned for key in run.sparse)
+    for made in (usual, measured):
+        assert len(made.passage_errors) == len(made.layer_errors) == 3
+        assert all(0 < error < 2 for error in made.passage_errors)
+        pairs = zip(made.layer_errors, made.uncompensated_errors, strict=True)
+        assert all(fitted <= plain for fitted, plain in pairs)
+    assert usual.sensitivities == ()
+    assert len(measured.sensitivities) == 3
+    assert all(value > 0 for value in measured.sensitivities)
+
+
+def test_nothing_is_bought_where_nothing_is_compensated(settings, store):
+    plain = replace(settings, methods=(MethodSettings(width_multiple=8, compensation="none"),))
+    made = store.get(Record, pipeline.run(plain, store).sparse[0]).pruned
+    assert made.uncompensated_errors == made.layer_errors

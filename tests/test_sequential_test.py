@@ -1,0 +1,186 @@
+"""A difference that is looked at while it grows: its error rates hold at every look, by algebra and by simulation."""
+
+from fractions import Fraction
+from functools import cache
+from math import comb, exp, log
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+
+from sparsedash.sequential_test import (
+    ALPHA,
+    MARGIN,
+    anytime_interval,
+    anytime_p,
+    decide,
+    log_e_value,
+)
+
+counts = st.integers(0, 120)
+means = st.floats(-0.6, 0.6)
+
+
+def sign_e_value(broke: int, mended: int) -> Fraction:
+    """Against a mean of zero, exactly: 2^n times the integral of p^mended (1-p)^broke."""
+    flips = broke + mended
+    return Fraction(2**flips, (flips + 1) * comb(flips, mended))
+
+
+@given(counts, counts)
+def test_the_p_value_is_one_over_the_e_value_of_the_sign_test(broke, mended):
+    expected = min(1.0, float(1 / sign_e_value(broke, mended)))
+    assert anytime_p(broke, mended) == pytest.approx(expected, rel=1e-9)
+
+
+@given(counts, counts)
+def test_against_no_difference_a_further_flip_leaves_the_stake_as_it_is_on_average(broke, mended):
+    after = (sign_e_value(broke + 1, mended) + sign_e_value(broke, mended + 1)) / 2
+    assert after == sign_e_value(broke, mended)
+
+
+@settings(deadline=None, max_examples=50)
+@given(counts, counts, st.integers(0, 500), means, st.floats(0, 1))
+def test_against_any_mean_a_further_passage_leaves_the_stake_as_it_is_on_average(
+    broke, mended, same, mean, rest
+):
+    """Whatever shares of passages break and are mended, if only their difference is that mean."""
+    share_broke = max(0.0, -mean) + rest * (1 - abs(mean)) / 2
+    share_mended = share_broke + mean
+    n, before = broke + mended + same, log_e_value(broke, mended, broke + mended + same, mean)
+    after = [
+        share * exp(log_e_value(broke + b, mended + m, n + 1, mean) - before)
+        for share, b, m in [
+            (share_broke, 1, 0),
+            (share_mended, 0, 1),
+            (1 - share_broke - share_mended, 0, 0),
+        ]
+    ]
+    assert sum(after) == pytest.approx(1.0, rel=3e-3)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60), st.floats(-0.3, 0.3))
+def test_the_e_value_is_the_stake_averaged_over_every_bet(broke, mended, same, mean):
+    n = broke + mended + same
+    found, _ = quad(
+        lambda s: (1 + s) ** mended * (1 - s) ** broke * (1 + s * mean) ** -n / 2, -1, 1, limit=500
+    )
+    assert log_e_value(broke, mended, n, mean) == pytest.approx(log(found), abs=2e-3)
+
+
+def test_the_e_value_of_passages_without_flips_by_hand():
+    mean, n = 0.02, 300
+    integral = ((1 - mean) ** (1 - n) - (1 + mean) ** (1 - n)) / (2 * mean * (n - 1))
+    assert log_e_value(0, 0, n, mean) == pytest.approx(log(integral), abs=2e-3)
+
+
+@settings(deadline=None, max_examples=50)
+@given(counts, counts, st.integers(0, 800))
+def test_the_interval_holds_what_is_observed_and_leaves_zero_out_with_the_test(broke, mended, same):
+    n = broke + mended + same
+    if n == 0:
+        return
+    low, high = anytime_interval(broke, mended, n)
+    assert -1 <= low <= (mended - broke) / n <= high <= 1
+    mirrored = anytime_interval(mended, broke, n)
+    assert mirrored == pytest.approx((-high, -low), abs=1e-5)
+    p = anytime_p(broke, mended)
+    if abs(p - ALPHA) > 1e-3:
+        assert (p < ALPHA) == (not low <= 0 <= high)
+
+
+def test_an_interval_of_no_passages_is_refused():
+    with pytest.raises(ValueError, match="at least one passage"):
+        anytime_interval(0, 0, 0)
+
+
+def test_decisions_by_hand():
+    assert decide(24, 3, 256, 1) == decide(24, 3, 256, 10) == "difference"
+    assert anytime_p(17, 3) == pytest.approx(21 * comb(20, 3) / 2**20)
+    assert decide(17, 3, 256, 1) == decide(17, 3, 256, 2) == "difference"
+    assert decide(17, 3, 256, 3) == "open"
+    assert decide(3, 4, 256, 1) == "open"
+    assert decide(60, 62, 3000, 1) == "close"
+
+
+def test_a_decided_difference_stays_shown_after_holm_over_the_run():
+    from sparsedash.significance import holm
+
+    decided = [(broke, 3) for broke in range(40) if decide(broke, 3, 256, 12) == "difference"]
+    p_values = [anytime_p(*decided[0]), *[1.0] * 11]
+    assert holm(p_values)[0] < 0.05
+
+
+def flips_at_looks(rng, shares, n_runs: int, looks: list[int]) -> np.ndarray:
+    """Running counts (n_runs, looks, 2) of broken and mended passages."""
+    sizes = np.diff([0, *looks])
+    parts = [rng.multinomial(size, [*shares, 1 - sum(shares)], n_runs)[:, :2] for size in sizes]
+    return np.cumsum(np.stack(parts, axis=1), axis=1)
+
+
+def share_ended(found: np.ndarray, decision: str, looks: list[int]) -> float:
+    """Share of the runs whose first decision is this one."""
+    decide_once = cache(decide)
+    ended = 0
+    for run in found.tolist():
+        decisions = (
+            decide_once(broke, mended, n, 1) for n, (broke, mended) in zip(looks, run, strict=True)
+        )
+        ended += next((d for d in decisions if d != "open"), "open") == decision
+    return ended / len(found)
+
+
+@pytest.mark.parametrize("flips", [0.01, 0.05, 0.1, 0.3, 0.6])
+@pytest.mark.parametrize("step", [16, 256])
+def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_of_20_at_most(
+    flips, step
+):
+    """Looks at the p-value alone, to the last passage, however early the evaluator might have stopped."""
+    rng = np.random.default_rng(5)
+    looks = list(range(step, 2000 + 1, step))
+    found = flips_at_looks(rng, (flips / 2, flips / 2), 1000, looks)
+    p_values = {
+        (b, m): anytime_p(b, m) for b, m in np.unique(found.reshape(-1, 2), axis=0).tolist()
+    }
+    alarmed = sum(any(p_values[b, m] < ALPHA for b, m in run) for run in found.tolist())
+    # 50 of 1,000 at most in expectation; three standard deviations of chance above it.
+    assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
+
+
+@pytest.mark.parametrize("flips", [0.06, 0.2])
+@pytest.mark.parametrize("difference", [MARGIN, -MARGIN])
+def test_a_difference_at_the_margin_is_called_close_one_time_of_20_at_most(flips, difference):
+    looks = [256, 512, 1024, 1536, 2048, 3072, 4096]
+    shares = ((flips - difference) / 2, (flips + difference) / 2)
+    found = flips_at_looks(np.random.default_rng(6), shares, 300, looks)
+    assert share_ended(found, "close", looks) <= 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
+
+
+@pytest.mark.parametrize("flips", [0.05, 0.2])
+def test_passages_of_one_file_in_a_shuffled_order_raise_no_more_false_alarms(flips):
+    """The file has as many broken as mended passages: drawn without putting back, not anew from a population."""
+    rng = np.random.default_rng(7)
+    half = round(2000 * flips / 2)
+    signs = np.array([-1] * half + [1] * half + [0] * (2000 - 2 * half))
+    alarmed = 0
+    for _ in range(1000):
+        order = rng.permutation(signs)
+        mended, broke = np.cumsum(order == 1)[63::64], np.cumsum(order == -1)[63::64]
+        alarmed += any(
+            anytime_p(b, m) < ALPHA for b, m in zip(broke.tolist(), mended.tolist(), strict=True)
+        )
+    assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
+
+
+def test_a_large_difference_is_decided_at_the_first_look_and_a_small_one_later():
+    rng, looks = np.random.default_rng(8), [256, 512, 1024, 2048, 4096]
+    large = flips_at_looks(rng, (0.2, 0.04), 200, looks)
+    early = [decide(*run[0], 256, 1) == "difference" for run in large.tolist()]
+    assert np.mean(early) > 0.95
+    small = flips_at_looks(rng, (0.06, 0.03), 200, looks)
+    early = [decide(*run[0], 256, 1) == "difference" for run in small.tolist()]
+    late = [decide(*run[-1], 4096, 1) == "difference" for run in small.tolist()]
+    assert np.mean(early) < 0.5 < 0.95 < np.mean(late)

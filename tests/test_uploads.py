@@ -1,0 +1,187 @@
+"""Uploads: what is kept under which name, what is refused, and that a refusal leaves nothing behind."""
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from sparsedash import uploads
+from sparsedash.errors import CorpusError
+from sparsedash.references import chosen, file_of, names_file
+from sparsedash.textfiles import texts_of
+from sparsedash.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads
+
+LINE = b'{"text": "the lamp went home"}\n'
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Uploads(tmp_path)
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def parquet_bytes(values, name="text"):
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({name: values}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def test_an_upload_lies_under_its_contents_hash_and_is_named_by_both(kept, tmp_path):
+    reference = kept.keep("passages.jsonl", LINE)
+    assert re.fullmatch(r"upload:passages\.jsonl@[0-9a-f]{32}", reference)
+    path = file_of(reference, tmp_path)
+    assert path.read_bytes() == LINE
+    assert files_in(tmp_path) == [f"uploads/{path.parent.name}/passages.jsonl"]
+
+
+def test_only_its_owner_can_read_it_and_nobody_can_run_it(kept, tmp_path):
+    path = file_of(kept.keep("passages.jsonl", LINE), tmp_path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_same_file_again_is_the_same_upload(kept, tmp_path):
+    first = kept.keep("passages.jsonl", LINE)
+    path = file_of(first, tmp_path)
+    before = path.stat().st_mtime_ns
+    assert kept.keep("passages.jsonl", LINE) == first
+    assert path.stat().st_mtime_ns == before
+    assert kept.keep("passages.jsonl", LINE * 2) != first
+    # One content as running text and as lines of JSON are two text sets.
+    assert kept.keep("passages.txt", LINE).startswith("upload:passages.txt@")
+    assert len(kept.kept()) == 3
+
+
+def test_uploads_are_listed_newest_first_and_nothing_else_is(kept, tmp_path):
+    assert kept.kept() == ()
+    older = kept.keep("older.jsonl", LINE)
+    newer = kept.keep("newer.jsonl", LINE * 2)
+    for name, age in ((older, 100), (newer, 200)):
+        os.utime(file_of(name, tmp_path), (age, age))
+    (tmp_path / "uploads" / "notes.txt").write_text("not ours")
+    (tmp_path / "uploads" / "abc").mkdir()
+    (tmp_path / "uploads" / "abc" / "planted.txt").write_text("not ours")
+    assert kept.kept() == (newer, older)
+
+
+@pytest.mark.parametrize(
+    ("name", "called"),
+    [
+        ("../../../etc/cron.d/evil.txt", "evil.txt"),
+        ("..\\..\\windows\\evil.TXT", "evil.txt"),
+        ("/etc/passwd.jsonl", "passwd.jsonl"),
+        ("<img src=x onerror=alert(1)>.jsonl", "img-src-x-onerror-alert-1.jsonl"),
+        ("a\u202etxt.jsonl", "a-txt.jsonl"),
+        ("a\x00b\nc.jsonl", "a-b-c.jsonl"),
+        ("passages[0:5].jsonl", "passages-0-5.jsonl"),
+        ("a@b.tar.jsonl", "a-b-tar.jsonl"),
+        (".jsonl", "text.jsonl"),
+        ("....txt", "text.txt"),
+        ("straße_übung.txt", "straße_übung.txt"),
+        ("x" * 5000 + ".txt", "x" * 60 + ".txt"),
+        ("$(rm -rf ~);`id`.txt", "rm--rf-id.txt"),
+    ],
+)  # fmt: skip
+def test_a_hostile_name_becomes_a_harmless_one_inside_the_folder(kept, tmp_path, name, called):
+    reference = kept.keep(name, LINE)
+    path = file_of(reference, tmp_path)
+    assert path.name == called
+    assert path.parent.parent == tmp_path / "uploads"
+    assert kept.kept() == (reference,)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "upload:../../etc/passwd.txt@" + "0" * 32,
+        "upload:..@" + "0" * 32,
+        "upload:a.txt@../../../../etc",
+        "upload:a.txt@" + "0" * 31,
+        "upload:a/b.txt@" + "0" * 32,
+        "upload:a.txt@" + "0" * 32 + "/x",
+        "upload:.a.txt@" + "0" * 32,
+        "upload:a.py@" + "0" * 32,
+        "upload:",
+        "lambada",
+    ],
+)
+def test_no_reference_leads_out_of_the_folder_of_uploads(tmp_path, reference):
+    assert file_of(reference, tmp_path) is None
+
+
+def test_a_slice_belongs_to_the_reference_and_not_to_the_name(tmp_path):
+    whole = "upload:a.txt@" + "0" * 32
+    assert file_of(f"{whole}[3:5]", tmp_path) == file_of(whole, tmp_path)
+    assert chosen(f"{whole}[3:5]") == slice(3, 5)
+    assert chosen("file:/x/a.jsonl[:4]") == slice(None, 4)
+    assert chosen(whole) == slice(None)
+    assert file_of("file:/x[1]/a[2:].jsonl[4:]", tmp_path) == Path("/x[1]/a[2:].jsonl")
+    assert names_file(whole) and names_file("file:a") and not names_file("lambada")
+
+
+BAD = {
+    "not-json.jsonl": (b"not json\n", "Line 1 of not-json.jsonl is not a JSON object"),
+    "no-text.jsonl": (LINE + b'{"txt": 1}\n', "Line 2 of no-text.jsonl"),
+    "deep.jsonl": (b"[" * 100_000 + b"\n", "Line 1 of deep.jsonl"),
+    "half.jsonl": (b'{"text": "\\ud83d"}\n', "half a character"),
+    "empty.jsonl": (b"", "empty.jsonl holds no text"),
+    "blank.txt": (b" \n\n \n", "blank.txt holds no text"),
+    "latin.txt": ("fünf".encode("latin-1"), "latin.txt could not be read"),
+    "picture.txt": (b"\x89PNG\r\n\x1a\n\xff\xd8", "picture.txt could not be read"),
+    "no.parquet": (b"PAR1 no", "no.parquet could not be read"),
+    "other.parquet": (parquet_bytes(["a"], "words"), "other.parquet could not be read"),
+    "numbers.parquet": (parquet_bytes([1, 2]), "numbers.parquet"),
+    "gaps.parquet": (parquet_bytes(["a", None]), "gaps.parquet holds something that is not text"),
+    "pickle.pkl": (b"\x80\x04.", "pickle.pkl is not of a kind that can be read"),
+    "script.py": (b"print(1)", "possible: .jsonl, .txt, .parquet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_text_is_refused_by_its_own_name_and_leaves_nothing(kept, tmp_path, name):
+    content, said = BAD[name]
+    with pytest.raises(CorpusError, match=re.escape(said)) as refused:
+        kept.keep(name, content)
+    assert str(tmp_path) not in str(refused.value)
+    assert files_in(tmp_path) == []
+    assert kept.kept() == ()
+
+
+def test_a_file_that_is_too_large_is_refused_with_the_limit_before_it_is_read(kept, tmp_path):
+    with pytest.raises(CorpusError, match=f"larger than {MAX_MEGABYTES} MB") as refused:
+        kept.keep("large.txt", bytes(MAX_BYTES + 1))
+    assert "file:PATH" in refused.value.advice
+    assert files_in(tmp_path) == []
+
+
+def test_a_small_file_that_unpacks_to_too_much_is_refused(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "MAX_TEXT_BYTES", 100_000)
+    packed = parquet_bytes(["lamp " * 1000] * 1000)
+    assert len(packed) < 20_000
+    with pytest.raises(CorpusError, match="unpacks to more text"):
+        kept.keep("packed.parquet", packed)
+    assert files_in(tmp_path) == []
+
+
+def test_a_byte_order_mark_belongs_to_no_text(kept, tmp_path):
+    path = file_of(kept.keep("marked.jsonl", b"\xef\xbb\xbf" + LINE), tmp_path)
+    assert list(texts_of(path)) == [json.loads(LINE)["text"]]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "uploads").write_text("in the way")
+    with pytest.raises(CorpusError, match=r"a\.txt could not be kept"):
+        Uploads(tmp_path).keep("a.txt", b"a text")
+
+
+def test_the_server_takes_no_more_than_is_kept():
+    config = Path(__file__).parents[1] / ".streamlit" / "config.toml"
+    assert tomllib.loads(config.read_text())["server"]["maxUploadSize"] == MAX_MEGABYTES

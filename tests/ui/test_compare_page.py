@@ -1,0 +1,235 @@
+"""Two models side by side: the verdict, the kinds, the steps, the answers, and what both write."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog import method_named
+from sparsedash.records import Continuation
+from sparsedash.settings import ContinuationSettings
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
+from tests.ui.fake_backend import job
+
+SETTINGS = specimens.SETTINGS
+
+
+def test_without_runs_the_page_invites(open_page):
+    assert "Nothing to compare yet." in words(open_page("compare"))
+
+
+def test_the_verdict_comes_first(open_page, finished):
+    said = words(open_page("compare"))
+    assert said.startswith("9 answers broke, 2 were mended; a borderline difference: −5.8 points")
+
+
+def test_the_first_broken_passage_is_shown_with_both_answers(open_page, finished):
+    said = words(open_page("compare", sort="file order"))
+    assert "Passage 14" in said
+    assert "went to fetch the harbour" in said
+    assert "Dense harbour ✓ right “harbour” gets 66.1 %, rank 1" in said
+    assert "Sparse, 30 % violin ✕ wrong" in said
+
+
+def test_the_four_kinds_carry_their_counts(open_page, finished):
+    found = [b.label for b in open_page("compare").button[:5]]
+    assert found[:4] == ["Both right · 27", "Broke · 9", "Mended · 2", "Both wrong · 82"]
+    assert found[4].startswith("Same verdict, other answer · ")
+
+
+def test_a_kind_is_chosen_by_its_button_and_kept_in_the_address(open_page, finished):
+    app = open_page("compare")
+    button(app, "Mended").click().run()
+    assert app.query_params["filter"] == "mended"
+    assert "1 of 2" in words(app)
+
+
+def test_passages_are_stepped_through(open_page, finished):
+    app = open_page("compare")
+    assert button(app, "Previous").disabled
+    button(app, "Next").click().run()
+    assert "2 of 9" in words(app)
+    button(app, "Previous").click().run()
+    assert "1 of 9" in words(app)
+
+
+def test_a_passage_is_reached_by_its_address(open_page, finished):
+    assert "Passage 41" in words(open_page("compare", filter="mended", passage="40"))
+
+
+def test_an_address_of_no_passage_shows_the_first(open_page, finished):
+    assert "1 of 9" in words(open_page("compare", passage="9999", filter="broke"))
+
+
+def test_two_records_are_chosen_by_the_address(open_page, finished):
+    said = words(open_page("compare", left="10 %", right="20 %"))
+    assert "20 % against 10 %" in said
+
+
+def test_a_record_against_itself_changes_nothing(open_page, finished):
+    app = open_page("compare", right="dense")
+    assert "Every verdict stayed the same" in words(app)
+    assert "No passage is of this kind." in words(app)
+
+
+def test_the_doubt_says_how_many_passages_would_settle_it(open_page, finished):
+    said = words(open_page("compare"))
+    assert "About 210 passages would be needed to show a difference of this size." in said
+
+
+def test_passages_begin_with_the_largest_fall(open_page, finished):
+    app = open_page("compare")
+    falls = []
+    for _ in range(9):
+        falls.append(float(words(app).split("log-probability fell by ")[1].split()[0][:-1]))
+        if not button(app, "Next").disabled:
+            button(app, "Next").click().run()
+    assert falls == sorted(falls, reverse=True)
+
+
+def test_a_search_narrows_every_kind_and_stands_in_the_address(open_page, finished):
+    app = open_page("compare", search="HARBOUR", filter="both-wrong")
+    found = {b.label.split(" · ")[0]: int(b.label.split(" · ")[1]) for b in app.button[:4]}
+    assert 0 < sum(found.values()) < 120
+    app.text_input(key="search").set_value("no such words").run()
+    assert "No passage is of this kind." in words(app)
+
+
+def test_a_search_looks_into_the_context_too(open_page, finished):
+    app = open_page("compare", search="behind the stove")
+    assert app.button[1].label == "Broke · 9"
+
+
+def test_the_keys_stand_on_their_buttons(open_page, finished):
+    shortcuts = {b.label: b.proto.shortcut for b in open_page("compare").button}
+    assert shortcuts["Next"].casefold() == "j"
+    assert shortcuts["Previous"].casefold() == "k"
+    assert shortcuts["Change kind"].casefold() == "f"
+
+
+def test_f_goes_to_the_next_kind_that_has_passages(open_page, finished):
+    app = open_page("compare")
+    button(app, "Change kind").click().run()
+    assert app.query_params["filter"] == "mended"
+    app = open_page("compare", filter="broke", right="dense")
+    button(app, "Change kind").click().run()
+    assert app.query_params["filter"] == "both-wrong"
+
+
+def test_records_of_other_runs_over_the_same_passages_are_offered(open_page, backend):
+    other = replace(SETTINGS, methods=(method_named("magnitude"),))
+    backend.add_run(specimens.run(other))
+    run = backend.add_run(specimens.run())
+    app = open_page("compare", run=run.key)
+    offered = app.selectbox(key="chosen-right").options
+    assert offered[:4] == ["dense", "10 %", "20 %", "30 %"]
+    assert any(name.startswith("30 % · ") and "magnitude" in name for name in offered)
+    theirs = backend.stored_runs[1].sparse[-1]
+    app.selectbox(key="chosen-right").set_value(theirs).run()
+    assert not app.exception
+    assert "magnitude" in words(app).split("against")[0]
+    again = open_page("compare", run=run.key, right=theirs[:16], left="30 %")
+    assert "against 30 %" in words(again)
+
+
+def test_records_over_other_passages_are_not_offered(open_page, backend):
+    evaluation = replace(SETTINGS.evaluation, n_passages=60)
+    backend.add_run(specimens.run(replace(SETTINGS, evaluation=evaluation)))
+    run = backend.add_run(specimens.run())
+    assert len(open_page("compare", run=run.key).selectbox(key="chosen-left").options) == 4
+
+
+def test_a_record_that_is_lost_is_said_to_be_lost(open_page, finished):
+    del finished.stored_records[finished.stored_runs[0].sparse[-1]]
+    assert "These two cannot be compared." in words(open_page("compare"))
+
+
+def test_a_target_of_several_tokens_is_shown_token_by_token(open_page, finished):
+    for key, record in list(finished.stored_records.items()):
+        cut = tuple(
+            replace(
+                o, tokens=(replace(o.tokens[0], text=" har"), replace(o.tokens[0], text="bour"))
+            )
+            for o in record.outcomes
+        )
+        finished.stored_records[key] = replace(record, outcomes=cut)
+    said = words(open_page("compare"))
+    assert (
+        "The target token by token, each given those before it Token Dense Sparse, 30 % ␣har"
+        in said
+    )
+
+
+def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("made before it was asked for")
+
+    for name in ("view_csv", "view_parquet", "harness_samples", "report"):
+        monkeypatch.setattr(f"sparsedash.ui.take_away.{name}", refuse)
+    app = open_page("compare")
+    assert [b.proto.label for b in app.get("download_button")] == [
+        "Report, one HTML file", "These 9 passages, CSV", "These 9 passages, parquet",
+        "All samples of Dense, as lm-evaluation-harness writes them",
+        "All samples of Sparse, 30 %, as lm-evaluation-harness writes them",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a time", "<b>**x**</b> \u202eabc =1+1 nul\x00 👩‍🚀"])
+def test_a_prompt_of_ones_own_is_continued_and_stays_in_the_list(prompt, open_page, finished):
+    app = open_page("compare")
+    app.text_area(key="own-prompt").set_value(prompt)
+    button(app, "Continue this with both models").click().run()
+    (asked,) = finished.submitted
+    assert asked.prompt == prompt
+    assert "Waiting" in words(app)
+    finished.stored_continuations[asked.key()] = Continuation(
+        key=asked.key(), prompt=prompt, left=" <i>one</i>", right=" two"
+    )
+    app.run()
+    assert "Dense <i>one</i> Sparse, 30 % two" in words(app)
+    shows_as_text(markup(app))
+    app.text_area(key="own-prompt").set_value("Another one")
+    button(app, "Continue this with both models").click().run()
+    said = words(app)
+    assert said.index("Another one") < said.index("Dense <i>one</i> Sparse, 30 % two")
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "w" * 100_001])
+def test_a_prompt_that_cannot_be_continued_is_refused_in_words(prompt, open_page, finished):
+    app = open_page("compare")
+    app.text_area(key="own-prompt").set_value(prompt)
+    button(app, "Continue this with both models").click().run()
+    assert finished.submitted == []
+    assert "1 to 100,000 characters" in app.toast[0].value
+
+
+def test_texts_that_are_gone_are_said_to_be_gone(open_page, finished):
+    finished.stored_passages.clear()
+    assert "no longer stored" in words(open_page("compare"))
+
+
+def test_both_models_continue_a_passage_on_request(open_page, finished):
+    app = open_page("compare")
+    button(app, "Continue with both models").click().run()
+    (asked,) = finished.submitted
+    run = finished.stored_runs[0]
+    assert (asked.left, asked.right) == (run.dense, run.sparse[-1])
+    assert asked.prompt.endswith("went to fetch the")
+    assert "Waiting" in words(app)
+    finished.stored_continuations[asked.key()] = Continuation(
+        key=asked.key(), prompt=asked.prompt, left=" letter.", right=" door."
+    )
+    app.run()
+    assert "Continued by both models Dense letter. Sparse, 30 % door." in words(app)
+    assert "<del>letter.</del>" in markup(app)
+    assert "<ins>door.</ins>" in markup(app)
+
+
+def test_a_continuation_that_failed_can_be_tried_again(open_page, finished):
+    run = finished.stored_runs[0]
+    context = finished.stored_passages["passages"].contexts[13]
+    asked = ContinuationSettings(left=run.dense, right=run.sparse[-1], prompt=context)
+    finished.stored_jobs = [job(asked, "failed", **FAILED)]
+    app = open_page("compare")
+    assert "The model cannot be reached." in words(app)
+    assert button(app, "Try again")

@@ -1,0 +1,78 @@
+"""What holds for every page: one heading, a data folder that cannot be used, foreign text."""
+
+from dataclasses import replace
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from sparsedash.errors import StoreError
+from sparsedash.ui import frame
+from tests.ui import specimens
+from tests.ui.conftest import APP, links, markup, shows_as_text, words
+from tests.ui.fake_backend import job
+
+SETTINGS = specimens.SETTINGS
+PAGES = ("overview", "prune", "jobs", "compare", "layers", "published")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_with_one_sentence_as_its_heading(name, open_page, finished):
+    assert markup(open_page(name)).count("<h1") == 1
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_data_folder_that_cannot_be_used_is_said_in_words(name, monkeypatch):
+    def refuse():
+        raise StoreError("The data folder /x cannot be used.", "Name another one.")
+
+    monkeypatch.setattr(frame, "backend", refuse)
+    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    app.switch_page(f"pages/{name}.py").run()
+    assert not app.exception
+    assert "The data folder /x cannot be used. Name another one." in words(app)
+
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>", "**bold** [x](javascript:alert(1))", ":red[x] :material/delete: $x$",
+    "abc\u202egnp", "nul\x00byte", "👩‍🚀 \ud83d", "</p></div><style>*{display:none}</style>",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_from_models_and_files_is_shown_as_text(text, open_page, backend):
+    run, records = specimens.run()
+    hostile = tuple(
+        replace(
+            outcome, target=text, answer=text,
+            tokens=tuple(replace(t, text=text) for t in outcome.tokens),
+            top=tuple(replace(c, text=text) for c in outcome.top),
+        )
+        for outcome in records[0].outcomes
+    )  # fmt: skip
+    backend.add_run((run, [replace(record, outcomes=hostile) for record in records]))
+    stored = backend.stored_passages["passages"]
+    backend.stored_passages["passages"] = replace(stored, contexts=(text,) * 120)
+    drawn = markup(open_page("compare"))
+    for tag in ("<img", "<style>*", "javascript:alert(1))<"):
+        assert tag not in drawn
+    shows_as_text(drawn)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_of_errors_and_messages_is_shown_as_text(text, open_page, backend):
+    backend.stored_jobs = [
+        job(SETTINGS, message=text, id=2),
+        job(SETTINGS, "failed", error_text=text, error_advice=text),
+    ]
+    drawn = markup(open_page("jobs"))
+    assert "<img" not in drawn
+    shows_as_text(drawn)
+
+
+def test_a_model_named_like_markup_is_shown_as_text(open_page, backend):
+    run, records = specimens.run()
+    settings = replace(SETTINGS, model="<b>**x**</b>")
+    backend.add_run((replace(run, settings=settings), records))
+    app = open_page("overview")
+    assert "<b>**x**</b>" in words(app).replace(" · ", " ")
+    assert "b x /b at 10, 20, 30 %" in links(app)

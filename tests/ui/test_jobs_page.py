@@ -1,0 +1,58 @@
+"""The list of jobs: none, live ones, ended ones, and those of other kinds and versions."""
+
+from dataclasses import replace
+
+from sparsedash.settings import ContinuationSettings
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, button, links, words
+from tests.ui.fake_backend import job
+
+SETTINGS = specimens.SETTINGS
+
+
+def test_without_jobs_the_page_invites(open_page):
+    assert "Nothing has run yet." in words(open_page("jobs"))
+
+
+def test_running_waiting_and_ended_jobs_are_told_apart(open_page, backend):
+    backend.stored_jobs = [
+        job(SETTINGS, "queued", id=4, stage="", total=0),
+        job(SETTINGS, "queued", id=3, stage="", total=0),
+        job(SETTINGS, id=2),
+        job(SETTINGS, "crashed", id=1, **FAILED),
+    ]
+    app = open_page("jobs")
+    said = words(app)
+    assert said.startswith("1 running, 2 waiting.")
+    assert "1 before it." in said
+    assert "✕ Crashed" in said
+    assert [b.label for b in app.button] == ["Cancel", "Cancel", "Cancel", "Try again"]
+
+
+def test_a_job_being_cancelled_says_so_and_cannot_be_cancelled_twice(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, cancel_requested_at=1.0)]
+    app = open_page("jobs")
+    assert "Stopping" in words(app)
+    assert button(app, "Cancel").disabled
+
+
+def test_a_continuation_is_a_job_like_others(open_page, finished):
+    run = finished.stored_runs[0]
+    asked = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once upon a time")
+    finished.stored_jobs = [job(asked, "done")]
+    app = open_page("jobs")
+    assert "Continuations of a passage" in words(app)
+    assert links(app)["Compare passages"].endswith(f"run={run.key}")
+
+
+def test_a_job_of_another_version_is_still_listed(open_page, backend):
+    backend.stored_jobs = [replace(job(SETTINGS, "failed"), settings={"strange": 1})]
+    assert "asked for by another version" in words(open_page("jobs"))
+
+
+def test_old_jobs_come_when_asked_for(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, "done", id=i) for i in range(30, 0, -1)]
+    app = open_page("jobs")
+    assert words(app).count("✓ Done") == 10
+    button(app, "Show all 30").click().run()
+    assert words(app).count("✓ Done") == 30

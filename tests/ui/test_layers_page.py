@@ -1,0 +1,112 @@
+"""What each layer lost: the empty, running, failed and done states, the alarms, and the links there and back."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.engine.mismatch import ALARM as ALARM_OF_RUNS
+from sparsedash.ui.layers import ALARM, sentence, times_more
+from tests.examples import PRUNED
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, button, links, markup, words
+from tests.ui.fake_backend import job
+
+SETTINGS = specimens.SETTINGS
+LAYERS = replace(
+    PRUNED, widths=(96, 64, 32), dense_widths=(128, 64, 64), layer_errors=(0.1, 0.02, 0.4), held_out_errors=(0.11, 0.02, 0.5),
+    uncompensated_errors=(0.2, 0.04, 0.5), passage_errors=(0.12, 0.03, 0.4), sensitivities=(2.0, 1.0, 4.0),
+)  # fmt: skip
+
+
+@pytest.fixture
+def measured(backend):
+    """A backend with a run whose layers were measured in every way."""
+    run, records = specimens.run()
+    sparse = [
+        replace(r, pruned=replace(LAYERS, sparsity_permille=r.sparsity_permille)) for r in records[1:]
+    ]  # fmt: skip
+    backend.add_run((run, [records[0], *sparse]))
+    return backend
+
+
+def test_without_runs_the_page_invites(open_page):
+    app = open_page("layers")
+    assert "No layer has been pruned yet." in words(app)
+    assert "Prune a model" in links(app)
+
+
+def test_a_run_that_has_pruned_nothing_yet_shows_its_job(open_page, backend):
+    backend.add_run(specimens.run(finished=False, n_sparse=0))
+    backend.stored_jobs = [job(SETTINGS)]
+    said = words(open_page("layers"))
+    assert said.startswith("No layer has been pruned yet.")
+    assert "Evaluating" in said
+
+
+def test_a_run_that_failed_says_why(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, "failed", **FAILED)]
+    app = open_page("layers", run=SETTINGS.key())
+    assert "The model cannot be reached. Name a local folder." in words(app)
+    assert button(app, "Try again")
+
+
+def test_an_address_of_no_run_says_so(open_page, finished):
+    assert "There is nothing about layers at this address." in words(
+        open_page("layers", run="gone")
+    )
+
+
+def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page, measured):
+    app = open_page("layers")
+    said = words(app)
+    assert said.startswith(
+        "Half of the layers lost at most 10.0 % of their output; layer 3 lost the most, 40.0 %."
+    )
+    assert markup(app).count('class="sd-figure"') == 3
+    assert "compensation bought back 50 % of it" in said
+    assert "1.20 × that on calibration text" in said
+    assert app.get("plotly_chart")[0].proto.alt.startswith("Share of the MLP output that each of 3")
+    assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 2.00 ×" in said
+
+
+def test_a_model_is_chosen_by_the_address_and_the_last_one_otherwise(open_page, finished):
+    assert "least-squares 20 % · " in words(open_page("layers", record="20 %"))
+    app = open_page("layers")
+    assert "least-squares 30 % · " in words(app)
+    app.selectbox(key="chosen-record").set_value("10 %").run()
+    assert app.query_params["record"] == "10 %"
+
+
+def test_a_record_of_before_is_shown_with_what_it_has(open_page, finished):
+    app = open_page("layers")
+    said = words(app)
+    assert markup(app).count('class="sd-figure"') == 1
+    assert "made before the loss on the passages was measured" in said
+    assert "Sensitivity, times" not in app.get("plotly_chart")[0].proto.spec
+
+
+def test_links_lead_to_the_chart_and_to_the_answers(open_page, measured):
+    found = links(open_page("layers", record="20 %"))
+    assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
+    assert "right=20" in found["Compare its answers with the dense model's"]
+
+
+def test_text_unlike_the_passages_is_said_first_of_all():
+    said = sentence(replace(LAYERS, passage_errors=(0.3, 0.05, 0.9), held_out_errors=(0.5, 0.5, 1)))
+    assert said.startswith("The calibration text is unlike the passages: layers lose 2.5 times")
+
+
+def test_a_fit_that_holds_for_its_own_text_only_is_said():
+    said = sentence(replace(LAYERS, held_out_errors=(0.3, 0.06, 0.9)))
+    assert said.startswith("The fit holds for its own text only: layers lose 3.0 times as much")
+
+
+def test_what_was_not_measured_raises_no_alarm():
+    assert times_more(LAYERS, ()) is None
+    assert sentence(replace(LAYERS, held_out_errors=(), passage_errors=())).startswith(
+        "Half of the layers"
+    )
+
+
+def test_page_and_run_raise_the_alarm_at_the_same_ratio():
+    assert ALARM == ALARM_OF_RUNS

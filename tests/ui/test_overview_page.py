@@ -1,0 +1,145 @@
+"""The overview in its empty, running, failed and done state."""
+
+import json
+from dataclasses import replace
+
+from sparsedash.catalog import method_named
+from sparsedash.records import Stopping
+from sparsedash.settings import RunSettings
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, button, links, markup, words
+from tests.ui.fake_backend import job
+
+SETTINGS = specimens.SETTINGS
+
+
+def test_a_newcomer_finds_one_button(open_page):
+    app = open_page("overview")
+    assert "Nothing has run here yet." in words(app)
+    assert [b.label for b in app.button] == ["Try the built-in model"]
+
+
+def test_the_button_submits_the_default_run_and_shows_its_progress_there(open_page, backend):
+    app = open_page("overview")
+    button(app, "Try the built-in model").click().run()
+    assert backend.submitted == [RunSettings(sparsities_permille=(100, 200, 300))]
+    assert app.query_params["run"] == backend.submitted[0].key()
+    assert "Waiting SmolLM2 135M (built in) at 10, 20, 30 %" in words(app)
+
+
+def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS)]
+    said = words(open_page("overview", run=SETTINGS.key()))
+    assert "Evaluating · 20 % sparse" in said
+    assert "1,234 of 2,880 tokens · 412 tokens a second · 4 s left in this stage" in said
+
+
+def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS)]
+    drawn = markup(open_page("overview"))
+    assert 'role="progressbar"' in drawn
+    assert 'aria-valuenow="43"' in drawn
+
+
+def test_a_run_that_failed_says_why_and_what_to_do(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, "failed", **FAILED)]
+    app = open_page("overview")
+    assert "The model cannot be reached. Name a local folder." in words(app)
+    button(app, "Try again").click().run()
+    assert backend.retried == [1]
+
+
+def test_a_finished_run_shows_three_numbers_a_chart_and_a_table(open_page, finished):
+    app = open_page("overview")
+    assert markup(app).count('class="sd-figure"') == 3
+    chart = app.get("plotly_chart")[0].proto
+    assert chart.alt.startswith("Share of 120 last words right")
+    assert "<table" in markup(app)
+    assert (
+        "Removing 20 % of the MLP shows no difference on 120 passages; 30 % is borderline"
+        in words(app)
+    )
+
+
+def test_results_are_shown_while_the_rest_still_runs(open_page, backend):
+    backend.add_run(specimens.run(finished=False, n_sparse=1))
+    backend.stored_jobs = [job(SETTINGS)]
+    app = open_page("overview")
+    assert "So far: removing 10 % of the MLP" in words(app)
+    assert "Evaluating" in words(app)
+    assert app.get("plotly_chart")
+
+
+def test_the_dense_model_alone_is_shown_too(open_page, backend):
+    backend.add_run(specimens.run(finished=False, n_sparse=0))
+    backend.stored_jobs = [job(SETTINGS)]
+    assert "The dense model has answered" in words(open_page("overview"))
+
+
+def test_the_address_chooses_among_runs(open_page, backend):
+    other = replace(SETTINGS, methods=(method_named("magnitude"),))
+    backend.add_run(specimens.run(other))
+    backend.add_run(specimens.run())
+    assert (
+        "magnitude · calibration" in words(open_page("overview", run=other.key())).split("Dense")[0]
+    )
+
+
+def test_the_last_runs_are_links(open_page, finished):
+    found = links(open_page("overview"))
+    assert found["SmolLM2 135M (built in) at 10, 20, 30 %"].endswith(f"run={SETTINGS.key()}")
+
+
+def test_an_address_of_no_run_says_so(open_page, finished):
+    assert "There is no run with this address." in words(open_page("overview", run="gone"))
+
+
+def test_a_run_whose_sparse_record_was_lost_shows_the_others(open_page, finished):
+    del finished.stored_records[finished.stored_runs[0].sparse[0]]
+    assert markup(open_page("overview")).count('class="sd-figure"') == 3
+
+
+def test_several_methods_are_judged_by_the_best_one(open_page, backend):
+    methods = (method_named("magnitude"), method_named("least-squares"))
+    backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
+    assert words(open_page("overview")).startswith("With least-squares, removing")
+
+
+def test_the_measure_of_the_chart_can_be_chosen(open_page, finished):
+    app = open_page("overview")
+    for measure, said in (
+        ("word perplexity", "Word perplexity over 120 passages"),
+        ("flips", "Answers of 120 that broke or were mended"),
+        ("accuracy", "Share of 120 last words right"),
+    ):
+        app.get("button_group")[0].set_value(measure).run()
+        assert app.get("plotly_chart")[0].proto.alt.startswith(said)
+
+
+def test_the_live_point_stands_in_the_chart_while_its_model_answers(open_page, backend):
+    backend.add_run(specimens.run(finished=False, n_sparse=1))
+    backend.stored_jobs = [job(SETTINGS, done=60, n_right=21, unit="passages")]
+    figure = json.loads(open_page("overview").get("plotly_chart")[0].proto.spec)
+    (point,) = [trace for trace in figure["data"] if trace["name"] == "live"]
+    assert (point["x"], point["y"]) == ([20.0], [35.0])
+
+
+def test_the_job_says_how_many_are_right_so_far(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, done=60, total=120, n_right=21, unit="passages")]
+    assert "60 of 120 passages · 21 right so far" in words(open_page("overview"))
+
+
+def test_fewer_passages_are_said_to_make_hollow_marks(open_page, backend):
+    run, records = specimens.run()
+    stopping = Stopping(
+        decision="difference", n_answered=50, n_passages=120, p_value=0.01, interval=(-0.3, -0.1), margin=0.01, n_comparisons=3
+    )  # fmt: skip
+    records[-1] = replace(records[-1], outcomes=records[-1].outcomes[:50], stopping=stopping)
+    backend.add_run((run, records))
+    assert "Hollow marks: fewer passages" in words(open_page("overview"))
+
+
+def test_a_run_with_sparse_records_leads_to_its_layers(open_page, finished):
+    assert links(open_page("overview"))["See what each layer lost"].endswith(
+        f"run={SETTINGS.key()}"
+    )

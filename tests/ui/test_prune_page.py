@@ -1,0 +1,223 @@
+"""The form: what it asks for, what it refuses and where it says so, and what it says a run will take."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog import method_named
+from sparsedash.preflight import Preflight
+from tests.ui import specimens
+from tests.ui.conftest import button, links, markup, words
+from tests.ui.fake_backend import job
+
+SETTINGS = specimens.SETTINGS
+
+
+def test_the_form_begins_with_the_default_run(open_page, backend):
+    app = open_page("prune")
+    button(app, "Start").click().run()
+    assert backend.submitted == [SETTINGS]
+    assert app.query_params["job"] == "1"
+    assert "Waiting" in words(app)
+
+
+def test_settings_come_from_the_address(open_page, backend):
+    app = open_page(
+        "prune", model="facebook/opt-1.3b", sparsity="5, 12.5", text="lambada_openai", calibration="wikitext-2",
+        samples="64", length="128", seed="3", passages="200", shuffle="7", dtype="bfloat16", width="64",
+    )  # fmt: skip
+    button(app, "Start").click().run()
+    (asked,) = backend.submitted
+    assert (asked.model, asked.dtype, asked.sparsities_permille) == (
+        "facebook/opt-1.3b",
+        "bfloat16",
+        (50, 125),
+    )
+    assert (asked.evaluation.corpus, asked.evaluation.n_passages, asked.evaluation.shuffle_seed) == (
+        "lambada_openai", 200, 7,
+    )  # fmt: skip
+    calibration = asked.calibration
+    assert (calibration.corpus, calibration.n_samples, calibration.length, calibration.seed) == (
+        "wikitext-2", 64, 128, 3,
+    )  # fmt: skip
+    assert asked.methods[0].width_multiple == 64
+
+
+def test_any_model_reference_can_be_typed(open_page, backend):
+    open_page("prune", model="/models/my llama")
+    assert backend.asked_about[-1].model == "/models/my llama"
+
+
+def test_several_methods_make_one_run(open_page, backend):
+    app = open_page("prune")
+    app.get("button_group")[0].set_value(["least-squares", "random"]).run()
+    button(app, "Start").click().run()
+    assert backend.submitted[0].methods == (
+        method_named("least-squares"),
+        method_named("random"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "complaint"),
+    [
+        ("abc", "sparsity: 'abc' is not possible; allowed: 0 to 90 percent"),
+        ("10, 10", "each one once"),
+        ("95", "0 to 90 percent"),
+        ("12.55", "in tenths at the finest"),
+    ],
+)
+def test_a_wrong_sparsity_is_refused_under_its_field(sparsity, complaint, open_page, backend):
+    app = open_page("prune", sparsity=sparsity)
+    assert complaint in words(app)
+    assert ".st-key-sparsity" in markup(app)
+    assert button(app, "Start").disabled
+
+
+def test_what_would_fail_at_once_is_said_under_its_field(open_page, backend):
+    problem = "Evaluation text: there is no file /x.jsonl on this machine."
+    backend.before = Preflight(seconds=None, memory_bytes=None, problems=(problem,))
+    app = open_page("prune")
+    assert problem in words(app)
+    assert ".st-key-text" in markup(app)
+    assert button(app, "Start").disabled
+
+
+def test_a_problem_of_no_single_field_stands_at_the_button(open_page, backend):
+    backend.before = Preflight(seconds=None, memory_bytes=None, problems=("The disk is full.",))
+    app = open_page("prune")
+    assert "The disk is full." in words(app)
+    assert button(app, "Start").disabled
+
+
+def test_the_estimate_says_time_memory_and_what_is_stored(open_page):
+    said = words(open_page("prune"))
+    assert "Time about 4 min Memory about 1.2 GB" in said
+    assert "Stored already calibration, dense answers, 1 of 3 sparse models" in said
+
+
+def test_without_measurements_the_estimate_does_not_guess(open_page, backend):
+    backend.before = Preflight(seconds=None, memory_bytes=None, problems=())
+    assert "Time not known before this model has run once here" in words(open_page("prune"))
+
+
+def test_a_stored_run_opens_at_once(open_page, backend):
+    backend.known = replace(backend.known, sparse=3)
+    assert "a moment: everything is stored" in words(open_page("prune"))
+
+
+def test_the_job_in_the_address_is_shown_and_can_be_cancelled(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS)]
+    app = open_page("prune", job="1")
+    button(app, "Cancel").click().run()
+    assert backend.cancelled == [1]
+
+
+def test_a_finished_job_leads_to_its_results(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, "done")]
+    found = links(open_page("prune", job="1"))
+    assert found["See what it cost"].endswith(f"run={SETTINGS.key()}")
+
+
+@pytest.mark.parametrize("number", ["99", "x"])
+def test_an_address_of_no_job_says_so(number, open_page):
+    assert f"There is no job {number} here." in words(open_page("prune", job=number))
+
+
+def test_a_race_of_several_methods_says_how_many_models_it_makes(open_page):
+    app = open_page("prune")
+    app.get("button_group")[0].set_value(["least-squares", "random"]).run()
+    assert "2 methods at 3 sparsities: 6 sparse models on one calibration, in one job." in words(
+        app
+    )
+
+
+OWN = {"own": "true", "saliency": "random", "compensation": "none"}
+
+
+class TestAMethodOfOnesOwn:
+    def test_it_races_beside_the_presets(self, open_page, backend):
+        app = open_page("prune", **OWN, allocation="global")
+        button(app, "Start").click().run()
+        asked = backend.submitted[0].methods
+        assert asked[0] == method_named("least-squares")
+        assert (asked[1].saliency, asked[1].compensation, asked[1].allocation) == (
+            "random",
+            "none",
+            "global",
+        )
+        assert "Its name in charts: random, none, global" in words(app)
+
+    def test_it_may_be_the_only_one(self, open_page, backend):
+        app = open_page("prune", **OWN)
+        app.get("button_group")[0].set_value([]).run()
+        button(app, "Start").click().run()
+        assert backend.submitted[0].methods == (method_named("random"),)
+
+    def test_no_method_at_all_is_refused(self, open_page):
+        app = open_page("prune")
+        app.get("button_group")[0].set_value([]).run()
+        assert "methods: () is not possible; allowed: at least one" in words(app)
+        assert button(app, "Start").disabled
+
+    def test_the_same_method_is_raced_once(self, open_page, backend):
+        app = open_page("prune", own="true")
+        button(app, "Start").click().run()
+        assert backend.submitted[0].methods == (method_named("least-squares"),)
+
+    def test_only_the_parameters_it_has_are_asked(self, open_page):
+        def asked(**choices):
+            return {n.key for n in open_page("prune", own="true", **choices).number_input}
+
+        assert {"damping", "strength"} <= asked(compensation="sequential")
+        assert "strength" not in asked(compensation="least-squares")
+        assert not {"damping", "strength"} & asked(compensation="none")
+        assert "lot" in asked(saliency="random")
+
+    def test_its_parameters_come_from_the_address(self, open_page, backend):
+        app = open_page("prune", own="true", compensation="sequential", damping="0.1", strength="1")
+        button(app, "Start").click().run()
+        assert (backend.submitted[0].methods[1].damping, backend.submitted[0].methods[1].strength) == (
+            0.1, 1.0,
+        )  # fmt: skip
+
+    def test_choices_that_do_not_go_together_are_refused_in_place(self, open_page):
+        app = open_page("prune", own="true", pattern="1x1", compensation="bias")
+        assert (
+            "compensation: 'bias' is not possible; allowed: none, least-squares with pattern 1x1"
+            in words(app)
+        )
+        assert button(app, "Start").disabled
+
+
+def test_single_weights_are_said_to_make_nothing_smaller_and_a_fixed_pattern_its_sparsity(
+    open_page, backend
+):
+    app = open_page("prune", own="true", pattern="2:4", scope="decoder")
+    said = words(app)
+    assert "do not make the model smaller or faster by themselves" in said
+    assert "50 %, which its pattern decides." in said
+    button(app, "Start").click().run()
+    assert backend.submitted[0].methods[1].scope == "decoder"
+
+
+def test_presets_of_masks_are_a_field_of_their_own_that_says_what_they_do_not_bring(
+    open_page, backend
+):
+    app = open_page("prune")
+    channels, masks = app.get("button_group")[:2]
+    assert {"least-squares", "flap"} <= set(channels.options)
+    assert not set(channels.options) & set(masks.options)
+    assert "do not make the model smaller or faster by themselves" in words(app)
+    masks.set_value(["wanda-2:4"]).run()
+    button(app, "Start").click().run()
+    assert backend.submitted[0].methods == (
+        method_named("least-squares"),
+        method_named("wanda-2:4"),
+    )
+
+
+def test_an_evaluation_may_stop_early(open_page, backend):
+    app = open_page("prune", stop="true")
+    button(app, "Start").click().run()
+    assert backend.submitted[0].evaluation.stop_early

@@ -1,0 +1,85 @@
+"""Every published model, from its row's link to a finished result beside the row: the real pages, backend and worker, and a
+stand-in for the hub that serves the models in small, in the layouts and with the tokenizers they have there."""
+
+import time
+from urllib.parse import parse_qs
+
+import psutil
+import pytest
+
+from sparsedash.backend import Backend
+from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS
+from sparsedash.reproduction import run_settings
+from sparsedash.ui import frame
+from tests.engine.hub_client import environment
+from tests.engine.hub_layouts import PUBLISHED_FAMILIES, save_for_a_row, serve_texts_of_rows
+from tests.engine.hub_stand_in import Hub
+from tests.ui.conftest import links, words
+
+JOB_S = 300
+RUN_HERE = (*LAST_TOKEN, LAST_WORD[1])
+"""The rows by the last token, among which are all models and texts, and one in BF16."""
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A backend whose worker fetches from the stand-in."""
+    folder, hub = tmp_path_factory.mktemp("rows"), Hub()
+    for number, reference in enumerate(PUBLISHED_FAMILIES):
+        hub.add("models", reference, save_for_a_row(folder / f"model-{number}", reference))
+    serve_texts_of_rows(hub, folder / "texts")
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment(hub.url, folder / "home").items():
+            patched.setenv(name, value)
+        patched.setenv("SPARSEDASH_LINGER_S", "60")
+        opened = Backend(folder / "data")
+        yield opened
+        opened.close()
+    end_workers(str(folder / "data"))
+    hub.stop()
+
+
+def end_workers(data_folder):
+    """Workers outlive the backend that started them, on purpose."""
+    found = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if {"sparsedash.worker", data_folder} <= set(process.cmdline())
+    ]
+    for process in found:
+        process.terminate()
+    psutil.wait_procs(found, timeout=60)
+
+
+def finished(backend, job_id):
+    deadline = time.monotonic() + JOB_S
+    while (job := backend.job(job_id)).live and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return job
+
+
+@pytest.mark.parametrize("row", RUN_HERE, ids=lambda row: row.name)
+def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypatch, row):
+    monkeypatch.setattr(frame, "backend", lambda: real)
+    published = open_page("published")
+    before = words(published).count("Measured here not yet")
+    address = list(links(published).values())[ROWS.index(row)]
+    query = {name: values[0] for name, values in parse_qs(address.partition("?")[2]).items()}
+
+    form = open_page("prune", **query)
+    next(button for button in form.button if button.label == "Start").click().run()
+    job = finished(real, int(form.query_params["job"]))
+    assert job.state == "done", f"{job.error_text} {job.error_advice}"
+
+    run = real.run(job.key)
+    assert run.settings == run_settings(row)
+    assert run.model_identity.startswith(f"{run.settings.model}@")
+    (sparse,) = (real.record(key) for key in run.sparse)
+    assert sparse.pruned.mlp_sparsity == pytest.approx(row.sparsity_permille / 1000, abs=0.01)
+    layout = PUBLISHED_FAMILIES[run.settings.model][1]
+    assert any("no safetensors" in warning for warning in run.warnings) == ("bin" in layout)
+
+    text = words(open_page("published"))
+    score = sparse.last_word if row.measure == "last-word" else sparse.last_token
+    assert text.count("Measured here not yet") == before - 1
+    assert f"→ {100 * score.accuracy:.2f} % of {score.total}" in text

@@ -1,0 +1,74 @@
+"""A text of one's own on the prune page: brought, chosen, listed, used; or refused with the choice left as it was."""
+
+import pytest
+
+from sparsedash.uploads import MAX_BYTES, Uploads
+from tests.ui.conftest import markup, words
+
+LINES = b'{"text": "the lamp went home"}\n' * 4
+
+
+@pytest.fixture
+def own(backend, tmp_path):
+    backend.uploads = Uploads(tmp_path)
+    return backend
+
+
+def bring(form, field, name, content):
+    form.file_uploader(key=f"{field}-upload").set_value([(name, content, "text/plain")])
+    return form.run()
+
+
+@pytest.mark.parametrize("field", ["text", "calibration"])
+def test_a_text_that_is_brought_is_chosen_and_stands_in_the_address(open_page, own, field):
+    form = bring(open_page("prune"), field, "mine.jsonl", LINES)
+    (reference,) = own.uploads.kept()
+    assert form.selectbox(key=field).value == reference
+    assert form.query_params[field] == reference
+    assert "Chosen: mine.jsonl" in words(form)
+    next(b for b in form.button if b.label == "Start").click().run()
+    settings = own.submitted[0]
+    brought = settings.evaluation if field == "text" else settings.calibration
+    assert brought.corpus == reference
+
+
+def test_what_was_brought_before_can_be_chosen_for_either_use(open_page, own):
+    reference = own.uploads.keep("mine.txt", b"a text\n\nanother")
+    form = open_page("prune")
+    for field in ("text", "calibration"):
+        assert form.selectbox(key=field).options[-1] == reference
+    assert reference not in form.selectbox(key="model").options
+
+
+BAD = {
+    "mine.jsonl": (b"no json\n", "Line 1 of mine.jsonl is not a JSON object with a text field."),
+    "large.txt": (bytes(MAX_BYTES + 1), "large.txt is larger than 50 MB."),
+    "empty.txt": (b"\n", "empty.txt holds no text."),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_refused_text_is_told_in_words_and_changes_nothing(open_page, own, name):
+    content, said = BAD[name]
+    form = open_page("prune", text="lambada")
+    form = bring(form, "text", name, content)
+    assert said in words(form)
+    assert 'role="alert"' in markup(form)
+    assert form.selectbox(key="text").value == "lambada"
+    assert own.uploads.kept() == ()
+    form = bring(form, "text", "good.jsonl", LINES)
+    assert said not in words(form)
+    assert form.selectbox(key="text").value == own.uploads.kept()[0]
+
+
+def test_a_hostile_name_is_shown_as_harmless_text(open_page, own):
+    form = bring(open_page("prune"), "text", "..<script>alert(1)</script>\u202e.jsonl", LINES)
+    assert "<script>" not in markup(form)
+    assert "\u202e" not in markup(form)
+    assert form.selectbox(key="text").value.startswith("upload:script.jsonl@")
+
+
+def test_a_text_set_of_the_list_says_on_what_terms_it_comes(open_page, own):
+    said = words(open_page("prune", text="lambada_openai", calibration="c4"))
+    assert "Licence: MIT. Size: 1.8 MB. How it is read: downloaded once" in said
+    assert "Licence: ODC-BY. Size: 305 GB. How it is read: its first 10,000 documents are" in said
