@@ -12,8 +12,10 @@ from sparsedash.ui import frame, wording
 from sparsedash.ui.sweep import Sweep
 from sparsedash.ui.text import Html, element, escape, table, visible
 
-ALARM = 2.0
-"""From how many times the error on calibration text the error elsewhere is an alarm: the same as where runs are made."""
+ALARM = 1.3
+"""From how many times the error on held-out calibration text that on the passages is an alarm: as where runs are made."""
+OVERFITTED = 2.0
+"""From how many times the error on held-out text is one."""
 
 _RECORD = "chosen-record"
 _CAPTION = (
@@ -51,16 +53,14 @@ def show_layers(made: Pruned) -> None:
 
 def sentence(made: Pruned) -> str:
     """What happened to the layers; first of all whether they were fitted to the wrong text."""
-    elsewhere, held_out = (
-        times_more(made, made.passage_errors),
-        times_more(made, made.held_out_errors),
-    )
+    elsewhere = _median_ratio(made.passage_errors, made.held_out_errors or made.layer_errors)
+    held_out = times_more(made, made.held_out_errors)
     if elsewhere is not None and elsewhere >= ALARM:
         return (
             f"The calibration text is unlike the passages: layers lose {elsewhere:.1f} times as much on the passages as on "
-            "the text they were fitted to."
+            "calibration text that they were not fitted to."
         )
-    if held_out is not None and held_out >= ALARM:
+    if held_out is not None and held_out >= OVERFITTED:
         return (
             f"The fit holds for its own text only: layers lose {held_out:.1f} times as much on text that was kept out of it. "
             "More calibration text would help."
@@ -82,9 +82,11 @@ def basis(record: Record, made: Pruned) -> str:
 
 def times_more(made: Pruned, errors: Sequence[float]) -> float | None:
     """The median of how many times more the layers lost by these errors than on calibration text; None where nothing was measured."""
-    ratios = [
-        e / fitted for e, fitted in zip(errors, made.layer_errors, strict=False) if fitted > 0
-    ]
+    return _median_ratio(errors, made.layer_errors)
+
+
+def _median_ratio(errors: Sequence[float], usual: Sequence[float]) -> float | None:
+    ratios = [error / base for error, base in zip(errors, usual, strict=False) if base > 0]
     return median(ratios) if ratios else None
 
 
