@@ -115,7 +115,7 @@ def _written(arguments, base):
     """Reference of calibration text that the model writes once for all methods."""
     path = base / f"self-{arguments.samples}x{arguments.length}.jsonl"
     if not path.exists():
-        texts = _in_child(arguments, SELF, base)
+        texts = _in_child(arguments, SELF, base / SELF)
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return f"file:{path}"
 

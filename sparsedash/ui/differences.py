@@ -5,17 +5,17 @@ from difflib import SequenceMatcher
 
 from sparsedash.ui.text import Html, element, escape, join
 
-MOST_WORDS = 2_000
-"""Texts with more words are shown without marks: the comparison takes the square of their number."""
+SHOWN_CHARACTERS = 4_000
+"""Of a longer text the beginning is shown: comparing takes the square of the words, and one endless word keeps a browser
+busy for minutes."""
 
 _WORDS = re.compile(r"\S+\s*|\s+")
 
 
 def marked(left: str, right: str) -> tuple[Html, Html]:
     """Both texts as markup, escaped. Words only on the left are `del` elements, words only on the right `ins`."""
+    left, right = _beginning(left), _beginning(right)
     first, second = _WORDS.findall(left), _WORDS.findall(right)
-    if max(len(first), len(second)) > MOST_WORDS:
-        return escape(left), escape(right)
     before: list[Html] = []
     after: list[Html] = []
     matcher = SequenceMatcher(None, first, second, autojunk=False)
@@ -24,3 +24,7 @@ def marked(left: str, right: str) -> tuple[Html, Html]:
         before.append(one if what == "equal" or not one else element("del", one))
         after.append(other if what == "equal" or not other else element("ins", other))
     return join(*before), join(*after)
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …"

@@ -92,7 +92,7 @@ def lengths_until_done(page):
 def test_both_models_write_a_prompt_before_ones_eyes_and_it_survives_a_reload(page, written):
     page.goto(f"{written}/compare")
     ready(page)
-    ask(page, "the lamp and the boat", 100)
+    ask(page, "the lamp and the boat", 300)
     seen = lengths_until_done(page)
     assert len(seen) >= 3
     assert all(
@@ -103,7 +103,7 @@ def test_both_models_write_a_prompt_before_ones_eyes_and_it_survives_a_reload(pa
     expect(page.locator(".sd-written")).to_have_count(2)
     page.reload()
     expect(page.locator(".sd-written")).to_have_count(2)
-    expect(page.get_by_text("First choices, 100 tokens")).to_be_visible()
+    expect(page.get_by_text("First choices, 300 tokens")).to_be_visible()
     assert page.complaints == []
 
 
@@ -132,6 +132,9 @@ def test_the_strip_is_computed_and_its_largest_places_speak_by_keyboard(page, wr
     assert strip.inner_text().split() == passage.split()
     large = strip.locator("[tabindex='0']").first
     large.focus()
+    # Only the keyboard makes a focus visible.
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
     tip = large.evaluate("e => getComputedStyle(e, '::after').content")
     assert " nats: " in tip
     expect(page.get_by_role("region", name="Where the two expect something else")).to_be_visible()
@@ -198,7 +201,7 @@ def test_hostile_text_typed_into_the_search_is_only_looked_for(page, hostile):
     field.fill("<script>alert(2)</script> $x$ \u202eabc 👩‍🚀")
     field.press("Enter")
     expect(page.get_by_role("button", name=re.compile("Broke · 9"))).to_be_visible()
-    field.fill("<img src=x onerror=alert(3)> **not there** " + "x" * 200)
+    field.fill("<img src=x onerror=alert(3)> **not there** " + "x" * 100)
     field.press("Enter")
     expect(page.get_by_text("No passage is of this kind.")).to_be_visible()
     page.reload()

@@ -41,7 +41,7 @@ def test_a_continuation_is_a_job_like_others(open_page, finished):
     asked = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once upon a time")
     finished.stored_jobs = [job(asked, "done")]
     app = open_page("jobs")
-    assert "Continuations of a passage" in words(app)
+    assert "Continuations of a text" in words(app)
     assert links(app)["Compare passages"].endswith(f"run={run.key}")
 
 
