@@ -31,6 +31,6 @@ else:
     app = st.App(
         __file__,
         lifespan=serving.lifespan,
-        routes=[Route("/health", serving.health)],
+        routes=[Route("/health", serving.health), Route("/overview", serving.front_page)],
         middleware=[Middleware(serving.SecurityHeaders)],
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import streamlit
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparsedash.errors import SparseDashError
@@ -65,6 +65,11 @@ def health(_request: Request) -> JSONResponse:
         return JSONResponse(frame.backend().health())
     except SparseDashError as error:
         return JSONResponse({"status": "error", "problem": error.message}, status_code=503)
+
+
+def front_page(request: Request) -> RedirectResponse:
+    """To the overview by its own name: Streamlit knows its first page by the root only, and says "not found" besides."""
+    return RedirectResponse(f"/?{request.url.query}")
 
 
 def _tend_until(stop: threading.Event) -> None:

@@ -57,6 +57,13 @@ def test_a_phone_never_scrolls_sideways(path, scheme, page, address):
     assert main.evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
+def test_the_overview_is_found_by_its_own_name(page, address):
+    page.goto(f"{address}/overview")
+    ready(page)
+    expect(page.locator("h1")).to_contain_text(PAGES[""])
+    expect(page.get_by_text("Page not found")).to_have_count(0)
+
+
 def test_the_chart_is_drawn_and_named(page, address):
     page.goto(address)
     expect(

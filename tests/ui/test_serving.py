@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+from starlette.requests import Request
+
 from sparsedash.errors import StoreError
 from sparsedash.ui import frame, serving
 from tests.ui.fake_backend import FakeBackend
@@ -83,3 +85,11 @@ def test_jobs_are_tended_while_the_server_lives_and_a_failure_does_not_end_that(
 
     asyncio.run(asyncio.wait_for(live(), 30))
     assert [record.message for record in caplog.records] == ["Jobs cannot be tended: no room"]
+
+
+def test_the_overview_by_its_name_is_the_front_page_with_the_same_question():
+    scope = {
+        "type": "http", "method": "GET", "scheme": "http", "server": ("127.0.0.1", 8501),
+        "path": "/overview", "query_string": b"run=a%20b", "headers": [],
+    }  # fmt: skip
+    assert serving.front_page(Request(scope)).headers["location"] == "/?run=a%20b"
