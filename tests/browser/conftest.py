@@ -37,9 +37,11 @@ def browser():
     if executable is None:
         leave_out("No Chromium found (name one with CHROMIUM=...)")
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ImportError:
         leave_out("Playwright is not installed")
+    # The five seconds that are usual are too few on a busy machine.
+    expect.set_options(timeout=1000 * DEADLINE_S)
     with sync_playwright() as playwright:
         # Without its own sandbox, which needs privileges that containers do not give.
         opened = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])

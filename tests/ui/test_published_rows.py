@@ -1,6 +1,7 @@
 """Every published model, from its row's link to a finished result beside the row: the real pages, backend and worker, and a
 stand-in for the hub that serves the models in small, in the layouts and with the tokenizers they have there."""
 
+import contextlib
 import time
 from urllib.parse import parse_qs
 
@@ -41,11 +42,11 @@ def real(tmp_path_factory):
 
 def end_workers(data_folder):
     """Workers outlive the backend that started them, on purpose."""
-    found = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if {"sparsedash.worker", data_folder} <= set(process.cmdline())
-    ]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if {"sparsedash.worker", data_folder} <= set(process.cmdline()):
+                found.append(process)
     for process in found:
         process.terminate()
     psutil.wait_procs(found, timeout=60)
