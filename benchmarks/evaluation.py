@@ -1,6 +1,6 @@
 """Evaluation: tokens per second, and their share of what the machine's matrix multiplication allows.
 
-    python benchmarks/evaluation.py --evaluation file:PASSAGES.jsonl --passages 200
+    python -m benchmarks.evaluation --evaluation file:PASSAGES.jsonl --passages 200
 
 Prints, from one run: the matmul rate, a plain forward over the same batches, the evaluator, and, where lm_eval is
 installed, lm-evaluation-harness on the same passages with the verdicts compared one by one. The matmul rate is measured

@@ -1,6 +1,6 @@
 """BF16 against FP32: both accuracies, agreement passage by passage, and the ratio of their times.
 
-    PYTHONPATH=. python benchmarks/precision.py --evaluation file:PASSAGES.jsonl --passages 500
+    python -m benchmarks.precision --evaluation file:PASSAGES.jsonl --passages 500
 
 Both models are in memory and answer the same passages in turn, piece by piece, so that a drifting machine slows both; which
 goes first changes from piece to piece.

@@ -1,4 +1,4 @@
-"""How soon both models begin to answer a prompt: python benchmarks/prompts.py [DATA_DIR].
+"""How soon both models begin to answer a prompt: python -m benchmarks.prompts [DATA_DIR].
 
 Prunes the built-in model once (by magnitude, which needs little), then asks three prompts of a fresh worker: the first
 one starts the worker, loads the model and makes the sparse one; the others find both warm. Seconds are from the request

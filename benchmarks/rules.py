@@ -1,6 +1,6 @@
 """The two rules for the last token on the same passages: both counts, and every passage on which they differ, with the reason.
 
-    PYTHONPATH=. python benchmarks/rules.py --evaluation 'file:PASSAGES.jsonl[1250:1275]'
+    python -m benchmarks.rules --evaluation 'file:PASSAGES.jsonl[1250:1275]'
 
 The `plain` rule takes a last token for right when it is the model's first choice. The `published` rule does so too, but its
 run padded every passage to 196 tokens: a longer one was cut, and its answer was looked for where it does not belong.
