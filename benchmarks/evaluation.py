@@ -9,14 +9,12 @@ products nor the output head are in the share.
 """
 
 import argparse
-import tempfile
 import time
-from pathlib import Path
 
 import torch
-from machine import Pace
 
-from sparsedash.catalog import BUILTIN_CLOZE, BUILTIN_MODEL
+from benchmarks.arguments import answers_parser
+from benchmarks.machine import Pace
 from sparsedash.engine.blocks import batches_by_length
 from sparsedash.engine.corpora import read_texts
 from sparsedash.engine.evaluation import BATCH_TOKENS, choose_passages, evaluate
@@ -101,16 +99,8 @@ def _first(chosen, n):
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--model", default=BUILTIN_MODEL)
+    parser = answers_parser(__doc__)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--evaluation", default=BUILTIN_CLOZE)
-    parser.add_argument("--passages", type=int)
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path(tempfile.gettempdir()) / "sparsedash-benchmarks"
-    )
     return parser.parse_args()
 
 

@@ -7,11 +7,9 @@ goes first changes from piece to piece.
 """
 
 import argparse
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
-from sparsedash.catalog import BUILTIN_CLOZE, BUILTIN_MODEL
+from benchmarks.arguments import answers_parser
 from sparsedash.engine.corpora import read_texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.models import load, locate
@@ -86,20 +84,12 @@ def _piece(chosen, start, stop):
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--model", default=BUILTIN_MODEL)
-    parser.add_argument("--evaluation", default=BUILTIN_CLOZE)
-    parser.add_argument("--passages", type=int)
+    parser = answers_parser(__doc__)
     parser.add_argument(
         "--piece",
         type=int,
         default=50,
         help="passages that one model answers before the other's turn",
-    )
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path(tempfile.gettempdir()) / "sparsedash-benchmarks"
     )
     return parser.parse_args()
 

@@ -7,10 +7,8 @@ run padded every passage to 196 tokens: a longer one was cut, and its answer was
 """
 
 import argparse
-import tempfile
-from pathlib import Path
 
-from sparsedash.catalog import BUILTIN_CLOZE, BUILTIN_MODEL
+from benchmarks.arguments import answers_parser
 from sparsedash.engine.corpora import read_texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.models import load, locate
@@ -53,16 +51,8 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--model", default=BUILTIN_MODEL)
+    parser = answers_parser(__doc__)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--evaluation", default=BUILTIN_CLOZE)
-    parser.add_argument("--passages", type=int)
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path(tempfile.gettempdir()) / "sparsedash-benchmarks"
-    )
     return parser.parse_args()
 
 

@@ -140,6 +140,10 @@ class Backend:
         """What of this run needs not be computed again."""
         return preflight.cached(settings, self._store)
 
+    def problems(self, settings: RunSettings) -> tuple[str, ...]:
+        """Why the run cannot start; cheap, since it looks at no result."""
+        return preflight.problems(settings, self.data_dir)
+
     def preflight(self, settings: RunSettings) -> Preflight:
         """What the run will take, and why it cannot start if it cannot."""
         memory = self._store.recall(f"memory/{settings.model}/{settings.dtype}")
@@ -147,7 +151,7 @@ class Backend:
         return Preflight(
             seconds=preflight.seconds(settings, stored, self.runs(), self.record),
             memory_bytes=int(memory) if memory and memory.isdecimal() else None,
-            problems=preflight.problems(settings, self.data_dir),
+            problems=self.problems(settings),
         )
 
     def tend(self) -> None:

@@ -77,22 +77,27 @@ def outcomes_key(
 
 def _what_matters(method: MethodSettings) -> dict[str, Any]:
     """The method without the parameters that its own choices leave unused."""
-    values = method_values(method)
-    if method.pattern != "channelx1":
-        del values["width_multiple"]
-    if method.saliency != "random":
-        del values["seed"]
-    if method.compensation != "sequential":
-        del values["strength"]
-    if not _uses_damping(method):
-        del values["damping"]
-    return values
+    chosen = {
+        name: getattr(method, name)
+        for name in ("pattern", "saliency", "compensation", "allocation")
+    }
+    return {name: value for name, value in method_values(method).items() if is_used(name, **chosen)}
 
 
-def _uses_damping(method: MethodSettings) -> bool:
-    single_weights_by_obs = method.pattern != "channelx1" and method.saliency == "obs"
-    return (
-        method.compensation in ("least-squares", "sequential")
-        or method.allocation == "sensitivity"
-        or single_weights_by_obs
-    )
+def is_used(name: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:
+    """Whether a method of these four choices looks at its field of this name."""
+    match name:
+        case "width_multiple":
+            return pattern == "channelx1"
+        case "scope":
+            return pattern != "channelx1"
+        case "seed":
+            return saliency == "random"
+        case "strength":
+            return compensation == "sequential"
+        case "damping":
+            single_weights_by_obs = pattern != "channelx1" and saliency == "obs"
+            refits = compensation in ("least-squares", "sequential")
+            return refits or allocation == "sensitivity" or single_weights_by_obs
+        case _:
+            return True

@@ -13,7 +13,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")])
 
-CONTRACTS = {"errors", "progress", "settings", "records", "canonical", "keys", "checks"}
+CONTRACTS = {
+    "errors",
+    "progress",
+    "settings",
+    "records",
+    "canonical",
+    "keys",
+    "checks",
+    "layer_losses",
+}
 KEEPING = {
     "jobs",
     "store",
@@ -75,6 +84,7 @@ ALLOWED: dict[str, set[str]] = {
     "uploads": {"references", "textfiles"} | CONTRACTS,
     "records": {"errors", "settings"},
     "keys": {"canonical", "settings"},
+    "layer_losses": {"records"},
     "settings": {"errors", "canonical", "checks"},
     "checks": {"errors"},
     "canonical": set(),

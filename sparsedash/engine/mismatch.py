@@ -3,8 +3,6 @@
 Asked on a few passages before anybody waits for an evaluation. Dimensions: m inner width, t tokens.
 """
 
-from statistics import median
-
 import safetensors
 import safetensors.torch
 import torch
@@ -15,15 +13,14 @@ from sparsedash.engine.blocks import Batch, BlockWalk, batches_by_length, given
 from sparsedash.engine.models import LoadedModel
 from sparsedash.errors import CalibrationError
 from sparsedash.keys import activations_key
+from sparsedash.layer_losses import ALARM
+from sparsedash.layer_losses import mismatch as mismatch_of
 from sparsedash.progress import OnStep
 from sparsedash.records import Passages, Pruned
 from sparsedash.store import Store
 
 N_PASSAGES = 8
 PASSAGE_TOKENS = 128
-ALARM = 1.3
-"""From how many times as much as on calibration text that was kept out of the fit. Measured: see docs/adr/0007."""
-
 BATCH_TOKENS = 2048
 
 
@@ -74,16 +71,12 @@ class PassageActivations:
 
 
 def mismatch_warning(made: Pruned) -> str | None:
-    """A line where the layers lose far more on the passages than on calibration text.
-
-    That was kept out of the fit, since an overfit is another matter; where none was, the text they were fitted to.
-    """
-    usual = made.held_out_errors or made.layer_errors
-    ratios = [p / u for u, p in zip(usual, made.passage_errors, strict=False) if u > 0]
-    if not ratios or median(ratios) < ALARM:
+    """A line where the layers lose far more on the passages than on calibration text."""
+    times = mismatch_of(made)
+    if times is None or times < ALARM:
         return None
     return (
-        f"The calibration text is unlike the passages: layers lose {median(ratios):.1f} times as much on them "
+        f"The calibration text is unlike the passages: layers lose {times:.1f} times as much on them "
         "as on calibration text that they were not fitted to. Calibrate on text more like them."
     )
 

@@ -73,7 +73,7 @@ def reference(backend: Backend, field: Reference) -> RunSettings | None:
 
     def build() -> RunSettings:
         settings = field.build((name or "").strip())
-        for problem in backend.preflight(settings).problems:
+        for problem in backend.problems(settings):
             if problem.startswith(f"{field.subject}:"):
                 raise SparseDashError(problem)
         return settings

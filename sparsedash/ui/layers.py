@@ -7,13 +7,12 @@ import streamlit as st
 
 from sparsedash.charts.layers import layers_chart, layers_words, relative
 from sparsedash.charts.palette import repainting
+from sparsedash.layer_losses import ALARM, median_ratio, mismatch
 from sparsedash.records import Pruned, Record
 from sparsedash.ui import frame, wording
 from sparsedash.ui.sweep import Sweep
 from sparsedash.ui.text import Html, element, escape, table, visible
 
-ALARM = 1.3
-"""From how many times the error on held-out calibration text that on the passages is an alarm: as where runs are made."""
 OVERFITTED = 2.0
 """From how many times the error on held-out text is one."""
 
@@ -53,7 +52,7 @@ def show_layers(made: Pruned) -> None:
 
 def sentence(made: Pruned) -> str:
     """What happened to the layers; first of all whether they were fitted to the wrong text."""
-    elsewhere = _median_ratio(made.passage_errors, made.held_out_errors or made.layer_errors)
+    elsewhere = mismatch(made)
     held_out = times_more(made, made.held_out_errors)
     if elsewhere is not None and elsewhere >= ALARM:
         return (
@@ -82,12 +81,7 @@ def basis(record: Record, made: Pruned) -> str:
 
 def times_more(made: Pruned, errors: Sequence[float]) -> float | None:
     """The median of how many times more the layers lost by these errors than on calibration text; None where nothing was measured."""
-    return _median_ratio(errors, made.layer_errors)
-
-
-def _median_ratio(errors: Sequence[float], usual: Sequence[float]) -> float | None:
-    ratios = [error / base for error, base in zip(errors, usual, strict=False) if base > 0]
-    return median(ratios) if ratios else None
+    return median_ratio(errors, made.layer_errors)
 
 
 def layers_table(made: Pruned) -> Html:

@@ -6,6 +6,7 @@ from typing import Any, get_args
 import streamlit as st
 
 from sparsedash.catalog import DEFAULT_METHOD, METHODS, method_name, method_named
+from sparsedash.keys import is_used
 from sparsedash.settings import (
     Allocation,
     Compensation,
@@ -67,15 +68,11 @@ def choose_own() -> tuple[MethodSettings, ...] | None:
     with right:
         pattern = _one_of("Pattern: what goes", Pattern, "pattern")
         allocation = _one_of("Allocation: how much each layer gives", Allocation, "allocation")
-    parameters = _parameters(saliency, compensation)
-    if pattern != CHANNELS:
-        parameters["scope"] = _one_of("Scope: where it goes", Scope, "scope")
-    made = checked(
-        OWN,
-        lambda: MethodSettings(
-            saliency=saliency, pattern=pattern, compensation=compensation, allocation=allocation, **parameters
-        ),
-    )  # fmt: skip
+    chosen = {
+        "saliency": saliency, "pattern": pattern, "compensation": compensation, "allocation": allocation
+    }  # fmt: skip
+    parameters = _parameters(chosen)
+    made = checked(OWN, lambda: MethodSettings(**chosen, **parameters))
     if made is None:
         return None
     hint(f"Its name in charts: {method_name(made)}", *([] if pattern == CHANNELS else [_MASKS]))
@@ -100,21 +97,23 @@ def _one_of(title: str, choices: Any, key: str) -> Any:
     return chosen or getattr(_USUAL, key)
 
 
-def _parameters(saliency: str, compensation: str) -> dict[str, Any]:
+def _parameters(chosen: dict[str, Any]) -> dict[str, Any]:
     """The parameters that these choices have; drawn beside each other, since there are at most two."""
     found: dict[str, Any] = {}
     left, right = st.columns(2)
-    if compensation in ("least-squares", "sequential") or saliency == "obs":
+    if is_used("damping", **chosen):
         with left:
             found["damping"] = _share("damping", "Damping, of the median of diag H", 0.001, 10.0)
-    if compensation == "sequential":
+    if is_used("strength", **chosen):
         with right:
             found["strength"] = _share(
                 "strength", "Strength, towards the residual stream", 0.0, 1.0
             )
-    if saliency == "random":
+    if is_used("seed", **chosen):
         with right:
             found["seed"] = whole("lot", "Seed of the lot", 0, 2**31 - 1, _USUAL.seed) or 0
+    if is_used("scope", **chosen):
+        found["scope"] = _one_of("Scope: where it goes", Scope, "scope")
     return found
 
 

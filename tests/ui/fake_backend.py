@@ -139,6 +139,9 @@ class FakeBackend:
     def cached(self, settings: RunSettings) -> Cached:
         return self.known
 
+    def problems(self, settings: RunSettings) -> tuple[str, ...]:
+        return self.before.problems
+
     def preflight(self, settings: RunSettings) -> Preflight:
         self.asked_about.append(settings)
         return self.before

@@ -173,6 +173,8 @@ class TestAMethodOfOnesOwn:
         assert "strength" not in asked(compensation="least-squares")
         assert not {"damping", "strength"} & asked(compensation="none")
         assert "lot" in asked(saliency="random")
+        assert "damping" in asked(compensation="none", allocation="sensitivity")
+        assert "damping" not in asked(compensation="none", saliency="obs")
 
     def test_its_parameters_come_from_the_address(self, open_page, backend):
         app = open_page("prune", own="true", compensation="sequential", damping="0.1", strength="1")

@@ -83,8 +83,7 @@ def share_lost(dense: Tensor, sparse: Tensor, moment: Tensor) -> float:
 
 def share_lost_of_sample(dense: Tensor, sparse: Tensor, inputs: Tensor) -> float:
     """The same share on these inputs (t, d)."""
-    whole = (inputs @ dense.T).square().sum()
-    return float((inputs @ (sparse - dense).T).square().sum() / whole) if whole > 0 else 0.0
+    return _sample_lost(dense, sparse - dense, torch.zeros(len(dense)), inputs)
 
 
 def _change(weight: Tensor, bias: Tensor | None, narrow: Narrowed) -> tuple[Tensor, Tensor]:
@@ -113,7 +112,12 @@ def _sample_error(mlp: Mlp, narrow: Narrowed, inputs: Tensor) -> float:
     weight, bias = _change(
         dense, None if mlp.out.bias is None else mlp.out.bias.float().cpu(), narrow
     )
-    lost = (inputs @ weight.T + bias).square().sum()
+    return _sample_lost(dense, weight, bias, inputs)
+
+
+def _sample_lost(dense: Tensor, change: Tensor, shift: Tensor, inputs: Tensor) -> float:
+    """Energy of what an affine change (n, d), (n,) makes of these inputs (t, d), as a share of the dense output's."""
+    lost = (inputs @ change.T + shift).square().sum()
     whole = (inputs @ dense.T).square().sum()
     return float(lost / whole) if whole > 0 else 0.0
 
