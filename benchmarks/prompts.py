@@ -1,11 +1,11 @@
-"""How soon both models begin to answer a prompt: python -m benchmarks.prompts [DATA_DIR].
+"""How soon both models begin to answer a prompt: python -m benchmarks.prompts [--data-dir DIR]
 
 Prunes the built-in model once (by magnitude, which needs little), then asks three prompts of a fresh worker: the first
 one starts the worker, loads the model and makes the sparse one; the others find both warm. Seconds are from the request
 to the first text that a page could read, as the page polls, four times a second.
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -13,12 +13,8 @@ from pathlib import Path
 from sparsedash.backend import Backend
 from sparsedash.catalog import method_named
 from sparsedash.jobs.table import Job
-from sparsedash.settings import (
-    CalibrationSettings,
-    ContinuationSettings,
-    EvaluationSettings,
-    RunSettings,
-)
+from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 POLL_S = 0.25
 PROMPTS = (
@@ -28,8 +24,14 @@ PROMPTS = (
 )
 
 
-def main(folder: Path) -> None:
-    backend = Backend(folder)
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="where the run is kept; a new folder where not given"
+    )
+    backend = Backend(parser.parse_args().data_dir or Path(tempfile.mkdtemp()))
     try:
         left, right = pair(backend)
         for state, prompt in PROMPTS:
@@ -75,4 +77,4 @@ def until_ended(backend: Backend, job: Job) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()))
+    main()

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sparsedash import catalog
 from sparsedash.document import run_document
@@ -20,6 +20,7 @@ from sparsedash.records import Record, Run
 from sparsedash.settings import (
     CalibrationSettings,
     EvaluationSettings,
+    MethodSettings,
     RunSettings,
     parse_percents,
 )
@@ -74,75 +75,57 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="sparsedash", description="What would pruning cost this language model?")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     run = commands.add_parser("run", help="calibrate, prune and evaluate a model")
-    names = ", ".join(method.name for method in catalog.METHODS)
-    run.add_argument(
-        "--model",
-        required=True,
-        metavar="REF",
-        help="hub id, folder, .gguf file or " + catalog.BUILTIN_MODEL,
-    )
-    run.add_argument(
-        "--calibration", default="self", metavar="REF", help="text name, file:PATH or self"
-    )
-    run.add_argument(
-        "--evaluation", default=catalog.BUILTIN_CLOZE, metavar="REF", help="text name or file:PATH"
-    )
-    run.add_argument(
-        "--sparsity",
-        default="10,20",
-        metavar="PERCENTS",
-        help="of MLP channels to remove, such as 10,20",
-    )
-    run.add_argument("--method", default=catalog.DEFAULT_METHOD, metavar="NAME", help=names)
-    run.add_argument(
-        "--width-multiple",
-        type=int,
-        metavar="N",
-        help="kept widths are multiples of N channels (32)",
-    )
-    run.add_argument("--calibration-samples", type=int, default=128, metavar="N")
-    run.add_argument(
-        "--calibration-length",
-        type=int,
-        default=256,
-        metavar="N",
-        help="tokens a sample has at most",
-    )
-    run.add_argument("--passages", type=int, metavar="N", help="answer the first N only")
-    run.add_argument(
-        "--shuffle-seed",
-        type=int,
-        metavar="N",
-        help="answer N drawn by this seed instead of the first N",
-    )
-    run.add_argument(
-        "--rule",
-        default="plain",
-        metavar="NAME",
-        help="how the last token is judged: plain, or published (longer than 197 tokens is wrong)",
-    )
-    run.add_argument(
-        "--stop-early",
-        action="store_true",
-        help="a sparse model answers only until its difference to the dense one is decided",
-    )
-    run.add_argument("--seed", type=int, default=0, metavar="N", help="draws the calibration text")
-    run.add_argument("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16")
+    _ask_for_model_and_texts(run)
+    _ask_for_pruning(run)
+    _ask_for_answering(run)
     run.add_argument("--data-dir", type=Path, default=data_folder(), metavar="DIR")
     run.add_argument("--json", type=Path, metavar="FILE", help="write the whole result there")
     return parser
 
 
+def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
+    models = f"hub id, folder, .gguf file or {catalog.BUILTIN_MODEL}"
+    run.add_argument("--model", required=True, metavar="REF", help=models)
+    run.add_argument("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16")
+    texts = "text name, file:PATH or self"
+    run.add_argument("--calibration", default="self", metavar="REF", help=texts)
+    run.add_argument("--calibration-samples", type=int, default=128, metavar="N")
+    longest = "tokens a sample has at most"
+    run.add_argument("--calibration-length", type=int, default=256, metavar="N", help=longest)
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="draws the calibration text")
+
+
+def _ask_for_pruning(run: argparse.ArgumentParser) -> None:
+    percents = "of MLP channels to remove, such as 10,20"
+    run.add_argument("--sparsity", default="10,20", metavar="PERCENTS", help=percents)
+    names = "one or several of " + ", ".join(method.name for method in catalog.METHODS)
+    run.add_argument("--method", default=catalog.DEFAULT_METHOD, metavar="NAMES", help=names)
+    multiple = "kept widths are multiples of N channels (32)"
+    run.add_argument("--width-multiple", type=int, metavar="N", help=multiple)
+
+
+def _ask_for_answering(run: argparse.ArgumentParser) -> None:
+    texts = "text name or file:PATH"
+    run.add_argument("--evaluation", default=catalog.BUILTIN_CLOZE, metavar="REF", help=texts)
+    run.add_argument("--passages", type=int, metavar="N", help="answer the first N only")
+    drawn = "answer N drawn by this seed instead of the first N"
+    run.add_argument("--shuffle-seed", type=int, metavar="N", help=drawn)
+    rule = "how the last token is judged: plain, or published (longer than 197 tokens is wrong)"
+    run.add_argument("--rule", default="plain", metavar="NAME", help=rule)
+    early = "a sparse model answers only until its difference to the dense one is decided"
+    run.add_argument("--stop-early", action="store_true", help=early)
+
+
 def _settings(arguments: argparse.Namespace) -> RunSettings:
-    method = catalog.method_named(arguments.method)
+    methods = [catalog.method_named(name.strip()) for name in arguments.method.split(",")]
     if arguments.width_multiple is not None:
-        method = replace(method, width_multiple=arguments.width_multiple)
+        methods = [replace(method, width_multiple=arguments.width_multiple) for method in methods]
     if arguments.json and not arguments.json.absolute().parent.is_dir():
         raise SettingsError("--json", str(arguments.json), "a file in a folder that exists")
     return RunSettings(
         model=arguments.model,
         dtype=arguments.dtype,
-        methods=(method,),
+        methods=tuple(methods),
         sparsities_permille=parse_percents(arguments.sparsity),
         calibration=CalibrationSettings(
             corpus=arguments.calibration,
@@ -194,26 +177,32 @@ class _Bar:
         self._bar.update(done - self._bar.n)
 
 
-def _print_table(document: dict[str, object]) -> None:
-    rows = [("dense", document["dense"])]
-    rows += [(f"{s['sparsity_percent']:g} %", s) for s in document["sparse"]]  # type: ignore[attr-defined]
+def _print_table(document: dict[str, Any]) -> None:
+    sparse, settings = document["sparse"], document["settings"]
+    several = len(settings["methods"]) > 1
+    names = [_row_name(answers, several) for answers in sparse]
+    width = max(8, *(len(name) + 2 for name in names))
     print(
-        f"{'':8}{'last word':>16}{'last token':>13}{'word ppl':>11}{'broke':>8}{'mended':>8}{'p':>9}"
+        f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>11}{'broke':>8}{'mended':>8}{'p':>9}"
     )
-    for name, answers in rows:
-        assert isinstance(answers, dict)
+    for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
         word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
-        line = f"{name:8}{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
+        line = f"{name:{width}}{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
         line += f"{answers['word_perplexity']:>11.2f}"
         if pairs:
             line += f"{pairs['broke']:>8}{pairs['mended']:>8}{pairs['p_value']:>9.2g}"
         print(line)
-    settings = document["settings"]
-    assert isinstance(settings, dict)
     if settings["evaluation"]["rule"] == "published":
         print("last token by the published rule: a passage of more than 197 tokens is wrong")
     if settings["evaluation"]["stop_early"]:
         print("sparse models stopped when their difference was decided; p is valid at any look")
+
+
+def _row_name(answers: dict[str, Any], several: bool) -> str:
+    percent = f"{answers['sparsity_percent']:g} %"
+    if not several:
+        return percent
+    return f"{catalog.method_name(MethodSettings(**answers['method']))}, {percent}"
 
 
 def _write_whole(path: Path, text: str) -> None:

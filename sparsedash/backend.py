@@ -11,17 +11,14 @@ from sparsedash.folders import data_folder
 from sparsedash.jobs.endings import last_lines
 from sparsedash.jobs.local import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
+from sparsedash.pair_records import Continuation, Divergence
+from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.preflight import Cached, Preflight
-from sparsedash.records import Continuation, Divergence, Passages, R, Record, Run
-from sparsedash.settings import (
-    ContinuationSettings,
-    DivergenceSettings,
-    RunSettings,
-    settings_from_plain,
-)
+from sparsedash.records import Passages, R, Record, Run
+from sparsedash.settings import RunSettings, settings_from_plain
 from sparsedash.stamps import stamps
 from sparsedash.store import Store
-from sparsedash.uploads import Uploads
+from sparsedash.uploads import Uploads, texts_read
 from sparsedash.visitors import Visitors
 
 __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
@@ -146,13 +143,17 @@ class Backend:
 
     def preflight(self, settings: RunSettings) -> Preflight:
         """What the run will take, and why it cannot start if it cannot."""
-        memory = self._store.recall(f"memory/{settings.model}/{settings.dtype}")
         stored = self.cached(settings)
         return Preflight(
             seconds=preflight.seconds(settings, stored, self.runs(), self.record),
-            memory_bytes=int(memory) if memory and memory.isdecimal() else None,
+            memory=preflight.memory(settings, self._store),
             problems=self.problems(settings),
         )
+
+    def drop_upload(self, reference: str) -> None:
+        """Delete an uploaded text. Raises CorpusError while a job that waits or runs reads it."""
+        live = (*self._table.running(), *self._table.queue())
+        self.uploads.drop(reference, {t for j in live for t in texts_read(j.settings, self.record)})
 
     def tend(self) -> None:
         """Make the job table right, stop what is to stop, start what can start. Cheap; about once a second."""

@@ -12,8 +12,9 @@ from sparsedash.catalog import (
     EVALUATION_CORPORA,
 )
 from sparsedash.keys import outcomes_key, statistics_key, text_key
+from sparsedash.memory import LeastMemory, dimensions_of, least_memory, needs_backward
 from sparsedash.records import Record, Run
-from sparsedash.references import TEXT_KINDS, file_of, names_file
+from sparsedash.references import TEXT_KINDS, UPLOAD, file_of, names_file
 from sparsedash.settings import CalibrationSettings, MethodSettings, RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
@@ -39,11 +40,24 @@ class Cached:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What a run may take.
+
+    measured_bytes: the peak of an earlier run of this model, by whatever methods; None where there was none. least: by
+    arithmetic; None where the model's dimensions are not known. backward: whether its methods need a backward pass.
+    """
+
+    measured_bytes: int | None = None
+    least: LeastMemory | None = None
+    backward: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """seconds, memory_bytes: from what was measured here before; None when nothing was. problems: why it cannot start."""
+    """seconds: from what was measured here before; None when nothing was. problems: why it cannot start."""
 
     seconds: float | None
-    memory_bytes: int | None
+    memory: Memory
     problems: tuple[str, ...]
 
 
@@ -98,11 +112,22 @@ def seconds(
         parts.append(_first(r.seconds.get("load") for r in before))
         parts.append(_times(n_models, _evaluation_seconds(settings, before, record)))
     if n_sparse:
-        parts.append(_times(n_sparse, _first(map(_seconds_a_pruning, before))))
+        parts.append(_times(n_sparse, _first(map(_seconds_a_pruning, _alike(settings, before)))))
     if n_sparse and not stored.calibration:
         parts.append(_calibration_seconds(settings.calibration, before))
     known = [part for part in parts if part is not None]
     return sum(known) if len(known) == len(parts) else None
+
+
+def memory(settings: RunSettings, store: Store) -> Memory:
+    """What the run may take, as far as its model was measured here or is known by its config."""
+    measured = store.recall(f"memory/{settings.model}/{settings.dtype}")
+    counted = dimensions_of(settings.model)
+    return Memory(
+        measured_bytes=int(measured) if measured and measured.isdecimal() else None,
+        least=None if counted is None else least_memory(counted, settings),
+        backward=needs_backward(settings),
+    )
 
 
 def _evaluation_seconds(
@@ -135,6 +160,11 @@ def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> 
             took += run.seconds.get("text", 0.0)
         return took * (wanted.n_samples * wanted.length) / (done.n_samples * done.length)
     return None
+
+
+def _alike(settings: RunSettings, before: Sequence[Run]) -> list[Run]:
+    """Those of the same methods first: one method can take a hundred times as long as another."""
+    return sorted(before, key=lambda run: set(run.settings.methods) != set(settings.methods))
 
 
 def _seconds_a_pruning(run: Run) -> float | None:
@@ -181,7 +211,9 @@ def _text_problem(name: str, reference: str, data_dir: Path) -> str:
     if names_file(reference):
         path = file_of(reference, data_dir)
         if path is None or not path.is_file():
-            return f"{title}: there is no file {path or reference} on this machine."
+            if reference.startswith(UPLOAD):
+                return f"{title}: {reference} is not in the data folder. Choose another text, or upload it again."
+            return f"{title}: there is no file {path} on this machine."
         if path.suffix not in TEXT_KINDS:
             return f"{title}: {path.name} cannot be read; possible: {', '.join(TEXT_KINDS)}."
         return ""

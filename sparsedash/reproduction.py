@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from sparsedash.catalog import BUILTIN_MODEL, METHODS, method_named
 from sparsedash.dimensions import Dimensions, shipped
+from sparsedash.memory import BUILTIN_CONFIG, gradient_bytes, least_memory
 from sparsedash.published import CALIBRATION_LENGTH, Measure, PublishedRow, published_model
 from sparsedash.records import Pruned, Record, Run, Score
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -19,11 +20,6 @@ _EVALUATION: dict[Measure, EvaluationSettings] = {
 }
 _METHODS = ("retrain-free (published)", "wanda-channels")
 """The published method; until the catalog has it, the nearest one that refits nothing."""
-
-_BYTES = {"float32": 4, "bfloat16": 2}
-BACKWARD_TOKENS = 1024
-"""Of one batch of the backward pass; the engine's own number, held equal by a test."""
-_BUILTIN_CONFIG = "smollm2-135m"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,15 +144,13 @@ def needs(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> 
     known, small = seconds(settings), None
     if known is None:
         small = seconds(replace(settings, model=BUILTIN_MODEL))
-    scale = counted.n_matmul / shipped(_BUILTIN_CONFIG).n_matmul
-    gradients = _gradient_bytes(counted, settings)
-    backward = gradients and gradients + _activation_bytes(counted, _BYTES[row.dtype])
+    scale = counted.n_matmul / shipped(BUILTIN_CONFIG).n_matmul
+    least = least_memory(counted, settings)
     return Needs(
-        # While a block is calibrated, its moments are there twice: the sum, and what is made of it.
-        memory_bytes=counted.n_parameters * _BYTES[row.dtype] + max(2 * 4 * max(squares), backward),
-        backward_bytes=backward,
+        memory_bytes=least.n_bytes,
+        backward_bytes=least.backward_bytes,
         download_bytes=counted.n_parameters * counted.stored_bytes,
-        kept_bytes=4 * sum(squares) // 2 + gradients,
+        kept_bytes=4 * sum(squares) // 2 + gradient_bytes(counted, settings),
         seconds=known if small is None else small * scale,
         extrapolated=small is not None,
     )
@@ -209,23 +203,6 @@ def _measured(measure: Measure, run: Run, dense: Record, sparse: Record) -> Meas
         difference=pairs.difference,
         interval=pairs.interval,
     )
-
-
-def _gradient_bytes(counted: Dimensions, settings: RunSettings) -> int:
-    """What a backward pass leaves, in memory and then in the store: a derivative of each channel for each sample."""
-    if all(method.saliency != "fisher" for method in settings.methods):
-        return 0
-    return 4 * settings.calibration.n_samples * sum(counted.widths)
-
-
-def _activation_bytes(counted: Dimensions, n_bytes: int) -> int:
-    """What is kept of one batch on its way forward, so that there is a way back, at least.
-
-    For each token about four vectors of each block's two widths, and four of the vocabulary. On the built-in model that makes
-    0.9 GB for 512 tokens and 1.8 GB for 1,024; measured in FP32: 1.1 GB and 2.1 to 2.5 GB more than the loaded model.
-    """
-    of_blocks = 4 * n_bytes * (sum(counted.widths) + len(counted.widths) * counted.hidden)
-    return BACKWARD_TOKENS * (of_blocks + 4 * 4 * counted.vocabulary)
 
 
 def _dimensions(row: PublishedRow) -> Dimensions:

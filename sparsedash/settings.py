@@ -6,13 +6,16 @@ Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rou
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import msgspec
 
-from sparsedash.canonical import digest, stage_key
-from sparsedash.checks import one_of, reference, text, whole
+from sparsedash.canonical import digest
+from sparsedash.checks import one_of, reference, whole
 from sparsedash.errors import SettingsError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Dtype = Literal["float32", "bfloat16"]
 Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
@@ -156,6 +159,8 @@ class RunSettings:
         one_of("dtype", self.dtype, Dtype)
         if not self.methods:
             raise SettingsError("methods", (), "at least one")
+        if len(set(self.methods)) != len(self.methods):
+            raise SettingsError("methods", self.methods, "each one once")
         if not 1 <= len(self.sparsities_permille) <= 50:
             raise SettingsError("sparsities", self.sparsities_permille, "1 to 50 of them")
         if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
@@ -194,51 +199,7 @@ class RunSettings:
         return digest({"settings": values, "stamps": dict(stamps or {})})
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContinuationSettings:
-    """A request for what two records' models write after a prompt. left, right: record keys.
-
-    temperature_percent: 0: each model's first choice; 100: drawn as the model says. seed: of the drawing, for both alike.
-    """
-
-    left: str
-    right: str
-    prompt: str
-    n_tokens: int = 40
-    temperature_percent: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        whole("tokens to write", self.n_tokens, 1, 400)
-        whole("temperature (percent)", self.temperature_percent, 0, 200)
-        whole("seed", self.seed, 0, 2**31 - 1)
-        text("prompt", self.prompt)
-
-    def key(self) -> str:
-        """The name of this request and of what it produces; without a seed where nothing is drawn."""
-        values = asdict(self)
-        if self.temperature_percent == 0:
-            del values["temperature_percent"], values["seed"]
-        return stage_key("continuation", **values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DivergenceSettings:
-    """A request for how far two records' models are apart at every token of a text. left, right: record keys."""
-
-    left: str
-    right: str
-    text: str
-
-    def __post_init__(self) -> None:
-        text("text", self.text)
-
-    def key(self) -> str:
-        """The name of this request and of what it produces."""
-        return stage_key("divergence", **asdict(self))
-
-
-S = TypeVar("S", RunSettings, ContinuationSettings, DivergenceSettings)
+S = TypeVar("S", bound="DataclassInstance")
 
 
 def settings_from_plain(kind: type[S], plain: object) -> S:

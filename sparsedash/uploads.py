@@ -5,11 +5,16 @@ A file is looked through before it is kept; one that is refused leaves nothing b
 
 import hashlib
 import re
+import threading
 import unicodedata
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 from sparsedash.errors import CorpusError
+from sparsedash.records import Record
 from sparsedash.references import TEXT_KINDS, UPLOAD, file_of, uploads_folder
 from sparsedash.textfiles import texts_of
 
@@ -17,6 +22,9 @@ MAX_MEGABYTES = 50
 """Of a file as it arrives; the same number is in .streamlit/config.toml, so that the server takes no more."""
 
 MAX_BYTES = MAX_MEGABYTES * 1024 * 1024
+MAX_TOTAL_BYTES = 1_000_000_000
+"""Of all uploads of a data folder together: nobody who uses the page can fill the disk with them."""
+
 MAX_TEXT_BYTES = 20 * MAX_BYTES
 """Of all texts together: a small compressed file can hold far more than fits into memory."""
 
@@ -25,10 +33,11 @@ _NAME_LETTERS = 60
 
 
 class Uploads:
-    """The uploads of one data folder."""
+    """The uploads of one data folder. Safe to share between threads."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
+        self._changing = threading.Lock()
 
     def keep(self, name: str, content: bytes) -> str:
         """Keep a file and give its reference; one that is there already gives the same. Raises CorpusError.
@@ -46,18 +55,78 @@ class Uploads:
         path = file_of(reference, self._data_dir)
         assert path is not None
         try:
-            if not path.is_file():
-                _put(path, content)
+            with self._changing:
+                if not path.is_file():
+                    self._make_sure_it_fits(called, len(content))
+                    _put(path, content)
         except OSError as error:
             raise CorpusError(f"{called} could not be kept: {error}.") from error
         return reference
 
-    def kept(self) -> tuple[str, ...]:
-        """The references of all uploads, newest first."""
-        files = [path for path in uploads_folder(self._data_dir).glob("*/*") if path.is_file()]
-        files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        references = (f"{UPLOAD}{path.name}@{path.parent.name}" for path in files)
-        return tuple(name for name in references if file_of(name, self._data_dir) is not None)
+    def kept(self) -> dict[str, int]:
+        """The size in bytes of every upload by its reference, newest first."""
+        files = sorted(_files(uploads_folder(self._data_dir)), reverse=True)
+        sizes = {f"{UPLOAD}{path.name}@{path.parent.name}": size for _, path, size in files}
+        return {name: sizes[name] for name in sizes if file_of(name, self._data_dir) is not None}
+
+    def drop(self, reference: str, in_use: Collection[str]) -> None:
+        """Delete an upload; one that is gone already is no error. Raises CorpusError.
+
+        in_use: references of the texts that jobs read, in slices or whole.
+        """
+        path = file_of(reference, self._data_dir)
+        if path is None or not reference.startswith(UPLOAD):
+            raise CorpusError(f"There is no upload {reference}.")
+        if any(file_of(other, self._data_dir) == path for other in in_use):
+            raise CorpusError(
+                f"{path.name} is read by a job that waits or runs.",
+                "Wait until it has ended, or cancel it on the jobs page.",
+            )
+        try:
+            with self._changing:
+                path.unlink(missing_ok=True)
+                # The same content may lie there under another name as well.
+                with suppress(OSError):
+                    path.parent.rmdir()
+        except OSError as error:
+            raise CorpusError(f"{path.name} could not be deleted: {error}.") from error
+
+    def _make_sure_it_fits(self, called: str, n_bytes: int) -> None:
+        left = MAX_TOTAL_BYTES - sum(self.kept().values())
+        if n_bytes > left:
+            raise CorpusError(
+                f"{called} has {_megabytes(n_bytes)}, and there is room for {_megabytes(max(0, left))} more: all uploads together "
+                f"have at most {_megabytes(MAX_TOTAL_BYTES)}.",
+                "Delete some that are no longer needed.",
+            )
+
+
+def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None]) -> set[str]:
+    """The references of the texts that a job with these settings may read.
+
+    Two models that write were calibrated on some, and may have to be once more. record: gives the record of a key.
+    """
+    named = {
+        str(part["corpus"])
+        for part in request.values()
+        if isinstance(part, Mapping) and "corpus" in part
+    }
+    compared = [record(str(request[side])) for side in ("left", "right") if side in request]
+    return named | {found.pruned.calibration.corpus for found in compared if found and found.pruned}
+
+
+def _files(folder: Path) -> Iterator[tuple[float, Path, int]]:
+    """Time of change, path and size of every file in the folders of this one."""
+    for path in folder.glob("*/*"):
+        # Somebody may delete it meanwhile.
+        with suppress(OSError):
+            if path.is_file():
+                state = path.stat()
+                yield state.st_mtime, path, state.st_size
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
 
 
 def _put(path: Path, content: bytes) -> None:

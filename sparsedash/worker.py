@@ -24,13 +24,9 @@ from sparsedash.jobs.endings import FINISHED_PARTS
 from sparsedash.jobs.locks import hold, job_lock, slot_lock
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.jobs.table import Job, JobTable
+from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.progress import OnStep, OnText
-from sparsedash.settings import (
-    ContinuationSettings,
-    DivergenceSettings,
-    RunSettings,
-    settings_from_plain,
-)
+from sparsedash.settings import RunSettings, settings_from_plain
 from sparsedash.store import Store
 
 log = logging.getLogger("sparsedash.worker")

@@ -11,9 +11,11 @@ import pytest
 
 from sparsedash import backend as backend_module
 from sparsedash.backend import Backend, default_data_dir
-from sparsedash.errors import JobError, SparseDashError, StoreError
-from sparsedash.records import Continuation, Outcome, Passages, Record, Run
-from sparsedash.settings import ContinuationSettings, EvaluationSettings, RunSettings
+from sparsedash.errors import CorpusError, JobError, SparseDashError, StoreError
+from sparsedash.pair_records import Continuation
+from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.records import Outcome, Passages, Record, Run
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.stamps import stamps
 from sparsedash.store import Store
 
@@ -237,7 +239,7 @@ def test_passages_are_found(backend):
 def test_a_request_is_weighed_before_it_is_made(backend):
     backend._store.remember("memory/owner/model/float32", "1500000000")
     before = backend.preflight(SETTINGS)
-    assert before.memory_bytes == 1_500_000_000
+    assert before.memory.measured_bytes == 1_500_000_000
     assert before.seconds is None
     assert before.problems == ()
     assert backend.cached(SETTINGS).n_sparse == 1
@@ -286,3 +288,14 @@ def test_stored_results_are_seen_whoever_made_them(backend):
     shell.close()
     assert backend.run("r").key == "r"
     assert asdict(backend.run("r").settings) == asdict(SETTINGS)
+
+
+def test_an_upload_can_be_deleted_once_no_job_reads_it(backend):
+    reference = backend.uploads.keep("mine.jsonl", b'{"text": "the lamp went home"}\n')
+    asked = replace(SETTINGS, calibration=CalibrationSettings(corpus=f"{reference}[:1]"))
+    job = backend._table.submit("run", asked.key(), asdict(asked))
+    with pytest.raises(CorpusError, match="read by a job"):
+        backend.drop_upload(reference)
+    backend.cancel(job.id)
+    backend.drop_upload(reference)
+    assert backend.uploads.kept() == {}

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from sparsedash import preflight
+from sparsedash.catalog import method_named
 from sparsedash.keys import outcomes_key, statistics_key, text_key
-from sparsedash.preflight import Cached, cached, seconds
+from sparsedash.memory import dimensions_of, least_memory
+from sparsedash.preflight import Cached, Memory, cached, seconds
 from sparsedash.records import Outcome, Record, Run
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, MethodSettings, RunSettings
 from sparsedash.stamps import stamp
@@ -124,9 +126,9 @@ def test_an_upload_must_be_there_and_be_one(tmp_path):
     settings = with_texts(calibration=f"{reference}[1:]", evaluation=reference)
     assert problems(settings, tmp_path) == ()
     gone = problems(settings)
-    assert len(gone) == 2 and all("there is no file" in problem for problem in gone)
+    assert len(gone) == 2 and all("is not in the data folder" in problem for problem in gone)
     (impossible,) = problems(with_texts(evaluation="upload:../../etc/passwd.txt@0"), tmp_path)
-    assert "there is no file upload:../../etc/passwd.txt@0 on this machine" in impossible
+    assert "upload:../../etc/passwd.txt@0 is not in the data folder" in impossible
 
 
 def test_every_problem_is_named_at_once():
@@ -212,6 +214,14 @@ def test_a_part_that_was_only_read_from_the_store_measures_nothing():
     assert estimate(SETTINGS, later, finished_run()) == pytest.approx(1 + 96 + 14 + 15)
 
 
+def test_pruning_takes_what_it_took_by_the_same_methods():
+    other = replace(SETTINGS, methods=(method_named("obs-sequential"),))
+    took = {"load": 3.0, "text": 64.0, "calibrate": 32.0, "prune": 400.0, "evaluate": 15.0}
+    later = finished_run(other, **took)
+    assert estimate(SETTINGS, later, finished_run()) == pytest.approx(3 + 96 + 4 + 15)
+    assert estimate(SETTINGS, later) == pytest.approx(3 + 96 + 400 + 15)
+
+
 def test_writing_calibration_text_is_not_guessed_from_a_file():
     before = finished_run(with_texts(calibration="pile-10k"))
     assert estimate(SETTINGS, before) is None
@@ -224,3 +234,14 @@ def test_the_length_of_another_whole_text_set_is_not_guessed():
 
 def test_a_run_whose_record_is_lost_is_passed_over():
     assert seconds(SETTINGS, NOTHING, [finished_run()], lambda key: None) is None
+
+
+def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
+    known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("best"),))
+    found = preflight.memory(known, store)
+    assert found.measured_bytes is None and found.backward
+    assert found.least == least_memory(dimensions_of("facebook/opt-1.3b"), known)
+    store.remember("memory/owner/model/float32", "1500000000")
+    assert preflight.memory(SETTINGS, store) == Memory(measured_bytes=1_500_000_000)
+    store.remember("memory/owner/model/float32", "no number")
+    assert preflight.memory(SETTINGS, store) == Memory()

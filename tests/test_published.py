@@ -6,10 +6,8 @@ import pytest
 
 from sparsedash import reproduction
 from sparsedash.catalog import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
-from sparsedash.engine import gradients
 from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
 from sparsedash.reproduction import (
-    BACKWARD_TOKENS,
     doubt,
     measured,
     method_name,
@@ -119,10 +117,6 @@ def test_what_a_run_takes_follows_from_the_config_and_the_format():
     assert single.backward_bytes == kept + 1024 * (4 * of_blocks + 16 * 50_400)
     assert half.backward_bytes == kept + 1024 * (2 * of_blocks + 16 * 50_400)
     assert single.seconds is None and not single.extrapolated
-
-
-def test_the_backward_pass_is_counted_for_batches_of_the_engines_size():
-    assert BACKWARD_TOKENS == gradients.BATCH_TOKENS
 
 
 def test_a_method_without_a_backward_pass_needs_no_room_for_one(monkeypatch):

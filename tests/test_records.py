@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedash.errors import StoreError
+from sparsedash.pair_records import Continuation
 from sparsedash.records import (
     Candidate,
-    Continuation,
     Outcome,
     Passages,
     Record,

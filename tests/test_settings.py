@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedash.errors import SettingsError
+from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.settings import (
     MAX_SPARSITY_PERMILLE,
     Allocation,
     CalibrationSettings,
     Compensation,
-    ContinuationSettings,
     EvaluationSettings,
     MethodSettings,
     Pattern,
@@ -121,6 +121,7 @@ run_settings = st.builds(
         ),
         min_size=1,
         max_size=3,
+        unique=True,
     ).map(tuple),
     sparsities_permille=st.lists(
         st.integers(0, MAX_SPARSITY_PERMILLE), min_size=1, max_size=5, unique=True

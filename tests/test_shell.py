@@ -53,6 +53,16 @@ def test_the_document_holds_every_promised_field(arguments, tmp_path, capsys):
     assert "dense" in printed and "12.5 %" in printed
 
 
+def test_several_methods_race_in_one_run(arguments, capsys):
+    assert main([*arguments, "--method", "wanda-channels, magnitude", "--sparsity", "50"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:4]] == [
+        "dense",
+        "wanda-channels, multiples of 4, 50 %",
+        "magnitude, multiples of 4, 50 %",
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -60,6 +70,8 @@ def test_the_document_holds_every_promised_field(arguments, tmp_path, capsys):
         (["--sparsity", "10.55"], "in tenths at the finest"),
         (["--sparsity", "10,10"], "each one once"),
         (["--method", "wishful"], "method: 'wishful' is not possible; allowed: "),
+        (["--method", "obs,wishful"], "method: 'wishful' is not possible; allowed: "),
+        (["--method", "obs,obs"], "methods: "),
         (["--dtype", "float8"], "allowed: float32, bfloat16"),
         (["--passages", "0"], "passages: 0 is not possible"),
         (["--passages", "many"], "invalid int value"),

@@ -13,7 +13,8 @@ import diskcache
 import pytest
 
 from sparsedash.errors import SettingsError, StoreError
-from sparsedash.records import Continuation, Passages
+from sparsedash.pair_records import Continuation
+from sparsedash.records import Passages
 from sparsedash.store import PlainDisk, Store
 
 LARGE = 100_000
@@ -285,7 +286,7 @@ def test_a_file_name_that_is_none_is_refused(store, filename):
 WRITER = """
 import sys
 from pathlib import Path
-from sparsedash.records import Continuation
+from sparsedash.pair_records import Continuation
 from sparsedash.store import Store
 store = Store(Path(sys.argv[1]))
 for number in range(40):

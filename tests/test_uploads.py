@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import threading
 import tomllib
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow
@@ -12,9 +14,12 @@ import pytest
 
 from sparsedash import uploads
 from sparsedash.errors import CorpusError
+from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.references import chosen, file_of, names_file
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.textfiles import texts_of
-from sparsedash.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads
+from sparsedash.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads, texts_read
+from tests.examples import PRUNED, RECORD
 
 LINE = b'{"text": "the lamp went home"}\n'
 
@@ -61,7 +66,7 @@ def test_the_same_file_again_is_the_same_upload(kept, tmp_path):
 
 
 def test_uploads_are_listed_newest_first_and_nothing_else_is(kept, tmp_path):
-    assert kept.kept() == ()
+    assert kept.kept() == {}
     older = kept.keep("older.jsonl", LINE)
     newer = kept.keep("newer.jsonl", LINE * 2)
     for name, age in ((older, 100), (newer, 200)):
@@ -69,7 +74,7 @@ def test_uploads_are_listed_newest_first_and_nothing_else_is(kept, tmp_path):
     (tmp_path / "uploads" / "notes.txt").write_text("not ours")
     (tmp_path / "uploads" / "abc").mkdir()
     (tmp_path / "uploads" / "abc" / "planted.txt").write_text("not ours")
-    assert kept.kept() == (newer, older)
+    assert list(kept.kept().items()) == [(newer, 2 * len(LINE)), (older, len(LINE))]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +100,7 @@ def test_a_hostile_name_becomes_a_harmless_one_inside_the_folder(kept, tmp_path,
     path = file_of(reference, tmp_path)
     assert path.name == called
     assert path.parent.parent == tmp_path / "uploads"
-    assert kept.kept() == (reference,)
+    assert list(kept.kept()) == [reference]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +157,7 @@ def test_what_is_no_text_is_refused_by_its_own_name_and_leaves_nothing(kept, tmp
         kept.keep(name, content)
     assert str(tmp_path) not in str(refused.value)
     assert files_in(tmp_path) == []
-    assert kept.kept() == ()
+    assert kept.kept() == {}
 
 
 def test_a_file_that_is_too_large_is_refused_with_the_limit_before_it_is_read(kept, tmp_path):
@@ -169,6 +174,82 @@ def test_a_small_file_that_unpacks_to_too_much_is_refused(kept, tmp_path, monkey
     with pytest.raises(CorpusError, match="unpacks to more text"):
         kept.keep("packed.parquet", packed)
     assert files_in(tmp_path) == []
+
+
+def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(
+    kept, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 1_000_000)
+    first = kept.keep("first.txt", b"word " * 150_000)
+    with pytest.raises(CorpusError) as refused:
+        kept.keep("second.txt", b"text " * 60_000)
+    assert refused.value.message == (
+        "second.txt has 0.3 MB, and there is room for 0.2 MB more: all uploads together have at most 1.0 MB."
+    )
+    assert refused.value.advice == "Delete some that are no longer needed."
+    assert list(kept.kept()) == [first]
+    assert len(files_in(tmp_path)) == 1
+    assert kept.keep("first.txt", b"word " * 150_000) == first, "it is there already"
+    kept.drop(first, in_use=())
+    second = kept.keep("second.txt", b"text " * 60_000)
+    assert list(kept.kept()) == [second]
+
+
+def test_two_at_once_do_not_get_more_room_than_one_after_the_other(kept, monkeypatch):
+    monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 1000)
+    refused = []
+
+    def bring(number):
+        try:
+            kept.keep(f"text{number}.txt", f"{number:03} ".encode() * 75)
+        except CorpusError as error:
+            refused.append(error)
+
+    bringing = [threading.Thread(target=bring, args=(number,)) for number in range(8)]
+    for thread in bringing:
+        thread.start()
+    for thread in bringing:
+        thread.join()
+    assert (len(kept.kept()), len(refused)) == (3, 5)
+
+
+def test_a_deleted_upload_is_gone_and_the_same_content_of_another_name_is_not(kept, tmp_path):
+    lines, text = kept.keep("mine.jsonl", LINE), kept.keep("mine.txt", LINE)
+    kept.drop(lines, in_use=(text, "lambada", "self"))
+    assert list(kept.kept()) == [text]
+    kept.drop(lines, in_use=())
+    kept.drop(text, in_use=())
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_an_upload_that_a_job_reads_is_not_deleted(kept, tmp_path):
+    reference = kept.keep("mine.jsonl", LINE)
+    path = file_of(reference, tmp_path)
+    for read in (reference, f"{reference}[3:5]", f"file:{path}"):
+        with pytest.raises(CorpusError, match=r"mine\.jsonl is read by a job that waits or runs"):
+            kept.drop(reference, in_use=("self", read))
+    assert path.read_bytes() == LINE
+
+
+@pytest.mark.parametrize("reference", ["file:{}/a.txt", "upload:../a.txt@" + "0" * 32, "lambada"])
+def test_nothing_but_an_upload_can_be_deleted(kept, tmp_path, reference):
+    (tmp_path / "a.txt").write_text("not ours")
+    with pytest.raises(CorpusError, match="There is no upload"):
+        kept.drop(reference.format(tmp_path), in_use=())
+    assert files_in(tmp_path) == ["a.txt"]
+
+
+def test_a_run_reads_its_two_texts_and_a_prompt_those_its_models_were_calibrated_on():
+    settings = RunSettings(
+        calibration=CalibrationSettings(corpus="c4"),
+        evaluation=EvaluationSettings(corpus="lambada"),
+    )
+    assert texts_read(asdict(settings), {}.get) == {"c4", "lambada"}
+    records = {"dense": replace(RECORD, pruned=None), "sparse": RECORD}
+    prompt = ContinuationSettings(left="dense", right="sparse", prompt="Once")
+    assert texts_read(asdict(prompt), records.get) == {PRUNED.calibration.corpus}
+    assert texts_read(asdict(prompt), {}.get) == set()
+    assert texts_read({"of": "another version"}, {}.get) == set()
 
 
 def test_a_byte_order_mark_belongs_to_no_text(kept, tmp_path):

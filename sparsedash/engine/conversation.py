@@ -8,9 +8,9 @@ from torch import Tensor
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.speakers import Speaker, Speakers
 from sparsedash.errors import Cancelled
+from sparsedash.pair_records import Continuation
+from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.progress import OnStep, OnText, ignore_steps, ignore_text
-from sparsedash.records import Continuation
-from sparsedash.settings import ContinuationSettings
 from sparsedash.store import Store
 
 CHUNK_TOKENS = 512

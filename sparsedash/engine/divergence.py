@@ -8,9 +8,9 @@ from torch import Tensor
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.speakers import Speaker, Speakers
 from sparsedash.errors import JobError
+from sparsedash.pair_records import Divergence, Place
+from sparsedash.pair_settings import DivergenceSettings
 from sparsedash.progress import OnStep, ignore_steps
-from sparsedash.records import Divergence, Place
-from sparsedash.settings import DivergenceSettings
 from sparsedash.store import Store
 
 CHUNK_LOGITS = 2**24

@@ -16,13 +16,14 @@ from sparsedash.settings import (
     RunSettings,
     parse_percents,
 )
-from sparsedash.ui import frame, wording
+from sparsedash.ui import frame, uploads, wording
 from sparsedash.ui.fields import (
     BOUND,
     CALIBRATION,
     MODEL,
     PASSAGES,
     checked,
+    group,
     hint,
     reference,
     whole,
@@ -30,6 +31,11 @@ from sparsedash.ui.fields import (
 from sparsedash.ui.method_choice import MASKS, OWN, all_of, choose_masks, choose_own, choose_presets
 
 DEFAULT_SPARSITIES = "10, 20, 30"
+
+_MORE = (
+    MASKS, OWN, CALIBRATION.key, "samples", "length", "seed", "passages", "shuffle", "stop", "rule", "dtype", "width"
+)  # fmt: skip
+"""The fields under "More settings", by their names in the address."""
 
 
 def first_run() -> RunSettings:
@@ -45,12 +51,21 @@ def run_settings(backend: Backend) -> RunSettings | None:
     sparsities = _sparsities()
     about_sweep = st.container()
     passages = reference(backend, PASSAGES)
-    with st.expander("More settings", expanded=any(map(frame.query, (OWN, MASKS)))):
+    # Open where the address says something in it, and from then on as the visitor leaves it.
+    st.session_state.setdefault("more", any(map(frame.query, _MORE)))
+    with st.expander("More settings", key="more", on_change="rerun"):
+        group("More methods")
         masks = choose_masks()
         own = choose_own()
+        group("Calibration")
         calibration = _calibration(reference(backend, CALIBRATION))
+        group("Evaluation")
         evaluation = _evaluation(passages)
+        group("Numbers")
         dtype, width_multiple = _numerics()
+    uploads.show_kept(
+        backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)}
+    )
     with about_methods:
         methods = all_of((*presets, *masks), own, width_multiple)
     if not (model and methods and sparsities and calibration and evaluation):

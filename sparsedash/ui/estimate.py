@@ -1,6 +1,7 @@
 """What a run will take before it is started: time, memory, and what is stored already."""
 
 from sparsedash.backend import Backend, Cached, Preflight
+from sparsedash.preflight import Memory
 from sparsedash.settings import RunSettings
 from sparsedash.ui import frame, wording
 from sparsedash.ui.text import element, escape, join
@@ -10,12 +11,12 @@ def show_estimate(backend: Backend, settings: RunSettings | None) -> bool:
     """Draw the estimate. Returns whether the run can be started."""
     frame.section("What it will take")
     if settings is None:
-        frame.note("Correct the marked field first.")
+        frame.note("Correct what is marked in the form first.")
         return False
     before, stored = backend.preflight(settings), backend.cached(settings)
     rows = [
         ("Time", _time(before, stored)),
-        ("Memory", _memory(before)),
+        ("Memory", _memory(before.memory)),
         ("Stored already", _stored(stored)),
     ]
     pairs = [
@@ -40,12 +41,15 @@ def _time(before: Preflight, stored: Cached) -> str:
     return f"about {wording.duration(before.seconds)}"
 
 
-def _memory(before: Preflight) -> str:
-    return (
-        "not known yet"
-        if before.memory_bytes is None
-        else f"about {wording.size(before.memory_bytes)}"
-    )
+def _memory(memory: Memory) -> str:
+    """What was measured, unless these methods need more than whatever was run then."""
+    measured, least = memory.measured_bytes, memory.least
+    if least and (measured is None or (memory.backward and measured < least.n_bytes)):
+        return wording.at_least(least.n_bytes, least.backward_bytes)
+    if measured is None:
+        return "not known yet"
+    unknown = ", and more for the backward pass" if memory.backward and not least else ""
+    return f"about {wording.size(measured)}{unknown}"
 
 
 def _stored(stored: Cached) -> str:

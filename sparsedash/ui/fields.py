@@ -104,6 +104,11 @@ def whole(
     return None if number is None else int(number)
 
 
+def group(heading: str) -> None:
+    """The heading of fields that belong together."""
+    frame.show(element("h3", escape(heading), css="sd-group"))
+
+
 def hint(*lines: str) -> None:
     """Quiet lines under a field; nothing where there are none."""
     if lines:

@@ -7,12 +7,8 @@ import streamlit as st
 from sparsedash.backend import Backend
 from sparsedash.errors import SettingsError, SparseDashError
 from sparsedash.jobs.job import Job, JobState
-from sparsedash.settings import (
-    ContinuationSettings,
-    DivergenceSettings,
-    RunSettings,
-    settings_from_plain,
-)
+from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.settings import RunSettings, settings_from_plain
 from sparsedash.ui import frame, wording
 from sparsedash.ui.text import Html, element, escape, paragraph, visible
 

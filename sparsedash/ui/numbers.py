@@ -1,11 +1,13 @@
 """The table of numbers under the charts of a run. Knows no Streamlit."""
 
+from collections.abc import Mapping
+
 from sparsedash.charts.measures import readings
 from sparsedash.records import Record
 from sparsedash.significance import Paired
 from sparsedash.ui import wording
 from sparsedash.ui.sweep import Sweep
-from sparsedash.ui.text import Html, table
+from sparsedash.ui.text import Html, element, escape, table
 
 _HEAD = [
     "Model", "MLP removed", "Linear weights removed", "Right", "Accuracy", "95 % interval", "Change, points",
@@ -13,9 +15,17 @@ _HEAD = [
 ]  # fmt: skip
 
 
-def numbers_table(found: Sweep) -> Html:
-    """Every record of the run with its doubt, as a table."""
-    return table("The numbers of this run", _caption(found), _HEAD, _rows(found))
+def numbers_table(found: Sweep, comparisons: Mapping[str, str] | None = None) -> Html:
+    """Every record of the run with its doubt, as a table. comparisons: the address of each one's with dense, by its key."""
+    addresses = comparisons or {}
+    names = [_name(name, addresses.get(record.key, "")) for name, record in found.records.items()]
+    return table("The numbers of this run", _caption(found), _HEAD, _rows(found), names)
+
+
+def _name(name: str, address: str) -> Html:
+    if not address:
+        return escape(name)
+    return element("a", escape(name), href=address, aria_label=f"{name} beside dense")
 
 
 def _rows(found: Sweep) -> list[list[str]]:

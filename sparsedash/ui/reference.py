@@ -28,6 +28,7 @@ from sparsedash.settings import RunSettings
 from sparsedash.ui import controls, frame, wording
 from sparsedash.ui.text import element, escape, join, label, table
 
+_ROW = "chosen-row"
 _HEAD = ["Model", "Calibration", "Format", "Dense", "Sparse", "95 % interval", "Change, points", "95 % interval", "Stated drop"]  # fmt: skip
 _RATIO_HEAD = ["Weights removed", "of Linear weights, ours", "of all parameters, ours"]
 _CAPTION = (
@@ -45,8 +46,8 @@ def opening() -> str:
     shown = sum(doubt(row).shown for row in ROWS)
     change = "none shows" if shown == 0 else f"{shown} {'shows' if shown == 1 else 'show'}"
     return (
-        f"{reproduced} of {len(ratios)} published ratios follow from the models' configs; of {len(ROWS)} rows "
-        f"{change} a difference from its totals alone."
+        f"{reproduced} of {len(ratios)} published shares of removed weights follow from the models' configs; of {len(ROWS)} "
+        f"rows {change} a difference from its totals alone."
     )
 
 
@@ -69,29 +70,42 @@ def show_tables() -> None:
     )
 
 
-def show_rows(backend: Backend) -> None:
-    """Every row by itself: its defects, what was measured here, what repeating it takes, and the link that does."""
+def show_row(backend: Backend) -> None:
+    """One row by itself: its defects, what was measured here, what repeating it takes, and the link that does."""
     frame.section("Repeat a row")
     frame.note(
         f"By {method_name()}, with the calibration size of the published scripts. These join all documents and cut the whole "
         "into pieces of 512 tokens; here each document is cut by itself, and a short one stays short. On this machine it may be "
         "far too much: the form it opens takes less as well."
     )
-    runs = backend.runs()
-    for row in ROWS:
-        title = f"{_model(row)}, {row.calibration}, {_percent_asked(row)}, {_measure(row)}, {_format(row)}"
-        with st.expander(label(title)):
-            pairs = _facts(backend, runs, row)
-            frame.show(
-                element(
-                    "dl",
-                    *(join(element("dt", escape(n)), element("dd", escape(v))) for n, v in pairs),
-                    css="sd-estimate",
-                )
-            )
-            for note in notes(row):
-                frame.note(note)
-            frame.link("prune", label(f"Prune {title}"), **controls.address(run_settings(row)))
+    row = _choose_row()
+    pairs = _facts(backend, backend.runs(), row)
+    frame.show(
+        element(
+            "dl",
+            *(join(element("dt", escape(n)), element("dd", escape(v))) for n, v in pairs),
+            css="sd-estimate",
+        )
+    )
+    for note in notes(row):
+        frame.note(note)
+    frame.link("prune", label(f"Prune {_title(row)}"), **controls.address(run_settings(row)))
+
+
+def _choose_row() -> PublishedRow:
+    """Draw the choice of a row; the first one unless the address says otherwise."""
+    by_name = {row.name: row for row in ROWS}
+    asked = frame.query("row")
+    st.session_state[_ROW] = asked if asked in by_name else next(iter(by_name))
+    chosen = st.selectbox(
+        "Row", list(by_name), key=_ROW, on_change=_remember_row, filter_mode="contains",
+        format_func=lambda name: _title(by_name[name]),
+    )  # fmt: skip
+    return by_name[chosen]
+
+
+def _remember_row() -> None:
+    st.query_params["row"] = st.session_state[_ROW]
 
 
 def _caption(what: str, n_passages: int) -> str:
@@ -149,9 +163,7 @@ def _taken(takes: Needs) -> list[tuple[str, str]]:
     else:
         how = ", scaled up from the built-in model" if takes.extrapolated else ""
         time = f"about {wording.duration(takes.seconds)}{how}"
-    memory = f"at least {wording.size(takes.memory_bytes)}"
-    if takes.backward_bytes:
-        memory += f", {wording.size(takes.backward_bytes)} of it for the backward pass"
+    memory = wording.at_least(takes.memory_bytes, takes.backward_bytes)
     disk = (
         f"{wording.size(takes.download_bytes)} to fetch, {wording.size(takes.kept_bytes)} of statistics, for which "
         "SPARSEDASH_ARTEFACT_GB must leave room"
@@ -165,6 +177,12 @@ def _score(score: Score) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:+.2f}".replace("-", wording.MINUS)
+
+
+def _title(row: PublishedRow) -> str:
+    return (
+        f"{_model(row)}, {row.calibration}, {_percent_asked(row)}, {_measure(row)}, {_format(row)}"
+    )
 
 
 def _model(row: PublishedRow) -> str:

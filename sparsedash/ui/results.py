@@ -1,6 +1,7 @@
 """What pruning cost in one run: the sentence, at most three numbers, the race and its table; and the list of runs."""
 
 from typing import get_args
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -18,7 +19,9 @@ from sparsedash.ui.sweep import Sweep, answer, best, live
 from sparsedash.ui.text import Html, element, escape, label, paragraph
 
 MEASURE = "measure"
-_CLICK = "Click a point to see its answers beside the dense model's."
+_CLICK = (
+    "A click on a point, or on its name in the table, opens its answers beside the dense model's."
+)
 _HINTS: dict[Measure, str] = {
     "accuracy": _CLICK,
     "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, on a geometric average over the "
@@ -47,7 +50,10 @@ def show_race(backend: Backend, found: Sweep, job: Job | None) -> None:
             job_panel.draw(backend, job, brief=True)
         _draw_race(found, None)
     with st.expander("The numbers as a table"):
-        frame.show(numbers_table(found))
+        addresses = _comparisons(found)
+        frame.show(
+            numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()})
+        )
     if ended := wording.endings(found.records):
         frame.note(ended)
     for warning in found.run.warnings:
@@ -91,10 +97,17 @@ def _draw_race(found: Sweep, now: Live | None) -> None:
 
 def _open_comparison(found: Sweep, key: str) -> None:
     """Go to the compare page of the record that was clicked, if one was."""
-    name = next((offer.address for offer in offers(found.run, ()) if key and offer.key == key), "")
-    if name:
-        address = {"run": found.run.key, "right": name}
+    if address := _comparisons(found).get(key):
         st.switch_page("pages/compare.py", query_params=address)
+
+
+def _comparisons(found: Sweep) -> dict[str, dict[str, str]]:
+    """What the address of the compare page says of each sparse record beside dense, by the record's key."""
+    return {
+        offer.key: {"run": found.run.key, "right": offer.address}
+        for offer in offers(found.run, ())
+        if offer.key != found.run.dense
+    }
 
 
 def list_runs(runs: list[Run], chosen: str) -> None:

@@ -4,8 +4,8 @@ import streamlit as st
 
 from sparsedash.backend import Backend
 from sparsedash.errors import SettingsError
-from sparsedash.records import Divergence, Place
-from sparsedash.settings import DivergenceSettings
+from sparsedash.pair_records import Divergence, Place
+from sparsedash.pair_settings import DivergenceSettings
 from sparsedash.ui import frame
 from sparsedash.ui.job_panel import watch
 from sparsedash.ui.pair import Pair
@@ -59,13 +59,14 @@ def _draw(pair: Pair, found: Divergence) -> None:
     frame.show(
         paragraph(
             "The thicker the line under a token, the further apart is what the two models expect at its place. "
-            "Point at a token to read the number; the twenty largest are reached with the Tab key and listed below.",
+            "Point at a token to read the number; the twenty largest are reached with the Tab key and listed in the table.",
             css="sd-muted sd-small",
         ),
         _legend(),
         element("p", escape(opening), join(*spans), css="sd-passage sd-strip"),
-        _table(pair, found, sorted(largest, key=lambda i: -found.places[i].nats)),
     )
+    with st.expander("The numbers as a table"):
+        frame.show(_table(pair, found, sorted(largest, key=lambda i: -found.places[i].nats)))
 
 
 def _place(pair: Pair, place: Place, large: bool) -> Html:

@@ -6,6 +6,7 @@ direction. It reaches the page only through `escape`; the type `Html` is how myp
 
 import html
 import re
+from collections.abc import Sequence
 from typing import NewType
 
 Html = NewType("Html", str)
@@ -76,16 +77,21 @@ def paragraph(text: str, css: str = "") -> Html:
     return element("p", escape(text), css=css)
 
 
-def table(name: str, caption: str, head: list[str], rows: list[list[str]]) -> Html:
-    """A real table of text under its caption; the first column heads its row, the others are numbers."""
+def table(
+    name: str, caption: str, head: list[str], rows: list[list[str]], links: Sequence[Html] = ()
+) -> Html:
+    """A real table of text under its caption; the first column heads its row, the others are numbers.
+
+    links: for each row the markup that stands in place of its first text.
+    """
     top = element("tr", *(element("th", escape(cell), scope="col") for cell in head))
     body = [
         element(
             "tr",
-            element("th", escape(first), scope="row"),
+            element("th", first, scope="row"),
             *(element("td", escape(cell)) for cell in rest),
         )
-        for first, *rest in rows
+        for first, (_, *rest) in zip(links or [escape(row[0]) for row in rows], rows, strict=True)
     ]
     inside = element(
         "table",

@@ -1,4 +1,6 @@
-"""A text of one's own: the names of those that are kept, and the way to bring another."""
+"""A text of one's own: the names of those that are kept, the way to bring another, and the way to be rid of one."""
+
+from collections.abc import Mapping
 
 import streamlit as st
 
@@ -6,14 +8,15 @@ from sparsedash.backend import Backend
 from sparsedash.errors import SparseDashError
 from sparsedash.references import TEXT_KINDS, UPLOAD
 from sparsedash.ui import frame, wording
-from sparsedash.ui.text import element, escape
-from sparsedash.uploads import MAX_MEGABYTES
+from sparsedash.ui.text import element, escape, paragraph
+from sparsedash.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES
 
 _HOW = (
     "A .jsonl file has one JSON object with a text field in each line, a .txt file blank lines between its texts, a .parquet "
     f"file a column named text. At most {MAX_MEGABYTES} MB. It is kept in the server's data folder, where everybody who uses "
-    "this page can choose it."
+    "this page can choose it, and delete it."
 )
+_SHARED = "Everybody who uses this page can choose these, and delete them. Results that were computed from them stay."
 
 
 def offered(backend: Backend) -> list[str]:
@@ -35,6 +38,38 @@ def field(backend: Backend, chooser: str) -> None:
             frame.show(element("p", escape(refused), css="sd-field-error", role="alert"))
         elif chosen.startswith(UPLOAD):
             frame.note(f"Chosen: {wording.title(chosen)}")
+
+
+def show_kept(backend: Backend, usual: Mapping[str, str]) -> None:
+    """The uploads with their sizes and a button that deletes each; nothing where there are none.
+
+    usual: what a field goes back to, by its key, when the text that it has chosen is deleted.
+    """
+    kept = backend.uploads.kept()
+    if not kept:
+        return
+    room = f"{wording.size(sum(kept.values()))} of {wording.size(MAX_TOTAL_BYTES)}"
+    title = f"Uploaded texts: {len(kept):,}, {room}"
+    shown = st.expander(title, key="uploads", on_change="rerun")
+    if not shown.open:
+        return
+    with shown:
+        frame.show(paragraph(_SHARED, css="sd-muted sd-small"))
+        for reference, n_bytes in kept.items():
+            with st.container(horizontal=True, vertical_alignment="center"):
+                frame.show(paragraph(f"{wording.title(reference)}, {wording.size(n_bytes)}"))
+                st.button(
+                    "Delete", key=f"delete-{reference}", type="tertiary", icon=":material/delete:",
+                    on_click=frame.attempt, args=(lambda name=reference: _drop(backend, name, usual),),
+                )  # fmt: skip
+
+
+def _drop(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:
+    """Delete it, and choose something else where it was chosen."""
+    backend.drop_upload(reference)
+    for chooser, name in usual.items():
+        if str(st.session_state.get(chooser, "")).partition("[")[0] == reference:
+            st.session_state[chooser] = name
 
 
 def _take(backend: Backend, chooser: str) -> None:

@@ -178,8 +178,20 @@ def duration(seconds: float) -> str:
 
 
 def size(n_bytes: float) -> str:
-    """ "640 MB", "1.2 GB"; decimal units."""
-    return f"{n_bytes / 1e9:.1f}{NBSP}GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f}{NBSP}MB"
+    """ "12 kB", "640 MB", "1.2 GB"; decimal units, and what is less than one kB is one."""
+    if n_bytes >= 999.5e6:
+        return f"{n_bytes / 1e9:.1f}{NBSP}GB"
+    if n_bytes >= 999.5e3:
+        return f"{n_bytes / 1e6:.0f}{NBSP}MB"
+    return f"{max(1, round(n_bytes / 1e3))}{NBSP}kB"
+
+
+def at_least(memory_bytes: int, backward_bytes: int) -> str:
+    """The least memory of a run, and how much of it is the backward pass's, where there is one."""
+    words = f"at least {size(memory_bytes)}"
+    return (
+        f"{words}, {size(backward_bytes)} of it for the backward pass" if backward_bytes else words
+    )
 
 
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:

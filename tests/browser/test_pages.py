@@ -154,6 +154,33 @@ def test_a_click_on_a_point_opens_its_comparison_and_a_link_leads_back(page, add
     expect(page.locator(".js-plotly-plot")).to_be_visible()
 
 
+FOCUSED = """() => {
+  const e = document.activeElement, style = getComputedStyle(e);
+  const ring = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== 'none';
+  return [e.getAttribute('aria-label') || e.innerText, ring];
+}"""
+
+
+def test_every_point_is_a_link_with_a_visible_focus_after_the_chart(page, address):
+    page.goto(address)
+    ready(page)
+    page.get_by_role("radio", name="flips").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED) == ["The numbers as a table", True]
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED) == ["The numbers of this run", True]
+    for name in ("10 % beside dense", "20 % beside dense", "30 % beside dense"):
+        page.keyboard.press("Tab")
+        assert page.evaluate(FOCUSED) == [name, True]
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_contain_text("answers broke")
+    expect(page).to_have_url(re.compile("right=20"))
+    page.get_by_role("link", name="Back to the chart").click()
+    expect(page.locator(".js-plotly-plot")).to_be_visible()
+
+
 def test_the_compare_page_is_walked_by_keys(page, address):
     page.goto(f"{address}/compare")
     ready(page)

@@ -15,14 +15,9 @@ from sparsedash.engine.pruning.patterns import PATTERNS
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.engine.speakers import Speakers
 from sparsedash.engine.weights import n_matmul_weights
+from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.records import Record
-from sparsedash.settings import (
-    CalibrationSettings,
-    ContinuationSettings,
-    EvaluationSettings,
-    MethodSettings,
-    RunSettings,
-)
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, MethodSettings, RunSettings
 from tests.engine.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 SPARSEGPT = MethodSettings(saliency="obs", pattern="2:4", scope="decoder")

@@ -7,13 +7,8 @@ import psutil
 import pytest
 
 from sparsedash.backend import Backend
-from sparsedash.settings import (
-    CalibrationSettings,
-    ContinuationSettings,
-    EvaluationSettings,
-    MethodSettings,
-    RunSettings,
-)
+from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, MethodSettings, RunSettings
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import save_tiny
 

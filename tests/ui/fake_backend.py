@@ -6,14 +6,17 @@ from pathlib import Path
 from sparsedash.backend import Cached, Preflight
 from sparsedash.errors import JobError
 from sparsedash.jobs.job import Job, JobState
-from sparsedash.records import Continuation, Divergence, Passages, Record, Run
-from sparsedash.settings import ContinuationSettings, DivergenceSettings, RunSettings
+from sparsedash.pair_records import Continuation, Divergence
+from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.preflight import Memory
+from sparsedash.records import Passages, Record, Run
+from sparsedash.settings import RunSettings
 from sparsedash.uploads import Uploads
 from sparsedash.visitors import Visitors
 from tests.ui import specimens
 
 KNOWN = Cached(calibration=True, dense=True, sparse=1, n_sparse=3)
-BEFORE = Preflight(seconds=245.0, memory_bytes=1_240_000_000, problems=())
+BEFORE = Preflight(seconds=245.0, memory=Memory(measured_bytes=1_240_000_000), problems=())
 
 
 KINDS = {RunSettings: "run", ContinuationSettings: "continuation", DivergenceSettings: "divergence"}
@@ -64,6 +67,7 @@ class FakeBackend:
     cancelled: list[int] = field(default_factory=list)
     retried: list[int] = field(default_factory=list)
     uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
+    texts_in_use: set[str] = field(default_factory=set)
     known: Cached = KNOWN
     before: Preflight = BEFORE
 
@@ -145,6 +149,9 @@ class FakeBackend:
     def preflight(self, settings: RunSettings) -> Preflight:
         self.asked_about.append(settings)
         return self.before
+
+    def drop_upload(self, reference: str) -> None:
+        self.uploads.drop(reference, self.texts_in_use)
 
     def tend(self) -> None:
         return None

@@ -4,8 +4,8 @@ import secrets
 
 import pytest
 
-from sparsedash.records import Continuation
-from sparsedash.settings import ContinuationSettings
+from sparsedash.pair_records import Continuation
+from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.ui.blind import tally
 from tests.ui.conftest import button, markup, words
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog import method_named
-from sparsedash.records import Continuation
-from sparsedash.settings import ContinuationSettings
+from sparsedash.pair_records import Continuation
+from sparsedash.pair_settings import ContinuationSettings
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
 from tests.ui.fake_backend import job

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparsedash.settings import ContinuationSettings
+from sparsedash.pair_settings import ContinuationSettings
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, words
 from tests.ui.fake_backend import job

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog import method_named
-from sparsedash.preflight import Preflight
+from sparsedash.memory import LeastMemory
+from sparsedash.preflight import Memory, Preflight
 from tests.ui import specimens
 from tests.ui.conftest import button, links, markup, words
 from tests.ui.fake_backend import job
@@ -76,7 +77,7 @@ def test_a_wrong_sparsity_is_refused_under_its_field(sparsity, complaint, open_p
 
 def test_what_would_fail_at_once_is_said_under_its_field(open_page, backend):
     problem = "Evaluation text: there is no file /x.jsonl on this machine."
-    backend.before = Preflight(seconds=None, memory_bytes=None, problems=(problem,))
+    backend.before = Preflight(seconds=None, memory=Memory(), problems=(problem,))
     app = open_page("prune")
     assert problem in words(app)
     assert ".st-key-text" in markup(app)
@@ -84,7 +85,7 @@ def test_what_would_fail_at_once_is_said_under_its_field(open_page, backend):
 
 
 def test_a_problem_of_no_single_field_stands_at_the_button(open_page, backend):
-    backend.before = Preflight(seconds=None, memory_bytes=None, problems=("The disk is full.",))
+    backend.before = Preflight(seconds=None, memory=Memory(), problems=("The disk is full.",))
     app = open_page("prune")
     assert "The disk is full." in words(app)
     assert button(app, "Start").disabled
@@ -97,8 +98,31 @@ def test_the_estimate_says_time_memory_and_what_is_stored(open_page):
 
 
 def test_without_measurements_the_estimate_does_not_guess(open_page, backend):
-    backend.before = Preflight(seconds=None, memory_bytes=None, problems=())
+    backend.before = Preflight(seconds=None, memory=Memory(), problems=())
     assert "Time not known before this model has run once here" in words(open_page("prune"))
+
+
+LEAST = LeastMemory(n_bytes=2_340_000_000, backward_bytes=1_800_000_000)
+BACKWARD = "at least 2.3 GB, 1.8 GB of it for the backward pass"
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [
+        (Memory(), "not known yet"),
+        (Memory(measured_bytes=10**9, least=LEAST, backward=False), "about 1.0 GB"),
+        (Memory(measured_bytes=10**9, least=LEAST, backward=True), BACKWARD),
+        (Memory(measured_bytes=3 * 10**9, least=LEAST, backward=True), "about 3.0 GB"),
+        (Memory(least=LEAST, backward=True), BACKWARD),
+        (Memory(least=LeastMemory(n_bytes=5 * 10**8, backward_bytes=0)), "at least 500 MB"),
+        (Memory(measured_bytes=10**9, backward=True), "about 1.0 GB, and more for the backward pass"),
+    ],
+)  # fmt: skip
+def test_the_memory_is_that_of_an_earlier_run_unless_a_backward_pass_needs_more(
+    open_page, backend, memory, said
+):
+    backend.before = replace(backend.before, memory=memory)
+    assert f"Memory {said} Stored already" in words(open_page("prune"))
 
 
 def test_a_stored_run_opens_at_once(open_page, backend):
@@ -223,3 +247,14 @@ def test_an_evaluation_may_stop_early(open_page, backend):
     app = open_page("prune", stop="true")
     button(app, "Start").click().run()
     assert backend.submitted[0].evaluation.stop_early
+
+
+def test_more_settings_are_open_where_the_address_says_something_in_them(open_page):
+    assert not open_page("prune").session_state["more"]
+    assert open_page("prune", calibration="no-such-text").session_state["more"]
+
+
+def test_more_settings_stay_open_when_the_last_of_them_is_taken_back(open_page):
+    form = open_page("prune", own="true")
+    form.toggle(key="own").set_value(False).run()
+    assert form.session_state["more"]

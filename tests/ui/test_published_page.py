@@ -14,7 +14,7 @@ from tests.ui.conftest import links, words
 
 def test_the_sentence_counts_what_was_computed(open_page):
     assert (
-        "7 of 8 published ratios follow from the models' configs; of 20 rows none shows a difference"
+        "7 of 8 published shares of removed weights follow from the models' configs; of 20 rows none shows a difference"
         in words(open_page("published"))
     )
 
@@ -24,30 +24,41 @@ def test_both_tables_state_accuracies_intervals_and_ratios(open_page):
     assert "gpt-j-6b, 20 % lambada FP32 79.17 % 80.38 % 79.2 to 81.5 % +1.21" in text
     assert "0.1242 0.1286 0.1242" in text
     assert "−1.78 % *" in text
-    assert text.count("does not follow from the two accuracies, which give") == 3
+
+
+def test_a_row_that_is_inconsistent_says_so(open_page):
+    found = [words(open_page("published", row=row.name)) for row in ROWS]
+    said = ["does not follow from the two accuracies, which give" in text for text in found]
+    assert said == [not row.drop_follows for row in ROWS]
 
 
 def test_a_model_that_is_gone_is_named_with_its_stand_in(open_page):
-    assert "huggyllama/llama-7b is the usual stand-in" in words(open_page("published"))
+    llama = LAST_TOKEN[5]
+    said = words(open_page("published", row=llama.name))
+    assert "huggyllama/llama-7b is the usual stand-in" in said
 
 
-def test_each_row_says_what_repeating_it_takes(open_page):
-    text = words(open_page("published"))
+def test_a_row_says_what_repeating_it_takes(open_page):
+    text = words(open_page("published", row=LAST_WORD[0].name))
     assert "24.2 GB to fetch, 26.0 GB of statistics, for which SPARSEDASH_ARTEFACT_GB must" in text
     assert "at least 45.4 GB, 21.2 GB of it for the backward pass" in text
     assert "One passage is 0.019 points." in text and "One passage is 0.021 points." in text
     assert "not known before a model has run here" in text
 
 
-def test_each_row_has_a_link_of_its_own(open_page):
-    found = links(open_page("published"))
-    assert sum(page.startswith("prune") or "prune" in page for page in found.values()) == 20
+def test_the_row_that_is_chosen_stands_in_the_address(open_page):
+    page = open_page("published", row="no such row")
+    assert page.selectbox[0].value == ROWS[0].name
+    page.selectbox[0].select(LAST_WORD[3].name).run()
+    assert page.query_params["row"] == LAST_WORD[3].name
+    (title,) = links(page)
+    assert title == "Prune opt-1.3b, pile_10k, 10 %, last word, BF16"
 
 
 @pytest.mark.parametrize("row", [LAST_TOKEN[0], LAST_TOKEN[5], LAST_WORD[3]], ids=lambda r: r.name)
 def test_the_link_opens_the_form_with_exactly_the_rows_settings(open_page, backend, row):
-    queries = [parse_qs(page.partition("?")[2]) for page in links(open_page("published")).values()]
-    query = {name: values[0] for name, values in queries[ROWS.index(row)].items()}
+    (link,) = links(open_page("published", row=row.name)).values()
+    query = {name: values[0] for name, values in parse_qs(link.partition("?")[2]).items()}
     form = open_page("prune", **query)
     next(b for b in form.button if b.label == "Start").click().run()
     assert backend.submitted == [run_settings(row)]
@@ -57,10 +68,10 @@ def test_what_was_measured_here_stands_beside_its_row(open_page, backend):
     settings = run_settings(LAST_WORD[0])
     run, records = specimens.run(settings)
     backend.add_run((replace(run, settings=settings), records))
-    text = words(open_page("published"))
+    text = words(open_page("published", row=LAST_WORD[0].name))
     dense, sparse = (record.last_word.accuracy for record in records[:2])
     assert f"Measured here {100 * dense:.2f} % of 120 → {100 * sparse:.2f} % of 120" in text
-    assert text.count("Measured here not yet") == 19
+    assert "Measured here not yet" in words(open_page("published", row=LAST_WORD[1].name))
 
 
 def test_labels_lose_nothing():

@@ -3,7 +3,8 @@
 import pytest
 
 from sparsedash.uploads import MAX_BYTES, Uploads
-from tests.ui.conftest import markup, words
+from tests.ui.conftest import button, markup, words
+from tests.ui.test_wording import plain
 
 LINES = b'{"text": "the lamp went home"}\n' * 4
 
@@ -55,10 +56,50 @@ def test_a_refused_text_is_told_in_words_and_changes_nothing(open_page, own, nam
     assert said in words(form)
     assert 'role="alert"' in markup(form)
     assert form.selectbox(key="text").value == "lambada"
-    assert own.uploads.kept() == ()
+    assert own.uploads.kept() == {}
     form = bring(form, "text", "good.jsonl", LINES)
     assert said not in words(form)
-    assert form.selectbox(key="text").value == own.uploads.kept()[0]
+    assert form.selectbox(key="text").value == next(iter(own.uploads.kept()))
+
+
+def test_without_uploads_nothing_is_said_of_them(open_page, own):
+    assert "Uploaded texts" not in str([e.label for e in open_page("prune").expander])
+
+
+def opened(open_page, **address):
+    """The form with the list of uploads open."""
+    form = open_page("prune", **address)
+    form.session_state["uploads"] = True
+    return form.run()
+
+
+def test_uploads_are_listed_with_their_sizes_and_the_room_there_is(open_page, own):
+    own.uploads.keep("mine.jsonl", LINES * 100)
+    own.uploads.keep("yours.txt", b"a text")
+    form = opened(open_page)
+    assert "Uploaded texts: 2, 12 kB of 1.0 GB" in [plain(e.label) for e in form.expander]
+    assert "mine.jsonl, 12 kB" in words(form) and "yours.txt, 1 kB" in words(form)
+
+
+def test_a_deleted_text_is_off_the_list_and_where_it_was_chosen_the_usual_one_is(open_page, own):
+    reference = own.uploads.keep("mine.jsonl", LINES)
+    form = opened(open_page, text=reference, calibration="c4")
+    button(form, "Delete").click().run()
+    assert own.uploads.kept() == {}
+    assert form.selectbox(key="text").value == "builtin:cloze"
+    assert form.selectbox(key="calibration").value == "c4"
+    assert not form.exception and "sd-field-error" not in markup(form).partition("</style>")[2]
+
+
+def test_a_text_that_a_job_reads_stays_and_the_refusal_says_why(open_page, own):
+    reference = own.uploads.keep("mine.jsonl", LINES)
+    own.texts_in_use = {reference}
+    form = opened(open_page, calibration=reference)
+    button(form, "Delete").click().run()
+    assert list(own.uploads.kept()) == [reference]
+    assert form.selectbox(key="calibration").value == reference
+    (toast,) = form.toast
+    assert "mine.jsonl is read by a job that waits or runs. Wait until it has ended" in toast.value
 
 
 def test_a_hostile_name_is_shown_as_harmless_text(open_page, own):

@@ -141,7 +141,13 @@ def test_durations_use_the_unit_a_person_would(seconds, shown):
     assert plain(wording.duration(seconds)) == shown
 
 
-@pytest.mark.parametrize(("n_bytes", "shown"), [(640e6, "640 MB"), (1.24e9, "1.2 GB")])
+@pytest.mark.parametrize(
+    ("n_bytes", "shown"),
+    [
+        (12, "1 kB"), (12_400, "12 kB"), (999_600, "1 MB"), (640e6, "640 MB"), (999.6e6, "1.0 GB"),
+        (1.24e9, "1.2 GB"),
+    ],
+)  # fmt: skip
 def test_sizes_use_decimal_units(n_bytes, shown):
     assert plain(wording.size(n_bytes)) == shown
 

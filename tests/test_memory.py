@@ -1,0 +1,67 @@
+"""What a run takes in memory at least: the weights, and beside them the moments of a layer or the backward pass."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog import BUILTIN_MODEL, MODELS, method_named
+from sparsedash.dimensions import Dimensions
+from sparsedash.engine import gradients
+from sparsedash.memory import BACKWARD_TOKENS, dimensions_of, gradient_bytes, least_memory
+from sparsedash.settings import CalibrationSettings, RunSettings
+
+SMALL = Dimensions(
+    hidden=10, vocabulary=100, widths=(20, 30), per_channel=30, n_matmul=5_000, n_parameters=6_000, stored_bytes=2
+)  # fmt: skip
+ACTIVATIONS = BACKWARD_TOKENS * (4 * 4 * (20 + 30 + 2 * 10) + 16 * 100)
+
+
+def settings(*names, **changes):
+    calibration = CalibrationSettings(n_samples=7)
+    methods = tuple(map(method_named, names))
+    return replace(RunSettings(methods=methods, calibration=calibration), **changes)
+
+
+def test_without_a_backward_pass_the_moments_of_the_widest_layer_are_there_twice():
+    found = least_memory(SMALL, settings("least-squares", "flap"))
+    assert found.n_bytes == 4 * 6_000 + 2 * 4 * 30 * 30
+    assert found.backward_bytes == 0
+
+
+def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample():
+    asked = settings("retrain-free (published)")
+    found = least_memory(SMALL, asked)
+    assert gradient_bytes(SMALL, asked) == 4 * 7 * 50
+    assert found.backward_bytes == 4 * 7 * 50 + ACTIVATIONS
+    assert found.n_bytes == 4 * 6_000 + found.backward_bytes
+
+
+def test_sensitivities_keep_a_change_of_each_out_projection_and_leave_nothing():
+    asked = settings("best")
+    assert gradient_bytes(SMALL, asked) == 0
+    assert least_memory(SMALL, asked).backward_bytes == 4 * 10 * 50 + ACTIVATIONS
+
+
+def test_two_methods_take_their_passes_one_after_the_other():
+    both = least_memory(SMALL, settings("best", "retrain-free (published)", "magnitude"))
+    assert both == least_memory(SMALL, settings("best"))
+
+
+def test_half_the_format_takes_half_the_weights_and_of_the_blocks_vectors():
+    found = least_memory(SMALL, settings("best", dtype="bfloat16"))
+    assert found.backward_bytes == 4 * 10 * 50 + BACKWARD_TOKENS * (2 * 4 * 70 + 16 * 100)
+    assert found.n_bytes == 2 * 6_000 + found.backward_bytes
+
+
+def test_a_batch_is_of_the_engines_size():
+    assert BACKWARD_TOKENS == gradients.BATCH_TOKENS
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_every_model_of_the_list_is_known_and_no_other(model):
+    assert dimensions_of(model.name) is not None
+    assert dimensions_of(f"{model.name}-other") is None
+
+
+def test_the_built_in_model_is_the_one_of_135_million_parameters():
+    assert round(dimensions_of(BUILTIN_MODEL).n_parameters / 1e6) == 135
