@@ -10,19 +10,16 @@ to it, near the beginning: the `published` rule counts it as wrong, where the ru
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import DynamicCache
 
 from sparsedash.canonical import digest
 from sparsedash.engine.answers import finish_words
-from sparsedash.engine.blocks import Batch, batches_by_length
+from sparsedash.engine.blocks import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.corpora import Texts
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.stopping import StopRule, chunks
@@ -181,7 +178,7 @@ def _answer(
     where = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
     # Made here without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
     cache = DynamicCache()
-    with _head_sees_only(loaded.model, *where):
+    with head_sees_only(loaded.model, *where):
         output = loaded.model(
             # Padding is on the right, where a causal model's real tokens never look: no mask, and attention is faster.
             input_ids=batch.ids,
@@ -200,17 +197,3 @@ def _answer(
         (verdict, loaded.tokenizer.decode(verdict.target) if word is None else word)
         for verdict, word in zip(verdicts, words, strict=True)
     ]
-
-
-@contextmanager
-def _head_sees_only(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
-    """Inside, the output head is given the hidden states at these places only, as one row (1, n, d).
-
-    A vocabulary's worth of logits at every position would cost a fifth of the time and most of the memory.
-    """
-    head: nn.Module = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns][None],))
-    try:
-        yield
-    finally:
-        handle.remove()

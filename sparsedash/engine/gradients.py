@@ -12,12 +12,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sparsedash.engine.blocks import Batch, batches_by_length
+from sparsedash.engine.blocks import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.models import LoadedModel
 from sparsedash.errors import CalibrationError
 from sparsedash.progress import OnStep
 
-BATCH_TOKENS = 1024
+FISHER_BATCH_TOKENS = 1024
+"""Of one batch where all of the calibration text is read: large enough to be quick."""
+
+SENSITIVITY_BATCH_TOKENS = 256
+"""Of one batch where little text is read: small, since what is kept for the way back grows with it."""
+
 N_LATE = 8
 
 
@@ -29,7 +34,9 @@ def mask_gradients(
     Source: arXiv:2204.09656, whose Fisher information is made of them.
     """
     watches = [_MaskGradients() for _ in loaded.mlps]
-    order = _backward(loaded, sequences, watches, _mean_loss, on_step)
+    batches = _batches(loaded, sequences, FISHER_BATCH_TOKENS)
+    _backward(loaded, batches, watches, _mean_loss, on_step)
+    order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
     return [torch.cat(watch.found)[order].cpu() for watch in watches]
 
 
@@ -48,7 +55,8 @@ def sensitivities(
     changes: (d, m) of each block, added to its out-projection.
     """
     watches = [_ChangedLoss(change.to(loaded.model.device)) for change in changes]
-    _backward(loaded, sequences, watches, _late_loss, on_step)
+    batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
+    _backward(loaded, batches, watches, _late_loss, on_step)
     return [float(torch.cat(watch.found).mean()) for watch in watches]
 
 
@@ -91,22 +99,26 @@ class _ChangedLoss:
         output.register_hook(backward)  # type: ignore[no-untyped-call]
 
 
+def _batches(
+    loaded: LoadedModel, sequences: Sequence[Sequence[int]], n_tokens: int
+) -> list[tuple[list[int], Batch]]:
+    pad = loaded.tokenizer.pad_token_id or 0
+    return batches_by_length(sequences, n_tokens, pad, loaded.model.device)
+
+
 def _backward(
     loaded: LoadedModel,
-    sequences: Sequence[Sequence[int]],
+    batches: Sequence[tuple[list[int], Batch]],
     watches: Sequence[_Watch],
     loss: Callable[[Any, Batch], Tensor],
     on_step: OnStep,
-) -> Tensor:
-    """One pass over all sequences. Returns what brings rows, gathered longest sequence first, into the given order."""
-    pad = loaded.tokenizer.pad_token_id or 0
-    batches = batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)
+) -> None:
+    """One pass over all batches."""
     for number, (_, batch) in enumerate(batches):
         on_step("calibrate", number, len(batches), unit="batches", message="backward pass")
         with _watched(loaded, watches, batch.mask.bool()), torch.enable_grad():
             loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
     on_step("calibrate", len(batches), len(batches), unit="batches", message="backward pass")
-    return torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
 
 
 @contextmanager
@@ -141,10 +153,11 @@ def _late_loss(model: Any, batch: Batch) -> Tensor:
 
 def _loss(model: Any, batch: Batch, weights: Tensor) -> Tensor:
     """Weighted sum of the next-token cross-entropies. weights: (b, t - 1), 0 where there is nothing to predict."""
-    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
     asked = weights > 0
+    with head_sees_only(model, *asked.nonzero(as_tuple=True)):
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
     losses = nn.functional.cross_entropy(
-        logits[:, :-1][asked].float(), batch.ids[:, 1:][asked], reduction="none"
+        logits[0].float(), batch.ids[:, 1:][asked], reduction="none"
     )
     return (losses * weights[asked]).sum()
 

@@ -16,7 +16,10 @@ _HOW = (
     f"file a column named text. At most {MAX_MEGABYTES} MB. It is kept in the server's data folder, where everybody who uses "
     "this page can choose it, and delete it."
 )
-_SHARED = "Everybody who uses this page can choose these, and delete them. Results that were computed from them stay."
+_SHARED = (
+    "{taken} of {room} are taken. Everybody who uses this page can choose these texts, and delete them. Results that were "
+    "computed from them stay."
+)
 
 
 def offered(backend: Backend) -> list[str]:
@@ -48,15 +51,15 @@ def show_kept(backend: Backend, usual: Mapping[str, str]) -> None:
     kept = backend.uploads.kept()
     if not kept:
         return
-    room = f"{wording.size(sum(kept.values()))} of {wording.size(MAX_TOTAL_BYTES)}"
-    title = f"Uploaded texts: {len(kept):,}, {room}"
-    shown = st.expander(title, key="uploads", on_change="rerun")
+    # Under another label it would be another one, and close when a text goes.
+    shown = st.expander("Uploaded texts", key="uploads", on_change="rerun")
     if not shown.open:
         return
     with shown:
-        frame.show(paragraph(_SHARED, css="sd-muted sd-small"))
+        taken, room = wording.size(sum(kept.values())), wording.size(MAX_TOTAL_BYTES)
+        frame.show(paragraph(_SHARED.format(taken=taken, room=room), css="sd-muted sd-small"))
         for reference, n_bytes in kept.items():
-            with st.container(horizontal=True, vertical_alignment="center"):
+            with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
                 frame.show(paragraph(f"{wording.title(reference)}, {wording.size(n_bytes)}"))
                 st.button(
                     "Delete", key=f"delete-{reference}", type="tertiary", icon=":material/delete:",

@@ -157,7 +157,7 @@ def test_a_click_on_a_point_opens_its_comparison_and_a_link_leads_back(page, add
 FOCUSED = """() => {
   const e = document.activeElement, style = getComputedStyle(e);
   const ring = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== 'none';
-  return [e.getAttribute('aria-label') || e.innerText, ring];
+  return [e.getAttribute('aria-label') || e.innerText.split('\\n').pop(), ring];
 }"""
 
 

@@ -61,6 +61,14 @@ def test_a_finished_run_shows_three_numbers_a_chart_and_a_table(open_page, finis
     )
 
 
+def test_every_sparse_model_in_the_table_is_a_link_to_its_comparison(open_page, finished):
+    drawn = markup(open_page("overview"))
+    for name, address in (("10 %", "10+%25"), ("20 %", "20+%25"), ("30 %", "30+%25")):
+        link = f'href="compare?run={SETTINGS.key()}&amp;right={address}" aria-label="{name} beside dense">{name}</a>'
+        assert link in drawn
+    assert drawn.count("<a ") == 3
+
+
 def test_results_are_shown_while_the_rest_still_runs(open_page, backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.stored_jobs = [job(SETTINGS)]

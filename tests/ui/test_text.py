@@ -85,3 +85,9 @@ def test_a_table_has_headings_for_rows_and_columns():
     assert '<th scope="col">Right</th>' in made
     assert '<th scope="row">dense</th><td>&lt;1&gt;</td>' in made
     assert 'role="region"' in made
+
+
+def test_the_first_cells_of_a_table_can_be_links():
+    link = element("a", escape("<dense>"), href="compare?left=<dense>")
+    made = table("Numbers", "What they are", ["Model", "Right"], [["<dense>", "1"]], [link])
+    assert f'<th scope="row">{link}</th><td>1</td>' in made
