@@ -32,17 +32,14 @@ def continue_prompt(
     known = store.get(Continuation, settings.key())
     if known is not None and not known.stopped:
         return known
-    both = speakers.pair((settings.left, settings.right), store, on_step)
-    writers = [Writer(speaker, settings) for speaker in both]
-    try:
-        _write(writers, settings.n_tokens, on_step, on_text)
-    except Cancelled:
-        if any(writer.text for writer in writers):
-            _keep(settings, writers, store, stopped=True)
-        raise
-    finally:
-        for speaker in both:
-            speaker.rest()
+    with speakers.pair((settings.left, settings.right), store, on_step) as both:
+        writers = [Writer(speaker, settings) for speaker in both]
+        try:
+            _write(writers, settings.n_tokens, on_step, on_text)
+        except Cancelled:
+            if any(writer.text for writer in writers):
+                _keep(settings, writers, store, stopped=True)
+            raise
     return _keep(settings, writers, store, stopped=False)
 
 

@@ -27,12 +27,8 @@ def measure_divergence(
     known = store.get(Divergence, settings.key())
     if known is not None:
         return known
-    both = speakers.pair((settings.left, settings.right), store, on_step)
-    try:
+    with speakers.pair((settings.left, settings.right), store, on_step) as both:
         found = _measured(both, settings, on_step)
-    finally:
-        for speaker in both:
-            speaker.rest()
     store.put(found.key, found)
     return found
 

@@ -72,8 +72,14 @@ class Speakers:
         self._shelf, self._room_bytes = shelf, room_bytes
         self._kept: dict[str, Speaker] = {}
 
-    def pair(self, keys: tuple[str, str], store: Store, on_step: OnStep) -> tuple[Speaker, Speaker]:
-        """The models of the records with these keys. Raises JobError when a record is gone or its model has changed."""
+    @contextmanager
+    def pair(
+        self, keys: tuple[str, str], store: Store, on_step: OnStep
+    ) -> Iterator[tuple[Speaker, Speaker]]:
+        """Inside, the models of the records with these keys; after it, what is loaded is dense, however it was left.
+
+        Raises JobError when a record is gone or its model has changed.
+        """
         records = [store.get(Record, key) for key in keys]
         if any(record is None for record in records):
             raise JobError("One of the two results is not in the store any more.", "Run it again.")
@@ -81,7 +87,11 @@ class Speakers:
         self._let_others_go({_model(record) for record in wanted})
         left, right = (self._speaker(record, store, on_step) for record in wanted)
         self._make_room({*keys})
-        return left, right
+        try:
+            yield left, right
+        finally:
+            left.rest()
+            right.rest()
 
     def let_go(self) -> None:
         """Keep nothing: a run needs the memory."""

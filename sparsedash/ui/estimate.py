@@ -37,7 +37,7 @@ def _time(before: Preflight, stored: Cached) -> str:
     if everything_stored(stored):
         return "a moment: everything is stored"
     if before.seconds is None:
-        return "not known before this model has run once here"
+        return "not known: no run like this has finished here yet"
     return f"about {wording.duration(before.seconds)}"
 
 

@@ -106,7 +106,7 @@ def _body(backend: Backend, job: Job) -> list[Html]:
             ahead = (
                 "Starts as soon as a worker is free."
                 if not place or place < 2
-                else f"{place - 1} before it."
+                else f"{place - 1} {'waits' if place == 2 else 'wait'} before it."
             )
             return [
                 _bar(job),
@@ -136,7 +136,7 @@ def _bar(job: Job) -> Html:
 
 def _facts(job: Job) -> str:
     parts = []
-    if job.total > 0:
+    if job.total > 1:
         parts.append(f"{job.done:,} of {job.total:,} {job.unit}")
     if job.n_right is not None and job.done:
         parts.append(f"{job.n_right:,} right so far")

@@ -124,9 +124,23 @@ def test_both_sides_are_those_that_wrote_alone_and_grow_together(house, speakers
     assert store.get(Continuation, both.key) == both
 
 
+def pair(speakers, keys, store):
+    with speakers.pair(keys, store, ignore_steps) as both:
+        return both
+
+
+def test_what_was_left_half_exchanged_is_dense_again_after_the_pair(house, speakers):
+    store, run, _ = house
+    with speakers.pair((run.dense, run.sparse[1]), store, ignore_steps) as (left, right):
+        broken_off = right.speaking()
+        broken_off.__enter__()
+        assert {mlp.width for mlp in left.loaded.mlps} == {48}
+    assert {mlp.width for mlp in left.loaded.mlps} == {96}
+
+
 def test_the_loaded_model_is_the_dense_one_again_afterwards(house, speakers):
     store, run, _ = house
-    left, right = speakers.pair((run.dense, run.sparse[1]), store, ignore_steps)
+    left, right = pair(speakers, (run.dense, run.sparse[1]), store)
     ids = torch.tensor([[5, 6, 7]])
     before = left.loaded.model(ids).logits
     with right.speaking() as loaded:
@@ -141,7 +155,7 @@ def test_two_models_of_other_families_and_number_formats_write_side_by_side(hous
     both = continue_prompt(asked(run.sparse[0], other.sparse[1]), store, speakers)
     swapped = continue_prompt(asked(other.sparse[1], run.sparse[0]), store, speakers)
     assert (swapped.left, swapped.right) == (both.right, both.left)
-    left, right = speakers.pair((run.sparse[0], other.sparse[1]), store, ignore_steps)
+    left, right = pair(speakers, (run.sparse[0], other.sparse[1]), store)
     assert (left.loaded.dtype, right.loaded.dtype) == ("float32", "bfloat16")
     assert left.loaded is not right.loaded
 
@@ -158,7 +172,7 @@ def test_a_model_that_is_held_is_not_read_twice(house):
     shelf = ModelShelf()
     speakers = Speakers(shelf)
     for keys in [(run.dense, other.dense), (run.sparse[0], other.sparse[0])]:
-        speakers.pair(keys, store, ignore_steps)
+        pair(speakers, keys, store)
     assert shelf.n_loaded == 2
 
 
@@ -166,8 +180,8 @@ def test_only_so_much_memory_is_kept_for_models_that_are_not_asked_for(house):
     store, run, _ = house
     for room, kept in ((0, {run.dense, run.sparse[1]}), (2**30, {run.dense, *run.sparse})):
         speakers = Speakers(ModelShelf(), room_bytes=room)
-        speakers.pair((run.dense, run.sparse[0]), store, ignore_steps)
-        speakers.pair((run.dense, run.sparse[1]), store, ignore_steps)
+        pair(speakers, (run.dense, run.sparse[0]), store)
+        pair(speakers, (run.dense, run.sparse[1]), store)
         assert set(speakers._kept) == kept
         speakers.let_go()
         assert not speakers._kept
@@ -232,7 +246,7 @@ def test_draws_follow_the_distribution_of_the_model():
 
 def test_writing_ends_where_the_model_ends(house, speakers):
     store, run, _ = house
-    left, _ = speakers.pair((run.dense, run.dense), store, ignore_steps)
+    left, _ = pair(speakers, (run.dense, run.dense), store)
     writer = Writer(left, asked(run.dense, run.dense))
     writer.read(ignore_steps)
     writer._logits = torch.zeros(400)
@@ -276,7 +290,7 @@ class TestDivergence:
         monkeypatch.setattr("sparsedash.engine.divergence.CHUNK_LOGITS", 3 * 400)
         settings = DivergenceSettings(left=run.dense, right=run.sparse[1], text=PROMPT)
         found = measure_divergence(settings, store, speakers)
-        left, right = speakers.pair((run.dense, run.sparse[1]), store, ignore_steps)
+        left, right = pair(speakers, (run.dense, run.sparse[1]), store)
         ids = torch.tensor([left.loaded.tokenizer(PROMPT).input_ids])
         logs = []
         for speaker in (left, right):

@@ -99,7 +99,7 @@ def test_the_estimate_says_time_memory_and_what_is_stored(open_page):
 
 def test_without_measurements_the_estimate_does_not_guess(open_page, backend):
     backend.before = Preflight(seconds=None, memory=Memory(), problems=())
-    assert "Time not known before this model has run once here" in words(open_page("prune"))
+    assert "Time not known: no run like this has finished here yet" in words(open_page("prune"))
 
 
 LEAST = LeastMemory(n_bytes=2_340_000_000, backward_bytes=1_800_000_000)
