@@ -15,7 +15,7 @@ from sparsedash import catalog
 from sparsedash.document import run_document
 from sparsedash.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.folders import data_folder
-from sparsedash.progress import STAGE_TITLES, Stage
+from sparsedash.progress import STAGE_TITLES, Step
 from sparsedash.records import Record, Run
 from sparsedash.settings import (
     CalibrationSettings,
@@ -158,23 +158,16 @@ class _Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def __call__(
-        self,
-        stage: Stage,
-        done: int,
-        total: int,
-        *,
-        unit: str = "steps",
-        message: str = "",
-        n_right: int | None = None,
-    ) -> None:
-        title = STAGE_TITLES[stage] + (f", {message}" if message and stage == "evaluate" else "")
+    def __call__(self, step: Step) -> None:
+        title = STAGE_TITLES[step.stage]
+        if step.message and step.stage == "evaluate":
+            title += f", {step.message}"
         if self._bar is None or title != self._title:
             self.__exit__()
             self._title = title
-            self._bar = self._tqdm(total=total, desc=title, unit=f" {unit}", leave=False)
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
+            self._bar = self._tqdm(total=step.total, desc=title, unit=f" {step.unit}", leave=False)
+        self._bar.total = step.total
+        self._bar.update(step.done - self._bar.n)
 
 
 def _print_table(document: dict[str, Any]) -> None:

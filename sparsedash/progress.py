@@ -1,5 +1,7 @@
 """How long work tells how far it is, and how it is stopped."""
 
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, Protocol
 
 Stage = Literal["load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge"]
@@ -17,8 +19,9 @@ STAGE_TITLES: dict[Stage, str] = {
 }
 
 
-class OnStep(Protocol):
-    """Called between batches and blocks. May raise `Cancelled`; callers keep nothing half-done.
+@dataclass(frozen=True)
+class Step:
+    """How far work is.
 
     done, total: in the stage's own unit (`unit`: "tokens", "passages", "layers", "steps").
     message: one line for a person, such as which model is being evaluated.
@@ -27,29 +30,20 @@ class OnStep(Protocol):
     done and n_right are nearly a fair sample of the total.
     """
 
-    def __call__(
-        self,
-        stage: Stage,
-        done: int,
-        total: int,
-        *,
-        unit: str = "steps",
-        message: str = "",
-        n_right: int | None = None,
-    ) -> None:
-        """Take note, or raise `Cancelled`."""
-        ...
+    stage: Stage
+    done: int
+    total: int
+    _: KW_ONLY
+    unit: str = "steps"
+    message: str = ""
+    n_right: int | None = None
 
 
-def ignore_steps(
-    stage: Stage,
-    done: int,
-    total: int,
-    *,
-    unit: str = "steps",
-    message: str = "",
-    n_right: int | None = None,
-) -> None:
+OnStep = Callable[[Step], None]
+"""Called between batches and blocks. May raise `Cancelled`; callers keep nothing half-done."""
+
+
+def ignore_steps(step: Step) -> None:
     """Progress for those who do not want any."""
 
 

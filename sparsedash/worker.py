@@ -25,7 +25,7 @@ from sparsedash.jobs.locks import hold, job_lock, slot_lock
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
-from sparsedash.progress import OnStep, OnText
+from sparsedash.progress import OnStep, OnText, Step
 from sparsedash.settings import RunSettings, settings_from_plain
 from sparsedash.store import Store
 
@@ -137,7 +137,7 @@ class Worker:
         reporter = Reporter(self._table, job, self._stop)
         try:
             with self._stop.raising():
-                reporter("load", 0, 0, message="Starting the engine")
+                reporter(Step("load", 0, 0, message="Starting the engine"))
                 self._do(job, reporter)
         except Cancelled as error:
             log.info("Job %d was stopped.", job.id)

@@ -14,7 +14,7 @@ from sparsedash.engine.corpora import Texts
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.layer import Statistics
 from sparsedash.errors import CalibrationError
-from sparsedash.progress import OnStep
+from sparsedash.progress import OnStep, Step
 from sparsedash.settings import CalibrationSettings
 
 BATCH_TOKENS = 4096
@@ -112,9 +112,9 @@ def gather(
                 last = [row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for row in rows]
                 for own in gathered:
                     own.expect(batch.mask.bool(), torch.tensor(last).to(device))
-                on_step("calibrate", index * len(batches) + number, n_steps, unit="batches")
+                on_step(Step("calibrate", index * len(batches) + number, n_steps, unit="batches"))
         keep(index, [own.statistics() for own in gathered])
-    on_step("calibrate", n_steps, n_steps, unit="batches")
+    on_step(Step("calibrate", n_steps, n_steps, unit="batches"))
 
 
 class _Gathered:

@@ -10,7 +10,7 @@ from sparsedash.engine.speakers import Speaker, Speakers
 from sparsedash.errors import Cancelled
 from sparsedash.pair_records import Continuation
 from sparsedash.pair_settings import ContinuationSettings
-from sparsedash.progress import OnStep, OnText, ignore_steps, ignore_text
+from sparsedash.progress import OnStep, OnText, Step, ignore_steps, ignore_text
 from sparsedash.store import Store
 
 CHUNK_TOKENS = 512
@@ -50,7 +50,7 @@ def _write(writers: Sequence["Writer"], n_tokens: int, on_step: OnStep, on_text:
         for writer in writers:
             writer.write()
         on_text(*(writer.text for writer in writers))
-        on_step("continue", number + 1, n_tokens, unit="tokens")
+        on_step(Step("continue", number + 1, n_tokens, unit="tokens"))
         if all(writer.finished for writer in writers):
             return
 
@@ -91,7 +91,7 @@ class Writer:
         ids = loaded.tokenizer(self._settings.prompt).input_ids
         ids = ids[-max(1, loaded.max_length - self._settings.n_tokens) :]
         for start in range(0, len(ids), CHUNK_TOKENS):
-            on_step("read", start, len(ids), unit="tokens")
+            on_step(Step("read", start, len(ids), unit="tokens"))
             self._step(ids[start : start + CHUNK_TOKENS])
 
     @torch.inference_mode()

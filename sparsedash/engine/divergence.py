@@ -10,7 +10,7 @@ from sparsedash.engine.speakers import Speaker, Speakers
 from sparsedash.errors import JobError
 from sparsedash.pair_records import Divergence, Place
 from sparsedash.pair_settings import DivergenceSettings
-from sparsedash.progress import OnStep, ignore_steps
+from sparsedash.progress import OnStep, Step, ignore_steps
 from sparsedash.store import Store
 
 CHUNK_LOGITS = 2**24
@@ -51,7 +51,7 @@ def _measured(
     )
     places: list[Place] = []
     for of_left, of_right in rows:
-        on_step("diverge", len(places), len(ids) - start - 1, unit="tokens")
+        on_step(Step("diverge", len(places), len(ids) - start - 1, unit="tokens"))
         if of_left.shape != of_right.shape:
             raise JobError("The two models know different numbers of tokens.", "")
         nats = (of_left.exp() * (of_left - of_right)).sum(dim=-1).clamp_(min=0).tolist()

@@ -25,7 +25,7 @@ from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.stopping import StopRule, chunks
 from sparsedash.engine.verdicts import Verdict, outcome, verdicts_on
 from sparsedash.errors import CorpusError
-from sparsedash.progress import OnStep
+from sparsedash.progress import OnStep, Step
 from sparsedash.records import Outcome, Passages, Stopping
 from sparsedash.settings import PUBLISHED_LONGEST, EvaluationSettings, Rule
 
@@ -95,12 +95,13 @@ def evaluate(
     outcomes: dict[int, Outcome] = {}
     stopping = None
     started = time.perf_counter()
-    step = partial(on_step, "evaluate", total=len(questions), unit="passages", message=message)
-    step(done=0, n_right=0)
+    step = partial(Step, "evaluate", total=len(questions), unit="passages", message=message)
+    on_step(step(done=0, n_right=0))
     for chunk in chunks(len(questions)):
         for answered in asked.answers(chunk):
             outcomes |= answered
-            step(done=len(outcomes), n_right=sum(o.last_word_right for o in outcomes.values()))
+            n_right = sum(o.last_word_right for o in outcomes.values())
+            on_step(step(done=len(outcomes), n_right=n_right))
         if stop:
             stopping = stop.stopping({row: o.last_word_right for row, o in outcomes.items()})
         if stopping and stopping.decision != "open":

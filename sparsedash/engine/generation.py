@@ -8,7 +8,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from sparsedash.engine.models import LoadedModel
-from sparsedash.progress import OnStep, Stage
+from sparsedash.progress import OnStep, Stage, Step
 from sparsedash.settings import CalibrationSettings
 
 SAMPLE_BATCH = 32
@@ -48,7 +48,7 @@ class _Progress(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         self._done += 1
-        self._on_step(self._stage, min(self._done, self._total), self._total, unit="tokens")
+        self._on_step(Step(self._stage, min(self._done, self._total), self._total, unit="tokens"))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 

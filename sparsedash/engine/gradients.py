@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sparsedash.engine.blocks import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.models import LoadedModel
 from sparsedash.errors import CalibrationError
-from sparsedash.progress import OnStep
+from sparsedash.progress import OnStep, Step
 
 FISHER_BATCH_TOKENS = 1024
 """Of one batch where all of the calibration text is read: large enough to be quick."""
@@ -115,10 +115,10 @@ def _backward(
 ) -> None:
     """One pass over all batches."""
     for number, (_, batch) in enumerate(batches):
-        on_step("calibrate", number, len(batches), unit="batches", message="backward pass")
+        on_step(Step("calibrate", number, len(batches), unit="batches", message="backward pass"))
         with _watched(loaded, watches, batch.mask.bool()), torch.enable_grad():
             loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
-    on_step("calibrate", len(batches), len(batches), unit="batches", message="backward pass")
+    on_step(Step("calibrate", len(batches), len(batches), unit="batches", message="backward pass"))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from sparsedash.errors import CalibrationError
 from sparsedash.keys import activations_key
 from sparsedash.layer_losses import ALARM
 from sparsedash.layer_losses import mismatch as mismatch_of
-from sparsedash.progress import OnStep
+from sparsedash.progress import OnStep, Step
 from sparsedash.records import Passages, Pruned
 from sparsedash.store import Store
 
@@ -61,7 +61,7 @@ class PassageActivations:
         walk = BlockWalk(loaded.model.base_model, loaded.blocks, batches)
         blocks = loaded.projections("decoder")
         for index, (block, names) in enumerate(zip(blocks, self._watched, strict=True)):
-            self._on_step("prune", index, len(blocks), message="Reading a few passages")
+            self._on_step(Step("prune", index, len(blocks), message="Reading a few passages"))
             seen: list[list[Tensor]] = [[] for _ in names]
             with given([block[name] for name in names], [own.append for own in seen]):
                 for _ in walk.step(index):

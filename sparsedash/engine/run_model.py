@@ -4,6 +4,7 @@ from functools import cached_property
 
 from sparsedash.engine.ledger import Ledger
 from sparsedash.engine.models import LoadedModel, ModelShelf, Source, locate
+from sparsedash.progress import Step
 from sparsedash.settings import RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
@@ -37,7 +38,7 @@ class RunModel:
     def source(self) -> Source:
         """The model's files and identity."""
         with self._ledger.timed("load"):
-            self._ledger.on_step("load", 0, 1, message=f"Finding {self._reference}")
+            self._ledger.on_step(Step("load", 0, 1, message=f"Finding {self._reference}"))
             found = locate(self._reference, self._store)
         self._store.remember(f"identity/{self._reference}|{stamp(self._reference)}", found.identity)
         return found
@@ -47,9 +48,9 @@ class RunModel:
         """The dense model in memory."""
         source = self.source
         with self._ledger.timed("load"):
-            self._ledger.on_step("load", 0, 1, message=f"Reading {self._reference}")
+            self._ledger.on_step(Step("load", 0, 1, message=f"Reading {self._reference}"))
             loaded = self._shelf.take(source, self.dtype)
-            self._ledger.on_step("load", 1, 1)
+            self._ledger.on_step(Step("load", 1, 1))
         for warning in loaded.warnings:
             self._ledger.warn(warning)
         return loaded

@@ -10,6 +10,7 @@ from sparsedash.engine.generation import sample_texts
 from sparsedash.engine.ledger import Ledger
 from sparsedash.engine.run_model import RunModel
 from sparsedash.keys import text_key
+from sparsedash.progress import Step
 from sparsedash.records import Passages
 from sparsedash.settings import RunSettings
 from sparsedash.stamps import stamp
@@ -72,7 +73,7 @@ class RunTexts:
 
     def _read(self, reference: str) -> Texts:
         with self._ledger.timed("text"):
-            self._ledger.on_step("text", 0, 1, message=f"Reading {reference}")
+            self._ledger.on_step(Step("text", 0, 1, message=f"Reading {reference}"))
             texts = read_texts(reference, self._store.folder)
         self._store.remember(f"corpus/{reference}|{stamp(reference)}", texts.identity)
         return texts

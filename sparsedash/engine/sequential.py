@@ -17,7 +17,7 @@ from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.compensation import makeup
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
 from sparsedash.errors import CalibrationError
-from sparsedash.progress import OnStep
+from sparsedash.progress import OnStep, Step
 
 BATCH_TOKENS = 4096
 
@@ -48,7 +48,7 @@ def refit_sequentially(
         handle = mlp.out.register_forward_pre_hook(lambda _, args, x=inputs: x.append(args[0]))
         try:
             for number in sparse.step(index):
-                on_step("prune", index * len(batches) + number, n_steps, unit="batches")
+                on_step(Step("prune", index * len(batches) + number, n_steps, unit="batches"))
         finally:
             handle.remove()
         # The sparse stream has gone through the dense MLP so far; the narrowed one takes its place below.
@@ -59,7 +59,7 @@ def refit_sequentially(
         change = _change(mlp, refitted[-1])
         for x, hidden in zip(inputs, sparse.hidden, strict=True):
             hidden += (x @ change[0].T + change[1]).reshape(hidden.shape)
-    on_step("prune", n_steps, n_steps, unit="batches")
+    on_step(Step("prune", n_steps, n_steps, unit="batches"))
     return refitted
 
 

@@ -23,7 +23,7 @@ from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpa
 from sparsedash.engine.stopping import StopRule
 from sparsedash.errors import StoreError
 from sparsedash.keys import outcomes_key, pruned_key, statistics_key
-from sparsedash.progress import OnStep
+from sparsedash.progress import OnStep, Step
 from sparsedash.records import Pruned, Record
 from sparsedash.settings import MethodSettings, RunSettings
 from sparsedash.store import Store
@@ -169,7 +169,7 @@ class Stages:
         return measured(mlps, evidence, method, unpack_narrowed(known))
 
     def _on_pruned(self, done: int, total: int) -> None:
-        self.ledger.on_step("prune", done, total, unit="blocks")
+        self.ledger.on_step(Step("prune", done, total, unit="blocks"))
 
     def _passage_errors(self, method: MethodSettings, made: PrunedModel) -> list[float]:
         loaded, groups = self.loaded, self._kept.groups if made.masked else []

@@ -9,7 +9,7 @@ from types import FrameType
 
 from sparsedash.errors import Cancelled, StoreError
 from sparsedash.jobs.table import Job, JobTable
-from sparsedash.progress import Stage
+from sparsedash.progress import Step
 
 log = logging.getLogger(__name__)
 
@@ -76,53 +76,24 @@ class Reporter:
         """The `OnText` of the job: what two models have written so far goes along with the next step that is written."""
         self._texts = _sendable(left), _sendable(right)
 
-    def __call__(
-        self,
-        stage: Stage,
-        done: int,
-        total: int,
-        *,
-        unit: str = "steps",
-        message: str = "",
-        n_right: int | None = None,
-    ) -> None:
+    def __call__(self, step: Step) -> None:
         """Take note, or raise `Cancelled`."""
         now = self._clock()
         if self._stop.requested:
             raise Cancelled
-        if stage == self._stage and now - self._written_at < INTERVAL_S:
+        if step.stage == self._stage and now - self._written_at < INTERVAL_S:
             return
-        if stage != self._stage:
+        if step.stage != self._stage:
             self._rate = Rate()
-        self._stage, self._written_at = stage, now
+        self._stage, self._written_at = step.stage, now
         with self._stop.holding_back():
-            rate = self._rate.after(now, done)
-            wanted = self._write(stage, done, total, unit, rate, message, n_right)
+            wanted = self._write(step, self._rate.after(now, step.done))
         if not wanted or self._stop.requested:
             raise Cancelled
 
-    def _write(
-        self,
-        stage: Stage,
-        done: int,
-        total: int,
-        unit: str,
-        rate: float | None,
-        message: str,
-        n_right: int | None,
-    ) -> bool:
+    def _write(self, step: Step, rate: float | None) -> bool:
         try:
-            self._table.report(
-                self._job,
-                stage=stage,
-                done=done,
-                total=total,
-                unit=unit,
-                rate=rate,
-                message=message,
-                n_right=n_right,
-                texts=self._texts,
-            )
+            self._table.report(self._job, step, rate=rate, texts=self._texts)
             return self._table.wanted(self._job)
         except StoreError as error:
             # Hours of work are worth more than one line about them.

@@ -17,6 +17,7 @@ from sparsedash.canonical import canonical_json
 from sparsedash.errors import JobError
 from sparsedash.jobs.database import Connection, Database, Row
 from sparsedash.jobs.job import Job, JobKind, JobState
+from sparsedash.progress import Step
 
 __all__ = ["Job", "JobKind", "JobState", "JobTable"]
 
@@ -84,24 +85,15 @@ class JobTable:
             )
             return self._job(_row(db, job_id)) if changed.rowcount else None
 
-    def report(  # noqa: PLR0913 - one column each
-        self,
-        job: Job,
-        *,
-        stage: str,
-        done: int,
-        total: int,
-        unit: str,
-        rate: float | None,
-        message: str,
-        n_right: int | None = None,
-        texts: tuple[str, str] = ("", ""),
+    def report(
+        self, job: Job, step: Step, *, rate: float | None, texts: tuple[str, str] = ("", "")
     ) -> None:
         """Write down how far a running job is. Changes nothing when it is no longer this attempt that runs.
 
-        texts: what the left and the right model have written so far.
+        rate: of the step's units a second. texts: what the left and the right model have written so far.
         """
-        values = (stage, done, total, unit, rate, message, n_right, *texts, time.time())
+        done = (step.stage, step.done, step.total, step.unit, rate, step.message, step.n_right)
+        values = (*done, *texts, time.time())
         with self._database.writing() as db:
             db.execute(
                 "UPDATE jobs SET stage = ?, done = ?, total = ?, unit = ?, rate = ?, message = ?,"

@@ -95,7 +95,7 @@ def test_a_prompt_longer_than_the_model_can_read_keeps_its_end():
     long = " ".join(["boat"] * 400)
     seen = []
     Writer(Speaker(loaded_of("llama")), asked("l", "r", prompt=long)).read(
-        lambda stage, done, total, **_: seen.append(total)
+        lambda step: seen.append(step.total)
     )
     assert set(seen) == {256 - 6}
 
@@ -188,8 +188,8 @@ def test_only_so_much_memory_is_kept_for_models_that_are_not_asked_for(house):
 
 
 def stop_after(n):
-    def on_step(stage, done, total, *, unit="steps", message=""):
-        if stage == "continue" and done == n:
+    def on_step(step):
+        if step.stage == "continue" and step.done == n:
             raise Cancelled
 
     return on_step
@@ -214,8 +214,8 @@ def test_what_was_written_when_it_was_stopped_is_kept_and_written_anew_when_aske
 def test_stopped_before_the_first_token_nothing_is_kept(house, speakers):
     store, run, _ = house
 
-    def stop(stage, done, total, *, unit="steps", message=""):
-        if stage == "read":
+    def stop(step):
+        if step.stage == "read":
             raise Cancelled
 
     prompt = asked(run.dense, run.sparse[0], prompt="the door")

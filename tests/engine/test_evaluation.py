@@ -10,7 +10,7 @@ from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.families import FAMILIES
 from sparsedash.engine.models import LoadedModel
 from sparsedash.errors import CorpusError
-from sparsedash.progress import ignore_steps
+from sparsedash.progress import Step, ignore_steps
 from sparsedash.settings import EvaluationSettings
 from tests.engine.conftest import passages
 from tests.engine.tiny import CONFIGS, tiny_model, tiny_tokenizer
@@ -126,8 +126,8 @@ def test_progress_counts_every_passage():
     evaluated = evaluate(
         _loaded("llama"),
         _chosen(passages(9)),
-        lambda stage, done, total, n_right=None, **_: seen.append((stage, done, total, n_right)),
+        seen.append,
     )
     right = sum(outcome.last_word_right for outcome in evaluated.outcomes)
-    assert seen[0] == ("evaluate", 0, 9, 0)
-    assert seen[-1] == ("evaluate", 9, 9, right)
+    assert seen[0] == Step("evaluate", 0, 9, unit="passages", n_right=0)
+    assert seen[-1] == Step("evaluate", 9, 9, unit="passages", n_right=right)

@@ -121,8 +121,8 @@ def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(
     monkeypatch.setattr(mismatch, "ALARM", 0.0)
     seen = []
 
-    def watch(stage, done, total, *, unit="steps", message="", n_right=None):
-        if stage == "evaluate" and done == 0 and "sparse" in message:
+    def watch(step):
+        if step.stage == "evaluate" and step.done == 0 and "sparse" in step.message:
             seen.append(store.get(Run, "watched").warnings)
 
     pipeline.run(settings, store, watch, run_key="watched")

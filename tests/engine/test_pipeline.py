@@ -31,8 +31,8 @@ def settings(model_folder, passage_file):
 
 
 class Steps(list):
-    def __call__(self, stage, done, total, *, unit="steps", message="", n_right=None):
-        self.append(stage)
+    def __call__(self, step):
+        self.append(step.stage)
 
 
 def _run(settings, store, **more):
@@ -129,8 +129,8 @@ def test_compensation_lowers_the_error_on_the_calibration_text(settings, store):
 def test_a_run_stopped_in_any_stage_ends_the_same_when_started_again(
     settings, store, tmp_path, stage
 ):
-    def stop(now, done, total, *, unit="steps", message="", n_right=None):
-        if now == stage and done >= total // 2:
+    def stop(step):
+        if step.stage == stage and step.done >= step.total // 2:
             raise Cancelled
 
     with pytest.raises(Cancelled):
@@ -146,8 +146,8 @@ def test_a_run_stopped_in_any_stage_ends_the_same_when_started_again(
 def test_a_growing_run_can_be_read_while_it_runs(settings, store):
     seen = []
 
-    def watch(stage, done, total, *, unit="steps", message="", n_right=None):
-        if stage == "evaluate" and done == 0:
+    def watch(step):
+        if step.stage == "evaluate" and step.done == 0:
             run = store.get(Run, "watched")
             seen.append(None if run is None else len(run.sparse))
 
@@ -226,7 +226,7 @@ def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
     store._records.delete(f"record/{run.sparse[1]}")
     seen = []
 
-    def watch(stage, done, total, *, unit="steps", message="", n_right=None):
+    def watch(step):
         seen.append(store.get(Run, run.key).finished)
 
     pipeline.run(settings, store, watch)

@@ -174,8 +174,8 @@ def test_inputs_that_were_forgotten_are_gathered_again(settings, store):
         store._artefacts.delete(name)
     stages = []
 
-    def watch(stage, done, total, *, unit="steps", message="", n_right=None):
-        stages.append(stage)
+    def watch(step):
+        stages.append(step.stage)
 
     assert pipeline.run(replace(settings, methods=(WANDA,)), store, watch).finished
     assert "calibrate" in stages

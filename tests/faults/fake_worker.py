@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 from sparsedash.errors import ModelError
+from sparsedash.progress import Step
 from sparsedash.worker import Pipeline, main
 
 
 def run(settings, store, on_step, key):
     sign(store.folder, key)
-    on_step("load", 0, 1, message="fake")
+    on_step(Step("load", 0, 1, message="fake"))
     print("working on", settings.model)
     BEHAVIOURS[settings.model.removeprefix("fake/").split("-")[0]](store.folder, on_step)
 
@@ -20,12 +21,12 @@ def run(settings, store, on_step, key):
 def continue_prompt(settings, store, on_step, on_text):
     sign(store.folder, settings.key())
     on_text("left", "right")
-    on_step("continue", 0, 1)
+    on_step(Step("continue", 0, 1))
 
 
 def measure_divergence(settings, store, on_step):
     sign(store.folder, settings.key())
-    on_step("diverge", 0, 1)
+    on_step(Step("diverge", 0, 1))
 
 
 def sign(folder: Path, key: str):
@@ -36,28 +37,28 @@ def sign(folder: Path, key: str):
 
 def quick(folder: Path, on_step):
     for done in range(5):
-        on_step("evaluate", done, 5, unit="passages")
+        on_step(Step("evaluate", done, 5, unit="passages"))
 
 
 def steady(folder: Path, on_step):
     """Steps until the file `release` is there."""
     done = 0
     while not (folder / "release").exists():
-        on_step("calibrate", done, 1_000_000, unit="tokens", message="block 1")
+        on_step(Step("calibrate", done, 1_000_000, unit="tokens", message="block 1"))
         done += 1
         time.sleep(0.005)
 
 
 def deaf(folder: Path, on_step):
     """Takes no steps, as while a large file is read."""
-    on_step("prune", 0, 1)
+    on_step(Step("prune", 0, 1))
     while True:
         time.sleep(0.05)
 
 
 def stubborn(folder: Path, on_step):
     """Catches whatever is raised into it, as some libraries do."""
-    on_step("prune", 0, 1)
+    on_step(Step("prune", 0, 1))
     while True:
         try:
             time.sleep(0.05)

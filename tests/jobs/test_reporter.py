@@ -8,6 +8,7 @@ import pytest
 from sparsedash.errors import Cancelled, StoreError
 from sparsedash.jobs.reporter import Rate, Reporter, StopFlag
 from sparsedash.jobs.table import JobTable
+from sparsedash.progress import Step
 
 
 class Clock:
@@ -40,18 +41,18 @@ def reporter(table, job, clock):
 
 
 def test_steps_within_a_fifth_of_a_second_are_not_written(table, job, clock, reporter):
-    reporter("calibrate", 1, 10)
+    reporter(Step("calibrate", 1, 10))
     clock.now = 0.15
-    reporter("calibrate", 2, 10)
+    reporter(Step("calibrate", 2, 10))
     assert table.get(job.id).done == 1
     clock.now = 0.26
-    reporter("calibrate", 3, 10)
+    reporter(Step("calibrate", 3, 10))
     assert table.get(job.id).done == 3
 
 
 def test_a_new_stage_is_written_at_once(table, job, reporter):
-    reporter("calibrate", 10, 10)
-    reporter("prune", 0, 4, unit="blocks", message="20 % sparse")
+    reporter(Step("calibrate", 10, 10))
+    reporter(Step("prune", 0, 4, unit="blocks", message="20 % sparse"))
     seen = table.get(job.id)
     assert (seen.stage, seen.total, seen.unit, seen.message) == (
         "prune",
@@ -62,19 +63,19 @@ def test_a_new_stage_is_written_at_once(table, job, reporter):
 
 
 def test_the_right_answers_of_a_record_are_told_while_it_is_evaluated(table, job, reporter):
-    reporter("evaluate", 20, 100, unit="passages", message="20 % sparse", n_right=7)
+    reporter(Step("evaluate", 20, 100, unit="passages", message="20 % sparse", n_right=7))
     seen = table.get(job.id)
     assert (seen.done, seen.total, seen.n_right) == (20, 100, 7)
-    reporter("prune", 0, 4)
+    reporter(Step("prune", 0, 4))
     assert table.get(job.id).n_right is None
 
 
 def test_the_rate_is_of_the_present_stage(table, job, clock, reporter):
-    reporter("calibrate", 0, 100)
+    reporter(Step("calibrate", 0, 100))
     clock.now = 1.0
-    reporter("calibrate", 50, 100)
+    reporter(Step("calibrate", 50, 100))
     assert table.get(job.id).rate == 50.0
-    reporter("evaluate", 0, 100)
+    reporter(Step("evaluate", 0, 100))
     assert table.get(job.id).rate is None
 
 
@@ -103,26 +104,26 @@ def test_a_standstill_has_no_rate():
 
 
 def test_a_cancelled_job_is_stopped_at_its_next_written_step(table, job, clock, reporter):
-    reporter("calibrate", 1, 10)
+    reporter(Step("calibrate", 1, 10))
     table.request_cancel(job.id)
     clock.now = 1.0
     with pytest.raises(Cancelled):
-        reporter("calibrate", 2, 10)
+        reporter(Step("calibrate", 2, 10))
 
 
 def test_work_that_the_table_gave_to_another_attempt_is_stopped(table, job, clock, reporter):
     table.mark_crashed(job, "text", "advice")
     table.retry(job.id)
     with pytest.raises(Cancelled):
-        reporter("calibrate", 2, 10)
+        reporter(Step("calibrate", 2, 10))
 
 
 def test_a_table_that_cannot_be_written_does_not_stop_the_work(table, job, clock, caplog):
     class FullDisk:
-        def report(self, job, **values):
+        def report(self, job, step, **values):
             raise StoreError("The disk is full.")
 
-    Reporter(FullDisk(), job, StopFlag(), clock)("calibrate", 1, 10)
+    Reporter(FullDisk(), job, StopFlag(), clock)(Step("calibrate", 1, 10))
     assert "The disk is full" in caplog.text
 
 
@@ -151,28 +152,28 @@ def test_a_signal_during_a_table_write_waits_for_its_end():
 def test_a_signal_that_a_library_swallowed_stops_the_next_step(table, job, clock):
     stop = StopFlag()
     reporter = Reporter(table, job, stop, clock)
-    reporter("calibrate", 1, 10)
+    reporter(Step("calibrate", 1, 10))
     stop.requested = True
     with pytest.raises(Cancelled):
-        reporter("calibrate", 1, 10)
+        reporter(Step("calibrate", 1, 10))
 
 
 def test_steps_between_writes_do_not_touch_the_table(table, job, clock, reporter):
-    reporter("calibrate", 0, 10)
+    reporter(Step("calibrate", 0, 10))
     table.close()
     for done in range(1000):
-        reporter("calibrate", done, 1000)
+        reporter(Step("calibrate", done, 1000))
 
 
 def test_what_two_models_have_written_goes_along_with_the_next_step(table, job, clock, reporter):
-    reporter("read", 0, 4)
+    reporter(Step("read", 0, 4))
     reporter.wrote("one", "half \ud83d")
-    reporter("continue", 1, 40)
+    reporter(Step("continue", 1, 40))
     seen = table.get(job.id)
     assert (seen.left_text, seen.right_text) == ("one", "half ?")
     reporter.wrote("one two", "")
-    reporter("continue", 2, 40)
+    reporter(Step("continue", 2, 40))
     assert table.get(job.id).left_text == "one"
     clock.now = 0.21
-    reporter("continue", 3, 40)
+    reporter(Step("continue", 3, 40))
     assert table.get(job.id).left_text == "one two"

@@ -9,6 +9,7 @@ import pytest
 
 from sparsedash.errors import JobError, StoreError
 from sparsedash.jobs.table import JobTable
+from sparsedash.progress import Step
 from sparsedash.settings import RunSettings, settings_from_plain
 
 
@@ -28,9 +29,7 @@ def running(table, key="a", pid=1):
 
 
 def report(table, job, rate=2.0):
-    table.report(
-        job, stage="evaluate", done=3, total=9, unit="passages", rate=rate, message="dense"
-    )
+    table.report(job, Step("evaluate", 3, 9, unit="passages", message="dense"), rate=rate)
 
 
 def test_the_same_request_is_one_job_while_it_is_live(table):
