@@ -55,7 +55,10 @@ def draw(backend: Backend, job: Job, brief: bool = False) -> None:
     details = Html("") if brief else paragraph(what(job)[1], css="sd-muted sd-small")
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
         frame.show(element("div", _head(job), details, *_body(backend, job), css="sd-job"))
-        if job.error_text:
+        if job.state == "cancelled":
+            # Somebody wanted it so: nothing went wrong.
+            frame.note(f"{job.error_text} {job.error_advice}".strip())
+        elif job.error_text:
             frame.failure(job.error_text, job.error_advice)
         with st.container(horizontal=True, vertical_alignment="center"):
             _buttons(backend, job)

@@ -131,6 +131,7 @@ def test_the_strip_is_computed_and_its_largest_places_speak_by_keyboard(page, wr
     page.keyboard.press("Shift+Tab")
     tip = large.evaluate("e => getComputedStyle(e, '::after').content")
     assert " nats: " in tip
+    page.locator("summary").filter(has_text="The numbers as a table").click()
     expect(page.get_by_role("region", name="Where the two expect something else")).to_be_visible()
     assert page.complaints == []
 
