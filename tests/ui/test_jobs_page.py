@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from sparsedash.pair_settings import ContinuationSettings
 from tests.ui import specimens
-from tests.ui.conftest import FAILED, button, links, words
+from tests.ui.conftest import FAILED, button, links, markup, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
@@ -56,3 +56,16 @@ def test_old_jobs_come_when_asked_for(open_page, backend):
     assert words(app).count("✓ Done") == 10
     button(app, "Show all 30").click().run()
     assert words(app).count("✓ Done") == 30
+
+
+def test_a_cancelled_job_is_told_as_no_error(open_page, backend):
+    stopped = {"error_text": "Stopped on request.", "error_advice": "What was finished is kept."}
+    backend.stored_jobs = [job(SETTINGS, "cancelled", **stopped)]
+    app = open_page("jobs")
+    assert "Stopped on request. What was finished is kept." in words(app)
+    assert 'role="alert"' not in markup(app)
+
+
+def test_one_step_is_not_counted(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, stage="load", done=0, total=1, unit="steps", rate=None)]
+    assert "0 of 1" not in words(open_page("jobs"))
