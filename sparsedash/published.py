@@ -238,6 +238,6 @@ def notes(row: PublishedRow) -> tuple[str, ...]:
         found.insert(
             0,
             f"The stated drop, {row.drop_percent:+.2f} %, does not follow from the two accuracies, which give "
-            f"{low:+.2f} to {high:+.2f} %.",
+            f"{low:+.2f} to {high:+.2f} %.".replace("-", "\N{MINUS SIGN}"),
         )
     return tuple(note for note in found if note)

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import tomllib
+from pathlib import Path
 
 from starlette.requests import Request
 
@@ -35,6 +37,11 @@ def test_every_http_answer_gets_the_headers_and_keeps_its_own():
     assert headers["x-own"] == "kept"
     assert headers["x-content-type-options"] == "nosniff"
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_no_rerun_looks_through_every_answer_in_memory_for_garbage():
+    config = Path(__file__).parents[2] / ".streamlit" / "config.toml"
+    assert tomllib.loads(config.read_text())["runner"]["postScriptGC"] is False
 
 
 def test_other_traffic_passes_untouched():
