@@ -68,9 +68,14 @@ def shared_outcomes(left: Record, right: Record) -> list[tuple[Outcome, Outcome]
 def accuracy_interval(record: Record) -> tuple[float, float]:
     """95 % interval of the share of last words right: Wilson's, or one valid at any look where the record was to stop early."""
     score = record.last_word
-    if record.stopping is None:
-        return wilson(score.right, score.total)
-    low, high = anytime_interval(0, score.right, score.total)
+    return share_interval(score.right, score.total, anytime=record.stopping is not None)
+
+
+def share_interval(count: int, total: int, anytime: bool = False) -> tuple[float, float]:
+    """95 % interval of a share: Wilson's, or one that holds however long was counted. Raises ValueError when total is 0."""
+    if not anytime:
+        return wilson(count, total)
+    low, high = anytime_interval(0, count, total)
     return max(0.0, low), high
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sparsedash.published import PublishedRow
 from sparsedash.records import Record
-from sparsedash.significance import accuracy_interval, mean_interval, shared_outcomes, wilson
+from sparsedash.significance import mean_interval, share_interval, shared_outcomes
 
 Measure = Literal["accuracy", "word perplexity", "flips"]
 """Right last words; how likely the right word was; answers that broke or were mended."""
@@ -101,7 +101,7 @@ def _readings(measure: Measure, the_dense: Same, the_record: Same) -> list[Readi
     match measure:
         case "accuracy":
             score = record.last_word
-            return [accuracy(score.right, score.total, accuracy_interval(record))]
+            return [accuracy(score.right, score.total, anytime=record.stopping is not None)]
         case "word perplexity":
             return [_perplexity(dense, record)]
         case "flips":
@@ -118,9 +118,9 @@ def sparsity(record: Record) -> float:
     return 100 * record.pruned.mlp_sparsity if record.pruned else 0.0
 
 
-def accuracy(right: int, total: int, interval: tuple[float, float] | None = None) -> Reading:
-    """Right answers among all, with Wilson's interval unless another one is given, of the share."""
-    low, high = (100 * bound for bound in interval or wilson(right, total))
+def accuracy(right: int, total: int, anytime: bool = False) -> Reading:
+    """Right answers among all, with an interval of the share. anytime: it must hold however long was counted."""
+    low, high = (100 * bound for bound in share_interval(right, total, anytime))
     share = 100 * right / total
     return Reading(
         role="sparse", value=share, low=low, high=high, words=f"{share:.1f} % ({low:.1f} to {high:.1f})"
@@ -141,7 +141,8 @@ def _flips(dense: Record, record: Record) -> list[Reading]:
     pairs = shared_outcomes(dense, record)
     broke = sum(d.last_word_right and not s.last_word_right for d, s in pairs)
     mended = sum(s.last_word_right and not d.last_word_right for d, s in pairs)
-    below, above = accuracy(broke, len(pairs)), accuracy(mended, len(pairs))
+    anytime = dense.stopping is not None or record.stopping is not None
+    below, above = (accuracy(count, len(pairs), anytime) for count in (broke, mended))
     words = f"{broke:,} broke, {mended:,} mended"
     return [
         Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=words),

@@ -124,6 +124,11 @@ class ModelShelf:
         self._kept = loaded
 
 
+def is_gguf(reference: str) -> bool:
+    """Whether the model is one .gguf file, as the built-in one is."""
+    return reference == BUILTIN_MODEL or Path(reference).suffix == ".gguf"
+
+
 def locate(reference: str, store: Store) -> Source:
     """Fetch or find the model's files and name them. Reads no weights but to hash them.
 

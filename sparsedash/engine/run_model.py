@@ -3,7 +3,7 @@
 from functools import cached_property
 
 from sparsedash.engine.ledger import Ledger
-from sparsedash.engine.models import LoadedModel, ModelShelf, Source, locate
+from sparsedash.engine.models import LoadedModel, ModelShelf, Source, is_gguf, locate
 from sparsedash.progress import Step
 from sparsedash.settings import RunSettings
 from sparsedash.stamps import stamp
@@ -38,7 +38,9 @@ class RunModel:
     def source(self) -> Source:
         """The model's files and identity."""
         with self._ledger.timed("load"):
-            self._ledger.on_step(Step("load", 0, 1, message=f"Finding {self._reference}"))
+            unpacked = ", which is unpacked the first time" if is_gguf(self._reference) else ""
+            finding = f"Finding {self._reference}{unpacked}"
+            self._ledger.on_step(Step("load", 0, 1, message=finding))
             found = locate(self._reference, self._store)
         self._store.remember(f"identity/{self._reference}|{stamp(self._reference)}", found.identity)
         return found

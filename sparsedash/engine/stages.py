@@ -169,7 +169,7 @@ class Stages:
         return measured(mlps, evidence, method, unpack_narrowed(known))
 
     def _on_pruned(self, done: int, total: int) -> None:
-        self.ledger.on_step(Step("prune", done, total, unit="blocks"))
+        self.ledger.on_step(Step("prune", done, total))
 
     def _passage_errors(self, method: MethodSettings, made: PrunedModel) -> list[float]:
         loaded, groups = self.loaded, self._kept.groups if made.masked else []

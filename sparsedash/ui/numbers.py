@@ -68,7 +68,9 @@ def _caption(found: Sweep) -> str:
             "Of models that were to stop early, intervals and p-values are valid at any look; "
         )
         methods += f"the dense model's interval is Wilson's. Changes are paired against dense, p adjusted after Holm{several}."
+        perplexities = "those of the paired mean as if nothing had been stopped"
     else:
         methods = "Intervals of accuracies are Wilson's; changes are paired against dense with Tango's interval, their "
         methods += f"p-values exact McNemar, adjusted after Holm{several}."
-    return f"Last word of each passage. {methods} Intervals of perplexities are those of the paired mean."
+        perplexities = "those of the paired mean"
+    return f"Last word of each passage. {methods} Intervals of perplexities are {perplexities}."

@@ -11,7 +11,7 @@ from sparsedash.charts.measures import Live, Race, readings, times
 from sparsedash.charts.palette import PALETTES
 from sparsedash.charts.race import clicked, race_chart, race_words
 from sparsedash.records import Stopping
-from sparsedash.significance import mean_interval, wilson
+from sparsedash.significance import mean_interval, share_interval, wilson
 from tests.charts.drawn import drawn, labels, trace
 from tests.ui import specimens
 
@@ -211,6 +211,15 @@ class TestFlips:
         low, high = wilson(12, 120)
         assert trace(figure, "broke")["error_y"]["array"][1] == pytest.approx(10 - 100 * low)
         assert trace(figure, "broke")["error_y"]["arrayminus"][1] == pytest.approx(100 * high - 10)
+
+    def test_of_a_model_that_stopped_early_the_interval_holds_at_any_look(self):
+        sparse = specimens.record([False] * 12 + [True] * 48 + [True] * 6 + [False] * 54, 200)
+        broke, _ = readings("flips", DENSE, replace(sparse, stopping=STOPPED))
+        assert (-broke.high, -broke.low) == pytest.approx(
+            [100 * bound for bound in share_interval(12, 120, anytime=True)]
+        )
+        low, high = (100 * bound for bound in wilson(12, 120))
+        assert -broke.high < low and high < -broke.low
 
     def test_the_axis_has_no_minus(self):
         texts = chart(measure="flips")["layout"]["yaxis"]["ticktext"]
