@@ -37,7 +37,7 @@ def _answer(outcome: Outcome) -> Html:
     sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
     probability = wording.probability(exp(outcome.log_likelihood))
     ranks = ", ".join(f"{t.rank:,}" for t in outcome.tokens)
-    rank = f"rank {ranks}" if len(outcome.tokens) == 1 else f"ranks of its tokens: {ranks}"
+    rank = f"rank {ranks}" if len(outcome.tokens) == 1 else f"ranks {ranks}"
     verdict = element(
         "span",
         element("span", escape(sign), css="sd-sign"),
