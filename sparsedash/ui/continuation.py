@@ -119,10 +119,6 @@ def _draw_both(seen: Sides, left: str, right: str) -> None:
     texts = seen.shown(*(element("p", text, css="sd-written") for text in marked(first, second)))
     frame.show(seen.beside(*texts))
     if first != second:
-        where = ("A", "B") if seen.hidden else ("the left", "the right")
-        legend = f"Words that only one model wrote are struck through on {where[0]} and underlined on {where[1]}."
-        frame.show(
-            paragraph(
-                legend.replace("on A", "in A").replace("on B", "in B"), css="sd-muted sd-small"
-            )
-        )
+        one, other = ("A", "B") if seen.hidden else ("the first text", "the second")
+        legend = f"Words that only one model wrote are struck through in {one} and underlined in {other}."
+        frame.show(paragraph(legend, css="sd-muted sd-small"))
