@@ -62,6 +62,13 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
     assert 'role="img" aria-label="Share of 120 last words right' in page
 
 
+def test_the_axes_of_its_chart_have_round_numbers():
+    drawing = re.search(r"<svg.*?</svg>", made(), re.DOTALL)[0]
+    percents = re.findall(r">([\d.]+) %<", drawing)
+    assert len(percents) >= 8
+    assert all(float(percent) % 5 == 0 for percent in percents)
+
+
 @pytest.mark.parametrize("text", ["", *HOSTILE])
 def test_nothing_in_it_runs_or_asks_the_network(text):
     tags = Tags(made(text)).found
