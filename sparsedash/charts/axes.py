@@ -1,7 +1,7 @@
 """The two axes of a race: how far they reach, and what their numbers say."""
 
 from collections.abc import Sequence
-from math import log
+from math import ceil, floor, log
 from typing import Any
 
 from sparsedash.charts.measures import Measure, Race, readings, sparsity, times
@@ -49,9 +49,14 @@ def ticks(measure: Measure, y_range: tuple[float, float]) -> dict[str, Any]:
             )
             return {"tickvals": places, "ticktext": [times(-place) for place in places]}
         case "flips":
-            step = next((s for s in _STEPS if (high - low) / s <= _MOST_TICKS), _STEPS[-1])
-            places = [n * step for n in range(int(low / step), int(high / step) + 1)]
+            places = round_places(low, high)
             return {"tickvals": places, "ticktext": [f"{abs(place):g} %" for place in places]}
+
+
+def round_places(low: float, high: float) -> list[float]:
+    """The round percents between these, eight at most."""
+    step = next((s for s in _STEPS if (high - low) / s <= _MOST_TICKS), _STEPS[-1])
+    return [n * step for n in range(ceil(low / step), floor(high / step) + 1)]
 
 
 def _apart(places: Sequence[float], span: float) -> list[float]:

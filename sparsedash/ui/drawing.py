@@ -1,8 +1,8 @@
 """The accuracy chart as inline SVG, for the report: no script, so it opens anywhere and can be printed."""
 
 from collections.abc import Sequence
-from math import ceil, floor
 
+from sparsedash.charts.axes import round_places
 from sparsedash.charts.labels import placed
 from sparsedash.records import Record
 from sparsedash.significance import accuracy_interval
@@ -13,7 +13,6 @@ _WIDTH, _HEIGHT = 720, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 190, 24, 48
 _DASHES = ("", "7 4", "2 4", "7 3 2 3")
 _LABEL_HEIGHT = 16
-_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class _Plane:
@@ -47,25 +46,19 @@ def accuracy_drawing(found: Sweep, words: str) -> Html:
 
 def _axes(plane: _Plane) -> list[Html]:
     drawn = []
-    for share in _round_places(plane.low, plane.high):
-        y = plane.y(share)
+    for percent in round_places(100 * plane.low, 100 * plane.high):
+        y = plane.y(percent / 100)
         drawn.append(
             element("line", x1=str(_LEFT), x2=str(_WIDTH - _RIGHT), y1=y, y2=y, css="grid")
         )
-        drawn.append(_text(f"{100 * share:g} %", str(_LEFT - 8), y, "end"))
+        drawn.append(_text(f"{percent:g} %", str(_LEFT - 8), y, "end"))
     below = str(_HEIGHT - _BOTTOM + 18)
-    for removed in _round_places(0.0, plane.end):
-        drawn.append(_text(f"{100 * removed:g} %", plane.x(removed), below, "middle"))
+    for percent in round_places(0.0, 100 * plane.end):
+        drawn.append(_text(f"{percent:g} %", plane.x(percent / 100), below, "middle"))
     drawn.append(_text("Last word right", str(_LEFT), "14", "start"))
     middle = str((_LEFT + _WIDTH - _RIGHT) // 2)
     drawn.append(_text("MLP channels removed", middle, str(_HEIGHT - 8), "middle"))
     return drawn
-
-
-def _round_places(low: float, high: float) -> list[float]:
-    """At most eight shares between these that are round in percent."""
-    step = next(size for size in _STEPS if (high - low) / size <= 7)
-    return [n * step for n in range(ceil(low / step), floor(high / step) + 1)]
 
 
 def _dense(dense: Record, plane: _Plane) -> list[Html]:
