@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsedash.engine.blocks import BlockWalk, batches_by_length
+from sparsedash.engine.blocks import BlockWalk, batches_by_length, given
 from sparsedash.engine.calibration import add_second_moment_
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.compensation import makeup
@@ -45,12 +45,9 @@ def refit_sequentially(
         for _ in dense.step(index):
             pass
         inputs: list[Tensor] = []
-        handle = mlp.out.register_forward_pre_hook(lambda _, args, x=inputs: x.append(args[0]))
-        try:
+        with given([mlp.out], [inputs.append]):
             for number in sparse.step(index):
                 on_step(Step("prune", index * len(batches) + number, n_steps, unit="batches"))
-        finally:
-            handle.remove()
         # The sparse stream has gone through the dense MLP so far; the narrowed one takes its place below.
         sums = _Sums(mlp)
         for x, aim, hidden, real in zip(inputs, dense.hidden, sparse.hidden, masks, strict=True):
