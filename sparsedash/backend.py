@@ -145,6 +145,7 @@ class Backend:
         """What the run will take, and why it cannot start if it cannot."""
         stored = self.cached(settings)
         return Preflight(
+            stored=stored,
             seconds=preflight.seconds(settings, stored, self.runs(), self.record),
             memory=preflight.memory(settings, self._store),
             problems=self.problems(settings),

@@ -54,8 +54,12 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """seconds: from what was measured here before; None when nothing was. problems: why it cannot start."""
+    """stored: what need not be computed again. seconds: from what was measured here before; None when nothing was.
 
+    problems: why it cannot start.
+    """
+
+    stored: Cached
     seconds: float | None
     memory: Memory
     problems: tuple[str, ...]

@@ -13,11 +13,11 @@ def show_estimate(backend: Backend, settings: RunSettings | None) -> bool:
     if settings is None:
         frame.note("Correct what is marked in the form first.")
         return False
-    before, stored = backend.preflight(settings), backend.cached(settings)
+    before = backend.preflight(settings)
     rows = [
-        ("Time", _time(before, stored)),
+        ("Time", _time(before)),
         ("Memory", _memory(before.memory)),
-        ("Stored already", _stored(stored)),
+        ("Stored already", _stored(before.stored)),
     ]
     pairs = [
         join(element("dt", escape(name)), element("dd", escape(value))) for name, value in rows
@@ -33,8 +33,8 @@ def everything_stored(stored: Cached) -> bool:
     return stored.dense and stored.sparse == stored.n_sparse
 
 
-def _time(before: Preflight, stored: Cached) -> str:
-    if everything_stored(stored):
+def _time(before: Preflight) -> str:
+    if everything_stored(before.stored):
         return "a moment: everything is stored"
     if before.seconds is None:
         return "not known: no run like this has finished here yet"

@@ -16,7 +16,9 @@ from sparsedash.visitors import Visitors
 from tests.ui import specimens
 
 KNOWN = Cached(calibration=True, dense=True, sparse=1, n_sparse=3)
-BEFORE = Preflight(seconds=245.0, memory=Memory(measured_bytes=1_240_000_000), problems=())
+BEFORE = Preflight(
+    stored=KNOWN, seconds=245.0, memory=Memory(measured_bytes=1_240_000_000), problems=()
+)
 
 
 KINDS = {RunSettings: "run", ContinuationSettings: "continuation", DivergenceSettings: "divergence"}
@@ -68,7 +70,6 @@ class FakeBackend:
     retried: list[int] = field(default_factory=list)
     uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
     texts_in_use: set[str] = field(default_factory=set)
-    known: Cached = KNOWN
     before: Preflight = BEFORE
 
     def add_run(self, found: tuple[Run, list[Record]]) -> Run:
@@ -141,7 +142,7 @@ class FakeBackend:
         return self.stored_divergences.get(key)
 
     def cached(self, settings: RunSettings) -> Cached:
-        return self.known
+        return self.before.stored
 
     def problems(self, settings: RunSettings) -> tuple[str, ...]:
         return self.before.problems

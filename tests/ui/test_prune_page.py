@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.catalog import method_named
 from sparsedash.memory import LeastMemory
-from sparsedash.preflight import Memory, Preflight
+from sparsedash.preflight import Memory
 from tests.ui import specimens
 from tests.ui.conftest import button, links, markup, words
 from tests.ui.fake_backend import job
@@ -77,7 +77,7 @@ def test_a_wrong_sparsity_is_refused_under_its_field(sparsity, complaint, open_p
 
 def test_what_would_fail_at_once_is_said_under_its_field(open_page, backend):
     problem = "Evaluation text: there is no file /x.jsonl on this machine."
-    backend.before = Preflight(seconds=None, memory=Memory(), problems=(problem,))
+    backend.before = replace(backend.before, seconds=None, memory=Memory(), problems=(problem,))
     app = open_page("prune")
     assert problem in words(app)
     assert ".st-key-text" in markup(app)
@@ -85,7 +85,9 @@ def test_what_would_fail_at_once_is_said_under_its_field(open_page, backend):
 
 
 def test_a_problem_of_no_single_field_stands_at_the_button(open_page, backend):
-    backend.before = Preflight(seconds=None, memory=Memory(), problems=("The disk is full.",))
+    backend.before = replace(
+        backend.before, seconds=None, memory=Memory(), problems=("The disk is full.",)
+    )
     app = open_page("prune")
     assert "The disk is full." in words(app)
     assert button(app, "Start").disabled
@@ -98,7 +100,7 @@ def test_the_estimate_says_time_memory_and_what_is_stored(open_page):
 
 
 def test_without_measurements_the_estimate_does_not_guess(open_page, backend):
-    backend.before = Preflight(seconds=None, memory=Memory(), problems=())
+    backend.before = replace(backend.before, seconds=None, memory=Memory(), problems=())
     assert "Time not known: no run like this has finished here yet" in words(open_page("prune"))
 
 
@@ -126,7 +128,8 @@ def test_the_memory_is_that_of_an_earlier_run_unless_a_backward_pass_needs_more(
 
 
 def test_a_stored_run_opens_at_once(open_page, backend):
-    backend.known = replace(backend.known, sparse=3)
+    everything = replace(backend.before.stored, sparse=3)
+    backend.before = replace(backend.before, stored=everything)
     assert "a moment: everything is stored" in words(open_page("prune"))
 
 
