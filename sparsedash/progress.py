@@ -23,7 +23,7 @@ STAGE_TITLES: dict[Stage, str] = {
 class Step:
     """How far work is.
 
-    done, total: in the stage's own unit (`unit`: "tokens", "passages", "layers", "steps").
+    done, total: in the stage's own unit (`unit`: "tokens", "passages", "batches", "steps").
     message: one line for a person, such as which model is being evaluated.
     n_right: of the `done` passages of the record being evaluated, those with the whole last word right; None in any other
     stage. Passages are answered in a shuffled order, chunk by chunk (the first 256; longest first within a chunk), so that
