@@ -12,7 +12,7 @@ import torch
 
 from sparsedash.engine.calibration import HELD_OUT_TOKENS
 from sparsedash.engine.packing import pack
-from sparsedash.engine.pruning.layer import Statistics
+from sparsedash.engine.pruning.layer import Sample, Statistics
 
 
 def main():
@@ -34,7 +34,9 @@ def _packed_bytes(width):
     statistics = Statistics(
         second_moment=torch.zeros(width, width),
         mean=torch.zeros(width),
-        held_out=torch.zeros(HELD_OUT_TOKENS, width),
+        held_out=Sample(
+            inputs=torch.zeros(HELD_OUT_TOKENS, width), weights=torch.ones(HELD_OUT_TOKENS)
+        ),
         n_tokens=1,
     )
     return len(pack(statistics))

@@ -15,15 +15,10 @@ from sparsedash import catalog
 from sparsedash.document import run_document
 from sparsedash.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.folders import data_folder
+from sparsedash.method_settings import MethodSettings
 from sparsedash.progress import STAGE_TITLES, Step
 from sparsedash.records import Record, Run
-from sparsedash.settings import (
-    CalibrationSettings,
-    EvaluationSettings,
-    MethodSettings,
-    RunSettings,
-    parse_percents,
-)
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
 from sparsedash.store import Store
 
 EXIT_BAD_ARGUMENTS = 2
@@ -93,6 +88,8 @@ def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
     longest = "tokens a sample has at most"
     run.add_argument("--calibration-length", type=int, default=256, metavar="N", help=longest)
     run.add_argument("--seed", type=int, default=0, metavar="N", help="draws the calibration text")
+    weights = "how much each token of it counts: equal, or residual (little where its residual stream is large)"
+    run.add_argument("--token-weights", default="equal", metavar="NAME", help=weights)
 
 
 def _ask_for_pruning(run: argparse.ArgumentParser) -> None:
@@ -132,6 +129,7 @@ def _settings(arguments: argparse.Namespace) -> RunSettings:
             n_samples=arguments.calibration_samples,
             length=arguments.calibration_length,
             seed=arguments.seed,
+            token_weights=arguments.token_weights,
         ),
         evaluation=EvaluationSettings(
             corpus=arguments.evaluation,

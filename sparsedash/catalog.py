@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from sparsedash import families
 from sparsedash.errors import SettingsError
-from sparsedash.settings import MethodSettings
+from sparsedash.method_settings import MethodSettings
 
 BUILTIN_MODEL = "builtin:smollm2-135m"
 BUILTIN_CLOZE = "builtin:cloze"

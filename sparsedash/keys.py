@@ -3,33 +3,60 @@
 Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rounding.
 """
 
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sparsedash.canonical import stage_key
+from sparsedash.method_settings import MethodSettings, method_values
 from sparsedash.settings import (
     CalibrationSettings,
     Dtype,
     EvaluationSettings,
-    MethodSettings,
+    TokenWeights,
+    calibration_values,
     evaluation_values,
-    method_values,
 )
 
 
 def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
     """Key of calibration text sampled from the model itself. model: the resolved identity."""
-    return stage_key("text", model=model, dtype=dtype, calibration=asdict(calibration))
+    values = calibration_values(_unweighted(calibration))
+    return stage_key("text", model=model, dtype=dtype, calibration=values)
 
 
 def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> str:
     """Key of the calibration statistics. model, corpus: resolved identities. Sparsity is not part of it."""
-    values = asdict(calibration) | {"corpus": corpus}
+    values = calibration_values(calibration) | {"corpus": corpus}
     return stage_key("statistics", model=model, dtype=dtype, calibration=values)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvidenceKeys:
+    """Keys of what a calibration leaves of the blocks: see the functions of these names."""
+
+    statistics: str
+    inputs: str
+    sensitivity: str
+    gradients: str
+
+
+def evidence_keys(
+    model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings
+) -> EvidenceKeys:
+    """The keys of one calibration. model, corpus: resolved identities."""
+    statistics = statistics_key(model, dtype, corpus, calibration)
+    # A mask's gradient sees the text, not how much each of its tokens counts in the statistics.
+    unweighted = statistics_key(model, dtype, corpus, _unweighted(calibration))
+    return EvidenceKeys(
+        statistics=statistics,
+        inputs=inputs_key(statistics),
+        sensitivity=sensitivity_key(statistics),
+        gradients=gradients_key(unweighted),
+    )
+
+
 def gradients_key(statistics: str) -> str:
-    """Key of the mask gradients over the text whose statistics have this key."""
+    """Key of the mask gradients over the text whose statistics, with all tokens alike, have this key."""
     return stage_key("gradients", statistics=statistics)
 
 
@@ -43,9 +70,14 @@ def inputs_key(statistics: str) -> str:
     return stage_key("inputs", statistics=statistics)
 
 
-def activations_key(model: str, dtype: Dtype, tokens: str, watched: str) -> str:
+def activations_key(
+    model: str, dtype: Dtype, tokens: str, watched: str, token_weights: TokenWeights = "equal"
+) -> str:
     """Key of the dense model's activations on a few passages. tokens: a digest of their token ids. watched: where."""
-    return stage_key("activations", model=model, dtype=dtype, tokens=tokens, watched=watched)
+    weights = {} if token_weights == "equal" else {"token_weights": token_weights}
+    return stage_key(
+        "activations", model=model, dtype=dtype, tokens=tokens, watched=watched, **weights
+    )
 
 
 def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
@@ -73,6 +105,10 @@ def outcomes_key(
         values["stop_early_among"] = n_sparse
     pruned = None if sparse is None else [sparse[0], _what_matters(sparse[1]), sparse[2]]
     return stage_key("outcomes", model=model, dtype=dtype, evaluation=values, sparse=pruned)
+
+
+def _unweighted(calibration: CalibrationSettings) -> CalibrationSettings:
+    return replace(calibration, token_weights="equal")
 
 
 def _what_matters(method: MethodSettings) -> dict[str, Any]:

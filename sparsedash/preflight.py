@@ -13,9 +13,10 @@ from sparsedash.catalog import (
 )
 from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.memory import LeastMemory, dimensions_of, least_memory, needs_backward
+from sparsedash.method_settings import MethodSettings
 from sparsedash.records import Record, Run
 from sparsedash.references import TEXT_KINDS, UPLOAD, file_of, names_file
-from sparsedash.settings import CalibrationSettings, MethodSettings, RunSettings
+from sparsedash.settings import CalibrationSettings, RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
 

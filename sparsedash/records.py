@@ -11,14 +11,9 @@ from typing import Literal, TypeVar
 import msgspec
 
 from sparsedash.errors import SettingsError, StoreError
+from sparsedash.method_settings import MethodSettings
 from sparsedash.pair_records import Choices, Continuation, Divergence, Prompts
-from sparsedash.settings import (
-    CalibrationSettings,
-    Dtype,
-    MethodSettings,
-    Rule,
-    RunSettings,
-)
+from sparsedash.settings import CalibrationSettings, Dtype, Rule, RunSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,12 +2,8 @@
 
 import pytest
 
-from sparsedash.settings import (
-    CalibrationSettings,
-    EvaluationSettings,
-    MethodSettings,
-    RunSettings,
-)
+from sparsedash.method_settings import MethodSettings
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 RANDOM = MethodSettings(saliency="random", compensation="none")
 
@@ -28,6 +24,7 @@ OTHER = {
         "n_samples": 64,
         "length": 128,
         "seed": 1,
+        "token_weights": "residual",
     },
     EvaluationSettings: {
         "corpus": "lambada",

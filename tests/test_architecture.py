@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")])
 
 CONTRACTS = {
+    "method_settings",
     "errors",
     "progress",
     "settings",
@@ -44,7 +45,7 @@ KEEPING = {
 } | CONTRACTS
 DRAWING = {"backend", "charts", "document", "preflight", "reproduction", "takeaway"}
 READING = {"engine.families", "engine.pruning"} | CONTRACTS
-MEASURING = {"engine.models", "engine.blocks", "engine.corpora"} | READING
+MEASURING = {"engine.models", "engine.blocks", "engine.corpora", "engine.token_weights"} | READING
 STAGES = {
     "engine.calibration",
     "engine.evaluation",
@@ -86,12 +87,13 @@ ALLOWED: dict[str, set[str]] = {
     "references": set(),
     "textfiles": {"references"} | CONTRACTS,
     "uploads": {"references", "textfiles"} | CONTRACTS,
-    "records": {"errors", "settings", "pair_records"},
+    "records": {"errors", "settings", "method_settings", "pair_records"},
     "pair_records": {"pair_settings"},
     "pair_settings": {"canonical", "checks"},
-    "keys": {"canonical", "settings"},
+    "keys": {"canonical", "settings", "method_settings"},
     "layer_losses": {"records"},
-    "settings": {"errors", "canonical", "checks"},
+    "settings": {"errors", "canonical", "checks", "method_settings"},
+    "method_settings": {"errors", "checks"},
     "checks": {"errors"},
     "canonical": set(),
     "progress": {"errors"},
@@ -157,6 +159,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.models": {"engine.dequantise", "engine.hub", "engine.identity", "store", "catalog"}
     | READING,
     "engine.blocks": READING,
+    "engine.token_weights": CONTRACTS,
     "engine.corpora": {
         "engine.hub",
         "engine.identity",

@@ -17,12 +17,8 @@ from sparsedash.catalog import (
     method_named,
 )
 from sparsedash.errors import SettingsError
-from sparsedash.settings import (
-    CalibrationSettings,
-    EvaluationSettings,
-    MethodSettings,
-    RunSettings,
-)
+from sparsedash.method_settings import MethodSettings
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 CHOICES = [*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA]
 

@@ -1,12 +1,14 @@
 """A stage's key changes if and only if a setting matters to the stage."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from sparsedash.canonical import STAGE_VERSIONS
 from sparsedash.catalog import method_named
 from sparsedash.keys import (
+    activations_key,
+    evidence_keys,
     gradients_key,
     outcomes_key,
     pruned_key,
@@ -14,12 +16,8 @@ from sparsedash.keys import (
     statistics_key,
     text_key,
 )
-from sparsedash.settings import (
-    CalibrationSettings,
-    EvaluationSettings,
-    MethodSettings,
-    RunSettings,
-)
+from sparsedash.method_settings import MethodSettings
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.other_values import RANDOM, other_values
 
 MODEL, CORPUS, STATISTICS = "m" * 64, "c" * 64, "s" * 64
@@ -38,10 +36,23 @@ def test_a_statistics_key_changes_with_every_calibration_setting(name, value):
     )
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings))
-def test_a_key_of_sampled_text_changes_with_every_calibration_setting(name, value):
+@pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings, ["token_weights"]))
+def test_a_key_of_sampled_text_changes_with_every_setting_that_the_text_depends_on(name, value):
     changed = replace(CalibrationSettings(), **{name: value})
     assert text_key(MODEL, "float32", changed) != text_key(MODEL, "float32", CalibrationSettings())
+
+
+def test_the_weights_of_tokens_change_statistics_and_neither_text_nor_gradients():
+    usual, weighted = CalibrationSettings(), CalibrationSettings(token_weights="residual")
+    assert text_key(MODEL, "float32", usual) == text_key(MODEL, "float32", weighted)
+    keys, others = (
+        asdict(evidence_keys(MODEL, "float32", CORPUS, settings)) for settings in (usual, weighted)
+    )
+    assert {name for name in keys if keys[name] == others[name]} == {"gradients"}
+    activations = {
+        activations_key(MODEL, "float32", "t", "w", weights) for weights in ("equal", "residual")
+    }
+    assert len(activations) == 2
 
 
 @pytest.mark.parametrize(
@@ -141,6 +152,7 @@ def test_the_keys_are_those_that_results_are_already_kept_under():
         "statistics": statistics_key(MODEL, "float32", CORPUS, CalibrationSettings()),
         "gradients": gradients_key(STATISTICS),
         "sensitivity": sensitivity_key(STATISTICS),
+        "activations": activations_key(MODEL, "float32", "t", "w"),
         "pruned": pruned_key(STATISTICS, sequential, 100),
         "dense": outcomes_key(MODEL, "float32", CORPUS, dense, None),
         "published": outcomes_key(MODEL, "float32", CORPUS, published, None),
@@ -151,6 +163,7 @@ def test_the_keys_are_those_that_results_are_already_kept_under():
         "statistics": "08e8b9407d0f1c85",
         "gradients": "11f40dfb35b29256",
         "sensitivity": "b1c2db59ffa5896e",
+        "activations": "245c33e952ec7bfb",
         "pruned": "dc951871db82a5de",
         "dense": "5046cfd563402bd8",
         "published": "11d0eebfe1c49a66",

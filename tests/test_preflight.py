@@ -9,9 +9,10 @@ from sparsedash import preflight
 from sparsedash.catalog import method_named
 from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.memory import dimensions_of, least_memory
+from sparsedash.method_settings import MethodSettings
 from sparsedash.preflight import Cached, Memory, cached, seconds
 from sparsedash.records import Outcome, Record, Run
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, MethodSettings, RunSettings
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
 from sparsedash.uploads import Uploads

@@ -6,6 +6,7 @@ import pytest
 
 from sparsedash import reproduction
 from sparsedash.catalog import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.method_settings import MethodSettings
 from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
 from sparsedash.reproduction import (
     doubt,
@@ -15,7 +16,7 @@ from sparsedash.reproduction import (
     ratio,
     run_settings,
 )
-from sparsedash.settings import MethodSettings, RunSettings
+from sparsedash.settings import RunSettings
 from sparsedash.significance import unpaired_interval
 from tests.examples import PRUNED, RECORD, RUN, outcome
 

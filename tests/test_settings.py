@@ -9,19 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedash.errors import SettingsError
-from sparsedash.pair_settings import ContinuationSettings
-from sparsedash.settings import (
-    MAX_SPARSITY_PERMILLE,
+from sparsedash.method_settings import (
     Allocation,
-    CalibrationSettings,
     Compensation,
-    EvaluationSettings,
     MethodSettings,
     Pattern,
-    RunSettings,
     Saliency,
     Scope,
     choices,
+)
+from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.settings import (
+    MAX_SPARSITY_PERMILLE,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
     parse_percents,
     settings_from_plain,
 )

@@ -46,12 +46,12 @@ class BlockWalk:
         return [walked.hidden for walked in self._walked]
 
     def step(self, index: int) -> Iterator[int]:
-        """Run block `index` over every batch, yielding each batch's number before it is run."""
+        """Run block `index` over every batch, yielding each batch's number once it is through."""
         for number, walked in enumerate(self._walked):
-            yield number
             args, kwargs = walked.calls[index]
             output = self._blocks[index](walked.hidden, *args, **kwargs)
             walked.hidden = output[0] if isinstance(output, tuple) else output
+            yield number
 
 
 @contextmanager

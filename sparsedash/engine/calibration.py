@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from sparsedash.engine.blocks import BlockWalk, batches_by_length, given
 from sparsedash.engine.corpora import Texts
 from sparsedash.engine.models import LoadedModel
-from sparsedash.engine.pruning.layer import Statistics
+from sparsedash.engine.pruning.layer import Sample, Statistics
+from sparsedash.engine.token_weights import TOKEN_WEIGHTS
 from sparsedash.errors import CalibrationError
 from sparsedash.progress import OnStep, Step
-from sparsedash.settings import CalibrationSettings
+from sparsedash.settings import CalibrationSettings, TokenWeights
 
 BATCH_TOKENS = 4096
 HELD_OUT_EVERY = 16
@@ -79,10 +80,15 @@ def calibrate(
     sequences: Sequence[Sequence[int]],
     keep: Callable[[int, Statistics], None],
     on_step: OnStep,
+    token_weights: TokenWeights = "equal",
 ) -> None:
     """Walk the text through the blocks and hand the statistics of each block's MLP to `keep`, in their order."""
+
+    def keep_only(index: int, found: list[Statistics]) -> None:
+        keep(index, found[0])
+
     watched = [[mlp.out] for mlp in loaded.mlps]
-    gather(loaded, sequences, watched, lambda index, found: keep(index, found[0]), on_step)
+    gather(loaded, sequences, watched, keep_only, on_step, token_weights=token_weights)
 
 
 @torch.no_grad()
@@ -92,6 +98,8 @@ def gather(
     watched: Sequence[Sequence[nn.Module]],
     keep: Callable[[int, list[Statistics]], None],
     on_step: OnStep,
+    *,
+    token_weights: TokenWeights = "equal",
 ) -> None:
     """Walk the text through the blocks and hand to `keep`, block by block, the statistics of what its modules are given.
 
@@ -103,18 +111,21 @@ def gather(
     batches = batches_by_length(sequences, BATCH_TOKENS, pad, device)
     walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in batches])
     held_out_stride = _held_out_stride(sequences)
+    weigh = TOKEN_WEIGHTS[token_weights]
     n_steps = len(loaded.blocks) * len(batches)
     for index, modules in enumerate(watched):
         gathered = [_Gathered(device, held_out_stride) for _ in modules]
-        with given(modules, [own.add for own in gathered]):
+        with given(modules, [own.see for own in gathered]):
             for number in walk.step(index):
                 rows, batch = batches[number]
                 last = [row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for row in rows]
+                kept_out = torch.tensor(last).to(device)
+                weights = weigh(walk.hidden[number])
                 for own in gathered:
-                    own.expect(batch.mask.bool(), torch.tensor(last).to(device))
-                on_step(Step("calibrate", index * len(batches) + number, n_steps, unit="batches"))
+                    own.count(batch.mask.bool(), kept_out, weights)
+                done = index * len(batches) + number + 1
+                on_step(Step("calibrate", done, n_steps, unit="batches"))
         keep(index, [own.statistics() for own in gathered])
-    on_step(Step("calibrate", n_steps, n_steps, unit="batches"))
 
 
 class _Gathered:
@@ -123,35 +134,43 @@ class _Gathered:
     def __init__(self, device: torch.device, held_out_stride: int) -> None:
         self._device = device
         self._moment = self._sum = torch.empty(0)
-        self._held_out: list[Tensor] = []
+        self._held_out: list[tuple[Tensor, Tensor]] = []
         self._stride = held_out_stride
-        self._n_tokens = 0
+        self._n_tokens, self._total_weight = 0, 0.0
 
-    def expect(self, mask: Tensor, held_out: Tensor) -> None:
-        """What the next `add` will be: mask (b, t) of real tokens, held_out (b,) of sequences kept out."""
-        self._fit = mask & ~held_out[:, None]
-        self._out = mask & held_out[:, None]
+    def see(self, activations: Tensor) -> None:
+        """What the module is given next, to be counted once the block is through; (b, t, m), or its first two as one."""
+        self._seen = activations
 
-    def add(self, activations: Tensor) -> None:
-        """activations: (b, t, m), or the same with its first two dimensions as one."""
-        activations = activations.reshape(*self._fit.shape, -1)
+    def count(self, mask: Tensor, held_out: Tensor, weights: Tensor) -> None:
+        """Add what was seen. mask: (b, t) of real tokens. held_out: (b,) of sequences kept out. weights: (b, t)."""
+        activations = self._seen.reshape(*mask.shape, -1)
+        del self._seen
         if not len(self._sum):
             width = activations.shape[-1]
             self._moment = torch.zeros(width, width, device=self._device)
             self._sum = torch.zeros(width, device=self._device)
-        fit = activations[self._fit].float()
+        fitted = mask & ~held_out[:, None]
+        # The square root on either side of the second moment.
+        roots = weights[fitted].sqrt()[:, None]
+        fit = activations[fitted].float() * roots
         add_second_moment_(self._moment, fit)
-        self._sum += fit.sum(dim=0)
+        self._sum += (fit * roots).sum(dim=0)
         self._n_tokens += len(fit)
-        self._held_out.append(activations[self._out][:: self._stride].float())
+        self._total_weight += float(weights[fitted].sum())
+        out = mask & held_out[:, None]
+        self._held_out.append(
+            (activations[out][:: self._stride].float(), weights[out][:: self._stride])
+        )
 
     def statistics(self) -> Statistics:
         moment = self._moment.tril_()
         moment = moment + moment.tril(-1).T
+        held_out, weights = (torch.cat(parts).cpu() for parts in zip(*self._held_out, strict=True))
         return Statistics(
-            second_moment=(moment / self._n_tokens).cpu(),
-            mean=(self._sum / self._n_tokens).cpu(),
-            held_out=torch.cat(self._held_out).cpu(),
+            second_moment=(moment / self._total_weight).cpu(),
+            mean=(self._sum / self._total_weight).cpu(),
+            held_out=Sample(inputs=held_out, weights=weights),
             n_tokens=self._n_tokens,
         )
 

@@ -18,8 +18,9 @@ from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.packing import pack, unpack
 from sparsedash.engine.pruning.layer import Evidence, Statistics, layer_of
 from sparsedash.engine.pruning.sensitivity import reference_change, squared_error
-from sparsedash.keys import gradients_key, inputs_key, sensitivity_key
+from sparsedash.keys import EvidenceKeys
 from sparsedash.progress import OnStep
+from sparsedash.settings import TokenWeights
 from sparsedash.store import Store
 
 SENSITIVITY_TOKENS = 4096
@@ -35,14 +36,17 @@ class KeptEvidence:
     def __init__(
         self,
         store: Store,
-        statistics_key: str,
+        keys: EvidenceKeys,
         loaded: LoadedModel,
         sequences: Callable[[], list[list[int]]],
         on_step: OnStep,
+        *,
+        token_weights: TokenWeights = "equal",
     ) -> None:
         """sequences: gives the calibration text's token ids; asked only where something must be computed."""
-        self._store, self._key, self._loaded = store, statistics_key, loaded
+        self._store, self._keys, self._loaded = store, keys, loaded
         self._sequences, self._on_step = sequences, on_step
+        self._token_weights = token_weights
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -56,10 +60,10 @@ class KeptEvidence:
 
     def keep_statistics(self, index: int, statistics: Statistics) -> None:
         """Put one block's statistics into the store."""
-        self._store.put_artefact(f"{self._key}/{index}", pack(statistics))
+        self._store.put_artefact(f"{self._keys.statistics}/{index}", pack(statistics))
 
     def _statistics(self, index: int) -> Statistics:
-        data = self._store.get_artefact(f"{self._key}/{index}")
+        data = self._store.get_artefact(f"{self._keys.statistics}/{index}")
         if data is None:
             raise EvidenceGone
         return unpack(data)
@@ -71,7 +75,7 @@ class KeptEvidence:
 
     def _inputs(self, index: int) -> list[tuple[list[str], Statistics]]:
         """Of one block; from one more pass over all of the calibration text, done once."""
-        key, out = inputs_key(self._key), self._loaded.family.out
+        key, out = self._keys.inputs, self._loaded.family.out
         if self._store.recall(f"inputs/{key}") is None:
             self._gather_inputs(key)
         found = []
@@ -103,12 +107,13 @@ class KeptEvidence:
             for number, own in zip(wanted[index], statistics, strict=True):
                 self._store.put_artefact(f"{key}/{index}/{number}", pack(own))
 
-        gather(self._loaded, self._sequences(), watched, keep, self._on_step)
+        weights, on_step = self._token_weights, self._on_step
+        gather(self._loaded, self._sequences(), watched, keep, on_step, token_weights=weights)
         self._store.remember(f"inputs/{key}", str(len(blocks)))
 
     def _mask_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over all of the calibration text, done once."""
-        key = gradients_key(self._key)
+        key = self._keys.gradients
         if self._store.recall(f"gradients/{key}") is None:
             found = mask_gradients(self._loaded, self._sequences(), self._on_step)
             for number, block in enumerate(found):
@@ -122,7 +127,7 @@ class KeptEvidence:
 
     def _sensitivities(self) -> list[float]:
         """What the model loses by a unit of error in each block; from a backward pass over little text, done once."""
-        key = sensitivity_key(self._key)
+        key = self._keys.sensitivity
         known = self._store.get_artefact(key)
         if known is None:
             known = json.dumps(self._measured_sensitivities()).encode()

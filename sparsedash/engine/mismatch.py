@@ -11,12 +11,15 @@ from torch import Tensor
 from sparsedash.canonical import digest
 from sparsedash.engine.blocks import Batch, BlockWalk, batches_by_length, given
 from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.pruning.layer import Sample
+from sparsedash.engine.token_weights import TOKEN_WEIGHTS
 from sparsedash.errors import CalibrationError
 from sparsedash.keys import activations_key
 from sparsedash.layer_losses import ALARM
 from sparsedash.layer_losses import mismatch as mismatch_of
 from sparsedash.progress import OnStep, Step
 from sparsedash.records import Passages, Pruned
+from sparsedash.settings import TokenWeights
 from sparsedash.store import Store
 
 N_PASSAGES = 8
@@ -34,18 +37,22 @@ class PassageActivations:
         passages: Passages,
         watched: list[list[str]],
         on_step: OnStep,
+        *,
+        token_weights: TokenWeights = "equal",
     ) -> None:
-        """watched: of each block, the names of the projections."""
+        """watched: of each block, the names of the projections. token_weights: those of the calibration."""
         self._store, self._loaded, self._on_step = store, loaded, on_step
-        self._watched = watched
+        self._watched, self._weigh = watched, TOKEN_WEIGHTS[token_weights]
         pairs = list(zip(passages.contexts, passages.targets, strict=True))[:N_PASSAGES]
         read = [loaded.tokenizer(context + target).input_ids for context, target in pairs]
         self._sequences = [ids[:PASSAGE_TOKENS] for ids in read]
         tokens = digest(self._sequences)
-        self._key = activations_key(loaded.identity, loaded.dtype, tokens, digest(watched))
+        self._key = activations_key(
+            loaded.identity, loaded.dtype, tokens, digest(watched), token_weights
+        )
 
-    def of(self, index: int) -> list[Tensor] | None:
-        """(t, m) float32 of each watched projection of a block; None where the store has no room for them."""
+    def of(self, index: int) -> list[Sample] | None:
+        """One of each watched projection of a block; None where the store has no room for them."""
         data = self._store.get_artefact(f"{self._key}/{index}")
         if data is None:
             self._collect()
@@ -67,7 +74,8 @@ class PassageActivations:
                 for _ in walk.step(index):
                     pass
             real = [torch.cat(list(map(_real, own, batches))) for own in seen]
-            self._store.put_artefact(f"{self._key}/{index}", _pack(real))
+            weights = torch.cat(list(map(_real, map(self._weigh, walk.hidden), batches)))
+            self._store.put_artefact(f"{self._key}/{index}", _pack(real, weights[:, 0]))
 
 
 def mismatch_warning(made: Pruned) -> str | None:
@@ -82,20 +90,23 @@ def mismatch_warning(made: Pruned) -> str | None:
 
 
 def _real(activations: Tensor, batch: Batch) -> Tensor:
-    """Those of tokens that are no padding."""
+    """(t, m), those of tokens that are no padding."""
     return activations.reshape(*batch.mask.shape, -1)[batch.mask.bool()]
 
 
-def _pack(activations: list[Tensor]) -> bytes:
+def _pack(activations: list[Tensor], weights: Tensor) -> bytes:
     # bfloat16: half the room, and its rounding is far below what the alarm looks for.
     tensors = {str(i): found.bfloat16().cpu() for i, found in enumerate(activations)}
-    return bytes(safetensors.torch.save(tensors))
+    return bytes(safetensors.torch.save(tensors | {"weights": weights.cpu()}))
 
 
-def _unpack(data: bytes) -> list[Tensor]:
+def _unpack(data: bytes) -> list[Sample]:
     try:
         found = safetensors.torch.load(data)
-        return [found[str(i)].float() for i in range(len(found))]
+        # Activations from before there were weights have none.
+        weights = found.pop("weights", torch.ones(len(found["0"])))
+        inputs = [found[str(i)].float() for i in range(len(found))]
+        return [Sample(inputs=own, weights=weights) for own in inputs]
     except (safetensors.SafetensorError, KeyError) as error:
         raise CalibrationError(
             f"Stored activations cannot be read: {error}.", "Start the run again."

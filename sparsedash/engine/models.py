@@ -26,7 +26,8 @@ from sparsedash.engine.hub import fetch
 from sparsedash.engine.identity import files_identity
 from sparsedash.engine.pruning.surgery import Mlp
 from sparsedash.errors import ModelError
-from sparsedash.settings import Dtype, Scope
+from sparsedash.method_settings import Scope
+from sparsedash.settings import Dtype
 from sparsedash.store import Store
 
 log = logging.getLogger(__name__)

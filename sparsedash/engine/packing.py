@@ -5,7 +5,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.layer import Statistics
+from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.errors import CalibrationError
 
 
@@ -17,7 +17,8 @@ def pack(statistics: Statistics) -> bytes:
     tensors = {
         "second_moment": _fold(statistics.second_moment),
         "mean": statistics.mean,
-        "held_out": statistics.held_out,
+        "held_out": statistics.held_out.inputs,
+        "held_out_weights": statistics.held_out.weights,
         "n_tokens": torch.tensor(statistics.n_tokens),
     }
     return bytes(safetensors.torch.save(tensors))
@@ -27,10 +28,13 @@ def unpack(data: bytes) -> Statistics:
     """What `pack` packed. Raises CalibrationError on anything else."""
     try:
         tensors = safetensors.torch.load(data)
+        held_out = tensors["held_out"]
+        # Statistics from before there were weights have none.
+        weights = tensors.get("held_out_weights", torch.ones(len(held_out)))
         return Statistics(
             second_moment=_unfold(tensors["second_moment"], len(tensors["mean"])),
             mean=tensors["mean"],
-            held_out=tensors["held_out"],
+            held_out=Sample(inputs=held_out, weights=weights),
             n_tokens=int(tensors["n_tokens"]),
         )
     except (safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:

@@ -16,6 +16,7 @@ from sparsedash.engine.calibration import add_second_moment_
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.compensation import makeup
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
+from sparsedash.engine.token_weights import residual
 from sparsedash.errors import CalibrationError
 from sparsedash.progress import OnStep, Step
 
@@ -47,7 +48,8 @@ def refit_sequentially(
         inputs: list[Tensor] = []
         with given([mlp.out], [inputs.append]):
             for number in sparse.step(index):
-                on_step(Step("prune", index * len(batches) + number, n_steps, unit="batches"))
+                done = index * len(batches) + number + 1
+                on_step(Step("prune", done, n_steps, unit="batches"))
         # The sparse stream has gone through the dense MLP so far; the narrowed one takes its place below.
         sums = _Sums(mlp)
         for x, aim, hidden, real in zip(inputs, dense.hidden, sparse.hidden, masks, strict=True):
@@ -56,15 +58,12 @@ def refit_sequentially(
         change = _change(mlp, refitted[-1])
         for x, hidden in zip(inputs, sparse.hidden, strict=True):
             hidden += (x @ change[0].T + change[1]).reshape(hidden.shape)
-    on_step(Step("prune", n_steps, n_steps, unit="batches"))
     return refitted
 
 
 class _Sums:
-    """Sums over the tokens of one block, each weighted by 1 / the mean square of its dense residual stream.
-
-    So weighted, since a later norm divides by it: the first tokens of a passage, with their enormous streams, decide
-    nothing.
+    """Sums over the tokens of one block, each weighted by its dense residual stream, whatever the calibration's weights are:
+    on the sparse model's stream an enormous token would decide everything.
     """
 
     def __init__(self, mlp: Mlp) -> None:
@@ -81,7 +80,7 @@ class _Sums:
     def add(self, inputs: Tensor, aim: Tensor, hidden: Tensor) -> None:
         """inputs: (n, m). aim, hidden: (n, d), the dense stream and the sparse one after the block."""
         inputs, shift = inputs.float(), (aim - hidden).float()
-        weights = 1 / aim.float().square().mean(dim=1, keepdim=True).clamp_min(1e-20)
+        weights = residual(aim)[:, None]
         add_second_moment_(self._moment, inputs * weights.sqrt())
         self._shift += shift.T @ (inputs * weights)
         self._mean_input += (inputs * weights).sum(dim=0)

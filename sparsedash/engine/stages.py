@@ -22,10 +22,11 @@ from sparsedash.engine.run_texts import RunTexts
 from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.engine.stopping import StopRule
 from sparsedash.errors import StoreError
-from sparsedash.keys import outcomes_key, pruned_key, statistics_key
+from sparsedash.keys import EvidenceKeys, evidence_keys, outcomes_key, pruned_key
+from sparsedash.method_settings import MethodSettings
 from sparsedash.progress import OnStep, Step
 from sparsedash.records import Pruned, Record
-from sparsedash.settings import MethodSettings, RunSettings
+from sparsedash.settings import RunSettings
 from sparsedash.store import Store
 
 
@@ -58,7 +59,7 @@ class Stages:
 
     def check(self) -> None:
         """Refuse now what calibration would refuse only after the dense model was evaluated. Raises CalibrationError."""
-        if self._store.recall(f"calibrated/{self._statistics_key}") is None:
+        if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
             few_tokens_warning(self.loaded, self.texts.n_tokens_expected)
 
     @cached_property
@@ -71,7 +72,7 @@ class Stages:
         self, method: MethodSettings, permille: int, announce: Callable[[], None] = lambda: None
     ) -> Record:
         """The answers of the model pruned like this. announce: called when it is pruned, before it is evaluated."""
-        key = self._outcomes_key((self._statistics_key, method, permille))
+        key = self._outcomes_key((self._keys.statistics, method, permille))
         label = f"{permille / 10:g} % sparse"
         known = self._known(key, label)
         if known is not None and known.pruned is not None:
@@ -90,7 +91,7 @@ class Stages:
     def prune(self, method: MethodSettings, permille: int) -> PrunedModel:
         """What every MLP or projection becomes; calibrates first where the statistics are not there (any more)."""
         for _ in range(2):
-            if self._store.recall(f"calibrated/{self._statistics_key}") is None:
+            if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
                 self._calibrate()
             elif "calibrate" not in self.ledger.seconds:
                 self.ledger.note_cached("calibration")
@@ -98,7 +99,7 @@ class Stages:
                 try:
                     return self._pruned(method, permille)
                 except EvidenceGone:
-                    self._store.forget(f"calibrated/{self._statistics_key}")
+                    self._store.forget(f"calibrated/{self._keys.statistics}")
         raise StoreError(
             "The calibration statistics do not fit into the store.",
             "Allow it more room with SPARSEDASH_ARTEFACT_GB.",
@@ -111,10 +112,10 @@ class Stages:
         return pruned(self.loaded.mlps, made.narrowed)
 
     @cached_property
-    def _statistics_key(self) -> str:
+    def _keys(self) -> EvidenceKeys:
         calibration = self._settings.calibration
         text = self.texts.calibration_identity
-        return statistics_key(self._model.identity, self._settings.dtype, text, calibration)
+        return evidence_keys(self._model.identity, self._settings.dtype, text, calibration)
 
     def _outcomes_key(self, sparse: tuple[str, MethodSettings, int] | None) -> str:
         return outcomes_key(
@@ -136,18 +137,21 @@ class Stages:
     def _kept(self) -> KeptEvidence:
         return KeptEvidence(
             self._store,
-            self._statistics_key,
+            self._keys,
             self.loaded,
             lambda: self.sequences,
             self.ledger.on_step,
+            token_weights=self._settings.calibration.token_weights,
         )
 
     def _calibrate(self) -> None:
         sequences = self.sequences
         self.ledger.warn(few_tokens_warning(self.loaded, sum(map(len, sequences))))
+        keep, on_step = self._kept.keep_statistics, self.ledger.on_step
         with self.ledger.timed("calibrate"):
-            calibrate(self.loaded, sequences, self._kept.keep_statistics, self.ledger.on_step)
-        self._store.remember(f"calibrated/{self._statistics_key}", str(len(self.loaded.mlps)))
+            weights = self._settings.calibration.token_weights
+            calibrate(self.loaded, sequences, keep, on_step, weights)
+        self._store.remember(f"calibrated/{self._keys.statistics}", str(len(self.loaded.mlps)))
 
     def _pruned(self, method: MethodSettings, permille: int) -> PrunedModel:
         mlps, evidence = self.loaded.mlps, self._kept.evidence
@@ -156,7 +160,7 @@ class Stages:
             return prune_weights(projections, evidence, method, permille, self._on_pruned)
         if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
             return prune(mlps, evidence, method, permille, self._on_pruned)
-        key = pruned_key(self._statistics_key, method, permille)
+        key = pruned_key(self._keys.statistics, method, permille)
         known = self._store.get_artefact(key)
         if known is None:
             chosen = prune(mlps, evidence, method, permille, self._on_pruned).narrowed
@@ -180,6 +184,7 @@ class Stages:
             self.texts.passages,
             watched or [[loaded.family.out]] * len(loaded.blocks),
             self.ledger.on_step,
+            token_weights=self._settings.calibration.token_weights,
         )
         if not made.masked:
             return passage_errors(loaded.mlps, found.of, made.narrowed)

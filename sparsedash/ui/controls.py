@@ -7,13 +7,14 @@ import streamlit as st
 
 from sparsedash.backend import Backend
 from sparsedash.catalog import method_name
+from sparsedash.method_settings import MethodSettings
 from sparsedash.settings import (
     CalibrationSettings,
     Dtype,
     EvaluationSettings,
-    MethodSettings,
     Rule,
     RunSettings,
+    TokenWeights,
     parse_percents,
 )
 from sparsedash.ui import frame, uploads, wording
@@ -33,7 +34,7 @@ from sparsedash.ui.method_choice import MASKS, OWN, all_of, choose_masks, choose
 DEFAULT_SPARSITIES = "10, 20, 30"
 
 _MORE = (
-    MASKS, OWN, CALIBRATION.key, "samples", "length", "seed", "passages", "shuffle", "stop", "rule", "dtype", "width"
+    MASKS, OWN, CALIBRATION.key, "samples", "length", "seed", "weights", "passages", "shuffle", "stop", "rule", "dtype", "width"
 )  # fmt: skip
 """The fields under "More settings", by their names in the address."""
 
@@ -100,6 +101,7 @@ def address(settings: RunSettings) -> dict[str, str]:
         "samples": str(settings.calibration.n_samples),
         "length": str(settings.calibration.length),
         "seed": str(settings.calibration.seed),
+        "weights": settings.calibration.token_weights,
         "dtype": settings.dtype,
         "width": str(method.width_multiple),
     }
@@ -140,6 +142,12 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
         length = whole("length", "Tokens in each", 8, 32_768, default.length)
     with right:
         seed = whole("seed", "Seed", 0, 2**31 - 1, default.seed)
+    weights: tuple[TokenWeights, ...] = get_args(TokenWeights)
+    token_weights = st.selectbox(
+        "How much each token counts", weights, key="weights", bind=BOUND,
+        help="equal: all the same. residual: by 1 / mean square of the residual stream, so that the tokens with enormous "
+        "activations, such as the first of a passage, count little.",
+    )  # fmt: skip
     if chosen is None:
         return None
     return replace(
@@ -147,6 +155,7 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
         n_samples=n_samples or default.n_samples,
         length=length or default.length,
         seed=seed or default.seed,
+        token_weights=token_weights or default.token_weights,
     )
 
 

@@ -72,11 +72,9 @@ def sentence(made: Pruned) -> str:
 
 def basis(record: Record, made: Pruned) -> str:
     """What the sentence rests on: the model, how it was pruned, and the text it was fitted to."""
-    calibration = made.calibration
-    return (
-        f"{wording.title(record.model)} · {wording.record_name(record, several_methods=True)} · calibration: "
-        f"{wording.title(calibration.corpus)}, {calibration.n_samples:,} × {calibration.length:,} tokens · {record.dtype}"
-    )
+    name = wording.record_name(record, several_methods=True)
+    calibrated = wording.calibrated(made.calibration)
+    return f"{wording.title(record.model)} · {name} · {calibrated} · {record.dtype}"
 
 
 def times_more(made: Pruned, errors: Sequence[float]) -> float | None:

@@ -7,15 +7,15 @@ import streamlit as st
 
 from sparsedash.catalog import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.keys import is_used
-from sparsedash.settings import (
+from sparsedash.method_settings import (
     Allocation,
     Compensation,
     MethodSettings,
     Pattern,
-    RunSettings,
     Saliency,
     Scope,
 )
+from sparsedash.settings import RunSettings
 from sparsedash.ui.fields import BOUND, checked, hint, whole
 
 CHANNELS: Pattern = "channelx1"

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta, tzinfo
 from typing import assert_never
 
 from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, method_name
+from sparsedash.method_settings import MethodSettings
 from sparsedash.progress import STAGE_TITLES
 from sparsedash.records import Record, Score, Stopping
-from sparsedash.settings import MethodSettings, RunSettings
+from sparsedash.settings import CalibrationSettings, RunSettings
 from sparsedash.significance import (
     SHOWN_BELOW,
     Judgement,
@@ -240,14 +241,20 @@ def run_title(settings: RunSettings) -> str:
     return f"{title(settings.model)} at {permilles(settings.made_permille)}"
 
 
+def calibrated(calibration: CalibrationSettings) -> str:
+    """On what a model was calibrated: the text, how much of it, and how its tokens count where they do not count alike."""
+    weights = "" if calibration.token_weights == "equal" else ", weighted by the residual stream"
+    amount = f"{calibration.n_samples:,} × {calibration.length:,} tokens{weights}"
+    return f"calibration: {title(calibration.corpus)}, {amount}"
+
+
 def run_details(settings: RunSettings) -> str:
     """How a run is made, in one line."""
-    calibration, evaluation = settings.calibration, settings.evaluation
+    evaluation = settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
     rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"
     early = ", stopping early" if evaluation.stop_early else ""
     return (
-        f"{methods(settings)} · calibration: {title(calibration.corpus)}, "
-        f"{calibration.n_samples:,} × {calibration.length:,} tokens · "
+        f"{methods(settings)} · {calibrated(settings.calibration)} · "
         f"passages: {title(evaluation.corpus)}, {passages}{rule}{early} · {settings.dtype}"
     )

@@ -1,5 +1,7 @@
 """Statistics equal what a plain forward pass shows, and survive packing."""
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -11,38 +13,73 @@ from sparsedash.engine.calibration import (
     few_tokens_warning,
 )
 from sparsedash.engine.corpora import Texts
+from sparsedash.engine.token_weights import TOKEN_WEIGHTS
 from sparsedash.errors import CalibrationError
 from sparsedash.progress import ignore_steps
-from sparsedash.settings import CalibrationSettings
+from sparsedash.settings import CalibrationSettings, TokenWeights
 from tests.engine.conftest import passages
 
 
-def _statistics(loaded, sequences):
+def _statistics(loaded, sequences, token_weights="equal"):
     kept = {}
-    calibrate(loaded, sequences, kept.__setitem__, ignore_steps)
+    calibrate(loaded, sequences, kept.__setitem__, ignore_steps, token_weights)
     return kept
 
 
-def test_second_moments_and_means_equal_those_of_a_plain_forward(loaded):
-    sequences = [loaded.tokenizer(text).input_ids for text in passages(20)]
-    inputs: list[list[torch.Tensor]] = [[] for _ in loaded.mlps]
-    hooks = [
-        mlp.out.register_forward_pre_hook(lambda _, args, i=i: inputs[i].append(args[0][0]))
-        for i, mlp in enumerate(loaded.mlps)
-    ]
+def _seen(loaded, sequences):
+    """Of each block, what its out-projection is given and the residual stream after it, sequence by sequence."""
+    inputs, streams = ([[] for _ in loaded.mlps] for _ in range(2))
+    hooks = []
+    for i, (mlp, block) in enumerate(zip(loaded.mlps, loaded.blocks, strict=True)):
+        hooks += [
+            mlp.out.register_forward_pre_hook(lambda _, args, i=i: inputs[i].append(args[0][0])),
+            block.register_forward_hook(
+                lambda _, args, out, i=i: streams[i].append(
+                    (out[0] if isinstance(out, tuple) else out)[0]
+                )
+            ),
+        ]
     for ids in sequences:
         loaded.model(torch.tensor([ids]))
     for hook in hooks:
         hook.remove()
+    return inputs, streams
 
-    for index, known in _statistics(loaded, sequences).items():
-        fit = [x for i, x in enumerate(inputs[index]) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
-        x = torch.cat(fit).double()
+
+WEIGHTS = {
+    "equal": lambda stream: torch.ones(len(stream)),
+    "residual": lambda stream: 1 / stream.square().mean(dim=1),
+}
+
+
+def test_every_way_to_weigh_tokens_can_be_asked_for():
+    assert set(TOKEN_WEIGHTS) == set(WEIGHTS) == set(get_args(TokenWeights))
+
+
+@pytest.mark.parametrize("token_weights", WEIGHTS)
+def test_second_moments_and_means_equal_those_of_a_plain_forward(loaded, token_weights):
+    sequences = [loaded.tokenizer(text).input_ids for text in passages(20)]
+    inputs, streams = _seen(loaded, sequences)
+    for index, known in _statistics(loaded, sequences, token_weights).items():
+        weights = [WEIGHTS[token_weights](stream) for stream in streams[index]]
+        fitted = [i for i in range(20) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
+        x = torch.cat([inputs[index][i] for i in fitted]).double()
+        w = torch.cat([weights[i] for i in fitted]).double()[:, None]
         assert known.n_tokens == len(x)
-        assert torch.allclose(known.second_moment.double(), x.T @ x / len(x), rtol=1e-3, atol=1e-4)
-        assert torch.allclose(known.mean.double(), x.mean(dim=0), rtol=1e-3, atol=1e-4)
+        moment, mean = x.T @ (w * x) / w.sum(), (w * x).sum(dim=0) / w.sum()
+        assert torch.allclose(known.second_moment.double(), moment, rtol=1e-3, atol=1e-4)
+        assert torch.allclose(known.mean.double(), mean, rtol=1e-3, atol=1e-4)
         assert torch.equal(known.second_moment, known.second_moment.T)
-        assert torch.allclose(known.held_out, inputs[index][HELD_OUT_EVERY - 1], atol=1e-4)
+        held_out = known.held_out
+        assert torch.allclose(held_out.inputs, inputs[index][HELD_OUT_EVERY - 1], atol=1e-4)
+        assert torch.allclose(held_out.weights, weights[HELD_OUT_EVERY - 1], rtol=1e-3)
+
+
+def test_a_token_with_an_enormous_stream_counts_little_by_the_residual(loaded):
+    hidden = torch.ones(1, 3, 8)
+    hidden[0, 0] *= 1000
+    assert TOKEN_WEIGHTS["residual"](hidden).tolist() == [[pytest.approx(1e-6), 1, 1]]
+    assert TOKEN_WEIGHTS["equal"](hidden).tolist() == [[1, 1, 1]]
 
 
 @pytest.mark.parametrize("width", [1, 5, 512, 700])

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 
 from sparsedash.engine import mismatch, pipeline
@@ -13,16 +14,13 @@ from sparsedash.engine.mismatch import (
     PassageActivations,
     mismatch_warning,
 )
+from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.pruning.measuring import passage_errors
 from sparsedash.engine.pruning.surgery import Narrowed, out_weight
+from sparsedash.method_settings import MethodSettings
 from sparsedash.progress import ignore_steps
 from sparsedash.records import Passages, Record, Run
-from sparsedash.settings import (
-    CalibrationSettings,
-    EvaluationSettings,
-    MethodSettings,
-    RunSettings,
-)
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.engine.conftest import passages as texts
 from tests.examples import PRUNED
 
@@ -51,9 +49,9 @@ def passages():
     )
 
 
-def kept_of(store, loaded, passages):
+def kept_of(store, loaded, passages, **weights):
     watched = [[loaded.family.out]] * len(loaded.blocks)
-    return PassageActivations(store, loaded, passages, watched, ignore_steps)
+    return PassageActivations(store, loaded, passages, watched, ignore_steps, **weights)
 
 
 def inner(loaded, index, ids):
@@ -66,23 +64,52 @@ def inner(loaded, index, ids):
     return seen[0]
 
 
-def test_the_activations_are_those_of_the_first_few_passages(loaded, store, passages):
-    kept = kept_of(store, loaded, passages)
+def first_of(loaded, passages):
+    """The token ids of the first few passages, longest first."""
     first = [
         loaded.tokenizer(context + target).input_ids[:PASSAGE_TOKENS]
         for context, target in list(zip(passages.contexts, passages.targets, strict=True))
     ][:N_PASSAGES]
-    first.sort(key=len, reverse=True)
+    return sorted(first, key=len, reverse=True)
+
+
+def test_the_activations_are_those_of_the_first_few_passages(loaded, store, passages):
+    kept = kept_of(store, loaded, passages)
     for index in range(len(loaded.mlps)):
-        expected = torch.cat([inner(loaded, index, ids) for ids in first])
-        assert torch.allclose(kept.of(index)[0], expected, rtol=0.01, atol=1e-3)
+        expected = torch.cat([inner(loaded, index, ids) for ids in first_of(loaded, passages)])
+        (sample,) = kept.of(index)
+        assert torch.allclose(sample.inputs, expected, rtol=0.01, atol=1e-3)
+        assert torch.equal(sample.weights, torch.ones(len(expected)))
 
 
-def test_the_activations_are_made_once(loaded, store, passages, monkeypatch):
-    once = kept_of(store, loaded, passages).of(0)[0]
+def test_passage_tokens_have_the_weights_of_the_calibration(loaded, store, passages):
+    plain, weighted = (
+        kept_of(store, loaded, passages, token_weights=weights).of(1)[0]
+        for weights in ("equal", "residual")
+    )
+    assert torch.equal(plain.inputs, weighted.inputs)
+    streams = []
+    block = loaded.blocks[1]
+    handle = block.register_forward_hook(
+        lambda _, args, out: streams.append((out[0] if isinstance(out, tuple) else out)[0])
+    )
+    for ids in first_of(loaded, passages):
+        loaded.model(torch.tensor([ids]))
+    handle.remove()
+    expected = 1 / torch.cat(streams).square().mean(dim=1)
+    assert torch.allclose(weighted.weights, expected, rtol=1e-3)
+
+
+def test_the_activations_are_made_once_and_those_without_weights_are_still_read(
+    loaded, store, passages, monkeypatch
+):
+    (once,) = kept_of(store, loaded, passages).of(0)
     monkeypatch.setattr(mismatch, "BlockWalk", None)
-    again = kept_of(store, loaded, passages).of(0)[0]
-    assert torch.equal(once, again)
+    (again,) = kept_of(store, loaded, passages).of(0)
+    assert torch.equal(once.inputs, again.inputs)
+    (old,) = mismatch._unpack(safetensors.torch.save({"0": once.inputs.bfloat16()}))
+    assert torch.equal(old.inputs, once.inputs)
+    assert torch.equal(old.weights, once.weights)
 
 
 def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
@@ -90,9 +117,14 @@ def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
     x = torch.randn(20, mlps[0].width, generator=torch.Generator().manual_seed(0))
     kept = torch.arange(mlps[0].width // 2)
     narrowed = [Narrowed(kept, out_weight(mlp)[:, kept], mlp.out.bias) for mlp in mlps]
-    for mlp, error in zip(mlps, passage_errors(mlps, lambda _: [x], narrowed), strict=True):
+    weights = torch.rand(20, generator=torch.Generator().manual_seed(1))
+    samples = [Sample(inputs=x, weights=weights)]
+    for mlp, error in zip(mlps, passage_errors(mlps, lambda _: samples, narrowed), strict=True):
         dense, sparse = x @ out_weight(mlp).T, x[:, kept] @ out_weight(mlp)[:, kept].T
-        assert error == pytest.approx(float((dense - sparse).norm() ** 2 / dense.norm() ** 2))
+        lost, whole = (
+            float((weights[:, None] * y.square()).sum()) for y in (dense - sparse, dense)
+        )
+        assert error == pytest.approx(lost / whole)
     assert passage_errors(mlps, lambda _: None, narrowed) == []
 
 

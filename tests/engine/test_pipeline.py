@@ -4,16 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine import pipeline, run_texts, stages
+from sparsedash.engine import evidence, pipeline, run_texts, stages
 from sparsedash.engine.pruning import saliency
 from sparsedash.errors import CalibrationError, Cancelled, ModelError, StoreError
+from sparsedash.method_settings import MethodSettings
 from sparsedash.records import Passages, Record, Run
-from sparsedash.settings import (
-    CalibrationSettings,
-    EvaluationSettings,
-    MethodSettings,
-    RunSettings,
-)
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.store import Store
 
 
@@ -80,6 +76,23 @@ def test_a_second_sparsity_runs_no_calibration(settings, store, monkeypatch):
 
 def _must_not_run(*_, **__):
     raise AssertionError("this stage was in the store")
+
+
+def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
+    settings, store, monkeypatch
+):
+    fisher = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
+    usual = replace(settings, methods=(fisher,), sparsities_permille=(250,))
+    calibration = replace(settings.calibration, token_weights="residual")
+    run, _ = _run(usual, store)
+    monkeypatch.setattr(evidence, "mask_gradients", _must_not_run)
+    other, steps = _run(replace(usual, calibration=calibration), store)
+    assert "calibrate" in steps
+    plain, weighted = (store.get(Record, r.sparse[0]).pruned for r in (run, other))
+    assert weighted.calibration == calibration
+    for name in ("layer_errors", "held_out_errors", "passage_errors"):
+        pairs = zip(getattr(plain, name), getattr(weighted, name), strict=True)
+        assert all(one != two for one, two in pairs)
 
 
 def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, store, monkeypatch):

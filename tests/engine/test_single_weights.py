@@ -15,9 +15,10 @@ from sparsedash.engine.pruning.patterns import PATTERNS
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.engine.speakers import Speakers
 from sparsedash.engine.weights import n_matmul_weights
+from sparsedash.method_settings import MethodSettings
 from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.records import Record
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, MethodSettings, RunSettings
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.engine.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 SPARSEGPT = MethodSettings(saliency="obs", pattern="2:4", scope="decoder")
@@ -157,15 +158,18 @@ def test_the_inputs_are_gathered_once_and_only_where_single_weights_go(
     passes = []
     gather = evidence.gather
 
-    def counting(*arguments):
-        passes.append(1)
-        return gather(*arguments)
+    def counting(*arguments, token_weights):
+        passes.append(token_weights)
+        return gather(*arguments, token_weights=token_weights)
 
     monkeypatch.setattr(evidence, "gather", counting)
     pipeline.run(replace(settings, methods=(SPARSEGPT, WANDA)), store)
-    assert len(passes) == 1
+    assert passes == ["equal"]
     pipeline.run(replace(settings, methods=(replace(SPARSEGPT, pattern="4:8"),)), store)
-    assert len(passes) == 1
+    assert passes == ["equal"]
+    weighted = replace(settings.calibration, token_weights="residual")
+    pipeline.run(replace(settings, calibration=weighted), store)
+    assert passes == ["equal", "residual"]
 
 
 def test_inputs_that_were_forgotten_are_gathered_again(settings, store):

@@ -25,7 +25,7 @@ def test_the_form_begins_with_the_default_run(open_page, backend):
 def test_settings_come_from_the_address(open_page, backend):
     app = open_page(
         "prune", model="facebook/opt-1.3b", sparsity="5, 12.5", text="lambada_openai", calibration="wikitext-2",
-        samples="64", length="128", seed="3", passages="200", shuffle="7", dtype="bfloat16", width="64",
+        samples="64", length="128", seed="3", weights="residual", passages="200", shuffle="7", dtype="bfloat16", width="64",
     )  # fmt: skip
     button(app, "Start").click().run()
     (asked,) = backend.submitted
@@ -41,6 +41,7 @@ def test_settings_come_from_the_address(open_page, backend):
     assert (calibration.corpus, calibration.n_samples, calibration.length, calibration.seed) == (
         "wikitext-2", 64, 128, 3,
     )  # fmt: skip
+    assert calibration.token_weights == "residual"
     assert asked.methods[0].width_multiple == 64
 
 

@@ -11,16 +11,27 @@ from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Sample:
+    """Tokens to measure a fit on. inputs: (t, m) float32. weights: (t,) float32, how much each counts."""
+
+    inputs: Tensor
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Statistics:
     """What calibration remembers of the inner activations x of one MLP.
 
-    second_moment: (m, m) float32, mean of x x^T over the tokens. mean: (m,) float32.
-    held_out: (t, m) float32, activations of tokens that are in neither of them. n_tokens: how many are.
+    second_moment: (m, m) float32, weighted mean of x x^T over the tokens. mean: (m,) float32, weighted as well.
+    held_out: tokens that are in neither of them. n_tokens: how many are.
     """
 
     second_moment: Tensor
     mean: Tensor
-    held_out: Tensor
+    held_out: Sample
     n_tokens: int
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
-from sparsedash.engine.pruning.layer import Evidence, Layer, layer_of
+from sparsedash.engine.pruning.layer import Evidence, Layer, Sample, layer_of
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
-from sparsedash.settings import MethodSettings
+from sparsedash.method_settings import MethodSettings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,18 +60,18 @@ def measured(
 
 @torch.no_grad()
 def passage_errors(
-    mlps: list[Mlp], activations: Callable[[int], list[Tensor] | None], narrowed: list[Narrowed]
+    mlps: list[Mlp], samples: Callable[[int], list[Sample] | None], narrowed: list[Narrowed]
 ) -> list[float]:
     """What each narrowed MLP loses on passages of the evaluation.
 
-    activations: gives (t, m) of the dense model's block, as the only one, or None; without them there are no errors.
+    samples: gives that of the dense model's block, as the only one, or None; without them there are no errors.
     """
     found = []
     for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
-        inputs = activations(index)
-        if inputs is None:
+        given = samples(index)
+        if given is None:
             return []
-        found.append(_sample_error(mlp, narrow, inputs[0]))
+        found.append(_sample_error(mlp, narrow, given[0]))
     return found
 
 
@@ -81,9 +81,9 @@ def share_lost(dense: Tensor, sparse: Tensor, moment: Tensor) -> float:
     return max(0.0, _energy(sparse - dense, moment) / whole) if whole > 0 else 0.0
 
 
-def share_lost_of_sample(dense: Tensor, sparse: Tensor, inputs: Tensor) -> float:
-    """The same share on these inputs (t, d)."""
-    return _sample_lost(dense, sparse - dense, torch.zeros(len(dense)), inputs)
+def share_lost_of_sample(dense: Tensor, sparse: Tensor, sample: Sample) -> float:
+    """The same share on this sample of its inputs."""
+    return _sample_lost(dense, sparse - dense, torch.zeros(len(dense)), sample)
 
 
 def _change(weight: Tensor, bias: Tensor | None, narrow: Narrowed) -> tuple[Tensor, Tensor]:
@@ -106,19 +106,19 @@ def _fitted_error(layer: Layer, narrow: Narrowed) -> float:
     return max(0.0, lost / whole) if whole > 0 else 0.0
 
 
-def _sample_error(mlp: Mlp, narrow: Narrowed, inputs: Tensor) -> float:
-    """The same share on tokens that took no part in the fit. inputs: (t, m)."""
+def _sample_error(mlp: Mlp, narrow: Narrowed, sample: Sample) -> float:
+    """The same share on tokens that took no part in the fit."""
     dense = out_weight(mlp).float().cpu()
     weight, bias = _change(
         dense, None if mlp.out.bias is None else mlp.out.bias.float().cpu(), narrow
     )
-    return _sample_lost(dense, weight, bias, inputs)
+    return _sample_lost(dense, weight, bias, sample)
 
 
-def _sample_lost(dense: Tensor, change: Tensor, shift: Tensor, inputs: Tensor) -> float:
-    """Energy of what an affine change (n, d), (n,) makes of these inputs (t, d), as a share of the dense output's."""
-    lost = (inputs @ change.T + shift).square().sum()
-    whole = (inputs @ dense.T).square().sum()
+def _sample_lost(dense: Tensor, change: Tensor, shift: Tensor, sample: Sample) -> float:
+    """Energy of what an affine change (n, d), (n,) makes of a sample (t, d), as a share of the dense output's."""
+    lost = sample.weights @ (sample.inputs @ change.T + shift).square().sum(dim=1)
+    whole = sample.weights @ (sample.inputs @ dense.T).square().sum(dim=1)
     return float(lost / whole) if whole > 0 else 0.0
 
 

@@ -12,7 +12,7 @@ from sparsedash.engine.pruning.measuring import PrunedModel, measured
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.sensitivity import refit_errors
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed
-from sparsedash.settings import MethodSettings
+from sparsedash.method_settings import MethodSettings
 
 
 @torch.no_grad()

@@ -6,11 +6,11 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from sparsedash.engine.pruning.layer import Evidence, Statistics
+from sparsedash.engine.pruning.layer import Evidence, Sample, Statistics
 from sparsedash.engine.pruning.measuring import PrunedModel, share_lost, share_lost_of_sample
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.engine.pruning.weightwise import inverse_factor, needs_factor, sparse_weight
-from sparsedash.settings import MethodSettings
+from sparsedash.method_settings import MethodSettings
 
 Projections = dict[str, nn.Linear]
 """One block's projections by name."""
@@ -49,19 +49,23 @@ def prune_weights(
 def weight_passage_errors(
     projections: list[Projections],
     groups: list[list[list[str]]],
-    activations: Callable[[int], list[Tensor] | None],
+    samples: Callable[[int], list[Sample] | None],
     masked: list[dict[str, Tensor]],
 ) -> list[float]:
     """What the projections of each block lose on passages of the evaluation, averaged.
 
-    groups: of each block, the names that are given the same. activations: (t, d) of each of them, in this order, or None.
+    groups: of each block, the names that are given the same. samples: gives one of each of them, in this order, or None.
     """
     found = []
     for index, (block, new) in enumerate(zip(projections, masked, strict=True)):
-        inputs = activations(index)
-        if inputs is None:
+        found_here = samples(index)
+        if found_here is None:
             return []
-        given = {name: x for names, x in zip(groups[index], inputs, strict=True) for name in names}
+        given = {
+            name: sample
+            for names, sample in zip(groups[index], found_here, strict=True)
+            for name in names
+        }
         lost = [
             share_lost_of_sample(weight_of(block[name]).float().cpu(), weight.float(), given[name])
             for name, weight in new.items()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsedash.engine.pruning.layer import Statistics
+from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.pruning.measuring import share_lost
 from sparsedash.engine.pruning.patterns import PATTERNS
 from sparsedash.engine.pruning.weightwise import (
@@ -12,7 +12,7 @@ from sparsedash.engine.pruning.weightwise import (
     needs_factor,
     sparse_weight,
 )
-from sparsedash.settings import MethodSettings, choices
+from sparsedash.method_settings import MethodSettings, choices
 from tests.engine.pruning.layers import inputs
 
 PLAIN = {"compensation": "none", "scope": "decoder"}
@@ -20,7 +20,10 @@ PLAIN = {"compensation": "none", "scope": "decoder"}
 
 def statistics(x):
     return Statistics(
-        second_moment=x.T @ x / len(x), mean=x.mean(0), held_out=x[:0], n_tokens=len(x)
+        second_moment=x.T @ x / len(x),
+        mean=x.mean(0),
+        held_out=Sample(inputs=x[:0], weights=x.new_ones(0)),
+        n_tokens=len(x),
     )
 
 

@@ -1,0 +1,26 @@
+"""How much each token counts in the calibration statistics. One function and one row add a way.
+
+Every function takes the residual stream after a block, (..., d), and returns (...) float32, positive; only the weights'
+ratios matter.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def equal(hidden: Tensor) -> Tensor:
+    """Every token as much as every other."""
+    return hidden.new_ones(hidden.shape[:-1], dtype=torch.float32)
+
+
+def residual(hidden: Tensor) -> Tensor:
+    """1 / the mean square of a token's residual stream, which a later norm divides its square by.
+
+    What is lost of a token whose stream is enormous, as the first ones' are, matters little to what comes after.
+    """
+    return 1 / hidden.float().square().mean(dim=-1).clamp_min(1e-20)
+
+
+TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {"equal": equal, "residual": residual}

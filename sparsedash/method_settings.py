@@ -1,0 +1,91 @@
+"""What a pruning method is: four choices and their few parameters, checked when they are made."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from sparsedash.checks import one_of, whole
+from sparsedash.errors import SettingsError
+
+Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
+Scope = Literal["mlp", "decoder"]
+Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "fisher", "random"]
+Compensation = Literal["none", "bias", "least-squares", "sequential"]
+Allocation = Literal["uniform", "global", "standardised", "sensitivity"]
+
+FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
+"""Patterns that decide the sparsity themselves."""
+
+_CHANNEL_CHOICES: dict[str, tuple[str, ...]] = {
+    "saliency": get_args(Saliency),
+    "compensation": get_args(Compensation),
+    "allocation": get_args(Allocation),
+    "scope": ("mlp",),
+}
+_WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
+    "saliency": ("activation-aware", "magnitude", "obs"),
+    "compensation": ("none", "least-squares"),
+    "allocation": ("uniform",),
+    "scope": get_args(Scope),
+}
+
+
+def choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
+    """What the other choices of a method may be with this pattern, by the name of the choice."""
+    return _CHANNEL_CHOICES if pattern == "channelx1" else _WEIGHT_CHOICES
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """The four choices that make a pruning method, with their few parameters.
+
+    pattern: whole channels, single weights, or so many zeros in so many neighbours of a row.
+    scope: the projections whose single weights go: those of the MLPs, or all of the decoder blocks.
+    width_multiple: kept widths are rounded to the nearest multiple of this many channels.
+    damping: ridge of the least squares, as a share of the median of diag H.
+    strength: of the sequential least squares, from 0, a block's own output, to 1, the dense residual stream.
+    seed: only for random saliency.
+    """
+
+    saliency: Saliency = "activation-aware"
+    pattern: Pattern = "channelx1"
+    compensation: Compensation = "least-squares"
+    allocation: Allocation = "uniform"
+    width_multiple: int = 32
+    damping: float = 0.01
+    strength: float = 0.5
+    seed: int = 0
+    scope: Scope = "mlp"
+
+    def __post_init__(self) -> None:
+        one_of("saliency", self.saliency, Saliency)
+        one_of("pattern", self.pattern, Pattern)
+        one_of("compensation", self.compensation, Compensation)
+        one_of("allocation", self.allocation, Allocation)
+        one_of("scope", self.scope, Scope)
+        for name, allowed in choices(self.pattern).items():
+            if getattr(self, name) not in allowed:
+                words = f"{', '.join(allowed)} with pattern {self.pattern}"
+                raise SettingsError(name, getattr(self, name), words)
+        whole("width_multiple", self.width_multiple, 1, 4096)
+        whole("method seed", self.seed, 0, 2**31 - 1)
+        if type(self.damping) not in (int, float) or not 0 < self.damping <= 10:
+            raise SettingsError("damping", self.damping, "more than 0 and at most 10")
+        if type(self.strength) not in (int, float) or not 0 <= self.strength <= 1:
+            raise SettingsError("strength", self.strength, "from 0 to 1")
+        # 1 and 1.0 are equal settings and must have one key.
+        object.__setattr__(self, "damping", float(self.damping))
+        object.__setattr__(self, "strength", float(self.strength))
+
+    def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of a sweep's sparsities (per mille) at which this method is made; its pattern's own where it has one."""
+        fixed = FIXED_PERMILLE.get(self.pattern)
+        return asked if fixed is None else (fixed,)
+
+
+def method_values(method: MethodSettings) -> dict[str, Any]:
+    """Without the scope where channels go, which had no such choice when the first keys were made."""
+    values = asdict(method)
+    if method.pattern == "channelx1":
+        del values["scope"]
+    return values
