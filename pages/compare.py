@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.significance import compare
-from sparsedash.ui import blind, comparison, frame, wording
+from sparsedash.ui import blind, comparison, frame, judging, wording
 from sparsedash.ui.own_prompt import try_prompt
 from sparsedash.ui.reading import read_passage
 from sparsedash.ui.take_away import offer_files
@@ -41,10 +41,10 @@ with verdict:
     else:
         judged = compare(pair.left, pair.right)
         basis = f"{pair.right_name} against {pair.left_name} · {basis}"
-        frame.opening(wording.verdict(judged), basis)
-        if doubt := wording.doubt(judged):
+        frame.opening(judging.verdict(judged), basis)
+        if doubt := judging.doubt(judged):
             frame.note(doubt)
-        if ended := wording.endings({pair.left_name: pair.left, pair.right_name: pair.right}):
+        if ended := judging.endings({pair.left_name: pair.left, pair.right_name: pair.right}):
             frame.note(ended)
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.link("overview", "Back to the chart", run=chosen)

@@ -6,7 +6,7 @@ from sparsedash.canonical import canonical_json
 from sparsedash.charts.race import race_words
 from sparsedash.records import Passages
 from sparsedash.significance import compare
-from sparsedash.ui import wording
+from sparsedash.ui import judging, wording
 from sparsedash.ui.drawing import accuracy_drawing
 from sparsedash.ui.numbers import numbers_table
 from sparsedash.ui.pair import KINDS, Kind, Pair
@@ -45,8 +45,8 @@ def report(found: Sweep, pair: Pair, passages: Passages | None) -> bytes:
         accuracy_drawing(found, words),
         numbers_table(found),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
-        paragraph(wording.verdict(judged)),
-        paragraph(wording.doubt(judged), css="sd-muted"),
+        paragraph(judging.verdict(judged)),
+        paragraph(judging.doubt(judged), css="sd-muted"),
         *_flips(pair, passages),
         *_made(found),
     ]

@@ -12,7 +12,7 @@ from sparsedash.charts.race import clicked, race_chart, race_words
 from sparsedash.jobs.job import Job
 from sparsedash.records import Record, Run
 from sparsedash.significance import judge
-from sparsedash.ui import frame, job_panel, wording
+from sparsedash.ui import frame, job_panel, judging, wording
 from sparsedash.ui.numbers import numbers_table
 from sparsedash.ui.pair import offers
 from sparsedash.ui.sweep import Sweep, answer, best, live
@@ -54,7 +54,7 @@ def show_race(backend: Backend, found: Sweep, job: Job | None) -> None:
         frame.show(
             numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()})
         )
-    if ended := wording.endings(found.records):
+    if ended := judging.endings(found.records):
         frame.note(ended)
     for warning in found.run.warnings:
         frame.note(warning)
@@ -130,7 +130,7 @@ def _numbers(found: Sweep) -> list[Html]:
     right = f"{found.dense.last_word.right:,} of {found.dense.last_word.total:,} last words right"
     numbers = [_number("Dense", found.dense, right)]
     for record, pair, p in [rows[0], rows[-1]] if len(rows) > 1 else rows:
-        change = f"{wording.signed(pair.difference)} points, {wording.shown(judge(pair, p))}{_adjusted(found)}"
+        change = f"{wording.signed(pair.difference)} points, {judging.shown(judge(pair, p))}{_adjusted(found)}"
         numbers.append(_number(_name(found, record), record, change))
     return numbers
 

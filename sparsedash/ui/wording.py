@@ -1,32 +1,17 @@
 """Numbers and settings in words, the same everywhere. Plain text: whoever shows it escapes it."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
-from typing import assert_never
 
 from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, method_name
 from sparsedash.method_settings import MethodSettings
 from sparsedash.progress import STAGE_TITLES
-from sparsedash.records import Record, Score, Stopping
+from sparsedash.records import Record, Score
 from sparsedash.settings import CalibrationSettings, RunSettings
-from sparsedash.significance import (
-    SHOWN_BELOW,
-    Judgement,
-    Paired,
-    accuracy_interval,
-    judge,
-    passages_needed,
-)
+from sparsedash.significance import accuracy_interval
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
-
-_JUDGEMENTS: dict[Judgement, str] = {
-    "shown": "a difference is shown",
-    "borderline": "a borderline difference",
-    "not-shown": "no difference shown",
-}
 
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
 _TITLES = {
@@ -91,76 +76,6 @@ def p_value(p: float) -> str:
     """ "p = 0.15", "p < 0.001"."""
     number = p_number(p)
     return f"p{NBSP}{number}" if number.startswith("<") else f"p{NBSP}={NBSP}{number}"
-
-
-def shown(judgement: Judgement) -> str:
-    """Whether a difference is shown, in words."""
-    return _JUDGEMENTS[judgement]
-
-
-def verdict(comparison: Paired) -> str:
-    """The comparison in one sentence."""
-    broke, mended = comparison.broke, comparison.mended
-    if not broke and not mended:
-        return "Every verdict stayed the same: nothing broke and nothing was mended."
-    low, high = comparison.interval
-    was = "was" if mended == 1 else "were"
-    return (
-        f"{broke:,} {plural(broke, 'answer')} broke, {mended:,} {was} mended; {shown(judge(comparison))}: "
-        f"{signed(comparison.difference)} points, 95{NBSP}% interval {signed(low)} to {signed(high)}, "
-        f"{p_value(comparison.p_value)}."
-    )
-
-
-def doubt(comparison: Paired) -> str:
-    """What the verdict leaves open, and how many passages would close it; nothing where a difference is shown."""
-    match judge(comparison):
-        case "shown":
-            return ""
-        case "borderline":
-            outside = comparison.p_value >= SHOWN_BELOW
-            why = (
-                "Borderline: the interval leaves zero out, but the exact test does not call flips this lopsided rare."
-                if outside
-                else "Borderline: the exact test calls flips this lopsided rare, but the interval covers zero."
-            )
-        case "not-shown":
-            why = "The interval covers zero, which does not prove that the models are equally good."
-    needed = passages_needed(comparison)
-    if needed is None:
-        return why if comparison.broke else ""
-    return f"{why} About {round_up(needed):,} passages would be needed to show a difference of this size."
-
-
-def endings(records: Mapping[str, Record]) -> str:
-    """How those of these records, by their names, ended that were to stop early; empty where none was."""
-    found = [
-        f"{name} {_ending(record.stopping)}." for name, record in records.items() if record.stopping
-    ]
-    if not found:
-        return ""
-    return f"{' '.join(found)} Intervals and p-values allow for having looked on the way."
-
-
-def _ending(stopping: Stopping) -> str:
-    answered, asked = stopping.n_answered, stopping.n_passages
-    ended = f"stopped after {answered:,} of" if answered < asked else "answered all"
-    match stopping.decision:
-        case "difference":
-            why = "a difference to the dense model is shown"
-        case "close":
-            why = f"the difference to the dense model is under {100 * stopping.margin:g} points"
-        case "open":
-            why = "nothing was decided before"
-        case _:
-            assert_never(stopping.decision)
-    return f"{ended} {asked:,} passages: {why}"
-
-
-def round_up(count: int) -> int:
-    """The count to two digits, upwards: 1,234 -> 1,300."""
-    step = int(10 ** max(0, len(str(count)) - 2))
-    return -(-count // step) * step
 
 
 def plural(count: int, noun: str) -> str:

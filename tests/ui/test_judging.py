@@ -1,0 +1,100 @@
+"""What a comparison shows and what it leaves open, in sentences."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.records import Stopping
+from sparsedash.significance import paired
+from sparsedash.ui import judging
+from sparsedash.ui.wording import NBSP
+from tests.examples import RECORD
+
+STOPPING = Stopping(
+    decision="difference", n_answered=512, n_passages=5153, p_value=0.01, interval=(-0.2, -0.1), margin=0.02, n_comparisons=2
+)  # fmt: skip
+
+
+def plain(text: str) -> str:
+    return text.replace(NBSP, " ")
+
+
+def test_the_verdict_says_in_words_what_broke_and_whether_a_difference_is_shown():
+    dense = [True] * 68 + [False] * 132
+    sparse = [True] * 59 + [False] * 9 + [True] * 3 + [False] * 129
+    said = plain(judging.verdict(paired(dense, sparse)))
+    assert said.startswith(
+        "9 answers broke, 3 were mended; no difference shown: −3.0 points, 95 % interval −"
+    )
+    assert said.endswith("p = 0.15.")
+
+
+def test_a_verdict_on_the_border_says_why_and_how_many_passages_would_settle_it():
+    dense = [True] * 36 + [False] * 84
+    sparse = [True] * 27 + [False] * 9 + [True] * 2 + [False] * 82
+    found = paired(dense, sparse)
+    assert (
+        "; a borderline difference: −5.8 points, 95 % interval −12.3 to −0.5, p = 0.065."
+        in plain(judging.verdict(found))
+    )
+    said = judging.doubt(found)
+    assert said.startswith("Borderline: the interval leaves zero out, but the exact test")
+    assert said.endswith("About 210 passages would be needed to show a difference of this size.")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "20 % stopped after 512 of 5,153 passages: a difference to the dense model is shown."),
+        (
+            {"decision": "close"},
+            "20 % stopped after 512 of 5,153 passages: the difference to the dense model is under 2 points.",
+        ),
+        (
+            {"decision": "open", "n_answered": 5153},
+            "20 % answered all 5,153 passages: nothing was decided before.",
+        ),
+    ],
+)
+def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
+    ended = replace(RECORD, stopping=replace(STOPPING, **change))
+    found = judging.endings({"dense": RECORD, "20 %": ended})
+    assert found.startswith(said)
+    assert found.endswith("allow for having looked on the way.")
+    assert judging.endings({"dense": RECORD}) == ""
+
+
+def test_what_is_not_shown_is_not_called_equal():
+    said = judging.doubt(
+        paired([True] * 60 + [False] * 60, [False] * 2 + [True] * 59 + [False] * 59)
+    )
+    assert said.startswith("The interval covers zero, which does not prove")
+    assert "passages would be needed" in said
+
+
+def test_there_is_no_doubt_where_a_difference_is_shown_or_nothing_changed():
+    assert judging.doubt(paired([True] * 40, [True] * 20 + [False] * 20)) == ""
+    assert judging.doubt(paired([True], [True])) == ""
+
+
+@pytest.mark.parametrize(("count", "rounded"), [(7, 7), (99, 99), (201, 210), (1234, 1300)])
+def test_passages_needed_are_rounded_up_to_two_digits(count, rounded):
+    assert judging.round_up(count) == rounded
+
+
+def test_one_answer_is_not_called_answers():
+    said = judging.verdict(paired([True, False], [False, True]))
+    assert said.startswith("1 answer broke, 1 was mended;")
+
+
+def test_two_equal_models_need_no_statistics():
+    assert (
+        judging.verdict(paired([True], [True]))
+        == "Every verdict stayed the same: nothing broke and nothing was mended."
+    )
+
+
+def test_a_clear_loss_is_called_shown():
+    assert "a difference is shown" in judging.verdict(
+        paired([True] * 40, [True] * 20 + [False] * 20)
+    )
