@@ -35,6 +35,9 @@ PUBLISHED = "retrain-free (published)"
 DENSE = "dense"
 SELF = "self"
 
+_TOLD = ("evaluation", "passages", "sparsity", "samples", "length", "token_weights")
+"""Options that every child is given as they are, and on which what it finds depends."""
+
 
 def main():
     arguments = _parser().parse_args()
@@ -122,8 +125,8 @@ def _written(arguments, base):
 
 def _measured(arguments, name, folder):
     """What the child found, read again where it was kept."""
-    wanted = [arguments.evaluation, arguments.passages, arguments.sparsity, arguments.samples]
-    path = folder / f"{digest([name, *wanted, arguments.length])[:12]}.json"
+    wanted = {option: getattr(arguments, option) for option in _TOLD}
+    path = folder / f"{digest([name, wanted])[:12]}.json"
     if not path.exists():
         found = _in_child(arguments, name, folder / digest(name)[:12])
         path.write_text(json.dumps(found))
@@ -132,12 +135,10 @@ def _measured(arguments, name, folder):
 
 def _in_child(arguments, name, folder):
     command = [sys.executable, "-m", "benchmarks.pruning", "--child", name, "--folder", str(folder)]
-    for option in ("model", "evaluation", "sparsity"):
-        command += [f"--{option}", getattr(arguments, option)]
     if name != SELF:
         command += ["--calibration", arguments.calibration]
-    for option in ("passages", "samples", "length"):
-        command += [f"--{option}", str(getattr(arguments, option))]
+    for option in ("model", *_TOLD):
+        command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -153,7 +154,7 @@ def _child(arguments):
     if arguments.child == SELF:
         return [stages.loaded.tokenizer.decode(ids) for ids in stages.sequences]
     if arguments.child == DENSE:
-        return _dense(stages)
+        return _dense(stages, arguments.token_weights)
     stages.loaded, stages.sequences  # noqa: B018 - read now, in no method's time
     method, (first, *more) = method_named(arguments.child), settings.sparsities_permille
     seconds = _seconds(stages.prune, method, first)
@@ -178,18 +179,19 @@ def _settings(arguments):
             corpus=(arguments.calibration or [SELF])[0],
             n_samples=arguments.samples,
             length=arguments.length,
+            token_weights=arguments.token_weights,
         ),
         evaluation=EvaluationSettings(corpus=arguments.evaluation, n_passages=arguments.passages),
     )
 
 
-def _dense(stages):
+def _dense(stages, token_weights):
     """The dense model's answers; and what reading the calibration text takes it, with and without statistics."""
     from sparsedash.engine.calibration import calibrate
 
     text = stages.loaded, stages.sequences
     bare = _seconds(_bare_forward, *text)
-    calibration = _seconds(calibrate, *text, lambda index, found: None, ignore_steps)
+    calibration = _seconds(calibrate, *text, lambda index, found: None, ignore_steps, token_weights)
     return {
         "answers": {DENSE: _log_likelihoods(stages.dense_record)},
         "seconds": bare,
@@ -230,6 +232,7 @@ def _parser():
     parser.add_argument("--passages", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--token-weights", default="equal", help="equal or residual")
     parser.add_argument("--sparsity", default="10,20,30")
     parser.add_argument("--methods", help="names with commas between; all where not given")
     parser.add_argument("--keep", help="folder that keeps what was measured")
