@@ -74,10 +74,10 @@ def relative(values: Sequence[float]) -> list[float]:
 
 def _curves(made: Pruned, colours: Palette) -> list[_Curve]:
     found = [
-        ("calibration text", made.layer_errors, "circle", "solid", True),
+        ("calibration", made.layer_errors, "circle", "solid", True),
         ("held-out text", made.held_out_errors, "circle-open", "dash", True),
         ("the passages", made.passage_errors, "diamond", "dot", True),
-        ("without compensation", made.uncompensated_errors, "x-thin", "dashdot", False),
+        ("uncompensated", made.uncompensated_errors, "x-thin", "dashdot", False),
     ]
     return [
         _Curve(

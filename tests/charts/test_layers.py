@@ -16,10 +16,10 @@ MADE = replace(
 
 def test_every_layer_has_its_loss_on_each_text_in_percent():
     figure = drawn(layers_chart(MADE))
-    assert trace(figure, "calibration text")["x"] == [1, 2, 3]
-    assert trace(figure, "calibration text")["y"] == pytest.approx([10, 2, 40])
+    assert trace(figure, "calibration")["x"] == [1, 2, 3]
+    assert trace(figure, "calibration")["y"] == pytest.approx([10, 2, 40])
     assert trace(figure, "the passages")["y"] == pytest.approx([12, 3, 40])
-    assert trace(figure, "without compensation")["y"] == pytest.approx([20, 4, 50])
+    assert trace(figure, "uncompensated")["y"] == pytest.approx([20, 4, 50])
 
 
 def test_curves_are_told_apart_by_mark_and_dash_and_carry_their_labels():
@@ -27,7 +27,7 @@ def test_curves_are_told_apart_by_mark_and_dash_and_carry_their_labels():
     curves = [t for t in figure["data"] if t["type"] == "scatter"]
     assert len({t["line"]["dash"] for t in curves}) == len({t["marker"]["symbol"] for t in curves})
     said = " ".join(labels(figure)).replace("<br>", " ")
-    for name in ("calibration text", "held-out text", "the passages", "without compensation"):
+    for name in ("calibration", "held-out text", "the passages", "uncompensated"):
         assert name in said
 
 
@@ -42,7 +42,7 @@ def test_kept_widths_and_sensitivities_stand_below_in_panels_of_their_own():
 def test_what_was_not_measured_is_left_out():
     figure = drawn(layers_chart(replace(MADE, sensitivities=(), passage_errors=())))
     assert {t["name"] for t in figure["data"]} == {
-        "calibration text", "held-out text", "without compensation", "y2",
+        "calibration", "held-out text", "uncompensated", "y2",
     }  # fmt: skip
     assert "yaxis3" not in figure["layout"]
 
@@ -55,7 +55,7 @@ def test_a_layer_that_lost_nothing_is_a_chart_too():
 
 def test_the_words_say_how_far_the_layers_reach():
     assert layers_words(MADE).startswith(
-        "Share of the MLP output that each of 3 layers lost: calibration text from 2.0 to 40.0 %"
+        "Share of the MLP output that each of 3 layers lost: calibration from 2.0 to 40.0 %"
     )
     assert layers_words(MADE).endswith("Kept width from 50 to 100 % of the dense one.")
 
