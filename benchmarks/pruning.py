@@ -18,8 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import get_args
 
 from sparsedash.canonical import digest
 from sparsedash.catalog import BUILTIN_MODEL, METHODS, method_named
@@ -28,6 +30,7 @@ from sparsedash.settings import (
     CalibrationSettings,
     EvaluationSettings,
     RunSettings,
+    TokenWeights,
     parse_percents,
 )
 
@@ -35,7 +38,7 @@ PUBLISHED = "retrain-free (published)"
 DENSE = "dense"
 SELF = "self"
 
-_TOLD = ("evaluation", "passages", "sparsity", "samples", "length", "token_weights")
+_TOLD = ("model", "evaluation", "passages", "sparsity", "samples", "length", "token_weights")
 """Options that every child is given as they are, and on which what it finds depends."""
 
 
@@ -116,9 +119,10 @@ def _folder_of(reference, folder):
 
 def _written(arguments, base):
     """Reference of calibration text that the model writes once for all methods."""
-    path = base / f"self-{arguments.samples}x{arguments.length}.jsonl"
+    wanted = [arguments.model, arguments.samples, arguments.length]
+    path = base / f"{SELF}-{digest(wanted)[:12]}.jsonl"
     if not path.exists():
-        texts = _in_child(arguments, SELF, base / SELF)
+        texts = _in_child(arguments, SELF, path.with_suffix(""))
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return f"file:{path}"
 
@@ -128,7 +132,7 @@ def _measured(arguments, name, folder):
     wanted = {option: getattr(arguments, option) for option in _TOLD}
     path = folder / f"{digest([name, wanted])[:12]}.json"
     if not path.exists():
-        found = _in_child(arguments, name, folder / digest(name)[:12])
+        found = _in_child(arguments, name, path.with_suffix(""))
         path.write_text(json.dumps(found))
     return json.loads(path.read_text())
 
@@ -137,7 +141,7 @@ def _in_child(arguments, name, folder):
     command = [sys.executable, "-m", "benchmarks.pruning", "--child", name, "--folder", str(folder)]
     if name != SELF:
         command += ["--calibration", arguments.calibration]
-    for option in ("model", *_TOLD):
+    for option in _TOLD:
         command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -191,7 +195,8 @@ def _dense(stages, token_weights):
 
     text = stages.loaded, stages.sequences
     bare = _seconds(_bare_forward, *text)
-    calibration = _seconds(calibrate, *text, lambda index, found: None, ignore_steps, token_weights)
+    weighing = partial(calibrate, token_weights=token_weights)
+    calibration = _seconds(weighing, *text, lambda index, found: None, ignore_steps)
     return {
         "answers": {DENSE: _log_likelihoods(stages.dense_record)},
         "seconds": bare,
@@ -232,7 +237,7 @@ def _parser():
     parser.add_argument("--passages", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--token-weights", default="equal", help="equal or residual")
+    parser.add_argument("--token-weights", default="equal", choices=get_args(TokenWeights))
     parser.add_argument("--sparsity", default="10,20,30")
     parser.add_argument("--methods", help="names with commas between; all where not given")
     parser.add_argument("--keep", help="folder that keeps what was measured")

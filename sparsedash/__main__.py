@@ -88,7 +88,7 @@ def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
     longest = "tokens a sample has at most"
     run.add_argument("--calibration-length", type=int, default=256, metavar="N", help=longest)
     run.add_argument("--seed", type=int, default=0, metavar="N", help="draws the calibration text")
-    weights = "how much each token of it counts: equal, or residual (little where its residual stream is large)"
+    weights = "how much each token of the calibration text counts: equal, or residual (little where its residual stream is large)"
     run.add_argument("--token-weights", default="equal", metavar="NAME", help=weights)
 
 

@@ -9,7 +9,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "statistics": 1,
     "gradients": 1,
     "inputs": 1,
-    "sensitivity": 1,
+    "sensitivity": 2,
     "activations": 1,
     "pruned": 1,
     "outcomes": 2,

@@ -6,13 +6,12 @@ Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rou
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sparsedash.canonical import stage_key
+from sparsedash.canonical import STAGE_VERSIONS, stage_key
 from sparsedash.method_settings import MethodSettings, method_values
 from sparsedash.settings import (
     CalibrationSettings,
     Dtype,
     EvaluationSettings,
-    TokenWeights,
     calibration_values,
     evaluation_values,
 )
@@ -70,14 +69,9 @@ def inputs_key(statistics: str) -> str:
     return stage_key("inputs", statistics=statistics)
 
 
-def activations_key(
-    model: str, dtype: Dtype, tokens: str, watched: str, token_weights: TokenWeights = "equal"
-) -> str:
+def activations_key(model: str, dtype: Dtype, tokens: str, watched: str) -> str:
     """Key of the dense model's activations on a few passages. tokens: a digest of their token ids. watched: where."""
-    weights = {} if token_weights == "equal" else {"token_weights": token_weights}
-    return stage_key(
-        "activations", model=model, dtype=dtype, tokens=tokens, watched=watched, **weights
-    )
+    return stage_key("activations", model=model, dtype=dtype, tokens=tokens, watched=watched)
 
 
 def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
@@ -112,12 +106,17 @@ def _unweighted(calibration: CalibrationSettings) -> CalibrationSettings:
 
 
 def _what_matters(method: MethodSettings) -> dict[str, Any]:
-    """The method without the parameters that its own choices leave unused."""
+    """The method without the parameters that its own choices leave unused, and with the version of what it rests on."""
     chosen = {
         name: getattr(method, name)
         for name in ("pattern", "saliency", "compensation", "allocation")
     }
-    return {name: value for name, value in method_values(method).items() if is_used(name, **chosen)}
+    used = {name: value for name, value in method_values(method).items() if is_used(name, **chosen)}
+    version = STAGE_VERSIONS["sensitivity"]
+    if method.allocation == "sensitivity" and version > 1:
+        # The first keys knew no version of it.
+        used["sensitivity_version"] = version
+    return used
 
 
 def is_used(name: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:

@@ -159,7 +159,7 @@ def needs(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> 
 def measured(
     row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]
 ) -> Measured | None:
-    """The newest result here for a row's model, texts, format and sparsity, by any method and calibration size.
+    """The newest result here for a row's model, texts, format and sparsity, by any method, calibration size and token weights.
 
     runs: newest first. record: gives the record of a key.
     """

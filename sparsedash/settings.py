@@ -34,7 +34,7 @@ class CalibrationSettings:
 
     corpus: a text reference (see engine.corpora): a catalog name, `self` or `file:PATH`.
     token_weights: how much each token counts: `equal`, or `residual`, by 1 / the mean square of the residual stream after
-    the block, which is what a later norm divides its square by; first tokens, whose streams are enormous, then count little.
+    the block, so that tokens with an enormous stream count little (see engine.token_weights).
     """
 
     corpus: str = "self"

@@ -47,6 +47,7 @@ def test_the_document_holds_every_promised_field(arguments, tmp_path, capsys):
         assert set(sparse) >= SPARSE | ANSWERS
         assert set(sparse["paired"]) == {"broke", "mended", "p_value", "difference", "interval"}
     assert document["sparse"][0]["widths"] == [48, 48, 48]
+    assert document["settings"]["calibration"]["token_weights"] == "equal"
     assert set(document["seconds"]) >= {"load", "calibrate", "prune", "evaluate"}
     assert set(document["versions"]) >= {"torch", "transformers", "python", "sparsedash"}
     printed = capsys.readouterr().out
@@ -63,6 +64,14 @@ def test_several_methods_race_in_one_run(arguments, capsys):
     ]
 
 
+def test_tokens_can_be_weighted(arguments, tmp_path):
+    file = tmp_path / "out.json"
+    weighted = ["--token-weights", "residual", "--sparsity", "50", "--json", str(file)]
+    assert main([*arguments, *weighted]) == 0
+    settings = json.loads(file.read_text())["settings"]
+    assert settings["calibration"]["token_weights"] == "residual"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -73,6 +82,10 @@ def test_several_methods_race_in_one_run(arguments, capsys):
         (["--method", "obs,wishful"], "method: 'wishful' is not possible; allowed: "),
         (["--method", "obs,obs"], "methods: "),
         (["--dtype", "float8"], "allowed: float32, bfloat16"),
+        (
+            ["--token-weights", "mine"],
+            "token weights: 'mine' is not possible; allowed: equal, residual",
+        ),
         (["--passages", "0"], "passages: 0 is not possible"),
         (["--passages", "many"], "invalid int value"),
         (["--wishes", "3"], "unrecognized arguments"),

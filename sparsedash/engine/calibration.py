@@ -80,6 +80,7 @@ def calibrate(
     sequences: Sequence[Sequence[int]],
     keep: Callable[[int, Statistics], None],
     on_step: OnStep,
+    *,
     token_weights: TokenWeights = "equal",
 ) -> None:
     """Walk the text through the blocks and hand the statistics of each block's MLP to `keep`, in their order."""
@@ -113,6 +114,7 @@ def gather(
     held_out_stride = _held_out_stride(sequences)
     weigh = TOKEN_WEIGHTS[token_weights]
     n_steps = len(loaded.blocks) * len(batches)
+    on_step(Step("calibrate", 0, n_steps, unit="batches"))
     for index, modules in enumerate(watched):
         gathered = [_Gathered(device, held_out_stride) for _ in modules]
         with given(modules, [own.see for own in gathered]):
@@ -122,7 +124,7 @@ def gather(
                 kept_out = torch.tensor(last).to(device)
                 weights = weigh(walk.hidden[number])
                 for own in gathered:
-                    own.count(batch.mask.bool(), kept_out, weights)
+                    own.add(batch.mask.bool(), kept_out, weights)
                 done = index * len(batches) + number + 1
                 on_step(Step("calibrate", done, n_steps, unit="batches"))
         keep(index, [own.statistics() for own in gathered])
@@ -142,7 +144,7 @@ class _Gathered:
         """What the module is given next, to be counted once the block is through; (b, t, m), or its first two as one."""
         self._seen = activations
 
-    def count(self, mask: Tensor, held_out: Tensor, weights: Tensor) -> None:
+    def add(self, mask: Tensor, held_out: Tensor, weights: Tensor) -> None:
         """Add what was seen. mask: (b, t) of real tokens. held_out: (b,) of sequences kept out. weights: (b, t)."""
         activations = self._seen.reshape(*mask.shape, -1)
         del self._seen
@@ -153,9 +155,10 @@ class _Gathered:
         fitted = mask & ~held_out[:, None]
         # The square root on either side of the second moment.
         roots = weights[fitted].sqrt()[:, None]
-        fit = activations[fitted].float() * roots
+        # In place: what a mask picks is a copy already, and there may be gigabytes of it.
+        fit = activations[fitted].float().mul_(roots)
         add_second_moment_(self._moment, fit)
-        self._sum += (fit * roots).sum(dim=0)
+        self._sum += fit.mul_(roots).sum(dim=0)
         self._n_tokens += len(fit)
         self._total_weight += float(weights[fitted].sum())
         out = mask & held_out[:, None]

@@ -17,7 +17,7 @@ from sparsedash.engine.inputs import shared_inputs
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.packing import pack, unpack
 from sparsedash.engine.pruning.layer import Evidence, Statistics, layer_of
-from sparsedash.engine.pruning.sensitivity import reference_change, squared_error
+from sparsedash.engine.pruning.sensitivity import reference_change
 from sparsedash.keys import EvidenceKeys
 from sparsedash.progress import OnStep
 from sparsedash.settings import TokenWeights
@@ -41,7 +41,7 @@ class KeptEvidence:
         sequences: Callable[[], list[list[int]]],
         on_step: OnStep,
         *,
-        token_weights: TokenWeights = "equal",
+        token_weights: TokenWeights,
     ) -> None:
         """sequences: gives the calibration text's token ids; asked only where something must be computed."""
         self._store, self._keys, self._loaded = store, keys, loaded
@@ -139,7 +139,7 @@ class KeptEvidence:
         for index, mlp in enumerate(self._loaded.mlps):
             layer = layer_of(mlp, self._statistics(index))
             changes.append(reference_change(layer))
-            errors.append(squared_error(layer, changes[-1]))
+            errors.append(layer.mean_square(*changes[-1]))
         few = first_tokens(self._sequences(), SENSITIVITY_TOKENS)
         losses = sensitivities(self._loaded, few, changes, self._on_step)
         return [

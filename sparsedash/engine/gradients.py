@@ -43,7 +43,7 @@ def mask_gradients(
 def sensitivities(
     loaded: LoadedModel,
     sequences: Sequence[Sequence[int]],
-    changes: Sequence[Tensor],
+    changes: Sequence[tuple[Tensor, Tensor]],
     on_step: OnStep,
 ) -> list[float]:
     """What the model loses when one block alone is changed: the mean over the sequences of the sum over their tokens of
@@ -52,9 +52,10 @@ def sensitivities(
     Those at the end, because they have the most context to lose. By the Fisher information this is, up to a factor
     that all blocks share, the divergence from the dense model; one token at a time, since what happens at different
     tokens is taken as unrelated, which measures steadily on little text.
-    changes: (d, m) of each block, added to its out-projection.
+    changes: (d, m) and (d,) of each block, added to its out-projection's weight and bias.
     """
-    watches = [_ChangedLoss(change.to(loaded.model.device)) for change in changes]
+    device = loaded.model.device
+    watches = [_ChangedLoss(weight.to(device), bias.to(device)) for weight, bias in changes]
     batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
     _backward(loaded, batches, watches, _late_loss, on_step)
     return [float(torch.cat(watch.found).mean()) for watch in watches]
@@ -85,12 +86,12 @@ class _MaskGradients:
 class _ChangedLoss:
     """Gathers (b,) of every batch: the squared first-order change of the loss, summed over a sequence's tokens."""
 
-    def __init__(self, change: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self.found: list[Tensor] = []
-        self._change = change
+        self._weight, self._bias = weight, bias
 
     def forward(self, activations: Tensor, output: Tensor, real: Tensor) -> None:
-        moved = activations.detach().float() @ self._change.T
+        moved = activations.detach().float() @ self._weight.T + self._bias
 
         def backward(gradient: Tensor) -> None:
             products = (moved * gradient.float()).sum(dim=-1).reshape(real.shape)

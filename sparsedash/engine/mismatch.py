@@ -38,26 +38,28 @@ class PassageActivations:
         watched: list[list[str]],
         on_step: OnStep,
         *,
-        token_weights: TokenWeights = "equal",
+        token_weights: TokenWeights,
     ) -> None:
         """watched: of each block, the names of the projections. token_weights: those of the calibration."""
         self._store, self._loaded, self._on_step = store, loaded, on_step
-        self._watched, self._weigh = watched, TOKEN_WEIGHTS[token_weights]
+        self._watched, self._token_weights = watched, token_weights
         pairs = list(zip(passages.contexts, passages.targets, strict=True))[:N_PASSAGES]
         read = [loaded.tokenizer(context + target).input_ids for context, target in pairs]
         self._sequences = [ids[:PASSAGE_TOKENS] for ids in read]
         tokens = digest(self._sequences)
-        self._key = activations_key(
-            loaded.identity, loaded.dtype, tokens, digest(watched), token_weights
-        )
+        self._key = activations_key(loaded.identity, loaded.dtype, tokens, digest(watched))
 
     def of(self, index: int) -> list[Sample] | None:
         """One of each watched projection of a block; None where the store has no room for them."""
-        data = self._store.get_artefact(f"{self._key}/{index}")
-        if data is None:
+        found = self._kept(index)
+        if found is None:
             self._collect()
-            data = self._store.get_artefact(f"{self._key}/{index}")
-        return None if data is None else _unpack(data)
+            found = self._kept(index)
+        return found
+
+    def _kept(self, index: int) -> list[Sample] | None:
+        data = self._store.get_artefact(f"{self._key}/{index}")
+        return None if data is None else _unpack(data, self._token_weights)
 
     @torch.no_grad()
     def _collect(self) -> None:
@@ -74,8 +76,11 @@ class PassageActivations:
                 for _ in walk.step(index):
                     pass
             real = [torch.cat(list(map(_real, own, batches))) for own in seen]
-            weights = torch.cat(list(map(_real, map(self._weigh, walk.hidden), batches)))
-            self._store.put_artefact(f"{self._key}/{index}", _pack(real, weights[:, 0]))
+            weights = {
+                name: torch.cat(list(map(_real, map(weigh, walk.hidden), batches)))[:, 0]
+                for name, weigh in TOKEN_WEIGHTS.items()
+            }
+            self._store.put_artefact(f"{self._key}/{index}", _pack(real, weights))
 
 
 def mismatch_warning(made: Pruned) -> str | None:
@@ -94,19 +99,21 @@ def _real(activations: Tensor, batch: Batch) -> Tensor:
     return activations.reshape(*batch.mask.shape, -1)[batch.mask.bool()]
 
 
-def _pack(activations: list[Tensor], weights: Tensor) -> bytes:
+def _pack(activations: list[Tensor], weights: dict[str, Tensor]) -> bytes:
     # bfloat16: half the room, and its rounding is far below what the alarm looks for.
     tensors = {str(i): found.bfloat16().cpu() for i, found in enumerate(activations)}
-    return bytes(safetensors.torch.save(tensors | {"weights": weights.cpu()}))
+    return bytes(safetensors.torch.save(tensors | {n: own.cpu() for n, own in weights.items()}))
 
 
-def _unpack(data: bytes) -> list[Sample]:
+def _unpack(data: bytes, token_weights: str) -> list[Sample] | None:
+    """None where they were packed before there were these weights."""
     try:
         found = safetensors.torch.load(data)
-        # Activations from before there were weights have none.
-        weights = found.pop("weights", torch.ones(len(found["0"])))
-        inputs = [found[str(i)].float() for i in range(len(found))]
-        return [Sample(inputs=own, weights=weights) for own in inputs]
+        if token_weights not in found:
+            return None
+        n_projections = sum(name.isdecimal() for name in found)
+        inputs = [found[str(i)].float() for i in range(n_projections)]
+        return [Sample(inputs=own, weights=found[token_weights]) for own in inputs]
     except (safetensors.SafetensorError, KeyError) as error:
         raise CalibrationError(
             f"Stored activations cannot be read: {error}.", "Start the run again."

@@ -16,7 +16,7 @@ from sparsedash.engine.calibration import add_second_moment_
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.compensation import makeup
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
-from sparsedash.engine.token_weights import residual
+from sparsedash.engine.token_weights import residual_weights
 from sparsedash.errors import CalibrationError
 from sparsedash.progress import OnStep, Step
 
@@ -42,6 +42,7 @@ def refit_sequentially(
     dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
     masks = [batch.mask.bool() for batch in batches]
     n_steps, refitted = len(loaded.blocks) * len(batches), []
+    on_step(Step("prune", 0, n_steps, unit="batches"))
     for index, (mlp, narrow) in enumerate(zip(loaded.mlps, narrowed, strict=True)):
         for _ in dense.step(index):
             pass
@@ -55,15 +56,15 @@ def refit_sequentially(
         for x, aim, hidden, real in zip(inputs, dense.hidden, sparse.hidden, masks, strict=True):
             sums.add(x.reshape(*real.shape, -1)[real], aim[real], hidden[real])
         refitted.append(sums.refit(narrow, damping, strength))
-        change = _change(mlp, refitted[-1])
+        weight, bias = refitted[-1].change(out_weight(mlp), mlp.out.bias)
         for x, hidden in zip(inputs, sparse.hidden, strict=True):
-            hidden += (x @ change[0].T + change[1]).reshape(hidden.shape)
+            hidden += (x @ weight.T + bias).reshape(hidden.shape)
     return refitted
 
 
 class _Sums:
-    """Sums over the tokens of one block, each weighted by its dense residual stream, whatever the calibration's weights are:
-    on the sparse model's stream an enormous token would decide everything.
+    """Sums over the tokens of one block, each weighted by 1 / the mean square of its dense stream, whatever the calibration
+    says: what is aimed at is a shift of the stream, and an enormous token's shift would outweigh all others.
     """
 
     def __init__(self, mlp: Mlp) -> None:
@@ -80,7 +81,7 @@ class _Sums:
     def add(self, inputs: Tensor, aim: Tensor, hidden: Tensor) -> None:
         """inputs: (n, m). aim, hidden: (n, d), the dense stream and the sparse one after the block."""
         inputs, shift = inputs.float(), (aim - hidden).float()
-        weights = residual(aim)[:, None]
+        weights = residual_weights(aim)[:, None]
         add_second_moment_(self._moment, inputs * weights.sqrt())
         self._shift += shift.T @ (inputs * weights)
         self._mean_input += (inputs * weights).sum(dim=0)
@@ -103,15 +104,6 @@ class _Sums:
         fitted = weight[:, kept] + makeup(moment, weight, kept, damping, shift)
         bias = self._mlp.out.bias.double().cpu() + mean_shift + weight @ mean - fitted @ mean[kept]
         return Narrowed(kept, fitted.float(), bias.float())
-
-
-def _change(mlp: Mlp, narrow: Narrowed) -> tuple[Tensor, Tensor]:
-    """Sparse minus dense MLP as one map of all its inner activations: weight (d, m), bias (d,)."""
-    weight = -out_weight(mlp)
-    weight[:, narrow.kept] += narrow.out_weight.to(weight)
-    if narrow.out_bias is None or mlp.out.bias is None:
-        return weight, weight.new_zeros(weight.shape[0])
-    return weight, narrow.out_bias.to(weight) - mlp.out.bias
 
 
 def pack_narrowed(narrowed: Sequence[Narrowed]) -> bytes:

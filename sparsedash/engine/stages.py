@@ -148,9 +148,9 @@ class Stages:
         sequences = self.sequences
         self.ledger.warn(few_tokens_warning(self.loaded, sum(map(len, sequences))))
         keep, on_step = self._kept.keep_statistics, self.ledger.on_step
+        weights = self._settings.calibration.token_weights
         with self.ledger.timed("calibrate"):
-            weights = self._settings.calibration.token_weights
-            calibrate(self.loaded, sequences, keep, on_step, weights)
+            calibrate(self.loaded, sequences, keep, on_step, token_weights=weights)
         self._store.remember(f"calibrated/{self._keys.statistics}", str(len(self.loaded.mlps)))
 
     def _pruned(self, method: MethodSettings, permille: int) -> PrunedModel:

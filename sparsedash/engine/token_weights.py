@@ -10,17 +10,21 @@ import torch
 from torch import Tensor
 
 
-def equal(hidden: Tensor) -> Tensor:
+def equal_weights(hidden: Tensor) -> Tensor:
     """Every token as much as every other."""
     return hidden.new_ones(hidden.shape[:-1], dtype=torch.float32)
 
 
-def residual(hidden: Tensor) -> Tensor:
-    """1 / the mean square of a token's residual stream, which a later norm divides its square by.
+def residual_weights(hidden: Tensor) -> Tensor:
+    """1 / the mean square of a token's residual stream.
 
-    What is lost of a token whose stream is enormous, as the first ones' are, matters little to what comes after.
+    A later norm divides by its root, so that an error there arrives, squared, that many times smaller; the first tokens of a
+    passage, whose streams are enormous, decide nothing.
     """
     return 1 / hidden.float().square().mean(dim=-1).clamp_min(1e-20)
 
 
-TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {"equal": equal, "residual": residual}
+TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "equal": equal_weights,
+    "residual": residual_weights,
+}

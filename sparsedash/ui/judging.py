@@ -5,7 +5,7 @@ from typing import assert_never
 
 from sparsedash.records import Record, Stopping
 from sparsedash.significance import SHOWN_BELOW, Judgement, Paired, judge, passages_needed
-from sparsedash.ui.wording import NBSP, p_value, plural, signed
+from sparsedash.ui.wording import NBSP, p_value, plural, round_up, signed
 
 _JUDGEMENTS: dict[Judgement, str] = {
     "shown": "a difference is shown",
@@ -76,9 +76,3 @@ def _ending(stopping: Stopping) -> str:
         case _:
             assert_never(stopping.decision)
     return f"{ended} {asked:,} passages: {why}"
-
-
-def round_up(count: int) -> int:
-    """The count to two digits, upwards: 1,234 -> 1,300."""
-    step = int(10 ** max(0, len(str(count)) - 2))
-    return -(-count // step) * step

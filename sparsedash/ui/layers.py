@@ -18,7 +18,8 @@ OVERFITTED = 2.0
 
 _RECORD = "chosen-record"
 _CAPTION = (
-    "Lost: the share of the MLP's output, by its squared size, that the sparse layer gives otherwise than the dense one. "
+    "Lost: the share of the MLP's output, by its squared size, that the sparse layer gives otherwise than the dense one, "
+    "with each token as the calibration weighs it. "
     "Sensitivity: what the model loses by one unit of error there, as a multiple of the median layer's."
 )
 

@@ -113,9 +113,9 @@ def offers(run: Run, runs: Sequence[Run]) -> list[Offer]:
         if _passages(other) != _passages(run):
             continue
         about = f"{wording.title(other.settings.model)}, {other.settings.dtype}, {wording.methods(other.settings)}"
-        calibration = wording.title(other.settings.calibration.corpus)
+        calibrated = wording.calibrated(other.settings.calibration)
         for key, name in _names(other):
-            label = f"{name} · {about}, {calibration}"
+            label = f"{name} · {about}, {calibrated}"
             found.setdefault(key, Offer(key=key, name=label, address=key[:ADDRESS_LENGTH]))
     names = told_apart({key: offer.name for key, offer in found.items()})
     return [replace(offer, name=names[key]) for key, offer in found.items()]

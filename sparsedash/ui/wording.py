@@ -7,7 +7,7 @@ from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, 
 from sparsedash.method_settings import MethodSettings
 from sparsedash.progress import STAGE_TITLES
 from sparsedash.records import Record, Score
-from sparsedash.settings import CalibrationSettings, RunSettings
+from sparsedash.settings import CalibrationSettings, RunSettings, TokenWeights
 from sparsedash.significance import accuracy_interval
 
 NBSP = "\u00a0"
@@ -16,6 +16,12 @@ MINUS = "\N{MINUS SIGN}"
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
 _TITLES = {
     choice.name: choice.title for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)
+}
+
+
+_TOKEN_WEIGHTS: dict[TokenWeights, str] = {
+    "equal": "",
+    "residual": ", those with a large residual stream counting little",
 }
 
 
@@ -76,6 +82,12 @@ def p_value(p: float) -> str:
     """ "p = 0.15", "p < 0.001"."""
     number = p_number(p)
     return f"p{NBSP}{number}" if number.startswith("<") else f"p{NBSP}={NBSP}{number}"
+
+
+def round_up(count: int) -> int:
+    """The count to two digits, upwards: 1,234 -> 1,300."""
+    step = int(10 ** max(0, len(str(count)) - 2))
+    return -(-count // step) * step
 
 
 def plural(count: int, noun: str) -> str:
@@ -158,9 +170,9 @@ def run_title(settings: RunSettings) -> str:
 
 def calibrated(calibration: CalibrationSettings) -> str:
     """On what a model was calibrated: the text, how much of it, and how its tokens count where they do not count alike."""
-    weights = "" if calibration.token_weights == "equal" else ", weighted by the residual stream"
-    amount = f"{calibration.n_samples:,} × {calibration.length:,} tokens{weights}"
-    return f"calibration: {title(calibration.corpus)}, {amount}"
+    amount = f"{calibration.n_samples:,} × {calibration.length:,} tokens"
+    weights = _TOKEN_WEIGHTS[calibration.token_weights]
+    return f"calibration: {title(calibration.corpus)}, {amount}{weights}"
 
 
 def run_details(settings: RunSettings) -> str:

@@ -22,7 +22,7 @@ from tests.engine.conftest import passages
 
 def _statistics(loaded, sequences, token_weights="equal"):
     kept = {}
-    calibrate(loaded, sequences, kept.__setitem__, ignore_steps, token_weights)
+    calibrate(loaded, sequences, kept.__setitem__, ignore_steps, token_weights=token_weights)
     return kept
 
 
@@ -75,7 +75,7 @@ def test_second_moments_and_means_equal_those_of_a_plain_forward(loaded, token_w
         assert torch.allclose(held_out.weights, weights[HELD_OUT_EVERY - 1], rtol=1e-3)
 
 
-def test_a_token_with_an_enormous_stream_counts_little_by_the_residual(loaded):
+def test_a_token_with_an_enormous_stream_counts_little_by_the_residual():
     hidden = torch.ones(1, 3, 8)
     hidden[0, 0] *= 1000
     assert TOKEN_WEIGHTS["residual"](hidden).tolist() == [[pytest.approx(1e-6), 1, 1]]

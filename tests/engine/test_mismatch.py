@@ -49,9 +49,11 @@ def passages():
     )
 
 
-def kept_of(store, loaded, passages, **weights):
+def kept_of(store, loaded, passages, token_weights="equal"):
     watched = [[loaded.family.out]] * len(loaded.blocks)
-    return PassageActivations(store, loaded, passages, watched, ignore_steps, **weights)
+    return PassageActivations(
+        store, loaded, passages, watched, ignore_steps, token_weights=token_weights
+    )
 
 
 def inner(loaded, index, ids):
@@ -84,8 +86,7 @@ def test_the_activations_are_those_of_the_first_few_passages(loaded, store, pass
 
 def test_passage_tokens_have_the_weights_of_the_calibration(loaded, store, passages):
     plain, weighted = (
-        kept_of(store, loaded, passages, token_weights=weights).of(1)[0]
-        for weights in ("equal", "residual")
+        kept_of(store, loaded, passages, weights).of(1)[0] for weights in ("equal", "residual")
     )
     assert torch.equal(plain.inputs, weighted.inputs)
     streams = []
@@ -100,16 +101,21 @@ def test_passage_tokens_have_the_weights_of_the_calibration(loaded, store, passa
     assert torch.allclose(weighted.weights, expected, rtol=1e-3)
 
 
-def test_the_activations_are_made_once_and_those_without_weights_are_still_read(
-    loaded, store, passages, monkeypatch
-):
+def test_the_activations_are_made_once_for_all_weights(loaded, store, passages, monkeypatch):
     (once,) = kept_of(store, loaded, passages).of(0)
     monkeypatch.setattr(mismatch, "BlockWalk", None)
-    (again,) = kept_of(store, loaded, passages).of(0)
+    for token_weights in ("equal", "residual"):
+        (again,) = kept_of(store, loaded, passages, token_weights).of(0)
+        assert torch.equal(once.inputs, again.inputs)
+
+
+def test_activations_from_before_there_were_weights_are_made_again(loaded, store, passages):
+    (once,) = kept_of(store, loaded, passages).of(0)
+    old = safetensors.torch.save({"0": torch.zeros(3, 4).bfloat16()})
+    kept = kept_of(store, loaded, passages)
+    store.put_artefact(f"{kept._key}/0", old)
+    (again,) = kept.of(0)
     assert torch.equal(once.inputs, again.inputs)
-    (old,) = mismatch._unpack(safetensors.torch.save({"0": once.inputs.bfloat16()}))
-    assert torch.equal(old.inputs, once.inputs)
-    assert torch.equal(old.weights, once.weights)
 
 
 def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):

@@ -77,11 +77,6 @@ def test_there_is_no_doubt_where_a_difference_is_shown_or_nothing_changed():
     assert judging.doubt(paired([True], [True])) == ""
 
 
-@pytest.mark.parametrize(("count", "rounded"), [(7, 7), (99, 99), (201, 210), (1234, 1300)])
-def test_passages_needed_are_rounded_up_to_two_digits(count, rounded):
-    assert judging.round_up(count) == rounded
-
-
 def test_one_answer_is_not_called_answers():
     said = judging.verdict(paired([True, False], [False, True]))
     assert said.startswith("1 answer broke, 1 was mended;")

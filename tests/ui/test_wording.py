@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sparsedash.catalog import method_named
-from sparsedash.settings import RunSettings
+from sparsedash.settings import CalibrationSettings, RunSettings
 from sparsedash.ui import wording
 from tests.examples import RECORD, outcome
 from tests.ui import specimens
@@ -109,3 +109,16 @@ def test_a_method_says_what_is_unusual_about_it():
 def test_choices_without_a_name_are_named_themselves():
     unnamed = replace(method_named("random"), compensation="least-squares")
     assert wording.method(unnamed) == "random, least-squares, uniform"
+
+
+@pytest.mark.parametrize(("count", "rounded"), [(7, 7), (99, 99), (201, 210), (1234, 1300)])
+def test_passages_needed_are_rounded_up_to_two_digits(count, rounded):
+    assert wording.round_up(count) == rounded
+
+
+def test_a_calibration_says_how_its_tokens_count_where_they_do_not_count_alike():
+    usual = CalibrationSettings(corpus="wikitext-2", n_samples=1000)
+    assert wording.calibrated(usual) == "calibration: WikiText-2, 1,000 × 256 tokens"
+    assert wording.calibrated(replace(usual, token_weights="residual")).endswith(
+        "256 tokens, those with a large residual stream counting little"
+    )

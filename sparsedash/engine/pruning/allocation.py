@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 CEILING = 0.6
-"""The largest share of a block's channels that is taken where sensitivity decides."""
+"""The largest share of a block's channels that sensitivity alone would take; less is taken, by the blend."""
 
 BLEND = 0.5
 """How far sensitivity moves the widths from the uniform ones: measured on little text, it is half believed."""

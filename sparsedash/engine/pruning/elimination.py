@@ -12,6 +12,7 @@ from sparsedash.engine.pruning.layer import Layer
 from sparsedash.engine.pruning.linear import damped_cholesky
 
 DAMPING = 0.1
+_LAST_DIGITS = 1e-13
 ROUNDS = 256
 """Channels leave in at most this many rounds: one at a time up to this width, a few at a time above it."""
 
@@ -41,7 +42,8 @@ def elimination_order(layer: Layer, damping: float = DAMPING) -> Tensor:
 
 def _mend_(weight: Tensor, inverse: Tensor, leaving: Tensor) -> None:
     """Let the others take over what these channels did, in place: W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1 P_J:."""
-    factor = torch.linalg.cholesky(inverse[leaving][:, leaving])
+    # After many rounds what is left of the inverse may have lost its last digits: damped then, by as little as will do.
+    factor = damped_cholesky(inverse[leaving][:, leaving], _LAST_DIGITS)
     rows = torch.linalg.solve_triangular(factor, inverse[leaving], upper=False)
     columns = torch.linalg.solve_triangular(factor, weight[:, leaving].T, upper=False)
     weight.addmm_(columns.T, rows, alpha=-1)

@@ -58,6 +58,13 @@ class Layer:
         """Inner channels, m."""
         return self.out_weight.shape[1]
 
+    def mean_square(self, weight: Tensor, bias: Tensor | None = None) -> float:
+        """Mean over the calibration tokens of ||A x + b||^2, for a map A (n, m), b (n,) of the inner activations."""
+        found = float(((weight @ self.second_moment) * weight).sum())
+        if bias is not None:
+            found += float(2 * bias @ (weight @ self.mean) + bias @ bias)
+        return found
+
     def moment(self) -> Tensor:
         """(m, m) float64 that a fit of the out-projection minimises over.
 
@@ -76,7 +83,7 @@ class Evidence:
 
     statistics: of the MLP's inner activations. inputs: of what all projections are given, with the names of those that
     are given the same; asked only where single weights go. mask_gradients: see Layer; asked only where the saliency
-    needs it. sensitivities: what the model loses with one unit of squared error at each block's output; asked only where
+    needs it. sensitivities: what the model loses with one unit of mean squared error at each block's output; asked only where
     the allocation needs it. weighed: what was found out of the channels so far, by what it depends on; one elimination
     serves every sparsity.
     """
@@ -91,7 +98,7 @@ class Evidence:
 def layer_of(
     mlp: Mlp, known: Statistics, seed: int = 0, mask_gradients: Tensor | None = None
 ) -> Layer:
-    """One MLP with its statistics, on the CPU in float32."""
+    """One MLP with its statistics, on the CPU; what is computed with in float32."""
     bias = mlp.out.bias
     return Layer(
         out_weight=out_weight(mlp).detach().float().cpu(),

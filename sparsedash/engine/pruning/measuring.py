@@ -64,7 +64,7 @@ def passage_errors(
 ) -> list[float]:
     """What each narrowed MLP loses on passages of the evaluation.
 
-    samples: gives that of the dense model's block, as the only one, or None; without them there are no errors.
+    samples: gives a list of one, the inner activations of the dense model's block, or None; without them there are no errors.
     """
     found = []
     for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
@@ -86,33 +86,18 @@ def share_lost_of_sample(dense: Tensor, sparse: Tensor, sample: Sample) -> float
     return _sample_lost(dense, sparse - dense, torch.zeros(len(dense)), sample)
 
 
-def _change(weight: Tensor, bias: Tensor | None, narrow: Narrowed) -> tuple[Tensor, Tensor]:
-    """Sparse minus dense as one affine map of all m inputs: weight (d, m), bias (d,)."""
-    change = -weight
-    change[:, narrow.kept] += narrow.out_weight
-    shift = torch.zeros(weight.shape[0])
-    if narrow.out_bias is not None:
-        shift += narrow.out_bias
-        shift -= 0 if bias is None else bias
-    return change, shift
-
-
 def _fitted_error(layer: Layer, narrow: Narrowed) -> float:
     """Share of the output's energy that is lost on the calibration tokens, from their second moment."""
-    weight, bias = _change(layer.out_weight, layer.out_bias, narrow)
-    lost = _energy(weight, layer.second_moment)
-    lost += float(2 * bias @ (weight @ layer.mean) + bias @ bias)
-    whole = _energy(layer.out_weight, layer.second_moment)
+    lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
+    whole = layer.mean_square(layer.out_weight)
     return max(0.0, lost / whole) if whole > 0 else 0.0
 
 
 def _sample_error(mlp: Mlp, narrow: Narrowed, sample: Sample) -> float:
     """The same share on tokens that took no part in the fit."""
-    dense = out_weight(mlp).float().cpu()
-    weight, bias = _change(
-        dense, None if mlp.out.bias is None else mlp.out.bias.float().cpu(), narrow
-    )
-    return _sample_lost(dense, weight, bias, sample)
+    dense, bias = out_weight(mlp).float().cpu(), mlp.out.bias
+    change, shift = narrow.change(dense, None if bias is None else bias.float().cpu())
+    return _sample_lost(dense, change, shift, sample)
 
 
 def _sample_lost(dense: Tensor, change: Tensor, shift: Tensor, sample: Sample) -> float:

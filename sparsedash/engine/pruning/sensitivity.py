@@ -16,21 +16,18 @@ REFERENCE_KEPT = 0.75
 DAMPING = 0.01
 
 
-def reference_change(layer: Layer) -> Tensor:
-    """(d, m) added to the out-projection when a quarter of the channels goes and the rest is refitted.
+def reference_change(layer: Layer) -> tuple[Tensor, Tensor]:
+    """(d, m) added to the out-projection and (d,) to its bias when a quarter of the channels goes and the rest is refitted.
 
     The damage that every block is tried with alone, to measure how much the model minds.
     """
     kept = kept_channels(activation_aware(layer), max(1, int(layer.width * REFERENCE_KEPT)))
-    weight, _ = least_squares(layer, kept, DAMPING)
+    weight, bias = least_squares(layer, kept, DAMPING)
     change = -layer.out_weight
     change[:, kept] += weight
-    return change
-
-
-def squared_error(layer: Layer, change: Tensor) -> float:
-    """Mean squared error at the output over the calibration tokens. change: (d, m) added to the out-projection."""
-    return float(((change @ layer.second_moment) * change).sum())
+    if bias is None or layer.out_bias is None:
+        return change, change.new_zeros(len(change))
+    return change, bias - layer.out_bias
 
 
 def refit_errors(layer: Layer, scores: Tensor, damping: float) -> Tensor:

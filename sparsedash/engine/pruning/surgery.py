@@ -40,6 +40,14 @@ class Narrowed:
     out_weight: Tensor
     out_bias: Tensor | None = None
 
+    def change(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What it adds to a dense out-projection (d, m) and its bias (d,): an affine map of all inner activations."""
+        added = -weight
+        added[:, self.kept] += self.out_weight.to(added)
+        if self.out_bias is None:
+            return added, added.new_zeros(len(added))
+        return added, self.out_bias.to(added) - (0 if bias is None else bias)
+
 
 def out_weight(mlp: Mlp) -> Tensor:
     """The out-projection as (d, m), whichever way the module stores it."""

@@ -66,12 +66,14 @@ def test_mask_gradients_equal_finite_differences(double, block, channel):
         )
 
 
-def late_loss(loaded, ids, block, change, token):
-    """Summed loss of the last predictions with the out-projection changed at one token only."""
+def late_loss(loaded, ids, block, change, token, sign):
+    """Summed loss of the last predictions with the out-projection and its bias changed at one token only."""
+    weight, bias = change
 
     def add(_, inputs, output):
         output = output.clone()
-        output.view(len(ids), -1)[token] += change @ inputs[0].view(len(ids), -1)[token]
+        moved = weight @ inputs[0].view(len(ids), -1)[token] + bias
+        output.view(len(ids), -1)[token] += sign * moved
         return output
 
     handle = loaded.mlps[block].out.register_forward_hook(add)
@@ -83,12 +85,14 @@ def late_loss(loaded, ids, block, change, token):
 
 
 def test_a_sensitivity_is_the_squared_change_of_the_late_loss_token_by_token(double):
-    changes = [1e-4 * torch.randn_like(out_weight(mlp)) for mlp in double.mlps]
-    found = sensitivities(double, [LONG], [change.float() for change in changes], ignore_steps)
+    weights = [1e-4 * torch.randn_like(out_weight(mlp)) for mlp in double.mlps]
+    changes = [(weight, 1e-4 * torch.randn_like(weight[:, 0])) for weight in weights]
+    single = [(weight.float(), bias.float()) for weight, bias in changes]
+    found = sensitivities(double, [LONG], single, ignore_steps)
     for block, change in enumerate(changes):
         moved = [
-            late_loss(double, LONG, block, change, token)
-            - late_loss(double, LONG, block, -change, token)
+            late_loss(double, LONG, block, change, token, 1)
+            - late_loss(double, LONG, block, change, token, -1)
             for token in range(len(LONG))
         ]
         assert found[block] == pytest.approx(sum((m / 2) ** 2 for m in moved), rel=1e-2)

@@ -1,0 +1,28 @@
+"""The damage that sensitivities are measured with is that which the refit leaves."""
+
+import pytest
+import torch
+
+from sparsedash.engine.pruning.saliency import activation_aware
+from sparsedash.engine.pruning.sensitivity import REFERENCE_KEPT, reference_change, refit_errors
+from tests.engine.pruning.layers import inputs, layer
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_reference_damage_is_the_error_of_the_refit(bias):
+    # Means far larger than what varies: a bias takes them up, and an error that counted them would be a hundred times as large.
+    own = layer(m=32, d=5, bias=bias, x=inputs(32) + (10 if bias else 0))
+    errors = refit_errors(own, activation_aware(own), 1e-9)
+    found = own.mean_square(*reference_change(own))
+    assert found == pytest.approx(float(errors[int(32 * REFERENCE_KEPT)]), rel=0.05)
+
+
+def test_a_mean_square_is_that_of_the_outputs():
+    x = inputs(6)
+    own = layer(m=6, x=x)
+    weight, bias = torch.randn(3, 6), torch.randn(3)
+    outputs = (x @ weight.T + bias).square().sum(dim=1)
+    assert own.mean_square(weight, bias) == pytest.approx(float(outputs.mean()), rel=1e-4)
+    assert own.mean_square(weight) == pytest.approx(
+        float((x @ weight.T).square().sum(dim=1).mean()), rel=1e-4
+    )
