@@ -18,8 +18,7 @@ from statistics import median
 
 from sparsedash.catalog import BUILTIN_MODEL
 
-ROUNDS = 3
-LENGTH = 96
+LENGTH = 256
 N_TEXTS = 32
 BATCHES = 4
 
@@ -35,7 +34,7 @@ def main() -> None:
     found = {setting: [] for setting in ("0", "1")}
     with tempfile.TemporaryDirectory() as folder:
         model = str(locate(arguments.model, Store(Path(folder))).folder)
-        for number in range(ROUNDS):
+        for number in range(arguments.rounds):
             for setting in sorted(found, reverse=bool(number % 2)):
                 found[setting].append(_in_child(model, setting))
     for what in ("reading", "writing"):
@@ -90,6 +89,7 @@ def _processor_seconds(function):
 def _arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=BUILTIN_MODEL)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
