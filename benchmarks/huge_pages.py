@@ -9,13 +9,12 @@ processor time, which other work on the machine disturbs least. Linux only.
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
+from benchmarks.child import answer_of, folder_of
 from sparsedash.catalog import BUILTIN_MODEL
 
 LENGTH = 256
@@ -28,12 +27,9 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(_child(arguments.model)))
         return
-    from sparsedash.engine.models import locate
-    from sparsedash.store import Store
-
     found = {setting: [] for setting in ("0", "1")}
     with tempfile.TemporaryDirectory() as folder:
-        model = str(locate(arguments.model, Store(Path(folder))).folder)
+        model = folder_of(arguments.model, folder)
         for number in range(arguments.rounds):
             for setting in sorted(found, reverse=bool(number % 2)):
                 found[setting].append(_in_child(model, setting))
@@ -46,10 +42,9 @@ def main() -> None:
 
 
 def _in_child(model, setting):
-    command = [sys.executable, "-m", "benchmarks.huge_pages", "--child", "--model", model]
     environment = os.environ | {"THP_MEM_ALLOC_ENABLE": setting}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
+    options = ("--child", "--model", model)
+    return answer_of("benchmarks.huge_pages", *options, environment=environment)
 
 
 def _child(model):

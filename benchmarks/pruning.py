@@ -14,8 +14,6 @@ import argparse
 import json
 import math
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from functools import partial
@@ -23,6 +21,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import get_args
 
+from benchmarks.child import answer_of, folder_of
 from sparsedash.canonical import digest
 from sparsedash.catalog import BUILTIN_MODEL, METHODS, method_named
 from sparsedash.progress import ignore_steps
@@ -50,7 +49,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         base = Path(arguments.keep or folder)
         base.mkdir(parents=True, exist_ok=True)
-        arguments.model = _folder_of(arguments.model, base)
+        arguments.model = folder_of(arguments.model, base)
         for text in arguments.calibration or [SELF]:
             arguments.calibration = _written(arguments, base) if text == SELF else text
             _race(arguments, text, base / digest(text)[:12])
@@ -105,18 +104,6 @@ def _permilles(arguments):
     return parse_percents(arguments.sparsity)
 
 
-def _folder_of(reference, folder):
-    """The model's folder: a .gguf is dequantised here once, in no method's time."""
-    from sparsedash.engine.models import locate
-    from sparsedash.store import Store
-
-    store = Store(Path(folder) / "model")
-    try:
-        return str(locate(reference, store).folder)
-    finally:
-        store.close()
-
-
 def _written(arguments, base):
     """Reference of calibration text that the model writes once for all methods."""
     wanted = [arguments.model, arguments.samples, arguments.length]
@@ -138,13 +125,12 @@ def _measured(arguments, name, folder):
 
 
 def _in_child(arguments, name, folder):
-    command = [sys.executable, "-m", "benchmarks.pruning", "--child", name, "--folder", str(folder)]
+    options = ["--child", name, "--folder", str(folder)]
     if name != SELF:
-        command += ["--calibration", arguments.calibration]
+        options += ["--calibration", arguments.calibration]
     for option in _TOLD:
-        command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        options += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
+    return answer_of("benchmarks.pruning", *options)
 
 
 def _child(arguments):

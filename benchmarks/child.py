@@ -1,0 +1,30 @@
+"""Measuring in processes of their own: how one is asked, and the model that all of them are given."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def answer_of(module, *options, environment=None):
+    """What `python -m module` prints last, read as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def folder_of(reference, folder):
+    """The model's folder: a .gguf is dequantised in `folder` once, in no child's time."""
+    from sparsedash.engine.models import locate
+    from sparsedash.store import Store
+
+    store = Store(Path(folder) / "model")
+    try:
+        return str(locate(reference, store).folder)
+    finally:
+        store.close()
