@@ -81,7 +81,7 @@ def calibrate(
     keep: Callable[[int, Statistics], None],
     on_step: OnStep,
     *,
-    token_weights: TokenWeights = "equal",
+    token_weights: TokenWeights,
 ) -> None:
     """Walk the text through the blocks and hand the statistics of each block's MLP to `keep`, in their order."""
 
@@ -100,7 +100,7 @@ def gather(
     keep: Callable[[int, list[Statistics]], None],
     on_step: OnStep,
     *,
-    token_weights: TokenWeights = "equal",
+    token_weights: TokenWeights,
 ) -> None:
     """Walk the text through the blocks and hand to `keep`, block by block, the statistics of what its modules are given.
 
@@ -121,10 +121,10 @@ def gather(
             for number in walk.step(index):
                 rows, batch = batches[number]
                 last = [row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for row in rows]
-                kept_out = torch.tensor(last).to(device)
+                real, kept_out = batch.mask.bool(), torch.tensor(last).to(device)[:, None]
                 weights = weigh(walk.hidden[number])
                 for own in gathered:
-                    own.add(batch.mask.bool(), kept_out, weights)
+                    own.add(real & ~kept_out, real & kept_out, weights)
                 done = index * len(batches) + number + 1
                 on_step(Step("calibrate", done, n_steps, unit="batches"))
         keep(index, [own.statistics() for own in gathered])
@@ -144,15 +144,14 @@ class _Gathered:
         """What the module is given next, to be counted once the block is through; (b, t, m), or its first two as one."""
         self._seen = activations
 
-    def add(self, mask: Tensor, held_out: Tensor, weights: Tensor) -> None:
-        """Add what was seen. mask: (b, t) of real tokens. held_out: (b,) of sequences kept out. weights: (b, t)."""
-        activations = self._seen.reshape(*mask.shape, -1)
+    def add(self, fitted: Tensor, held_out: Tensor, weights: Tensor) -> None:
+        """Add what was seen. fitted, held_out: (b, t), the real tokens of either kind. weights: (b, t)."""
+        activations = self._seen.reshape(*weights.shape, -1)
         del self._seen
         if not len(self._sum):
             width = activations.shape[-1]
             self._moment = torch.zeros(width, width, device=self._device)
             self._sum = torch.zeros(width, device=self._device)
-        fitted = mask & ~held_out[:, None]
         # The square root on either side of the second moment.
         roots = weights[fitted].sqrt()[:, None]
         # In place: what a mask picks is a copy already, and there may be gigabytes of it.
@@ -161,10 +160,8 @@ class _Gathered:
         self._sum += fit.mul_(roots).sum(dim=0)
         self._n_tokens += len(fit)
         self._total_weight += float(weights[fitted].sum())
-        out = mask & held_out[:, None]
-        self._held_out.append(
-            (activations[out][:: self._stride].float(), weights[out][:: self._stride])
-        )
+        kept = activations[held_out][:: self._stride].float()
+        self._held_out.append((kept, weights[held_out][:: self._stride]))
 
     def statistics(self) -> Statistics:
         moment = self._moment.tril_()

@@ -26,6 +26,7 @@ from sparsedash.ui.fields import (
     checked,
     group,
     hint,
+    one_of,
     reference,
     whole,
 )
@@ -143,11 +144,13 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
     with right:
         seed = whole("seed", "Seed", 0, 2**31 - 1, default.seed)
     weights: tuple[TokenWeights, ...] = get_args(TokenWeights)
-    token_weights = st.selectbox(
-        "How much each token counts", weights, key="weights", bind=BOUND,
-        help="equal: all the same. residual: by 1 / mean square of the residual stream, so that the tokens with enormous "
+    token_weights = one_of(
+        "weights",
+        "How much each token counts",
+        weights,
+        "equal: all the same. residual: by 1 / mean square of the residual stream, so that the tokens with enormous "
         "activations, such as the first of a passage, count little.",
-    )  # fmt: skip
+    )
     if chosen is None:
         return None
     return replace(
@@ -155,7 +158,7 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
         n_samples=n_samples or default.n_samples,
         length=length or default.length,
         seed=seed or default.seed,
-        token_weights=token_weights or default.token_weights,
+        token_weights=token_weights,
     )
 
 
@@ -170,18 +173,20 @@ def _evaluation(chosen: RunSettings | None) -> EvaluationSettings | None:
         help="Saves time where the answer is clear. Such a model answers fewer passages, and its mark is hollow.",
     )  # fmt: skip
     rules: tuple[Rule, ...] = get_args(Rule)
-    rule = st.selectbox(
-        "Rule for the last token", rules, key="rule", bind=BOUND,
-        help="plain: right when it is the first choice. published: as in the published table, where a passage of more "
+    rule = one_of(
+        "rule",
+        "Rule for the last token",
+        rules,
+        "plain: right when it is the first choice. published: as in the published table, where a passage of more "
         "than 197 tokens counts as wrong.",
-    )  # fmt: skip
+    )
     if chosen is None:
         return None
     return replace(
         chosen.evaluation,
         n_passages=n_passages,
         shuffle_seed=shuffle,
-        rule=rule or rules[0],
+        rule=rule,
         stop_early=bool(stop_early),
     )
 
@@ -190,8 +195,8 @@ def _numerics() -> tuple[Dtype, int]:
     left, right = st.columns(2)
     dtypes: tuple[Dtype, ...] = get_args(Dtype)
     with left:
-        dtype = st.selectbox("Number format", dtypes, key="dtype", bind=BOUND)
+        dtype = one_of("dtype", "Number format", dtypes)
     with right:
         default = MethodSettings().width_multiple
         width = whole("width", "Kept widths are multiples of", 1, 4096, default)
-    return dtype or dtypes[0], width or default
+    return dtype, width or default

@@ -104,6 +104,11 @@ def whole(
     return None if number is None else int(number)
 
 
+def one_of(key: str, label: str, options: tuple[T, ...], about: str | None = None) -> T:
+    """A field for one of a few; the first of them unless the visitor chooses another."""
+    return st.selectbox(label, options, key=key, bind=BOUND, help=about) or options[0]
+
+
 def group(heading: str) -> None:
     """The heading of fields that belong together."""
     frame.show(element("h3", escape(heading), css="sd-group"))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import Prospect
+from sparsedash.engine.pruning.linear import energy
 from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
 
 
@@ -60,7 +61,7 @@ class Layer:
 
     def mean_square(self, weight: Tensor, bias: Tensor | None = None) -> float:
         """Mean over the calibration tokens of ||A x + b||^2, for a map A (n, m), b (n,) of the inner activations."""
-        found = float(((weight @ self.second_moment) * weight).sum())
+        found = energy(weight, self.second_moment)
         if bias is not None:
             found += float(2 * bias @ (weight @ self.mean) + bias @ bias)
         return found

@@ -33,6 +33,11 @@ def damped_cholesky(moment: Tensor, damping: float) -> Tensor:
     )
 
 
+def energy(weight: Tensor, moment: Tensor) -> float:
+    """Mean of ||A x||^2 over inputs x with this second moment (m, m). weight: A, (n, m)."""
+    return float(((weight @ moment) * weight).sum())
+
+
 def _require_finite(moment: Tensor) -> None:
     if not torch.isfinite(moment).all():
         raise CalibrationError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.layer import Evidence, Layer, Sample, layer_of
+from sparsedash.engine.pruning.linear import energy
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
 from sparsedash.method_settings import MethodSettings
 
@@ -77,8 +78,8 @@ def passage_errors(
 
 def share_lost(dense: Tensor, sparse: Tensor, moment: Tensor) -> float:
     """Share of a projection's output energy that is lost, from the second moment of its inputs. dense, sparse: (n, d)."""
-    whole = _energy(dense, moment)
-    return max(0.0, _energy(sparse - dense, moment) / whole) if whole > 0 else 0.0
+    whole = energy(dense, moment)
+    return max(0.0, energy(sparse - dense, moment) / whole) if whole > 0 else 0.0
 
 
 def share_lost_of_sample(dense: Tensor, sparse: Tensor, sample: Sample) -> float:
@@ -105,7 +106,3 @@ def _sample_lost(dense: Tensor, change: Tensor, shift: Tensor, sample: Sample) -
     lost = sample.weights @ (sample.inputs @ change.T + shift).square().sum(dim=1)
     whole = sample.weights @ (sample.inputs @ dense.T).square().sum(dim=1)
     return float(lost / whole) if whole > 0 else 0.0
-
-
-def _energy(weight: Tensor, moment: Tensor) -> float:
-    return float(((weight @ moment) * weight).sum())
