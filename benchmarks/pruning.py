@@ -37,7 +37,16 @@ PUBLISHED = "retrain-free (published)"
 DENSE = "dense"
 SELF = "self"
 
-_TOLD = ("model", "evaluation", "passages", "sparsity", "samples", "length", "token_weights")
+_TOLD = (
+    "model",
+    "evaluation",
+    "passages",
+    "sparsity",
+    "samples",
+    "length",
+    "token_weights",
+    "packing",
+)
 """Options that every child is given as they are, and on which what it finds depends."""
 
 
@@ -170,6 +179,7 @@ def _settings(arguments):
             n_samples=arguments.samples,
             length=arguments.length,
             token_weights=arguments.token_weights,
+            packed=arguments.packing == "packed",
         ),
         evaluation=EvaluationSettings(corpus=arguments.evaluation, n_passages=arguments.passages),
     )
@@ -224,6 +234,7 @@ def _parser():
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--token-weights", default="equal", choices=get_args(TokenWeights))
+    parser.add_argument("--packing", default="packed", choices=("packed", "documents"))
     parser.add_argument("--sparsity", default="10,20,30")
     parser.add_argument("--methods", help="names with commas between; all where not given")
     parser.add_argument("--keep", help="folder that keeps what was measured")

@@ -90,6 +90,8 @@ def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
     run.add_argument("--seed", type=int, default=0, metavar="N", help="draws the calibration text")
     weights = "how much each token of the calibration text counts: equal, or residual (little where its residual stream is large)"
     run.add_argument("--token-weights", default="equal", metavar="NAME", help=weights)
+    packed = "join the documents of the calibration text and cut them into samples of full length"
+    run.add_argument("--packed", action="store_true", help=packed)
 
 
 def _ask_for_pruning(run: argparse.ArgumentParser) -> None:
@@ -130,6 +132,7 @@ def _settings(arguments: argparse.Namespace) -> RunSettings:
             length=arguments.calibration_length,
             seed=arguments.seed,
             token_weights=arguments.token_weights,
+            packed=arguments.packed,
         ),
         evaluation=EvaluationSettings(
             corpus=arguments.evaluation,

@@ -19,7 +19,7 @@ from sparsedash.settings import (
 
 def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
     """Key of calibration text sampled from the model itself. model: the resolved identity."""
-    values = calibration_values(_unweighted(calibration))
+    values = calibration_values(replace(_unweighted(calibration), packed=False))
     return stage_key("text", model=model, dtype=dtype, calibration=values)
 
 
@@ -57,6 +57,14 @@ def evidence_keys(
 def gradients_key(statistics: str) -> str:
     """Key of the mask gradients over the text whose statistics, with all tokens alike, have this key."""
     return stage_key("gradients", statistics=statistics)
+
+
+def scheduled_gradients_key(keys: EvidenceKeys, method: MethodSettings, permille: int) -> str:
+    """Key of the mask gradients of a model that gets sparser while it reads. keys: of its calibration."""
+    rests_on = keys.statistics if method.allocation == "sensitivity" else keys.gradients
+    # The masks on the way are neither refitted nor rounded to multiples.
+    on_the_way = _what_matters(replace(method, compensation="none", width_multiple=1))
+    return stage_key("gradients", statistics=rests_on, method=on_the_way, permille=permille)
 
 
 def sensitivity_key(statistics: str) -> str:
@@ -126,6 +134,8 @@ def is_used(name: str, *, pattern: str, saliency: str, compensation: str, alloca
             return pattern == "channelx1"
         case "scope":
             return pattern != "channelx1"
+        case "rounds" | "schedule":
+            return saliency == "fisher"
         case "seed":
             return saliency == "random"
         case "strength":

@@ -12,9 +12,12 @@ Scope = Literal["mlp", "decoder"]
 Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "fisher", "random"]
 Compensation = Literal["none", "bias", "least-squares", "sequential"]
 Allocation = Literal["uniform", "global", "standardised", "sensitivity"]
+Schedule = Literal["exponential", "linear", "cubic", "cosine"]
 
 FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
 """Patterns that decide the sparsity themselves."""
+
+MAX_ROUNDS = 64
 
 _CHANNEL_CHOICES: dict[str, tuple[str, ...]] = {
     "saliency": get_args(Saliency),
@@ -45,6 +48,9 @@ class MethodSettings:
     damping: ridge of the least squares, as a share of the median of diag H.
     strength: of the sequential least squares, from 0, a block's own output, to 1, the dense residual stream.
     seed: only for random saliency.
+    rounds: only for Fisher saliency. The calibration text is read in so many parts, and after each but the last the
+    channels that would go so far are masked while the rest is read; with 1 the dense model reads all of it.
+    schedule: how the sparsity grows from round to round.
     """
 
     saliency: Saliency = "activation-aware"
@@ -56,6 +62,8 @@ class MethodSettings:
     strength: float = 0.5
     seed: int = 0
     scope: Scope = "mlp"
+    rounds: int = 1
+    schedule: Schedule = "exponential"
 
     def __post_init__(self) -> None:
         one_of("saliency", self.saliency, Saliency)
@@ -63,12 +71,14 @@ class MethodSettings:
         one_of("compensation", self.compensation, Compensation)
         one_of("allocation", self.allocation, Allocation)
         one_of("scope", self.scope, Scope)
+        one_of("schedule", self.schedule, Schedule)
         for name, allowed in choices(self.pattern).items():
             if getattr(self, name) not in allowed:
                 words = f"{', '.join(allowed)} with pattern {self.pattern}"
                 raise SettingsError(name, getattr(self, name), words)
         whole("width_multiple", self.width_multiple, 1, 4096)
         whole("method seed", self.seed, 0, 2**31 - 1)
+        whole("rounds", self.rounds, 1, MAX_ROUNDS)
         if type(self.damping) not in (int, float) or not 0 < self.damping <= 10:
             raise SettingsError("damping", self.damping, "more than 0 and at most 10")
         if type(self.strength) not in (int, float) or not 0 <= self.strength <= 1:
@@ -84,8 +94,10 @@ class MethodSettings:
 
 
 def method_values(method: MethodSettings) -> dict[str, Any]:
-    """Without the scope where channels go, which had no such choice when the first keys were made."""
+    """Without what had no choice when the first keys were made: the scope where channels go, the schedule of one round."""
     values = asdict(method)
     if method.pattern == "channelx1":
         del values["scope"]
+    if method.rounds == 1:
+        del values["rounds"], values["schedule"]
     return values

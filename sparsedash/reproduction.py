@@ -131,6 +131,7 @@ def run_settings(row: PublishedRow) -> RunSettings:
             corpus=_CALIBRATION[row.calibration],
             n_samples=model.n_samples,
             length=CALIBRATION_LENGTH,
+            packed=True,
         ),
         evaluation=_EVALUATION[row.measure],
     )

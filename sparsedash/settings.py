@@ -35,6 +35,8 @@ class CalibrationSettings:
     corpus: a text reference (see engine.corpora): a catalog name, `self` or `file:PATH`.
     token_weights: how much each token counts: `equal`, or `residual`, by 1 / the mean square of the residual stream after
     the block, so that tokens with an enormous stream count little (see engine.token_weights).
+    packed: the same tokens, but joined and cut into sequences of `length`, as most programs of the field do; else every
+    document is a sequence of its own. A running text is always joined.
     """
 
     corpus: str = "self"
@@ -42,6 +44,7 @@ class CalibrationSettings:
     length: int = 256
     seed: int = 0
     token_weights: TokenWeights = "equal"
+    packed: bool = False
 
     def __post_init__(self) -> None:
         reference("calibration text", self.corpus)
@@ -148,10 +151,12 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
 
 
 def calibration_values(calibration: CalibrationSettings) -> dict[str, Any]:
-    """Without the token weights where they are equal: the first keys knew no others."""
+    """Without the token weights where they are equal, and without packing where there is none: the first keys knew neither."""
     values = asdict(calibration)
     if calibration.token_weights == "equal":
         del values["token_weights"]
+    if not calibration.packed:
+        del values["packed"]
     return values
 
 

@@ -18,6 +18,8 @@ OTHER = {
         "strength": 1.0,
         "seed": 1,
         "scope": None,
+        "rounds": 6,
+        "schedule": None,
     },
     CalibrationSettings: {
         "corpus": "wikitext-2",
@@ -25,6 +27,7 @@ OTHER = {
         "length": 128,
         "seed": 1,
         "token_weights": "residual",
+        "packed": True,
     },
     EvaluationSettings: {
         "corpus": "lambada",

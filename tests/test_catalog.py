@@ -86,6 +86,7 @@ def test_choices_without_a_name_are_named_by_themselves():
         ({"damping": 0.5}, "least-squares, damping 0.5"),
         ({"width_multiple": 64}, "least-squares, multiples of 64"),
         ({"seed": 3, "strength": 1}, "least-squares, strength 1, seed 3"),
+        ({"rounds": 6}, "least-squares, rounds 6"),
     ],
 )
 def test_a_preset_keeps_its_name_and_says_what_is_unusual(changes, name):

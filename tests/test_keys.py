@@ -12,6 +12,7 @@ from sparsedash.keys import (
     gradients_key,
     outcomes_key,
     pruned_key,
+    scheduled_gradients_key,
     sensitivity_key,
     statistics_key,
     text_key,
@@ -36,7 +37,9 @@ def test_a_statistics_key_changes_with_every_calibration_setting(name, value):
     )
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings, ["token_weights"]))
+@pytest.mark.parametrize(
+    ("name", "value"), other_values(CalibrationSettings, ["token_weights", "packed"])
+)
 def test_a_key_of_sampled_text_changes_with_every_setting_that_the_text_depends_on(name, value):
     changed = replace(CalibrationSettings(), **{name: value})
     assert text_key(MODEL, "float32", changed) != text_key(MODEL, "float32", CalibrationSettings())
@@ -49,6 +52,15 @@ def test_the_weights_of_tokens_change_statistics_and_neither_text_nor_gradients(
         asdict(evidence_keys(MODEL, "float32", CORPUS, settings)) for settings in (usual, weighted)
     )
     assert {name for name in keys if keys[name] == others[name]} == {"gradients"}
+
+
+def test_packing_changes_all_evidence_and_not_the_text_which_is_only_cut_in_another_way():
+    usual, packed = CalibrationSettings(), CalibrationSettings(packed=True)
+    assert text_key(MODEL, "float32", usual) == text_key(MODEL, "float32", packed)
+    keys, others = (
+        asdict(evidence_keys(MODEL, "float32", CORPUS, settings)) for settings in (usual, packed)
+    )
+    assert not {name for name in keys if keys[name] == others[name]}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +83,9 @@ def test_two_names_of_the_same_text_have_the_same_keys():
     ) == statistics_key(MODEL, "float32", CORPUS, CalibrationSettings(corpus="file:./a.txt"))
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(MethodSettings, ["seed", "strength"]))
+@pytest.mark.parametrize(
+    ("name", "value"), other_values(MethodSettings, ["seed", "strength", "rounds"])
+)
 def test_an_outcomes_key_changes_with_every_choice_that_least_squares_uses(name, value):
     assert outcomes(replace(MethodSettings(), **{name: value})) != outcomes(MethodSettings())
 
@@ -85,7 +99,32 @@ def test_an_outcomes_key_changes_with_the_strength_of_a_sequential_method():
     assert outcomes(replace(sequential, strength=1.0)) != outcomes(sequential)
 
 
+def test_an_outcomes_key_changes_with_the_rounds_of_a_fisher_method_and_how_it_grows_in_them():
+    once = MethodSettings(saliency="fisher")
+    rounds = replace(once, rounds=6)
+    assert len({outcomes(once), outcomes(rounds), outcomes(replace(rounds, schedule="cubic"))}) == 3
+    assert outcomes(replace(once, schedule="cubic")) == outcomes(once)
+
+
+def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_what_refits():
+    def key(method, permille=100, weights="equal"):
+        calibration = CalibrationSettings(token_weights=weights)
+        keys = evidence_keys(MODEL, "float32", CORPUS, calibration)
+        return scheduled_gradients_key(keys, method, permille)
+
+    usual = MethodSettings(saliency="fisher", allocation="global", rounds=6)
+    by_sensitivity = replace(usual, allocation="sensitivity")
+    for same in ({"compensation": "none"}, {"width_multiple": 1}, {"damping": 0.5}, {"seed": 3}):
+        assert key(replace(usual, **same)) == key(usual)
+    for other in ({"rounds": 5}, {"schedule": "linear"}, {"allocation": "uniform"}):
+        assert key(replace(usual, **other)) != key(usual)
+    assert key(usual, permille=200) != key(usual)
+    assert key(usual, weights="residual") == key(usual)
+    assert key(by_sensitivity, weights="residual") != key(by_sensitivity)
+
+
 def test_an_outcomes_key_ignores_what_its_method_does_not_use():
+    assert outcomes(replace(MethodSettings(), rounds=6)) == outcomes(MethodSettings())
     assert outcomes(replace(MethodSettings(), seed=1)) == outcomes(MethodSettings())
     assert outcomes(replace(RANDOM, damping=0.5)) == outcomes(RANDOM)
 
@@ -175,7 +214,7 @@ def test_the_keys_are_those_that_results_are_already_kept_under():
         ("best", "df80d4cd284566d7"),
         ("obs-by-sensitivity", "8c6f1c4bc464a4ac"),
         ("obs-sequential", "e419da7fd81bcb01"),
-        ("retrain-free (published)", "39509031cb755799"),
+        ("retrain-free (published)", "d1a8f7f95eae9557"),
         ("obs", "8c8828c21fdacf6b"),
         ("flap", "5b64373af3052400"),
         ("wanda-channels", "d0aa9118a5cb62d6"),
@@ -185,6 +224,12 @@ def test_the_keys_are_those_that_results_are_already_kept_under():
 )
 def test_the_answers_of_a_named_method_keep_their_key(name, key):
     assert outcomes(method_named(name)).startswith(key)
+
+
+@pytest.mark.usefixtures("first_versions")
+def test_answers_from_before_there_were_rounds_are_those_of_one_round():
+    once = replace(method_named("retrain-free (published)"), rounds=1)
+    assert outcomes(once).startswith("39509031cb755799")
 
 
 def test_a_raised_stage_version_changes_the_key(monkeypatch):

@@ -64,12 +64,13 @@ def test_several_methods_race_in_one_run(arguments, capsys):
     ]
 
 
-def test_tokens_can_be_weighted(arguments, tmp_path):
+def test_tokens_can_be_weighted_and_documents_packed(arguments, tmp_path):
     file = tmp_path / "out.json"
-    weighted = ["--token-weights", "residual", "--sparsity", "50", "--json", str(file)]
-    assert main([*arguments, *weighted]) == 0
+    chosen = ["--token-weights", "residual", "--packed", "--sparsity", "50", "--json", str(file)]
+    assert main([*arguments, *chosen]) == 0
     settings = json.loads(file.read_text())["settings"]
     assert settings["calibration"]["token_weights"] == "residual"
+    assert settings["calibration"]["packed"] is True
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ def calibration_sequences(
 ) -> list[list[int]]:
     """Token ids of the calibration text: documents in an order drawn by the seed, at most n_samples * length tokens.
 
-    A long document is cut to `length`, a short one stays short, so that each begins as evaluated passages begin; a
-    running text is joined first and cut into pieces of `length`.
+    A long document is cut to `length`, a short one stays short, so that each begins as evaluated passages begin; packed,
+    what is chosen so is joined and cut again. A running text is joined first and cut into pieces of `length`.
     """
     length = min(settings.length, loaded.max_length)
     budget = settings.n_samples * length
@@ -49,7 +49,7 @@ def calibration_sequences(
             budget -= len(ids)
         if budget < 2:
             break
-    return chosen
+    return _packed(chosen, length) if settings.packed else chosen
 
 
 def first_tokens(sequences: Sequence[list[int]], n_tokens: int) -> list[list[int]]:
@@ -189,6 +189,13 @@ def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
 def _pieces(loaded: LoadedModel, text: str, length: int) -> list[list[int]]:
     ids: list[int] = loaded.tokenizer(text).input_ids
     return [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)] or [ids]
+
+
+def _packed(sequences: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+    """The same tokens in sequences of `length`; a last one that is shorter stays where there is something to predict."""
+    ids = [token for own in sequences for token in own]
+    pieces = [ids[i : i + length] for i in range(0, len(ids), length)]
+    return [piece for piece in pieces if len(piece) >= 2]
 
 
 def _held_out_stride(sequences: Sequence[Sequence[int]]) -> int:

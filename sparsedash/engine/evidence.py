@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 
 from torch import Tensor
 
@@ -17,8 +18,13 @@ from sparsedash.engine.inputs import shared_inputs
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.packing import pack, unpack
 from sparsedash.engine.pruning.layer import Evidence, Statistics, layer_of
+from sparsedash.engine.pruning.methods import choose
+from sparsedash.engine.pruning.patterns import mask_of
+from sparsedash.engine.pruning.saliency import SALIENCIES
+from sparsedash.engine.pruning.schedule import reached_permille
 from sparsedash.engine.pruning.sensitivity import reference_change
-from sparsedash.keys import EvidenceKeys
+from sparsedash.keys import EvidenceKeys, scheduled_gradients_key
+from sparsedash.method_settings import MethodSettings
 from sparsedash.progress import OnStep
 from sparsedash.settings import TokenWeights
 from sparsedash.store import Store
@@ -57,6 +63,13 @@ class KeptEvidence:
             mask_gradients=self._mask_gradients,
             sensitivities=self._sensitivities,
         )
+
+    def evidence_for(self, method: MethodSettings, permille: int) -> Evidence:
+        """The same, with mask gradients of its own where the method's model gets sparser while it reads the text."""
+        if method.rounds == 1 or permille == 0 or not SALIENCIES[method.saliency].by_gradient:
+            return self.evidence
+        gradients = partial(self._scheduled_gradients, method, permille)
+        return replace(self.evidence, mask_gradients=gradients, weighed={})
 
     def keep_statistics(self, index: int, statistics: Statistics) -> None:
         """Put one block's statistics into the store."""
@@ -113,9 +126,39 @@ class KeptEvidence:
 
     def _mask_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over all of the calibration text, done once."""
-        key = self._keys.gradients
+
+        def gather() -> list[Tensor]:
+            return mask_gradients(self._loaded, self._sequences(), self._on_step)
+
+        return self._gradients(self._keys.gradients, gather, index)
+
+    def _scheduled_gradients(self, method: MethodSettings, permille: int, index: int) -> Tensor:
+        """Of one block; from a backward pass for this sparsity alone, over a model that gets there in rounds."""
+        mlps = self._loaded.mlps
+        on_the_way = replace(method, width_multiple=1)
+
+        def masks(n_done: int, found: list[Tensor]) -> list[Tensor]:
+            so_far = replace(self.evidence, mask_gradients=found.__getitem__, weighed={})
+            reached = reached_permille(method.schedule, permille, n_done / method.rounds)
+            kept = choose(mlps, so_far, on_the_way, reached)
+            return [mask_of(own, mlp.width) for own, mlp in zip(kept, mlps, strict=True)]
+
+        def gather() -> list[Tensor]:
+            return mask_gradients(
+                self._loaded,
+                self._sequences(),
+                self._on_step,
+                n_rounds=method.rounds,
+                masks=masks,
+            )
+
+        key = scheduled_gradients_key(self._keys, method, permille)
+        return self._gradients(key, gather, index)
+
+    def _gradients(self, key: str, gather: Callable[[], list[Tensor]], index: int) -> Tensor:
+        """Of one block, from the store; all blocks' are gathered where they are not there."""
         if self._store.recall(f"gradients/{key}") is None:
-            found = mask_gradients(self._loaded, self._sequences(), self._on_step)
+            found = gather()
             for number, block in enumerate(found):
                 self._store.put_artefact(f"{key}/{number}", pack_gradients(block))
             self._store.remember(f"gradients/{key}", str(len(found)))

@@ -5,12 +5,15 @@ Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sparsedash.engine.blocks import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.models import LoadedModel
@@ -26,18 +29,44 @@ SENSITIVITY_BATCH_TOKENS = 256
 N_LATE = 8
 
 
-def mask_gradients(
-    loaded: LoadedModel, sequences: Sequence[Sequence[int]], on_step: OnStep
-) -> list[Tensor]:
-    """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's mask, at 1.
+Masks = Callable[[int, list[Tensor]], list[Tensor]]
+"""The mask (m,) of every block, 0 or 1, from the number of rounds that are done and the gradients (s, m) so far."""
 
-    Source: arXiv:2204.09656, whose Fisher information is made of them.
+
+def mask_gradients(
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    on_step: OnStep,
+    *,
+    n_rounds: int = 1,
+    masks: Masks | None = None,
+) -> list[Tensor]:
+    """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's mask.
+
+    n_rounds: the sequences are read in so many parts; the dense model reads the first, with all masks at 1, and the others
+    are read with what `masks` gives after each. A channel whose mask is 0 has a derivative as well, and may come back.
+    Source: arXiv:2204.09656, whose Fisher information is made of them; the rounds are those of the program behind the
+    published tables, PytorchRetrainFreePruner of neural-compressor.
     """
+    n_rounds = min(n_rounds, len(sequences))
+    ends = [len(sequences) * number // n_rounds for number in range(n_rounds + 1)]
+    rounds = [
+        _batches(loaded, sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)
+    ]
+    n_batches, n_done = sum(map(len, rounds)), 0
+    found: list[list[Tensor]] = [[] for _ in loaded.mlps]
     watches = [_MaskGradients() for _ in loaded.mlps]
-    batches = _batches(loaded, sequences, FISHER_BATCH_TOKENS)
-    _backward(loaded, batches, watches, _mean_loss, on_step)
-    order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
-    return [torch.cat(watch.found)[order].cpu() for watch in watches]
+    for number, batches in enumerate(rounds):
+        if number and masks is not None:
+            given = masks(number, [torch.cat(own) for own in found])
+            watches = [_MaskGradients(mask) for mask in given]
+        _backward(loaded, batches, watches, _mean_loss, _further(on_step, n_done, n_batches))
+        n_done += len(batches)
+        order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
+        for own, watch in zip(found, watches, strict=True):
+            own.append(torch.cat(watch.found)[order].cpu())
+            watch.found.clear()
+    return [torch.cat(own) for own in found]
 
 
 def sensitivities(
@@ -62,25 +91,32 @@ def sensitivities(
 
 
 class _Watch(Protocol):
-    def forward(self, activations: Tensor, output: Tensor, real: Tensor) -> None:
-        """See one MLP's out-projection on the way forward: its input (b, t, m), output (b, t, d), real tokens (b, t)."""
+    def attach(self, out: nn.Module, real: Tensor) -> RemovableHandle:
+        """See one MLP's out-projection on the way forward. real: (b, t), which tokens are."""
         ...
 
 
 class _MaskGradients:
-    """Gathers (b, m) of every batch. A mask of ones times x has the derivative x * dL/dx, summed over the tokens."""
+    """Gathers (b, m) of every batch. A mask times x has the derivative x * dL/d(mask x), summed over the tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Tensor | None = None) -> None:
         self.found: list[Tensor] = []
+        self._mask = mask
 
-    def forward(self, activations: Tensor, output: Tensor, real: Tensor) -> None:
-        kept = activations.detach()
+    def attach(self, out: nn.Module, real: Tensor) -> RemovableHandle:
+        def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+            given, seen = inputs[0], inputs[0].detach()
+            if self._mask is not None:
+                given = given * self._mask.to(given)
 
-        def backward(gradient: Tensor) -> None:
-            products = (kept * gradient).reshape(*real.shape, -1).float()
-            self.found.append((products * real[:, :, None]).sum(dim=1))
+            def backward(gradient: Tensor) -> None:
+                products = (seen * gradient).reshape(*real.shape, -1).float()
+                self.found.append((products * real[:, :, None]).sum(dim=1))
 
-        activations.register_hook(backward)  # type: ignore[no-untyped-call]
+            given.register_hook(backward)  # type: ignore[no-untyped-call]
+            return (given,)
+
+        return out.register_forward_pre_hook(before)
 
 
 class _ChangedLoss:
@@ -90,14 +126,17 @@ class _ChangedLoss:
         self.found: list[Tensor] = []
         self._weight, self._bias = weight, bias
 
-    def forward(self, activations: Tensor, output: Tensor, real: Tensor) -> None:
-        moved = activations.detach().float() @ self._weight.T + self._bias
+    def attach(self, out: nn.Module, real: Tensor) -> RemovableHandle:
+        def after(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            moved = inputs[0].detach().float() @ self._weight.T + self._bias
 
-        def backward(gradient: Tensor) -> None:
-            products = (moved * gradient.float()).sum(dim=-1).reshape(real.shape)
-            self.found.append((products * real).square().sum(dim=1))
+            def backward(gradient: Tensor) -> None:
+                products = (moved * gradient.float()).sum(dim=-1).reshape(real.shape)
+                self.found.append((products * real).square().sum(dim=1))
 
-        output.register_hook(backward)  # type: ignore[no-untyped-call]
+            output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+        return out.register_forward_hook(after)
 
 
 def _batches(
@@ -122,17 +161,19 @@ def _backward(
     on_step(Step("calibrate", len(batches), len(batches), unit="batches", message="backward pass"))
 
 
+def _further(on_step: OnStep, n_before: int, n_all: int) -> OnStep:
+    """Tells the steps of one round as a part of all."""
+    return lambda step: on_step(replace(step, done=n_before + step.done, total=n_all))
+
+
 @contextmanager
 def _watched(loaded: LoadedModel, watches: Sequence[_Watch], real: Tensor) -> Iterator[None]:
     embeddings: nn.Module = loaded.model.get_input_embeddings()
     # No weight needs a gradient; the embedded tokens do, so that there is a way back through all blocks.
     handles = [embeddings.register_forward_hook(lambda module, inputs, out: out.requires_grad_())]
-    for mlp, watch in zip(loaded.mlps, watches, strict=True):
-        handles.append(
-            mlp.out.register_forward_hook(
-                lambda module, inputs, output, w=watch: w.forward(inputs[0], output, real)
-            )
-        )
+    handles += [
+        watch.attach(mlp.out, real) for mlp, watch in zip(loaded.mlps, watches, strict=True)
+    ]
     try:
         yield
     finally:

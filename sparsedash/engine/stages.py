@@ -154,7 +154,7 @@ class Stages:
         self._store.remember(f"calibrated/{self._keys.statistics}", str(len(self.loaded.mlps)))
 
     def _pruned(self, method: MethodSettings, permille: int) -> PrunedModel:
-        mlps, evidence = self.loaded.mlps, self._kept.evidence
+        mlps, evidence = self.loaded.mlps, self._kept.evidence_for(method, permille)
         if not PATTERNS[method.pattern].channels:
             projections = self.loaded.projections(method.scope)
             return prune_weights(projections, evidence, method, permille, self._on_pruned)

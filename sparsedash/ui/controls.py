@@ -35,7 +35,7 @@ from sparsedash.ui.method_choice import MASKS, OWN, all_of, choose_masks, choose
 DEFAULT_SPARSITIES = "10, 20, 30"
 
 _MORE = (
-    MASKS, OWN, CALIBRATION.key, "samples", "length", "seed", "weights", "passages", "shuffle", "stop", "rule", "dtype", "width"
+    MASKS, OWN, CALIBRATION.key, "samples", "length", "seed", "weights", "packed", "passages", "shuffle", "stop", "rule", "dtype", "width"
 )  # fmt: skip
 """The fields under "More settings", by their names in the address."""
 
@@ -92,7 +92,8 @@ def run_settings(backend: Backend) -> RunSettings | None:
 def address(settings: RunSettings) -> dict[str, str]:
     """The parameters of the address under which the form says just this request of one preset."""
     (method,) = settings.methods
-    return {
+    packed = {"packed": "true"} if settings.calibration.packed else {}
+    return packed | {
         "model": settings.model,
         "method": method_name(replace(method, width_multiple=MethodSettings().width_multiple)),
         "sparsity": ", ".join(f"{value / 10:g}" for value in settings.sparsities_permille),
@@ -151,6 +152,11 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
         "equal: all the same. residual: by 1 / mean square of the residual stream, so that the tokens with enormous "
         "activations, such as the first of a passage, count little.",
     )
+    packed = st.toggle(
+        "Join the documents and cut them into full samples", key="packed", bind=BOUND,
+        help="As most programs of the field do, the published one among them. Else every document is a sample of its own, "
+        "which begins as the passages begin.",
+    )  # fmt: skip
     if chosen is None:
         return None
     return replace(
@@ -159,6 +165,7 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
         length=length or default.length,
         seed=seed or default.seed,
         token_weights=token_weights,
+        packed=packed,
     )
 
 

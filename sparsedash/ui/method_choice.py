@@ -8,11 +8,13 @@ import streamlit as st
 from sparsedash.catalog import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.keys import is_used
 from sparsedash.method_settings import (
+    MAX_ROUNDS,
     Allocation,
     Compensation,
     MethodSettings,
     Pattern,
     Saliency,
+    Schedule,
     Scope,
 )
 from sparsedash.settings import RunSettings
@@ -98,7 +100,7 @@ def _one_of(title: str, choices: Any, key: str) -> Any:
 
 
 def _parameters(chosen: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that these choices have; drawn beside each other, since there are at most two."""
+    """The parameters that these choices have, two beside each other."""
     found: dict[str, Any] = {}
     left, right = st.columns(2)
     if is_used("damping", **chosen):
@@ -112,6 +114,13 @@ def _parameters(chosen: dict[str, Any]) -> dict[str, Any]:
     if is_used("seed", **chosen):
         with right:
             found["seed"] = whole("lot", "Seed of the lot", 0, 2**31 - 1, _USUAL.seed) or 0
+    if is_used("rounds", **chosen):
+        left, right = st.columns(2)
+        with left:
+            rounds = whole("rounds", "Rounds, each on a part of the text", 1, MAX_ROUNDS, 1)
+            found["rounds"] = rounds or _USUAL.rounds
+        with right:
+            found["schedule"] = _one_of("Schedule: how it gets sparser", Schedule, "schedule")
     if is_used("scope", **chosen):
         found["scope"] = _one_of("Scope: where it goes", Scope, "scope")
     return found

@@ -169,10 +169,11 @@ def run_title(settings: RunSettings) -> str:
 
 
 def calibrated(calibration: CalibrationSettings) -> str:
-    """On what a model was calibrated: the text, how much of it, and how its tokens count where they do not count alike."""
+    """On what a model was calibrated: the text, how much of it, and what of it is not as usual."""
     amount = f"{calibration.n_samples:,} × {calibration.length:,} tokens"
+    packed = ", packed" if calibration.packed else ""
     weights = _TOKEN_WEIGHTS[calibration.token_weights]
-    return f"calibration: {title(calibration.corpus)}, {amount}{weights}"
+    return f"calibration: {title(calibration.corpus)}, {amount}{packed}{weights}"
 
 
 def run_details(settings: RunSettings) -> str:

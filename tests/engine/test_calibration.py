@@ -1,5 +1,6 @@
 """Statistics equal what a plain forward pass shows, and survive packing."""
 
+from itertools import chain
 from typing import get_args
 
 import pytest
@@ -104,6 +105,15 @@ def test_documents_are_cut_to_length_and_the_budget_is_kept(loaded):
     assert sum(map(len, chosen)) <= 80
     assert sum(map(len, chosen)) > 60
     assert max(map(len, chosen)) <= 20
+
+
+def test_packed_documents_are_the_same_tokens_in_full_sequences(loaded):
+    apart = _sequences(loaded, passages(50), n_samples=8, length=24)
+    packed = _sequences(loaded, passages(50), n_samples=8, length=24, packed=True)
+    assert list(chain(*packed)) == list(chain(*apart))
+    assert {len(ids) for ids in packed[:-1]} == {24}
+    assert 2 <= len(packed[-1]) <= 24
+    assert min(map(len, apart)) < 24
 
 
 def test_a_running_text_is_cut_into_whole_pieces_in_a_drawn_order(loaded):

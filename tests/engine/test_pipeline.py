@@ -96,6 +96,36 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
         assert different == [True] * 3, name
 
 
+def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, store, monkeypatch):
+    calls = []
+    mask_gradients = evidence.mask_gradients
+
+    def counting(loaded, sequences, on_step, *, n_rounds, masks):
+        widths = []
+
+        def noting(n_done, so_far):
+            found = masks(n_done, so_far)
+            widths.append(sum(int(mask.sum()) for mask in found))
+            return found
+
+        calls.append(widths)
+        return mask_gradients(loaded, sequences, on_step, n_rounds=n_rounds, masks=noting)
+
+    monkeypatch.setattr(evidence, "mask_gradients", counting)
+    rounds = MethodSettings(
+        saliency="fisher", compensation="none", allocation="global", rounds=3, width_multiple=8
+    )
+    asked = replace(settings, methods=(rounds,))
+    run, _ = _run(asked, store)
+    assert [store.get(Record, key).pruned.sparsity_permille for key in run.sparse] == [250, 500]
+    # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so on.
+    assert calls == [[262, 238], [229, 181]]
+    monkeypatch.setattr(evidence, "mask_gradients", _must_not_run)
+    refitted = replace(asked, methods=(replace(rounds, compensation="least-squares"),))
+    _, steps = _run(refitted, store)
+    assert "prune" in steps
+
+
 def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, store, monkeypatch):
     calls = []
     elimination_order = saliency.elimination_order

@@ -25,7 +25,7 @@ def test_the_form_begins_with_the_default_run(open_page, backend):
 def test_settings_come_from_the_address(open_page, backend):
     app = open_page(
         "prune", model="facebook/opt-1.3b", sparsity="5, 12.5", text="lambada_openai", calibration="wikitext-2",
-        samples="64", length="128", seed="3", weights="residual", passages="200", shuffle="7", dtype="bfloat16", width="64",
+        samples="64", length="128", seed="3", weights="residual", packed="true", passages="200", shuffle="7", dtype="bfloat16", width="64",
     )  # fmt: skip
     button(app, "Start").click().run()
     (asked,) = backend.submitted
@@ -41,7 +41,7 @@ def test_settings_come_from_the_address(open_page, backend):
     assert (calibration.corpus, calibration.n_samples, calibration.length, calibration.seed) == (
         "wikitext-2", 64, 128, 3,
     )  # fmt: skip
-    assert calibration.token_weights == "residual"
+    assert (calibration.token_weights, calibration.packed) == ("residual", True)
     assert asked.methods[0].width_multiple == 64
 
 
@@ -203,6 +203,8 @@ class TestAMethodOfOnesOwn:
         assert "lot" in asked(saliency="random")
         assert "damping" in asked(compensation="none", allocation="sensitivity")
         assert "damping" not in asked(compensation="none", saliency="obs")
+        assert "rounds" in asked(saliency="fisher")
+        assert "rounds" not in asked(saliency="obs")
 
     def test_its_parameters_come_from_the_address(self, open_page, backend):
         app = open_page("prune", own="true", compensation="sequential", damping="0.1", strength="1")
@@ -210,6 +212,12 @@ class TestAMethodOfOnesOwn:
         assert (backend.submitted[0].methods[1].damping, backend.submitted[0].methods[1].strength) == (
             0.1, 1.0,
         )  # fmt: skip
+
+    def test_the_published_schedule_can_be_asked_for_from_the_address(self, open_page, backend):
+        app = open_page("prune", own="true", saliency="fisher", rounds="4", schedule="cubic")
+        button(app, "Start").click().run()
+        made = backend.submitted[0].methods[1]
+        assert (made.saliency, made.rounds, made.schedule) == ("fisher", 4, "cubic")
 
     def test_choices_that_do_not_go_together_are_refused_in_place(self, open_page):
         app = open_page("prune", own="true", pattern="1x1", compensation="bias")

@@ -116,9 +116,10 @@ def test_passages_needed_are_rounded_up_to_two_digits(count, rounded):
     assert wording.round_up(count) == rounded
 
 
-def test_a_calibration_says_how_its_tokens_count_where_they_do_not_count_alike():
+def test_a_calibration_says_how_its_tokens_count_and_are_cut_where_that_is_not_as_usual():
     usual = CalibrationSettings(corpus="wikitext-2", n_samples=1000)
     assert wording.calibrated(usual) == "calibration: WikiText-2, 1,000 × 256 tokens"
+    assert wording.calibrated(replace(usual, packed=True)).endswith("256 tokens, packed")
     assert wording.calibrated(replace(usual, token_weights="residual")).endswith(
         "256 tokens, those with a large residual stream counting little"
     )

@@ -33,9 +33,23 @@ def prune(
     narrowed = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
         layer = _layer(mlp, evidence, index, method)
-        narrowed.append(_narrow(layer, prospects[index].scores, n_kept, method))
+        kept = _kept(layer, prospects[index].scores, n_kept, method)
+        narrowed.append(_refitted(layer, kept, method))
         on_layer(len(mlps) + index + 1, 2 * len(mlps))
     return measured(mlps, evidence, method, narrowed)
+
+
+@torch.no_grad()
+def choose(
+    mlps: list[Mlp], evidence: Evidence, method: MethodSettings, permille: int
+) -> list[Tensor]:
+    """The channels (k,) of each MLP that would stay at this sparsity, ascending; nothing is refitted."""
+    prospects = _weighed(mlps, evidence, method, lambda done, total: None)
+    widths = ALLOCATIONS[method.allocation].widths(prospects, permille, method.width_multiple)
+    return [
+        _kept(_layer(mlp, evidence, index, method), prospects[index].scores, n_kept, method)
+        for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True))
+    ]
 
 
 def _weighed(
@@ -69,9 +83,14 @@ def _layer(mlp: Mlp, evidence: Evidence, index: int, method: MethodSettings) -> 
     )
 
 
-def _narrow(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -> Narrowed:
+def _kept(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -> Tensor:
     if n_kept == layer.width:
-        return Narrowed(torch.arange(n_kept), layer.out_weight)
-    kept = SALIENCIES[method.saliency].choose(layer, scores, n_kept)
+        return torch.arange(n_kept)
+    return SALIENCIES[method.saliency].choose(layer, scores, n_kept)
+
+
+def _refitted(layer: Layer, kept: Tensor, method: MethodSettings) -> Narrowed:
+    if len(kept) == layer.width:
+        return Narrowed(kept, layer.out_weight)
     weight, bias = COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
     return Narrowed(kept, weight, bias)

@@ -58,6 +58,13 @@ def kept_channels(scores: Tensor, n_kept: int) -> Tensor:
     return order[:n_kept].sort().values
 
 
+def mask_of(kept: Tensor, width: int) -> Tensor:
+    """(m,) float32: 1 for the channels that are kept, 0 for those that go."""
+    mask = torch.zeros(width)
+    mask[kept] = 1
+    return mask
+
+
 def mlp_sparsity(dense: Sequence[int], kept: Sequence[int]) -> float:
     """Removed inner channels / all inner channels."""
     return 1 - sum(kept) / sum(dense)

@@ -66,6 +66,51 @@ def test_mask_gradients_equal_finite_differences(double, block, channel):
         )
 
 
+def test_rounds_read_the_sequences_in_order_each_with_the_masks_of_those_before(double):
+    """Two rounds: the dense model reads two sequences, then channel 3 of the first block is masked."""
+    asked = []
+
+    def masks(n_done, so_far):
+        asked.append((n_done, [own.clone() for own in so_far]))
+        masked = [torch.ones(mlp.width) for mlp in double.mlps]
+        masked[0][3] = 0
+        return masked
+
+    sequences = [*SEQUENCES, LONG]
+    found = mask_gradients(double, sequences, ignore_steps, n_rounds=2, masks=masks)
+    dense = mask_gradients(double, sequences, ignore_steps)
+    ((n_done, so_far),) = asked
+    assert n_done == 1
+    for own, usual, first in zip(found, dense, so_far, strict=True):
+        assert torch.equal(own[:2], usual[:2])
+        assert torch.equal(own[:2], first)
+        assert not torch.allclose(own[3], usual[3])
+    # The mask's own derivative, at 0: the channel may come back.
+    above, below = (loss(double, LONG, 0, 3, sign * STEP) for sign in (1, -1))
+    assert float(found[0][3, 3]) == pytest.approx((above - below) / (2 * STEP), rel=5e-3, abs=1e-6)
+
+
+def test_rounds_tell_their_steps_as_parts_of_one_whole(double):
+    steps = []
+    mask_gradients(double, SEQUENCES, steps.append, n_rounds=3, masks=lambda *_: ones(double))
+    assert {step.total for step in steps} == {3}
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert steps[-1].done == 3
+
+
+def test_more_rounds_than_sequences_are_as_many_as_there_are(double):
+    found = mask_gradients(
+        double, SEQUENCES[:2], ignore_steps, n_rounds=9, masks=lambda *_: ones(double)
+    )
+    dense = mask_gradients(double, SEQUENCES[:2], ignore_steps)
+    for own, usual in zip(found, dense, strict=True):
+        assert torch.allclose(own, usual)
+
+
+def ones(loaded):
+    return [torch.ones(mlp.width) for mlp in loaded.mlps]
+
+
 def late_loss(loaded, ids, block, change, token, sign):
     """Summed loss of the last predictions with the out-projection and its bias changed at one token only."""
     weight, bias = change
