@@ -87,6 +87,11 @@ class MethodSettings:
         object.__setattr__(self, "damping", float(self.damping))
         object.__setattr__(self, "strength", float(self.strength))
 
+    @property
+    def reads_again(self) -> bool:
+        """Whether pruning takes passes over the calibration text of its own, beside the calibration."""
+        return self.saliency == "fisher" or self.compensation == "sequential"
+
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """Those of a sweep's sparsities (per mille) at which this method is made; its pattern's own where it has one."""
         fixed = FIXED_PERMILLE.get(self.pattern)

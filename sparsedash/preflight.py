@@ -117,7 +117,7 @@ def seconds(
         parts.append(_first(r.seconds.get("load") for r in before))
         parts.append(_times(n_models, _evaluation_seconds(settings, before, record)))
     if n_sparse:
-        parts.append(_times(n_sparse, _first(map(_seconds_a_pruning, _alike(settings, before)))))
+        parts.append(_times(n_sparse, _pruning_seconds(settings, before)))
     if n_sparse and not stored.calibration:
         parts.append(_calibration_seconds(settings.calibration, before))
     known = [part for part in parts if part is not None]
@@ -163,13 +163,32 @@ def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> 
         took = run.seconds["calibrate"]
         if wanted.corpus == SELF:
             took += run.seconds.get("text", 0.0)
-        return took * (wanted.n_samples * wanted.length) / (done.n_samples * done.length)
+        return took * _n_tokens(wanted) / _n_tokens(done)
     return None
 
 
-def _alike(settings: RunSettings, before: Sequence[Run]) -> list[Run]:
-    """Those of the same methods first: one method can take a hundred times as long as another."""
-    return sorted(before, key=lambda run: set(run.settings.methods) != set(settings.methods))
+def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
+    """For one model, from runs of the same methods where there are any: one can take a hundred times as long as another.
+
+    What methods take that read the text again grows with it, and no others tell of it.
+    """
+    same = [run for run in before if set(run.settings.methods) == set(settings.methods)]
+    if _reads_again(settings):
+        wanted = _n_tokens(settings.calibration)
+        return _first(
+            _times(wanted / _n_tokens(run.settings.calibration), _seconds_a_pruning(run))
+            for run in same
+        )
+    others = [run for run in before if not _reads_again(run.settings)]
+    return _first(map(_seconds_a_pruning, (*same, *others)))
+
+
+def _reads_again(settings: RunSettings) -> bool:
+    return any(method.reads_again for method in settings.methods)
+
+
+def _n_tokens(calibration: CalibrationSettings) -> int:
+    return calibration.n_samples * calibration.length
 
 
 def _seconds_a_pruning(run: Run) -> float | None:
@@ -182,7 +201,7 @@ def _first(values: Iterable[float | None]) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _times(n: int, value: float | None) -> float | None:
+def _times(n: float, value: float | None) -> float | None:
     return None if value is None else n * value
 
 

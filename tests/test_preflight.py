@@ -216,11 +216,23 @@ def test_a_part_that_was_only_read_from_the_store_measures_nothing():
 
 
 def test_pruning_takes_what_it_took_by_the_same_methods():
-    other = replace(SETTINGS, methods=(method_named("obs-sequential"),))
+    other = replace(SETTINGS, methods=(method_named("obs"),))
     took = {"load": 3.0, "text": 64.0, "calibrate": 32.0, "prune": 400.0, "evaluate": 15.0}
     later = finished_run(other, **took)
     assert estimate(SETTINGS, later, finished_run()) == pytest.approx(3 + 96 + 4 + 15)
     assert estimate(SETTINGS, later) == pytest.approx(3 + 96 + 400 + 15)
+
+
+@pytest.mark.parametrize("name", ["retrain-free (published)", "obs-sequential"])
+def test_a_method_that_reads_the_text_again_takes_as_long_as_the_text_is(name):
+    asked = replace(SETTINGS, methods=(method_named(name),))
+    twice = replace(asked, calibration=CalibrationSettings(n_samples=256))
+    before = finished_run(asked)
+    assert estimate(asked, before) == pytest.approx(3 + 96 + 4 + 15)
+    assert estimate(twice, before) == pytest.approx(3 + 192 + 8 + 15)
+    # Neither tells of methods that do not, nor they of it.
+    assert estimate(asked, finished_run()) is None
+    assert estimate(SETTINGS, before) is None
 
 
 def test_writing_calibration_text_is_not_guessed_from_a_file():

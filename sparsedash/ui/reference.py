@@ -160,7 +160,7 @@ def _facts(backend: Backend, runs: list[Run], row: PublishedRow) -> list[tuple[s
 
 def _taken(takes: Needs) -> list[tuple[str, str]]:
     if takes.seconds is None:
-        time = "not known before a model has run here"
+        time = "not known before this method has run here"
     else:
         how = ", scaled up from the built-in model" if takes.extrapolated else ""
         time = f"about {wording.duration(takes.seconds)}{how}"

@@ -43,7 +43,7 @@ def test_a_row_says_what_repeating_it_takes(open_page):
     assert "24.2 GB to fetch, 26.0 GB of statistics, for which SPARSEDASH_ARTEFACT_GB must" in text
     assert "at least 45.4 GB, 21.2 GB of it for the backward pass" in text
     assert "One passage is 0.019 points." in text and "One passage is 0.021 points." in text
-    assert "not known before a model has run here" in text
+    assert "not known before this method has run here" in text
 
 
 def test_the_row_that_is_chosen_stands_in_the_address(open_page):
