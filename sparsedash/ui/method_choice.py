@@ -1,5 +1,6 @@
 """Which methods are run: presets by name, and one of one's own made of the four choices."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -101,29 +102,19 @@ def _one_of(title: str, choices: Any, key: str) -> Any:
 
 def _parameters(chosen: dict[str, Any]) -> dict[str, Any]:
     """The parameters that these choices have, two beside each other."""
+    used = [name for name in _FIELDS if is_used(name, **chosen)]
     found: dict[str, Any] = {}
-    left, right = st.columns(2)
-    if is_used("damping", **chosen):
-        with left:
-            found["damping"] = _share("damping", "Damping, of the median of diag H", 0.001, 10.0)
-    if is_used("strength", **chosen):
-        with right:
-            found["strength"] = _share(
-                "strength", "Strength, towards the residual stream", 0.0, 1.0
-            )
-    if is_used("seed", **chosen):
-        with right:
-            found["seed"] = whole("lot", "Seed of the lot", 0, 2**31 - 1, _USUAL.seed) or 0
-    if is_used("rounds", **chosen):
-        left, right = st.columns(2)
-        with left:
-            rounds = whole("rounds", "Rounds, each on a part of the text", 1, MAX_ROUNDS, 1)
-            found["rounds"] = rounds or _USUAL.rounds
-        with right:
-            found["schedule"] = _one_of("Schedule: how it gets sparser", Schedule, "schedule")
-    if is_used("scope", **chosen):
-        found["scope"] = _one_of("Scope: where it goes", Scope, "scope")
+    for first in range(0, len(used), 2):
+        for name, column in zip(used[first : first + 2], st.columns(2), strict=False):
+            with column:
+                found[name] = _FIELDS[name]()
     return found
+
+
+def _whole(name: str, title: str, high: int, key: str = "") -> int:
+    usual = int(getattr(_USUAL, name))
+    number = whole(key or name, title, min(usual, 1), high, usual)
+    return usual if number is None else number
 
 
 def _share(name: str, title: str, low: float, high: float) -> float:
@@ -132,3 +123,14 @@ def _share(name: str, title: str, low: float, high: float) -> float:
         title, min_value=low, max_value=high, value=usual, step=0.01, format="%.3g", key=name, bind=BOUND
     )  # fmt: skip
     return usual if number is None else float(number)
+
+
+_FIELDS: dict[str, Callable[[], Any]] = {
+    "damping": lambda: _share("damping", "Damping, of the median of diag H", 0.001, 10.0),
+    "strength": lambda: _share("strength", "Strength, towards the residual stream", 0.0, 1.0),
+    "seed": lambda: _whole("seed", "Seed of the lot", 2**31 - 1, key="lot"),
+    "rounds": lambda: _whole("rounds", "Rounds, each on a part of the text", MAX_ROUNDS),
+    "schedule": lambda: _one_of("Schedule: how it gets sparser", Schedule, "schedule"),
+    "scope": lambda: _one_of("Scope: where it goes", Scope, "scope"),
+}
+"""How each parameter is asked for, by its name in the settings; the width multiple is asked once for all methods."""
