@@ -54,19 +54,19 @@ def mask_gradients(
         _batches(loaded, sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)
     ]
     n_batches, n_done = sum(map(len, rounds)), 0
-    found: list[list[Tensor]] = [[] for _ in loaded.mlps]
+    found = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
     watches = [_MaskGradients() for _ in loaded.mlps]
     for number, batches in enumerate(rounds):
         if number and masks is not None:
-            given = masks(number, [torch.cat(own) for own in found])
-            watches = [_MaskGradients(mask) for mask in given]
+            watches = [_MaskGradients(mask) for mask in masks(number, found)]
         _backward(loaded, batches, watches, _mean_loss, _further(on_step, n_done, n_batches))
         n_done += len(batches)
         order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
-        for own, watch in zip(found, watches, strict=True):
-            own.append(torch.cat(watch.found)[order].cpu())
+        for block, watch in enumerate(watches):
+            # One block after another, and nothing kept twice: all of them may be gigabytes.
+            found[block] = torch.cat([found[block], torch.cat(watch.found)[order].cpu()])
             watch.found.clear()
-    return [torch.cat(own) for own in found]
+    return found
 
 
 def sensitivities(
