@@ -46,7 +46,10 @@ def needs_backward(settings: RunSettings) -> bool:
 
 
 def gradient_bytes(counted: Dimensions, settings: RunSettings) -> int:
-    """What the Fisher information is made of, in memory and then in the store: a derivative of each channel for each sample."""
+    """What the Fisher information is made of, in memory and then in the store: a derivative of each channel for each sample.
+
+    For one sparsity: where the model is pruned in rounds, the store keeps as much for every other.
+    """
     if not _needs_fisher(settings):
         return 0
     return 4 * settings.calibration.n_samples * sum(counted.widths)

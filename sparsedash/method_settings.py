@@ -86,11 +86,15 @@ class MethodSettings:
         # 1 and 1.0 are equal settings and must have one key.
         object.__setattr__(self, "damping", float(self.damping))
         object.__setattr__(self, "strength", float(self.strength))
+        if self.rounds == 1:
+            # One round has no schedule: whatever is asked for, it is the same method under the same name.
+            object.__setattr__(self, "schedule", "exponential")
 
     @property
     def reads_again(self) -> bool:
         """Whether pruning takes passes over the calibration text of its own, beside the calibration."""
-        return self.saliency == "fisher" or self.compensation == "sequential"
+        sequential, single_weights = self.compensation == "sequential", self.pattern != "channelx1"
+        return self.saliency == "fisher" or sequential or single_weights
 
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """Those of a sweep's sparsities (per mille) at which this method is made; its pattern's own where it has one."""

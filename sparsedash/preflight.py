@@ -170,15 +170,17 @@ def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> 
 def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
     """For one model, from runs of the same methods where there are any: one can take a hundred times as long as another.
 
-    What methods take that read the text again grows with it, and no others tell of it.
+    What methods take that read the text again grows with it, and no others tell of it; the largest, since a run that found
+    in the store what it would have read for measured nothing.
     """
     same = [run for run in before if set(run.settings.methods) == set(settings.methods)]
     if _reads_again(settings):
         wanted = _n_tokens(settings.calibration)
-        return _first(
+        found = (
             _times(wanted / _n_tokens(run.settings.calibration), _seconds_a_pruning(run))
             for run in same
         )
+        return max((value for value in found if value is not None), default=None)
     others = [run for run in before if not _reads_again(run.settings)]
     return _first(map(_seconds_a_pruning, (*same, *others)))
 

@@ -223,13 +223,15 @@ def test_pruning_takes_what_it_took_by_the_same_methods():
     assert estimate(SETTINGS, later) == pytest.approx(3 + 96 + 400 + 15)
 
 
-@pytest.mark.parametrize("name", ["retrain-free (published)", "obs-sequential"])
+@pytest.mark.parametrize("name", ["retrain-free (published)", "obs-sequential", "wanda"])
 def test_a_method_that_reads_the_text_again_takes_as_long_as_the_text_is(name):
     asked = replace(SETTINGS, methods=(method_named(name),))
     twice = replace(asked, calibration=CalibrationSettings(n_samples=256))
     before = finished_run(asked)
     assert estimate(asked, before) == pytest.approx(3 + 96 + 4 + 15)
     assert estimate(twice, before) == pytest.approx(3 + 192 + 8 + 15)
+    stored = finished_run(asked, **(before.seconds | {"prune": 0.1}))
+    assert estimate(asked, stored, before) == estimate(asked, before)
     # Neither tells of methods that do not, nor they of it.
     assert estimate(asked, finished_run()) is None
     assert estimate(SETTINGS, before) is None

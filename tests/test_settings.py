@@ -104,6 +104,12 @@ def test_a_run_key_changes_with_the_scope_of_single_weights():
     assert RunSettings(methods=(usual,)).key() != RunSettings(methods=(changed,)).key()
 
 
+def test_one_round_has_no_schedule():
+    assert MethodSettings(saliency="fisher", schedule="cubic") == MethodSettings(saliency="fisher")
+    rounds = MethodSettings(saliency="fisher", rounds=2)
+    assert replace(rounds, schedule="cubic") != rounds
+
+
 def test_equal_settings_have_equal_keys():
     whole = RunSettings(methods=(MethodSettings(damping=1),))
     real = RunSettings(methods=(MethodSettings(damping=1.0),))

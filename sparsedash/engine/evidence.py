@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsedash.engine.calibration import first_tokens, gather
 from sparsedash.engine.gradients import (
+    OnBlock,
     mask_gradients,
     pack_gradients,
     sensitivities,
@@ -37,7 +38,7 @@ class EvidenceGone(Exception):  # noqa: N818 - a signal between two files, which
 
 
 class KeptEvidence:
-    """The statistics, those of all inputs, the mask gradients and the sensitivities of one calibration."""
+    """What one calibration leaves: statistics, those of all inputs, sensitivities, mask gradients (of a schedule for each sparsity)."""
 
     def __init__(
         self,
@@ -134,35 +135,33 @@ class KeptEvidence:
 
     def _scheduled_gradients(self, method: MethodSettings, permille: int, index: int) -> Tensor:
         """Of one block; from a backward pass for this sparsity alone, over a model that gets there in rounds."""
-        mlps = self._loaded.mlps
-        on_the_way = replace(method, width_multiple=1)
+        mlps, on_the_way = self._loaded.mlps, replace(method, width_multiple=1)
+        n_rounds = min(method.rounds, len(self._sequences()))
 
-        def masks(n_done: int, found: list[Tensor]) -> list[Tensor]:
+        def masks(n_done: int, found: list[Tensor], on_block: OnBlock) -> list[Tensor]:
             so_far = replace(self.evidence, mask_gradients=found.__getitem__, weighed={})
-            reached = reached_permille(method.schedule, permille, n_done / method.rounds)
-            kept = choose(mlps, so_far, on_the_way, reached)
+            reached = reached_permille(method.schedule, permille, n_done / n_rounds)
+            kept = choose(mlps, so_far, on_the_way, reached, on_block)
             return [mask_of(own, mlp.width) for own, mlp in zip(kept, mlps, strict=True)]
 
         def gather() -> list[Tensor]:
-            return mask_gradients(
-                self._loaded,
-                self._sequences(),
-                self._on_step,
-                n_rounds=method.rounds,
-                masks=masks,
-            )
+            sequences, on_step = self._sequences(), self._on_step
+            return mask_gradients(self._loaded, sequences, on_step, n_rounds=n_rounds, masks=masks)
 
         key = scheduled_gradients_key(self._keys, method, permille)
         return self._gradients(key, gather, index)
 
     def _gradients(self, key: str, gather: Callable[[], list[Tensor]], index: int) -> Tensor:
-        """Of one block, from the store; all blocks' are gathered where they are not there."""
-        if self._store.recall(f"gradients/{key}") is None:
+        """Of one block, from the store; all blocks' are gathered where they are not there (any more)."""
+        data = None
+        if self._store.recall(f"gradients/{key}") is not None:
+            data = self._store.get_artefact(f"{key}/{index}")
+        if data is None:
             found = gather()
             for number, block in enumerate(found):
                 self._store.put_artefact(f"{key}/{number}", pack_gradients(block))
             self._store.remember(f"gradients/{key}", str(len(found)))
-        data = self._store.get_artefact(f"{key}/{index}")
+            data = self._store.get_artefact(f"{key}/{index}")
         if data is None:
             self._store.forget(f"gradients/{key}")
             raise EvidenceGone

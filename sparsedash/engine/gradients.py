@@ -29,7 +29,10 @@ SENSITIVITY_BATCH_TOKENS = 256
 N_LATE = 8
 
 
-Masks = Callable[[int, list[Tensor]], list[Tensor]]
+OnBlock = Callable[[int, int], None]
+"""Called between blocks with how many steps are done, of how many. May raise `Cancelled`."""
+
+Masks = Callable[[int, list[Tensor], OnBlock], list[Tensor]]
 """The mask (m,) of every block, 0 or 1, from the number of rounds that are done and the gradients (s, m) so far."""
 
 
@@ -43,7 +46,7 @@ def mask_gradients(
 ) -> list[Tensor]:
     """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's mask.
 
-    n_rounds: the sequences are read in so many parts; the dense model reads the first, with all masks at 1, and the others
+    n_rounds: the sequences are read in so many parts, at most one for each of them; the dense model reads the first, with all masks at 1, and the others
     are read with what `masks` gives after each. A channel whose mask is 0 has a derivative as well, and may come back.
     Source: arXiv:2204.09656, whose Fisher information is made of them; the rounds are those of the program behind the
     published tables, PytorchRetrainFreePruner of neural-compressor.
@@ -58,7 +61,8 @@ def mask_gradients(
     watches = [_MaskGradients() for _ in loaded.mlps]
     for number, batches in enumerate(rounds):
         if number and masks is not None:
-            watches = [_MaskGradients(mask) for mask in masks(number, found)]
+            between = _between(on_step, n_done, n_batches)
+            watches = [_MaskGradients(mask) for mask in masks(number, found, between)]
         _backward(loaded, batches, watches, _mean_loss, _further(on_step, n_done, n_batches))
         n_done += len(batches)
         order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
@@ -164,6 +168,12 @@ def _backward(
 def _further(on_step: OnStep, n_before: int, n_all: int) -> OnStep:
     """Tells the steps of one round as a part of all."""
     return lambda step: on_step(replace(step, done=n_before + step.done, total=n_all))
+
+
+def _between(on_step: OnStep, n_done: int, n_all: int) -> OnBlock:
+    """Tells that masks are chosen, while no batch is read: the same step again and again, so that it can be stopped."""
+    step = Step("calibrate", n_done, n_all, unit="batches", message="choosing channels")
+    return lambda done, total: on_step(step)
 
 
 @contextmanager

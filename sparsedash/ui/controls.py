@@ -112,7 +112,7 @@ def address(settings: RunSettings) -> dict[str, str]:
 def _sparsities() -> tuple[int, ...] | None:
     text = st.text_input(
         "Share of MLP channels to remove, percent", DEFAULT_SPARSITIES, key="sparsity", bind=BOUND, max_chars=300,
-        help="One or several, 0 to 90, in tenths at the finest. One calibration serves them all.",
+        help="One or several, 0 to 90, in tenths at the finest. One calibration serves them all; some methods read the text again for each.",
     )  # fmt: skip
     return checked(
         "sparsity",
@@ -154,8 +154,8 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
     )
     packed = st.toggle(
         "Join the documents and cut them into full samples", key="packed", bind=BOUND,
-        help="As most programs of the field do, the published one among them. Else every document is a sample of its own, "
-        "which begins as the passages begin.",
+        help="As the published program does. Else every document is a sample of its own, which begins as the passages begin. A "
+        "running text is always joined.",
     )  # fmt: skip
     if chosen is None:
         return None

@@ -92,11 +92,11 @@ def all_of(
     return checked("method", lambda: RunSettings(methods=tuple(methods)).methods)
 
 
-def _one_of(title: str, choices: Any, key: str) -> Any:
+def _one_of(title: str, choices: Any, key: str, *, disabled: bool = False) -> Any:
     names = get_args(choices)
     chosen = st.selectbox(
-        title, names, index=names.index(getattr(_USUAL, key)), key=key, bind=BOUND, filter_mode=None
-    )
+        title, names, index=names.index(getattr(_USUAL, key)), key=key, bind=BOUND, filter_mode=None, disabled=disabled
+    )  # fmt: skip
     return chosen or getattr(_USUAL, key)
 
 
@@ -109,6 +109,12 @@ def _parameters(chosen: dict[str, Any]) -> dict[str, Any]:
             with column:
                 found[name] = _FIELDS[name]()
     return found
+
+
+def _schedule() -> Any:
+    """Without a choice where there is one round, which has no schedule."""
+    one_round = st.session_state.get("rounds", _USUAL.rounds) == 1
+    return _one_of("Schedule: how it gets sparser", Schedule, "schedule", disabled=one_round)
 
 
 def _whole(name: str, title: str, high: int, key: str = "") -> int:
@@ -130,7 +136,7 @@ _FIELDS: dict[str, Callable[[], Any]] = {
     "strength": lambda: _share("strength", "Strength, towards the residual stream", 0.0, 1.0),
     "seed": lambda: _whole("seed", "Seed of the lot", 2**31 - 1, key="lot"),
     "rounds": lambda: _whole("rounds", "Rounds, each on a part of the text", MAX_ROUNDS),
-    "schedule": lambda: _one_of("Schedule: how it gets sparser", Schedule, "schedule"),
+    "schedule": _schedule,
     "scope": lambda: _one_of("Scope: where it goes", Scope, "scope"),
 }
 """How each parameter is asked for, by its name in the settings; the width multiple is asked once for all methods."""

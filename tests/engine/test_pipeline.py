@@ -103,8 +103,8 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     def counting(loaded, sequences, on_step, *, n_rounds, masks):
         widths = []
 
-        def noting(n_done, so_far):
-            found = masks(n_done, so_far)
+        def noting(n_done, so_far, on_block):
+            found = masks(n_done, so_far, on_block)
             widths.append(sum(int(mask.sum()) for mask in found))
             return found
 
@@ -124,6 +124,64 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     refitted = replace(asked, methods=(replace(rounds, compensation="least-squares"),))
     _, steps = _run(refitted, store)
     assert "prune" in steps
+
+
+def test_fewer_sequences_than_rounds_still_get_as_sparse_as_was_asked(settings, store, monkeypatch):
+    reached = []
+    choose = evidence.choose
+
+    def noting(mlps, so_far, method, permille, on_block):
+        reached.append(permille)
+        return choose(mlps, so_far, method, permille, on_block)
+
+    monkeypatch.setattr(evidence, "choose", noting)
+    rounds = MethodSettings(
+        saliency="fisher", compensation="none", rounds=6, schedule="linear", width_multiple=8
+    )
+    three = replace(settings.calibration, n_samples=3, length=128, packed=True)
+    asked = replace(settings, methods=(rounds,), sparsities_permille=(300,), calibration=three)
+    _run(asked, store)
+    assert reached == [100, 200]
+
+
+def test_nothing_removed_needs_no_backward_pass(settings, store, monkeypatch):
+    monkeypatch.setattr(evidence, "mask_gradients", _must_not_run)
+    rounds = MethodSettings(saliency="fisher", compensation="none", rounds=3, width_multiple=8)
+    for method in (rounds, replace(rounds, rounds=1)):
+        run, _ = _run(replace(settings, methods=(method,), sparsities_permille=(0,)), store)
+        dense, sparse = (store.get(Record, key) for key in (run.dense, run.sparse[0]))
+        assert sparse.pruned.widths == sparse.pruned.dense_widths
+        assert set(sparse.pruned.layer_errors) == {0.0}
+        assert sparse.last_word == dense.last_word
+
+
+def test_gradients_that_the_store_has_lost_are_gathered_again_without_a_calibration(
+    settings, store, monkeypatch
+):
+    fisher = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
+    asked = replace(settings, methods=(fisher,), sparsities_permille=(250,))
+    _run(asked, store)
+    calls = []
+    mask_gradients = evidence.mask_gradients
+
+    def losing(loaded, sequences, on_step):
+        calls.append(1)
+        return mask_gradients(loaded, sequences, on_step)
+
+    read = store.get_artefact
+    monkeypatch.setattr(evidence, "mask_gradients", losing)
+    monkeypatch.setattr(
+        store,
+        "get_artefact",
+        lambda key: None if _of_gradients(read(key)) and not calls else read(key),
+    )
+    _, steps = _run(replace(asked, sparsities_permille=(500,)), store)
+    assert calls == [1]
+    assert "prune" in steps
+
+
+def _of_gradients(data):
+    return data is not None and b"mask_gradients" in data[:200]
 
 
 def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, store, monkeypatch):

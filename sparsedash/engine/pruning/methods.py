@@ -7,11 +7,11 @@ from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS, Prospect
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
-from sparsedash.engine.pruning.layer import Evidence, Layer, layer_of
+from sparsedash.engine.pruning.layer import Evidence, Layer, Sample, Statistics, layer_of
 from sparsedash.engine.pruning.measuring import PrunedModel, measured
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.sensitivity import refit_errors
-from sparsedash.engine.pruning.surgery import Mlp, Narrowed
+from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
 from sparsedash.method_settings import MethodSettings
 
 
@@ -27,6 +27,9 @@ def prune(
 
     on_layer: called with steps done and all steps. The same arguments give the same weights, to the bit.
     """
+    if permille == 0:
+        whole = [Narrowed(torch.arange(mlp.width), out_weight(mlp).float().cpu()) for mlp in mlps]
+        return measured(mlps, evidence, method, whole)
     allocation = ALLOCATIONS[method.allocation]
     prospects = _weighed(mlps, evidence, method, on_layer)
     widths = allocation.widths(prospects, permille, method.width_multiple)
@@ -41,15 +44,21 @@ def prune(
 
 @torch.no_grad()
 def choose(
-    mlps: list[Mlp], evidence: Evidence, method: MethodSettings, permille: int
+    mlps: list[Mlp],
+    evidence: Evidence,
+    method: MethodSettings,
+    permille: int,
+    on_layer: Callable[[int, int], None],
 ) -> list[Tensor]:
     """The channels (k,) of each MLP that would stay at this sparsity, ascending; nothing is refitted."""
-    prospects = _weighed(mlps, evidence, method, lambda done, total: None)
+    prospects = _weighed(mlps, evidence, method, on_layer)
     widths = ALLOCATIONS[method.allocation].widths(prospects, permille, method.width_multiple)
-    return [
-        _kept(_layer(mlp, evidence, index, method), prospects[index].scores, n_kept, method)
-        for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True))
-    ]
+    chosen = []
+    for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
+        layer = _layer(mlp, evidence, index, method, refits=False)
+        chosen.append(_kept(layer, prospects[index].scores, n_kept, method))
+        on_layer(len(mlps) + index + 1, 2 * len(mlps))
+    return chosen
 
 
 def _weighed(
@@ -65,7 +74,7 @@ def _weighed(
         sensitivities = evidence.sensitivities() if needs_losses else []
         prospects = []
         for index, mlp in enumerate(mlps):
-            layer = _layer(mlp, evidence, index, method)
+            layer = _layer(mlp, evidence, index, method, refits=False)
             scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
             if needs_losses:
                 losses = sensitivities[index] * refit_errors(layer, scores, method.damping)
@@ -75,12 +84,25 @@ def _weighed(
     return evidence.weighed[asked]
 
 
-def _layer(mlp: Mlp, evidence: Evidence, index: int, method: MethodSettings) -> Layer:
-    known = evidence.statistics(index)
+def _layer(
+    mlp: Mlp, evidence: Evidence, index: int, method: MethodSettings, *, refits: bool = True
+) -> Layer:
+    """One MLP with what is asked of it; without refitting, gradients alone may do, and the statistics stay where they are."""
     by_gradient = SALIENCIES[method.saliency].by_gradient
+    needs_statistics = refits or not by_gradient or ALLOCATIONS[method.allocation].needs_losses
+    known = evidence.statistics(index) if needs_statistics else _UNKNOWN
     return layer_of(
         mlp, known, method.seed + index, evidence.mask_gradients(index) if by_gradient else None
     )
+
+
+_UNKNOWN = Statistics(
+    second_moment=torch.empty(0),
+    mean=torch.empty(0),
+    held_out=Sample(inputs=torch.empty(0), weights=torch.empty(0)),
+    n_tokens=0,
+)
+"""In place of statistics that nothing looks at."""
 
 
 def _kept(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -> Tensor:

@@ -70,7 +70,8 @@ def test_rounds_read_the_sequences_in_order_each_with_the_masks_of_those_before(
     """Two rounds: the dense model reads two sequences, then channel 3 of the first block is masked."""
     asked = []
 
-    def masks(n_done, so_far):
+    def masks(n_done, so_far, on_block):
+        on_block(1, 2)
         asked.append((n_done, [own.clone() for own in so_far]))
         masked = [torch.ones(mlp.width) for mlp in double.mlps]
         masked[0][3] = 0
