@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsedash.catalog import BUILTIN_MODEL, DEFAULT_METHOD, method_named
+from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.engine.stopping import chunks
+from sparsedash.presets import DEFAULT_METHOD, method_named
 from sparsedash.sequential_test import MARGIN, decide
 from sparsedash.settings import (
     CalibrationSettings,

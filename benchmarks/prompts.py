@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from sparsedash.backend import Backend
-from sparsedash.catalog import method_named
 from sparsedash.jobs.table import Job
 from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.presets import method_named
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 POLL_S = 0.25

@@ -23,7 +23,8 @@ from typing import get_args
 
 from benchmarks.child import answer_of, folder_of
 from sparsedash.canonical import digest
-from sparsedash.catalog import BUILTIN_MODEL, METHODS, method_named
+from sparsedash.catalog import BUILTIN_MODEL
+from sparsedash.presets import METHODS, method_named
 from sparsedash.progress import ignore_steps
 from sparsedash.settings import (
     CalibrationSettings,

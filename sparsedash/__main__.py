@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sparsedash import catalog
+from sparsedash import catalog, presets
 from sparsedash.document import run_document
 from sparsedash.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.folders import data_folder
@@ -97,8 +97,8 @@ def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
 def _ask_for_pruning(run: argparse.ArgumentParser) -> None:
     percents = "of MLP channels to remove, such as 10,20"
     run.add_argument("--sparsity", default="10,20", metavar="PERCENTS", help=percents)
-    names = "one or several of " + ", ".join(method.name for method in catalog.METHODS)
-    run.add_argument("--method", default=catalog.DEFAULT_METHOD, metavar="NAMES", help=names)
+    names = "one or several of " + ", ".join(method.name for method in presets.METHODS)
+    run.add_argument("--method", default=presets.DEFAULT_METHOD, metavar="NAMES", help=names)
     multiple = "kept widths are multiples of N channels (32)"
     run.add_argument("--width-multiple", type=int, metavar="N", help=multiple)
 
@@ -116,7 +116,7 @@ def _ask_for_answering(run: argparse.ArgumentParser) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> RunSettings:
-    methods = [catalog.method_named(name.strip()) for name in arguments.method.split(",")]
+    methods = [presets.method_named(name.strip()) for name in arguments.method.split(",")]
     if arguments.width_multiple is not None:
         methods = [replace(method, width_multiple=arguments.width_multiple) for method in methods]
     if arguments.json and not arguments.json.absolute().parent.is_dir():
@@ -196,7 +196,7 @@ def _row_name(answers: dict[str, Any], several: bool) -> str:
     percent = f"{answers['sparsity_percent']:g} %"
     if not several:
         return percent
-    return f"{catalog.method_name(MethodSettings(**answers['method']))}, {percent}"
+    return f"{presets.method_name(MethodSettings(**answers['method']))}, {percent}"
 
 
 def _write_whole(path: Path, text: str) -> None:

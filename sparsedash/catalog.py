@@ -1,11 +1,11 @@
-"""What a person can choose, by name, with one line on each. The engine's tables implement these; a test holds them equal."""
+"""Models, families and texts that a person can choose, by name, with one line on each; methods are in `presets`.
 
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+The engine's tables implement these; a test holds them equal.
+"""
+
+from dataclasses import dataclass
 
 from sparsedash import families
-from sparsedash.errors import SettingsError
-from sparsedash.method_settings import MethodSettings
 
 BUILTIN_MODEL = "builtin:smollm2-135m"
 BUILTIN_CLOZE = "builtin:cloze"
@@ -28,15 +28,6 @@ class Choice:
     licence: str = ""
     size: str = ""
     reading: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A named method: a preset of the four choices."""
-
-    name: str
-    summary: str
-    settings: MethodSettings
 
 
 MODELS: tuple[Choice, ...] = (
@@ -141,132 +132,3 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         reading=DOWNLOADED,
     ),
 )
-
-METHODS: tuple[Method, ...] = (
-    Method(
-        name="least-squares",
-        summary="channels by weight times activation; what stays is refitted to make up for what went",
-        settings=MethodSettings(),
-    ),
-    Method(
-        name="best",
-        summary="channels by weight times activation, most from blocks that the model minds least; then refitted; one backward pass over little text",
-        settings=MethodSettings(allocation="sensitivity"),
-    ),
-    Method(
-        name="obs-by-sensitivity",
-        summary="channels that the others make up for best, most from blocks that the model minds least; then refitted",
-        settings=MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1),
-    ),
-    Method(
-        name="obs-sequential",
-        summary="obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; two more passes over the text",
-        settings=MethodSettings(
-            saliency="obs", compensation="sequential", allocation="sensitivity", damping=0.1
-        ),
-    ),
-    Method(
-        name="retrain-free (published)",
-        summary="channels by the Fisher information of their mask, rearranged, in six rounds, nothing refitted; for every sparsity a backward pass over all text",
-        settings=MethodSettings(
-            saliency="fisher", compensation="none", allocation="global", rounds=6
-        ),
-    ),
-    Method(
-        name="obs",
-        summary="channels one by one, each time the one that the others make up for best; then refitted",
-        settings=MethodSettings(saliency="obs"),
-    ),
-    Method(
-        name="flap",
-        summary="channels that vary least, across blocks; their mean goes into a bias",
-        settings=MethodSettings(saliency="wifv", compensation="bias", allocation="standardised"),
-    ),
-    Method(
-        name="wanda-channels",
-        summary="channels by weight times activation, nothing refitted",
-        settings=MethodSettings(compensation="none"),
-    ),
-    Method(
-        name="magnitude",
-        summary="channels by the size of their weights, nothing refitted",
-        settings=MethodSettings(saliency="magnitude", compensation="none"),
-    ),
-    Method(
-        name="random",
-        summary="channels by lot, nothing refitted: the floor every method must beat",
-        settings=MethodSettings(saliency="random", compensation="none"),
-    ),
-    Method(
-        name="sparsegpt",
-        summary="single weights of all projections, those that their row makes up for best; then made up for",
-        settings=MethodSettings(saliency="obs", pattern="1x1", scope="decoder"),
-    ),
-    Method(
-        name="wanda",
-        summary="single weights of all projections by weight times input, row by row, nothing made up for",
-        settings=MethodSettings(compensation="none", pattern="1x1", scope="decoder"),
-    ),
-    Method(
-        name="magnitude-weights",
-        summary="single weights of all projections by their size, nothing made up for",
-        settings=MethodSettings(
-            saliency="magnitude", compensation="none", pattern="1x1", scope="decoder"
-        ),
-    ),
-    Method(
-        name="sparsegpt-2:4",
-        summary="as sparsegpt, two of every four neighbours: always 50 %",
-        settings=MethodSettings(saliency="obs", pattern="2:4", scope="decoder"),
-    ),
-    Method(
-        name="wanda-2:4",
-        summary="as wanda, two of every four neighbours: always 50 %",
-        settings=MethodSettings(compensation="none", pattern="2:4", scope="decoder"),
-    ),
-    Method(
-        name="magnitude-2:4",
-        summary="as magnitude-weights, two of every four neighbours: always 50 %",
-        settings=MethodSettings(
-            saliency="magnitude", compensation="none", pattern="2:4", scope="decoder"
-        ),
-    ),
-)
-
-DEFAULT_METHOD = "least-squares"
-
-
-def method_named(name: str) -> MethodSettings:
-    """The four choices behind a name. Raises SettingsError with the names there are."""
-    for method in METHODS:
-        if method.name == name:
-            return method.settings
-    raise SettingsError("method", name, ", ".join(m.name for m in METHODS))
-
-
-@lru_cache(maxsize=256)
-def method_name(settings: MethodSettings) -> str:
-    """The name of these choices, or the choices themselves where they have none; then each parameter that is unusual."""
-    own = asdict(settings)
-    chosen = {name: value for name, value in own.items() if isinstance(value, str)}
-    alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
-    named = next((method for method in alike if method.settings == settings), None)
-    usual = (named or alike[0]).settings if alike else MethodSettings()
-    words = [(named or alike[0]).name] if alike else _choices(chosen)
-    changed = [
-        name for name, value in own.items() if name not in chosen and value != getattr(usual, name)
-    ]
-    words += [f"{_PARAMETERS.get(name, name)} {own[name]:g}" for name in changed]
-    return ", ".join(words)
-
-
-_PARAMETERS = {"width_multiple": "multiples of"}
-"""What parameters are called where their own name would not be understood."""
-
-
-def _choices(chosen: dict[str, str]) -> list[str]:
-    """The choices in words; those that nearly every method shares only where they are others."""
-    usual = asdict(MethodSettings())
-    always = ("saliency", "compensation", "allocation")
-    others = [name for name in chosen if name not in always and chosen[name] != usual[name]]
-    return [chosen[name] for name in (*always, *others)]

@@ -6,11 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from sparsedash.catalog import (
-    BUILTIN_MODEL,
-    CALIBRATION_CORPORA,
-    EVALUATION_CORPORA,
-)
+from sparsedash.catalog import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.memory import LeastMemory, dimensions_of, least_memory, needs_backward
 from sparsedash.method_settings import MethodSettings

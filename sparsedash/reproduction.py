@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from sparsedash.catalog import BUILTIN_MODEL, METHODS, method_named
+from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.dimensions import Dimensions, shipped
 from sparsedash.memory import BUILTIN_CONFIG, gradient_bytes, least_memory
+from sparsedash.presets import method_named
 from sparsedash.published import CALIBRATION_LENGTH, Measure, PublishedRow, published_model
 from sparsedash.records import Pruned, Record, Run, Score
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -18,8 +19,8 @@ _EVALUATION: dict[Measure, EvaluationSettings] = {
     "last-token": EvaluationSettings(corpus="lambada-validation", rule="published"),
     "last-word": EvaluationSettings(corpus="lambada_openai"),
 }
-_METHODS = ("retrain-free (published)", "wanda-channels")
-"""The published method; until the catalog has it, the nearest one that refits nothing."""
+METHOD = "retrain-free (published)"
+"""The preset that repeats the published rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,19 +114,13 @@ def ratio(row: PublishedRow) -> Ratio | None:
     )
 
 
-def method_name() -> str:
-    """The catalog's method that repeats the published rows."""
-    offered = {method.name for method in METHODS}
-    return next(name for name in _METHODS if name in offered)
-
-
 def run_settings(row: PublishedRow) -> RunSettings:
     """The request that repeats a row."""
     model = published_model(row.model)
     return RunSettings(
         model=model.reference,
         dtype=row.dtype,
-        methods=(method_named(method_name()),),
+        methods=(method_named(METHOD),),
         sparsities_permille=(row.sparsity_permille,),
         calibration=CalibrationSettings(
             corpus=_CALIBRATION[row.calibration],

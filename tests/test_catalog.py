@@ -8,16 +8,13 @@ from sparsedash.catalog import (
     BUILTIN_CLOZE,
     BUILTIN_MODEL,
     CALIBRATION_CORPORA,
-    DEFAULT_METHOD,
     EVALUATION_CORPORA,
     FAMILIES,
-    METHODS,
     MODELS,
-    method_name,
-    method_named,
 )
 from sparsedash.errors import SettingsError
 from sparsedash.method_settings import MethodSettings
+from sparsedash.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 CHOICES = [*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA]

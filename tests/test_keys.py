@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 import pytest
 
 from sparsedash.canonical import STAGE_VERSIONS
-from sparsedash.catalog import method_named
 from sparsedash.keys import (
     activations_key,
     evidence_keys,
@@ -18,6 +17,7 @@ from sparsedash.keys import (
     text_key,
 )
 from sparsedash.method_settings import MethodSettings
+from sparsedash.presets import method_named
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.other_values import RANDOM, other_values
 

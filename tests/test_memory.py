@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import BUILTIN_MODEL, MODELS, method_named
+from sparsedash.catalog import BUILTIN_MODEL, MODELS
 from sparsedash.dimensions import Dimensions
 from sparsedash.engine import gradients
 from sparsedash.memory import (
@@ -14,6 +14,7 @@ from sparsedash.memory import (
     gradient_bytes,
     least_memory,
 )
+from sparsedash.presets import method_named
 from sparsedash.settings import CalibrationSettings, RunSettings
 
 SMALL = Dimensions(

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from sparsedash import preflight
-from sparsedash.catalog import method_named
 from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.memory import dimensions_of, least_memory
 from sparsedash.method_settings import MethodSettings
 from sparsedash.preflight import Cached, Memory, cached, seconds
+from sparsedash.presets import method_named
 from sparsedash.records import Outcome, Record, Run
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.stamps import stamp

@@ -7,11 +7,11 @@ import pytest
 from sparsedash import reproduction
 from sparsedash.catalog import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.method_settings import MethodSettings
+from sparsedash.presets import method_named
 from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
 from sparsedash.reproduction import (
     doubt,
     measured,
-    method_name,
     needs,
     ratio,
     run_settings,
@@ -92,7 +92,8 @@ def test_a_row_is_repeated_by_a_request_that_the_catalog_knows(row):
     assert settings.evaluation.corpus in {corpus.name for corpus in EVALUATION_CORPORA}
     assert settings.dtype == row.dtype
     assert settings.sparsities_permille == (row.sparsity_permille,)
-    assert settings.methods[0].compensation == "none" or method_name().startswith("retrain-free")
+    assert settings.methods == (method_named("retrain-free (published)"),)
+    assert settings.calibration.packed
 
 
 def test_the_rule_of_the_last_token_table_is_the_published_one():
@@ -121,7 +122,7 @@ def test_what_a_run_takes_follows_from_the_config_and_the_format():
 
 
 def test_a_method_without_a_backward_pass_needs_no_room_for_one(monkeypatch):
-    monkeypatch.setattr(reproduction, "_METHODS", ("wanda-channels",))
+    monkeypatch.setattr(reproduction, "METHOD", "wanda-channels")
     found = needs(LAST_WORD[0], lambda _: None)
     assert found.backward_bytes == 0
     assert found.memory_bytes == 4 * 6_050_882_784 + 8 * 16384 * 16384

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash import catalog
+from sparsedash import catalog, presets
 from sparsedash.__main__ import main
 from sparsedash.document import run_document
 from tests.examples import RECORD, RUN
@@ -58,7 +58,7 @@ def test_models_methods_families_and_texts_are_the_ones_of_the_catalog():
     text = section("What you can choose")
     texts = {choice.name for choice in (*catalog.EVALUATION_CORPORA, *catalog.CALIBRATION_CORPORA)}
     named = set(re.findall(r"`([^`]+)`", text))
-    assert texts | {method.name for method in catalog.METHODS} | {catalog.BUILTIN_MODEL} <= named
+    assert texts | {method.name for method in presets.METHODS} | {catalog.BUILTIN_MODEL} <= named
     families = text.partition("must be one of: ")[2].partition(".")[0]
     assert tuple(re.findall(r"\w+", families)) == catalog.FAMILIES
 

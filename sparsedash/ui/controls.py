@@ -6,8 +6,8 @@ from typing import get_args
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.catalog import method_name
 from sparsedash.method_settings import MethodSettings
+from sparsedash.presets import method_name
 from sparsedash.settings import (
     CalibrationSettings,
     Dtype,

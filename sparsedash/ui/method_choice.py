@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 import streamlit as st
 
-from sparsedash.catalog import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.keys import is_used
 from sparsedash.method_settings import (
     MAX_ROUNDS,
@@ -18,6 +17,7 @@ from sparsedash.method_settings import (
     Schedule,
     Scope,
 )
+from sparsedash.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.settings import RunSettings
 from sparsedash.ui.fields import BOUND, checked, hint, whole
 

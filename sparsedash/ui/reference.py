@@ -16,10 +16,10 @@ from sparsedash.published import (
 )
 from sparsedash.records import Run, Score
 from sparsedash.reproduction import (
+    METHOD,
     Needs,
     doubt,
     measured,
-    method_name,
     needs,
     ratio,
     run_settings,
@@ -74,7 +74,7 @@ def show_row(backend: Backend) -> None:
     """One row by itself: its defects, what was measured here, what repeating it takes, and the link that does."""
     frame.section("Repeat a row")
     frame.note(
-        f"By {method_name()}, with the calibration size of the published scripts, the documents joined and cut into pieces of 512 "
+        f"By {METHOD}, with the calibration size of the published scripts, the documents joined and cut into pieces of 512 "
         "tokens as there. Two things differ: the scripts square the gradient of two pieces at a time, here it is that of each; and "
         "those of LLaMA and BLOOM take five rounds instead of six. On this machine it may be far too much: the form it opens "
         "takes less as well."

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 
-from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, method_name
+from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.method_settings import MethodSettings
+from sparsedash.presets import method_name
 from sparsedash.progress import STAGE_TITLES
 from sparsedash.records import Record, Score
 from sparsedash.settings import CalibrationSettings, RunSettings, TokenWeights

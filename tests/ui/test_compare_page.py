@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import method_named
 from sparsedash.pair_records import Continuation
 from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.presets import method_named
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
 from tests.ui.fake_backend import job

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from sparsedash.catalog import method_named
+from sparsedash.presets import method_named
 from sparsedash.records import Stopping
 from sparsedash.settings import RunSettings
 from tests.ui import specimens

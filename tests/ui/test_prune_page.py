@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import method_named
 from sparsedash.memory import LeastMemory
 from sparsedash.preflight import Memory
+from sparsedash.presets import method_named
 from tests.ui import specimens
 from tests.ui.conftest import button, links, markup, words
 from tests.ui.fake_backend import job

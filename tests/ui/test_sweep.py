@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import method_named
 from sparsedash.charts.measures import Live
+from sparsedash.presets import method_named
 from sparsedash.records import Record, Stopping
 from sparsedash.ui import wording
 from sparsedash.ui.sweep import Sweep, answer, best, live, sweep
