@@ -67,7 +67,7 @@ class KeptEvidence:
 
     def evidence_for(self, method: MethodSettings, permille: int) -> Evidence:
         """The same, with mask gradients of its own where the method's model gets sparser while it reads the text."""
-        if method.rounds == 1 or permille == 0 or not SALIENCIES[method.saliency].by_gradient:
+        if method.rounds == 1 or not SALIENCIES[method.saliency].by_gradient:
             return self.evidence
         gradients = partial(self._scheduled_gradients, method, permille)
         return replace(self.evidence, mask_gradients=gradients, weighed={})
@@ -136,17 +136,16 @@ class KeptEvidence:
     def _scheduled_gradients(self, method: MethodSettings, permille: int, index: int) -> Tensor:
         """Of one block; from a backward pass for this sparsity alone, over a model that gets there in rounds."""
         mlps, on_the_way = self._loaded.mlps, replace(method, width_multiple=1)
-        n_rounds = min(method.rounds, len(self._sequences()))
 
-        def masks(n_done: int, found: list[Tensor], on_block: OnBlock) -> list[Tensor]:
+        def masks(done: float, found: list[Tensor], on_block: OnBlock) -> list[Tensor]:
             so_far = replace(self.evidence, mask_gradients=found.__getitem__, weighed={})
-            reached = reached_permille(method.schedule, permille, n_done / n_rounds)
+            reached = reached_permille(method.schedule, permille, done)
             kept = choose(mlps, so_far, on_the_way, reached, on_block)
             return [mask_of(own, mlp.width) for own, mlp in zip(kept, mlps, strict=True)]
 
         def gather() -> list[Tensor]:
-            sequences, on_step = self._sequences(), self._on_step
-            return mask_gradients(self._loaded, sequences, on_step, n_rounds=n_rounds, masks=masks)
+            sequences, on_step, n = self._sequences(), self._on_step, method.rounds
+            return mask_gradients(self._loaded, sequences, on_step, n_rounds=n, masks=masks)
 
         key = scheduled_gradients_key(self._keys, method, permille)
         return self._gradients(key, gather, index)

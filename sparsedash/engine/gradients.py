@@ -32,8 +32,8 @@ N_LATE = 8
 OnBlock = Callable[[int, int], None]
 """Called between blocks with how many steps are done, of how many. May raise `Cancelled`."""
 
-Masks = Callable[[int, list[Tensor], OnBlock], list[Tensor]]
-"""The mask (m,) of every block, 0 or 1, from the number of rounds that are done and the gradients (s, m) so far."""
+Masks = Callable[[float, list[Tensor], OnBlock], list[Tensor]]
+"""The mask (m,) of every block, 0 or 1, from the share of the rounds that are done and the gradients (s, m) so far."""
 
 
 def mask_gradients(
@@ -46,8 +46,9 @@ def mask_gradients(
 ) -> list[Tensor]:
     """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's mask.
 
-    n_rounds: the sequences are read in so many parts, at most one for each of them; the dense model reads the first, with all masks at 1, and the others
-    are read with what `masks` gives after each. A channel whose mask is 0 has a derivative as well, and may come back.
+    n_rounds: the sequences are read in so many parts, at most one for each of them; the dense model reads the first, with
+    all masks at 1, and the others are read with what `masks` gives after each. A channel whose mask is 0 has a derivative
+    as well, and may come back.
     Source: arXiv:2204.09656, whose Fisher information is made of them; the rounds are those of the program behind the
     published tables, PytorchRetrainFreePruner of neural-compressor.
     """
@@ -62,7 +63,7 @@ def mask_gradients(
     for number, batches in enumerate(rounds):
         if number and masks is not None:
             between = _between(on_step, n_done, n_batches)
-            watches = [_MaskGradients(mask) for mask in masks(number, found, between)]
+            watches = [_MaskGradients(mask) for mask in masks(number / n_rounds, found, between)]
         _backward(loaded, batches, watches, _mean_loss, _further(on_step, n_done, n_batches))
         n_done += len(batches)
         order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))

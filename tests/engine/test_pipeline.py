@@ -103,8 +103,8 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     def counting(loaded, sequences, on_step, *, n_rounds, masks):
         widths = []
 
-        def noting(n_done, so_far, on_block):
-            found = masks(n_done, so_far, on_block)
+        def noting(done, so_far, on_block):
+            found = masks(done, so_far, on_block)
             widths.append(sum(int(mask.sum()) for mask in found))
             return found
 

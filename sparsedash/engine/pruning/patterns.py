@@ -1,8 +1,9 @@
 """What is removed, and the shares of the model that it makes up. One row adds a pattern.
 
 `channelx1`: whole inner channels leave the network, with their rows in the inner projections and their column in the
-out-projection. Where channels go by their scores the masks are nested: what 10 % removes, 30 % removes too. All others set single weights to zero, which by
-itself makes a model neither smaller nor faster: `1x1` anywhere, `n:m` so many in every m neighbours of a row.
+out-projection. Where channels go by their scores the masks are nested: what 10 % removes, 30 % removes too. All others set
+single weights to zero, which by itself makes a model neither smaller nor faster: `1x1` anywhere, `n:m` so many in every m
+neighbours of a row.
 """
 
 from collections.abc import Sequence
