@@ -85,7 +85,8 @@ def head_sees_only(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def _forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Iterator[None]:
+def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Iterator[None]:
+    """Inside, every block's forward is its stub."""
     for block, stub in zip(blocks, stubs, strict=True):
         block.forward = stub
     try:
@@ -120,7 +121,7 @@ def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: b
         calls.append((args[1:], kwargs))
         return (hidden,) if tuples else hidden
 
-    with _forward_replaced(blocks, [stub] * len(blocks)):
+    with forward_replaced(blocks, [stub] * len(blocks)):
         # Without the mask: padding is on the right, where a causal model's real tokens never look.
         body(input_ids=batch.ids, use_cache=False)
     return _Walked(first[0], calls)

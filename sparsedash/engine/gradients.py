@@ -6,6 +6,7 @@ Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -13,9 +14,15 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from sparsedash.engine.blocks import Batch, batches_by_length, head_sees_only
+from sparsedash.engine.blocks import (
+    Batch,
+    batches_by_length,
+    forward_replaced,
+    head_sees_only,
+)
 from sparsedash.engine.models import LoadedModel
 from sparsedash.errors import CalibrationError
 from sparsedash.progress import OnStep, Step
@@ -23,8 +30,8 @@ from sparsedash.progress import OnStep, Step
 FISHER_BATCH_TOKENS = 1024
 """Of one batch where all of the calibration text is read: large enough to be quick."""
 
-SENSITIVITY_BATCH_TOKENS = 256
-"""Of one batch where little text is read: small, since what is kept for the way back grows with it."""
+SENSITIVITY_BATCH_TOKENS = 512
+"""Of one batch where little text is read."""
 
 N_LATE = 8
 
@@ -91,7 +98,8 @@ def sensitivities(
     device = loaded.model.device
     watches = [_ChangedLoss(weight.to(device), bias.to(device)) for weight, bias in changes]
     batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
-    _backward(loaded, batches, watches, _late_loss, on_step)
+    with _recomputed(loaded.blocks):
+        _backward(loaded, batches, watches, _late_loss, on_step)
     return [float(torch.cat(watch.found).mean()) for watch in watches]
 
 
@@ -175,6 +183,17 @@ def _between(on_step: OnStep, n_done: int, n_all: int) -> OnBlock:
     """Tells that masks are chosen, while no batch is read: the same step again and again, so that it can be stopped."""
     step = Step("calibrate", n_done, n_all, unit="batches", message="choosing channels")
     return lambda done, total: on_step(step)
+
+
+@contextmanager
+def _recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, a block keeps only what it is given, and is run again on the way back: less memory for more time."""
+    again = [
+        partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        for block in blocks
+    ]
+    with forward_replaced(blocks, again):
+        yield
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from sparsedash.engine.gradients import (
 )
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.surgery import out_weight
-from sparsedash.errors import CalibrationError
+from sparsedash.errors import CalibrationError, Cancelled
 from sparsedash.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
@@ -144,10 +144,47 @@ def test_a_sensitivity_is_the_squared_change_of_the_late_loss_token_by_token(dou
         assert found[block] == pytest.approx(sum((m / 2) ** 2 for m in moved), rel=1e-2)
 
 
-def test_the_model_is_left_as_it_was(double):
+def test_sensitivities_keep_no_activations_of_the_inner_width_for_the_way_back(double):
+    """Those would take most of the memory of `best`; see what the Fisher information keeps beside it."""
+    width, changes = double.mlps[0].width, no_changes(double)
+    weights = {weight.data_ptr() for weight in double.model.parameters()}
+
+    def kept_by(function, *arguments):
+        shapes = []
+
+        def keep(tensor):
+            if tensor.data_ptr() not in weights:
+                shapes.append(tensor.shape[-1:])
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            function(double, [LONG], *arguments, ignore_steps)
+        return shapes
+
+    assert (width,) in kept_by(mask_gradients)
+    assert (width,) not in kept_by(sensitivities, changes)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_left_as_it_was(double, fails):
     before = loss(double, SEQUENCES[0])
+    changes = no_changes(double)
     mask_gradients(double, SEQUENCES, ignore_steps)
+    sensitivities(double, SEQUENCES, changes, ignore_steps)
+    if fails:
+        with pytest.raises(Cancelled):
+            sensitivities(double, SEQUENCES, changes, cancelled)
     assert loss(double, SEQUENCES[0]) == before
+    assert all("forward" not in vars(block) for block in double.blocks)
+
+
+def no_changes(loaded):
+    shapes = [out_weight(mlp).shape for mlp in loaded.mlps]
+    return [(torch.zeros(shape), torch.zeros(shape[0])) for shape in shapes]
+
+
+def cancelled(step):
+    raise Cancelled
     assert all(parameter.grad is None for parameter in double.model.parameters())
 
 
