@@ -17,6 +17,12 @@ def whole(name: str, value: object, low: int, high: int) -> None:
         raise SettingsError(name, value, f"a whole number from {low:,} to {high:,}")
 
 
+def share(name: str, value: object, low: float = 0.0, high: float = 1.0) -> None:
+    """Raise SettingsError unless the value is a number from low to high."""
+    if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
+        raise SettingsError(name, value, f"from {low:g} to {high:g}")
+
+
 def text(name: str, value: str) -> None:
     """Raise SettingsError unless the value says something, and not too much."""
     if not value.strip() or len(value) > 100_000:

@@ -138,6 +138,8 @@ def is_used(name: str, *, pattern: str, saliency: str, compensation: str, alloca
             return saliency == "fisher"
         case "seed":
             return saliency == "random"
+        case "floor" | "ceiling" | "blend":
+            return allocation == "sensitivity"
         case "strength":
             return compensation == "sequential"
         case "damping":

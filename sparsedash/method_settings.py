@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from sparsedash.checks import one_of, whole
+from sparsedash.checks import one_of, share, whole
 from sparsedash.errors import SettingsError
 
 Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
@@ -51,6 +51,9 @@ class MethodSettings:
     rounds: only for Fisher saliency. The calibration text is read in so many parts, and after each but the last the
     channels that would go so far are masked while the rest is read; with 1 the dense model reads all of it.
     schedule: how the sparsity grows from round to round.
+    floor, ceiling: only for allocation by sensitivity. The least and the largest share of its channels that a block gives;
+    where the sparsity asked for is outside, it is the bound itself.
+    blend: of the same, from 0, the uniform widths, to 1, those that cost the model least as far as was measured.
     """
 
     saliency: Saliency = "activation-aware"
@@ -64,6 +67,9 @@ class MethodSettings:
     scope: Scope = "mlp"
     rounds: int = 1
     schedule: Schedule = "exponential"
+    floor: float = 0.0
+    ceiling: float = 0.6
+    blend: float = 0.5
 
     def __post_init__(self) -> None:
         one_of("saliency", self.saliency, Saliency)
@@ -81,11 +87,13 @@ class MethodSettings:
         whole("rounds", self.rounds, 1, MAX_ROUNDS)
         if type(self.damping) not in (int, float) or not 0 < self.damping <= 10:
             raise SettingsError("damping", self.damping, "more than 0 and at most 10")
-        if type(self.strength) not in (int, float) or not 0 <= self.strength <= 1:
-            raise SettingsError("strength", self.strength, "from 0 to 1")
+        for name in ("strength", "floor", "ceiling", "blend"):
+            share(name, getattr(self, name))
+        if self.floor > self.ceiling:
+            raise SettingsError("floor", self.floor, f"at most the ceiling, {self.ceiling:g}")
         # 1 and 1.0 are equal settings and must have one key.
-        object.__setattr__(self, "damping", float(self.damping))
-        object.__setattr__(self, "strength", float(self.strength))
+        for name in ("damping", "strength", "floor", "ceiling", "blend"):
+            object.__setattr__(self, name, float(getattr(self, name)))
         if self.rounds == 1:
             # One round has no schedule: whatever is asked for, it is the same method under the same name.
             object.__setattr__(self, "schedule", "exponential")
@@ -103,10 +111,15 @@ class MethodSettings:
 
 
 def method_values(method: MethodSettings) -> dict[str, Any]:
-    """Without what had no choice when the first keys were made: the scope where channels go, the schedule of one round."""
+    """Without what had no choice when the first keys were made: the scope where channels go, the schedule of one round,
+    and what an allocation by sensitivity is bounded by where it is what it was then.
+    """
     values = asdict(method)
     if method.pattern == "channelx1":
         del values["scope"]
     if method.rounds == 1:
         del values["rounds"], values["schedule"]
+    for name, first in (("floor", 0.0), ("ceiling", 0.6), ("blend", 0.5)):
+        if values[name] == first:
+            del values[name]
     return values

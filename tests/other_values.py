@@ -20,6 +20,9 @@ OTHER = {
         "scope": None,
         "rounds": 6,
         "schedule": None,
+        "floor": 0.1,
+        "ceiling": 0.4,
+        "blend": 1.0,
     },
     CalibrationSettings: {
         "corpus": "wikitext-2",

@@ -19,9 +19,10 @@ from sparsedash.keys import (
 from sparsedash.method_settings import MethodSettings
 from sparsedash.presets import method_named
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from tests.other_values import RANDOM, other_values
+from tests.other_values import OTHER, RANDOM, other_values
 
 MODEL, CORPUS, STATISTICS = "m" * 64, "c" * 64, "s" * 64
+BOUNDS = ("floor", "ceiling", "blend")
 
 
 def outcomes(method: MethodSettings) -> str:
@@ -84,10 +85,21 @@ def test_two_names_of_the_same_text_have_the_same_keys():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), other_values(MethodSettings, ["seed", "strength", "rounds"])
+    ("name", "value"),
+    other_values(MethodSettings, ["seed", "strength", "rounds", *BOUNDS]),
 )
 def test_an_outcomes_key_changes_with_every_choice_that_least_squares_uses(name, value):
     assert outcomes(replace(MethodSettings(), **{name: value})) != outcomes(MethodSettings())
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_an_outcomes_key_changes_with_what_bounds_the_sensitivities_and_with_no_other_allocation(
+    name,
+):
+    uniform, best = MethodSettings(), method_named("best")
+    value = OTHER[MethodSettings][name]
+    assert outcomes(replace(best, **{name: value})) != outcomes(best)
+    assert outcomes(replace(uniform, **{name: value})) == outcomes(uniform)
 
 
 def test_an_outcomes_key_changes_with_the_seed_of_a_random_method():

@@ -203,6 +203,8 @@ class TestAMethodOfOnesOwn:
         assert "lot" in asked(saliency="random")
         assert "damping" in asked(compensation="none", allocation="sensitivity")
         assert "damping" not in asked(compensation="none", saliency="obs")
+        assert {"floor", "ceiling", "blend"} <= asked(allocation="sensitivity")
+        assert not {"floor", "ceiling", "blend"} & asked(allocation="global")
         assert "rounds" in asked(saliency="fisher")
         assert "rounds" not in asked(saliency="obs")
 
@@ -218,6 +220,18 @@ class TestAMethodOfOnesOwn:
         button(app, "Start").click().run()
         made = backend.submitted[0].methods[1]
         assert (made.saliency, made.rounds, made.schedule) == ("fisher", 4, "cubic")
+
+    def test_the_bounds_of_an_allocation_come_from_the_address(self, open_page, backend):
+        bounds = {"floor": "0.05", "ceiling": "0.3", "blend": "1"}
+        app = open_page("prune", own="true", allocation="sensitivity", **bounds)
+        button(app, "Start").click().run()
+        made = backend.submitted[0].methods[1]
+        assert (made.floor, made.ceiling, made.blend) == (0.05, 0.3, 1.0)
+
+    def test_a_floor_above_the_ceiling_is_refused_in_place(self, open_page):
+        app = open_page("prune", own="true", allocation="sensitivity", floor="0.7")
+        assert "floor: 0.7 is not possible; allowed: at most the ceiling, 0.6" in words(app)
+        assert button(app, "Start").disabled
 
     def test_choices_that_do_not_go_together_are_refused_in_place(self, open_page):
         app = open_page("prune", own="true", pattern="1x1", compensation="bias")

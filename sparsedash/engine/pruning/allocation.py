@@ -1,20 +1,17 @@
 """How much each block gives. One function and one row add a way.
 
-Every function returns the kept channels of each block: a multiple of `multiple`, at least one multiple, or all. Nothing
-asked means nothing removed. Requested and reached sparsity can differ by the rounding.
+Every function returns the kept channels of each block: a multiple of the method's width multiple, at least one multiple, or
+all. Nothing asked means nothing removed. Requested and reached sparsity can differ by the rounding.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-CEILING = 0.6
-"""The largest share of a block's channels that sensitivity alone would take; less is taken, by the blend."""
-
-BLEND = 0.5
-"""How far sensitivity moves the widths from the uniform ones: measured on little text, it is half believed."""
+from sparsedash.method_settings import MethodSettings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,43 +27,50 @@ class Prospect:
     losses: Tensor
 
 
-def uniform(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
+def uniform(prospects: Sequence[Prospect], permille: int, method: MethodSettings) -> list[int]:
     """The same share everywhere, to the nearest multiple."""
-    return [_nearest(block.width, permille, multiple) for block in prospects]
+    return [_nearest(block.width, permille, method.width_multiple) for block in prospects]
 
 
-def global_by_score(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
+def global_by_score(
+    prospects: Sequence[Prospect], permille: int, method: MethodSettings
+) -> list[int]:
     """As many of each block as are among the highest scores of the whole model.
 
     Source: arXiv:2204.09656 for Fisher scores, which can be compared across blocks; few others can.
     """
-    return _by_threshold([block.scores for block in prospects], permille, multiple)
+    return _by_threshold([block.scores for block in prospects], permille, method.width_multiple)
 
 
-def standardised(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
+def standardised(prospects: Sequence[Prospect], permille: int, method: MethodSettings) -> list[int]:
     """The same with each block's scores in standard deviations from their mean, so that they can be compared.
 
     Source: FLAP, arXiv:2312.11983.
     """
     scores = [(block.scores - block.scores.mean()) / block.scores.std() for block in prospects]
-    return _by_threshold(scores, permille, multiple)
+    return _by_threshold(scores, permille, method.width_multiple)
 
 
-def by_sensitivity(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
-    """Half way from the uniform widths to those that cost the model least."""
-    cheapest = _cheapest(prospects, permille, multiple)
+def by_sensitivity(
+    prospects: Sequence[Prospect], permille: int, method: MethodSettings
+) -> list[int]:
+    """Part of the way, the method's blend, from the uniform widths to those that cost the model least.
+
+    Half of it by default: measured on little text, sensitivity is half believed.
+    """
+    cheapest = _cheapest(prospects, permille, method)
     exact = [
-        BLEND * own + (1 - BLEND) * block.width * (1000 - permille) / 1000
+        method.blend * own + (1 - method.blend) * block.width * (1000 - permille) / 1000
         for own, block in zip(cheapest, prospects, strict=True)
     ]
-    return _rounded(exact, [block.width for block in prospects], multiple)
+    return _rounded(exact, [block.width for block in prospects], method.width_multiple)
 
 
 @dataclass(frozen=True)
 class Allocation:
     """widths: the kept channels. needs: what it reads of the prospects beside the width."""
 
-    widths: Callable[[Sequence[Prospect], int, int], list[int]]
+    widths: Callable[[Sequence[Prospect], int, MethodSettings], list[int]]
     needs_scores: bool = False
     needs_losses: bool = False
 
@@ -86,15 +90,19 @@ def _nearest(width: int, permille: int, multiple: int) -> int:
     return min(width, max(multiple, int(exact / multiple + 0.5) * multiple))
 
 
-def _cheapest(prospects: Sequence[Prospect], permille: int, multiple: int) -> list[int]:
-    """One multiple after another from where it costs the model least, until the target is reached."""
-    kept = [block.width for block in prospects]
-    target = sum(kept) * (1000 - permille) / 1000
+def _cheapest(prospects: Sequence[Prospect], permille: int, method: MethodSettings) -> list[int]:
+    """One multiple after another from where it costs the model least, until the target is reached.
+
+    No block gives less than the floor or more than the ceiling, unless the target itself is beyond them.
+    """
+    multiple, asked = method.width_multiple, permille / 1000
+    floor, ceiling = min(method.floor, asked), max(method.ceiling, asked)
+    kept = [_up_to_multiple(block.width, 1 - floor, multiple) for block in prospects]
+    narrowest = [max(multiple, int(block.width * (1 - ceiling))) for block in prospects]
+    target = sum(block.width for block in prospects) * (1 - asked)
     while sum(kept) - target >= multiple / 2:
         narrower = [(k - 1) // multiple * multiple for k in kept]
-        possible = [
-            i for i, block in enumerate(prospects) if narrower[i] >= _floor(block.width, multiple)
-        ]
+        possible = [i for i in range(len(kept)) if narrower[i] >= narrowest[i]]
         if not possible:
             break
         costs = {i: _cost_a_channel(prospects[i], kept[i], narrower[i]) for i in possible}
@@ -103,9 +111,9 @@ def _cheapest(prospects: Sequence[Prospect], permille: int, multiple: int) -> li
     return kept
 
 
-def _floor(width: int, multiple: int) -> int:
-    """The narrowest that a block may become."""
-    return max(multiple, int(width * (1 - CEILING)))
+def _up_to_multiple(width: int, share: float, multiple: int) -> int:
+    """This share of the width, rounded up to a multiple; at most the width."""
+    return min(width, math.ceil(width * share / multiple - 1e-9) * multiple)
 
 
 def _cost_a_channel(block: Prospect, kept: int, narrower: int) -> float:

@@ -32,7 +32,7 @@ def prune(
         return measured(mlps, evidence, method, whole)
     allocation = ALLOCATIONS[method.allocation]
     prospects = _weighed(mlps, evidence, method, on_layer)
-    widths = allocation.widths(prospects, permille, method.width_multiple)
+    widths = allocation.widths(prospects, permille, method)
     narrowed = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
         layer = _layer(mlp, evidence, index, method)
@@ -52,7 +52,7 @@ def choose(
 ) -> list[Tensor]:
     """The channels (k,) of each MLP that would stay at this sparsity, ascending; nothing is refitted."""
     prospects = _weighed(mlps, evidence, method, on_layer)
-    widths = ALLOCATIONS[method.allocation].widths(prospects, permille, method.width_multiple)
+    widths = ALLOCATIONS[method.allocation].widths(prospects, permille, method)
     chosen = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
         layer = _layer(mlp, evidence, index, method, refits=False)

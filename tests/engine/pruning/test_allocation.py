@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sparsedash.engine.pruning.allocation import ALLOCATIONS, CEILING, Prospect
+from sparsedash.engine.pruning.allocation import ALLOCATIONS, Prospect
+from sparsedash.method_settings import MethodSettings
 
 
 def prospect(width=64, scores=None, slope=1.0):
@@ -15,8 +16,9 @@ def prospect(width=64, scores=None, slope=1.0):
     )
 
 
-def widths(name, prospects, permille, multiple=8):
-    return ALLOCATIONS[name].widths(prospects, permille, multiple)
+def widths(name, prospects, permille, multiple=8, **bounds):
+    method = MethodSettings(allocation=name, width_multiple=multiple, **bounds)
+    return ALLOCATIONS[name].widths(prospects, permille, method)
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
@@ -25,7 +27,7 @@ def test_zero_percent_removes_nothing(name):
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
-@pytest.mark.parametrize("permille", [100, 250, 500])
+@pytest.mark.parametrize("permille", [100, 250, 500, 700])
 def test_widths_are_multiples_and_their_sum_is_what_was_asked(name, permille):
     blocks = [prospect(64, slope=slope) for slope in (1, 2, 5, 9)]
     kept = widths(name, blocks, permille)
@@ -56,9 +58,31 @@ def test_a_block_that_the_model_minds_less_gives_more():
     ]
 
 
-def test_no_block_gives_more_than_the_ceiling():
-    kept = widths("sensitivity", [prospect(slope=0.0), prospect(slope=1.0)], 500)
-    assert kept[0] >= 64 * (1 - CEILING)
+@pytest.mark.parametrize(("blend", "kept"), [(0.0, [48, 48]), (0.5, [44, 52]), (1.0, [40, 56])])
+def test_the_blend_leads_from_the_uniform_widths_to_the_cheapest(blend, kept):
+    blocks = [prospect(slope=1), prospect(slope=3)]
+    assert widths("sensitivity", blocks, 250, multiple=4, blend=blend) == kept
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kept"),
+    [
+        ({"ceiling": 1.0}, [8, 56]),
+        ({"ceiling": 0.75}, [16, 48]),
+        ({"ceiling": 0.6}, [32, 32]),
+        ({"floor": 0.25, "ceiling": 1.0}, [16, 48]),
+        ({"floor": 0.5}, [32, 32]),
+    ],
+)
+def test_no_block_gives_less_than_the_floor_or_more_than_the_ceiling(bounds, kept):
+    blocks = [prospect(slope=0.0), prospect(slope=1.0)]
+    assert widths("sensitivity", blocks, 500, blend=1.0, **bounds) == kept
+
+
+@pytest.mark.parametrize("bounds", [{"ceiling": 0.25}, {"floor": 0.9, "ceiling": 0.95}])
+def test_a_sparsity_beyond_the_bounds_is_taken_from_all_alike(bounds):
+    blocks = [prospect(slope=0.0), prospect(slope=1.0)]
+    assert widths("sensitivity", blocks, 500, blend=1.0, **bounds) == [32, 32]
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
