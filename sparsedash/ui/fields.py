@@ -104,9 +104,16 @@ def whole(
     return None if number is None else int(number)
 
 
-def one_of(key: str, label: str, options: tuple[T, ...], about: str | None = None) -> T:
-    """A field for one of a few; the first of them unless the visitor chooses another."""
-    return st.selectbox(label, options, key=key, bind=BOUND, help=about) or options[0]
+def one_of(
+    key: str, label: str, options: tuple[T, ...], about: str | None = None, *,
+    usual: T | None = None, disabled: bool = False,
+) -> T:  # fmt: skip
+    """A field for one of a few; the usual one, or the first of them, unless the visitor chooses another."""
+    first = options[0] if usual is None else usual
+    chosen = st.selectbox(
+        label, options, index=options.index(first), key=key, bind=BOUND, help=about, filter_mode=None, disabled=disabled
+    )  # fmt: skip
+    return chosen or first
 
 
 def group(heading: str) -> None:

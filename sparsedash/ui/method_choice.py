@@ -19,7 +19,7 @@ from sparsedash.method_settings import (
 )
 from sparsedash.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.settings import RunSettings
-from sparsedash.ui.fields import BOUND, checked, hint, whole
+from sparsedash.ui.fields import BOUND, checked, hint, one_of, whole
 
 CHANNELS: Pattern = "channelx1"
 """The pattern that takes channels out of the network; every other one only sets weights to zero."""
@@ -66,11 +66,11 @@ def choose_own() -> tuple[MethodSettings, ...] | None:
         return ()
     left, right = st.columns(2)
     with left:
-        saliency = _one_of("Saliency: what matters", Saliency, "saliency")
-        compensation = _one_of("Compensation: what makes up for it", Compensation, "compensation")
+        saliency = _choice("saliency", "Saliency: what matters", Saliency)
+        compensation = _choice("compensation", "Compensation: what makes up for it", Compensation)
     with right:
-        pattern = _one_of("Pattern: what goes", Pattern, "pattern")
-        allocation = _one_of("Allocation: how much each layer gives", Allocation, "allocation")
+        pattern = _choice("pattern", "Pattern: what goes", Pattern)
+        allocation = _choice("allocation", "Allocation: how much each layer gives", Allocation)
     chosen = {
         "saliency": saliency, "pattern": pattern, "compensation": compensation, "allocation": allocation
     }  # fmt: skip
@@ -92,12 +92,8 @@ def all_of(
     return checked("method", lambda: RunSettings(methods=tuple(methods)).methods)
 
 
-def _one_of(title: str, choices: Any, key: str, *, disabled: bool = False) -> Any:
-    names = get_args(choices)
-    chosen = st.selectbox(
-        title, names, index=names.index(getattr(_USUAL, key)), key=key, bind=BOUND, filter_mode=None, disabled=disabled
-    )  # fmt: skip
-    return chosen or getattr(_USUAL, key)
+def _choice(name: str, label: str, choices: Any, *, disabled: bool = False) -> Any:
+    return one_of(name, label, get_args(choices), usual=getattr(_USUAL, name), disabled=disabled)
 
 
 def _parameters(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +110,7 @@ def _parameters(chosen: dict[str, Any]) -> dict[str, Any]:
 def _schedule() -> Any:
     """Without a choice where there is one round, which has no schedule."""
     one_round = st.session_state.get("rounds", _USUAL.rounds) == 1
-    return _one_of("Schedule: how it gets sparser", Schedule, "schedule", disabled=one_round)
+    return _choice("schedule", "Schedule: how it gets sparser", Schedule, disabled=one_round)
 
 
 def _whole(name: str, title: str, high: int, key: str = "") -> int:
@@ -140,6 +136,6 @@ _FIELDS: dict[str, Callable[[], Any]] = {
     "ceiling": lambda: _share("ceiling", "Ceiling: largest share that a layer gives", 0.0, 1.0),
     "rounds": lambda: _whole("rounds", "Rounds, each on a part of the text", MAX_ROUNDS),
     "schedule": _schedule,
-    "scope": lambda: _one_of("Scope: where it goes", Scope, "scope"),
+    "scope": lambda: _choice("scope", "Scope: where it goes", Scope),
 }
 """How each parameter is asked for, by its name in the settings; the width multiple is asked once for all methods."""
