@@ -85,11 +85,12 @@ def rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
     products = gradients.T @ gradients
     with_total = gradients.T @ gradients[:, gone].sum(dim=1)
     for joins in order[n_gone:].tolist():
-        with_total += products[:, joins]
+        # A row for a column, which is the same and lies together in memory.
+        with_total += products[joins]
         candidates = torch.cat([gone, torch.tensor([joins])])
         # |total - g|^2 = |total|^2 - 2 g total + |g|^2; the first is the same for all.
         leaves = int((squares[candidates] - 2 * with_total[candidates]).argmin())
-        with_total -= products[:, candidates[leaves]]
+        with_total -= products[candidates[leaves]]
         if leaves < n_gone:
             gone[leaves] = joins
     return complement(gone, layer.width)
