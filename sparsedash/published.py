@@ -29,14 +29,15 @@ _HALF_A_DIGIT = 0.00005
 class PublishedModel:
     """A model of the tables. reference: where it is today. config: the file in `configs` with its dimensions.
 
-    n_samples: calibration sequences that its published script reads, of CALIBRATION_LENGTH tokens each. note: empty, or
-    what a person should know before comparing.
+    n_samples: calibration sequences that its published script reads, of CALIBRATION_LENGTH tokens each. n_rounds: the parts
+    in which it reads them, getting sparser after each. note: empty, or what a person should know before comparing.
     """
 
     name: str
     reference: str
     config: str
     n_samples: int
+    n_rounds: int
     note: str = ""
 
 
@@ -48,26 +49,30 @@ MODELS: tuple[PublishedModel, ...] = (
         reference="EleutherAI/gpt-j-6b",
         config="gpt-j-6b",
         n_samples=6_004,
+        n_rounds=6,
     ),
     PublishedModel(
         name="facebook/opt-1.3b",
         reference="facebook/opt-1.3b",
         config="opt-1.3b",
         n_samples=6_004,
-        note="The calibration size is that of the script for opt-125m.",
+        n_rounds=6,
+        note="The calibration size and the rounds are those of the script for opt-125m.",
     ),
     PublishedModel(
         name="facebook/opt-2.7b",
         reference="facebook/opt-2.7b",
         config="opt-2.7b",
         n_samples=6_004,
-        note="The calibration size is that of the script for opt-125m.",
+        n_rounds=6,
+        note="The calibration size and the rounds are those of the script for opt-125m.",
     ),
     PublishedModel(
         name="decapoda-research/llama-7b-hf",
         reference="huggyllama/llama-7b",
         config="llama-7b",
         n_samples=2_004,
+        n_rounds=5,
         note="decapoda-research/llama-7b-hf is gone from the hub; huggyllama/llama-7b is the usual stand-in.",
     ),
     PublishedModel(
@@ -75,14 +80,16 @@ MODELS: tuple[PublishedModel, ...] = (
         reference="bigscience/bloom-1b7",
         config="bloom-1b7",
         n_samples=2_004,
-        note="The calibration size is that of the script for bloom-3b.",
+        n_rounds=5,
+        note="The calibration size and the rounds are those of the script for bloom-3b.",
     ),
     PublishedModel(
         name="bigscience/bloom-7b1",
         reference="bigscience/bloom-7b1",
         config="bloom-7b1",
         n_samples=2_004,
-        note="The calibration size is that of the script for bloom-3b.",
+        n_rounds=5,
+        note="The calibration size and the rounds are those of the script for bloom-3b.",
     ),
 )
 

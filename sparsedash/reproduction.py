@@ -20,7 +20,7 @@ _EVALUATION: dict[Measure, EvaluationSettings] = {
     "last-word": EvaluationSettings(corpus="lambada_openai"),
 }
 METHOD = "retrain-free (published)"
-"""The preset that repeats the published rows."""
+"""The preset that repeats the published rows, each in its own number of rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def run_settings(row: PublishedRow) -> RunSettings:
     return RunSettings(
         model=model.reference,
         dtype=row.dtype,
-        methods=(method_named(METHOD),),
+        methods=(replace(method_named(METHOD), rounds=model.n_rounds),),
         sparsities_permille=(row.sparsity_permille,),
         calibration=CalibrationSettings(
             corpus=_CALIBRATION[row.calibration],

@@ -7,7 +7,6 @@ import streamlit as st
 
 from sparsedash.backend import Backend
 from sparsedash.method_settings import MethodSettings
-from sparsedash.presets import method_name
 from sparsedash.settings import (
     CalibrationSettings,
     Dtype,
@@ -30,7 +29,15 @@ from sparsedash.ui.fields import (
     reference,
     whole,
 )
-from sparsedash.ui.method_choice import MASKS, OWN, all_of, choose_masks, choose_own, choose_presets
+from sparsedash.ui.method_choice import (
+    MASKS,
+    OWN,
+    all_of,
+    choose_masks,
+    choose_own,
+    choose_presets,
+    method_address,
+)
 
 DEFAULT_SPARSITIES = "10, 20, 30"
 
@@ -90,12 +97,13 @@ def run_settings(backend: Backend) -> RunSettings | None:
 
 
 def address(settings: RunSettings) -> dict[str, str]:
-    """The parameters of the address under which the form says just this request of one preset."""
+    """The parameters of the address under which the form says just this request of one method."""
     (method,) = settings.methods
     packed = {"packed": "true"} if settings.calibration.packed else {}
-    return packed | {
+    return {
+        **method_address(method),
+        **packed,
         "model": settings.model,
-        "method": method_name(replace(method, width_multiple=MethodSettings().width_multiple)),
         "sparsity": ", ".join(f"{value / 10:g}" for value in settings.sparsities_permille),
         "text": settings.evaluation.corpus,
         "rule": settings.evaluation.rule,

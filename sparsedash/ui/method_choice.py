@@ -31,6 +31,10 @@ _USUAL = MethodSettings()
 OWN, MASKS = "own", "masks"
 """The fields' names in the address."""
 
+_CHOICES = ("saliency", "pattern", "compensation", "allocation")
+_KEYS = {"seed": "lot"}
+"""What a parameter is called in the address where its own name is another field's."""
+
 
 def choose_presets() -> tuple[MethodSettings, ...]:
     """Draw the presets that remove channels; several make one run on one calibration."""
@@ -71,9 +75,7 @@ def choose_own() -> tuple[MethodSettings, ...] | None:
     with right:
         pattern = _choice("pattern", "Pattern: what goes", Pattern)
         allocation = _choice("allocation", "Allocation: how much each layer gives", Allocation)
-    chosen = {
-        "saliency": saliency, "pattern": pattern, "compensation": compensation, "allocation": allocation
-    }  # fmt: skip
+    chosen = dict(zip(_CHOICES, (saliency, pattern, compensation, allocation), strict=True))
     parameters = _parameters(chosen)
     made = checked(OWN, lambda: MethodSettings(**chosen, **parameters))
     if made is None:
@@ -90,6 +92,21 @@ def all_of(
         return None
     methods = dict.fromkeys(replace(method, width_multiple=width) for method in (*presets, *own))
     return checked("method", lambda: RunSettings(methods=tuple(methods)).methods)
+
+
+def method_address(method: MethodSettings) -> dict[str, str]:
+    """The parameters of the address under which the form chooses just this method, but for its width multiple."""
+    usual = replace(method, width_multiple=_USUAL.width_multiple)
+    for field, presets in (("method", _PRESETS), (MASKS, _MASKING)):
+        for preset in presets:
+            if preset.settings == usual:
+                return {"method": "", field: preset.name}
+    choices = {name: getattr(usual, name) for name in _CHOICES}
+    used = [name for name in _FIELDS if is_used(name, **choices)]
+    values = choices | {_KEYS.get(name, name): getattr(usual, name) for name in used}
+    return {"method": "", OWN: "true"} | {
+        name: value if isinstance(value, str) else f"{value:g}" for name, value in values.items()
+    }
 
 
 def _choice(name: str, label: str, choices: Any, *, disabled: bool = False) -> Any:
@@ -113,9 +130,9 @@ def _schedule() -> Any:
     return _choice("schedule", "Schedule: how it gets sparser", Schedule, disabled=one_round)
 
 
-def _whole(name: str, title: str, high: int, key: str = "") -> int:
+def _whole(name: str, title: str, high: int) -> int:
     usual = int(getattr(_USUAL, name))
-    number = whole(key or name, title, min(usual, 1), high, usual)
+    number = whole(_KEYS.get(name, name), title, min(usual, 1), high, usual)
     return usual if number is None else number
 
 
@@ -130,7 +147,7 @@ def _share(name: str, title: str, low: float, high: float) -> float:
 _FIELDS: dict[str, Callable[[], Any]] = {
     "damping": lambda: _share("damping", "Damping, of the median of diag H", 0.001, 10.0),
     "strength": lambda: _share("strength", "Strength, towards the residual stream", 0.0, 1.0),
-    "seed": lambda: _whole("seed", "Seed of the lot", 2**31 - 1, key="lot"),
+    "seed": lambda: _whole("seed", "Seed of the lot", 2**31 - 1),
     "blend": lambda: _share("blend", "Blend, from uniform widths to the cheapest", 0.0, 1.0),
     "floor": lambda: _share("floor", "Floor: least share that a layer gives", 0.0, 1.0),
     "ceiling": lambda: _share("ceiling", "Ceiling: largest share that a layer gives", 0.0, 1.0),

@@ -74,10 +74,9 @@ def show_row(backend: Backend) -> None:
     """One row by itself: its defects, what was measured here, what repeating it takes, and the link that does."""
     frame.section("Repeat a row")
     frame.note(
-        f"By {METHOD}, with the calibration size of the published scripts, the documents joined and cut into pieces of 512 "
-        "tokens as there. Two things differ: the scripts square the gradient of two pieces at a time, here it is that of each; and "
-        "those of LLaMA and BLOOM take five rounds instead of six. On this machine it may be far too much: the form it opens "
-        "takes less as well."
+        f"By {METHOD}, with the calibration size and the rounds of the published scripts, the documents joined and cut into "
+        "pieces of 512 tokens as there. One thing differs: the scripts square the gradient of two pieces at a time, here it is "
+        "that of each. On this machine it may be far too much: the form it opens takes less as well."
     )
     row = _choose_row()
     pairs = _facts(backend, backend.runs(), row)

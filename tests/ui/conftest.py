@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -67,6 +68,11 @@ def links(app: AppTest) -> dict[str, str]:
         link.proto.label: f"{link.proto.page}?{link.proto.query_string}"
         for link in app.get("page_link")
     }
+
+
+def query_of(address: str) -> dict[str, str]:
+    """The parameters of a link's address, the empty ones as well."""
+    return dict(parse_qsl(address.partition("?")[2], keep_blank_values=True))
 
 
 def button(app: AppTest, label: str) -> Any:

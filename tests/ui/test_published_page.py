@@ -1,7 +1,6 @@
 """The published tables as a visitor sees them, and the link that opens the form with just a row's settings."""
 
 from dataclasses import replace
-from urllib.parse import parse_qs
 
 import pytest
 
@@ -9,7 +8,7 @@ from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS
 from sparsedash.reproduction import run_settings
 from sparsedash.ui.text import label
 from tests.ui import specimens
-from tests.ui.conftest import links, words
+from tests.ui.conftest import links, query_of, words
 
 
 def test_the_sentence_counts_what_was_computed(open_page):
@@ -55,11 +54,10 @@ def test_the_row_that_is_chosen_stands_in_the_address(open_page):
     assert title == "Prune opt-1.3b, pile_10k, 10 %, last word, BF16"
 
 
-@pytest.mark.parametrize("row", [LAST_TOKEN[0], LAST_TOKEN[5], LAST_WORD[3]], ids=lambda r: r.name)
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
 def test_the_link_opens_the_form_with_exactly_the_rows_settings(open_page, backend, row):
     (link,) = links(open_page("published", row=row.name)).values()
-    query = {name: values[0] for name, values in parse_qs(link.partition("?")[2]).items()}
-    form = open_page("prune", **query)
+    form = open_page("prune", **query_of(link))
     next(b for b in form.button if b.label == "Start").click().run()
     assert backend.submitted == [run_settings(row)]
 

@@ -3,7 +3,6 @@ stand-in for the hub that serves the models in small, in the layouts and with th
 
 import contextlib
 import time
-from urllib.parse import parse_qs
 
 import psutil
 import pytest
@@ -15,7 +14,7 @@ from sparsedash.ui import frame
 from tests.engine.hub_client import environment
 from tests.engine.hub_layouts import PUBLISHED_FAMILIES, save_for_a_row, serve_texts_of_rows
 from tests.engine.hub_stand_in import Hub
-from tests.ui.conftest import links, words
+from tests.ui.conftest import links, query_of, words
 
 JOB_S = 300
 RUN_HERE = (*LAST_TOKEN, LAST_WORD[1])
@@ -65,9 +64,8 @@ def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypat
     published = open_page("published", row=row.name)
     assert "Measured here not yet" in words(published)
     (address,) = links(published).values()
-    query = {name: values[0] for name, values in parse_qs(address.partition("?")[2]).items()}
 
-    form = open_page("prune", **query)
+    form = open_page("prune", **query_of(address))
     next(button for button in form.button if button.label == "Start").click().run()
     job = finished(real, int(form.query_params["job"]))
     assert job.state == "done", f"{job.error_text} {job.error_advice}"
