@@ -120,10 +120,14 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         for name in ("pattern", "saliency", "compensation", "allocation")
     }
     used = {name: value for name, value in method_values(method).items() if is_used(name, **chosen)}
-    version = STAGE_VERSIONS["sensitivity"]
-    if method.allocation == "sensitivity" and version > 1:
-        # The first keys knew no version of it.
-        used["sensitivity_version"] = version
+    rests_on = {
+        "sensitivity": method.allocation == "sensitivity",
+        "pruned": method.compensation == "sequential",
+    }
+    for stage, does in rests_on.items():
+        # The first keys knew no version of either.
+        if does and STAGE_VERSIONS[stage] > 1:
+            used[f"{stage}_version"] = STAGE_VERSIONS[stage]
     return used
 
 

@@ -45,6 +45,11 @@ class BlockWalk:
         """The hidden states (b, t, d) of every batch after the last step; the next step starts from them."""
         return [walked.hidden for walked in self._walked]
 
+    def go_back(self, hidden: Sequence[Tensor]) -> None:
+        """The next step starts from these hidden states, which an earlier step left."""
+        for walked, before in zip(self._walked, hidden, strict=True):
+            walked.hidden = before
+
     def step(self, index: int) -> Iterator[int]:
         """Run block `index` over every batch, yielding each batch's number once it is through."""
         for number, walked in enumerate(self._walked):

@@ -62,6 +62,11 @@ def first_tokens(sequences: Sequence[list[int]], n_tokens: int) -> list[list[int
     return chosen
 
 
+def held_out(rows: Sequence[int]) -> Tensor:
+    """(b, 1): which sequences, by their position in the text, no fit may see."""
+    return torch.tensor([[row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1] for row in rows])
+
+
 def few_tokens_warning(loaded: LoadedModel, n_tokens: int) -> str | None:
     """A line when there are too few tokens to trust the fit. Raises CalibrationError when there are far too few."""
     width = max(mlp.width for mlp in loaded.mlps)
@@ -120,8 +125,7 @@ def gather(
         with given(modules, [own.see for own in gathered]):
             for number in walk.step(index):
                 rows, batch = batches[number]
-                last = [row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 for row in rows]
-                real, kept_out = batch.mask.bool(), torch.tensor(last).to(device)[:, None]
+                real, kept_out = batch.mask.bool(), held_out(rows).to(device)
                 weights = weigh(walk.hidden[number])
                 for own in gathered:
                     own.add(real & ~kept_out, real & kept_out, weights)

@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
+from statistics import median
 
 from torch import Tensor
 
 from sparsedash.engine.calibration import first_tokens, gather
 from sparsedash.engine.gradients import (
+    SENSITIVITY_BATCH_TOKENS,
     OnBlock,
     mask_gradients,
     pack_gradients,
@@ -181,8 +183,13 @@ class KeptEvidence:
             layer = layer_of(mlp, self._statistics(index))
             changes.append(reference_change(layer))
             errors.append(layer.mean_square(*changes[-1]))
-        few = first_tokens(self._sequences(), SENSITIVITY_TOKENS)
+        # Long sequences are cut: only the last predictions of each are judged, and many are wanted.
+        short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self._sequences()]
+        few = first_tokens(short, SENSITIVITY_TOKENS)
         losses = sensitivities(self._loaded, few, changes, self._on_step)
-        return [
+        found = [
             loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)
         ]
+        # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
+        usual = median([value for value in found if value > 0] or [0.0])
+        return [value or usual for value in found]

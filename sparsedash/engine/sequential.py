@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.blocks import BlockWalk, batches_by_length, given
-from sparsedash.engine.calibration import add_second_moment_
+from sparsedash.engine.calibration import add_second_moment_, held_out
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.compensation import makeup
-from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
+from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight, pruned
 from sparsedash.engine.token_weights import residual_weights
 from sparsedash.errors import CalibrationError
 from sparsedash.progress import OnStep, Step
@@ -35,31 +35,43 @@ def refit_sequentially(
     """The same channels kept, with out-projections that also make up for what the blocks before them lost.
 
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
-    Walks the dense and the sparse model side by side, which is two forward passes over the text.
+    Walks the dense and the sparse model side by side, which is three forward passes over the text: each block of the sparse
+    one is run with its dense MLP, for what that is given, and again with the refitted one. Held-out sequences are not fitted.
     """
-    pad = loaded.tokenizer.pad_token_id or 0
-    batches = [b for _, b in batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)]
+    device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
+    numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
+    batches = [batch for _, batch in numbered]
+    fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
-    masks = [batch.mask.bool() for batch in batches]
-    n_steps, refitted = len(loaded.blocks) * len(batches), []
-    on_step(Step("prune", 0, n_steps, unit="batches"))
+    steps, refitted = _Steps(on_step, 3 * len(loaded.blocks) * len(batches)), []
     for index, (mlp, narrow) in enumerate(zip(loaded.mlps, narrowed, strict=True)):
         for _ in dense.step(index):
-            pass
-        inputs: list[Tensor] = []
-        with given([mlp.out], [inputs.append]):
+            steps.further()
+        before, sums, seen = sparse.hidden, _Sums(mlp), []
+        with given([mlp.out], [seen.append]):
             for number in sparse.step(index):
-                done = index * len(batches) + number + 1
-                on_step(Step("prune", done, n_steps, unit="batches"))
-        # The sparse stream has gone through the dense MLP so far; the narrowed one takes its place below.
-        sums = _Sums(mlp)
-        for x, aim, hidden, real in zip(inputs, dense.hidden, sparse.hidden, masks, strict=True):
-            sums.add(x.reshape(*real.shape, -1)[real], aim[real], hidden[real])
+                inputs, tokens = seen.pop(), fitted[number]
+                inputs = inputs.reshape(*tokens.shape, -1)[tokens]
+                sums.add(inputs, dense.hidden[number][tokens], sparse.hidden[number][tokens])
+                steps.further()
         refitted.append(sums.refit(narrow, damping, strength))
-        weight, bias = refitted[-1].change(out_weight(mlp), mlp.out.bias)
-        for x, hidden in zip(inputs, sparse.hidden, strict=True):
-            hidden += (x @ weight.T + bias).reshape(hidden.shape)
+        sparse.go_back(before)
+        with pruned([mlp], [refitted[-1]]):
+            for _ in sparse.step(index):
+                steps.further()
     return refitted
+
+
+class _Steps:
+    """Tells batch by batch how far it is."""
+
+    def __init__(self, on_step: OnStep, total: int) -> None:
+        self._on_step, self._done, self._total = on_step, -1, total
+        self.further()
+
+    def further(self) -> None:
+        self._done += 1
+        self._on_step(Step("prune", self._done, self._total, unit="batches"))
 
 
 class _Sums:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from sparsedash.engine.families import FAMILIES, blocks_of, family_named, mlps_of
 from sparsedash.engine.pruning.surgery import Narrowed, inner_weights, out_weight, pruned
@@ -43,6 +44,24 @@ def test_narrowing_gives_the_same_logits_as_masking(model_type):
     assert (narrowed - masked).abs().max() <= EXACT
     assert (narrowed - dense).abs().max() > 100 * EXACT, "the channels taken out made no difference"
     assert torch.equal(model(ids).logits, dense), "the dense model did not come back"
+
+
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "opt"])
+def test_weights_on_another_device_are_narrowed_there(model_type):
+    """On fake tensors that say they are on a GPU; real ones refuse what is chosen by indices from elsewhere as these do."""
+    model = tiny_model(model_type)
+    mlps = mlps_of(model, FAMILIES[model_type])
+    made = [Narrowed(torch.arange(8), out_weight(mlp)[:, :8].clone()) for mlp in mlps]
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    for module in (module for mlp in mlps for module in (*mlp.inner, mlp.out)):
+        for name, values in list(module.named_parameters(recurse=False)):
+            fake = FakeTensor(mode, values.detach().to("meta"), torch.device("cuda:0"))
+            setattr(module, name, torch.nn.Parameter(fake, requires_grad=False))
+    with mode, pruned(mlps, made):
+        for mlp in mlps:
+            assert mlp.width == 8
+            weights = [out_weight(mlp), *inner_weights(mlp)]
+            assert {weight.device.type for weight in weights} == {"cuda"}
 
 
 def _mask_channels(mlp, kept):

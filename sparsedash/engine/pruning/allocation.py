@@ -47,7 +47,7 @@ def standardised(prospects: Sequence[Prospect], permille: int, method: MethodSet
 
     Source: FLAP, arXiv:2312.11983.
     """
-    scores = [(block.scores - block.scores.mean()) / block.scores.std() for block in prospects]
+    scores = [_standard(block.scores) for block in prospects]
     return _by_threshold(scores, permille, method.width_multiple)
 
 
@@ -83,6 +83,12 @@ ALLOCATIONS: dict[str, Allocation] = {
 }
 
 
+def _standard(scores: Tensor) -> Tensor:
+    """In standard deviations from their mean; 0 where all are alike."""
+    deviation = scores.std().nan_to_num(0).clamp_min(torch.finfo(scores.dtype).tiny)
+    return (scores - scores.mean()) / deviation
+
+
 def _nearest(width: int, permille: int, multiple: int) -> int:
     if permille == 0 or width <= multiple:
         return width
@@ -93,12 +99,16 @@ def _nearest(width: int, permille: int, multiple: int) -> int:
 def _cheapest(prospects: Sequence[Prospect], permille: int, method: MethodSettings) -> list[int]:
     """One multiple after another from where it costs the model least, until the target is reached.
 
-    No block gives less than the floor or more than the ceiling, unless the target itself is beyond them.
+    No block gives less than the floor or more than the ceiling, unless the target itself is beyond them; none has to stay
+    wider than uniform widths would be.
     """
     multiple, asked = method.width_multiple, permille / 1000
     floor, ceiling = min(method.floor, asked), max(method.ceiling, asked)
     kept = [_up_to_multiple(block.width, 1 - floor, multiple) for block in prospects]
-    narrowest = [max(multiple, int(block.width * (1 - ceiling))) for block in prospects]
+    narrowest = [
+        min(max(multiple, int(block.width * (1 - ceiling))), even)
+        for block, even in zip(prospects, uniform(prospects, permille, method), strict=True)
+    ]
     target = sum(block.width for block in prospects) * (1 - asked)
     while sum(kept) - target >= multiple / 2:
         narrower = [(k - 1) // multiple * multiple for k in kept]

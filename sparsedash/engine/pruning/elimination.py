@@ -31,8 +31,9 @@ def elimination_order(layer: Layer, damping: float = DAMPING) -> Tensor:
     order: list[Tensor] = []
     while left.any():
         pivots = inverse.diagonal().clamp_min(torch.finfo(torch.float64).tiny)
-        costs = (weight.square().sum(dim=0) / pivots).where(left, torch.inf)
-        leaving = costs.topk(min(at_once, int(left.sum())), largest=False).indices
+        costs = weight.square().sum(dim=0) / pivots
+        among = left.nonzero().squeeze(1)
+        leaving = among[costs[among].topk(min(at_once, len(among)), largest=False).indices]
         left[leaving] = False
         order.append(leaving)
         if left.any():

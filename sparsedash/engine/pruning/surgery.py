@@ -65,7 +65,7 @@ def inner_weights(mlp: Mlp) -> list[Tensor]:
 def narrow_(mlp: Mlp, narrowed: Narrowed) -> None:
     """Take the channels that are not kept out of every projection, biases included, in place."""
     m, kept = mlp.width, narrowed.kept
-    rows = torch.cat([kept + part * m for part in range(mlp.fused)])
+    rows = torch.cat([kept + part * m for part in range(mlp.fused)]).to(mlp.out.weight.device)
     for module in mlp.inner:
         weight = _rows_out(module, module.weight).index_select(0, rows)
         bias = None if module.bias is None else module.bias.index_select(0, rows)

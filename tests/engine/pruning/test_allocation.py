@@ -50,6 +50,22 @@ def test_standardised_ignores_that_one_block_scores_higher_than_another():
     assert widths("standardised", blocks, 250) == [48, 48]
 
 
+def test_a_block_whose_channels_all_score_alike_gives_as_the_others_do():
+    alike = prospect(scores=torch.zeros(64))
+    kept = widths("standardised", [prospect(), alike, prospect()], 400)
+    assert kept[1] < 64
+
+
+@pytest.mark.parametrize("permille", [590, 600, 700, 900])
+@pytest.mark.parametrize("blend", [0.5, 1.0])
+def test_at_high_sparsities_no_less_goes_than_by_uniform_widths(permille, blend):
+    blocks = [prospect(1536, slope=1 + i) for i in range(6)]
+    even = sum(widths("uniform", blocks, permille, multiple=32))
+    kept = sum(widths("sensitivity", blocks, permille, multiple=32, blend=blend))
+    exact = 6 * 1536 * (1000 - permille) / 1000
+    assert kept <= max(even, exact + 16)
+
+
 def test_a_block_that_the_model_minds_less_gives_more():
     # With losses a g^2 the cheapest is to give in proportion to 1 / a: 24 against 8; half way from 16 each is 20 and 12.
     assert widths("sensitivity", [prospect(slope=1), prospect(slope=3)], 250, multiple=4) == [

@@ -42,6 +42,12 @@ def test_the_first_two_are_the_best_of_all_pairs_where_inputs_hardly_depend_on_e
     assert set(elimination_order(one, TINY)[:2].tolist()) == set(best)
 
 
+def test_weights_that_are_no_numbers_end_it_all_the_same():
+    one = layer(m=9)
+    one.out_weight[2, 4] = torch.nan
+    assert sorted(elimination_order(one, TINY).tolist()) == list(range(9))
+
+
 def test_several_that_leave_at_a_time_are_mended_as_if_they_left_one_by_one(monkeypatch):
     one = layer(m=20)
     weight, inverse = one.out_weight.double(), torch.linalg.inv(one.moment())

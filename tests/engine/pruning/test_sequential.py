@@ -3,24 +3,31 @@
 import pytest
 import torch
 
+from sparsedash.engine import sequential
+from sparsedash.engine.blocks import BlockWalk, batches_by_length
 from sparsedash.engine.families import family_named
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.surgery import Narrowed, out_weight, pruned
 from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.errors import CalibrationError
+from sparsedash.families import FAMILIES
 from sparsedash.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
 
-@pytest.fixture(scope="module", params=["llama", "gptj", "opt"])
-def tiny(request):
+def loaded(architecture):
     return LoadedModel(
         identity="tiny",
         dtype="float32",
-        model=tiny_model(request.param),
+        model=tiny_model(architecture),
         tokenizer=tiny_tokenizer(),
-        family=family_named(request.param),
+        family=family_named(architecture),
     )
+
+
+@pytest.fixture(scope="module", params=["llama", "gptj", "opt"])
+def tiny(request):
+    return loaded(request.param)
 
 
 def sequences(n=40, length=20):
@@ -58,6 +65,50 @@ def test_the_refitted_model_is_closer_to_the_dense_one(tiny):
     cut = narrowed(tiny, 0.75)
     refitted = refit_sequentially(tiny, sequences(), cut, 0.01, 0.5, ignore_steps)
     assert distance(tiny, refitted, dense) < 0.8 * distance(tiny, cut, dense)
+
+
+def test_held_out_sequences_decide_nothing(tiny):
+    texts, cut = sequences(), narrowed(tiny, 0.75)
+    first, second = 15, 31
+    other = list(texts)
+    for row in (first, second):
+        other[row] = [token + 1 for token in texts[row]]
+    assert len(texts[first]) == len(other[first])
+    once, again = (
+        refit_sequentially(tiny, t, cut, 0.01, 0.5, ignore_steps) for t in (texts, other)
+    )
+    for one, same in zip(once, again, strict=True):
+        assert torch.allclose(one.out_weight, same.out_weight, atol=1e-5)
+    other[0] = [token + 1 for token in texts[0]]
+    changed = refit_sequentially(tiny, other, cut, 0.01, 0.5, ignore_steps)
+    assert not torch.allclose(once[0].out_weight, changed[0].out_weight, atol=1e-5)
+
+
+def test_the_steps_are_told_as_one_whole(tiny):
+    steps = []
+    refit_sequentially(tiny, sequences(), narrowed(tiny), 0.01, 0.5, steps.append)
+    assert [step.done for step in steps] == list(range(steps[-1].total + 1))
+
+
+@pytest.mark.parametrize("architecture", sorted(FAMILIES))
+def test_the_stream_that_is_walked_is_the_sparse_models(architecture, monkeypatch):
+    """Whatever lies between the MLP and the stream: some families norm its output, some add it to attention's."""
+    model, walks = loaded(architecture), []
+
+    def walking(*arguments):
+        walks.append(BlockWalk(*arguments))
+        return walks[-1]
+
+    monkeypatch.setattr(sequential, "BlockWalk", walking)
+    made = refit_sequentially(model, sequences(), narrowed(model, 0.75), 0.01, 0.5, ignore_steps)
+    batches = [b for _, b in batches_by_length(sequences(), sequential.BATCH_TOKENS, 0, "cpu")]
+    with torch.no_grad(), pruned(model.mlps, made):
+        again = BlockWalk(model.model.base_model, model.blocks, batches)
+        for index in range(len(model.blocks)):
+            list(again.step(index))
+    for walked, own, batch in zip(walks[1].hidden, again.hidden, batches, strict=True):
+        real = batch.mask.bool()
+        assert torch.allclose(walked[real], own[real], rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_text_gives_the_same_weights_to_the_bit(tiny):

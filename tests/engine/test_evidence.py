@@ -1,0 +1,84 @@
+"""What a calibration leaves: sensitivities where channels are dead or text is long, and what the store lost."""
+
+from statistics import median
+
+import pytest
+import torch
+
+from sparsedash.engine import evidence
+from sparsedash.engine.calibration import calibrate
+from sparsedash.engine.evidence import SENSITIVITY_TOKENS, KeptEvidence
+from sparsedash.engine.families import family_named
+from sparsedash.engine.gradients import SENSITIVITY_BATCH_TOKENS
+from sparsedash.engine.models import LoadedModel
+from sparsedash.keys import EvidenceKeys
+from sparsedash.progress import ignore_steps
+from tests.engine.tiny import tiny_model, tiny_tokenizer
+
+KEYS = EvidenceKeys(statistics="s", inputs="i", sensitivity="m", gradients="g")
+
+
+@pytest.fixture
+def loaded():
+    """A tiny OPT, which has a ReLU; a third of the second block's channels never fire."""
+    model = tiny_model("opt")
+    made = LoadedModel(
+        identity="tiny",
+        dtype="float32",
+        model=model,
+        tokenizer=tiny_tokenizer(),
+        family=family_named("opt"),
+    )
+    (inner,) = made.mlps[1].inner
+    inner.bias[: made.mlps[1].width // 3] = -1e4
+    return made
+
+
+def kept(loaded, store, texts):
+    found = KeptEvidence(store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal")
+    calibrate(loaded, texts, found.keep_statistics, ignore_steps, token_weights="equal")
+    return found
+
+
+def texts(n=40, length=16):
+    drawn = torch.randint(1, 400, (n, length), generator=torch.Generator().manual_seed(0))
+    return [ids.tolist() for ids in drawn]
+
+
+def test_a_block_with_many_dead_channels_still_has_a_sensitivity(loaded, store):
+    """Without its dead channels nothing would be missing, and a loss of nothing tells nothing."""
+    own = kept(loaded, store, texts())
+    dead = own.evidence.statistics(1).second_moment.diagonal() == 0
+    assert dead.float().mean() > 0.3
+    found = own.evidence.sensitivities()
+    assert min(found) > 0
+    assert max(found) < 100 * min(found)
+
+
+def test_a_block_that_loses_nothing_in_the_little_text_counts_as_the_others(
+    loaded, store, monkeypatch
+):
+    own = kept(loaded, store, texts())
+    usual = own._measured_sensitivities()
+    losses = evidence.sensitivities
+    monkeypatch.setattr(
+        evidence,
+        "sensitivities",
+        lambda *arguments: [0.0 if i == 2 else v for i, v in enumerate(losses(*arguments))],
+    )
+    found = own._measured_sensitivities()
+    assert found[:2] == usual[:2]
+    assert found[2] == median(usual[:2])
+
+
+def test_long_sequences_are_cut_so_that_many_predictions_are_judged(loaded, store, monkeypatch):
+    monkeypatch.setattr(loaded.model.config, "max_position_embeddings", 2048)
+    own = kept(loaded, store, texts())
+    own._sequences = lambda: [[5] * 2000] * 20
+    asked = []
+    monkeypatch.setattr(
+        evidence, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3
+    )
+    own.evidence.sensitivities()
+    assert {len(ids) for ids in asked} == {SENSITIVITY_BATCH_TOKENS}
+    assert sum(map(len, asked)) == SENSITIVITY_TOKENS
