@@ -1,5 +1,6 @@
 """What a run takes in memory at least, by arithmetic from the model's dimensions: nothing is loaded or downloaded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsedash.catalog import BUILTIN_MODEL
@@ -45,14 +46,19 @@ def needs_backward(settings: RunSettings) -> bool:
     return _needs_fisher(settings) or _needs_sensitivity(settings)
 
 
-def gradient_bytes(counted: Dimensions, settings: RunSettings) -> int:
+def gradient_bytes(widths: Sequence[int], settings: RunSettings) -> int:
     """What the Fisher information is made of, in memory and then in the store: a derivative of each channel for each sample.
 
-    For one sparsity: where the model is pruned in rounds, the store keeps as much for every other.
+    For one sparsity: where the model is pruned in rounds, the store keeps as much for every other. widths: of the blocks.
     """
     if not _needs_fisher(settings):
         return 0
-    return 4 * settings.calibration.n_samples * sum(counted.widths)
+    return 4 * settings.calibration.n_samples * sum(widths)
+
+
+def kept_bytes(widths: Sequence[int], settings: RunSettings) -> int:
+    """What calibrating leaves in the store at least, for one sparsity: half of every second moment, and the gradients."""
+    return 2 * sum(width * width for width in widths) + gradient_bytes(widths, settings)
 
 
 def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:
@@ -65,7 +71,7 @@ def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:
     logits = 4 * 4 * counted.vocabulary * FISHER_BATCH_TOKENS
     of_blocks = sum(counted.widths) + len(counted.widths) * counted.hidden
     activations = 4 * FISHER_BATCH_TOKENS * _BYTES[settings.dtype] * of_blocks
-    return gradient_bytes(counted, settings) + logits + activations
+    return gradient_bytes(counted.widths, settings) + logits + activations
 
 
 def _sensitivity_bytes(counted: Dimensions, settings: RunSettings) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.dimensions import Dimensions, shipped
-from sparsedash.memory import BUILTIN_CONFIG, gradient_bytes, least_memory
+from sparsedash.memory import BUILTIN_CONFIG, kept_bytes, least_memory
 from sparsedash.presets import method_named
 from sparsedash.published import CALIBRATION_LENGTH, Measure, PublishedRow, published_model
 from sparsedash.records import Pruned, Record, Run, Score
@@ -135,7 +135,6 @@ def run_settings(row: PublishedRow) -> RunSettings:
 def needs(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> Needs:
     """What repeating a row takes. seconds: says how long a request takes here, as far as its model was measured."""
     counted = _dimensions(row)
-    squares = [width * width for width in counted.widths]
     settings = run_settings(row)
     known, small = seconds(settings), None
     if known is None:
@@ -146,7 +145,7 @@ def needs(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> 
         memory_bytes=least.n_bytes,
         backward_bytes=least.backward_bytes,
         download_bytes=counted.n_parameters * counted.stored_bytes,
-        kept_bytes=4 * sum(squares) // 2 + gradient_bytes(counted, settings),
+        kept_bytes=kept_bytes(counted.widths, settings),
         seconds=known if small is None else small * scale,
         extrapolated=small is not None,
     )

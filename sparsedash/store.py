@@ -124,6 +124,11 @@ class Store:
             if name.startswith(prefix):
                 yield name.removeprefix(prefix)
 
+    @property
+    def artefact_room(self) -> int:
+        """Bytes that all artefacts may take together."""
+        return int(self._artefacts.size_limit)
+
     def put_artefact(self, key: str, data: bytes) -> None:
         """Keep bytes that can be computed again; they may be forgotten when room runs short."""
         _write(self._artefacts, key, data)

@@ -122,6 +122,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.mismatch",
         "engine.run_model",
         "engine.run_texts",
+        "memory",
     }
     | STAGES,
     "engine.describing": {"engine.weights"} | MEASURING,

@@ -39,14 +39,14 @@ def test_without_a_backward_pass_the_moments_of_the_widest_layer_are_there_twice
 def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample():
     asked = settings("retrain-free (published)")
     found = least_memory(SMALL, asked)
-    assert gradient_bytes(SMALL, asked) == 4 * 7 * 50
+    assert gradient_bytes(SMALL.widths, asked) == 4 * 7 * 50
     assert found.backward_bytes == 4 * 7 * 50 + FISHER_BATCH_TOKENS * (OF_BLOCKS + 16 * 100)
     assert found.n_bytes == 4 * 6_000 + found.backward_bytes
 
 
 def test_sensitivities_keep_a_change_of_each_out_projection_and_leave_nothing():
     asked = settings("best")
-    assert gradient_bytes(SMALL, asked) == 0
+    assert gradient_bytes(SMALL.widths, asked) == 0
     a_token = (4 + 4) * 2 * 10 + 4 * 4 * (30 + 10)
     found = least_memory(SMALL, asked)
     assert found.backward_bytes == CHANGES + SENSITIVITY_BATCH_TOKENS * a_token

@@ -36,7 +36,7 @@ SENSITIVITY_TOKENS = 4096
 
 
 class EvidenceGone(Exception):  # noqa: N818 - a signal between two files, which no user meets
-    """The store has forgotten statistics or gradients that it had."""
+    """The store has forgotten statistics or gradients that it had; what says that they are there is forgotten as well."""
 
 
 class KeptEvidence:
@@ -81,6 +81,7 @@ class KeptEvidence:
     def _statistics(self, index: int) -> Statistics:
         data = self._store.get_artefact(f"{self._keys.statistics}/{index}")
         if data is None:
+            self._store.forget(f"calibrated/{self._keys.statistics}")
             raise EvidenceGone
         return unpack(data)
 

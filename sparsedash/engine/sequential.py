@@ -47,7 +47,8 @@ def refit_sequentially(
     for index, (mlp, narrow) in enumerate(zip(loaded.mlps, narrowed, strict=True)):
         for _ in dense.step(index):
             steps.further()
-        before, sums, seen = sparse.hidden, _Sums(mlp), []
+        before, sums = sparse.hidden, _Sums(mlp)
+        seen: list[Tensor] = []
         with given([mlp.out], [seen.append]):
             for number in sparse.step(index):
                 inputs, tokens = seen.pop(), fitted[number]

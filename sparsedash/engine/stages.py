@@ -23,11 +23,14 @@ from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpa
 from sparsedash.engine.stopping import StopRule
 from sparsedash.errors import StoreError
 from sparsedash.keys import EvidenceKeys, evidence_keys, outcomes_key, pruned_key
+from sparsedash.memory import kept_bytes
 from sparsedash.method_settings import MethodSettings
 from sparsedash.progress import OnStep, Step
 from sparsedash.records import Pruned, Record
 from sparsedash.settings import RunSettings
 from sparsedash.store import Store
+
+_MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."
 
 
 class Stages:
@@ -61,6 +64,15 @@ class Stages:
         """Refuse now what calibration would refuse only after the dense model was evaluated. Raises CalibrationError."""
         if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
             few_tokens_warning(self.loaded, self.texts.n_tokens_expected)
+            self._require_room()
+
+    def _require_room(self) -> None:
+        """Statistics and gradients that do not fit together would push each other out, again and again."""
+        needed = kept_bytes([mlp.width for mlp in self.loaded.mlps], self._settings)
+        room = self._store.artefact_room
+        if needed > room:
+            sizes = f"{needed / 2**30:.1f} GB, and there is room for {room / 2**30:.1f} GB"
+            raise StoreError(f"What the calibration leaves takes {sizes}.", _MORE_ROOM)
 
     @cached_property
     def dense_record(self) -> Record:
@@ -90,7 +102,8 @@ class Stages:
 
     def prune(self, method: MethodSettings, permille: int) -> PrunedModel:
         """What every MLP or projection becomes; calibrates first where the statistics are not there (any more)."""
-        for _ in range(2):
+        # Statistics, inputs and gradients may each turn out to be lost.
+        for _ in range(4):
             if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
                 self._calibrate()
             elif "calibrate" not in self.ledger.seconds:
@@ -99,11 +112,8 @@ class Stages:
                 try:
                     return self._pruned(method, permille)
                 except EvidenceGone:
-                    self._store.forget(f"calibrated/{self._keys.statistics}")
-        raise StoreError(
-            "The calibration statistics do not fit into the store.",
-            "Allow it more room with SPARSEDASH_ARTEFACT_GB.",
-        )
+                    continue
+        raise StoreError("What was calibrated does not fit into the store.", _MORE_ROOM)
 
     def applied(self, method: MethodSettings, made: PrunedModel) -> AbstractContextManager[None]:
         """Inside it the loaded model is the sparse one, and the dense one again after it."""

@@ -266,11 +266,34 @@ def test_statistics_that_were_forgotten_or_damaged_are_computed_again(settings, 
     assert run.finished and first.dense == run.dense
 
 
-def test_a_store_too_small_for_the_statistics_says_so(settings, tmp_path):
+def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(
+    settings, tmp_path, monkeypatch
+):
     tiny = Store(tmp_path / "tiny", artefact_bytes=1)
-    with pytest.raises(StoreError, match="do not fit"):
+    monkeypatch.setattr(stages, "evaluate", _must_not_run)
+    with pytest.raises(StoreError, match=r"takes .* GB, and there is room for"):
         _run(settings, tiny)
     tiny.close()
+
+
+def test_a_store_that_turns_out_too_small_says_so(settings, tmp_path, monkeypatch):
+    tiny = Store(tmp_path / "tiny", artefact_bytes=1)
+    monkeypatch.setattr(stages, "kept_bytes", lambda *_: 0)
+    with pytest.raises(StoreError, match="does not fit"):
+        _run(settings, tiny)
+    tiny.close()
+
+
+def test_gradients_that_were_forgotten_cost_no_second_calibration(settings, store, monkeypatch):
+    fisher = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
+    asked = replace(settings, methods=(fisher,))
+    _run(asked, store)
+    for name in list(store._artefacts):
+        if store._artefacts[name].find(b"mask_gradients") >= 0:
+            del store._artefacts[name]
+    monkeypatch.setattr(stages, "calibrate", _must_not_run)
+    run, _ = _run(replace(asked, sparsities_permille=(125,)), store)
+    assert run.finished
 
 
 def test_text_by_the_model_itself_needs_no_file_and_is_kept(settings, store, monkeypatch):

@@ -44,7 +44,7 @@ def elimination_order(layer: Layer, damping: float = DAMPING) -> Tensor:
 def _mend_(weight: Tensor, inverse: Tensor, leaving: Tensor) -> None:
     """Let the others take over what these channels did, in place: W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1 P_J:."""
     # After many rounds what is left of the inverse may have lost its last digits: damped then, by as little as will do.
-    factor = damped_cholesky(inverse[leaving][:, leaving], _LAST_DIGITS)
+    factor = damped_cholesky(inverse[leaving][:, leaving], _LAST_DIGITS, rounding=0.0)
     rows = torch.linalg.solve_triangular(factor, inverse[leaving], upper=False)
     columns = torch.linalg.solve_triangular(factor, weight[:, leaving].T, upper=False)
     weight.addmm_(columns.T, rows, alpha=-1)

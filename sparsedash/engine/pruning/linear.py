@@ -7,12 +7,17 @@ from sparsedash.errors import CalibrationError
 
 MAX_DAMPING_RETRIES = 8
 
+SINGLE = 4e-6
+"""How far, relatively, sums in single precision over many tokens may be off."""
 
-def damped_cholesky(moment: Tensor, damping: float) -> Tensor:
+
+def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE) -> Tensor:
     """Lower Cholesky factor of moment + lam I, with lam = damping * median of the diagonal.
 
-    The median, because a few enormous activations must not decide it. The damping grows tenfold while the
-    factorisation fails. moment: (m, m) float64, symmetric.
+    The median, because a few enormous activations must not decide it. Where the factorisation fails, each of the diagonal
+    grows by its own rounding first: channels that are enormous at the same tokens are collinear, and rounding alone makes them
+    contradict each other. After that the damping grows tenfold while it fails.
+    moment: (m, m) float64, symmetric. rounding: relative, of what the moment was summed in.
     Raises CalibrationError when it still fails, or when the moment is not finite.
     """
     _require_finite(moment)
@@ -20,9 +25,12 @@ def damped_cholesky(moment: Tensor, damping: float) -> Tensor:
     scale = float(diagonal.median())
     if scale <= 0:
         scale = float(diagonal.mean()) or 1.0
+    ridges = [diagonal.new_full(diagonal.shape, damping * scale)]
     for attempt in range(MAX_DAMPING_RETRIES):
+        ridges.append(damping * 10**attempt * scale + rounding * diagonal.clamp_min(0))
+    for ridge in ridges:
         damped = moment.clone()
-        damped.diagonal().add_(damping * 10**attempt * scale)
+        damped.diagonal().add_(ridge)
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:

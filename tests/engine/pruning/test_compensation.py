@@ -84,6 +84,20 @@ def test_a_moment_without_full_rank_is_damped_until_it_can_be_solved():
     assert torch.isfinite(damped_cholesky(moment, 0.01)).all()
 
 
+def test_channels_that_are_enormous_together_cost_the_others_no_damping():
+    """As at the first token of every text: rounded in single precision, such channels contradict each other."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 24, generator=generator)
+    x[::50, :6] = 2e4 * torch.rand(6, generator=generator)
+    moment = (x.T @ x / len(x)).double()
+    ordinary = slice(6, 24)
+    failed = torch.linalg.cholesky_ex(moment + 0.01 * moment.diagonal().median() * torch.eye(24))[1]
+    assert failed
+    factor = damped_cholesky(moment, 0.01)
+    added = (factor @ factor.T - moment).diagonal()
+    assert (added[ordinary] < 0.011 * moment.diagonal().median()).all()
+
+
 @pytest.mark.parametrize(("value", "told"), [(torch.nan, "not finite"), (-1e12, "heavy damping")])
 def test_a_moment_that_cannot_be_solved_is_told(value, told):
     with pytest.raises(CalibrationError, match=told):
