@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.dimensions import Dimensions, shipped
@@ -16,12 +17,16 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 _CONFIGS = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for model in MODELS}
 
 
+Purpose = Literal["calibration", "the sequential refit", "the backward pass"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LeastMemory:
-    """n_bytes: the weights as they are run, and what is largest beside them. backward_bytes: of that, the backward pass."""
+    """n_bytes: the weights as they are run, and what is largest beside them. beside_bytes: of that, what purpose needs."""
 
     n_bytes: int
-    backward_bytes: int
+    beside_bytes: int
+    purpose: Purpose
 
 
 def dimensions_of(reference: str) -> Dimensions | None:
@@ -32,12 +37,19 @@ def dimensions_of(reference: str) -> Dimensions | None:
 
 def least_memory(counted: Dimensions, settings: RunSettings) -> LeastMemory:
     """What a run of this model cannot do without."""
-    backward = max(_fisher_bytes(counted, settings), _sensitivity_bytes(counted, settings))
-    # While a block is calibrated, its moments are there twice: the sum, and what is made of it.
-    moments = 2 * 4 * max(width * width for width in counted.widths)
+    beside: dict[Purpose, int] = {
+        "calibration": _calibration_bytes(counted, settings, n_streams=1),
+        "the backward pass": max(
+            _fisher_bytes(counted, settings), _sensitivity_bytes(counted, settings)
+        ),
+    }
+    if any(method.compensation == "sequential" for method in settings.methods):
+        beside["the sequential refit"] = _calibration_bytes(counted, settings, n_streams=3)
+    purpose = max(beside, key=beside.__getitem__)
     return LeastMemory(
-        n_bytes=counted.n_parameters * _BYTES[settings.dtype] + max(moments, backward),
-        backward_bytes=backward,
+        n_bytes=counted.n_parameters * _BYTES[settings.dtype] + beside[purpose],
+        beside_bytes=beside[purpose],
+        purpose=purpose,
     )
 
 
@@ -59,6 +71,15 @@ def gradient_bytes(widths: Sequence[int], settings: RunSettings) -> int:
 def kept_bytes(widths: Sequence[int], settings: RunSettings) -> int:
     """What calibrating leaves in the store at least, for one sparsity: half of every second moment, and the gradients."""
     return 2 * sum(width * width for width in widths) + gradient_bytes(widths, settings)
+
+
+def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: int) -> int:
+    """All tokens' hidden states between two blocks, once or for several walks, and twice one block's moments: the sum, and
+    what is made of it.
+    """
+    n_tokens = settings.calibration.n_samples * settings.calibration.length
+    streams = n_streams * n_tokens * counted.hidden * _BYTES[settings.dtype]
+    return streams + 2 * 4 * max(width * width for width in counted.widths)
 
 
 def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.dimensions import Dimensions, shipped
-from sparsedash.memory import BUILTIN_CONFIG, kept_bytes, least_memory
+from sparsedash.memory import BUILTIN_CONFIG, LeastMemory, kept_bytes, least_memory
 from sparsedash.presets import method_named
 from sparsedash.published import CALIBRATION_LENGTH, Measure, PublishedRow, published_model
 from sparsedash.records import Pruned, Record, Run, Score
@@ -67,13 +67,11 @@ class Ratio:
 class Needs:
     """What repeating a row takes at least.
 
-    memory_bytes: the weights as they are run, and what is largest beside them. backward_bytes: of that, the backward pass.
     download_bytes: from the hub. kept_bytes: of the statistics in the data folder. seconds: on this machine; None where
     nothing was measured yet. extrapolated: whether they are scaled up from the built-in model instead of measured on this one.
     """
 
-    memory_bytes: int
-    backward_bytes: int
+    memory: LeastMemory
     download_bytes: int
     kept_bytes: int
     seconds: float | None
@@ -140,10 +138,8 @@ def needs(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> 
     if known is None:
         small = seconds(replace(settings, model=BUILTIN_MODEL))
     scale = counted.n_matmul / shipped(BUILTIN_CONFIG).n_matmul
-    least = least_memory(counted, settings)
     return Needs(
-        memory_bytes=least.n_bytes,
-        backward_bytes=least.backward_bytes,
+        memory=least_memory(counted, settings),
         download_bytes=counted.n_parameters * counted.stored_bytes,
         kept_bytes=kept_bytes(counted.widths, settings),
         seconds=known if small is None else small * scale,

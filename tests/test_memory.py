@@ -14,6 +14,7 @@ from sparsedash.memory import (
     gradient_bytes,
     least_memory,
 )
+from sparsedash.method_settings import MethodSettings
 from sparsedash.presets import method_named
 from sparsedash.settings import CalibrationSettings, RunSettings
 
@@ -22,26 +23,40 @@ SMALL = Dimensions(
 )  # fmt: skip
 OF_BLOCKS = 4 * 4 * (20 + 30 + 2 * 10)
 CHANGES = 4 * 10 * 50
+N_TOKENS = 7 * 64
 
 
 def settings(*names, **changes):
-    calibration = CalibrationSettings(n_samples=7)
-    methods = tuple(map(method_named, names))
+    calibration = CalibrationSettings(n_samples=7, length=64)
+    methods = tuple(map(method_named, names)) or RunSettings().methods
     return replace(RunSettings(methods=methods, calibration=calibration), **changes)
 
 
-def test_without_a_backward_pass_the_moments_of_the_widest_layer_are_there_twice():
+def test_without_a_backward_pass_it_is_the_text_on_its_way_and_the_widest_layers_moments_twice():
     found = least_memory(SMALL, settings("least-squares", "flap"))
-    assert found.n_bytes == 4 * 6_000 + 2 * 4 * 30 * 30
-    assert found.backward_bytes == 0
+    assert found.beside_bytes == 2 * 4 * 30 * 30 + N_TOKENS * 10 * 4
+    assert found.n_bytes == 4 * 6_000 + found.beside_bytes
+    assert found.purpose == "calibration"
+
+
+def test_a_sequential_refit_walks_the_text_three_times():
+    found = least_memory(SMALL, settings(methods=(MethodSettings(compensation="sequential"),)))
+    assert found.beside_bytes == 2 * 4 * 30 * 30 + 3 * N_TOKENS * 10 * 4
+    assert found.purpose == "the sequential refit"
+
+
+def test_much_text_takes_more_than_the_backward_pass():
+    much = CalibrationSettings(n_samples=7, length=8192)
+    found = least_memory(SMALL, settings("best", calibration=much))
+    assert found.purpose == "calibration"
 
 
 def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample():
     asked = settings("retrain-free (published)")
     found = least_memory(SMALL, asked)
     assert gradient_bytes(SMALL.widths, asked) == 4 * 7 * 50
-    assert found.backward_bytes == 4 * 7 * 50 + FISHER_BATCH_TOKENS * (OF_BLOCKS + 16 * 100)
-    assert found.n_bytes == 4 * 6_000 + found.backward_bytes
+    assert found.beside_bytes == 4 * 7 * 50 + FISHER_BATCH_TOKENS * (OF_BLOCKS + 16 * 100)
+    assert found.n_bytes == 4 * 6_000 + found.beside_bytes
 
 
 def test_sensitivities_keep_a_change_of_each_out_projection_and_leave_nothing():
@@ -49,7 +64,8 @@ def test_sensitivities_keep_a_change_of_each_out_projection_and_leave_nothing():
     assert gradient_bytes(SMALL.widths, asked) == 0
     a_token = (4 + 4) * 2 * 10 + 4 * 4 * (30 + 10)
     found = least_memory(SMALL, asked)
-    assert found.backward_bytes == CHANGES + SENSITIVITY_BATCH_TOKENS * a_token
+    assert found.purpose == "the backward pass"
+    assert found.beside_bytes == CHANGES + SENSITIVITY_BATCH_TOKENS * a_token
 
 
 def test_two_methods_take_their_passes_one_after_the_other():
@@ -60,8 +76,8 @@ def test_two_methods_take_their_passes_one_after_the_other():
 def test_half_the_format_takes_half_the_weights_and_of_the_blocks_vectors():
     found = least_memory(SMALL, settings("best", dtype="bfloat16"))
     a_token = (4 + 2) * 2 * 10 + 4 * 2 * (30 + 10)
-    assert found.backward_bytes == CHANGES + SENSITIVITY_BATCH_TOKENS * a_token
-    assert found.n_bytes == 2 * 6_000 + found.backward_bytes
+    assert found.beside_bytes == CHANGES + SENSITIVITY_BATCH_TOKENS * a_token
+    assert found.n_bytes == 2 * 6_000 + found.beside_bytes
 
 
 def test_a_batch_is_of_the_engines_size():

@@ -111,22 +111,22 @@ def test_the_model_that_is_gone_has_a_stand_in_that_is_named():
 
 def test_what_a_run_takes_follows_from_the_config_and_the_format():
     single, half = (needs(row, lambda _: None) for row in LAST_WORD[:2])
-    weights = [row.memory_bytes - row.backward_bytes for row in (single, half)]
+    weights = [row.memory.n_bytes - row.memory.beside_bytes for row in (single, half)]
     assert weights == [4 * 6_050_882_784, 2 * 6_050_882_784]
     assert single.download_bytes == half.download_bytes == 4 * 6_050_882_784
     kept = 6_004 * 28 * 16384 * 4
     assert single.kept_bytes == half.kept_bytes == 28 * 16384 * 16384 * 2 + kept
-    of_blocks = 4 * 28 * (16384 + 4096)
-    assert single.backward_bytes == kept + 1024 * (4 * of_blocks + 16 * 50_400)
-    assert half.backward_bytes == kept + 1024 * (2 * of_blocks + 16 * 50_400)
+    # The hidden states of all tokens on their way are more than the backward pass takes.
+    streams, moments = 6_004 * 512 * 4096, 8 * 16384 * 16384
+    assert single.memory.beside_bytes == 4 * streams + moments
+    assert half.memory.beside_bytes == 2 * streams + moments
+    assert single.memory.purpose == half.memory.purpose == "calibration"
     assert single.seconds is None and not single.extrapolated
 
 
-def test_a_method_without_a_backward_pass_needs_no_room_for_one(monkeypatch):
+def test_a_method_without_a_backward_pass_leaves_no_gradients(monkeypatch):
     monkeypatch.setattr(reproduction, "METHOD", "wanda-channels")
     found = needs(LAST_WORD[0], lambda _: None)
-    assert found.backward_bytes == 0
-    assert found.memory_bytes == 4 * 6_050_882_784 + 8 * 16384 * 16384
     assert found.kept_bytes == 28 * 16384 * 16384 * 2
 
 

@@ -65,6 +65,8 @@ class Stages:
         if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
             few_tokens_warning(self.loaded, self.texts.n_tokens_expected)
             self._require_room()
+        # What is stored is no steadier than it was when it was made.
+        self.ledger.warn(self._store.recall(f"calibration warning/{self._keys.statistics}"))
 
     def _require_room(self) -> None:
         """Statistics and gradients that do not fit together would push each other out, again and again."""
@@ -156,11 +158,13 @@ class Stages:
 
     def _calibrate(self) -> None:
         sequences = self.sequences
-        self.ledger.warn(few_tokens_warning(self.loaded, sum(map(len, sequences))))
+        warning = few_tokens_warning(self.loaded, sum(map(len, sequences)))
+        self.ledger.warn(warning)
         keep, on_step = self._kept.keep_statistics, self.ledger.on_step
         weights = self._settings.calibration.token_weights
         with self.ledger.timed("calibrate"):
             calibrate(self.loaded, sequences, keep, on_step, token_weights=weights)
+        self._store.remember(f"calibration warning/{self._keys.statistics}", warning or "")
         self._store.remember(f"calibrated/{self._keys.statistics}", str(len(self.loaded.mlps)))
 
     def _pruned(self, method: MethodSettings, permille: int) -> PrunedModel:

@@ -44,8 +44,8 @@ def _time(before: Preflight) -> str:
 def _memory(memory: Memory) -> str:
     """What was measured, unless these methods need more than whatever was run then."""
     measured, least = memory.measured_bytes, memory.least
-    if least and (measured is None or (memory.backward and measured < least.n_bytes)):
-        return wording.at_least(least.n_bytes, least.backward_bytes)
+    if least and (measured is None or measured < least.n_bytes):
+        return wording.at_least(least)
     if measured is None:
         return "not known yet"
     unknown = ", and more for the backward pass" if memory.backward and not least else ""

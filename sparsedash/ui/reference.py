@@ -163,7 +163,7 @@ def _taken(takes: Needs) -> list[tuple[str, str]]:
     else:
         how = ", scaled up from the built-in model" if takes.extrapolated else ""
         time = f"about {wording.duration(takes.seconds)}{how}"
-    memory = wording.at_least(takes.memory_bytes, takes.backward_bytes)
+    memory = wording.at_least(takes.memory)
     disk = (
         f"{wording.size(takes.download_bytes)} to fetch, {wording.size(takes.kept_bytes)} of statistics, for which "
         "SPARSEDASH_ARTEFACT_GB must leave room"

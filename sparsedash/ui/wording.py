@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 
 from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.memory import LeastMemory
 from sparsedash.method_settings import MethodSettings
 from sparsedash.presets import method_name
 from sparsedash.progress import STAGE_TITLES
@@ -115,12 +116,9 @@ def size(n_bytes: float) -> str:
     return f"{max(1, round(n_bytes / 1e3))}{NBSP}kB"
 
 
-def at_least(memory_bytes: int, backward_bytes: int) -> str:
-    """The least memory of a run, and how much of it is the backward pass's, where there is one."""
-    words = f"at least {size(memory_bytes)}"
-    return (
-        f"{words}, {size(backward_bytes)} of it for the backward pass" if backward_bytes else words
-    )
+def at_least(least: LeastMemory) -> str:
+    """The least memory of a run, and what the most of it beside the weights is for."""
+    return f"at least {size(least.n_bytes)}, {size(least.beside_bytes)} of it for {least.purpose}"
 
 
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:

@@ -316,9 +316,14 @@ def test_a_self_written_text_is_the_same_for_the_same_seed(settings, store, tmp_
     other.close()
 
 
-def test_few_calibration_tokens_are_told_in_the_run(settings, store):
+def test_few_calibration_tokens_are_told_in_every_run_that_rests_on_them(
+    settings, store, monkeypatch
+):
     run, _ = _run(settings, store)
     assert any("tokens a channel" in warning for warning in run.warnings)
+    monkeypatch.setattr(stages, "calibrate", _must_not_run)
+    again, _ = _run(replace(settings, sparsities_permille=(125,)), store)
+    assert again.warnings == run.warnings
 
 
 def test_a_model_in_bfloat16_has_keys_of_its_own(settings, store):

@@ -105,7 +105,7 @@ def test_without_measurements_the_estimate_does_not_guess(open_page, backend):
     assert "Time not known: no run like this has finished here yet" in words(open_page("prune"))
 
 
-LEAST = LeastMemory(n_bytes=2_340_000_000, backward_bytes=1_800_000_000)
+LEAST = LeastMemory(n_bytes=2_340_000_000, beside_bytes=1_800_000_000, purpose="the backward pass")
 BACKWARD = "at least 2.3 GB, 1.8 GB of it for the backward pass"
 
 
@@ -113,15 +113,13 @@ BACKWARD = "at least 2.3 GB, 1.8 GB of it for the backward pass"
     ("memory", "said"),
     [
         (Memory(), "not known yet"),
-        (Memory(measured_bytes=10**9, least=LEAST, backward=False), "about 1.0 GB"),
         (Memory(measured_bytes=10**9, least=LEAST, backward=True), BACKWARD),
         (Memory(measured_bytes=3 * 10**9, least=LEAST, backward=True), "about 3.0 GB"),
         (Memory(least=LEAST, backward=True), BACKWARD),
-        (Memory(least=LeastMemory(n_bytes=5 * 10**8, backward_bytes=0)), "at least 500 MB"),
         (Memory(measured_bytes=10**9, backward=True), "about 1.0 GB, and more for the backward pass"),
     ],
 )  # fmt: skip
-def test_the_memory_is_that_of_an_earlier_run_unless_a_backward_pass_needs_more(
+def test_the_memory_is_that_of_an_earlier_run_unless_this_one_needs_more(
     open_page, backend, memory, said
 ):
     backend.before = replace(backend.before, memory=memory)
