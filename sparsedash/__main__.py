@@ -16,6 +16,7 @@ from sparsedash.document import run_document
 from sparsedash.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.folders import data_folder
 from sparsedash.method_settings import MethodSettings
+from sparsedash.preflight import problems
 from sparsedash.progress import STAGE_TITLES, Step
 from sparsedash.records import Record, Run
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(arguments)
         store = Store(arguments.data_dir)
+        if found := problems(settings, store.folder):
+            return _complain(SparseDashError(" ".join(found)), EXIT_BAD_ARGUMENTS)
     except SettingsError as error:
         return _complain(error, EXIT_BAD_ARGUMENTS)
     except SparseDashError as error:

@@ -241,5 +241,5 @@ def _text_problem(name: str, reference: str, data_dir: Path) -> str:
         return ""
     if reference in _TEXT_NAMES:
         return ""
-    possible = ", ".join(_TEXT_NAMES)
-    return f"{title}: there is no {reference}; possible: {possible}, file:PATH, or an upload."
+    possible = [*_TEXT_NAMES, SELF] if name == "calibration" else _TEXT_NAMES
+    return f"{title}: there is no {reference}; possible: {', '.join(possible)}, file:PATH, or an upload."

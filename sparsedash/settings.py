@@ -97,9 +97,11 @@ class RunSettings:
         if len(set(self.methods)) != len(self.methods):
             raise SettingsError("methods", self.methods, "each one once")
         if not 1 <= len(self.sparsities_permille) <= 50:
-            raise SettingsError("sparsities", self.sparsities_permille, "1 to 50 of them")
+            raise SettingsError(
+                "sparsities", _percents(self.sparsities_permille), "1 to 50 of them"
+            )
         if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
-            raise SettingsError("sparsities", self.sparsities_permille, "each one once")
+            raise SettingsError("sparsities", _percents(self.sparsities_permille), "each one once")
         for permille in self.sparsities_permille:
             whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
 
@@ -179,6 +181,10 @@ def _covers(made: Any, plain: Any) -> bool:
     if isinstance(made, list | tuple) and isinstance(plain, list | tuple):
         return len(made) == len(plain) and all(map(_covers, made, plain))
     return bool(made == plain)
+
+
+def _percents(permilles: tuple[int, ...]) -> str:
+    return ", ".join(f"{value / 10:g} %" for value in permilles)
 
 
 def parse_percents(text: str) -> tuple[int, ...]:

@@ -59,10 +59,10 @@ def _text_of(line: str, where: str) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(
-            f"{path.name} could not be read: {_first_line(error)}.", "It must be UTF-8 text."
-        ) from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path.name} is not text in UTF-8.", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise CorpusError(f"{path.name} could not be read: {_first_line(error)}.") from error
 
 
 def _column(path: Path) -> Iterator[str]:

@@ -110,7 +110,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.models",
     }
     | KEEPING,
-    "__main__": {"engine.pipeline", "document"} | KEEPING,
+    "__main__": {"engine.pipeline", "document", "preflight"} | KEEPING,
     "engine.pipeline": {"engine.stages", "engine.ledger"} | STAGES,
     "engine.conversation": {"engine.speakers"} | STAGES,
     "engine.divergence": {"engine.speakers"} | STAGES,

@@ -104,13 +104,29 @@ def test_bad_arguments_give_one_clear_line_and_code_2(arguments, change, said, c
     assert printed.count("\n") == 1
 
 
-def test_a_model_that_is_not_there_gives_one_line_and_code_1(arguments, capsys):
-    assert main([*arguments, "--model", "/nowhere"]) == 1
-    printed = capsys.readouterr().err
-    assert (
-        "There is no /nowhere on this machine. Check the path."
-        in printed.replace("\r", "\n").splitlines()[-1]
-    )
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--model", "/nowhere", "Model: there is no /nowhere on this machine."),
+        ("--calibration", "nosuch", "Calibration text: there is no nosuch; possible: "),
+        ("--evaluation", "nosuch", "Evaluation text: there is no nosuch; possible: "),
+    ],
+)
+def test_what_is_not_there_gives_one_line_and_code_2_at_once(
+    arguments, capsys, monkeypatch, flag, value, said
+):
+    monkeypatch.setattr("sparsedash.__main__._run", lambda *_: pytest.fail("it was started"))
+    assert main([*arguments, flag, value]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sparsedash: {said}")
+    assert ("self" in line) == (flag == "--calibration")
+
+
+def test_a_model_that_cannot_be_pruned_gives_one_line_and_code_1(arguments, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert main([*arguments, "--model", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert "Models of type 'bert' cannot be pruned yet" in printed
 
 
 def test_help_answers_without_loading_torch():

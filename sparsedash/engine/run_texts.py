@@ -36,6 +36,14 @@ class RunTexts:
         return chosen
 
     @property
+    def few_passages_warning(self) -> str | None:
+        """A line when there are fewer passages than were asked for."""
+        asked, found = self._evaluation.n_passages, len(self._evaluation_texts.texts)
+        if asked is None or found >= asked:
+            return None
+        return f"The text has {found:,} passages, not the {asked:,} that were asked for; all are answered."
+
+    @property
     def evaluation_identity(self) -> str:
         """What tells this evaluation text from others."""
         return self._evaluation_texts.identity

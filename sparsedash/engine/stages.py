@@ -61,10 +61,14 @@ class Stages:
         return self.texts.sequences
 
     def check(self) -> None:
-        """Refuse now what calibration would refuse only after the dense model was evaluated. Raises CalibrationError."""
+        """Refuse now what would be refused only after the dense model was evaluated, and warn now of what is known.
+
+        Raises CalibrationError, StoreError.
+        """
         if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
             few_tokens_warning(self.loaded, self.texts.n_tokens_expected)
             self._require_room()
+        self.ledger.warn(self.texts.few_passages_warning)
         # What is stored is no steadier than it was when it was made.
         self.ledger.warn(self._store.recall(f"calibration warning/{self._keys.statistics}"))
 

@@ -27,7 +27,8 @@ _VISIBLE: dict[int, str] = {
     **{point: f"⟨U+{point:04X}⟩" for point in [*range(0x7F, 0xA0), *_INVISIBLE, 0xFEFF]},
     **dict.fromkeys(range(0xD800, 0xE000), "�"),
 }
-_UNSAFE_IN_LABELS = re.compile(r"[^\w .,/@%+()-]|(?<!\w)_|_(?!\w)|\bwww\.")
+# A colon with something right behind it could begin a directive; after it comes the rest of a sentence.
+_UNSAFE_IN_LABELS = re.compile(r"[^\w .,:;?'/@%+()-]|:(?! |$)|(?<!\w)_|_(?!\w)|\bwww\.")
 
 
 def visible(text: str) -> str:

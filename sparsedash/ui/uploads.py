@@ -30,16 +30,17 @@ def offered(backend: Backend) -> list[str]:
 def field(backend: Backend, chooser: str) -> None:
     """Draw the way to bring a file. chooser: the key of the field that then chooses it."""
     with st.popover("Upload a text", icon=":material/upload_file:", type="tertiary"):
+        refused = st.session_state.get(_refusal(chooser), "")
+        if refused:
+            # In the text's own colour: a popover lies outside the app, where our colours do not reach. Above the file, since
+            # what is below it may be cut off by the window.
+            frame.show(element("p", escape(refused), css="sd-field-error", role="alert"))
         st.file_uploader(
             "A file of texts", [kind.removeprefix(".") for kind in TEXT_KINDS], key=f"{chooser}-upload",
             max_upload_size=MAX_MEGABYTES, help=_HOW, on_change=_take, args=(backend, chooser),
         )  # fmt: skip
-        refused = st.session_state.get(_refusal(chooser), "")
         chosen = str(st.session_state.get(chooser, ""))
-        if refused:
-            # In the text's own colour: a popover lies outside the app, where our colours do not reach.
-            frame.show(element("p", escape(refused), css="sd-field-error", role="alert"))
-        elif chosen.startswith(UPLOAD):
+        if not refused and chosen.startswith(UPLOAD):
             frame.note(f"Chosen: {wording.title(chosen)}")
 
 

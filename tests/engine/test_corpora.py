@@ -75,7 +75,7 @@ def test_the_identity_changes_with_any_text(tmp_path):
         ("bad.jsonl", b'{"text": "fine"}\n{"txt": 1}\n', "Line 2 of bad.jsonl"),
         ("bad.jsonl", b"not json\n", "Line 1 of bad.jsonl"),
         ("bad.jsonl", b'{"text": 5}\n', "Line 1 of bad.jsonl"),
-        ("bad.txt", b"\xff\xfe\x00", "could not be read"),
+        ("bad.txt", b"\xff\xfe\x00", "bad.txt is not text in UTF-8"),
         ("empty.jsonl", b"\n\n", "holds no text"),
         ("bad.parquet", b"PAR1 no", "bad.parquet could not be read"),
         ("bad.csv", b"text\nfine\n", "possible: .jsonl, .txt, .parquet"),

@@ -316,6 +316,14 @@ def test_a_self_written_text_is_the_same_for_the_same_seed(settings, store, tmp_
     other.close()
 
 
+def test_fewer_passages_than_were_asked_for_are_told_in_the_run(settings, store):
+    evaluation = replace(settings.evaluation, n_passages=500)
+    said = "The text has 40 passages, not the 500 that were asked for; all are answered."
+    for key in ("first", "everything stored"):
+        run = pipeline.run(replace(settings, evaluation=evaluation), store, run_key=key)
+        assert said in run.warnings
+
+
 def test_few_calibration_tokens_are_told_in_every_run_that_rests_on_them(
     settings, store, monkeypatch
 ):

@@ -63,7 +63,11 @@ def test_a_token_shows_the_spaces_that_belong_to_it(written, shown):
         ("www.evil.example", "evil.example"),
         ("_leaning_", "leaning"),
         ("[click](https://evil.example)", "click (https //evil.example)"),
-        (":material/delete: :red[x] $y$ `z`", "material/delete red x y z"),
+        (":material/delete: :red[x] $y$ `z`", "material/delete: red x y z"),
+        (
+            "prompt: '' is not possible; allowed: 1 to 9.",
+            "prompt: '' is not possible; allowed: 1 to 9.",
+        ),
         ("<b>x</b>", "b x /b"),
     ],
 )
