@@ -2,24 +2,24 @@
 
 from collections.abc import Mapping
 
-from sparsedash.charts.measures import readings
+from sparsedash.charts.measures import readings, times
 from sparsedash.records import Record
 from sparsedash.significance import Paired
 from sparsedash.ui import wording
 from sparsedash.ui.sweep import Sweep
 from sparsedash.ui.text import Html, element, escape, table
 
-_HEAD = [
-    "Model", "MLP removed", "Linear weights removed", "Right", "Accuracy", "95 % interval", "Change, points",
-    "95 % interval", "p, adjusted", "Broke", "Mended", "Word perplexity", "That of dense times (95 % interval)",
-]  # fmt: skip
-
 
 def numbers_table(found: Sweep, comparisons: Mapping[str, str] | None = None) -> Html:
     """Every record of the run with its doubt, as a table. comparisons: the address of each one's with dense, by its key."""
     addresses = comparisons or {}
     names = [_name(name, addresses.get(record.key, "")) for name, record in found.records.items()]
-    return table("The numbers of this run", _caption(found), _HEAD, _rows(found), names)
+    head = [
+        "Model", "MLP removed", "Linear weights removed", f"Right of {found.dense.last_word.total:,}", "Accuracy",
+        "95 % interval", "Change, points", "95 % interval", "p", "Broke", "Mended", "Word perplexity", "Times dense",
+        "95 % interval",
+    ]  # fmt: skip
+    return table("The numbers of this run", _caption(found), head, _rows(found), names)
 
 
 def _name(name: str, address: str) -> Html:
@@ -33,9 +33,10 @@ def _rows(found: Sweep) -> list[list[str]]:
     compared = [None, *zip(found.paired, found.p_values, strict=True)]
     for (name, record), pair in zip(found.records.items(), compared, strict=True):
         score = record.last_word
-        row = [name, *_removed(record), f"{score.right:,} of {score.total:,}"]
+        fewer = "" if score.total == found.dense.last_word.total else f" of {score.total:,}"
+        row = [name, *_removed(record), f"{score.right:,}{fewer}"]
         row += [wording.percent(score.accuracy), wording.interval(record), *_change(pair)]
-        row += [f"{record.word_perplexity:,.2f}", _factor(found.dense, record)]
+        row += [f"{record.word_perplexity:,.2f}", *_times_dense(found.dense, record)]
         rows.append(row)
     return rows
 
@@ -57,8 +58,12 @@ def _change(pair: tuple[Paired, float] | None) -> list[str]:
     ]  # fmt: skip
 
 
-def _factor(dense: Record, record: Record) -> str:
-    return readings("word perplexity", dense, record)[0].words if record.pruned else ""
+def _times_dense(dense: Record, record: Record) -> list[str]:
+    """The perplexity as a multiple of dense's, and its interval."""
+    if record.pruned is None:
+        return [""] * 2
+    (reading,) = readings("word perplexity", dense, record)
+    return [times(-reading.value), f"{times(-reading.high).removesuffix(' ×')} to {times(-reading.low)}"]  # fmt: skip
 
 
 def _caption(found: Sweep) -> str:

@@ -214,6 +214,10 @@ def test_the_report_opens_from_disk_and_asks_for_nothing(page, address, tmp_path
         page.get_by_role("img", name=re.compile("Share of 120 last words right"))
     ).to_be_visible()
     expect(page.get_by_role("heading", name="Broke: 9")).to_be_visible()
+    numbers = page.get_by_role("region", name="The numbers of this run")
+    assert numbers.evaluate("e => e.scrollWidth - e.clientWidth") == 0
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert asked == [path.as_uri()]
     assert page.complaints == []
 

@@ -78,7 +78,7 @@ def record(
     return Record(
         key=f"{method.saliency}-{method.compensation}-{permille}-{seed}",
         model=SETTINGS.model,
-        model_identity="sha256:0123",
+        model_identity=f"sha256:{'0123' * 16}",
         dtype="float32",
         corpus=SETTINGS.evaluation.corpus,
         corpus_identity="sha256:4567",
@@ -119,7 +119,7 @@ def run(
     found = Run(
         key=settings.key(),
         settings=settings,
-        model_identity="sha256:0123",
+        model_identity=f"sha256:{'0123' * 16}",
         corpora={"evaluation": "sha256:4567", "calibration": "self"},
         dense=records[0].key,
         sparse=tuple(r.key for r in records[1:]),

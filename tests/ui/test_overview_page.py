@@ -1,6 +1,7 @@
 """The overview in its empty, running, failed and done state."""
 
 import json
+import re
 from dataclasses import replace
 
 from sparsedash.presets import method_named
@@ -67,6 +68,25 @@ def test_every_sparse_model_in_the_table_is_a_link_to_its_comparison(open_page, 
         link = f'href="compare?run={SETTINGS.key()}&amp;right={address}" aria-label="{name} beside dense">{name}</a>'
         assert link in drawn
     assert drawn.count("<a ") == 3
+
+
+def test_the_table_says_once_in_its_head_what_its_cells_count(open_page, finished):
+    said = words(open_page("overview"))
+    assert "Right of 120 Accuracy 95 % interval" in said
+    assert "Word perplexity Times dense 95 % interval" in said
+    cells = r"[\d.]+ [\d.]+ × [\d.]+ to [\d.]+ ×"
+    assert len(re.findall(rf"[−+][\d.]+ to [−+][\d.]+ \S+ \d+ \d+ {cells}", said)) == 3
+    assert "of 120" not in said.split("95 % interval dense 0 0")[1].split("A click")[0]
+
+
+def test_a_model_that_answered_fewer_passages_says_how_many(open_page, backend):
+    run, (dense, *rest, last) = specimens.run()
+    stopped = Stopping(
+        decision="open", n_answered=40, n_passages=120, p_value=0.5, interval=(-0.3, 0.1), margin=0.02, n_comparisons=1
+    )  # fmt: skip
+    few = replace(last, outcomes=last.outcomes[:40], stopping=stopped)
+    backend.add_run((run, [dense, *rest, few]))
+    assert " of 40 " in words(open_page("overview")).split("Times dense")[1]
 
 
 def test_results_are_shown_while_the_rest_still_runs(open_page, backend):
