@@ -95,11 +95,17 @@ def _terms(choice: Choice) -> list[str]:
 
 
 def whole(
-    key: str, label: str, low: int, high: int, value: int | None, empty: str = ""
+    key: str,
+    label: str,
+    low: int,
+    high: int,
+    value: int | None,
+    empty: str = "",
+    about: str | None = None,
 ) -> int | None:
     """A field for a whole number; None while it is empty."""
     number = st.number_input(
-        label, min_value=low, max_value=high, value=value, step=1, key=key, bind=BOUND, placeholder=empty or None
+        label, min_value=low, max_value=high, value=value, step=1, key=key, bind=BOUND, placeholder=empty or None, help=about
     )  # fmt: skip
     return None if number is None else int(number)
 

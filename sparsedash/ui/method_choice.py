@@ -32,6 +32,31 @@ OWN, MASKS = "own", "masks"
 """The fields' names in the address."""
 
 _CHOICES = ("saliency", "pattern", "compensation", "allocation")
+_ABOUT = {
+    "saliency": "What makes a channel or a weight worth keeping. activation-aware: its size times how active it is. magnitude: its "
+    "size. wifv: how much it varies. obs: what is lost when the others make up for it as well as they can. fisher: how the loss "
+    "answers to a mask on it; takes a backward pass over all the text. random: a lot.",
+    "pattern": "channelx1: whole channels leave the MLPs. 1x1: single weights become zero, anywhere. 2:4 and 4:8: so many in every "
+    "four or eight neighbours.",
+    "compensation": "none: what stays is left as it is. bias: the mean of what went. least-squares: what stays is refitted to the "
+    "dense outputs. sequential: and once more on the sparse model's own activations, layer by layer.",
+    "allocation": "uniform: every layer the same share. global: one threshold for all scores. standardised: the same, each layer's "
+    "scores in standard deviations. sensitivity: more from layers that the model minds less.",
+    "scope": "The projections whose weights can go: those of the MLPs, or all of the decoder blocks.",
+    "damping": "Pulls the refit towards the original weights, as a share of the median of diag H, the activations' second moments. "
+    "Larger is steadier and fits less closely.",
+    "strength": "0: every layer aims at its own dense output. 1: at the dense model's residual stream, and so makes up for the layers "
+    "before it as well.",
+    "seed": "Another number draws other lots.",
+    "blend": "0: uniform widths. 1: those that cost the model least, as far as little text can tell.",
+    "floor": "0.1: every layer gives at least 10 % of its channels.",
+    "ceiling": "0.6: no layer gives more than 60 % of its channels.",
+    "rounds": "The text is read in so many parts, and after each what would go so far is masked. 1: the dense model reads all of it, once "
+    "for all sparsities.",
+    "schedule": "How much of the sparsity is reached after each round.",
+}
+"""What is said of each choice and parameter beside its field."""
+
 _KEYS = {"seed": "lot"}
 """What a parameter is called in the address where its own name is another field's."""
 
@@ -110,7 +135,8 @@ def method_address(method: MethodSettings) -> dict[str, str]:
 
 
 def _choice(name: str, label: str, choices: Any, *, disabled: bool = False) -> Any:
-    return one_of(name, label, get_args(choices), usual=getattr(_USUAL, name), disabled=disabled)
+    usual = getattr(_USUAL, name)
+    return one_of(name, label, get_args(choices), _ABOUT[name], usual=usual, disabled=disabled)
 
 
 def _parameters(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -132,26 +158,26 @@ def _schedule() -> Any:
 
 def _whole(name: str, title: str, high: int) -> int:
     usual = int(getattr(_USUAL, name))
-    number = whole(_KEYS.get(name, name), title, min(usual, 1), high, usual)
+    number = whole(_KEYS.get(name, name), title, min(usual, 1), high, usual, about=_ABOUT[name])
     return usual if number is None else number
 
 
 def _share(name: str, title: str, low: float, high: float) -> float:
     usual = float(getattr(_USUAL, name))
     number = st.number_input(
-        title, min_value=low, max_value=high, value=usual, step=0.01, format="%.3g", key=name, bind=BOUND
+        title, min_value=low, max_value=high, value=usual, step=0.01, format="%.3g", key=name, bind=BOUND, help=_ABOUT[name]
     )  # fmt: skip
     return usual if number is None else float(number)
 
 
 _FIELDS: dict[str, Callable[[], Any]] = {
-    "damping": lambda: _share("damping", "Damping, of the median of diag H", 0.001, 10.0),
-    "strength": lambda: _share("strength", "Strength, towards the residual stream", 0.0, 1.0),
+    "damping": lambda: _share("damping", "Damping: towards the original weights", 0.001, 10.0),
+    "strength": lambda: _share("strength", "Strength: towards the residual stream", 0.0, 1.0),
     "seed": lambda: _whole("seed", "Seed of the lot", 2**31 - 1),
-    "blend": lambda: _share("blend", "Blend, from uniform widths to the cheapest", 0.0, 1.0),
+    "blend": lambda: _share("blend", "Blend: from uniform to cheapest widths", 0.0, 1.0),
     "floor": lambda: _share("floor", "Floor: least share that a layer gives", 0.0, 1.0),
     "ceiling": lambda: _share("ceiling", "Ceiling: largest share that a layer gives", 0.0, 1.0),
-    "rounds": lambda: _whole("rounds", "Rounds, each on a part of the text", MAX_ROUNDS),
+    "rounds": lambda: _whole("rounds", "Rounds: each on a part of the text", MAX_ROUNDS),
     "schedule": _schedule,
     "scope": lambda: _choice("scope", "Scope: where it goes", Scope),
 }

@@ -1,10 +1,11 @@
 """The form: what it asks for, what it refuses and where it says so, and what it says a run will take."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from sparsedash.memory import LeastMemory
+from sparsedash.method_settings import MethodSettings
 from sparsedash.preflight import Memory
 from sparsedash.presets import method_named
 from tests.ui import specimens
@@ -205,6 +206,17 @@ class TestAMethodOfOnesOwn:
         assert not {"floor", "ceiling", "blend"} & asked(allocation="global")
         assert "rounds" in asked(saliency="fisher")
         assert "rounds" not in asked(saliency="obs")
+
+    @pytest.mark.parametrize("allocation", ["uniform", "sensitivity"])
+    @pytest.mark.parametrize("saliency", ["activation-aware", "fisher", "random"])
+    def test_every_field_of_it_says_what_it_means(self, open_page, saliency, allocation):
+        app = open_page(
+            "prune", own="true", saliency=saliency, compensation="sequential", allocation=allocation
+        )
+        own = {"lot", *(field.name for field in fields(MethodSettings))} - {"seed"}
+        drawn = [field for field in (*app.selectbox, *app.number_input) if field.key in own]
+        assert len(drawn) >= 6
+        assert all(field.help for field in drawn)
 
     def test_its_parameters_come_from_the_address(self, open_page, backend):
         app = open_page("prune", own="true", compensation="sequential", damping="0.1", strength="1")
