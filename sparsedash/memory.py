@@ -89,9 +89,11 @@ def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:
     """
     if not _needs_fisher(settings):
         return 0
-    logits = 4 * 4 * counted.vocabulary * FISHER_BATCH_TOKENS
+    # A sequence is never divided.
+    n_tokens = max(FISHER_BATCH_TOKENS, settings.calibration.length)
+    logits = 4 * 4 * counted.vocabulary * n_tokens
     of_blocks = sum(counted.widths) + len(counted.widths) * counted.hidden
-    activations = 4 * FISHER_BATCH_TOKENS * _BYTES[settings.dtype] * of_blocks
+    activations = 4 * n_tokens * _BYTES[settings.dtype] * of_blocks
     return gradient_bytes(counted.widths, settings) + logits + activations
 
 

@@ -34,7 +34,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         name="obs-sequential",
-        summary="obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; two more passes over the text",
+        summary="obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; three more passes over the text",
         settings=MethodSettings(
             saliency="obs", compensation="sequential", allocation="sensitivity", damping=0.1
         ),

@@ -59,6 +59,15 @@ def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample()
     assert found.n_bytes == 4 * 6_000 + found.beside_bytes
 
 
+def test_a_long_sequence_is_a_batch_of_its_own():
+    asked = settings("retrain-free (published)")
+    long = replace(
+        asked, calibration=CalibrationSettings(n_samples=7, length=2 * FISHER_BATCH_TOKENS)
+    )
+    found = least_memory(SMALL, long)
+    assert found.beside_bytes == 4 * 7 * 50 + 2 * FISHER_BATCH_TOKENS * (OF_BLOCKS + 16 * 100)
+
+
 def test_sensitivities_keep_a_change_of_each_out_projection_and_leave_nothing():
     asked = settings("best")
     assert gradient_bytes(SMALL.widths, asked) == 0
