@@ -20,11 +20,15 @@ _WIDTH_OF_LETTER, _HEIGHT_OF_LINE = 0.54, 1.35
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What stands at the right edge for a line that ends at y; where there is no y yet, only its room is kept."""
+    """What stands at the right edge for a line at height y; where there is no y yet, only its room is kept.
+
+    x: where the line has that height, as a share of the plot's width; from there a thin line leads to the edge.
+    """
 
     y: float | None
     lines: Sequence[str]
     colour: str
+    x: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,14 @@ def label_layout(labels: Sequence[Label], panel: Panel, colours: Palette) -> dic
         for at, middle in zip(wanted, middles, strict=True)
         if abs(at - middle) > size / 2
     ]  # fmt: skip
+    ties += [
+        {
+            "type": "line", "xref": "paper", "x0": labels[i].x, "x1": 1, "yref": "paper", "y0": top - share * at,
+            "y1": top - share * at, "line": {"color": colours.muted, "width": 1, "dash": "dot"}, "layer": "below",
+        }
+        for (i, _), at in zip(ends, wanted, strict=True)
+        if labels[i].x < 1
+    ]  # fmt: skip
     longest = max(len(line) for label in labels for line in label.lines)
     right = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
     return {"annotations": notes, "shapes": ties, "margin_r": right}
@@ -77,13 +89,13 @@ def _heights(labels: Sequence[Label]) -> list[float]:
     return [_HEIGHT_OF_LINE * _size(labels) * len(label.lines) for label in labels]
 
 
-def wrapped(text: str) -> list[str]:
-    """The text on one line, or on two of about the same length, parted after a space or a hyphen."""
+def wrapped(text: str, sign: str = "") -> list[str]:
+    """The text on one line, or on two of about the same length, parted after a space or a hyphen. sign: stands before it."""
     cuts = [i + 1 for i, sign in enumerate(text[:-1]) if sign in " -"]
     if len(text) <= LONGEST or not cuts:
-        return [text]
+        return [sign + text]
     cut = min(cuts, key=lambda at: max(len(text[:at].rstrip()), len(text[at:])))
-    return [text[:cut].rstrip(), text[cut:]]
+    return [sign + text[:cut].rstrip(), text[cut:]]
 
 
 def placed(wanted: Sequence[float], heights: Sequence[float], room: float) -> list[float]:

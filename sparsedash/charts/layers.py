@@ -14,15 +14,18 @@ from sparsedash.records import Pruned
 _TOP, _BOTTOM, _LEFT = 44, 52, 52
 _ERRORS, _SMALL, _GAP = 230, 84, 44
 """Pixels: the panel of errors, the panels below it, and what is between two panels."""
+_APART = 0.05
+"""How far the curves spread where their labels point to, at least, as a share of the axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Curve:
-    """A share of every layer's output, in percent; how it is told from others."""
+    """A share of every layer's output, in percent; how it is told from others. sign: its symbol, before its label."""
 
     name: str
     values: Sequence[float]
     symbol: str
+    sign: str
     dash: str
     colour: str
     text_colour: str
@@ -32,13 +35,11 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     """The lost share of each layer's MLP output, then the kept widths, then the sensitivities where there are any."""
     colours = PALETTES[theme]
     curves = _curves(made, colours)
-    labels = [
-        Label(y=curve.values[-1], lines=wrapped(curve.name), colour=curve.text_colour) for curve in curves
-    ]  # fmt: skip
+    highest = max(0.1, 1.08 * max(max(curve.values) for curve in curves))
+    labels = _labels(curves, _APART * highest)
     top = max(_ERRORS, room_for(labels))
     panels = [top, _SMALL, *([_SMALL] if made.sensitivities else [])]
     domains = _domains(panels)
-    highest = max(0.1, 1.08 * max(max(curve.values) for curve in curves))
     traces = [_curve_trace(curve) for curve in curves]
     traces.append(_bars(_kept(made), "y2", colours, _kept_words(made)))
     if made.sensitivities:
@@ -74,19 +75,32 @@ def relative(values: Sequence[float]) -> list[float]:
 
 def _curves(made: Pruned, colours: Palette) -> list[_Curve]:
     found = [
-        ("calibration", made.layer_errors, "circle", "solid", True),
-        ("held-out text", made.held_out_errors, "circle-open", "dash", True),
-        ("the passages", made.passage_errors, "diamond", "dot", True),
-        ("uncompensated", made.uncompensated_errors, "x-thin", "dashdot", False),
+        ("calibration", made.layer_errors, "circle", "●", "solid", True),
+        ("held-out text", made.held_out_errors, "circle-open", "○", "dash", True),
+        ("the passages", made.passage_errors, "diamond", "◆", "dot", True),
+        ("uncompensated", made.uncompensated_errors, "x-thin", "×", "dashdot", False),
     ]
     return [
         _Curve(
-            name=name, values=[100 * value for value in values], symbol=symbol, dash=dash,
+            name=name, values=[100 * value for value in values], symbol=symbol, sign=sign, dash=dash,
             colour=colours.sparse if own else colours.muted, text_colour=colours.sparse_text if own else colours.muted,
         )
-        for name, values, symbol, dash, own in found
+        for name, values, symbol, sign, dash, own in found
         if values
     ]  # fmt: skip
+
+
+def _labels(curves: Sequence[_Curve], apart: float) -> list[Label]:
+    """The names with their marks, at the last layer where the curves spread this far, else where they spread furthest."""
+    spreads = [max(v) - min(v) for v in zip(*(curve.values for curve in curves), strict=False)]
+    layers = range(len(spreads))
+    at = max(layers, key=lambda i: (min(spreads[i], apart), i))
+    left, right = _range(len(spreads))
+    x = 1.0 if at == layers[-1] else (at + 1 - left) / (right - left)
+    return [
+        Label(y=c.values[at], lines=wrapped(c.name, f"{c.sign} "), colour=c.text_colour, x=x)
+        for c in curves
+    ]
 
 
 def _curve_trace(curve: _Curve) -> Any:
@@ -131,6 +145,11 @@ def _domains(panels: Sequence[float]) -> list[tuple[float, float]]:
     return found
 
 
+def _range(n_layers: int) -> tuple[float, float]:
+    """Of the axis of layers, which are counted from one."""
+    return 0.4, n_layers + 0.6
+
+
 def _axes(
     made: Pruned, domains: Sequence[tuple[float, float]], highest: float, colours: Palette
 ) -> dict[str, Any]:
@@ -139,7 +158,7 @@ def _axes(
         "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM},
         "bargap": 0.35,
         "xaxis": axis(
-            colours, range=[0.4, len(made.widths) + 0.6], showgrid=False, showline=True, linecolor=colours.grid,
+            colours, range=list(_range(len(made.widths))), showgrid=False, showline=True, linecolor=colours.grid,
             anchor=f"y{len(domains)}", nticks=12,
             title={"text": "Layer", "font": {"color": colours.muted, "size": 14}},
         ),

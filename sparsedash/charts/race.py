@@ -103,8 +103,7 @@ def _line(
 
 def _label(line: Line, text: str, y: float | None, colour: str) -> Label:
     sign = "" if line.alone else f"{SYMBOLS[line.symbol]} "
-    first, *rest = wrapped(text)
-    return Label(y=y, lines=[sign + first, *rest], colour=colour)
+    return Label(y=y, lines=wrapped(text, sign), colour=colour)
 
 
 def _axes(

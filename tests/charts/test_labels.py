@@ -19,6 +19,11 @@ def test_a_long_label_is_parted_where_both_lines_are_short():
     assert wrapped("obs-by-sensitivity") == ["obs-by-", "sensitivity"]
 
 
+def test_a_sign_stands_before_the_first_line_and_does_not_part_a_label_that_fits():
+    assert wrapped("least-squares", "● ") == ["● least-squares"]
+    assert wrapped("retrain-free (published)", "■ ") == ["■ retrain-free", "(published)"]
+
+
 def test_a_word_that_cannot_be_parted_stays_whole():
     assert wrapped("incomprehensibilities") == ["incomprehensibilities"]
 

@@ -27,8 +27,42 @@ def test_curves_are_told_apart_by_mark_and_dash_and_carry_their_labels():
     curves = [t for t in figure["data"] if t["type"] == "scatter"]
     assert len({t["line"]["dash"] for t in curves}) == len({t["marker"]["symbol"] for t in curves})
     said = " ".join(labels(figure)).replace("<br>", " ")
-    for name in ("calibration", "held-out text", "the passages", "uncompensated"):
-        assert name in said
+    for label in ("● calibration", "○ held-out text", "◆ the passages", "× uncompensated"):
+        assert label in said
+
+
+def heights(figure):
+    """Where the labels point to, in percent lost, and how far from the left as a share of the plot's width."""
+    leaders = [s for s in figure["layout"]["shapes"] if s.get("xsizemode") != "pixel"]
+    low, high = figure["layout"]["yaxis"]["domain"]
+    top = figure["layout"]["yaxis"]["range"][1]
+    return [(s["x0"], top * (s["y0"] - low) / (high - low)) for s in leaders]
+
+
+def test_labels_point_to_the_last_layer_where_the_curves_are_apart():
+    nothing_at_last = replace(
+        MADE, layer_errors=(0.1, 0.2, 0.0), held_out_errors=(0.1, 0.3, 0.0), passage_errors=(0.1, 0.25, 0.0),
+        uncompensated_errors=(0.2, 0.4, 0.001),
+    )  # fmt: skip
+    found = heights(drawn(layers_chart(nothing_at_last)))
+    assert [y for _, y in found] == pytest.approx([20, 30, 25, 40])
+    assert {x for x, _ in found} == {1.6 / 3.2}
+
+
+def test_labels_need_no_leader_where_the_curves_end_apart_or_are_nowhere_apart():
+    same = replace(
+        MADE, held_out_errors=(), passage_errors=(), uncompensated_errors=MADE.layer_errors
+    )
+    for made in (MADE, same):
+        assert heights(drawn(layers_chart(made))) == []
+
+
+def test_of_curves_that_are_nowhere_far_apart_the_widest_place_is_taken():
+    close = replace(
+        MADE, held_out_errors=(), passage_errors=(), layer_errors=(0.4, 0.1, 0.02),
+        uncompensated_errors=(0.401, 0.102, 0.02),
+    )  # fmt: skip
+    assert {x for x, _ in heights(drawn(layers_chart(close)))} == {1.6 / 3.2}
 
 
 def test_kept_widths_and_sensitivities_stand_below_in_panels_of_their_own():
