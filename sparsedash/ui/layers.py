@@ -57,12 +57,13 @@ def sentence(made: Pruned) -> str:
     held_out = times_more(made, made.held_out_errors)
     if elsewhere is not None and elsewhere >= ALARM:
         return (
-            f"The calibration text is unlike the passages: layers lose {elsewhere:.1f} times as much on the passages as on "
-            "calibration text that they were not fitted to."
+            f"The calibration text is unlike the passages: half of the layers lose at least {elsewhere:.1f} times as much on "
+            "the passages as on calibration text that they were not fitted to."
         )
     if held_out is not None and held_out >= OVERFITTED:
         return (
-            f"The fit holds for its own text only: layers lose {held_out:.1f} times as much on text that was kept out of it. "
+            f"The fit holds for its own text only: half of the layers lose at least {held_out:.1f} times as much on text "
+            "that was kept out of it. "
             "More calibration text would help."
         )
     worst = max(range(len(made.layer_errors)), key=lambda i: made.layer_errors[i])
@@ -103,15 +104,16 @@ def layers_table(made: Pruned) -> Html:
 
 
 def _numbers(made: Pruned) -> list[Html]:
-    numbers = [_number("Lost on calibration text", made.layer_errors, _held_out(made))]
+    held_out = _ratio(times_more(made, made.held_out_errors), "as much on held-out text")
+    numbers = [_number("Lost on calibration text", made.layer_errors, held_out)]
     if made.passage_errors:
         more = times_more(made, made.passage_errors)
-        below = f"{more:.2f}{wording.NBSP}× that on calibration text" if more is not None else ""
+        below = _ratio(more, "that on calibration text")
         numbers.append(_number("Lost on the passages", made.passage_errors, below))
     if made.uncompensated_errors:
         bought = _bought_back(made.uncompensated_errors, made.layer_errors)
         below = (
-            f"compensation bought back {wording.percent(bought, 0)} of it"
+            f"compensation bought back {wording.percent(bought, 0)} of it; median of the layers' shares"
             if bought is not None
             else ""
         )
@@ -131,9 +133,11 @@ def _number(name: str, errors: Sequence[float], below: str) -> Html:
     )
 
 
-def _held_out(made: Pruned) -> str:
-    more = times_more(made, made.held_out_errors)
-    return f"{more:.2f}{wording.NBSP}× as much on held-out text" if more is not None else ""
+def _ratio(more: float | None, of_what: str) -> str:
+    """A median over the layers, which need not be the ratio of the two medians shown."""
+    if more is None:
+        return ""
+    return f"{more:.2f}{wording.NBSP}× {of_what}; median of the layers' ratios"
 
 
 def _bought_back(without: Sequence[float], with_it: Sequence[float]) -> float | None:

@@ -63,8 +63,9 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
         "Half of the layers lost at most 10.0 % of their output; layer 3 lost the most, 40.0 %."
     )
     assert markup(app).count('class="sd-figure"') == 3
-    assert "compensation bought back 50 % of it" in said
-    assert "1.20 × that on calibration text" in said
+    assert "compensation bought back 50 % of it; median of the layers' shares" in said
+    assert "1.20 × that on calibration text; median of the layers' ratios" in said
+    assert "1.10 × as much on held-out text; median of the layers' ratios" in said
     assert app.get("plotly_chart")[0].proto.alt.startswith("Share of the MLP output that each of 3")
     assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 2.00 ×" in said
 
@@ -95,12 +96,16 @@ def test_text_unlike_the_passages_is_said_first_of_all():
     said = sentence(
         replace(LAYERS, passage_errors=(0.3, 0.05, 0.9), held_out_errors=(0.12, 0.02, 0.36))
     )
-    assert said.startswith("The calibration text is unlike the passages: layers lose 2.5 times")
+    assert said.startswith(
+        "The calibration text is unlike the passages: half of the layers lose at least 2.5 times"
+    )
 
 
 def test_a_fit_that_holds_for_its_own_text_only_is_said():
     said = sentence(replace(LAYERS, held_out_errors=(0.3, 0.06, 0.9)))
-    assert said.startswith("The fit holds for its own text only: layers lose 3.0 times as much")
+    assert said.startswith(
+        "The fit holds for its own text only: half of the layers lose at least 3.0 times as much"
+    )
 
 
 def test_what_was_not_measured_raises_no_alarm():
