@@ -8,7 +8,7 @@ import streamlit as st
 from sparsedash.backend import Backend
 from sparsedash.records import Passages, Run
 from sparsedash.ui import frame, wording
-from sparsedash.ui.pair import KINDS, Kind, Offer, Order, Pair, offers, pair, told_apart
+from sparsedash.ui.pair import KINDS, Kind, Offer, Order, Pair, offers, pair, told_apart, unknown
 from sparsedash.ui.text import element, escape, label, visible
 
 DEFAULT_KIND: Kind = "broke"
@@ -40,7 +40,7 @@ def choose_run(runs: Sequence[Run], chosen: str) -> None:
 
 
 def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
-    """Draw the two choices of records; dense beside the run's last one unless the address says otherwise.
+    """Draw the two choices of records; dense beside the run's last one unless the address names others there are.
 
     Offered is every record over the same passages, also of other runs. None where a chosen record is lost.
     """
@@ -48,6 +48,7 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
     last = (run.sparse or (run.dense,))[-1]
     columns = st.columns(2, wrap=False)
     chosen: list[Offer] = []
+    not_there: list[str] = []
     for column, side, otherwise in zip(columns, ("left", "right"), (run.dense, last), strict=True):
         asked = frame.query(side)
         key = next((o.key for o in offered.values() if asked and o.address == asked), otherwise)
@@ -59,6 +60,10 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
             format_func=lambda k: visible(offered[k].name),
         )  # fmt: skip
         chosen.append(offered[key])
+        if asked and offered[key].address != asked:
+            not_there.append(unknown(asked, offered[key].name))
+    for said in not_there:
+        frame.note(said)
     return pair(backend, *chosen)
 
 

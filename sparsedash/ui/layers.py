@@ -10,6 +10,7 @@ from sparsedash.charts.palette import repainting
 from sparsedash.layer_losses import ALARM, median_ratio, mismatch
 from sparsedash.records import Pruned, Record
 from sparsedash.ui import frame, wording
+from sparsedash.ui.pair import unknown
 from sparsedash.ui.sweep import Sweep
 from sparsedash.ui.text import Html, element, escape, table, visible
 
@@ -25,13 +26,15 @@ _CAPTION = (
 
 
 def choose_record(found: Sweep) -> Record:
-    """Draw the choice among the run's sparse models; the last one unless the address says otherwise."""
+    """Draw the choice among the run's sparse models; the last one unless the address names another there is."""
     names = {name: record for name, record in found.records.items() if record.pruned}
     asked = frame.query("record")
     st.session_state[_RECORD] = asked if asked in names else list(names)[-1]
     chosen = st.selectbox(
         "Sparse model", list(names), key=_RECORD, on_change=_remember, filter_mode="contains", format_func=visible
     )  # fmt: skip
+    if asked and asked not in names:
+        frame.note(unknown(asked, chosen))
     return names[chosen]
 
 

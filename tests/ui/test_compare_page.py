@@ -66,6 +66,14 @@ def test_two_records_are_chosen_by_the_address(open_page, finished):
     assert "20 % against 10 %" in said
 
 
+@pytest.mark.parametrize(("side", "shown"), [("left", "dense"), ("right", "30 %")])
+def test_an_address_of_no_model_says_so_and_what_is_shown_instead(side, shown, open_page, finished):
+    said = words(open_page("compare", **{side: "<b>nonsense" + "x" * 1000}))
+    assert "asks for “<b>nonsense" in said and f"Shown instead is {shown}." in said
+    assert "x" * 100 not in said
+    assert "no such model" not in words(open_page("compare", left="10 %", right="dense"))
+
+
 def test_a_record_against_itself_changes_nothing(open_page, finished):
     app = open_page("compare", right="dense")
     assert "Every verdict stayed the same" in words(app)

@@ -78,6 +78,14 @@ def test_a_model_is_chosen_by_the_address_and_the_last_one_otherwise(open_page, 
     assert app.query_params["record"] == "10 %"
 
 
+def test_an_address_of_no_model_says_so_and_what_is_shown_instead(open_page, finished):
+    app = open_page("layers", record="<b>nonsense")
+    assert "“<b>nonsense”; there is no such model here." in words(app)
+    assert "Shown instead is 30 %." in words(app)
+    app.selectbox(key="chosen-record").set_value("10 %").run()
+    assert "no such model" not in words(app)
+
+
 def test_a_record_of_before_is_shown_with_what_it_has(open_page, finished):
     app = open_page("layers")
     said = words(app)
