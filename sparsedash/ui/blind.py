@@ -26,8 +26,14 @@ def choose_mode() -> bool:
 
 
 def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Sides:
-    """How to show the two models for what is judged: hidden and in a drawn order until there is a choice for it."""
-    if not blind or subject in backend.visitors.choices(pair.left.key, pair.right.key):
+    """How to show the two models for what is judged: hidden and in a drawn order until there is a choice for it.
+
+    What this session has shown with a model's name stays open: who has seen it cannot judge it blind.
+    """
+    judged = subject in backend.visitors.choices(pair.left.key, pair.right.key)
+    named = [f"named-{record.key}-{subject}" for record in (pair.left, pair.right)]
+    if not blind or judged or any(name in st.session_state for name in named):
+        st.session_state.update(dict.fromkeys(named, True))
         return Sides(pair=pair)
     # Drawn for the session and kept on the server: nothing in the page or its address tells it.
     drawn = f"drawn-order-{pair.left.key}-{pair.right.key}-{subject}"
@@ -37,7 +43,7 @@ def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Sides:
 
 
 def judge(backend: Backend, seen: Sides, subject: str) -> None:
-    """Draw the three buttons where the sides are hidden; else what was chosen, and a way to choose again."""
+    """Draw the three buttons where the sides are hidden; else what was chosen with a way to take it back, or why none can be."""
     pair = seen.pair
     if seen.hidden:
         first, second = seen.shown(pair.left.key, pair.right.key)
@@ -52,13 +58,14 @@ def judge(backend: Backend, seen: Sides, subject: str) -> None:
         return
     chosen = backend.visitors.choices(pair.left.key, pair.right.key).get(subject)
     if chosen is None:
+        frame.note("This was shown with the models' names before, so it cannot be judged blind.")
         return
     names = {pair.left.key: pair.left_name, pair.right.key: pair.right_name}
     said = f"{names[chosen]} was chosen as better." if chosen else "Both were called the same."
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.note(f"Judged blind: {said}")
         st.button(
-            "Judge again", key=f"again-{subject}", type="tertiary", on_click=frame.attempt,
+            "Take the choice back", key=f"back-{subject}", type="tertiary", on_click=frame.attempt,
             args=(lambda: _choose(backend, pair, subject, None),),
         )  # fmt: skip
 

@@ -80,7 +80,14 @@ def choose_view(chosen: Pair, passages: Passages | None) -> tuple[Kind, list[int
 
 def choose_blindly(chosen: Pair, passages: Passages | None) -> list[int]:
     """Draw the search alone: kinds and order would tell which side is which. Returns the passages answered differently."""
-    return chosen.differing(_searched(chosen, passages))
+    searched = _searched(chosen, passages)
+    found = chosen.differing(searched)
+    holding = "" if len(searched) == len(chosen.left.outcomes) else " that hold this text"
+    frame.note(
+        f"Offered are {len(found):,} of {len(searched):,} passages{holding}: those that the two models answer with different "
+        "words. Where both say the same, there is nothing to judge."
+    )
+    return found
 
 
 def _searched(chosen: Pair, passages: Passages | None) -> Sequence[int]:
@@ -93,7 +100,7 @@ def _searched(chosen: Pair, passages: Passages | None) -> Sequence[int]:
 def choose_passage(positions: list[int], chosen: Pair, kind: Kind | None) -> int | None:
     """Draw the steps through these passages. Returns the position of the chosen one, None where there are none.
 
-    kind: theirs; None where it is not to be told.
+    kind: theirs; None where neither it nor a target is to be told.
 
     Every step says the kind again: a browser that is clicked twice at once still sends the address before the first click.
     """
@@ -121,7 +128,7 @@ def choose_passage(positions: list[int], chosen: Pair, kind: Kind | None) -> int
     st.session_state[_JUMP] = str(outcomes[positions[at]].index)
     st.selectbox(
         "Passage", list(by_index), key=_JUMP, on_change=_jump, args=(kind,), filter_mode="contains",
-        format_func=lambda i: f"{int(i) + 1:,} · {visible(outcomes[by_index[i]].target[:80])}",
+        format_func=lambda i: f"{int(i) + 1:,}" + (f" · {visible(outcomes[by_index[i]].target[:80])}" if kind else ""),
     )  # fmt: skip
     return positions[at]
 

@@ -13,7 +13,7 @@ SHOWN_CHARACTERS = 20_000
 
 
 def show_passage(position: int, seen: Sides, passages: Passages | None) -> None:
-    """The context with its target, and both models' answers to it."""
+    """The context with its target, and both models' answers to it; while the sides are hidden, only what they answered."""
     pair = seen.pair
     outcome = pair.left.outcomes[position]
     heading = f"Passage {outcome.index + 1:,}"
@@ -25,11 +25,20 @@ def show_passage(position: int, seen: Sides, passages: Passages | None) -> None:
     else:
         whole = passages.contexts[position]
         context = whole if len(whole) <= SHOWN_CHARACTERS else f"… {whole[-SHOWN_CHARACTERS:]}"
+        # The target tells which answer is right.
         target = element("span", escape(outcome.target), css="sd-target")
-        frame.show(element("p", escape(context), Html(" "), target, css="sd-passage"))
-    frame.show(seen.beside(*(_answer(outcome) for outcome in pair.outcomes(position))))
-    if not seen.hidden:
+        after = escape("…") if seen.hidden else target
+        frame.show(element("p", escape(context), Html(" "), after, css="sd-passage"))
+    outcomes = pair.outcomes(position)
+    if seen.hidden:
+        frame.show(seen.beside(*(element("p", _said(o), css="sd-word") for o in outcomes)))
+    else:
+        frame.show(seen.beside(*(_answer(o) for o in outcomes)))
         frame.show(_change(position, pair), _tokens(position, pair))
+
+
+def _said(outcome: Outcome) -> Html:
+    return escape(outcome.answer.strip() or "(nothing)")
 
 
 def _answer(outcome: Outcome) -> Html:
@@ -45,9 +54,7 @@ def _answer(outcome: Outcome) -> Html:
         css=f"{css} sd-verdict",
     )
     return join(
-        element(
-            "p", escape(outcome.answer.strip() or "(nothing)"), Html(" "), verdict, css="sd-word"
-        ),
+        element("p", _said(outcome), Html(" "), verdict, css="sd-word"),
         paragraph(f"“{outcome.target}” gets {probability}, {rank}", css="sd-muted"),
         _top(outcome),
     )

@@ -38,6 +38,24 @@ def test_the_page_tells_neither_names_nor_colours_of_the_sides(open_page, finish
     assert said.index(f"A {first}") < said.index(f"B {second}")
 
 
+def test_before_the_choice_only_what_was_answered_is_shown_and_after_it_everything(
+    open_page, finished
+):
+    app = open_page("compare", mode="blind", passage="13")
+    first, second = sorted(answers_of(finished, 13))
+    drawn_page = markup(app).split("</style>")[-1]
+    for telling in ("sd-target", "sd-verdict", "sd-top", "sd-meter", "rank", "✓", "✕"):
+        assert telling not in drawn_page
+    said = words(app)
+    shown = said[said.index("went to fetch the … A ") :]
+    answers = [f"… A {first} B {second}", f"… A {second} B {first}"]
+    assert shown.removeprefix("went to fetch the ").startswith(tuple(answers))
+    assert all(option.replace(",", "").isdigit() for option in app.selectbox(key="jump").options)
+    button(app, "A is better").click().run()
+    assert "went to fetch the harbour" in words(app)
+    assert "“harbour” gets" in words(app) and "✓ right" in words(app)
+
+
 def test_a_choice_reveals_the_sides_and_is_counted_for_the_right_one(open_page, finished, drawn):
     app = open_page("compare", mode="blind", passage="13")
     button(app, "A is better").click().run()
@@ -48,9 +66,28 @@ def test_a_choice_reveals_the_sides_and_is_counted_for_the_right_one(open_page, 
     assert f"1 judged: dense better {1 - drawn}, 30 % better {drawn}, the same 0." in said
     again = open_page("compare", mode="blind", passage="13")
     assert f"Judged blind: {chosen}" in words(again)
-    button(again, "Judge again").click().run()
+    button(again, "Take the choice back").click().run()
     assert "Nothing is judged yet." in words(again)
-    assert "Sparse, 30 %" not in words(again)
+    assert "A is better" not in [b.label for b in again.button]
+
+
+def test_what_was_shown_with_names_is_not_judged_blind(open_page, finished):
+    app = open_page("compare", passage="13")
+    assert "Sparse, 30 %" in words(app)
+    app.query_params["mode"] = "blind"
+    app.run()
+    assert "shown with the models' names before, so it cannot be judged blind" in words(app)
+    assert "A is better" not in [b.label for b in app.button]
+    button(app, "Next").click().run()
+    assert "A is better" in [b.label for b in app.button]
+
+
+def test_a_passage_seen_beside_another_model_is_not_judged_blind_either(open_page, finished):
+    app = open_page("compare", filter="both-right", passage="13", right="10 %")
+    assert "Passage 14 " in words(app)
+    app.query_params["right"], app.query_params["mode"] = "30 %", "blind"
+    app.run()
+    assert "cannot be judged blind" in words(app)
 
 
 def test_swapped_sides_share_their_count_and_it_can_be_reset(open_page, finished):
@@ -68,6 +105,10 @@ def test_only_passages_with_different_answers_are_judged_in_file_order(open_page
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
     different = [one.index for one, other in pairs if one.answer != other.answer]
     assert f"1 of {len(different)}" in words(app)
+    assert (
+        f"Offered are {len(different)} of 120 passages: those that the two models answer"
+        in words(app)
+    )
     assert f"Passage {different[0] + 1}" in words(app)
 
 
@@ -94,6 +135,24 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, drawn):
     assert said.index(f"of the {first}") < said.index(f"of the {second}")
     next(b for b in app.button if b.key == f"B is better-{asked.key()}").click().run()
     assert f"Judged blind: {'dense' if drawn else '30 %'} was chosen" in words(app)
+
+
+def test_a_prompt_that_was_read_with_names_is_not_judged_blind(open_page, finished):
+    run = finished.stored_runs[0]
+    asked = ContinuationSettings(left=run.dense, right=run.sparse[-1], prompt="Once")
+    finished.visitors.keep_prompt(asked)
+    finished.stored_continuations[asked.key()] = Continuation(
+        key=asked.key(), prompt="Once", left=" of the dense", right=" of the sparse"
+    )
+    app = open_page("compare")
+    app.toggle(key="blind-mode").set_value(True).run()
+    assert f"B is better-{asked.key()}" not in [b.key for b in app.button]
+    assert "cannot be judged blind" in words(app).split("Try a prompt of your own")[1]
+
+
+def test_a_search_is_told_in_what_is_offered(open_page, finished):
+    said = words(open_page("compare", mode="blind", search="violin"))
+    assert " passages that hold this text: those that the two models answer" in said
 
 
 @pytest.mark.parametrize(
