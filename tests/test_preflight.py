@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparsedash import preflight
+from sparsedash.engine import calibration
 from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.memory import dimensions_of, least_memory
 from sparsedash.method_settings import MethodSettings
@@ -65,6 +66,19 @@ def finished_run(settings=SETTINGS, cached=(), **took):
 
 def estimate(settings, *runs, stored=NOTHING):
     return seconds(settings, stored, runs, lambda key: record(key))
+
+
+def test_too_little_calibration_text_for_a_known_model_is_said_before_it_is_started():
+    def of(**calibration):
+        return replace(RunSettings(), calibration=CalibrationSettings(**calibration))
+
+    assert preflight.MIN_TOKENS_PER_CHANNEL == calibration.MIN_TOKENS_PER_CHANNEL
+    (problem,) = problems(of(n_samples=5))
+    assert problem.startswith(
+        "Calibration: 5 x 256 tokens are too few for this model; needed: 6,144,"
+    )
+    assert problems(of(n_samples=24)) == ()
+    assert problems(replace(of(n_samples=5), model="owner/model")) == ()
 
 
 def test_nothing_is_wrong_with_the_default_run(monkeypatch):
