@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sparsedash.charts.axes import MARGIN
+from sparsedash.charts.labels import placed
 from sparsedash.charts.measures import Measure, Race, Reading, Role, dense_value, readings, sparsity
 from sparsedash.charts.palette import Palette
 from sparsedash.records import Record
@@ -16,25 +17,25 @@ SYMBOLS = {
 }  # fmt: skip
 """The marks that tell methods apart, by plotly's names, with the sign that stands before the method's label."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_ASIDE = 0.008
-"""How far the points of two methods are drawn apart, as a share of the axis, so that their intervals can be told apart."""
 _FEW = 3
-_FAR_ASIDE = 0.04
-"""How far they may be drawn apart altogether."""
+_APART = 0.02
+"""How far apart the points of two methods are drawn at least, as a share of the axis, so that each can be read and clicked."""
+_FAR_APART = 0.08
+"""How far those of all methods may be drawn apart altogether."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One method's records by rising sparsity, what tells it from others, and how far aside its marks stand.
+    """One method's records by rising sparsity, where their marks stand, and what tells it from others.
 
     strong: drawn thicker than others. alone: whether it is the only one. crowded: whether there are many.
     """
 
     label: str
     records: tuple[Record, ...]
+    places: tuple[float, ...]
     symbol: str
     dash: str
-    aside: float
     strong: bool
     alone: bool
     crowded: bool
@@ -42,17 +43,31 @@ class Line:
 
 def lines_of(race: Race, end: float) -> list[Line]:
     """The lines of a race; also those that have no record yet. end: of the x axis."""
-    labels = list(race.lines)
-    n, symbols = len(labels), list(SYMBOLS)
-    step = min(_ASIDE, _FAR_ASIDE / n) * end if n else 0.0
+    n, symbols, at = len(race.lines), list(SYMBOLS), places(race, end)
     return [
         Line(
-            label=label, records=tuple(sorted(race.lines.get(label, ()), key=sparsity)),
-            symbol=symbols[i % len(symbols)], dash=DASHES[i % len(DASHES)], aside=(i - (n - 1) / 2) * step,
+            label=label, records=(ordered := tuple(sorted(records, key=sparsity))),
+            places=tuple(at[label, record.key] for record in ordered),
+            symbol=symbols[i % len(symbols)], dash=DASHES[i % len(DASHES)],
             strong=n == 1 or label == race.leader, alone=n == 1, crowded=n > _FEW,
         )
-        for i, label in enumerate(labels)
+        for i, (label, records) in enumerate(race.lines.items())
     ]  # fmt: skip
+
+
+def places(race: Race, end: float) -> dict[tuple[str, str], float]:
+    """Where on the x axis each record stands, by its line and key, and the live one, by its line and "".
+
+    That is at its sparsity, in percent, and where methods would cover each other as near to it as can be.
+    """
+    wanted = {(label, r.key): sparsity(r) for label, records in race.lines.items() for r in records}
+    if race.live is not None:
+        wanted[race.live.label, ""] = race.live.permille / 10
+    n = len(race.lines)
+    if n < 2:
+        return wanted
+    step = min(_APART, _FAR_APART / n) * end
+    return dict(zip(wanted, placed(list(wanted.values()), [step] * len(wanted), end), strict=True))
 
 
 def ink(role: Role, colours: Palette) -> tuple[str, str]:
@@ -110,7 +125,7 @@ def strand_trace(
         for record, r in zip(line.records, found, strict=True)
     ]
     return go.Scatter(
-        x=[0.0, *(sparsity(record) + line.aside for record in line.records)],
+        x=[0.0, *line.places],
         y=[dense_value(measure, race.dense), *(r.value for r in found)], mode="lines+markers", name=found[0].role,
         line={"color": colour, "width": 2.5 if line.strong else 1.25, "dash": line.dash},
         marker={
@@ -129,12 +144,12 @@ def strand_trace(
     )  # fmt: skip
 
 
-def live_trace(race: Race, line: Line, colours: Palette) -> Any:
+def live_trace(race: Race, line: Line, end: float, colours: Palette) -> Any:
     """The point of the model that is answering now, at the sparsity asked for, with the interval of what it has so far."""
     assert race.live is not None
     reading = race.live.reading
     return go.Scatter(
-        x=[race.live.permille / 10 + line.aside], y=[reading.value], mode="markers", name="live",
+        x=[places(race, end)[line.label, ""]], y=[reading.value], mode="markers", name="live",
         marker={
             "color": colours.sparse, "symbol": f"{line.symbol}-open-dot", "size": 12,
             "line": {"color": colours.sparse, "width": 2},

@@ -53,7 +53,7 @@ def race_chart(race: Race, measure: Measure = "accuracy", theme: Theme = "light"
         traces += published_traces(race.published, colours)
         layout["annotations"] += published_notes(race.published, colours)
         traces += [
-            live_trace(race, line, colours)
+            live_trace(race, line, end, colours)
             for line in lines
             if race.live and line.label == race.live.label
         ]

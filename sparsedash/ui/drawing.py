@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sparsedash.charts.axes import round_places
 from sparsedash.charts.labels import placed
+from sparsedash.charts.marks import places
 from sparsedash.records import Record
 from sparsedash.significance import accuracy_interval
 from sparsedash.ui.sweep import Sweep
@@ -35,8 +36,10 @@ def accuracy_drawing(found: Sweep, words: str) -> Html:
     """Accuracy against measured sparsity with Wilson's 95 % intervals. words: what it shows, for those who cannot see it."""
     plane = _Plane([found.dense, *found.sparse])
     drawn = [*_axes(plane), *_dense(found.dense, plane)]
-    for i, records in enumerate(found.lines.values()):
-        drawn += _line(found.dense, records, _DASHES[i % len(_DASHES)], plane)
+    at = places(found.race(), 100 * plane.end)
+    for i, (label, records) in enumerate(found.lines.items()):
+        points = [(at[label, record.key] / 100, record) for record in sorted(records, key=_removed)]
+        drawn += _line(found.dense, points, _DASHES[i % len(_DASHES)], plane)
     drawn += _labels(found, plane)
     return element(
         "svg", *drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=words,
@@ -83,14 +86,15 @@ def _labels(found: Sweep, plane: _Plane) -> list[Html]:
     return [_text(n, edge, f"{y:.1f}", "start") for n, y in zip(ends, heights, strict=True)]
 
 
-def _line(dense: Record, records: Sequence[Record], dash: str, plane: _Plane) -> list[Html]:
-    ordered = sorted(records, key=_removed)
+def _line(
+    dense: Record, stands: Sequence[tuple[float, Record]], dash: str, plane: _Plane
+) -> list[Html]:
     points = " ".join(
-        f"{plane.x(_removed(r))},{plane.y(r.last_word.accuracy)}" for r in (dense, *ordered)
+        f"{plane.x(x)},{plane.y(r.last_word.accuracy)}" for x, r in ((0.0, dense), *stands)
     )
     drawn = [element("polyline", points=points, stroke_dasharray=dash, css="sparse")]
-    for record in ordered:
-        x, (low, high) = plane.x(_removed(record)), _interval(record)
+    for at, record in stands:
+        x, (low, high) = plane.x(at), _interval(record)
         drawn.append(element("line", x1=x, x2=x, y1=plane.y(low), y2=plane.y(high), css="sparse"))
         y = plane.y(record.last_word.accuracy)
         drawn.append(element("circle", cx=x, cy=y, r="4.5", css="point"))

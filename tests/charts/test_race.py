@@ -86,6 +86,24 @@ def test_methods_differ_in_more_than_place_and_each_label_shows_its_mark():
     assert set(labels(figure)) == {"dense", "● least-squares", "■ magnitude"}
 
 
+def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_text_says_where():
+    near = specimens.record([True] * 53 + [False] * 67, 105)
+    both = chart(Race(dense=DENSE, lines={"one": [TEN], "other": [near], "same": [TEN]}))
+    (first, left), (second, right), (third, _) = (
+        (t["x"][1], t["customdata"][1][0]) for t in both["data"] if t["name"] == "sparse"
+    )
+    gap = 0.02 * both["layout"]["xaxis"]["range"][1]
+    ordered = sorted((first, second, third))
+    assert [b - a >= 0.99 * gap for a, b in itertools.pairwise(ordered)] == [True, True]
+    assert "10.4 % removed" in left and f"{100 * near.pruned.mlp_sparsity:.1f} % removed" in right
+    assert all(abs(x - 10.4) < 1.5 * gap for x in ordered)
+
+
+def test_points_that_are_apart_stand_at_their_sparsity():
+    xs = [t["x"][1] for t in chart(TWO)["data"] if t["name"] == "sparse"]
+    assert xs == pytest.approx([100 * TEN.pruned.mlp_sparsity, 100 * THIRTY.pruned.mlp_sparsity])
+
+
 def test_the_leader_is_drawn_strongest():
     first, second = [t for t in chart(TWO)["data"] if t["name"] == "sparse"]
     assert second["line"]["width"] > first["line"]["width"]
@@ -238,6 +256,11 @@ class TestTheLivePoint:
         low, high = wilson(30, 80)
         assert point["error_y"]["array"] == pytest.approx([100 * high - 37.5])
         assert point["error_y"]["arrayminus"] == pytest.approx([37.5 - 100 * low])
+
+    def test_it_stands_apart_from_another_methods_point(self):
+        live = replace(self.LIVE, label="magnitude", permille=100)
+        point = trace(chart(replace(TWO, live=live)), "live")
+        assert point["x"][0] < 100 * TEN.pruned.mlp_sparsity - 0.4
 
     def test_it_moves_as_answers_come(self):
         later = replace(self.LIVE, right=32, done=100)

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from sparsedash.presets import method_named
+from sparsedash.ui.drawing import accuracy_drawing
 from sparsedash.ui.pair import Pair
 from sparsedash.ui.report import POLICY, report
 from sparsedash.ui.sweep import sweep
@@ -67,6 +69,17 @@ def test_the_axes_of_its_chart_have_round_numbers():
     percents = re.findall(r">([\d.]+) %<", drawing)
     assert len(percents) >= 8
     assert all(float(percent) % 5 == 0 for percent in percents)
+
+
+def test_points_of_two_methods_at_one_sparsity_do_not_cover_each_other():
+    backend = FakeBackend()
+    methods = (*specimens.SETTINGS.methods, method_named("magnitude"))
+    run, records = specimens.run(replace(specimens.SETTINGS, methods=methods))
+    backend.add_run((run, records))
+    found = sweep(backend, run)
+    assert found is not None
+    across = re.findall(r'<circle cx="([\d.]+)"', accuracy_drawing(found, "words"))
+    assert len(set(across)) == len(across) == 6
 
 
 @pytest.mark.parametrize("text", ["", *HOSTILE])
