@@ -6,20 +6,29 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 
 import sparsedash
-from sparsedash.progress import OnStep, Stage
+from sparsedash.progress import OnStep, Stage, Step
 
 
 class Ledger:
-    """seconds: spent in each stage. cached: what was read from the store instead of computed. warnings: for a person."""
+    """seconds: spent in each stage. cached: what was read from the store instead of computed. warnings: for a person.
+
+    point: the sparse model that is made or asked, as in Step; set by whoever goes through them.
+    """
 
     def __init__(self, on_step: OnStep) -> None:
-        self.on_step = on_step
+        self._on_step = on_step
+        self.point: int | None = None
         self.seconds: dict[str, float] = {}
         self.cached: list[str] = []
         self.warnings: list[str] = []
+
+    def on_step(self, step: Step) -> None:
+        """Tell how far the work is, and on which sparse model."""
+        self._on_step(replace(step, point=self.point))
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:

@@ -38,7 +38,8 @@ def run(
 
     grown = replace(grown, dense=stages.dense_record.key)
     keep()
-    for method, permille in settings.points:
+    for point, (method, permille) in enumerate(settings.points):
+        stages.ledger.point = point
         record = stages.sparse_record(method, permille, keep)
         grown = replace(grown, sparse=(*grown.sparse, record.key))
         keep()

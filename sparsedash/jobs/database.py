@@ -13,7 +13,7 @@ from sparsedash.errors import StoreError
 Connection = sqlite3.Connection
 Row = sqlite3.Row
 
-_VERSION = 2
+_VERSION = 3
 _BUSY_S = 10.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     rate REAL,
     message TEXT NOT NULL DEFAULT '',
     n_right INTEGER,
+    point INTEGER,
     attempt INTEGER NOT NULL DEFAULT 1,
     created_at REAL NOT NULL,
     queued_at REAL NOT NULL,
@@ -108,6 +109,8 @@ def _open(path: Path) -> sqlite3.Connection:
             db.execute(statement)
         if version == 1:
             _bring_over(db)
+        if version == 2:
+            db.execute("ALTER TABLE jobs ADD COLUMN point INTEGER")
         db.execute(f"PRAGMA user_version = {_VERSION}")
         db.execute("COMMIT")
     except BaseException:

@@ -13,6 +13,7 @@ class Job:
 
     done, total: of the stage, in `unit`. rate: units a second. Times are seconds since the epoch.
     n_right: of the `done` passages of the record being evaluated, those with the last word right; None in other stages.
+    point: the sparse model that is made or asked, as in Step; None while it is the dense one.
     queued_at: when this attempt was asked for. error_text: why it ended early, for a person.
     exit_code: as subprocess gives it, negative for a signal; None when nobody could see it.
     left_text, right_text: what two models have written so far, where the job is a prompt; foreign text.
@@ -30,6 +31,7 @@ class Job:
     rate: float | None
     message: str
     n_right: int | None = None
+    point: int | None = None
     attempt: int
     created_at: float
     queued_at: float

@@ -24,7 +24,7 @@ __all__ = ["Job", "JobKind", "JobState", "JobTable"]
 _LIVE = "state IN ('queued', 'running')"
 _QUEUE_ORDER = "ORDER BY kind = 'run', queued_at, id"
 _FRESH = (
-    "stage = '', done = 0, total = 0, unit = '', rate = NULL, message = '', n_right = NULL,"
+    "stage = '', done = 0, total = 0, unit = '', rate = NULL, message = '', n_right = NULL, point = NULL,"
     " started_at = NULL, finished_at = NULL, heartbeat_at = NULL, pid = NULL, exit_code = NULL,"
     " cancel_requested_at = NULL, error_kind = '', error_text = '', error_advice = '', worker = '',"
     " left_text = '', right_text = ''"
@@ -92,12 +92,12 @@ class JobTable:
 
         rate: of the step's units a second. texts: what the left and the right model have written so far.
         """
-        done = (step.stage, step.done, step.total, step.unit, rate, step.message, step.n_right)
-        values = (*done, *texts, time.time())
+        done = (step.stage, step.done, step.total, step.unit, rate, step.message)
+        values = (*done, step.n_right, step.point, *texts, time.time())
         with self._database.writing() as db:
             db.execute(
                 "UPDATE jobs SET stage = ?, done = ?, total = ?, unit = ?, rate = ?, message = ?,"
-                " n_right = ?, left_text = ?, right_text = ?, heartbeat_at = ?"
+                " n_right = ?, point = ?, left_text = ?, right_text = ?, heartbeat_at = ?"
                 " WHERE id = ? AND attempt = ? AND state = 'running'",
                 (*values, job.id, job.attempt),
             )

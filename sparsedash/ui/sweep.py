@@ -106,13 +106,13 @@ def _compared(left: Same, right: Same) -> Paired:
 def live(found: Sweep, job: Job) -> Live | None:
     """The sparse model that a job is asking just now, with what it has right so far; None where it does something else.
 
-    A run's records come in the order of its points: the next one is the one being made.
+    A run's records come in the order of its points: one whose record is there is drawn already.
     """
-    settings, n_there = found.run.settings, len(found.run.sparse)
-    asked = settings.points
-    if found.run.finished or job.n_right is None or not job.done or n_there >= len(asked):
+    if job.point is None or job.n_right is None or not job.done:
         return None
-    method, permille = asked[n_there]
+    if found.run.finished or job.point < len(found.run.sparse):
+        return None
+    method, permille = found.run.settings.points[job.point]
     label = found.label(wording.method(method))
     return Live(label=label, permille=permille, right=job.n_right, done=job.done)
 

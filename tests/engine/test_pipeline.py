@@ -257,6 +257,17 @@ def test_a_growing_run_can_be_read_while_it_runs(settings, store):
     assert seen == [None, 0, 1]
 
 
+def test_every_step_tells_whose_answers_it_counts(settings, store):
+    told = []
+
+    def watch(step):
+        if step.stage == "evaluate" and step.point not in told:
+            told.append(step.point)
+
+    pipeline.run(settings, store, watch)
+    assert told == [None, 0, 1]
+
+
 def test_statistics_that_were_forgotten_or_damaged_are_computed_again(settings, store):
     first, _ = _run(settings, store)
     for name in list(store._artefacts):

@@ -70,6 +70,13 @@ def test_the_right_answers_of_a_record_are_told_while_it_is_evaluated(table, job
     assert table.get(job.id).n_right is None
 
 
+def test_the_sparse_model_that_a_step_is_about_is_told(table, job, reporter):
+    reporter(Step("evaluate", 20, 100, n_right=7, point=3))
+    assert table.get(job.id).point == 3
+    reporter(Step("prune", 0, 4))
+    assert table.get(job.id).point is None
+
+
 def test_the_rate_is_of_the_present_stage(table, job, clock, reporter):
     reporter(Step("calibrate", 0, 100))
     clock.now = 1.0

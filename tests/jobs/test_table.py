@@ -29,7 +29,7 @@ def running(table, key="a", pid=1):
 
 
 def report(table, job, rate=2.0):
-    table.report(job, Step("evaluate", 3, 9, unit="passages", message="dense"), rate=rate)
+    table.report(job, Step("evaluate", 3, 9, unit="passages", message="dense", point=1), rate=rate)
 
 
 def test_the_same_request_is_one_job_while_it_is_live(table):
@@ -175,7 +175,7 @@ def test_a_retry_begins_with_a_clean_row(table):
     again = table.retry(job.id)
     assert (again.id, again.state, again.attempt) == (job.id, "queued", 2)
     assert (again.stage, again.done, again.error_text, again.exit_code) == ("", 0, "", None)
-    assert (again.pid, again.started_at, again.worker) == (None, None, "")
+    assert (again.pid, again.started_at, again.worker, again.point) == (None, None, "", None)
 
 
 def test_two_retries_are_one(table):
@@ -294,6 +294,20 @@ def test_a_table_of_the_first_version_is_brought_over(tmp_path):
     again = JobTable(path)
     assert [job.id for job in again.list(9)] == [8, 7]
     again.close()
+
+
+def test_a_table_of_the_second_version_is_brought_over(tmp_path):
+    path = tmp_path / "old.sqlite"
+    table = JobTable(path)
+    job = running(table)
+    table._database._db.execute("ALTER TABLE jobs DROP COLUMN point")
+    table._database._db.execute("PRAGMA user_version = 2")
+    table.close()
+    for _ in range(2):
+        table = JobTable(path)
+        table.report(job, Step("evaluate", 3, 9, point=4), rate=None)
+        assert table.get(job.id).point == 4
+        table.close()
 
 
 VERSION_1 = """

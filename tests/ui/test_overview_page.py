@@ -146,7 +146,7 @@ def test_the_measure_of_the_chart_can_be_chosen(open_page, finished):
 
 def test_the_live_point_stands_in_the_chart_while_its_model_answers(open_page, backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
-    backend.stored_jobs = [job(SETTINGS, done=60, n_right=21, unit="passages")]
+    backend.stored_jobs = [job(SETTINGS, done=60, n_right=21, unit="passages", point=1)]
     figure = json.loads(open_page("overview").get("plotly_chart")[0].proto.spec)
     (point,) = [trace for trace in figure["data"] if trace["name"] == "live"]
     assert (point["x"], point["y"]) == ([20.0], [35.0])

@@ -131,18 +131,26 @@ class TestTheLivePoint:
         return found
 
     @pytest.mark.parametrize(
-        ("n_sparse", "label", "permille"), [(0, "magnitude", 100), (2, "magnitude", 300), (4, "random", 200)]
+        ("point", "label", "permille"), [(0, "magnitude", 100), (2, "magnitude", 300), (4, "random", 200)]
     )  # fmt: skip
-    def test_it_is_the_next_record_in_the_order_asked(self, n_sparse, label, permille):
-        point = live(self.found(n_sparse), job(specimens.SETTINGS, done=80, n_right=30))
-        assert point == Live(label=label, permille=permille, right=30, done=80)
+    def test_it_is_the_model_that_the_job_names(self, point, label, permille):
+        answering = job(specimens.SETTINGS, done=80, n_right=30, point=point)
+        expected = Live(label=label, permille=permille, right=30, done=80)
+        assert live(self.found(point), answering) == expected
+
+    def test_the_dense_models_answers_are_never_a_sparse_models(self):
+        assert live(self.found(0), job(specimens.SETTINGS, done=80, n_right=30)) is None
+
+    def test_a_model_whose_record_is_there_already_has_none(self):
+        assert live(self.found(1), job(specimens.SETTINGS, done=80, n_right=30, point=0)) is None
 
     def test_there_is_none_before_the_first_answer_and_in_other_stages(self):
-        assert live(self.found(1), job(specimens.SETTINGS, done=0, n_right=0)) is None
-        assert live(self.found(1), job(specimens.SETTINGS, done=80, n_right=None)) is None
+        assert live(self.found(1), job(specimens.SETTINGS, done=0, n_right=0, point=1)) is None
+        assert live(self.found(1), job(specimens.SETTINGS, done=80, point=1)) is None
 
     def test_a_run_that_is_whole_has_none(self):
-        assert live(self.found(6, finished=True), job(specimens.SETTINGS, n_right=30)) is None
+        whole = self.found(6, finished=True)
+        assert live(whole, job(specimens.SETTINGS, n_right=30, point=5)) is None
 
 
 def test_records_are_named_uniquely_dense_first():
