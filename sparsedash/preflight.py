@@ -233,8 +233,9 @@ def _model_problem(reference: str) -> str:
 
 
 def _tokens_problem(settings: RunSettings) -> str:
-    """Too little calibration text, where the model's dimensions are known."""
-    counted, asked = dimensions_of(settings.model), settings.calibration
+    """Too little calibration text for the built-in model; what lies under another name is known when it was read."""
+    asked = settings.calibration
+    counted = dimensions_of(BUILTIN_MODEL) if settings.model == BUILTIN_MODEL else None
     needed = MIN_TOKENS_PER_CHANNEL * max(counted.widths) if counted else 0
     if asked.n_samples * asked.length >= needed:
         return ""

@@ -68,7 +68,7 @@ def estimate(settings, *runs, stored=NOTHING):
     return seconds(settings, stored, runs, lambda key: record(key))
 
 
-def test_too_little_calibration_text_for_a_known_model_is_said_before_it_is_started():
+def test_too_little_calibration_text_for_the_built_in_model_is_said_before_it_is_started():
     def of(**calibration):
         return replace(RunSettings(), calibration=CalibrationSettings(**calibration))
 
@@ -78,7 +78,7 @@ def test_too_little_calibration_text_for_a_known_model_is_said_before_it_is_star
         "Calibration: 5 x 256 tokens are too few for this model; needed: 6,144,"
     )
     assert problems(of(n_samples=24)) == ()
-    assert problems(replace(of(n_samples=5), model="owner/model")) == ()
+    assert problems(replace(of(n_samples=5), model="facebook/opt-1.3b")) == ()
 
 
 def test_nothing_is_wrong_with_the_default_run(monkeypatch):
