@@ -5,11 +5,11 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal, Protocol
 
 Stage = Literal["load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge"]
-"""The parts of a job in the order they happen; `text` is sampling calibration text from the model."""
+"""The parts of a job in the order they happen; `text` is reading text, or letting the model write it."""
 
 STAGE_TITLES: dict[Stage, str] = {
     "load": "Loading the model",
-    "text": "Sampling calibration text",
+    "text": "Preparing text",
     "calibrate": "Calibrating",
     "prune": "Pruning",
     "evaluate": "Evaluating",

@@ -1,14 +1,14 @@
 """Calibration text that a model writes itself."""
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from sparsedash.engine.models import LoadedModel
-from sparsedash.progress import OnStep, Stage, Step
+from sparsedash.progress import OnStep, Step
 from sparsedash.settings import CalibrationSettings
 
 SAMPLE_BATCH = 32
@@ -24,36 +24,38 @@ def sample_texts(
     """
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(settings.seed)
+    n_samples, length = settings.n_samples, settings.length
+    message = f"the model writes {n_samples:,} × {length:,} tokens to calibrate on"
+    step = Step("text", 0, n_samples * length, unit="tokens", message=message)
     texts: list[str] = []
-    n_batches = math.ceil(settings.n_samples / SAMPLE_BATCH)
     try:
-        for number in range(n_batches):
-            n_left = min(SAMPLE_BATCH, settings.n_samples - len(texts))
-            prompts = [openings[(len(texts) + i) % len(openings)] for i in range(n_left)]
-            progress = _Progress(
-                on_step, "text", number * settings.length, n_batches * settings.length
-            )
-            texts += _write(loaded, prompts, settings.length, progress, do_sample=True, top_k=0)
+        while len(texts) < n_samples:
+            n_now = min(SAMPLE_BATCH, n_samples - len(texts))
+            prompts = [openings[(len(texts) + i) % len(openings)] for i in range(n_now)]
+            begun = replace(step, done=len(texts) * length)
+            texts += _write(loaded, prompts, length, begun, on_step)
     finally:
         torch.random.set_rng_state(generator_state)
     return texts
 
 
 class _Progress(StoppingCriteria):  # type: ignore[misc]
-    """Never stops the writing itself; reports every token, and lets `Cancelled` through."""
+    """Never stops the writing itself; reports every token of every text, and lets `Cancelled` through.
 
-    def __init__(self, on_step: OnStep, stage: Stage, done: int, total: int) -> None:
-        self._on_step, self._stage = on_step, stage
-        self._done, self._total = done, total
+    begun: how far all texts were before these. n_read: tokens of each that were not written but given.
+    """
+
+    def __init__(self, on_step: OnStep, begun: Step, n_read: int) -> None:
+        self._on_step, self._begun, self._length = on_step, begun, n_read
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        self._done += 1
-        self._on_step(Step(self._stage, min(self._done, self._total), self._total, unit="tokens"))
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        n_texts, self._length = input_ids.shape[0], self._length + 1
+        self._on_step(replace(self._begun, done=self._begun.done + n_texts * self._length))
+        return torch.zeros(n_texts, dtype=torch.bool, device=input_ids.device)
 
 
 def _write(
-    loaded: LoadedModel, prompts: Sequence[str], length: int, progress: _Progress, **choices: Any
+    loaded: LoadedModel, prompts: Sequence[str], length: int, begun: Step, on_step: OnStep
 ) -> list[str]:
     """Prompts and what follows them, each `length` tokens long at least; nobody stops early."""
     # A copy's padding side, so that the shared tokenizer keeps its own.
@@ -72,8 +74,9 @@ def _write(
         max_new_tokens=n_new,
         pad_token_id=_pad(loaded),
         suppress_tokens=[ends] if isinstance(ends, int) else ends,
-        stopping_criteria=StoppingCriteriaList([progress]),
-        **choices,
+        stopping_criteria=StoppingCriteriaList([_Progress(on_step, begun, length - n_new)]),
+        do_sample=True,
+        top_k=0,
     )
     texts: list[str] = loaded.tokenizer.batch_decode(output, skip_special_tokens=True)
     return texts

@@ -5,17 +5,14 @@ from collections.abc import Callable
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.errors import SettingsError, SparseDashError
+from sparsedash.errors import SparseDashError
 from sparsedash.jobs.job import Job, JobState
-from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
-from sparsedash.settings import RunSettings, settings_from_plain
 from sparsedash.ui import frame, wording
+from sparsedash.ui.job_words import doing, facts, what
 from sparsedash.ui.text import Html, element, escape, paragraph, visible
 
 POLL_S = 1.0
 LOG_LINES = 40
-PROMPT_WORDS = 14
-END_CHARACTERS = 300
 LISTED = 200
 """How many jobs are looked at, newest first, where all of them are listed."""
 
@@ -66,27 +63,6 @@ def draw(backend: Backend, job: Job, brief: bool = False) -> None:
                 _log(backend, job)
 
 
-def what(job: Job) -> tuple[str, str]:
-    """A job's title and one line of details."""
-    try:
-        if job.kind == "continuation":
-            request = settings_from_plain(ContinuationSettings, job.settings)
-            return "Continuations of a text", _end_of(request.prompt)
-        if job.kind == "divergence":
-            compared = settings_from_plain(DivergenceSettings, job.settings)
-            return "Two models over a passage, token by token", _end_of(compared.text)
-        settings = settings_from_plain(RunSettings, job.settings)
-    except SettingsError:
-        return f"Job {job.id}", "asked for by another version of this program"
-    return wording.run_title(settings), wording.run_details(settings)
-
-
-def _end_of(text: str) -> str:
-    words = text.split()
-    end = " ".join(words[-PROMPT_WORDS:])[-END_CHARACTERS:]
-    return f"… {end}" if len(end) < len(" ".join(words)) else end
-
-
 def _head(job: Job) -> Html:
     title, _ = what(job)
     state = _STATES[job.state]
@@ -117,12 +93,10 @@ def _body(backend: Backend, job: Job) -> list[Html]:
                 paragraph(" ", css="sd-facts"),
             ]
         case "running":
-            stage = element(
-                "b", escape(wording.stage(job.stage) if job.stage else "Starting the worker")
-            )
-            message = escape(f" · {job.message}" if job.message else "")
-            facts = paragraph(_facts(job), css="sd-facts")
-            return [_bar(job), element("p", stage, message, css="sd-stage"), facts]
+            stage, more = doing(job)
+            parts = element("b", escape(stage)), escape(f" · {more}" if more else "")
+            far = paragraph(facts(job), css="sd-facts")
+            return [_bar(job), element("p", *parts, css="sd-stage"), far]
         case _:
             return [paragraph(_times(job), css="sd-muted sd-small")]
 
@@ -135,23 +109,6 @@ def _bar(job: Job) -> Html:
         "div", filled, css="sd-bar", role="progressbar", aria_label=name, aria_valuemin="0", aria_valuemax="100",
         aria_valuenow=f"{100 * share:.0f}",
     )  # fmt: skip
-
-
-def _facts(job: Job) -> str:
-    parts = []
-    if job.total > 1:
-        parts.append(f"{job.done:,} of {job.total:,} {job.unit}")
-    if job.n_right is not None and job.done:
-        parts.append(f"{job.n_right:,} right so far")
-    if job.rate:
-        parts.append(
-            f"{job.rate:,.0f} {job.unit} a second"
-            if job.rate >= 10
-            else f"{job.rate:.1f} {job.unit} a second"
-        )
-    if job.remaining_s is not None:
-        parts.append(f"{wording.duration(job.remaining_s)} left in this stage")
-    return " · ".join(parts)
 
 
 def _times(job: Job) -> str:

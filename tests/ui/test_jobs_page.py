@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
+
 from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.presets import method_named
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, words
 from tests.ui.fake_backend import job
@@ -64,6 +67,29 @@ def test_a_cancelled_job_is_told_as_no_error(open_page, backend):
     app = open_page("jobs")
     assert "Stopped on request. What was finished is kept." in words(app)
     assert 'role="alert"' not in markup(app)
+
+
+def test_a_job_says_which_of_how_many_sparse_models_it_makes_or_asks(open_page, backend):
+    methods = (method_named("magnitude"), method_named("random"))
+    asked = replace(SETTINGS, methods=methods)
+    for stage, doing in (("prune", "Pruning"), ("evaluate", "Evaluating")):
+        backend.stored_jobs = [job(asked, stage=stage, point=4)]
+        said = words(open_page("jobs"))
+        assert f"{doing} · sparse model 5 of 6: random, 20 % removed" in said
+
+
+def test_what_all_models_share_is_not_said_of_one(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, stage="calibrate", message="", point=0)]
+    assert "sparse model" not in words(open_page("jobs"))
+
+
+@pytest.mark.parametrize("unit", ["batches", "steps"])
+def test_units_that_only_the_program_knows_are_told_as_a_share(unit, open_page, backend):
+    counted = {"unit": unit, "done": 9, "total": 36, "rate": 3.0}
+    backend.stored_jobs = [job(SETTINGS, stage="calibrate", message="", **counted)]
+    said = words(open_page("jobs"))
+    assert "25 % done · 9 s left in this stage" in said
+    assert unit not in said
 
 
 def test_one_step_is_not_counted(open_page, backend):

@@ -32,7 +32,7 @@ def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
     backend.stored_jobs = [job(SETTINGS)]
     said = words(open_page("overview", run=SETTINGS.key()))
     assert "Evaluating · 20 % sparse" in said
-    assert "1,234 of 2,880 tokens · 412 tokens a second · 4 s left in this stage" in said
+    assert "1,234 of 2,880 tokens · 412 tokens a second · 4 s left for this model" in said
 
 
 def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
