@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.significance import compare
-from sparsedash.ui import blind, comparison, frame, judging, wording
+from sparsedash.ui import blind, comparison, frame, job_panel, judging, wording
 from sparsedash.ui.own_prompt import try_prompt
 from sparsedash.ui.reading import read_passage
 from sparsedash.ui.take_away import offer_files
@@ -14,11 +14,18 @@ chosen = frame.query("run") or (runs[0].key if runs else "")
 run = backend.run(chosen) if chosen else None
 
 if run is None or not run.sparse or backend.record(run.dense) is None:
-    frame.opening("Nothing to compare yet.")
+    awaited = next((j for j in job_panel.live_runs(backend) if chosen in ("", j.key)), None)
+    frame.opening("The comparison is on its way." if awaited else "Nothing to compare yet.")
     frame.empty(
         "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
     )
-    frame.link("overview", "See the runs" if runs else "Run the built-in model first")
+    if awaited:
+        key = awaited.key
+        job_panel.watch(backend, awaited, lambda: bool((it := backend.run(key)) and it.sparse))
+        frame.link("overview", "See this run", run=key)
+    else:
+        frame.link("overview", "See the runs" if backend.runs() else "Run the built-in model first")
+        job_panel.mention_others(backend, chosen)
     st.stop()
 
 verdict = st.container()

@@ -40,10 +40,11 @@ found = sweep(backend, run)
 
 if found is not None:
     results.show_answer(found)
+    job_panel.mention_others(backend, chosen)
     results.show_race(backend, found, job)
     with st.container(horizontal=True):
-        frame.link("compare", "Compare the answers passage by passage", run=chosen)
         if found.sparse:
+            frame.link("compare", "Compare the answers passage by passage", run=chosen)
             frame.link("layers", "See what each layer lost", run=chosen)
         frame.link("prune", "Prune something else")
 elif job is not None:
@@ -62,6 +63,8 @@ elif chosen:
 else:
     invite()
 
+if found is None:
+    job_panel.mention_others(backend, chosen)
 if runs:
     frame.section("Last runs")
     results.list_runs(runs[:LAST_RUNS], chosen)

@@ -9,12 +9,14 @@ from sparsedash.errors import SparseDashError
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.ui import frame, wording
 from sparsedash.ui.job_words import doing, facts, what
-from sparsedash.ui.text import Html, element, escape, paragraph, visible
+from sparsedash.ui.text import Html, element, escape, label, paragraph, visible
 
 POLL_S = 1.0
 LOG_LINES = 40
 LISTED = 200
 """How many jobs are looked at, newest first, where all of them are listed."""
+MENTIONED = 2
+"""How many runs are mentioned one by one beside what is shown."""
 
 _STATES: dict[JobState, str] = {
     "queued": "◷ Waiting",
@@ -188,3 +190,39 @@ def _watch_all_live(backend: Backend, states: dict[int, JobState]) -> None:
         st.rerun()
     for job in sorted(live, key=lambda job: (job.state != "running", job.id)):
         draw(backend, job)
+
+
+def live_runs(backend: Backend) -> list[Job]:
+    """The runs that wait or run, running ones first, then in the order they were asked for."""
+    live = [job for job in backend.jobs(LISTED) if job.kind == "run" and job.live]
+    return sorted(live, key=lambda job: (job.state != "running", job.id))
+
+
+def mention_others(backend: Backend, shown: str) -> None:
+    """A link to each run that waits or runs, but for the one with the key `shown`, and what it is at.
+
+    Polls while there is such a run; reruns the page when one comes, starts or ends.
+    """
+    if others := _others(backend, shown):
+        _mention(backend, shown, {job.id: job.state for job in others})
+
+
+@st.fragment(run_every=POLL_S)
+def _mention(backend: Backend, shown: str, states: dict[int, JobState]) -> None:
+    others = _others(backend, shown)
+    if {job.id: job.state for job in others} != states:
+        st.rerun()
+    for job in others[:MENTIONED]:
+        title, details = what(job)
+        runs = job.state == "running"
+        with st.container(gap=None):
+            begun = "Another run is under way" if runs else "Another run waits"
+            frame.link("overview", label(f"{begun}: {title}"), run=job.key)
+            line = " · ".join(part for part in doing(job) if part) if runs else details
+            frame.show(paragraph(line, css="sd-muted sd-small"))
+    if len(others) > MENTIONED:
+        frame.link("jobs", f"{len(others) - MENTIONED} more wait or run")
+
+
+def _others(backend: Backend, shown: str) -> list[Job]:
+    return [job for job in live_runs(backend) if job.key != shown]

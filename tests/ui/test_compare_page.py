@@ -8,7 +8,7 @@ from sparsedash.pair_records import Continuation
 from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.presets import method_named
 from tests.ui import specimens
-from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
+from tests.ui.conftest import FAILED, button, links, markup, query_of, shows_as_text, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
@@ -16,6 +16,38 @@ SETTINGS = specimens.SETTINGS
 
 def test_without_runs_the_page_invites(open_page):
     assert "Nothing to compare yet." in words(open_page("compare"))
+
+
+@pytest.mark.parametrize("address", [{}, {"run": SETTINGS.key()}])
+def test_while_the_first_models_answer_the_page_shows_their_job(address, open_page, backend):
+    backend.stored_jobs = [job(SETTINGS)]
+    app = open_page("compare", **address)
+    said = words(app)
+    assert said.startswith("The comparison is on its way.")
+    assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in said
+    assert query_of(links(app)["See this run"]) == {"run": SETTINGS.key()}
+    backend.add_run(specimens.run(finished=False, n_sparse=1))
+    app.run()
+    assert "10 % against dense" in words(app)
+
+
+def test_a_job_that_ended_without_answers_leaves_nothing_to_compare(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, "failed", **FAILED)]
+    assert words(open_page("compare")).startswith("Nothing to compare yet.")
+
+
+def test_a_run_of_another_address_is_mentioned_where_there_is_nothing_to_compare(
+    open_page, backend
+):
+    backend.stored_jobs = [job(SETTINGS)]
+    app = open_page("compare", run="gone")
+    assert words(app).startswith("Nothing to compare yet.")
+    assert "Another run is under way: SmolLM2 135M (built in) at 10, 20, 30 %" in links(app)
+
+
+def test_runs_without_a_sparse_answer_are_seen_and_not_started(open_page, backend):
+    backend.add_run(specimens.run(n_sparse=0))
+    assert "See the runs" in links(open_page("compare"))
 
 
 def test_the_verdict_comes_first(open_page, finished):

@@ -4,11 +4,12 @@ import json
 import re
 from dataclasses import replace
 
+from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.presets import method_named
 from sparsedash.records import Stopping
 from sparsedash.settings import RunSettings
 from tests.ui import specimens
-from tests.ui.conftest import FAILED, button, links, markup, words
+from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
@@ -98,10 +99,49 @@ def test_results_are_shown_while_the_rest_still_runs(open_page, backend):
     assert app.get("plotly_chart")
 
 
-def test_the_dense_model_alone_is_shown_too(open_page, backend):
+def test_the_dense_model_alone_is_shown_too_and_leads_to_no_comparison(open_page, backend):
     backend.add_run(specimens.run(finished=False, n_sparse=0))
     backend.stored_jobs = [job(SETTINGS)]
-    assert "The dense model has answered" in words(open_page("overview"))
+    app = open_page("overview")
+    assert "The dense model has answered" in words(app)
+    assert "Compare the answers passage by passage" not in links(app)
+
+
+OTHER = replace(SETTINGS, sparsities_permille=(400,))
+
+
+def test_a_run_that_is_not_shown_is_mentioned_while_it_lives(open_page, finished):
+    finished.stored_jobs = [job(OTHER, point=0)]
+    app = open_page("overview")
+    link = links(app)["Another run is under way: SmolLM2 135M (built in) at 40 %"]
+    assert query_of(link) == {"run": OTHER.key()}
+    assert "Evaluating · sparse model 1 of 1: least-squares, 40 % removed" in words(app)
+    finished.stored_jobs = [job(OTHER, "done")]
+    app.run()
+    assert not any("Another run" in name for name in links(app))
+
+
+def test_a_run_that_waits_is_mentioned_as_one(open_page, finished):
+    finished.stored_jobs = [job(OTHER, "queued")]
+    assert "Another run waits: SmolLM2 135M (built in) at 40 %" in links(open_page("overview"))
+
+
+def test_many_other_runs_are_counted(open_page, finished):
+    finished.stored_jobs = [
+        job(replace(OTHER, sparsities_permille=(p,)), "queued", id=p) for p in (400, 300, 200, 100)
+    ]
+    found = links(open_page("overview"))
+    assert [name for name in found if "Another run" in name] == [
+        f"Another run waits: SmolLM2 135M (built in) at {percent} %" for percent in (10, 20)
+    ]
+    assert found["2 more wait or run"].startswith("jobs")
+
+
+def test_neither_the_run_that_is_shown_nor_a_prompt_is_another_run(open_page, backend):
+    run = backend.add_run(specimens.run(finished=False, n_sparse=1))
+    prompt = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once")
+    backend.stored_jobs = [job(prompt, "queued", id=2), job(SETTINGS)]
+    assert not any("Another run" in name for name in links(open_page("overview")))
 
 
 def test_the_address_chooses_among_runs(open_page, backend):
