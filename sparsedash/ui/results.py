@@ -15,7 +15,7 @@ from sparsedash.significance import judge
 from sparsedash.ui import frame, job_panel, judging, wording
 from sparsedash.ui.numbers import numbers_table
 from sparsedash.ui.pair import offers
-from sparsedash.ui.sweep import Sweep, answer, best, live
+from sparsedash.ui.sweep import Sweep, answer, best, doubt, live
 from sparsedash.ui.text import Html, element, escape, label, paragraph
 
 MEASURE = "measure"
@@ -33,11 +33,13 @@ _HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
 def show_answer(found: Sweep) -> None:
-    """The sentence that a run's page opens with."""
+    """The sentence that a run's page opens with, and what it leaves open."""
     settings = found.run.settings
     frame.opening(
         answer(found), f"{wording.title(settings.model)} · {wording.run_details(settings)}"
     )
+    if open_still := doubt(found):
+        frame.note(open_still)
 
 
 def show_race(backend: Backend, found: Sweep, job: Job | None) -> None:

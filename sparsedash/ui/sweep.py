@@ -9,8 +9,10 @@ from sparsedash.charts.measures import Lines, Live, Race, Same
 from sparsedash.charts.published_points import published_beside
 from sparsedash.jobs.job import Job
 from sparsedash.records import Record, Run
-from sparsedash.significance import Paired, compare, holm, judge
+from sparsedash.significance import Paired, compare, holm, judge, passages_needed
 from sparsedash.ui import wording
+
+_JUDGED_BY = "the accuracy of last words"
 
 Row = tuple[Record, Paired, float]
 """A sparse record, its comparison with dense, and the adjusted p-value of that."""
@@ -139,6 +141,22 @@ def answer(found: Sweep) -> str:
     return sentence if found.run.finished else f"So far: {sentence[0].lower()}{sentence[1:]}"
 
 
+def doubt(found: Sweep) -> str:
+    """What the answer leaves open where it says that no difference is shown; nothing where the passages were many enough."""
+    rows = unharmed(best(found))
+    if not rows:
+        return ""
+    record, comparison, _ = rows[-1]
+    total, needed = comparison.n_passages, passages_needed(comparison)
+    if needed is None:
+        return f"That does not prove that there is none: {total:,} passages are too few to show a small one."
+    if needed <= total:
+        return ""
+    size = f"a difference as small as that at {wording.permille(record.sparsity_permille)}"
+    about = f"about {wording.round_up(needed):,} would be needed"
+    return f"{total:,} passages are too few to show {size}: {about}."
+
+
 def unharmed(rows: list[Row]) -> list[Row]:
     """The rows up to the first one where a difference is shown or borderline."""
     return list(takewhile(lambda row: judge(row[1], row[2]) == "not-shown", rows))
@@ -154,18 +172,19 @@ def _sentence(rows: list[Row]) -> str:
     harmed = rows[len(free_rows) :]
     free = wording.permille(free_rows[-1][0].sparsity_permille) if free_rows else ""
     total = (harmed[0] if harmed and not free_rows else free_rows[-1])[1].n_passages
+    shows_none = f"{free} of the MLP shows no difference in {_JUDGED_BY} on {total:,} passages"
     if not harmed:
         upto = "up to " if len(rows) > 1 else ""
-        return (
-            f"Removing {upto}{free} of the MLP shows no difference on {total:,} passages; at {free} accuracy "
-            f"changes by {_points(free_rows[-1][1])}."
-        )
+        return f"Removing {upto}{shows_none}; at {free} it changes by {_points(free_rows[-1][1])}."
     record, comparison, p = harmed[0]
-    says = "is borderline, at" if judge(comparison, p) == "borderline" else "changes accuracy by"
+    if judge(comparison, p) == "borderline":
+        says = "is borderline, at" if free_rows else f"is borderline in {_JUDGED_BY}, at"
+    else:
+        says = f"changes {'it' if free_rows else _JUDGED_BY} by"
     cost = f"{wording.permille(record.sparsity_permille)} {says} {_points(comparison)}"
     if not free_rows:
         return f"Removing {cost}, on {total:,} passages."
-    return f"Removing {free} of the MLP shows no difference on {total:,} passages; {cost}."
+    return f"Removing {shows_none}; {cost}."
 
 
 def _points(comparison: Paired) -> str:

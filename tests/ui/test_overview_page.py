@@ -58,7 +58,7 @@ def test_a_finished_run_shows_three_numbers_a_chart_and_a_table(open_page, finis
     assert chart.alt.startswith("Share of 120 last words right")
     assert "<table" in markup(app)
     assert (
-        "Removing 20 % of the MLP shows no difference on 120 passages; 30 % is borderline"
+        "Removing 20 % of the MLP shows no difference in the accuracy of last words on 120 passages; 30 % is borderline"
         in words(app)
     )
 

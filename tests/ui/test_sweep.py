@@ -8,7 +8,7 @@ from sparsedash.charts.measures import Live
 from sparsedash.presets import method_named
 from sparsedash.records import Record, Stopping
 from sparsedash.ui import wording
-from sparsedash.ui.sweep import Sweep, answer, best, live, sweep
+from sparsedash.ui.sweep import Sweep, answer, best, doubt, live, sweep
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
 
@@ -42,7 +42,7 @@ def said(*sparse: Record, finished: bool = True) -> str:
 def test_no_loss_shown_at_all():
     sentence = said(specimens.record(broken(1), 100), specimens.record(broken(2), 200))
     assert sentence.startswith(
-        "Removing up to 20 % of the MLP shows no difference on 120 passages; at 20 % accuracy changes by −1.7 points, 95 %"
+        "Removing up to 20 % of the MLP shows no difference in the accuracy of last words on 120 passages; at 20 % it changes by −1.7 points, 95 %"
     )
 
 
@@ -55,14 +55,29 @@ def test_one_sparsity_is_not_up_to():
 def test_a_loss_shown_from_some_sparsity_on():
     sentence = said(specimens.record(broken(1), 100), specimens.record(broken(30), 200))
     assert sentence.startswith(
-        "Removing 10 % of the MLP shows no difference on 120 passages; 20 % changes accuracy by −25.0 points"
+        "Removing 10 % of the MLP shows no difference in the accuracy of last words on 120 passages; 20 % changes it by −25.0 points"
     )
 
 
 def test_a_loss_shown_from_the_first_sparsity_on():
     sentence = said(specimens.record(broken(30), 100), specimens.record(broken(40), 200))
-    assert sentence.startswith("Removing 10 % changes accuracy by −25.0 points")
+    assert sentence.startswith("Removing 10 % changes the accuracy of last words by −25.0 points")
     assert sentence.endswith("on 120 passages.")
+
+
+def test_no_difference_is_not_called_none_where_the_passages_are_too_few_to_show_it():
+    found = sweep_of(specimens.record(broken(1), 100), specimens.record(broken(2), 200))
+    assert doubt(found).replace(wording.NBSP, " ") == (
+        "120 passages are too few to show a difference as small as that at 20 %: about 470 would be needed."
+    )
+    assert doubt(sweep_of(specimens.record(broken(0), 100))) == (
+        "That does not prove that there is none: 120 passages are too few to show a small one."
+    )
+
+
+def test_there_is_no_doubt_before_a_sparse_answer_or_where_each_shows_a_difference():
+    assert doubt(sweep_of()) == ""
+    assert doubt(sweep_of(specimens.record(broken(30), 100))) == ""
 
 
 def test_the_order_in_which_sparsities_were_asked_does_not_matter():
