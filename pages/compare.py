@@ -16,8 +16,12 @@ run = backend.run(chosen) if chosen else None
 if run is None or not run.sparse or backend.record(run.dense) is None:
     awaited = next((j for j in job_panel.live_runs(backend) if chosen in ("", j.key)), None)
     frame.opening("The comparison is on its way." if awaited else "Nothing to compare yet.")
+    soon = (
+        ["It comes as soon as the dense model and a sparse one have answered."] if awaited else []
+    )
     frame.empty(
-        "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
+        "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities.",
+        *soon,
     )
     if awaited:
         key = awaited.key

@@ -15,8 +15,6 @@ POLL_S = 1.0
 LOG_LINES = 40
 LISTED = 200
 """How many jobs are looked at, newest first, where all of them are listed."""
-MENTIONED = 2
-"""How many runs are mentioned one by one beside what is shown."""
 
 _STATES: dict[JobState, str] = {
     "queued": "◷ Waiting",
@@ -199,7 +197,7 @@ def live_runs(backend: Backend) -> list[Job]:
 
 
 def mention_others(backend: Backend, shown: str) -> None:
-    """A link to each run that waits or runs, but for the one with the key `shown`, and what it is at.
+    """A link to the first run that waits or runs, but for the one with the key `shown`; what it is at; and how many more.
 
     Polls while there is such a run; reruns the page when one comes, starts or ends.
     """
@@ -212,16 +210,16 @@ def _mention(backend: Backend, shown: str, states: dict[int, JobState]) -> None:
     others = _others(backend, shown)
     if {job.id: job.state for job in others} != states:
         st.rerun()
-    for job in others[:MENTIONED]:
-        title, details = what(job)
-        runs = job.state == "running"
-        with st.container(gap=None):
-            begun = "Another run is under way" if runs else "Another run waits"
-            frame.link("overview", label(f"{begun}: {title}"), run=job.key)
-            line = " · ".join(part for part in doing(job) if part) if runs else details
-            frame.show(paragraph(line, css="sd-muted sd-small"))
-    if len(others) > MENTIONED:
-        frame.link("jobs", f"{len(others) - MENTIONED} more wait or run")
+    job, *more = others
+    title, details = what(job)
+    runs = job.state == "running"
+    with st.container(gap=None):
+        begun = "Another run is under way" if runs else "Another run waits"
+        frame.link("overview", label(f"{begun}: {title}"), run=job.key)
+        line = " · ".join(part for part in doing(job) if part) if runs else details
+        frame.show(paragraph(line, css="sd-muted sd-small"))
+        if more:
+            frame.link("jobs", f"{len(more)} more in the list of jobs")
 
 
 def _others(backend: Backend, shown: str) -> list[Job]:

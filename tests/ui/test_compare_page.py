@@ -24,6 +24,7 @@ def test_while_the_first_models_answer_the_page_shows_their_job(address, open_pa
     app = open_page("compare", **address)
     said = words(app)
     assert said.startswith("The comparison is on its way.")
+    assert "It comes as soon as the dense model and a sparse one have answered." in said
     assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in said
     assert query_of(links(app)["See this run"]) == {"run": SETTINGS.key()}
     backend.add_run(specimens.run(finished=False, n_sparse=1))
