@@ -54,7 +54,7 @@ def _run(settings: RunSettings, store: Store) -> dict[str, object]:
     # Only now: torch takes seconds to import, and --help or a typing mistake must not wait for it.
     from sparsedash.engine import pipeline
 
-    with _Bar() as bar:
+    with _Bar(settings) as bar:
         run: Run = pipeline.run(settings, store, bar)
     dense = store.get(Record, run.dense)
     sparse = [store.get(Record, key) for key in run.sparse]
@@ -148,7 +148,10 @@ def _settings(arguments: argparse.Namespace) -> RunSettings:
 
 
 class _Bar:
-    """One progress bar a stage, on standard error."""
+    """One progress bar a stage and sparse model, on standard error."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
 
     def __enter__(self) -> "_Bar":
         from tqdm import tqdm
@@ -164,8 +167,8 @@ class _Bar:
 
     def __call__(self, step: Step) -> None:
         title = STAGE_TITLES[step.stage]
-        if step.message and step.stage == "evaluate":
-            title += f", {step.message}"
+        if step.stage in ("prune", "evaluate"):
+            title += f", {self._model(step.point)}"
         if self._bar is None or title != self._title:
             self.__exit__()
             self._title = title
@@ -173,11 +176,20 @@ class _Bar:
         self._bar.total = step.total
         self._bar.update(step.done - self._bar.n)
 
+    def _model(self, point: int | None) -> str:
+        if point is None:
+            return "dense"
+        method, permille = self._settings.points[point]
+        return _row_name(method, permille / 10, len(self._settings.methods) > 1)
+
 
 def _print_table(document: dict[str, Any]) -> None:
     sparse, settings = document["sparse"], document["settings"]
     several = len(settings["methods"]) > 1
-    names = [_row_name(answers, several) for answers in sparse]
+    names = [
+        _row_name(MethodSettings(**answers["method"]), answers["sparsity_percent"], several)
+        for answers in sparse
+    ]
     width = max(8, *(len(name) + 2 for name in names))
     print(
         f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>11}{'broke':>8}{'mended':>8}{'p':>9}"
@@ -195,11 +207,9 @@ def _print_table(document: dict[str, Any]) -> None:
         print("sparse models stopped when their difference was decided; p is valid at any look")
 
 
-def _row_name(answers: dict[str, Any], several: bool) -> str:
-    percent = f"{answers['sparsity_percent']:g} %"
-    if not several:
-        return percent
-    return f"{presets.method_name(MethodSettings(**answers['method']))}, {percent}"
+def _row_name(method: MethodSettings, percent: float, several: bool) -> str:
+    removed = f"{percent:g} %"
+    return f"{presets.method_name(method)}, {removed}" if several else removed
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from sparsedash.ui import judging, wording
 from sparsedash.ui.drawing import accuracy_drawing
 from sparsedash.ui.numbers import numbers_table
 from sparsedash.ui.pair import KINDS, Kind, Pair
-from sparsedash.ui.sweep import Sweep, answer
+from sparsedash.ui.sweep import Sweep, answer, doubt
 from sparsedash.ui.text import Html, element, escape, join, paragraph, table
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -49,6 +49,7 @@ def report(found: Sweep, pair: Pair, passages: Passages | None) -> bytes:
     title = wording.run_title(found.run.settings)
     body = [
         element("h1", escape(answer(found))),
+        paragraph(doubt(found)),
         paragraph(f"{title} · {wording.run_details(found.run.settings)}", css="sd-muted"),
         accuracy_drawing(found, words),
         element("div", numbers_table(found), css="numbers"),

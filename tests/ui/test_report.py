@@ -59,6 +59,7 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
         "Removing 20 % of the MLP shows no difference in the accuracy of last words on 120 passages"
         in said
     )
+    assert "120 passages are too few to show a difference as small as that at 20 %" in said
     assert "9 answers broke, 2 were mended; a borderline difference" in said
     assert "Broke: 9" in said and "Mended: 2" in said
     assert '"sparsities_permille":[100,200,300]' in said
