@@ -7,6 +7,7 @@ all. Nothing asked means nothing removed. Requested and reached sparsity can dif
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import torch
 from torch import Tensor
@@ -109,15 +110,21 @@ def _cheapest(prospects: Sequence[Prospect], permille: int, method: MethodSettin
         min(max(multiple, int(block.width * (1 - ceiling))), even)
         for block, even in zip(prospects, uniform(prospects, permille, method), strict=True)
     ]
+    offers: list[tuple[float, int, int]] = []
+
+    def offer(index: int) -> None:
+        narrower = (kept[index] - 1) // multiple * multiple
+        if narrower >= narrowest[index]:
+            cost = _cost_a_channel(prospects[index], kept[index], narrower)
+            heappush(offers, (cost, index, narrower))
+
+    for index in range(len(prospects)):
+        offer(index)
     target = sum(block.width for block in prospects) * (1 - asked)
-    while sum(kept) - target >= multiple / 2:
-        narrower = [(k - 1) // multiple * multiple for k in kept]
-        possible = [i for i in range(len(kept)) if narrower[i] >= narrowest[i]]
-        if not possible:
-            break
-        costs = {i: _cost_a_channel(prospects[i], kept[i], narrower[i]) for i in possible}
-        best = min(possible, key=costs.__getitem__)
-        kept[best] = narrower[best]
+    while offers and sum(kept) - target >= multiple / 2:
+        _, index, narrower = heappop(offers)
+        kept[index] = narrower
+        offer(index)
     return kept
 
 
