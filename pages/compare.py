@@ -25,7 +25,10 @@ if run is None or not run.sparse or backend.record(run.dense) is None:
     )
     if awaited:
         key = awaited.key
-        job_panel.watch(backend, awaited, lambda: bool((it := backend.run(key)) and it.sparse))
+        job_panel.watch(
+            backend, awaited,
+            lambda: bool((it := backend.run(key)) and it.sparse and backend.record(it.dense)),
+        )  # fmt: skip
         frame.link("overview", "See this run", run=key)
     else:
         frame.link("overview", "See the runs" if backend.runs() else "Run the built-in model first")

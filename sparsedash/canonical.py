@@ -12,6 +12,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "sensitivity": 3,
     "activations": 1,
     "pruned": 2,
+    "solve": 2,
     "outcomes": 2,
     "continuation": 1,
     "divergence": 1,

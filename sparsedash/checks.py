@@ -17,10 +17,10 @@ def whole(name: str, value: object, low: int, high: int) -> None:
         raise SettingsError(name, value, f"a whole number from {low:,} to {high:,}")
 
 
-def share(name: str, value: object, low: float = 0.0, high: float = 1.0) -> None:
-    """Raise SettingsError unless the value is a number from low to high."""
-    if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
-        raise SettingsError(name, value, f"from {low:g} to {high:g}")
+def share(name: str, value: object) -> None:
+    """Raise SettingsError unless the value is a number from 0 to 1."""
+    if type(value) not in (int, float) or not 0 <= value <= 1:  # type: ignore[operator]
+        raise SettingsError(name, value, "from 0 to 1")
 
 
 def text(name: str, value: str) -> None:

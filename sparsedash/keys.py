@@ -123,9 +123,10 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
     rests_on = {
         "sensitivity": method.allocation == "sensitivity",
         "pruned": method.compensation == "sequential",
+        "solve": is_used("damping", **chosen),
     }
     for stage, does in rests_on.items():
-        # The first keys knew no version of either.
+        # The first keys knew no version of these.
         if does and STAGE_VERSIONS[stage] > 1:
             used[f"{stage}_version"] = STAGE_VERSIONS[stage]
     return used

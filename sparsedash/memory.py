@@ -58,19 +58,20 @@ def needs_backward(settings: RunSettings) -> bool:
     return _needs_fisher(settings) or _needs_sensitivity(settings)
 
 
-def gradient_bytes(widths: Sequence[int], settings: RunSettings) -> int:
-    """What the Fisher information is made of, in memory and then in the store: a derivative of each channel for each sample.
+def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
+    """What the Fisher information is made of, in memory and then in the store: a derivative of each channel for each sequence.
 
     For one sparsity: where the model is pruned in rounds, the store keeps as much for every other. widths: of the blocks.
     """
     if not _needs_fisher(settings):
         return 0
-    return 4 * settings.calibration.n_samples * sum(widths)
+    return 4 * n_sequences * sum(widths)
 
 
-def kept_bytes(widths: Sequence[int], settings: RunSettings) -> int:
+def kept_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
     """What calibrating leaves in the store at least, for one sparsity: half of every second moment, and the gradients."""
-    return 2 * sum(width * width for width in widths) + gradient_bytes(widths, settings)
+    moments = 2 * sum(width * width for width in widths)
+    return moments + gradient_bytes(widths, settings, n_sequences)
 
 
 def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: int) -> int:
@@ -94,7 +95,8 @@ def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:
     logits = 4 * 4 * counted.vocabulary * n_tokens
     of_blocks = sum(counted.widths) + len(counted.widths) * counted.hidden
     activations = 4 * n_tokens * _BYTES[settings.dtype] * of_blocks
-    return gradient_bytes(counted.widths, settings) + logits + activations
+    kept = gradient_bytes(counted.widths, settings, settings.calibration.n_samples)
+    return kept + logits + activations
 
 
 def _sensitivity_bytes(counted: Dimensions, settings: RunSettings) -> int:

@@ -224,10 +224,13 @@ def published_model(name: str) -> PublishedModel:
     raise KeyError(name)
 
 
+LAMBADA_TRAINING_TEXTS = 2_662
+"""Novels in its training split."""
+
 _ASSUMED = {
     "lambada": (
         "The published scripts calibrate on pile_10k alone, so that this row read as many texts is assumed. The training split "
-        "of LAMBADA has fewer, 2,662, and all of them are read."
+        f"of LAMBADA has fewer, {LAMBADA_TRAINING_TEXTS:,}, and all of them are read."
     ),
     "the_pile": (
         "The published scripts calibrate on pile_10k alone, so that this row read as many texts is assumed, and that it read "

@@ -7,7 +7,13 @@ from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.dimensions import Dimensions, shipped
 from sparsedash.memory import BUILTIN_CONFIG, LeastMemory, kept_bytes, least_memory
 from sparsedash.presets import method_named
-from sparsedash.published import CALIBRATION_LENGTH, Measure, PublishedRow, published_model
+from sparsedash.published import (
+    CALIBRATION_LENGTH,
+    LAMBADA_TRAINING_TEXTS,
+    Measure,
+    PublishedRow,
+    published_model,
+)
 from sparsedash.records import Pruned, Record, Run, Score
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.significance import paired, unpaired_interval, wilson
@@ -115,6 +121,7 @@ def ratio(row: PublishedRow) -> Ratio | None:
 def run_settings(row: PublishedRow) -> RunSettings:
     """The request that repeats a row."""
     model = published_model(row.model)
+    n_texts = LAMBADA_TRAINING_TEXTS if row.calibration == "lambada" else model.n_samples
     return RunSettings(
         model=model.reference,
         dtype=row.dtype,
@@ -122,7 +129,7 @@ def run_settings(row: PublishedRow) -> RunSettings:
         sparsities_permille=(row.sparsity_permille,),
         calibration=CalibrationSettings(
             corpus=_CALIBRATION[row.calibration],
-            n_samples=model.n_samples,
+            n_samples=min(model.n_samples, n_texts),
             length=CALIBRATION_LENGTH,
             packed=True,
         ),
@@ -141,7 +148,7 @@ def needs(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> 
     return Needs(
         memory=least_memory(counted, settings),
         download_bytes=counted.n_parameters * counted.stored_bytes,
-        kept_bytes=kept_bytes(counted.widths, settings),
+        kept_bytes=kept_bytes(counted.widths, settings, settings.calibration.n_samples),
         seconds=known if small is None else small * scale,
         extrapolated=small is not None,
     )

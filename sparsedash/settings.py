@@ -100,10 +100,10 @@ class RunSettings:
             raise SettingsError(
                 "sparsities", _percents(self.sparsities_permille), "1 to 50 of them"
             )
-        if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
-            raise SettingsError("sparsities", _percents(self.sparsities_permille), "each one once")
         for permille in self.sparsities_permille:
             whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
+        if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
+            raise SettingsError("sparsities", _percents(self.sparsities_permille), "each one once")
 
     @property
     def n_sparse(self) -> int:

@@ -54,7 +54,7 @@ def test_much_text_takes_more_than_the_backward_pass():
 def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample():
     asked = settings("retrain-free (published)")
     found = least_memory(SMALL, asked)
-    assert gradient_bytes(SMALL.widths, asked) == 4 * 7 * 50
+    assert gradient_bytes(SMALL.widths, asked, 7) == 4 * 7 * 50
     assert found.beside_bytes == 4 * 7 * 50 + FISHER_BATCH_TOKENS * (OF_BLOCKS + 16 * 100)
     assert found.n_bytes == 4 * 6_000 + found.beside_bytes
 
@@ -70,7 +70,7 @@ def test_a_long_sequence_is_a_batch_of_its_own():
 
 def test_sensitivities_keep_a_change_of_each_out_projection_and_leave_nothing():
     asked = settings("best")
-    assert gradient_bytes(SMALL.widths, asked) == 0
+    assert gradient_bytes(SMALL.widths, asked, 7) == 0
     a_token = (4 + 4) * 2 * 10 + 4 * 4 * (30 + 10)
     found = least_memory(SMALL, asked)
     assert found.purpose == "the backward pass"

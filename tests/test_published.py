@@ -92,9 +92,12 @@ def test_a_row_is_repeated_by_a_request_that_the_catalog_knows(row):
     assert settings.evaluation.corpus in {corpus.name for corpus in EVALUATION_CORPORA}
     assert settings.dtype == row.dtype
     assert settings.sparsities_permille == (row.sparsity_permille,)
+    n_samples = published_model(row.model).n_samples
     rounds = 5 if row.model.startswith(("decapoda-research/", "bigscience/")) else 6
     assert settings.methods == (replace(method_named("retrain-free (published)"), rounds=rounds),)
     assert settings.calibration.packed
+    # The form and the estimate count what there is: LAMBADA's training split has 2,662 texts.
+    assert settings.calibration.n_samples == (2_662 if row.calibration == "lambada" else n_samples)
 
 
 def test_the_rule_of_the_last_token_table_is_the_published_one():

@@ -226,11 +226,17 @@ def test_a_continuation_needs_a_prompt_and_a_length(values, name):
         {"calibration": {"length": 1}},
         {"modle": "gpt2"},
         {"methods": [{"dampening": 0.1}]},
+        {"sparsities_permille": ["a", "a"]},
     ],
 )
 def test_plain_values_that_are_not_settings_are_refused(plain):
     with pytest.raises(SettingsError):
         settings_from_plain(RunSettings, plain)
+
+
+def test_sparsities_of_another_kind_are_refused_in_words():
+    with pytest.raises(SettingsError, match="a whole number from 0"):
+        RunSettings(sparsities_permille=("a", "a"))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from math import inf
 from typing import Any
 
 from sparsedash.charts.palette import Palette
@@ -91,7 +90,7 @@ def _heights(labels: Sequence[Label]) -> list[float]:
 
 def wrapped(text: str, sign: str = "") -> list[str]:
     """The text on one line, or on two of about the same length, parted after a space or a hyphen. sign: stands before it."""
-    cuts = [i + 1 for i, sign in enumerate(text[:-1]) if sign in " -"]
+    cuts = [i + 1 for i, letter in enumerate(text[:-1]) if letter in " -"]
     if len(text) <= LONGEST or not cuts:
         return [sign + text]
     cut = min(cuts, key=lambda at: max(len(text[:at].rstrip()), len(text[at:])))
@@ -103,9 +102,20 @@ def placed(wanted: Sequence[float], heights: Sequence[float], room: float) -> li
 
     heights: of the labels; when they need more than the room, the last ones stand outside.
     """
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    gaps = [(heights[i] + heights[j]) / 2 for i, j in pairwise(order)]
-    offsets = list(accumulate([0.0, *gaps]))[: len(order)]
+    order, offsets = _stacked(wanted, heights)
+    if not order:
+        return []
+    low = heights[order[0]] / 2
+    high = room - offsets[-1] - heights[order[-1]] / 2
+    middles = apart(wanted, heights)
+    for i, offset in zip(order, offsets, strict=True):
+        middles[i] = max(low, min(high, middles[i] - offset)) + offset
+    return middles
+
+
+def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Middles as near to the wanted ones as can be, none on another; in the order given."""
+    order, offsets = _stacked(wanted, heights)
     # Without its offset every middle only has to be no less than the one before: a monotone regression.
     blocks: list[tuple[float, int]] = []
     for i, offset in zip(order, offsets, strict=True):
@@ -114,13 +124,14 @@ def placed(wanted: Sequence[float], heights: Sequence[float], room: float) -> li
             (first, n), (second, m) = blocks[-2:]
             blocks[-2:] = [((first * n + second * m) / (n + m), n + m)]
     free = [value for value, n in blocks for _ in range(n)]
-    low = heights[order[0]] / 2 if order else 0.0
-    high = room - offsets[-1] - heights[order[-1]] / 2 if order else inf
-    middles = dict(
-        zip(
-            order,
-            (max(low, min(high, z)) + offset for z, offset in zip(free, offsets, strict=True)),
-            strict=True,
-        )
-    )
-    return [middles[i] for i in range(len(wanted))]
+    middles = [0.0] * len(wanted)
+    for i, value, offset in zip(order, free, offsets, strict=True):
+        middles[i] = value + offset
+    return middles
+
+
+def _stacked(wanted: Sequence[float], heights: Sequence[float]) -> tuple[list[int], list[float]]:
+    """The order in which they stand, and how far each is beyond the first when none is away from the next."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    gaps = [(heights[i] + heights[j]) / 2 for i, j in pairwise(order)]
+    return order, list(accumulate([0.0, *gaps]))[: len(order)]

@@ -92,7 +92,7 @@ def _curves(made: Pruned, colours: Palette) -> list[_Curve]:
 
 def _labels(curves: Sequence[_Curve], apart: float) -> list[Label]:
     """The names with their marks, at the last layer where the curves spread this far, else where they spread furthest."""
-    spreads = [max(v) - min(v) for v in zip(*(curve.values for curve in curves), strict=False)]
+    spreads = [max(v) - min(v) for v in zip(*(curve.values for curve in curves), strict=True)]
     layers = range(len(spreads))
     at = max(layers, key=lambda i: (min(spreads[i], apart), i))
     left, right = _range(len(spreads))

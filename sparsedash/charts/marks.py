@@ -1,12 +1,13 @@
 """The marks of a race: dense across, a line for each method, and the point of the model that is answering now."""
 
 from dataclasses import dataclass
+from itertools import pairwise, product
 from typing import Any
 
 import plotly.graph_objects as go
 
 from sparsedash.charts.axes import MARGIN
-from sparsedash.charts.labels import placed
+from sparsedash.charts.labels import apart
 from sparsedash.charts.measures import Measure, Race, Reading, Role, dense_value, readings, sparsity
 from sparsedash.charts.palette import Palette
 from sparsedash.records import Record
@@ -47,7 +48,7 @@ def lines_of(race: Race, end: float) -> list[Line]:
     return [
         Line(
             label=label, records=(ordered := tuple(sorted(records, key=sparsity))),
-            places=tuple(at[label, record.key] for record in ordered),
+            places=tuple(at[label, record.sparsity_permille] for record in ordered),
             symbol=symbols[i % len(symbols)], dash=DASHES[i % len(DASHES)],
             strong=n == 1 or label == race.leader, alone=n == 1, crowded=n > _FEW,
         )
@@ -55,19 +56,30 @@ def lines_of(race: Race, end: float) -> list[Line]:
     ]  # fmt: skip
 
 
-def places(race: Race, end: float) -> dict[tuple[str, str], float]:
-    """Where on the x axis each record stands, by its line and key, and the live one, by its line and "".
+def places(race: Race, end: float) -> dict[tuple[str, int], float]:
+    """Where on the x axis each point stands, by its line and the per mille asked for.
 
-    That is at its sparsity, in percent, and where methods would cover each other as near to it as can be.
+    That is at its sparsity, in percent, and where methods would cover each other as near to it as can be, but never among
+    the points of another sparsity. Points that are asked for and not there yet keep their place.
     """
-    wanted = {(label, r.key): sparsity(r) for label, records in race.lines.items() for r in records}
+    wanted = {point: point[1] / 10 for point in product(race.lines, race.asked)}
+    wanted |= {
+        (label, record.sparsity_permille): sparsity(record)
+        for label, records in race.lines.items()
+        for record in records
+    }
     if race.live is not None:
-        wanted[race.live.label, ""] = race.live.permille / 10
+        wanted.setdefault((race.live.label, race.live.permille), race.live.permille / 10)
+    asked = sorted({permille for _, permille in wanted})
+    closest = min((high - low for low, high in pairwise(asked)), default=1000) / 10
     n = len(race.lines)
-    if n < 2:
-        return wanted
-    step = min(_APART, _FAR_APART / n) * end
-    return dict(zip(wanted, placed(list(wanted.values()), [step] * len(wanted), end), strict=True))
+    step = min(_APART * end, _FAR_APART * end / n, closest / n) if n else 0.0
+    found: dict[tuple[str, int], float] = {}
+    for permille in asked:
+        group = [point for point in wanted if point[1] == permille]
+        middles = apart([wanted[point] for point in group], [step] * len(group))
+        found |= zip(group, middles, strict=True)
+    return found
 
 
 def ink(role: Role, colours: Palette) -> tuple[str, str]:
@@ -149,7 +161,7 @@ def live_trace(race: Race, line: Line, end: float, colours: Palette) -> Any:
     assert race.live is not None
     reading = race.live.reading
     return go.Scatter(
-        x=[places(race, end)[line.label, ""]], y=[reading.value], mode="markers", name="live",
+        x=[places(race, end)[line.label, race.live.permille]], y=[reading.value], mode="markers", name="live",
         marker={
             "color": colours.sparse, "symbol": f"{line.symbol}-open-dot", "size": 12,
             "line": {"color": colours.sparse, "width": 2},

@@ -36,7 +36,14 @@ SENSITIVITY_TOKENS = 4096
 
 
 class EvidenceGone(Exception):  # noqa: N818 - a signal between two files, which no user meets
-    """The store has forgotten statistics or gradients that it had; what says that they are there is forgotten as well."""
+    """The store has forgotten statistics or gradients that it had; what says that they are there is forgotten as well.
+
+    key: of what is lost.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
 
 
 class KeptEvidence:
@@ -82,7 +89,7 @@ class KeptEvidence:
         data = self._store.get_artefact(f"{self._keys.statistics}/{index}")
         if data is None:
             self._store.forget(f"calibrated/{self._keys.statistics}")
-            raise EvidenceGone
+            raise EvidenceGone(self._keys.statistics)
         return unpack(data)
 
     @cached_property
@@ -103,7 +110,7 @@ class KeptEvidence:
             data = self._store.get_artefact(f"{key}/{index}/{number}")
             if data is None:
                 self._store.forget(f"inputs/{key}")
-                raise EvidenceGone
+                raise EvidenceGone(key)
             found.append((names, unpack(data)))
         return found
 
@@ -166,7 +173,7 @@ class KeptEvidence:
             data = self._store.get_artefact(f"{key}/{index}")
         if data is None:
             self._store.forget(f"gradients/{key}")
-            raise EvidenceGone
+            raise EvidenceGone(key)
         return unpack_gradients(data)
 
     def _sensitivities(self) -> list[float]:

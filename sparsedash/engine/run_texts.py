@@ -70,6 +70,13 @@ class RunTexts:
             return self._calibration.n_samples * self._calibration.length
         return sum(map(len, self.sequences))
 
+    @property
+    def n_sequences_expected(self) -> int:
+        """Sequences of the calibration text, as far as they are known without writing it."""
+        if self._calibration.corpus == SELF:
+            return self._calibration.n_samples
+        return len(self.sequences)
+
     @cached_property
     def _calibration_texts(self) -> Texts:
         """Texts that are read from somewhere; not those that the model writes."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 
 from sparsedash.engine.calibration import calibrate, few_tokens_warning
@@ -67,14 +68,19 @@ class Stages:
         """
         if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
             few_tokens_warning(self.loaded, self.texts.n_tokens_expected)
-            self._require_room()
+        self._require_room()
         self.ledger.warn(self.texts.few_passages_warning)
         # What is stored is no steadier than it was when it was made.
         self.ledger.warn(self._store.recall(f"calibration warning/{self._keys.statistics}"))
 
     def _require_room(self) -> None:
         """Statistics and gradients that do not fit together would push each other out, again and again."""
-        needed = kept_bytes([mlp.width for mlp in self.loaded.mlps], self._settings)
+        unknown = [point for point in self._settings.points if not self._is_known(*point)]
+        if not unknown:
+            return
+        settings = replace(self._settings, methods=tuple({method for method, _ in unknown}))
+        widths = [mlp.width for mlp in self.loaded.mlps]
+        needed = kept_bytes(widths, settings, self.texts.n_sequences_expected)
         room = self._store.artefact_room
         if needed > room:
             sizes = f"{needed / 2**30:.1f} GB, and there is room for {room / 2**30:.1f} GB"
@@ -90,7 +96,7 @@ class Stages:
         self, method: MethodSettings, permille: int, announce: Callable[[], None] = lambda: None
     ) -> Record:
         """The answers of the model pruned like this. announce: called when it is pruned, before it is evaluated."""
-        key = self._outcomes_key((self._keys.statistics, method, permille))
+        key = self._sparse_key(method, permille)
         label = f"{permille / 10:g} % sparse"
         known = self._known(key, label)
         if known is not None and known.pruned is not None:
@@ -108,8 +114,8 @@ class Stages:
 
     def prune(self, method: MethodSettings, permille: int) -> PrunedModel:
         """What every MLP or projection becomes; calibrates first where the statistics are not there (any more)."""
-        # Statistics, inputs and gradients may each turn out to be lost.
-        for _ in range(4):
+        lost: set[str] = set()
+        while True:
             if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
                 self._calibrate()
             elif "calibrate" not in self.ledger.seconds:
@@ -117,9 +123,12 @@ class Stages:
             with self.ledger.timed("prune"):
                 try:
                     return self._pruned(method, permille)
-                except EvidenceGone:
-                    continue
-        raise StoreError("What was calibrated does not fit into the store.", _MORE_ROOM)
+                except EvidenceGone as gone:
+                    if gone.key in lost:
+                        # It was made again just now, and pushed out again.
+                        reason = "What was calibrated does not fit into the store."
+                        raise StoreError(reason, _MORE_ROOM) from None
+                    lost.add(gone.key)
 
     def applied(self, method: MethodSettings, made: PrunedModel) -> AbstractContextManager[None]:
         """Inside it the loaded model is the sparse one, and the dense one again after it."""
@@ -142,6 +151,12 @@ class Stages:
             sparse,
             n_sparse=self._settings.n_sparse,
         )
+
+    def _sparse_key(self, method: MethodSettings, permille: int) -> str:
+        return self._outcomes_key((self._keys.statistics, method, permille))
+
+    def _is_known(self, method: MethodSettings, permille: int) -> bool:
+        return self._store.has(Record, self._sparse_key(method, permille))
 
     def _stop_rule(self) -> StopRule | None:
         if not self._settings.evaluation.stop_early:

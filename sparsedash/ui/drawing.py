@@ -38,7 +38,10 @@ def accuracy_drawing(found: Sweep, words: str) -> Html:
     drawn = [*_axes(plane), *_dense(found.dense, plane)]
     at = places(found.race(), 100 * plane.end)
     for i, (label, records) in enumerate(found.lines.items()):
-        points = [(at[label, record.key] / 100, record) for record in sorted(records, key=_removed)]
+        points = [
+            (at[label, record.sparsity_permille] / 100, record)
+            for record in sorted(records, key=_removed)
+        ]
         drawn += _line(found.dense, points, _DASHES[i % len(_DASHES)], plane)
     drawn += _labels(found, plane)
     return element(

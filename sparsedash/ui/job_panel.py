@@ -183,17 +183,22 @@ def watch_all(backend: Backend, live: list[Job]) -> None:
 
 @st.fragment(run_every=POLL_S)
 def _watch_all_live(backend: Backend, states: dict[int, JobState]) -> None:
-    live = [job for job in backend.jobs(LISTED) if job.live]
+    live = _live(backend)
     if {job.id: job.state for job in live} != states:
         st.rerun()
-    for job in sorted(live, key=lambda job: (job.state != "running", job.id)):
+    for job in live:
         draw(backend, job)
 
 
+def _live(backend: Backend) -> list[Job]:
+    """As `live_runs`, jobs of every kind."""
+    live = [job for job in backend.jobs(LISTED) if job.live]
+    return sorted(live, key=lambda j: (j.state != "running", j.kind == "run", j.queued_at, j.id))
+
+
 def live_runs(backend: Backend) -> list[Job]:
-    """The runs that wait or run, running ones first, then in the order they were asked for."""
-    live = [job for job in backend.jobs(LISTED) if job.kind == "run" and job.live]
-    return sorted(live, key=lambda job: (job.state != "running", job.id))
+    """The runs that wait or run: running ones first, the others in the order in which they will start."""
+    return [job for job in _live(backend) if job.kind == "run"]
 
 
 def mention_others(backend: Backend, shown: str) -> None:

@@ -60,7 +60,10 @@ def _sparse_model(job: Job) -> str:
     """Which of how many sparse models a run makes or asks; empty where it does neither."""
     if job.kind != "run" or job.point is None or job.stage not in _OF_ONE_MODEL:
         return ""
-    points = settings_from_plain(RunSettings, job.settings).points
+    try:
+        points = settings_from_plain(RunSettings, job.settings).points
+    except SettingsError:
+        return ""
     method, permille = points[job.point]
     which = f"sparse model {job.point + 1} of {len(points)}"
     return f"{which}: {wording.method(method)}, {wording.permille(permille)} removed"

@@ -49,7 +49,7 @@ _ABOUT = {
     "before it as well.",
     "seed": "Another number draws other lots.",
     "blend": "0: uniform widths. 1: those that cost the model least, as far as little text can tell.",
-    "floor": "0.1: every layer gives at least 10 % of its channels.",
+    "floor": "0.1: every layer gives at least 10 % of its channels, as far as the width multiple allows.",
     "ceiling": "0.6: no layer gives more than 60 % of its channels.",
     "rounds": "The text is read in so many parts, and after each what would go so far is masked. 1: the dense model reads all of it, once "
     "for all sparsities.",
@@ -129,9 +129,7 @@ def method_address(method: MethodSettings) -> dict[str, str]:
     choices = {name: getattr(usual, name) for name in _CHOICES}
     used = [name for name in _FIELDS if is_used(name, **choices)]
     values = choices | {_KEYS.get(name, name): getattr(usual, name) for name in used}
-    return {"method": "", OWN: "true"} | {
-        name: value if isinstance(value, str) else f"{value:g}" for name, value in values.items()
-    }
+    return {"method": "", OWN: "true"} | {name: str(value) for name, value in values.items()}
 
 
 def _choice(name: str, label: str, choices: Any, *, disabled: bool = False) -> Any:

@@ -49,13 +49,13 @@ def report(found: Sweep, pair: Pair, passages: Passages | None) -> bytes:
     title = wording.run_title(found.run.settings)
     body = [
         element("h1", escape(answer(found))),
-        paragraph(doubt(found)),
+        *_remark(doubt(found)),
         paragraph(f"{title} · {wording.run_details(found.run.settings)}", css="sd-muted"),
         accuracy_drawing(found, words),
         element("div", numbers_table(found), css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
         paragraph(judging.verdict(judged)),
-        paragraph(judging.doubt(judged), css="sd-muted"),
+        *_remark(judging.doubt(judged)),
         *_flips(pair, passages),
         *_made(found),
     ]
@@ -66,6 +66,11 @@ def report(found: Sweep, pair: Pair, passages: Passages | None) -> bytes:
     ]  # fmt: skip
     page = element("html", element("head", *head), element("body", *body), lang="en")
     return f"<!doctype html>\n{page}\n".encode()
+
+
+def _remark(text: str) -> list[Html]:
+    """What is left open; nothing where nothing is."""
+    return [paragraph(text, css="sd-muted")] if text else []
 
 
 def _flips(pair: Pair, passages: Passages | None) -> list[Html]:

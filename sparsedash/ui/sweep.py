@@ -142,16 +142,19 @@ def answer(found: Sweep) -> str:
 
 
 def doubt(found: Sweep) -> str:
-    """What the answer leaves open where it says that no difference is shown; nothing where the passages were many enough."""
+    """What the answer leaves open where it says that no difference is shown; nothing where that one is known to be small."""
     rows = unharmed(best(found))
     if not rows:
         return ""
     record, comparison, _ = rows[-1]
+    if record.stopping and record.stopping.decision == "close":
+        return ""
     total, needed = comparison.n_passages, passages_needed(comparison)
     if needed is None:
         return f"That does not prove that there is none: {total:,} passages are too few to show a small one."
     if needed <= total:
-        return ""
+        # Only a run that may stop early gets here: its test is stricter than the one that these would be enough for.
+        return f"{total:,} passages are too few for a test that allows for stopping early."
     size = f"a difference as small as that at {wording.permille(record.sparsity_permille)}"
     about = f"about {wording.round_up(needed):,} would be needed"
     return f"{total:,} passages are too few to show {size}: {about}."

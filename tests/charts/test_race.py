@@ -6,6 +6,7 @@ from math import exp, log
 
 import pytest
 
+from sparsedash.charts.marks import places
 from sparsedash.charts.measures import Live, Race, readings, times
 from sparsedash.charts.palette import PALETTES
 from sparsedash.charts.race import clicked, race_chart, race_words
@@ -88,6 +89,7 @@ def test_methods_differ_in_more_than_place_and_each_label_shows_its_mark():
 
 def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_text_says_where():
     near = specimens.record([True] * 53 + [False] * 67, 105)
+    near = replace(near, pruned=replace(near.pruned, sparsity_permille=100))
     both = chart(Race(dense=DENSE, lines={"one": [TEN], "other": [near], "same": [TEN]}))
     (first, left), (second, right), (third, _) = (
         (t["x"][1], t["customdata"][1][0]) for t in both["data"] if t["name"] == "sparse"
@@ -97,6 +99,27 @@ def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_tex
     assert [b - a >= 0.99 * gap for a, b in itertools.pairwise(ordered)] == [True, True]
     assert "10.4 % removed" in left and f"{100 * near.pruned.mlp_sparsity:.1f} % removed" in right
     assert all(abs(x - 10.4) < 1.5 * gap for x in ordered)
+
+
+def test_no_point_of_a_dense_sweep_stands_among_those_of_another_sparsity():
+    asked = range(10, 310, 10)
+    lines = {
+        name: [specimens.record([True] * 60 + [False] * 60, permille) for permille in asked]
+        for name in ("one", "other", "third", "last")
+    }
+    race = Race(dense=DENSE, lines=lines, asked=tuple(asked))
+    at = places(race, 31.8)
+    for label, records in lines.items():
+        for record in records:
+            measured = 100 * record.pruned.mlp_sparsity
+            assert abs(at[label, record.sparsity_permille] - measured) <= 0.5
+
+
+def test_a_point_that_comes_moves_no_other():
+    asked = (100, 300)
+    before = Race(dense=DENSE, lines={"one": [TEN], "other": []}, asked=asked)
+    live = replace(before, live=Live(label="other", permille=100, right=5, done=10))
+    assert places(before, 30.0) == places(live, 30.0)
 
 
 def test_points_that_are_apart_stand_at_their_sparsity():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.engine import evidence, pipeline, run_texts, stages
+from sparsedash.engine.calibration import calibrate
 from sparsedash.engine.pruning import saliency
 from sparsedash.errors import CalibrationError, Cancelled, ModelError, StoreError
 from sparsedash.method_settings import MethodSettings
@@ -287,11 +288,39 @@ def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_comp
     tiny.close()
 
 
-def test_a_store_that_turns_out_too_small_says_so(settings, tmp_path, monkeypatch):
+def test_what_is_stored_already_needs_no_room(settings, tmp_path):
+    store = Store(tmp_path / "shrinking")
+    first, _ = _run(settings, store)
+    store.close()
+    tiny = Store(tmp_path / "shrinking", artefact_bytes=1)
+    again, _ = _run(settings, tiny)
+    assert again.sparse == first.sparse
+    tiny.close()
+
+
+def test_room_is_counted_for_the_text_that_there_is(settings, store, monkeypatch):
+    asked = []
+    monkeypatch.setattr(stages, "kept_bytes", lambda widths, some, n: asked.append(n) or 0)
+    calibration = replace(settings.calibration, n_samples=5_000)
+    _run(replace(settings, calibration=calibration), store)
+    assert 0 < asked[0] < 5_000
+
+
+def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(
+    settings, tmp_path, monkeypatch
+):
     tiny = Store(tmp_path / "tiny", artefact_bytes=1)
     monkeypatch.setattr(stages, "kept_bytes", lambda *_: 0)
+    calibrations = []
+
+    def counted(*given, **options):
+        calibrations.append(1)
+        calibrate(*given, **options)
+
+    monkeypatch.setattr(stages, "calibrate", counted)
     with pytest.raises(StoreError, match="does not fit"):
         _run(settings, tiny)
+    assert len(calibrations) == 2
     tiny.close()
 
 

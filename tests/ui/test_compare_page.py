@@ -32,6 +32,15 @@ def test_while_the_first_models_answer_the_page_shows_their_job(address, open_pa
     assert "10 % against dense" in words(app)
 
 
+def test_while_the_dense_answers_are_made_again_the_page_waits_and_does_not_ask_without_pause(
+    open_page, finished
+):
+    run = finished.stored_runs[0]
+    del finished.stored_records[run.dense]
+    finished.stored_jobs = [job(SETTINGS)]
+    assert words(open_page("compare")).startswith("The comparison is on its way.")
+
+
 def test_a_job_that_ended_without_answers_leaves_nothing_to_compare(open_page, backend):
     backend.stored_jobs = [job(SETTINGS, "failed", **FAILED)]
     assert words(open_page("compare")).startswith("Nothing to compare yet.")

@@ -78,6 +78,22 @@ def test_a_job_says_which_of_how_many_sparse_models_it_makes_or_asks(open_page, 
         assert f"{doing} · sparse model 5 of 6: random, 20 % removed" in said
 
 
+def test_a_job_of_another_version_is_shown_without_what_it_makes(open_page, backend):
+    running = job(SETTINGS, point=0)
+    backend.stored_jobs = [replace(running, settings={**running.settings, "newer": 1})]
+    said = words(open_page("jobs"))
+    assert "asked for by another version of this program" in said
+    assert "sparse model" not in said
+
+
+def test_waiting_jobs_stand_in_the_order_in_which_they_start(open_page, backend):
+    retried = job(SETTINGS, "queued", id=1, queued_at=1_764_000_900.0)
+    next_one = job(replace(SETTINGS, sparsities_permille=(400,)), "queued", id=2)
+    backend.stored_jobs = [next_one, retried]
+    said = words(open_page("jobs"))
+    assert said.index("at 40 %") < said.index("at 10, 20, 30 %")
+
+
 def test_what_all_models_share_is_not_said_of_one(open_page, backend):
     backend.stored_jobs = [job(SETTINGS, stage="calibrate", message="", point=0)]
     assert "sparse model" not in words(open_page("jobs"))

@@ -8,6 +8,7 @@ from sparsedash.memory import LeastMemory
 from sparsedash.method_settings import MethodSettings
 from sparsedash.preflight import Memory
 from sparsedash.presets import method_named
+from sparsedash.ui.method_choice import method_address
 from tests.ui import specimens
 from tests.ui.conftest import button, links, markup, words
 from tests.ui.fake_backend import job
@@ -237,6 +238,20 @@ class TestAMethodOfOnesOwn:
         button(app, "Start").click().run()
         made = backend.submitted[0].methods[1]
         assert (made.floor, made.ceiling, made.blend) == (0.05, 0.3, 1.0)
+
+    @pytest.mark.parametrize(
+        "choices",
+        [
+            {"saliency": "random", "compensation": "none", "seed": 123_456_789},
+            {"allocation": "sensitivity", "blend": 0.123_456_7, "ceiling": 0.3},
+            {"pattern": "4:8", "saliency": "magnitude", "compensation": "none", "scope": "decoder"},
+            {"saliency": "fisher", "compensation": "none", "rounds": 5, "schedule": "cubic"},
+        ],
+    )
+    def test_the_address_of_a_method_chooses_just_that(self, open_page, backend, choices):
+        method = MethodSettings(**choices)
+        button(open_page("prune", **method_address(method)), "Start").click().run()
+        assert backend.submitted[0].methods == (method,)
 
     def test_a_floor_above_the_ceiling_is_refused_in_place(self, open_page):
         app = open_page("prune", own="true", allocation="sensitivity", floor="0.7")

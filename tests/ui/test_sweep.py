@@ -134,6 +134,19 @@ def test_a_record_that_answered_fewer_passages_is_compared_on_those():
     assert (compared.broke, compared.both_right, compared.both_wrong) == (6, 54, 20)
 
 
+def test_the_passages_that_a_record_stopped_at_are_called_too_few_only_where_nothing_was_decided():
+    whole = specimens.record([False] * 13 + [True] * 49 + [False] * 58, 100)
+    stopping = Stopping(
+        decision="open", n_answered=75, n_passages=120, p_value=0.051, interval=(-0.3, 0.1), margin=0.01, n_comparisons=1
+    )  # fmt: skip
+    found = replace(whole, outcomes=whole.outcomes[:75], stopping=stopping)
+    assert doubt(sweep_of(found)) == (
+        "75 passages are too few for a test that allows for stopping early."
+    )
+    close = replace(found, stopping=replace(stopping, decision="close"))
+    assert doubt(sweep_of(close)) == ""
+
+
 class TestTheLivePoint:
     METHODS = (method_named("magnitude"), method_named("random"))
 

@@ -100,8 +100,8 @@ def _nearest(width: int, permille: int, multiple: int) -> int:
 def _cheapest(prospects: Sequence[Prospect], permille: int, method: MethodSettings) -> list[int]:
     """One multiple after another from where it costs the model least, until the target is reached.
 
-    No block gives less than the floor or more than the ceiling, unless the target itself is beyond them; none has to stay
-    wider than uniform widths would be.
+    No block gives less than the floor, rounded down to multiples, or more than the ceiling, unless the target itself is
+    beyond them; none has to stay wider than uniform widths would be.
     """
     multiple, asked = method.width_multiple, permille / 1000
     floor, ceiling = min(method.floor, asked), max(method.ceiling, asked)

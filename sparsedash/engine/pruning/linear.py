@@ -25,10 +25,10 @@ def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE) ->
     scale = float(diagonal.median())
     if scale <= 0:
         scale = float(diagonal.mean()) or 1.0
-    ridges = [diagonal.new_full(diagonal.shape, damping * scale)]
-    for attempt in range(MAX_DAMPING_RETRIES):
-        ridges.append(damping * 10**attempt * scale + rounding * diagonal.clamp_min(0))
-    for ridge in ridges:
+    ridge = diagonal.new_full(diagonal.shape, damping * scale)
+    own = rounding * diagonal.clamp_min(0)
+    ridges = [ridge, *(ridge * 10**attempt + own for attempt in range(MAX_DAMPING_RETRIES))]
+    for ridge in ridges if rounding else ridges[1:]:
         damped = moment.clone()
         damped.diagonal().add_(ridge)
         factor: Tensor
