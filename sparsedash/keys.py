@@ -124,6 +124,7 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         "sensitivity": method.allocation == "sensitivity",
         "pruned": method.compensation == "sequential",
         "solve": is_used("damping", **chosen),
+        "elimination": method.saliency == "obs" and method.pattern == "channelx1",
     }
     for stage, does in rests_on.items():
         # The first keys knew no version of these.
@@ -149,7 +150,6 @@ def is_used(name: str, *, pattern: str, saliency: str, compensation: str, alloca
             return compensation == "sequential"
         case "damping":
             single_weights_by_obs = pattern != "channelx1" and saliency == "obs"
-            refits = compensation in ("least-squares", "sequential")
-            return refits or allocation == "sensitivity" or single_weights_by_obs
+            return compensation in ("least-squares", "sequential") or single_weights_by_obs
         case _:
             return True

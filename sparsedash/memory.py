@@ -6,6 +6,7 @@ from typing import Literal
 
 from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.dimensions import Dimensions, shipped
+from sparsedash.method_settings import MethodSettings
 from sparsedash.published import MODELS
 from sparsedash.settings import RunSettings
 
@@ -17,7 +18,10 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 _CONFIGS = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for model in MODELS}
 
 
-Purpose = Literal["calibration", "the sequential refit", "the backward pass"]
+_SOLVING = 4.5
+"""Matrices in double precision of the widest MLP's inner width that solving holds at once, as measured."""
+
+Purpose = Literal["calibration", "pruning", "the sequential refit", "the backward pass"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ def least_memory(counted: Dimensions, settings: RunSettings) -> LeastMemory:
     """What a run of this model cannot do without."""
     beside: dict[Purpose, int] = {
         "calibration": _calibration_bytes(counted, settings, n_streams=1),
+        "pruning": _solving_bytes(counted, settings) + _masked_bytes(counted, settings),
         "the backward pass": max(
             _fisher_bytes(counted, settings), _sensitivity_bytes(counted, settings)
         ),
@@ -68,10 +73,16 @@ def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: in
     return 4 * n_sequences * sum(widths)
 
 
-def kept_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
-    """What calibrating leaves in the store at least, for one sparsity: half of every second moment, and the gradients."""
-    moments = 2 * sum(width * width for width in widths)
-    return moments + gradient_bytes(widths, settings, n_sequences)
+def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequences: int) -> int:
+    """What calibrating leaves in the store at least, for one sparsity: half of every second moment, and the gradients.
+
+    widths: of the blocks. hidden: width of the residual stream; where single weights go, at least two more inputs of each
+    block are as wide.
+    """
+    moments = sum(width * width for width in widths)
+    if any(method.pattern != "channelx1" for method in settings.methods):
+        moments += 2 * hidden * hidden * len(widths)
+    return 2 * moments + gradient_bytes(widths, settings, n_sequences)
 
 
 def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: int) -> int:
@@ -81,6 +92,20 @@ def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: in
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     streams = n_streams * n_tokens * counted.hidden * _BYTES[settings.dtype]
     return streams + 2 * 4 * max(width * width for width in counted.widths)
+
+
+def _solving_bytes(counted: Dimensions, settings: RunSettings) -> int:
+    if not any(map(_solves, settings.methods)):
+        return 0
+    return int(_SOLVING * 8 * max(width * width for width in counted.widths))
+
+
+def _masked_bytes(counted: Dimensions, settings: RunSettings) -> int:
+    """The sparse weights, which are all there before the first one takes a dense one's place."""
+    head = counted.hidden * counted.vocabulary
+    weights = {"mlp": counted.n_mlp, "decoder": counted.n_matmul - head}
+    scopes = {method.scope for method in settings.methods if method.pattern != "channelx1"}
+    return max((weights[scope] for scope in scopes), default=0) * _BYTES[settings.dtype]
 
 
 def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:
@@ -109,6 +134,12 @@ def _sensitivity_bytes(counted: Dimensions, settings: RunSettings) -> int:
     streams = (4 + _BYTES[settings.dtype]) * len(counted.widths) * counted.hidden
     of_a_block = 4 * _BYTES[settings.dtype] * (max(counted.widths) + counted.hidden)
     return changes + SENSITIVITY_BATCH_TOKENS * (streams + of_a_block)
+
+
+def _solves(method: MethodSettings) -> bool:
+    """Whether the method looks at second moments as a whole, not only at their diagonals."""
+    refits = method.compensation in ("least-squares", "sequential")
+    return refits or method.saliency == "obs" or method.allocation == "sensitivity"
 
 
 def _needs_fisher(settings: RunSettings) -> bool:

@@ -45,7 +45,7 @@ class MethodSettings:
     pattern: whole channels, single weights, or so many zeros in so many neighbours of a row.
     scope: the projections whose single weights go: those of the MLPs, or all of the decoder blocks.
     width_multiple: kept widths are rounded to the nearest multiple of this many channels.
-    damping: ridge of the least squares, as a share of the median of diag H.
+    damping: ridge of the least squares, as a share of the median of diag H; the order of an elimination has one of its own.
     strength: of the sequential least squares, from 0, a block's own output, to 1, the dense residual stream.
     seed: only for random saliency.
     rounds: only for Fisher saliency. The calibration text is read in so many parts, and after each but the last the
@@ -82,6 +82,11 @@ class MethodSettings:
             if getattr(self, name) not in allowed:
                 words = f"{', '.join(allowed)} with pattern {self.pattern}"
                 raise SettingsError(name, getattr(self, name), words)
+        if self.saliency == "obs" and self.allocation in ("global", "standardised"):
+            # Its scores are the places in an order, which are the same in every block.
+            raise SettingsError(
+                "allocation", self.allocation, "uniform, sensitivity with saliency obs"
+            )
         whole("width_multiple", self.width_multiple, 1, 4096)
         whole("method seed", self.seed, 0, 2**31 - 1)
         whole("rounds", self.rounds, 1, MAX_ROUNDS)

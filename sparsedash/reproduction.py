@@ -148,7 +148,9 @@ def needs(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> 
     return Needs(
         memory=least_memory(counted, settings),
         download_bytes=counted.n_parameters * counted.stored_bytes,
-        kept_bytes=kept_bytes(counted.widths, settings, settings.calibration.n_samples),
+        kept_bytes=kept_bytes(
+            counted.widths, counted.hidden, settings, settings.calibration.n_samples
+        ),
         seconds=known if small is None else small * scale,
         extrapolated=small is not None,
     )

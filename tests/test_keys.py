@@ -151,9 +151,29 @@ def test_an_outcomes_key_of_single_weights_has_what_they_use_and_nothing_else():
     assert outcomes(replace(surgeon, damping=0.5)) != outcomes(surgeon)
 
 
-def test_an_outcomes_key_changes_with_the_damping_that_the_allocation_uses():
-    measured = replace(RANDOM, allocation="sensitivity")
+def test_an_outcomes_key_changes_with_the_damping_where_something_is_refitted():
+    measured = MethodSettings(allocation="sensitivity")
     assert outcomes(replace(measured, damping=0.5)) != outcomes(measured)
+    cut = replace(measured, compensation="none")
+    assert outcomes(replace(cut, damping=0.5)) == outcomes(cut)
+
+
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [
+        ("sensitivity", MethodSettings(allocation="sensitivity", compensation="none")),
+        ("pruned", MethodSettings(compensation="sequential")),
+        ("solve", MethodSettings()),
+        ("elimination", MethodSettings(saliency="obs", compensation="none")),
+    ],
+)
+def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(
+    stage, method, monkeypatch
+):
+    before = outcomes(method), outcomes(RANDOM)
+    monkeypatch.setitem(STAGE_VERSIONS, stage, STAGE_VERSIONS[stage] + 1)
+    assert outcomes(method) != before[0]
+    assert outcomes(RANDOM) == before[1]
 
 
 def test_outcomes_keys_tell_model_precision_text_statistics_and_sparsity_apart():

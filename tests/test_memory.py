@@ -12,6 +12,7 @@ from sparsedash.memory import (
     SENSITIVITY_BATCH_TOKENS,
     dimensions_of,
     gradient_bytes,
+    kept_bytes,
     least_memory,
 )
 from sparsedash.method_settings import MethodSettings
@@ -33,10 +34,46 @@ def settings(*names, **changes):
 
 
 def test_without_a_backward_pass_it_is_the_text_on_its_way_and_the_widest_layers_moments_twice():
-    found = least_memory(SMALL, settings("least-squares", "flap"))
+    found = least_memory(SMALL, settings("wanda-channels", "flap"))
     assert found.beside_bytes == 2 * 4 * 30 * 30 + N_TOKENS * 10 * 4
     assert found.n_bytes == 4 * 6_000 + found.beside_bytes
     assert found.purpose == "calibration"
+
+
+@pytest.mark.parametrize("name", ["least-squares", "obs"])
+def test_solving_takes_several_matrices_in_double_precision(name):
+    found = least_memory(SMALL, settings(name))
+    assert found.beside_bytes == 4.5 * 8 * 30 * 30
+    assert found.purpose == "pruning"
+
+
+def test_single_weights_are_all_there_twice():
+    assert SMALL.n_mlp == 1_500 and SMALL.n_matmul - 10 * 100 == 4_000
+    little = CalibrationSettings(n_samples=1, length=8)
+    found = {
+        scope: least_memory(
+            SMALL,
+            settings(
+                calibration=little,
+                dtype="bfloat16",
+                methods=(
+                    MethodSettings(
+                        pattern="2:4", scope=scope, saliency="magnitude", compensation="none"
+                    ),
+                ),
+            ),
+        )
+        for scope in ("mlp", "decoder")
+    }
+    # In the MLPs less than the moments of the calibration.
+    assert found["mlp"].beside_bytes == 2 * 4 * 30 * 30 + 8 * 10 * 2
+    assert (found["decoder"].beside_bytes, found["decoder"].purpose) == (2 * 4_000, "pruning")
+
+
+def test_the_store_keeps_the_inputs_of_all_projections_where_single_weights_go():
+    moments = 2 * (20 * 20 + 30 * 30)
+    assert kept_bytes(SMALL.widths, 10, settings("best"), 7) == moments
+    assert kept_bytes(SMALL.widths, 10, settings("wanda"), 7) == moments + 2 * 2 * 2 * 10 * 10
 
 
 def test_a_sequential_refit_walks_the_text_three_times():

@@ -145,7 +145,8 @@ class KeptEvidence:
 
     def _scheduled_gradients(self, method: MethodSettings, permille: int, index: int) -> Tensor:
         """Of one block; from a backward pass for this sparsity alone, over a model that gets there in rounds."""
-        mlps, on_the_way = self._loaded.mlps, replace(method, width_multiple=1)
+        mlps = self._loaded.mlps
+        on_the_way = replace(method, compensation="none", width_multiple=1)
 
         def masks(done: float, found: list[Tensor], on_block: OnBlock) -> list[Tensor]:
             so_far = replace(self.evidence, mask_gradients=found.__getitem__, weighed={})

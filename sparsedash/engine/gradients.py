@@ -90,8 +90,9 @@ def sensitivities(
     """What the model loses when one block alone is changed: the mean over the sequences of the sum over their tokens of
     the squared first-order change of the loss of the last N_LATE predictions.
 
-    Those at the end, because they have the most context to lose. By the Fisher information this is, up to a factor
-    that all blocks share, the divergence from the dense model; one token at a time, since what happens at different
+    Those at the end, because they have the most context to lose. By the Fisher information, here the empirical one (the
+    text's own next tokens are judged, not draws from the model), this stands, up to a factor that all blocks share, for the
+    divergence from the dense model; one token at a time, since what happens at different
     tokens is taken as unrelated, which measures steadily on little text.
     changes: (d, m) and (d,) of each block, added to its out-projection's weight and bias.
     """

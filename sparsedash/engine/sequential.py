@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsedash.engine.blocks import BlockWalk, batches_by_length, given
+from sparsedash.engine.blocks import Batch, BlockWalk, batches_by_length, given
 from sparsedash.engine.calibration import add_second_moment_, held_out
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.compensation import makeup
@@ -34,7 +34,8 @@ def refit_sequentially(
 ) -> list[Narrowed]:
     """The same channels kept, with out-projections that also make up for what the blocks before them lost.
 
-    strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
+    strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream. Where
+    that is given something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of the other.
     Walks the dense and the sparse model side by side, which is three forward passes over the text: each block of the sparse
     one is run with its dense MLP, for what that is given, and again with the refitted one. Held-out sequences are not fitted.
     """
@@ -43,6 +44,7 @@ def refit_sequentially(
     batches = [batch for _, batch in numbered]
     fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
+    strength = strength if _adds_output(loaded, batches[0]) else 0.0
     steps, refitted = _Steps(on_step, 3 * len(loaded.blocks) * len(batches)), []
     for index, (mlp, narrow) in enumerate(zip(loaded.mlps, narrowed, strict=True)):
         for _ in dense.step(index):
@@ -61,6 +63,24 @@ def refit_sequentially(
             for _ in sparse.step(index):
                 steps.further()
     return refitted
+
+
+def _adds_output(loaded: LoadedModel, batch: Batch) -> bool:
+    """Whether a block adds its MLP's output to the residual stream as it is, seen on a few tokens of its first one."""
+    few = Batch(batch.ids[:1, :4], batch.mask[:1, :4])
+    walk = BlockWalk(loaded.model.base_model, loaded.blocks, [few])
+    before = walk.hidden
+    list(walk.step(0))
+    (usual,) = walk.hidden
+    walk.go_back(before)
+    shift = usual.abs().max()
+    handle = loaded.mlps[0].out.register_forward_hook(lambda module, inputs, output: output + shift)
+    try:
+        list(walk.step(0))
+    finally:
+        handle.remove()
+    moved = (walk.hidden[0] - usual) / shift
+    return torch.allclose(moved, torch.ones_like(moved), atol=0.05)
 
 
 class _Steps:

@@ -17,7 +17,7 @@ from sparsedash.engine.pruning.measuring import PrunedModel, measured, passage_e
 from sparsedash.engine.pruning.methods import prune
 from sparsedash.engine.pruning.patterns import PATTERNS
 from sparsedash.engine.pruning.single_weights import prune_weights, weight_passage_errors
-from sparsedash.engine.pruning.surgery import pruned, reweighted
+from sparsedash.engine.pruning.surgery import out_weight, pruned, reweighted
 from sparsedash.engine.run_model import RunModel
 from sparsedash.engine.run_texts import RunTexts
 from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed
@@ -79,8 +79,9 @@ class Stages:
         if not unknown:
             return
         settings = replace(self._settings, methods=tuple({method for method, _ in unknown}))
-        widths = [mlp.width for mlp in self.loaded.mlps]
-        needed = kept_bytes(widths, settings, self.texts.n_sequences_expected)
+        mlps, n_sequences = self.loaded.mlps, self.texts.n_sequences_expected
+        hidden = len(out_weight(mlps[0]))
+        needed = kept_bytes([mlp.width for mlp in mlps], hidden, settings, n_sequences)
         room = self._store.artefact_room
         if needed > room:
             sizes = f"{needed / 2**30:.1f} GB, and there is room for {room / 2**30:.1f} GB"

@@ -300,7 +300,7 @@ def test_what_is_stored_already_needs_no_room(settings, tmp_path):
 
 def test_room_is_counted_for_the_text_that_there_is(settings, store, monkeypatch):
     asked = []
-    monkeypatch.setattr(stages, "kept_bytes", lambda widths, some, n: asked.append(n) or 0)
+    monkeypatch.setattr(stages, "kept_bytes", lambda *given: asked.append(given[-1]) or 0)
     calibration = replace(settings.calibration, n_samples=5_000)
     _run(replace(settings, calibration=calibration), store)
     assert 0 < asked[0] < 5_000

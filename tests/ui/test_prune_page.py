@@ -201,7 +201,7 @@ class TestAMethodOfOnesOwn:
         assert "strength" not in asked(compensation="least-squares")
         assert not {"damping", "strength"} & asked(compensation="none")
         assert "lot" in asked(saliency="random")
-        assert "damping" in asked(compensation="none", allocation="sensitivity")
+        assert "damping" not in asked(compensation="none", allocation="sensitivity")
         assert "damping" not in asked(compensation="none", saliency="obs")
         assert {"floor", "ceiling", "blend"} <= asked(allocation="sensitivity")
         assert not {"floor", "ceiling", "blend"} & asked(allocation="global")

@@ -19,8 +19,8 @@ from sparsedash.method_settings import MethodSettings
 class Prospect:
     """What a block has to give.
 
-    scores: (m,) of its channels, larger means keep. losses: (m + 1,), what keeping the best k channels and refitting
-    them would cost the model, for k = 0 to m. Each is empty where the allocation does not ask for it.
+    scores: (m,) of its channels, larger means keep. losses: (m + 1,), what keeping the best k channels and making
+    up for the others would cost the model, for k = 0 to m. Each is empty where the allocation does not ask for it.
     """
 
     width: int

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparsedash.engine.pruning.layer import Layer
 from sparsedash.engine.pruning.linear import complement, damped_cholesky
+from sparsedash.engine.pruning.losses import bias_errors, cut_errors, refit_errors
 
 
 def none(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, Tensor | None]:
@@ -63,18 +64,19 @@ def makeup(
 
 @dataclass(frozen=True)
 class Compensation:
-    """refit: the new out-projection and bias of one layer by its own statistics.
+    """refit: the new out-projection and bias of one layer by its own statistics. errors: what is lost then, see losses.py.
 
     sequential: refitted once more, block after block, on the sparse model's own activations.
     """
 
     refit: Callable[[Layer, Tensor, float], tuple[Tensor, Tensor | None]]
+    errors: Callable[[Layer, Tensor, float], Tensor]
     sequential: bool = False
 
 
 COMPENSATIONS: dict[str, Compensation] = {
-    "none": Compensation(none),
-    "bias": Compensation(bias),
-    "least-squares": Compensation(least_squares),
-    "sequential": Compensation(least_squares, sequential=True),
+    "none": Compensation(none, cut_errors),
+    "bias": Compensation(bias, bias_errors),
+    "least-squares": Compensation(least_squares, refit_errors),
+    "sequential": Compensation(least_squares, refit_errors, sequential=True),
 }

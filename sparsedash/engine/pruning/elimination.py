@@ -15,6 +15,9 @@ DAMPING = 0.1
 _LAST_DIGITS = 1e-13
 ROUNDS = 256
 """Channels leave in at most this many rounds: one at a time up to this width, a few at a time above it."""
+_LOOKED_AT = 3
+"""How many times as many channels as leave in a round are looked at for it."""
+_TINY, _HUGE = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
 
 
 def elimination_order(layer: Layer, damping: float = DAMPING) -> Tensor:
@@ -27,18 +30,45 @@ def elimination_order(layer: Layer, damping: float = DAMPING) -> Tensor:
     weight = layer.out_weight.double().clone()
     inverse = torch.cholesky_inverse(damped_cholesky(layer.moment(), damping))
     at_once = math.ceil(layer.width / ROUNDS)
-    left = torch.ones(layer.width, dtype=torch.bool)
+    channels, left = torch.arange(layer.width), torch.ones(layer.width, dtype=torch.bool)
     order: list[Tensor] = []
-    while left.any():
-        pivots = inverse.diagonal().clamp_min(torch.finfo(torch.float64).tiny)
-        costs = weight.square().sum(dim=0) / pivots
-        among = left.nonzero().squeeze(1)
-        leaving = among[costs[among].topk(min(at_once, len(among)), largest=False).indices]
+    while True:
+        leaving = _next(weight, inverse, left.nonzero().squeeze(1), at_once)
+        order.append(channels[leaving])
         left[leaving] = False
-        order.append(leaving)
-        if left.any():
-            _mend_(weight, inverse, leaving)
-    return torch.cat(order)
+        n_left = int(left.sum())
+        if not n_left:
+            return torch.cat(order)
+        _mend_(weight, inverse, leaving)
+        if 2 * n_left <= len(left):
+            # Half the width is a quarter of the work.
+            weight, inverse, channels = weight[:, left], inverse[left][:, left], channels[left]
+            left = torch.ones(n_left, dtype=torch.bool)
+
+
+def _next(weight: Tensor, inverse: Tensor, among: Tensor, n: int) -> Tensor:
+    """The n channels (n,) that leave next, or all: one after another, each the cheapest once those before it are mended.
+
+    So that of two that could stand in for each other only one goes. Chosen among those that are cheapest now.
+    """
+    n = min(n, len(among))
+    costs = (weight.square().sum(dim=0) / inverse.diagonal().clamp_min(_TINY))[among]
+    near = among[costs.topk(min(_LOOKED_AT * n, len(among)), largest=False).indices]
+    if n == 1:
+        return near[:1]
+    products, left = weight[:, near].T @ weight[:, near], inverse[near][:, near]
+    chosen: list[int] = []
+    for _ in range(n):
+        pivots = left.diagonal().clamp_min(_TINY)
+        costs = (products.diagonal() / pivots).nan_to_num(nan=_HUGE, posinf=_HUGE)
+        costs[chosen] = torch.inf
+        gone = int(costs.argmin())
+        chosen.append(gone)
+        taken = left[gone] / pivots[gone]
+        cross = torch.outer(taken, products[gone])
+        products += products[gone, gone] * torch.outer(taken, taken) - cross - cross.T
+        left -= torch.outer(left[gone], taken)
+    return near[chosen]
 
 
 def _mend_(weight: Tensor, inverse: Tensor, leaving: Tensor) -> None:

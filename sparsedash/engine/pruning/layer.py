@@ -93,7 +93,7 @@ class Evidence:
     inputs: Callable[[int], list[tuple[list[str], Statistics]]]
     mask_gradients: Callable[[int], Tensor]
     sensitivities: Callable[[], list[float]]
-    weighed: dict[tuple[str, int, float], list[Prospect]] = field(default_factory=dict)
+    weighed: dict[tuple[object, ...], list[Prospect]] = field(default_factory=dict)
 
 
 def layer_of(

@@ -12,7 +12,14 @@ SINGLE = 4e-6
 
 
 def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE) -> Tensor:
-    """Lower Cholesky factor of moment + lam I, with lam = damping * median of the diagonal.
+    """The factor alone, see `damped_factor`."""
+    return damped_factor(moment, damping, rounding)[0]
+
+
+def damped_factor(
+    moment: Tensor, damping: float, rounding: float = SINGLE
+) -> tuple[Tensor, Tensor]:
+    """Lower Cholesky factor (m, m) of moment + R, and the diagonal (m,) of R: lam = damping * median of moment's diagonal.
 
     The median, because a few enormous activations must not decide it. Where the factorisation fails, each of the diagonal
     grows by its own rounding first: channels that are enormous at the same tokens are collinear, and rounding alone makes them
@@ -34,7 +41,7 @@ def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE) ->
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
-            return factor
+            return factor, ridge
     raise CalibrationError(
         "The least squares could not be solved even with heavy damping.",
         "Calibrate on more or more varied text.",

@@ -10,7 +10,6 @@ from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import Evidence, Layer, Sample, Statistics, layer_of
 from sparsedash.engine.pruning.measuring import PrunedModel, measured
 from sparsedash.engine.pruning.saliency import SALIENCIES
-from sparsedash.engine.pruning.sensitivity import refit_errors
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
 from sparsedash.method_settings import MethodSettings
 
@@ -69,7 +68,10 @@ def _weighed(
 ) -> list[Prospect]:
     """What every block has to give, whatever the sparsity; found out once for methods that ask for the same."""
     needs_losses = ALLOCATIONS[method.allocation].needs_losses
-    asked = (method.saliency, method.seed, method.damping if needs_losses else 0.0)
+    errors = COMPENSATIONS[method.compensation].errors
+    asked: tuple[object, ...] = (method.saliency, method.seed)
+    if needs_losses:
+        asked = (*asked, errors, method.damping)
     if asked not in evidence.weighed:
         sensitivities = evidence.sensitivities() if needs_losses else []
         prospects = []
@@ -77,7 +79,8 @@ def _weighed(
             layer = _layer(mlp, evidence, index, method, refits=False)
             scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
             if needs_losses:
-                losses = sensitivities[index] * refit_errors(layer, scores, method.damping)
+                order = torch.argsort(scores, descending=True, stable=True)
+                losses = sensitivities[index] * errors(layer, order, method.damping)
             prospects.append(Prospect(width=layer.width, scores=scores, losses=losses))
             on_layer(index + 1, 2 * len(mlps))
         evidence.weighed[asked] = prospects

@@ -1,7 +1,7 @@
 """How the sparsity grows where a model is pruned in rounds. One function and one row add a way.
 
 Every function takes the sparsity at the end and the share of the rounds that are done, and returns the sparsity so far;
-all from 0 to 1. Source: the schedulers of neural-compressor; the cubic one is that of arXiv:1710.01878 without its beginning.
+all from 0 to 1. Source: the schedulers of neural-compressor.
 """
 
 import math

@@ -64,3 +64,20 @@ def test_several_that_leave_at_a_time_are_mended_as_if_they_left_one_by_one(monk
 def test_above_the_number_of_rounds_several_leave_at_a_time(monkeypatch):
     monkeypatch.setattr(elimination, "ROUNDS", 6)
     assert sorted(elimination_order(layer(m=21)).tolist()) == list(range(21))
+
+
+def test_of_two_that_can_stand_in_for_each_other_only_one_leaves_in_a_round(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 20, generator=generator).repeat_interleave(2, dim=1)
+    one = layer(m=40, x=x + 0.05 * torch.randn(4000, 40, generator=generator))
+    monkeypatch.setattr(elimination, "ROUNDS", 8)
+    first = elimination_order(one, TINY)[:20]
+    assert len({channel // 2 for channel in first.tolist()}) == 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_several_that_leave_in_a_round_are_those_that_leave_one_by_one(seed, monkeypatch):
+    one = layer(m=24, seed=seed)
+    one_by_one = elimination_order(one)
+    monkeypatch.setattr(elimination, "ROUNDS", 8)
+    assert set(elimination_order(one)[:6].tolist()) == set(one_by_one[:6].tolist())

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from sparsedash.engine.pruning.losses import refit_errors
 from sparsedash.engine.pruning.saliency import activation_aware
-from sparsedash.engine.pruning.sensitivity import REFERENCE_KEPT, reference_change, refit_errors
+from sparsedash.engine.pruning.sensitivity import REFERENCE_KEPT, reference_change
 from tests.engine.pruning.layers import inputs, layer
 
 
@@ -12,7 +13,8 @@ from tests.engine.pruning.layers import inputs, layer
 def test_the_reference_damage_is_the_error_of_the_refit(bias):
     # Means far larger than what varies: a bias takes them up, and an error that counted them would be a hundred times as large.
     own = layer(m=32, d=5, bias=bias, x=inputs(32) + (10 if bias else 0))
-    errors = refit_errors(own, activation_aware(own), 1e-9)
+    order = torch.argsort(activation_aware(own), descending=True)
+    errors = refit_errors(own, order, 1e-9)
     found = own.mean_square(*reference_change(own))
     assert found == pytest.approx(float(errors[int(32 * REFERENCE_KEPT)]), rel=0.05)
 

@@ -67,6 +67,24 @@ def test_the_refitted_model_is_closer_to_the_dense_one(tiny):
     assert distance(tiny, refitted, dense) < 0.8 * distance(tiny, cut, dense)
 
 
+@pytest.mark.parametrize("architecture", sorted(FAMILIES))
+def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(architecture):
+    model = loaded(architecture)
+    (_, batch), *_ = batches_by_length(sequences(), sequential.BATCH_TOKENS, 0, "cpu")
+    normed = architecture in ("gemma2", "gemma3_text", "olmo2")
+    assert sequential._adds_output(model, batch) is not normed
+    texts, cut = sequences(), narrowed(model, 0.75)
+    none, full = (
+        refit_sequentially(model, texts, cut, 0.01, strength, ignore_steps)
+        for strength in (0.0, 1.0)
+    )
+    same = [
+        torch.equal(one.out_weight, other.out_weight) for one, other in zip(none, full, strict=True)
+    ]
+    # Before the first block nothing is lost that could be made up for.
+    assert all(same) if normed else not any(same[1:])
+
+
 def test_held_out_sequences_decide_nothing(tiny):
     texts, cut = sequences(), narrowed(tiny, 0.75)
     first, second = 15, 31

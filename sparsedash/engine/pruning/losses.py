@@ -1,0 +1,48 @@
+"""What the output of one MLP loses as it keeps fewer of its channels, for every number of them at once.
+
+Dimensions: d hidden width, m inner width. Every function takes the channels in the order in which they are kept, (m,), the
+best first, and returns (m + 1,) float64: the mean squared error of the output over the calibration tokens with the first
+k channels kept, for k = 0 to m.
+"""
+
+import torch
+from torch import Tensor
+
+from sparsedash.engine.pruning.layer import Layer
+from sparsedash.engine.pruning.linear import damped_factor
+
+
+def cut_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
+    """Where what stays is left as it is."""
+    return _uncompensated(layer.out_weight, layer.second_moment.double(), order)
+
+
+def bias_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
+    """Where the bias takes up the mean of what goes."""
+    mean = layer.mean.double()
+    moment = layer.second_moment.double() - torch.outer(mean, mean)
+    return _uncompensated(layer.out_weight, moment, order)
+
+
+def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
+    """Where what stays is refitted; what the ridge adds to the error by how far it lets weights move is in it.
+
+    With H + R = L L^T in this order and R the ridge, keeping k leaves W_P (S - R_P) W_P^T, where S is the trailing block of
+    L times its transpose. So column c of W L is lost by every k <= c: one factorisation gives all.
+    """
+    factor, ridge = damped_factor(layer.moment()[order][:, order], damping)
+    weight = layer.out_weight.double()[:, order]
+    lost = (weight @ factor).square().sum(dim=0) - ridge * weight.square().sum(dim=0)
+    return _of_every_number(lost)
+
+
+def _uncompensated(weight: Tensor, moment: Tensor, order: Tensor) -> Tensor:
+    """W_P H_PP W_P^T for what goes: each channel by itself, and with each of those that go before it."""
+    weight = weight.double()[:, order]
+    products = (weight.T @ weight) * moment[order][:, order]
+    return _of_every_number(2 * products.triu(1).sum(dim=1) + products.diagonal())
+
+
+def _of_every_number(lost: Tensor) -> Tensor:
+    """From what each channel adds to the loss when it goes after all that follow it in the order."""
+    return torch.cat([lost.flip(0).cumsum(0).flip(0), lost.new_zeros(1)])
