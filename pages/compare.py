@@ -6,6 +6,7 @@ from sparsedash.significance import compare
 from sparsedash.ui import blind, comparison, frame, job_panel, judging, wording
 from sparsedash.ui.own_prompt import try_prompt
 from sparsedash.ui.reading import read_passage
+from sparsedash.ui.sweep import adjusted, sweep
 from sparsedash.ui.take_away import offer_files
 
 backend = frame.page("Compare")
@@ -15,23 +16,29 @@ run = backend.run(chosen) if chosen else None
 
 if run is None or not run.sparse or backend.record(run.dense) is None:
     awaited = next((j for j in job_panel.live_runs(backend) if chosen in ("", j.key)), None)
-    frame.opening("The comparison is on its way." if awaited else "Nothing to compare yet.")
-    soon = (
-        ["It comes as soon as the dense model and a sparse one have answered."] if awaited else []
-    )
-    frame.empty(
-        "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities.",
-        *soon,
-    )
+    ended = next((job for job in backend.jobs() if job.key == chosen and not job.live), None)
+    what = "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
     if awaited:
+        frame.opening("The comparison is on its way.")
+        frame.empty(what, "It comes as soon as the dense model and a sparse one have answered.")
         key = awaited.key
         job_panel.watch(
             backend, awaited,
             lambda: bool((it := backend.run(key)) and it.sparse and backend.record(it.dense)),
         )  # fmt: skip
         frame.link("overview", "See this run", run=key)
+    elif ended is not None:
+        frame.opening("This run has no answers to compare.")
+        job_panel.draw(backend, ended)
+    elif chosen and run is None:
+        frame.opening("There is no run with this address.")
+        frame.empty("It may have been made in another data folder.")
+        frame.link("compare", "Compare what there is")
     else:
+        frame.opening("Nothing to compare yet.")
+        frame.empty(what)
         frame.link("overview", "See the runs" if backend.runs() else "Run the built-in model first")
+    if not awaited:
         job_panel.mention_others(backend, chosen)
     st.stop()
 
@@ -56,6 +63,13 @@ with verdict:
         judged = compare(pair.left, pair.right)
         basis = f"{pair.right_name} against {pair.left_name} · {basis}"
         frame.opening(judging.verdict(judged), basis)
+        found = sweep(backend, run)
+        if found and (
+            among := judging.among(
+                judged, adjusted(found, pair.left, pair.right), len(found.sparse)
+            )
+        ):
+            frame.note(among)
         if doubt := judging.doubt(judged):
             frame.note(doubt)
         if ended := judging.endings({pair.left_name: pair.left, pair.right_name: pair.right}):
@@ -76,7 +90,8 @@ with choices:
         offer_files(backend, run, pair, passages, (kind, view))
 with reading:
     if position is None:
-        frame.note("No passage is of this kind. Choose another kind, or clear the search.")
+        clear = ", or clear the search" if frame.query("search") else ""
+        frame.note(f"No passage is of this kind. Choose another kind{clear}.")
     else:
         read_passage(backend, pair, passages, position, is_blind)
 try_prompt(backend, pair, is_blind)

@@ -43,9 +43,7 @@ if found is not None:
     job_panel.mention_others(backend, chosen)
     results.show_race(backend, found, job)
     with st.container(horizontal=True):
-        if found.sparse:
-            frame.link("compare", "Compare the answers passage by passage", run=chosen)
-            frame.link("layers", "See what each layer lost", run=chosen)
+        results.link_to_answers(found)
         frame.link("prune", "Prune something else")
 elif job is not None:
     frame.opening("The first results are on their way." if job.live else "This run has no results.")

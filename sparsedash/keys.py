@@ -124,7 +124,7 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         "sensitivity": method.allocation == "sensitivity",
         "pruned": method.compensation == "sequential",
         "solve": is_used("damping", **chosen),
-        "elimination": method.saliency == "obs" and method.pattern == "channelx1",
+        "elimination": method.saliency == "obs" and method.takes_channels,
     }
     for stage, does in rests_on.items():
         # The first keys knew no version of these.

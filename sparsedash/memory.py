@@ -80,7 +80,7 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     block are as wide.
     """
     moments = sum(width * width for width in widths)
-    if any(method.pattern != "channelx1" for method in settings.methods):
+    if any(not method.takes_channels for method in settings.methods):
         moments += 2 * hidden * hidden * len(widths)
     return 2 * moments + gradient_bytes(widths, settings, n_sequences)
 
@@ -104,7 +104,7 @@ def _masked_bytes(counted: Dimensions, settings: RunSettings) -> int:
     """The sparse weights, which are all there before the first one takes a dense one's place."""
     head = counted.hidden * counted.vocabulary
     weights = {"mlp": counted.n_mlp, "decoder": counted.n_matmul - head}
-    scopes = {method.scope for method in settings.methods if method.pattern != "channelx1"}
+    scopes = {method.scope for method in settings.methods if not method.takes_channels}
     return max((weights[scope] for scope in scopes), default=0) * _BYTES[settings.dtype]
 
 

@@ -104,10 +104,15 @@ class MethodSettings:
             object.__setattr__(self, "schedule", "exponential")
 
     @property
+    def takes_channels(self) -> bool:
+        """Whether channels leave the network; else single weights are set to zero where they are."""
+        return self.pattern == "channelx1"
+
+    @property
     def reads_again(self) -> bool:
         """Whether pruning takes passes over the calibration text of its own, beside the calibration."""
-        sequential, single_weights = self.compensation == "sequential", self.pattern != "channelx1"
-        return self.saliency == "fisher" or sequential or single_weights
+        sequential = self.compensation == "sequential"
+        return self.saliency == "fisher" or sequential or not self.takes_channels
 
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """Those of a sweep's sparsities (per mille) at which this method is made; its pattern's own where it has one."""
@@ -120,7 +125,7 @@ def method_values(method: MethodSettings) -> dict[str, Any]:
     and what an allocation by sensitivity is bounded by where it is what it was then.
     """
     values = asdict(method)
-    if method.pattern == "channelx1":
+    if method.takes_channels:
         del values["scope"]
     if method.rounds == 1:
         del values["rounds"], values["schedule"]

@@ -126,12 +126,16 @@ def method_name(settings: MethodSettings) -> str:
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
     named = next((method for method in alike if method.settings == settings), None)
     usual = (named or alike[0]).settings if alike else MethodSettings()
-    words = [(named or alike[0]).name] if alike else _choices(chosen)
+    name = (named or alike[0]).name if alike else " + ".join(_choices(chosen))
     changed = [
-        name for name, value in own.items() if name not in chosen and value != getattr(usual, name)
+        field
+        for field, value in own.items()
+        if field not in chosen and value != getattr(usual, field)
     ]
-    words += [f"{_PARAMETERS.get(name, name)} {own[name]:g}" for name in changed]
-    return ", ".join(words)
+    if not changed:
+        return name
+    words = [f"{_PARAMETERS.get(field, field)} {own[field]:g}" for field in changed]
+    return f"{name} ({', '.join(words)})"
 
 
 _PARAMETERS = {"width_multiple": "multiples of"}

@@ -94,6 +94,11 @@ class Pruned:
     passage_errors: tuple[float, ...] = ()
     sensitivities: tuple[float, ...] = ()
 
+    @property
+    def lost_without(self) -> tuple[float, ...]:
+        """The uncompensated errors; empty where nothing is made up for, so that they would say the same again."""
+        return () if self.method.compensation == "none" else self.uncompensated_errors
+
 
 Decision = Literal["difference", "close", "open"]
 """What a sequential test found: a difference; that there is hardly any; or neither, with every passage answered."""

@@ -184,7 +184,7 @@ def _is_alike(made: Pruned | None, row: PublishedRow) -> bool:
     """Whether whole channels went, as many as in the row."""
     return (
         made is not None
-        and made.method.pattern == "channelx1"
+        and made.method.takes_channels
         and made.sparsity_permille == row.sparsity_permille
     )
 

@@ -74,16 +74,16 @@ def test_no_two_methods_are_the_same_choices():
 
 def test_choices_without_a_name_are_named_by_themselves():
     nameless = replace(MethodSettings(), saliency="random")
-    assert method_name(nameless) == "random, least-squares, uniform"
+    assert method_name(nameless) == "random + least-squares + uniform"
 
 
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"damping": 0.5}, "least-squares, damping 0.5"),
-        ({"width_multiple": 64}, "least-squares, multiples of 64"),
-        ({"seed": 3, "strength": 1}, "least-squares, strength 1, seed 3"),
-        ({"rounds": 6}, "least-squares, rounds 6"),
+        ({"damping": 0.5}, "least-squares (damping 0.5)"),
+        ({"width_multiple": 64}, "least-squares (multiples of 64)"),
+        ({"seed": 3, "strength": 1}, "least-squares (strength 1, seed 3)"),
+        ({"rounds": 6}, "least-squares (rounds 6)"),
     ],
 )
 def test_a_preset_keeps_its_name_and_says_what_is_unusual(changes, name):
@@ -92,7 +92,7 @@ def test_a_preset_keeps_its_name_and_says_what_is_unusual(changes, name):
 
 def test_a_preset_with_a_parameter_of_its_own_is_not_unusual():
     preset = method_named("obs-by-sensitivity")
-    assert method_name(replace(preset, damping=0.01)) == "obs-by-sensitivity, damping 0.01"
+    assert method_name(replace(preset, damping=0.01)) == "obs-by-sensitivity (damping 0.01)"
 
 
 def test_two_methods_never_share_a_name():

@@ -56,7 +56,7 @@ def test_the_document_holds_every_promised_field(arguments, tmp_path, capsys):
 
 def test_several_methods_race_in_one_run(arguments, capsys):
     assert main([*arguments, "--method", "wanda-channels, magnitude", "--sparsity", "50"]) == 0
-    names = ["dense", "wanda-channels, multiples of 4, 50 %", "magnitude, multiples of 4, 50 %"]
+    names = ["dense", "wanda-channels (multiples of 4), 50 %", "magnitude (multiples of 4), 50 %"]
     printed = capsys.readouterr()
     assert all(f"Evaluating, {name}: " in printed.err for name in names)
     assert [line.split("  ")[0] for line in printed.out.splitlines()[1:4]] == names

@@ -78,7 +78,7 @@ def _curves(made: Pruned, colours: Palette) -> list[_Curve]:
         ("calibration", made.layer_errors, "circle", "●", "solid", True),
         ("held-out text", made.held_out_errors, "circle-open", "○", "dash", True),
         ("the passages", made.passage_errors, "diamond", "◆", "dot", True),
-        ("uncompensated", made.uncompensated_errors, "x-thin", "×", "dashdot", False),
+        ("uncompensated", made.lost_without, "x-thin", "×", "dashdot", False),
     ]
     return [
         _Curve(

@@ -177,7 +177,10 @@ def live_trace(race: Race, line: Line, end: float, colours: Palette) -> Any:
 
 def _said(record: Record, reading: str) -> str:
     score = record.last_word
-    removed = f"{sparsity(record):.1f} % removed" if record.pruned else ""
+    removed = ""
+    if record.pruned:
+        how = "removed" if record.pruned.method.takes_channels else "set to zero"
+        removed = f"{sparsity(record):.1f} % {how}"
     perplexity = f"word perplexity {record.word_perplexity:,.2f}"
     parts = [reading, removed, f"{score.right:,} of {score.total:,} right", perplexity]
     return "<br>".join(part for part in parts if part)

@@ -55,6 +55,15 @@ class Race:
     published: Sequence[PublishedRow] = ()
 
     @property
+    def taken(self) -> str:
+        """What its sparsity is a share of."""
+        methods = [record.pruned.method for record in self.records if record.pruned]
+        masks = any(not method.takes_channels for method in methods)
+        return (
+            "MLP channels removed, or MLP weights set to zero" if masks else "MLP channels removed"
+        )
+
+    @property
     def records(self) -> list[Record]:
         """The sparse records of every line."""
         return [record for records in self.lines.values() for record in records]

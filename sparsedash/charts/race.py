@@ -47,7 +47,7 @@ def race_chart(race: Race, measure: Measure = "accuracy", theme: Theme = "light"
         round(height) + _TOP + _BOTTOM,
         colours,
     )
-    layout |= _axes(measure, end, y_range, colours)
+    layout |= _axes(race, measure, end, y_range, colours)
     layout |= label_layout(labels, Panel(y_range=y_range, height=height), colours)
     if measure == "accuracy":
         traces += published_traces(race.published, colours)
@@ -80,7 +80,7 @@ def race_words(race: Race, measure: Measure = "accuracy") -> str:
         "flips": f"Answers of {total:,} that broke or were mended",
     }[measure]
     beside = published_words(race.published) if measure == "accuracy" else ""
-    return f"{what} against the share of MLP channels removed, with 95 % intervals: {'; '.join(parts)}.{beside}"
+    return f"{what} against the share of {race.taken}, with 95 % intervals: {'; '.join(parts)}.{beside}"
 
 
 def _line(
@@ -107,13 +107,13 @@ def _label(line: Line, text: str, y: float | None, colour: str) -> Label:
 
 
 def _axes(
-    measure: Measure, end: float, y_range: tuple[float, float], colours: Palette
+    race: Race, measure: Measure, end: float, y_range: tuple[float, float], colours: Palette
 ) -> dict[str, Any]:
     return {
         "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM},
         "xaxis": axis(
             colours, range=[-MARGIN * end, end], ticksuffix=" %", showgrid=False, showline=True, linecolor=colours.grid,
-            title={"text": "MLP channels removed", "font": {"color": colours.muted, "size": 14}},
+            title={"text": race.taken, "font": {"color": colours.muted, "size": 14}},
         ),
         "yaxis": axis(colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **ticks(measure, y_range)),
     }  # fmt: skip

@@ -11,7 +11,8 @@ from sparsedash.ui import frame, wording
 from sparsedash.ui.pair import KINDS, Kind, Offer, Order, Pair, offers, pair, told_apart, unknown
 from sparsedash.ui.text import element, escape, label, visible
 
-DEFAULT_KIND: Kind = "broke"
+_FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "other-answer", "both-wrong", "both-right")
+"""What is shown where the address names no kind: the first of these that has passages."""
 NEIGHBOURS = 100
 """Passages offered on each side of the chosen one: a list of thousands would slow every step."""
 
@@ -136,7 +137,8 @@ def choose_passage(positions: list[int], chosen: Pair, kind: Kind | None) -> int
 def _choose_kind(kinds: dict[Kind, list[int]], chosen_pair: Pair) -> Kind:
     """The two-by-two of buttons: left right or wrong across, right right or wrong down; below, the fifth kind."""
     asked = frame.query("filter")
-    chosen: Kind = next((kind for kind in KINDS if kind == asked), DEFAULT_KIND)
+    usual = next((kind for kind in _FIRST_KINDS if kinds[kind]), _FIRST_KINDS[0])
+    chosen: Kind = next((kind for kind in KINDS if kind == asked), usual)
     with st.container(key="flips", gap="small"):
         for row in (_SQUARE[:2], _SQUARE[2:], ("other-answer",)):
             for column, kind in zip(

@@ -35,8 +35,9 @@ class _Plane:
 def accuracy_drawing(found: Sweep, words: str) -> Html:
     """Accuracy against measured sparsity with Wilson's 95 % intervals. words: what it shows, for those who cannot see it."""
     plane = _Plane([found.dense, *found.sparse])
-    drawn = [*_axes(plane), *_dense(found.dense, plane)]
-    at = places(found.race(), 100 * plane.end)
+    race = found.race()
+    drawn = [*_axes(plane, race.taken), *_dense(found.dense, plane)]
+    at = places(race, 100 * plane.end)
     for i, (label, records) in enumerate(found.lines.items()):
         points = [
             (at[label, record.sparsity_permille] / 100, record)
@@ -50,7 +51,7 @@ def accuracy_drawing(found: Sweep, words: str) -> Html:
     )  # fmt: skip
 
 
-def _axes(plane: _Plane) -> list[Html]:
+def _axes(plane: _Plane, taken: str) -> list[Html]:
     drawn = []
     for percent in round_places(100 * plane.low, 100 * plane.high):
         y = plane.y(percent / 100)
@@ -63,7 +64,7 @@ def _axes(plane: _Plane) -> list[Html]:
         drawn.append(_text(f"{percent:g} %", plane.x(percent / 100), below, "middle"))
     drawn.append(_text("Last word right", str(_LEFT), "14", "start"))
     middle = str((_LEFT + _WIDTH - _RIGHT) // 2)
-    drawn.append(_text("MLP channels removed", middle, str(_HEIGHT - 8), "middle"))
+    drawn.append(_text(taken, middle, str(_HEIGHT - 8), "middle"))
     return drawn
 
 

@@ -9,6 +9,7 @@ from sparsedash.errors import SparseDashError
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.ui import frame, wording
 from sparsedash.ui.job_words import doing, facts, what
+from sparsedash.ui.pair import offers
 from sparsedash.ui.text import Html, element, escape, label, paragraph, visible
 
 POLL_S = 1.0
@@ -151,10 +152,12 @@ def _open(backend: Backend, job: Job) -> None:
         frame.link("overview", "See what it cost", run=job.key)
         frame.link("compare", "Compare passages", run=job.key)
         return
-    right = str(job.settings.get("right", ""))
+    left, right = (str(job.settings.get(side, "")) for side in ("left", "right"))
     run = next((run for run in backend.runs() if right in run.sparse), None)
     if run is not None:
-        frame.link("compare", "Compare passages", run=run.key)
+        known = {offer.key: offer.address for offer in offers(run, ())}
+        sides = {"left": known.get(left, ""), "right": known[right]}
+        frame.link("compare", "Compare passages", run=run.key, **sides)
 
 
 def _log(backend: Backend, job: Job) -> None:

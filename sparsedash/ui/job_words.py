@@ -66,7 +66,7 @@ def _sparse_model(job: Job) -> str:
         return ""
     method, permille = points[job.point]
     which = f"sparse model {job.point + 1} of {len(points)}"
-    return f"{which}: {wording.method(method)}, {wording.permille(permille)} removed"
+    return f"{which}: {wording.method(method)}, {wording.permille(permille)} {wording.gone(method)}"
 
 
 def _end_of(text: str) -> str:

@@ -33,6 +33,17 @@ def verdict(comparison: Paired) -> str:
     )
 
 
+def among(comparison: Paired, adjusted: float | None, n: int) -> str:
+    """What the verdict becomes where this is one of a run's n comparisons; nothing where it stays.
+
+    adjusted: the p-value among them; None where the comparison is none of them.
+    """
+    if adjusted is None or judge(comparison, adjusted) == judge(comparison):
+        return ""
+    becomes = shown(judge(comparison, adjusted))
+    return f"That is by itself. Among the {n:,} comparisons of this run {p_value(adjusted)} after Holm: {becomes}."
+
+
 def doubt(comparison: Paired) -> str:
     """What the verdict leaves open, and how many passages would close it; nothing where a difference is shown."""
     match judge(comparison):

@@ -18,11 +18,6 @@ OVERFITTED = 2.0
 """From how many times the error on held-out text is one."""
 
 _RECORD = "chosen-record"
-_CAPTION = (
-    "Lost: the share of the MLP's output, by its squared size, that the sparse layer gives otherwise than the dense one, "
-    "with each token as the calibration weighs it. "
-    "Sensitivity: what the model loses by one unit of error there, as a multiple of the median layer's."
-)
 
 
 def choose_record(found: Sweep) -> Record:
@@ -93,7 +88,7 @@ def layers_table(made: Pruned) -> Html:
         ("Lost on calibration text", _percents(made.layer_errors)),
         ("On held-out text", _percents(made.held_out_errors)),
         ("On the passages", _percents(made.passage_errors)),
-        ("Without compensation", _percents(made.uncompensated_errors)),
+        ("Without compensation", _percents(made.lost_without)),
         ("Compensation bought back", _bought(made)),
         ("Sensitivity", [f"{value:.2f}{wording.NBSP}×" for value in relative(made.sensitivities)]),
     ]
@@ -103,7 +98,16 @@ def layers_table(made: Pruned) -> Html:
         for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True))
     ]  # fmt: skip
     head = ["Layer", "Channels kept", "Removed", *(name for name, _ in columns)]
-    return table("The layers of this model", _CAPTION, head, rows)
+    return table("The layers of this model", _caption(made), head, rows)
+
+
+def _caption(made: Pruned) -> str:
+    of_what = "the MLP's" if made.method.takes_channels else "the projections'"
+    return (
+        f"Lost: the share of {of_what} output, by its squared size, that the sparse layer gives otherwise than the dense one, "
+        "with each token as the calibration weighs it. "
+        "Sensitivity: what the model loses by one unit of error there, as a multiple of the median layer's."
+    )
 
 
 def _numbers(made: Pruned) -> list[Html]:
@@ -113,14 +117,14 @@ def _numbers(made: Pruned) -> list[Html]:
         more = times_more(made, made.passage_errors)
         below = _ratio(more, "that on calibration text")
         numbers.append(_number("Lost on the passages", made.passage_errors, below))
-    if made.uncompensated_errors:
-        bought = _bought_back(made.uncompensated_errors, made.layer_errors)
+    if without := made.lost_without:
+        bought = _bought_back(without, made.layer_errors)
         below = (
             f"compensation bought back {wording.percent(bought, 0)} of it; median of the layers' shares"
             if bought is not None
             else ""
         )
-        numbers.append(_number("Without compensation", made.uncompensated_errors, below))
+        numbers.append(_number("Without compensation", without, below))
     return numbers
 
 
@@ -151,7 +155,7 @@ def _bought_back(without: Sequence[float], with_it: Sequence[float]) -> float | 
 def _bought(made: Pruned) -> list[str]:
     return [
         wording.percent(1 - fitted / without, 0) if without > 0 else ""
-        for without, fitted in zip(made.uncompensated_errors, made.layer_errors, strict=False)
+        for without, fitted in zip(made.lost_without, made.layer_errors, strict=False)
     ]
 
 

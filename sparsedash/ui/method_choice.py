@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import streamlit as st
 
+from sparsedash.errors import SparseDashError
 from sparsedash.keys import is_used
 from sparsedash.method_settings import (
     MAX_ROUNDS,
@@ -25,8 +26,8 @@ CHANNELS: Pattern = "channelx1"
 """The pattern that takes channels out of the network; every other one only sets weights to zero."""
 
 _MASKS = "They set weights to zero where they are: such masks do not make the model smaller or faster by themselves."
-_PRESETS = [method for method in METHODS if method.settings.pattern == CHANNELS]
-_MASKING = [method for method in METHODS if method.settings.pattern != CHANNELS]
+_PRESETS = [method for method in METHODS if method.settings.takes_channels]
+_MASKING = [method for method in METHODS if not method.settings.takes_channels]
 _USUAL = MethodSettings()
 OWN, MASKS = "own", "masks"
 """The fields' names in the address."""
@@ -116,7 +117,13 @@ def all_of(
     if own is None:
         return None
     methods = dict.fromkeys(replace(method, width_multiple=width) for method in (*presets, *own))
-    return checked("method", lambda: RunSettings(methods=tuple(methods)).methods)
+
+    def made() -> tuple[MethodSettings, ...]:
+        if not methods:
+            raise SparseDashError("No method is chosen.", "Choose at least one.")
+        return RunSettings(methods=tuple(methods)).methods
+
+    return checked("method", made)
 
 
 def method_address(method: MethodSettings) -> dict[str, str]:

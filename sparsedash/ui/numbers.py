@@ -14,8 +14,10 @@ def numbers_table(found: Sweep, comparisons: Mapping[str, str] | None = None) ->
     """Every record of the run with its doubt, as a table. comparisons: the address of each one's with dense, by its key."""
     addresses = comparisons or {}
     names = [_name(name, addresses.get(record.key, "")) for name, record in found.records.items()]
+    methods = found.run.settings.methods
+    gone = "removed" if all(m.takes_channels for m in methods) else "removed or zero"
     head = [
-        "Model", "MLP removed", "Linear weights removed", f"Right of {found.dense.last_word.total:,}", "Accuracy",
+        "Model", f"MLP {gone}", f"Linear weights {gone}", f"Right of {found.dense.last_word.total:,}", "Accuracy",
         "95 % interval", "Change, points", "95 % interval", "p", "Broke", "Mended", "Word perplexity", "Times dense",
         "95 % interval",
     ]  # fmt: skip

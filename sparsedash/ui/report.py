@@ -10,7 +10,7 @@ from sparsedash.ui import judging, wording
 from sparsedash.ui.drawing import accuracy_drawing
 from sparsedash.ui.numbers import numbers_table
 from sparsedash.ui.pair import KINDS, Kind, Pair
-from sparsedash.ui.sweep import Sweep, answer, doubt
+from sparsedash.ui.sweep import Sweep, adjusted, answer, doubt
 from sparsedash.ui.text import Html, element, escape, join, paragraph, table
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -55,6 +55,7 @@ def report(found: Sweep, pair: Pair, passages: Passages | None) -> bytes:
         element("div", numbers_table(found), css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
         paragraph(judging.verdict(judged)),
+        *_remark(judging.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse))),
         *_remark(judging.doubt(judged)),
         *_flips(pair, passages),
         *_made(found),

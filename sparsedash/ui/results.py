@@ -15,7 +15,7 @@ from sparsedash.significance import judge
 from sparsedash.ui import frame, job_panel, judging, wording
 from sparsedash.ui.numbers import numbers_table
 from sparsedash.ui.pair import offers
-from sparsedash.ui.sweep import Sweep, answer, best, doubt, live
+from sparsedash.ui.sweep import Sweep, answer, best, doubt, headline, live
 from sparsedash.ui.text import Html, element, escape, label, paragraph
 
 MEASURE = "measure"
@@ -29,6 +29,7 @@ _HINTS: dict[Measure, str] = {
     "flips": "Broke: the dense model was right and the sparse one is wrong. Mended: the other way round. Equal accuracy "
     f"hides both. {_CLICK}",
 }
+_DRAWN = "Bars and the band: 95 % intervals. Points that would cover each other stand side by side."
 _HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
@@ -93,7 +94,7 @@ def _draw_race(found: Sweep, now: Live | None) -> None:
     )
     _open_comparison(found, clicked(selected["selection"]["points"]))
     fewer = any(len(r.outcomes) < len(found.dense.outcomes) for r in found.sparse)
-    hints = [_HINTS[measure], *([_HOLLOW] if fewer else [])]
+    hints = [_HINTS[measure], _DRAWN, *([_HOLLOW] if fewer or now else [])]
     frame.show(paragraph(" ".join(hints), css="sd-muted sd-small"))
 
 
@@ -110,6 +111,17 @@ def _comparisons(found: Sweep) -> dict[str, dict[str, str]]:
         for offer in offers(found.run, ())
         if offer.key != found.run.dense
     }
+
+
+def link_to_answers(found: Sweep) -> None:
+    """Links to the passages and to the layers of the sparse model that the answer speaks of."""
+    record = headline(found)
+    if record is None:
+        return
+    name = next(name for name, other in found.records.items() if other is record)
+    address = _comparisons(found)[record.key]
+    frame.link("compare", "Compare the answers passage by passage", **address)
+    frame.link("layers", "See what each layer lost", run=found.run.key, record=name)
 
 
 def list_runs(runs: list[Run], chosen: str) -> None:
@@ -149,10 +161,13 @@ def _number(name: str, record: Record, below: str) -> Html:
 
 
 def _name(found: Sweep, record: Record) -> str:
-    method = f"{found.method(record)}, " if len(found.run.settings.methods) > 1 else ""
-    return f"{method}{wording.permille(record.sparsity_permille)} of the MLP removed"
+    assert record.pruned is not None, "dense has a name of its own"
+    method = record.pruned.method
+    name = f"{found.method(record)}, " if len(found.run.settings.methods) > 1 else ""
+    taken = f"{wording.of_what(method)} {wording.gone(method)}"
+    return f"{name}{wording.permille(record.sparsity_permille)} {taken}"
 
 
 def _adjusted(found: Sweep) -> str:
     n = len(found.sparse)
-    return f", p adjusted for {n} comparisons" if n > 1 else ""
+    return f", judged among {n} comparisons" if n > 1 else ""

@@ -5,9 +5,10 @@ from functools import lru_cache
 from itertools import takewhile
 
 from sparsedash.backend import Backend
-from sparsedash.charts.measures import Lines, Live, Race, Same
+from sparsedash.charts.measures import Lines, Live, Race, Same, readings, times
 from sparsedash.charts.published_points import published_beside
 from sparsedash.jobs.job import Job
+from sparsedash.method_settings import MethodSettings
 from sparsedash.records import Record, Run
 from sparsedash.significance import Paired, compare, holm, judge, passages_needed
 from sparsedash.ui import wording
@@ -120,14 +121,33 @@ def live(found: Sweep, job: Job) -> Live | None:
 
 
 def best(found: Sweep) -> list[Row]:
-    """The rows, by rising sparsity, of the method that removes most before a difference is shown; ties by accuracy."""
+    """The rows, by rising sparsity, of the method that removes most before a difference is shown; ties by accuracy.
+
+    Of those that remove channels, where there are any: what only sets weights to zero makes nothing smaller.
+    """
     by_method: dict[str, list[Row]] = {}
     for row in zip(found.sparse, found.paired, found.p_values, strict=True):
         by_method.setdefault(found.method(row[0]), []).append(row)
     ordered = [
         sorted(rows, key=lambda row: row[0].sparsity_permille) for rows in by_method.values()
     ]
-    return max(ordered, key=_merit, default=[])
+    channels = [rows for rows in ordered if _method(rows[0]).takes_channels]
+    return max(channels or ordered, key=_merit, default=[])
+
+
+def headline(found: Sweep) -> Record | None:
+    """The sparse record that the answer speaks of: the first with a difference, or the last without one."""
+    rows = best(found)
+    harmed = rows[len(unharmed(rows)) :]
+    return next((row[0] for row in [*harmed[:1], *rows[-1:]]), None)
+
+
+def adjusted(found: Sweep, left: Record, right: Record) -> float | None:
+    """The p-value of this comparison among all of the run's; None where it is none of these."""
+    if left.key != found.dense.key:
+        return None
+    keys = [record.key for record in found.sparse]
+    return found.p_values[keys.index(right.key)] if right.key in keys else None
 
 
 def answer(found: Sweep) -> str:
@@ -137,7 +157,7 @@ def answer(found: Sweep) -> str:
         return "The dense model has answered; the sparse models are on their way."
     sentence = _sentence(rows)
     if len(found.run.settings.methods) > 1:
-        sentence = f"With {found.method(rows[0][0])}, {sentence[0].lower()}{sentence[1:]}"
+        sentence = f"With “{found.method(rows[0][0])}”, {sentence[0].lower()}{sentence[1:]}"
     return sentence if found.run.finished else f"So far: {sentence[0].lower()}{sentence[1:]}"
 
 
@@ -149,6 +169,10 @@ def doubt(found: Sweep) -> str:
     record, comparison, _ = rows[-1]
     if record.stopping and record.stopping.decision == "close":
         return ""
+    return f"{_too_few(record, comparison)}{_by_perplexity(found.dense, record)}"
+
+
+def _too_few(record: Record, comparison: Paired) -> str:
     total, needed = comparison.n_passages, passages_needed(comparison)
     if needed is None:
         return f"That does not prove that there is none: {total:,} passages are too few to show a small one."
@@ -160,9 +184,26 @@ def doubt(found: Sweep) -> str:
     return f"{total:,} passages are too few to show {size}: {about}."
 
 
+def _by_perplexity(dense: Record, record: Record) -> str:
+    """A loss that accuracy does not show, where word perplexity does."""
+    (reading,) = readings("word perplexity", dense, record)
+    if record.stopping or reading.high >= 0:
+        return ""
+    low, high = (times(-bound).removesuffix(" ×") for bound in (reading.high, reading.low))
+    return (
+        f" Word perplexity does show a loss at {wording.permille(record.sparsity_permille)}: it is {times(-reading.value)} "
+        f"the dense model's, 95{wording.NBSP}% interval {low} to {high}."
+    )
+
+
 def unharmed(rows: list[Row]) -> list[Row]:
     """The rows up to the first one where a difference is shown or borderline."""
     return list(takewhile(lambda row: judge(row[1], row[2]) == "not-shown", rows))
+
+
+def _method(row: Row) -> MethodSettings:
+    assert row[0].pruned is not None, "a row is about a sparse model"
+    return row[0].pruned.method
 
 
 def _merit(rows: list[Row]) -> tuple[int, float]:
@@ -174,20 +215,23 @@ def _sentence(rows: list[Row]) -> str:
     free_rows = unharmed(rows)
     harmed = rows[len(free_rows) :]
     free = wording.permille(free_rows[-1][0].sparsity_permille) if free_rows else ""
+    method = _method(rows[0])
+    verb, zero = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
+    what = f"{wording.of_what(method)}{zero}"
     total = (harmed[0] if harmed and not free_rows else free_rows[-1])[1].n_passages
-    shows_none = f"{free} of the MLP shows no difference in {_JUDGED_BY} on {total:,} passages"
+    shows_none = f"{free} {what} shows no difference in {_JUDGED_BY} on {total:,} passages"
     if not harmed:
         upto = "up to " if len(rows) > 1 else ""
-        return f"Removing {upto}{shows_none}; at {free} it changes by {_points(free_rows[-1][1])}."
+        return f"{verb} {upto}{shows_none}; measured at {free}: {_points(free_rows[-1][1])}."
     record, comparison, p = harmed[0]
     if judge(comparison, p) == "borderline":
         says = "is borderline, at" if free_rows else f"is borderline in {_JUDGED_BY}, at"
     else:
         says = f"changes {'it' if free_rows else _JUDGED_BY} by"
-    cost = f"{wording.permille(record.sparsity_permille)} {says} {_points(comparison)}"
+    asked, cost = wording.permille(record.sparsity_permille), f"{says} {_points(comparison)}"
     if not free_rows:
-        return f"Removing {cost}, on {total:,} passages."
-    return f"Removing {shows_none}; {cost}."
+        return f"{verb} {asked} {what} {cost}, on {total:,} passages."
+    return f"{verb} {shows_none}; {asked} {cost}."
 
 
 def _points(comparison: Paired) -> str:

@@ -162,6 +162,18 @@ def record_name(record: Record, several_methods: bool) -> str:
     return f"{method(record.pruned.method)} {asked}"
 
 
+def gone(settings: MethodSettings) -> str:
+    """What happens to the weights that a method takes."""
+    return "removed" if settings.takes_channels else "set to zero"
+
+
+def of_what(settings: MethodSettings) -> str:
+    """What a method takes a share of."""
+    if settings.takes_channels:
+        return "of the MLP"
+    return "of the MLPs' weights" if settings.scope == "mlp" else "of the decoder's weights"
+
+
 def run_title(settings: RunSettings) -> str:
     """What a run is about, in a few words: model and sparsities."""
     return f"{title(settings.model)} at {permilles(settings.made_permille)}"

@@ -44,6 +44,9 @@ def test_while_the_dense_answers_are_made_again_the_page_waits_and_does_not_ask_
 def test_a_job_that_ended_without_answers_leaves_nothing_to_compare(open_page, backend):
     backend.stored_jobs = [job(SETTINGS, "failed", **FAILED)]
     assert words(open_page("compare")).startswith("Nothing to compare yet.")
+    asked = words(open_page("compare", run=SETTINGS.key()))
+    assert asked.startswith("This run has no answers to compare.")
+    assert FAILED["error_text"] in asked
 
 
 def test_a_run_of_another_address_is_mentioned_where_there_is_nothing_to_compare(
@@ -51,7 +54,7 @@ def test_a_run_of_another_address_is_mentioned_where_there_is_nothing_to_compare
 ):
     backend.stored_jobs = [job(SETTINGS)]
     app = open_page("compare", run="gone")
-    assert words(app).startswith("Nothing to compare yet.")
+    assert words(app).startswith("There is no run with this address.")
     assert "Another run is under way: SmolLM2 135M (built in) at 10, 20, 30 %" in links(app)
 
 
@@ -63,6 +66,23 @@ def test_runs_without_a_sparse_answer_are_seen_and_not_started(open_page, backen
 def test_the_verdict_comes_first(open_page, finished):
     said = words(open_page("compare"))
     assert said.startswith("9 answers broke, 2 were mended; a borderline difference: −5.8 points")
+
+
+def test_one_of_several_comparisons_is_judged_among_them_as_well(open_page, backend):
+    # Six that broke: p = 0.031 by itself, and three times that among three.
+    run, records = specimens.run()
+    outcomes, left = list(records[0].outcomes), 6
+    for i, outcome in enumerate(outcomes):
+        if outcome.last_word_right and left:
+            outcomes[i], left = replace(outcome, last_word_right=False), left - 1
+    broken = replace(records[3], outcomes=tuple(outcomes))
+    backend.add_run((run, [*records[:3], broken]))
+    said = words(open_page("compare", right="30 %"))
+    assert "a difference is shown" in said and "p = 0.031." in said
+    assert (
+        "That is by itself. Among the 3 comparisons of this run p = 0.094 after Holm: a borderline difference."
+        in said
+    )
 
 
 def test_the_first_broken_passage_is_shown_with_both_answers(open_page, finished):
@@ -119,7 +139,8 @@ def test_an_address_of_no_model_says_so_and_what_is_shown_instead(side, shown, o
 def test_a_record_against_itself_changes_nothing(open_page, finished):
     app = open_page("compare", right="dense")
     assert "Every verdict stayed the same" in words(app)
-    assert "No passage is of this kind." in words(app)
+    # Nothing broke, nothing was mended: the first kind that has passages is shown.
+    assert button(app, "Both wrong").icon == ":material/check:"
 
 
 def test_the_doubt_says_how_many_passages_would_settle_it(open_page, finished):
@@ -142,7 +163,7 @@ def test_a_search_narrows_every_kind_and_stands_in_the_address(open_page, finish
     found = {b.label.split(" · ")[0]: int(b.label.split(" · ")[1]) for b in app.button[:4]}
     assert 0 < sum(found.values()) < 120
     app.text_input(key="search").set_value("no such words").run()
-    assert "No passage is of this kind." in words(app)
+    assert "No passage is of this kind. Choose another kind, or clear the search." in words(app)
 
 
 def test_a_search_looks_into_the_context_too(open_page, finished):

@@ -53,7 +53,7 @@ def test_text_from_models_and_files_is_shown_as_text(text, open_page, backend):
     stored = backend.stored_passages["passages"]
     backend.stored_passages["passages"] = replace(stored, contexts=(text,) * 120)
     drawn = markup(open_page("compare"))
-    for tag in ("<img", "<style>*", "javascript:alert(1))<"):
+    for tag in ("<img", "<style>*", 'href="javascript'):
         assert tag not in drawn
     shows_as_text(drawn)
 

@@ -7,7 +7,7 @@ import pytest
 from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.presets import method_named
 from tests.ui import specimens
-from tests.ui.conftest import FAILED, button, links, markup, words
+from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
@@ -45,7 +45,8 @@ def test_a_continuation_is_a_job_like_others(open_page, finished):
     finished.stored_jobs = [job(asked, "done")]
     app = open_page("jobs")
     assert "Continuations of a text" in words(app)
-    assert links(app)["Compare passages"].endswith(f"run={run.key}")
+    asked = {"run": run.key, "left": "dense", "right": "10 %"}
+    assert query_of(links(app)["Compare passages"]) == asked
 
 
 def test_a_job_of_another_version_is_still_listed(open_page, backend):

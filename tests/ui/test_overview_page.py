@@ -170,7 +170,7 @@ def test_a_run_whose_sparse_record_was_lost_shows_the_others(open_page, finished
 def test_several_methods_are_judged_by_the_best_one(open_page, backend):
     methods = (method_named("magnitude"), method_named("least-squares"))
     backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
-    assert words(open_page("overview")).startswith("With least-squares, removing")
+    assert words(open_page("overview")).startswith("With “least-squares”, removing")
 
 
 def test_the_measure_of_the_chart_can_be_chosen(open_page, finished):
@@ -208,6 +208,35 @@ def test_fewer_passages_are_said_to_make_hollow_marks(open_page, backend):
 
 
 def test_a_run_with_sparse_records_leads_to_its_layers(open_page, finished):
-    assert links(open_page("overview"))["See what each layer lost"].endswith(
-        f"run={SETTINGS.key()}"
-    )
+    found = links(open_page("overview"))
+    asked = {"run": SETTINGS.key(), "record": "30 %"}
+    assert query_of(found["See what each layer lost"]) == asked
+    asked = {"run": SETTINGS.key(), "right": "30 %"}
+    assert query_of(found["Compare the answers passage by passage"]) == asked
+
+
+def test_the_links_lead_to_the_model_that_the_answer_speaks_of(open_page, backend):
+    methods = (*SETTINGS.methods, method_named("magnitude"))
+    backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
+    app = open_page("overview")
+    assert words(app).startswith("With “least-squares”, removing 20 %")
+    found = query_of(links(app)["Compare the answers passage by passage"])
+    assert found["right"] == "least-squares 30 %"
+
+
+def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backend):
+    masks = method_named("magnitude-2:4")
+    settings = replace(SETTINGS, methods=(*SETTINGS.methods, masks))
+    run, records = specimens.run(settings)
+    dense = [o.last_word_right for o in records[0].outcomes]
+    mask = specimens.record(dense, 500, masks)
+    backend.add_run((replace(run, sparse=(*run.sparse[:3], mask.key)), [*records[:4], mask]))
+    said = words(open_page("overview"))
+    assert said.startswith("With “least-squares”, removing 20 %")
+    backend.stored_runs.clear()
+    alone = replace(SETTINGS, methods=(masks,))
+    backend.add_run((replace(run, settings=alone, sparse=(mask.key,)), [records[0], mask]))
+    said = words(open_page("overview"))
+    assert said.startswith("Setting 50 % of the decoder's weights to zero shows no difference")
+    assert "50 % of the decoder's weights set to zero" in said
+    assert "MLP removed or zero" in said

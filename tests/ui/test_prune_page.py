@@ -174,7 +174,7 @@ class TestAMethodOfOnesOwn:
             "none",
             "global",
         )
-        assert "Its name in charts: random, none, global" in words(app)
+        assert "Its name in charts: random + none + global" in words(app)
 
     def test_it_may_be_the_only_one(self, open_page, backend):
         app = open_page("prune", **OWN)
@@ -185,7 +185,7 @@ class TestAMethodOfOnesOwn:
     def test_no_method_at_all_is_refused(self, open_page):
         app = open_page("prune")
         app.get("button_group")[0].set_value([]).run()
-        assert "methods: () is not possible; allowed: at least one" in words(app)
+        assert "No method is chosen. Choose at least one." in words(app)
         assert button(app, "Start").disabled
 
     def test_the_same_method_is_raced_once(self, open_page, backend):

@@ -8,7 +8,7 @@ from sparsedash.charts.measures import Live
 from sparsedash.presets import method_named
 from sparsedash.records import Record, Stopping
 from sparsedash.ui import wording
-from sparsedash.ui.sweep import Sweep, answer, best, doubt, live, sweep
+from sparsedash.ui.sweep import Sweep, adjusted, answer, best, doubt, live, sweep
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
 
@@ -42,7 +42,7 @@ def said(*sparse: Record, finished: bool = True) -> str:
 def test_no_loss_shown_at_all():
     sentence = said(specimens.record(broken(1), 100), specimens.record(broken(2), 200))
     assert sentence.startswith(
-        "Removing up to 20 % of the MLP shows no difference in the accuracy of last words on 120 passages; at 20 % it changes by −1.7 points, 95 %"
+        "Removing up to 20 % of the MLP shows no difference in the accuracy of last words on 120 passages; measured at 20 %: −1.7 points, 95 %"
     )
 
 
@@ -61,7 +61,9 @@ def test_a_loss_shown_from_some_sparsity_on():
 
 def test_a_loss_shown_from_the_first_sparsity_on():
     sentence = said(specimens.record(broken(30), 100), specimens.record(broken(40), 200))
-    assert sentence.startswith("Removing 10 % changes the accuracy of last words by −25.0 points")
+    assert sentence.startswith(
+        "Removing 10 % of the MLP changes the accuracy of last words by −25.0 points"
+    )
     assert sentence.endswith("on 120 passages.")
 
 
@@ -73,6 +75,26 @@ def test_no_difference_is_not_called_none_where_the_passages_are_too_few_to_show
     assert doubt(sweep_of(specimens.record(broken(0), 100))) == (
         "That does not prove that there is none: 120 passages are too few to show a small one."
     )
+
+
+def test_a_loss_that_only_word_perplexity_shows_is_said_with_its_interval():
+    dense = specimens.record(DENSE)
+    less_likely = tuple(
+        replace(outcome, log_likelihood=outcome.log_likelihood - 0.5 - 0.1 * (i % 2))
+        for i, outcome in enumerate(dense.outcomes)
+    )
+    said = doubt(sweep_of(replace(specimens.record(broken(0), 100), outcomes=less_likely)))
+    assert said.replace(wording.NBSP, " ").endswith(
+        " Word perplexity does show a loss at 10 %: it is 1.73 × the dense model's, 95 % interval 1.72 to 1.75."
+    )
+
+
+def test_a_comparison_has_its_p_value_among_all_of_the_run():
+    found = sweep_of(specimens.record(broken(1), 100), specimens.record(broken(30), 200))
+    first, second = found.sparse
+    assert adjusted(found, found.dense, second) == found.p_values[1]
+    assert adjusted(found, first, second) is None
+    assert adjusted(found, found.dense, found.dense) is None
 
 
 def test_there_is_no_doubt_before_a_sparse_answer_or_where_each_shows_a_difference():
@@ -104,7 +126,7 @@ def test_the_method_that_keeps_longest_what_it_had_is_the_best():
     ]
     found = sweep_of(*weak, *strong)
     assert [record.key for record, _, _ in best(found)] == [record.key for record in strong]
-    assert answer(found).startswith("With magnitude, removing")
+    assert answer(found).startswith("With “magnitude”, removing")
 
 
 def test_p_values_are_adjusted_for_the_number_of_comparisons():

@@ -103,12 +103,12 @@ def test_the_width_multiple_is_said_once_for_all_methods():
 
 
 def test_a_method_says_what_is_unusual_about_it():
-    assert wording.method(replace(method_named("obs"), damping=0.5)) == "obs, damping 0.5"
+    assert wording.method(replace(method_named("obs"), damping=0.5)) == "obs (damping 0.5)"
 
 
 def test_choices_without_a_name_are_named_themselves():
     unnamed = replace(method_named("random"), compensation="least-squares")
-    assert wording.method(unnamed) == "random, least-squares, uniform"
+    assert wording.method(unnamed) == "random + least-squares + uniform"
 
 
 @pytest.mark.parametrize(("count", "rounded"), [(7, 7), (99, 99), (201, 210), (1234, 1300)])
