@@ -5,6 +5,7 @@ import streamlit as st
 from sparsedash.significance import compare
 from sparsedash.ui import blind, comparison, frame, job_panel, judging, wording
 from sparsedash.ui.own_prompt import try_prompt
+from sparsedash.ui.pair import Kind
 from sparsedash.ui.reading import read_passage
 from sparsedash.ui.sweep import adjusted, sweep
 from sparsedash.ui.take_away import offer_files
@@ -80,15 +81,17 @@ with verdict:
         blind.choose_mode()
 
 passages = pair.texts(backend.passages(pair.left.passages_key))
-choices, reading = st.columns([2, 3], gap="medium")
+# On a phone the columns stand one below the other: the passage first.
+reading, choices = st.columns([3, 2], gap="medium")
+kind: Kind | None = None
 with choices:
     if is_blind:
-        position = comparison.choose_passage(comparison.choose_blindly(pair, passages), pair, None)
+        view = comparison.choose_blindly(pair, passages)
     else:
         kind, view = comparison.choose_view(pair, passages)
-        position = comparison.choose_passage(view, pair, kind)
         offer_files(backend, run, pair, passages, (kind, view))
 with reading:
+    position = comparison.choose_passage(view, pair, kind)
     if position is None:
         clear = ", or clear the search" if frame.query("search") else ""
         frame.note(f"No passage is of this kind. Choose another kind{clear}.")

@@ -29,8 +29,6 @@ elif job is not None:
     if job.live:
         frame.empty("Each layer's width and loss appear here with the first sparse model.")
     job_panel.watch(backend, job, lambda: bool((grown := backend.run(chosen)) and grown.sparse))
-    if not job.live:
-        frame.link("prune", "Choose other settings")
 elif frame.query("run"):
     frame.opening("There is nothing about layers at this address.")
     frame.empty("The run may have been made in another data folder, or its sparse models are lost.")

@@ -44,7 +44,7 @@ if found is not None:
     results.show_race(backend, found, job)
     with st.container(horizontal=True):
         results.link_to_answers(found)
-        frame.link("prune", "Prune something else")
+        frame.link("prune", "Change the settings", **(controls.address(found.run.settings) or {}))
 elif job is not None:
     frame.opening("The first results are on their way." if job.live else "This run has no results.")
     if job.live:
@@ -52,8 +52,6 @@ elif job is not None:
             "The chart appears here as soon as the dense model has answered, and grows with every sparse one."
         )
     job_panel.watch(backend, job, lambda: sweep(backend, backend.run(chosen)) is not None)
-    if not job.live:
-        frame.link("prune", "Choose other settings")
 elif chosen:
     frame.opening("There is no run with this address.")
     frame.empty("It may have been made in another data folder. The last runs are listed below.")

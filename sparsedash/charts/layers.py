@@ -45,7 +45,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     if made.sensitivities:
         traces.append(_bars(relative(made.sensitivities), "y3", colours))
     height = round(sum(panels) + _GAP * (len(panels) - 1)) + _TOP + _BOTTOM
-    layout = frame_of("Share of each layer's MLP output that is lost, %", height, colours)
+    layout = frame_of(f"Share of each layer's {_output(made)} that is lost, %", height, colours)
     layout |= _axes(made, domains, highest, colours)
     layout |= label_layout(
         labels, Panel(y_range=(0, highest), height=top, domain=domains[0]), colours
@@ -62,9 +62,13 @@ def layers_words(made: Pruned) -> str:
     ]
     kept = _kept(made)
     return (
-        f"Share of the MLP output that each of {len(made.widths)} layers lost: {'; '.join(said)}. "
+        f"Share of the {_output(made)} that each of {len(made.widths)} layers lost: {'; '.join(said)}. "
         f"Kept width from {min(kept):.0f} to {max(kept):.0f} % of the dense one."
     )
+
+
+def _output(made: Pruned) -> str:
+    return "MLP output" if made.method.takes_channels else "projections' output"
 
 
 def relative(values: Sequence[float]) -> list[float]:

@@ -36,7 +36,7 @@ from sparsedash.ui.method_choice import (
     choose_masks,
     choose_own,
     choose_presets,
-    method_address,
+    methods_address,
 )
 
 DEFAULT_SPARSITIES = "10, 20, 30"
@@ -96,25 +96,31 @@ def run_settings(backend: Backend) -> RunSettings | None:
     return settings
 
 
-def address(settings: RunSettings) -> dict[str, str]:
-    """The parameters of the address under which the form says just this request of one method."""
-    (method,) = settings.methods
-    packed = {"packed": "true"} if settings.calibration.packed else {}
-    return {
-        **method_address(method),
-        **packed,
+def address(settings: RunSettings) -> frame.Query | None:
+    """The parameters of the address under which the form says just this request; None where it cannot."""
+    methods = methods_address(settings.methods)
+    widths = {method.width_multiple for method in settings.methods}
+    if methods is None or len(widths) > 1:
+        return None
+    calibration, evaluation = settings.calibration, settings.evaluation
+    found: frame.Query = {
+        **methods,
         "model": settings.model,
         "sparsity": ", ".join(f"{value / 10:g}" for value in settings.sparsities_permille),
-        "text": settings.evaluation.corpus,
-        "rule": settings.evaluation.rule,
-        "calibration": settings.calibration.corpus,
-        "samples": str(settings.calibration.n_samples),
-        "length": str(settings.calibration.length),
-        "seed": str(settings.calibration.seed),
-        "weights": settings.calibration.token_weights,
+        "text": evaluation.corpus,
+        "rule": evaluation.rule,
+        "calibration": calibration.corpus,
+        "samples": str(calibration.n_samples),
+        "length": str(calibration.length),
+        "seed": str(calibration.seed),
+        "weights": calibration.token_weights,
         "dtype": settings.dtype,
-        "width": str(method.width_multiple),
+        "width": str(widths.pop()),
     }
+    found |= {"passages": str(evaluation.n_passages)} if evaluation.n_passages else {}
+    found |= {"shuffle": str(seed)} if (seed := evaluation.shuffle_seed) is not None else {}
+    found |= {"stop": "true"} if evaluation.stop_early else {}
+    return found | ({"packed": "true"} if calibration.packed else {})
 
 
 def _sparsities() -> tuple[int, ...] | None:

@@ -19,6 +19,9 @@ _MARK = str(Path(__file__).with_name("mark.svg"))
 _WORDMARK = str(Path(__file__).with_name("wordmark.svg"))
 _opening_backend = threading.Lock()
 
+Query = dict[str, str | list[str]]
+"""What an address says after its question mark; a parameter may have several values."""
+
 
 def page(title: str) -> Backend:
     """Set the page up and return the backend; the first call of every page, also of one opened by a deep link.
@@ -84,7 +87,7 @@ def failure(message: str, advice: str = "") -> None:
     show(element("div", what, then, css="sd-alert", role="alert"))
 
 
-def link(page_file: str, text: str, /, **query: str) -> None:
+def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
     """A real link to a page of this app. text: a label, see `ui.text.label`."""
     st.page_link(f"pages/{page_file}.py", label=text, query_params=query or None)
 

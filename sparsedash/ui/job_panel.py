@@ -5,9 +5,11 @@ from collections.abc import Callable
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.errors import SparseDashError
+from sparsedash.errors import SettingsError, SparseDashError
 from sparsedash.jobs.job import Job, JobState
+from sparsedash.settings import RunSettings, settings_from_plain
 from sparsedash.ui import frame, wording
+from sparsedash.ui.controls import address
 from sparsedash.ui.job_words import doing, facts, what
 from sparsedash.ui.pair import offers
 from sparsedash.ui.text import Html, element, escape, label, paragraph, visible
@@ -60,6 +62,7 @@ def draw(backend: Backend, job: Job, brief: bool = False) -> None:
             frame.failure(job.error_text, job.error_advice)
         with st.container(horizontal=True, vertical_alignment="center"):
             _buttons(backend, job)
+            _change(job)
             if job.started_at is not None:
                 _log(backend, job)
 
@@ -136,6 +139,18 @@ def _buttons(backend: Backend, job: Job) -> None:
             )  # fmt: skip
         case "done":
             _open(backend, job)
+
+
+def _change(job: Job) -> None:
+    """A link to the form with the settings of a run that ended, to be changed and asked for again."""
+    if job.live or job.kind != "run":
+        return
+    try:
+        asked = address(settings_from_plain(RunSettings, job.settings))
+    except SettingsError:
+        return
+    if asked is not None:
+        frame.link("prune", "Change the settings", **asked)
 
 
 def _retry(backend: Backend, job: Job) -> None:

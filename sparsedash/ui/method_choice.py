@@ -1,6 +1,6 @@
 """Which methods are run: presets by name, and one of one's own made of the four choices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -20,6 +20,7 @@ from sparsedash.method_settings import (
 )
 from sparsedash.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.settings import RunSettings
+from sparsedash.ui import frame
 from sparsedash.ui.fields import BOUND, checked, hint, one_of, whole
 
 CHANNELS: Pattern = "channelx1"
@@ -126,17 +127,27 @@ def all_of(
     return checked("method", made)
 
 
-def method_address(method: MethodSettings) -> dict[str, str]:
-    """The parameters of the address under which the form chooses just this method, but for its width multiple."""
-    usual = replace(method, width_multiple=_USUAL.width_multiple)
+def methods_address(methods: Sequence[MethodSettings]) -> frame.Query | None:
+    """The parameters of the address under which the form chooses just these methods, but for their width multiple.
+
+    None where the form has no room for them: it makes one method of one's own.
+    """
+    usual = [replace(method, width_multiple=_USUAL.width_multiple) for method in methods]
+    own = [method for method in usual if method not in [preset.settings for preset in METHODS]]
+    if len(own) > 1:
+        return None
+    found: frame.Query = {"method": ""}
     for field, presets in (("method", _PRESETS), (MASKS, _MASKING)):
-        for preset in presets:
-            if preset.settings == usual:
-                return {"method": "", field: preset.name}
-    choices = {name: getattr(usual, name) for name in _CHOICES}
+        if names := [preset.name for preset in presets if preset.settings in usual]:
+            found[field] = names
+    return found | (_own_address(own[0]) if own else {})
+
+
+def _own_address(method: MethodSettings) -> dict[str, str]:
+    choices = {name: getattr(method, name) for name in _CHOICES}
     used = [name for name in _FIELDS if is_used(name, **choices)]
-    values = choices | {_KEYS.get(name, name): getattr(usual, name) for name in used}
-    return {"method": "", OWN: "true"} | {name: str(value) for name, value in values.items()}
+    values = choices | {_KEYS.get(name, name): getattr(method, name) for name in used}
+    return {OWN: "true"} | {name: str(value) for name, value in values.items()}
 
 
 def _choice(name: str, label: str, choices: Any, *, disabled: bool = False) -> Any:

@@ -89,7 +89,9 @@ def show_row(backend: Backend) -> None:
     )
     for note in notes(row):
         frame.note(note)
-    frame.link("prune", label(f"Prune {_title(row)}"), **controls.address(run_settings(row)))
+    frame.link(
+        "prune", label(f"Prune {_title(row)}"), **(controls.address(run_settings(row)) or {})
+    )
 
 
 def _choose_row() -> PublishedRow:

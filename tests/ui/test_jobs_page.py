@@ -39,6 +39,24 @@ def test_a_job_being_cancelled_says_so_and_cannot_be_cancelled_twice(open_page, 
     assert button(app, "Cancel").disabled
 
 
+@pytest.mark.parametrize("state", ["failed", "crashed", "cancelled", "done"])
+def test_a_run_that_ended_leads_to_the_form_with_its_settings(state, open_page, backend):
+    asked = replace(SETTINGS, model="facebok/opt-1.3b", methods=(method_named("obs"),))
+    backend.stored_jobs = [job(asked, state)]
+    found = query_of(links(open_page("jobs"))["Change the settings"])
+    assert (found["model"], found["method"]) == ("facebok/opt-1.3b", "obs")
+
+
+def test_a_run_that_is_not_over_or_that_the_form_cannot_say_leads_to_no_form(open_page, backend):
+    own = tuple(replace(method_named("obs"), damping=damping) for damping in (0.1, 0.2))
+    backend.stored_jobs = [
+        job(SETTINGS, id=3),
+        job(replace(SETTINGS, methods=own), "failed", id=2),
+        replace(job(SETTINGS, "failed"), settings={"newer": 1}),
+    ]
+    assert "Change the settings" not in links(open_page("jobs"))
+
+
 def test_a_continuation_is_a_job_like_others(open_page, finished):
     run = finished.stored_runs[0]
     asked = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once upon a time")

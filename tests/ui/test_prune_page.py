@@ -8,7 +8,8 @@ from sparsedash.memory import LeastMemory
 from sparsedash.method_settings import MethodSettings
 from sparsedash.preflight import Memory
 from sparsedash.presets import method_named
-from sparsedash.ui.method_choice import method_address
+from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.ui.controls import address
 from tests.ui import specimens
 from tests.ui.conftest import button, links, markup, words
 from tests.ui.fake_backend import job
@@ -249,9 +250,42 @@ class TestAMethodOfOnesOwn:
         ],
     )
     def test_the_address_of_a_method_chooses_just_that(self, open_page, backend, choices):
-        method = MethodSettings(**choices)
-        button(open_page("prune", **method_address(method)), "Start").click().run()
-        assert backend.submitted[0].methods == (method,)
+        asked = replace(SETTINGS, methods=(MethodSettings(**choices),))
+        button(open_page("prune", **address(asked)), "Start").click().run()
+        assert backend.submitted == [asked]
+
+    def test_the_address_of_a_request_says_all_of_it(self, open_page, backend):
+        names = ("obs", "best", "wanda-2:4")
+        methods = (*map(method_named, names), MethodSettings(saliency="wifv", damping=0.3))
+        asked = RunSettings(
+            model="facebook/opt-1.3b",
+            dtype="bfloat16",
+            methods=tuple(replace(method, width_multiple=64) for method in methods),
+            sparsities_permille=(50, 125),
+            calibration=CalibrationSettings(
+                corpus="wikitext-2",
+                n_samples=7,
+                length=99,
+                seed=3,
+                token_weights="residual",
+                packed=True,
+            ),
+            evaluation=EvaluationSettings(
+                corpus="lambada", n_passages=10, shuffle_seed=0, rule="published", stop_early=True
+            ),
+        )
+        app = open_page("prune", **address(asked))
+        button(app, "Start").click().run()
+        (made,) = backend.submitted
+        assert set(made.methods) == set(asked.methods)
+        assert replace(made, methods=asked.methods) == asked
+
+    def test_the_form_has_no_room_for_two_methods_of_ones_own(self):
+        own = [MethodSettings(damping=damping) for damping in (0.1, 0.2)]
+        assert address(replace(SETTINGS, methods=tuple(own))) is None
+        assert (
+            address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
+        )
 
     def test_a_floor_above_the_ceiling_is_refused_in_place(self, open_page):
         app = open_page("prune", own="true", allocation="sensitivity", floor="0.7")
