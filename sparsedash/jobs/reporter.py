@@ -9,7 +9,7 @@ from types import FrameType
 
 from sparsedash.errors import Cancelled, StoreError
 from sparsedash.jobs.table import Job, JobTable
-from sparsedash.progress import Step
+from sparsedash.progress import STAGE_TITLES, Step
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class Reporter:
         self._written_at = float("-inf")
         self._rate = Rate()
         self._texts = ("", "")
+        self._logged: tuple[str, int | None] = ("", None)
 
     def wrote(self, left: str, right: str) -> None:
         """The `OnText` of the job: what two models have written so far goes along with the next step that is written."""
@@ -81,6 +82,10 @@ class Reporter:
         now = self._clock()
         if self._stop.requested:
             raise Cancelled
+        if (step.stage, step.point) != self._logged:
+            self._logged = step.stage, step.point
+            which = "" if step.point is None else f", sparse model {step.point + 1}"
+            log.info("%s%s.", STAGE_TITLES[step.stage], which)
         if step.stage == self._stage and now - self._written_at < INTERVAL_S:
             return
         if step.stage != self._stage:

@@ -57,8 +57,13 @@ def facts(job: Job) -> str:
 
 
 def _sparse_model(job: Job) -> str:
-    """Which of how many sparse models a run makes or asks; empty where it does neither."""
-    if job.kind != "run" or job.point is None or job.stage not in _OF_ONE_MODEL:
+    """Which of how many sparse models a run makes or asks; empty where it does neither.
+
+    Before the first one, what is read serves them all; later it is read again for one.
+    """
+    if job.kind != "run" or job.point is None:
+        return ""
+    if job.stage not in _OF_ONE_MODEL and job.point == 0:
         return ""
     try:
         points = settings_from_plain(RunSettings, job.settings).points

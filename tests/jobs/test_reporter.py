@@ -86,6 +86,15 @@ def test_the_rate_is_of_the_present_stage(table, job, clock, reporter):
     assert table.get(job.id).rate is None
 
 
+def test_the_log_has_a_line_for_each_part_of_the_work(reporter, caplog):
+    caplog.set_level("INFO")
+    for point in (None, 0):
+        for done in range(3):
+            reporter(Step("evaluate", done, 100, point=point))
+    said = [record.message for record in caplog.records]
+    assert said == ["Evaluating.", "Evaluating, sparse model 1."]
+
+
 def test_the_rate_is_of_the_last_half_minute():
     rate = Rate()
     for second in range(100):

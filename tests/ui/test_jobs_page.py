@@ -116,6 +116,8 @@ def test_waiting_jobs_stand_in_the_order_in_which_they_start(open_page, backend)
 def test_what_all_models_share_is_not_said_of_one(open_page, backend):
     backend.stored_jobs = [job(SETTINGS, stage="calibrate", message="", point=0)]
     assert "sparse model" not in words(open_page("jobs"))
+    backend.stored_jobs = [job(SETTINGS, stage="calibrate", message="backward pass", point=1)]
+    assert "Calibrating · sparse model 2 of 3" in words(open_page("jobs"))
 
 
 @pytest.mark.parametrize("unit", ["batches", "steps"])
