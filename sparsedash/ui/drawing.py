@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sparsedash.charts.axes import round_places
 from sparsedash.charts.labels import placed
-from sparsedash.charts.marks import places
+from sparsedash.charts.marks import SYMBOLS, places
 from sparsedash.records import Record
 from sparsedash.significance import accuracy_interval
 from sparsedash.ui.sweep import Sweep
@@ -43,7 +43,7 @@ def accuracy_drawing(found: Sweep, words: str) -> Html:
             (at[label, record.sparsity_permille] / 100, record)
             for record in sorted(records, key=_removed)
         ]
-        drawn += _line(found.dense, points, _DASHES[i % len(_DASHES)], plane)
+        drawn += _line(found.dense, points, _sign(i), _DASHES[i % len(_DASHES)], plane)
     drawn += _labels(found, plane)
     return element(
         "svg", *drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=words,
@@ -87,11 +87,17 @@ def _labels(found: Sweep, plane: _Plane) -> list[Html]:
     wanted = [float(plane.y(record.last_word.accuracy)) for record in ends.values()]
     heights = placed(wanted, [_LABEL_HEIGHT] * len(ends), _HEIGHT - _BOTTOM)
     edge = str(_WIDTH - _RIGHT + 8)
-    return [_text(n, edge, f"{y:.1f}", "start") for n, y in zip(ends, heights, strict=True)]
+    names = ["dense", *(f"{_sign(i)} {name}" for i, name in enumerate(found.lines))]
+    return [_text(n, edge, f"{y:.1f}", "start") for n, y in zip(names, heights, strict=True)]
+
+
+def _sign(number: int) -> str:
+    """The mark of a line, as in the page's chart."""
+    return list(SYMBOLS.values())[number % len(SYMBOLS)]
 
 
 def _line(
-    dense: Record, stands: Sequence[tuple[float, Record]], dash: str, plane: _Plane
+    dense: Record, stands: Sequence[tuple[float, Record]], sign: str, dash: str, plane: _Plane
 ) -> list[Html]:
     points = " ".join(
         f"{plane.x(x)},{plane.y(r.last_word.accuracy)}" for x, r in ((0.0, dense), *stands)
@@ -101,12 +107,14 @@ def _line(
         x, (low, high) = plane.x(at), _interval(record)
         drawn.append(element("line", x1=x, x2=x, y1=plane.y(low), y2=plane.y(high), css="sparse"))
         y = plane.y(record.last_word.accuracy)
-        drawn.append(element("circle", cx=x, cy=y, r="4.5", css="point"))
+        drawn.append(_text(sign, x, y, "middle", css="point"))
     return drawn
 
 
-def _text(words: str, x: str, y: str, anchor: str) -> Html:
-    return element("text", escape(words), x=x, y=y, text_anchor=anchor, dominant_baseline="middle")
+def _text(words: str, x: str, y: str, anchor: str, css: str = "") -> Html:
+    return element(
+        "text", escape(words), x=x, y=y, text_anchor=anchor, dominant_baseline="central", css=css
+    )
 
 
 def _removed(record: Record) -> float:

@@ -20,14 +20,14 @@ CONTEXT_SHOWN = 300
 
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 Georgia, serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; --ground: light-dark(#fcfbf8, #17191c);
+body { font: 16px/1.5 Georgia, serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; --ground: light-dark(#fcfbf8, #17191c);
   color: light-dark(#22262b, #e8e6e1); background: var(--ground); overflow-wrap: anywhere; }
 h1, p, svg { max-width: 54rem; }
 h1 { font-size: 1.6rem; font-weight: 500; line-height: 1.3; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 svg { width: 100%; height: auto; } svg text { font: 13px sans-serif; fill: currentcolor; }
 .grid { stroke: light-dark(#e7e4db, #2d3136); } .band { fill: light-dark(#2f5d9b, #8db4e8); opacity: 0.14; }
 .dense { stroke: light-dark(#2f5d9b, #8db4e8); stroke-width: 2; }
-.sparse { stroke: light-dark(#c2571a, #f0955a); stroke-width: 2; fill: none; } .point { fill: light-dark(#c2571a, #f0955a); }
+.sparse { stroke: light-dark(#c2571a, #f0955a); stroke-width: 2; fill: none; } svg .point { font-size: 16px; fill: light-dark(#c2571a, #f0955a); }
 .sd-muted { color: light-dark(#5b6068, #a3a8b0); } .sd-scroll { overflow-x: auto; }
 table { border-collapse: separate; border-spacing: 0; font: 0.8125rem/1.5 sans-serif; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: 0.25rem 0.7rem 0.25rem 0; font-weight: 400;

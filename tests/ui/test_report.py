@@ -64,7 +64,7 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
     assert "Broke: 9" in said and "Mended: 2" in said
     assert '"sparsities_permille":[100,200,300]' in said
     assert "torch 2.13.0" in said
-    assert page.count("<circle") == 3
+    assert page.count('class="point"') == 3
     assert 'role="img" aria-label="Share of 120 last words right' in page
 
 
@@ -82,7 +82,7 @@ def test_points_of_two_methods_at_one_sparsity_do_not_cover_each_other():
     backend.add_run((run, records))
     found = sweep(backend, run)
     assert found is not None
-    across = re.findall(r'<circle cx="([\d.]+)"', accuracy_drawing(found, "words"))
+    across = re.findall(r'<text x="([\d.]+)"[^>]*class="point"', accuracy_drawing(found, "words"))
     assert len(set(across)) == len(across) == 6
 
 
