@@ -46,8 +46,8 @@ def opening() -> str:
     shown = sum(doubt(row).shown for row in ROWS)
     change = "none shows" if shown == 0 else f"{shown} {'shows' if shown == 1 else 'show'}"
     return (
-        f"{reproduced} of {len(ratios)} published shares of removed weights follow from the models' configs; of {len(ROWS)} "
-        f"rows {change} a difference from its totals alone."
+        f"What the retraining-free method was published to cost: of {len(ROWS)} results {change} a difference to the dense "
+        f"model from its totals alone, and {reproduced} of {len(ratios)} shares of removed weights follow from the models' configs."
     )
 
 

@@ -13,7 +13,7 @@ from tests.ui.conftest import links, query_of, words
 
 def test_the_sentence_counts_what_was_computed(open_page):
     assert (
-        "7 of 8 published shares of removed weights follow from the models' configs; of 20 rows none shows a difference"
+        "of 20 results none shows a difference to the dense model from its totals alone, and 7 of 8 shares of removed weights follow"
         in words(open_page("published"))
     )
 
