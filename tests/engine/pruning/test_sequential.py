@@ -15,11 +15,11 @@ from sparsedash.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
 
-def loaded(architecture):
+def loaded(architecture, **changes):
     return LoadedModel(
         identity="tiny",
         dtype="float32",
-        model=tiny_model(architecture),
+        model=tiny_model(architecture, **changes),
         tokenizer=tiny_tokenizer(),
         family=family_named(architecture),
     )
@@ -83,6 +83,12 @@ def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(a
     ]
     # Before the first block nothing is lost that could be made up for.
     assert all(same) if normed else not any(same[1:])
+
+
+def test_a_stream_that_is_normed_after_the_sum_is_not_aimed_at():
+    model = loaded("opt", do_layer_norm_before=False)
+    (_, batch), *_ = batches_by_length(sequences(), sequential.BATCH_TOKENS, 0, "cpu")
+    assert not sequential._adds_output(model, batch)
 
 
 def test_held_out_sequences_decide_nothing(tiny):
