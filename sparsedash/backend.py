@@ -146,7 +146,7 @@ class Backend:
         stored = self.cached(settings)
         return Preflight(
             stored=stored,
-            seconds=preflight.seconds(settings, stored, self.runs(), self.record),
+            duration=preflight.duration(settings, stored, self.runs(), self.record),
             memory=preflight.memory(settings, self._store),
             problems=self.problems(settings),
         )

@@ -40,6 +40,19 @@ class Cached:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Duration:
+    """How long a run may take. seconds: of the parts that were measured here. unknown: the other parts, in words."""
+
+    seconds: float = 0.0
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def total_s(self) -> float | None:
+        """Of the whole run; None where a part was never measured."""
+        return None if self.unknown else self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
 class Memory:
     """What a run may take.
 
@@ -54,13 +67,10 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """stored: what need not be computed again. seconds: from what was measured here before; None when nothing was.
-
-    problems: why it cannot start.
-    """
+    """stored: what need not be computed again. duration: from what was measured here before. problems: why it cannot start."""
 
     stored: Cached
-    seconds: float | None
+    duration: Duration
     memory: Memory
     problems: tuple[str, ...]
 
@@ -98,13 +108,13 @@ def cached(settings: RunSettings, store: Store) -> Cached:
     )
 
 
-def seconds(
+def duration(
     settings: RunSettings,
     stored: Cached,
     runs: Iterable[Run],
     record: Callable[[str], Record | None],
-) -> float | None:
-    """How long the run may take, after what the same model took before; None where a part was never measured.
+) -> Duration:
+    """How long the run may take, after what the same model took before.
 
     runs: newest first. record: gives the record of a key.
     """
@@ -112,16 +122,18 @@ def seconds(
     before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
-    parts: list[float | None] = []
+    parts: dict[str, float | None] = {}
     if n_models:
-        parts.append(_first(r.seconds.get("load") for r in before))
-        parts.append(_times(n_models, _evaluation_seconds(settings, before, record)))
+        parts["loading"] = _first(r.seconds.get("load") for r in before)
+        parts["answering"] = _times(n_models, _evaluation_seconds(settings, before, record))
     if n_sparse:
-        parts.append(_times(n_sparse, _pruning_seconds(settings, before)))
+        parts["pruning"] = _times(n_sparse, _pruning_seconds(settings, before))
     if n_sparse and not stored.calibration:
-        parts.append(_calibration_seconds(settings.calibration, before))
-    known = [part for part in parts if part is not None]
-    return sum(known) if len(known) == len(parts) else None
+        parts["calibrating"] = _calibration_seconds(settings.calibration, before)
+    return Duration(
+        seconds=sum(part for part in parts.values() if part is not None),
+        unknown=tuple(name for name, part in parts.items() if part is None),
+    )
 
 
 def memory(settings: RunSettings, store: Store) -> Memory:

@@ -240,7 +240,7 @@ def test_a_request_is_weighed_before_it_is_made(backend):
     backend._store.remember("memory/owner/model/float32", "1500000000")
     before = backend.preflight(SETTINGS)
     assert before.memory.measured_bytes == 1_500_000_000
-    assert before.seconds is None
+    assert before.duration.total_s is None
     assert before.problems == ()
     assert backend.cached(SETTINGS).n_sparse == 1
     assert backend.preflight(replace(SETTINGS, model="/none")).problems

@@ -10,7 +10,7 @@ from sparsedash.engine import calibration
 from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.memory import dimensions_of, least_memory
 from sparsedash.method_settings import MethodSettings
-from sparsedash.preflight import Cached, Memory, cached, seconds
+from sparsedash.preflight import Cached, Memory, cached, duration
 from sparsedash.presets import method_named
 from sparsedash.records import Outcome, Record, Run
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -65,7 +65,7 @@ def finished_run(settings=SETTINGS, cached=(), **took):
 
 
 def estimate(settings, *runs, stored=NOTHING):
-    return seconds(settings, stored, runs, lambda key: record(key))
+    return duration(settings, stored, runs, lambda key: record(key)).total_s
 
 
 def test_too_little_calibration_text_for_the_built_in_model_is_said_before_it_is_started():
@@ -262,7 +262,9 @@ def test_the_length_of_another_whole_text_set_is_not_guessed():
 
 
 def test_a_run_whose_record_is_lost_is_passed_over():
-    assert seconds(SETTINGS, NOTHING, [finished_run()], lambda key: None) is None
+    found = duration(SETTINGS, NOTHING, [finished_run()], lambda key: None)
+    assert found.unknown == ("answering",)
+    assert found.total_s is None and found.seconds > 0
 
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):

@@ -36,9 +36,12 @@ def everything_stored(stored: Cached) -> bool:
 def _time(before: Preflight) -> str:
     if everything_stored(before.stored):
         return "a moment: everything is stored"
-    if before.seconds is None:
+    known, unknown = before.duration.seconds, " and ".join(before.duration.unknown)
+    if not unknown:
+        return f"about {wording.duration(known)}"
+    if not known:
         return "not known: no run like this has finished here yet"
-    return f"about {wording.duration(before.seconds)}"
+    return f"about {wording.duration(known)}, and {unknown}, which was not measured here yet"
 
 
 def _memory(memory: Memory) -> str:

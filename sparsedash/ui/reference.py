@@ -136,7 +136,8 @@ def _ratios(row: PublishedRow) -> list[str]:
 
 def _facts(backend: Backend, runs: list[Run], row: PublishedRow) -> list[tuple[str, str]]:
     def seconds(settings: RunSettings) -> float | None:
-        return preflight.seconds(settings, backend.cached(settings), runs, backend.record)
+        stored = backend.cached(settings)
+        return preflight.duration(settings, stored, runs, backend.record).total_s
 
     takes = needs(row, seconds)
     dense, sparse = row.n_right

@@ -52,7 +52,7 @@ def test_a_run_and_then_a_prompt_go_through_one_worker(backend, tmp_path):
     assert run.finished
     assert [len(backend.record(key).outcomes) for key in (run.dense, *run.sparse)] == [6, 6, 6]
     assert backend.cached(settings).sparse == 2
-    assert backend.preflight(settings).seconds == 0
+    assert backend.preflight(settings).duration.total_s == 0
     assert backend.submit(settings).id == job.id
 
     prompt = ContinuationSettings(

@@ -8,7 +8,7 @@ from sparsedash.errors import JobError
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.pair_records import Continuation, Divergence
 from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
-from sparsedash.preflight import Memory
+from sparsedash.preflight import Duration, Memory
 from sparsedash.records import Passages, Record, Run
 from sparsedash.settings import RunSettings
 from sparsedash.uploads import Uploads
@@ -17,7 +17,10 @@ from tests.ui import specimens
 
 KNOWN = Cached(calibration=True, dense=True, sparse=1, n_sparse=3)
 BEFORE = Preflight(
-    stored=KNOWN, seconds=245.0, memory=Memory(measured_bytes=1_240_000_000), problems=()
+    stored=KNOWN,
+    duration=Duration(seconds=245.0),
+    memory=Memory(measured_bytes=1_240_000_000),
+    problems=(),
 )
 
 

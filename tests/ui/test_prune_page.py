@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.memory import LeastMemory
 from sparsedash.method_settings import MethodSettings
-from sparsedash.preflight import Memory
+from sparsedash.preflight import Duration, Memory
 from sparsedash.presets import method_named
 from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.ui.controls import address
@@ -81,7 +81,12 @@ def test_a_wrong_sparsity_is_refused_under_its_field(sparsity, complaint, open_p
 
 def test_what_would_fail_at_once_is_said_under_its_field(open_page, backend):
     problem = "Evaluation text: there is no file /x.jsonl on this machine."
-    backend.before = replace(backend.before, seconds=None, memory=Memory(), problems=(problem,))
+    backend.before = replace(
+        backend.before,
+        duration=Duration(unknown=("pruning",)),
+        memory=Memory(),
+        problems=(problem,),
+    )
     app = open_page("prune")
     assert problem in words(app)
     assert ".st-key-text" in markup(app)
@@ -90,7 +95,10 @@ def test_what_would_fail_at_once_is_said_under_its_field(open_page, backend):
 
 def test_a_problem_of_no_single_field_stands_at_the_button(open_page, backend):
     backend.before = replace(
-        backend.before, seconds=None, memory=Memory(), problems=("The disk is full.",)
+        backend.before,
+        duration=Duration(unknown=("pruning",)),
+        memory=Memory(),
+        problems=("The disk is full.",),
     )
     app = open_page("prune")
     assert "The disk is full." in words(app)
@@ -104,8 +112,16 @@ def test_the_estimate_says_time_memory_and_what_is_stored(open_page):
 
 
 def test_without_measurements_the_estimate_does_not_guess(open_page, backend):
-    backend.before = replace(backend.before, seconds=None, memory=Memory(), problems=())
+    unknown = Duration(unknown=("answering", "pruning"))
+    backend.before = replace(backend.before, duration=unknown, memory=Memory(), problems=())
     assert "Time not known: no run like this has finished here yet" in words(open_page("prune"))
+
+
+def test_what_was_measured_is_said_beside_what_was_not(open_page, backend):
+    some = Duration(seconds=245.0, unknown=("pruning",))
+    backend.before = replace(backend.before, duration=some)
+    said = words(open_page("prune"))
+    assert "Time about 4 min, and pruning, which was not measured here yet" in said
 
 
 LEAST = LeastMemory(n_bytes=2_340_000_000, beside_bytes=1_800_000_000, purpose="the backward pass")
