@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.significance import compare
-from sparsedash.ui import blind, comparison, frame, job_panel, judging, wording
+from sparsedash.ui import absence, blind, comparison, frame, judging, wording
 from sparsedash.ui.own_prompt import try_prompt
 from sparsedash.ui.pair import Kind
 from sparsedash.ui.reading import read_passage
@@ -16,31 +16,7 @@ chosen = frame.query("run") or (runs[0].key if runs else "")
 run = backend.run(chosen) if chosen else None
 
 if run is None or not run.sparse or backend.record(run.dense) is None:
-    awaited = next((j for j in job_panel.live_runs(backend) if chosen in ("", j.key)), None)
-    ended = next((job for job in backend.jobs() if job.key == chosen and not job.live), None)
-    what = "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
-    if awaited:
-        frame.opening("The comparison is on its way.")
-        frame.empty(what, "It comes as soon as the dense model and a sparse one have answered.")
-        key = awaited.key
-        job_panel.watch(
-            backend, awaited,
-            lambda: bool((it := backend.run(key)) and it.sparse and backend.record(it.dense)),
-        )  # fmt: skip
-        frame.link("overview", "See this run", run=key)
-    elif ended is not None:
-        frame.opening("This run has no answers to compare.")
-        job_panel.draw(backend, ended)
-    elif chosen and run is None:
-        frame.opening("There is no run with this address.")
-        frame.empty("It may have been made in another data folder.")
-        frame.link("compare", "Compare what there is")
-    else:
-        frame.opening("Nothing to compare yet.")
-        frame.empty(what)
-        frame.link("overview", "See the runs" if backend.runs() else "Run the built-in model first")
-    if not awaited:
-        job_panel.mention_others(backend, chosen)
+    absence.explain(backend, chosen, run)
     st.stop()
 
 verdict = st.container()
@@ -65,16 +41,14 @@ with verdict:
         basis = f"{pair.right_name} against {pair.left_name} · {basis}"
         frame.opening(judging.verdict(judged), basis)
         found = sweep(backend, run)
-        if found and (
-            among := judging.among(
-                judged, adjusted(found, pair.left, pair.right), len(found.sparse)
-            )
-        ):
-            frame.note(among)
-        if doubt := judging.doubt(judged):
-            frame.note(doubt)
-        if ended := judging.endings({pair.left_name: pair.left, pair.right_name: pair.right}):
-            frame.note(ended)
+        notes = [
+            found
+            and judging.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse)),
+            judging.doubt(judged),
+            judging.endings({pair.left_name: pair.left, pair.right_name: pair.right}),
+        ]
+        for said in filter(None, notes):
+            frame.note(said)
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.link("overview", "Back to the chart", run=chosen)
         frame.link("layers", "See what each layer lost", run=chosen, record=pair.right_name)

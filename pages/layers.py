@@ -22,7 +22,7 @@ if found is not None and found.sparse:
     layers.show_layers(record.pruned)
     with st.container(horizontal=True):
         frame.link("overview", "Back to the chart", run=chosen)
-        name = next(name for name, other in found.records.items() if other is record)
+        name = found.name_of(record)
         frame.link("compare", "Compare its answers with the dense model's", run=chosen, right=name)
 elif job is not None:
     frame.opening("No layer has been pruned yet." if job.live else "This run pruned nothing.")

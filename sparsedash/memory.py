@@ -60,7 +60,7 @@ def least_memory(counted: Dimensions, settings: RunSettings) -> LeastMemory:
 
 def needs_backward(settings: RunSettings) -> bool:
     """Whether one of the run's methods looks at derivatives."""
-    return _needs_fisher(settings) or _needs_sensitivity(settings)
+    return needs_fisher(settings) or _needs_sensitivity(settings)
 
 
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
@@ -68,7 +68,7 @@ def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: in
 
     For one sparsity: where the model is pruned in rounds, the store keeps as much for every other. widths: of the blocks.
     """
-    if not _needs_fisher(settings):
+    if not needs_fisher(settings):
         return 0
     return 4 * n_sequences * sum(widths)
 
@@ -113,7 +113,7 @@ def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:
 
     On the built-in model 1.8 GB; measured in FP32: 2.1 to 2.5 GB more than the loaded model.
     """
-    if not _needs_fisher(settings):
+    if not needs_fisher(settings):
         return 0
     # A sequence is never divided.
     n_tokens = max(FISHER_BATCH_TOKENS, settings.calibration.length)
@@ -142,7 +142,8 @@ def _solves(method: MethodSettings) -> bool:
     return refits or method.saliency == "obs" or method.allocation == "sensitivity"
 
 
-def _needs_fisher(settings: RunSettings) -> bool:
+def needs_fisher(settings: RunSettings) -> bool:
+    """Whether one of the run's methods looks at the derivatives of the channels' masks."""
     return any(method.saliency == "fisher" for method in settings.methods)
 
 

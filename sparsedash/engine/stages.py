@@ -24,7 +24,7 @@ from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpa
 from sparsedash.engine.stopping import StopRule
 from sparsedash.errors import StoreError
 from sparsedash.keys import EvidenceKeys, evidence_keys, outcomes_key, pruned_key
-from sparsedash.memory import kept_bytes
+from sparsedash.memory import kept_bytes, needs_fisher
 from sparsedash.method_settings import MethodSettings
 from sparsedash.progress import OnStep, Step
 from sparsedash.records import Pruned, Record
@@ -79,7 +79,9 @@ class Stages:
         if not unknown:
             return
         settings = replace(self._settings, methods=tuple({method for method, _ in unknown}))
-        mlps, n_sequences = self.loaded.mlps, self.texts.n_sequences_expected
+        # Without Fisher information their number does not matter, and the text need not be cut into tokens for it.
+        n_sequences = self.texts.n_sequences_expected if needs_fisher(settings) else 0
+        mlps = self.loaded.mlps
         hidden = len(out_weight(mlps[0]))
         needed = kept_bytes([mlp.width for mlp in mlps], hidden, settings, n_sequences)
         room = self._store.artefact_room

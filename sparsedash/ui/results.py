@@ -118,10 +118,11 @@ def link_to_answers(found: Sweep) -> None:
     record = headline(found)
     if record is None:
         return
-    name = next(name for name, other in found.records.items() if other is record)
     address = _comparisons(found)[record.key]
     frame.link("compare", "Compare the answers passage by passage", **address)
-    frame.link("layers", "See what each layer lost", run=found.run.key, record=name)
+    frame.link(
+        "layers", "See what each layer lost", run=found.run.key, record=found.name_of(record)
+    )
 
 
 def list_runs(runs: list[Run], chosen: str) -> None:

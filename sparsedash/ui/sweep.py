@@ -39,6 +39,10 @@ class Sweep:
         several = len(self.run.settings.methods) > 1
         return {wording.record_name(r, several): r for r in (self.dense, *self.sparse)}
 
+    def name_of(self, record: Record) -> str:
+        """The name of one of its records."""
+        return next(name for name, other in self.records.items() if other is record)
+
     @property
     def lines(self) -> Lines:
         """The sparse records by the label of their line in a chart."""

@@ -302,7 +302,8 @@ def test_room_is_counted_for_the_text_that_there_is(settings, store, monkeypatch
     asked = []
     monkeypatch.setattr(stages, "kept_bytes", lambda *given: asked.append(given[-1]) or 0)
     calibration = replace(settings.calibration, n_samples=5_000)
-    _run(replace(settings, calibration=calibration), store)
+    fisher = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
+    _run(replace(settings, calibration=calibration, methods=(fisher,)), store)
     assert 0 < asked[0] < 5_000
 
 

@@ -71,11 +71,12 @@ class Layer:
 
         The second moment; the covariance where the layer has a bias, which then takes up the means.
         """
-        moment = self.second_moment.double()
-        if self.out_bias is None:
-            return moment
+        return self.second_moment.double() if self.out_bias is None else self.covariance()
+
+    def covariance(self) -> Tensor:
+        """(m, m) float64, of the inner activations over the calibration tokens."""
         mean = self.mean.double()
-        return moment - torch.outer(mean, mean)
+        return self.second_moment.double() - torch.outer(mean, mean)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

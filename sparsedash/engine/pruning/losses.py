@@ -19,9 +19,7 @@ def cut_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
 
 def bias_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
     """Where the bias takes up the mean of what goes."""
-    mean = layer.mean.double()
-    moment = layer.second_moment.double() - torch.outer(mean, mean)
-    return _uncompensated(layer.out_weight, moment, order)
+    return _uncompensated(layer.out_weight, layer.covariance(), order)
 
 
 def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
