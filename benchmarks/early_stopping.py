@@ -19,13 +19,13 @@ import numpy as np
 from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.engine.stopping import chunks
 from sparsedash.presets import DEFAULT_METHOD, method_named
-from sparsedash.sequential_test import MARGIN, decide
-from sparsedash.settings import (
+from sparsedash.schema.settings import (
     CalibrationSettings,
     EvaluationSettings,
     RunSettings,
     parse_percents,
 )
+from sparsedash.sequential_test import MARGIN, decide
 from sparsedash.significance import Z_95, Z_POWER_80
 
 RATES = [
@@ -88,8 +88,8 @@ def fixed(loss: float, flips: float) -> str:
 
 def real(arguments: argparse.Namespace) -> None:
     from sparsedash.engine import pipeline
-    from sparsedash.progress import ignore_steps
-    from sparsedash.records import Record
+    from sparsedash.schema.progress import ignore_steps
+    from sparsedash.schema.records import Record
     from sparsedash.store import Store
 
     settings = RunSettings(

@@ -20,8 +20,8 @@ from sparsedash.engine.corpora import read_texts
 from sparsedash.engine.evaluation import BATCH_TOKENS, choose_passages, evaluate
 from sparsedash.engine.models import load, locate
 from sparsedash.engine.weights import n_matmul_weights
-from sparsedash.progress import ignore_steps
-from sparsedash.settings import EvaluationSettings
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.store import Store
 
 

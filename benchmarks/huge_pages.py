@@ -54,8 +54,8 @@ def _child(model):
     from sparsedash.engine.corpora import openings
     from sparsedash.engine.generation import sample_texts
     from sparsedash.engine.models import load, locate
-    from sparsedash.progress import ignore_steps
-    from sparsedash.settings import CalibrationSettings
+    from sparsedash.schema.progress import ignore_steps
+    from sparsedash.schema.settings import CalibrationSettings
     from sparsedash.store import Store
 
     with tempfile.TemporaryDirectory() as folder:

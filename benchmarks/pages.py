@@ -17,7 +17,7 @@ import psutil
 from playwright.sync_api import Page, sync_playwright
 
 from sparsedash.presets import METHODS
-from sparsedash.records import Run
+from sparsedash.schema.records import Run
 from sparsedash.store import Store
 from tests.browser.served import Server, chromium
 from tests.ui import specimens

@@ -13,8 +13,8 @@ from benchmarks.arguments import answers_parser
 from sparsedash.engine.corpora import read_texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.models import load, locate
-from sparsedash.progress import ignore_steps
-from sparsedash.settings import EvaluationSettings
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.significance import paired, wilson
 from sparsedash.store import Store
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sparsedash.backend import Backend
 from sparsedash.jobs.table import Job
-from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.presets import method_named
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 POLL_S = 0.25
 PROMPTS = (

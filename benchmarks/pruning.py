@@ -22,11 +22,11 @@ from statistics import fmean, stdev
 from typing import get_args
 
 from benchmarks.child import answer_of, folder_of
-from sparsedash.canonical import digest
 from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.presets import METHODS, method_named
-from sparsedash.progress import ignore_steps
-from sparsedash.settings import (
+from sparsedash.schema.hashing import digest
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.settings import (
     CalibrationSettings,
     EvaluationSettings,
     RunSettings,

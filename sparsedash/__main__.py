@@ -13,13 +13,18 @@ from typing import Any, NoReturn
 
 from sparsedash import catalog, presets
 from sparsedash.document import run_document
-from sparsedash.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.folders import data_folder
-from sparsedash.method_settings import MethodSettings
 from sparsedash.preflight import problems
-from sparsedash.progress import STAGE_TITLES, Step
-from sparsedash.records import Record, Run
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
+from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import STAGE_TITLES, Step
+from sparsedash.schema.records import Record, Run
+from sparsedash.schema.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+    parse_percents,
+)
 from sparsedash.store import Store
 
 EXIT_BAD_ARGUMENTS = 2

@@ -11,11 +11,11 @@ from sparsedash.folders import data_folder
 from sparsedash.jobs.endings import last_lines
 from sparsedash.jobs.local import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
-from sparsedash.pair_records import Continuation, Divergence
-from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.preflight import Cached, Preflight
-from sparsedash.records import Passages, R, Record, Run
-from sparsedash.settings import RunSettings, settings_from_plain
+from sparsedash.schema.pair_records import Continuation, Divergence
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.records import Passages, R, Record, Run
+from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.stamps import stamps
 from sparsedash.store import Store
 from sparsedash.uploads import Uploads, texts_read

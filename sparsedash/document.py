@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sparsedash.records import Record, Run, Score
+from sparsedash.schema.records import Record, Run, Score
 from sparsedash.significance import compare
 
 

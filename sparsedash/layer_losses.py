@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import median
 
-from sparsedash.records import Pruned
+from sparsedash.schema.records import Pruned
 
 ALARM = 1.3
 """From how many times as much as on calibration text that was kept out of the fit the passages are unlike it. Measured: see

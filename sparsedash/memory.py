@@ -6,9 +6,9 @@ from typing import Literal
 
 from sparsedash.catalog import BUILTIN_MODEL
 from sparsedash.dimensions import Dimensions, shipped
-from sparsedash.method_settings import MethodSettings
 from sparsedash.published import MODELS
-from sparsedash.settings import RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import RunSettings
 
 BUILTIN_CONFIG = "smollm2-135m"
 FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512

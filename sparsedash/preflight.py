@@ -7,12 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sparsedash.catalog import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA
-from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.memory import LeastMemory, dimensions_of, least_memory, needs_backward
-from sparsedash.method_settings import MethodSettings
-from sparsedash.records import Record, Run
 from sparsedash.references import TEXT_KINDS, UPLOAD, file_of, names_file
-from sparsedash.settings import CalibrationSettings, RunSettings
+from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Record, Run
+from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
 

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
-from sparsedash.errors import SettingsError
-from sparsedash.method_settings import MethodSettings
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.method_settings import MethodSettings
 
 
 @dataclass(frozen=True, kw_only=True)

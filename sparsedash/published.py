@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from sparsedash.settings import Dtype
+from sparsedash.schema.settings import Dtype
 
 SOURCE = "Intel Extension for Transformers, pruning results"
 SOURCE_URL = (

@@ -14,8 +14,8 @@ from sparsedash.published import (
     PublishedRow,
     published_model,
 )
-from sparsedash.records import Pruned, Record, Run, Score
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.records import Pruned, Record, Run, Score
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.significance import paired, unpaired_interval, wilson
 
 RATIO_TOLERANCE = 0.0005

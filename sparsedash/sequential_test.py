@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from math import exp, inf, lgamma, log
 
-from sparsedash.records import Decision
+from sparsedash.schema.records import Decision
 
 ALPHA = 0.05
 MARGIN = 0.02

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Literal
 
-from sparsedash.records import Outcome, Record
+from sparsedash.schema.records import Outcome, Record
 from sparsedash.sequential_test import anytime_interval, anytime_p, furthest
 
 Z_95 = 1.959963984540054

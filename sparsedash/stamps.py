@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sparsedash.references import FILE, file_of
-from sparsedash.settings import RunSettings
+from sparsedash.schema.settings import RunSettings
 
 
 def stamp(reference: str) -> str:

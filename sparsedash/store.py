@@ -16,8 +16,8 @@ from typing import Any
 
 import diskcache
 
-from sparsedash.errors import SettingsError, StoreError
-from sparsedash.records import R, from_json, to_json
+from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.records import R, from_json, to_json
 
 log = logging.getLogger(__name__)
 

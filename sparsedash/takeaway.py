@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sparsedash.records import Outcome, Passages, Record
+from sparsedash.schema.records import Outcome, Passages, Record
 
 FORMULA_STARTS = ("=", "+", "-", "@")
 """A spreadsheet takes a cell that begins like this for a formula."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparsedash.errors import CorpusError
 from sparsedash.references import TEXT_KINDS
+from sparsedash.schema.errors import CorpusError
 
 _BATCH_ROWS = 1024
 

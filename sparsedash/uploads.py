@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sparsedash.errors import CorpusError
-from sparsedash.records import Record
 from sparsedash.references import TEXT_KINDS, UPLOAD, file_of, uploads_folder
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.records import Record
 from sparsedash.textfiles import texts_of
 
 MAX_MEGABYTES = 50

@@ -1,8 +1,8 @@
 """What visitors leave beside the results: the prompts they tried, and what they chose without seeing which was which."""
 
-from sparsedash.canonical import digest
-from sparsedash.pair_records import Choices, Prompts
-from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.schema.hashing import digest
+from sparsedash.schema.pair_records import Choices, Prompts
+from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.store import Store
 
 MOST_PROMPTS = 50

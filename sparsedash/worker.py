@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, assert_never
 
-from sparsedash.errors import Cancelled, SparseDashError
 from sparsedash.jobs.endings import FINISHED_PARTS
 from sparsedash.jobs.locks import hold, job_lock, slot_lock
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.jobs.table import Job, JobTable
-from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
-from sparsedash.progress import OnStep, OnText, Step
-from sparsedash.settings import RunSettings, settings_from_plain
+from sparsedash.schema.errors import Cancelled, SparseDashError
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.progress import OnStep, OnText, Step
+from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.store import Store
 
 log = logging.getLogger("sparsedash.worker")

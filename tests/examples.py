@@ -1,8 +1,8 @@
 """Small whole results that several tests look at."""
 
-from sparsedash.method_settings import MethodSettings
-from sparsedash.records import Candidate, Outcome, Pruned, Record, Run, TargetToken
-from sparsedash.settings import CalibrationSettings, RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Candidate, Outcome, Pruned, Record, Run, TargetToken
+from sparsedash.schema.settings import CalibrationSettings, RunSettings
 
 
 def outcome(index: int = 0, right: bool = True, log_likelihood: float = -1.5) -> Outcome:

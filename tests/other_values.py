@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparsedash.method_settings import MethodSettings
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 RANDOM = MethodSettings(saliency="random", compensation="none")
 

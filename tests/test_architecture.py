@@ -14,16 +14,16 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")])
 
 CONTRACTS = {
-    "method_settings",
-    "errors",
-    "progress",
-    "settings",
-    "records",
-    "pair_settings",
-    "pair_records",
-    "canonical",
-    "keys",
-    "checks",
+    "schema.method_settings",
+    "schema.errors",
+    "schema.progress",
+    "schema.settings",
+    "schema.records",
+    "schema.pair_settings",
+    "schema.pair_records",
+    "schema.hashing",
+    "schema.cache_keys",
+    "schema.validation",
     "layer_losses",
 }
 KEEPING = {
@@ -70,9 +70,9 @@ ALLOWED: dict[str, set[str]] = {
     "preflight": {"store", "catalog", "stamps", "references", "memory"} | CONTRACTS,
     "reproduction": {"catalog", "presets", "dimensions", "memory", "published", "significance"}
     | CONTRACTS,
-    "charts": {"records", "significance", "published"},
-    "document": {"records", "significance"},
-    "takeaway": {"records"},
+    "charts": {"schema.records", "significance", "published"},
+    "document": {"schema.records", "significance"},
+    "takeaway": {"schema.records"},
     # Both halves.
     "jobs": CONTRACTS,
     "store": CONTRACTS,
@@ -90,17 +90,27 @@ ALLOWED: dict[str, set[str]] = {
     "references": set(),
     "textfiles": {"references"} | CONTRACTS,
     "uploads": {"references", "textfiles"} | CONTRACTS,
-    "records": {"errors", "settings", "method_settings", "pair_records"},
-    "pair_records": {"pair_settings"},
-    "pair_settings": {"canonical", "checks"},
-    "keys": {"canonical", "settings", "method_settings"},
-    "layer_losses": {"records"},
-    "settings": {"errors", "canonical", "checks", "method_settings"},
-    "method_settings": {"errors", "checks"},
-    "checks": {"errors"},
-    "canonical": set(),
-    "progress": {"errors"},
-    "errors": set(),
+    "schema.records": {
+        "schema.errors",
+        "schema.settings",
+        "schema.method_settings",
+        "schema.pair_records",
+    },
+    "schema.pair_records": {"schema.pair_settings"},
+    "schema.pair_settings": {"schema.hashing", "schema.validation"},
+    "schema.cache_keys": {"schema.hashing", "schema.settings", "schema.method_settings"},
+    "layer_losses": {"schema.records"},
+    "schema.settings": {
+        "schema.errors",
+        "schema.hashing",
+        "schema.validation",
+        "schema.method_settings",
+    },
+    "schema.method_settings": {"schema.errors", "schema.validation"},
+    "schema.validation": {"schema.errors"},
+    "schema.hashing": set(),
+    "schema.progress": {"schema.errors"},
+    "schema.errors": set(),
     # The border and the engine.
     "worker": {
         "engine.pipeline",
@@ -277,7 +287,8 @@ def test_the_table_of_imports_has_no_circle():
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_every_module_has_its_place_in_the_picture(path):
     module = module_of(path)
-    assert module in ("", "engine") or group_of(module), f"give {module} a row in ALLOWED"
+    is_face = path.name == "__init__.py" and not imports_of(path)
+    assert is_face or module == "engine" or group_of(module), f"give {module} a row in ALLOWED"
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)

@@ -12,10 +12,10 @@ from sparsedash.catalog import (
     FAMILIES,
     MODELS,
 )
-from sparsedash.errors import SettingsError
-from sparsedash.method_settings import MethodSettings
 from sparsedash.presets import DEFAULT_METHOD, METHODS, method_name, method_named
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 CHOICES = [*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA]
 

@@ -15,9 +15,9 @@ from sparsedash.memory import (
     kept_bytes,
     least_memory,
 )
-from sparsedash.method_settings import MethodSettings
 from sparsedash.presets import method_named
-from sparsedash.settings import CalibrationSettings, RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, RunSettings
 
 SMALL = Dimensions(
     hidden=10, vocabulary=100, widths=(20, 30), per_channel=30, n_matmul=5_000, n_parameters=6_000, stored_bytes=2

@@ -7,13 +7,13 @@ import pytest
 
 from sparsedash import preflight
 from sparsedash.engine import calibration
-from sparsedash.keys import outcomes_key, statistics_key, text_key
 from sparsedash.memory import dimensions_of, least_memory
-from sparsedash.method_settings import MethodSettings
 from sparsedash.preflight import Cached, Memory, cached, duration
 from sparsedash.presets import method_named
-from sparsedash.records import Outcome, Record, Run
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Outcome, Record, Run
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
 from sparsedash.uploads import Uploads

@@ -6,7 +6,6 @@ import pytest
 
 from sparsedash import reproduction
 from sparsedash.catalog import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
-from sparsedash.method_settings import MethodSettings
 from sparsedash.presets import method_named
 from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
 from sparsedash.reproduction import (
@@ -16,7 +15,8 @@ from sparsedash.reproduction import (
     ratio,
     run_settings,
 )
-from sparsedash.settings import RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.significance import unpaired_interval
 from tests.examples import PRUNED, RECORD, RUN, outcome
 

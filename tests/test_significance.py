@@ -13,7 +13,7 @@ from scipy.special import xlogy
 from scipy.stats import binomtest, norm
 from statsmodels.stats import contingency_tables, multitest, proportion
 
-from sparsedash.records import Record, Stopping
+from sparsedash.schema.records import Record, Stopping
 from sparsedash.sequential_test import anytime_interval, anytime_p
 from sparsedash.significance import (
     Z_95,

@@ -12,9 +12,9 @@ from pathlib import Path
 import diskcache
 import pytest
 
-from sparsedash.errors import SettingsError, StoreError
-from sparsedash.pair_records import Continuation
-from sparsedash.records import Passages
+from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.records import Passages
 from sparsedash.store import PlainDisk, Store
 
 LARGE = 100_000
@@ -286,7 +286,7 @@ def test_a_file_name_that_is_none_is_refused(store, filename):
 WRITER = """
 import sys
 from pathlib import Path
-from sparsedash.pair_records import Continuation
+from sparsedash.schema.pair_records import Continuation
 from sparsedash.store import Store
 store = Store(Path(sys.argv[1]))
 for number in range(40):
@@ -319,7 +319,7 @@ def test_two_processes_write_at_once_and_nothing_is_lost_or_torn(tmp_path):
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from sparsedash.errors import SettingsError, StoreError
+from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.store import Store
 store = Store(Path(sys.argv[1]))
 store.put_artefact("a", b"old")

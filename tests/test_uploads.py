@@ -13,10 +13,10 @@ import pyarrow.parquet
 import pytest
 
 from sparsedash import uploads
-from sparsedash.errors import CorpusError
-from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.references import chosen, file_of, names_file
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.textfiles import texts_of
 from sparsedash.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads, texts_read
 from tests.examples import PRUNED, RECORD

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from sparsedash.charts.labels import Label, Panel, label_layout, room_for, wrapped
 from sparsedash.charts.palette import PALETTES, Palette, Theme, axis, frame_of
-from sparsedash.records import Pruned
+from sparsedash.schema.records import Pruned
 
 _TOP, _BOTTOM, _LEFT = 44, 52, 52
 _ERRORS, _SMALL, _GAP = 230, 84, 44

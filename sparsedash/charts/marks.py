@@ -10,7 +10,7 @@ from sparsedash.charts.axes import MARGIN
 from sparsedash.charts.labels import apart
 from sparsedash.charts.measures import Measure, Race, Reading, Role, dense_value, readings, sparsity
 from sparsedash.charts.palette import Palette
-from sparsedash.records import Record
+from sparsedash.schema.records import Record
 
 SYMBOLS = {
     "circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "triangle-down": "▼", "star": "★",

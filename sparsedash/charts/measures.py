@@ -7,7 +7,7 @@ from math import exp
 from typing import Literal
 
 from sparsedash.published import PublishedRow
-from sparsedash.records import Record
+from sparsedash.schema.records import Record
 from sparsedash.significance import mean_interval, share_interval, shared_outcomes
 
 Measure = Literal["accuracy", "word perplexity", "flips"]

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from sparsedash.charts.palette import Palette
 from sparsedash.published import LAST_WORD, PublishedRow, published_model
-from sparsedash.records import Record
+from sparsedash.schema.records import Record
 
 NAME = "published"
 

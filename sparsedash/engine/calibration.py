@@ -14,9 +14,9 @@ from sparsedash.engine.corpora import Texts
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.token_weights import TOKEN_WEIGHTS
-from sparsedash.errors import CalibrationError
-from sparsedash.progress import OnStep, Step
-from sparsedash.settings import CalibrationSettings, TokenWeights
+from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.settings import CalibrationSettings, TokenWeights
 
 BATCH_TOKENS = 4096
 HELD_OUT_EVERY = 16

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.speakers import Speaker, Speakers
-from sparsedash.errors import Cancelled
-from sparsedash.pair_records import Continuation
-from sparsedash.pair_settings import ContinuationSettings
-from sparsedash.progress import OnStep, OnText, Step, ignore_steps, ignore_text
+from sparsedash.schema.errors import Cancelled
+from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.progress import OnStep, OnText, Step, ignore_steps, ignore_text
 from sparsedash.store import Store
 
 CHUNK_TOKENS = 512

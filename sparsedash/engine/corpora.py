@@ -22,9 +22,9 @@ from datasets.exceptions import DatasetsError
 from sparsedash.catalog import BUILTIN_CLOZE
 from sparsedash.engine.hub import HTTPError, reachable
 from sparsedash.engine.identity import texts_identity
-from sparsedash.errors import CorpusError
 from sparsedash.folders import data_folder
 from sparsedash.references import chosen, file_of, names_file
+from sparsedash.schema.errors import CorpusError
 from sparsedash.textfiles import is_running, json_lines, texts_of
 
 TEXTS = Path(__file__).parent.parent / "texts"

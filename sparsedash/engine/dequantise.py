@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparsedash.engine.identity import file_hash
-from sparsedash.errors import ModelError
+from sparsedash.schema.errors import ModelError
 from sparsedash.store import Store
 
 

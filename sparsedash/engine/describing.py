@@ -6,9 +6,9 @@ from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.measuring import PrunedModel
 from sparsedash.engine.pruning.patterns import matmul_ratio, mlp_sparsity
 from sparsedash.engine.weights import n_matmul_weights, weights_per_channel
-from sparsedash.method_settings import MethodSettings
-from sparsedash.records import Pruned
-from sparsedash.settings import CalibrationSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Pruned
+from sparsedash.schema.settings import CalibrationSettings
 
 
 def described(

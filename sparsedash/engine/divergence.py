@@ -7,10 +7,10 @@ from torch import Tensor
 
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.speakers import Speaker, Speakers
-from sparsedash.errors import JobError
-from sparsedash.pair_records import Divergence, Place
-from sparsedash.pair_settings import DivergenceSettings
-from sparsedash.progress import OnStep, Step, ignore_steps
+from sparsedash.schema.errors import JobError
+from sparsedash.schema.pair_records import Divergence, Place
+from sparsedash.schema.pair_settings import DivergenceSettings
+from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.store import Store
 
 CHUNK_LOGITS = 2**24

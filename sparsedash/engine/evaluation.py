@@ -17,17 +17,17 @@ from random import Random
 import torch
 from transformers import DynamicCache
 
-from sparsedash.canonical import digest
 from sparsedash.engine.answers import finish_words
 from sparsedash.engine.blocks import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.corpora import Texts
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.stopping import StopRule, chunks
 from sparsedash.engine.verdicts import Verdict, outcome, verdicts_on
-from sparsedash.errors import CorpusError
-from sparsedash.progress import OnStep, Step
-from sparsedash.records import Outcome, Passages, Stopping
-from sparsedash.settings import PUBLISHED_LONGEST, EvaluationSettings, Rule
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.hashing import digest
+from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.records import Outcome, Passages, Stopping
+from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings, Rule
 
 BATCH_TOKENS = 2048
 

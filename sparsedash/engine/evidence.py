@@ -26,10 +26,10 @@ from sparsedash.engine.pruning.patterns import mask_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.schedule import reached_permille
 from sparsedash.engine.pruning.sensitivity import reference_change
-from sparsedash.keys import EvidenceKeys, scheduled_gradients_key
-from sparsedash.method_settings import MethodSettings
-from sparsedash.progress import OnStep
-from sparsedash.settings import TokenWeights
+from sparsedash.schema.cache_keys import EvidenceKeys, scheduled_gradients_key
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import OnStep
+from sparsedash.schema.settings import TokenWeights
 from sparsedash.store import Store
 
 SENSITIVITY_TOKENS = 4096

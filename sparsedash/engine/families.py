@@ -5,9 +5,9 @@ from typing import cast
 from torch import nn
 
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
-from sparsedash.errors import ModelError
 from sparsedash.families import FAMILIES as FAMILIES
 from sparsedash.families import Family as Family
+from sparsedash.schema.errors import ModelError
 
 
 def family_named(model_type: str) -> Family:

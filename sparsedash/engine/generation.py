@@ -8,8 +8,8 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from sparsedash.engine.models import LoadedModel
-from sparsedash.progress import OnStep, Step
-from sparsedash.settings import CalibrationSettings
+from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.settings import CalibrationSettings
 
 SAMPLE_BATCH = 32
 

@@ -24,8 +24,8 @@ from sparsedash.engine.blocks import (
     head_sees_only,
 )
 from sparsedash.engine.models import LoadedModel
-from sparsedash.errors import CalibrationError
-from sparsedash.progress import OnStep, Step
+from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.progress import OnStep, Step
 
 FISHER_BATCH_TOKENS = 1024
 """Of one batch where all of the calibration text is read: large enough to be quick."""

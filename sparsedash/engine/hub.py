@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]
 
 from sparsedash.catalog import BUILTIN_MODEL
-from sparsedash.errors import ModelError
+from sparsedash.schema.errors import ModelError
 
 PROBE_S = 4.0
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import sparsedash
-from sparsedash.progress import OnStep, Stage, Step
+from sparsedash.schema.progress import OnStep, Stage, Step
 
 
 class Ledger:

@@ -8,18 +8,18 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsedash.canonical import digest
 from sparsedash.engine.blocks import Batch, BlockWalk, batches_by_length, given
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.token_weights import TOKEN_WEIGHTS
-from sparsedash.errors import CalibrationError
-from sparsedash.keys import activations_key
 from sparsedash.layer_losses import ALARM
 from sparsedash.layer_losses import mismatch as mismatch_of
-from sparsedash.progress import OnStep, Step
-from sparsedash.records import Passages, Pruned
-from sparsedash.settings import TokenWeights
+from sparsedash.schema.cache_keys import activations_key
+from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.hashing import digest
+from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.records import Passages, Pruned
+from sparsedash.schema.settings import TokenWeights
 from sparsedash.store import Store
 
 N_PASSAGES = 8

@@ -25,9 +25,9 @@ from sparsedash.engine.families import Family, blocks_of, family_named, mlps_of,
 from sparsedash.engine.hub import fetch
 from sparsedash.engine.identity import files_identity
 from sparsedash.engine.pruning.surgery import Mlp
-from sparsedash.errors import ModelError
-from sparsedash.method_settings import Scope
-from sparsedash.settings import Dtype
+from sparsedash.schema.errors import ModelError
+from sparsedash.schema.method_settings import Scope
+from sparsedash.schema.settings import Dtype
 from sparsedash.store import Store
 
 log = logging.getLogger(__name__)

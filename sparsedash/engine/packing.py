@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.layer import Sample, Statistics
-from sparsedash.errors import CalibrationError
+from sparsedash.schema.errors import CalibrationError
 
 
 def pack(statistics: Statistics) -> bytes:

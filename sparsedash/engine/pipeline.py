@@ -6,9 +6,9 @@ from dataclasses import replace
 from sparsedash.engine.ledger import versions
 from sparsedash.engine.models import ModelShelf
 from sparsedash.engine.stages import Stages
-from sparsedash.progress import OnStep, ignore_steps
-from sparsedash.records import Run
-from sparsedash.settings import RunSettings
+from sparsedash.schema.progress import OnStep, ignore_steps
+from sparsedash.schema.records import Run
+from sparsedash.schema.settings import RunSettings
 from sparsedash.stamps import stamps
 from sparsedash.store import Store
 

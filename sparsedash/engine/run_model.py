@@ -4,8 +4,8 @@ from functools import cached_property
 
 from sparsedash.engine.ledger import Ledger
 from sparsedash.engine.models import LoadedModel, ModelShelf, Source, is_gguf, locate
-from sparsedash.progress import Step
-from sparsedash.settings import RunSettings
+from sparsedash.schema.progress import Step
+from sparsedash.schema.settings import RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
 

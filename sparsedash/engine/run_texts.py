@@ -9,10 +9,10 @@ from sparsedash.engine.evaluation import choose_passages
 from sparsedash.engine.generation import sample_texts
 from sparsedash.engine.ledger import Ledger
 from sparsedash.engine.run_model import RunModel
-from sparsedash.keys import text_key
-from sparsedash.progress import Step
-from sparsedash.records import Passages
-from sparsedash.settings import RunSettings
+from sparsedash.schema.cache_keys import text_key
+from sparsedash.schema.progress import Step
+from sparsedash.schema.records import Passages
+from sparsedash.schema.settings import RunSettings
 from sparsedash.stamps import stamp
 from sparsedash.store import Store
 

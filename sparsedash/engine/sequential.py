@@ -17,8 +17,8 @@ from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.compensation import makeup
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight, pruned
 from sparsedash.engine.token_weights import residual_weights
-from sparsedash.errors import CalibrationError
-from sparsedash.progress import OnStep, Step
+from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.progress import OnStep, Step
 
 BATCH_TOKENS = 4096
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from sparsedash.engine.models import LoadedModel, ModelShelf
 from sparsedash.engine.stages import Stages
-from sparsedash.errors import JobError
-from sparsedash.progress import OnStep
-from sparsedash.records import Record
-from sparsedash.settings import RunSettings
+from sparsedash.schema.errors import JobError
+from sparsedash.schema.progress import OnStep
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import RunSettings
 from sparsedash.store import Store
 
 ROOM_BYTES = 2 * 2**30

@@ -22,13 +22,13 @@ from sparsedash.engine.run_model import RunModel
 from sparsedash.engine.run_texts import RunTexts
 from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.engine.stopping import StopRule
-from sparsedash.errors import StoreError
-from sparsedash.keys import EvidenceKeys, evidence_keys, outcomes_key, pruned_key
 from sparsedash.memory import kept_bytes, needs_fisher
-from sparsedash.method_settings import MethodSettings
-from sparsedash.progress import OnStep, Step
-from sparsedash.records import Pruned, Record
-from sparsedash.settings import RunSettings
+from sparsedash.schema.cache_keys import EvidenceKeys, evidence_keys, outcomes_key, pruned_key
+from sparsedash.schema.errors import StoreError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.records import Pruned, Record
+from sparsedash.schema.settings import RunSettings
 from sparsedash.store import Store
 
 _MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."

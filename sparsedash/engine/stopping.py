@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from sparsedash.records import Stopping
+from sparsedash.schema.records import Stopping
 from sparsedash.sequential_test import MARGIN, anytime_interval, anytime_p, decide
 
 FIRST_CHUNK = 256

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsedash.records import Candidate, Outcome, TargetToken
+from sparsedash.schema.records import Candidate, Outcome, TargetToken
 
 N_TOP = 5
 

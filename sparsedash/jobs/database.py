@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sparsedash.errors import StoreError
+from sparsedash.schema.errors import StoreError
 
 Connection = sqlite3.Connection
 Row = sqlite3.Row

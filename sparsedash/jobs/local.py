@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import sparsedash
-from sparsedash.errors import SettingsError
 from sparsedash.jobs.endings import last_lines, why_gone
 from sparsedash.jobs.locks import is_held, job_lock, slot_lock
 from sparsedash.jobs.table import Job, JobTable
+from sparsedash.schema.errors import SettingsError
 
 log = logging.getLogger(__name__)
 

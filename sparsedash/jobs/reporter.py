@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from sparsedash.errors import Cancelled, StoreError
 from sparsedash.jobs.table import Job, JobTable
-from sparsedash.progress import STAGE_TITLES, Step
+from sparsedash.schema.errors import Cancelled, StoreError
+from sparsedash.schema.progress import STAGE_TITLES, Step
 
 log = logging.getLogger(__name__)
 

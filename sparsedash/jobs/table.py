@@ -13,11 +13,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sparsedash.canonical import canonical_json
-from sparsedash.errors import JobError
 from sparsedash.jobs.database import Connection, Database, Row
 from sparsedash.jobs.job import Job, JobKind, JobState
-from sparsedash.progress import Step
+from sparsedash.schema.errors import JobError
+from sparsedash.schema.hashing import canonical_json
+from sparsedash.schema.progress import Step
 
 __all__ = ["Job", "JobKind", "JobState", "JobTable"]
 

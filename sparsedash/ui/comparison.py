@@ -6,7 +6,7 @@ from typing import get_args
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.records import Passages, Run
+from sparsedash.schema.records import Passages, Run
 from sparsedash.ui import frame, wording
 from sparsedash.ui.pair import KINDS, Kind, Offer, Order, Pair, offers, pair, told_apart, unknown
 from sparsedash.ui.text import element, escape, label, visible

@@ -3,9 +3,9 @@
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.errors import SettingsError
 from sparsedash.jobs.job import Job
-from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.ui import frame, job_panel, wording
 from sparsedash.ui.differences import marked
 from sparsedash.ui.sides import Sides

@@ -6,8 +6,8 @@ from typing import get_args
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.method_settings import MethodSettings
-from sparsedash.settings import (
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import (
     CalibrationSettings,
     Dtype,
     EvaluationSettings,

@@ -2,7 +2,7 @@
 
 from sparsedash.backend import Backend, Cached, Preflight
 from sparsedash.preflight import Memory
-from sparsedash.settings import RunSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.ui import frame, wording
 from sparsedash.ui.text import element, escape, join
 

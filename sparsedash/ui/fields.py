@@ -8,8 +8,8 @@ import streamlit as st
 
 from sparsedash.backend import Backend
 from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, Choice
-from sparsedash.errors import SparseDashError
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.ui import frame, uploads
 from sparsedash.ui.text import Html, element, escape, paragraph
 

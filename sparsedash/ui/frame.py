@@ -11,7 +11,7 @@ import streamlit as st
 
 from sparsedash.backend import Backend, default_data_dir
 from sparsedash.charts.palette import Theme
-from sparsedash.errors import SparseDashError
+from sparsedash.schema.errors import SparseDashError
 from sparsedash.ui.text import Html, element, escape, join, label, paragraph
 
 _STYLE = Path(__file__).with_name("style.css")

@@ -1,9 +1,9 @@
 """What a job is, what it is at and how far, in words. Plain text: whoever shows it escapes it. Knows no Streamlit."""
 
-from sparsedash.errors import SettingsError
 from sparsedash.jobs.job import Job
-from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
-from sparsedash.settings import RunSettings, settings_from_plain
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.ui import wording
 
 PROMPT_WORDS = 14

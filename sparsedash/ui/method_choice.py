@@ -6,9 +6,10 @@ from typing import Any, get_args
 
 import streamlit as st
 
-from sparsedash.errors import SparseDashError
-from sparsedash.keys import is_used
-from sparsedash.method_settings import (
+from sparsedash.presets import DEFAULT_METHOD, METHODS, method_name, method_named
+from sparsedash.schema.cache_keys import is_used
+from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.method_settings import (
     MAX_ROUNDS,
     Allocation,
     Compensation,
@@ -18,8 +19,7 @@ from sparsedash.method_settings import (
     Schedule,
     Scope,
 )
-from sparsedash.presets import DEFAULT_METHOD, METHODS, method_name, method_named
-from sparsedash.settings import RunSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.ui import frame
 from sparsedash.ui.fields import BOUND, checked, hint, one_of, whole
 

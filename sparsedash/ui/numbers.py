@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from sparsedash.charts.measures import readings, times
-from sparsedash.records import Record
+from sparsedash.schema.records import Record
 from sparsedash.significance import Paired
 from sparsedash.ui import wording
 from sparsedash.ui.sweep import Sweep

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.ui import blind, frame
 from sparsedash.ui.continuation import show_written
 from sparsedash.ui.pair import Pair

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sparsedash.backend import Backend
-from sparsedash.records import Outcome, Passages, Record, Run
+from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.significance import shared_outcomes
 from sparsedash.ui import wording
 

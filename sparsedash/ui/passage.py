@@ -2,7 +2,7 @@
 
 from math import exp
 
-from sparsedash.records import Candidate, Outcome, Passages
+from sparsedash.schema.records import Candidate, Outcome, Passages
 from sparsedash.ui import frame, wording
 from sparsedash.ui.pair import Pair
 from sparsedash.ui.sides import Sides, side_title

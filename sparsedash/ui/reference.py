@@ -14,7 +14,6 @@ from sparsedash.published import (
     notes,
     published_model,
 )
-from sparsedash.records import Run, Score
 from sparsedash.reproduction import (
     METHOD,
     Needs,
@@ -24,7 +23,8 @@ from sparsedash.reproduction import (
     ratio,
     run_settings,
 )
-from sparsedash.settings import RunSettings
+from sparsedash.schema.records import Run, Score
+from sparsedash.schema.settings import RunSettings
 from sparsedash.ui import controls, frame, wording
 from sparsedash.ui.text import element, escape, join, label, table
 

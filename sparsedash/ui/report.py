@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
-from sparsedash.canonical import canonical_json
 from sparsedash.charts.race import race_words
-from sparsedash.records import Passages
+from sparsedash.schema.hashing import canonical_json
+from sparsedash.schema.records import Passages
 from sparsedash.significance import compare
 from sparsedash.ui import judging, wording
 from sparsedash.ui.drawing import accuracy_drawing

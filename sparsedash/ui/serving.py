@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sparsedash.errors import SparseDashError
+from sparsedash.schema.errors import SparseDashError
 from sparsedash.ui import frame
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sparsedash.records import Record
+from sparsedash.schema.records import Record
 from sparsedash.ui.pair import Pair
 from sparsedash.ui.text import Html, element, escape, join
 

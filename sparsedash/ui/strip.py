@@ -3,9 +3,9 @@
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.errors import SettingsError
-from sparsedash.pair_records import Divergence, Place
-from sparsedash.pair_settings import DivergenceSettings
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.pair_records import Divergence, Place
+from sparsedash.schema.pair_settings import DivergenceSettings
 from sparsedash.ui import frame
 from sparsedash.ui.job_panel import watch
 from sparsedash.ui.pair import Pair

@@ -8,8 +8,8 @@ from sparsedash.backend import Backend
 from sparsedash.charts.measures import Lines, Live, Race, Same, readings, times
 from sparsedash.charts.published_points import published_beside
 from sparsedash.jobs.job import Job
-from sparsedash.method_settings import MethodSettings
-from sparsedash.records import Record, Run
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Record, Run
 from sparsedash.significance import Paired, compare, holm, judge, passages_needed
 from sparsedash.ui import wording
 

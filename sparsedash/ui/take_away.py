@@ -6,7 +6,7 @@ from functools import partial
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.records import Passages, Run
+from sparsedash.schema.records import Passages, Run
 from sparsedash.takeaway import harness_samples, view_csv, view_parquet
 from sparsedash.ui.pair import Kind, Pair
 from sparsedash.ui.report import report

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.errors import SparseDashError
 from sparsedash.references import TEXT_KINDS, UPLOAD
+from sparsedash.schema.errors import SparseDashError
 from sparsedash.ui import frame, wording
 from sparsedash.ui.text import element, escape, paragraph
 from sparsedash.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES

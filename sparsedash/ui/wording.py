@@ -5,11 +5,11 @@ from datetime import datetime, timedelta, tzinfo
 
 from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.memory import LeastMemory
-from sparsedash.method_settings import MethodSettings
 from sparsedash.presets import method_name
-from sparsedash.progress import STAGE_TITLES
-from sparsedash.records import Record, Score
-from sparsedash.settings import CalibrationSettings, RunSettings, TokenWeights
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import STAGE_TITLES
+from sparsedash.schema.records import Record, Score
+from sparsedash.schema.settings import CalibrationSettings, RunSettings, TokenWeights
 from sparsedash.significance import accuracy_interval
 
 NBSP = "\u00a0"

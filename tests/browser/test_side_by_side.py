@@ -9,10 +9,10 @@ from playwright.sync_api import expect
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsedash.engine import pipeline
-from sparsedash.method_settings import MethodSettings
-from sparsedash.pair_records import Continuation, Divergence, Place
-from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import Continuation, Divergence, Place
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.store import Store
 from sparsedash.visitors import Visitors
 from tests.browser.test_main_job import write_passages

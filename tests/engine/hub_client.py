@@ -96,7 +96,7 @@ def _do_not_wait() -> None:
 
 
 def _serve(folder: Path) -> None:
-    from sparsedash.errors import SparseDashError
+    from sparsedash.schema.errors import SparseDashError
     from sparsedash.store import Store
 
     store = Store(folder)

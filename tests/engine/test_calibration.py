@@ -15,9 +15,9 @@ from sparsedash.engine.calibration import (
 )
 from sparsedash.engine.corpora import Texts
 from sparsedash.engine.token_weights import TOKEN_WEIGHTS
-from sparsedash.errors import CalibrationError
-from sparsedash.progress import ignore_steps
-from sparsedash.settings import CalibrationSettings, TokenWeights
+from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.settings import CalibrationSettings, TokenWeights
 from tests.engine.conftest import passages
 
 

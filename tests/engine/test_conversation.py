@@ -15,13 +15,13 @@ from sparsedash.engine.models import LoadedModel, ModelShelf
 from sparsedash.engine.pruning.surgery import pruned
 from sparsedash.engine.speakers import Speaker, Speakers
 from sparsedash.engine.stages import Stages
-from sparsedash.errors import Cancelled, JobError, SettingsError
-from sparsedash.method_settings import MethodSettings
-from sparsedash.pair_records import Continuation
-from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
-from sparsedash.progress import ignore_steps
-from sparsedash.records import Record
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.errors import Cancelled, JobError, SettingsError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.store import Store
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import CONFIGS, save_tiny, tiny_model, tiny_tokenizer

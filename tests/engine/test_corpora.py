@@ -8,7 +8,7 @@ import pytest
 
 from sparsedash.catalog import BUILTIN_CLOZE, CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.engine.corpora import CORPORA, openings, read_texts
-from sparsedash.errors import CorpusError
+from sparsedash.schema.errors import CorpusError
 from sparsedash.uploads import Uploads
 
 

@@ -9,9 +9,9 @@ from sparsedash.engine.corpora import Texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.families import FAMILIES
 from sparsedash.engine.models import LoadedModel
-from sparsedash.errors import CorpusError
-from sparsedash.progress import Step, ignore_steps
-from sparsedash.settings import EvaluationSettings
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.progress import Step, ignore_steps
+from sparsedash.schema.settings import EvaluationSettings
 from tests.engine.conftest import passages
 from tests.engine.tiny import CONFIGS, tiny_model, tiny_tokenizer
 

@@ -11,8 +11,8 @@ from sparsedash.engine.evidence import SENSITIVITY_TOKENS, KeptEvidence
 from sparsedash.engine.families import family_named
 from sparsedash.engine.gradients import SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.models import LoadedModel
-from sparsedash.keys import EvidenceKeys
-from sparsedash.progress import ignore_steps
+from sparsedash.schema.cache_keys import EvidenceKeys
+from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
 KEYS = EvidenceKeys(statistics="s", inputs="i", sensitivity="m", gradients="g")

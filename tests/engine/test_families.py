@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from sparsedash.engine.families import FAMILIES, blocks_of, family_named, mlps_of
 from sparsedash.engine.pruning.surgery import Narrowed, inner_weights, out_weight, pruned
-from sparsedash.errors import ModelError
+from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import CONFIGS, tiny_model
 
 EXACT = 1e-5

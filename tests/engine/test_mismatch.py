@@ -17,10 +17,10 @@ from sparsedash.engine.mismatch import (
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.pruning.measuring import passage_errors
 from sparsedash.engine.pruning.surgery import Narrowed, out_weight
-from sparsedash.method_settings import MethodSettings
-from sparsedash.progress import ignore_steps
-from sparsedash.records import Passages, Record, Run
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Passages, Record, Run
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.engine.conftest import passages as texts
 from tests.examples import PRUNED
 

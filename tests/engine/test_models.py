@@ -8,7 +8,7 @@ import torch
 
 from sparsedash.engine import models
 from sparsedash.engine.models import ModelShelf, load, locate
-from sparsedash.errors import ModelError
+from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import save_tiny, tiny_model
 
 

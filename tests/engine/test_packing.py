@@ -6,7 +6,7 @@ import torch
 
 from sparsedash.engine.packing import pack, unpack
 from sparsedash.engine.pruning.layer import Sample, Statistics
-from sparsedash.errors import CalibrationError
+from sparsedash.schema.errors import CalibrationError
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 8])

@@ -7,10 +7,10 @@ import pytest
 from sparsedash.engine import evidence, pipeline, run_texts, stages
 from sparsedash.engine.calibration import calibrate
 from sparsedash.engine.pruning import saliency
-from sparsedash.errors import CalibrationError, Cancelled, ModelError, StoreError
-from sparsedash.method_settings import MethodSettings
-from sparsedash.records import Passages, Record, Run
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, StoreError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Passages, Record, Run
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.store import Store
 
 

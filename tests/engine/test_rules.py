@@ -4,15 +4,15 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sparsedash.canonical import digest, stage_key
 from sparsedash.engine import pipeline
 from sparsedash.engine.corpora import Texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.models import load, locate
-from sparsedash.keys import outcomes_key
-from sparsedash.progress import ignore_steps
-from sparsedash.records import Record
-from sparsedash.settings import PUBLISHED_LONGEST, EvaluationSettings, RunSettings
+from sparsedash.schema.cache_keys import outcomes_key
+from sparsedash.schema.hashing import digest, stage_key
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings, RunSettings
 from sparsedash.store import Store
 from tests.engine.conftest import write_jsonl
 from tests.engine.tiny import tiny_model, tiny_tokenizer

@@ -15,10 +15,10 @@ from sparsedash.engine.pruning.patterns import PATTERNS
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.engine.speakers import Speakers
 from sparsedash.engine.weights import n_matmul_weights
-from sparsedash.method_settings import MethodSettings
-from sparsedash.pair_settings import ContinuationSettings
-from sparsedash.records import Record
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.engine.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 SPARSEGPT = MethodSettings(saliency="obs", pattern="2:4", scope="decoder")

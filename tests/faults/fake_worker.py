@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from sparsedash.errors import ModelError
-from sparsedash.progress import Step
+from sparsedash.schema.errors import ModelError
+from sparsedash.schema.progress import Step
 from sparsedash.worker import Pipeline, main
 
 

@@ -12,7 +12,7 @@ import psutil
 
 from sparsedash.jobs.local import LocalRunner, worker_environment
 from sparsedash.jobs.table import Job, JobTable
-from sparsedash.settings import RunSettings
+from sparsedash.schema.settings import RunSettings
 
 FAKE_WORKER = (sys.executable, "-P", str(Path(__file__).with_name("fake_worker.py")))
 FAKE_SERVER = (sys.executable, "-P", str(Path(__file__).with_name("fake_server.py")))

@@ -6,8 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from sparsedash.jobs.table import JobTable
-from sparsedash.pair_settings import ContinuationSettings
-from sparsedash.settings import RunSettings
+from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.settings import RunSettings
 from tests.faults.house import eventually
 
 pytestmark = pytest.mark.faults

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.errors import SettingsError
 from sparsedash.jobs import local
 from sparsedash.jobs.local import LocalRunner, n_slots, worker_environment
 from sparsedash.jobs.locks import hold, job_lock, slot_lock
 from sparsedash.jobs.table import JobTable
+from sparsedash.schema.errors import SettingsError
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
-from sparsedash.errors import Cancelled, StoreError
 from sparsedash.jobs.reporter import Rate, Reporter, StopFlag
 from sparsedash.jobs.table import JobTable
-from sparsedash.progress import Step
+from sparsedash.schema.errors import Cancelled, StoreError
+from sparsedash.schema.progress import Step
 
 
 class Clock:

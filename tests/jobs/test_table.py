@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import pytest
 
-from sparsedash.errors import JobError, StoreError
 from sparsedash.jobs.table import JobTable
-from sparsedash.progress import Step
-from sparsedash.settings import RunSettings, settings_from_plain
+from sparsedash.schema.errors import JobError, StoreError
+from sparsedash.schema.progress import Step
+from sparsedash.schema.settings import RunSettings, settings_from_plain
 
 
 @pytest.fixture

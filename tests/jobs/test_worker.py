@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sparsedash.errors import ModelError
+from sparsedash.schema.errors import ModelError
 from sparsedash.worker import in_words
 
 

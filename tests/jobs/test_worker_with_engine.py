@@ -7,9 +7,9 @@ import psutil
 import pytest
 
 from sparsedash.backend import Backend
-from sparsedash.method_settings import MethodSettings
-from sparsedash.pair_settings import ContinuationSettings
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import save_tiny
 

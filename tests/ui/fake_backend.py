@@ -4,13 +4,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from sparsedash.backend import Cached, Preflight
-from sparsedash.errors import JobError
 from sparsedash.jobs.job import Job, JobState
-from sparsedash.pair_records import Continuation, Divergence
-from sparsedash.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.preflight import Duration, Memory
-from sparsedash.records import Passages, Record, Run
-from sparsedash.settings import RunSettings
+from sparsedash.schema.errors import JobError
+from sparsedash.schema.pair_records import Continuation, Divergence
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.records import Passages, Record, Run
+from sparsedash.schema.settings import RunSettings
 from sparsedash.uploads import Uploads
 from sparsedash.visitors import Visitors
 from tests.ui import specimens

@@ -3,9 +3,9 @@
 import random
 from math import log
 
-from sparsedash.method_settings import MethodSettings
-from sparsedash.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
-from sparsedash.settings import RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
+from sparsedash.schema.settings import RunSettings
 
 SETTINGS = RunSettings(sparsities_permille=(100, 200, 300))
 DENSE_WIDTHS = (1536,) * 30

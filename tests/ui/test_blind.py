@@ -4,8 +4,8 @@ import secrets
 
 import pytest
 
-from sparsedash.pair_records import Continuation
-from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.ui.blind import tally
 from tests.ui.conftest import button, markup, words
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.pair_records import Continuation
-from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.presets import method_named
+from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.pair_settings import ContinuationSettings
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, shows_as_text, words
 from tests.ui.fake_backend import job

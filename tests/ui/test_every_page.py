@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparsedash.errors import StoreError
+from sparsedash.schema.errors import StoreError
 from sparsedash.ui import frame
 from tests.ui import specimens
 from tests.ui.conftest import APP, links, markup, shows_as_text, words

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.presets import method_named
+from sparsedash.schema.pair_settings import ContinuationSettings
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.fake_backend import job

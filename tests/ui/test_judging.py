@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.records import Stopping
+from sparsedash.schema.records import Stopping
 from sparsedash.significance import paired
 from sparsedash.ui import judging
 from sparsedash.ui.wording import NBSP

@@ -4,10 +4,10 @@ import json
 import re
 from dataclasses import replace
 
-from sparsedash.pair_settings import ContinuationSettings
 from sparsedash.presets import method_named
-from sparsedash.records import Stopping
-from sparsedash.settings import RunSettings
+from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.records import Stopping
+from sparsedash.schema.settings import RunSettings
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.fake_backend import job

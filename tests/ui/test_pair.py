@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparsedash.records import Stopping
+from sparsedash.schema.records import Stopping
 from sparsedash.ui.pair import Offer, Pair, pair
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend

@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 import pytest
 
 from sparsedash.memory import LeastMemory
-from sparsedash.method_settings import MethodSettings
 from sparsedash.preflight import Duration, Memory
 from sparsedash.presets import method_named
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.ui.controls import address
 from tests.ui import specimens
 from tests.ui.conftest import button, links, markup, words

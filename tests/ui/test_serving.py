@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 
-from sparsedash.errors import StoreError
+from sparsedash.schema.errors import StoreError
 from sparsedash.ui import frame, serving
 from tests.ui.fake_backend import FakeBackend
 

@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.charts.measures import Live
 from sparsedash.presets import method_named
-from sparsedash.records import Record, Stopping
+from sparsedash.schema.records import Record, Stopping
 from sparsedash.ui import wording
 from sparsedash.ui.sweep import Sweep, adjusted, answer, best, doubt, live, sweep
 from tests.ui import specimens

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sparsedash.presets import method_named
-from sparsedash.settings import CalibrationSettings, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.ui import wording
 from tests.examples import RECORD, outcome
 from tests.ui import specimens

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.pair_records import Continuation
-from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.pair_settings import ContinuationSettings
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
 from tests.ui.fake_backend import job
 

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 import torch
 from torch import Tensor
 
-from sparsedash.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

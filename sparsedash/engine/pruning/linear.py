@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsedash.errors import CalibrationError
+from sparsedash.schema.errors import CalibrationError
 
 MAX_DAMPING_RETRIES = 8
 

@@ -13,7 +13,7 @@ from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.layer import Evidence, Layer, Sample, layer_of
 from sparsedash.engine.pruning.linear import energy
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
-from sparsedash.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

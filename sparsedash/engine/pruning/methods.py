@@ -11,7 +11,7 @@ from sparsedash.engine.pruning.layer import Evidence, Layer, Sample, Statistics,
 from sparsedash.engine.pruning.measuring import PrunedModel, measured
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
-from sparsedash.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from sparsedash.engine.pruning.layer import Evidence, Sample, Statistics
 from sparsedash.engine.pruning.measuring import PrunedModel, share_lost, share_lost_of_sample
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.engine.pruning.weightwise import inverse_factor, needs_factor, sparse_weight
-from sparsedash.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings
 
 Projections = dict[str, nn.Linear]
 """One block's projections by name."""

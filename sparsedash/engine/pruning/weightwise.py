@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsedash.engine.pruning.layer import Statistics
 from sparsedash.engine.pruning.linear import damped_cholesky
 from sparsedash.engine.pruning.patterns import PATTERNS, Pattern
-from sparsedash.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings
 
 BLOCK = 128
 """Columns that are mended among themselves before all others; a multiple of every group."""

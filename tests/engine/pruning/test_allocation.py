@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS, Prospect
-from sparsedash.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings
 
 
 def prospect(width=64, scores=None, slope=1.0):

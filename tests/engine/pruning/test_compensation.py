@@ -5,7 +5,7 @@ import torch
 
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.linear import damped_cholesky
-from sparsedash.errors import CalibrationError
+from sparsedash.schema.errors import CalibrationError
 from tests.engine.pruning.layers import inputs, layer
 
 KEPT = torch.tensor([0, 2, 3, 6, 7])

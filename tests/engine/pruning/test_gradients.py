@@ -13,8 +13,8 @@ from sparsedash.engine.gradients import (
 )
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.surgery import out_weight
-from sparsedash.errors import CalibrationError, Cancelled
-from sparsedash.progress import ignore_steps
+from sparsedash.schema.errors import CalibrationError, Cancelled
+from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
 # Wide enough for the parts of some families that compute in float32 whatever the model is in.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedash.engine.pruning.patterns import PATTERNS
-from sparsedash.method_settings import FIXED_PERMILLE, Pattern
+from sparsedash.schema.method_settings import FIXED_PERMILLE, Pattern
 
 
 def scores(rows, columns, seed=0):

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from sparsedash.engine.pruning.schedule import SCHEDULES, reached_permille
-from sparsedash.method_settings import Schedule
+from sparsedash.schema.method_settings import Schedule
 
 
 def test_every_schedule_that_can_be_asked_for_is_in_the_table():

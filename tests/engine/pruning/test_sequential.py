@@ -9,9 +9,9 @@ from sparsedash.engine.families import family_named
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.surgery import Narrowed, out_weight, pruned
 from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed
-from sparsedash.errors import CalibrationError
 from sparsedash.families import FAMILIES
-from sparsedash.progress import ignore_steps
+from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
 

@@ -12,7 +12,7 @@ from sparsedash.engine.pruning.weightwise import (
     needs_factor,
     sparse_weight,
 )
-from sparsedash.method_settings import MethodSettings, choices
+from sparsedash.schema.method_settings import MethodSettings, choices
 from tests.engine.pruning.layers import inputs
 
 PLAIN = {"compensation": "none", "scope": "decoder"}

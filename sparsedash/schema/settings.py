@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from sparsedash.canonical import digest
-from sparsedash.checks import one_of, reference, whole
-from sparsedash.errors import SettingsError
-from sparsedash.method_settings import MethodSettings, method_values
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.hashing import digest
+from sparsedash.schema.method_settings import MethodSettings, method_values
+from sparsedash.schema.validation import one_of, reference, whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from sparsedash.checks import one_of, share, whole
-from sparsedash.errors import SettingsError
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.validation import one_of, share, whole
 
 Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
 Scope = Literal["mlp", "decoder"]

@@ -6,9 +6,9 @@ Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rou
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sparsedash.canonical import STAGE_VERSIONS, stage_key
-from sparsedash.method_settings import MethodSettings, method_values
-from sparsedash.settings import (
+from sparsedash.schema.hashing import STAGE_VERSIONS, stage_key
+from sparsedash.schema.method_settings import MethodSettings, method_values
+from sparsedash.schema.settings import (
     CalibrationSettings,
     Dtype,
     EvaluationSettings,

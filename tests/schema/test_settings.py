@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedash.errors import SettingsError
-from sparsedash.method_settings import (
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.method_settings import (
     Allocation,
     Compensation,
     MethodSettings,
@@ -18,8 +18,8 @@ from sparsedash.method_settings import (
     Scope,
     choices,
 )
-from sparsedash.pair_settings import ContinuationSettings
-from sparsedash.settings import (
+from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.settings import (
     MAX_SPARSITY_PERMILLE,
     CalibrationSettings,
     EvaluationSettings,

@@ -4,8 +4,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sparsedash.canonical import STAGE_VERSIONS
-from sparsedash.keys import (
+from sparsedash.presets import method_named
+from sparsedash.schema.cache_keys import (
     activations_key,
     evidence_keys,
     gradients_key,
@@ -16,9 +16,9 @@ from sparsedash.keys import (
     statistics_key,
     text_key,
 )
-from sparsedash.method_settings import MethodSettings
-from sparsedash.presets import method_named
-from sparsedash.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.hashing import STAGE_VERSIONS
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.other_values import OTHER, RANDOM, other_values
 
 MODEL, CORPUS, STATISTICS = "m" * 64, "c" * 64, "s" * 64

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
-from sparsedash.canonical import stage_key
-from sparsedash.checks import text, whole
+from sparsedash.schema.hashing import stage_key
+from sparsedash.schema.validation import text, whole
 
 
 @dataclass(frozen=True, kw_only=True)

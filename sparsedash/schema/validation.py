@@ -2,7 +2,7 @@
 
 from typing import Any, get_args
 
-from sparsedash.errors import SettingsError
+from sparsedash.schema.errors import SettingsError
 
 
 def one_of(name: str, value: object, choices: Any) -> None:

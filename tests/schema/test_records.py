@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedash.errors import StoreError
-from sparsedash.pair_records import Continuation
-from sparsedash.records import (
+from sparsedash.schema.errors import StoreError
+from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.records import (
     Candidate,
     Outcome,
     Passages,

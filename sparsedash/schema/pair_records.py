@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sparsedash.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_settings import ContinuationSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from sparsedash.errors import SettingsError, StoreError
-from sparsedash.method_settings import MethodSettings
-from sparsedash.pair_records import Choices, Continuation, Divergence, Prompts
-from sparsedash.settings import CalibrationSettings, Dtype, Rule, RunSettings
+from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts
+from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
