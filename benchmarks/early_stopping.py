@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsedash.catalog import BUILTIN_MODEL
+from sparsedash.catalog.choices import BUILTIN_MODEL
+from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.engine.stopping import chunks
-from sparsedash.presets import DEFAULT_METHOD, method_named
 from sparsedash.schema.settings import (
     CalibrationSettings,
     EvaluationSettings,

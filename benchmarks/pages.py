@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import Page, sync_playwright
 
-from sparsedash.presets import METHODS
+from sparsedash.catalog.presets import METHODS
 from sparsedash.schema.records import Run
 from sparsedash.store import Store
 from tests.browser.served import Server, chromium

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from sparsedash.backend import Backend
+from sparsedash.catalog.presets import method_named
 from sparsedash.jobs.table import Job
-from sparsedash.presets import method_named
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 

@@ -22,8 +22,8 @@ from statistics import fmean, stdev
 from typing import get_args
 
 from benchmarks.child import answer_of, folder_of
-from sparsedash.catalog import BUILTIN_MODEL
-from sparsedash.presets import METHODS, method_named
+from sparsedash.catalog.choices import BUILTIN_MODEL
+from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import (

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sparsedash import catalog, presets
+from sparsedash.catalog import choices, presets
 from sparsedash.document import run_document
 from sparsedash.folders import data_folder
 from sparsedash.preflight import problems
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
-    models = f"hub id, folder, .gguf file or {catalog.BUILTIN_MODEL}"
+    models = f"hub id, folder, .gguf file or {choices.BUILTIN_MODEL}"
     run.add_argument("--model", required=True, metavar="REF", help=models)
     run.add_argument("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16")
     texts = "text name, file:PATH or self"
@@ -113,7 +113,7 @@ def _ask_for_pruning(run: argparse.ArgumentParser) -> None:
 
 def _ask_for_answering(run: argparse.ArgumentParser) -> None:
     texts = "text name or file:PATH"
-    run.add_argument("--evaluation", default=catalog.BUILTIN_CLOZE, metavar="REF", help=texts)
+    run.add_argument("--evaluation", default=choices.BUILTIN_CLOZE, metavar="REF", help=texts)
     run.add_argument("--passages", type=int, metavar="N", help="answer the first N only")
     drawn = "answer N drawn by this seed instead of the first N"
     run.add_argument("--shuffle-seed", type=int, metavar="N", help=drawn)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from sparsedash.catalog import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA
-from sparsedash.memory import LeastMemory, dimensions_of, least_memory, needs_backward
+from sparsedash.catalog.choices import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA
+from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory, needs_backward
 from sparsedash.references import TEXT_KINDS, UPLOAD, file_of, names_file
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings

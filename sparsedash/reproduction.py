@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from sparsedash.catalog import BUILTIN_MODEL
-from sparsedash.dimensions import Dimensions, shipped
-from sparsedash.memory import BUILTIN_CONFIG, LeastMemory, kept_bytes, least_memory
-from sparsedash.presets import method_named
-from sparsedash.published import (
+from sparsedash.catalog.choices import BUILTIN_MODEL
+from sparsedash.catalog.dimensions import Dimensions, shipped
+from sparsedash.catalog.memory import BUILTIN_CONFIG, LeastMemory, kept_bytes, least_memory
+from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.published import (
     CALIBRATION_LENGTH,
     LAMBADA_TRAINING_TEXTS,
     Measure,

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from sparsedash import preflight
+from sparsedash.catalog.memory import dimensions_of, least_memory
+from sparsedash.catalog.presets import method_named
 from sparsedash.engine import calibration
-from sparsedash.memory import dimensions_of, least_memory
 from sparsedash.preflight import Cached, Memory, cached, duration
-from sparsedash.presets import method_named
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Outcome, Record, Run

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash import catalog, presets
 from sparsedash.__main__ import main
+from sparsedash.catalog import choices, presets
 from sparsedash.document import run_document
 from tests.examples import RECORD, RUN
 
@@ -56,11 +56,11 @@ def test_every_field_of_the_document_is_described():
 
 def test_models_methods_families_and_texts_are_the_ones_of_the_catalog():
     text = section("What you can choose")
-    texts = {choice.name for choice in (*catalog.EVALUATION_CORPORA, *catalog.CALIBRATION_CORPORA)}
+    texts = {choice.name for choice in (*choices.EVALUATION_CORPORA, *choices.CALIBRATION_CORPORA)}
     named = set(re.findall(r"`([^`]+)`", text))
-    assert texts | {method.name for method in presets.METHODS} | {catalog.BUILTIN_MODEL} <= named
+    assert texts | {method.name for method in presets.METHODS} | {choices.BUILTIN_MODEL} <= named
     families = text.partition("must be one of: ")[2].partition(".")[0]
-    assert tuple(re.findall(r"\w+", families)) == catalog.FAMILIES
+    assert tuple(re.findall(r"\w+", families)) == choices.FAMILIES
 
 
 def test_every_variable_that_is_read_is_described_and_every_described_one_is_read():

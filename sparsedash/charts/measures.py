@@ -6,7 +6,7 @@ from functools import lru_cache
 from math import exp
 from typing import Literal
 
-from sparsedash.published import PublishedRow
+from sparsedash.catalog.published import PublishedRow
 from sparsedash.schema.records import Record
 from sparsedash.significance import mean_interval, share_interval, shared_outcomes
 

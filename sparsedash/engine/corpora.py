@@ -19,7 +19,7 @@ import datasets
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
-from sparsedash.catalog import BUILTIN_CLOZE
+from sparsedash.catalog.choices import BUILTIN_CLOZE
 from sparsedash.engine.hub import HTTPError, reachable
 from sparsedash.engine.identity import texts_identity
 from sparsedash.folders import data_folder
@@ -27,7 +27,7 @@ from sparsedash.references import chosen, file_of, names_file
 from sparsedash.schema.errors import CorpusError
 from sparsedash.textfiles import is_running, json_lines, texts_of
 
-TEXTS = Path(__file__).parent.parent / "texts"
+TEXTS = Path(__file__).parents[1] / "catalog" / "texts"
 
 # Each attempt asks the hub five times more by itself: with the usual twenty, a hub that is gone is waited for ten minutes.
 datasets.config.STREAMING_READ_MAX_RETRIES = 2

@@ -4,9 +4,9 @@ from typing import cast
 
 from torch import nn
 
+from sparsedash.catalog.families import FAMILIES as FAMILIES
+from sparsedash.catalog.families import Family as Family
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
-from sparsedash.families import FAMILIES as FAMILIES
-from sparsedash.families import Family as Family
 from sparsedash.schema.errors import ModelError
 
 

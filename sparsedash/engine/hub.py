@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 # The HTTP library under the hub's client has another name in every other version; this is what its errors have in common.
 from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]
 
-from sparsedash.catalog import BUILTIN_MODEL
+from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.schema.errors import ModelError
 
 PROBE_S = 4.0

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sparsedash.catalog import BUILTIN_MODEL
+from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.engine.dequantise import dequantised
 from sparsedash.engine.families import Family, blocks_of, family_named, mlps_of, projections_of
 from sparsedash.engine.hub import fetch

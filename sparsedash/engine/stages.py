@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 
+from sparsedash.catalog.memory import kept_bytes, needs_fisher
 from sparsedash.engine.calibration import calibrate, few_tokens_warning
 from sparsedash.engine.describing import described
 from sparsedash.engine.evaluation import evaluate
@@ -22,7 +23,6 @@ from sparsedash.engine.run_model import RunModel
 from sparsedash.engine.run_texts import RunTexts
 from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.engine.stopping import StopRule
-from sparsedash.memory import kept_bytes, needs_fisher
 from sparsedash.schema.cache_keys import EvidenceKeys, evidence_keys, outcomes_key, pruned_key
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, Choice
+from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, Choice
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.ui import frame, uploads

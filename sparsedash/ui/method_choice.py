@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import streamlit as st
 
-from sparsedash.presets import DEFAULT_METHOD, METHODS, method_name, method_named
+from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.schema.cache_keys import is_used
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.method_settings import (

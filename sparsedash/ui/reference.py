@@ -4,7 +4,7 @@ import streamlit as st
 
 from sparsedash import preflight
 from sparsedash.backend import Backend
-from sparsedash.published import (
+from sparsedash.catalog.published import (
     LAST_TOKEN,
     LAST_WORD,
     ROWS,

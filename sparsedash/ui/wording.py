@@ -3,9 +3,9 @@
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 
-from sparsedash.catalog import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
-from sparsedash.memory import LeastMemory
-from sparsedash.presets import method_name
+from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.catalog.memory import LeastMemory
+from sparsedash.catalog.presets import method_name
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Record, Score

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsedash.catalog.presets import METHODS
 from sparsedash.charts.labels import placed, wrapped
-from sparsedash.presets import METHODS
 
 
 def test_a_short_label_stays_on_one_line():

@@ -6,11 +6,11 @@ from math import exp, log
 
 import pytest
 
+from sparsedash.catalog.presets import METHODS
 from sparsedash.charts.marks import places
 from sparsedash.charts.measures import Live, Race, readings, times
 from sparsedash.charts.palette import PALETTES
 from sparsedash.charts.race import clicked, race_chart, race_words
-from sparsedash.presets import METHODS
 from sparsedash.schema.records import Stopping
 from sparsedash.significance import mean_interval, share_interval, wilson
 from tests.charts.drawn import drawn, labels, trace

@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sparsedash.catalog import BUILTIN_CLOZE, CALIBRATION_CORPORA, EVALUATION_CORPORA
+from sparsedash.catalog.choices import BUILTIN_CLOZE, CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.engine.corpora import CORPORA, openings, read_texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.uploads import Uploads

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sparsedash.presets import method_named
+from sparsedash.catalog.presets import method_named
 from sparsedash.schema.cache_keys import (
     activations_key,
     evidence_keys,

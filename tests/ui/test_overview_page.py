@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import replace
 
-from sparsedash.presets import method_named
+from sparsedash.catalog.presets import method_named
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import Stopping
 from sparsedash.schema.settings import RunSettings

@@ -4,9 +4,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from sparsedash.memory import LeastMemory
+from sparsedash.catalog.memory import LeastMemory
+from sparsedash.catalog.presets import method_named
 from sparsedash.preflight import Duration, Memory
-from sparsedash.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.ui.controls import address

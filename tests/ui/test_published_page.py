@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS
+from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS
 from sparsedash.reproduction import run_settings
 from sparsedash.ui.text import label
 from tests.ui import specimens

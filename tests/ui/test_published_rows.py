@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from sparsedash.backend import Backend
-from sparsedash.published import LAST_TOKEN, LAST_WORD
+from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD
 from sparsedash.reproduction import run_settings
 from sparsedash.ui import frame
 from tests.engine.hub_client import environment

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from sparsedash.presets import method_named
+from sparsedash.catalog.presets import method_named
 from sparsedash.ui.drawing import accuracy_drawing
 from sparsedash.ui.pair import Pair
 from sparsedash.ui.report import POLICY, report

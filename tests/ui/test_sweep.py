@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog.presets import method_named
 from sparsedash.charts.measures import Live
-from sparsedash.presets import method_named
 from sparsedash.schema.records import Record, Stopping
 from sparsedash.ui import wording
 from sparsedash.ui.sweep import Sweep, adjusted, answer, best, doubt, live, sweep

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sparsedash.presets import method_named
+from sparsedash.catalog.presets import method_named
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.ui import wording
 from tests.examples import RECORD, outcome

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from sparsedash.catalog.presets import METHODS
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.saliency import SALIENCIES
-from sparsedash.presets import METHODS
 from tests.engine.pruning.layers import layer
 
 X = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0]])

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine import sequential
 from sparsedash.engine.blocks import BlockWalk, batches_by_length
 from sparsedash.engine.families import family_named
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.surgery import Narrowed, out_weight, pruned
 from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed
-from sparsedash.families import FAMILIES
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsedash.catalog import BUILTIN_MODEL
-from sparsedash.dimensions import Dimensions, shipped
-from sparsedash.published import MODELS
+from sparsedash.catalog.choices import BUILTIN_MODEL
+from sparsedash.catalog.dimensions import Dimensions, shipped
+from sparsedash.catalog.published import MODELS
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import (
+from sparsedash.catalog.choices import (
     BUILTIN_CLOZE,
     BUILTIN_MODEL,
     CALIBRATION_CORPORA,
@@ -12,7 +12,7 @@ from sparsedash.catalog import (
     FAMILIES,
     MODELS,
 )
-from sparsedash.presets import DEFAULT_METHOD, METHODS, method_name, method_named
+from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings

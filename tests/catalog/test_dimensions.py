@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsedash.dimensions import CONFIGS, dimensions, shipped
+from sparsedash.catalog.dimensions import CONFIGS, dimensions, shipped
+from sparsedash.catalog.published import MODELS
 from sparsedash.engine.families import FAMILIES, mlps_of
 from sparsedash.engine.weights import n_matmul_weights, weights_per_channel
-from sparsedash.published import MODELS
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.json"))
 

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import BUILTIN_MODEL, MODELS
-from sparsedash.dimensions import Dimensions
-from sparsedash.engine import gradients
-from sparsedash.memory import (
+from sparsedash.catalog.choices import BUILTIN_MODEL, MODELS
+from sparsedash.catalog.dimensions import Dimensions
+from sparsedash.catalog.memory import (
     FISHER_BATCH_TOKENS,
     SENSITIVITY_BATCH_TOKENS,
     dimensions_of,
@@ -15,7 +14,8 @@ from sparsedash.memory import (
     kept_bytes,
     least_memory,
 )
-from sparsedash.presets import method_named
+from sparsedash.catalog.presets import method_named
+from sparsedash.engine import gradients
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 

@@ -5,9 +5,14 @@ from dataclasses import replace
 import pytest
 
 from sparsedash import reproduction
-from sparsedash.catalog import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
-from sparsedash.presets import method_named
-from sparsedash.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
+from sparsedash.catalog.choices import (
+    BUILTIN_MODEL,
+    CALIBRATION_CORPORA,
+    EVALUATION_CORPORA,
+    MODELS,
+)
+from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
 from sparsedash.reproduction import (
     doubt,
     measured,

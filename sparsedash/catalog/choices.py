@@ -5,7 +5,7 @@ The engine's tables implement these; a test holds them equal.
 
 from dataclasses import dataclass
 
-from sparsedash import families
+from sparsedash.catalog import families
 
 BUILTIN_MODEL = "builtin:smollm2-135m"
 BUILTIN_CLOZE = "builtin:cloze"
