@@ -25,8 +25,8 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
 )
-from sparsedash.sequential_test import MARGIN, decide
-from sparsedash.significance import Z_95, Z_POWER_80
+from sparsedash.stats.anytime import MARGIN, decide
+from sparsedash.stats.significance import Z_95, Z_POWER_80
 
 RATES = [
     (0.0, 0.02), (0.0, 0.05), (0.0, 0.15), (0.01, 0.04), (0.01, 0.07), (0.02, 0.06), (0.02, 0.1),

@@ -15,7 +15,7 @@ from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.models import load, locate
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.significance import paired, wilson
+from sparsedash.stats.significance import paired, wilson
 from sparsedash.store import Store
 
 DTYPES = ("float32", "bfloat16")

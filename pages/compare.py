@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.significance import compare
+from sparsedash.stats.significance import compare
 from sparsedash.ui import absence, blind, comparison, frame, judging, wording
 from sparsedash.ui.own_prompt import try_prompt
 from sparsedash.ui.pair import Kind

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sparsedash.schema.records import Record, Run, Score
-from sparsedash.significance import compare
+from sparsedash.stats.significance import compare
 
 
 def run_document(run: Run, dense: Record, sparse: list[Record]) -> dict[str, Any]:

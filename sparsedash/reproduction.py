@@ -16,7 +16,7 @@ from sparsedash.catalog.published import (
 )
 from sparsedash.schema.records import Pruned, Record, Run, Score
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.significance import paired, unpaired_interval, wilson
+from sparsedash.stats.significance import paired, unpaired_interval, wilson
 
 RATIO_TOLERANCE = 0.0005
 

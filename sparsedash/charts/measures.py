@@ -8,7 +8,7 @@ from typing import Literal
 
 from sparsedash.catalog.published import PublishedRow
 from sparsedash.schema.records import Record
-from sparsedash.significance import mean_interval, share_interval, shared_outcomes
+from sparsedash.stats.significance import mean_interval, share_interval, shared_outcomes
 
 Measure = Literal["accuracy", "word perplexity", "flips"]
 """Right last words; how likely the right word was; answers that broke or were mended."""

@@ -12,14 +12,14 @@ from sparsedash.engine.blocks import Batch, BlockWalk, batches_by_length, given
 from sparsedash.engine.models import LoadedModel
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.token_weights import TOKEN_WEIGHTS
-from sparsedash.layer_losses import ALARM
-from sparsedash.layer_losses import mismatch as mismatch_of
 from sparsedash.schema.cache_keys import activations_key
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Pruned
 from sparsedash.schema.settings import TokenWeights
+from sparsedash.stats.layer_errors import ALARM
+from sparsedash.stats.layer_errors import mismatch as mismatch_of
 from sparsedash.store import Store
 
 N_PASSAGES = 8

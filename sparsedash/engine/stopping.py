@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 
 from sparsedash.schema.records import Stopping
-from sparsedash.sequential_test import MARGIN, anytime_interval, anytime_p, decide
+from sparsedash.stats.anytime import MARGIN, anytime_interval, anytime_p, decide
 
 FIRST_CHUNK = 256
 _ORDER_SEED = 0

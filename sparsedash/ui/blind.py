@@ -5,7 +5,7 @@ import secrets
 import streamlit as st
 
 from sparsedash.backend import Backend
-from sparsedash.significance import wilson
+from sparsedash.stats.significance import wilson
 from sparsedash.ui import frame, wording
 from sparsedash.ui.pair import Pair
 from sparsedash.ui.sides import Sides

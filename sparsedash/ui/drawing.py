@@ -6,7 +6,7 @@ from sparsedash.charts.axes import round_places
 from sparsedash.charts.labels import placed
 from sparsedash.charts.marks import SYMBOLS, places
 from sparsedash.schema.records import Record
-from sparsedash.significance import accuracy_interval
+from sparsedash.stats.significance import accuracy_interval
 from sparsedash.ui.sweep import Sweep
 from sparsedash.ui.text import Html, element, escape
 

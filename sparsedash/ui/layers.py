@@ -7,8 +7,8 @@ import streamlit as st
 
 from sparsedash.charts.layers import layers_chart, layers_words, relative
 from sparsedash.charts.palette import repainting
-from sparsedash.layer_losses import ALARM, median_ratio, mismatch
 from sparsedash.schema.records import Pruned, Record
+from sparsedash.stats.layer_errors import ALARM, median_ratio, mismatch
 from sparsedash.ui import frame, wording
 from sparsedash.ui.pair import unknown
 from sparsedash.ui.sweep import Sweep

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from sparsedash.charts.measures import readings, times
 from sparsedash.schema.records import Record
-from sparsedash.significance import Paired
+from sparsedash.stats.significance import Paired
 from sparsedash.ui import wording
 from sparsedash.ui.sweep import Sweep
 from sparsedash.ui.text import Html, element, escape, table

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sparsedash.backend import Backend
 from sparsedash.schema.records import Outcome, Passages, Record, Run
-from sparsedash.significance import shared_outcomes
+from sparsedash.stats.significance import shared_outcomes
 from sparsedash.ui import wording
 
 Kind = Literal["both-right", "broke", "mended", "both-wrong", "other-answer"]

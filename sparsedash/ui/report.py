@@ -5,7 +5,7 @@ from dataclasses import asdict
 from sparsedash.charts.race import race_words
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.records import Passages
-from sparsedash.significance import compare
+from sparsedash.stats.significance import compare
 from sparsedash.ui import judging, wording
 from sparsedash.ui.drawing import accuracy_drawing
 from sparsedash.ui.numbers import numbers_table

@@ -11,7 +11,7 @@ from sparsedash.charts.palette import repainting
 from sparsedash.charts.race import clicked, race_chart, race_words
 from sparsedash.jobs.job import Job
 from sparsedash.schema.records import Record, Run
-from sparsedash.significance import judge
+from sparsedash.stats.significance import judge
 from sparsedash.ui import frame, job_panel, judging, wording
 from sparsedash.ui.numbers import numbers_table
 from sparsedash.ui.pair import offers

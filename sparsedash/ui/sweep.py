@@ -10,7 +10,7 @@ from sparsedash.charts.published_points import published_beside
 from sparsedash.jobs.job import Job
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
-from sparsedash.significance import Paired, compare, holm, judge, passages_needed
+from sparsedash.stats.significance import Paired, compare, holm, judge, passages_needed
 from sparsedash.ui import wording
 
 _JUDGED_BY = "the accuracy of last words"

@@ -10,7 +10,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Record, Score
 from sparsedash.schema.settings import CalibrationSettings, RunSettings, TokenWeights
-from sparsedash.significance import accuracy_interval
+from sparsedash.stats.significance import accuracy_interval
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"

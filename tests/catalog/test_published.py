@@ -22,7 +22,7 @@ from sparsedash.reproduction import (
 )
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings
-from sparsedash.significance import unpaired_interval
+from sparsedash.stats.significance import unpaired_interval
 from tests.examples import PRUNED, RECORD, RUN, outcome
 
 TWENTY_PERCENT = LAST_TOKEN[0]

@@ -12,7 +12,7 @@ from sparsedash.charts.measures import Live, Race, readings, times
 from sparsedash.charts.palette import PALETTES
 from sparsedash.charts.race import clicked, race_chart, race_words
 from sparsedash.schema.records import Stopping
-from sparsedash.significance import mean_interval, share_interval, wilson
+from sparsedash.stats.significance import mean_interval, share_interval, wilson
 from tests.charts.drawn import drawn, labels, trace
 from tests.ui import specimens
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.schema.records import Stopping
-from sparsedash.significance import paired
+from sparsedash.stats.significance import paired
 from sparsedash.ui import judging
 from sparsedash.ui.wording import NBSP
 from tests.examples import RECORD

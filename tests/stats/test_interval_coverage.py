@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multinomial
 
-from sparsedash.significance import paired_interval
+from sparsedash.stats.significance import paired_interval
 
 RATES = [
     (0.005, 0.005), (0.01, 0.01), (0.015, 0.01), (0.02, 0.01), (0.03, 0.02), (0.05, 0.02), (0.05, 0.03),

@@ -10,14 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from sparsedash.sequential_test import (
-    ALPHA,
-    MARGIN,
-    anytime_interval,
-    anytime_p,
-    decide,
-    log_e_value,
-)
+from sparsedash.stats.anytime import ALPHA, MARGIN, anytime_interval, anytime_p, decide, log_e_value
 
 counts = st.integers(0, 120)
 means = st.floats(-0.6, 0.6)
@@ -107,7 +100,7 @@ def test_decisions_by_hand():
 
 
 def test_a_decided_difference_stays_shown_after_holm_over_the_run():
-    from sparsedash.significance import holm
+    from sparsedash.stats.significance import holm
 
     decided = [(broke, 3) for broke in range(40) if decide(broke, 3, 256, 12) == "difference"]
     p_values = [anytime_p(*decided[0]), *[1.0] * 11]

@@ -10,7 +10,7 @@ from math import ceil, sqrt
 from typing import Literal
 
 from sparsedash.schema.records import Outcome, Record
-from sparsedash.sequential_test import anytime_interval, anytime_p, furthest
+from sparsedash.stats.anytime import anytime_interval, anytime_p, furthest
 
 Z_95 = 1.959963984540054
 Z_POWER_80 = 0.8416212335729143

@@ -14,8 +14,8 @@ from scipy.stats import binomtest, norm
 from statsmodels.stats import contingency_tables, multitest, proportion
 
 from sparsedash.schema.records import Record, Stopping
-from sparsedash.sequential_test import anytime_interval, anytime_p
-from sparsedash.significance import (
+from sparsedash.stats.anytime import anytime_interval, anytime_p
+from sparsedash.stats.significance import (
     Z_95,
     Z_POWER_80,
     Paired,
