@@ -90,7 +90,7 @@ def real(arguments: argparse.Namespace) -> None:
     from sparsedash.engine import pipeline
     from sparsedash.schema.progress import ignore_steps
     from sparsedash.schema.records import Record
-    from sparsedash.store import Store
+    from sparsedash.storage.store import Store
 
     settings = RunSettings(
         model=arguments.model,

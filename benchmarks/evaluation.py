@@ -22,7 +22,7 @@ from sparsedash.engine.models import load, locate
 from sparsedash.engine.weights import n_matmul_weights
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def _child(model):
     from sparsedash.engine.models import load, locate
     from sparsedash.schema.progress import ignore_steps
     from sparsedash.schema.settings import CalibrationSettings
-    from sparsedash.store import Store
+    from sparsedash.storage.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
         loaded = load(locate(model, Store(Path(folder))), "float32")

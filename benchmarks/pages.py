@@ -18,7 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.schema.records import Run
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 from tests.browser.served import Server, chromium
 from tests.ui import specimens
 

@@ -16,7 +16,7 @@ from sparsedash.engine.models import load, locate
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.stats.significance import paired, wilson
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 DTYPES = ("float32", "bfloat16")
 

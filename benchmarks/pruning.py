@@ -147,7 +147,7 @@ def _child(arguments):
     """Calibrate and prune in this process, timed; then evaluate. For `self`: the texts that the model writes."""
     from sparsedash.engine.models import ModelShelf
     from sparsedash.engine.stages import Stages
-    from sparsedash.store import Store
+    from sparsedash.storage.store import Store
 
     settings = _settings(arguments)
     stages = Stages(settings, Store(Path(arguments.folder)), ignore_steps, ModelShelf())

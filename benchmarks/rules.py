@@ -12,11 +12,11 @@ from benchmarks.arguments import answers_parser
 from sparsedash.engine.corpora import read_texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.models import load, locate
-from sparsedash.references import chosen as slice_of
-from sparsedash.references import names_file
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
+from sparsedash.storage.text_refs import chosen as slice_of
+from sparsedash.storage.text_refs import names_file
 
 RULES = ("plain", "published")
 

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 from sparsedash.catalog import choices, presets
 from sparsedash.document import run_document
-from sparsedash.folders import data_folder
 from sparsedash.preflight import problems
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
@@ -25,7 +24,8 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
 )
-from sparsedash.store import Store
+from sparsedash.storage.data_dir import data_folder
+from sparsedash.storage.store import Store
 
 EXIT_BAD_ARGUMENTS = 2
 

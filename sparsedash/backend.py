@@ -7,7 +7,6 @@ from pathlib import Path
 
 import sparsedash
 from sparsedash import preflight
-from sparsedash.folders import data_folder
 from sparsedash.jobs.endings import last_lines
 from sparsedash.jobs.local import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
@@ -16,10 +15,11 @@ from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.settings import RunSettings, settings_from_plain
-from sparsedash.stamps import stamps
-from sparsedash.store import Store
-from sparsedash.uploads import Uploads, texts_read
-from sparsedash.visitors import Visitors
+from sparsedash.storage.data_dir import data_folder
+from sparsedash.storage.fingerprints import stamps
+from sparsedash.storage.store import Store
+from sparsedash.storage.uploads import Uploads, texts_read
+from sparsedash.storage.user_data import Visitors
 
 __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
 

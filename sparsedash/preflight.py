@@ -8,13 +8,13 @@ from pathlib import Path
 
 from sparsedash.catalog.choices import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory, needs_backward
-from sparsedash.references import TEXT_KINDS, UPLOAD, file_of, names_file
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
-from sparsedash.stamps import stamp
-from sparsedash.store import Store
+from sparsedash.storage.fingerprints import stamp
+from sparsedash.storage.store import Store
+from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
 
 SELF = "self"
 _TEXT_NAMES = tuple(

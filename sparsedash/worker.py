@@ -27,7 +27,7 @@ from sparsedash.schema.errors import Cancelled, SparseDashError
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import OnStep, OnText, Step
 from sparsedash.schema.settings import RunSettings, settings_from_plain
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 log = logging.getLogger("sparsedash.worker")
 

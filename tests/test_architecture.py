@@ -28,7 +28,7 @@ CONTRACTS = {
 }
 KEEPING = {
     "jobs",
-    "store",
+    "storage.store",
     "catalog.choices",
     "catalog.presets",
     "stats.significance",
@@ -36,13 +36,13 @@ KEEPING = {
     "catalog.published",
     "catalog.dimensions",
     "catalog.memory",
-    "folders",
-    "stamps",
-    "references",
-    "textfiles",
-    "uploads",
+    "storage.data_dir",
+    "storage.fingerprints",
+    "storage.text_refs",
+    "storage.text_files",
+    "storage.uploads",
     "catalog.families",
-    "visitors",
+    "storage.user_data",
 } | CONTRACTS
 DRAWING = {"backend", "charts", "document", "preflight", "reproduction", "takeaway"}
 READING = {"engine.families", "engine.pruning"} | CONTRACTS
@@ -57,8 +57,8 @@ STAGES = {
     "engine.export",
     "engine.timing",
     "engine.weights",
-    "store",
-    "stamps",
+    "storage.store",
+    "storage.fingerprints",
 } | MEASURING
 
 ALLOWED: dict[str, set[str]] = {
@@ -67,7 +67,14 @@ ALLOWED: dict[str, set[str]] = {
     "pages": {"ui"} | DRAWING | KEEPING,
     "ui": DRAWING | KEEPING,
     "backend": {"preflight"} | KEEPING,
-    "preflight": {"store", "catalog.choices", "stamps", "references", "catalog.memory"} | CONTRACTS,
+    "preflight": {
+        "storage.store",
+        "catalog.choices",
+        "storage.fingerprints",
+        "storage.text_refs",
+        "catalog.memory",
+    }
+    | CONTRACTS,
     "reproduction": {
         "catalog.choices",
         "catalog.presets",
@@ -82,7 +89,7 @@ ALLOWED: dict[str, set[str]] = {
     "takeaway": {"schema.records"},
     # Both halves.
     "jobs": CONTRACTS,
-    "store": CONTRACTS,
+    "storage.store": CONTRACTS,
     "catalog.choices": {"catalog.families"} | CONTRACTS,
     "catalog.presets": CONTRACTS,
     "catalog.families": set(),
@@ -91,12 +98,12 @@ ALLOWED: dict[str, set[str]] = {
     "catalog.published": CONTRACTS,
     "catalog.dimensions": CONTRACTS,
     "catalog.memory": {"catalog.choices", "catalog.dimensions", "catalog.published"} | CONTRACTS,
-    "folders": CONTRACTS,
-    "visitors": {"store"} | CONTRACTS,
-    "stamps": {"references"} | CONTRACTS,
-    "references": set(),
-    "textfiles": {"references"} | CONTRACTS,
-    "uploads": {"references", "textfiles"} | CONTRACTS,
+    "storage.data_dir": CONTRACTS,
+    "storage.user_data": {"storage.store"} | CONTRACTS,
+    "storage.fingerprints": {"storage.text_refs"} | CONTRACTS,
+    "storage.text_refs": set(),
+    "storage.text_files": {"storage.text_refs"} | CONTRACTS,
+    "storage.uploads": {"storage.text_refs", "storage.text_files"} | CONTRACTS,
     "schema.records": {
         "schema.errors",
         "schema.settings",
@@ -143,18 +150,18 @@ ALLOWED: dict[str, set[str]] = {
     }
     | STAGES,
     "engine.describing": {"engine.weights"} | MEASURING,
-    "engine.mismatch": {"store"} | MEASURING,
+    "engine.mismatch": {"storage.store"} | MEASURING,
     "engine.run_texts": {
         "engine.run_model",
         "engine.ledger",
         "engine.calibration",
         "engine.evaluation",
         "engine.generation",
-        "store",
-        "stamps",
+        "storage.store",
+        "storage.fingerprints",
     }
     | MEASURING,
-    "engine.run_model": {"engine.ledger", "store", "stamps"} | MEASURING,
+    "engine.run_model": {"engine.ledger", "storage.store", "storage.fingerprints"} | MEASURING,
     "engine.ledger": CONTRACTS,
     "engine.calibration": MEASURING,
     "engine.packing": MEASURING,
@@ -168,7 +175,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.gradients",
         "engine.inputs",
         "engine.packing",
-        "store",
+        "storage.store",
     }
     | MEASURING,
     "engine.gradients": MEASURING,
@@ -181,7 +188,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.dequantise",
         "engine.hub",
         "engine.identity",
-        "store",
+        "storage.store",
         "catalog.choices",
     }
     | READING,
@@ -191,14 +198,14 @@ ALLOWED: dict[str, set[str]] = {
         "engine.hub",
         "engine.identity",
         "catalog.choices",
-        "folders",
-        "references",
-        "textfiles",
+        "storage.data_dir",
+        "storage.text_refs",
+        "storage.text_files",
     }
     | READING,
-    "engine.dequantise": {"engine.identity", "store"} | CONTRACTS,
+    "engine.dequantise": {"engine.identity", "storage.store"} | CONTRACTS,
     "engine.hub": {"catalog.choices"} | CONTRACTS,
-    "engine.identity": {"store"} | CONTRACTS,
+    "engine.identity": {"storage.store"} | CONTRACTS,
     "engine.families": {"engine.pruning", "catalog.families"} | CONTRACTS,
     "engine.pruning": CONTRACTS,
 }
@@ -210,8 +217,8 @@ DOORS: dict[str, set[str]] = {
     "streamlit": {"app", "pages", "ui"},
     "starlette": {"app", "ui"},
     "plotly": {"charts"},
-    "diskcache": {"store"},
-    "sqlite3": {"jobs.database", "store"},
+    "diskcache": {"storage.store"},
+    "sqlite3": {"jobs.database", "storage.store"},
     "distributed": {"jobs.dask"},
     "datasets": {"engine.corpora"},
     "transformers": {

@@ -16,8 +16,8 @@ from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.stamps import stamps
-from sparsedash.store import Store
+from sparsedash.storage.fingerprints import stamps
+from sparsedash.storage.store import Store
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100,))
 PROMPT = ContinuationSettings(left="dense", right="s1", prompt="Once upon a time")

@@ -14,9 +14,9 @@ from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Outcome, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.stamps import stamp
-from sparsedash.store import Store
-from sparsedash.uploads import Uploads
+from sparsedash.storage.fingerprints import stamp
+from sparsedash.storage.store import Store
+from sparsedash.storage.uploads import Uploads
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
 NOWHERE = Path("/no/such/data/folder")

@@ -11,7 +11,7 @@ from sparsedash.schema.errors import Cancelled
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.progress import OnStep, OnText, Step, ignore_steps, ignore_text
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 CHUNK_TOKENS = 512
 """Tokens of a prompt that are read between two steps, where a reader may be stopped."""

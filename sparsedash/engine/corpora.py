@@ -3,7 +3,7 @@
 A small one is downloaded whole, once, into the local cache of `datasets`. Of a big one only the first texts are streamed,
 always as many, and kept beside it: either way a text set that was read once can be read without the network.
 
-References: a name in the table, `builtin:cloze`, or a file (see sparsedash.references). `self`, text sampled from the model,
+References: a name in the table, `builtin:cloze`, or a file (see sparsedash.storage.text_refs). `self`, text sampled from the model,
 is made by the pipeline.
 """
 
@@ -22,10 +22,10 @@ from datasets.exceptions import DatasetsError
 from sparsedash.catalog.choices import BUILTIN_CLOZE
 from sparsedash.engine.hub import HTTPError, reachable
 from sparsedash.engine.identity import texts_identity
-from sparsedash.folders import data_folder
-from sparsedash.references import chosen, file_of, names_file
 from sparsedash.schema.errors import CorpusError
-from sparsedash.textfiles import is_running, json_lines, texts_of
+from sparsedash.storage.data_dir import data_folder
+from sparsedash.storage.text_files import is_running, json_lines, texts_of
+from sparsedash.storage.text_refs import chosen, file_of, names_file
 
 TEXTS = Path(__file__).parents[1] / "catalog" / "texts"
 

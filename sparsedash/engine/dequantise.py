@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparsedash.engine.identity import file_hash
 from sparsedash.schema.errors import ModelError
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 
 def dequantised(file: Path, store: Store) -> Path:

@@ -11,7 +11,7 @@ from sparsedash.schema.errors import JobError
 from sparsedash.schema.pair_records import Divergence, Place
 from sparsedash.schema.pair_settings import DivergenceSettings
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 CHUNK_LOGITS = 2**24
 """Logits of one model that are held at once: 64 MiB of them."""

@@ -30,7 +30,7 @@ from sparsedash.schema.cache_keys import EvidenceKeys, scheduled_gradients_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.settings import TokenWeights
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 SENSITIVITY_TOKENS = 4096
 

@@ -20,7 +20,7 @@ from sparsedash.schema.records import Passages, Pruned
 from sparsedash.schema.settings import TokenWeights
 from sparsedash.stats.layer_errors import ALARM
 from sparsedash.stats.layer_errors import mismatch as mismatch_of
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 N_PASSAGES = 8
 PASSAGE_TOKENS = 128

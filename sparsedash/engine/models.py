@@ -28,7 +28,7 @@ from sparsedash.engine.pruning.surgery import Mlp
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.settings import Dtype
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 log = logging.getLogger(__name__)
 

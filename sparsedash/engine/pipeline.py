@@ -9,8 +9,8 @@ from sparsedash.engine.stages import Stages
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import RunSettings
-from sparsedash.stamps import stamps
-from sparsedash.store import Store
+from sparsedash.storage.fingerprints import stamps
+from sparsedash.storage.store import Store
 
 
 def run(

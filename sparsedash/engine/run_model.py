@@ -6,8 +6,8 @@ from sparsedash.engine.ledger import Ledger
 from sparsedash.engine.models import LoadedModel, ModelShelf, Source, is_gguf, locate
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
-from sparsedash.stamps import stamp
-from sparsedash.store import Store
+from sparsedash.storage.fingerprints import stamp
+from sparsedash.storage.store import Store
 
 
 class RunModel:

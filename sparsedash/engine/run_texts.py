@@ -13,8 +13,8 @@ from sparsedash.schema.cache_keys import text_key
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
 from sparsedash.schema.settings import RunSettings
-from sparsedash.stamps import stamp
-from sparsedash.store import Store
+from sparsedash.storage.fingerprints import stamp
+from sparsedash.storage.store import Store
 
 SELF = "self"
 

@@ -16,7 +16,7 @@ from sparsedash.schema.errors import JobError
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 ROOM_BYTES = 2 * 2**30
 

@@ -29,7 +29,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import RunSettings
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 _MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."
 

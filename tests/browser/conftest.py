@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 from tests.browser.served import DEADLINE_S, Server, chromium
 from tests.ui import specimens
 

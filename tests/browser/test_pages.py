@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from playwright.sync_api import expect
 
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 from tests.ui import specimens
 
 SLOW_MS = 30_000

@@ -13,8 +13,8 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, Divergence, Place
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.store import Store
-from sparsedash.visitors import Visitors
+from sparsedash.storage.store import Store
+from sparsedash.storage.user_data import Visitors
 from tests.browser.test_main_job import write_passages
 from tests.engine.tiny import CONFIGS, tiny_tokenizer
 from tests.ui import specimens

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sparsedash.engine.models import load, locate
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub
 from tests.engine.tiny import save_tiny

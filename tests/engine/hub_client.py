@@ -97,7 +97,7 @@ def _do_not_wait() -> None:
 
 def _serve(folder: Path) -> None:
     from sparsedash.schema.errors import SparseDashError
-    from sparsedash.store import Store
+    from sparsedash.storage.store import Store
 
     store = Store(folder)
     _do_not_wait()

@@ -22,7 +22,7 @@ from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSett
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import CONFIGS, save_tiny, tiny_model, tiny_tokenizer
 

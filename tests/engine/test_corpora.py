@@ -9,7 +9,7 @@ import pytest
 from sparsedash.catalog.choices import BUILTIN_CLOZE, CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.engine.corpora import CORPORA, openings, read_texts
 from sparsedash.schema.errors import CorpusError
-from sparsedash.uploads import Uploads
+from sparsedash.storage.uploads import Uploads
 
 
 def test_every_corpus_of_the_catalog_can_be_read_by_name():

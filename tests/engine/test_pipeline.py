@@ -11,7 +11,7 @@ from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, St
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, store
 
 
 def _stamps(settings):
-    from sparsedash.stamps import stamps
+    from sparsedash.storage.fingerprints import stamps
 
     return stamps(settings)
 

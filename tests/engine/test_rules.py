@@ -13,7 +13,7 @@ from sparsedash.schema.hashing import digest, stage_key
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings, RunSettings
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 from tests.engine.conftest import write_jsonl
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 

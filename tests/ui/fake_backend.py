@@ -11,8 +11,8 @@ from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import RunSettings
-from sparsedash.uploads import Uploads
-from sparsedash.visitors import Visitors
+from sparsedash.storage.uploads import Uploads
+from sparsedash.storage.user_data import Visitors
 from tests.ui import specimens
 
 KNOWN = Cached(calibration=True, dense=True, sparse=1, n_sparse=3)

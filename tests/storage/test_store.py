@@ -15,7 +15,7 @@ import pytest
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages
-from sparsedash.store import PlainDisk, Store
+from sparsedash.storage.store import PlainDisk, Store
 
 LARGE = 100_000
 """Bytes enough for diskcache to use a file of their own instead of a column."""
@@ -287,7 +287,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from sparsedash.schema.pair_records import Continuation
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 store = Store(Path(sys.argv[1]))
 for number in range(40):
     key = f"{sys.argv[2]}{number}"
@@ -320,7 +320,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from sparsedash.schema.errors import SettingsError, StoreError
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 store = Store(Path(sys.argv[1]))
 store.put_artefact("a", b"old")
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparsedash.references import TEXT_KINDS
 from sparsedash.schema.errors import CorpusError
+from sparsedash.storage.text_refs import TEXT_KINDS
 
 _BATCH_ROWS = 1024
 

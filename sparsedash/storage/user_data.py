@@ -3,7 +3,7 @@
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.pair_records import Choices, Prompts
 from sparsedash.schema.pair_settings import ContinuationSettings
-from sparsedash.store import Store
+from sparsedash.storage.store import Store
 
 MOST_PROMPTS = 50
 

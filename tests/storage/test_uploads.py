@@ -12,13 +12,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sparsedash import uploads
-from sparsedash.references import chosen, file_of, names_file
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.textfiles import texts_of
-from sparsedash.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads, texts_read
+from sparsedash.storage import uploads
+from sparsedash.storage.text_files import texts_of
+from sparsedash.storage.text_refs import chosen, file_of, names_file
+from sparsedash.storage.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads, texts_read
 from tests.examples import PRUNED, RECORD
 
 LINE = b'{"text": "the lamp went home"}\n'
@@ -264,5 +264,5 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_the_server_takes_no_more_than_is_kept():
-    config = Path(__file__).parents[1] / ".streamlit" / "config.toml"
+    config = Path(__file__).parents[2] / ".streamlit" / "config.toml"
     assert tomllib.loads(config.read_text())["server"]["maxUploadSize"] == MAX_MEGABYTES

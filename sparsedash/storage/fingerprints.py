@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sparsedash.references import FILE, file_of
 from sparsedash.schema.settings import RunSettings
+from sparsedash.storage.text_refs import FILE, file_of
 
 
 def stamp(reference: str) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sparsedash.references import TEXT_KINDS, UPLOAD, file_of, uploads_folder
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.records import Record
-from sparsedash.textfiles import texts_of
+from sparsedash.storage.text_files import texts_of
+from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, uploads_folder
 
 MAX_MEGABYTES = 50
 """Of a file as it arrives; the same number is in .streamlit/config.toml, so that the server takes no more."""
