@@ -7,8 +7,8 @@ from pathlib import Path
 
 import sparsedash
 from sparsedash import preflight
-from sparsedash.jobs.endings import last_lines
-from sparsedash.jobs.local import LocalRunner
+from sparsedash.jobs.exit_reasons import last_lines
+from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.preflight import Cached, Preflight
 from sparsedash.schema.pair_records import Continuation, Divergence

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, assert_never
 
-from sparsedash.jobs.endings import FINISHED_PARTS
+from sparsedash.jobs.exit_reasons import FINISHED_PARTS
 from sparsedash.jobs.locks import hold, job_lock, slot_lock
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.jobs.table import Job, JobTable

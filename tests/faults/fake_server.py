@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from sparsedash.jobs.local import LocalRunner
+from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import JobTable
 
 folder = Path(sys.argv[1])

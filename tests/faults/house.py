@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from sparsedash.jobs.local import LocalRunner, worker_environment
+from sparsedash.jobs.runner import LocalRunner, worker_environment
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.settings import RunSettings
 

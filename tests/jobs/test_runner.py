@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.jobs import local
-from sparsedash.jobs.local import LocalRunner, n_slots, worker_environment
+from sparsedash.jobs import runner
 from sparsedash.jobs.locks import hold, job_lock, slot_lock
+from sparsedash.jobs.runner import LocalRunner, n_slots, worker_environment
 from sparsedash.jobs.table import JobTable
 from sparsedash.schema.errors import SettingsError
 
@@ -16,13 +16,13 @@ from sparsedash.schema.errors import SettingsError
 def a_machine_without_gpus(monkeypatch, tmp_path):
     monkeypatch.delenv("SPARSEDASH_WORKERS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(local, "NVIDIA", tmp_path / "no-gpus")
+    monkeypatch.setattr(runner, "NVIDIA", tmp_path / "no-gpus")
 
 
 def with_gpus(monkeypatch, folder: Path, n: int):
     for number in range(n):
         (folder / "gpus" / f"0000:0{number}:00.0").mkdir(parents=True)
-    monkeypatch.setattr(local, "NVIDIA", folder / "gpus")
+    monkeypatch.setattr(runner, "NVIDIA", folder / "gpus")
 
 
 def test_a_machine_without_gpus_has_one_worker():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.jobs.endings import last_lines, why_gone
+from sparsedash.jobs.exit_reasons import last_lines, why_gone
 from sparsedash.jobs.table import JobTable
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import sparsedash
-from sparsedash.jobs.endings import last_lines, why_gone
+from sparsedash.jobs.exit_reasons import last_lines, why_gone
 from sparsedash.jobs.locks import is_held, job_lock, slot_lock
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.errors import SettingsError
