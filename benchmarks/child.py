@@ -20,7 +20,7 @@ def answer_of(module, *options, environment=None):
 
 def folder_of(reference, folder):
     """The model's folder: a .gguf is dequantised in `folder` once, in no child's time."""
-    from sparsedash.engine.models import locate
+    from sparsedash.engine.models.loading import locate
     from sparsedash.storage.store import Store
 
     store = Store(Path(folder) / "model")

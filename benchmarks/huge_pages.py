@@ -53,7 +53,7 @@ def _child(model):
 
     from sparsedash.engine.corpora import openings
     from sparsedash.engine.generation import sample_texts
-    from sparsedash.engine.models import load, locate
+    from sparsedash.engine.models.loading import load, locate
     from sparsedash.schema.progress import ignore_steps
     from sparsedash.schema.settings import CalibrationSettings
     from sparsedash.storage.store import Store

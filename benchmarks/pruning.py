@@ -145,7 +145,7 @@ def _in_child(arguments, name, folder):
 
 def _child(arguments):
     """Calibrate and prune in this process, timed; then evaluate. For `self`: the texts that the model writes."""
-    from sparsedash.engine.models import ModelShelf
+    from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.stages import Stages
     from sparsedash.storage.store import Store
 
@@ -211,7 +211,7 @@ def _seconds(function, *arguments):
 def _bare_forward(loaded, sequences):
     import torch
 
-    from sparsedash.engine.blocks import batches_by_length
+    from sparsedash.engine.models.block_walk import batches_by_length
 
     with torch.inference_mode():
         for _, batch in batches_by_length(sequences, 4096, 0, loaded.model.device):

@@ -48,7 +48,7 @@ class Pipeline:
 def engine() -> Pipeline:
     """The real pipeline, with shelves that keep its last models from job to job. Imports torch."""
     from sparsedash.engine import conversation, divergence, pipeline
-    from sparsedash.engine.models import ModelShelf
+    from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.speakers import Speakers
 
     shelf = ModelShelf()

@@ -45,8 +45,13 @@ KEEPING = {
     "storage.user_data",
 } | CONTRACTS
 DRAWING = {"backend", "charts", "document", "preflight", "reproduction", "takeaway"}
-READING = {"engine.families", "engine.pruning"} | CONTRACTS
-MEASURING = {"engine.models", "engine.blocks", "engine.corpora", "engine.token_weights"} | READING
+READING = {"engine.models.modules", "engine.pruning"} | CONTRACTS
+MEASURING = {
+    "engine.models.loading",
+    "engine.models.block_walk",
+    "engine.corpora",
+    "engine.token_weights",
+} | READING
 STAGES = {
     "engine.calibration",
     "engine.evaluation",
@@ -56,7 +61,7 @@ STAGES = {
     "engine.sequential",
     "engine.export",
     "engine.timing",
-    "engine.weights",
+    "engine.models.weight_counts",
     "storage.store",
     "storage.fingerprints",
 } | MEASURING
@@ -131,7 +136,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.conversation",
         "engine.divergence",
         "engine.speakers",
-        "engine.models",
+        "engine.models.loading",
     }
     | KEEPING,
     "__main__": {"engine.pipeline", "document", "preflight"} | KEEPING,
@@ -149,7 +154,7 @@ ALLOWED: dict[str, set[str]] = {
         "catalog.memory",
     }
     | STAGES,
-    "engine.describing": {"engine.weights"} | MEASURING,
+    "engine.describing": {"engine.models.weight_counts"} | MEASURING,
     "engine.mismatch": {"storage.store"} | MEASURING,
     "engine.run_texts": {
         "engine.run_model",
@@ -182,31 +187,31 @@ ALLOWED: dict[str, set[str]] = {
     "engine.sequential": {"engine.calibration"} | MEASURING,
     "engine.export": MEASURING,
     "engine.timing": MEASURING,
-    "engine.weights": MEASURING,
+    "engine.models.weight_counts": MEASURING,
     "engine.answers": MEASURING,
-    "engine.models": {
-        "engine.dequantise",
-        "engine.hub",
-        "engine.identity",
+    "engine.models.loading": {
+        "engine.models.dequantise",
+        "engine.models.hub",
+        "engine.models.content_hash",
         "storage.store",
         "catalog.choices",
     }
     | READING,
-    "engine.blocks": READING,
+    "engine.models.block_walk": READING,
     "engine.token_weights": CONTRACTS,
     "engine.corpora": {
-        "engine.hub",
-        "engine.identity",
+        "engine.models.hub",
+        "engine.models.content_hash",
         "catalog.choices",
         "storage.data_dir",
         "storage.text_refs",
         "storage.text_files",
     }
     | READING,
-    "engine.dequantise": {"engine.identity", "storage.store"} | CONTRACTS,
-    "engine.hub": {"catalog.choices"} | CONTRACTS,
-    "engine.identity": {"storage.store"} | CONTRACTS,
-    "engine.families": {"engine.pruning", "catalog.families"} | CONTRACTS,
+    "engine.models.dequantise": {"engine.models.content_hash", "storage.store"} | CONTRACTS,
+    "engine.models.hub": {"catalog.choices"} | CONTRACTS,
+    "engine.models.content_hash": {"storage.store"} | CONTRACTS,
+    "engine.models.modules": {"engine.pruning", "catalog.families"} | CONTRACTS,
     "engine.pruning": CONTRACTS,
 }
 """What each group of modules may import from the others. A group may import itself where it is a folder, except pages."""
@@ -222,11 +227,11 @@ DOORS: dict[str, set[str]] = {
     "distributed": {"jobs.dask"},
     "datasets": {"engine.corpora"},
     "transformers": {
-        "engine.models",
-        "engine.dequantise",
+        "engine.models.loading",
+        "engine.models.dequantise",
         "engine.answers",
         "engine.evaluation",
-        "engine.families",
+        "engine.models.modules",
         "engine.generation",
     },
     "torch": {"engine"},

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel
 
 MAX_MORE_TOKENS = 12
 """A word that goes on for longer is shown as far as it came."""

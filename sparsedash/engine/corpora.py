@@ -20,8 +20,8 @@ from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
 from sparsedash.catalog.choices import BUILTIN_CLOZE
-from sparsedash.engine.hub import HTTPError, reachable
-from sparsedash.engine.identity import texts_identity
+from sparsedash.engine.models.content_hash import texts_identity
+from sparsedash.engine.models.hub import HTTPError, reachable
 from sparsedash.schema.errors import CorpusError
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.text_files import is_running, json_lines, texts_of

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.speakers import Speaker, Speakers
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.pair_records import Divergence, Place

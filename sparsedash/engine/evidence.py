@@ -18,7 +18,7 @@ from sparsedash.engine.gradients import (
     unpack_gradients,
 )
 from sparsedash.engine.inputs import shared_inputs
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.packing import pack, unpack
 from sparsedash.engine.pruning.layer import Evidence, Statistics, layer_of
 from sparsedash.engine.pruning.methods import choose

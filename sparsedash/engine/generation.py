@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import CalibrationSettings
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from sparsedash.engine.blocks import (
+from sparsedash.engine.models.block_walk import (
     Batch,
     batches_by_length,
     forward_replaced,
     head_sees_only,
 )
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 

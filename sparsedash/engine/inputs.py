@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from sparsedash.engine.blocks import given
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.block_walk import given
+from sparsedash.engine.models.loading import LoadedModel
 
 
 @torch.no_grad()

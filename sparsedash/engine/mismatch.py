@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsedash.engine.blocks import Batch, BlockWalk, batches_by_length, given
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, given
+from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.token_weights import TOKEN_WEIGHTS
 from sparsedash.schema.cache_keys import activations_key

@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 
 from sparsedash.engine.ledger import versions
-from sparsedash.engine.models import ModelShelf
+from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.stages import Stages
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.records import Run

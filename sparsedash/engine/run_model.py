@@ -3,7 +3,7 @@
 from functools import cached_property
 
 from sparsedash.engine.ledger import Ledger
-from sparsedash.engine.models import LoadedModel, ModelShelf, Source, is_gguf, locate
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, is_gguf, locate
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.fingerprints import stamp

@@ -12,7 +12,7 @@ from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.evidence import EvidenceGone, KeptEvidence
 from sparsedash.engine.ledger import Ledger, peak_memory_bytes
 from sparsedash.engine.mismatch import PassageActivations, mismatch_warning
-from sparsedash.engine.models import LoadedModel, ModelShelf, Source
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.measuring import PrunedModel, measured, passage_errors
 from sparsedash.engine.pruning.methods import prune

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsedash.catalog.dimensions import CONFIGS, dimensions, shipped
 from sparsedash.catalog.published import MODELS
-from sparsedash.engine.families import FAMILIES, mlps_of
-from sparsedash.engine.weights import n_matmul_weights, weights_per_channel
+from sparsedash.engine.models.modules import FAMILIES, mlps_of
+from sparsedash.engine.models.weight_counts import n_matmul_weights, weights_per_channel
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.json"))
 

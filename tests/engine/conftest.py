@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sparsedash.engine.models import load, locate
+from sparsedash.engine.models.loading import load, locate
 from sparsedash.storage.store import Store
 from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub

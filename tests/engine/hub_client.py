@@ -53,7 +53,7 @@ class HubClient:
 def _model(reference: str, store: Any) -> dict[str, Any]:
     import torch
 
-    from sparsedash.engine.models import load, locate
+    from sparsedash.engine.models.loading import load, locate
 
     source = locate(reference, store)
     loaded = load(source, "float32")

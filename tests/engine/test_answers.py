@@ -5,8 +5,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from sparsedash.engine.answers import finish_words
-from sparsedash.engine.families import FAMILIES
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.modules import FAMILIES
 from tests.engine.tiny import CONFIGS, tiny_tokenizer
 
 WINDOW = 6

@@ -10,8 +10,8 @@ import torch
 from sparsedash.engine import pipeline
 from sparsedash.engine.conversation import Writer, continue_prompt
 from sparsedash.engine.divergence import measure_divergence
-from sparsedash.engine.families import FAMILIES
-from sparsedash.engine.models import LoadedModel, ModelShelf
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf
+from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.pruning.surgery import pruned
 from sparsedash.engine.speakers import Speaker, Speakers
 from sparsedash.engine.stages import Stages

@@ -7,8 +7,8 @@ import torch
 
 from sparsedash.engine.corpora import Texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
-from sparsedash.engine.families import FAMILIES
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step, ignore_steps
 from sparsedash.schema.settings import EvaluationSettings

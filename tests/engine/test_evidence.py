@@ -8,9 +8,9 @@ import torch
 from sparsedash.engine import evidence
 from sparsedash.engine.calibration import calibrate
 from sparsedash.engine.evidence import SENSITIVITY_TOKENS, KeptEvidence
-from sparsedash.engine.families import family_named
 from sparsedash.engine.gradients import SENSITIVITY_BATCH_TOKENS
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.modules import family_named
 from sparsedash.schema.cache_keys import EvidenceKeys
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer

@@ -7,7 +7,7 @@ import pytest
 from sparsedash.engine import pipeline
 from sparsedash.engine.corpora import Texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
-from sparsedash.engine.models import load, locate
+from sparsedash.engine.models.loading import load, locate
 from sparsedash.schema.cache_keys import outcomes_key
 from sparsedash.schema.hashing import digest, stage_key
 from sparsedash.schema.progress import ignore_steps

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from sparsedash.engine.families import family_named
 from sparsedash.engine.gradients import (
     N_LATE,
     mask_gradients,
@@ -11,7 +10,8 @@ from sparsedash.engine.gradients import (
     sensitivities,
     unpack_gradients,
 )
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.modules import family_named
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.schema.errors import CalibrationError, Cancelled
 from sparsedash.schema.progress import ignore_steps

@@ -5,9 +5,9 @@ import torch
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine import sequential
-from sparsedash.engine.blocks import BlockWalk, batches_by_length
-from sparsedash.engine.families import family_named
-from sparsedash.engine.models import LoadedModel
+from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.modules import family_named
 from sparsedash.engine.pruning.surgery import Narrowed, out_weight, pruned
 from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.schema.errors import CalibrationError

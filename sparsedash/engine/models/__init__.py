@@ -1,0 +1,1 @@
+"""Models as they are read: found, loaded with remote code refused, told apart, and walked block by block."""
