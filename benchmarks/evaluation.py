@@ -15,11 +15,11 @@ import torch
 
 from benchmarks.arguments import answers_parser
 from benchmarks.machine import Pace
-from sparsedash.engine.corpora import read_texts
 from sparsedash.engine.evaluation import BATCH_TOKENS, choose_passages, evaluate
 from sparsedash.engine.models.block_walk import batches_by_length
 from sparsedash.engine.models.loading import load, locate
 from sparsedash.engine.models.weight_counts import n_matmul_weights
+from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.storage.store import Store

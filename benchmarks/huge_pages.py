@@ -51,9 +51,9 @@ def _child(model):
     """Processor seconds of a forward pass over a few batches, and of sampling N_TEXTS texts of LENGTH tokens."""
     import torch
 
-    from sparsedash.engine.corpora import openings
-    from sparsedash.engine.generation import sample_texts
     from sparsedash.engine.models.loading import load, locate
+    from sparsedash.engine.texts.corpora import openings
+    from sparsedash.engine.texts.generation import sample_texts
     from sparsedash.schema.progress import ignore_steps
     from sparsedash.schema.settings import CalibrationSettings
     from sparsedash.storage.store import Store

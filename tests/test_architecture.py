@@ -49,13 +49,13 @@ READING = {"engine.models.modules", "engine.pruning"} | CONTRACTS
 MEASURING = {
     "engine.models.loading",
     "engine.models.block_walk",
-    "engine.corpora",
+    "engine.texts.corpora",
     "engine.token_weights",
 } | READING
 STAGES = {
     "engine.calibration",
     "engine.evaluation",
-    "engine.generation",
+    "engine.texts.generation",
     "engine.evidence",
     "engine.gradients",
     "engine.sequential",
@@ -161,7 +161,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.ledger",
         "engine.calibration",
         "engine.evaluation",
-        "engine.generation",
+        "engine.texts.generation",
         "storage.store",
         "storage.fingerprints",
     }
@@ -174,7 +174,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.evaluation": {"engine.answers", "engine.stopping", "engine.verdicts"} | MEASURING,
     "engine.stopping": {"stats.anytime"} | CONTRACTS,
     "engine.verdicts": CONTRACTS,
-    "engine.generation": MEASURING,
+    "engine.texts.generation": MEASURING,
     "engine.evidence": {
         "engine.calibration",
         "engine.gradients",
@@ -199,7 +199,7 @@ ALLOWED: dict[str, set[str]] = {
     | READING,
     "engine.models.block_walk": READING,
     "engine.token_weights": CONTRACTS,
-    "engine.corpora": {
+    "engine.texts.corpora": {
         "engine.models.hub",
         "engine.models.content_hash",
         "catalog.choices",
@@ -225,14 +225,14 @@ DOORS: dict[str, set[str]] = {
     "diskcache": {"storage.store"},
     "sqlite3": {"jobs.database", "storage.store"},
     "distributed": {"jobs.dask"},
-    "datasets": {"engine.corpora"},
+    "datasets": {"engine.texts.corpora"},
     "transformers": {
         "engine.models.loading",
         "engine.models.dequantise",
         "engine.answers",
         "engine.evaluation",
         "engine.models.modules",
-        "engine.generation",
+        "engine.texts.generation",
     },
     "torch": {"engine"},
 }

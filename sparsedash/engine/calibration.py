@@ -9,10 +9,10 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from sparsedash.engine.corpora import Texts
 from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length, given
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample, Statistics
+from sparsedash.engine.texts.corpora import Texts
 from sparsedash.engine.token_weights import TOKEN_WEIGHTS
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step

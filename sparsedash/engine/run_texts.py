@@ -4,11 +4,11 @@ import json
 from functools import cached_property
 
 from sparsedash.engine.calibration import calibration_sequences
-from sparsedash.engine.corpora import Texts, openings, read_texts
 from sparsedash.engine.evaluation import choose_passages
-from sparsedash.engine.generation import sample_texts
 from sparsedash.engine.ledger import Ledger
 from sparsedash.engine.run_model import RunModel
+from sparsedash.engine.texts.corpora import Texts, openings, read_texts
+from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema.cache_keys import text_key
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages

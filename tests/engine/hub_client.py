@@ -69,7 +69,7 @@ def _model(reference: str, store: Any) -> dict[str, Any]:
 
 
 def _texts(reference: str, row: dict[str, Any] | None) -> dict[str, Any]:
-    from sparsedash.engine.corpora import CORPORA, HubCorpus, read_texts
+    from sparsedash.engine.texts.corpora import CORPORA, HubCorpus, read_texts
 
     if row:
         CORPORA[reference] = HubCorpus(**row)

@@ -13,7 +13,7 @@ from sparsedash.engine.calibration import (
     calibration_sequences,
     few_tokens_warning,
 )
-from sparsedash.engine.corpora import Texts
+from sparsedash.engine.texts.corpora import Texts
 from sparsedash.engine.token_weights import TOKEN_WEIGHTS
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from sparsedash.engine.corpora import Texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import FAMILIES
+from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step, ignore_steps
 from sparsedash.schema.settings import EvaluationSettings

@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from sparsedash.engine import pipeline
-from sparsedash.engine.corpora import Texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.cache_keys import outcomes_key
 from sparsedash.schema.hashing import digest, stage_key
 from sparsedash.schema.progress import ignore_steps

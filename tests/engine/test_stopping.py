@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from sparsedash.engine.corpora import Texts
 from sparsedash.engine.evaluation import choose_passages, evaluate
 from sparsedash.engine.stopping import FIRST_CHUNK, StopRule, chunks
+from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
 from tests.engine.test_evaluation import _loaded as loaded_tiny

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from sparsedash.catalog.choices import BUILTIN_CLOZE, CALIBRATION_CORPORA, EVALUATION_CORPORA
-from sparsedash.engine.corpora import CORPORA, openings, read_texts
+from sparsedash.engine.texts.corpora import CORPORA, openings, read_texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.storage.uploads import Uploads
 

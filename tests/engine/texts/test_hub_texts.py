@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from sparsedash.engine.corpora import CORPORA
+from sparsedash.engine.texts.corpora import CORPORA
 from tests.engine.hub_texts import (
     json_lines,
     serve_parquet,

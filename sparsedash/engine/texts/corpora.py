@@ -27,7 +27,7 @@ from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.text_files import is_running, json_lines, texts_of
 from sparsedash.storage.text_refs import chosen, file_of, names_file
 
-TEXTS = Path(__file__).parents[1] / "catalog" / "texts"
+TEXTS = Path(__file__).parents[2] / "catalog" / "texts"
 
 # Each attempt asks the hub five times more by itself: with the usual twenty, a hub that is gone is waited for ten minutes.
 datasets.config.STREAMING_READ_MAX_RETRIES = 2

@@ -1,0 +1,1 @@
+"""Texts as they are read: from the hub, from files, or written by the model itself."""
