@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.weight_counts import n_matmul_weights, weights_per_channel
-from sparsedash.engine.pruning.measuring import PrunedModel
 from sparsedash.engine.pruning.patterns import matmul_ratio, mlp_sparsity
+from sparsedash.engine.pruning.reconstruction_error import PrunedModel
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned
 from sparsedash.schema.settings import CalibrationSettings

@@ -21,11 +21,11 @@ from sparsedash.engine.inputs import shared_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.packing import pack, unpack
 from sparsedash.engine.pruning.layer import Evidence, Statistics, layer_of
-from sparsedash.engine.pruning.methods import choose
 from sparsedash.engine.pruning.patterns import mask_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.schedule import reached_permille
 from sparsedash.engine.pruning.sensitivity import reference_change
+from sparsedash.engine.pruning.structured import choose
 from sparsedash.schema.cache_keys import EvidenceKeys, scheduled_gradients_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep

@@ -14,11 +14,11 @@ from sparsedash.engine.ledger import Ledger, peak_memory_bytes
 from sparsedash.engine.mismatch import PassageActivations, mismatch_warning
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
-from sparsedash.engine.pruning.measuring import PrunedModel, measured, passage_errors
-from sparsedash.engine.pruning.methods import prune
 from sparsedash.engine.pruning.patterns import PATTERNS
-from sparsedash.engine.pruning.single_weights import prune_weights, weight_passage_errors
+from sparsedash.engine.pruning.reconstruction_error import PrunedModel, measured, passage_errors
+from sparsedash.engine.pruning.structured import prune
 from sparsedash.engine.pruning.surgery import out_weight, pruned, reweighted
+from sparsedash.engine.pruning.unstructured import prune_weights, weight_passage_errors
 from sparsedash.engine.run_model import RunModel
 from sparsedash.engine.run_texts import RunTexts
 from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed

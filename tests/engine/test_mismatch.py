@@ -15,7 +15,7 @@ from sparsedash.engine.mismatch import (
     mismatch_warning,
 )
 from sparsedash.engine.pruning.layer import Sample
-from sparsedash.engine.pruning.measuring import passage_errors
+from sparsedash.engine.pruning.reconstruction_error import passage_errors
 from sparsedash.engine.pruning.surgery import Narrowed, out_weight
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsedash.engine.pruning.error_curves import bias_errors, cut_errors, refit_errors
 from sparsedash.engine.pruning.layer import Layer
-from sparsedash.engine.pruning.linear import complement, damped_cholesky
-from sparsedash.engine.pruning.losses import bias_errors, cut_errors, refit_errors
+from sparsedash.engine.pruning.linalg import complement, damped_cholesky
 
 
 def none(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, Tensor | None]:

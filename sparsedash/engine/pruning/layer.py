@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import Prospect
-from sparsedash.engine.pruning.linear import energy
+from sparsedash.engine.pruning.linalg import energy
 from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.elimination import elimination_order
 from sparsedash.engine.pruning.layer import Layer
-from sparsedash.engine.pruning.linear import complement
+from sparsedash.engine.pruning.linalg import complement
+from sparsedash.engine.pruning.obs_order import elimination_order
 from sparsedash.engine.pruning.patterns import kept_channels
 
 

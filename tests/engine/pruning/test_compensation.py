@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
-from sparsedash.engine.pruning.linear import damped_cholesky
+from sparsedash.engine.pruning.linalg import damped_cholesky
 from sparsedash.schema.errors import CalibrationError
 from tests.engine.pruning.layers import inputs, layer
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsedash.engine.pruning.losses import refit_errors
+from sparsedash.engine.pruning.error_curves import refit_errors
 from sparsedash.engine.pruning.saliency import activation_aware
 from sparsedash.engine.pruning.sensitivity import REFERENCE_KEPT, reference_change
 from tests.engine.pruning.layers import inputs, layer

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.engine.pruning.layer import Evidence, Sample, Statistics
-from sparsedash.engine.pruning.measuring import PrunedModel, share_lost, share_lost_of_sample
+from sparsedash.engine.pruning.reconstruction_error import (
+    PrunedModel,
+    share_lost,
+    share_lost_of_sample,
+)
 from sparsedash.engine.pruning.surgery import weight_of
-from sparsedash.engine.pruning.weightwise import inverse_factor, needs_factor, sparse_weight
+from sparsedash.engine.pruning.weight_saliency import inverse_factor, needs_factor, sparse_weight
 from sparsedash.schema.method_settings import MethodSettings
 
 Projections = dict[str, nn.Linear]

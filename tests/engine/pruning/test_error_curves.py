@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
-from sparsedash.engine.pruning.linear import complement
+from sparsedash.engine.pruning.linalg import complement
 from tests.engine.pruning.layers import layer
 
 TINY = 1e-9

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from sparsedash.engine.pruning.layer import Sample, Statistics
-from sparsedash.engine.pruning.measuring import share_lost
 from sparsedash.engine.pruning.patterns import PATTERNS
-from sparsedash.engine.pruning.weightwise import (
+from sparsedash.engine.pruning.reconstruction_error import share_lost
+from sparsedash.engine.pruning.weight_saliency import (
     WEIGHT_SALIENCIES,
     inverse_factor,
     needs_factor,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.layer import Evidence, Layer, Sample, layer_of
-from sparsedash.engine.pruning.linear import energy
+from sparsedash.engine.pruning.linalg import energy
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
 from sparsedash.schema.method_settings import MethodSettings
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.layer import Statistics
-from sparsedash.engine.pruning.linear import damped_cholesky
+from sparsedash.engine.pruning.linalg import damped_cholesky
 from sparsedash.engine.pruning.patterns import PATTERNS, Pattern
 from sparsedash.schema.method_settings import MethodSettings
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from sparsedash.engine.pruning.allocation import ALLOCATIONS, Prospect
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import Evidence, Layer, Sample, Statistics, layer_of
-from sparsedash.engine.pruning.measuring import PrunedModel, measured
+from sparsedash.engine.pruning.reconstruction_error import PrunedModel, measured
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
 from sparsedash.schema.method_settings import MethodSettings

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.layer import Layer
-from sparsedash.engine.pruning.linear import damped_cholesky
+from sparsedash.engine.pruning.linalg import damped_cholesky
 
 DAMPING = 0.1
 _LAST_DIGITS = 1e-13

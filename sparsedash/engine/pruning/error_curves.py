@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.layer import Layer
-from sparsedash.engine.pruning.linear import damped_factor
+from sparsedash.engine.pruning.linalg import damped_factor
 
 
 def cut_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
