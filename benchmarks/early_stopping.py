@@ -18,7 +18,7 @@ import numpy as np
 
 from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.engine.stopping import chunks
+from sparsedash.engine.evaluation.early_stopping import chunks
 from sparsedash.schema.settings import (
     CalibrationSettings,
     EvaluationSettings,

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.arguments import answers_parser
 from benchmarks.machine import Pace
-from sparsedash.engine.evaluation import BATCH_TOKENS, choose_passages, evaluate
+from sparsedash.engine.evaluation.evaluate import BATCH_TOKENS, choose_passages, evaluate
 from sparsedash.engine.models.block_walk import batches_by_length
 from sparsedash.engine.models.loading import load, locate
 from sparsedash.engine.models.weight_counts import n_matmul_weights

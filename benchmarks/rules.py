@@ -9,7 +9,7 @@ run padded every passage to 196 tokens: a longer one was cut, and its answer was
 import argparse
 
 from benchmarks.arguments import answers_parser
-from sparsedash.engine.evaluation import choose_passages, evaluate
+from sparsedash.engine.evaluation.evaluate import choose_passages, evaluate
 from sparsedash.engine.models.loading import load, locate
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.progress import ignore_steps

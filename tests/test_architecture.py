@@ -54,7 +54,7 @@ MEASURING = {
 } | READING
 STAGES = {
     "engine.calibration",
-    "engine.evaluation",
+    "engine.evaluation.evaluate",
     "engine.texts.generation",
     "engine.evidence",
     "engine.gradients",
@@ -145,7 +145,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.divergence": {"engine.speakers"} | STAGES,
     "engine.speakers": {"engine.stages"} | STAGES,
     "engine.stages": {
-        "engine.stopping",
+        "engine.evaluation.early_stopping",
         "engine.describing",
         "engine.ledger",
         "engine.mismatch",
@@ -160,7 +160,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.run_model",
         "engine.ledger",
         "engine.calibration",
-        "engine.evaluation",
+        "engine.evaluation.evaluate",
         "engine.texts.generation",
         "storage.store",
         "storage.fingerprints",
@@ -171,9 +171,14 @@ ALLOWED: dict[str, set[str]] = {
     "engine.calibration": MEASURING,
     "engine.packing": MEASURING,
     "engine.inputs": MEASURING,
-    "engine.evaluation": {"engine.answers", "engine.stopping", "engine.verdicts"} | MEASURING,
-    "engine.stopping": {"stats.anytime"} | CONTRACTS,
-    "engine.verdicts": CONTRACTS,
+    "engine.evaluation.evaluate": {
+        "engine.evaluation.answers",
+        "engine.evaluation.early_stopping",
+        "engine.evaluation.target_scores",
+    }
+    | MEASURING,
+    "engine.evaluation.early_stopping": {"stats.anytime"} | CONTRACTS,
+    "engine.evaluation.target_scores": CONTRACTS,
     "engine.texts.generation": MEASURING,
     "engine.evidence": {
         "engine.calibration",
@@ -188,7 +193,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.export": MEASURING,
     "engine.timing": MEASURING,
     "engine.models.weight_counts": MEASURING,
-    "engine.answers": MEASURING,
+    "engine.evaluation.answers": MEASURING,
     "engine.models.loading": {
         "engine.models.dequantise",
         "engine.models.hub",
@@ -229,8 +234,8 @@ DOORS: dict[str, set[str]] = {
     "transformers": {
         "engine.models.loading",
         "engine.models.dequantise",
-        "engine.answers",
-        "engine.evaluation",
+        "engine.evaluation.answers",
+        "engine.evaluation.evaluate",
         "engine.models.modules",
         "engine.texts.generation",
     },

@@ -4,7 +4,7 @@ import json
 from functools import cached_property
 
 from sparsedash.engine.calibration import calibration_sequences
-from sparsedash.engine.evaluation import choose_passages
+from sparsedash.engine.evaluation.evaluate import choose_passages
 from sparsedash.engine.ledger import Ledger
 from sparsedash.engine.run_model import RunModel
 from sparsedash.engine.texts.corpora import Texts, openings, read_texts

@@ -17,12 +17,12 @@ from random import Random
 import torch
 from transformers import DynamicCache
 
-from sparsedash.engine.answers import finish_words
+from sparsedash.engine.evaluation.answers import finish_words
+from sparsedash.engine.evaluation.early_stopping import StopRule, chunks
+from sparsedash.engine.evaluation.target_scores import Verdict, outcome, verdicts_on
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.stopping import StopRule, chunks
 from sparsedash.engine.texts.corpora import Texts
-from sparsedash.engine.verdicts import Verdict, outcome, verdicts_on
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.progress import OnStep, Step

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sparsedash.engine.evaluation import choose_passages, evaluate
+from sparsedash.engine.evaluation.evaluate import choose_passages, evaluate
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.texts.corpora import Texts

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from sparsedash.engine import pipeline
-from sparsedash.engine.evaluation import choose_passages, evaluate
+from sparsedash.engine.evaluation.evaluate import choose_passages, evaluate
 from sparsedash.engine.models.loading import load, locate
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.cache_keys import outcomes_key

@@ -4,13 +4,13 @@ import random
 
 import pytest
 
-from sparsedash.engine.evaluation import choose_passages, evaluate
-from sparsedash.engine.stopping import FIRST_CHUNK, StopRule, chunks
+from sparsedash.engine.evaluation.early_stopping import FIRST_CHUNK, StopRule, chunks
+from sparsedash.engine.evaluation.evaluate import choose_passages, evaluate
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
-from tests.engine.test_evaluation import _loaded as loaded_tiny
-from tests.engine.test_evaluation import passages
+from tests.engine.evaluation.test_evaluate import _loaded as loaded_tiny
+from tests.engine.evaluation.test_evaluate import passages
 
 
 @pytest.mark.parametrize("n", [1, 200, 256, 257, 400, 1000, 5153])

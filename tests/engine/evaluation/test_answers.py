@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from sparsedash.engine.answers import finish_words
+from sparsedash.engine.evaluation.answers import finish_words
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import FAMILIES
 from tests.engine.tiny import CONFIGS, tiny_tokenizer

@@ -1,0 +1,1 @@
+"""How a model answers: passages scored in batches, answers finished as words, stopping early."""
