@@ -188,7 +188,7 @@ def _settings(arguments):
 
 def _dense(stages, token_weights):
     """The dense model's answers; and what reading the calibration text takes it, with and without statistics."""
-    from sparsedash.engine.calibration import calibrate
+    from sparsedash.engine.calibration.statistics import calibrate
 
     text = stages.loaded, stages.sequences
     bare = _seconds(_bare_forward, *text)

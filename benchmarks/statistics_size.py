@@ -10,8 +10,8 @@ import argparse
 
 import torch
 
-from sparsedash.engine.calibration import HELD_OUT_TOKENS
-from sparsedash.engine.packing import pack
+from sparsedash.engine.calibration.statistics import HELD_OUT_TOKENS
+from sparsedash.engine.calibration.statistics_io import pack
 from sparsedash.engine.pruning.layer import Sample, Statistics
 
 

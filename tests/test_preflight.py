@@ -8,7 +8,7 @@ import pytest
 from sparsedash import preflight
 from sparsedash.catalog.memory import dimensions_of, least_memory
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine import calibration
+from sparsedash.engine.calibration.statistics import MIN_TOKENS_PER_CHANNEL
 from sparsedash.preflight import Cached, Memory, cached, duration
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
@@ -72,7 +72,7 @@ def test_too_little_calibration_text_for_the_built_in_model_is_said_before_it_is
     def of(**calibration):
         return replace(RunSettings(), calibration=CalibrationSettings(**calibration))
 
-    assert preflight.MIN_TOKENS_PER_CHANNEL == calibration.MIN_TOKENS_PER_CHANNEL
+    assert preflight.MIN_TOKENS_PER_CHANNEL == MIN_TOKENS_PER_CHANNEL
     (problem,) = problems(of(n_samples=5))
     assert problem.startswith(
         "Calibration: 5 x 256 tokens are too few for this model; needed: 6,144,"

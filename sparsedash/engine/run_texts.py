@@ -3,7 +3,7 @@
 import json
 from functools import cached_property
 
-from sparsedash.engine.calibration import calibration_sequences
+from sparsedash.engine.calibration.statistics import calibration_sequences
 from sparsedash.engine.evaluation.evaluate import choose_passages
 from sparsedash.engine.ledger import Ledger
 from sparsedash.engine.run_model import RunModel

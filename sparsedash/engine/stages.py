@@ -6,13 +6,18 @@ from dataclasses import replace
 from functools import cached_property
 
 from sparsedash.catalog.memory import kept_bytes, needs_fisher
-from sparsedash.engine.calibration import calibrate, few_tokens_warning
+from sparsedash.engine.calibration.cache import EvidenceGone, KeptEvidence
+from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
+from sparsedash.engine.calibration.sequential_refit import (
+    pack_narrowed,
+    refit_sequentially,
+    unpack_narrowed,
+)
+from sparsedash.engine.calibration.statistics import calibrate, few_tokens_warning
 from sparsedash.engine.describing import described
 from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.evaluation.evaluate import evaluate
-from sparsedash.engine.evidence import EvidenceGone, KeptEvidence
 from sparsedash.engine.ledger import Ledger, peak_memory_bytes
-from sparsedash.engine.mismatch import PassageActivations, mismatch_warning
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.patterns import PATTERNS
@@ -22,7 +27,6 @@ from sparsedash.engine.pruning.surgery import out_weight, pruned, reweighted
 from sparsedash.engine.pruning.unstructured import prune_weights, weight_passage_errors
 from sparsedash.engine.run_model import RunModel
 from sparsedash.engine.run_texts import RunTexts
-from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.schema.cache_keys import EvidenceKeys, evidence_keys, outcomes_key, pruned_key
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings

@@ -15,7 +15,7 @@ from sparsedash.catalog.memory import (
     least_memory,
 )
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine import gradients
+from sparsedash.engine.calibration import gradients
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 

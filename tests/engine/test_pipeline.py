@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine import evidence, pipeline, run_texts, stages
-from sparsedash.engine.calibration import calibrate
+from sparsedash.engine import pipeline, run_texts, stages
+from sparsedash.engine.calibration import cache
+from sparsedash.engine.calibration.statistics import calibrate
 from sparsedash.engine.pruning import saliency
 from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
@@ -86,7 +87,7 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
     usual = replace(settings, methods=(fisher,), sparsities_permille=(250,))
     calibration = replace(settings.calibration, token_weights="residual")
     run, _ = _run(usual, store)
-    monkeypatch.setattr(evidence, "mask_gradients", _must_not_run)
+    monkeypatch.setattr(cache, "mask_gradients", _must_not_run)
     other, steps = _run(replace(usual, calibration=calibration), store)
     assert "calibrate" in steps
     plain, weighted = (store.get(Record, r.sparse[0]).pruned for r in (run, other))
@@ -99,7 +100,7 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
 
 def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, store, monkeypatch):
     calls = []
-    mask_gradients = evidence.mask_gradients
+    mask_gradients = cache.mask_gradients
 
     def counting(loaded, sequences, on_step, *, n_rounds, masks):
         widths = []
@@ -112,7 +113,7 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
         calls.append(widths)
         return mask_gradients(loaded, sequences, on_step, n_rounds=n_rounds, masks=noting)
 
-    monkeypatch.setattr(evidence, "mask_gradients", counting)
+    monkeypatch.setattr(cache, "mask_gradients", counting)
     rounds = MethodSettings(
         saliency="fisher", compensation="none", allocation="global", rounds=3, width_multiple=8
     )
@@ -121,7 +122,7 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     assert [store.get(Record, key).pruned.sparsity_permille for key in run.sparse] == [250, 500]
     # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so on.
     assert calls == [[262, 238], [229, 181]]
-    monkeypatch.setattr(evidence, "mask_gradients", _must_not_run)
+    monkeypatch.setattr(cache, "mask_gradients", _must_not_run)
     refitted = replace(asked, methods=(replace(rounds, compensation="least-squares"),))
     _, steps = _run(refitted, store)
     assert "prune" in steps
@@ -129,13 +130,13 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
 
 def test_fewer_sequences_than_rounds_still_get_as_sparse_as_was_asked(settings, store, monkeypatch):
     reached = []
-    choose = evidence.choose
+    choose = cache.choose
 
     def noting(mlps, so_far, method, permille, on_block):
         reached.append(permille)
         return choose(mlps, so_far, method, permille, on_block)
 
-    monkeypatch.setattr(evidence, "choose", noting)
+    monkeypatch.setattr(cache, "choose", noting)
     rounds = MethodSettings(
         saliency="fisher", compensation="none", rounds=6, schedule="linear", width_multiple=8
     )
@@ -146,7 +147,7 @@ def test_fewer_sequences_than_rounds_still_get_as_sparse_as_was_asked(settings, 
 
 
 def test_nothing_removed_needs_no_backward_pass(settings, store, monkeypatch):
-    monkeypatch.setattr(evidence, "mask_gradients", _must_not_run)
+    monkeypatch.setattr(cache, "mask_gradients", _must_not_run)
     rounds = MethodSettings(saliency="fisher", compensation="none", rounds=3, width_multiple=8)
     for method in (rounds, replace(rounds, rounds=1)):
         run, _ = _run(replace(settings, methods=(method,), sparsities_permille=(0,)), store)
@@ -163,14 +164,14 @@ def test_gradients_that_the_store_has_lost_are_gathered_again_without_a_calibrat
     asked = replace(settings, methods=(fisher,), sparsities_permille=(250,))
     _run(asked, store)
     calls = []
-    mask_gradients = evidence.mask_gradients
+    mask_gradients = cache.mask_gradients
 
     def losing(loaded, sequences, on_step):
         calls.append(1)
         return mask_gradients(loaded, sequences, on_step)
 
     read = store.get_artefact
-    monkeypatch.setattr(evidence, "mask_gradients", losing)
+    monkeypatch.setattr(cache, "mask_gradients", losing)
     monkeypatch.setattr(
         store,
         "get_artefact",

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsedash.engine import evidence, pipeline
+from sparsedash.engine import pipeline
+from sparsedash.engine.calibration import cache
+from sparsedash.engine.calibration.shared_inputs import shared_inputs
 from sparsedash.engine.conversation import continue_prompt
-from sparsedash.engine.inputs import shared_inputs
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
 from sparsedash.engine.models.modules import FAMILIES, family_named
 from sparsedash.engine.models.weight_counts import n_matmul_weights
@@ -156,13 +157,13 @@ def test_the_inputs_are_gathered_once_and_only_where_single_weights_go(
 ):
     pipeline.run(replace(settings, methods=(MethodSettings(width_multiple=8),)), store)
     passes = []
-    gather = evidence.gather
+    gather = cache.gather
 
     def counting(*arguments, token_weights):
         passes.append(token_weights)
         return gather(*arguments, token_weights=token_weights)
 
-    monkeypatch.setattr(evidence, "gather", counting)
+    monkeypatch.setattr(cache, "gather", counting)
     pipeline.run(replace(settings, methods=(SPARSEGPT, WANDA)), store)
     assert passes == ["equal"]
     pipeline.run(replace(settings, methods=(replace(SPARSEGPT, pattern="4:8"),)), store)

@@ -1,1 +1,1 @@
-"""Pruning itself: torch only, no files, no transformers, no threads. Start reading at methods.py."""
+"""Pruning itself: torch only, no files, no transformers, no threads. Start reading at structured.py."""

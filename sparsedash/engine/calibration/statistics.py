@@ -9,11 +9,11 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
+from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
 from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length, given
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.texts.corpora import Texts
-from sparsedash.engine.token_weights import TOKEN_WEIGHTS
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import CalibrationSettings, TokenWeights

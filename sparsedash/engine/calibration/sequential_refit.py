@@ -11,12 +11,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsedash.engine.calibration import add_second_moment_, held_out
+from sparsedash.engine.calibration.statistics import add_second_moment_, held_out
+from sparsedash.engine.calibration.token_weights import residual_weights
 from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, given
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import makeup
 from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight, pruned
-from sparsedash.engine.token_weights import residual_weights
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 

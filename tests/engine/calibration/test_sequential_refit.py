@@ -4,12 +4,16 @@ import pytest
 import torch
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine import sequential
+from sparsedash.engine.calibration import sequential_refit
+from sparsedash.engine.calibration.sequential_refit import (
+    pack_narrowed,
+    refit_sequentially,
+    unpack_narrowed,
+)
 from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import family_named
 from sparsedash.engine.pruning.surgery import Narrowed, out_weight, pruned
-from sparsedash.engine.sequential import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer
@@ -70,9 +74,9 @@ def test_the_refitted_model_is_closer_to_the_dense_one(tiny):
 @pytest.mark.parametrize("architecture", sorted(FAMILIES))
 def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(architecture):
     model = loaded(architecture)
-    (_, batch), *_ = batches_by_length(sequences(), sequential.BATCH_TOKENS, 0, "cpu")
+    (_, batch), *_ = batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
     normed = architecture in ("gemma2", "gemma3_text", "olmo2")
-    assert sequential._adds_output(model, batch) is not normed
+    assert sequential_refit._adds_output(model, batch) is not normed
     texts, cut = sequences(), narrowed(model, 0.75)
     none, full = (
         refit_sequentially(model, texts, cut, 0.01, strength, ignore_steps)
@@ -87,8 +91,8 @@ def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(a
 
 def test_a_stream_that_is_normed_after_the_sum_is_not_aimed_at():
     model = loaded("opt", do_layer_norm_before=False)
-    (_, batch), *_ = batches_by_length(sequences(), sequential.BATCH_TOKENS, 0, "cpu")
-    assert not sequential._adds_output(model, batch)
+    (_, batch), *_ = batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
+    assert not sequential_refit._adds_output(model, batch)
 
 
 def test_held_out_sequences_decide_nothing(tiny):
@@ -123,9 +127,11 @@ def test_the_stream_that_is_walked_is_the_sparse_models(architecture, monkeypatc
         walks.append(BlockWalk(*arguments))
         return walks[-1]
 
-    monkeypatch.setattr(sequential, "BlockWalk", walking)
+    monkeypatch.setattr(sequential_refit, "BlockWalk", walking)
     made = refit_sequentially(model, sequences(), narrowed(model, 0.75), 0.01, 0.5, ignore_steps)
-    batches = [b for _, b in batches_by_length(sequences(), sequential.BATCH_TOKENS, 0, "cpu")]
+    batches = [
+        b for _, b in batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
+    ]
     with torch.no_grad(), pruned(model.mlps, made):
         again = BlockWalk(model.model.base_model, model.blocks, batches)
         for index in range(len(model.blocks)):

@@ -8,10 +8,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
 from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, given
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample
-from sparsedash.engine.token_weights import TOKEN_WEIGHTS
 from sparsedash.schema.cache_keys import activations_key
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.hashing import digest

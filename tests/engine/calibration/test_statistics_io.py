@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from sparsedash.engine.packing import pack, unpack
+from sparsedash.engine.calibration.statistics_io import pack, unpack
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.schema.errors import CalibrationError
 

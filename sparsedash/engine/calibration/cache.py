@@ -8,8 +8,7 @@ from statistics import median
 
 from torch import Tensor
 
-from sparsedash.engine.calibration import first_tokens, gather
-from sparsedash.engine.gradients import (
+from sparsedash.engine.calibration.gradients import (
     SENSITIVITY_BATCH_TOKENS,
     OnBlock,
     mask_gradients,
@@ -17,9 +16,10 @@ from sparsedash.engine.gradients import (
     sensitivities,
     unpack_gradients,
 )
-from sparsedash.engine.inputs import shared_inputs
+from sparsedash.engine.calibration.shared_inputs import shared_inputs
+from sparsedash.engine.calibration.statistics import first_tokens, gather
+from sparsedash.engine.calibration.statistics_io import pack, unpack
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.packing import pack, unpack
 from sparsedash.engine.pruning.layer import Evidence, Statistics, layer_of
 from sparsedash.engine.pruning.patterns import mask_of
 from sparsedash.engine.pruning.saliency import SALIENCIES

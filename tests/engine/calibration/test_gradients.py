@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsedash.engine.gradients import (
+from sparsedash.engine.calibration.gradients import (
     N_LATE,
     mask_gradients,
     pack_gradients,

@@ -6,15 +6,15 @@ from typing import get_args
 import pytest
 import torch
 
-from sparsedash.engine.calibration import (
+from sparsedash.engine.calibration.statistics import (
     HELD_OUT_EVERY,
     add_second_moment_,
     calibrate,
     calibration_sequences,
     few_tokens_warning,
 )
+from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
 from sparsedash.engine.texts.corpora import Texts
-from sparsedash.engine.token_weights import TOKEN_WEIGHTS
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings, TokenWeights

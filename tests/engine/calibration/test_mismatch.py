@@ -6,8 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from sparsedash.engine import mismatch, pipeline
-from sparsedash.engine.mismatch import (
+from sparsedash.engine import pipeline
+from sparsedash.engine.calibration import mismatch
+from sparsedash.engine.calibration.mismatch import (
     ALARM,
     N_PASSAGES,
     PASSAGE_TOKENS,

@@ -5,10 +5,10 @@ from statistics import median
 import pytest
 import torch
 
-from sparsedash.engine import evidence
-from sparsedash.engine.calibration import calibrate
-from sparsedash.engine.evidence import SENSITIVITY_TOKENS, KeptEvidence
-from sparsedash.engine.gradients import SENSITIVITY_BATCH_TOKENS
+from sparsedash.engine.calibration import cache
+from sparsedash.engine.calibration.cache import SENSITIVITY_TOKENS, KeptEvidence
+from sparsedash.engine.calibration.gradients import SENSITIVITY_BATCH_TOKENS
+from sparsedash.engine.calibration.statistics import calibrate
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import family_named
 from sparsedash.schema.cache_keys import EvidenceKeys
@@ -60,9 +60,9 @@ def test_a_block_that_loses_nothing_in_the_little_text_counts_as_the_others(
 ):
     own = kept(loaded, store, texts())
     usual = own._measured_sensitivities()
-    losses = evidence.sensitivities
+    losses = cache.sensitivities
     monkeypatch.setattr(
-        evidence,
+        cache,
         "sensitivities",
         lambda *arguments: [0.0 if i == 2 else v for i, v in enumerate(losses(*arguments))],
     )
@@ -77,7 +77,7 @@ def test_long_sequences_are_cut_so_that_many_predictions_are_judged(loaded, stor
     own._sequences = lambda: [[5] * 2000] * 20
     asked = []
     monkeypatch.setattr(
-        evidence, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3
+        cache, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3
     )
     own.evidence.sensitivities()
     assert {len(ids) for ids in asked} == {SENSITIVITY_BATCH_TOKENS}

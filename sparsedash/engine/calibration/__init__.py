@@ -1,0 +1,1 @@
+"""What calibration collects: second moments, gradients, token weights; kept in the store and read back."""
