@@ -47,9 +47,10 @@ class Pipeline:
 
 def engine() -> Pipeline:
     """The real pipeline, with shelves that keep its last models from job to job. Imports torch."""
-    from sparsedash.engine import conversation, divergence, pipeline
+    from sparsedash.engine import pipeline
+    from sparsedash.engine.comparison import continuation, divergence
+    from sparsedash.engine.comparison.model_pair import Speakers
     from sparsedash.engine.models.loading import ModelShelf
-    from sparsedash.engine.speakers import Speakers
 
     shelf = ModelShelf()
     speakers = Speakers(shelf)
@@ -60,7 +61,7 @@ def engine() -> Pipeline:
 
     return Pipeline(
         run=run,
-        continue_prompt=lambda settings, store, on_step, on_text: conversation.continue_prompt(
+        continue_prompt=lambda settings, store, on_step, on_text: continuation.continue_prompt(
             settings, store, speakers, on_step, on_text
         ),
         measure_divergence=lambda settings, store, on_step: divergence.measure_divergence(

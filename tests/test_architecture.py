@@ -133,17 +133,17 @@ ALLOWED: dict[str, set[str]] = {
     # The border and the engine.
     "worker": {
         "engine.pipeline",
-        "engine.conversation",
-        "engine.divergence",
-        "engine.speakers",
+        "engine.comparison.continuation",
+        "engine.comparison.divergence",
+        "engine.comparison.model_pair",
         "engine.models.loading",
     }
     | KEEPING,
     "__main__": {"engine.pipeline", "document", "preflight"} | KEEPING,
     "engine.pipeline": {"engine.stages", "engine.ledger"} | STAGES,
-    "engine.conversation": {"engine.speakers"} | STAGES,
-    "engine.divergence": {"engine.speakers"} | STAGES,
-    "engine.speakers": {"engine.stages"} | STAGES,
+    "engine.comparison.continuation": {"engine.comparison.model_pair"} | STAGES,
+    "engine.comparison.divergence": {"engine.comparison.model_pair"} | STAGES,
+    "engine.comparison.model_pair": {"engine.stages"} | STAGES,
     "engine.stages": {
         "engine.evaluation.early_stopping",
         "engine.describing",

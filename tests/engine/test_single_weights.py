@@ -9,13 +9,13 @@ import torch
 from sparsedash.engine import pipeline
 from sparsedash.engine.calibration import cache
 from sparsedash.engine.calibration.shared_inputs import shared_inputs
-from sparsedash.engine.conversation import continue_prompt
+from sparsedash.engine.comparison.continuation import continue_prompt
+from sparsedash.engine.comparison.model_pair import Speakers
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
 from sparsedash.engine.models.modules import FAMILIES, family_named
 from sparsedash.engine.models.weight_counts import n_matmul_weights
 from sparsedash.engine.pruning.patterns import PATTERNS
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
-from sparsedash.engine.speakers import Speakers
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import Record

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from sparsedash.engine import pipeline
-from sparsedash.engine.conversation import Writer, continue_prompt
-from sparsedash.engine.divergence import measure_divergence
+from sparsedash.engine.comparison.continuation import Writer, continue_prompt
+from sparsedash.engine.comparison.divergence import measure_divergence
+from sparsedash.engine.comparison.model_pair import Speaker, Speakers
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
 from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.pruning.surgery import pruned
-from sparsedash.engine.speakers import Speaker, Speakers
 from sparsedash.engine.stages import Stages
 from sparsedash.schema.errors import Cancelled, JobError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
@@ -87,7 +87,7 @@ def test_a_writer_writes_what_its_model_writes_alone(model_type):
 def test_a_long_prompt_is_read_in_parts_with_the_same_outcome(monkeypatch):
     whole, parted = (Writer(Speaker(loaded_of("llama")), asked("l", "r")) for _ in range(2))
     whole.read(ignore_steps)
-    monkeypatch.setattr("sparsedash.engine.conversation.CHUNK_TOKENS", 3)
+    monkeypatch.setattr("sparsedash.engine.comparison.continuation.CHUNK_TOKENS", 3)
     parted.read(ignore_steps)
     assert torch.allclose(whole._logits, parted._logits, atol=1e-4)
 
@@ -164,7 +164,7 @@ def test_two_models_of_other_families_and_number_formats_write_side_by_side(hous
 def test_the_second_prompt_makes_no_model_again(house, speakers, monkeypatch):
     store, run, _ = house
     continue_prompt(asked(run.dense, run.sparse[1], prompt="the lamp"), store, speakers)
-    monkeypatch.setattr("sparsedash.engine.speakers.Stages", None)
+    monkeypatch.setattr("sparsedash.engine.comparison.model_pair.Stages", None)
     continue_prompt(asked(run.dense, run.sparse[1], prompt="the boat"), store, speakers)
 
 
@@ -288,7 +288,7 @@ class TestDivergence:
         self, house, speakers, monkeypatch
     ):
         store, run, _ = house
-        monkeypatch.setattr("sparsedash.engine.divergence.CHUNK_LOGITS", 3 * 400)
+        monkeypatch.setattr("sparsedash.engine.comparison.divergence.CHUNK_LOGITS", 3 * 400)
         settings = DivergenceSettings(left=run.dense, right=run.sparse[1], text=PROMPT)
         found = measure_divergence(settings, store, speakers)
         left, right = pair(speakers, (run.dense, run.sparse[1]), store)

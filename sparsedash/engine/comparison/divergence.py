@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from sparsedash.engine.comparison.model_pair import Speaker, Speakers
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.speakers import Speaker, Speakers
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.pair_records import Divergence, Place
 from sparsedash.schema.pair_settings import DivergenceSettings
