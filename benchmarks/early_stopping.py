@@ -87,7 +87,7 @@ def fixed(loss: float, flips: float) -> str:
 
 
 def real(arguments: argparse.Namespace) -> None:
-    from sparsedash.engine import pipeline
+    from sparsedash.engine.run import pipeline
     from sparsedash.schema.progress import ignore_steps
     from sparsedash.schema.records import Record
     from sparsedash.storage.store import Store

@@ -146,7 +146,7 @@ def _in_child(arguments, name, folder):
 def _child(arguments):
     """Calibrate and prune in this process, timed; then evaluate. For `self`: the texts that the model writes."""
     from sparsedash.engine.models.loading import ModelShelf
-    from sparsedash.engine.stages import Stages
+    from sparsedash.engine.run.stages import Stages
     from sparsedash.storage.store import Store
 
     settings = _settings(arguments)

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(settings: RunSettings, store: Store) -> dict[str, object]:
     # Only now: torch takes seconds to import, and --help or a typing mistake must not wait for it.
-    from sparsedash.engine import pipeline
+    from sparsedash.engine.run import pipeline
 
     with _Bar(settings) as bar:
         run: Run = pipeline.run(settings, store, bar)

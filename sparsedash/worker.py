@@ -47,10 +47,10 @@ class Pipeline:
 
 def engine() -> Pipeline:
     """The real pipeline, with shelves that keep its last models from job to job. Imports torch."""
-    from sparsedash.engine import pipeline
     from sparsedash.engine.comparison import continuation, divergence
     from sparsedash.engine.comparison.model_pair import Speakers
     from sparsedash.engine.models.loading import ModelShelf
+    from sparsedash.engine.run import pipeline
 
     shelf = ModelShelf()
     speakers = Speakers(shelf)

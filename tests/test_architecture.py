@@ -132,33 +132,33 @@ ALLOWED: dict[str, set[str]] = {
     "schema.errors": set(),
     # The border and the engine.
     "worker": {
-        "engine.pipeline",
+        "engine.run.pipeline",
         "engine.comparison.continuation",
         "engine.comparison.divergence",
         "engine.comparison.model_pair",
         "engine.models.loading",
     }
     | KEEPING,
-    "__main__": {"engine.pipeline", "document", "preflight"} | KEEPING,
-    "engine.pipeline": {"engine.stages", "engine.ledger"} | STAGES,
+    "__main__": {"engine.run.pipeline", "document", "preflight"} | KEEPING,
+    "engine.run.pipeline": {"engine.run.stages", "engine.run.run_log"} | STAGES,
     "engine.comparison.continuation": {"engine.comparison.model_pair"} | STAGES,
     "engine.comparison.divergence": {"engine.comparison.model_pair"} | STAGES,
-    "engine.comparison.model_pair": {"engine.stages"} | STAGES,
-    "engine.stages": {
+    "engine.comparison.model_pair": {"engine.run.stages"} | STAGES,
+    "engine.run.stages": {
         "engine.evaluation.early_stopping",
-        "engine.describing",
-        "engine.ledger",
+        "engine.run.pruned_record",
+        "engine.run.run_log",
         "engine.calibration.mismatch",
-        "engine.run_model",
-        "engine.run_texts",
+        "engine.run.run_model",
+        "engine.run.run_texts",
         "catalog.memory",
     }
     | STAGES,
-    "engine.describing": {"engine.models.weight_counts"} | MEASURING,
+    "engine.run.pruned_record": {"engine.models.weight_counts"} | MEASURING,
     "engine.calibration.mismatch": {"storage.store"} | MEASURING,
-    "engine.run_texts": {
-        "engine.run_model",
-        "engine.ledger",
+    "engine.run.run_texts": {
+        "engine.run.run_model",
+        "engine.run.run_log",
         "engine.calibration.statistics",
         "engine.evaluation.evaluate",
         "engine.texts.generation",
@@ -166,8 +166,9 @@ ALLOWED: dict[str, set[str]] = {
         "storage.fingerprints",
     }
     | MEASURING,
-    "engine.run_model": {"engine.ledger", "storage.store", "storage.fingerprints"} | MEASURING,
-    "engine.ledger": CONTRACTS,
+    "engine.run.run_model": {"engine.run.run_log", "storage.store", "storage.fingerprints"}
+    | MEASURING,
+    "engine.run.run_log": CONTRACTS,
     "engine.calibration.statistics": MEASURING,
     "engine.calibration.statistics_io": MEASURING,
     "engine.calibration.shared_inputs": MEASURING,

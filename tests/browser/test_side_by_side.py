@@ -8,7 +8,7 @@ import torch
 from playwright.sync_api import expect
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsedash.engine import pipeline
+from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, Divergence, Place
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings

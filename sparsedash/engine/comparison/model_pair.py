@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
-from sparsedash.engine.stages import Stages
+from sparsedash.engine.run.stages import Stages
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.records import Record

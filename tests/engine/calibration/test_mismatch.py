@@ -6,7 +6,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from sparsedash.engine import pipeline
 from sparsedash.engine.calibration import mismatch
 from sparsedash.engine.calibration.mismatch import (
     ALARM,
@@ -18,6 +17,7 @@ from sparsedash.engine.calibration.mismatch import (
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.pruning.reconstruction_error import passage_errors
 from sparsedash.engine.pruning.surgery import Narrowed, out_weight
+from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Passages, Record, Run

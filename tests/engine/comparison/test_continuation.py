@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsedash.engine import pipeline
 from sparsedash.engine.comparison.continuation import Writer, continue_prompt
 from sparsedash.engine.comparison.divergence import measure_divergence
 from sparsedash.engine.comparison.model_pair import Speaker, Speakers
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
 from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.pruning.surgery import pruned
-from sparsedash.engine.stages import Stages
+from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.stages import Stages
 from sparsedash.schema.errors import Cancelled, JobError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation

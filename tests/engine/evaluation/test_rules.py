@@ -4,9 +4,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sparsedash.engine import pipeline
 from sparsedash.engine.evaluation.evaluate import choose_passages, evaluate
 from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.run import pipeline
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.cache_keys import outcomes_key
 from sparsedash.schema.hashing import digest, stage_key

@@ -2,8 +2,8 @@
 
 from functools import cached_property
 
-from sparsedash.engine.ledger import Ledger
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, is_gguf, locate
+from sparsedash.engine.run.run_log import Ledger
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.fingerprints import stamp

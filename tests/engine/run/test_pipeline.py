@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine import pipeline, run_texts, stages
 from sparsedash.engine.calibration import cache
 from sparsedash.engine.calibration.statistics import calibrate
 from sparsedash.engine.pruning import saliency
+from sparsedash.engine.run import pipeline, run_texts, stages
 from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run

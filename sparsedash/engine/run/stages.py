@@ -14,10 +14,8 @@ from sparsedash.engine.calibration.sequential_refit import (
     unpack_narrowed,
 )
 from sparsedash.engine.calibration.statistics import calibrate, few_tokens_warning
-from sparsedash.engine.describing import described
 from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.evaluation.evaluate import evaluate
-from sparsedash.engine.ledger import Ledger, peak_memory_bytes
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.patterns import PATTERNS
@@ -25,8 +23,10 @@ from sparsedash.engine.pruning.reconstruction_error import PrunedModel, measured
 from sparsedash.engine.pruning.structured import prune
 from sparsedash.engine.pruning.surgery import out_weight, pruned, reweighted
 from sparsedash.engine.pruning.unstructured import prune_weights, weight_passage_errors
-from sparsedash.engine.run_model import RunModel
-from sparsedash.engine.run_texts import RunTexts
+from sparsedash.engine.run.pruned_record import described
+from sparsedash.engine.run.run_log import Ledger, peak_memory_bytes
+from sparsedash.engine.run.run_model import RunModel
+from sparsedash.engine.run.run_texts import RunTexts
 from sparsedash.schema.cache_keys import EvidenceKeys, evidence_keys, outcomes_key, pruned_key
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings

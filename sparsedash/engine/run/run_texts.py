@@ -5,8 +5,8 @@ from functools import cached_property
 
 from sparsedash.engine.calibration.statistics import calibration_sequences
 from sparsedash.engine.evaluation.evaluate import choose_passages
-from sparsedash.engine.ledger import Ledger
-from sparsedash.engine.run_model import RunModel
+from sparsedash.engine.run.run_log import Ledger
+from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema.cache_keys import text_key

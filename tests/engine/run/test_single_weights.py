@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsedash.engine import pipeline
 from sparsedash.engine.calibration import cache
 from sparsedash.engine.calibration.shared_inputs import shared_inputs
 from sparsedash.engine.comparison.continuation import continue_prompt
@@ -16,6 +15,7 @@ from sparsedash.engine.models.modules import FAMILIES, family_named
 from sparsedash.engine.models.weight_counts import n_matmul_weights
 from sparsedash.engine.pruning.patterns import PATTERNS
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
+from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import Record

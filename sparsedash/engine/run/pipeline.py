@@ -3,9 +3,9 @@
 import time
 from dataclasses import replace
 
-from sparsedash.engine.ledger import versions
 from sparsedash.engine.models.loading import ModelShelf
-from sparsedash.engine.stages import Stages
+from sparsedash.engine.run.run_log import versions
+from sparsedash.engine.run.stages import Stages
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import RunSettings
