@@ -10,11 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from sparsedash.backend import Backend
 from sparsedash.catalog.presets import method_named
 from sparsedash.jobs.table import Job
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service.backend import Backend
 
 POLL_S = 0.25
 PROMPTS = (

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 from sparsedash.catalog import choices, presets
 from sparsedash.document import run_document
-from sparsedash.preflight import problems
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, Step
@@ -24,6 +23,7 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
 )
+from sparsedash.service.preflight import problems
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.store import Store
 

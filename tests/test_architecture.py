@@ -44,7 +44,14 @@ KEEPING = {
     "catalog.families",
     "storage.user_data",
 } | CONTRACTS
-DRAWING = {"backend", "charts", "document", "preflight", "reproduction", "takeaway"}
+DRAWING = {
+    "service.backend",
+    "charts",
+    "document",
+    "service.preflight",
+    "service.reproduction",
+    "takeaway",
+}
 READING = {"engine.models.modules", "engine.pruning"} | CONTRACTS
 MEASURING = {
     "engine.models.loading",
@@ -71,8 +78,8 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"ui"} | DRAWING | KEEPING,
     "pages": {"ui"} | DRAWING | KEEPING,
     "ui": DRAWING | KEEPING,
-    "backend": {"preflight"} | KEEPING,
-    "preflight": {
+    "service.backend": {"service.preflight"} | KEEPING,
+    "service.preflight": {
         "storage.store",
         "catalog.choices",
         "storage.fingerprints",
@@ -80,7 +87,7 @@ ALLOWED: dict[str, set[str]] = {
         "catalog.memory",
     }
     | CONTRACTS,
-    "reproduction": {
+    "service.reproduction": {
         "catalog.choices",
         "catalog.presets",
         "catalog.dimensions",
@@ -139,7 +146,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.models.loading",
     }
     | KEEPING,
-    "__main__": {"engine.run.pipeline", "document", "preflight"} | KEEPING,
+    "__main__": {"engine.run.pipeline", "document", "service.preflight"} | KEEPING,
     "engine.run.pipeline": {"engine.run.stages", "engine.run.run_log"} | STAGES,
     "engine.comparison.continuation": {"engine.comparison.model_pair"} | STAGES,
     "engine.comparison.divergence": {"engine.comparison.model_pair"} | STAGES,

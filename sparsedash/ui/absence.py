@@ -1,7 +1,7 @@
 """Why the compare page has nothing to compare, and what leads on from there."""
 
-from sparsedash.backend import Backend
 from sparsedash.schema.records import Run
+from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel
 
 

@@ -4,7 +4,7 @@ import secrets
 
 import streamlit as st
 
-from sparsedash.backend import Backend
+from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import wilson
 from sparsedash.ui import frame, wording
 from sparsedash.ui.pair import Pair

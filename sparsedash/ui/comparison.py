@@ -5,8 +5,8 @@ from typing import get_args
 
 import streamlit as st
 
-from sparsedash.backend import Backend
 from sparsedash.schema.records import Passages, Run
+from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, wording
 from sparsedash.ui.pair import KINDS, Kind, Offer, Order, Pair, offers, pair, told_apart, unknown
 from sparsedash.ui.text import element, escape, label, visible

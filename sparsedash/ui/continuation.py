@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from sparsedash.backend import Backend
 from sparsedash.jobs.job import Job
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, wording
 from sparsedash.ui.differences import marked
 from sparsedash.ui.sides import Sides

@@ -5,7 +5,6 @@ from typing import get_args
 
 import streamlit as st
 
-from sparsedash.backend import Backend
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import (
     CalibrationSettings,
@@ -16,6 +15,7 @@ from sparsedash.schema.settings import (
     TokenWeights,
     parse_percents,
 )
+from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, uploads, wording
 from sparsedash.ui.fields import (
     BOUND,

@@ -1,8 +1,8 @@
 """What a run will take before it is started: time, memory, and what is stored already."""
 
-from sparsedash.backend import Backend, Cached, Preflight
-from sparsedash.preflight import Memory
 from sparsedash.schema.settings import RunSettings
+from sparsedash.service.backend import Backend, Cached, Preflight
+from sparsedash.service.preflight import Memory
 from sparsedash.ui import frame, wording
 from sparsedash.ui.text import element, escape, join
 

@@ -6,10 +6,10 @@ from typing import Literal, TypeVar
 
 import streamlit as st
 
-from sparsedash.backend import Backend
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, Choice
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, uploads
 from sparsedash.ui.text import Html, element, escape, paragraph
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from sparsedash.backend import Backend
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.settings import RunSettings, settings_from_plain
+from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, wording
 from sparsedash.ui.controls import address
 from sparsedash.ui.job_words import doing, facts, what

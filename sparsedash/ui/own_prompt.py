@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from sparsedash.backend import Backend
 from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.service.backend import Backend
 from sparsedash.ui import blind, frame
 from sparsedash.ui.continuation import show_written
 from sparsedash.ui.pair import Pair

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sparsedash.backend import Backend
 from sparsedash.schema.records import Outcome, Passages, Record, Run
+from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.ui import wording
 

@@ -2,8 +2,6 @@
 
 import streamlit as st
 
-from sparsedash import preflight
-from sparsedash.backend import Backend
 from sparsedash.catalog.published import (
     LAST_TOKEN,
     LAST_WORD,
@@ -14,7 +12,11 @@ from sparsedash.catalog.published import (
     notes,
     published_model,
 )
-from sparsedash.reproduction import (
+from sparsedash.schema.records import Run, Score
+from sparsedash.schema.settings import RunSettings
+from sparsedash.service import preflight
+from sparsedash.service.backend import Backend
+from sparsedash.service.reproduction import (
     METHOD,
     Needs,
     doubt,
@@ -23,8 +25,6 @@ from sparsedash.reproduction import (
     ratio,
     run_settings,
 )
-from sparsedash.schema.records import Run, Score
-from sparsedash.schema.settings import RunSettings
 from sparsedash.ui import controls, frame, wording
 from sparsedash.ui.text import element, escape, join, label, table
 

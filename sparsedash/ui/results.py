@@ -5,12 +5,12 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from sparsedash.backend import Backend
 from sparsedash.charts.measures import Live, Measure
 from sparsedash.charts.palette import repainting
 from sparsedash.charts.race import clicked, race_chart, race_words
 from sparsedash.jobs.job import Job
 from sparsedash.schema.records import Record, Run
+from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import judge
 from sparsedash.ui import frame, job_panel, judging, wording
 from sparsedash.ui.numbers import numbers_table

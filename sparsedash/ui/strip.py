@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from sparsedash.backend import Backend
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Divergence, Place
 from sparsedash.schema.pair_settings import DivergenceSettings
+from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
 from sparsedash.ui.job_panel import watch
 from sparsedash.ui.pair import Pair

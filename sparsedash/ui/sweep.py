@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
 
-from sparsedash.backend import Backend
 from sparsedash.charts.measures import Lines, Live, Race, Same, readings, times
 from sparsedash.charts.published_points import published_beside
 from sparsedash.jobs.job import Job
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
+from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import Paired, compare, holm, judge, passages_needed
 from sparsedash.ui import wording
 

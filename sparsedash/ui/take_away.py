@@ -5,8 +5,8 @@ from functools import partial
 
 import streamlit as st
 
-from sparsedash.backend import Backend
 from sparsedash.schema.records import Passages, Run
+from sparsedash.service.backend import Backend
 from sparsedash.takeaway import harness_samples, view_csv, view_parquet
 from sparsedash.ui.pair import Kind, Pair
 from sparsedash.ui.report import report

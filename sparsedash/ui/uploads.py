@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from sparsedash.backend import Backend
 from sparsedash.schema.errors import SparseDashError
+from sparsedash.service.backend import Backend
 from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD
 from sparsedash.storage.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES
 from sparsedash.ui import frame, wording

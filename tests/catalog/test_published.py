@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash import reproduction
 from sparsedash.catalog.choices import (
     BUILTIN_MODEL,
     CALIBRATION_CORPORA,
@@ -13,15 +12,10 @@ from sparsedash.catalog.choices import (
 )
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
-from sparsedash.reproduction import (
-    doubt,
-    measured,
-    needs,
-    ratio,
-    run_settings,
-)
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings
+from sparsedash.service import reproduction
+from sparsedash.service.reproduction import doubt, measured, needs, ratio, run_settings
 from sparsedash.stats.significance import unpaired_interval
 from tests.examples import PRUNED, RECORD, RUN, outcome
 

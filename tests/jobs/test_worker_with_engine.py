@@ -6,10 +6,10 @@ import time
 import psutil
 import pytest
 
-from sparsedash.backend import Backend
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service.backend import Backend
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import save_tiny
 

@@ -3,14 +3,14 @@
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from sparsedash.backend import Cached, Preflight
 from sparsedash.jobs.job import Job, JobState
-from sparsedash.preflight import Duration, Memory
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.service.backend import Cached, Preflight
+from sparsedash.service.preflight import Duration, Memory
 from sparsedash.storage.uploads import Uploads
 from sparsedash.storage.user_data import Visitors
 from tests.ui import specimens

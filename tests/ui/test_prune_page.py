@@ -6,9 +6,9 @@ import pytest
 
 from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_named
-from sparsedash.preflight import Duration, Memory
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service.preflight import Duration, Memory
 from sparsedash.ui.controls import address
 from tests.ui import specimens
 from tests.ui.conftest import button, links, markup, words

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS
-from sparsedash.reproduction import run_settings
+from sparsedash.service.reproduction import run_settings
 from sparsedash.ui.text import label
 from tests.ui import specimens
 from tests.ui.conftest import links, query_of, words

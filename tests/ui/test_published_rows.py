@@ -7,9 +7,9 @@ import time
 import psutil
 import pytest
 
-from sparsedash.backend import Backend
 from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD
-from sparsedash.reproduction import run_settings
+from sparsedash.service.backend import Backend
+from sparsedash.service.reproduction import run_settings
 from sparsedash.ui import frame
 from tests.engine.hub_client import environment
 from tests.engine.hub_layouts import PUBLISHED_FAMILIES, save_for_a_row, serve_texts_of_rows

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash import preflight
 from sparsedash.catalog.memory import dimensions_of, least_memory
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration.statistics import MIN_TOKENS_PER_CHANNEL
-from sparsedash.preflight import Cached, Memory, cached, duration
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Outcome, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service import preflight
+from sparsedash.service.preflight import Cached, Memory, cached, duration
 from sparsedash.storage.fingerprints import stamp
 from sparsedash.storage.store import Store
 from sparsedash.storage.uploads import Uploads

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash import backend as backend_module
-from sparsedash.backend import Backend, default_data_dir
 from sparsedash.schema.errors import CorpusError, JobError, SparseDashError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service import backend as backend_module
+from sparsedash.service.backend import Backend, default_data_dir
 from sparsedash.storage.fingerprints import stamps
 from sparsedash.storage.store import Store
 
@@ -271,7 +271,7 @@ def test_the_data_folder_can_be_named(monkeypatch, tmp_path):
 
 def test_a_backend_and_all_its_verbs_leave_torch_alone(tmp_path):
     program = (
-        "import sys; from pathlib import Path; from sparsedash.backend import Backend\n"
+        "import sys; from pathlib import Path; from sparsedash.service.backend import Backend\n"
         "from sparsedash.schema.settings import RunSettings\n"
         f"backend = Backend(Path({str(tmp_path)!r})); settings = RunSettings()\n"
         "job = backend.submit(settings); backend.preflight(settings); backend.jobs()\n"

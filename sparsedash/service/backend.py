@@ -6,15 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import sparsedash
-from sparsedash import preflight
 from sparsedash.jobs.exit_reasons import last_lines
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
-from sparsedash.preflight import Cached, Preflight
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.settings import RunSettings, settings_from_plain
+from sparsedash.service import preflight
+from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.fingerprints import stamps
 from sparsedash.storage.store import Store
