@@ -2,12 +2,13 @@
 
 import streamlit as st
 
+from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting.record_pair import Kind
+from sparsedash.reporting.run_results import adjusted, sweep
 from sparsedash.stats.significance import compare
-from sparsedash.ui import absence, blind, comparison, frame, judging, wording
+from sparsedash.ui import absence, blind, comparison, frame
 from sparsedash.ui.own_prompt import try_prompt
-from sparsedash.ui.pair import Kind
 from sparsedash.ui.reading import read_passage
-from sparsedash.ui.sweep import adjusted, sweep
 from sparsedash.ui.take_away import offer_files
 
 backend = frame.page("Compare")
@@ -39,13 +40,13 @@ with verdict:
     else:
         judged = compare(pair.left, pair.right)
         basis = f"{pair.right_name} against {pair.left_name} · {basis}"
-        frame.opening(judging.verdict(judged), basis)
+        frame.opening(verdicts.verdict(judged), basis)
         found = sweep(backend, run)
         notes = [
             found
-            and judging.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse)),
-            judging.doubt(judged),
-            judging.endings({pair.left_name: pair.left, pair.right_name: pair.right}),
+            and verdicts.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse)),
+            verdicts.doubt(judged),
+            verdicts.endings({pair.left_name: pair.left, pair.right_name: pair.right}),
         ]
         for said in filter(None, notes):
             frame.note(said)

@@ -2,8 +2,8 @@
 
 import streamlit as st
 
+from sparsedash.reporting.run_results import sweep
 from sparsedash.ui import frame, job_panel, layers
-from sparsedash.ui.sweep import sweep
 
 backend = frame.page("Layers")
 runs = backend.runs()

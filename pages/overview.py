@@ -2,8 +2,8 @@
 
 import streamlit as st
 
+from sparsedash.reporting.run_results import sweep
 from sparsedash.ui import controls, frame, job_panel, results
-from sparsedash.ui.sweep import sweep
 
 LAST_RUNS = 8
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sparsedash.catalog import choices, presets
-from sparsedash.document import run_document
+from sparsedash.reporting.run_json import run_document
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, Step

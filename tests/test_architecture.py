@@ -47,10 +47,9 @@ KEEPING = {
 DRAWING = {
     "service.backend",
     "charts",
-    "document",
+    "reporting",
     "service.preflight",
     "service.reproduction",
-    "takeaway",
 }
 READING = {"engine.models.modules", "engine.pruning"} | CONTRACTS
 MEASURING = {
@@ -97,8 +96,8 @@ ALLOWED: dict[str, set[str]] = {
     }
     | CONTRACTS,
     "charts": {"schema.records", "stats.significance", "catalog.published"},
-    "document": {"schema.records", "stats.significance"},
-    "takeaway": {"schema.records"},
+    "reporting": {"service.backend", "service.preflight", "service.reproduction", "charts"}
+    | KEEPING,
     # Both halves.
     "jobs": CONTRACTS,
     "storage.store": CONTRACTS,
@@ -146,7 +145,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.models.loading",
     }
     | KEEPING,
-    "__main__": {"engine.run.pipeline", "document", "service.preflight"} | KEEPING,
+    "__main__": {"engine.run.pipeline", "reporting", "service.preflight"} | KEEPING,
     "engine.run.pipeline": {"engine.run.stages", "engine.run.run_log"} | STAGES,
     "engine.comparison.continuation": {"engine.comparison.model_pair"} | STAGES,
     "engine.comparison.divergence": {"engine.comparison.model_pair"} | STAGES,

@@ -8,7 +8,7 @@ import pytest
 
 from sparsedash.__main__ import main
 from sparsedash.catalog import choices, presets
-from sparsedash.document import run_document
+from sparsedash.reporting.run_json import run_document
 from tests.examples import RECORD, RUN
 
 ROOT = Path(__file__).parents[1]

@@ -4,12 +4,13 @@ import secrets
 
 import streamlit as st
 
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import label
+from sparsedash.reporting.record_pair import Pair
+from sparsedash.reporting.side_by_side import Sides
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import wilson
-from sparsedash.ui import frame, wording
-from sparsedash.ui.pair import Pair
-from sparsedash.ui.sides import Sides
-from sparsedash.ui.text import label
+from sparsedash.ui import frame
 
 _MODE = "blind-mode"
 

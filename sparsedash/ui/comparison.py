@@ -5,11 +5,22 @@ from typing import get_args
 
 import streamlit as st
 
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import element, escape, label, visible
+from sparsedash.reporting.record_pair import (
+    KINDS,
+    Kind,
+    Offer,
+    Order,
+    Pair,
+    offers,
+    pair,
+    told_apart,
+    unknown,
+)
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, wording
-from sparsedash.ui.pair import KINDS, Kind, Offer, Order, Pair, offers, pair, told_apart, unknown
-from sparsedash.ui.text import element, escape, label, visible
+from sparsedash.ui import frame
 
 _FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "other-answer", "both-wrong", "both-right")
 """What is shown where the address names no kind: the first of these that has passages."""

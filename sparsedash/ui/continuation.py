@@ -3,13 +3,14 @@
 import streamlit as st
 
 from sparsedash.jobs.job import Job
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import Html, element, escape, paragraph
+from sparsedash.reporting.side_by_side import Sides
+from sparsedash.reporting.text_diff import marked
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, job_panel, wording
-from sparsedash.ui.differences import marked
-from sparsedash.ui.sides import Sides
-from sparsedash.ui.text import Html, element, escape, paragraph
+from sparsedash.ui import frame, job_panel
 
 POLL_S = 0.25
 """Text that grows is read far more often than the state of other jobs."""

@@ -5,6 +5,7 @@ from typing import get_args
 
 import streamlit as st
 
+from sparsedash.reporting import wording
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import (
     CalibrationSettings,
@@ -16,7 +17,7 @@ from sparsedash.schema.settings import (
     parse_percents,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, uploads, wording
+from sparsedash.ui import frame, uploads
 from sparsedash.ui.fields import (
     BOUND,
     CALIBRATION,

@@ -1,10 +1,11 @@
 """What a run will take before it is started: time, memory, and what is stored already."""
 
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import element, escape, join
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend, Cached, Preflight
 from sparsedash.service.preflight import Memory
-from sparsedash.ui import frame, wording
-from sparsedash.ui.text import element, escape, join
+from sparsedash.ui import frame
 
 
 def show_estimate(backend: Backend, settings: RunSettings | None) -> bool:

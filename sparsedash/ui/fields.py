@@ -7,11 +7,11 @@ from typing import Literal, TypeVar
 import streamlit as st
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, Choice
+from sparsedash.reporting.html import Html, element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, uploads
-from sparsedash.ui.text import Html, element, escape, paragraph
 
 T = TypeVar("T")
 

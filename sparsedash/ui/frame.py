@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import streamlit as st
 
 from sparsedash.charts.palette import Theme
+from sparsedash.reporting.html import Html, element, escape, join, label, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend, default_data_dir
-from sparsedash.ui.text import Html, element, escape, join, label, paragraph
 
 _STYLE = Path(__file__).with_name("style.css")
 _MARK = str(Path(__file__).with_name("mark.svg"))

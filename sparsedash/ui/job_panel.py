@@ -5,14 +5,15 @@ from collections.abc import Callable
 import streamlit as st
 
 from sparsedash.jobs.job import Job, JobState
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import Html, element, escape, label, paragraph, visible
+from sparsedash.reporting.job_status import doing, facts, what
+from sparsedash.reporting.record_pair import offers
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, wording
+from sparsedash.ui import frame
 from sparsedash.ui.controls import address
-from sparsedash.ui.job_words import doing, facts, what
-from sparsedash.ui.pair import offers
-from sparsedash.ui.text import Html, element, escape, label, paragraph, visible
 
 POLL_S = 1.0
 LOG_LINES = 40

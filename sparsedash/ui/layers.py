@@ -7,12 +7,13 @@ import streamlit as st
 
 from sparsedash.charts.layers import layers_chart, layers_words, relative
 from sparsedash.charts.palette import repainting
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import Html, element, escape, table, visible
+from sparsedash.reporting.record_pair import unknown
+from sparsedash.reporting.run_results import Sweep
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.stats.layer_errors import ALARM, median_ratio, mismatch
-from sparsedash.ui import frame, wording
-from sparsedash.ui.pair import unknown
-from sparsedash.ui.sweep import Sweep
-from sparsedash.ui.text import Html, element, escape, table, visible
+from sparsedash.ui import frame
 
 OVERFITTED = 2.0
 """From how many times the error on held-out text is one."""

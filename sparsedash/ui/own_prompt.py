@@ -2,12 +2,12 @@
 
 import streamlit as st
 
+from sparsedash.reporting.html import element, escape, paragraph
+from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import blind, frame
 from sparsedash.ui.continuation import show_written
-from sparsedash.ui.pair import Pair
-from sparsedash.ui.text import element, escape, paragraph
 
 _PROMPT = "own-prompt"
 _SHOWN_CHARACTERS = 2_000

@@ -2,11 +2,12 @@
 
 from math import exp
 
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import Html, element, escape, join, paragraph, token
+from sparsedash.reporting.record_pair import Pair
+from sparsedash.reporting.side_by_side import Sides, side_title
 from sparsedash.schema.records import Candidate, Outcome, Passages
-from sparsedash.ui import frame, wording
-from sparsedash.ui.pair import Pair
-from sparsedash.ui.sides import Sides, side_title
-from sparsedash.ui.text import Html, element, escape, join, paragraph, token
+from sparsedash.ui import frame
 
 SHOWN_CHARACTERS = 20_000
 """A longer context is shown from its end, where the target stands."""

@@ -1,10 +1,10 @@
 """One passage on the compare page: both answers, what both models write after it, and where they differ in it."""
 
+from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.records import Passages
 from sparsedash.service.backend import Backend
 from sparsedash.ui import blind
 from sparsedash.ui.continuation import continue_passage
-from sparsedash.ui.pair import Pair
 from sparsedash.ui.passage import show_passage
 from sparsedash.ui.strip import show_strip
 

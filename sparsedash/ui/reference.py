@@ -12,6 +12,8 @@ from sparsedash.catalog.published import (
     notes,
     published_model,
 )
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import element, escape, join, label, table
 from sparsedash.schema.records import Run, Score
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight
@@ -25,8 +27,7 @@ from sparsedash.service.reproduction import (
     ratio,
     run_settings,
 )
-from sparsedash.ui import controls, frame, wording
-from sparsedash.ui.text import element, escape, join, label, table
+from sparsedash.ui import controls, frame
 
 _ROW = "chosen-row"
 _HEAD = ["Model", "Calibration", "Format", "Dense", "Sparse", "95 % interval", "Change, points", "95 % interval", "Stated drop"]  # fmt: skip

@@ -9,14 +9,15 @@ from sparsedash.charts.measures import Live, Measure
 from sparsedash.charts.palette import repainting
 from sparsedash.charts.race import clicked, race_chart, race_words
 from sparsedash.jobs.job import Job
+from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting.html import Html, element, escape, label, paragraph
+from sparsedash.reporting.record_pair import offers
+from sparsedash.reporting.results_table import numbers_table
+from sparsedash.reporting.run_results import Sweep, answer, best, doubt, headline, live
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import judge
-from sparsedash.ui import frame, job_panel, judging, wording
-from sparsedash.ui.numbers import numbers_table
-from sparsedash.ui.pair import offers
-from sparsedash.ui.sweep import Sweep, answer, best, doubt, headline, live
-from sparsedash.ui.text import Html, element, escape, label, paragraph
+from sparsedash.ui import frame, job_panel
 
 MEASURE = "measure"
 _CLICK = (
@@ -57,7 +58,7 @@ def show_race(backend: Backend, found: Sweep, job: Job | None) -> None:
         frame.show(
             numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()})
         )
-    if ended := judging.endings(found.records):
+    if ended := verdicts.endings(found.records):
         frame.note(ended)
     for warning in found.run.warnings:
         frame.note(warning)
@@ -145,7 +146,7 @@ def _numbers(found: Sweep) -> list[Html]:
     right = f"{found.dense.last_word.right:,} of {found.dense.last_word.total:,} last words right"
     numbers = [_number("Dense", found.dense, right)]
     for record, pair, p in [rows[0], rows[-1]] if len(rows) > 1 else rows:
-        change = f"{wording.signed(pair.difference)} points, {judging.shown(judge(pair, p))}{_adjusted(found)}"
+        change = f"{wording.signed(pair.difference)} points, {verdicts.shown(judge(pair, p))}{_adjusted(found)}"
         numbers.append(_number(_name(found, record), record, change))
     return numbers
 

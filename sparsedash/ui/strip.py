@@ -2,14 +2,14 @@
 
 import streamlit as st
 
+from sparsedash.reporting.html import Html, element, escape, join, paragraph, table, visible
+from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Divergence, Place
 from sparsedash.schema.pair_settings import DivergenceSettings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
 from sparsedash.ui.job_panel import watch
-from sparsedash.ui.pair import Pair
-from sparsedash.ui.text import Html, element, escape, join, paragraph, table, visible
 
 LEVELS = (0.01, 0.05, 0.2, 0.8)
 """Nats at which a place is drawn one step stronger; the same for every passage, so that passages can be compared."""

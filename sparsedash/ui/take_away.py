@@ -5,14 +5,14 @@ from functools import partial
 
 import streamlit as st
 
+from sparsedash.reporting.html import label
+from sparsedash.reporting.html_report import report
+from sparsedash.reporting.record_pair import Kind, Pair
+from sparsedash.reporting.run_results import sweep
+from sparsedash.reporting.sample_files import harness_samples, view_csv, view_parquet
+from sparsedash.reporting.side_by_side import side_title
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.takeaway import harness_samples, view_csv, view_parquet
-from sparsedash.ui.pair import Kind, Pair
-from sparsedash.ui.report import report
-from sparsedash.ui.sides import side_title
-from sparsedash.ui.sweep import sweep
-from sparsedash.ui.text import label
 
 
 def offer_files(

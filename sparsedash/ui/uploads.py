@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD
 from sparsedash.storage.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES
-from sparsedash.ui import frame, wording
-from sparsedash.ui.text import element, escape, paragraph
+from sparsedash.ui import frame
 
 _HOW = (
     "A .jsonl file has one JSON object with a text field in each line, a .txt file blank lines between its texts, a .parquet "

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS
+from sparsedash.reporting.html import label
 from sparsedash.service.reproduction import run_settings
-from sparsedash.ui.text import label
 from tests.ui import specimens
 from tests.ui.conftest import links, query_of, words
 

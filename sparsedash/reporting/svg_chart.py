@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from sparsedash.charts.axes import round_places
 from sparsedash.charts.labels import placed
 from sparsedash.charts.marks import SYMBOLS, places
+from sparsedash.reporting.html import Html, element, escape
+from sparsedash.reporting.run_results import Sweep
 from sparsedash.schema.records import Record
 from sparsedash.stats.significance import accuracy_interval
-from sparsedash.ui.sweep import Sweep
-from sparsedash.ui.text import Html, element, escape
 
 _WIDTH, _HEIGHT = 720, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 190, 24, 48

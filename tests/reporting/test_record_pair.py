@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from sparsedash.reporting.record_pair import Offer, Pair, pair
 from sparsedash.schema.records import Stopping
-from sparsedash.ui.pair import Offer, Pair, pair
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend
 

@@ -6,8 +6,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedash.ui.differences import SHOWN_CHARACTERS, marked
-from sparsedash.ui.text import visible
+from sparsedash.reporting.html import visible
+from sparsedash.reporting.text_diff import SHOWN_CHARACTERS, marked
 
 
 def test_words_of_one_side_are_marked_on_that_side():

@@ -6,9 +6,9 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.charts.measures import Live
+from sparsedash.reporting import wording
+from sparsedash.reporting.run_results import Sweep, adjusted, answer, best, doubt, live, sweep
 from sparsedash.schema.records import Record, Stopping
-from sparsedash.ui import wording
-from sparsedash.ui.sweep import Sweep, adjusted, answer, best, doubt, live, sweep
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
 

@@ -1,10 +1,10 @@
 """What a job is, what it is at and how far, in words. Plain text: whoever shows it escapes it. Knows no Streamlit."""
 
 from sparsedash.jobs.job import Job
+from sparsedash.reporting import wording
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.settings import RunSettings, settings_from_plain
-from sparsedash.ui import wording
 
 PROMPT_WORDS = 14
 END_CHARACTERS = 300

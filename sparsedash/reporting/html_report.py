@@ -3,15 +3,15 @@
 from dataclasses import asdict
 
 from sparsedash.charts.race import race_words
+from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting.html import Html, element, escape, join, paragraph, table
+from sparsedash.reporting.record_pair import KINDS, Kind, Pair
+from sparsedash.reporting.results_table import numbers_table
+from sparsedash.reporting.run_results import Sweep, adjusted, answer, doubt
+from sparsedash.reporting.svg_chart import accuracy_drawing
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.records import Passages
 from sparsedash.stats.significance import compare
-from sparsedash.ui import judging, wording
-from sparsedash.ui.drawing import accuracy_drawing
-from sparsedash.ui.numbers import numbers_table
-from sparsedash.ui.pair import KINDS, Kind, Pair
-from sparsedash.ui.sweep import Sweep, adjusted, answer, doubt
-from sparsedash.ui.text import Html, element, escape, join, paragraph, table
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 FLIPS_SHOWN = 200
@@ -54,9 +54,9 @@ def report(found: Sweep, pair: Pair, passages: Passages | None) -> bytes:
         accuracy_drawing(found, words),
         element("div", numbers_table(found), css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
-        paragraph(judging.verdict(judged)),
-        *_remark(judging.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse))),
-        *_remark(judging.doubt(judged)),
+        paragraph(verdicts.verdict(judged)),
+        *_remark(verdicts.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse))),
+        *_remark(verdicts.doubt(judged)),
         *_flips(pair, passages),
         *_made(found),
     ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.ui.text import element, escape, label, paragraph, table, token, visible
+from sparsedash.reporting.html import element, escape, label, paragraph, table, token, visible
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sparsedash.reporting.html import Html, element, escape, join
+from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.records import Record
-from sparsedash.ui.pair import Pair
-from sparsedash.ui.text import Html, element, escape, join
 
 T = TypeVar("T")
 

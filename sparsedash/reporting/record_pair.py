@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sparsedash.reporting import wording
 from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import shared_outcomes
-from sparsedash.ui import wording
 
 Kind = Literal["both-right", "broke", "mended", "both-wrong", "other-answer"]
 """The two by two of the verdicts, and a part of it: the same verdict with another answer."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import assert_never
 
+from sparsedash.reporting.wording import NBSP, p_value, plural, round_up, signed
 from sparsedash.schema.records import Record, Stopping
 from sparsedash.stats.significance import SHOWN_BELOW, Judgement, Paired, judge, passages_needed
-from sparsedash.ui.wording import NBSP, p_value, plural, round_up, signed
 
 _JUDGEMENTS: dict[Judgement, str] = {
     "shown": "a difference is shown",

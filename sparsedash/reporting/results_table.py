@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 from sparsedash.charts.measures import readings, times
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import Html, element, escape, table
+from sparsedash.reporting.run_results import Sweep
 from sparsedash.schema.records import Record
 from sparsedash.stats.significance import Paired
-from sparsedash.ui import wording
-from sparsedash.ui.sweep import Sweep
-from sparsedash.ui.text import Html, element, escape, table
 
 
 def numbers_table(found: Sweep, comparisons: Mapping[str, str] | None = None) -> Html:

@@ -7,11 +7,11 @@ from itertools import takewhile
 from sparsedash.charts.measures import Lines, Live, Race, Same, readings, times
 from sparsedash.charts.published_points import published_beside
 from sparsedash.jobs.job import Job
+from sparsedash.reporting import wording
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import Paired, compare, holm, judge, passages_needed
-from sparsedash.ui import wording
 
 _JUDGED_BY = "the accuracy of last words"
 

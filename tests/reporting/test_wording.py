@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sparsedash.catalog.presets import method_named
+from sparsedash.reporting import wording
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
-from sparsedash.ui import wording
 from tests.examples import RECORD, outcome
 from tests.ui import specimens
 

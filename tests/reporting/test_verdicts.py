@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.reporting import verdicts
+from sparsedash.reporting.wording import NBSP
 from sparsedash.schema.records import Stopping
 from sparsedash.stats.significance import paired
-from sparsedash.ui import judging
-from sparsedash.ui.wording import NBSP
 from tests.examples import RECORD
 
 STOPPING = Stopping(
@@ -22,7 +22,7 @@ def plain(text: str) -> str:
 def test_the_verdict_says_in_words_what_broke_and_whether_a_difference_is_shown():
     dense = [True] * 68 + [False] * 132
     sparse = [True] * 59 + [False] * 9 + [True] * 3 + [False] * 129
-    said = plain(judging.verdict(paired(dense, sparse)))
+    said = plain(verdicts.verdict(paired(dense, sparse)))
     assert said.startswith(
         "9 answers broke, 3 were mended; no difference shown: −3.0 points, 95 % interval −"
     )
@@ -35,9 +35,9 @@ def test_a_verdict_on_the_border_says_why_and_how_many_passages_would_settle_it(
     found = paired(dense, sparse)
     assert (
         "; a borderline difference: −5.8 points, 95 % interval −12.3 to −0.5, p = 0.065."
-        in plain(judging.verdict(found))
+        in plain(verdicts.verdict(found))
     )
-    said = judging.doubt(found)
+    said = verdicts.doubt(found)
     assert said.startswith("Borderline: the interval leaves zero out, but the exact test")
     assert said.endswith("About 210 passages would be needed to show a difference of this size.")
 
@@ -58,14 +58,14 @@ def test_a_verdict_on_the_border_says_why_and_how_many_passages_would_settle_it(
 )
 def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
     ended = replace(RECORD, stopping=replace(STOPPING, **change))
-    found = judging.endings({"dense": RECORD, "20 %": ended})
+    found = verdicts.endings({"dense": RECORD, "20 %": ended})
     assert found.startswith(said)
     assert found.endswith("allow for having looked on the way.")
-    assert judging.endings({"dense": RECORD}) == ""
+    assert verdicts.endings({"dense": RECORD}) == ""
 
 
 def test_what_is_not_shown_is_not_called_equal():
-    said = judging.doubt(
+    said = verdicts.doubt(
         paired([True] * 60 + [False] * 60, [False] * 2 + [True] * 59 + [False] * 59)
     )
     assert said.startswith("The interval covers zero, which does not prove")
@@ -73,23 +73,23 @@ def test_what_is_not_shown_is_not_called_equal():
 
 
 def test_there_is_no_doubt_where_a_difference_is_shown_or_nothing_changed():
-    assert judging.doubt(paired([True] * 40, [True] * 20 + [False] * 20)) == ""
-    assert judging.doubt(paired([True], [True])) == ""
+    assert verdicts.doubt(paired([True] * 40, [True] * 20 + [False] * 20)) == ""
+    assert verdicts.doubt(paired([True], [True])) == ""
 
 
 def test_one_answer_is_not_called_answers():
-    said = judging.verdict(paired([True, False], [False, True]))
+    said = verdicts.verdict(paired([True, False], [False, True]))
     assert said.startswith("1 answer broke, 1 was mended;")
 
 
 def test_two_equal_models_need_no_statistics():
     assert (
-        judging.verdict(paired([True], [True]))
+        verdicts.verdict(paired([True], [True]))
         == "Every verdict stayed the same: nothing broke and nothing was mended."
     )
 
 
 def test_a_clear_loss_is_called_shown():
-    assert "a difference is shown" in judging.verdict(
+    assert "a difference is shown" in verdicts.verdict(
         paired([True] * 40, [True] * 20 + [False] * 20)
     )

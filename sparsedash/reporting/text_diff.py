@@ -3,7 +3,7 @@
 import re
 from difflib import SequenceMatcher
 
-from sparsedash.ui.text import Html, element, escape, join
+from sparsedash.reporting.html import Html, element, escape, join
 
 SHOWN_CHARACTERS = 4_000
 """Of a longer text the beginning is shown: comparing takes the square of the words, and one endless word keeps a browser
