@@ -46,7 +46,7 @@ KEEPING = {
 } | CONTRACTS
 DRAWING = {
     "service.backend",
-    "charts",
+    "reporting.charts",
     "reporting",
     "service.preflight",
     "service.reproduction",
@@ -95,8 +95,13 @@ ALLOWED: dict[str, set[str]] = {
         "stats.significance",
     }
     | CONTRACTS,
-    "charts": {"schema.records", "stats.significance", "catalog.published"},
-    "reporting": {"service.backend", "service.preflight", "service.reproduction", "charts"}
+    "reporting.charts": {"schema.records", "stats.significance", "catalog.published"},
+    "reporting": {
+        "service.backend",
+        "service.preflight",
+        "service.reproduction",
+        "reporting.charts",
+    }
     | KEEPING,
     # Both halves.
     "jobs": CONTRACTS,
@@ -233,7 +238,7 @@ FRONT = {"app", "pages", "ui"} | DRAWING | KEEPING
 DOORS: dict[str, set[str]] = {
     "streamlit": {"app", "pages", "ui"},
     "starlette": {"app", "ui"},
-    "plotly": {"charts"},
+    "plotly": {"reporting.charts"},
     "diskcache": {"storage.store"},
     "sqlite3": {"jobs.database", "storage.store"},
     "distributed": {"jobs.dask"},

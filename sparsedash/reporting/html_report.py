@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
-from sparsedash.charts.race import race_words
 from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting.charts.tradeoff import race_words
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, table
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair
 from sparsedash.reporting.results_table import numbers_table

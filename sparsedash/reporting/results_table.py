@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from sparsedash.charts.measures import readings, times
 from sparsedash.reporting import wording
+from sparsedash.reporting.charts.measures import readings, times
 from sparsedash.reporting.html import Html, element, escape, table
 from sparsedash.reporting.run_results import Sweep
 from sparsedash.schema.records import Record

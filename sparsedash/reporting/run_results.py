@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
 
-from sparsedash.charts.measures import Lines, Live, Race, Same, readings, times
-from sparsedash.charts.published_points import published_beside
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
+from sparsedash.reporting.charts.measures import Lines, Live, Race, Same, readings, times
+from sparsedash.reporting.charts.published_points import published_beside
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from sparsedash.charts.axes import round_places
-from sparsedash.charts.labels import placed
-from sparsedash.charts.marks import SYMBOLS, places
+from sparsedash.reporting.charts.axes import round_places
+from sparsedash.reporting.charts.labels import placed
+from sparsedash.reporting.charts.marks import SYMBOLS, places
 from sparsedash.reporting.html import Html, element, escape
 from sparsedash.reporting.run_results import Sweep
 from sparsedash.schema.records import Record

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
-from sparsedash.charts.palette import Theme
+from sparsedash.reporting.charts.palette import Theme
 from sparsedash.reporting.html import Html, element, escape, join, label, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend, default_data_dir

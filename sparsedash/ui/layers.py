@@ -5,9 +5,9 @@ from statistics import median
 
 import streamlit as st
 
-from sparsedash.charts.layers import layers_chart, layers_words, relative
-from sparsedash.charts.palette import repainting
 from sparsedash.reporting import wording
+from sparsedash.reporting.charts.layers import layers_chart, layers_words, relative
+from sparsedash.reporting.charts.palette import repainting
 from sparsedash.reporting.html import Html, element, escape, table, visible
 from sparsedash.reporting.record_pair import unknown
 from sparsedash.reporting.run_results import Sweep

@@ -5,11 +5,11 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from sparsedash.charts.measures import Live, Measure
-from sparsedash.charts.palette import repainting
-from sparsedash.charts.race import clicked, race_chart, race_words
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting.charts.measures import Live, Measure
+from sparsedash.reporting.charts.palette import repainting
+from sparsedash.reporting.charts.tradeoff import clicked, race_chart, race_words
 from sparsedash.reporting.html import Html, element, escape, label, paragraph
 from sparsedash.reporting.record_pair import offers
 from sparsedash.reporting.results_table import numbers_table

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.charts.measures import Live
 from sparsedash.reporting import wording
+from sparsedash.reporting.charts.measures import Live
 from sparsedash.reporting.run_results import Sweep, adjusted, answer, best, doubt, live, sweep
 from sparsedash.schema.records import Record, Stopping
 from tests.ui import specimens

@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sparsedash.catalog.published import LAST_WORD, PublishedRow, published_model
-from sparsedash.charts.palette import Palette
+from sparsedash.reporting.charts.palette import Palette
 from sparsedash.schema.records import Record
 
 NAME = "published"

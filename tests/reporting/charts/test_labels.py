@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedash.catalog.presets import METHODS
-from sparsedash.charts.labels import placed, wrapped
+from sparsedash.reporting.charts.labels import placed, wrapped
 
 
 def test_a_short_label_stays_on_one_line():

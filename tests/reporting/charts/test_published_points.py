@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from sparsedash.charts.measures import Race
-from sparsedash.charts.published_points import published_beside, published_words
-from sparsedash.charts.race import race_chart, race_words
-from tests.charts.drawn import drawn, trace
+from sparsedash.reporting.charts.measures import Race
+from sparsedash.reporting.charts.published_points import published_beside, published_words
+from sparsedash.reporting.charts.tradeoff import race_chart, race_words
 from tests.examples import PRUNED, RECORD, outcome
+from tests.reporting.charts.drawn import drawn, trace
 
 DENSE = replace(
     RECORD,

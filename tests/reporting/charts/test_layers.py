@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.charts.layers import layers_chart, layers_words, relative
-from tests.charts.drawn import drawn, labels, trace
+from sparsedash.reporting.charts.layers import layers_chart, layers_words, relative
 from tests.examples import PRUNED
+from tests.reporting.charts.drawn import drawn, labels, trace
 
 MADE = replace(
     PRUNED, widths=(96, 64, 32), dense_widths=(128, 64, 64), layer_errors=(0.1, 0.02, 0.4), held_out_errors=(0.11, 0.02, 0.5),

@@ -5,9 +5,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sparsedash.charts.axes import MARGIN, end_of_axis, range_of, ticks
-from sparsedash.charts.labels import Label, Panel, label_layout, room_for, wrapped
-from sparsedash.charts.marks import (
+from sparsedash.reporting.charts.axes import MARGIN, end_of_axis, range_of, ticks
+from sparsedash.reporting.charts.labels import Label, Panel, label_layout, room_for, wrapped
+from sparsedash.reporting.charts.marks import (
     SYMBOLS,
     Line,
     dense_marks,
@@ -18,9 +18,13 @@ from sparsedash.charts.marks import (
     strand_trace,
     strands,
 )
-from sparsedash.charts.measures import Measure, Race, dense_value, readings, sparsity
-from sparsedash.charts.palette import PALETTES, Palette, Theme, axis, frame_of
-from sparsedash.charts.published_points import published_notes, published_traces, published_words
+from sparsedash.reporting.charts.measures import Measure, Race, dense_value, readings, sparsity
+from sparsedash.reporting.charts.palette import PALETTES, Palette, Theme, axis, frame_of
+from sparsedash.reporting.charts.published_points import (
+    published_notes,
+    published_traces,
+    published_words,
+)
 
 HEIGHT = 380
 TITLES: dict[Measure, str] = {

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import ceil, floor, log
 from typing import Any
 
-from sparsedash.charts.measures import Measure, Race, readings, sparsity, times
+from sparsedash.reporting.charts.measures import Measure, Race, readings, sparsity, times
 
 MARGIN = 0.02
 """Air left of zero, as a share of the axis, so that the dense point does not stand on the tick labels."""

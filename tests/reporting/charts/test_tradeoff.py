@@ -7,13 +7,13 @@ from math import exp, log
 import pytest
 
 from sparsedash.catalog.presets import METHODS
-from sparsedash.charts.marks import places
-from sparsedash.charts.measures import Live, Race, readings, times
-from sparsedash.charts.palette import PALETTES
-from sparsedash.charts.race import clicked, race_chart, race_words
+from sparsedash.reporting.charts.marks import places
+from sparsedash.reporting.charts.measures import Live, Race, readings, times
+from sparsedash.reporting.charts.palette import PALETTES
+from sparsedash.reporting.charts.tradeoff import clicked, race_chart, race_words
 from sparsedash.schema.records import Stopping
 from sparsedash.stats.significance import mean_interval, share_interval, wilson
-from tests.charts.drawn import drawn, labels, trace
+from tests.reporting.charts.drawn import drawn, labels, trace
 from tests.ui import specimens
 
 DENSE = specimens.record([True] * 60 + [False] * 60)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-from sparsedash.charts.palette import Palette
+from sparsedash.reporting.charts.palette import Palette
 
 LONGEST = 14
 """Characters that stay on one line; two such lines leave a phone's chart most of its width."""

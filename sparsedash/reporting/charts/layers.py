@@ -7,8 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sparsedash.charts.labels import Label, Panel, label_layout, room_for, wrapped
-from sparsedash.charts.palette import PALETTES, Palette, Theme, axis, frame_of
+from sparsedash.reporting.charts.labels import Label, Panel, label_layout, room_for, wrapped
+from sparsedash.reporting.charts.palette import PALETTES, Palette, Theme, axis, frame_of
 from sparsedash.schema.records import Pruned
 
 _TOP, _BOTTOM, _LEFT = 44, 52, 52

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sparsedash.charts.palette import PALETTES, Palette, repainting
+from sparsedash.reporting.charts.palette import PALETTES, Palette, repainting
 from sparsedash.ui import frame
 
 STYLE = frame._STYLE.read_text(encoding="utf-8")

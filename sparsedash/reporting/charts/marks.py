@@ -6,10 +6,18 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sparsedash.charts.axes import MARGIN
-from sparsedash.charts.labels import apart
-from sparsedash.charts.measures import Measure, Race, Reading, Role, dense_value, readings, sparsity
-from sparsedash.charts.palette import Palette
+from sparsedash.reporting.charts.axes import MARGIN
+from sparsedash.reporting.charts.labels import apart
+from sparsedash.reporting.charts.measures import (
+    Measure,
+    Race,
+    Reading,
+    Role,
+    dense_value,
+    readings,
+    sparsity,
+)
+from sparsedash.reporting.charts.palette import Palette
 from sparsedash.schema.records import Record
 
 SYMBOLS = {
