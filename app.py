@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
-from sparsedash.ui import serving
+from sparsedash.ui import server
 
 # Streamlit takes a folder called pages/ for its older kind of multi-page app until st.navigation has run once; a deep
 # link to a fresh server would then run the page without this file.
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 else:
     app = st.App(
         __file__,
-        lifespan=serving.lifespan,
-        routes=[Route("/health", serving.health), Route("/overview", serving.front_page)],
-        middleware=[Middleware(serving.SecurityHeaders)],
+        lifespan=server.lifespan,
+        routes=[Route("/health", server.health), Route("/overview", server.front_page)],
+        middleware=[Middleware(server.SecurityHeaders)],
     )

@@ -6,10 +6,11 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.record_pair import Kind
 from sparsedash.reporting.run_results import adjusted, sweep
 from sparsedash.stats.significance import compare
-from sparsedash.ui import absence, blind, comparison, frame
-from sparsedash.ui.own_prompt import try_prompt
-from sparsedash.ui.reading import read_passage
-from sparsedash.ui.take_away import offer_files
+from sparsedash.ui import frame
+from sparsedash.ui.compare import blind, empty_state, selectors
+from sparsedash.ui.compare.downloads import offer_files
+from sparsedash.ui.compare.prompts import try_prompt
+from sparsedash.ui.compare.reading import read_passage
 
 backend = frame.page("Compare")
 runs = [run for run in backend.runs() if run.sparse]
@@ -17,15 +18,15 @@ chosen = frame.query("run") or (runs[0].key if runs else "")
 run = backend.run(chosen) if chosen else None
 
 if run is None or not run.sparse or backend.record(run.dense) is None:
-    absence.explain(backend, chosen, run)
+    empty_state.explain(backend, chosen, run)
     st.stop()
 
 verdict = st.container()
 choice_of_run, choice_of_records = st.columns(2)
 with choice_of_run:
-    comparison.choose_run(runs, chosen)
+    selectors.choose_run(runs, chosen)
 with choice_of_records:
-    pair = comparison.choose_pair(backend, run, runs)
+    pair = selectors.choose_pair(backend, run, runs)
 if pair is None:
     with verdict:
         frame.opening("These two cannot be compared.")
@@ -61,12 +62,12 @@ reading, choices = st.columns([3, 2], gap="medium")
 kind: Kind | None = None
 with choices:
     if is_blind:
-        view = comparison.choose_blindly(pair, passages)
+        view = selectors.choose_blindly(pair, passages)
     else:
-        kind, view = comparison.choose_view(pair, passages)
+        kind, view = selectors.choose_view(pair, passages)
         offer_files(backend, run, pair, passages, (kind, view))
 with reading:
-    position = comparison.choose_passage(view, pair, kind)
+    position = selectors.choose_passage(view, pair, kind)
     if position is None:
         clear = ", or clear the search" if frame.query("search") else ""
         frame.note(f"No passage is of this kind. Choose another kind{clear}.")

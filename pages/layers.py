@@ -3,7 +3,8 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import sweep
-from sparsedash.ui import frame, job_panel, layers
+from sparsedash.ui import frame, job_panel
+from sparsedash.ui.layers import view
 
 backend = frame.page("Layers")
 runs = backend.runs()
@@ -15,11 +16,11 @@ found = sweep(backend, run)
 
 if found is not None and found.sparse:
     answer = st.container()
-    record = layers.choose_record(found)
+    record = view.choose_record(found)
     assert record.pruned is not None
     with answer:
-        frame.opening(layers.sentence(record.pruned), layers.basis(record, record.pruned))
-    layers.show_layers(record.pruned)
+        frame.opening(view.sentence(record.pruned), view.basis(record, record.pruned))
+    view.show_layers(record.pruned)
     with st.container(horizontal=True):
         frame.link("overview", "Back to the chart", run=chosen)
         name = found.name_of(record)

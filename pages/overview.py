@@ -3,7 +3,9 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import sweep
-from sparsedash.ui import controls, frame, job_panel, results
+from sparsedash.ui import frame, job_panel
+from sparsedash.ui.form import run_form
+from sparsedash.ui.overview import results
 
 LAST_RUNS = 8
 
@@ -14,7 +16,7 @@ jobs = [job for job in backend.jobs() if job.kind == "run"]
 
 def try_built_in() -> None:
     """Ask for the default run and keep its key in the address, so that a refresh finds it again."""
-    st.query_params["run"] = backend.submit(controls.first_run()).key
+    st.query_params["run"] = backend.submit(run_form.first_run()).key
 
 
 def invite() -> None:
@@ -44,7 +46,7 @@ if found is not None:
     results.show_race(backend, found, job)
     with st.container(horizontal=True):
         results.link_to_answers(found)
-        frame.link("prune", "Change the settings", **(controls.address(found.run.settings) or {}))
+        frame.link("prune", "Change the settings", **(run_form.address(found.run.settings) or {}))
 elif job is not None:
     frame.opening("The first results are on their way." if job.live else "This run has no results.")
     if job.live:

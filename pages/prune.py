@@ -2,14 +2,16 @@
 
 import streamlit as st
 
-from sparsedash.ui import controls, estimate, frame, job_panel
+from sparsedash.ui import frame, job_panel
+from sparsedash.ui.form import run_form
+from sparsedash.ui.prune import estimate
 
 backend = frame.page("Prune")
 frame.opening("Choose a model and how much of its MLPs to remove.")
 
 form, aside = st.columns([3, 2], gap="medium")
 with form:
-    settings = controls.run_settings(backend)
+    settings = run_form.run_settings(backend)
 
 
 def start() -> None:

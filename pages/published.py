@@ -1,9 +1,10 @@
 """The published results, what follows from them, and the way to repeat each row."""
 
-from sparsedash.ui import frame, reference
+from sparsedash.ui import frame
+from sparsedash.ui.published import tables
 
 backend = frame.page("Published")
-frame.opening(reference.opening())
-reference.show_source()
-reference.show_tables()
-reference.show_row(backend)
+frame.opening(tables.opening())
+tables.show_source()
+tables.show_tables()
+tables.show_row(backend)

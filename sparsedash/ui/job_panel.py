@@ -13,7 +13,7 @@ from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
-from sparsedash.ui.controls import address
+from sparsedash.ui.form.run_form import address
 
 POLL_S = 1.0
 LOG_LINES = 40

@@ -27,7 +27,8 @@ from sparsedash.service.reproduction import (
     ratio,
     run_settings,
 )
-from sparsedash.ui import controls, frame
+from sparsedash.ui import frame
+from sparsedash.ui.form import run_form
 
 _ROW = "chosen-row"
 _HEAD = ["Model", "Calibration", "Format", "Dense", "Sparse", "95 % interval", "Change, points", "95 % interval", "Stated drop"]  # fmt: skip
@@ -91,7 +92,7 @@ def show_row(backend: Backend) -> None:
     for note in notes(row):
         frame.note(note)
     frame.link(
-        "prune", label(f"Prune {_title(row)}"), **(controls.address(run_settings(row)) or {})
+        "prune", label(f"Prune {_title(row)}"), **(run_form.address(run_settings(row)) or {})
     )
 
 

@@ -21,7 +21,7 @@ from sparsedash.schema.method_settings import (
 )
 from sparsedash.schema.settings import RunSettings
 from sparsedash.ui import frame
-from sparsedash.ui.fields import BOUND, checked, hint, one_of, whole
+from sparsedash.ui.form.fields import BOUND, checked, hint, one_of, whole
 
 CHANNELS: Pattern = "channelx1"
 """The pattern that takes channels out of the network; every other one only sets weights to zero."""

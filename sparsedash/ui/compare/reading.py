@@ -3,10 +3,10 @@
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.records import Passages
 from sparsedash.service.backend import Backend
-from sparsedash.ui import blind
-from sparsedash.ui.continuation import continue_passage
-from sparsedash.ui.passage import show_passage
-from sparsedash.ui.strip import show_strip
+from sparsedash.ui.compare import blind
+from sparsedash.ui.compare.continuation import continue_passage
+from sparsedash.ui.compare.divergence_strip import show_strip
+from sparsedash.ui.compare.passage import show_passage
 
 
 def read_passage(

@@ -9,7 +9,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.preflight import Duration, Memory
-from sparsedash.ui.controls import address
+from sparsedash.ui.form.run_form import address
 from tests.ui import specimens
 from tests.ui.conftest import button, links, markup, words
 from tests.ui.fake_backend import job

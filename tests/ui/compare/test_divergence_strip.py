@@ -4,7 +4,7 @@ import pytest
 
 from sparsedash.schema.pair_records import Divergence, Place
 from sparsedash.schema.pair_settings import DivergenceSettings
-from sparsedash.ui.strip import level
+from sparsedash.ui.compare.divergence_strip import level
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
 from tests.ui.fake_backend import job
 

@@ -240,7 +240,7 @@ def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkey
         raise AssertionError("made before it was asked for")
 
     for name in ("view_csv", "view_parquet", "harness_samples", "report"):
-        monkeypatch.setattr(f"sparsedash.ui.take_away.{name}", refuse)
+        monkeypatch.setattr(f"sparsedash.ui.compare.downloads.{name}", refuse)
     app = open_page("compare")
     assert [b.proto.label for b in app.get("download_button")] == [
         "Report, one HTML file", "These 9 passages, CSV", "These 9 passages, parquet",

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.engine.calibration.mismatch import ALARM as ALARM_OF_RUNS
-from sparsedash.ui.layers import ALARM, sentence, times_more
+from sparsedash.ui.layers.view import ALARM, sentence, times_more
 from tests.examples import PRUNED
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, words

@@ -6,8 +6,9 @@ from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.service.backend import Backend
-from sparsedash.ui import blind, frame
-from sparsedash.ui.continuation import show_written
+from sparsedash.ui import frame
+from sparsedash.ui.compare import blind
+from sparsedash.ui.compare.continuation import show_written
 
 _PROMPT = "own-prompt"
 _SHOWN_CHARACTERS = 2_000

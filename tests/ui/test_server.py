@@ -8,7 +8,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from sparsedash.schema.errors import StoreError
-from sparsedash.ui import frame, serving
+from sparsedash.ui import frame, server
 from tests.ui.fake_backend import FakeBackend
 
 
@@ -28,7 +28,7 @@ def headers_of(scope_type: str) -> dict[str, str]:
     async def send(message):
         sent.append(message)
 
-    asyncio.run(serving.SecurityHeaders(app)({"type": scope_type}, None, send))
+    asyncio.run(server.SecurityHeaders(app)({"type": scope_type}, None, send))
     return {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 
@@ -57,7 +57,7 @@ def test_scripts_come_from_this_server_or_are_named_by_their_hash():
 
 def test_health_says_what_the_backend_says(monkeypatch):
     monkeypatch.setattr(frame, "backend", FakeBackend)
-    assert json.loads(serving.health(None).body) == {"status": "ok"}
+    assert json.loads(server.health(None).body) == {"status": "ok"}
 
 
 def test_health_fails_while_the_data_folder_cannot_be_used(monkeypatch):
@@ -65,7 +65,7 @@ def test_health_fails_while_the_data_folder_cannot_be_used(monkeypatch):
         raise StoreError("no room")
 
     monkeypatch.setattr(frame, "backend", refuse)
-    answer = serving.health(None)
+    answer = server.health(None)
     assert answer.status_code == 503
     assert json.loads(answer.body)["problem"] == "no room"
 
@@ -83,10 +83,10 @@ def test_jobs_are_tended_while_the_server_lives_and_a_failure_does_not_end_that(
     backend = FakeBackend()
     backend.tend = tend
     monkeypatch.setattr(frame, "backend", lambda: backend)
-    monkeypatch.setattr(serving, "TEND_S", 0.001)
+    monkeypatch.setattr(server, "TEND_S", 0.001)
 
     async def live():
-        async with serving.lifespan(None):
+        async with server.lifespan(None):
             while len(tended) < 5:
                 await asyncio.sleep(0.001)
 
@@ -99,4 +99,4 @@ def test_the_overview_by_its_name_is_the_front_page_with_the_same_question():
         "type": "http", "method": "GET", "scheme": "http", "server": ("127.0.0.1", 8501),
         "path": "/overview", "query_string": b"run=a%20b", "headers": [],
     }  # fmt: skip
-    assert serving.front_page(Request(scope)).headers["location"] == "/?run=a%20b"
+    assert server.front_page(Request(scope)).headers["location"] == "/?run=a%20b"

@@ -17,8 +17,9 @@ from sparsedash.schema.settings import (
     parse_percents,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, uploads
-from sparsedash.ui.fields import (
+from sparsedash.ui import frame
+from sparsedash.ui.form import uploads
+from sparsedash.ui.form.fields import (
     BOUND,
     CALIBRATION,
     MODEL,
@@ -30,7 +31,7 @@ from sparsedash.ui.fields import (
     reference,
     whole,
 )
-from sparsedash.ui.method_choice import (
+from sparsedash.ui.form.method_fields import (
     MASKS,
     OWN,
     all_of,

@@ -11,7 +11,8 @@ from sparsedash.reporting.html import Html, element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, uploads
+from sparsedash.ui import frame
+from sparsedash.ui.form import uploads
 
 T = TypeVar("T")
 

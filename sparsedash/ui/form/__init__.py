@@ -1,0 +1,1 @@
+"""The form that a run is started with."""

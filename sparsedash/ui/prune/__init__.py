@@ -1,0 +1,1 @@
+"""The parts of the prune page, beside the form."""
