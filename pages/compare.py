@@ -4,7 +4,7 @@ import streamlit as st
 
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.record_pair import Kind
-from sparsedash.reporting.run_results import adjusted, sweep
+from sparsedash.reporting.run_results import adjusted, run_results
 from sparsedash.stats.significance import compare
 from sparsedash.ui import frame
 from sparsedash.ui.compare import blind, empty_state, selectors
@@ -42,7 +42,7 @@ with verdict:
         judged = compare(pair.left, pair.right)
         basis = f"{pair.right_name} against {pair.left_name} · {basis}"
         frame.opening(verdicts.verdict(judged), basis)
-        found = sweep(backend, run)
+        found = run_results(backend, run)
         notes = [
             found
             and verdicts.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse)),

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.reporting.run_results import sweep
+from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.layers import view
 
@@ -12,7 +12,7 @@ jobs = [job for job in backend.jobs() if job.kind == "run"]
 chosen = frame.query("run") or next((r.key for r in [*(r for r in runs if r.sparse), *jobs]), "")
 run = backend.run(chosen) if chosen else None
 job = next((job for job in jobs if job.key == chosen), None)
-found = sweep(backend, run)
+found = run_results(backend, run)
 
 if found is not None and found.sparse:
     answer = st.container()

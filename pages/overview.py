@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.reporting.run_results import sweep
+from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.form import run_form
 from sparsedash.ui.overview import results
@@ -38,12 +38,12 @@ def invite() -> None:
 chosen = frame.query("run") or next((r.key for r in [*runs, *jobs]), "")
 run = backend.run(chosen) if chosen else None
 job = next((job for job in jobs if job.key == chosen), None)
-found = sweep(backend, run)
+found = run_results(backend, run)
 
 if found is not None:
     results.show_answer(found)
     job_panel.mention_others(backend, chosen)
-    results.show_race(backend, found, job)
+    results.show_tradeoff(backend, found, job)
     with st.container(horizontal=True):
         results.link_to_answers(found)
         frame.link("prune", "Change the settings", **(run_form.address(found.run.settings) or {}))
@@ -53,7 +53,7 @@ elif job is not None:
         frame.empty(
             "The chart appears here as soon as the dense model has answered, and grows with every sparse one."
         )
-    job_panel.watch(backend, job, lambda: sweep(backend, backend.run(chosen)) is not None)
+    job_panel.watch(backend, job, lambda: run_results(backend, backend.run(chosen)) is not None)
 elif chosen:
     frame.opening("There is no run with this address.")
     frame.empty("It may have been made in another data folder. The last runs are listed below.")

@@ -48,24 +48,24 @@ class Pipeline:
 def engine() -> Pipeline:
     """The real pipeline, with shelves that keep its last models from job to job. Imports torch."""
     from sparsedash.engine.comparison import continuation, divergence
-    from sparsedash.engine.comparison.model_pair import Speakers
+    from sparsedash.engine.comparison.model_pair import ModelPairCache
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.run import pipeline
 
     shelf = ModelShelf()
-    speakers = Speakers(shelf)
+    pair_cache = ModelPairCache(shelf)
 
     def run(settings: RunSettings, store: Store, on_step: OnStep, key: str) -> object:
-        speakers.let_go()
+        pair_cache.let_go()
         return pipeline.run(settings, store, on_step, shelf, run_key=key)
 
     return Pipeline(
         run=run,
         continue_prompt=lambda settings, store, on_step, on_text: continuation.continue_prompt(
-            settings, store, speakers, on_step, on_text
+            settings, store, pair_cache, on_step, on_text
         ),
         measure_divergence=lambda settings, store, on_step: divergence.measure_divergence(
-            settings, store, speakers, on_step
+            settings, store, pair_cache, on_step
         ),
     )
 

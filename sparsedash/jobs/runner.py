@@ -59,7 +59,7 @@ class LocalRunner:
         self._fruitless_starts = 0
         self._tending = threading.Lock()
 
-    def tend(self) -> None:
+    def reconcile(self) -> None:
         """Make the table right and start what can start. Cheap; to be called about once a second.
 
         A call that meets another one in this process does nothing.

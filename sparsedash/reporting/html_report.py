@@ -3,11 +3,11 @@
 from dataclasses import asdict
 
 from sparsedash.reporting import verdicts, wording
-from sparsedash.reporting.charts.tradeoff import race_words
+from sparsedash.reporting.charts.tradeoff import tradeoff_words
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, table
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair
 from sparsedash.reporting.results_table import numbers_table
-from sparsedash.reporting.run_results import Sweep, adjusted, answer, doubt
+from sparsedash.reporting.run_results import RunResults, adjusted, answer, doubt
 from sparsedash.reporting.svg_chart import accuracy_drawing
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.records import Passages
@@ -42,10 +42,10 @@ pre { white-space: pre-wrap; font-size: 0.85rem; }
 """
 
 
-def report(found: Sweep, pair: Pair, passages: Passages | None) -> bytes:
+def report(found: RunResults, pair: Pair, passages: Passages | None) -> bytes:
     """The verdict, the chart and its numbers, the flips of this pair, the settings and the versions."""
     judged = compare(pair.left, pair.right)
-    words = race_words(found.race())
+    words = tradeoff_words(found.tradeoff())
     title = wording.run_title(found.run.settings)
     body = [
         element("h1", escape(answer(found))),
@@ -101,7 +101,7 @@ def _flip(position: int, pair: Pair, passages: Passages | None) -> list[str]:
     return [f"{left.index + 1:,}", end, left.target[:CONTEXT_SHOWN], *answers, change]
 
 
-def _made(found: Sweep) -> list[Html]:
+def _made(found: RunResults) -> list[Html]:
     run = found.run
     identities = {"model": run.model_identity, **run.corpora}
     return [

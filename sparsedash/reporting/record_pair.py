@@ -98,7 +98,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offer:
+class RecordChoice:
     """A record that can be chosen. address: its name in the page's address."""
 
     key: str
@@ -106,11 +106,11 @@ class Offer:
     address: str
 
 
-def offers(run: Run, runs: Sequence[Run]) -> list[Offer]:
+def offers(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
     """Every record over the passages of this run: its own first, then those of other runs, each record once."""
-    found: dict[str, Offer] = {}
+    found: dict[str, RecordChoice] = {}
     for key, name in _names(run):
-        found.setdefault(key, Offer(key=key, name=name, address=name))
+        found.setdefault(key, RecordChoice(key=key, name=name, address=name))
     for other in runs:
         if _passages(other) != _passages(run):
             continue
@@ -118,7 +118,7 @@ def offers(run: Run, runs: Sequence[Run]) -> list[Offer]:
         calibrated = wording.calibrated(other.settings.calibration)
         for key, name in _names(other):
             label = f"{name} · {about}, {calibrated}"
-            found.setdefault(key, Offer(key=key, name=label, address=key[:ADDRESS_LENGTH]))
+            found.setdefault(key, RecordChoice(key=key, name=label, address=key[:ADDRESS_LENGTH]))
     names = told_apart({key: offer.name for key, offer in found.items()})
     return [replace(offer, name=names[key]) for key, offer in found.items()]
 
@@ -138,7 +138,7 @@ def told_apart(names: Mapping[str, str]) -> dict[str, str]:
     return unique
 
 
-def pair(backend: Backend, left: Offer, right: Offer) -> Pair | None:
+def pair(backend: Backend, left: RecordChoice, right: RecordChoice) -> Pair | None:
     """Both records, or None where one is lost or they do not answer the same passages."""
     first, second = backend.record(left.key), backend.record(right.key)
     if first is None or second is None or first.passages_key != second.passages_key:

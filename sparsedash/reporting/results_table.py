@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.measures import readings, times
 from sparsedash.reporting.html import Html, element, escape, table
-from sparsedash.reporting.run_results import Sweep
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.records import Record
-from sparsedash.stats.significance import Paired
+from sparsedash.stats.significance import PairedComparison
 
 
-def numbers_table(found: Sweep, comparisons: Mapping[str, str] | None = None) -> Html:
+def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Html:
     """Every record of the run with its doubt, as a table. comparisons: the address of each one's with dense, by its key."""
     addresses = comparisons or {}
     names = [_name(name, addresses.get(record.key, "")) for name, record in found.records.items()]
@@ -30,7 +30,7 @@ def _name(name: str, address: str) -> Html:
     return element("a", escape(name), href=address, aria_label=f"{name} beside dense")
 
 
-def _rows(found: Sweep) -> list[list[str]]:
+def _rows(found: RunResults) -> list[list[str]]:
     rows = []
     compared = [None, *zip(found.paired, found.p_values, strict=True)]
     for (name, record), pair in zip(found.records.items(), compared, strict=True):
@@ -50,7 +50,7 @@ def _removed(record: Record) -> list[str]:
     return [wording.percent(share) for share in (pruned.mlp_sparsity, pruned.matmul_ratio)]
 
 
-def _change(pair: tuple[Paired, float] | None) -> list[str]:
+def _change(pair: tuple[PairedComparison, float] | None) -> list[str]:
     if pair is None:
         return [""] * 5
     compared, p = pair
@@ -68,7 +68,7 @@ def _times_dense(dense: Record, record: Record) -> list[str]:
     return [times(-reading.value), f"{times(-reading.high).removesuffix(' ×')} to {times(-reading.low)}"]  # fmt: skip
 
 
-def _caption(found: Sweep) -> str:
+def _caption(found: RunResults) -> str:
     several = f" over {len(found.sparse)} comparisons" if len(found.sparse) > 1 else ""
     if any(record.stopping for record in found.sparse):
         methods = (

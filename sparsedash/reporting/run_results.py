@@ -6,22 +6,22 @@ from itertools import takewhile
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.measures import Lines, Live, Race, Same, readings, times
+from sparsedash.reporting.charts.measures import Lines, Live, Same, TradeoffData, readings, times
 from sparsedash.reporting.charts.published_points import published_beside
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import Paired, compare, holm, judge, passages_needed
+from sparsedash.stats.significance import PairedComparison, compare, holm, judge, passages_needed
 
 _JUDGED_BY = "the accuracy of last words"
 
-Row = tuple[Record, Paired, float]
+Row = tuple[Record, PairedComparison, float]
 """A sparse record, its comparison with dense, and the adjusted p-value of that."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """The dense record of a run and the sparse ones there are so far, their outcomes without words and evidence.
+class RunResults:
+    """The dense record of a run and the sparse ones there are so far, their outcomes without words and first choices.
 
     paired: each sparse record against dense, on the passages that it answered. p_values: of these, adjusted after Holm
     over the sweep.
@@ -30,7 +30,7 @@ class Sweep:
     run: Run
     dense: Record
     sparse: tuple[Record, ...]
-    paired: tuple[Paired, ...]
+    paired: tuple[PairedComparison, ...]
     p_values: tuple[float, ...]
 
     @property
@@ -55,10 +55,10 @@ class Sweep:
         """The label of a method's line: its name where the run has several methods."""
         return method if len(self.run.settings.methods) > 1 else "sparse"
 
-    def race(self, live: Live | None = None) -> Race:
+    def tradeoff(self, live: Live | None = None) -> TradeoffData:
         """All of it as a chart takes it. live: the model that is answering now."""
         rows = best(self)
-        return Race(
+        return TradeoffData(
             dense=self.dense,
             lines={self.label(wording.method(m)): [] for m in self.run.settings.methods}
             | dict(self.lines),
@@ -74,7 +74,7 @@ class Sweep:
         return wording.method(record.pruned.method) if record.pruned else "dense"
 
 
-def sweep(backend: Backend, run: Run | None) -> Sweep | None:
+def run_results(backend: Backend, run: Run | None) -> RunResults | None:
     """The run's records, or None while there is no dense one. Records that were lost are left out."""
     dense = _light(backend, run.dense) if run and run.dense else None
     if run is None or dense is None:
@@ -83,7 +83,7 @@ def sweep(backend: Backend, run: Run | None) -> Sweep | None:
     sparse = tuple(r for r in found if r and r.passages_key == dense.passages_key)
     compared = tuple(_compared(Same(dense), Same(record)) for record in sparse)
     p_values = tuple(holm([c.p_value for c in compared]))
-    return Sweep(run=run, dense=dense, sparse=sparse, paired=compared, p_values=p_values)
+    return RunResults(run=run, dense=dense, sparse=sparse, paired=compared, p_values=p_values)
 
 
 def _light(backend: Backend, key: str) -> Record | None:
@@ -96,7 +96,7 @@ def _light(backend: Backend, key: str) -> Record | None:
 
 @lru_cache(maxsize=128)
 def _kept_light(backend: Backend, key: str) -> Record:
-    """As `_light`. A race of many methods has more passages than fit into memory whole. Raises LookupError."""
+    """As `_light`. A sweep of many methods has more passages than fit into memory whole. Raises LookupError."""
     record = backend.record(key)
     if record is None:
         # What raises is not kept: the record may yet come.
@@ -106,11 +106,11 @@ def _kept_light(backend: Backend, key: str) -> Record:
 
 
 @lru_cache(maxsize=512)
-def _compared(left: Same, right: Same) -> Paired:
+def _compared(left: Same, right: Same) -> PairedComparison:
     return compare(left.record, right.record)
 
 
-def live(found: Sweep, job: Job) -> Live | None:
+def live(found: RunResults, job: Job) -> Live | None:
     """The sparse model that a job is asking just now, with what it has right so far; None where it does something else.
 
     A run's records come in the order of its points: one whose record is there is drawn already.
@@ -124,7 +124,7 @@ def live(found: Sweep, job: Job) -> Live | None:
     return Live(label=label, permille=permille, right=job.n_right, done=job.done)
 
 
-def best(found: Sweep) -> list[Row]:
+def best(found: RunResults) -> list[Row]:
     """The rows, by rising sparsity, of the method that removes most before a difference is shown; ties by accuracy.
 
     Of those that remove channels, where there are any: what only sets weights to zero makes nothing smaller.
@@ -139,14 +139,14 @@ def best(found: Sweep) -> list[Row]:
     return max(channels or ordered, key=_merit, default=[])
 
 
-def headline(found: Sweep) -> Record | None:
+def headline(found: RunResults) -> Record | None:
     """The sparse record that the answer speaks of: the first with a difference, or the last without one."""
     rows = best(found)
     harmed = rows[len(unharmed(rows)) :]
     return next((row[0] for row in [*harmed[:1], *rows[-1:]]), None)
 
 
-def adjusted(found: Sweep, left: Record, right: Record) -> float | None:
+def adjusted(found: RunResults, left: Record, right: Record) -> float | None:
     """The p-value of this comparison among all of the run's; None where it is none of these."""
     if left.key != found.dense.key:
         return None
@@ -154,7 +154,7 @@ def adjusted(found: Sweep, left: Record, right: Record) -> float | None:
     return found.p_values[keys.index(right.key)] if right.key in keys else None
 
 
-def answer(found: Sweep) -> str:
+def answer(found: RunResults) -> str:
     """What pruning cost, in one sentence."""
     rows = best(found)
     if not rows:
@@ -165,7 +165,7 @@ def answer(found: Sweep) -> str:
     return sentence if found.run.finished else f"So far: {sentence[0].lower()}{sentence[1:]}"
 
 
-def doubt(found: Sweep) -> str:
+def doubt(found: RunResults) -> str:
     """What the answer leaves open where it says that no difference is shown; nothing where that one is known to be small."""
     rows = unharmed(best(found))
     if not rows:
@@ -176,7 +176,7 @@ def doubt(found: Sweep) -> str:
     return f"{_too_few(record, comparison)}{_by_perplexity(found.dense, record)}"
 
 
-def _too_few(record: Record, comparison: Paired) -> str:
+def _too_few(record: Record, comparison: PairedComparison) -> str:
     total, needed = comparison.n_passages, passages_needed(comparison)
     if needed is None:
         return f"That does not prove that there is none: {total:,} passages are too few to show a small one."
@@ -238,6 +238,6 @@ def _sentence(rows: list[Row]) -> str:
     return f"{verb} {shows_none}; {asked} {cost}."
 
 
-def _points(comparison: Paired) -> str:
+def _points(comparison: PairedComparison) -> str:
     low, high = (wording.signed(bound) for bound in comparison.interval)
     return f"{wording.signed(comparison.difference)} points, 95{wording.NBSP}% interval {low} to {high}"

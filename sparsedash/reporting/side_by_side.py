@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sides:
+class SideBySide:
     """hidden: nothing shows which side is which. turned: the right model stands first; only where it is hidden."""
 
     pair: Pair

@@ -6,7 +6,7 @@ from sparsedash.reporting.charts.axes import round_places
 from sparsedash.reporting.charts.labels import placed
 from sparsedash.reporting.charts.marks import SYMBOLS, places
 from sparsedash.reporting.html import Html, element, escape
-from sparsedash.reporting.run_results import Sweep
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.records import Record
 from sparsedash.stats.significance import accuracy_interval
 
@@ -32,12 +32,12 @@ class _Plane:
         return f"{_TOP + (self.high - share) / (self.high - self.low) * height:.1f}"
 
 
-def accuracy_drawing(found: Sweep, words: str) -> Html:
+def accuracy_drawing(found: RunResults, words: str) -> Html:
     """Accuracy against measured sparsity with Wilson's 95 % intervals. words: what it shows, for those who cannot see it."""
     plane = _Plane([found.dense, *found.sparse])
-    race = found.race()
-    drawn = [*_axes(plane, race.taken), *_dense(found.dense, plane)]
-    at = places(race, 100 * plane.end)
+    tradeoff = found.tradeoff()
+    drawn = [*_axes(plane, tradeoff.taken), *_dense(found.dense, plane)]
+    at = places(tradeoff, 100 * plane.end)
     for i, (label, records) in enumerate(found.lines.items()):
         points = [
             (at[label, record.sparsity_permille] / 100, record)
@@ -79,7 +79,7 @@ def _dense(dense: Record, plane: _Plane) -> list[Html]:
     ]
 
 
-def _labels(found: Sweep, plane: _Plane) -> list[Html]:
+def _labels(found: RunResults, plane: _Plane) -> list[Html]:
     """The names of dense and of every line at the right edge, none on another."""
     ends = {"dense": found.dense} | {
         name: max(records, key=_removed) for name, records in found.lines.items()

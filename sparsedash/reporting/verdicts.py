@@ -5,7 +5,13 @@ from typing import assert_never
 
 from sparsedash.reporting.wording import NBSP, p_value, plural, round_up, signed
 from sparsedash.schema.records import Record, Stopping
-from sparsedash.stats.significance import SHOWN_BELOW, Judgement, Paired, judge, passages_needed
+from sparsedash.stats.significance import (
+    SHOWN_BELOW,
+    Judgement,
+    PairedComparison,
+    judge,
+    passages_needed,
+)
 
 _JUDGEMENTS: dict[Judgement, str] = {
     "shown": "a difference is shown",
@@ -19,7 +25,7 @@ def shown(judgement: Judgement) -> str:
     return _JUDGEMENTS[judgement]
 
 
-def verdict(comparison: Paired) -> str:
+def verdict(comparison: PairedComparison) -> str:
     """The comparison in one sentence."""
     broke, mended = comparison.broke, comparison.mended
     if not broke and not mended:
@@ -33,7 +39,7 @@ def verdict(comparison: Paired) -> str:
     )
 
 
-def among(comparison: Paired, adjusted: float | None, n: int) -> str:
+def among(comparison: PairedComparison, adjusted: float | None, n: int) -> str:
     """What the verdict becomes where this is one of a run's n comparisons; nothing where it stays.
 
     adjusted: the p-value among them; None where the comparison is none of them.
@@ -44,7 +50,7 @@ def among(comparison: Paired, adjusted: float | None, n: int) -> str:
     return f"That is by itself. Among the {n:,} comparisons of this run {p_value(adjusted)} after Holm: {becomes}."
 
 
-def doubt(comparison: Paired) -> str:
+def doubt(comparison: PairedComparison) -> str:
     """What the verdict leaves open, and how many passages would close it; nothing where a difference is shown."""
     match judge(comparison):
         case "shown":

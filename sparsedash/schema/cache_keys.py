@@ -30,7 +30,7 @@ def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: Calibrati
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvidenceKeys:
+class CalibrationKeys:
     """Keys of what a calibration leaves of the blocks: see the functions of these names."""
 
     statistics: str
@@ -39,14 +39,14 @@ class EvidenceKeys:
     gradients: str
 
 
-def evidence_keys(
+def calibration_keys(
     model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings
-) -> EvidenceKeys:
+) -> CalibrationKeys:
     """The keys of one calibration. model, corpus: resolved identities."""
     statistics = statistics_key(model, dtype, corpus, calibration)
     # A mask's gradient sees the text, not how much each of its tokens counts in the statistics.
     unweighted = statistics_key(model, dtype, corpus, _unweighted(calibration))
-    return EvidenceKeys(
+    return CalibrationKeys(
         statistics=statistics,
         inputs=inputs_key(statistics),
         sensitivity=sensitivity_key(statistics),
@@ -59,7 +59,7 @@ def gradients_key(statistics: str) -> str:
     return stage_key("gradients", statistics=statistics)
 
 
-def scheduled_gradients_key(keys: EvidenceKeys, method: MethodSettings, permille: int) -> str:
+def scheduled_gradients_key(keys: CalibrationKeys, method: MethodSettings, permille: int) -> str:
     """Key of the mask gradients of a model that gets sparser while it reads. keys: of its calibration."""
     rests_on = keys.statistics if method.allocation == "sensitivity" else keys.gradients
     # The masks on the way are neither refitted nor rounded to multiples.

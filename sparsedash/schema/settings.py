@@ -32,9 +32,9 @@ PUBLISHED_LONGEST = 197
 class CalibrationSettings:
     """Which text the statistics come from, and how much: at most n_samples * length tokens.
 
-    corpus: a text reference (see engine.corpora): a catalog name, `self` or `file:PATH`.
+    corpus: a text reference (see engine.texts.corpora): a catalog name, `self` or `file:PATH`.
     token_weights: how much each token counts: `equal`, or `residual`, by 1 / the mean square of the residual stream after
-    the block, so that tokens with an enormous stream count little (see engine.token_weights).
+    the block, so that tokens with an enormous stream count little (see engine.calibration.token_weights).
     packed: the same tokens, but the documents, each cut to `length`, are joined and cut again, as the published program does;
     else every document is a sequence of its own. A running text is always joined.
     """
@@ -60,7 +60,7 @@ class EvaluationSettings:
 
     rule: how the last token is judged. `plain`: right when it is the model's first choice. `published`: as the published
     run did, which could not count a passage of more than PUBLISHED_LONGEST tokens as right.
-    stop_early: a sparse model answers only until its difference to the dense one is decided; see sequential_test.
+    stop_early: a sparse model answers only until its difference to the dense one is decided; see stats.anytime.
     """
 
     corpus: str = "builtin:cloze"
@@ -127,14 +127,14 @@ class RunSettings:
         """The sparsities of all points, each once: those asked for, and those that patterns decide themselves."""
         return tuple(dict.fromkeys(permille for _, permille in self.points))
 
-    def key(self, stamps: Mapping[str, str] | None = None) -> str:
-        """The name of this request. `stamps`: what tells two states of the local files named in it apart."""
+    def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
+        """The name of this request. fingerprints: what tells two states of the local files named in it apart."""
         values = asdict(self) | {
             "calibration": calibration_values(self.calibration),
             "evaluation": evaluation_values(self.evaluation),
             "methods": [method_values(method) for method in self.methods],
         }
-        return digest({"settings": values, "stamps": dict(stamps or {})})
+        return digest({"settings": values, "stamps": dict(fingerprints or {})})
 
 
 S = TypeVar("S", bound="DataclassInstance")

@@ -16,10 +16,10 @@ from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service import preflight
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.storage.data_dir import data_folder
-from sparsedash.storage.fingerprints import stamps
+from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
 from sparsedash.storage.uploads import Uploads, texts_read
-from sparsedash.storage.user_data import Visitors
+from sparsedash.storage.user_data import UserData
 
 __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
 
@@ -32,27 +32,27 @@ class Backend:
     """One data folder with its results, its job table and its workers. Safe to share between threads.
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
-    visitors: what those who use the pages leave there. uploads: the text files among it.
+    user_data: what those who use the pages leave there. uploads: the text files among it.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir.expanduser().absolute()
         self._store = Store(self.data_dir)
-        self.visitors = Visitors(self._store)
+        self.user_data = UserData(self._store)
         self.uploads = Uploads(self.data_dir)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._runner = LocalRunner(self.data_dir, self._table)
         self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
-        self.tend()
+        self.reconcile()
 
     def submit(self, settings: RunSettings) -> Job:
         """The job for this request: the one that has done it, the live one, or a new one."""
-        key = settings.key(stamps(settings))
+        key = settings.key(fingerprints(settings))
         newest = self._table.newest(key)
         if newest is not None and newest.state == "done" and self._is_whole(key):
             return newest
         job = self._table.submit("run", key, asdict(settings))
-        self.tend()
+        self.reconcile()
         return job
 
     def submit_continuation(self, settings: ContinuationSettings) -> Job:
@@ -67,18 +67,18 @@ class Backend:
 
     def job(self, job_id: int) -> Job:
         """The job as it is now. Raises JobError when there is none."""
-        self.tend()
+        self.reconcile()
         return self._table.get(job_id)
 
     def jobs(self, limit: int = 50) -> tuple[Job, ...]:
         """The newest jobs as they are now, newest first."""
-        self.tend()
+        self.reconcile()
         return self._table.list(limit)
 
     def cancel(self, job_id: int) -> Job:
         """Ask a job to stop; one that waits is cancelled at once, one that has ended stays as it is."""
         job = self._table.request_cancel(job_id)
-        self.tend()
+        self.reconcile()
         return job
 
     def retry(self, job_id: int) -> Job:
@@ -89,10 +89,10 @@ class Backend:
         job = self._table.get(job_id)
         if job.kind == "run" and not job.live and job.state != "done":
             settings = settings_from_plain(RunSettings, job.settings)
-            if settings.key(stamps(settings)) != job.key:
+            if settings.key(fingerprints(settings)) != job.key:
                 return self.submit(settings)
         job = self._table.retry(job_id)
-        self.tend()
+        self.reconcile()
         return job
 
     def queue_position(self, job_id: int) -> int | None:
@@ -130,7 +130,7 @@ class Backend:
 
     def newest_job(self, key: str) -> Job | None:
         """The newest job with this key as it is now, or None."""
-        self.tend()
+        self.reconcile()
         return self._table.newest(key)
 
     def cached(self, settings: RunSettings) -> Cached:
@@ -156,9 +156,9 @@ class Backend:
         live = (*self._table.running(), *self._table.queue())
         self.uploads.drop(reference, {t for j in live for t in texts_read(j.settings, self.record)})
 
-    def tend(self) -> None:
+    def reconcile(self) -> None:
         """Make the job table right, stop what is to stop, start what can start. Cheap; about once a second."""
-        self._runner.tend()
+        self._runner.reconcile()
 
     def health(self) -> dict[str, object]:
         """Plain facts for a monitor. Raises StoreError when results or jobs cannot be read."""
@@ -183,7 +183,7 @@ class Backend:
         if newest is not None and newest.state == "done" and stored:
             return newest
         job = self._table.submit(kind, settings.key(), asdict(settings))
-        self.tend()
+        self.reconcile()
         return job
 
     def _is_whole(self, key: str) -> bool:

@@ -12,7 +12,7 @@ from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
-from sparsedash.storage.fingerprints import stamp
+from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
 
@@ -220,7 +220,7 @@ def _times(n: float, value: float | None) -> float | None:
 
 
 def _noted(store: Store, kind: str, reference: str) -> str | None:
-    return store.recall(f"{kind}/{reference}|{stamp(reference)}")
+    return store.recall(f"{kind}/{reference}|{fingerprint(reference)}")
 
 
 def _statistics_key(settings: RunSettings, model: str, store: Store) -> str | None:

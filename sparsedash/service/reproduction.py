@@ -30,7 +30,7 @@ METHOD = "retrain-free (published)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doubt:
+class PublishedInterval:
     """How sure a published row can be, from its totals alone. Intervals are 95 %.
 
     sparse: of the sparse accuracy. difference: sparse minus dense; its interval is unpaired, since which passages flipped
@@ -70,7 +70,7 @@ class Ratio:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
+class RunCost:
     """What repeating a row takes at least.
 
     download_bytes: from the hub. kept_bytes: of the statistics in the data folder. seconds: on this machine; None where
@@ -96,10 +96,10 @@ class Measured:
     interval: tuple[float, float]
 
 
-def doubt(row: PublishedRow) -> Doubt:
+def published_interval(row: PublishedRow) -> PublishedInterval:
     """The intervals that a row was published without."""
     dense, sparse = ((right, row.n_passages) for right in row.n_right)
-    return Doubt(
+    return PublishedInterval(
         sparse=wilson(*sparse),
         difference=row.sparse - row.dense,
         interval=unpaired_interval(dense, sparse),
@@ -137,7 +137,7 @@ def run_settings(row: PublishedRow) -> RunSettings:
     )
 
 
-def needs(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> Needs:
+def run_cost(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> RunCost:
     """What repeating a row takes. seconds: says how long a request takes here, as far as its model was measured."""
     counted = _dimensions(row)
     settings = run_settings(row)
@@ -145,7 +145,7 @@ def needs(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> 
     if known is None:
         small = seconds(replace(settings, model=BUILTIN_MODEL))
     scale = counted.n_matmul / shipped(BUILTIN_CONFIG).n_matmul
-    return Needs(
+    return RunCost(
         memory=least_memory(counted, settings),
         download_bytes=counted.n_parameters * counted.stored_bytes,
         kept_bytes=kept_bytes(

@@ -22,14 +22,14 @@ Judgement = Literal["shown", "borderline", "not-shown"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paired:
+class PairedComparison:
     """Dense against sparse on the same passages.
 
     broke: right before, wrong now. mended: wrong before, right now.
     difference: sparse minus dense accuracy, -1 to 1. interval: 95 %, around the difference.
     p_value: exact McNemar, two-sided; chance of flips this lopsided if neither model were better.
     anytime: one of the models stopped where the answers told it to, so that interval and p_value are those of
-    sequential_test, which allow for that.
+    stats.anytime, which allow for that.
     """
 
     both_right: int
@@ -47,7 +47,7 @@ class Paired:
         return self.both_right + self.broke + self.mended + self.both_wrong
 
 
-def compare(left: Record, right: Record) -> Paired:
+def compare(left: Record, right: Record) -> PairedComparison:
     """Last-word verdicts of the second record against the first, on the passages that both answered."""
     pairs = shared_outcomes(left, right)
     return paired(
@@ -79,8 +79,10 @@ def share_interval(count: int, total: int, anytime: bool = False) -> tuple[float
     return max(0.0, low), high
 
 
-def paired(dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False) -> Paired:
-    """The comparison of two sets of verdicts on the same passages, in the same order. anytime: as in Paired.
+def paired(
+    dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False
+) -> PairedComparison:
+    """The comparison of two sets of verdicts on the same passages, in the same order. anytime: as in PairedComparison.
 
     Raises ValueError when the lengths differ or there are none.
     """
@@ -90,7 +92,7 @@ def paired(dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False)
     broke = sum(d and not s for d, s in zip(dense, sparse, strict=True))
     mended = sum(s and not d for d, s in zip(dense, sparse, strict=True))
     both_wrong = len(dense) - both_right - broke - mended
-    return Paired(
+    return PairedComparison(
         both_right=both_right,
         broke=broke,
         mended=mended,
@@ -106,7 +108,7 @@ def paired(dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False)
     )
 
 
-def judge(comparison: Paired, p_value: float | None = None) -> Judgement:
+def judge(comparison: PairedComparison, p_value: float | None = None) -> Judgement:
     """What the comparison shows. p_value: an adjusted one, in place of the comparison's own."""
     p = comparison.p_value if p_value is None else p_value
     low, high = comparison.interval
@@ -114,7 +116,7 @@ def judge(comparison: Paired, p_value: float | None = None) -> Judgement:
     return "borderline" if len(says) == 2 else "shown" if True in says else "not-shown"
 
 
-def passages_needed(comparison: Paired) -> int | None:
+def passages_needed(comparison: PairedComparison) -> int | None:
     """Passages that show a difference of this size four times of five, if flips stay as frequent as they are here.
 
     None when as many broke as were mended: no number of passages shows a difference that is not there.

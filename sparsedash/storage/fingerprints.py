@@ -6,7 +6,7 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.text_refs import FILE, file_of
 
 
-def stamp(reference: str) -> str:
+def fingerprint(reference: str) -> str:
     """Sizes and times of the file or folder a reference names; empty where it names none on this machine.
 
     Of an upload it is empty too: the reference holds the hash of its content.
@@ -22,7 +22,7 @@ def stamp(reference: str) -> str:
     return ",".join(f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states)
 
 
-def stamps(settings: RunSettings) -> dict[str, str]:
-    """The stamps of everything local that a run reads, by reference."""
+def fingerprints(settings: RunSettings) -> dict[str, str]:
+    """The fingerprints of everything local that a run reads, by reference."""
     references = (settings.model, settings.calibration.corpus, settings.evaluation.corpus)
-    return {reference: mark for reference in references if (mark := stamp(reference))}
+    return {reference: mark for reference in references if (mark := fingerprint(reference))}

@@ -8,7 +8,7 @@ from sparsedash.storage.store import Store
 MOST_PROMPTS = 50
 
 
-class Visitors:
+class UserData:
     """Of one data folder, shared by all who use it. Every method may raise StoreError."""
 
     def __init__(self, store: Store) -> None:
@@ -28,7 +28,7 @@ class Visitors:
         self._relist(asked, ())
 
     def choices(self, one: str, other: str) -> dict[str, str]:
-        """See records.Choices; the same whichever of the records is on the left."""
+        """See pair_records.Choices; the same whichever of the records is on the left."""
         kept = self._store.get(Choices, _pair(one, other))
         return kept.better if kept else {}
 

@@ -20,7 +20,7 @@ from sparsedash.ui import frame
 
 log = logging.getLogger(__name__)
 
-TEND_S = 1.0
+RECONCILE_S = 1.0
 
 
 class SecurityHeaders:
@@ -51,7 +51,9 @@ class SecurityHeaders:
 async def lifespan(_app: object) -> AsyncIterator[None]:
     """Tend the jobs in a thread for as long as the server lives."""
     stop = threading.Event()
-    thread = threading.Thread(target=_tend_until, args=(stop,), name="tend-jobs", daemon=True)
+    thread = threading.Thread(
+        target=_reconcile_until, args=(stop,), name="reconcile-jobs", daemon=True
+    )
     thread.start()
     try:
         yield
@@ -72,15 +74,15 @@ def front_page(request: Request) -> RedirectResponse:
     return RedirectResponse(f"/?{request.url.query}")
 
 
-def _tend_until(stop: threading.Event) -> None:
+def _reconcile_until(stop: threading.Event) -> None:
     problem = ""
-    while not stop.wait(TEND_S):
+    while not stop.wait(RECONCILE_S):
         try:
-            frame.backend().tend()
+            frame.backend().reconcile()
             problem = ""
         except (SparseDashError, OSError) as error:
             if str(error) != problem:
-                log.warning("Jobs cannot be tended: %s", error)
+                log.warning("Jobs cannot be reconciled: %s", error)
             problem = str(error)
 
 

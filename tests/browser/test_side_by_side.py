@@ -14,7 +14,7 @@ from sparsedash.schema.pair_records import Continuation, Divergence, Place
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
-from sparsedash.storage.user_data import Visitors
+from sparsedash.storage.user_data import UserData
 from tests.browser.test_main_job import write_passages
 from tests.engine.tiny import CONFIGS, tiny_tokenizer
 from tests.ui import specimens
@@ -166,7 +166,7 @@ def hostile(tmp_path_factory, start_server):
     store.put(run.key, run)
     pair = {"left": records[0].key, "right": records[-1].key}
     asked = ContinuationSettings(**pair, prompt=TEXT)
-    Visitors(store).keep_prompt(asked)
+    UserData(store).keep_prompt(asked)
     store.put(asked.key(), Continuation(key=asked.key(), prompt=TEXT, left=LONG, right=TEXT))
     strip = DivergenceSettings(**pair, text=f"{TEXT} {TEXT}")
     places = (Place(text=TEXT, nats=1.0, left=TEXT, right=TEXT),) * 3

@@ -15,7 +15,13 @@ from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS, notes, pub
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import reproduction
-from sparsedash.service.reproduction import doubt, measured, needs, ratio, run_settings
+from sparsedash.service.reproduction import (
+    measured,
+    published_interval,
+    ratio,
+    run_cost,
+    run_settings,
+)
 from sparsedash.stats.significance import unpaired_interval
 from tests.examples import PRUNED, RECORD, RUN, outcome
 
@@ -65,15 +71,15 @@ def test_the_drop_of_one_bf16_row_is_that_of_its_fp32_row():
 
 
 def test_not_even_the_largest_drop_shows_a_difference_from_totals_alone():
-    shown = [row.name for row in ROWS if doubt(row).shown]
+    shown = [row.name for row in ROWS if published_interval(row).shown]
     assert shown == []
     largest = min(ROWS, key=lambda row: row.sparse - row.dense)
-    assert doubt(largest).interval == pytest.approx((-0.0319, 0.0063), abs=1e-3)
+    assert published_interval(largest).interval == pytest.approx((-0.0319, 0.0063), abs=1e-3)
 
 
 @by_name
 def test_the_intervals_hold_what_was_published(row):
-    found = doubt(row)
+    found = published_interval(row)
     assert found.sparse[0] < row.sparse < found.sparse[1]
     assert found.interval[0] < found.difference < found.interval[1]
 
@@ -112,7 +118,7 @@ def test_the_model_that_is_gone_has_a_stand_in_that_is_named():
 
 
 def test_what_a_run_takes_follows_from_the_config_and_the_format():
-    single, half = (needs(row, lambda _: None) for row in LAST_WORD[:2])
+    single, half = (run_cost(row, lambda _: None) for row in LAST_WORD[:2])
     weights = [row.memory.n_bytes - row.memory.beside_bytes for row in (single, half)]
     assert weights == [4 * 6_050_882_784, 2 * 6_050_882_784]
     assert single.download_bytes == half.download_bytes == 4 * 6_050_882_784
@@ -128,7 +134,7 @@ def test_what_a_run_takes_follows_from_the_config_and_the_format():
 
 def test_a_method_without_a_backward_pass_leaves_no_gradients(monkeypatch):
     monkeypatch.setattr(reproduction, "METHOD", "wanda-channels")
-    found = needs(LAST_WORD[0], lambda _: None)
+    found = run_cost(LAST_WORD[0], lambda _: None)
     assert found.kept_bytes == 28 * 16384 * 16384 * 2
 
 
@@ -139,8 +145,8 @@ def test_what_a_row_takes_for_granted_about_its_calibration_is_said():
 
 def test_the_time_is_measured_on_the_model_or_scaled_up_from_the_built_in_one():
     row = LAST_WORD[0]
-    assert needs(row, lambda _: 60.0).seconds == 60.0
-    scaled = needs(row, lambda settings: 10.0 if settings.model == BUILTIN_MODEL else None)
+    assert run_cost(row, lambda _: 60.0).seconds == 60.0
+    scaled = run_cost(row, lambda settings: 10.0 if settings.model == BUILTIN_MODEL else None)
     assert scaled.extrapolated
     assert scaled.seconds == pytest.approx(10 * 5_843_582_976 / 134_479_872)
 

@@ -10,5 +10,5 @@ from sparsedash.jobs.table import JobTable
 folder = Path(sys.argv[1])
 runner = LocalRunner(folder, JobTable(folder / "jobs.sqlite"), command=sys.argv[2:])
 while True:
-    runner.tend()
+    runner.reconcile()
     time.sleep(0.02)

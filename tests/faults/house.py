@@ -58,11 +58,11 @@ class House:
         return self.table.submit("run", settings.key(), asdict(settings))
 
     def tend_until(self, condition: Callable[[], object]) -> None:
-        def tended() -> object:
-            self.runner.tend()
+        def reconciled() -> object:
+            self.runner.reconcile()
             return condition()
 
-        eventually(tended)
+        eventually(reconciled)
 
     def tend_until_state(self, job: Job, *states: str) -> Job:
         self.tend_until(lambda: self.table.get(job.id).state in states)

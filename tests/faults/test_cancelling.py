@@ -50,7 +50,7 @@ def test_no_signal_is_sent_before_its_time(house):
     job = house.tend_until_stage(house.submit("deaf"), "prune")
     house.table.request_cancel(job.id)
     for _ in range(20):
-        house.runner.tend()
+        house.runner.reconcile()
     assert house.table.get(job.id).state == "running"
     assert is_held(job_lock(house.folder, job.id))
 
@@ -68,7 +68,7 @@ def test_a_cancelled_job_can_be_retried(house):
 def test_a_cancel_at_any_moment_ends_in_cancelled_or_done(house, delay_s):
     house.runner = house.new_runner(term_after_s=0.05, kill_after_s=0.2)
     first, second = house.submit("quick-1"), house.submit("quick-2")
-    house.runner.tend()
+    house.runner.reconcile()
     time.sleep(delay_s)
     house.table.request_cancel(first.id)
     house.tend_until_state(first, "cancelled", "done")

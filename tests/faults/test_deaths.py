@@ -34,7 +34,7 @@ def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(hous
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5])
 def test_a_worker_killed_at_any_moment_leaves_a_job_that_ends(house, delay_s):
     job = house.submit("quick")
-    house.runner.tend()
+    house.runner.reconcile()
     time.sleep(delay_s)
     for child in house.runner._children.values():
         child.kill()

@@ -103,33 +103,33 @@ def house(tmp_path, monkeypatch):
 
 
 def test_no_worker_is_started_when_nothing_waits(house):
-    house.runner.tend()
+    house.runner.reconcile()
     assert house.started == []
 
 
 def test_as_many_workers_are_started_as_jobs_wait(house):
     house.submit("a", "b")
-    house.runner.tend()
+    house.runner.reconcile()
     assert house.started == [0, 1]
 
 
 def test_no_more_workers_are_started_than_there_are_slots(house):
     house.submit(*"abcdef")
-    house.runner.tend()
+    house.runner.reconcile()
     assert house.started == [0, 1, 2]
 
 
 def test_an_idle_worker_is_left_to_take_the_job(house):
     house.submit("a")
     with hold(slot_lock(house.folder, 1)):
-        house.runner.tend()
+        house.runner.reconcile()
     assert house.started == []
 
 
 def test_a_busy_worker_is_not_counted_on(house):
     first, _ = house.submit("a", "b")
     locks = house.run_in_slot(first, 0)
-    house.runner.tend()
+    house.runner.reconcile()
     for lock in locks:
         lock.close()
     assert house.started == [1]
@@ -138,7 +138,7 @@ def test_a_busy_worker_is_not_counted_on(house):
 def test_no_worker_is_started_where_none_is_wanted(tmp_path, monkeypatch):
     house = Fixture(tmp_path, 0, monkeypatch)
     (job,) = house.submit("a")
-    house.runner.tend()
+    house.runner.reconcile()
     assert house.started == []
     assert house.table.get(job.id).state == "queued"
     house.table.close()
@@ -148,9 +148,9 @@ def test_a_held_lock_keeps_a_silent_job_alive(house):
     (job,) = house.submit("a")
     locks = house.run_in_slot(job, 0)
     house.table._database._db.execute("UPDATE jobs SET heartbeat_at = 0, started_at = 0")
-    house.runner.tend()
+    house.runner.reconcile()
     assert house.table.get(job.id).state == "running"
     for lock in locks:
         lock.close()
-    house.runner.tend()
+    house.runner.reconcile()
     assert house.table.get(job.id).state == "crashed"

@@ -10,7 +10,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.html_report import POLICY, report
 from sparsedash.reporting.record_pair import Pair
-from sparsedash.reporting.run_results import sweep
+from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.svg_chart import accuracy_drawing
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend
@@ -46,7 +46,7 @@ def made(text: str = "") -> str:
         passages = replace(passages, contexts=(text,) * 120)
         run = replace(run, warnings=(text,), versions={"torch": text})
     backend.add_run((run, records))
-    found = sweep(backend, run)
+    found = run_results(backend, run)
     assert found is not None
     pair = Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1])
     return report(found, pair, passages).decode()
@@ -80,7 +80,7 @@ def test_points_of_two_methods_at_one_sparsity_do_not_cover_each_other():
     methods = (*specimens.SETTINGS.methods, method_named("magnitude"))
     run, records = specimens.run(replace(specimens.SETTINGS, methods=methods))
     backend.add_run((run, records))
-    found = sweep(backend, run)
+    found = run_results(backend, run)
     assert found is not None
     across = re.findall(r'<text x="([\d.]+)"[^>]*class="point"', accuracy_drawing(found, "words"))
     assert len(set(across)) == len(across) == 6

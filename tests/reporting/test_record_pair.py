@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparsedash.reporting.record_pair import Offer, Pair, pair
+from sparsedash.reporting.record_pair import Pair, RecordChoice, pair
 from sparsedash.schema.records import Stopping
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend
@@ -17,7 +17,7 @@ def stopped_beside_dense() -> tuple[Pair, FakeBackend]:
     run, (dense, *_, sparse) = specimens.run()
     answered = tuple(outcome for outcome in sparse.outcomes if outcome.index % 3 == 1)
     backend.add_run((run, [dense, replace(sparse, outcomes=answered, stopping=STOPPED)]))
-    offers = [Offer(key=record.key, name="x", address="x") for record in (dense, sparse)]
+    offers = [RecordChoice(key=record.key, name="x", address="x") for record in (dense, sparse)]
     found = pair(backend, *offers)
     assert found is not None
     return found, backend

@@ -7,7 +7,15 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.measures import Live
-from sparsedash.reporting.run_results import Sweep, adjusted, answer, best, doubt, live, sweep
+from sparsedash.reporting.run_results import (
+    RunResults,
+    adjusted,
+    answer,
+    best,
+    doubt,
+    live,
+    run_results,
+)
 from sparsedash.schema.records import Record, Stopping
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
@@ -20,7 +28,7 @@ def broken(n: int) -> list[bool]:
     return [False] * n + [True] * (60 - n) + [False] * 60
 
 
-def sweep_of(*sparse: Record, finished: bool = True) -> Sweep:
+def sweep_of(*sparse: Record, finished: bool = True) -> RunResults:
     backend = FakeBackend()
     dense = specimens.record(DENSE)
     methods = tuple(dict.fromkeys(r.pruned.method for r in sparse if r.pruned))
@@ -30,7 +38,7 @@ def sweep_of(*sparse: Record, finished: bool = True) -> Sweep:
     backend.add_run(
         (replace(run, dense=dense.key, sparse=keys, finished=finished), [dense, *sparse])
     )
-    found = sweep(backend, backend.stored_runs[0])
+    found = run_results(backend, backend.stored_runs[0])
     assert found is not None
     return found
 
@@ -137,8 +145,8 @@ def test_p_values_are_adjusted_for_the_number_of_comparisons():
 
 def test_a_run_without_its_dense_record_is_no_sweep():
     run, _ = specimens.run()
-    assert sweep(FakeBackend(), run) is None
-    assert sweep(FakeBackend(), None) is None
+    assert run_results(FakeBackend(), run) is None
+    assert run_results(FakeBackend(), None) is None
 
 
 def test_a_record_of_other_passages_is_left_out():
@@ -172,11 +180,11 @@ def test_the_passages_that_a_record_stopped_at_are_called_too_few_only_where_not
 class TestTheLivePoint:
     METHODS = (method_named("magnitude"), method_named("random"))
 
-    def found(self, n_sparse: int, finished: bool = False) -> Sweep:
+    def found(self, n_sparse: int, finished: bool = False) -> RunResults:
         backend = FakeBackend()
         settings = replace(specimens.SETTINGS, methods=self.METHODS)
         run = backend.add_run(specimens.run(settings, finished=finished, n_sparse=n_sparse))
-        found = sweep(backend, run)
+        found = run_results(backend, run)
         assert found is not None
         return found
 

@@ -7,7 +7,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.cache_keys import (
     activations_key,
-    evidence_keys,
+    calibration_keys,
     gradients_key,
     outcomes_key,
     pruned_key,
@@ -50,7 +50,8 @@ def test_the_weights_of_tokens_change_statistics_and_neither_text_nor_gradients(
     usual, weighted = CalibrationSettings(), CalibrationSettings(token_weights="residual")
     assert text_key(MODEL, "float32", usual) == text_key(MODEL, "float32", weighted)
     keys, others = (
-        asdict(evidence_keys(MODEL, "float32", CORPUS, settings)) for settings in (usual, weighted)
+        asdict(calibration_keys(MODEL, "float32", CORPUS, settings))
+        for settings in (usual, weighted)
     )
     assert {name for name in keys if keys[name] == others[name]} == {"gradients"}
 
@@ -59,7 +60,7 @@ def test_packing_changes_all_evidence_and_not_the_text_which_is_only_cut_in_anot
     usual, packed = CalibrationSettings(), CalibrationSettings(packed=True)
     assert text_key(MODEL, "float32", usual) == text_key(MODEL, "float32", packed)
     keys, others = (
-        asdict(evidence_keys(MODEL, "float32", CORPUS, settings)) for settings in (usual, packed)
+        asdict(calibration_keys(MODEL, "float32", CORPUS, settings)) for settings in (usual, packed)
     )
     assert not {name for name in keys if keys[name] == others[name]}
 
@@ -121,7 +122,7 @@ def test_an_outcomes_key_changes_with_the_rounds_of_a_fisher_method_and_how_it_g
 def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_what_refits():
     def key(method, permille=100, weights="equal"):
         calibration = CalibrationSettings(token_weights=weights)
-        keys = evidence_keys(MODEL, "float32", CORPUS, calibration)
+        keys = calibration_keys(MODEL, "float32", CORPUS, calibration)
         return scheduled_gradients_key(keys, method, permille)
 
     usual = MethodSettings(saliency="fisher", allocation="global", rounds=6)

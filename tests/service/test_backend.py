@@ -16,7 +16,7 @@ from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import backend as backend_module
 from sparsedash.service.backend import Backend, default_data_dir
-from sparsedash.storage.fingerprints import stamps
+from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100,))
@@ -102,7 +102,7 @@ def test_a_changed_text_file_makes_another_request(backend, tmp_path):
     file.write_text("and after")
     second = backend.submit(settings)
     assert first.id != second.id
-    assert second.key == settings.key(stamps(settings))
+    assert second.key == settings.key(fingerprints(settings))
 
 
 def test_a_retry_after_a_file_was_mended_is_a_new_request(backend, tmp_path):
@@ -113,7 +113,7 @@ def test_a_retry_after_a_file_was_mended_is_a_new_request(backend, tmp_path):
     failed = backend._table.claim(first.id, "slot-0", 1)
     backend._table.fail(failed, "CorpusError", "text", "advice")
     file.write_text("mended now")
-    assert backend.retry(first.id).key == settings.key(stamps(settings))
+    assert backend.retry(first.id).key == settings.key(fingerprints(settings))
 
 
 def test_a_cancelled_job_is_retried_as_the_next_attempt(backend):

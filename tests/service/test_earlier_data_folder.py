@@ -59,11 +59,11 @@ def test_its_jobs_are_listed_as_they_ended(backend):
 
 def test_its_upload_prompt_continuation_divergence_and_choice_are_there(backend):
     assert list(backend.uploads.kept()) == [UPLOAD]
-    (prompt,) = backend.visitors.prompts(DENSE, SPARSE[1])
+    (prompt,) = backend.user_data.prompts(DENSE, SPARSE[1])
     assert (prompt.prompt, prompt.key()) == ("the lamp and the", CONTINUATION)
     assert backend.continuation(CONTINUATION).prompt == "the lamp and the"
     assert len(backend.divergence(DIVERGENCE).places) == 6
-    assert backend.visitors.choices(DENSE, SPARSE[0]) == {"passage-0": DENSE}
+    assert backend.user_data.choices(DENSE, SPARSE[0]) == {"passage-0": DENSE}
 
 
 def test_its_calibration_and_answers_are_found_under_todays_keys(backend):

@@ -14,7 +14,7 @@ from sparsedash.schema.records import Outcome, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import preflight
 from sparsedash.service.preflight import Cached, Memory, cached, duration
-from sparsedash.storage.fingerprints import stamp
+from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
 from sparsedash.storage.uploads import Uploads
 
@@ -175,10 +175,10 @@ def test_a_file_whose_path_has_brackets_is_stamped_as_any_other(tmp_path):
     folder = tmp_path / "try[1]"
     folder.mkdir()
     (folder / "a.txt").write_text("a text")
-    whole = stamp(f"file:{folder}/a.txt")
+    whole = fingerprint(f"file:{folder}/a.txt")
     assert whole.startswith("a.txt:6:")
-    assert stamp(f"file:{folder}/a.txt[3:]") == whole
-    assert stamp(str(folder)) == whole
+    assert fingerprint(f"file:{folder}/a.txt[3:]") == whole
+    assert fingerprint(str(folder)) == whole
 
 
 def test_a_changed_text_file_is_not_taken_for_the_stored_one(store, tmp_path):
@@ -186,7 +186,7 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one(store, tmp_path):
     file.write_text("before")
     settings = with_texts(evaluation=f"file:{file}")
     store.remember("identity/owner/model|", "id")
-    store.remember(f"corpus/file:{file}|{stamp(str(file))}", "texts")
+    store.remember(f"corpus/file:{file}|{fingerprint(str(file))}", "texts")
     key = outcomes_key("id", "float32", "texts", settings.evaluation, None)
     store.put(key, record(key))
     assert cached(settings, store).dense

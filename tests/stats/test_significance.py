@@ -18,7 +18,7 @@ from sparsedash.stats.anytime import anytime_interval, anytime_p
 from sparsedash.stats.significance import (
     Z_95,
     Z_POWER_80,
-    Paired,
+    PairedComparison,
     accuracy_interval,
     compare,
     holm,
@@ -256,7 +256,7 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
     assert [a for _, a in ranked] == sorted(adjusted)
 
 
-def flips(broke: int, mended: int, both_right: int = 30, both_wrong: int = 80) -> Paired:
+def flips(broke: int, mended: int, both_right: int = 30, both_wrong: int = 80) -> PairedComparison:
     """A comparison with this table."""
     dense = [True] * (both_right + broke) + [False] * (mended + both_wrong)
     sparse = [True] * both_right + [False] * broke + [True] * mended + [False] * both_wrong

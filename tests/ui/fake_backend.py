@@ -12,7 +12,7 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Cached, Preflight
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.storage.uploads import Uploads
-from sparsedash.storage.user_data import Visitors
+from sparsedash.storage.user_data import UserData
 from tests.ui import specimens
 
 KNOWN = Cached(calibration=True, dense=True, sparse=1, n_sparse=3)
@@ -65,7 +65,7 @@ class FakeBackend:
     stored_passages: dict[str, Passages] = field(default_factory=dict)
     stored_continuations: dict[str, Continuation] = field(default_factory=dict)
     stored_divergences: dict[str, Divergence] = field(default_factory=dict)
-    visitors: Visitors = field(default_factory=lambda: Visitors(FakeStore()))
+    user_data: UserData = field(default_factory=lambda: UserData(FakeStore()))
     stored_jobs: list[Job] = field(default_factory=list)
     submitted: list[Asked] = field(default_factory=list)
     asked_about: list[RunSettings] = field(default_factory=list)
@@ -157,7 +157,7 @@ class FakeBackend:
     def drop_upload(self, reference: str) -> None:
         self.uploads.drop(reference, self.texts_in_use)
 
-    def tend(self) -> None:
+    def reconcile(self) -> None:
         return None
 
     def health(self) -> dict[str, object]:

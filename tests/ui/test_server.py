@@ -1,4 +1,4 @@
-"""Headers, health and tending, without a server."""
+"""Headers, health and reconciling, without a server."""
 
 import asyncio
 import json
@@ -70,28 +70,28 @@ def test_health_fails_while_the_data_folder_cannot_be_used(monkeypatch):
     assert json.loads(answer.body)["problem"] == "no room"
 
 
-def test_jobs_are_tended_while_the_server_lives_and_a_failure_does_not_end_that(
+def test_jobs_are_reconciled_while_the_server_lives_and_a_failure_does_not_end_that(
     monkeypatch, caplog
 ):
-    tended = []
+    reconciled = []
 
-    def tend():
-        tended.append(True)
-        if len(tended) < 3:
+    def reconcile():
+        reconciled.append(True)
+        if len(reconciled) < 3:
             raise StoreError("no room")
 
     backend = FakeBackend()
-    backend.tend = tend
+    backend.reconcile = reconcile
     monkeypatch.setattr(frame, "backend", lambda: backend)
-    monkeypatch.setattr(server, "TEND_S", 0.001)
+    monkeypatch.setattr(server, "RECONCILE_S", 0.001)
 
     async def live():
         async with server.lifespan(None):
-            while len(tended) < 5:
+            while len(reconciled) < 5:
                 await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(live(), 30))
-    assert [record.message for record in caplog.records] == ["Jobs cannot be tended: no room"]
+    assert [record.message for record in caplog.records] == ["Jobs cannot be reconciled: no room"]
 
 
 def test_the_overview_by_its_name_is_the_front_page_with_the_same_question():

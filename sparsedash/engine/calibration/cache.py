@@ -20,13 +20,13 @@ from sparsedash.engine.calibration.shared_inputs import shared_inputs
 from sparsedash.engine.calibration.statistics import first_tokens, gather
 from sparsedash.engine.calibration.statistics_io import pack, unpack
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.pruning.layer import Evidence, Statistics, layer_of
+from sparsedash.engine.pruning.layer import CalibrationData, Statistics, layer_of
 from sparsedash.engine.pruning.patterns import mask_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.schedule import reached_permille
 from sparsedash.engine.pruning.sensitivity import reference_change
 from sparsedash.engine.pruning.structured import choose
-from sparsedash.schema.cache_keys import EvidenceKeys, scheduled_gradients_key
+from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.settings import TokenWeights
@@ -35,7 +35,7 @@ from sparsedash.storage.store import Store
 SENSITIVITY_TOKENS = 4096
 
 
-class EvidenceGone(Exception):  # noqa: N818 - a signal between two files, which no user meets
+class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which no user meets
     """The store has forgotten statistics or gradients that it had; what says that they are there is forgotten as well.
 
     key: of what is lost.
@@ -46,13 +46,13 @@ class EvidenceGone(Exception):  # noqa: N818 - a signal between two files, which
         self.key = key
 
 
-class KeptEvidence:
+class CalibrationCache:
     """What one calibration leaves: statistics, those of all inputs, sensitivities, mask gradients (of a schedule for each sparsity)."""
 
     def __init__(
         self,
         store: Store,
-        keys: EvidenceKeys,
+        keys: CalibrationKeys,
         loaded: LoadedModel,
         sequences: Callable[[], list[list[int]]],
         on_step: OnStep,
@@ -65,21 +65,21 @@ class KeptEvidence:
         self._token_weights = token_weights
 
     @cached_property
-    def evidence(self) -> Evidence:
-        """What the pruning functions may ask for; each answer raises EvidenceGone where the store lost it."""
-        return Evidence(
+    def data(self) -> CalibrationData:
+        """What the pruning functions may ask for; each answer raises CacheEvicted where the store lost it."""
+        return CalibrationData(
             statistics=self._statistics,
             inputs=self._inputs,
             mask_gradients=self._mask_gradients,
             sensitivities=self._sensitivities,
         )
 
-    def evidence_for(self, method: MethodSettings, permille: int) -> Evidence:
+    def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
         """The same, with mask gradients of its own where the method's model gets sparser while it reads the text."""
         if method.rounds == 1 or not SALIENCIES[method.saliency].by_gradient:
-            return self.evidence
+            return self.data
         gradients = partial(self._scheduled_gradients, method, permille)
-        return replace(self.evidence, mask_gradients=gradients, weighed={})
+        return replace(self.data, mask_gradients=gradients, weighed={})
 
     def keep_statistics(self, index: int, statistics: Statistics) -> None:
         """Put one block's statistics into the store."""
@@ -89,7 +89,7 @@ class KeptEvidence:
         data = self._store.get_artefact(f"{self._keys.statistics}/{index}")
         if data is None:
             self._store.forget(f"calibrated/{self._keys.statistics}")
-            raise EvidenceGone(self._keys.statistics)
+            raise CacheEvicted(self._keys.statistics)
         return unpack(data)
 
     @cached_property
@@ -110,7 +110,7 @@ class KeptEvidence:
             data = self._store.get_artefact(f"{key}/{index}/{number}")
             if data is None:
                 self._store.forget(f"inputs/{key}")
-                raise EvidenceGone(key)
+                raise CacheEvicted(key)
             found.append((names, unpack(data)))
         return found
 
@@ -149,7 +149,7 @@ class KeptEvidence:
         on_the_way = replace(method, compensation="none", width_multiple=1)
 
         def masks(done: float, found: list[Tensor], on_block: OnBlock) -> list[Tensor]:
-            so_far = replace(self.evidence, mask_gradients=found.__getitem__, weighed={})
+            so_far = replace(self.data, mask_gradients=found.__getitem__, weighed={})
             reached = reached_permille(method.schedule, permille, done)
             kept = choose(mlps, so_far, on_the_way, reached, on_block)
             return [mask_of(own, mlp.width) for own, mlp in zip(kept, mlps, strict=True)]
@@ -174,7 +174,7 @@ class KeptEvidence:
             data = self._store.get_artefact(f"{key}/{index}")
         if data is None:
             self._store.forget(f"gradients/{key}")
-            raise EvidenceGone(key)
+            raise CacheEvicted(key)
         return unpack_gradients(data)
 
     def _sensitivities(self) -> list[float]:

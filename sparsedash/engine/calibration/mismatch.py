@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
-from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, given
+from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.schema.cache_keys import activations_key
@@ -72,7 +72,7 @@ class PassageActivations:
         for index, (block, names) in enumerate(zip(blocks, self._watched, strict=True)):
             self._on_step(Step("prune", index, len(blocks), message="Reading a few passages"))
             seen: list[list[Tensor]] = [[] for _ in names]
-            with given([block[name] for name in names], [own.append for own in seen]):
+            with capture_inputs([block[name] for name in names], [own.append for own in seen]):
                 for _ in walk.step(index):
                     pass
             real = [torch.cat(list(map(_real, own, batches))) for own in seen]

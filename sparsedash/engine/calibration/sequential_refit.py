@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sparsedash.engine.calibration.statistics import add_second_moment_, held_out
 from sparsedash.engine.calibration.token_weights import residual_weights
-from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, given
+from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import makeup
-from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight, pruned
+from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 
@@ -27,11 +27,11 @@ BATCH_TOKENS = 4096
 def refit_sequentially(
     loaded: LoadedModel,
     sequences: Sequence[Sequence[int]],
-    narrowed: Sequence[Narrowed],
+    narrowed: Sequence[PrunedMlp],
     damping: float,
     strength: float,
     on_step: OnStep,
-) -> list[Narrowed]:
+) -> list[PrunedMlp]:
     """The same channels kept, with out-projections that also make up for what the blocks before them lost.
 
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream. Where
@@ -51,7 +51,7 @@ def refit_sequentially(
             steps.further()
         before, sums = sparse.hidden, _Sums(mlp)
         seen: list[Tensor] = []
-        with given([mlp.out], [seen.append]):
+        with capture_inputs([mlp.out], [seen.append]):
             for number in sparse.step(index):
                 inputs, tokens = seen.pop(), fitted[number]
                 inputs = inputs.reshape(*tokens.shape, -1)[tokens]
@@ -121,7 +121,7 @@ class _Sums:
         self._mean_shift += (shift * weights).sum(dim=0)
         self._total += float(weights.sum())
 
-    def refit(self, narrow: Narrowed, damping: float, strength: float) -> Narrowed:
+    def refit(self, narrow: PrunedMlp, damping: float, strength: float) -> PrunedMlp:
         """The narrowed MLP with the best out-projection. A block that keeps everything is refitted as well."""
         kept = narrow.kept
         moment = self._moment.tril().double().cpu() / self._total
@@ -130,17 +130,17 @@ class _Sums:
         weight = out_weight(self._mlp).double().cpu()
         if self._mlp.out.bias is None:
             fitted = weight[:, kept] + makeup(moment, weight, kept, damping, shift)
-            return Narrowed(kept, fitted.float())
+            return PrunedMlp(kept, fitted.float())
         mean = self._mean_input.double().cpu() / self._total
         mean_shift = strength * self._mean_shift.double().cpu() / self._total
         moment, shift = moment - torch.outer(mean, mean), shift - torch.outer(mean_shift, mean)
         fitted = weight[:, kept] + makeup(moment, weight, kept, damping, shift)
         bias = self._mlp.out.bias.double().cpu() + mean_shift + weight @ mean - fitted @ mean[kept]
-        return Narrowed(kept, fitted.float(), bias.float())
+        return PrunedMlp(kept, fitted.float(), bias.float())
 
 
-def pack_narrowed(narrowed: Sequence[Narrowed]) -> bytes:
-    """Narrowed MLPs as safetensors bytes."""
+def pack_narrowed(narrowed: Sequence[PrunedMlp]) -> bytes:
+    """Pruned MLPs as safetensors bytes."""
     tensors = {}
     for index, narrow in enumerate(narrowed):
         tensors[f"{index}.kept"] = narrow.kept
@@ -150,12 +150,12 @@ def pack_narrowed(narrowed: Sequence[Narrowed]) -> bytes:
     return bytes(safetensors.torch.save(tensors))
 
 
-def unpack_narrowed(data: bytes) -> list[Narrowed]:
+def unpack_narrowed(data: bytes) -> list[PrunedMlp]:
     """What `pack_narrowed` packed. Raises CalibrationError on anything else."""
     try:
         tensors = safetensors.torch.load(data)
         return [
-            Narrowed(
+            PrunedMlp(
                 tensors[f"{index}.kept"],
                 tensors[f"{index}.out_weight"],
                 tensors.get(f"{index}.out_bias"),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sparsedash.engine.models.block_walk import given
+from sparsedash.engine.models.block_walk import capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 
 
@@ -18,7 +18,7 @@ def shared_inputs(loaded: LoadedModel) -> list[list[list[str]]]:
     # Kept until the end: the place of a tensor that is gone may be taken by another.
     seen: dict[int, Tensor] = {}
     sinks = [lambda x, m=module: seen.update({id(m): x}) for module in modules]
-    with given(modules, sinks):
+    with capture_inputs(modules, sinks):
         ids = torch.zeros(1, 2, dtype=torch.long, device=loaded.model.device)
         loaded.model.base_model(input_ids=ids, use_cache=False)
     found = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
-from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length, given
+from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.texts.corpora import Texts
@@ -122,7 +122,7 @@ def gather(
     on_step(Step("calibrate", 0, n_steps, unit="batches"))
     for index, modules in enumerate(watched):
         gathered = [_Gathered(device, held_out_stride) for _ in modules]
-        with given(modules, [own.see for own in gathered]):
+        with capture_inputs(modules, [own.see for own in gathered]):
             for number in walk.step(index):
                 rows, batch = batches[number]
                 real, kept_out = batch.mask.bool(), held_out(rows).to(device)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsedash.engine.comparison.model_pair import Speaker, Speakers
+from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import Cancelled
 from sparsedash.schema.pair_records import Continuation
@@ -20,7 +20,7 @@ CHUNK_TOKENS = 512
 def continue_prompt(
     settings: ContinuationSettings,
     store: Store,
-    speakers: Speakers,
+    pair_cache: ModelPairCache,
     on_step: OnStep = ignore_steps,
     on_text: OnText = ignore_text,
 ) -> Continuation:
@@ -32,8 +32,8 @@ def continue_prompt(
     known = store.get(Continuation, settings.key())
     if known is not None and not known.stopped:
         return known
-    with speakers.pair((settings.left, settings.right), store, on_step) as both:
-        writers = [Writer(speaker, settings) for speaker in both]
+    with pair_cache.pair((settings.left, settings.right), store, on_step) as both:
+        writers = [Writer(record_model, settings) for record_model in both]
         try:
             _write(writers, settings.n_tokens, on_step, on_text)
         except Cancelled:
@@ -69,8 +69,8 @@ def _keep(
 class Writer:
     """One model on its way through a prompt and its own words after it. finished: it has come to its own end."""
 
-    def __init__(self, speaker: Speaker, settings: ContinuationSettings) -> None:
-        self._speaker, self._settings = speaker, settings
+    def __init__(self, record_model: RecordModel, settings: ContinuationSettings) -> None:
+        self._record_model, self._settings = record_model, settings
         self._cache: object | None = None
         self._logits: Tensor | None = None
         self._written: list[int] = []
@@ -81,13 +81,13 @@ class Writer:
     @property
     def text(self) -> str:
         """What it has written, without half a character at its end."""
-        tokenizer = self._speaker.loaded.tokenizer
+        tokenizer = self._record_model.loaded.tokenizer
         return str(tokenizer.decode(self._written, skip_special_tokens=True)).rstrip("\ufffd")
 
     @torch.inference_mode()
     def read(self, on_step: OnStep) -> None:
         """Read the prompt; its end where it is longer than the model can take."""
-        loaded = self._speaker.loaded
+        loaded = self._record_model.loaded
         ids = loaded.tokenizer(self._settings.prompt).input_ids
         ids = ids[-max(1, loaded.max_length - self._settings.n_tokens) :]
         for start in range(0, len(ids), CHUNK_TOKENS):
@@ -102,12 +102,12 @@ class Writer:
         if self._written:
             self._step(self._written[-1:])
         token = self._chosen()
-        self.finished = token in _ends(self._speaker.loaded)
+        self.finished = token in _ends(self._record_model.loaded)
         if not self.finished:
             self._written.append(token)
 
     def _step(self, ids: Sequence[int]) -> None:
-        with self._speaker.speaking() as loaded:
+        with self._record_model.active() as loaded:
             output = loaded.model(
                 input_ids=torch.tensor([ids], device=loaded.model.device),
                 cache=self._cache,

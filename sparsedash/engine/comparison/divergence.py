@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sparsedash.engine.comparison.model_pair import Speaker, Speakers
+from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.pair_records import Divergence, Place
@@ -18,7 +18,10 @@ CHUNK_LOGITS = 2**24
 
 
 def measure_divergence(
-    settings: DivergenceSettings, store: Store, speakers: Speakers, on_step: OnStep = ignore_steps
+    settings: DivergenceSettings,
+    store: Store,
+    pair_cache: ModelPairCache,
+    on_step: OnStep = ignore_steps,
 ) -> Divergence:
     """The two models of the records over the text, its end where it is too long for one; kept under the settings' key.
 
@@ -27,7 +30,7 @@ def measure_divergence(
     known = store.get(Divergence, settings.key())
     if known is not None:
         return known
-    with speakers.pair((settings.left, settings.right), store, on_step) as both:
+    with pair_cache.pair((settings.left, settings.right), store, on_step) as both:
         found = _measured(both, settings, on_step)
     store.put(found.key, found)
     return found
@@ -35,9 +38,9 @@ def measure_divergence(
 
 @torch.inference_mode()
 def _measured(
-    both: tuple[Speaker, Speaker], settings: DivergenceSettings, on_step: OnStep
+    both: tuple[RecordModel, RecordModel], settings: DivergenceSettings, on_step: OnStep
 ) -> Divergence:
-    left, right = (speaker.loaded for speaker in both)
+    left, right = (record_model.loaded for record_model in both)
     ids = _ids(left, settings.text)
     if ids != _ids(right, settings.text):
         raise JobError(
@@ -67,14 +70,14 @@ def _ids(loaded: LoadedModel, text: str) -> list[int]:
     return list(loaded.tokenizer(text).input_ids)
 
 
-def _distributions(speaker: Speaker, ids: Sequence[int]) -> Iterator[Tensor]:
+def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Tensor]:
     """Log-probabilities (t, vocabulary), piece by piece, of the tokens after the first."""
     cache = None
-    head = speaker.loaded.model.get_output_embeddings()
+    head = record_model.loaded.model.get_output_embeddings()
     step = max(1, CHUNK_LOGITS // head.weight.shape[0])
     for start in range(0, len(ids) - 1, step):
         chunk = ids[start : min(start + step, len(ids) - 1)]
-        with speaker.speaking() as loaded:
+        with record_model.active() as loaded:
             read = torch.tensor([chunk], device=loaded.model.device)
             output = loaded.model(input_ids=read, cache=cache, use_cache=True)
         cache = output.cache

@@ -34,14 +34,14 @@ class _Change:
 
 
 @dataclass(frozen=True, eq=False)
-class Speaker:
+class RecordModel:
     """The model of one record. changes: what is other in it than in the loaded one, nothing for a dense model."""
 
     loaded: LoadedModel
     changes: tuple[_Change, ...] = ()
 
     @contextmanager
-    def speaking(self) -> Iterator[LoadedModel]:
+    def active(self) -> Iterator[LoadedModel]:
         """Inside, the loaded model is this one; after it, the dense one again."""
         try:
             for change in self.changes:
@@ -62,7 +62,7 @@ class Speaker:
         return sum(tensor.nbytes for tensor in own)
 
 
-class Speakers:
+class ModelPairCache:
     """Keeps the models asked for last from job to job, so that the next prompt for them need not make them again.
 
     room_bytes: for sparse weights that are not in use just now; the pair that is asked for is always kept.
@@ -70,12 +70,12 @@ class Speakers:
 
     def __init__(self, shelf: ModelShelf, room_bytes: int = ROOM_BYTES) -> None:
         self._shelf, self._room_bytes = shelf, room_bytes
-        self._kept: dict[str, Speaker] = {}
+        self._kept: dict[str, RecordModel] = {}
 
     @contextmanager
     def pair(
         self, keys: tuple[str, str], store: Store, on_step: OnStep
-    ) -> Iterator[tuple[Speaker, Speaker]]:
+    ) -> Iterator[tuple[RecordModel, RecordModel]]:
         """Inside, the models of the records with these keys; after it, what is loaded is dense, however it was left.
 
         Raises JobError when a record is gone or its model has changed.
@@ -85,7 +85,7 @@ class Speakers:
             raise JobError("One of the two results is not in the store any more.", "Run it again.")
         wanted = [record for record in records if record is not None]
         self._let_others_go({_model(record) for record in wanted})
-        left, right = (self._speaker(record, store, on_step) for record in wanted)
+        left, right = (self._record_model(record, store, on_step) for record in wanted)
         self._make_room({*keys})
         try:
             yield left, right
@@ -107,7 +107,7 @@ class Speakers:
         if others:
             gc.collect()
 
-    def _speaker(self, record: Record, store: Store, on_step: OnStep) -> Speaker:
+    def _record_model(self, record: Record, store: Store, on_step: OnStep) -> RecordModel:
         known = self._kept.pop(record.key, None)
         if known is None:
             for other in self._kept.values():
@@ -119,7 +119,7 @@ class Speakers:
 
     def _make_room(self, in_use: set[str]) -> None:
         for key in [key for key in self._kept if key not in in_use]:
-            if sum(speaker.n_bytes for speaker in self._kept.values()) > self._room_bytes:
+            if sum(record_model.n_bytes for record_model in self._kept.values()) > self._room_bytes:
                 del self._kept[key]
 
 
@@ -127,7 +127,7 @@ def _model(record: Record) -> tuple[str, str]:
     return record.model_identity, record.dtype
 
 
-def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> Speaker:
+def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RecordModel:
     """The model that gave a record's answers, made again from the dense one, its statistics and its settings."""
     settings = RunSettings(model=record.model, dtype=record.dtype)
     if record.pruned is not None:
@@ -138,11 +138,11 @@ def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> S
             f"{record.model} is not what it was when this result was made.", "Run it again."
         )
     if record.pruned is None:
-        return Speaker(stages.loaded)
+        return RecordModel(stages.loaded)
     method = record.pruned.method
     made = stages.prune(method, record.pruned.sparsity_permille)
     changed = stages.applied(method, made)
-    return Speaker(stages.loaded, _changes(stages.loaded.model, changed))
+    return RecordModel(stages.loaded, _changes(stages.loaded.model, changed))
 
 
 def _changes(model: nn.Module, changed: AbstractContextManager[None]) -> tuple[_Change, ...]:

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from sparsedash.engine.evaluation.answers import finish_words
 from sparsedash.engine.evaluation.early_stopping import StopRule, chunks
-from sparsedash.engine.evaluation.target_scores import Verdict, outcome, verdicts_on
+from sparsedash.engine.evaluation.target_scores import TargetScore, outcome, target_scores
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.texts.corpora import Texts
@@ -132,9 +132,9 @@ class _Asked:
             answered = _answer(self.loaded, [self.questions[row] for row in rows], batch)
             yield {row: self._outcome(row, *each) for row, each in zip(rows, answered, strict=True)}
 
-    def _outcome(self, row: int, verdict: Verdict, answer: str) -> Outcome:
+    def _outcome(self, row: int, score: TargetScore, answer: str) -> Outcome:
         index, target = self.passages.indices[row], self.passages.targets[row]
-        found = outcome(self.loaded.tokenizer.decode, index, target, verdict, answer)
+        found = outcome(self.loaded.tokenizer.decode, index, target, score, answer)
         question = self.questions[row]
         too_long = len(question.context) + len(question.target) > PUBLISHED_LONGEST
         # The last word has one rule only.
@@ -172,7 +172,7 @@ def _question(loaded: LoadedModel, context: str, target: str) -> _Question:
 
 def _answer(
     loaded: LoadedModel, questions: Sequence[_Question], batch: Batch
-) -> list[tuple[Verdict, str]]:
+) -> list[tuple[TargetScore, str]]:
     rows = [row for row, question in enumerate(questions) for _ in question.target]
     columns = [len(q.context) - 1 + i for q in questions for i in range(len(q.target))]
     device = batch.ids.device
@@ -186,15 +186,15 @@ def _answer(
             cache=cache,
             use_cache=True,
         )
-    verdicts = list(verdicts_on(output.logits[0].float(), [q.target for q in questions]))
+    scores = list(target_scores(output.logits[0].float(), [q.target for q in questions]))
     words = finish_words(
         loaded,
         batch.mask,
         cache,
         [len(q.context) for q in questions],
-        [verdict.first_wrong for verdict in verdicts],
+        [score.first_wrong for score in scores],
     )
     return [
-        (verdict, loaded.tokenizer.decode(verdict.target) if word is None else word)
-        for verdict, word in zip(verdicts, words, strict=True)
+        (score, loaded.tokenizer.decode(score.target) if word is None else word)
+        for score, word in zip(scores, words, strict=True)
     ]

@@ -12,7 +12,7 @@ N_TOP = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class TargetScore:
     """What the model thought of one target of n tokens: their ids, log-likelihoods, ranks, and its own choices (n,).
 
     top_ids, top_probabilities: its first choices for the first of them.
@@ -34,7 +34,7 @@ class Verdict:
         return None
 
 
-def verdicts_on(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[Verdict]:
+def target_scores(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[TargetScore]:
     """logits: (n, vocabulary), for the tokens of all targets one after another."""
     tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
     log_probabilities = logits.log_softmax(dim=-1)
@@ -45,7 +45,7 @@ def verdicts_on(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[Verdic
     start = 0
     for target in targets:
         stop = start + len(target)
-        yield Verdict(
+        yield TargetScore(
             target=target,
             log_likelihoods=of_target[start:stop, 0].tolist(),
             ranks=ranks[start:stop].tolist(),
@@ -57,25 +57,25 @@ def verdicts_on(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[Verdic
 
 
 def outcome(
-    decode: Callable[[list[int]], str], index: int, target: str, verdict: Verdict, answer: str
+    decode: Callable[[list[int]], str], index: int, target: str, score: TargetScore, answer: str
 ) -> Outcome:
     """The verdict in words, with the word that the model wrote. decode: token ids to text."""
-    texts = [decode([token]) for token in verdict.target]
+    texts = [decode([token]) for token in score.target]
     return Outcome(
         index=index,
         target=target.strip(),
         answer=answer.strip() or "(line break)",
-        last_word_right=verdict.choices == verdict.target,
-        last_token_right=verdict.choices[-1] == verdict.target[-1],
-        log_likelihood=sum(verdict.log_likelihoods),
+        last_word_right=score.choices == score.target,
+        last_token_right=score.choices[-1] == score.target[-1],
+        log_likelihood=sum(score.log_likelihoods),
         tokens=tuple(
             TargetToken(text=text, log_likelihood=log_likelihood, rank=rank)
             for text, log_likelihood, rank in zip(
-                texts, verdict.log_likelihoods, verdict.ranks, strict=True
+                texts, score.log_likelihoods, score.ranks, strict=True
             )
         ),
         top=tuple(
             Candidate(text=decode([token]), probability=probability)
-            for token, probability in zip(verdict.top_ids, verdict.top_probabilities, strict=True)
+            for token, probability in zip(score.top_ids, score.top_probabilities, strict=True)
         ),
     )

@@ -60,7 +60,7 @@ class BlockWalk:
 
 
 @contextmanager
-def given(
+def capture_inputs(
     modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tensor], None]]
 ) -> Iterator[None]:
     """Inside, every module hands what it is given to its sink before it runs."""

@@ -16,7 +16,7 @@ from sparsedash.schema.method_settings import MethodSettings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Prospect:
+class ChannelScores:
     """What a block has to give.
 
     scores: (m,) of its channels, larger means keep. losses: (m + 1,), what keeping the best k channels and making
@@ -28,50 +28,52 @@ class Prospect:
     losses: Tensor
 
 
-def uniform(prospects: Sequence[Prospect], permille: int, method: MethodSettings) -> list[int]:
+def uniform(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
     """The same share everywhere, to the nearest multiple."""
-    return [_nearest(block.width, permille, method.width_multiple) for block in prospects]
+    return [_nearest(block.width, permille, method.width_multiple) for block in blocks]
 
 
 def global_by_score(
-    prospects: Sequence[Prospect], permille: int, method: MethodSettings
+    blocks: Sequence[ChannelScores], permille: int, method: MethodSettings
 ) -> list[int]:
     """As many of each block as are among the highest scores of the whole model.
 
     Source: arXiv:2204.09656 for Fisher scores, which can be compared across blocks; few others can.
     """
-    return _by_threshold([block.scores for block in prospects], permille, method.width_multiple)
+    return _by_threshold([block.scores for block in blocks], permille, method.width_multiple)
 
 
-def standardised(prospects: Sequence[Prospect], permille: int, method: MethodSettings) -> list[int]:
+def standardised(
+    blocks: Sequence[ChannelScores], permille: int, method: MethodSettings
+) -> list[int]:
     """The same with each block's scores in standard deviations from their mean, so that they can be compared.
 
     Source: FLAP, arXiv:2312.11983.
     """
-    scores = [_standard(block.scores) for block in prospects]
+    scores = [_standard(block.scores) for block in blocks]
     return _by_threshold(scores, permille, method.width_multiple)
 
 
 def by_sensitivity(
-    prospects: Sequence[Prospect], permille: int, method: MethodSettings
+    blocks: Sequence[ChannelScores], permille: int, method: MethodSettings
 ) -> list[int]:
     """Part of the way, the method's blend, from the uniform widths to those that cost the model least.
 
     Half of it by default: measured on little text, sensitivity is half believed.
     """
-    cheapest = _cheapest(prospects, permille, method)
+    cheapest = _cheapest(blocks, permille, method)
     exact = [
         method.blend * own + (1 - method.blend) * block.width * (1000 - permille) / 1000
-        for own, block in zip(cheapest, prospects, strict=True)
+        for own, block in zip(cheapest, blocks, strict=True)
     ]
-    return _rounded(exact, [block.width for block in prospects], method.width_multiple)
+    return _rounded(exact, [block.width for block in blocks], method.width_multiple)
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """widths: the kept channels. needs: what it reads of the prospects beside the width."""
+    """widths: the kept channels. needs: what it reads of the scores beside the width."""
 
-    widths: Callable[[Sequence[Prospect], int, MethodSettings], list[int]]
+    widths: Callable[[Sequence[ChannelScores], int, MethodSettings], list[int]]
     needs_scores: bool = False
     needs_losses: bool = False
 
@@ -97,7 +99,7 @@ def _nearest(width: int, permille: int, multiple: int) -> int:
     return min(width, max(multiple, int(exact / multiple + 0.5) * multiple))
 
 
-def _cheapest(prospects: Sequence[Prospect], permille: int, method: MethodSettings) -> list[int]:
+def _cheapest(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
     """One multiple after another from where it costs the model least, until the target is reached.
 
     No block gives less than the floor, rounded down to multiples, or more than the ceiling, unless the target itself is
@@ -105,22 +107,22 @@ def _cheapest(prospects: Sequence[Prospect], permille: int, method: MethodSettin
     """
     multiple, asked = method.width_multiple, permille / 1000
     floor, ceiling = min(method.floor, asked), max(method.ceiling, asked)
-    kept = [_up_to_multiple(block.width, 1 - floor, multiple) for block in prospects]
+    kept = [_up_to_multiple(block.width, 1 - floor, multiple) for block in blocks]
     narrowest = [
         min(max(multiple, int(block.width * (1 - ceiling))), even)
-        for block, even in zip(prospects, uniform(prospects, permille, method), strict=True)
+        for block, even in zip(blocks, uniform(blocks, permille, method), strict=True)
     ]
     offers: list[tuple[float, int, int]] = []
 
     def offer(index: int) -> None:
         narrower = (kept[index] - 1) // multiple * multiple
         if narrower >= narrowest[index]:
-            cost = _cost_a_channel(prospects[index], kept[index], narrower)
+            cost = _cost_a_channel(blocks[index], kept[index], narrower)
             heappush(offers, (cost, index, narrower))
 
-    for index in range(len(prospects)):
+    for index in range(len(blocks)):
         offer(index)
-    target = sum(block.width for block in prospects) * (1 - asked)
+    target = sum(block.width for block in blocks) * (1 - asked)
     while offers and sum(kept) - target >= multiple / 2:
         _, index, narrower = heappop(offers)
         kept[index] = narrower
@@ -133,7 +135,7 @@ def _up_to_multiple(width: int, share: float, multiple: int) -> int:
     return min(width, math.ceil(width * share / multiple - 1e-9) * multiple)
 
 
-def _cost_a_channel(block: Prospect, kept: int, narrower: int) -> float:
+def _cost_a_channel(block: ChannelScores, kept: int, narrower: int) -> float:
     return float(block.losses[narrower] - block.losses[kept]) / (kept - narrower)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.allocation import Prospect
+from sparsedash.engine.pruning.allocation import ChannelScores
 from sparsedash.engine.pruning.linalg import energy
 from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
 
@@ -80,7 +80,7 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Evidence:
+class CalibrationData:
     """What calibration left of the blocks, asked for one block at a time by its index.
 
     statistics: of the MLP's inner activations. inputs: of what all projections are given, with the names of those that
@@ -94,7 +94,7 @@ class Evidence:
     inputs: Callable[[int], list[tuple[list[str], Statistics]]]
     mask_gradients: Callable[[int], Tensor]
     sensitivities: Callable[[], list[float]]
-    weighed: dict[tuple[object, ...], list[Prospect]] = field(default_factory=dict)
+    weighed: dict[tuple[object, ...], list[ChannelScores]] = field(default_factory=dict)
 
 
 def layer_of(

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
-from sparsedash.engine.pruning.layer import Evidence, Layer, Sample, layer_of
+from sparsedash.engine.pruning.layer import CalibrationData, Layer, Sample, layer_of
 from sparsedash.engine.pruning.linalg import energy
-from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
+from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
 
 
@@ -24,10 +24,10 @@ class PrunedModel:
     channels go. Of projections the shares are averaged.
     layer_errors: on the calibration tokens. held_out_errors: on tokens kept out of the fit; far larger means overfitted;
     empty when none were kept out. uncompensated_errors: on the calibration tokens, had the kept weights stayed as they
-    are. sensitivities: see Evidence; empty where the method did not ask for them.
+    are. sensitivities: see CalibrationData; empty where the method did not ask for them.
     """
 
-    narrowed: list[Narrowed] = field(default_factory=list)
+    narrowed: list[PrunedMlp] = field(default_factory=list)
     masked: list[dict[str, Tensor]] = field(default_factory=list)
     layer_errors: list[float] = field(default_factory=list)
     held_out_errors: list[float] = field(default_factory=list)
@@ -37,14 +37,14 @@ class PrunedModel:
 
 @torch.no_grad()
 def measured(
-    mlps: list[Mlp], evidence: Evidence, method: MethodSettings, narrowed: list[Narrowed]
+    mlps: list[Mlp], calibration: CalibrationData, method: MethodSettings, narrowed: list[PrunedMlp]
 ) -> PrunedModel:
-    """Narrowed MLPs with what each loses; asked while the model is still the dense one."""
+    """Pruned MLPs with what each loses; asked while the model is still the dense one."""
     fitted, held_out, uncompensated = [], [], []
     for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
-        known = evidence.statistics(index)
+        known = calibration.statistics(index)
         layer = layer_of(mlp, known)
-        as_they_are = Narrowed(narrow.kept, layer.out_weight[:, narrow.kept], layer.out_bias)
+        as_they_are = PrunedMlp(narrow.kept, layer.out_weight[:, narrow.kept], layer.out_bias)
         fitted.append(_fitted_error(layer, narrow))
         uncompensated.append(_fitted_error(layer, as_they_are))
         if len(known.held_out):
@@ -55,13 +55,13 @@ def measured(
         layer_errors=fitted,
         held_out_errors=held_out,
         uncompensated_errors=uncompensated,
-        sensitivities=evidence.sensitivities() if needs_losses else [],
+        sensitivities=calibration.sensitivities() if needs_losses else [],
     )
 
 
 @torch.no_grad()
 def passage_errors(
-    mlps: list[Mlp], samples: Callable[[int], list[Sample] | None], narrowed: list[Narrowed]
+    mlps: list[Mlp], samples: Callable[[int], list[Sample] | None], narrowed: list[PrunedMlp]
 ) -> list[float]:
     """What each narrowed MLP loses on passages of the evaluation.
 
@@ -87,14 +87,14 @@ def share_lost_of_sample(dense: Tensor, sparse: Tensor, sample: Sample) -> float
     return _sample_lost(dense, sparse - dense, torch.zeros(len(dense)), sample)
 
 
-def _fitted_error(layer: Layer, narrow: Narrowed) -> float:
+def _fitted_error(layer: Layer, narrow: PrunedMlp) -> float:
     """Share of the output's energy that is lost on the calibration tokens, from their second moment."""
     lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
     whole = layer.mean_square(layer.out_weight)
     return max(0.0, lost / whole) if whole > 0 else 0.0
 
 
-def _sample_error(mlp: Mlp, narrow: Narrowed, sample: Sample) -> float:
+def _sample_error(mlp: Mlp, narrow: PrunedMlp, sample: Sample) -> float:
     """The same share on tokens that took no part in the fit."""
     dense, bias = out_weight(mlp).float().cpu(), mlp.out.bias
     change, shift = narrow.change(dense, None if bias is None else bias.float().cpu())

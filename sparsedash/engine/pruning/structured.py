@@ -5,19 +5,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.allocation import ALLOCATIONS, Prospect
+from sparsedash.engine.pruning.allocation import ALLOCATIONS, ChannelScores
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
-from sparsedash.engine.pruning.layer import Evidence, Layer, Sample, Statistics, layer_of
+from sparsedash.engine.pruning.layer import CalibrationData, Layer, Sample, Statistics, layer_of
 from sparsedash.engine.pruning.reconstruction_error import PrunedModel, measured
 from sparsedash.engine.pruning.saliency import SALIENCIES
-from sparsedash.engine.pruning.surgery import Mlp, Narrowed, out_weight
+from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
 
 
 @torch.no_grad()
 def prune(
     mlps: list[Mlp],
-    evidence: Evidence,
+    calibration: CalibrationData,
     method: MethodSettings,
     permille: int,
     on_layer: Callable[[int, int], None],
@@ -27,75 +27,80 @@ def prune(
     on_layer: called with steps done and all steps. The same arguments give the same weights, to the bit.
     """
     if permille == 0:
-        whole = [Narrowed(torch.arange(mlp.width), out_weight(mlp).float().cpu()) for mlp in mlps]
-        return measured(mlps, evidence, method, whole)
+        whole = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp).float().cpu()) for mlp in mlps]
+        return measured(mlps, calibration, method, whole)
     allocation = ALLOCATIONS[method.allocation]
-    prospects = _weighed(mlps, evidence, method, on_layer)
-    widths = allocation.widths(prospects, permille, method)
+    blocks = score_channels(mlps, calibration, method, on_layer)
+    widths = allocation.widths(blocks, permille, method)
     narrowed = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
-        layer = _layer(mlp, evidence, index, method)
-        kept = _kept(layer, prospects[index].scores, n_kept, method)
+        layer = _layer(mlp, calibration, index, method)
+        kept = _kept(layer, blocks[index].scores, n_kept, method)
         narrowed.append(_refitted(layer, kept, method))
         on_layer(len(mlps) + index + 1, 2 * len(mlps))
-    return measured(mlps, evidence, method, narrowed)
+    return measured(mlps, calibration, method, narrowed)
 
 
 @torch.no_grad()
 def choose(
     mlps: list[Mlp],
-    evidence: Evidence,
+    calibration: CalibrationData,
     method: MethodSettings,
     permille: int,
     on_layer: Callable[[int, int], None],
 ) -> list[Tensor]:
     """The channels (k,) of each MLP that would stay at this sparsity, ascending; nothing is refitted."""
-    prospects = _weighed(mlps, evidence, method, on_layer)
-    widths = ALLOCATIONS[method.allocation].widths(prospects, permille, method)
+    blocks = score_channels(mlps, calibration, method, on_layer)
+    widths = ALLOCATIONS[method.allocation].widths(blocks, permille, method)
     chosen = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
-        layer = _layer(mlp, evidence, index, method, refits=False)
-        chosen.append(_kept(layer, prospects[index].scores, n_kept, method))
+        layer = _layer(mlp, calibration, index, method, refits=False)
+        chosen.append(_kept(layer, blocks[index].scores, n_kept, method))
         on_layer(len(mlps) + index + 1, 2 * len(mlps))
     return chosen
 
 
-def _weighed(
+def score_channels(
     mlps: list[Mlp],
-    evidence: Evidence,
+    calibration: CalibrationData,
     method: MethodSettings,
     on_layer: Callable[[int, int], None],
-) -> list[Prospect]:
+) -> list[ChannelScores]:
     """What every block has to give, whatever the sparsity; found out once for methods that ask for the same."""
     needs_losses = ALLOCATIONS[method.allocation].needs_losses
     errors = COMPENSATIONS[method.compensation].errors
     asked: tuple[object, ...] = (method.saliency, method.seed)
     if needs_losses:
         asked = (*asked, errors, method.damping)
-    if asked not in evidence.weighed:
-        sensitivities = evidence.sensitivities() if needs_losses else []
-        prospects = []
+    if asked not in calibration.weighed:
+        sensitivities = calibration.sensitivities() if needs_losses else []
+        blocks = []
         for index, mlp in enumerate(mlps):
-            layer = _layer(mlp, evidence, index, method, refits=False)
+            layer = _layer(mlp, calibration, index, method, refits=False)
             scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
             if needs_losses:
                 order = torch.argsort(scores, descending=True, stable=True)
                 losses = sensitivities[index] * errors(layer, order, method.damping)
-            prospects.append(Prospect(width=layer.width, scores=scores, losses=losses))
+            blocks.append(ChannelScores(width=layer.width, scores=scores, losses=losses))
             on_layer(index + 1, 2 * len(mlps))
-        evidence.weighed[asked] = prospects
-    return evidence.weighed[asked]
+        calibration.weighed[asked] = blocks
+    return calibration.weighed[asked]
 
 
 def _layer(
-    mlp: Mlp, evidence: Evidence, index: int, method: MethodSettings, *, refits: bool = True
+    mlp: Mlp,
+    calibration: CalibrationData,
+    index: int,
+    method: MethodSettings,
+    *,
+    refits: bool = True,
 ) -> Layer:
     """One MLP with what is asked of it; without refitting, gradients alone may do, and the statistics stay where they are."""
     by_gradient = SALIENCIES[method.saliency].by_gradient
     needs_statistics = refits or not by_gradient or ALLOCATIONS[method.allocation].needs_losses
-    known = evidence.statistics(index) if needs_statistics else _UNKNOWN
+    known = calibration.statistics(index) if needs_statistics else _UNKNOWN
     return layer_of(
-        mlp, known, method.seed + index, evidence.mask_gradients(index) if by_gradient else None
+        mlp, known, method.seed + index, calibration.mask_gradients(index) if by_gradient else None
     )
 
 
@@ -114,8 +119,8 @@ def _kept(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -> 
     return SALIENCIES[method.saliency].choose(layer, scores, n_kept)
 
 
-def _refitted(layer: Layer, kept: Tensor, method: MethodSettings) -> Narrowed:
+def _refitted(layer: Layer, kept: Tensor, method: MethodSettings) -> PrunedMlp:
     if len(kept) == layer.width:
-        return Narrowed(kept, layer.out_weight)
+        return PrunedMlp(kept, layer.out_weight)
     weight, bias = COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
-    return Narrowed(kept, weight, bias)
+    return PrunedMlp(kept, weight, bias)

@@ -30,7 +30,7 @@ class Mlp:
 
 
 @dataclass(frozen=True, eq=False)
-class Narrowed:
+class PrunedMlp:
     """What an MLP is to become.
 
     kept: (k,) int64, ascending. out_weight: (d, k). out_bias: (d,), or None to leave the bias as it is.
@@ -62,7 +62,7 @@ def inner_weights(mlp: Mlp) -> list[Tensor]:
     return parts
 
 
-def narrow_(mlp: Mlp, narrowed: Narrowed) -> None:
+def narrow_(mlp: Mlp, narrowed: PrunedMlp) -> None:
     """Take the channels that are not kept out of every projection, biases included, in place."""
     m, kept = mlp.width, narrowed.kept
     rows = torch.cat([kept + part * m for part in range(mlp.fused)]).to(mlp.out.weight.device)
@@ -108,7 +108,7 @@ def reweighted(
 
 
 @contextmanager
-def pruned(mlps: list[Mlp], narrowed: list[Narrowed]) -> Iterator[None]:
+def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> Iterator[None]:
     """The model these MLPs belong to is the sparse one inside the `with`, and the dense one again after it."""
     modules = [module for mlp in mlps for module in (*mlp.inner, mlp.out)]
     dense = [(module, module.weight, module.bias) for module in modules]

@@ -6,7 +6,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from sparsedash.engine.pruning.layer import Evidence, Sample, Statistics
+from sparsedash.engine.pruning.layer import CalibrationData, Sample, Statistics
 from sparsedash.engine.pruning.reconstruction_error import (
     PrunedModel,
     share_lost,
@@ -26,7 +26,7 @@ _Errors = tuple[float, float, float | None]
 @torch.no_grad()
 def prune_weights(
     projections: list[Projections],
-    evidence: Evidence,
+    calibration: CalibrationData,
     method: MethodSettings,
     permille: int,
     on_block: Callable[[int, int], None],
@@ -39,7 +39,7 @@ def prune_weights(
     for index, block in enumerate(projections):
         new: dict[str, Tensor] = {}
         errors: list[_Errors] = []
-        for names, known in evidence.inputs(index):
+        for names, known in calibration.inputs(index):
             together = {name: block[name] for name in names if name in block}
             for name, sparse in _sparse(together, known, method, permille).items():
                 errors.append(_errors(weight_of(block[name]).float().cpu(), sparse, known))

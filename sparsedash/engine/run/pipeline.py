@@ -9,7 +9,7 @@ from sparsedash.engine.run.stages import Stages
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import RunSettings
-from sparsedash.storage.fingerprints import stamps
+from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
 
 
@@ -27,19 +27,19 @@ def run(
     model between jobs. run_key: the name to keep it under. Raises SparseDashError, and nothing half-done is kept.
     """
     stages = Stages(settings, store, on_step, shelf or ModelShelf())
-    grown = _begun(run_key or settings.key(stamps(settings)), settings, stages)
+    grown = _begun(run_key or settings.key(fingerprints(settings)), settings, stages)
     stages.check()
     before = store.get(Run, grown.key)
     show = before is None or not before.finished
 
     def keep() -> None:
         if show:
-            store.put(grown.key, replace(grown, warnings=tuple(stages.ledger.warnings)))
+            store.put(grown.key, replace(grown, warnings=tuple(stages.run_log.warnings)))
 
     grown = replace(grown, dense=stages.dense_record.key)
     keep()
     for point, (method, permille) in enumerate(settings.points):
-        stages.ledger.point = point
+        stages.run_log.point = point
         record = stages.sparse_record(method, permille, keep)
         grown = replace(grown, sparse=(*grown.sparse, record.key))
         keep()
@@ -47,9 +47,9 @@ def run(
         grown,
         finished=True,
         finished_at=time.time(),
-        seconds=stages.ledger.seconds,
-        cached=tuple(stages.ledger.cached),
-        warnings=tuple(stages.ledger.warnings),
+        seconds=stages.run_log.seconds,
+        cached=tuple(stages.run_log.cached),
+        warnings=tuple(stages.run_log.warnings),
     )
     store.put(finished.key, finished)
     return finished

@@ -13,7 +13,7 @@ import sparsedash
 from sparsedash.schema.progress import OnStep, Stage, Step
 
 
-class Ledger:
+class RunLog:
     """seconds: spent in each stage. cached: what was read from the store instead of computed. warnings: for a person.
 
     point: the sparse model that is made or asked, as in Step; set by whoever goes through them.

@@ -3,10 +3,10 @@
 from functools import cached_property
 
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, is_gguf, locate
-from sparsedash.engine.run.run_log import Ledger
+from sparsedash.engine.run.run_log import RunLog
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
-from sparsedash.storage.fingerprints import stamp
+from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
 
 
@@ -14,13 +14,13 @@ class RunModel:
     """The dense model that a run's settings name."""
 
     def __init__(
-        self, settings: RunSettings, store: Store, shelf: ModelShelf, ledger: Ledger
+        self, settings: RunSettings, store: Store, shelf: ModelShelf, run_log: RunLog
     ) -> None:
-        self._reference, self._store, self._shelf, self._ledger = (
+        self._reference, self._store, self._shelf, self._run_log = (
             settings.model,
             store,
             shelf,
-            ledger,
+            run_log,
         )
         self.dtype = settings.dtype
 
@@ -37,22 +37,24 @@ class RunModel:
     @cached_property
     def source(self) -> Source:
         """The model's files and identity."""
-        with self._ledger.timed("load"):
+        with self._run_log.timed("load"):
             unpacked = ", which is unpacked the first time" if is_gguf(self._reference) else ""
             finding = f"Finding {self._reference}{unpacked}"
-            self._ledger.on_step(Step("load", 0, 1, message=finding))
+            self._run_log.on_step(Step("load", 0, 1, message=finding))
             found = locate(self._reference, self._store)
-        self._store.remember(f"identity/{self._reference}|{stamp(self._reference)}", found.identity)
+        self._store.remember(
+            f"identity/{self._reference}|{fingerprint(self._reference)}", found.identity
+        )
         return found
 
     @cached_property
     def loaded(self) -> LoadedModel:
         """The dense model in memory."""
         source = self.source
-        with self._ledger.timed("load"):
-            self._ledger.on_step(Step("load", 0, 1, message=f"Reading {self._reference}"))
+        with self._run_log.timed("load"):
+            self._run_log.on_step(Step("load", 0, 1, message=f"Reading {self._reference}"))
             loaded = self._shelf.take(source, self.dtype)
-            self._ledger.on_step(Step("load", 1, 1))
+            self._run_log.on_step(Step("load", 1, 1))
         for warning in loaded.warnings:
-            self._ledger.warn(warning)
+            self._run_log.warn(warning)
         return loaded

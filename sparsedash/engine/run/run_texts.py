@@ -5,7 +5,7 @@ from functools import cached_property
 
 from sparsedash.engine.calibration.statistics import calibration_sequences
 from sparsedash.engine.evaluation.evaluate import choose_passages
-from sparsedash.engine.run.run_log import Ledger
+from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
@@ -13,7 +13,7 @@ from sparsedash.schema.cache_keys import text_key
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
 from sparsedash.schema.settings import RunSettings
-from sparsedash.storage.fingerprints import stamp
+from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
 
 SELF = "self"
@@ -23,10 +23,10 @@ class RunTexts:
     """The two text sets that a run's settings name."""
 
     def __init__(
-        self, settings: RunSettings, store: Store, model: RunModel, ledger: Ledger
+        self, settings: RunSettings, store: Store, model: RunModel, run_log: RunLog
     ) -> None:
         self._calibration, self._evaluation = settings.calibration, settings.evaluation
-        self._store, self._model, self._ledger = store, model, ledger
+        self._store, self._model, self._run_log = store, model, run_log
 
     @cached_property
     def passages(self) -> Passages:
@@ -87,10 +87,10 @@ class RunTexts:
         return self._read(self._evaluation.corpus)
 
     def _read(self, reference: str) -> Texts:
-        with self._ledger.timed("text"):
-            self._ledger.on_step(Step("text", 0, 1, message=f"Reading {reference}"))
+        with self._run_log.timed("text"):
+            self._run_log.on_step(Step("text", 0, 1, message=f"Reading {reference}"))
             texts = read_texts(reference, self._store.folder)
-        self._store.remember(f"corpus/{reference}|{stamp(reference)}", texts.identity)
+        self._store.remember(f"corpus/{reference}|{fingerprint(reference)}", texts.identity)
         return texts
 
     def _written_texts(self) -> Texts:
@@ -98,8 +98,8 @@ class RunTexts:
         key = text_key(self._model.identity, self._model.dtype, self._calibration)
         known = self._store.get_artefact(key)
         if known is None:
-            loaded, on_step = self._model.loaded, self._ledger.on_step
-            with self._ledger.timed("text"):
+            loaded, on_step = self._model.loaded, self._run_log.on_step
+            with self._run_log.timed("text"):
                 written = sample_texts(loaded, openings(), self._calibration, on_step)
             known = json.dumps(written).encode()
             self._store.put_artefact(key, known)

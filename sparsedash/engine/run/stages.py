@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from sparsedash.catalog.memory import kept_bytes, needs_fisher
-from sparsedash.engine.calibration.cache import EvidenceGone, KeptEvidence
+from sparsedash.engine.calibration.cache import CacheEvicted, CalibrationCache
 from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
 from sparsedash.engine.calibration.sequential_refit import (
     pack_narrowed,
@@ -24,10 +24,10 @@ from sparsedash.engine.pruning.structured import prune
 from sparsedash.engine.pruning.surgery import out_weight, pruned, reweighted
 from sparsedash.engine.pruning.unstructured import prune_weights, weight_passage_errors
 from sparsedash.engine.run.pruned_record import described
-from sparsedash.engine.run.run_log import Ledger, peak_memory_bytes
+from sparsedash.engine.run.run_log import RunLog, peak_memory_bytes
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.run.run_texts import RunTexts
-from sparsedash.schema.cache_keys import EvidenceKeys, evidence_keys, outcomes_key, pruned_key
+from sparsedash.schema.cache_keys import CalibrationKeys, calibration_keys, outcomes_key, pruned_key
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step
@@ -39,15 +39,15 @@ _MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."
 
 
 class Stages:
-    """What one run needs, made when it is first asked for. texts: what it reads. ledger: what it took."""
+    """What one run needs, made when it is first asked for. texts: what it reads. run_log: what it took."""
 
     def __init__(
         self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf
     ) -> None:
         self._settings, self._store = settings, store
-        self.ledger = Ledger(on_step)
-        self._model = RunModel(settings, store, shelf, self.ledger)
-        self.texts = RunTexts(settings, store, self._model, self.ledger)
+        self.run_log = RunLog(on_step)
+        self._model = RunModel(settings, store, shelf, self.run_log)
+        self.texts = RunTexts(settings, store, self._model, self.run_log)
         self._told_of_mismatch = False
 
     @property
@@ -73,9 +73,9 @@ class Stages:
         if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
             few_tokens_warning(self.loaded, self.texts.n_tokens_expected)
         self._require_room()
-        self.ledger.warn(self.texts.few_passages_warning)
+        self.run_log.warn(self.texts.few_passages_warning)
         # What is stored is no steadier than it was when it was made.
-        self.ledger.warn(self._store.recall(f"calibration warning/{self._keys.statistics}"))
+        self.run_log.warn(self._store.recall(f"calibration warning/{self._keys.statistics}"))
 
     def _require_room(self) -> None:
         """Statistics and gradients that do not fit together would push each other out, again and again."""
@@ -110,7 +110,7 @@ class Stages:
             self._warn_of_mismatch(known.pruned)
             return known
         made = self.prune(method, permille)
-        with self.ledger.timed("prune"):
+        with self.run_log.timed("prune"):
             asked = (method, self._settings.calibration, permille)
             facts = described(self.loaded, made, asked, self._passage_errors(method, made))
         self._warn_of_mismatch(facts)
@@ -125,12 +125,12 @@ class Stages:
         while True:
             if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
                 self._calibrate()
-            elif "calibrate" not in self.ledger.seconds:
-                self.ledger.note_cached("calibration")
-            with self.ledger.timed("prune"):
+            elif "calibrate" not in self.run_log.seconds:
+                self.run_log.note_cached("calibration")
+            with self.run_log.timed("prune"):
                 try:
                     return self._pruned(method, permille)
-                except EvidenceGone as gone:
+                except CacheEvicted as gone:
                     if gone.key in lost:
                         # It was made again just now, and pushed out again.
                         reason = "What was calibrated does not fit into the store."
@@ -144,10 +144,10 @@ class Stages:
         return pruned(self.loaded.mlps, made.narrowed)
 
     @cached_property
-    def _keys(self) -> EvidenceKeys:
+    def _keys(self) -> CalibrationKeys:
         calibration = self._settings.calibration
         text = self.texts.calibration_identity
-        return evidence_keys(self._model.identity, self._settings.dtype, text, calibration)
+        return calibration_keys(self._model.identity, self._settings.dtype, text, calibration)
 
     def _outcomes_key(self, sparse: tuple[str, MethodSettings, int] | None) -> str:
         return outcomes_key(
@@ -172,48 +172,48 @@ class Stages:
         return StopRule(dense=verdicts, n_comparisons=self._settings.n_sparse)
 
     @cached_property
-    def _kept(self) -> KeptEvidence:
-        return KeptEvidence(
+    def _kept(self) -> CalibrationCache:
+        return CalibrationCache(
             self._store,
             self._keys,
             self.loaded,
             lambda: self.sequences,
-            self.ledger.on_step,
+            self.run_log.on_step,
             token_weights=self._settings.calibration.token_weights,
         )
 
     def _calibrate(self) -> None:
         sequences = self.sequences
         warning = few_tokens_warning(self.loaded, sum(map(len, sequences)))
-        self.ledger.warn(warning)
-        keep, on_step = self._kept.keep_statistics, self.ledger.on_step
+        self.run_log.warn(warning)
+        keep, on_step = self._kept.keep_statistics, self.run_log.on_step
         weights = self._settings.calibration.token_weights
-        with self.ledger.timed("calibrate"):
+        with self.run_log.timed("calibrate"):
             calibrate(self.loaded, sequences, keep, on_step, token_weights=weights)
         self._store.remember(f"calibration warning/{self._keys.statistics}", warning or "")
         self._store.remember(f"calibrated/{self._keys.statistics}", str(len(self.loaded.mlps)))
 
     def _pruned(self, method: MethodSettings, permille: int) -> PrunedModel:
-        mlps, evidence = self.loaded.mlps, self._kept.evidence_for(method, permille)
+        mlps, calibration = self.loaded.mlps, self._kept.data_for(method, permille)
         if not PATTERNS[method.pattern].channels:
             projections = self.loaded.projections(method.scope)
-            return prune_weights(projections, evidence, method, permille, self._on_pruned)
+            return prune_weights(projections, calibration, method, permille, self._on_pruned)
         if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
-            return prune(mlps, evidence, method, permille, self._on_pruned)
+            return prune(mlps, calibration, method, permille, self._on_pruned)
         key = pruned_key(self._keys.statistics, method, permille)
         known = self._store.get_artefact(key)
         if known is None:
-            chosen = prune(mlps, evidence, method, permille, self._on_pruned).narrowed
-            damping, strength, on_step = method.damping, method.strength, self.ledger.on_step
+            chosen = prune(mlps, calibration, method, permille, self._on_pruned).narrowed
+            damping, strength, on_step = method.damping, method.strength, self.run_log.on_step
             refitted = refit_sequentially(
                 self.loaded, self.sequences, chosen, damping, strength, on_step
             )
             known = pack_narrowed(refitted)
             self._store.put_artefact(key, known)
-        return measured(mlps, evidence, method, unpack_narrowed(known))
+        return measured(mlps, calibration, method, unpack_narrowed(known))
 
     def _on_pruned(self, done: int, total: int) -> None:
-        self.ledger.on_step(Step("prune", done, total))
+        self.run_log.on_step(Step("prune", done, total))
 
     def _passage_errors(self, method: MethodSettings, made: PrunedModel) -> list[float]:
         loaded, groups = self.loaded, self._kept.groups if made.masked else []
@@ -223,7 +223,7 @@ class Stages:
             loaded,
             self.texts.passages,
             watched or [[loaded.family.out]] * len(loaded.blocks),
-            self.ledger.on_step,
+            self.run_log.on_step,
             token_weights=self._settings.calibration.token_weights,
         )
         if not made.masked:
@@ -234,13 +234,13 @@ class Stages:
     def _warn_of_mismatch(self, made: Pruned) -> None:
         if not self._told_of_mismatch:
             warning = mismatch_warning(made)
-            self.ledger.warn(warning)
+            self.run_log.warn(warning)
             self._told_of_mismatch = warning is not None
 
     def _known(self, key: str, label: str) -> Record | None:
         record = self._store.get(Record, key)
         if record is not None:
-            self.ledger.note_cached(f"evaluation, {label}")
+            self.run_log.note_cached(f"evaluation, {label}")
         return record
 
     def _evaluated(
@@ -248,8 +248,8 @@ class Stages:
     ) -> Record:
         settings, passages = self._settings, self.texts.passages
         loaded = self.loaded
-        with self.ledger.timed("evaluate"):
-            rule, on_step = settings.evaluation.rule, self.ledger.on_step
+        with self.run_log.timed("evaluate"):
+            rule, on_step = settings.evaluation.rule, self.run_log.on_step
             evaluated = evaluate(loaded, passages, on_step, label, rule=rule, stop=stop)
         speed = evaluated.n_tokens / evaluated.seconds
         record = Record(

@@ -1,10 +1,10 @@
-"""The two axes of a race: how far they reach, and what their numbers say."""
+"""The two axes of the trade-off chart: how far they reach, and what their numbers say."""
 
 from collections.abc import Sequence
 from math import ceil, floor, log
 from typing import Any
 
-from sparsedash.reporting.charts.measures import Measure, Race, readings, sparsity, times
+from sparsedash.reporting.charts.measures import Measure, TradeoffData, readings, sparsity, times
 
 MARGIN = 0.02
 """Air left of zero, as a share of the axis, so that the dense point does not stand on the tick labels."""
@@ -13,24 +13,24 @@ _MOST_TICKS = 7
 _STEPS = (0.5, 1, 2, 5, 10, 20, 50)
 
 
-def end_of_axis(race: Race) -> float:
+def end_of_axis(tradeoff: TradeoffData) -> float:
     """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
-    asked = [*race.asked, *(row.sparsity_permille for row in race.published)]
-    largest = max([*map(sparsity, race.records), *(value / 10 for value in asked), 1.0])
+    asked = [*tradeoff.asked, *(row.sparsity_permille for row in tradeoff.published)]
+    largest = max([*map(sparsity, tradeoff.records), *(value / 10 for value in asked), 1.0])
     return min(100.0, largest * 1.06)
 
 
-def range_of(race: Race, measure: Measure) -> tuple[float, float]:
+def range_of(tradeoff: TradeoffData, measure: Measure) -> tuple[float, float]:
     """What holds every interval with some air; shares of right answers stay within 0 to 100 percent."""
     bounds = [
         bound
-        for record in (race.dense, *race.records)
-        for reading in readings(measure, race.dense, record)
+        for record in (tradeoff.dense, *tradeoff.records)
+        for reading in readings(measure, tradeoff.dense, record)
         for bound in (reading.low, reading.high)
     ]
     if measure == "accuracy":
-        bounds += [100 * share for row in race.published for share in (row.dense, row.sparse)]
-        bounds += [race.live.reading.low, race.live.reading.high] if race.live else []
+        bounds += [100 * share for row in tradeoff.published for share in (row.dense, row.sparse)]
+        bounds += [tradeoff.live.reading.low, tradeoff.live.reading.high] if tradeoff.live else []
     least = 0.02 if measure == "word perplexity" else 2.0
     air = max(least, 0.08 * (max(bounds) - min(bounds)))
     low, high = min(bounds) - air, max(bounds) + air

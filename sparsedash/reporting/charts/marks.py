@@ -1,4 +1,4 @@
-"""The marks of a race: dense across, a line for each method, and the point of the model that is answering now."""
+"""The marks of a trade-off chart: dense across, a line for each method, and the point of the model that is answering now."""
 
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -10,9 +10,9 @@ from sparsedash.reporting.charts.axes import MARGIN
 from sparsedash.reporting.charts.labels import apart
 from sparsedash.reporting.charts.measures import (
     Measure,
-    Race,
     Reading,
     Role,
+    TradeoffData,
     dense_value,
     readings,
     sparsity,
@@ -50,37 +50,39 @@ class Line:
     crowded: bool
 
 
-def lines_of(race: Race, end: float) -> list[Line]:
-    """The lines of a race; also those that have no record yet. end: of the x axis."""
-    n, symbols, at = len(race.lines), list(SYMBOLS), places(race, end)
+def lines_of(tradeoff: TradeoffData, end: float) -> list[Line]:
+    """The lines of the chart; also those that have no record yet. end: of the x axis."""
+    n, symbols, at = len(tradeoff.lines), list(SYMBOLS), places(tradeoff, end)
     return [
         Line(
             label=label, records=(ordered := tuple(sorted(records, key=sparsity))),
             places=tuple(at[label, record.sparsity_permille] for record in ordered),
             symbol=symbols[i % len(symbols)], dash=DASHES[i % len(DASHES)],
-            strong=n == 1 or label == race.leader, alone=n == 1, crowded=n > _FEW,
+            strong=n == 1 or label == tradeoff.leader, alone=n == 1, crowded=n > _FEW,
         )
-        for i, (label, records) in enumerate(race.lines.items())
+        for i, (label, records) in enumerate(tradeoff.lines.items())
     ]  # fmt: skip
 
 
-def places(race: Race, end: float) -> dict[tuple[str, int], float]:
+def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
     """Where on the x axis each point stands, by its line and the per mille asked for.
 
     That is at its sparsity, in percent, and where methods would cover each other as near to it as can be, but never among
     the points of another sparsity. Points that are asked for and not there yet keep their place.
     """
-    wanted = {point: point[1] / 10 for point in product(race.lines, race.asked)}
+    wanted = {point: point[1] / 10 for point in product(tradeoff.lines, tradeoff.asked)}
     wanted |= {
         (label, record.sparsity_permille): sparsity(record)
-        for label, records in race.lines.items()
+        for label, records in tradeoff.lines.items()
         for record in records
     }
-    if race.live is not None:
-        wanted.setdefault((race.live.label, race.live.permille), race.live.permille / 10)
+    if tradeoff.live is not None:
+        wanted.setdefault(
+            (tradeoff.live.label, tradeoff.live.permille), tradeoff.live.permille / 10
+        )
     asked = sorted({permille for _, permille in wanted})
     closest = min((high - low for low, high in pairwise(asked)), default=1000) / 10
-    n = len(race.lines)
+    n = len(tradeoff.lines)
     step = min(_APART * end, _FAR_APART * end / n, closest / n) if n else 0.0
     found: dict[tuple[str, int], float] = {}
     for permille in asked:
@@ -99,16 +101,18 @@ def ink(role: Role, colours: Palette) -> tuple[str, str]:
     }[role]
 
 
-def dense_marks(race: Race, measure: Measure, end: float, colours: Palette) -> list[Any]:
+def dense_marks(
+    tradeoff: TradeoffData, measure: Measure, end: float, colours: Palette
+) -> list[Any]:
     """Dense drawn across, under everything; for accuracy with the band of its interval."""
-    y = dense_value(measure, race.dense)
+    y = dense_value(measure, tradeoff.dense)
     left = -MARGIN * end
     across = go.Scatter(
         x=[left, end], y=[y, y], mode="lines", line={"color": colours.dense, "width": 2}, hoverinfo="skip", name="dense",
     )  # fmt: skip
     if measure != "accuracy":
         return [across]
-    (reading,) = readings(measure, race.dense, race.dense)
+    (reading,) = readings(measure, tradeoff.dense, tradeoff.dense)
     low, high = reading.low, reading.high
     band = go.Scatter(
         x=[left, end, end, left], y=[low, low, high, high], fill="toself", mode="lines", fillcolor=colours.band,
@@ -117,36 +121,36 @@ def dense_marks(race: Race, measure: Measure, end: float, colours: Palette) -> l
     return [band, across]
 
 
-def dense_point(race: Race, measure: Measure, colours: Palette) -> Any:
+def dense_point(tradeoff: TradeoffData, measure: Measure, colours: Palette) -> Any:
     """The dense model's own point."""
     return go.Scatter(
-        x=[0], y=[dense_value(measure, race.dense)], mode="markers", marker={"color": colours.dense, "size": 10},
-        cliponaxis=False, name="dense", hovertemplate=f"dense<br>{_said(race.dense, '')}<extra></extra>",
+        x=[0], y=[dense_value(measure, tradeoff.dense)], mode="markers", marker={"color": colours.dense, "size": 10},
+        cliponaxis=False, name="dense", hovertemplate=f"dense<br>{_said(tradeoff.dense, '')}<extra></extra>",
     )  # fmt: skip
 
 
-def strands(race: Race, line: Line, measure: Measure) -> dict[Role, list[Reading]]:
+def strands(tradeoff: TradeoffData, line: Line, measure: Measure) -> dict[Role, list[Reading]]:
     """The readings of a line's records, by what they count."""
     found: dict[Role, list[Reading]] = {}
     for record in line.records:
-        for reading in readings(measure, race.dense, record):
+        for reading in readings(measure, tradeoff.dense, record):
             found.setdefault(reading.role, []).append(reading)
     return found
 
 
 def strand_trace(
-    race: Race, line: Line, measure: Measure, found: list[Reading], colours: Palette
+    tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette
 ) -> Any:
     """One line of marks with intervals, from dense on; hollow marks stand for fewer passages than dense has."""
     colour, _ = ink(found[0].role, colours)
-    hollow = [len(r.outcomes) < len(race.dense.outcomes) for r in line.records]
+    hollow = [len(r.outcomes) < len(tradeoff.dense.outcomes) for r in line.records]
     said = [
         _said(record, f"{line.label}, {r.words}")
         for record, r in zip(line.records, found, strict=True)
     ]
     return go.Scatter(
         x=[0.0, *line.places],
-        y=[dense_value(measure, race.dense), *(r.value for r in found)], mode="lines+markers", name=found[0].role,
+        y=[dense_value(measure, tradeoff.dense), *(r.value for r in found)], mode="lines+markers", name=found[0].role,
         line={"color": colour, "width": 2.5 if line.strong else 1.25, "dash": line.dash},
         marker={
             "color": colour, "symbol": [line.symbol, *(f"{line.symbol}-open" if h else line.symbol for h in hollow)],
@@ -164,12 +168,12 @@ def strand_trace(
     )  # fmt: skip
 
 
-def live_trace(race: Race, line: Line, end: float, colours: Palette) -> Any:
+def live_trace(tradeoff: TradeoffData, line: Line, end: float, colours: Palette) -> Any:
     """The point of the model that is answering now, at the sparsity asked for, with the interval of what it has so far."""
-    assert race.live is not None
-    reading = race.live.reading
+    assert tradeoff.live is not None
+    reading = tradeoff.live.reading
     return go.Scatter(
-        x=[places(race, end)[line.label, race.live.permille]], y=[reading.value], mode="markers", name="live",
+        x=[places(tradeoff, end)[line.label, tradeoff.live.permille]], y=[reading.value], mode="markers", name="live",
         marker={
             "color": colours.sparse, "symbol": f"{line.symbol}-open-dot", "size": 12,
             "line": {"color": colours.sparse, "width": 2},
@@ -178,7 +182,7 @@ def live_trace(race: Race, line: Line, end: float, colours: Palette) -> Any:
             "type": "data", "symmetric": False, "array": [reading.high - reading.value],
             "arrayminus": [reading.value - reading.low], "color": colours.sparse, "thickness": 1.25, "width": 5,
         },
-        cliponaxis=False, customdata=[f"{line.label}, answering<br>{race.live.words}"],
+        cliponaxis=False, customdata=[f"{line.label}, answering<br>{tradeoff.live.words}"],
         hovertemplate="%{customdata}<extra></extra>",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What a race can be judged by, and each record's value of it with a 95 % interval."""
+"""What a sparse model can be judged by, and each record's value of it with a 95 % interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Live:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Race:
+class TradeoffData:
     """What one chart shows: sparse records on their lines against the dense one.
 
     asked: sparsities in per mille that the axis leaves room for, so that nothing moves while a run fills the chart.

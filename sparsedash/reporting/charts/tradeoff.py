@@ -1,4 +1,4 @@
-"""The race: every method's line against measured sparsity, with intervals, dense drawn across."""
+"""The trade-off chart: every method's line against measured sparsity, with intervals, dense drawn across."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,13 @@ from sparsedash.reporting.charts.marks import (
     strand_trace,
     strands,
 )
-from sparsedash.reporting.charts.measures import Measure, Race, dense_value, readings, sparsity
+from sparsedash.reporting.charts.measures import (
+    Measure,
+    TradeoffData,
+    dense_value,
+    readings,
+    sparsity,
+)
 from sparsedash.reporting.charts.palette import PALETTES, Palette, Theme, axis, frame_of
 from sparsedash.reporting.charts.published_points import (
     published_notes,
@@ -35,31 +41,33 @@ TITLES: dict[Measure, str] = {
 _TOP, _BOTTOM, _LEFT = 44, 52, 52
 
 
-def race_chart(race: Race, measure: Measure = "accuracy", theme: Theme = "light") -> go.Figure:
+def tradeoff_chart(
+    tradeoff: TradeoffData, measure: Measure = "accuracy", theme: Theme = "light"
+) -> go.Figure:
     """The measure against measured MLP sparsity, every value with its 95 % interval."""
-    colours, end, y_range = PALETTES[theme], end_of_axis(race), range_of(race, measure)
-    lines = lines_of(race, end)
-    labels = [Label(y=dense_value(measure, race.dense), lines=["dense"], colour=colours.dense)]
-    traces = dense_marks(race, measure, end, colours)
+    colours, end, y_range = PALETTES[theme], end_of_axis(tradeoff), range_of(tradeoff, measure)
+    lines = lines_of(tradeoff, end)
+    labels = [Label(y=dense_value(measure, tradeoff.dense), lines=["dense"], colour=colours.dense)]
+    traces = dense_marks(tradeoff, measure, end, colours)
     for line in lines:
-        drawn, ends = _line(race, line, measure, colours)
+        drawn, ends = _line(tradeoff, line, measure, colours)
         traces, labels = traces + drawn, labels + ends
-    traces.append(dense_point(race, measure, colours))
+    traces.append(dense_point(tradeoff, measure, colours))
     height = max(HEIGHT - _TOP - _BOTTOM, room_for(labels))
     layout = frame_of(
-        TITLES[measure].format(total=race.dense.last_word.total),
+        TITLES[measure].format(total=tradeoff.dense.last_word.total),
         round(height) + _TOP + _BOTTOM,
         colours,
     )
-    layout |= _axes(race, measure, end, y_range, colours)
+    layout |= _axes(tradeoff, measure, end, y_range, colours)
     layout |= label_layout(labels, Panel(y_range=y_range, height=height), colours)
     if measure == "accuracy":
-        traces += published_traces(race.published, colours)
-        layout["annotations"] += published_notes(race.published, colours)
+        traces += published_traces(tradeoff.published, colours)
+        layout["annotations"] += published_notes(tradeoff.published, colours)
         traces += [
-            live_trace(race, line, end, colours)
+            live_trace(tradeoff, line, end, colours)
             for line in lines
-            if race.live and line.label == race.live.label
+            if tradeoff.live and line.label == tradeoff.live.label
         ]
     return go.Figure(traces, layout)
 
@@ -70,11 +78,11 @@ def clicked(points: Sequence[Mapping[str, Any]]) -> str:
     return str(data[1]) if isinstance(data, list | tuple) and len(data) == 2 else ""
 
 
-def race_words(race: Race, measure: Measure = "accuracy") -> str:
+def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "accuracy") -> str:
     """What `race_chart` shows, for those who do not see it."""
-    dense, total = race.dense, race.dense.last_word.total
+    dense, total = tradeoff.dense, tradeoff.dense.last_word.total
     parts = [f"dense {readings(measure, dense, dense)[0].words}"] if measure == "accuracy" else []
-    for label, records in race.lines.items():
+    for label, records in tradeoff.lines.items():
         for record in sorted(records, key=sparsity):
             said = readings(measure, dense, record)[0].words
             parts.append(f"{label} at {sparsity(record):.1f} % {said}")
@@ -83,18 +91,18 @@ def race_words(race: Race, measure: Measure = "accuracy") -> str:
         "word perplexity": f"Word perplexity over {total:,} passages",
         "flips": f"Answers of {total:,} that broke or were mended",
     }[measure]
-    beside = published_words(race.published) if measure == "accuracy" else ""
-    return f"{what} against the share of {race.taken}, with 95 % intervals: {'; '.join(parts)}.{beside}"
+    beside = published_words(tradeoff.published) if measure == "accuracy" else ""
+    return f"{what} against the share of {tradeoff.taken}, with 95 % intervals: {'; '.join(parts)}.{beside}"
 
 
 def _line(
-    race: Race, line: Line, measure: Measure, colours: Palette
+    tradeoff: TradeoffData, line: Line, measure: Measure, colours: Palette
 ) -> tuple[list[Any], list[Label]]:
     """The traces of one method and its labels: one that only keeps the room where it has no record yet."""
-    found = strands(race, line, measure)
-    traces = [strand_trace(race, line, measure, ends, colours) for ends in found.values()]
+    found = strands(tradeoff, line, measure)
+    traces = [strand_trace(tradeoff, line, measure, ends, colours) for ends in found.values()]
     if not found:
-        live = race.live if measure == "accuracy" else None
+        live = tradeoff.live if measure == "accuracy" else None
         y = live.reading.value if live is not None and live.label == line.label else None
         return traces, [_label(line, line.label, y, colours.sparse_text)]
     labels = [
@@ -111,13 +119,17 @@ def _label(line: Line, text: str, y: float | None, colour: str) -> Label:
 
 
 def _axes(
-    race: Race, measure: Measure, end: float, y_range: tuple[float, float], colours: Palette
+    tradeoff: TradeoffData,
+    measure: Measure,
+    end: float,
+    y_range: tuple[float, float],
+    colours: Palette,
 ) -> dict[str, Any]:
     return {
         "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM},
         "xaxis": axis(
             colours, range=[-MARGIN * end, end], ticksuffix=" %", showgrid=False, showline=True, linecolor=colours.grid,
-            title={"text": race.taken, "font": {"color": colours.muted, "size": 14}},
+            title={"text": tradeoff.taken, "font": {"color": colours.muted, "size": 14}},
         ),
         "yaxis": axis(colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **ticks(measure, y_range)),
     }  # fmt: skip

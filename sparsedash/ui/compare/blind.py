@@ -7,7 +7,7 @@ import streamlit as st
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import label
 from sparsedash.reporting.record_pair import Pair
-from sparsedash.reporting.side_by_side import Sides
+from sparsedash.reporting.side_by_side import SideBySide
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import wilson
 from sparsedash.ui import frame
@@ -26,24 +26,24 @@ def choose_mode() -> bool:
     return on
 
 
-def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Sides:
+def side_by_side(backend: Backend, pair: Pair, subject: str, blind: bool) -> SideBySide:
     """How to show the two models for what is judged: hidden and in a drawn order until there is a choice for it.
 
     What this session has shown with a model's name stays open: who has seen it cannot judge it blind.
     """
-    judged = subject in backend.visitors.choices(pair.left.key, pair.right.key)
+    judged = subject in backend.user_data.choices(pair.left.key, pair.right.key)
     named = [f"named-{record.key}-{subject}" for record in (pair.left, pair.right)]
     if not blind or judged or any(name in st.session_state for name in named):
         st.session_state.update(dict.fromkeys(named, True))
-        return Sides(pair=pair)
+        return SideBySide(pair=pair)
     # Drawn for the session and kept on the server: nothing in the page or its address tells it.
     drawn = f"drawn-order-{pair.left.key}-{pair.right.key}-{subject}"
     if drawn not in st.session_state:
         st.session_state[drawn] = secrets.randbelow(2) == 1
-    return Sides(pair=pair, hidden=True, turned=st.session_state[drawn])
+    return SideBySide(pair=pair, hidden=True, turned=st.session_state[drawn])
 
 
-def judge(backend: Backend, seen: Sides, subject: str) -> None:
+def preference_buttons(backend: Backend, seen: SideBySide, subject: str) -> None:
     """Draw the three buttons where the sides are hidden; else what was chosen with a way to take it back, or why none can be."""
     pair = seen.pair
     if seen.hidden:
@@ -57,7 +57,7 @@ def judge(backend: Backend, seen: Sides, subject: str) -> None:
                     args=(lambda better=better: _choose(backend, pair, subject, better),),
                 )  # fmt: skip
         return
-    chosen = backend.visitors.choices(pair.left.key, pair.right.key).get(subject)
+    chosen = backend.user_data.choices(pair.left.key, pair.right.key).get(subject)
     if chosen is None:
         frame.note("This was shown with the models' names before, so it cannot be judged blind.")
         return
@@ -73,7 +73,7 @@ def judge(backend: Backend, seen: Sides, subject: str) -> None:
 
 def show_tally(backend: Backend, pair: Pair) -> None:
     """Draw how often each model was chosen, how sure that is, and a way to begin anew."""
-    chosen = list(backend.visitors.choices(pair.left.key, pair.right.key).values())
+    chosen = list(backend.user_data.choices(pair.left.key, pair.right.key).values())
     left, right = chosen.count(pair.left.key), chosen.count(pair.right.key)
     frame.note(tally((pair.left_name, left), (pair.right_name, right), chosen.count("")))
     if chosen:
@@ -81,7 +81,7 @@ def show_tally(backend: Backend, pair: Pair) -> None:
             st.button(
                 label(f"Forget all {len(chosen)} choices"), key="forget-choices",
                 on_click=frame.attempt,
-                args=(lambda: backend.visitors.forget_choices(pair.left.key, pair.right.key),),
+                args=(lambda: backend.user_data.forget_choices(pair.left.key, pair.right.key),),
             )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def tally(left: tuple[str, int], right: tuple[str, int], same: int) -> str:
 
 
 def _choose(backend: Backend, pair: Pair, subject: str, better: str | None) -> None:
-    backend.visitors.choose(pair.left.key, pair.right.key, subject, better)
+    backend.user_data.choose(pair.left.key, pair.right.key, subject, better)
 
 
 def _switch() -> None:

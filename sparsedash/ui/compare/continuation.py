@@ -5,7 +5,7 @@ import streamlit as st
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, paragraph
-from sparsedash.reporting.side_by_side import Sides
+from sparsedash.reporting.side_by_side import SideBySide
 from sparsedash.reporting.text_diff import marked
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_settings import ContinuationSettings
@@ -16,7 +16,7 @@ POLL_S = 0.25
 """Text that grows is read far more often than the state of other jobs."""
 
 
-def continue_passage(backend: Backend, seen: Sides, context: str) -> None:
+def continue_passage(backend: Backend, seen: SideBySide, context: str) -> None:
     """Draw the continuations of the context as far as they are, or the button that asks for them."""
     pair = seen.pair
     try:
@@ -44,7 +44,7 @@ def is_asked(backend: Backend, request: ContinuationSettings) -> bool:
     return job is not None and job.state != "done"
 
 
-def show_written(backend: Backend, seen: Sides, request: ContinuationSettings) -> None:
+def show_written(backend: Backend, seen: SideBySide, request: ContinuationSettings) -> None:
     """Draw what was written, or what is being written, with what can be done about it."""
     job = backend.newest_job(request.key())
     stored = backend.continuation(request.key())
@@ -75,7 +75,7 @@ def _again(backend: Backend, request: ContinuationSettings) -> None:
 
 
 @st.fragment(run_every=POLL_S)
-def _watch(backend: Backend, seen: Sides, job_id: int) -> None:
+def _watch(backend: Backend, seen: SideBySide, job_id: int) -> None:
     """Both sides as far as they are. Reruns the page when the job has ended."""
     job = backend.job(job_id)
     if not job.live:
@@ -105,7 +105,7 @@ def _progress(backend: Backend, job: Job) -> str:
     return f"▶ Writing: {job.done:,} of {job.total:,} tokens each{speed}"
 
 
-def _growing(seen: Sides, job: Job) -> Html:
+def _growing(seen: SideBySide, job: Job) -> Html:
     left, right = (
         element("p", escape(text.strip() or "…"), css="sd-written sd-growing")
         for text in (job.left_text, job.right_text)
@@ -113,7 +113,7 @@ def _growing(seen: Sides, job: Job) -> Html:
     return seen.beside(left, right)
 
 
-def _draw_both(seen: Sides, left: str, right: str) -> None:
+def _draw_both(seen: SideBySide, left: str, right: str) -> None:
     """Side by side, with the words marked that only one of them has."""
     # Marked in the order shown: which side is struck through must not tell which model it is.
     first, second = seen.shown(left.strip() or "(nothing)", right.strip() or "(nothing)")

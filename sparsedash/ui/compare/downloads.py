@@ -8,7 +8,7 @@ import streamlit as st
 from sparsedash.reporting.html import label
 from sparsedash.reporting.html_report import report
 from sparsedash.reporting.record_pair import Kind, Pair
-from sparsedash.reporting.run_results import sweep
+from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.sample_files import harness_samples, view_csv, view_parquet
 from sparsedash.reporting.side_by_side import side_title
 from sparsedash.schema.records import Passages, Run
@@ -52,7 +52,7 @@ def offer_files(
 
 
 def _report(backend: Backend, run: Run, pair: Pair, passages: Passages | None) -> bytes:
-    found = sweep(backend, run)
+    found = run_results(backend, run)
     assert found is not None, "the page has read the dense record already"
     return report(found, pair, passages)
 

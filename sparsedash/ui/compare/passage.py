@@ -5,7 +5,7 @@ from math import exp
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, token
 from sparsedash.reporting.record_pair import Pair
-from sparsedash.reporting.side_by_side import Sides, side_title
+from sparsedash.reporting.side_by_side import SideBySide, side_title
 from sparsedash.schema.records import Candidate, Outcome, Passages
 from sparsedash.ui import frame
 
@@ -13,7 +13,7 @@ SHOWN_CHARACTERS = 20_000
 """A longer context is shown from its end, where the target stands."""
 
 
-def show_passage(position: int, seen: Sides, passages: Passages | None) -> None:
+def show_passage(position: int, seen: SideBySide, passages: Passages | None) -> None:
     """The context with its target, and both models' answers to it; while the sides are hidden, only what they answered."""
     pair = seen.pair
     outcome = pair.left.outcomes[position]

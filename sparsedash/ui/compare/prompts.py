@@ -28,7 +28,7 @@ def try_prompt(backend: Backend, pair: Pair, is_blind: bool) -> None:
         "Continue this with both models", key="continue-own", icon=":material/edit_note:",
         on_click=frame.attempt, args=(lambda: _ask(backend, pair),),
     )  # fmt: skip
-    tried = backend.visitors.prompts(pair.left.key, pair.right.key)
+    tried = backend.user_data.prompts(pair.left.key, pair.right.key)
     if not tried:
         frame.note("What you try will be listed here, and will be here again after a reload.")
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
@@ -63,7 +63,7 @@ def _ask(backend: Backend, pair: Pair) -> None:
         seed=int(state.get("own-seed", 0)),
     )
     backend.submit_continuation(request)
-    backend.visitors.keep_prompt(request)
+    backend.user_data.keep_prompt(request)
 
 
 def _show(backend: Backend, pair: Pair, request: ContinuationSettings, is_blind: bool) -> None:
@@ -74,14 +74,14 @@ def _show(backend: Backend, pair: Pair, request: ContinuationSettings, is_blind:
         paragraph(_how(request), css="sd-muted sd-small"),
     )
     subject = request.key()
-    seen = blind.sides(backend, pair, subject, is_blind)
+    seen = blind.side_by_side(backend, pair, subject, is_blind)
     show_written(backend, seen, request)
     stored = backend.continuation(subject)
     if is_blind and stored is not None and not stored.stopped:
-        blind.judge(backend, seen, subject)
+        blind.preference_buttons(backend, seen, subject)
     st.button(
         "Remove from the list", key=f"remove-{subject}", type="tertiary", icon=":material/close:",
-        on_click=frame.attempt, args=(lambda: backend.visitors.drop_prompt(request),),
+        on_click=frame.attempt, args=(lambda: backend.user_data.drop_prompt(request),),
     )  # fmt: skip
 
 

@@ -15,10 +15,10 @@ def read_passage(
     """Draw the passage at this position; while it waits to be judged blind, without what tells the sides apart."""
     outcome = pair.left.outcomes[position]
     subject = f"passage-{outcome.index}"
-    seen = blind.sides(backend, pair, subject, is_blind)
+    seen = blind.side_by_side(backend, pair, subject, is_blind)
     show_passage(position, seen, passages)
     if is_blind:
-        blind.judge(backend, seen, subject)
+        blind.preference_buttons(backend, seen, subject)
     if passages is None:
         return
     context = passages.contexts[position]

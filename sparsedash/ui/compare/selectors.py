@@ -10,9 +10,9 @@ from sparsedash.reporting.html import element, escape, label, visible
 from sparsedash.reporting.record_pair import (
     KINDS,
     Kind,
-    Offer,
     Order,
     Pair,
+    RecordChoice,
     offers,
     pair,
     told_apart,
@@ -59,7 +59,7 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
     offered = {offer.key: offer for offer in offers(run, runs)}
     last = (run.sparse or (run.dense,))[-1]
     columns = st.columns(2, wrap=False)
-    chosen: list[Offer] = []
+    chosen: list[RecordChoice] = []
     not_there: list[str] = []
     for column, side, otherwise in zip(columns, ("left", "right"), (run.dense, last), strict=True):
         asked = frame.query(side)

@@ -10,7 +10,7 @@ from sparsedash.reporting.charts.layers import layers_chart, layers_words, relat
 from sparsedash.reporting.charts.palette import repainting
 from sparsedash.reporting.html import Html, element, escape, table, visible
 from sparsedash.reporting.record_pair import unknown
-from sparsedash.reporting.run_results import Sweep
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.stats.layer_errors import ALARM, median_ratio, mismatch
 from sparsedash.ui import frame
@@ -21,7 +21,7 @@ OVERFITTED = 2.0
 _RECORD = "chosen-record"
 
 
-def choose_record(found: Sweep) -> Record:
+def choose_record(found: RunResults) -> Record:
     """Draw the choice among the run's sparse models; the last one unless the address names another there is."""
     names = {name: record for name, record in found.records.items() if record.pruned}
     asked = frame.query("record")

@@ -1,4 +1,4 @@
-"""What pruning cost in one run: the sentence, at most three numbers, the race and its table; and the list of runs."""
+"""What pruning cost in one run: the sentence, at most three numbers, the chart and its table; and the list of runs."""
 
 from typing import get_args
 from urllib.parse import urlencode
@@ -9,11 +9,11 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.measures import Live, Measure
 from sparsedash.reporting.charts.palette import repainting
-from sparsedash.reporting.charts.tradeoff import clicked, race_chart, race_words
+from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.html import Html, element, escape, label, paragraph
 from sparsedash.reporting.record_pair import offers
 from sparsedash.reporting.results_table import numbers_table
-from sparsedash.reporting.run_results import Sweep, answer, best, doubt, headline, live
+from sparsedash.reporting.run_results import RunResults, answer, best, doubt, headline, live
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import judge
@@ -34,7 +34,7 @@ _DRAWN = "Bars and the band: 95 % intervals. Points that would cover each other 
 _HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
-def show_answer(found: Sweep) -> None:
+def show_answer(found: RunResults) -> None:
     """The sentence that a run's page opens with, and what it leaves open."""
     settings = found.run.settings
     frame.opening(
@@ -44,7 +44,7 @@ def show_answer(found: Sweep) -> None:
         frame.note(open_still)
 
 
-def show_race(backend: Backend, found: Sweep, job: Job | None) -> None:
+def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     """The headline numbers, the chart and its table; above them the job that is filling them, if one is."""
     frame.show(Html(f"<style>{repainting()}</style>"))
     if job is not None and job.live:
@@ -65,8 +65,8 @@ def show_race(backend: Backend, found: Sweep, job: Job | None) -> None:
 
 
 @st.fragment(run_every=job_panel.POLL_S)
-def _watch_race(backend: Backend, found: Sweep, job_id: int) -> None:
-    """The race while its job is live; reruns the page when the job ends or has brought another record."""
+def _watch_race(backend: Backend, found: RunResults, job_id: int) -> None:
+    """The chart while its job is live; reruns the page when the job ends or has brought another record."""
     job = backend.job(job_id)
     run = backend.run(found.run.key)
     if not job.live or (run is not None and len(run.sparse) != len(found.run.sparse)):
@@ -75,7 +75,7 @@ def _watch_race(backend: Backend, found: Sweep, job_id: int) -> None:
     _draw_race(found, live(found, job))
 
 
-def _draw_race(found: Sweep, now: Live | None) -> None:
+def _draw_race(found: RunResults, now: Live | None) -> None:
     frame.show(element("dl", *_numbers(found), css="sd-numbers"))
     measures: tuple[Measure, ...] = get_args(Measure)
     measure = st.segmented_control(
@@ -83,12 +83,12 @@ def _draw_race(found: Sweep, now: Live | None) -> None:
         label_visibility="collapsed",
     )  # fmt: skip
     measure = measure or measures[0]
-    race = found.race(now)
+    tradeoff = found.tradeoff(now)
     selected = st.plotly_chart(
-        race_chart(race, measure, frame.theme()),
+        tradeoff_chart(tradeoff, measure, frame.theme()),
         theme=None,
         config={"displayModeBar": False, "responsive": True},
-        alt=race_words(race, measure),
+        alt=tradeoff_words(tradeoff, measure),
         key=f"race-{measures.index(measure)}",
         on_select="rerun",
         selection_mode="points",
@@ -99,13 +99,13 @@ def _draw_race(found: Sweep, now: Live | None) -> None:
     frame.show(paragraph(" ".join(hints), css="sd-muted sd-small"))
 
 
-def _open_comparison(found: Sweep, key: str) -> None:
+def _open_comparison(found: RunResults, key: str) -> None:
     """Go to the compare page of the record that was clicked, if one was."""
     if address := _comparisons(found).get(key):
         st.switch_page("pages/compare.py", query_params=address)
 
 
-def _comparisons(found: Sweep) -> dict[str, dict[str, str]]:
+def _comparisons(found: RunResults) -> dict[str, dict[str, str]]:
     """What the address of the compare page says of each sparse record beside dense, by the record's key."""
     return {
         offer.key: {"run": found.run.key, "right": offer.address}
@@ -114,7 +114,7 @@ def _comparisons(found: Sweep) -> dict[str, dict[str, str]]:
     }
 
 
-def link_to_answers(found: Sweep) -> None:
+def link_to_answers(found: RunResults) -> None:
     """Links to the passages and to the layers of the sparse model that the answer speaks of."""
     record = headline(found)
     if record is None:
@@ -140,7 +140,7 @@ def list_runs(runs: list[Run], chosen: str) -> None:
             frame.show(element("p", escape(" · ".join(parts)), css="sd-muted sd-small"))
 
 
-def _numbers(found: Sweep) -> list[Html]:
+def _numbers(found: RunResults) -> list[Html]:
     """Dense, and the mildest and the hardest pruning of the best method."""
     rows = best(found)
     right = f"{found.dense.last_word.right:,} of {found.dense.last_word.total:,} last words right"
@@ -162,7 +162,7 @@ def _number(name: str, record: Record, below: str) -> Html:
     )
 
 
-def _name(found: Sweep, record: Record) -> str:
+def _name(found: RunResults, record: Record) -> str:
     assert record.pruned is not None, "dense has a name of its own"
     method = record.pruned.method
     name = f"{found.method(record)}, " if len(found.run.settings.methods) > 1 else ""
@@ -170,6 +170,6 @@ def _name(found: Sweep, record: Record) -> str:
     return f"{name}{wording.permille(record.sparsity_permille)} {taken}"
 
 
-def _adjusted(found: Sweep) -> str:
+def _adjusted(found: RunResults) -> str:
     n = len(found.sparse)
     return f", judged among {n} comparisons" if n > 1 else ""

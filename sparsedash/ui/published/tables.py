@@ -20,11 +20,11 @@ from sparsedash.service import preflight
 from sparsedash.service.backend import Backend
 from sparsedash.service.reproduction import (
     METHOD,
-    Needs,
-    doubt,
+    RunCost,
     measured,
-    needs,
+    published_interval,
     ratio,
+    run_cost,
     run_settings,
 )
 from sparsedash.ui import frame
@@ -45,7 +45,7 @@ def opening() -> str:
     """What the tables come to, in one sentence."""
     ratios = [found for row in LAST_TOKEN if (found := ratio(row))]
     reproduced = sum(found.reproduced for found in ratios)
-    shown = sum(doubt(row).shown for row in ROWS)
+    shown = sum(published_interval(row).shown for row in ROWS)
     change = "none shows" if shown == 0 else f"{shown} {'shows' if shown == 1 else 'show'}"
     return (
         f"What the retraining-free method was published to cost: of {len(ROWS)} results {change} a difference to the dense "
@@ -117,7 +117,7 @@ def _caption(what: str, n_passages: int) -> str:
 
 
 def _row(row: PublishedRow) -> list[str]:
-    found = doubt(row)
+    found = published_interval(row)
     low, high = found.sparse
     change = " to ".join(_points(bound) for bound in found.interval)
     stated = f"{row.drop_percent:+.2f}{wording.NBSP}%".replace("-", wording.MINUS)
@@ -141,7 +141,7 @@ def _facts(backend: Backend, runs: list[Run], row: PublishedRow) -> list[tuple[s
         stored = backend.cached(settings)
         return preflight.duration(settings, stored, runs, backend.record).total_s
 
-    takes = needs(row, seconds)
+    takes = run_cost(row, seconds)
     dense, sparse = row.n_right
     facts = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
     found = ratio(row)
@@ -162,7 +162,7 @@ def _facts(backend: Backend, runs: list[Run], row: PublishedRow) -> list[tuple[s
     return [*facts, *_taken(takes), ("Model", published_model(row.model).reference)]
 
 
-def _taken(takes: Needs) -> list[tuple[str, str]]:
+def _taken(takes: RunCost) -> list[tuple[str, str]]:
     if takes.seconds is None:
         time = "not known before this method has run here"
     else:

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from sparsedash.engine.calibration import cache
-from sparsedash.engine.calibration.cache import SENSITIVITY_TOKENS, KeptEvidence
+from sparsedash.engine.calibration.cache import SENSITIVITY_TOKENS, CalibrationCache
 from sparsedash.engine.calibration.gradients import SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.calibration.statistics import calibrate
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import family_named
-from sparsedash.schema.cache_keys import EvidenceKeys
+from sparsedash.schema.cache_keys import CalibrationKeys
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
-KEYS = EvidenceKeys(statistics="s", inputs="i", sensitivity="m", gradients="g")
+KEYS = CalibrationKeys(statistics="s", inputs="i", sensitivity="m", gradients="g")
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def loaded():
 
 
 def kept(loaded, store, texts):
-    found = KeptEvidence(store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal")
+    found = CalibrationCache(
+        store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal"
+    )
     calibrate(loaded, texts, found.keep_statistics, ignore_steps, token_weights="equal")
     return found
 
@@ -48,9 +50,9 @@ def texts(n=40, length=16):
 def test_a_block_with_many_dead_channels_still_has_a_sensitivity(loaded, store):
     """Without its dead channels nothing would be missing, and a loss of nothing tells nothing."""
     own = kept(loaded, store, texts())
-    dead = own.evidence.statistics(1).second_moment.diagonal() == 0
+    dead = own.data.statistics(1).second_moment.diagonal() == 0
     assert dead.float().mean() > 0.3
-    found = own.evidence.sensitivities()
+    found = own.data.sensitivities()
     assert min(found) > 0
     assert max(found) < 100 * min(found)
 
@@ -79,6 +81,6 @@ def test_long_sequences_are_cut_so_that_many_predictions_are_judged(loaded, stor
     monkeypatch.setattr(
         cache, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3
     )
-    own.evidence.sensitivities()
+    own.data.sensitivities()
     assert {len(ids) for ids in asked} == {SENSITIVITY_BATCH_TOKENS}
     assert sum(map(len, asked)) == SENSITIVITY_TOKENS

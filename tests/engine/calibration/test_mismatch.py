@@ -16,7 +16,7 @@ from sparsedash.engine.calibration.mismatch import (
 )
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.pruning.reconstruction_error import passage_errors
-from sparsedash.engine.pruning.surgery import Narrowed, out_weight
+from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
@@ -123,7 +123,7 @@ def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
     mlps = loaded.mlps
     x = torch.randn(20, mlps[0].width, generator=torch.Generator().manual_seed(0))
     kept = torch.arange(mlps[0].width // 2)
-    narrowed = [Narrowed(kept, out_weight(mlp)[:, kept], mlp.out.bias) for mlp in mlps]
+    narrowed = [PrunedMlp(kept, out_weight(mlp)[:, kept], mlp.out.bias) for mlp in mlps]
     weights = torch.rand(20, generator=torch.Generator().manual_seed(1))
     samples = [Sample(inputs=x, weights=weights)]
     for mlp, error in zip(mlps, passage_errors(mlps, lambda _: samples, narrowed), strict=True):

@@ -13,7 +13,7 @@ from sparsedash.engine.calibration.sequential_refit import (
 from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import family_named
-from sparsedash.engine.pruning.surgery import Narrowed, out_weight, pruned
+from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_model, tiny_tokenizer
@@ -41,7 +41,7 @@ def sequences(n=40, length=20):
 
 def narrowed(loaded, share=1.0):
     return [
-        Narrowed(torch.arange(k), out_weight(mlp)[:, :k], mlp.out.bias)
+        PrunedMlp(torch.arange(k), out_weight(mlp)[:, :k], mlp.out.bias)
         for mlp in loaded.mlps
         for k in [int(mlp.width * share)]
     ]

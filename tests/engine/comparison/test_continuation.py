@@ -9,7 +9,7 @@ import torch
 
 from sparsedash.engine.comparison.continuation import Writer, continue_prompt
 from sparsedash.engine.comparison.divergence import measure_divergence
-from sparsedash.engine.comparison.model_pair import Speaker, Speakers
+from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
 from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.pruning.surgery import pruned
@@ -54,8 +54,8 @@ def house(tmp_path_factory):
 
 
 @pytest.fixture
-def speakers():
-    return Speakers(ModelShelf())
+def pair_cache():
+    return ModelPairCache(ModelShelf())
 
 
 def asked(left, right, prompt=PROMPT, n_tokens=6, **more):
@@ -73,7 +73,7 @@ def loaded_of(model_type):
 def test_a_writer_writes_what_its_model_writes_alone(model_type):
     loaded = loaded_of(model_type)
     loaded.model.generation_config.eos_token_id = None
-    writer = Writer(Speaker(loaded), asked("l", "r", n_tokens=8))
+    writer = Writer(RecordModel(loaded), asked("l", "r", n_tokens=8))
     writer.read(ignore_steps)
     for _ in range(8):
         writer.write()
@@ -85,7 +85,7 @@ def test_a_writer_writes_what_its_model_writes_alone(model_type):
 
 
 def test_a_long_prompt_is_read_in_parts_with_the_same_outcome(monkeypatch):
-    whole, parted = (Writer(Speaker(loaded_of("llama")), asked("l", "r")) for _ in range(2))
+    whole, parted = (Writer(RecordModel(loaded_of("llama")), asked("l", "r")) for _ in range(2))
     whole.read(ignore_steps)
     monkeypatch.setattr("sparsedash.engine.comparison.continuation.CHUNK_TOKENS", 3)
     parted.read(ignore_steps)
@@ -95,17 +95,17 @@ def test_a_long_prompt_is_read_in_parts_with_the_same_outcome(monkeypatch):
 def test_a_prompt_longer_than_the_model_can_read_keeps_its_end():
     long = " ".join(["boat"] * 400)
     seen = []
-    Writer(Speaker(loaded_of("llama")), asked("l", "r", prompt=long)).read(
+    Writer(RecordModel(loaded_of("llama")), asked("l", "r", prompt=long)).read(
         lambda step: seen.append(step.total)
     )
     assert set(seen) == {256 - 6}
 
 
-def test_both_sides_are_those_that_wrote_alone_and_grow_together(house, speakers):
+def test_both_sides_are_those_that_wrote_alone_and_grow_together(house, pair_cache):
     store, run, _ = house
     texts = []
     both = continue_prompt(
-        asked(run.dense, run.sparse[1]), store, speakers,
+        asked(run.dense, run.sparse[1]), store, pair_cache,
         on_text=lambda left, right: texts.append((left, right)),
     )  # fmt: skip
     assert both.left != both.right
@@ -117,7 +117,7 @@ def test_both_sides_are_those_that_wrote_alone_and_grow_together(house, speakers
     record = store.get(Record, run.sparse[1])
     narrowed = stages.prune(record.pruned.method, record.pruned.sparsity_permille).narrowed
     with pruned(stages.loaded.mlps, narrowed):
-        alone = Writer(Speaker(stages.loaded), asked("l", "r"))
+        alone = Writer(RecordModel(stages.loaded), asked("l", "r"))
         alone.read(ignore_steps)
         for _ in range(6):
             alone.write()
@@ -125,67 +125,67 @@ def test_both_sides_are_those_that_wrote_alone_and_grow_together(house, speakers
     assert store.get(Continuation, both.key) == both
 
 
-def pair(speakers, keys, store):
-    with speakers.pair(keys, store, ignore_steps) as both:
+def pair(pair_cache, keys, store):
+    with pair_cache.pair(keys, store, ignore_steps) as both:
         return both
 
 
-def test_what_was_left_half_exchanged_is_dense_again_after_the_pair(house, speakers):
+def test_what_was_left_half_exchanged_is_dense_again_after_the_pair(house, pair_cache):
     store, run, _ = house
-    with speakers.pair((run.dense, run.sparse[1]), store, ignore_steps) as (left, right):
-        broken_off = right.speaking()
+    with pair_cache.pair((run.dense, run.sparse[1]), store, ignore_steps) as (left, right):
+        broken_off = right.active()
         broken_off.__enter__()
         assert {mlp.width for mlp in left.loaded.mlps} == {48}
     assert {mlp.width for mlp in left.loaded.mlps} == {96}
 
 
-def test_the_loaded_model_is_the_dense_one_again_afterwards(house, speakers):
+def test_the_loaded_model_is_the_dense_one_again_afterwards(house, pair_cache):
     store, run, _ = house
-    left, right = pair(speakers, (run.dense, run.sparse[1]), store)
+    left, right = pair(pair_cache, (run.dense, run.sparse[1]), store)
     ids = torch.tensor([[5, 6, 7]])
     before = left.loaded.model(ids).logits
-    with right.speaking() as loaded:
+    with right.active() as loaded:
         assert not torch.equal(loaded.model(ids).logits, before)
         assert {mlp.width for mlp in loaded.mlps} == {48}
     assert torch.equal(left.loaded.model(ids).logits, before)
     assert {mlp.width for mlp in left.loaded.mlps} == {96}
 
 
-def test_two_models_of_other_families_and_number_formats_write_side_by_side(house, speakers):
+def test_two_models_of_other_families_and_number_formats_write_side_by_side(house, pair_cache):
     store, run, other = house
-    both = continue_prompt(asked(run.sparse[0], other.sparse[1]), store, speakers)
-    swapped = continue_prompt(asked(other.sparse[1], run.sparse[0]), store, speakers)
+    both = continue_prompt(asked(run.sparse[0], other.sparse[1]), store, pair_cache)
+    swapped = continue_prompt(asked(other.sparse[1], run.sparse[0]), store, pair_cache)
     assert (swapped.left, swapped.right) == (both.right, both.left)
-    left, right = pair(speakers, (run.sparse[0], other.sparse[1]), store)
+    left, right = pair(pair_cache, (run.sparse[0], other.sparse[1]), store)
     assert (left.loaded.dtype, right.loaded.dtype) == ("float32", "bfloat16")
     assert left.loaded is not right.loaded
 
 
-def test_the_second_prompt_makes_no_model_again(house, speakers, monkeypatch):
+def test_the_second_prompt_makes_no_model_again(house, pair_cache, monkeypatch):
     store, run, _ = house
-    continue_prompt(asked(run.dense, run.sparse[1], prompt="the lamp"), store, speakers)
+    continue_prompt(asked(run.dense, run.sparse[1], prompt="the lamp"), store, pair_cache)
     monkeypatch.setattr("sparsedash.engine.comparison.model_pair.Stages", None)
-    continue_prompt(asked(run.dense, run.sparse[1], prompt="the boat"), store, speakers)
+    continue_prompt(asked(run.dense, run.sparse[1], prompt="the boat"), store, pair_cache)
 
 
 def test_a_model_that_is_held_is_not_read_twice(house):
     store, run, other = house
     shelf = ModelShelf()
-    speakers = Speakers(shelf)
+    pair_cache = ModelPairCache(shelf)
     for keys in [(run.dense, other.dense), (run.sparse[0], other.sparse[0])]:
-        pair(speakers, keys, store)
+        pair(pair_cache, keys, store)
     assert shelf.n_loaded == 2
 
 
 def test_only_so_much_memory_is_kept_for_models_that_are_not_asked_for(house):
     store, run, _ = house
     for room, kept in ((0, {run.dense, run.sparse[1]}), (2**30, {run.dense, *run.sparse})):
-        speakers = Speakers(ModelShelf(), room_bytes=room)
-        pair(speakers, (run.dense, run.sparse[0]), store)
-        pair(speakers, (run.dense, run.sparse[1]), store)
-        assert set(speakers._kept) == kept
-        speakers.let_go()
-        assert not speakers._kept
+        pair_cache = ModelPairCache(ModelShelf(), room_bytes=room)
+        pair(pair_cache, (run.dense, run.sparse[0]), store)
+        pair(pair_cache, (run.dense, run.sparse[1]), store)
+        assert set(pair_cache._kept) == kept
+        pair_cache.let_go()
+        assert not pair_cache._kept
 
 
 def stop_after(n):
@@ -197,22 +197,22 @@ def stop_after(n):
 
 
 def test_what_was_written_when_it_was_stopped_is_kept_and_written_anew_when_asked_again(
-    house, speakers
+    house, pair_cache
 ):
     store, run, _ = house
     prompt = asked(run.dense, run.sparse[0], prompt="the letter went", n_tokens=9)
     with pytest.raises(Cancelled):
-        continue_prompt(prompt, store, speakers, stop_after(4))
+        continue_prompt(prompt, store, pair_cache, stop_after(4))
     kept = store.get(Continuation, prompt.key())
     assert kept.stopped
-    whole = continue_prompt(prompt, store, speakers)
+    whole = continue_prompt(prompt, store, pair_cache)
     assert not whole.stopped
     assert whole.left.startswith(kept.left) and whole.right.startswith(kept.right)
     assert len(whole.left + whole.right) > len(kept.left + kept.right) > 0
     assert store.get(Continuation, prompt.key()) == whole
 
 
-def test_stopped_before_the_first_token_nothing_is_kept(house, speakers):
+def test_stopped_before_the_first_token_nothing_is_kept(house, pair_cache):
     store, run, _ = house
 
     def stop(step):
@@ -221,33 +221,35 @@ def test_stopped_before_the_first_token_nothing_is_kept(house, speakers):
 
     prompt = asked(run.dense, run.sparse[0], prompt="the door")
     with pytest.raises(Cancelled):
-        continue_prompt(prompt, store, speakers, stop)
+        continue_prompt(prompt, store, pair_cache, stop)
     assert store.get(Continuation, prompt.key()) is None
 
 
-def test_the_same_seed_draws_the_same_and_equal_models_have_the_same_luck(house, speakers):
+def test_the_same_seed_draws_the_same_and_equal_models_have_the_same_luck(house, pair_cache):
     store, run, _ = house
     drawn = asked(run.dense, run.dense, temperature_percent=150, seed=3, n_tokens=20)
-    both = continue_prompt(drawn, store, speakers)
+    both = continue_prompt(drawn, store, pair_cache)
     assert both.left == both.right
-    again = continue_prompt(replace(drawn, right=run.sparse[0]), store, speakers)
+    again = continue_prompt(replace(drawn, right=run.sparse[0]), store, pair_cache)
     assert again.left == both.left
-    other = continue_prompt(replace(drawn, seed=4), store, speakers)
-    greedy = continue_prompt(replace(drawn, temperature_percent=0), store, speakers)
+    other = continue_prompt(replace(drawn, seed=4), store, pair_cache)
+    greedy = continue_prompt(replace(drawn, temperature_percent=0), store, pair_cache)
     assert len({both.left, other.left, greedy.left}) == 3
 
 
 def test_draws_follow_the_distribution_of_the_model():
-    writer = Writer(Speaker(loaded_of("llama")), asked("l", "r", temperature_percent=100, seed=1))
+    writer = Writer(
+        RecordModel(loaded_of("llama")), asked("l", "r", temperature_percent=100, seed=1)
+    )
     shares = torch.tensor([0.6, 0.3, 0.1])
     writer._logits = shares.log()
     counts = torch.bincount(torch.tensor([writer._chosen() for _ in range(4000)]), minlength=3)
     assert torch.allclose(counts / 4000, shares, atol=0.03)
 
 
-def test_writing_ends_where_the_model_ends(house, speakers):
+def test_writing_ends_where_the_model_ends(house, pair_cache):
     store, run, _ = house
-    left, _ = pair(speakers, (run.dense, run.dense), store)
+    left, _ = pair(pair_cache, (run.dense, run.dense), store)
     writer = Writer(left, asked(run.dense, run.dense))
     writer.read(ignore_steps)
     writer._logits = torch.zeros(400)
@@ -261,22 +263,22 @@ def test_writing_ends_where_the_model_ends(house, speakers):
 def test_a_continuation_of_a_result_that_is_gone_or_changed_is_refused(house, tmp_path):
     store, run, _ = house
     with pytest.raises(JobError, match="not in the store"):
-        continue_prompt(asked(run.dense, "gone"), store, Speakers(ModelShelf()))
+        continue_prompt(asked(run.dense, "gone"), store, ModelPairCache(ModelShelf()))
     folder = save_tiny(tmp_path / "m", seed=3)
     text = write_jsonl(tmp_path / "p.jsonl", passages(60))
     changed = pipeline.run(_settings(folder, text), store)
     save_tiny(folder, seed=4)
     with pytest.raises(JobError, match="not what it was"):
-        continue_prompt(asked(run.dense, changed.sparse[0]), store, Speakers(ModelShelf()))
+        continue_prompt(asked(run.dense, changed.sparse[0]), store, ModelPairCache(ModelShelf()))
 
 
 class TestDivergence:
-    def test_equal_models_are_nowhere_apart_and_others_somewhere(self, house, speakers):
+    def test_equal_models_are_nowhere_apart_and_others_somewhere(self, house, pair_cache):
         store, run, _ = house
         text = f"{PROMPT} the letter went home"
         same, other = (
             measure_divergence(
-                DivergenceSettings(left=run.dense, right=right, text=text), store, speakers
+                DivergenceSettings(left=run.dense, right=right, text=text), store, pair_cache
             )
             for right in (run.dense, run.sparse[1])
         )
@@ -285,42 +287,42 @@ class TestDivergence:
         assert other.opening + "".join(place.text for place in other.places) == text
 
     def test_it_is_the_divergence_of_the_right_distribution_from_the_left_one(
-        self, house, speakers, monkeypatch
+        self, house, pair_cache, monkeypatch
     ):
         store, run, _ = house
         monkeypatch.setattr("sparsedash.engine.comparison.divergence.CHUNK_LOGITS", 3 * 400)
         settings = DivergenceSettings(left=run.dense, right=run.sparse[1], text=PROMPT)
-        found = measure_divergence(settings, store, speakers)
-        left, right = pair(speakers, (run.dense, run.sparse[1]), store)
+        found = measure_divergence(settings, store, pair_cache)
+        left, right = pair(pair_cache, (run.dense, run.sparse[1]), store)
         ids = torch.tensor([left.loaded.tokenizer(PROMPT).input_ids])
         logs = []
-        for speaker in (left, right):
-            with speaker.speaking() as loaded:
+        for record_model in (left, right):
+            with record_model.active() as loaded:
                 logs.append(loaded.model(ids).logits[0].log_softmax(-1))
         expected = torch.nn.functional.kl_div(logs[1], logs[0], log_target=True, reduction="none")
         assert [place.nats for place in found.places] == pytest.approx(
             expected.sum(-1)[:-1].tolist(), abs=1e-5
         )
 
-    def test_a_character_of_several_tokens_stands_at_its_first_one(self, house, speakers):
+    def test_a_character_of_several_tokens_stands_at_its_first_one(self, house, pair_cache):
         store, run, _ = house
         text = "the 👩‍🚀 boat"
         found = measure_divergence(
-            DivergenceSettings(left=run.dense, right=run.sparse[0], text=text), store, speakers
+            DivergenceSettings(left=run.dense, right=run.sparse[0], text=text), store, pair_cache
         )
         assert found.opening + "".join(place.text for place in found.places) == text
         assert any(place.text == "" for place in found.places)
 
-    def test_of_a_text_that_is_too_long_the_end_is_looked_at(self, house, speakers):
+    def test_of_a_text_that_is_too_long_the_end_is_looked_at(self, house, pair_cache):
         store, run, _ = house
         text = " ".join(["boat"] * 400)
         found = measure_divergence(
-            DivergenceSettings(left=run.dense, right=run.sparse[0], text=text), store, speakers
+            DivergenceSettings(left=run.dense, right=run.sparse[0], text=text), store, pair_cache
         )
         assert len(found.places) == 255
         assert found.opening + "".join(place.text for place in found.places) == text
 
-    def test_models_with_other_tokens_are_refused_in_words(self, house, speakers, tmp_path):
+    def test_models_with_other_tokens_are_refused_in_words(self, house, pair_cache, tmp_path):
         store, run, _ = house
         folder = save_tiny(tmp_path / "m", seed=3)
         state = json.loads((folder / "tokenizer.json").read_text())
@@ -330,7 +332,7 @@ class TestDivergence:
         strange = pipeline.run(_settings(folder, text), store)
         settings = DivergenceSettings(left=run.dense, right=strange.dense, text=PROMPT)
         with pytest.raises(JobError, match="different tokens"):
-            measure_divergence(settings, store, speakers)
+            measure_divergence(settings, store, pair_cache)
 
     @pytest.mark.parametrize("text", ["", "  ", "w" * 100_001])
     def test_a_text_must_be_there(self, text):

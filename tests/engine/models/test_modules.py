@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from sparsedash.engine.models.modules import FAMILIES, blocks_of, family_named, mlps_of
-from sparsedash.engine.pruning.surgery import Narrowed, inner_weights, out_weight, pruned
+from sparsedash.engine.pruning.surgery import PrunedMlp, inner_weights, out_weight, pruned
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import CONFIGS, tiny_model
 
@@ -33,7 +33,7 @@ def test_narrowing_gives_the_same_logits_as_masking(model_type):
     dense = model(ids).logits
     kept = [_kept(mlp.width, mlp.width * 2 // 3, i) for i, mlp in enumerate(mlps)]
 
-    with pruned(mlps, [Narrowed(k, out_weight(m)[:, k]) for m, k in zip(mlps, kept, strict=True)]):
+    with pruned(mlps, [PrunedMlp(k, out_weight(m)[:, k]) for m, k in zip(mlps, kept, strict=True)]):
         narrowed = model(ids).logits
         assert [mlp.width for mlp in mlps] == [len(k) for k in kept]
     hooks = [_mask_channels(mlp, k) for mlp, k in zip(mlps, kept, strict=True)]
@@ -51,7 +51,7 @@ def test_weights_on_another_device_are_narrowed_there(model_type):
     """On fake tensors that say they are on a GPU; real ones refuse what is chosen by indices from elsewhere as these do."""
     model = tiny_model(model_type)
     mlps = mlps_of(model, FAMILIES[model_type])
-    made = [Narrowed(torch.arange(8), out_weight(mlp)[:, :8].clone()) for mlp in mlps]
+    made = [PrunedMlp(torch.arange(8), out_weight(mlp)[:, :8].clone()) for mlp in mlps]
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for module in (module for mlp in mlps for module in (*mlp.inner, mlp.out)):
         for name, values in list(module.named_parameters(recurse=False)):
@@ -76,7 +76,7 @@ def test_a_new_out_projection_and_bias_take_effect(model_type):
     mlps = mlps_of(model, FAMILIES[model_type])
     ids = _ids()
     halved = [
-        Narrowed(
+        PrunedMlp(
             torch.arange(mlp.width),
             out_weight(mlp) / 2,
             None if mlp.out.bias is None else mlp.out.bias / 2,
@@ -108,7 +108,7 @@ def test_a_failure_inside_leaves_the_dense_model():
     mlps = mlps_of(model, FAMILIES["llama"])
     ids = _ids()
     dense = model(ids).logits
-    too_short = [Narrowed(torch.arange(4), out_weight(mlp)[:, :4]) for mlp in mlps[:2]]
+    too_short = [PrunedMlp(torch.arange(4), out_weight(mlp)[:, :4]) for mlp in mlps[:2]]
     with pytest.raises(ValueError), pruned(mlps, too_short):
         pass
     assert torch.equal(model(ids).logits, dense)

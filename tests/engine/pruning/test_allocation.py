@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsedash.engine.pruning.allocation import ALLOCATIONS, Prospect
+from sparsedash.engine.pruning.allocation import ALLOCATIONS, ChannelScores
 from sparsedash.schema.method_settings import MethodSettings
 
 
@@ -11,14 +11,14 @@ def prospect(width=64, scores=None, slope=1.0):
     """A block whose loss grows with the square of what it gives."""
     gone = torch.arange(width, -1, -1).double()
     drawn = torch.rand(width, generator=torch.Generator().manual_seed(width))
-    return Prospect(
+    return ChannelScores(
         width=width, scores=drawn if scores is None else scores, losses=slope * gone.square()
     )
 
 
-def widths(name, prospects, permille, multiple=8, **bounds):
+def widths(name, blocks, permille, multiple=8, **bounds):
     method = MethodSettings(allocation=name, width_multiple=multiple, **bounds)
-    return ALLOCATIONS[name].widths(prospects, permille, method)
+    return ALLOCATIONS[name].widths(blocks, permille, method)
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)

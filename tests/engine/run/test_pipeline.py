@@ -43,7 +43,7 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, store
     dense = store.get(Record, run.dense)
     sparse = [store.get(Record, key) for key in run.sparse]
     assert run.finished
-    assert store.get(Run, settings.key(_stamps(settings))) == run
+    assert store.get(Run, settings.key(_fingerprints(settings))) == run
     assert dense.pruned is None
     assert [record.pruned.widths for record in sparse] == [(72, 72, 72), (48, 48, 48)]
     assert [record.pruned.mlp_sparsity for record in sparse] == [0.25, 0.5]
@@ -53,10 +53,10 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, store
     assert {"load", "text", "calibrate", "prune", "evaluate"} <= set(steps)
 
 
-def _stamps(settings):
-    from sparsedash.storage.fingerprints import stamps
+def _fingerprints(settings):
+    from sparsedash.storage.fingerprints import fingerprints
 
-    return stamps(settings)
+    return fingerprints(settings)
 
 
 def test_the_same_request_again_loads_no_model_and_computes_nothing(settings, store):

@@ -9,7 +9,7 @@ import torch
 from sparsedash.engine.calibration import cache
 from sparsedash.engine.calibration.shared_inputs import shared_inputs
 from sparsedash.engine.comparison.continuation import continue_prompt
-from sparsedash.engine.comparison.model_pair import Speakers
+from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
 from sparsedash.engine.models.modules import FAMILIES, family_named
 from sparsedash.engine.models.weight_counts import n_matmul_weights
@@ -191,5 +191,5 @@ def test_masked_models_write_continuations(settings, store):
     asked = ContinuationSettings(
         left=run.dense, right=run.sparse[0], prompt="the lamp and", n_tokens=6
     )
-    both = continue_prompt(asked, store, Speakers(ModelShelf()))
+    both = continue_prompt(asked, store, ModelPairCache(ModelShelf()))
     assert both.left != both.right

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from sparsedash.reporting.charts.measures import Race
+from sparsedash.reporting.charts.measures import TradeoffData
 from sparsedash.reporting.charts.published_points import published_beside, published_words
-from sparsedash.reporting.charts.tradeoff import race_chart, race_words
+from sparsedash.reporting.charts.tradeoff import tradeoff_chart, tradeoff_words
 from tests.examples import PRUNED, RECORD, outcome
 from tests.reporting.charts.drawn import drawn, trace
 
@@ -17,7 +17,7 @@ DENSE = replace(
 )
 SPARSE = replace(DENSE, pruned=replace(PRUNED, mlp_sparsity=0.05))
 ROWS = published_beside(DENSE)
-RACE = Race(dense=DENSE, lines={"sparse": [SPARSE]}, published=ROWS)
+RACE = TradeoffData(dense=DENSE, lines={"sparse": [SPARSE]}, published=ROWS)
 
 
 def test_a_row_stands_beside_the_same_model_passages_and_format():
@@ -31,7 +31,7 @@ def test_a_row_stands_beside_the_same_model_passages_and_format():
 
 
 def test_points_are_grey_diamonds_within_the_axes_and_told_in_words():
-    figure = drawn(race_chart(RACE))
+    figure = drawn(tradeoff_chart(RACE))
     points = trace(figure, "published")
     assert points["x"] == [0, 10]
     assert points["y"] == [57.89, 56.86]
@@ -39,16 +39,16 @@ def test_points_are_grey_diamonds_within_the_axes_and_told_in_words():
     assert figure["layout"]["xaxis"]["range"][1] > 10
     low, high = figure["layout"]["yaxis"]["range"]
     assert low < 56.86 and high > 57.89
-    assert race_words(RACE).endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
+    assert tradeoff_words(RACE).endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
 
 
 def test_another_measure_than_accuracy_has_no_published_points():
-    names = {t["name"] for t in drawn(race_chart(RACE, "flips"))["data"]}
+    names = {t["name"] for t in drawn(tradeoff_chart(RACE, "flips"))["data"]}
     assert "published" not in names
-    assert "Published" not in race_words(RACE, "flips")
+    assert "Published" not in tradeoff_words(RACE, "flips")
 
 
 def test_without_rows_there_is_nothing():
-    figure = drawn(race_chart(replace(RACE, published=())))
+    figure = drawn(tradeoff_chart(replace(RACE, published=())))
     assert "published" not in {t["name"] for t in figure["data"]}
     assert published_words(()) == ""

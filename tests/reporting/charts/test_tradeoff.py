@@ -8,9 +8,9 @@ import pytest
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.reporting.charts.marks import places
-from sparsedash.reporting.charts.measures import Live, Race, readings, times
+from sparsedash.reporting.charts.measures import Live, TradeoffData, readings, times
 from sparsedash.reporting.charts.palette import PALETTES
-from sparsedash.reporting.charts.tradeoff import clicked, race_chart, race_words
+from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
 from sparsedash.schema.records import Stopping
 from sparsedash.stats.significance import mean_interval, share_interval, wilson
 from tests.reporting.charts.drawn import drawn, labels, trace
@@ -22,12 +22,14 @@ THIRTY = specimens.record([True] * 30 + [False] * 90, 300)
 STOPPED = Stopping(
     decision="difference", n_answered=40, n_passages=120, p_value=0.01, interval=(-0.3, -0.1), margin=0.01, n_comparisons=2
 )  # fmt: skip
-RACE = Race(dense=DENSE, lines={"sparse": [THIRTY, TEN]})
-TWO = Race(dense=DENSE, lines={"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude")
+RACE = TradeoffData(dense=DENSE, lines={"sparse": [THIRTY, TEN]})
+TWO = TradeoffData(
+    dense=DENSE, lines={"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude"
+)
 
 
-def chart(race=RACE, measure="accuracy", theme="light"):
-    return drawn(race_chart(race, measure, theme))
+def chart(tradeoff=RACE, measure="accuracy", theme="light"):
+    return drawn(tradeoff_chart(tradeoff, measure, theme))
 
 
 def crowd():
@@ -39,7 +41,7 @@ def crowd():
         ]
         for i, method in enumerate(METHODS[:8])
     }
-    return Race(dense=DENSE, lines=lines)
+    return TradeoffData(dense=DENSE, lines=lines)
 
 
 def test_sparse_points_stand_at_the_measured_sparsity_in_rising_order():
@@ -90,7 +92,7 @@ def test_methods_differ_in_more_than_place_and_each_label_shows_its_mark():
 def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_text_says_where():
     near = specimens.record([True] * 53 + [False] * 67, 105)
     near = replace(near, pruned=replace(near.pruned, sparsity_permille=100))
-    both = chart(Race(dense=DENSE, lines={"one": [TEN], "other": [near], "same": [TEN]}))
+    both = chart(TradeoffData(dense=DENSE, lines={"one": [TEN], "other": [near], "same": [TEN]}))
     (first, left), (second, right), (third, _) = (
         (t["x"][1], t["customdata"][1][0]) for t in both["data"] if t["name"] == "sparse"
     )
@@ -107,8 +109,8 @@ def test_no_point_of_a_dense_sweep_stands_among_those_of_another_sparsity():
         name: [specimens.record([True] * 60 + [False] * 60, permille) for permille in asked]
         for name in ("one", "other", "third", "last")
     }
-    race = Race(dense=DENSE, lines=lines, asked=tuple(asked))
-    at = places(race, 31.8)
+    tradeoff = TradeoffData(dense=DENSE, lines=lines, asked=tuple(asked))
+    at = places(tradeoff, 31.8)
     for label, records in lines.items():
         for record in records:
             measured = 100 * record.pruned.mlp_sparsity
@@ -117,7 +119,7 @@ def test_no_point_of_a_dense_sweep_stands_among_those_of_another_sparsity():
 
 def test_a_point_that_comes_moves_no_other():
     asked = (100, 300)
-    before = Race(dense=DENSE, lines={"one": [TEN], "other": []}, asked=asked)
+    before = TradeoffData(dense=DENSE, lines={"one": [TEN], "other": []}, asked=asked)
     live = replace(before, live=Live(label="other", permille=100, right=5, done=10))
     assert places(before, 30.0) == places(live, 30.0)
 
@@ -155,21 +157,21 @@ def test_a_label_that_had_to_move_is_tied_to_the_end_of_its_line():
 
 
 def test_the_axis_does_not_move_while_a_run_fills_it():
-    half = chart(Race(dense=DENSE, lines={"sparse": [TEN]}, asked=(100, 300)))
+    half = chart(TradeoffData(dense=DENSE, lines={"sparse": [TEN]}, asked=(100, 300)))
     assert half["layout"]["xaxis"]["range"][1] == pytest.approx(31.8)
-    empty = chart(Race(dense=DENSE, lines={}, asked=(100, 300)))
+    empty = chart(TradeoffData(dense=DENSE, lines={}, asked=(100, 300)))
     assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
 
 
 def test_the_dense_model_alone_is_a_chart_too():
     for measure in ("accuracy", "word perplexity", "flips"):
-        assert list(labels(chart(Race(dense=DENSE, lines={}), measure))) == ["dense"]
+        assert list(labels(chart(TradeoffData(dense=DENSE, lines={}), measure))) == ["dense"]
 
 
 @pytest.mark.parametrize("right", [0, 120])
 def test_the_range_holds_every_interval_and_never_leaves_0_to_100(right):
     record = specimens.record([True] * right + [False] * (120 - right))
-    low, high = chart(Race(dense=record, lines={}))["layout"]["yaxis"]["range"]
+    low, high = chart(TradeoffData(dense=record, lines={}))["layout"]["yaxis"]["range"]
     bottom, top = wilson(right, 120)
     assert 0 <= low <= 100 * bottom
     assert 100 * top <= high <= 100
@@ -190,7 +192,7 @@ def test_each_theme_has_its_own_colours():
 
 
 def test_the_words_say_every_point_with_its_interval():
-    said = race_words(RACE)
+    said = tradeoff_words(RACE)
     assert said.startswith("Share of 120 last words right")
     assert "dense 50.0 % (41.2 to 58.8)" in said
     assert said.index("sparse at 10.4 % 45.0 %") < said.index("sparse at 29.2 % 25.0 %")
@@ -245,7 +247,7 @@ class TestPerplexity:
 class TestFlips:
     def test_broken_answers_stand_below_zero_and_mended_ones_above(self):
         sparse = specimens.record([False] * 12 + [True] * 48 + [True] * 6 + [False] * 54, 200)
-        figure = chart(Race(dense=DENSE, lines={"sparse": [sparse]}), "flips")
+        figure = chart(TradeoffData(dense=DENSE, lines={"sparse": [sparse]}), "flips")
         assert trace(figure, "broke")["y"] == [0, -10]
         assert trace(figure, "mended")["y"] == [0, 5]
         assert set(labels(figure)) == {"dense", "broke", "mended"}
@@ -267,7 +269,7 @@ class TestFlips:
         assert "0 %" in texts and not any("-" in text for text in texts)
 
     def test_they_are_told_in_words(self):
-        assert "sparse at 29.2 % 30 broke, 0 mended" in race_words(RACE, "flips")
+        assert "sparse at 29.2 % 30 broke, 0 mended" in tradeoff_words(RACE, "flips")
 
 
 class TestTheLivePoint:

@@ -125,7 +125,7 @@ def test_the_switch_changes_the_address_and_drops_what_tells(open_page, finished
 def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, drawn):
     run = finished.stored_runs[0]
     asked = ContinuationSettings(left=run.dense, right=run.sparse[-1], prompt="Once")
-    finished.visitors.keep_prompt(asked)
+    finished.user_data.keep_prompt(asked)
     finished.stored_continuations[asked.key()] = Continuation(
         key=asked.key(), prompt="Once", left=" of the dense", right=" of the sparse"
     )
@@ -140,7 +140,7 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, drawn):
 def test_a_prompt_that_was_read_with_names_is_not_judged_blind(open_page, finished):
     run = finished.stored_runs[0]
     asked = ContinuationSettings(left=run.dense, right=run.sparse[-1], prompt="Once")
-    finished.visitors.keep_prompt(asked)
+    finished.user_data.keep_prompt(asked)
     finished.stored_continuations[asked.key()] = Continuation(
         key=asked.key(), prompt="Once", left=" of the dense", right=" of the sparse"
     )

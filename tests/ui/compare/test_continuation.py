@@ -24,7 +24,7 @@ def try_it(app, prompt):
 def tried(finished):
     """A prompt in the list, and the page's address leads to its pair."""
     request = asked_by(finished)
-    finished.visitors.keep_prompt(request)
+    finished.user_data.keep_prompt(request)
     return request
 
 
@@ -111,7 +111,7 @@ def test_what_a_failed_job_had_written_is_shown_above_its_error(open_page, finis
 
 def test_a_long_list_is_shown_when_it_is_asked_for(open_page, finished):
     for number in range(7):
-        finished.visitors.keep_prompt(asked_by(finished, f"prompt {number}"))
+        finished.user_data.keep_prompt(asked_by(finished, f"prompt {number}"))
     app = open_page("compare")
     assert "prompt 6" in words(app) and "prompt 1" not in words(app)
     button(app, "Show all 7").click().run()
@@ -121,8 +121,8 @@ def test_a_long_list_is_shown_when_it_is_asked_for(open_page, finished):
 def test_the_list_belongs_to_the_pair_and_has_no_prompt_twice(finished):
     one = asked_by(finished)
     for request in (one, asked_by(finished, "Another"), one, replace(one, right="other")):
-        finished.visitors.keep_prompt(request)
-    listed = finished.visitors.prompts(one.left, one.right)
+        finished.user_data.keep_prompt(request)
+    listed = finished.user_data.prompts(one.left, one.right)
     assert [request.prompt for request in listed] == ["Once upon", "Another"]
 
 
