@@ -9,11 +9,7 @@ from pathlib import Path
 def answer_of(module, *options, environment=None):
     """What `python -m module` prints last, read as JSON."""
     done = subprocess.run(
-        [sys.executable, "-m", module, *options],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env=environment,
+        [sys.executable, "-m", module, *options], stdout=subprocess.PIPE, text=True, check=True, env=environment
     )
     return json.loads(done.stdout.splitlines()[-1])
 

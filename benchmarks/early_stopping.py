@@ -3,9 +3,9 @@
     python -m benchmarks.early_stopping
     python -m benchmarks.early_stopping --evaluation file:PASSAGES.jsonl --calibration file:TEXT.jsonl --passages 3600
 
-Simulated first: models that lose so many points at flip rates as pruning the built-in model has them on LAMBADA, looked at
-where the evaluator looks. Beside it the passages after which a test of a number fixed before shows it four times of five.
-With --evaluation, a real run after that: what its sparse models answered, and the seconds that were saved.
+Simulated first: models that lose so many points at flip rates as pruning the built-in model has them on LAMBADA, looked
+at where the evaluator looks. Beside it the passages after which a test of a number fixed before shows it four times of
+five. With --evaluation, a real run after that: what its sparse models answered, and the seconds that were saved.
 """
 
 import argparse
@@ -19,19 +19,25 @@ import numpy as np
 from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.engine.evaluation.early_stopping import chunks
-from sparsedash.schema.settings import (
-    CalibrationSettings,
-    EvaluationSettings,
-    RunSettings,
-    parse_percents,
-)
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
 from sparsedash.stats.anytime import MARGIN, decide
 from sparsedash.stats.significance import Z_95, Z_POWER_80
 
 RATES = [
-    (0.0, 0.02), (0.0, 0.05), (0.0, 0.15), (0.01, 0.04), (0.01, 0.07), (0.02, 0.06), (0.02, 0.1),
-    (0.05, 0.09), (0.05, 0.15), (0.1, 0.14), (0.1, 0.2), (0.2, 0.24), (0.2, 0.3),
-]  # fmt: skip
+    (0.0, 0.02),
+    (0.0, 0.05),
+    (0.0, 0.15),
+    (0.01, 0.04),
+    (0.01, 0.07),
+    (0.02, 0.06),
+    (0.02, 0.1),
+    (0.05, 0.09),
+    (0.05, 0.15),
+    (0.1, 0.14),
+    (0.1, 0.2),
+    (0.2, 0.24),
+    (0.2, 0.3),
+]
 """True loss of accuracy, and share of passages that flip."""
 
 decide_once = cache(decide)
@@ -97,9 +103,7 @@ def real(arguments: argparse.Namespace) -> None:
         methods=(method_named(arguments.method),),
         sparsities_permille=parse_percents(arguments.sparsity),
         calibration=replace(CalibrationSettings(), corpus=arguments.calibration),
-        evaluation=EvaluationSettings(
-            corpus=arguments.evaluation, n_passages=arguments.passages, stop_early=True
-        ),
+        evaluation=EvaluationSettings(corpus=arguments.evaluation, n_passages=arguments.passages, stop_early=True),
     )
     with tempfile.TemporaryDirectory() as folder:
         store = Store(arguments.data_dir or Path(folder))
@@ -114,16 +118,15 @@ def real(arguments: argparse.Namespace) -> None:
         ended, score = record.stopping, record.last_word
         whole = record.seconds * ended.n_passages / ended.n_answered
         print(
-            f"{record.sparsity_permille / 10:g} %: {ended.decision} after {ended.n_answered:,} of {ended.n_passages:,} passages, "
+            f"{record.sparsity_permille / 10:g} %: {ended.decision} after {ended.n_answered:,} of "
+            f"{ended.n_passages:,} passages, "
             f"{score.right} right, p {ended.p_value:.2g}, interval {100 * ended.interval[0]:+.1f} to "
             f"{100 * ended.interval[1]:+.1f} points; {record.seconds:.0f} s, saved about {whole - record.seconds:.0f} s"
         )
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--n", type=int, default=5153, help="passages of a simulated evaluation")
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--comparisons", type=int, default=1)

@@ -4,8 +4,8 @@
 
 Prints, from one run: the matmul rate, a plain forward over the same batches, the evaluator, and, where lm_eval is
 installed, lm-evaluation-harness on the same passages with the verdicts compared one by one. The matmul rate is measured
-between the batches, since a shared machine drifts. Only the weights of the blocks count as work: neither attention's own
-products nor the output head are in the share.
+between the batches, since a shared machine drifts. Only the weights of the blocks count as work: neither attention's
+own products nor the output head are in the share.
 """
 
 import argparse
@@ -40,9 +40,7 @@ def main() -> None:
     pace = Pace(dtype)
     evaluated = evaluate(loaded, chosen, lambda _, done, *__, **___: done and pace.piece())
     n_tokens = evaluated.n_tokens
-    print(
-        f"{arguments.model}, {arguments.dtype}, {len(chosen.indices)} passages, {n_tokens:,} tokens"
-    )
+    print(f"{arguments.model}, {arguments.dtype}, {len(chosen.indices)} passages, {n_tokens:,} tokens")
     print(f"matmul rate            {pace.rate / 1e9:8.1f} GFLOP/s")
     for name, one, n in (("forward of the blocks", forward, n_read), ("evaluator", pace, n_tokens)):
         share = one.share(n * flops_per_token)
@@ -83,19 +81,16 @@ def _beside_the_harness(loaded, chosen, evaluated, our_seconds) -> None:
     same = sum(o.last_word_right == greedy for o, (_, greedy) in zip(ours, answers, strict=True))
     furthest = max(abs(o.log_likelihood - ll) for o, (ll, _) in zip(ours, answers, strict=True))
     print(
-        f"lm-evaluation-harness  {evaluated.n_tokens / seconds:8.1f} tokens/s  {seconds / our_seconds:.2f} times our wall time"
+        f"lm-evaluation-harness  {evaluated.n_tokens / seconds:8.1f} tokens/s  {seconds / our_seconds:.2f} times "
+        f"our wall time"
     )
-    print(
-        f"verdicts               {same} of {len(ours)} equal, log-likelihoods within {furthest:.2g}"
-    )
+    print(f"verdicts               {same} of {len(ours)} equal, log-likelihoods within {furthest:.2g}")
 
 
 def _first(chosen, n):
     from dataclasses import replace
 
-    return replace(
-        chosen, indices=chosen.indices[:n], contexts=chosen.contexts[:n], targets=chosen.targets[:n]
-    )
+    return replace(chosen, indices=chosen.indices[:n], contexts=chosen.contexts[:n], targets=chosen.targets[:n])
 
 
 def _arguments() -> argparse.Namespace:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.huge_pages
 
-Each measurement is a process of its own, since torch reads the setting once; the two take turns, and the ratio is that of the
-processor time, which other work on the machine disturbs least. Linux only.
+Each measurement is a process of its own, since torch reads the setting once; the two take turns, and the ratio is that
+of the processor time, which other work on the machine disturbs least. Linux only.
 """
 
 import argparse

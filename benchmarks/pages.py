@@ -1,9 +1,10 @@
-"""How fast the pages are with much in the data folder: python -m benchmarks.pages [--methods 4] [--steps 500] [--keep DIR]
+"""How fast the pages are with much in the data folder: python -m benchmarks.pages [--methods 4] [--steps 500] [--keep
+DIR]
 
 Fills a data folder with made-up answers to 5,153 passages by the dense model and by every method at three sparsities,
 starts the server on it, and looks at it with a headless Chromium. Prints one line for each figure: the median and the
-slowest, in milliseconds from the key press to the page's last change, with the processor time that the server spent on each,
-which is nearly the same on a busy machine; and the memory of browser and server along many steps.
+slowest, in milliseconds from the key press to the page's last change, with the processor time that the server spent on
+each, which is nearly the same on a busy machine; and the memory of browser and server along many steps.
 """
 
 import argparse
@@ -151,9 +152,7 @@ def main() -> None:
         try:
             server.wait()
             with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(
-                    executable_path=chromium(), args=["--no-sandbox"]
-                )
+                browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
                 # Without the policy of our own pages, which forbids what Playwright does to wait.
                 walk(browser.new_page(bypass_csp=True), server, arguments.steps)
                 browser.close()

@@ -2,8 +2,8 @@
 
     python -m benchmarks.precision --evaluation file:PASSAGES.jsonl --passages 500
 
-Both models are in memory and answer the same passages in turn, piece by piece, so that a drifting machine slows both; which
-goes first changes from piece to piece.
+Both models are in memory and answer the same passages in turn, piece by piece, so that a drifting machine slows both;
+which goes first changes from piece to piece.
 """
 
 import argparse
@@ -59,38 +59,24 @@ def _report(model, outcomes, seconds, ratios) -> None:
         pairs = paired(single, half)
         agree = pairs.both_right + pairs.both_wrong
         print(
-            f"{name[:-6].replace('_', ' '):10} {agree} of {len(single)} verdicts equal; only FP32 right: {pairs.broke}, "
-            f"only BF16 right: {pairs.mended}, p {pairs.p_value:.2g}"
+            f"{name[:-6].replace('_', ' '):10} {agree} of {len(single)} verdicts equal; only FP32 right: "
+            f"{pairs.broke}, only BF16 right: {pairs.mended}, p {pairs.p_value:.2g}"
         )
     same = sum(a.answer == b.answer for a, b in zip(*outcomes.values(), strict=True))
-    furthest = max(
-        abs(a.log_likelihood - b.log_likelihood) for a, b in zip(*outcomes.values(), strict=True)
-    )
+    furthest = max(abs(a.log_likelihood - b.log_likelihood) for a, b in zip(*outcomes.values(), strict=True))
     print(f"answers    {same} equal; log-likelihoods within {furthest:.2f}")
     whole = seconds["bfloat16"] / seconds["float32"]
-    print(
-        f"time       BF16 takes {whole:.2f} times as long as FP32 (pieces: {ratios[0]:.2f} to {ratios[-1]:.2f})"
-    )
+    print(f"time       BF16 takes {whole:.2f} times as long as FP32 (pieces: {ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 def _piece(chosen, start, stop):
     part = slice(start, stop)
-    return replace(
-        chosen,
-        indices=chosen.indices[part],
-        contexts=chosen.contexts[part],
-        targets=chosen.targets[part],
-    )
+    return replace(chosen, indices=chosen.indices[part], contexts=chosen.contexts[part], targets=chosen.targets[part])
 
 
 def _arguments() -> argparse.Namespace:
     parser = answers_parser(__doc__)
-    parser.add_argument(
-        "--piece",
-        type=int,
-        default=50,
-        help="passages that one model answers before the other's turn",
-    )
+    parser.add_argument("--piece", type=int, default=50, help="passages that one model answers before the other's turn")
     return parser.parse_args()
 
 

@@ -25,12 +25,8 @@ PROMPTS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--data-dir", type=Path, help="where the run is kept; a new folder where not given"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="where the run is kept; a new folder where not given")
     backend = Backend(parser.parse_args().data_dir or Path(tempfile.mkdtemp()))
     try:
         left, right = pair(backend)
@@ -65,8 +61,10 @@ def ask(backend: Backend, state: str, request: ContinuationSettings) -> None:
     until_ended(backend, job)
     whole = time.perf_counter() - started
     speed = 2 * request.n_tokens / max(1e-9, whole - first)
-    print(f"{state}: first words after {first:.2f} s, all {request.n_tokens} tokens of both after {whole:.2f} s"
-          f" ({speed:.0f} tokens a second, both together)")  # fmt: skip
+    print(
+        f"{state}: first words after {first:.2f} s, all {request.n_tokens} tokens of both after {whole:.2f} s"
+        f" ({speed:.0f} tokens a second, both together)"
+    )
 
 
 def until_ended(backend: Backend, job: Job) -> None:

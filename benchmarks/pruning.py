@@ -6,8 +6,8 @@ Prints, per calibration text, method and sparsity, the log-likelihood (nats) of 
 dense model on the same passages, with its 95 % interval, and that as a share of what the published method loses at the
 same sparsity. Every method calibrates and prunes in a process and a data folder of its own, so that its seconds and its
 peak memory are its own; evaluation is in neither. The bare forward pass over the same tokens is timed beside them.
-`--calibration` may be given more than once. With `--keep FOLDER` a run that was stopped goes on where it was: what is in
-the folder is printed as it was measured then.
+`--calibration` may be given more than once. With `--keep FOLDER` a run that was stopped goes on where it was: what is
+in the folder is printed as it was measured then.
 """
 
 import argparse
@@ -38,16 +38,7 @@ PUBLISHED = "retrain-free (published)"
 DENSE = "dense"
 SELF = "self"
 
-_TOLD = (
-    "model",
-    "evaluation",
-    "passages",
-    "sparsity",
-    "samples",
-    "length",
-    "token_weights",
-    "packing",
-)
+_TOLD = ("model", "evaluation", "passages", "sparsity", "samples", "length", "token_weights", "packing")
 """Options that every child is given as they are, and on which what it finds depends."""
 
 
@@ -72,9 +63,7 @@ def _race(arguments, text, folder):
     times = dense["calibration_seconds"] / dense["seconds"]
     print(f"\ncalibrated on {dense['n_tokens']:,} tokens of {text}")
     print(f"bare forward pass {dense['seconds']:.0f} s, calibration alone {times:.2f} times that")
-    print(
-        f"dense loses {-fmean(dense['answers'][DENSE]):.3f} nats a word, {arguments.passages:,} passages\n"
-    )
+    print(f"dense loses {-fmean(dense['answers'][DENSE]):.3f} nats a word, {arguments.passages:,} passages\n")
     percents = [f"{p / 10:g} %" for p in _permilles(arguments)]
     _print_row("method", *percents, "s", "next s", "peak GB")
     reference = None

@@ -1,9 +1,11 @@
-"""The two rules for the last token on the same passages: both counts, and every passage on which they differ, with the reason.
+"""The two rules for the last token on the same passages: both counts, and every passage on which they differ, with the
+reason.
 
     python -m benchmarks.rules --evaluation 'file:PASSAGES.jsonl[1250:1275]'
 
-The `plain` rule takes a last token for right when it is the model's first choice. The `published` rule does so too, but its
-run padded every passage to 196 tokens: a longer one was cut, and its answer was looked for where it does not belong.
+The `plain` rule takes a last token for right when it is the model's first choice. The `published` rule does so too, but
+its run padded every passage to 196 tokens: a longer one was cut, and its answer was looked for where it does not
+belong.
 """
 
 import argparse
@@ -44,9 +46,7 @@ def main() -> None:
                 f"  passage {first + plain.index} ({plain.target!r}, {length} tokens): the model says it, but it lies "
                 f"{length - PUBLISHED_LONGEST} beyond what the published run could judge"
             )
-    same_word = all(
-        a.last_word_right == b.last_word_right for a, b in zip(*answers.values(), strict=True)
-    )
+    same_word = all(a.last_word_right == b.last_word_right for a, b in zip(*answers.values(), strict=True))
     print(f"the last word is judged alike everywhere: {'yes' if same_word else 'NO'}")
 
 

@@ -34,18 +34,14 @@ def _packed_bytes(width):
     statistics = Statistics(
         second_moment=torch.zeros(width, width),
         mean=torch.zeros(width),
-        held_out=Sample(
-            inputs=torch.zeros(HELD_OUT_TOKENS, width), weights=torch.ones(HELD_OUT_TOKENS)
-        ),
+        held_out=Sample(inputs=torch.zeros(HELD_OUT_TOKENS, width), weights=torch.ones(HELD_OUT_TOKENS)),
         n_tokens=1,
     )
     return len(pack(statistics))
 
 
 def _say(what, width, n_bytes, blocks):
-    print(
-        f"{what}, {width:,} wide: {n_bytes / 1e6:,.1f} MB, {blocks * n_bytes / 1e9:.2f} GB in all"
-    )
+    print(f"{what}, {width:,} wide: {n_bytes / 1e6:,.1f} MB, {blocks * n_bytes / 1e9:.2f} GB in all")
 
 
 if __name__ == "__main__":

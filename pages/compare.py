@@ -44,8 +44,7 @@ with verdict:
         frame.opening(verdicts.verdict(judged), basis)
         found = run_results(backend, run)
         notes = [
-            found
-            and verdicts.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse)),
+            found and verdicts.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse)),
             verdicts.doubt(judged),
             verdicts.endings({pair.left_name: pair.left, pair.right_name: pair.right}),
         ]

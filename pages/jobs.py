@@ -14,19 +14,13 @@ running = sum(job.state == "running" for job in live)
 
 if live:
     waiting = len(live) - running
-    frame.opening(
-        f"{running} running, {waiting} waiting."
-        if waiting
-        else f"{running} running, nothing waits."
-    )
+    frame.opening(f"{running} running, {waiting} waiting." if waiting else f"{running} running, nothing waits.")
     job_panel.watch_all(backend, live)
 elif earlier:
     frame.opening("Nothing is running.")
 else:
     frame.opening("Nothing has run yet.")
-    frame.empty(
-        "Runs and continuations will be listed here, with their progress, their errors and their logs."
-    )
+    frame.empty("Runs and continuations will be listed here, with their progress, their errors and their logs.")
     frame.link("prune", "Start the first one")
 
 if earlier:

@@ -29,9 +29,7 @@ def invite() -> None:
         "it writes itself, prunes it at 10, 20 and 30 % and compares the answers.",
     )
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button(
-            "Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,)
-        )
+        st.button("Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,))
         frame.link("prune", "or choose a model yourself")
 
 
@@ -50,9 +48,7 @@ if found is not None:
 elif job is not None:
     frame.opening("The first results are on their way." if job.live else "This run has no results.")
     if job.live:
-        frame.empty(
-            "The chart appears here as soon as the dense model has answered, and grows with every sparse one."
-        )
+        frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
     job_panel.watch(backend, job, lambda: run_results(backend, backend.run(chosen)) is not None)
 elif chosen:
     frame.opening("There is no run with this address.")

@@ -22,9 +22,7 @@ def start() -> None:
 
 with aside:
     ready = estimate.show_estimate(backend, settings)
-    st.button(
-        "Start", type="primary", width="stretch", disabled=not ready, on_click=frame.attempt, args=(start,)
-    )  # fmt: skip
+    st.button("Start", type="primary", width="stretch", disabled=not ready, on_click=frame.attempt, args=(start,))
     job = job_panel.find(backend, frame.query("job"))
     if job is not None:
         job_panel.watch(backend, job)

@@ -17,12 +17,7 @@ from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, Step
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import (
-    CalibrationSettings,
-    EvaluationSettings,
-    RunSettings,
-    parse_percents,
-)
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
 from sparsedash.service.preflight import problems
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.store import Store
@@ -96,7 +91,10 @@ def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
     longest = "tokens a sample has at most"
     run.add_argument("--calibration-length", type=int, default=256, metavar="N", help=longest)
     run.add_argument("--seed", type=int, default=0, metavar="N", help="draws the calibration text")
-    weights = "how much each token of the calibration text counts: equal, or residual (little where its residual stream is large)"
+    weights = (
+        "how much each token of the calibration text counts: equal, or residual (little where its residual "
+        "stream is large)"
+    )
     run.add_argument("--token-weights", default="equal", metavar="NAME", help=weights)
     packed = "join the documents of the calibration text and cut them into samples of full length"
     run.add_argument("--packed", action="store_true", help=packed)
@@ -191,14 +189,9 @@ class _Bar:
 def _print_table(document: dict[str, Any]) -> None:
     sparse, settings = document["sparse"], document["settings"]
     several = len(settings["methods"]) > 1
-    names = [
-        _row_name(MethodSettings(**answers["method"]), answers["sparsity_percent"], several)
-        for answers in sparse
-    ]
+    names = [_row_name(MethodSettings(**answers["method"]), answers["sparsity_percent"], several) for answers in sparse]
     width = max(8, *(len(name) + 2 for name in names))
-    print(
-        f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>11}{'broke':>8}{'mended':>8}{'p':>9}"
-    )
+    print(f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>11}{'broke':>8}{'mended':>8}{'p':>9}")
     for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
         word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
         line = f"{name:{width}}{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"

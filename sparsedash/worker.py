@@ -96,9 +96,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Pipeline] = engin
 class Worker:
     """Serves the jobs of one data folder. name: as the job table shows it."""
 
-    def __init__(
-        self, folder: Path, name: str, load: Callable[[], Pipeline], stop: StopFlag
-    ) -> None:
+    def __init__(self, folder: Path, name: str, load: Callable[[], Pipeline], stop: StopFlag) -> None:
         self._folder = folder
         self._name = name
         self._load = load
@@ -181,15 +179,9 @@ def in_words(error: Exception) -> tuple[str, str]:
     if isinstance(error, SparseDashError):
         return error.message, error.advice
     if _is_out_of_memory(error):
-        return (
-            "Memory ran out.",
-            "Choose a smaller model, bfloat16 or less calibration text, or free some memory.",
-        )
+        return ("Memory ran out.", "Choose a smaller model, bfloat16 or less calibration text, or free some memory.")
     if isinstance(error, ModuleNotFoundError):
-        return (
-            f"The package {error.name} is not installed.",
-            "Run: pip install -r requirements.txt",
-        )
+        return (f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "The disk is full.", "Free some space and retry."
     return (

@@ -44,13 +44,7 @@ KEEPING = {
     "catalog.families",
     "storage.user_data",
 } | CONTRACTS
-DRAWING = {
-    "service.backend",
-    "reporting.charts",
-    "reporting",
-    "service.preflight",
-    "service.reproduction",
-}
+DRAWING = {"service.backend", "reporting.charts", "reporting", "service.preflight", "service.reproduction"}
 READING = {"engine.models.modules", "engine.pruning"} | CONTRACTS
 MEASURING = {
     "engine.models.loading",
@@ -96,13 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     }
     | CONTRACTS,
     "reporting.charts": {"schema.records", "stats.significance", "catalog.published"},
-    "reporting": {
-        "service.backend",
-        "service.preflight",
-        "service.reproduction",
-        "reporting.charts",
-    }
-    | KEEPING,
+    "reporting": {"service.backend", "service.preflight", "service.reproduction", "reporting.charts"} | KEEPING,
     # Both halves.
     "jobs": CONTRACTS,
     "storage.store": CONTRACTS,
@@ -120,22 +108,12 @@ ALLOWED: dict[str, set[str]] = {
     "storage.text_refs": set(),
     "storage.text_files": {"storage.text_refs"} | CONTRACTS,
     "storage.uploads": {"storage.text_refs", "storage.text_files"} | CONTRACTS,
-    "schema.records": {
-        "schema.errors",
-        "schema.settings",
-        "schema.method_settings",
-        "schema.pair_records",
-    },
+    "schema.records": {"schema.errors", "schema.settings", "schema.method_settings", "schema.pair_records"},
     "schema.pair_records": {"schema.pair_settings"},
     "schema.pair_settings": {"schema.hashing", "schema.validation"},
     "schema.cache_keys": {"schema.hashing", "schema.settings", "schema.method_settings"},
     "stats.layer_errors": {"schema.records"},
-    "schema.settings": {
-        "schema.errors",
-        "schema.hashing",
-        "schema.validation",
-        "schema.method_settings",
-    },
+    "schema.settings": {"schema.errors", "schema.hashing", "schema.validation", "schema.method_settings"},
     "schema.method_settings": {"schema.errors", "schema.validation"},
     "schema.validation": {"schema.errors"},
     "schema.hashing": set(),
@@ -177,8 +155,7 @@ ALLOWED: dict[str, set[str]] = {
         "storage.fingerprints",
     }
     | MEASURING,
-    "engine.run.run_model": {"engine.run.run_log", "storage.store", "storage.fingerprints"}
-    | MEASURING,
+    "engine.run.run_model": {"engine.run.run_log", "storage.store", "storage.fingerprints"} | MEASURING,
     "engine.run.run_log": CONTRACTS,
     "engine.calibration.statistics": MEASURING,
     "engine.calibration.statistics_io": MEASURING,
@@ -231,7 +208,10 @@ ALLOWED: dict[str, set[str]] = {
     "engine.models.modules": {"engine.pruning", "catalog.families"} | CONTRACTS,
     "engine.pruning": CONTRACTS,
 }
-"""What each group of modules may import from the others. A group may import itself where it is a folder, except pages."""
+"""What each group of modules may import from the others.
+
+A group may import itself where it is a folder, except pages.
+"""
 
 FRONT = {"app", "pages", "ui"} | DRAWING | KEEPING
 
@@ -375,9 +355,7 @@ def test_everything_the_front_uses_leaves_the_heavy_libraries_alone():
         f"for name in {front_modules()!r}: importlib.import_module(name)\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
 

@@ -9,9 +9,7 @@ import pytest
 from sparsedash.__main__ import main
 from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
 
-PASSAGE_FIELDS = {
-    "index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer",
-}  # fmt: skip
+PASSAGE_FIELDS = {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
 ANSWERS = {"last_word", "last_token", "word_perplexity", "passages"}
 SPARSE = {"sparsity_percent", "mlp_sparsity", "matmul_ratio", "widths", "paired", "method"}
 
@@ -81,10 +79,7 @@ def test_tokens_can_be_weighted_and_documents_packed(arguments, tmp_path):
         (["--method", "obs,wishful"], "method: 'wishful' is not possible; allowed: "),
         (["--method", "obs,obs"], "methods: "),
         (["--dtype", "float8"], "allowed: float32, bfloat16"),
-        (
-            ["--token-weights", "mine"],
-            "token weights: 'mine' is not possible; allowed: equal, residual",
-        ),
+        (["--token-weights", "mine"], "token weights: 'mine' is not possible; allowed: equal, residual"),
         (["--passages", "0"], "passages: 0 is not possible"),
         (["--passages", "many"], "invalid int value"),
         (["--wishes", "3"], "unrecognized arguments"),
@@ -110,9 +105,7 @@ def test_bad_arguments_give_one_clear_line_and_code_2(arguments, change, said, c
         ("--evaluation", "nosuch", "Evaluation text: there is no nosuch; possible: "),
     ],
 )
-def test_what_is_not_there_gives_one_line_and_code_2_at_once(
-    arguments, capsys, monkeypatch, flag, value, said
-):
+def test_what_is_not_there_gives_one_line_and_code_2_at_once(arguments, capsys, monkeypatch, flag, value, said):
     monkeypatch.setattr("sparsedash.__main__._run", lambda *_: pytest.fail("it was started"))
     assert main([*arguments, flag, value]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -129,9 +122,7 @@ def test_a_model_that_cannot_be_pruned_gives_one_line_and_code_1(arguments, caps
 
 def test_help_answers_without_loading_torch():
     code = (
-        "import sys; from sparsedash.__main__ import main\n"
-        "try: main(['run', '--help'])\n"
-        "except SystemExit: pass\n"
-        "sys.exit('torch' in sys.modules)"
+        "import sys; from sparsedash.__main__ import main\ntry: main(['run', '--help'])\nexcept SystemExit: "
+        "pass\nsys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

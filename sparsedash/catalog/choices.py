@@ -18,8 +18,8 @@ LAMBADA_SIZE = "552 MB, nearly all of it the novels of the training split"
 class Choice:
     """A name as it is typed, a title as it is shown, and one line on it.
 
-    Of a text set also the licence, the size of all its splits as they are fetched, and how it is read; of one of the hub the
-    first two as its card and its list of files say.
+    Of a text set also the licence, the size of all its splits as they are fetched, and how it is read; of one of the
+    hub the first two as its card and its list of files say.
     """
 
     name: str
@@ -108,12 +108,7 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         reading=STREAMED,
     ),
     Choice(
-        name="c4",
-        title="C4, English",
-        summary="cleaned web pages",
-        licence="ODC-BY",
-        size="305 GB",
-        reading=STREAMED,
+        name="c4", title="C4, English", summary="cleaned web pages", licence="ODC-BY", size="305 GB", reading=STREAMED
     ),
     Choice(
         name="wikitext-2",

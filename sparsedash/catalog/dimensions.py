@@ -1,7 +1,7 @@
 """How many weights a model has, by arithmetic from its config.json: no weights, no torch, no download.
 
-One function and one row add an architecture. A test holds every count equal to that of the real model class, built without
-memory for its weights.
+One function and one row add an architecture. A test holds every count equal to that of the real model class, built
+without memory for its weights.
 """
 
 import json
@@ -20,10 +20,10 @@ _STORED_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 class Dimensions:
     """Counts of one model.
 
-    hidden: width of the residual stream. vocabulary: tokens it can predict. widths: inner channels of each block. per_channel: weights that leave with one channel of any block.
-    n_matmul: weights of Linear and Conv layers, the output head included even where it shares the embedding's.
-    n_parameters: everything, embeddings, norms and biases too; what is shared counts once. stored_bytes: of one weight on
-    the hub.
+    hidden: width of the residual stream. vocabulary: tokens it can predict. widths: inner channels of each block.
+    per_channel: weights that leave with one channel of any block. n_matmul: weights of Linear and Conv layers, the
+    output head included even where it shares the embedding's. n_parameters: everything, embeddings, norms and biases
+    too; what is shared counts once. stored_bytes: of one weight on the hub.
     """
 
     hidden: int

@@ -30,31 +30,22 @@ class Family:
 _GATED = Family(blocks="model.layers", inner=("mlp.gate_proj", "mlp.up_proj"), out="mlp.down_proj")
 
 FAMILIES: dict[str, Family] = {
-    "bloom": Family(
-        blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", width=""
-    ),
+    "bloom": Family(blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", width=""),
     "falcon": Family(
-        blocks="transformer.h",
-        inner=("mlp.dense_h_to_4h",),
-        out="mlp.dense_4h_to_h",
-        width="ffn_hidden_size",
+        blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", width="ffn_hidden_size"
     ),
     "gemma2": _GATED,
     "gemma3_text": _GATED,
     "gpt2": Family(blocks="transformer.h", inner=("mlp.c_fc",), out="mlp.c_proj", width="n_inner"),
     "gpt_neo": Family(blocks="transformer.h", inner=("mlp.c_fc",), out="mlp.c_proj"),
-    "gpt_neox": Family(
-        blocks="gpt_neox.layers", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h"
-    ),
+    "gpt_neox": Family(blocks="gpt_neox.layers", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h"),
     "gptj": Family(blocks="transformer.h", inner=("mlp.fc_in",), out="mlp.fc_out", width="n_inner"),
     "llama": _GATED,
     "mistral": _GATED,
     "olmo2": _GATED,
     "opt": Family(blocks="model.decoder.layers", inner=("fc1",), out="fc2", width="ffn_dim"),
     "phi": Family(blocks="model.layers", inner=("mlp.fc1",), out="mlp.fc2"),
-    "phi3": Family(
-        blocks="model.layers", inner=("mlp.gate_up_proj",), out="mlp.down_proj", fused=2
-    ),
+    "phi3": Family(blocks="model.layers", inner=("mlp.gate_up_proj",), out="mlp.down_proj", fused=2),
     "qwen2": _GATED,
     "qwen3": _GATED,
     "smollm3": _GATED,

@@ -26,7 +26,10 @@ Purpose = Literal["calibration", "pruning", "the sequential refit", "the backwar
 
 @dataclass(frozen=True, kw_only=True)
 class LeastMemory:
-    """n_bytes: the weights as they are run, and what is largest beside them. beside_bytes: of that, what purpose needs."""
+    """n_bytes: the weights as they are run, and what is largest beside them.
+
+    beside_bytes: of that, what purpose needs.
+    """
 
     n_bytes: int
     beside_bytes: int
@@ -44,9 +47,7 @@ def least_memory(counted: Dimensions, settings: RunSettings) -> LeastMemory:
     beside: dict[Purpose, int] = {
         "calibration": _calibration_bytes(counted, settings, n_streams=1),
         "pruning": _solving_bytes(counted, settings) + _masked_bytes(counted, settings),
-        "the backward pass": max(
-            _fisher_bytes(counted, settings), _sensitivity_bytes(counted, settings)
-        ),
+        "the backward pass": max(_fisher_bytes(counted, settings), _sensitivity_bytes(counted, settings)),
     }
     if any(method.compensation == "sequential" for method in settings.methods):
         beside["the sequential refit"] = _calibration_bytes(counted, settings, n_streams=3)
@@ -64,9 +65,11 @@ def needs_backward(settings: RunSettings) -> bool:
 
 
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
-    """What the Fisher information is made of, in memory and then in the store: a derivative of each channel for each sequence.
+    """What the Fisher information is made of, in memory and then in the store: a derivative of each channel for each
+    sequence.
 
-    For one sparsity: where the model is pruned in rounds, the store keeps as much for every other. widths: of the blocks.
+    For one sparsity: where the model is pruned in rounds, the store keeps as much for every other. widths: of the
+    blocks.
     """
     if not needs_fisher(settings):
         return 0
@@ -76,8 +79,8 @@ def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: in
 def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequences: int) -> int:
     """What calibrating leaves in the store at least, for one sparsity: half of every second moment, and the gradients.
 
-    widths: of the blocks. hidden: width of the residual stream; where single weights go, at least two more inputs of each
-    block are as wide.
+    widths: of the blocks. hidden: width of the residual stream; where single weights go, at least two more inputs of
+    each block are as wide.
     """
     moments = sum(width * width for width in widths)
     if any(not method.takes_channels for method in settings.methods):
@@ -86,7 +89,8 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
 
 
 def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: int) -> int:
-    """All tokens' hidden states between two blocks, once or for several walks, and twice one block's moments: the sum, and
+    """All tokens' hidden states between two blocks, once or for several walks, and twice one block's moments: the sum,
+    and
     what is made of it.
     """
     n_tokens = settings.calibration.n_samples * settings.calibration.length
@@ -125,7 +129,8 @@ def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:
 
 
 def _sensitivity_bytes(counted: Dimensions, settings: RunSettings) -> int:
-    """In FP32 a change of each block's out-projection and what it does to each token; beside them what each block is given,
+    """In FP32 a change of each block's out-projection and what it does to each token; beside them what each block is
+    given,
     and of the block that is on its way back four vectors of each width.
     """
     if not _needs_sensitivity(settings):

@@ -24,7 +24,8 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         name="best",
-        summary="channels by weight times activation, most from blocks that the model minds least; then refitted; one backward pass over little text",
+        summary="channels by weight times activation, most from blocks that the model minds least; then refitted; "
+        "one backward pass over little text",
         settings=MethodSettings(allocation="sensitivity"),
     ),
     Method(
@@ -34,17 +35,15 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         name="obs-sequential",
-        summary="obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; three more passes over the text",
-        settings=MethodSettings(
-            saliency="obs", compensation="sequential", allocation="sensitivity", damping=0.1
-        ),
+        summary="obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; "
+        "three more passes over the text",
+        settings=MethodSettings(saliency="obs", compensation="sequential", allocation="sensitivity", damping=0.1),
     ),
     Method(
         name="retrain-free (published)",
-        summary="channels by the Fisher information of their mask, rearranged, in six rounds, nothing refitted; for every sparsity a backward pass over all text",
-        settings=MethodSettings(
-            saliency="fisher", compensation="none", allocation="global", rounds=6
-        ),
+        summary="channels by the Fisher information of their mask, rearranged, in six rounds, nothing refitted; for "
+        "every sparsity a backward pass over all text",
+        settings=MethodSettings(saliency="fisher", compensation="none", allocation="global", rounds=6),
     ),
     Method(
         name="obs",
@@ -84,9 +83,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="magnitude-weights",
         summary="single weights of all projections by their size, nothing made up for",
-        settings=MethodSettings(
-            saliency="magnitude", compensation="none", pattern="1x1", scope="decoder"
-        ),
+        settings=MethodSettings(saliency="magnitude", compensation="none", pattern="1x1", scope="decoder"),
     ),
     Method(
         name="sparsegpt-2:4",
@@ -101,9 +98,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="magnitude-2:4",
         summary="as magnitude-weights, two of every four neighbours: always 50 %",
-        settings=MethodSettings(
-            saliency="magnitude", compensation="none", pattern="2:4", scope="decoder"
-        ),
+        settings=MethodSettings(saliency="magnitude", compensation="none", pattern="2:4", scope="decoder"),
     ),
 )
 
@@ -120,18 +115,16 @@ def method_named(name: str) -> MethodSettings:
 
 @lru_cache(maxsize=256)
 def method_name(settings: MethodSettings) -> str:
-    """The name of these choices, or the choices themselves where they have none; then each parameter that is unusual."""
+    """The name of these choices, or the choices themselves where they have none; then each parameter that is
+    unusual.
+    """
     own = asdict(settings)
     chosen = {name: value for name, value in own.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
     named = next((method for method in alike if method.settings == settings), None)
     usual = (named or alike[0]).settings if alike else MethodSettings()
     name = (named or alike[0]).name if alike else " + ".join(_choices(chosen))
-    changed = [
-        field
-        for field, value in own.items()
-        if field not in chosen and value != getattr(usual, field)
-    ]
+    changed = [field for field, value in own.items() if field not in chosen and value != getattr(usual, field)]
     if not changed:
         return name
     words = [f"{_PARAMETERS.get(field, field)} {own[field]:g}" for field in changed]

@@ -1,8 +1,8 @@
 """The published results that this project is measured against: the two tables, row by row, and what is wrong with them.
 
-Source: Intel Extension for Transformers, examples/huggingface/pytorch/language-modeling/pruning: the README's tables, and
-the scripts beside it for what the tables leave out. Everything was pruned `channelx1`, in the MLPs only. The README of today
-has only the table of last words; the commit in SOURCE_URL has both.
+Source: Intel Extension for Transformers, examples/huggingface/pytorch/language-modeling/pruning: the README's tables,
+and the scripts beside it for what the tables leave out. Everything was pruned `channelx1`, in the MLPs only. The README
+of today has only the table of last words; the commit in SOURCE_URL has both.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,9 @@ _HALF_A_DIGIT = 0.00005
 class PublishedModel:
     """A model of the tables. reference: where it is today. config: the file in `configs` with its dimensions.
 
-    n_samples: calibration sequences that its published script reads, of CALIBRATION_LENGTH tokens each. n_rounds: the parts
-    in which it reads them, getting sparser after each. note: empty, or what a person should know before comparing.
+    n_samples: calibration sequences that its published script reads, of CALIBRATION_LENGTH tokens each. n_rounds: the
+    parts in which it reads them, getting sparser after each. note: empty, or what a person should know before
+    comparing.
     """
 
     name: str
@@ -45,11 +46,7 @@ CALIBRATION_LENGTH = 512
 
 MODELS: tuple[PublishedModel, ...] = (
     PublishedModel(
-        name="EleutherAI/gpt-j-6b",
-        reference="EleutherAI/gpt-j-6b",
-        config="gpt-j-6b",
-        n_samples=6_004,
-        n_rounds=6,
+        name="EleutherAI/gpt-j-6b", reference="EleutherAI/gpt-j-6b", config="gpt-j-6b", n_samples=6_004, n_rounds=6
     ),
     PublishedModel(
         name="facebook/opt-1.3b",
@@ -118,9 +115,7 @@ class PublishedRow:
     def name(self) -> str:
         """What tells this row from all others, fit for an address."""
         model = self.model.partition("/")[2]
-        return (
-            f"{model}-{self.calibration}-{self.sparsity_permille // 10}-{self.measure}-{self.dtype}"
-        )
+        return f"{model}-{self.calibration}-{self.sparsity_permille // 10}-{self.measure}-{self.dtype}"
 
     @property
     def n_passages(self) -> int:
@@ -141,18 +136,26 @@ class PublishedRow:
 
     @property
     def drop_follows(self) -> bool:
-        """Whether the stated drop can be that of the two accuracies; cut digits are forgiven as well as rounded ones."""
+        """Whether the stated drop can be that of the two accuracies; cut digits are forgiven as well as rounded
+        ones.
+        """
         low, high = self.drop_range
         return low - 0.01 < self.drop_percent < high + 0.01
 
 
-def _token_row(
-    model: str, calibration: str, ratio: float, sparse: float, drop: float, *, dense: float
-) -> PublishedRow:
+def _token_row(model: str, calibration: str, ratio: float, sparse: float, drop: float, *, dense: float) -> PublishedRow:
     return PublishedRow(
-        model=model, measure="last-token", calibration=calibration, dtype="float32", sparsity_permille=100,
-        mlp_sparsity=0.0999, matmul_ratio=ratio, dense=dense, sparse=sparse, drop_percent=drop,
-    )  # fmt: skip
+        model=model,
+        measure="last-token",
+        calibration=calibration,
+        dtype="float32",
+        sparsity_permille=100,
+        mlp_sparsity=0.0999,
+        matmul_ratio=ratio,
+        dense=dense,
+        sparse=sparse,
+        drop_percent=drop,
+    )
 
 
 def _word_rows(
@@ -162,12 +165,18 @@ def _word_rows(
     dtypes: tuple[Dtype, Dtype] = ("float32", "bfloat16")
     single, half = (
         PublishedRow(
-            model=model, measure="last-word", calibration="pile_10k", dtype=dtype, sparsity_permille=100,
-            dense=values[0], sparse=values[1], drop_percent=values[2],
+            model=model,
+            measure="last-word",
+            calibration="pile_10k",
+            dtype=dtype,
+            sparsity_permille=100,
+            dense=values[0],
+            sparse=values[1],
+            drop_percent=values[2],
             note=note if dtype == "bfloat16" else "",
         )
         for dtype, values in zip(dtypes, (fp32, bf16), strict=True)
-    )  # fmt: skip
+    )
     return single, half
 
 
@@ -184,8 +193,8 @@ LAST_TOKEN: tuple[PublishedRow, ...] = (
         sparse=0.8038,
         drop_percent=1.50,
         note=(
-            "Its ratio divides by all parameters, embeddings included; every other row divides by the weights of Linear "
-            "and Conv layers alone. It is also the only row calibrated on the data set it is evaluated on."
+            "Its ratio divides by all parameters, embeddings included; every other row divides by the weights of "
+            "Linear and Conv layers alone. It is also the only row calibrated on the data set it is evaluated on."
         ),
     ),
     _token_row("EleutherAI/gpt-j-6b", "the_pile", 0.0643, 0.7931, 0.17, dense=0.7917),
@@ -229,12 +238,12 @@ LAMBADA_TRAINING_TEXTS = 2_662
 
 _ASSUMED = {
     "lambada": (
-        "The published scripts calibrate on pile_10k alone, so that this row read as many texts is assumed. The training split "
-        f"of LAMBADA has fewer, {LAMBADA_TRAINING_TEXTS:,}, and all of them are read."
+        "The published scripts calibrate on pile_10k alone, so that this row read as many texts is assumed. The "
+        f"training split of LAMBADA has fewer, {LAMBADA_TRAINING_TEXTS:,}, and all of them are read."
     ),
     "the_pile": (
-        "The published scripts calibrate on pile_10k alone, so that this row read as many texts is assumed, and that it read "
-        "the first ones too. Parts of the Pile have left the hub since; those that are left are read."
+        "The published scripts calibrate on pile_10k alone, so that this row read as many texts is assumed, and that "
+        "it read the first ones too. Parts of the Pile have left the hub since; those that are left are read."
     ),
 }
 """What repeating a row takes for granted about its calibration text, by its published name."""

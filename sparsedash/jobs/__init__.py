@@ -1,1 +1,3 @@
-"""Background jobs: the table they are written in, the locks that say who is alive, and what starts them on this machine."""
+"""Background jobs: the table they are written in, the locks that say who is alive, and what starts them on this
+machine.
+"""

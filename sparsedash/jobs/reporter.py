@@ -56,13 +56,7 @@ class StopFlag:
 class Reporter:
     """The `OnStep` of one job. Writes at most five times a second, and raises Cancelled when the job is to stop."""
 
-    def __init__(
-        self,
-        table: JobTable,
-        job: Job,
-        stop: StopFlag,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, table: JobTable, job: Job, stop: StopFlag, clock: Callable[[], float] = time.monotonic) -> None:
         self._table = table
         self._job = job
         self._stop = stop
@@ -74,7 +68,9 @@ class Reporter:
         self._logged: tuple[str, int | None] = ("", None)
 
     def wrote(self, left: str, right: str) -> None:
-        """The `OnText` of the job: what two models have written so far goes along with the next step that is written."""
+        """The `OnText` of the job: what two models have written so far goes along with the next step that is
+        written.
+        """
         self._texts = _sendable(left), _sendable(right)
 
     def __call__(self, step: Step) -> None:

@@ -190,9 +190,7 @@ class LocalRunner:
     def _blame(self, job: Job) -> None:
         """Give up on a job that no worker lives long enough to take, instead of trying for ever."""
         self._fruitless_starts = 0
-        last = [
-            line for slot in range(self._n_slots) for line in last_lines(self._worker_log(slot), 1)
-        ]
+        last = [line for slot in range(self._n_slots) for line in last_lines(self._worker_log(slot), 1)]
         said = f' The last thing it said: "{last[0][:200]}".' if last else ""
         text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{said}"
         advice = f"See {self._worker_log(0)}; when that is mended, retry."

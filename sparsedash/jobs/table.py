@@ -50,8 +50,7 @@ class JobTable:
                 return self._job(row)
             values = (kind, key, canonical_json(settings), now, now)
             done = db.execute(
-                "INSERT INTO jobs (kind, key, settings, state, created_at, queued_at)"
-                " VALUES (?, ?, ?, 'queued', ?, ?)",
+                "INSERT INTO jobs (kind, key, settings, state, created_at, queued_at) VALUES (?, ?, ?, 'queued', ?, ?)",
                 values,
             )
             return self._job(_row(db, done.lastrowid))
@@ -85,9 +84,7 @@ class JobTable:
             )
             return self._job(_row(db, job_id)) if changed.rowcount else None
 
-    def report(
-        self, job: Job, step: Step, *, rate: float | None, texts: tuple[str, str] = ("", "")
-    ) -> None:
+    def report(self, job: Job, step: Step, *, rate: float | None, texts: tuple[str, str] = ("", "")) -> None:
         """Write down how far a running job is. Changes nothing when it is no longer this attempt that runs.
 
         rate: of the step's units a second. texts: what the left and the right model have written so far.
@@ -105,8 +102,7 @@ class JobTable:
     def wanted(self, job: Job) -> bool:
         """Whether this attempt still runs in the table's eyes and nobody asked it to stop."""
         rows = self._read(
-            "WHERE id = ? AND attempt = ? AND state = 'running' AND cancel_requested_at IS NULL",
-            (job.id, job.attempt),
+            "WHERE id = ? AND attempt = ? AND state = 'running' AND cancel_requested_at IS NULL", (job.id, job.attempt)
         )
         return bool(rows)
 
@@ -118,9 +114,7 @@ class JobTable:
         """running -> failed: the work itself said why."""
         return self._end(job, "failed", error=(kind, text, advice))
 
-    def mark_cancelled(
-        self, job: Job, text: str, advice: str, exit_code: int | None = None
-    ) -> bool:
+    def mark_cancelled(self, job: Job, text: str, advice: str, exit_code: int | None = None) -> bool:
         """The job's state -> cancelled: somebody asked for it."""
         return self._end(job, "cancelled", error=("Cancelled", text, advice), exit_code=exit_code)
 
@@ -152,8 +146,7 @@ class JobTable:
         """
         with self._database.writing() as db:
             found = db.execute(
-                "SELECT 1 FROM jobs WHERE id = ? AND attempt = ? AND state = 'running'",
-                (job.id, job.attempt),
+                "SELECT 1 FROM jobs WHERE id = ? AND attempt = ? AND state = 'running'", (job.id, job.attempt)
             ).fetchone()
             if found:
                 action()
@@ -192,12 +185,7 @@ class JobTable:
         self._database.close()
 
     def _end(
-        self,
-        job: Job,
-        state: JobState,
-        *,
-        error: tuple[str, str, str] = ("", "", ""),
-        exit_code: int | None = None,
+        self, job: Job, state: JobState, *, error: tuple[str, str, str] = ("", "", ""), exit_code: int | None = None
     ) -> bool:
         values = (state, time.time(), *error, exit_code, job.id, job.attempt, job.state)
         with self._database.writing() as db:

@@ -13,15 +13,7 @@ Html = NewType("Html", str)
 """Markup that is safe to show. Made by the functions here, from literals or from escaped text."""
 
 _CONTROL_PICTURES = 0x2400
-_INVISIBLE = [
-    0x061C,
-    0x200B,
-    0x200E,
-    0x200F,
-    *range(0x202A, 0x202F),
-    0x2060,
-    *range(0x2066, 0x206A),
-]
+_INVISIBLE = [0x061C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A)]
 _VISIBLE: dict[int, str] = {
     **{point: chr(_CONTROL_PICTURES + point) for point in range(32) if chr(point) not in "\n\t"},
     **{point: f"⟨U+{point:04X}⟩" for point in [*range(0x7F, 0xA0), *_INVISIBLE, 0xFEFF]},
@@ -78,27 +70,16 @@ def paragraph(text: str, css: str = "") -> Html:
     return element("p", escape(text), css=css)
 
 
-def table(
-    name: str, caption: str, head: list[str], rows: list[list[str]], links: Sequence[Html] = ()
-) -> Html:
+def table(name: str, caption: str, head: list[str], rows: list[list[str]], links: Sequence[Html] = ()) -> Html:
     """A real table of text under its caption; the first column heads its row, the others are numbers.
 
     links: for each row the markup that stands in place of its first text.
     """
     top = element("tr", *(element("th", escape(cell), scope="col") for cell in head))
     body = [
-        element(
-            "tr",
-            element("th", first, scope="row"),
-            *(element("td", escape(cell)) for cell in rest),
-        )
+        element("tr", element("th", first, scope="row"), *(element("td", escape(cell)) for cell in rest))
         for first, (_, *rest) in zip(links or [escape(row[0]) for row in rows], rows, strict=True)
     ]
-    inside = element(
-        "table",
-        element("thead", top),
-        element("tbody", *body),
-        css="sd-table",
-    )
+    inside = element("table", element("thead", top), element("tbody", *body), css="sd-table")
     scroll = element("div", inside, css="sd-scroll", role="region", aria_label=name, tabindex="0")
     return join(paragraph(caption, css="sd-muted sd-small"), scroll)

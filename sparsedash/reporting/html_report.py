@@ -20,25 +20,30 @@ CONTEXT_SHOWN = 300
 
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 Georgia, serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; --ground: light-dark(#fcfbf8, #17191c);
+body { font: 16px/1.5 Georgia, serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
+  --ground: light-dark(#fcfbf8, #17191c);
   color: light-dark(#22262b, #e8e6e1); background: var(--ground); overflow-wrap: anywhere; }
 h1, p, svg { max-width: 54rem; }
 h1 { font-size: 1.6rem; font-weight: 500; line-height: 1.3; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 svg { width: 100%; height: auto; } svg text { font: 13px sans-serif; fill: currentcolor; }
 .grid { stroke: light-dark(#e7e4db, #2d3136); } .band { fill: light-dark(#2f5d9b, #8db4e8); opacity: 0.14; }
 .dense { stroke: light-dark(#2f5d9b, #8db4e8); stroke-width: 2; }
-.sparse { stroke: light-dark(#c2571a, #f0955a); stroke-width: 2; fill: none; } svg .point { font-size: 16px; fill: light-dark(#c2571a, #f0955a); }
+.sparse { stroke: light-dark(#c2571a, #f0955a); stroke-width: 2; fill: none; } svg .point { font-size: 16px;
+  fill: light-dark(#c2571a, #f0955a); }
 .sd-muted { color: light-dark(#5b6068, #a3a8b0); } .sd-scroll { overflow-x: auto; }
-table { border-collapse: separate; border-spacing: 0; font: 0.8125rem/1.5 sans-serif; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font: 0.8125rem/1.5 sans-serif;
+  font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: 0.25rem 0.7rem 0.25rem 0; font-weight: 400;
   border-bottom: 1px solid light-dark(#d8d4c8, #3a3e44); }
-th { overflow-wrap: normal; } .sd-table { overflow-wrap: break-word; } .sd-table th:first-child { position: sticky; left: 0; background: var(--ground); }
+th { overflow-wrap: normal; } .sd-table { overflow-wrap: break-word; } .sd-table th:first-child { position: sticky;
+  left: 0; background: var(--ground); }
 .sd-table thead th { vertical-align: bottom; }
 .sd-table td:first-of-type { min-width: 14rem; } .numbers .sd-table td { min-width: 0; }
 .numbers td, .numbers tbody th { white-space: nowrap; }
 .numbers th:not(:first-child), .numbers td { text-align: right; padding: 0.25rem 0 0.25rem 0.6rem; }
 pre { white-space: pre-wrap; font-size: 0.85rem; }
-@media print { .numbers table { font-size: 6pt; } .numbers .sd-table * { padding-left: 0.25rem; } .sd-scroll { overflow: visible; } }
+@media print { .numbers table { font-size: 6pt; } .numbers .sd-table * { padding-left: 0.25rem; }
+  .sd-scroll { overflow: visible; } }
 """
 
 
@@ -62,9 +67,12 @@ def report(found: RunResults, pair: Pair, passages: Passages | None) -> bytes:
     ]
     policy = element("meta", http_equiv="Content-Security-Policy", content=POLICY)
     head = [
-        Html('<meta charset="utf-8">'), policy, Html('<meta name="viewport" content="width=device-width">'),
-        element("title", escape(f"{title} · SparseDash")), Html(f"<style>{_STYLE}</style>"),
-    ]  # fmt: skip
+        Html('<meta charset="utf-8">'),
+        policy,
+        Html('<meta name="viewport" content="width=device-width">'),
+        element("title", escape(f"{title} · SparseDash")),
+        Html(f"<style>{_STYLE}</style>"),
+    ]
     page = element("html", element("head", *head), element("body", *body), lang="en")
     return f"<!doctype html>\n{page}\n".encode()
 

@@ -11,16 +11,30 @@ from sparsedash.stats.significance import PairedComparison
 
 
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Html:
-    """Every record of the run with its doubt, as a table. comparisons: the address of each one's with dense, by its key."""
+    """Every record of the run with its doubt, as a table.
+
+    comparisons: the address of each one's with dense, by its key.
+    """
     addresses = comparisons or {}
     names = [_name(name, addresses.get(record.key, "")) for name, record in found.records.items()]
     methods = found.run.settings.methods
     gone = "removed" if all(m.takes_channels for m in methods) else "removed or zero"
     head = [
-        "Model", f"MLP {gone}", f"Linear weights {gone}", f"Right of {found.dense.last_word.total:,}", "Accuracy",
-        "95 % interval", "Change, points", "95 % interval", "p", "Broke", "Mended", "Word perplexity", "Times dense",
+        "Model",
+        f"MLP {gone}",
+        f"Linear weights {gone}",
+        f"Right of {found.dense.last_word.total:,}",
+        "Accuracy",
         "95 % interval",
-    ]  # fmt: skip
+        "Change, points",
+        "95 % interval",
+        "p",
+        "Broke",
+        "Mended",
+        "Word perplexity",
+        "Times dense",
+        "95 % interval",
+    ]
     return table("The numbers of this run", _caption(found), head, _rows(found), names)
 
 
@@ -56,8 +70,12 @@ def _change(pair: tuple[PairedComparison, float] | None) -> list[str]:
     compared, p = pair
     low, high = (wording.signed(bound) for bound in compared.interval)
     return [
-        wording.signed(compared.difference), f"{low} to {high}", wording.p_number(p), f"{compared.broke:,}", f"{compared.mended:,}",
-    ]  # fmt: skip
+        wording.signed(compared.difference),
+        f"{low} to {high}",
+        wording.p_number(p),
+        f"{compared.broke:,}",
+        f"{compared.mended:,}",
+    ]
 
 
 def _times_dense(dense: Record, record: Record) -> list[str]:
@@ -65,16 +83,16 @@ def _times_dense(dense: Record, record: Record) -> list[str]:
     if record.pruned is None:
         return [""] * 2
     (reading,) = readings("word perplexity", dense, record)
-    return [times(-reading.value), f"{times(-reading.high).removesuffix(' ×')} to {times(-reading.low)}"]  # fmt: skip
+    return [times(-reading.value), f"{times(-reading.high).removesuffix(' ×')} to {times(-reading.low)}"]
 
 
 def _caption(found: RunResults) -> str:
     several = f" over {len(found.sparse)} comparisons" if len(found.sparse) > 1 else ""
     if any(record.stopping for record in found.sparse):
-        methods = (
-            "Of models that were to stop early, intervals and p-values are valid at any look; "
+        methods = "Of models that were to stop early, intervals and p-values are valid at any look; "
+        methods += (
+            f"the dense model's interval is Wilson's. Changes are paired against dense, p adjusted after Holm{several}."
         )
-        methods += f"the dense model's interval is Wilson's. Changes are paired against dense, p adjusted after Holm{several}."
         perplexities = "those of the paired mean as if nothing had been stopped"
     else:
         methods = "Intervals of accuracies are Wilson's; changes are paired against dense with Tango's interval, their "

@@ -1,4 +1,7 @@
-"""A run as one JSON document: what the shell writes and the pages offer to take away. Fields are described in the README."""
+"""A run as one JSON document: what the shell writes and the pages offer to take away.
+
+Fields are described in the README.
+"""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,11 +13,7 @@ from sparsedash.stats.significance import compare
 def run_document(run: Run, dense: Record, sparse: list[Record]) -> dict[str, Any]:
     """The run and its records as JSON values. sparse: in the order asked."""
     return {
-        "model": {
-            "reference": run.settings.model,
-            "identity": run.model_identity,
-            "dtype": run.settings.dtype,
-        },
+        "model": {"reference": run.settings.model, "identity": run.model_identity, "dtype": run.settings.dtype},
         "corpora": {
             "calibration": _corpus(run, "calibration", run.settings.calibration.corpus),
             "evaluation": _corpus(run, "evaluation", run.settings.evaluation.corpus),

@@ -60,8 +60,7 @@ class RunResults:
         rows = best(self)
         return TradeoffData(
             dense=self.dense,
-            lines={self.label(wording.method(m)): [] for m in self.run.settings.methods}
-            | dict(self.lines),
+            lines={self.label(wording.method(m)): [] for m in self.run.settings.methods} | dict(self.lines),
             asked=self.run.settings.made_permille,
             live=live,
             leader=self.label(self.method(rows[0][0])) if rows else "",
@@ -132,9 +131,7 @@ def best(found: RunResults) -> list[Row]:
     by_method: dict[str, list[Row]] = {}
     for row in zip(found.sparse, found.paired, found.p_values, strict=True):
         by_method.setdefault(found.method(row[0]), []).append(row)
-    ordered = [
-        sorted(rows, key=lambda row: row[0].sparsity_permille) for rows in by_method.values()
-    ]
+    ordered = [sorted(rows, key=lambda row: row[0].sparsity_permille) for rows in by_method.values()]
     channels = [rows for rows in ordered if _method(rows[0]).takes_channels]
     return max(channels or ordered, key=_merit, default=[])
 
@@ -166,7 +163,9 @@ def answer(found: RunResults) -> str:
 
 
 def doubt(found: RunResults) -> str:
-    """What the answer leaves open where it says that no difference is shown; nothing where that one is known to be small."""
+    """What the answer leaves open where it says that no difference is shown; nothing where that one is known to be
+    small.
+    """
     rows = unharmed(best(found))
     if not rows:
         return ""
@@ -195,8 +194,8 @@ def _by_perplexity(dense: Record, record: Record) -> str:
         return ""
     low, high = (times(-bound).removesuffix(" ×") for bound in (reading.high, reading.low))
     return (
-        f" Word perplexity does show a loss at {wording.permille(record.sparsity_permille)}: it is {times(-reading.value)} "
-        f"the dense model's, 95{wording.NBSP}% interval {low} to {high}."
+        f" Word perplexity does show a loss at {wording.permille(record.sparsity_permille)}: it is "
+        f"{times(-reading.value)} the dense model's, 95{wording.NBSP}% interval {low} to {high}."
     )
 
 

@@ -1,4 +1,6 @@
-"""Passages of a comparison as files that other programs read: CSV, parquet, and the samples of lm-evaluation-harness."""
+"""Passages of a comparison as files that other programs read: CSV, parquet, and the samples of
+lm-evaluation-harness.
+"""
 
 import csv
 import hashlib
@@ -13,9 +15,7 @@ FORMULA_STARTS = ("=", "+", "-", "@")
 """A spreadsheet takes a cell that begins like this for a formula."""
 
 
-def view_csv(
-    left: Record, right: Record, positions: Sequence[int], passages: Passages | None
-) -> bytes:
+def view_csv(left: Record, right: Record, positions: Sequence[int], passages: Passages | None) -> bytes:
     """These passages with both answers, as UTF-8 CSV. Text that a spreadsheet would run begins with an apostrophe."""
     rows = _rows(left, right, positions, passages)
     text = io.StringIO(newline="")
@@ -26,9 +26,7 @@ def view_csv(
     return text.getvalue().encode("utf-8", "replace")
 
 
-def view_parquet(
-    left: Record, right: Record, positions: Sequence[int], passages: Passages | None
-) -> bytes:
+def view_parquet(left: Record, right: Record, positions: Sequence[int], passages: Passages | None) -> bytes:
     """As `view_csv`, as parquet; its text is left as it is, since nothing runs it."""
     # Loaded when asked for: the page need not wait for it.
     import pyarrow as pa
@@ -44,9 +42,10 @@ def view_parquet(
 def harness_samples(record: Record, passages: Passages) -> bytes:
     """One JSON line for each passage, field by field as lm_eval 0.4.13 writes its samples of `lambada_openai`.
 
-    doc_id, doc (text), target, arguments (gen_args_0: arg_0 the context, arg_1 the target), resps and filtered_resps (the
-    log-likelihood and whether the target is what greedy writing gives, as text), filter, metrics, doc_hash, prompt_hash,
-    target_hash (sha256), perplexity (a log-likelihood, as there), acc (0 or 1). A test holds one line of a real file.
+    doc_id, doc (text), target, arguments (gen_args_0: arg_0 the context, arg_1 the target), resps and filtered_resps
+    (the log-likelihood and whether the target is what greedy writing gives, as text), filter, metrics, doc_hash,
+    prompt_hash, target_hash (sha256), perplexity (a log-likelihood, as there), acc (0 or 1). A test holds one line of a
+    real file.
     """
     pairs = zip(record.outcomes, passages.contexts, strict=True)
     lines = [json.dumps(_sample(outcome, context), ensure_ascii=True) for outcome, context in pairs]
@@ -65,19 +64,13 @@ def _columns() -> dict[str, type]:
     return columns
 
 
-def _rows(
-    left: Record, right: Record, positions: Sequence[int], passages: Passages | None
-) -> list[dict[str, Any]]:
+def _rows(left: Record, right: Record, positions: Sequence[int], passages: Passages | None) -> list[dict[str, Any]]:
     """target_rank: of the target's first token; 0 where there is none."""
     rows = []
     for i in positions:
         context = passages.contexts[i] if passages else ""
         first = left.outcomes[i]
-        row: dict[str, Any] = {
-            "index": first.index,
-            "context": _sendable(context),
-            "target": _sendable(first.target),
-        }
+        row: dict[str, Any] = {"index": first.index, "context": _sendable(context), "target": _sendable(first.target)}
         for side, outcome in (("left", first), ("right", right.outcomes[i])):
             row[f"{side}_answer"] = _sendable(outcome.answer)
             row[f"{side}_correct"] = outcome.last_word_right

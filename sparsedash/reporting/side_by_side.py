@@ -1,4 +1,6 @@
-"""How the two models of a comparison are shown: by their names and colours, or so that nobody can tell which is which."""
+"""How the two models of a comparison are shown: by their names and colours, or so that nobody can tell which is
+which.
+"""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -34,15 +36,8 @@ class SideBySide:
         """Both sides' markup under their headings, one beside the other; one below the other on a phone."""
         records = self.shown(self.pair.left, self.pair.right)
         sections = [
-            element(
-                "section",
-                element("h3", escape(title)),
-                inside,
-                css=f"sd-answer {self._css(record)}",
-            )
-            for title, record, inside in zip(
-                self.titles, records, self.shown(left, right), strict=True
-            )
+            element("section", element("h3", escape(title)), inside, css=f"sd-answer {self._css(record)}")
+            for title, record, inside in zip(self.titles, records, self.shown(left, right), strict=True)
         ]
         return element("div", join(*sections), css="sd-answers")
 

@@ -33,31 +33,33 @@ class _Plane:
 
 
 def accuracy_drawing(found: RunResults, words: str) -> Html:
-    """Accuracy against measured sparsity with Wilson's 95 % intervals. words: what it shows, for those who cannot see it."""
+    """Accuracy against measured sparsity with Wilson's 95 % intervals.
+
+    words: what it shows, for those who cannot see it.
+    """
     plane = _Plane([found.dense, *found.sparse])
     tradeoff = found.tradeoff()
     drawn = [*_axes(plane, tradeoff.taken), *_dense(found.dense, plane)]
     at = places(tradeoff, 100 * plane.end)
     for i, (label, records) in enumerate(found.lines.items()):
-        points = [
-            (at[label, record.sparsity_permille] / 100, record)
-            for record in sorted(records, key=_removed)
-        ]
+        points = [(at[label, record.sparsity_permille] / 100, record) for record in sorted(records, key=_removed)]
         drawn += _line(found.dense, points, _sign(i), _DASHES[i % len(_DASHES)], plane)
     drawn += _labels(found, plane)
     return element(
-        "svg", *drawn, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=words,
+        "svg",
+        *drawn,
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        role="img",
+        aria_label=words,
         xmlns="http://www.w3.org/2000/svg",
-    )  # fmt: skip
+    )
 
 
 def _axes(plane: _Plane, taken: str) -> list[Html]:
     drawn = []
     for percent in round_places(100 * plane.low, 100 * plane.high):
         y = plane.y(percent / 100)
-        drawn.append(
-            element("line", x1=str(_LEFT), x2=str(_WIDTH - _RIGHT), y1=y, y2=y, css="grid")
-        )
+        drawn.append(element("line", x1=str(_LEFT), x2=str(_WIDTH - _RIGHT), y1=y, y2=y, css="grid"))
         drawn.append(_text(f"{percent:g} %", str(_LEFT - 8), y, "end"))
     below = str(_HEIGHT - _BOTTOM + 18)
     for percent in round_places(0.0, 100 * plane.end):
@@ -81,9 +83,7 @@ def _dense(dense: Record, plane: _Plane) -> list[Html]:
 
 def _labels(found: RunResults, plane: _Plane) -> list[Html]:
     """The names of dense and of every line at the right edge, none on another."""
-    ends = {"dense": found.dense} | {
-        name: max(records, key=_removed) for name, records in found.lines.items()
-    }
+    ends = {"dense": found.dense} | {name: max(records, key=_removed) for name, records in found.lines.items()}
     wanted = [float(plane.y(record.last_word.accuracy)) for record in ends.values()]
     heights = placed(wanted, [_LABEL_HEIGHT] * len(ends), _HEIGHT - _BOTTOM)
     edge = str(_WIDTH - _RIGHT + 8)
@@ -96,12 +96,8 @@ def _sign(number: int) -> str:
     return list(SYMBOLS.values())[number % len(SYMBOLS)]
 
 
-def _line(
-    dense: Record, stands: Sequence[tuple[float, Record]], sign: str, dash: str, plane: _Plane
-) -> list[Html]:
-    points = " ".join(
-        f"{plane.x(x)},{plane.y(r.last_word.accuracy)}" for x, r in ((0.0, dense), *stands)
-    )
+def _line(dense: Record, stands: Sequence[tuple[float, Record]], sign: str, dash: str, plane: _Plane) -> list[Html]:
+    points = " ".join(f"{plane.x(x)},{plane.y(r.last_word.accuracy)}" for x, r in ((0.0, dense), *stands))
     drawn = [element("polyline", points=points, stroke_dasharray=dash, css="sparse")]
     for at, record in stands:
         x, (low, high) = plane.x(at), _interval(record)
@@ -112,9 +108,7 @@ def _line(
 
 
 def _text(words: str, x: str, y: str, anchor: str, css: str = "") -> Html:
-    return element(
-        "text", escape(words), x=x, y=y, text_anchor=anchor, dominant_baseline="central", css=css
-    )
+    return element("text", escape(words), x=x, y=y, text_anchor=anchor, dominant_baseline="central", css=css)
 
 
 def _removed(record: Record) -> float:

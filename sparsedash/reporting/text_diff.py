@@ -6,7 +6,8 @@ from difflib import SequenceMatcher
 from sparsedash.reporting.html import Html, element, escape, join
 
 SHOWN_CHARACTERS = 4_000
-"""Of a longer text the beginning is shown: comparing takes the square of the words, and one endless word keeps a browser
+"""Of a longer text the beginning is shown: comparing takes the square of the words, and one endless word keeps a
+browser
 busy for minutes."""
 
 _WORDS = re.compile(r"\S+\s*|\s+")

@@ -1,17 +1,14 @@
-"""What a comparison shows, what it leaves open, and why it ended, in sentences. Plain text: whoever shows it escapes it."""
+"""What a comparison shows, what it leaves open, and why it ended, in sentences.
+
+Plain text: whoever shows it escapes it.
+"""
 
 from collections.abc import Mapping
 from typing import assert_never
 
 from sparsedash.reporting.wording import NBSP, p_value, plural, round_up, signed
 from sparsedash.schema.records import Record, Stopping
-from sparsedash.stats.significance import (
-    SHOWN_BELOW,
-    Judgement,
-    PairedComparison,
-    judge,
-    passages_needed,
-)
+from sparsedash.stats.significance import SHOWN_BELOW, Judgement, PairedComparison, judge, passages_needed
 
 _JUDGEMENTS: dict[Judgement, str] = {
     "shown": "a difference is shown",
@@ -72,9 +69,7 @@ def doubt(comparison: PairedComparison) -> str:
 
 def endings(records: Mapping[str, Record]) -> str:
     """How those of these records, by their names, ended that were to stop early; empty where none was."""
-    found = [
-        f"{name} {_ending(record.stopping)}." for name, record in records.items() if record.stopping
-    ]
+    found = [f"{name} {_ending(record.stopping)}." for name, record in records.items() if record.stopping]
     if not found:
         return ""
     return f"{' '.join(found)} Intervals and p-values allow for having looked on the way."

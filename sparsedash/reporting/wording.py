@@ -16,9 +16,7 @@ NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
 
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
-_TITLES = {
-    choice.name: choice.title for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)
-}
+_TITLES = {choice.name: choice.title for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)}
 
 
 _TOKEN_WEIGHTS: dict[TokenWeights, str] = {

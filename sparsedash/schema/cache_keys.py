@@ -39,9 +39,7 @@ class CalibrationKeys:
     gradients: str
 
 
-def calibration_keys(
-    model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings
-) -> CalibrationKeys:
+def calibration_keys(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> CalibrationKeys:
     """The keys of one calibration. model, corpus: resolved identities."""
     statistics = statistics_key(model, dtype, corpus, calibration)
     # A mask's gradient sees the text, not how much each of its tokens counts in the statistics.
@@ -84,9 +82,7 @@ def activations_key(model: str, dtype: Dtype, tokens: str, watched: str) -> str:
 
 def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
     """Key of a sparse model's weights, kept where making them again would need passes over the text."""
-    return stage_key(
-        "pruned", statistics=statistics, method=_what_matters(method), permille=permille
-    )
+    return stage_key("pruned", statistics=statistics, method=_what_matters(method), permille=permille)
 
 
 def outcomes_key(
@@ -115,10 +111,7 @@ def _unweighted(calibration: CalibrationSettings) -> CalibrationSettings:
 
 def _what_matters(method: MethodSettings) -> dict[str, Any]:
     """The method without the parameters that its own choices leave unused, and with the version of what it rests on."""
-    chosen = {
-        name: getattr(method, name)
-        for name in ("pattern", "saliency", "compensation", "allocation")
-    }
+    chosen = {name: getattr(method, name) for name in ("pattern", "saliency", "compensation", "allocation")}
     used = {name: value for name, value in method_values(method).items() if is_used(name, **chosen)}
     rests_on = {
         "sensitivity": method.allocation == "sensitivity",

@@ -54,6 +54,4 @@ class Cancelled(SparseDashError):  # noqa: N818 - it is not an error that somebo
     """Somebody asked the work to stop; nothing half-done was kept."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "Stopped on request.", "What was finished before is kept; start again to go on."
-        )
+        super().__init__("Stopped on request.", "What was finished before is kept; start again to go on.")

@@ -45,15 +45,14 @@ class MethodSettings:
     pattern: whole channels, single weights, or so many zeros in so many neighbours of a row.
     scope: the projections whose single weights go: those of the MLPs, or all of the decoder blocks.
     width_multiple: kept widths are rounded to the nearest multiple of this many channels.
-    damping: ridge of the least squares, as a share of the median of diag H; the order of an elimination has one of its own.
-    strength: of the sequential least squares, from 0, a block's own output, to 1, the dense residual stream.
-    seed: only for random saliency.
-    rounds: only for Fisher saliency. The calibration text is read in so many parts, and after each but the last the
-    channels that would go so far are masked while the rest is read; with 1 the dense model reads all of it.
-    schedule: how the sparsity grows from round to round.
-    floor, ceiling: only for allocation by sensitivity. The least and the largest share of its channels that a block gives;
-    where the sparsity asked for is outside, it is the bound itself.
-    blend: of the same, from 0, the uniform widths, to 1, those that cost the model least as far as was measured.
+    damping: ridge of the least squares, as a share of the median of diag H; the order of an elimination has one of its
+    own. strength: of the sequential least squares, from 0, a block's own output, to 1, the dense residual stream. seed:
+    only for random saliency. rounds: only for Fisher saliency. The calibration text is read in so many parts, and after
+    each but the last the channels that would go so far are masked while the rest is read; with 1 the dense model reads
+    all of it. schedule: how the sparsity grows from round to round. floor, ceiling: only for allocation by sensitivity.
+    The least and the largest share of its channels that a block gives; where the sparsity asked for is outside, it is
+    the bound itself. blend: of the same, from 0, the uniform widths, to 1, those that cost the model least as far as
+    was measured.
     """
 
     saliency: Saliency = "activation-aware"
@@ -84,9 +83,7 @@ class MethodSettings:
                 raise SettingsError(name, getattr(self, name), words)
         if self.saliency == "obs" and self.allocation in ("global", "standardised"):
             # Its scores are the places in an order, which are the same in every block.
-            raise SettingsError(
-                "allocation", self.allocation, "uniform, sensitivity with saliency obs"
-            )
+            raise SettingsError("allocation", self.allocation, "uniform, sensitivity with saliency obs")
         whole("width_multiple", self.width_multiple, 1, 4096)
         whole("method seed", self.seed, 0, 2**31 - 1)
         whole("rounds", self.rounds, 1, MAX_ROUNDS)
@@ -115,7 +112,9 @@ class MethodSettings:
         return self.saliency == "fisher" or sequential or not self.takes_channels
 
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of a sweep's sparsities (per mille) at which this method is made; its pattern's own where it has one."""
+        """Those of a sweep's sparsities (per mille) at which this method is made; its pattern's own where it
+        has one.
+        """
         fixed = FIXED_PERMILLE.get(self.pattern)
         return asked if fixed is None else (fixed,)
 

@@ -10,7 +10,8 @@ from sparsedash.schema.validation import text, whole
 class ContinuationSettings:
     """A request for what two records' models write after a prompt. left, right: record keys.
 
-    temperature_percent: 0: each model's first choice; 100: drawn as the model says. seed: of the drawing, for both alike.
+    temperature_percent: 0: each model's first choice; 100: drawn as the model says. seed: of the drawing, for both
+    alike.
     """
 
     left: str

@@ -25,10 +25,10 @@ class Step:
 
     done, total: in the stage's own unit (`unit`: "tokens", "passages", "batches", "steps").
     message: one line for a person, such as which model is being evaluated.
-    n_right: of the `done` passages of the record being evaluated, those with the whole last word right; None in any other
-    stage. Passages are answered in a shuffled order, chunk by chunk (the first 256; longest first within a chunk), so that
-    done and n_right are nearly a fair sample of the total.
-    point: the place in the run's `points`, from 0, of the sparse model that is made or asked; None while it is the dense one.
+    n_right: of the `done` passages of the record being evaluated, those with the whole last word right; None in any
+    other stage. Passages are answered in a shuffled order, chunk by chunk (the first 256; longest first within a
+    chunk), so that done and n_right are nearly a fair sample of the total. point: the place in the run's `points`, from
+    0, of the sparse model that is made or asked; None while it is the dense one.
     """
 
     stage: Stage

@@ -25,7 +25,9 @@ Rule = Literal["plain", "published"]
 MAX_SPARSITY_PERMILLE = 900
 
 PUBLISHED_LONGEST = 197
-"""Tokens of the longest passage that the published rule can judge: 196 that were read, and the last, which is predicted."""
+"""Tokens of the longest passage that the published rule can judge: 196 that were read, and the last, which is
+predicted.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +35,9 @@ class CalibrationSettings:
     """Which text the statistics come from, and how much: at most n_samples * length tokens.
 
     corpus: a text reference (see engine.texts.corpora): a catalog name, `self` or `file:PATH`.
-    token_weights: how much each token counts: `equal`, or `residual`, by 1 / the mean square of the residual stream after
-    the block, so that tokens with an enormous stream count little (see engine.calibration.token_weights).
-    packed: the same tokens, but the documents, each cut to `length`, are joined and cut again, as the published program does;
+    token_weights: how much each token counts: `equal`, or `residual`, by 1 / the mean square of the residual stream
+    after the block, so that tokens with an enormous stream count little (see engine.calibration.token_weights). packed:
+    the same tokens, but the documents, each cut to `length`, are joined and cut again, as the published program does;
     else every document is a sequence of its own. A running text is always joined.
     """
 
@@ -58,9 +60,9 @@ class CalibrationSettings:
 class EvaluationSettings:
     """Which passages are answered. n_passages None: all. shuffle_seed None: in file order.
 
-    rule: how the last token is judged. `plain`: right when it is the model's first choice. `published`: as the published
-    run did, which could not count a passage of more than PUBLISHED_LONGEST tokens as right.
-    stop_early: a sparse model answers only until its difference to the dense one is decided; see stats.anytime.
+    rule: how the last token is judged. `plain`: right when it is the model's first choice. `published`: as the
+    published run did, which could not count a passage of more than PUBLISHED_LONGEST tokens as right. stop_early: a
+    sparse model answers only until its difference to the dense one is decided; see stats.anytime.
     """
 
     corpus: str = "builtin:cloze"
@@ -97,9 +99,7 @@ class RunSettings:
         if len(set(self.methods)) != len(self.methods):
             raise SettingsError("methods", self.methods, "each one once")
         if not 1 <= len(self.sparsities_permille) <= 50:
-            raise SettingsError(
-                "sparsities", _percents(self.sparsities_permille), "1 to 50 of them"
-            )
+            raise SettingsError("sparsities", _percents(self.sparsities_permille), "1 to 50 of them")
         for permille in self.sparsities_permille:
             whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
         if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
@@ -117,9 +117,7 @@ class RunSettings:
         A pattern that decides the sparsity itself is made once, at its own, whatever the sparsities of the sweep are.
         """
         return tuple(
-            (method, permille)
-            for method in self.methods
-            for permille in method.sparsities(self.sparsities_permille)
+            (method, permille) for method in self.methods for permille in method.sparsities(self.sparsities_permille)
         )
 
     @property
@@ -153,7 +151,9 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
 
 
 def calibration_values(calibration: CalibrationSettings) -> dict[str, Any]:
-    """Without the token weights where they are equal, and without packing where there is none: the first keys knew neither."""
+    """Without the token weights where they are equal, and without packing where there is none: the first keys knew
+    neither.
+    """
     values = asdict(calibration)
     if calibration.token_weights == "equal":
         del values["token_weights"]

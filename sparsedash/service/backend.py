@@ -82,7 +82,8 @@ class Backend:
         return job
 
     def retry(self, job_id: int) -> Job:
-        """Queue a job that ended early once more; another job when one with these settings lives, or a file has changed.
+        """Queue a job that ended early once more; another job when one with these settings lives, or a file has
+        changed.
 
         Raises JobError when the job is done.
         """
@@ -176,9 +177,7 @@ class Backend:
         self._table.close()
         self._store.close()
 
-    def _submit_small(
-        self, kind: JobKind, settings: ContinuationSettings | DivergenceSettings, stored: bool
-    ) -> Job:
+    def _submit_small(self, kind: JobKind, settings: ContinuationSettings | DivergenceSettings, stored: bool) -> Job:
         newest = self._table.newest(settings.key())
         if newest is not None and newest.state == "done" and stored:
             return newest
@@ -189,9 +188,7 @@ class Backend:
     def _is_whole(self, key: str) -> bool:
         run = self.run(key)
         return (
-            run is not None
-            and run.finished
-            and all(self._store.has(Record, each) for each in (run.dense, *run.sparse))
+            run is not None and run.finished and all(self._store.has(Record, each) for each in (run.dense, *run.sparse))
         )
 
     def _kept(self, kind: type[R], key: str) -> R | None:

@@ -18,9 +18,7 @@ from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
 
 SELF = "self"
 _TEXT_NAMES = tuple(
-    dict.fromkeys(
-        choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF
-    )
+    dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
 )
 MIN_TOKENS_PER_CHANNEL = 4
 """Fewer are refused; the engine's own number, held equal by a test."""
@@ -67,7 +65,10 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """stored: what need not be computed again. duration: from what was measured here before. problems: why it cannot start."""
+    """stored: what need not be computed again.
+
+    duration: from what was measured here before. problems: why it cannot start.
+    """
 
     stored: Cached
     duration: Duration
@@ -95,9 +96,7 @@ def cached(settings: RunSettings, store: Store) -> Cached:
     def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
         if model is None or passages is None:
             return False
-        key = outcomes_key(
-            model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse
-        )
+        key = outcomes_key(model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse)
         return store.has(Record, key)
 
     return Cached(
@@ -109,10 +108,7 @@ def cached(settings: RunSettings, store: Store) -> Cached:
 
 
 def duration(
-    settings: RunSettings,
-    stored: Cached,
-    runs: Iterable[Run],
-    record: Callable[[str], Record | None],
+    settings: RunSettings, stored: Cached, runs: Iterable[Run], record: Callable[[str], Record | None]
 ) -> Duration:
     """How long the run may take, after what the same model took before.
 
@@ -180,18 +176,16 @@ def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> 
 
 
 def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
-    """For one model, from runs of the same methods where there are any: one can take a hundred times as long as another.
+    """For one model, from runs of the same methods where there are any: one can take a hundred times as long as
+    another.
 
-    What methods take that read the text again grows with it, and no others tell of it; the largest, since a run that found
-    in the store what it would have read for measured nothing.
+    What methods take that read the text again grows with it, and no others tell of it; the largest, since a run that
+    found in the store what it would have read for measured nothing.
     """
     same = [run for run in before if set(run.settings.methods) == set(settings.methods)]
     if _reads_again(settings):
         wanted = _n_tokens(settings.calibration)
-        found = (
-            _times(wanted / _n_tokens(run.settings.calibration), _seconds_a_pruning(run))
-            for run in same
-        )
+        found = (_times(wanted / _n_tokens(run.settings.calibration), _seconds_a_pruning(run)) for run in same)
         return max((value for value in found if value is not None), default=None)
     others = [run for run in before if not _reads_again(run.settings)]
     return _first(map(_seconds_a_pruning, (*same, *others)))

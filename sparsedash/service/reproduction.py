@@ -1,4 +1,6 @@
-"""A published row beside what we can say of it: its doubt, its ratio, the settings that repeat it, what that would take."""
+"""A published row beside what we can say of it: its doubt, its ratio, the settings that repeat it, what that would
+take.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -33,8 +35,8 @@ METHOD = "retrain-free (published)"
 class PublishedInterval:
     """How sure a published row can be, from its totals alone. Intervals are 95 %.
 
-    sparse: of the sparse accuracy. difference: sparse minus dense; its interval is unpaired, since which passages flipped
-    was not published, and so wider than the truth.
+    sparse: of the sparse accuracy. difference: sparse minus dense; its interval is unpaired, since which passages
+    flipped was not published, and so wider than the truth.
     """
 
     sparse: tuple[float, float]
@@ -74,7 +76,8 @@ class RunCost:
     """What repeating a row takes at least.
 
     download_bytes: from the hub. kept_bytes: of the statistics in the data folder. seconds: on this machine; None where
-    nothing was measured yet. extrapolated: whether they are scaled up from the built-in model instead of measured on this one.
+    nothing was measured yet. extrapolated: whether they are scaled up from the built-in model instead of measured on
+    this one.
     """
 
     memory: LeastMemory
@@ -100,9 +103,7 @@ def published_interval(row: PublishedRow) -> PublishedInterval:
     """The intervals that a row was published without."""
     dense, sparse = ((right, row.n_passages) for right in row.n_right)
     return PublishedInterval(
-        sparse=wilson(*sparse),
-        difference=row.sparse - row.dense,
-        interval=unpaired_interval(dense, sparse),
+        sparse=wilson(*sparse), difference=row.sparse - row.dense, interval=unpaired_interval(dense, sparse)
     )
 
 
@@ -148,18 +149,15 @@ def run_cost(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) 
     return RunCost(
         memory=least_memory(counted, settings),
         download_bytes=counted.n_parameters * counted.stored_bytes,
-        kept_bytes=kept_bytes(
-            counted.widths, counted.hidden, settings, settings.calibration.n_samples
-        ),
+        kept_bytes=kept_bytes(counted.widths, counted.hidden, settings, settings.calibration.n_samples),
         seconds=known if small is None else small * scale,
         extrapolated=small is not None,
     )
 
 
-def measured(
-    row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]
-) -> Measured | None:
-    """The newest result here for a row's model, texts, format and sparsity, by any method, calibration size and token weights.
+def measured(row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]) -> Measured | None:
+    """The newest result here for a row's model, texts, format and sparsity, by any method, calibration size and token
+    weights.
 
     runs: newest first. record: gives the record of a key.
     """
@@ -182,11 +180,7 @@ def measured(
 
 def _is_alike(made: Pruned | None, row: PublishedRow) -> bool:
     """Whether whole channels went, as many as in the row."""
-    return (
-        made is not None
-        and made.method.takes_channels
-        and made.sparsity_permille == row.sparsity_permille
-    )
+    return made is not None and made.method.takes_channels and made.sparsity_permille == row.sparsity_permille
 
 
 def _measured(measure: Measure, run: Run, dense: Record, sparse: Record) -> Measured:

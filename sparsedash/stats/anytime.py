@@ -1,15 +1,16 @@
 """A paired difference that is looked at while it grows: valid at every look, and wherever one stops.
 
 Every passage gives x: 1 where it was mended, -1 where it broke, 0 where both verdicts are the same. Somebody who holds
-that the mean of x is `mean` is bet against: each passage multiplies the stake by (1 + s x) / (1 + s mean), which is 1 on
-average if `mean` is the truth, whatever s between -1 and 1 was put and whatever went before. The e-value is the stake after all
-passages, averaged over every s alike. By Ville's inequality it ever reaches 20 with a chance of 1 in 20 at most, so that
-1 / e is a p-value at any moment, and the means whose e-value stays under 20 are a 95 % interval at all moments together.
-Against a mean of zero it is the sign test of the flips, with a uniform prior on the share of them that is mended.
+that the mean of x is `mean` is bet against: each passage multiplies the stake by (1 + s x) / (1 + s mean), which is 1
+on average if `mean` is the truth, whatever s between -1 and 1 was put and whatever went before. The e-value is the
+stake after all passages, averaged over every s alike. By Ville's inequality it ever reaches 20 with a chance of 1 in 20
+at most, so that 1 / e is a p-value at any moment, and the means whose e-value stays under 20 are a 95 % interval at all
+moments together. Against a mean of zero it is the sign test of the flips, with a uniform prior on the share of them
+that is mended.
 
 Assumes that passages are a sample of those the statement is about, and that their order has nothing to do with the
-answers: the evaluator shuffles them. Sources: Ville, Étude critique de la notion de collectif (1939); Robbins, Annals of
-Mathematical Statistics 41 (1970), mixtures; Waudby-Smith and Ramdas, JRSS B 86 (2024), means by betting.
+answers: the evaluator shuffles them. Sources: Ville, Étude critique de la notion de collectif (1939); Robbins, Annals
+of Mathematical Statistics 41 (1970), mixtures; Waudby-Smith and Ramdas, JRSS B 86 (2024), means by betting.
 """
 
 from collections.abc import Callable
@@ -36,12 +37,11 @@ def anytime_p(broke: int, mended: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def anytime_interval(
-    broke: int, mended: int, n_passages: int, alpha: float = ALPHA
-) -> tuple[float, float]:
+def anytime_interval(broke: int, mended: int, n_passages: int, alpha: float = ALPHA) -> tuple[float, float]:
     """Interval of the mean of x, here sparse minus dense accuracy, that holds it at all looks together.
 
-    With right answers as mended, and none as broke, it is one of an accuracy. Raises ValueError when there are no passages.
+    With right answers as mended, and none as broke, it is one of an accuracy. Raises ValueError when there are no
+    passages.
     """
     if n_passages <= 0:
         raise ValueError("an interval needs at least one passage")
@@ -52,7 +52,8 @@ def anytime_interval(
             return mean == found
         return log_e_value(broke, mended, n_passages, mean) < -log(alpha)
 
-    # The e-value is a mixture of log-convex functions of the mean: what it holds is one interval around the observed mean.
+    # The e-value is a mixture of log-convex functions of the mean: what it holds is one interval around the observed
+    # mean.
     return furthest(held, found, -1.0), furthest(held, found, 1.0)
 
 
@@ -78,8 +79,8 @@ def log_e_value(broke: int, mended: int, n_passages: int, mean: float) -> float:
 def decide(broke: int, mended: int, n_passages: int, n_comparisons: int) -> Decision:
     """Whether enough is known after these passages.
 
-    n_comparisons: how many are made in the same run. A difference must be shown so clearly that Holm's adjustment over them
-    cannot take it back.
+    n_comparisons: how many are made in the same run. A difference must be shown so clearly that Holm's adjustment over
+    them cannot take it back.
     """
     if n_comparisons * anytime_p(broke, mended) < ALPHA:
         return "difference"
@@ -125,7 +126,9 @@ def _peak(broke: int, mended: int, n_passages: int, mean: float) -> float:
 
 
 def _edge(height: Callable[[float], float], peak: float, end: float) -> float:
-    """A place between peak and end beyond which the integrand, which only falls, is negligible; at most twice as far as need be."""
+    """A place between peak and end beyond which the integrand, which only falls, is negligible; at most twice as far as
+    need be.
+    """
     least = height(peak) - _NEGLIGIBLE
     reach = end - peak
     while abs(reach) > _PRECISION and height(peak + reach / 2) < least:

@@ -6,7 +6,9 @@ from statistics import median
 from sparsedash.schema.records import Pruned
 
 ALARM = 1.3
-"""From how many times as much as on calibration text that was kept out of the fit the passages are unlike it. Measured: see
+"""From how many times as much as on calibration text that was kept out of the fit the passages are unlike it.
+
+Measured: see
 docs/adr/0007."""
 
 

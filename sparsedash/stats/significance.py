@@ -1,4 +1,5 @@
-"""How sure we are that sparse differs from dense: both answered the same passages, so everything measured here is paired.
+"""How sure we are that sparse differs from dense: both answered the same passages, so everything measured here is
+paired.
 
 Assumes that the passages are an independent sample of those that a statement is about, and, unless it says that it is
 valid at any look, that their number was fixed before anybody saw an answer.
@@ -58,7 +59,9 @@ def compare(left: Record, right: Record) -> PairedComparison:
 
 
 def shared_outcomes(left: Record, right: Record) -> list[tuple[Outcome, Outcome]]:
-    """Both outcomes of every passage that both records answered, in corpus order; a passage not answered is not wrong."""
+    """Both outcomes of every passage that both records answered, in corpus order; a passage not answered is not
+    wrong.
+    """
     if left.stopping is None and right.stopping is None:
         return list(zip(left.outcomes, right.outcomes, strict=True))
     known = {outcome.index: outcome for outcome in right.outcomes}
@@ -66,22 +69,25 @@ def shared_outcomes(left: Record, right: Record) -> list[tuple[Outcome, Outcome]
 
 
 def accuracy_interval(record: Record) -> tuple[float, float]:
-    """95 % interval of the share of last words right: Wilson's, or one valid at any look where the record was to stop early."""
+    """95 % interval of the share of last words right: Wilson's, or one valid at any look where the record was to stop
+    early.
+    """
     score = record.last_word
     return share_interval(score.right, score.total, anytime=record.stopping is not None)
 
 
 def share_interval(count: int, total: int, anytime: bool = False) -> tuple[float, float]:
-    """95 % interval of a share: Wilson's, or one that holds however long was counted. Raises ValueError when total is 0."""
+    """95 % interval of a share: Wilson's, or one that holds however long was counted.
+
+    Raises ValueError when total is 0.
+    """
     if not anytime:
         return wilson(count, total)
     low, high = anytime_interval(0, count, total)
     return max(0.0, low), high
 
 
-def paired(
-    dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False
-) -> PairedComparison:
+def paired(dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False) -> PairedComparison:
     """The comparison of two sets of verdicts on the same passages, in the same order. anytime: as in PairedComparison.
 
     Raises ValueError when the lengths differ or there are none.
@@ -99,9 +105,7 @@ def paired(
         both_wrong=both_wrong,
         difference=(mended - broke) / len(dense),
         interval=(
-            anytime_interval(broke, mended, len(dense))
-            if anytime
-            else paired_interval(broke, mended, len(dense))
+            anytime_interval(broke, mended, len(dense)) if anytime else paired_interval(broke, mended, len(dense))
         ),
         p_value=anytime_p(broke, mended) if anytime else mcnemar(broke, mended),
         anytime=anytime,
@@ -134,7 +138,8 @@ def passages_needed(comparison: PairedComparison) -> int | None:
 def mcnemar(broke: int, mended: int) -> float:
     """Two-sided exact McNemar p: binomial test of the discordant pairs against one half.
 
-    Holds its level for any number of flips, at the price of being a little strict. Source: McNemar, Psychometrika 12 (1947).
+    Holds its level for any number of flips, at the price of being a little strict. Source: McNemar, Psychometrika 12
+    (1947).
     """
     n = broke + mended
     if n == 0:
@@ -159,14 +164,13 @@ def wilson(right: int, total: int, z: float = Z_95) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_interval(
-    broke: int, mended: int, n_passages: int, z: float = Z_95
-) -> tuple[float, float]:
+def paired_interval(broke: int, mended: int, n_passages: int, z: float = Z_95) -> tuple[float, float]:
     """Interval of sparse minus dense accuracy: the differences that a score test on paired verdicts does not reject.
 
-    Holds the truth 94 to 96 times of 100 where ten flips or more are expected, some of them each way; 93 to 97 times with four
-    to ten, and mostly more often with fewer. Counts are too coarse to hit 95 there, for any interval: see docs/adr/0008. Zero
-    is in it where McNemar's statistic without a correction is at most z squared. Source: Tango, Statistics in Medicine 17 (1998).
+    Holds the truth 94 to 96 times of 100 where ten flips or more are expected, some of them each way; 93 to 97 times
+    with four to ten, and mostly more often with fewer. Counts are too coarse to hit 95 there, for any interval: see
+    docs/adr/0008. Zero is in it where McNemar's statistic without a correction is at most z squared. Source: Tango,
+    Statistics in Medicine 17 (1998).
     """
 
     def held(difference: float) -> bool:
@@ -181,13 +185,12 @@ def paired_interval(
     return furthest(held, found, -1.0), furthest(held, found, 1.0)
 
 
-def unpaired_interval(
-    dense: tuple[int, int], sparse: tuple[int, int], z: float = Z_95
-) -> tuple[float, float]:
+def unpaired_interval(dense: tuple[int, int], sparse: tuple[int, int], z: float = Z_95) -> tuple[float, float]:
     """Interval of sparse minus dense accuracy when only totals are known, not which passages flipped.
 
-    dense, sparse: right and total. Wider than the paired interval of the same passages, since two models that share their
-    weights mostly agree. Source: Newcombe, Statistics in Medicine 17 (1998), the hybrid score for independent shares.
+    dense, sparse: right and total. Wider than the paired interval of the same passages, since two models that share
+    their weights mostly agree. Source: Newcombe, Statistics in Medicine 17 (1998), the hybrid score for independent
+    shares.
     """
     dense_share, sparse_share = dense[0] / dense[1], sparse[0] / sparse[1]
     dense_low, dense_high = wilson(*dense, z)
@@ -215,8 +218,8 @@ def mean_interval(values: Sequence[float], z: float = Z_95) -> tuple[float, floa
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values, in the order given: they keep the error rate of all comparisons together.
 
-    Asks of each p-value that it is valid by itself, and nothing of how they depend on each other; so exact ones and those
-    valid at any look (1 / e) go in side by side. Source: Holm, Scandinavian Journal of Statistics 6 (1979).
+    Asks of each p-value that it is valid by itself, and nothing of how they depend on each other; so exact ones and
+    those valid at any look (1 / e) go in side by side. Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)

@@ -1,7 +1,8 @@
 """The data folder: what is kept between runs, behind a few verbs, and never a pickle.
 
 Two diskcaches (see docs/adr/0002): `records` holds JSON text and forgets nothing; `artefacts` holds bytes up to a size
-limit and forgets what was used least recently. Every value carries its sha256: what does not match is dropped and reported.
+limit and forgets what was used least recently. Every value carries its sha256: what does not match is dropped and
+reported.
 """
 
 import hashlib
@@ -175,20 +176,19 @@ def _asked_room() -> int:
 
 
 def _claim(folder: Path) -> None:
-    """Make the folder, for its owner only. Raises StoreError for one that holds something else: it is not ours to close."""
+    """Make the folder, for its owner only.
+
+    Raises StoreError for one that holds something else: it is not ours to close.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = {entry.name for entry in folder.iterdir()}
     if found and not found & {"records", "jobs.sqlite"}:
-        raise StoreError(
-            f"The folder {folder} holds other things.", "Name an empty or a new one for the data."
-        )
+        raise StoreError(f"The folder {folder} holds other things.", "Name an empty or a new one for the data.")
     folder.chmod(0o700)
 
 
 def _open(folder: Path, limit: int, policy: str) -> Any:
-    return diskcache.Cache(
-        str(folder), disk=PlainDisk, size_limit=limit, eviction_policy=policy, cull_limit=0
-    )
+    return diskcache.Cache(str(folder), disk=PlainDisk, size_limit=limit, eviction_policy=policy, cull_limit=0)
 
 
 def _make_room(cache: Any, written: str) -> None:
@@ -196,9 +196,7 @@ def _make_room(cache: Any, written: str) -> None:
 
     diskcache would forget ten entries at once, and with few large ones that is all of them.
     """
-    oldest = (
-        "SELECT key FROM Cache WHERE typeof(key) = 'text' AND key != ? ORDER BY access_time LIMIT 1"
-    )
+    oldest = "SELECT key FROM Cache WHERE typeof(key) = 'text' AND key != ? ORDER BY access_time LIMIT 1"
     with _reported("written"):
         while cache.volume() > cache.size_limit:
             rows = cache._sql(oldest, (written,)).fetchall()

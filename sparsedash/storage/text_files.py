@@ -1,4 +1,6 @@
-"""The texts of a file: `.jsonl` with a `text` field, `.txt` with blank lines between, `.parquet` with a `text` column."""
+"""The texts of a file: `.jsonl` with a `text` field, `.txt` with blank lines between, `.parquet` with a `text`
+column.
+"""
 
 import json
 import re
@@ -22,9 +24,7 @@ def texts_of(path: Path) -> Iterator[str]:
         case ".parquet":
             yield from _column(path)
         case _:
-            raise CorpusError(
-                f"{path.name} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}."
-            )
+            raise CorpusError(f"{path.name} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}.")
 
 
 def is_running(path: Path) -> bool:
@@ -46,8 +46,7 @@ def _text_of(line: str, where: str) -> str:
         text = None
     if not isinstance(text, str):
         raise CorpusError(
-            f"{where} is not a JSON object with a text field.",
-            'Write one object a line: {"text": "..."}.',
+            f"{where} is not a JSON object with a text field.", 'Write one object a line: {"text": "..."}.'
         )
     try:
         text.encode()

@@ -95,8 +95,8 @@ class Uploads:
         left = MAX_TOTAL_BYTES - sum(self.kept().values())
         if n_bytes > left:
             raise CorpusError(
-                f"{called} has {_megabytes(n_bytes)}, and there is room for {_megabytes(max(0, left))} more: all uploads together "
-                f"have at most {_megabytes(MAX_TOTAL_BYTES)}.",
+                f"{called} has {_megabytes(n_bytes)}, and there is room for {_megabytes(max(0, left))} more: all "
+                f"uploads together have at most {_megabytes(MAX_TOTAL_BYTES)}.",
                 "Delete some that are no longer needed.",
             )
 
@@ -106,11 +106,7 @@ def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None
 
     Two models that write were calibrated on some, and may have to be once more. record: gives the record of a key.
     """
-    named = {
-        str(part["corpus"])
-        for part in request.values()
-        if isinstance(part, Mapping) and "corpus" in part
-    }
+    named = {str(part["corpus"]) for part in request.values() if isinstance(part, Mapping) and "corpus" in part}
     compared = [record(str(request[side])) for side in ("left", "right") if side in request]
     return named | {found.pruned.calibration.corpus for found in compared if found and found.pruned}
 
@@ -160,7 +156,10 @@ def _look_through(path: Path, called: str) -> None:
 
 
 def _harmless(name: str) -> str:
-    """The file's name in letters, digits, `_` and `-`, with its kind. Raises CorpusError for a kind that cannot be read."""
+    """The file's name in letters, digits, `_` and `-`, with its kind.
+
+    Raises CorpusError for a kind that cannot be read.
+    """
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
     stem, _, kind = last.rpartition(".")
     if f".{kind.lower()}" not in TEXT_KINDS:

@@ -1,4 +1,6 @@
-"""What visitors leave beside the results: the prompts they tried, and what they chose without seeing which was which."""
+"""What visitors leave beside the results: the prompts they tried, and what they chose without seeing which was
+which.
+"""
 
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.pair_records import Choices, Prompts
@@ -36,9 +38,7 @@ class UserData:
         """Note the choice for what was judged, in place of an earlier one; None takes it back."""
 
         def changed(kept: Choices | None) -> Choices:
-            found = {
-                name: key for name, key in (kept.better if kept else {}).items() if name != subject
-            }
+            found = {name: key for name, key in (kept.better if kept else {}).items() if name != subject}
             return Choices(key=key, better=found if better is None else {**found, subject: better})
 
         key = _pair(one, other)

@@ -28,11 +28,7 @@ def page(title: str) -> Backend:
 
     Stops the script with an error in plain words when the data folder cannot be used.
     """
-    st.set_page_config(
-        page_title=f"{title} · SparseDash",
-        page_icon=_MARK,
-        layout="wide",
-    )
+    st.set_page_config(page_title=f"{title} · SparseDash", page_icon=_MARK, layout="wide")
     st.logo(_WORDMARK)
     st.html(_STYLE)
     try:

@@ -30,9 +30,7 @@ _STATES: dict[JobState, str] = {
 }
 
 
-def watch(
-    backend: Backend, job: Job, changed: Callable[[], bool] = lambda: False, brief: bool = False
-) -> None:
+def watch(backend: Backend, job: Job, changed: Callable[[], bool] = lambda: False, brief: bool = False) -> None:
     """The job's panel. Reruns the page when the job ends, or while it is live when `changed` says so.
 
     brief: leave out how the run is made, where the page says that already.
@@ -92,11 +90,7 @@ def _body(backend: Backend, job: Job) -> list[Html]:
                 if not place or place < 2
                 else f"{place - 1} {'waits' if place == 2 else 'wait'} before it."
             )
-            return [
-                _bar(job),
-                paragraph(ahead, css="sd-stage"),
-                paragraph(" ", css="sd-facts"),
-            ]
+            return [_bar(job), paragraph(ahead, css="sd-stage"), paragraph(" ", css="sd-facts")]
         case "running":
             stage, more = doing(job)
             parts = element("b", escape(stage)), escape(f" · {more}" if more else "")
@@ -111,9 +105,15 @@ def _bar(job: Job) -> Html:
     filled = element("span", style=f"width: {100 * share:.1f}%")
     name = wording.stage(job.stage) if job.stage else "Waiting"
     return element(
-        "div", filled, css="sd-bar", role="progressbar", aria_label=name, aria_valuemin="0", aria_valuemax="100",
+        "div",
+        filled,
+        css="sd-bar",
+        role="progressbar",
+        aria_label=name,
+        aria_valuemin="0",
+        aria_valuemax="100",
         aria_valuenow=f"{100 * share:.0f}",
-    )  # fmt: skip
+    )
 
 
 def _times(job: Job) -> str:
@@ -130,14 +130,20 @@ def _buttons(backend: Backend, job: Job) -> None:
     match job.state:
         case "queued" | "running":
             st.button(
-                "Cancel", key=f"cancel-{job.id}", disabled=job.cancel_requested_at is not None,
-                on_click=frame.attempt, args=(lambda: backend.cancel(job.id),),
-            )  # fmt: skip
+                "Cancel",
+                key=f"cancel-{job.id}",
+                disabled=job.cancel_requested_at is not None,
+                on_click=frame.attempt,
+                args=(lambda: backend.cancel(job.id),),
+            )
         case "failed" | "crashed" | "cancelled":
             st.button(
-                "Try again", key=f"retry-{job.id}", icon=":material/refresh:",
-                on_click=frame.attempt, args=(lambda: _retry(backend, job),),
-            )  # fmt: skip
+                "Try again",
+                key=f"retry-{job.id}",
+                icon=":material/refresh:",
+                on_click=frame.attempt,
+                args=(lambda: _retry(backend, job),),
+            )
         case "done":
             _open(backend, job)
 
@@ -221,7 +227,8 @@ def live_runs(backend: Backend) -> list[Job]:
 
 
 def mention_others(backend: Backend, shown: str) -> None:
-    """A link to the first run that waits or runs, but for the one with the key `shown`; what it is at; and how many more.
+    """A link to the first run that waits or runs, but for the one with the key `shown`; what it is at; and how many
+    more.
 
     Polls while there is such a run; reruns the page when one comes, starts or ends.
     """

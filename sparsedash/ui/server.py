@@ -51,9 +51,7 @@ class SecurityHeaders:
 async def lifespan(_app: object) -> AsyncIterator[None]:
     """Tend the jobs in a thread for as long as the server lives."""
     stop = threading.Event()
-    thread = threading.Thread(
-        target=_reconcile_until, args=(stop,), name="reconcile-jobs", daemon=True
-    )
+    thread = threading.Thread(target=_reconcile_until, args=(stop,), name="reconcile-jobs", daemon=True)
     thread.start()
     try:
         yield
@@ -70,7 +68,9 @@ def health(_request: Request) -> JSONResponse:
 
 
 def front_page(request: Request) -> RedirectResponse:
-    """To the overview by its own name: Streamlit knows its first page by the root only, and says "not found" besides."""
+    """To the overview by its own name: Streamlit knows its first page by the root only, and says "not found"
+    besides.
+    """
     return RedirectResponse(f"/?{request.url.query}")
 
 

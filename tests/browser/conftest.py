@@ -63,7 +63,10 @@ def page(browser) -> Iterator[object]:
 
 
 def note(complaints: list[str], message) -> None:
-    """Keep an error of the console. Streamlit looks for its own routes under the page's path first: those 404 are its way."""
+    """Keep an error of the console.
+
+    Streamlit looks for its own routes under the page's path first: those 404 are its way.
+    """
     if message.type == "error" and "404 (Not Found)" not in message.text:
         complaints.append(message.text)
 

@@ -31,14 +31,9 @@ class Server:
         self.address = f"http://127.0.0.1:{port}"
         self._log = folder.with_name(f"{folder.name}-server.log")
         command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-        environment = os.environ | {
-            "SPARSEDASH_DATA_DIR": str(folder),
-            "SPARSEDASH_LINGER_S": "30",
-        }
+        environment = os.environ | {"SPARSEDASH_DATA_DIR": str(folder), "SPARSEDASH_LINGER_S": "30"}
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
     def wait(self) -> None:
         """Return once it answers. Fails with its log when it ends or takes too long."""

@@ -10,9 +10,7 @@ from playwright.sync_api import expect
 from tests.engine.tiny import save_tiny
 
 JOB_TIMEOUT_MS = 240_000
-WORDS = (
-    "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
-)
+WORDS = "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
 
 
 def write_passages(path, n):
@@ -37,9 +35,7 @@ def request_in_the_address(tmp_path):
     )
 
 
-def test_a_person_prunes_a_model_and_compares_its_answers(
-    page, start_server, tmp_path, request_in_the_address
-):
+def test_a_person_prunes_a_model_and_compares_its_answers(page, start_server, tmp_path, request_in_the_address):
     address = start_server(tmp_path / "data")
     page.goto(f"{address}/prune?{request_in_the_address}")
     page.get_by_role("button", name="Start").click()
@@ -50,9 +46,7 @@ def test_a_person_prunes_a_model_and_compares_its_answers(
     page.reload()
     expect(cancel).to_be_visible()
     expect(page.get_by_role("progressbar")).to_be_visible()
-    expect(page.get_by_label("Share of MLP channels to remove, percent", exact=True)).to_have_value(
-        "30, 60"
-    )
+    expect(page.get_by_label("Share of MLP channels to remove, percent", exact=True)).to_have_value("30, 60")
 
     results = page.get_by_role("link", name="See what it cost")
     failed = page.get_by_role("button", name="Try again")

@@ -34,9 +34,7 @@ def ready(page):
 
 
 @pytest.mark.parametrize(("path", "sentence"), PAGES.items(), ids=lambda value: value or "overview")
-def test_a_deep_link_is_the_first_thing_a_fresh_server_answers(
-    path, sentence, page, start_server, folder_with_a_run
-):
+def test_a_deep_link_is_the_first_thing_a_fresh_server_answers(path, sentence, page, start_server, folder_with_a_run):
     page.goto(f"{start_server(folder_with_a_run)}/{path}")
     expect(page.locator("h1")).to_contain_text(sentence)
     expect(page.get_by_test_id("stTopNavLink")).to_have_count(6)
@@ -66,9 +64,7 @@ def test_the_overview_is_found_by_its_own_name(page, address):
 
 def test_the_chart_is_drawn_and_named(page, address):
     page.goto(address)
-    expect(
-        page.locator(".js-plotly-plot .annotation-text").filter(has_text="dense")
-    ).to_be_visible()
+    expect(page.locator(".js-plotly-plot .annotation-text").filter(has_text="dense")).to_be_visible()
     expect(page.get_by_label(re.compile("Share of 120 last words right"))).to_be_attached()
 
 
@@ -79,14 +75,10 @@ def test_the_measure_is_chosen_by_keyboard_and_kept_in_the_address(page, address
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Space")
-    expect(page.get_by_label(re.compile("Answers of 120 that broke"))).to_be_attached(
-        timeout=SLOW_MS
-    )
+    expect(page.get_by_label(re.compile("Answers of 120 that broke"))).to_be_attached(timeout=SLOW_MS)
     page.wait_for_url(re.compile("measure=flips"))
     page.reload()
-    expect(page.get_by_label(re.compile("Answers of 120 that broke"))).to_be_attached(
-        timeout=SLOW_MS
-    )
+    expect(page.get_by_label(re.compile("Answers of 120 that broke"))).to_be_attached(timeout=SLOW_MS)
 
 
 def test_a_chart_leads_to_the_layers_and_back(page, address):
@@ -210,9 +202,7 @@ def test_the_report_opens_from_disk_and_asks_for_nothing(page, address, tmp_path
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(path.as_uri())
-    expect(
-        page.get_by_role("img", name=re.compile("Share of 120 last words right"))
-    ).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("Share of 120 last words right"))).to_be_visible()
     expect(page.get_by_role("heading", name="Broke: 9")).to_be_visible()
     numbers = page.get_by_role("region", name="The numbers of this run")
     assert numbers.evaluate("e => e.scrollWidth - e.clientWidth") == 0
@@ -235,9 +225,7 @@ def test_hostile_text_is_shown_and_does_nothing(page, start_server, tmp_path):
     store.close()
     page.goto(f"{start_server(tmp_path / 'data')}/compare")
     shown = page.locator(".sd-passage")
-    expect(shown).to_contain_text(
-        "<img src=x onerror=alert(1)> **bold** :red[x] <script>alert(2)</script> ⟨U+202E⟩abc"
-    )
+    expect(shown).to_contain_text("<img src=x onerror=alert(1)> **bold** :red[x] <script>alert(2)</script> ⟨U+202E⟩abc")
     expect(shown).to_contain_text("👩‍🚀 nul␀")
     expect(shown.locator("img, script, strong")).to_have_count(0)
     assert page.complaints == []

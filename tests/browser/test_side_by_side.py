@@ -90,11 +90,7 @@ def test_both_models_write_a_prompt_before_ones_eyes_and_it_survives_a_reload(pa
     ask(page, "the lamp and the boat", 300)
     seen = lengths_until_done(page)
     assert len(seen) >= 3
-    assert all(
-        later > earlier
-        for side in zip(*seen, strict=True)
-        for earlier, later in [(side[0], side[-1])]
-    )
+    assert all(later > earlier for side in zip(*seen, strict=True) for earlier, later in [(side[0], side[-1])])
     expect(page.locator(".sd-written")).to_have_count(2)
     page.reload()
     expect(page.locator(".sd-written")).to_have_count(2)
@@ -138,9 +134,7 @@ def test_the_strip_is_computed_and_its_largest_places_speak_by_keyboard(page, wr
 
 
 TEXT = "<img src=x onerror=alert(1)> **b** :red[x] <script>alert(2)</script> $x$ \u202eabc 👩‍🚀 nul\x00 "
-SHOWN = (
-    "<img src=x onerror=alert(1)> **b** :red[x] <script>alert(2)</script> $x$ ⟨U+202E⟩abc 👩‍🚀 nul␀"
-)
+SHOWN = "<img src=x onerror=alert(1)> **b** :red[x] <script>alert(2)</script> $x$ ⟨U+202E⟩abc 👩‍🚀 nul␀"
 LONG = TEXT + "w" * 100_000
 
 
@@ -154,12 +148,14 @@ def hostile(tmp_path_factory, start_server):
     for i, record in enumerate(records):
         outcomes = tuple(
             replace(
-                o, target=TEXT, answer=f"{TEXT}{i}",
+                o,
+                target=TEXT,
+                answer=f"{TEXT}{i}",
                 tokens=tuple(replace(t, text=TEXT) for t in o.tokens),
                 top=tuple(replace(c, text=TEXT) for c in o.top),
             )
             for o in record.outcomes
-        )  # fmt: skip
+        )
         store.put(record.key, replace(record, outcomes=outcomes))
     contexts = (LONG,) * 13 + (TEXT,) * 107
     store.put(passages.key, replace(passages, contexts=contexts))
@@ -214,12 +210,11 @@ def test_a_passage_of_a_hundred_thousand_letters_leaves_the_page_usable(page, ho
     assert page.complaints == []
 
 
-def test_a_copied_link_opens_the_same_view_in_another_browser(
-    page, browser, start_server, folder_with_a_run
-):
+def test_a_copied_link_opens_the_same_view_in_another_browser(page, browser, start_server, folder_with_a_run):
     page.goto(f"{start_server(folder_with_a_run)}/compare?left=10%20%25&right=30%20%25")
     ready(page)
-    # Every step waits for what it shows: the browser sends the address it has, which an answer on its way may still change.
+    # Every step waits for what it shows: the browser sends the address it has, which an answer on its way may still
+    # change.
     page.get_by_role("button", name="Broke").click()
     expect(page).to_have_url(re.compile("filter=broke"))
     ready(page)
@@ -237,16 +232,12 @@ def test_a_copied_link_opens_the_same_view_in_another_browser(
     other.goto(page.url)
     ready(other)
     for place in ("h1", ".sd-count", ".sd-passage", ".sd-answers"):
-        expect(other.locator(place).first).to_have_text(
-            page.locator(place).first.inner_text(), use_inner_text=True
-        )
+        expect(other.locator(place).first).to_have_text(page.locator(place).first.inner_text(), use_inner_text=True)
     expect(other.get_by_label("Search in the passages and answers")).to_have_value("letter")
     context.close()
 
 
-def test_blind_judging_hides_the_sides_until_the_choice_and_counts_it(
-    page, start_server, folder_with_a_run
-):
+def test_blind_judging_hides_the_sides_until_the_choice_and_counts_it(page, start_server, folder_with_a_run):
     page.goto(f"{start_server(folder_with_a_run)}/compare")
     ready(page)
     page.get_by_text("Blind", exact=True).click()
@@ -255,9 +246,7 @@ def test_blind_judging_hides_the_sides_until_the_choice_and_counts_it(
     expect(page.locator(".sd-answer h3")).to_have_text(["A", "B"])
     source = page.get_by_test_id("stMain").evaluate("e => e.innerHTML")
     assert not re.search(r"sd-dense|sd-sparse|Sparse, 30|>Dense<", source)
-    colours = page.locator(".sd-answer").evaluate_all(
-        "all => all.map(e => getComputedStyle(e).borderTopColor)"
-    )
+    colours = page.locator(".sd-answer").evaluate_all("all => all.map(e => getComputedStyle(e).borderTopColor)")
     assert colours[0] == colours[1]
     page.get_by_role("button", name="A is better").click()
     expect(page.locator(".sd-answer h3")).to_have_text(["Dense", "Sparse, 30 %"])

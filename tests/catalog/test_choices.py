@@ -20,16 +20,20 @@ from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, 
 CHOICES = [*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA]
 
 
-@pytest.mark.parametrize("names", [
-    [choice.name for choice in MODELS],
-    [choice.name for choice in EVALUATION_CORPORA],
-    [choice.name for choice in CALIBRATION_CORPORA],
-    [choice.title for choice in MODELS],
-    [choice.title for choice in EVALUATION_CORPORA],
-    [choice.title for choice in CALIBRATION_CORPORA],
-    [method.name for method in METHODS],
-    FAMILIES,
-], ids=lambda names: names[0])  # fmt: skip
+@pytest.mark.parametrize(
+    "names",
+    [
+        [choice.name for choice in MODELS],
+        [choice.name for choice in EVALUATION_CORPORA],
+        [choice.name for choice in CALIBRATION_CORPORA],
+        [choice.title for choice in MODELS],
+        [choice.title for choice in EVALUATION_CORPORA],
+        [choice.title for choice in CALIBRATION_CORPORA],
+        [method.name for method in METHODS],
+        FAMILIES,
+    ],
+    ids=lambda names: names[0],
+)
 def test_no_name_is_given_twice(names):
     assert len(set(names)) == len(names)
 

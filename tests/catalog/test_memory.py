@@ -21,7 +21,7 @@ from sparsedash.schema.settings import CalibrationSettings, RunSettings
 
 SMALL = Dimensions(
     hidden=10, vocabulary=100, widths=(20, 30), per_channel=30, n_matmul=5_000, n_parameters=6_000, stored_bytes=2
-)  # fmt: skip
+)
 OF_BLOCKS = 4 * 4 * (20 + 30 + 2 * 10)
 CHANGES = 4 * 10 * 50
 N_TOKENS = 7 * 64
@@ -56,11 +56,7 @@ def test_single_weights_are_all_there_twice():
             settings(
                 calibration=little,
                 dtype="bfloat16",
-                methods=(
-                    MethodSettings(
-                        pattern="2:4", scope=scope, saliency="magnitude", compensation="none"
-                    ),
-                ),
+                methods=(MethodSettings(pattern="2:4", scope=scope, saliency="magnitude", compensation="none"),),
             ),
         )
         for scope in ("mlp", "decoder")
@@ -98,9 +94,7 @@ def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample()
 
 def test_a_long_sequence_is_a_batch_of_its_own():
     asked = settings("retrain-free (published)")
-    long = replace(
-        asked, calibration=CalibrationSettings(n_samples=7, length=2 * FISHER_BATCH_TOKENS)
-    )
+    long = replace(asked, calibration=CalibrationSettings(n_samples=7, length=2 * FISHER_BATCH_TOKENS))
     found = least_memory(SMALL, long)
     assert found.beside_bytes == 4 * 7 * 50 + 2 * FISHER_BATCH_TOKENS * (OF_BLOCKS + 16 * 100)
 

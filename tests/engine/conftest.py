@@ -10,9 +10,7 @@ from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub
 from tests.engine.tiny import save_tiny
 
-WORDS = (
-    "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
-)
+WORDS = "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
 
 
 def write_jsonl(path, texts):
@@ -22,10 +20,7 @@ def write_jsonl(path, texts):
 
 def passages(n):
     words = WORDS.split()
-    return [
-        " ".join(words[(i * 5 + j * (1 + i % 3)) % len(words)] for j in range(12 + 3 * (i % 7)))
-        for i in range(n)
-    ]
+    return [" ".join(words[(i * 5 + j * (1 + i % 3)) % len(words)] for j in range(12 + 3 * (i % 7))) for i in range(n)]
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,14 @@ ANSWER_S = 240.0
 def environment(url: str, home: Path) -> dict[str, str]:
     """What sends the hub's own client to this address, with its cache in this folder."""
     return {
-        "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "",
-        "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1",
-    }  # fmt: skip
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": "",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_XET": "1",
+    }
 
 
 class HubClient:
@@ -30,9 +35,12 @@ class HubClient:
         self.home = home
         self._child = subprocess.Popen(
             [sys.executable, "-m", "tests.engine.hub_client", str(home / "store")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment(url, home),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment(url, home),
             cwd=Path(__file__).parents[2],
-        )  # fmt: skip
+        )
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send one request and wait for its answer."""

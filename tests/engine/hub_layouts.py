@@ -1,4 +1,5 @@
-"""Tiny random models in the layouts that the hub has, those of the published tables with the tokenizer files of their own
+"""Tiny random models in the layouts that the hub has, those of the published tables with the tokenizer files of their
+own
 families: the same classes, a small vocabulary trained here."""
 
 import json
@@ -23,7 +24,7 @@ from tests.engine.hub_texts import serve_parquet, serve_pile
 from tests.engine.tiny import VOCABULARY, save_tiny, tiny_model
 
 SHARD = "60KB"
-TEXT = ["the lamp and the boat and the letter went home to the harbour where Anna waited by the door"] * 4  # fmt: skip
+TEXT = ["the lamp and the boat and the letter went home to the harbour where Anna waited by the door"] * 4
 
 PUBLISHED_FAMILIES = {
     "EleutherAI/gpt-j-6b": ("gptj", "bin"),
@@ -36,9 +37,7 @@ PUBLISHED_FAMILIES = {
 """The models of the published tables by their reference: their family, and one of the layouts that the hub has."""
 
 
-def save(
-    folder: Path, model_type: str = "llama", layout: str = "safetensors", seed: int = 0
-) -> Path:
+def save(folder: Path, model_type: str = "llama", layout: str = "safetensors", seed: int = 0) -> Path:
     """A tiny random model as a repository of the hub holds one, with a tokenizer of no family."""
     save_tiny(folder, model_type, seed)
     _lay_out(folder, tiny_model(model_type, seed), layout)
@@ -97,16 +96,12 @@ def _opt_tokenizer(folder: Path) -> None:
 def _llama_tokenizer(folder: Path) -> None:
     """LlamaTokenizer: pieces of SentencePiece's kind, bytes for what is in none, and <s> before every text."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )  # fmt: skip
-    in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, show_progress=False, special_tokens=["<unk>", "<s>", "</s>"]
     )
+    in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, show_progress=False, special_tokens=["<unk>", "<s>", "</s>"])
     words = [part for text in TEXT for part in text.split()]
     tokenizer.train_from_iterator(words, trainer)
     trained = json.loads(tokenizer.to_str())
@@ -131,9 +126,11 @@ def _bloom_tokenizer(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<unk>", "<s>", "</s>", "<pad>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, show_progress=False, special_tokens=[AddedToken(t) for t in special],
+        vocab_size=VOCABULARY,
+        show_progress=False,
+        special_tokens=[AddedToken(t) for t in special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(TEXT, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), special, strict=True))
@@ -142,9 +139,7 @@ def _bloom_tokenizer(folder: Path) -> None:
 
 def _byte_level(special: list[str]) -> ByteLevelBPETokenizer:
     trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(
-        TEXT, vocab_size=VOCABULARY, special_tokens=special, show_progress=False
-    )
+    trained.train_from_iterator(TEXT, vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
     return trained
 
 
@@ -184,9 +179,7 @@ def serve_texts_of_rows(hub: Hub, folder: Path) -> None:
     serve_parquet(hub, folder / "pile", "NeelNanda/pile-10k", "default", {"train": documents})
     lambada = {"train": documents, "validation": passages, "test": passages}
     serve_parquet(hub, folder / "lambada", "cimec/lambada", "plain_text", lambada)
-    serve_parquet(
-        hub, folder / "openai", "EleutherAI/lambada_openai", "default", {"test": passages}
-    )
+    serve_parquet(hub, folder / "openai", "EleutherAI/lambada_openai", "default", {"test": passages})
     # Short ones: as many as are streamed must be there, and all of them are calibrated on.
     short = ["the lamp"] * 10_000
     serve_pile(hub, folder / "whole", "monology/pile-uncopyrighted", [short])

@@ -125,9 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         files = repository.commits[commit]
         match what:
             case "revision":
-                siblings = [
-                    {"rfilename": file, "size": f.stat().st_size} for file, f in files.items()
-                ]
+                siblings = [{"rfilename": file, "size": f.stat().st_size} for file, f in files.items()]
                 about = {"id": repository.name, "sha": commit, "siblings": siblings}
                 self._json(about | {"private": False, "gated": False, "tags": [], "downloads": 0})
             case "tree":
@@ -153,9 +151,11 @@ class _Handler(BaseHTTPRequestHandler):
         data = repository.commits[commit][path].read_bytes()
         start, stop = self._range(len(data))
         headers = {
-            "X-Repo-Commit": commit, "ETag": f'"{_blob(data)}"', "Accept-Ranges": "bytes",
+            "X-Repo-Commit": commit,
+            "ETag": f'"{_blob(data)}"',
+            "Accept-Ranges": "bytes",
             "Content-Type": "application/octet-stream",
-        }  # fmt: skip
+        }
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
         sent = data[start : min(stop, repository.breaks_off.get(path, stop))]
@@ -186,9 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = json.dumps(value).encode()
         self._send(200, data, {"Content-Type": "application/json"}, len(data))
 
-    def _refuse(
-        self, status: int, code: str, message: str, more: dict[str, str] | None = None
-    ) -> None:
+    def _refuse(self, status: int, code: str, message: str, more: dict[str, str] | None = None) -> None:
         headers = {"X-Error-Code": code, "X-Error-Message": message} | (more or {})
         self._send(status, b"", headers, 0)
 

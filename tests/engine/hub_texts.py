@@ -28,9 +28,7 @@ def json_lines(texts: Iterable[str]) -> bytes:
     return "".join(json.dumps({"text": text, "meta": {}}) + "\n" for text in texts).encode()
 
 
-def serve_parquet(
-    hub: Hub, folder: Path, path: str, config: str, splits: dict[str, list[str]]
-) -> Repository:
+def serve_parquet(hub: Hub, folder: Path, path: str, config: str, splits: dict[str, list[str]]) -> Repository:
     """A text set of one parquet file a split."""
     for split, texts in splits.items():
         write_parquet(folder / config / f"{split}-00000-of-00001.parquet", texts)

@@ -41,8 +41,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gemma2": _GROUPED | {"sliding_window": 48},
     "gemma3_text": _GROUPED | {"sliding_window": 48},
     "gpt2": _GPT,
-    "gpt_neo": _SMALL
-    | {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]},
+    "gpt_neo": _SMALL | {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]},
     "gpt_neox": _SMALL,
     "gptj": _GPT | {"rotary_dim": 4},
     "llama": _GROUPED | {"mlp_bias": True},

@@ -54,12 +54,7 @@ def test_a_new_stage_is_written_at_once(table, job, reporter):
     reporter(Step("calibrate", 10, 10))
     reporter(Step("prune", 0, 4, unit="blocks", message="20 % sparse"))
     seen = table.get(job.id)
-    assert (seen.stage, seen.total, seen.unit, seen.message) == (
-        "prune",
-        4,
-        "blocks",
-        "20 % sparse",
-    )
+    assert (seen.stage, seen.total, seen.unit, seen.message) == ("prune", 4, "blocks", "20 % sparse")
 
 
 def test_the_right_answers_of_a_record_are_told_while_it_is_evaluated(table, job, reporter):

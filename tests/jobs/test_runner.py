@@ -33,11 +33,7 @@ def test_a_machine_without_gpus_has_one_worker():
 def test_a_machine_with_gpus_has_a_worker_on_each(monkeypatch, tmp_path):
     with_gpus(monkeypatch, tmp_path, 2)
     assert n_slots() == 2
-    assert [worker_environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == [
-        "0",
-        "1",
-        "0",
-    ]
+    assert [worker_environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["0", "1", "0"]
 
 
 def test_only_the_gpus_that_were_allowed_are_given_out(monkeypatch, tmp_path):

@@ -11,7 +11,9 @@ from sparsedash.worker import in_words
 
 
 def test_the_worker_is_light_until_it_has_a_job():
-    program = "import sys, sparsedash.worker; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    program = (
+        "import sys, sparsedash.worker; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 

@@ -55,9 +55,7 @@ def test_a_run_and_then_a_prompt_go_through_one_worker(backend, tmp_path):
     assert backend.preflight(settings).duration.total_s == 0
     assert backend.submit(settings).id == job.id
 
-    prompt = ContinuationSettings(
-        left=run.dense, right=run.sparse[1], prompt="the lamp and the", n_tokens=3
-    )
+    prompt = ContinuationSettings(left=run.dense, right=run.sparse[1], prompt="the lamp and the", n_tokens=3)
     answered = ended(backend, backend.submit_continuation(prompt))
     assert answered.state == "done", f"{answered.error_text}\n{backend.log_tail(answered.id)}"
     assert answered.pid == job.pid

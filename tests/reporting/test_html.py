@@ -40,15 +40,7 @@ def test_what_could_not_be_seen_or_turns_the_reading_direction_is_shown(foreign,
 
 @pytest.mark.parametrize(
     ("written", "shown"),
-    [
-        (" the", "␣the"),
-        ("the", "the"),
-        ("\n", "⏎"),
-        ("  ", "␣␣"),
-        ("", "∅"),
-        ("a ", "a␣"),
-        ("\ta", "⇥a"),
-    ],
+    [(" the", "␣the"), ("the", "the"), ("\n", "⏎"), ("  ", "␣␣"), ("", "∅"), ("a ", "a␣"), ("\ta", "⇥a")],
 )
 def test_a_token_shows_the_spaces_that_belong_to_it(written, shown):
     assert token(written) == shown
@@ -64,10 +56,7 @@ def test_a_token_shows_the_spaces_that_belong_to_it(written, shown):
         ("_leaning_", "leaning"),
         ("[click](https://evil.example)", "click (https //evil.example)"),
         (":material/delete: :red[x] $y$ `z`", "material/delete: red x y z"),
-        (
-            "prompt: '' is not possible; allowed: 1 to 9.",
-            "prompt: '' is not possible; allowed: 1 to 9.",
-        ),
+        ("prompt: '' is not possible; allowed: 1 to 9.", "prompt: '' is not possible; allowed: 1 to 9."),
         ("<b>x</b>", "b x /b"),
     ],
 )

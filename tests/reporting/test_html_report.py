@@ -16,9 +16,14 @@ from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend
 
 HOSTILE = (
-    "<img src=x onerror=alert(1)>", "</style><script>alert(1)</script>", "abc\u202egnp", "nul\x00", "👩‍🚀 \ud83d",
-    "https://evil.example/", "w" * 100_000,
-)  # fmt: skip
+    "<img src=x onerror=alert(1)>",
+    "</style><script>alert(1)</script>",
+    "abc\u202egnp",
+    "nul\x00",
+    "👩‍🚀 \ud83d",
+    "https://evil.example/",
+    "w" * 100_000,
+)
 
 
 class Tags(HTMLParser):
@@ -55,10 +60,7 @@ def made(text: str = "") -> str:
 def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions():
     page = made()
     said = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
-    assert (
-        "Removing 20 % of the MLP shows no difference in the accuracy of last words on 120 passages"
-        in said
-    )
+    assert "Removing 20 % of the MLP shows no difference in the accuracy of last words on 120 passages" in said
     assert "120 passages are too few to show a difference as small as that at 20 %" in said
     assert "9 answers broke, 2 were mended; a borderline difference" in said
     assert "Broke: 9" in said and "Mended: 2" in said

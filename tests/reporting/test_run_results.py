@@ -7,15 +7,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.measures import Live
-from sparsedash.reporting.run_results import (
-    RunResults,
-    adjusted,
-    answer,
-    best,
-    doubt,
-    live,
-    run_results,
-)
+from sparsedash.reporting.run_results import RunResults, adjusted, answer, best, doubt, live, run_results
 from sparsedash.schema.records import Record, Stopping
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
@@ -35,9 +27,7 @@ def sweep_of(*sparse: Record, finished: bool = True) -> RunResults:
     settings = replace(specimens.SETTINGS, methods=methods) if methods else specimens.SETTINGS
     run, _ = specimens.run(settings)
     keys = tuple(record.key for record in sparse)
-    backend.add_run(
-        (replace(run, dense=dense.key, sparse=keys, finished=finished), [dense, *sparse])
-    )
+    backend.add_run((replace(run, dense=dense.key, sparse=keys, finished=finished), [dense, *sparse]))
     found = run_results(backend, backend.stored_runs[0])
     assert found is not None
     return found
@@ -50,28 +40,26 @@ def said(*sparse: Record, finished: bool = True) -> str:
 def test_no_loss_shown_at_all():
     sentence = said(specimens.record(broken(1), 100), specimens.record(broken(2), 200))
     assert sentence.startswith(
-        "Removing up to 20 % of the MLP shows no difference in the accuracy of last words on 120 passages; measured at 20 %: −1.7 points, 95 %"
+        "Removing up to 20 % of the MLP shows no difference in the accuracy of last words on 120 passages; measured "
+        "at 20 %: −1.7 points, 95 %"
     )
 
 
 def test_one_sparsity_is_not_up_to():
-    assert said(specimens.record(broken(1), 100)).startswith(
-        "Removing 10 % of the MLP shows no difference"
-    )
+    assert said(specimens.record(broken(1), 100)).startswith("Removing 10 % of the MLP shows no difference")
 
 
 def test_a_loss_shown_from_some_sparsity_on():
     sentence = said(specimens.record(broken(1), 100), specimens.record(broken(30), 200))
     assert sentence.startswith(
-        "Removing 10 % of the MLP shows no difference in the accuracy of last words on 120 passages; 20 % changes it by −25.0 points"
+        "Removing 10 % of the MLP shows no difference in the accuracy of last words on 120 passages; 20 % changes "
+        "it by −25.0 points"
     )
 
 
 def test_a_loss_shown_from_the_first_sparsity_on():
     sentence = said(specimens.record(broken(30), 100), specimens.record(broken(40), 200))
-    assert sentence.startswith(
-        "Removing 10 % of the MLP changes the accuracy of last words by −25.0 points"
-    )
+    assert sentence.startswith("Removing 10 % of the MLP changes the accuracy of last words by −25.0 points")
     assert sentence.endswith("on 120 passages.")
 
 
@@ -116,9 +104,7 @@ def test_the_order_in_which_sparsities_were_asked_does_not_matter():
 
 
 def test_an_unfinished_run_speaks_for_so_far():
-    assert said(specimens.record(broken(1), 100), finished=False).startswith(
-        "So far: removing 10 %"
-    )
+    assert said(specimens.record(broken(1), 100), finished=False).startswith("So far: removing 10 %")
 
 
 def test_without_sparse_records_the_rest_is_announced():
@@ -126,12 +112,8 @@ def test_without_sparse_records_the_rest_is_announced():
 
 
 def test_the_method_that_keeps_longest_what_it_had_is_the_best():
-    weak = [
-        specimens.record(broken(n), p, method_named("random")) for p, n in ((100, 30), (200, 40))
-    ]
-    strong = [
-        specimens.record(broken(n), p, method_named("magnitude")) for p, n in ((100, 1), (200, 30))
-    ]
+    weak = [specimens.record(broken(n), p, method_named("random")) for p, n in ((100, 30), (200, 40))]
+    strong = [specimens.record(broken(n), p, method_named("magnitude")) for p, n in ((100, 1), (200, 30))]
     found = sweep_of(*weak, *strong)
     assert [record.key for record, _, _ in best(found)] == [record.key for record in strong]
     assert answer(found).startswith("With “magnitude”, removing")
@@ -158,7 +140,7 @@ def test_a_record_that_answered_fewer_passages_is_compared_on_those():
     whole = specimens.record(broken(6), 100)
     stopping = Stopping(
         decision="open", n_answered=80, n_passages=120, p_value=0.1, interval=(-0.2, 0.1), margin=0.01, n_comparisons=1
-    )  # fmt: skip
+    )
     found = sweep_of(replace(whole, outcomes=whole.outcomes[:80], stopping=stopping))
     (compared,) = found.paired
     assert (compared.broke, compared.both_right, compared.both_wrong) == (6, 54, 20)
@@ -167,12 +149,16 @@ def test_a_record_that_answered_fewer_passages_is_compared_on_those():
 def test_the_passages_that_a_record_stopped_at_are_called_too_few_only_where_nothing_was_decided():
     whole = specimens.record([False] * 13 + [True] * 49 + [False] * 58, 100)
     stopping = Stopping(
-        decision="open", n_answered=75, n_passages=120, p_value=0.051, interval=(-0.3, 0.1), margin=0.01, n_comparisons=1
-    )  # fmt: skip
-    found = replace(whole, outcomes=whole.outcomes[:75], stopping=stopping)
-    assert doubt(sweep_of(found)) == (
-        "75 passages are too few for a test that allows for stopping early."
+        decision="open",
+        n_answered=75,
+        n_passages=120,
+        p_value=0.051,
+        interval=(-0.3, 0.1),
+        margin=0.01,
+        n_comparisons=1,
     )
+    found = replace(whole, outcomes=whole.outcomes[:75], stopping=stopping)
+    assert doubt(sweep_of(found)) == ("75 passages are too few for a test that allows for stopping early.")
     close = replace(found, stopping=replace(stopping, decision="close"))
     assert doubt(sweep_of(close)) == ""
 
@@ -190,7 +176,7 @@ class TestTheLivePoint:
 
     @pytest.mark.parametrize(
         ("point", "label", "permille"), [(0, "magnitude", 100), (2, "magnitude", 300), (4, "random", 200)]
-    )  # fmt: skip
+    )
     def test_it_is_the_model_that_the_job_names(self, point, label, permille):
         answering = job(specimens.SETTINGS, done=80, n_right=30, point=point)
         expected = Live(label=label, permille=permille, right=30, done=80)
@@ -212,7 +198,5 @@ class TestTheLivePoint:
 
 
 def test_records_are_named_uniquely_dense_first():
-    sparse = [
-        specimens.record(broken(1), 100, method_named(name)) for name in ("magnitude", "random")
-    ]
+    sparse = [specimens.record(broken(1), 100, method_named(name)) for name in ("magnitude", "random")]
     assert list(sweep_of(*sparse).records) == ["dense", "magnitude 10 %", "random 10 %"]

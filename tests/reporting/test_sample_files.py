@@ -16,14 +16,18 @@ LEFT = specimens.record([True, False, True])
 RIGHT = specimens.record([True, True, False], 300)
 PASSAGES = specimens.passages(3)
 HOSTILE = (
-    "<script>alert(1)</script>", 'quo"te, comma\nline', "**bold**", "\u202egnp", "👩‍🚀", "half \ud83d", "x" * 100_000,
-)  # fmt: skip
+    "<script>alert(1)</script>",
+    'quo"te, comma\nline',
+    "**bold**",
+    "\u202egnp",
+    "👩‍🚀",
+    "half \ud83d",
+    "x" * 100_000,
+)
 
 
 def with_text(text: str):
-    record = replace(
-        LEFT, outcomes=tuple(replace(o, target=text, answer=text) for o in LEFT.outcomes)
-    )
+    record = replace(LEFT, outcomes=tuple(replace(o, target=text, answer=text) for o in LEFT.outcomes))
     return record, replace(PASSAGES, contexts=(text,) * 3, targets=(text,) * 3)
 
 
@@ -127,15 +131,16 @@ REAL = json.loads(
 }
 """
 )
-"""One line of a samples file of lm_eval 0.4.13: `lambada_openai`'s template over a local file, a tiny model, log_samples."""
+"""One line of a samples file of lm_eval 0.4.13: `lambada_openai`'s template over a local file, a tiny model,
+log_samples.
+"""
 
 
 def test_a_sample_equals_the_line_that_the_harness_wrote_of_the_same_passage():
     context, target = REAL["arguments"]["gen_args_0"].values()
     outcome = replace(
-        LEFT.outcomes[0], index=2, target=target.strip(), last_word_right=False,
-        log_likelihood=REAL["perplexity"],
-    )  # fmt: skip
+        LEFT.outcomes[0], index=2, target=target.strip(), last_word_right=False, log_likelihood=REAL["perplexity"]
+    )
     record = replace(LEFT, outcomes=(outcome,))
     passages = replace(PASSAGES, indices=(2,), contexts=(context,), targets=(target,))
     ours = json.loads(harness_samples(record, passages))

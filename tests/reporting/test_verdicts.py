@@ -11,8 +11,14 @@ from sparsedash.stats.significance import paired
 from tests.examples import RECORD
 
 STOPPING = Stopping(
-    decision="difference", n_answered=512, n_passages=5153, p_value=0.01, interval=(-0.2, -0.1), margin=0.02, n_comparisons=2
-)  # fmt: skip
+    decision="difference",
+    n_answered=512,
+    n_passages=5153,
+    p_value=0.01,
+    interval=(-0.2, -0.1),
+    margin=0.02,
+    n_comparisons=2,
+)
 
 
 def plain(text: str) -> str:
@@ -23,9 +29,7 @@ def test_the_verdict_says_in_words_what_broke_and_whether_a_difference_is_shown(
     dense = [True] * 68 + [False] * 132
     sparse = [True] * 59 + [False] * 9 + [True] * 3 + [False] * 129
     said = plain(verdicts.verdict(paired(dense, sparse)))
-    assert said.startswith(
-        "9 answers broke, 3 were mended; no difference shown: −3.0 points, 95 % interval −"
-    )
+    assert said.startswith("9 answers broke, 3 were mended; no difference shown: −3.0 points, 95 % interval −")
     assert said.endswith("p = 0.15.")
 
 
@@ -33,9 +37,8 @@ def test_a_verdict_on_the_border_says_why_and_how_many_passages_would_settle_it(
     dense = [True] * 36 + [False] * 84
     sparse = [True] * 27 + [False] * 9 + [True] * 2 + [False] * 82
     found = paired(dense, sparse)
-    assert (
-        "; a borderline difference: −5.8 points, 95 % interval −12.3 to −0.5, p = 0.065."
-        in plain(verdicts.verdict(found))
+    assert "; a borderline difference: −5.8 points, 95 % interval −12.3 to −0.5, p = 0.065." in plain(
+        verdicts.verdict(found)
     )
     said = verdicts.doubt(found)
     assert said.startswith("Borderline: the interval leaves zero out, but the exact test")
@@ -50,10 +53,7 @@ def test_a_verdict_on_the_border_says_why_and_how_many_passages_would_settle_it(
             {"decision": "close"},
             "20 % stopped after 512 of 5,153 passages: the difference to the dense model is under 2 points.",
         ),
-        (
-            {"decision": "open", "n_answered": 5153},
-            "20 % answered all 5,153 passages: nothing was decided before.",
-        ),
+        ({"decision": "open", "n_answered": 5153}, "20 % answered all 5,153 passages: nothing was decided before."),
     ],
 )
 def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
@@ -65,9 +65,7 @@ def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
 
 
 def test_what_is_not_shown_is_not_called_equal():
-    said = verdicts.doubt(
-        paired([True] * 60 + [False] * 60, [False] * 2 + [True] * 59 + [False] * 59)
-    )
+    said = verdicts.doubt(paired([True] * 60 + [False] * 60, [False] * 2 + [True] * 59 + [False] * 59))
     assert said.startswith("The interval covers zero, which does not prove")
     assert "passages would be needed" in said
 
@@ -90,6 +88,4 @@ def test_two_equal_models_need_no_statistics():
 
 
 def test_a_clear_loss_is_called_shown():
-    assert "a difference is shown" in verdicts.verdict(
-        paired([True] * 40, [True] * 20 + [False] * 20)
-    )
+    assert "a difference is shown" in verdicts.verdict(paired([True] * 40, [True] * 20 + [False] * 20))

@@ -23,31 +23,26 @@ def test_accuracies_have_one_decimal_and_their_interval():
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0.123, "12.3 %"), (0.0004, "under 0.1 %"), (0.0, "0.0 %"), (1.0, "100.0 %")],
+    ("value", "shown"), [(0.123, "12.3 %"), (0.0004, "under 0.1 %"), (0.0, "0.0 %"), (1.0, "100.0 %")]
 )
 def test_a_small_probability_is_not_shown_as_none(value, shown):
     assert plain(wording.probability(value)) == shown
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [(-0.03, "−3.0"), (0.007, "+0.7"), (0.0, "0.0"), (-0.0001, "0.0")]
-)
+@pytest.mark.parametrize(("value", "shown"), [(-0.03, "−3.0"), (0.007, "+0.7"), (0.0, "0.0"), (-0.0001, "0.0")])
 def test_changes_carry_their_sign(value, shown):
     assert wording.signed(value) == shown
 
 
 @pytest.mark.parametrize(
-    ("p", "shown"),
-    [(0.146, "p = 0.15"), (0.00001, "p < 0.001"), (1.0, "p = 1"), (0.0351, "p = 0.035")],
+    ("p", "shown"), [(0.146, "p = 0.15"), (0.00001, "p < 0.001"), (1.0, "p = 1"), (0.0351, "p = 0.035")]
 )
 def test_p_values_stay_readable(p, shown):
     assert plain(wording.p_value(p)) == shown
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0.2, "0 s"), (8, "8 s"), (59.6, "1 min"), (245, "4 min"), (4800, "1 h 20 min")],
+    ("seconds", "shown"), [(0.2, "0 s"), (8, "8 s"), (59.6, "1 min"), (245, "4 min"), (4800, "1 h 20 min")]
 )
 def test_durations_use_the_unit_a_person_would(seconds, shown):
     assert plain(wording.duration(seconds)) == shown
@@ -55,11 +50,8 @@ def test_durations_use_the_unit_a_person_would(seconds, shown):
 
 @pytest.mark.parametrize(
     ("n_bytes", "shown"),
-    [
-        (12, "1 kB"), (12_400, "12 kB"), (999_600, "1 MB"), (640e6, "640 MB"), (999.6e6, "1.0 GB"),
-        (1.24e9, "1.2 GB"),
-    ],
-)  # fmt: skip
+    [(12, "1 kB"), (12_400, "12 kB"), (999_600, "1 MB"), (640e6, "640 MB"), (999.6e6, "1.0 GB"), (1.24e9, "1.2 GB")],
+)
 def test_sizes_use_decimal_units(n_bytes, shown):
     assert plain(wording.size(n_bytes)) == shown
 
@@ -71,10 +63,7 @@ def test_moments_of_today_and_yesterday_are_called_so():
 
 
 def test_older_moments_carry_their_date():
-    assert (
-        wording.moment(datetime(2020, 6, 3, 14, 5, tzinfo=UTC).timestamp(), UTC)
-        == "3 June 2020 14:05"
-    )
+    assert wording.moment(datetime(2020, 6, 3, 14, 5, tzinfo=UTC).timestamp(), UTC) == "3 June 2020 14:05"
 
 
 def test_a_run_is_named_by_model_and_sparsities():
@@ -96,9 +85,7 @@ def test_records_of_several_methods_are_told_apart():
 def test_the_width_multiple_is_said_once_for_all_methods():
     changed = replace(method_named("magnitude"), width_multiple=64)
     assert wording.method(changed) == "magnitude"
-    assert (
-        wording.methods(RunSettings(methods=(changed,))) == "magnitude, widths in multiples of 64"
-    )
+    assert wording.methods(RunSettings(methods=(changed,))) == "magnitude, widths in multiples of 64"
     assert wording.methods(RunSettings(methods=(method_named("magnitude"),))) == "magnitude"
 
 

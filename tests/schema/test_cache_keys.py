@@ -33,14 +33,10 @@ def outcomes(method: MethodSettings) -> str:
 def test_a_statistics_key_changes_with_every_calibration_setting(name, value):
     usual, changed = CalibrationSettings(), replace(CalibrationSettings(), **{name: value})
     identity = value if name == "corpus" else CORPUS
-    assert statistics_key(MODEL, "float32", identity, changed) != statistics_key(
-        MODEL, "float32", CORPUS, usual
-    )
+    assert statistics_key(MODEL, "float32", identity, changed) != statistics_key(MODEL, "float32", CORPUS, usual)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), other_values(CalibrationSettings, ["token_weights", "packed"])
-)
+@pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings, ["token_weights", "packed"]))
 def test_a_key_of_sampled_text_changes_with_every_setting_that_the_text_depends_on(name, value):
     changed = replace(CalibrationSettings(), **{name: value})
     assert text_key(MODEL, "float32", changed) != text_key(MODEL, "float32", CalibrationSettings())
@@ -49,54 +45,38 @@ def test_a_key_of_sampled_text_changes_with_every_setting_that_the_text_depends_
 def test_the_weights_of_tokens_change_statistics_and_neither_text_nor_gradients():
     usual, weighted = CalibrationSettings(), CalibrationSettings(token_weights="residual")
     assert text_key(MODEL, "float32", usual) == text_key(MODEL, "float32", weighted)
-    keys, others = (
-        asdict(calibration_keys(MODEL, "float32", CORPUS, settings))
-        for settings in (usual, weighted)
-    )
+    keys, others = (asdict(calibration_keys(MODEL, "float32", CORPUS, settings)) for settings in (usual, weighted))
     assert {name for name in keys if keys[name] == others[name]} == {"gradients"}
 
 
 def test_packing_changes_all_evidence_and_not_the_text_which_is_only_cut_in_another_way():
     usual, packed = CalibrationSettings(), CalibrationSettings(packed=True)
     assert text_key(MODEL, "float32", usual) == text_key(MODEL, "float32", packed)
-    keys, others = (
-        asdict(calibration_keys(MODEL, "float32", CORPUS, settings)) for settings in (usual, packed)
-    )
+    keys, others = (asdict(calibration_keys(MODEL, "float32", CORPUS, settings)) for settings in (usual, packed))
     assert not {name for name in keys if keys[name] == others[name]}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), other_values(EvaluationSettings, ["corpus", "stop_early"])
-)
+@pytest.mark.parametrize(("name", "value"), other_values(EvaluationSettings, ["corpus", "stop_early"]))
 def test_an_outcomes_key_changes_with_every_evaluation_setting(name, value):
     usual, changed = EvaluationSettings(), replace(EvaluationSettings(), **{name: value})
-    assert outcomes_key(MODEL, "float32", CORPUS, changed, None) != outcomes_key(
-        MODEL, "float32", CORPUS, usual, None
-    )
+    assert outcomes_key(MODEL, "float32", CORPUS, changed, None) != outcomes_key(MODEL, "float32", CORPUS, usual, None)
 
 
 def test_two_names_of_the_same_text_have_the_same_keys():
     path, name = EvaluationSettings(corpus="file:a.txt"), EvaluationSettings(corpus="file:./a.txt")
-    assert outcomes_key(MODEL, "float32", CORPUS, path, None) == outcomes_key(
-        MODEL, "float32", CORPUS, name, None
+    assert outcomes_key(MODEL, "float32", CORPUS, path, None) == outcomes_key(MODEL, "float32", CORPUS, name, None)
+    assert statistics_key(MODEL, "float32", CORPUS, CalibrationSettings(corpus="file:a.txt")) == statistics_key(
+        MODEL, "float32", CORPUS, CalibrationSettings(corpus="file:./a.txt")
     )
-    assert statistics_key(
-        MODEL, "float32", CORPUS, CalibrationSettings(corpus="file:a.txt")
-    ) == statistics_key(MODEL, "float32", CORPUS, CalibrationSettings(corpus="file:./a.txt"))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    other_values(MethodSettings, ["seed", "strength", "rounds", *BOUNDS]),
-)
+@pytest.mark.parametrize(("name", "value"), other_values(MethodSettings, ["seed", "strength", "rounds", *BOUNDS]))
 def test_an_outcomes_key_changes_with_every_choice_that_least_squares_uses(name, value):
     assert outcomes(replace(MethodSettings(), **{name: value})) != outcomes(MethodSettings())
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_an_outcomes_key_changes_with_what_bounds_the_sensitivities_and_with_no_other_allocation(
-    name,
-):
+def test_an_outcomes_key_changes_with_what_bounds_the_sensitivities_and_with_no_other_allocation(name):
     uniform, best = MethodSettings(), method_named("best")
     value = OTHER[MethodSettings][name]
     assert outcomes(replace(best, **{name: value})) != outcomes(best)
@@ -168,9 +148,7 @@ def test_an_outcomes_key_changes_with_the_damping_where_something_is_refitted():
         ("elimination", MethodSettings(saliency="obs", compensation="none")),
     ],
 )
-def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(
-    stage, method, monkeypatch
-):
+def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(stage, method, monkeypatch):
     before = outcomes(method), outcomes(RANDOM)
     monkeypatch.setitem(STAGE_VERSIONS, stage, STAGE_VERSIONS[stage] + 1)
     assert outcomes(method) != before[0]

@@ -12,11 +12,7 @@ from sparsedash.schema.hashing import canonical_json, digest
 
 @given(
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
         max_leaves=10,
     )
@@ -28,9 +24,7 @@ def test_canonical_json_ignores_the_order_of_keys_and_loses_nothing(value):
 
 
 @pytest.mark.parametrize(
-    "value",
-    [Path("/x"), {1, 2}, b"x", object(), 1j, {1: "x"}, [{None: 1}], {"a": ({True: 1},)}],
-    ids=repr,
+    "value", [Path("/x"), {1, 2}, b"x", object(), 1j, {1: "x"}, [{None: 1}], {"a": ({True: 1},)}], ids=repr
 )
 def test_a_value_that_is_not_plain_is_refused_and_never_turned_into_text(value):
     with pytest.raises(TypeError):

@@ -10,17 +10,7 @@ from hypothesis import strategies as st
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.records import (
-    Candidate,
-    Outcome,
-    Passages,
-    Record,
-    Run,
-    Score,
-    TargetToken,
-    from_json,
-    to_json,
-)
+from sparsedash.schema.records import Candidate, Outcome, Passages, Record, Run, Score, TargetToken, from_json, to_json
 from tests.examples import RECORD, RUN, outcome
 
 ALL = [
@@ -57,9 +47,9 @@ text = st.text(st.characters(exclude_categories=["Cs"]))
         last_word_right=st.booleans(),
         last_token_right=st.booleans(),
         log_likelihood=finite,
-        tokens=st.lists(
-            st.builds(TargetToken, text=text, log_likelihood=finite, rank=st.integers(1, 10**6))
-        ).map(tuple),
+        tokens=st.lists(st.builds(TargetToken, text=text, log_likelihood=finite, rank=st.integers(1, 10**6))).map(
+            tuple
+        ),
         top=st.lists(st.builds(Candidate, text=text, probability=finite)).map(tuple),
     )
 )

@@ -53,8 +53,7 @@ def test_a_run_key_changes_with_the_state_of_a_local_file():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("left", "x"), ("right", "x"), ("prompt", "Other words"), ("n_tokens", 41)],
+    ("name", "value"), [("left", "x"), ("right", "x"), ("prompt", "Other words"), ("n_tokens", 41)]
 )
 def test_a_continuation_key_changes_with_records_prompt_and_length(name, value):
     usual = ContinuationSettings(left="l", right="r", prompt="Once")
@@ -70,9 +69,7 @@ def test_a_continuation_key_changes_with_records_prompt_and_length(name, value):
         *[("allocation", value) for value in ("global", "standardised", "sensitivity")],
     ],
 )
-def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(
-    pattern, name, value
-):
+def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(pattern, name, value):
     with pytest.raises(SettingsError, match=f"with pattern {pattern}") as caught:
         MethodSettings(pattern=pattern, **{name: value})
     assert caught.value.field == name
@@ -88,13 +85,7 @@ def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_ask
         MethodSettings(pattern="2:4", scope="decoder"),
     )
     settings = RunSettings(methods=(channels, fixed, single), sparsities_permille=(100, 300))
-    assert settings.points == (
-        (channels, 100),
-        (channels, 300),
-        (fixed, 500),
-        (single, 100),
-        (single, 300),
-    )
+    assert settings.points == ((channels, 100), (channels, 300), (fixed, 500), (single, 100), (single, 300))
     assert settings.n_sparse == 5
 
 
@@ -135,9 +126,7 @@ run_settings = st.builds(
         max_size=3,
         unique=True,
     ).map(tuple),
-    sparsities_permille=st.lists(
-        st.integers(0, MAX_SPARSITY_PERMILLE), min_size=1, max_size=5, unique=True
-    ).map(tuple),
+    sparsities_permille=st.lists(st.integers(0, MAX_SPARSITY_PERMILLE), min_size=1, max_size=5, unique=True).map(tuple),
 )
 
 
@@ -191,9 +180,7 @@ REFUSED = [
     REFUSED,
     ids=[f"{kind.__name__}-{values}"[:50] for kind, values, *_ in REFUSED],
 )
-def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(
-    kind, values, name, allowed
-):
+def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(kind, values, name, allowed):
     with pytest.raises(SettingsError) as caught:
         kind(**values)
     (value,) = values.values()
@@ -206,9 +193,7 @@ def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(
     assert allowed in caught.value.message
 
 
-@pytest.mark.parametrize(
-    ("values", "name"), [({"n_tokens": 0}, "tokens to write"), ({"prompt": "  "}, "prompt")]
-)
+@pytest.mark.parametrize(("values", "name"), [({"n_tokens": 0}, "tokens to write"), ({"prompt": "  "}, "prompt")])
 def test_a_continuation_needs_a_prompt_and_a_length(values, name):
     usual = {"left": "l", "right": "r", "prompt": "Once"}
     with pytest.raises(SettingsError) as caught:

@@ -37,22 +37,46 @@ def backend(tmp_path):
 
 def record(key: str, n: int = 3) -> Record:
     outcome = Outcome(
-        index=0, target="a", answer="a", last_word_right=True, last_token_right=True,
-        log_likelihood=-1.0, tokens=(), top=(),
-    )  # fmt: skip
+        index=0,
+        target="a",
+        answer="a",
+        last_word_right=True,
+        last_token_right=True,
+        log_likelihood=-1.0,
+        tokens=(),
+        top=(),
+    )
     return Record(
-        key=key, model="owner/model", model_identity="m", dtype="float32", corpus="c",
-        corpus_identity="c", passages_key="p", pruned=None, outcomes=(outcome,) * n, seconds=1.0,
+        key=key,
+        model="owner/model",
+        model_identity="m",
+        dtype="float32",
+        corpus="c",
+        corpus_identity="c",
+        passages_key="p",
+        pruned=None,
+        outcomes=(outcome,) * n,
+        seconds=1.0,
         tokens_per_second=100.0,
-    )  # fmt: skip
+    )
 
 
 def run(settings: RunSettings = SETTINGS, **changes: object) -> Run:
     made = Run(
-        key=settings.key(), settings=settings, model_identity="m", corpora={}, dense="dense",
-        sparse=("s1",), finished=True, started_at=1.0, finished_at=2.0, seconds={}, cached=(),
-        warnings=(), versions={},
-    )  # fmt: skip
+        key=settings.key(),
+        settings=settings,
+        model_identity="m",
+        corpora={},
+        dense="dense",
+        sparse=("s1",),
+        finished=True,
+        started_at=1.0,
+        finished_at=2.0,
+        seconds={},
+        cached=(),
+        warnings=(),
+        versions={},
+    )
     return replace(made, **changes)
 
 

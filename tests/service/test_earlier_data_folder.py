@@ -1,7 +1,7 @@
 """A data folder that version 0.1 wrote, before the code moved into packages, opens with everything in it.
 
-`data_folder_of_0_1` holds one run of two methods on a tiny random model, its calibration, an upload, a prompt, a divergence
-over a passage, a blind choice, and five jobs. Names under which things are stored are part of the format.
+`data_folder_of_0_1` holds one run of two methods on a tiny random model, its calibration, an upload, a prompt, a
+divergence over a passage, a blind choice, and five jobs. Names under which things are stored are part of the format.
 """
 
 import shutil
@@ -38,9 +38,7 @@ def backend(tmp_path):
 def test_its_run_and_every_record_of_it_are_shown(backend):
     (run,) = backend.runs()
     assert (run.key, run.dense, run.sparse, run.finished) == (RUN, DENSE, SPARSE, True)
-    assert run.settings.methods[1] == MethodSettings(
-        saliency="magnitude", compensation="none", width_multiple=8
-    )
+    assert run.settings.methods[1] == MethodSettings(saliency="magnitude", compensation="none", width_multiple=8)
     records = [backend.record(key) for key in (DENSE, *SPARSE)]
     assert [len(record.outcomes) for record in records] == [6] * 5
     assert [record.sparsity_permille for record in records] == [0, 250, 500, 250, 500]

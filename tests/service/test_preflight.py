@@ -45,23 +45,47 @@ def with_texts(calibration="self", evaluation="builtin:cloze", **changes):
 
 def record(key="dense", n=10, took=5.0):
     outcome = Outcome(
-        index=0, target="a", answer="a", last_word_right=True, last_token_right=True,
-        log_likelihood=-1.0, tokens=(), top=(),
-    )  # fmt: skip
+        index=0,
+        target="a",
+        answer="a",
+        last_word_right=True,
+        last_token_right=True,
+        log_likelihood=-1.0,
+        tokens=(),
+        top=(),
+    )
     return Record(
-        key=key, model="owner/model", model_identity="m", dtype="float32", corpus="builtin:cloze",
-        corpus_identity="c", passages_key="p", pruned=None, outcomes=(outcome,) * n, seconds=took,
+        key=key,
+        model="owner/model",
+        model_identity="m",
+        dtype="float32",
+        corpus="builtin:cloze",
+        corpus_identity="c",
+        passages_key="p",
+        pruned=None,
+        outcomes=(outcome,) * n,
+        seconds=took,
         tokens_per_second=100.0,
-    )  # fmt: skip
+    )
 
 
 def finished_run(settings=SETTINGS, cached=(), **took):
     took = took or {"load": 3.0, "text": 64.0, "calibrate": 32.0, "prune": 4.0, "evaluate": 15.0}
     return Run(
-        key="k", settings=settings, model_identity="m", corpora={}, dense="dense",
-        sparse=("s1", "s2"), finished=True, started_at=0.0, finished_at=1.0, seconds=took,
-        cached=cached, warnings=(), versions={},
-    )  # fmt: skip
+        key="k",
+        settings=settings,
+        model_identity="m",
+        corpora={},
+        dense="dense",
+        sparse=("s1", "s2"),
+        finished=True,
+        started_at=0.0,
+        finished_at=1.0,
+        seconds=took,
+        cached=cached,
+        warnings=(),
+        versions={},
+    )
 
 
 def estimate(settings, *runs, stored=NOTHING):
@@ -74,9 +98,7 @@ def test_too_little_calibration_text_for_the_built_in_model_is_said_before_it_is
 
     assert preflight.MIN_TOKENS_PER_CHANNEL == MIN_TOKENS_PER_CHANNEL
     (problem,) = problems(of(n_samples=5))
-    assert problem.startswith(
-        "Calibration: 5 x 256 tokens are too few for this model; needed: 6,144,"
-    )
+    assert problem.startswith("Calibration: 5 x 256 tokens are too few for this model; needed: 6,144,")
     assert problems(of(n_samples=24)) == ()
     assert problems(replace(of(n_samples=5), model="facebook/opt-1.3b")) == ()
 
@@ -214,13 +236,9 @@ def test_what_is_stored_takes_no_time():
 
 def test_time_grows_with_the_calibration_text_and_the_passages():
     calibration = CalibrationSettings(n_samples=256)
-    assert estimate(replace(SETTINGS, calibration=calibration), finished_run()) == pytest.approx(
-        3 + 192 + 4 + 15
-    )
+    assert estimate(replace(SETTINGS, calibration=calibration), finished_run()) == pytest.approx(3 + 192 + 4 + 15)
     evaluation = EvaluationSettings(n_passages=100)
-    assert estimate(replace(SETTINGS, evaluation=evaluation), finished_run()) == pytest.approx(
-        3 + 96 + 4 + 150
-    )
+    assert estimate(replace(SETTINGS, evaluation=evaluation), finished_run()) == pytest.approx(3 + 96 + 4 + 150)
 
 
 def test_a_part_that_was_only_read_from_the_store_measures_nothing():

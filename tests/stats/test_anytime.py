@@ -36,20 +36,14 @@ def test_against_no_difference_a_further_flip_leaves_the_stake_as_it_is_on_avera
 
 @settings(deadline=None, max_examples=50)
 @given(counts, counts, st.integers(0, 500), means, st.floats(0, 1))
-def test_against_any_mean_a_further_passage_leaves_the_stake_as_it_is_on_average(
-    broke, mended, same, mean, rest
-):
+def test_against_any_mean_a_further_passage_leaves_the_stake_as_it_is_on_average(broke, mended, same, mean, rest):
     """Whatever shares of passages break and are mended, if only their difference is that mean."""
     share_broke = max(0.0, -mean) + rest * (1 - abs(mean)) / 2
     share_mended = share_broke + mean
     n, before = broke + mended + same, log_e_value(broke, mended, broke + mended + same, mean)
     after = [
         share * exp(log_e_value(broke + b, mended + m, n + 1, mean) - before)
-        for share, b, m in [
-            (share_broke, 1, 0),
-            (share_mended, 0, 1),
-            (1 - share_broke - share_mended, 0, 0),
-        ]
+        for share, b, m in [(share_broke, 1, 0), (share_mended, 0, 1), (1 - share_broke - share_mended, 0, 0)]
     ]
     assert sum(after) == pytest.approx(1.0, rel=3e-3)
 
@@ -58,9 +52,7 @@ def test_against_any_mean_a_further_passage_leaves_the_stake_as_it_is_on_average
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60), st.floats(-0.3, 0.3))
 def test_the_e_value_is_the_stake_averaged_over_every_bet(broke, mended, same, mean):
     n = broke + mended + same
-    found, _ = quad(
-        lambda s: (1 + s) ** mended * (1 - s) ** broke * (1 + s * mean) ** -n / 2, -1, 1, limit=500
-    )
+    found, _ = quad(lambda s: (1 + s) ** mended * (1 - s) ** broke * (1 + s * mean) ** -n / 2, -1, 1, limit=500)
     assert log_e_value(broke, mended, n, mean) == pytest.approx(log(found), abs=2e-3)
 
 
@@ -119,25 +111,19 @@ def share_ended(found: np.ndarray, decision: str, looks: list[int]) -> float:
     decide_once = cache(decide)
     ended = 0
     for run in found.tolist():
-        decisions = (
-            decide_once(broke, mended, n, 1) for n, (broke, mended) in zip(looks, run, strict=True)
-        )
+        decisions = (decide_once(broke, mended, n, 1) for n, (broke, mended) in zip(looks, run, strict=True))
         ended += next((d for d in decisions if d != "open"), "open") == decision
     return ended / len(found)
 
 
 @pytest.mark.parametrize("flips", [0.01, 0.05, 0.1, 0.3, 0.6])
 @pytest.mark.parametrize("step", [16, 256])
-def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_of_20_at_most(
-    flips, step
-):
+def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_of_20_at_most(flips, step):
     """Looks at the p-value alone, to the last passage, however early the evaluator might have stopped."""
     rng = np.random.default_rng(5)
     looks = list(range(step, 2000 + 1, step))
     found = flips_at_looks(rng, (flips / 2, flips / 2), 1000, looks)
-    p_values = {
-        (b, m): anytime_p(b, m) for b, m in np.unique(found.reshape(-1, 2), axis=0).tolist()
-    }
+    p_values = {(b, m): anytime_p(b, m) for b, m in np.unique(found.reshape(-1, 2), axis=0).tolist()}
     alarmed = sum(any(p_values[b, m] < ALPHA for b, m in run) for run in found.tolist())
     # 50 of 1,000 at most in expectation; three standard deviations of chance above it.
     assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
@@ -162,9 +148,7 @@ def test_passages_of_one_file_in_a_shuffled_order_raise_no_more_false_alarms(fli
     for _ in range(1000):
         order = rng.permutation(signs)
         mended, broke = np.cumsum(order == 1)[63::64], np.cumsum(order == -1)[63::64]
-        alarmed += any(
-            anytime_p(b, m) < ALPHA for b, m in zip(broke.tolist(), mended.tolist(), strict=True)
-        )
+        alarmed += any(anytime_p(b, m) < ALPHA for b, m in zip(broke.tolist(), mended.tolist(), strict=True))
     assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
 
 

@@ -9,9 +9,19 @@ from scipy.stats import multinomial
 from sparsedash.stats.significance import paired_interval
 
 RATES = [
-    (0.005, 0.005), (0.01, 0.01), (0.015, 0.01), (0.02, 0.01), (0.03, 0.02), (0.05, 0.02), (0.05, 0.03),
-    (0.08, 0.05), (0.1, 0.06), (0.1, 0.1), (0.12, 0.035), (0.15, 0.05),
-]  # fmt: skip
+    (0.005, 0.005),
+    (0.01, 0.01),
+    (0.015, 0.01),
+    (0.02, 0.01),
+    (0.03, 0.02),
+    (0.05, 0.02),
+    (0.05, 0.03),
+    (0.08, 0.05),
+    (0.1, 0.06),
+    (0.1, 0.1),
+    (0.12, 0.035),
+    (0.15, 0.05),
+]
 """Shares that broke and were mended: from one flip in a hundred to what 20 % of a model cost on LAMBADA."""
 WITH_FEW_FLIPS = {(200, 0.005, 0.005): (0.98, 0.99), (200, 0.02, 0.01): (0.933, 0.947)}
 """What holds of 10,000 draws where 94 to 96 % cannot be kept; the exact shares are below, with the reason."""
@@ -46,8 +56,7 @@ def test_the_95_percent_interval_holds_the_truth_95_times_of_100(n, broke, mende
     draws = np.random.default_rng(7).multinomial(n, (broke, mended, 1 - broke - mended), 10_000)
     unique, times = np.unique(draws[:, :2], axis=0, return_counts=True)
     held = sum(
-        count * held_by(b, m, n, mended - broke)
-        for (b, m), count in zip(unique.tolist(), times.tolist(), strict=True)
+        count * held_by(b, m, n, mended - broke) for (b, m), count in zip(unique.tolist(), times.tolist(), strict=True)
     )
     least, most = WITH_FEW_FLIPS.get((n, broke, mended), (0.94, 0.96))
     assert least <= held / 10_000 <= most
@@ -77,7 +86,9 @@ def test_the_fewer_flips_are_expected_the_farther_it_may_be_from_95_percent(flip
 
 
 def test_no_interval_holds_95_percent_with_two_flips_expected_and_with_four():
-    """With two it would have to leave out zero at three flips the same way, and at four; with four that is too often."""
+    """With two it would have to leave out zero at three flips the same way, and at four; with four that is too
+    often.
+    """
 
     def left_out(rate: float, from_flips: int) -> float:
         """The chance that zero, the truth, is left out: by this interval, or at so many flips that all go one way."""

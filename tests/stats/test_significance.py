@@ -111,7 +111,7 @@ def score_rejects(broke: int, mended: int, n: int, difference: float) -> bool:
 
     def unlikeliness(share: float) -> float:
         shares = share, share + difference, 1 - 2 * share - difference
-        return -sum(xlogy(k, max(p, 1e-300)) for k, p in zip((broke, mended, n - broke - mended), shares, strict=True))  # fmt: skip
+        return -sum(xlogy(k, max(p, 1e-300)) for k, p in zip((broke, mended, n - broke - mended), shares, strict=True))
 
     bounds = max(0.0, -difference), (1 - difference) / 2
     share = minimize_scalar(unlikeliness, bounds=bounds, options={"xatol": 1e-12}).x
@@ -175,18 +175,14 @@ def answers(right: dict[int, bool], stopping: Stopping | None = None) -> Record:
 
 
 STOPPED = Stopping(
-    decision="difference", n_answered=2, n_passages=4, p_value=0.01, interval=(-0.2, -0.1),
-    margin=0.02, n_comparisons=1,
-)  # fmt: skip
+    decision="difference", n_answered=2, n_passages=4, p_value=0.01, interval=(-0.2, -0.1), margin=0.02, n_comparisons=1
+)
 
 
 def test_a_passage_that_one_record_did_not_answer_is_not_counted():
     dense = answers(dict.fromkeys(range(4), True))
     sparse = answers({1: False, 3: True}, STOPPED)
-    assert [(one.index, two.index) for one, two in shared_outcomes(dense, sparse)] == [
-        (1, 1),
-        (3, 3),
-    ]
+    assert [(one.index, two.index) for one, two in shared_outcomes(dense, sparse)] == [(1, 1), (3, 3)]
     for found in (compare(dense, sparse), compare(sparse, dense)):
         assert (found.both_right, found.broke + found.mended, found.both_wrong) == (1, 1, 0)
         assert found.n_passages == 2
@@ -299,19 +295,13 @@ def test_what_is_not_shown_needs_more_passages_than_there_are(right, broke, mend
         assert passages_needed(found) > right + broke + mended + wrong
 
 
-@pytest.mark.parametrize(
-    ("broke", "mended"), [(0.09, 0.05), (0.15, 0.10), (0.04, 0.01), (0.30, 0.24)]
-)
+@pytest.mark.parametrize(("broke", "mended"), [(0.09, 0.05), (0.15, 0.10), (0.04, 0.01), (0.30, 0.24)])
 def test_with_the_passages_needed_the_test_shows_the_difference_four_times_of_five(broke, mended):
-    found = flips(
-        round(1000 * broke), round(1000 * mended), 300, 700 - round(1000 * (broke + mended))
-    )
+    found = flips(round(1000 * broke), round(1000 * mended), 300, 700 - round(1000 * (broke + mended)))
     n = passages_needed(found)
     shares = (0.3, broke, mended, 0.7 - broke - mended)
     tables = np.random.default_rng(11).multinomial(n, shares, size=4_000)
     unique, times = np.unique(tables[:, 1:3], axis=0, return_counts=True)
-    shown = sum(
-        t for (b, m), t in zip(unique.tolist(), times.tolist(), strict=True) if mcnemar(b, m) < 0.05
-    )
+    shown = sum(t for (b, m), t in zip(unique.tolist(), times.tolist(), strict=True) if mcnemar(b, m) < 0.05)
     # The exact test is a little stricter than the approximation that the formula rests on.
     assert 0.74 <= shown / len(tables) <= 0.83

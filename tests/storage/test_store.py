@@ -184,11 +184,7 @@ def test_a_pickled_key_is_not_run_and_does_not_hide_the_records(store, tmp_path,
     planted = diskcache.Cache(str(store.folder / "records"))
     planted.set(("tuple",), b"value")
     planted.close()
-    change(
-        store,
-        "UPDATE Cache SET key = ? WHERE raw = 0",
-        pickle.dumps(Trap(tmp_path / "sprung")),
-    )
+    change(store, "UPDATE Cache SET key = ? WHERE raw = 0", pickle.dumps(Trap(tmp_path / "sprung")))
     assert list(store.keys(Continuation)) == ["a"]
     assert "did not write" in caplog.text
     assert not (tmp_path / "sprung").exists()
@@ -253,9 +249,7 @@ def test_an_entry_whose_file_is_gone_is_dropped_and_reported(store, caplog):
     assert "The file of an entry is gone" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "escape", ["../../secret", "{absolute}", "..\\secret", "a/../../../secret"]
-)
+@pytest.mark.parametrize("escape", ["../../secret", "{absolute}", "..\\secret", "a/../../../secret"])
 @pytest.mark.parametrize("mode", [1, 2])
 def test_a_path_out_of_the_store_is_neither_read_nor_removed(store, tmp_path, escape, mode):
     secret = tmp_path / "secret"
@@ -277,9 +271,7 @@ def test_a_path_out_of_the_store_is_neither_read_nor_removed(store, tmp_path, es
 @pytest.mark.parametrize("filename", [None, b"blob", "nul\x00byte", 5])
 def test_a_file_name_that_is_none_is_refused(store, filename):
     store.put_artefact("a", b"x")
-    change(
-        store, "UPDATE Cache SET mode = 2, filename = ?, value = NULL", filename, cache="artefacts"
-    )
+    change(store, "UPDATE Cache SET mode = 2, filename = ?, value = NULL", filename, cache="artefacts")
     assert store.get_artefact("a") is None
 
 
@@ -300,8 +292,7 @@ store.close()
 
 def test_two_processes_write_at_once_and_nothing_is_lost_or_torn(tmp_path):
     writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "data"), name])
-        for name in ("left", "right")
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "data"), name]) for name in ("left", "right")
     ]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     store = Store(tmp_path / "data")
@@ -333,9 +324,7 @@ print(store.get_artefact("a"))
 
 
 def test_a_file_that_finds_no_room_is_a_store_error_and_the_old_value_stays(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     said, kept = done.stdout.splitlines()
     assert said.startswith("The data folder could not be written")

@@ -94,7 +94,7 @@ def test_uploads_are_listed_newest_first_and_nothing_else_is(kept, tmp_path):
         ("x" * 5000 + ".txt", "x" * 60 + ".txt"),
         ("$(rm -rf ~);`id`.txt", "rm--rf-id.txt"),
     ],
-)  # fmt: skip
+)
 def test_a_hostile_name_becomes_a_harmless_one_inside_the_folder(kept, tmp_path, name, called):
     reference = kept.keep(name, LINE)
     path = file_of(reference, tmp_path)
@@ -147,7 +147,7 @@ BAD = {
     "gaps.parquet": (parquet_bytes(["a", None]), "gaps.parquet holds something that is not text"),
     "pickle.pkl": (b"\x80\x04.", "pickle.pkl is not of a kind that can be read"),
     "script.py": (b"print(1)", "possible: .jsonl, .txt, .parquet"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -176,9 +176,7 @@ def test_a_small_file_that_unpacks_to_too_much_is_refused(kept, tmp_path, monkey
     assert files_in(tmp_path) == []
 
 
-def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(
-    kept, tmp_path, monkeypatch
-):
+def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(kept, tmp_path, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 1_000_000)
     first = kept.keep("first.txt", b"word " * 150_000)
     with pytest.raises(CorpusError) as refused:
@@ -241,8 +239,7 @@ def test_nothing_but_an_upload_can_be_deleted(kept, tmp_path, reference):
 
 def test_a_run_reads_its_two_texts_and_a_prompt_those_its_models_were_calibrated_on():
     settings = RunSettings(
-        calibration=CalibrationSettings(corpus="c4"),
-        evaluation=EvaluationSettings(corpus="lambada"),
+        calibration=CalibrationSettings(corpus="c4"), evaluation=EvaluationSettings(corpus="lambada")
     )
     assert texts_read(asdict(settings), {}.get) == {"c4", "lambada"}
     records = {"dense": replace(RECORD, pruned=None), "sparse": RECORD}

@@ -64,10 +64,7 @@ def words(app: AppTest) -> str:
 
 def links(app: AppTest) -> dict[str, str]:
     """Where the page's links to other pages lead, by their label."""
-    return {
-        link.proto.label: f"{link.proto.page}?{link.proto.query_string}"
-        for link in app.get("page_link")
-    }
+    return {link.proto.label: f"{link.proto.page}?{link.proto.query_string}" for link in app.get("page_link")}
 
 
 def query_of(address: str) -> dict[str, str]:

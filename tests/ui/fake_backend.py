@@ -17,10 +17,7 @@ from tests.ui import specimens
 
 KNOWN = Cached(calibration=True, dense=True, sparse=1, n_sparse=3)
 BEFORE = Preflight(
-    stored=KNOWN,
-    duration=Duration(seconds=245.0),
-    memory=Memory(measured_bytes=1_240_000_000),
-    problems=(),
+    stored=KNOWN, duration=Duration(seconds=245.0), memory=Memory(measured_bytes=1_240_000_000), problems=()
 )
 
 
@@ -31,14 +28,32 @@ Asked = RunSettings | ContinuationSettings | DivergenceSettings
 def job(settings: Asked, state: JobState = "running", **changes: object) -> Job:
     """A job half-way through its evaluation."""
     made = Job(
-        id=1, kind=KINDS[type(settings)], key=settings.key(),
-        settings=asdict(settings), state=state, stage="evaluate", done=1234, total=2880, unit="tokens", rate=412.3,
-        message="20 % sparse", attempt=1, created_at=1_764_000_000.0, queued_at=1_764_000_000.0,
+        id=1,
+        kind=KINDS[type(settings)],
+        key=settings.key(),
+        settings=asdict(settings),
+        state=state,
+        stage="evaluate",
+        done=1234,
+        total=2880,
+        unit="tokens",
+        rate=412.3,
+        message="20 % sparse",
+        attempt=1,
+        created_at=1_764_000_000.0,
+        queued_at=1_764_000_000.0,
         started_at=None if state == "queued" else 1_764_000_001.0,
         finished_at=None if state in ("queued", "running") else 1_764_000_263.0,
-        heartbeat_at=None, pid=4242, exit_code=None, cancel_requested_at=None, error_kind="", error_text="",
-        error_advice="", worker="slot-0", log_path="",
-    )  # fmt: skip
+        heartbeat_at=None,
+        pid=4242,
+        exit_code=None,
+        cancel_requested_at=None,
+        error_kind="",
+        error_text="",
+        error_advice="",
+        worker="slot-0",
+        log_path="",
+    )
     return replace(made, **changes)
 
 
@@ -94,9 +109,7 @@ class FakeBackend:
 
     def _submit(self, settings: Asked) -> Job:
         self.submitted.append(settings)
-        made = job(
-            settings, "queued", id=len(self.stored_jobs) + 1, stage="", done=0, total=0, rate=None
-        )
+        made = job(settings, "queued", id=len(self.stored_jobs) + 1, stage="", done=0, total=0, rate=None)
         self.stored_jobs.insert(0, made)
         return made
 

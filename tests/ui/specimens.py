@@ -9,24 +9,13 @@ from sparsedash.schema.settings import RunSettings
 
 SETTINGS = RunSettings(sparsities_permille=(100, 200, 300))
 DENSE_WIDTHS = (1536,) * 30
-_WORDS = [
-    "letter",
-    "garden",
-    "kettle",
-    "harbour",
-    "violin",
-    "lantern",
-    "orchard",
-    "window",
-    "sister",
-    "ladder",
-]
+_WORDS = ["letter", "garden", "kettle", "harbour", "violin", "lantern", "orchard", "window", "sister", "ladder"]
 _STORY = (
     "Mara had looked for it all morning: under the bed, behind the stove, in the pockets of every coat. "
     "“You had it yesterday,” her brother said without looking up, “when you came in from the rain.” She "
     "sat down on the stairs and went through the evening again, step by step. The wet shoes, the tea, the "
     "old clock that had stopped at nine. And then she knew, and laughed, and went to fetch the"
-)  # fmt: skip
+)
 
 
 def outcome(index: int, target: str, right: bool, rng: random.Random) -> Outcome:
@@ -34,9 +23,7 @@ def outcome(index: int, target: str, right: bool, rng: random.Random) -> Outcome
     probability = rng.uniform(0.3, 0.9) if right else rng.uniform(0.0005, 0.2)
     others = rng.sample([word for word in _WORDS if word != target], 4)
     rest = sorted((rng.uniform(0.001, 0.25) for _ in others), reverse=True)
-    top = [
-        (f" {word}", share * (1 - probability)) for word, share in zip(others, rest, strict=True)
-    ]
+    top = [(f" {word}", share * (1 - probability)) for word, share in zip(others, rest, strict=True)]
     top.append((f" {target}", probability))
     if not right:
         top[0] = (top[0][0], 0.25 + probability)
@@ -54,9 +41,7 @@ def outcome(index: int, target: str, right: bool, rng: random.Random) -> Outcome
     )
 
 
-def record(
-    verdicts: list[bool], permille: int = 0, method: MethodSettings | None = None, seed: int = 0
-) -> Record:
+def record(verdicts: list[bool], permille: int = 0, method: MethodSettings | None = None, seed: int = 0) -> Record:
     """A record with these verdicts; sparse when permille is given."""
     rng = random.Random(seed + permille)
     method = method or MethodSettings()
@@ -72,9 +57,7 @@ def record(
         layer_errors=tuple(permille / 4000 for _ in DENSE_WIDTHS),
         held_out_errors=tuple(permille / 3500 for _ in DENSE_WIDTHS),
     )
-    outcomes = tuple(
-        outcome(i, _WORDS[i % len(_WORDS)], right, rng) for i, right in enumerate(verdicts)
-    )
+    outcomes = tuple(outcome(i, _WORDS[i % len(_WORDS)], right, rng) for i, right in enumerate(verdicts))
     return Record(
         key=f"{method.saliency}-{method.compensation}-{permille}-{seed}",
         model=SETTINGS.model,
@@ -112,8 +95,7 @@ def run(
     for method in settings.methods:
         harm = 1.0 if method.compensation == "least-squares" else 1.7
         records += [
-            record(harmed(dense, round(permille * harm)), permille, method)
-            for permille in settings.sparsities_permille
+            record(harmed(dense, round(permille * harm)), permille, method) for permille in settings.sparsities_permille
         ]
     records = records if n_sparse is None else records[: 1 + n_sparse]
     found = Run(

@@ -33,9 +33,14 @@ def test_a_data_folder_that_cannot_be_used_is_said_in_words(name, monkeypatch):
 
 
 HOSTILE = (
-    "<img src=x onerror=alert(1)>", "**bold** [x](javascript:alert(1))", ":red[x] :material/delete: $x$",
-    "abc\u202egnp", "nul\x00byte", "👩‍🚀 \ud83d", "</p></div><style>*{display:none}</style>",
-)  # fmt: skip
+    "<img src=x onerror=alert(1)>",
+    "**bold** [x](javascript:alert(1))",
+    ":red[x] :material/delete: $x$",
+    "abc\u202egnp",
+    "nul\x00byte",
+    "👩‍🚀 \ud83d",
+    "</p></div><style>*{display:none}</style>",
+)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -43,12 +48,14 @@ def test_text_from_models_and_files_is_shown_as_text(text, open_page, backend):
     run, records = specimens.run()
     hostile = tuple(
         replace(
-            outcome, target=text, answer=text,
+            outcome,
+            target=text,
+            answer=text,
             tokens=tuple(replace(t, text=text) for t in outcome.tokens),
             top=tuple(replace(c, text=text) for c in outcome.top),
         )
         for outcome in records[0].outcomes
-    )  # fmt: skip
+    )
     backend.add_run((run, [replace(record, outcomes=hostile) for record in records]))
     stored = backend.stored_passages["passages"]
     backend.stored_passages["passages"] = replace(stored, contexts=(text,) * 120)

@@ -17,13 +17,7 @@ def headers_of(scope_type: str) -> dict[str, str]:
     sent = []
 
     async def app(scope, receive, send):
-        await send(
-            {
-                "type": f"{scope_type}.response.start",
-                "status": 200,
-                "headers": [(b"x-own", b"kept")],
-            }
-        )
+        await send({"type": f"{scope_type}.response.start", "status": 200, "headers": [(b"x-own", b"kept")]})
 
     async def send(message):
         sent.append(message)
@@ -70,9 +64,7 @@ def test_health_fails_while_the_data_folder_cannot_be_used(monkeypatch):
     assert json.loads(answer.body)["problem"] == "no room"
 
 
-def test_jobs_are_reconciled_while_the_server_lives_and_a_failure_does_not_end_that(
-    monkeypatch, caplog
-):
+def test_jobs_are_reconciled_while_the_server_lives_and_a_failure_does_not_end_that(monkeypatch, caplog):
     reconciled = []
 
     def reconcile():
@@ -96,7 +88,12 @@ def test_jobs_are_reconciled_while_the_server_lives_and_a_failure_does_not_end_t
 
 def test_the_overview_by_its_name_is_the_front_page_with_the_same_question():
     scope = {
-        "type": "http", "method": "GET", "scheme": "http", "server": ("127.0.0.1", 8501),
-        "path": "/overview", "query_string": b"run=a%20b", "headers": [],
-    }  # fmt: skip
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "server": ("127.0.0.1", 8501),
+        "path": "/overview",
+        "query_string": b"run=a%20b",
+        "headers": [],
+    }
     assert server.front_page(Request(scope)).headers["location"] == "/?run=a%20b"

@@ -47,7 +47,9 @@ class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which
 
 
 class CalibrationCache:
-    """What one calibration leaves: statistics, those of all inputs, sensitivities, mask gradients (of a schedule for each sparsity)."""
+    """What one calibration leaves: statistics, those of all inputs, sensitivities, mask gradients (of a schedule for
+    each sparsity).
+    """
 
     def __init__(
         self,
@@ -118,14 +120,10 @@ class CalibrationCache:
         """Put the statistics of all inputs but those of the out-projections, which are there, into the store."""
         out = self._loaded.family.out
         wanted = [
-            {number: names[0] for number, names in enumerate(groups) if out not in names}
-            for groups in self.groups
+            {number: names[0] for number, names in enumerate(groups) if out not in names} for groups in self.groups
         ]
         blocks = self._loaded.projections("decoder")
-        watched = [
-            [block[name] for name in names.values()]
-            for block, names in zip(blocks, wanted, strict=True)
-        ]
+        watched = [[block[name] for name in names.values()] for block, names in zip(blocks, wanted, strict=True)]
 
         def keep(index: int, statistics: list[Statistics]) -> None:
             for number, own in zip(wanted[index], statistics, strict=True):
@@ -196,9 +194,7 @@ class CalibrationCache:
         short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self._sequences()]
         few = first_tokens(short, SENSITIVITY_TOKENS)
         losses = sensitivities(self._loaded, few, changes, self._on_step)
-        found = [
-            loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)
-        ]
+        found = [loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)]
         # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
         usual = median([value for value in found if value > 0] or [0.0])
         return [value or usual for value in found]

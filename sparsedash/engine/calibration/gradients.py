@@ -17,12 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from sparsedash.engine.models.block_walk import (
-    Batch,
-    batches_by_length,
-    forward_replaced,
-    head_sees_only,
-)
+from sparsedash.engine.models.block_walk import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
@@ -53,17 +48,14 @@ def mask_gradients(
 ) -> list[Tensor]:
     """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's mask.
 
-    n_rounds: the sequences are read in so many parts, at most one for each of them; the dense model reads the first, with
-    all masks at 1, and the others are read with what `masks` gives after each. A channel whose mask is 0 has a derivative
-    as well, and may come back.
-    Source: arXiv:2204.09656, whose Fisher information is made of them; the rounds are those of the program behind the
-    published tables, PytorchRetrainFreePruner of neural-compressor.
+    n_rounds: the sequences are read in so many parts, at most one for each of them; the dense model reads the first,
+    with all masks at 1, and the others are read with what `masks` gives after each. A channel whose mask is 0 has a
+    derivative as well, and may come back. Source: arXiv:2204.09656, whose Fisher information is made of them; the
+    rounds are those of the program behind the published tables, PytorchRetrainFreePruner of neural-compressor.
     """
     n_rounds = min(n_rounds, len(sequences))
     ends = [len(sequences) * number // n_rounds for number in range(n_rounds + 1)]
-    rounds = [
-        _batches(loaded, sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)
-    ]
+    rounds = [_batches(loaded, sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)]
     n_batches, n_done = sum(map(len, rounds)), 0
     found = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
     watches = [_MaskGradients() for _ in loaded.mlps]
@@ -82,19 +74,16 @@ def mask_gradients(
 
 
 def sensitivities(
-    loaded: LoadedModel,
-    sequences: Sequence[Sequence[int]],
-    changes: Sequence[tuple[Tensor, Tensor]],
-    on_step: OnStep,
+    loaded: LoadedModel, sequences: Sequence[Sequence[int]], changes: Sequence[tuple[Tensor, Tensor]], on_step: OnStep
 ) -> list[float]:
     """What the model loses when one block alone is changed: the mean over the sequences of the sum over their tokens of
     the squared first-order change of the loss of the last N_LATE predictions.
 
     Those at the end, because they have the most context to lose. By the Fisher information, here the empirical one (the
-    text's own next tokens are judged, not draws from the model), this stands, up to a factor that all blocks share, for the
-    divergence from the dense model; one token at a time, since what happens at different
-    tokens is taken as unrelated, which measures steadily on little text.
-    changes: (d, m) and (d,) of each block, added to its out-projection's weight and bias.
+    text's own next tokens are judged, not draws from the model), this stands, up to a factor that all blocks share, for
+    the divergence from the dense model; one token at a time, since what happens at different tokens is taken as
+    unrelated, which measures steadily on little text. changes: (d, m) and (d,) of each block, added to its
+    out-projection's weight and bias.
     """
     device = loaded.model.device
     watches = [_ChangedLoss(weight.to(device), bias.to(device)) for weight, bias in changes]
@@ -153,9 +142,7 @@ class _ChangedLoss:
         return out.register_forward_hook(after)
 
 
-def _batches(
-    loaded: LoadedModel, sequences: Sequence[Sequence[int]], n_tokens: int
-) -> list[tuple[list[int], Batch]]:
+def _batches(loaded: LoadedModel, sequences: Sequence[Sequence[int]], n_tokens: int) -> list[tuple[list[int], Batch]]:
     pad = loaded.tokenizer.pad_token_id or 0
     return batches_by_length(sequences, n_tokens, pad, loaded.model.device)
 
@@ -189,10 +176,7 @@ def _between(on_step: OnStep, n_done: int, n_all: int) -> OnBlock:
 @contextmanager
 def _recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Inside, a block keeps only what it is given, and is run again on the way back: less memory for more time."""
-    again = [
-        partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-        for block in blocks
-    ]
+    again = [partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False) for block in blocks]
     with forward_replaced(blocks, again):
         yield
 
@@ -202,9 +186,7 @@ def _watched(loaded: LoadedModel, watches: Sequence[_Watch], real: Tensor) -> It
     embeddings: nn.Module = loaded.model.get_input_embeddings()
     # No weight needs a gradient; the embedded tokens do, so that there is a way back through all blocks.
     handles = [embeddings.register_forward_hook(lambda module, inputs, out: out.requires_grad_())]
-    handles += [
-        watch.attach(mlp.out, real) for mlp, watch in zip(loaded.mlps, watches, strict=True)
-    ]
+    handles += [watch.attach(mlp.out, real) for mlp, watch in zip(loaded.mlps, watches, strict=True)]
     try:
         yield
     finally:
@@ -229,9 +211,7 @@ def _loss(model: Any, batch: Batch, weights: Tensor) -> Tensor:
     asked = weights > 0
     with head_sees_only(model, *asked.nonzero(as_tuple=True)):
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
-    losses = nn.functional.cross_entropy(
-        logits[0].float(), batch.ids[:, 1:][asked], reduction="none"
-    )
+    losses = nn.functional.cross_entropy(logits[0].float(), batch.ids[:, 1:][asked], reduction="none")
     return (losses * weights[asked]).sum()
 
 
@@ -245,7 +225,5 @@ def unpack_gradients(data: bytes) -> Tensor:
     try:
         found: Tensor = safetensors.torch.load(data)["mask_gradients"]
     except (safetensors.SafetensorError, KeyError) as error:
-        raise CalibrationError(
-            f"Stored gradients cannot be read: {error}.", "Start the run again."
-        ) from error
+        raise CalibrationError(f"Stored gradients cannot be read: {error}.", "Start the run again.") from error
     return found

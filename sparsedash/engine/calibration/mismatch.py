@@ -115,6 +115,4 @@ def _unpack(data: bytes, token_weights: str) -> list[Sample] | None:
         inputs = [found[str(i)].float() for i in range(n_projections)]
         return [Sample(inputs=own, weights=found[token_weights]) for own in inputs]
     except (safetensors.SafetensorError, KeyError) as error:
-        raise CalibrationError(
-            f"Stored activations cannot be read: {error}.", "Start the run again."
-        ) from error
+        raise CalibrationError(f"Stored activations cannot be read: {error}.", "Start the run again.") from error

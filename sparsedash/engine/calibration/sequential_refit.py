@@ -1,7 +1,7 @@
 """Least squares on the sparse model's own activations, block after block, aimed at the dense residual stream.
 
-What the blocks before have lost arrives at a block as a shift of the residual stream; each block makes up for a share of
-it beside its own loss. Dimensions: d hidden width, m inner width, k kept channels; b, t of one batch.
+What the blocks before have lost arrives at a block as a shift of the residual stream; each block makes up for a share
+of it beside its own loss. Dimensions: d hidden width, m inner width, k kept channels; b, t of one batch.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,11 @@ def refit_sequentially(
 ) -> list[PrunedMlp]:
     """The same channels kept, with out-projections that also make up for what the blocks before them lost.
 
-    strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream. Where
-    that is given something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of the other.
-    Walks the dense and the sparse model side by side, which is three forward passes over the text: each block of the sparse
-    one is run with its dense MLP, for what that is given, and again with the refitted one. Held-out sequences are not fitted.
+    strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
+    Where that is given something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of
+    the other. Walks the dense and the sparse model side by side, which is three forward passes over the text: each
+    block of the sparse one is run with its dense MLP, for what that is given, and again with the refitted one. Held-out
+    sequences are not fitted.
     """
     device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
     numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
@@ -96,7 +97,8 @@ class _Steps:
 
 
 class _Sums:
-    """Sums over the tokens of one block, each weighted by 1 / the mean square of its dense stream, whatever the calibration
+    """Sums over the tokens of one block, each weighted by 1 / the mean square of its dense stream, whatever the
+    calibration
     says: what is aimed at is a shift of the stream, and an enormous token's shift would outweigh all others.
     """
 
@@ -105,10 +107,7 @@ class _Sums:
         weight = out_weight(mlp)
         d, m = weight.shape
         self._moment, self._shift = weight.new_zeros(m, m).float(), weight.new_zeros(d, m).float()
-        self._mean_input, self._mean_shift = (
-            weight.new_zeros(m).float(),
-            weight.new_zeros(d).float(),
-        )
+        self._mean_input, self._mean_shift = (weight.new_zeros(m).float(), weight.new_zeros(d).float())
         self._total = 0.0
 
     def add(self, inputs: Tensor, aim: Tensor, hidden: Tensor) -> None:
@@ -155,14 +154,8 @@ def unpack_narrowed(data: bytes) -> list[PrunedMlp]:
     try:
         tensors = safetensors.torch.load(data)
         return [
-            PrunedMlp(
-                tensors[f"{index}.kept"],
-                tensors[f"{index}.out_weight"],
-                tensors.get(f"{index}.out_bias"),
-            )
+            PrunedMlp(tensors[f"{index}.kept"], tensors[f"{index}.out_weight"], tensors.get(f"{index}.out_bias"))
             for index in range(sum(name.endswith(".kept") for name in tensors))
         ]
     except (safetensors.SafetensorError, KeyError) as error:
-        raise CalibrationError(
-            f"A stored sparse model cannot be read: {error}.", "Start the run again."
-        ) from error
+        raise CalibrationError(f"A stored sparse model cannot be read: {error}.", "Start the run again.") from error

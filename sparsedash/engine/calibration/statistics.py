@@ -1,4 +1,5 @@
-"""Statistics of what the projections are given over calibration text, block by block; above all the MLPs' inner activations.
+"""Statistics of what the projections are given over calibration text, block by block; above all the MLPs' inner
+activations.
 
 Dimensions: m inner width, n tokens.
 """
@@ -26,13 +27,11 @@ FEW_TOKENS_PER_CHANNEL = 20
 _COLUMNS = 512
 
 
-def calibration_sequences(
-    loaded: LoadedModel, texts: Texts, settings: CalibrationSettings
-) -> list[list[int]]:
+def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: CalibrationSettings) -> list[list[int]]:
     """Token ids of the calibration text: documents in an order drawn by the seed, at most n_samples * length tokens.
 
-    A long document is cut to `length`, a short one stays short, so that each begins as evaluated passages begin; packed,
-    what is chosen so is joined and cut again. A running text is joined first and cut into pieces of `length`.
+    A long document is cut to `length`, a short one stays short, so that each begins as evaluated passages begin;
+    packed, what is chosen so is joined and cut again. A running text is joined first and cut into pieces of `length`.
     """
     length = min(settings.length, loaded.max_length)
     budget = settings.n_samples * length
@@ -72,11 +71,15 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int) -> str | None:
     width = max(mlp.width for mlp in loaded.mlps)
     if n_tokens < MIN_TOKENS_PER_CHANNEL * width:
         raise CalibrationError(
-            f"{n_tokens:,} calibration tokens are too few for {width:,} channels; needed: {MIN_TOKENS_PER_CHANNEL} a channel.",
+            f"{n_tokens:,} calibration tokens are too few for {width:,} channels; needed: {MIN_TOKENS_PER_CHANNEL} "
+            f"a channel.",
             "Ask for more samples, longer ones, or a larger text set.",
         )
     if n_tokens < FEW_TOKENS_PER_CHANNEL * width:
-        return f"Calibrated on {n_tokens / width:.0f} tokens a channel; from {FEW_TOKENS_PER_CHANNEL} on the fit is steadier."
+        return (
+            f"Calibrated on {n_tokens / width:.0f} tokens a channel; from {FEW_TOKENS_PER_CHANNEL} on the fit is "
+            f"steadier."
+        )
     return None
 
 
@@ -107,7 +110,8 @@ def gather(
     *,
     token_weights: TokenWeights,
 ) -> None:
-    """Walk the text through the blocks and hand to `keep`, block by block, the statistics of what its modules are given.
+    """Walk the text through the blocks and hand to `keep`, block by block, the statistics of what its modules are
+    given.
 
     watched: of each block, the modules. One block's statistics are in memory at a time. Every HELD_OUT_EVERY-th
     sequence only serves the held-out sample.
@@ -145,7 +149,9 @@ class _Gathered:
         self._n_tokens, self._total_weight = 0, 0.0
 
     def see(self, activations: Tensor) -> None:
-        """What the module is given next, to be counted once the block is through; (b, t, m), or its first two as one."""
+        """What the module is given next, to be counted once the block is through; (b, t, m), or its first two
+        as one.
+        """
         self._seen = activations
 
     def add(self, fitted: Tensor, held_out: Tensor, weights: Tensor) -> None:
@@ -196,7 +202,9 @@ def _pieces(loaded: LoadedModel, text: str, length: int) -> list[list[int]]:
 
 
 def _packed(sequences: Sequence[Sequence[int]], length: int) -> list[list[int]]:
-    """The same tokens in sequences of `length`; a last one that is shorter stays where there is something to predict."""
+    """The same tokens in sequences of `length`; a last one that is shorter stays where there is something to
+    predict.
+    """
     ids = [token for own in sequences for token in own]
     pieces = [ids[i : i + length] for i in range(0, len(ids), length)]
     return [piece for piece in pieces if len(piece) >= 2]

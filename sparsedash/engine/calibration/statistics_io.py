@@ -38,9 +38,7 @@ def unpack(data: bytes) -> Statistics:
             n_tokens=int(tensors["n_tokens"]),
         )
     except (safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise CalibrationError(
-            f"Stored statistics cannot be read: {error}.", "Start the run again."
-        ) from error
+        raise CalibrationError(f"Stored statistics cannot be read: {error}.", "Start the run again.") from error
 
 
 def _fold(matrix: Tensor) -> Tensor:

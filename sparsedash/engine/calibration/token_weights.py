@@ -18,13 +18,10 @@ def equal_weights(hidden: Tensor) -> Tensor:
 def residual_weights(hidden: Tensor) -> Tensor:
     """1 / the mean square of a token's residual stream.
 
-    A later norm divides by its root, so that an error there arrives, squared, that many times smaller; the first tokens of a
-    passage, whose streams are enormous, decide nothing.
+    A later norm divides by its root, so that an error there arrives, squared, that many times smaller; the first tokens
+    of a passage, whose streams are enormous, decide nothing.
     """
     return 1 / hidden.float().square().mean(dim=-1).clamp_min(1e-20)
 
 
-TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "equal": equal_weights,
-    "residual": residual_weights,
-}
+TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {"equal": equal_weights, "residual": residual_weights}

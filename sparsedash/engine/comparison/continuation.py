@@ -55,13 +55,9 @@ def _write(writers: Sequence["Writer"], n_tokens: int, on_step: OnStep, on_text:
             return
 
 
-def _keep(
-    settings: ContinuationSettings, writers: Sequence["Writer"], store: Store, stopped: bool
-) -> Continuation:
+def _keep(settings: ContinuationSettings, writers: Sequence["Writer"], store: Store, stopped: bool) -> Continuation:
     left, right = (writer.text for writer in writers)
-    both = Continuation(
-        key=settings.key(), prompt=settings.prompt, left=left, right=right, stopped=stopped
-    )
+    both = Continuation(key=settings.key(), prompt=settings.prompt, left=left, right=right, stopped=stopped)
     store.put(both.key, both)
     return both
 
@@ -122,13 +118,7 @@ class Writer:
         if self._settings.temperature_percent == 0:
             return int(logits.argmax())
         # The largest of logits with Gumbel noise is a draw from their distribution.
-        noise = (
-            -torch.rand(logits.shape, generator=self._luck)
-            .clamp_(1e-20, 1 - 1e-7)
-            .log()
-            .neg()
-            .log()
-        )
+        noise = -torch.rand(logits.shape, generator=self._luck).clamp_(1e-20, 1 - 1e-7).log().neg().log()
         return int((logits / (self._settings.temperature_percent / 100) + noise).argmax())
 
 

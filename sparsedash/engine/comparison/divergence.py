@@ -18,10 +18,7 @@ CHUNK_LOGITS = 2**24
 
 
 def measure_divergence(
-    settings: DivergenceSettings,
-    store: Store,
-    pair_cache: ModelPairCache,
-    on_step: OnStep = ignore_steps,
+    settings: DivergenceSettings, store: Store, pair_cache: ModelPairCache, on_step: OnStep = ignore_steps
 ) -> Divergence:
     """The two models of the records over the text, its end where it is too long for one; kept under the settings' key.
 
@@ -37,9 +34,7 @@ def measure_divergence(
 
 
 @torch.inference_mode()
-def _measured(
-    both: tuple[RecordModel, RecordModel], settings: DivergenceSettings, on_step: OnStep
-) -> Divergence:
+def _measured(both: tuple[RecordModel, RecordModel], settings: DivergenceSettings, on_step: OnStep) -> Divergence:
     left, right = (record_model.loaded for record_model in both)
     ids = _ids(left, settings.text)
     if ids != _ids(right, settings.text):
@@ -49,9 +44,7 @@ def _measured(
         )
     start = max(0, len(ids) - min(left.max_length, right.max_length))
     parts = _parts(left, settings.text, ids)
-    rows = zip(
-        _distributions(both[0], ids[start:]), _distributions(both[1], ids[start:]), strict=True
-    )
+    rows = zip(_distributions(both[0], ids[start:]), _distributions(both[1], ids[start:]), strict=True)
     places: list[Place] = []
     for of_left, of_right in rows:
         on_step(Step("diverge", len(places), len(ids) - start - 1, unit="tokens"))

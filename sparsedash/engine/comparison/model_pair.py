@@ -1,6 +1,7 @@
 """The models of two records, ready to be run in turn: a sparse one is the dense one with some of its weights exchanged.
 
-Exchanging is by reference and takes less than a millisecond, so two models made of one can write token by token in turn.
+Exchanging is by reference and takes less than a millisecond, so two models made of one can write token by token in
+turn.
 """
 
 import gc
@@ -73,9 +74,7 @@ class ModelPairCache:
         self._kept: dict[str, RecordModel] = {}
 
     @contextmanager
-    def pair(
-        self, keys: tuple[str, str], store: Store, on_step: OnStep
-    ) -> Iterator[tuple[RecordModel, RecordModel]]:
+    def pair(self, keys: tuple[str, str], store: Store, on_step: OnStep) -> Iterator[tuple[RecordModel, RecordModel]]:
         """Inside, the models of the records with these keys; after it, what is loaded is dense, however it was left.
 
         Raises JobError when a record is gone or its model has changed.
@@ -99,9 +98,7 @@ class ModelPairCache:
 
     def _let_others_go(self, models: set[tuple[str, str]]) -> None:
         """Before another model is read: more than the two that are needed may not fit."""
-        others = [
-            k for k, s in self._kept.items() if (s.loaded.identity, s.loaded.dtype) not in models
-        ]
+        others = [k for k, s in self._kept.items() if (s.loaded.identity, s.loaded.dtype) not in models]
         for key in others:
             del self._kept[key]
         if others:
@@ -134,9 +131,7 @@ def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> R
         settings = replace(settings, calibration=record.pruned.calibration)
     stages = Stages(settings, store, on_step, shelf)
     if stages.source.identity != record.model_identity:
-        raise JobError(
-            f"{record.model} is not what it was when this result was made.", "Run it again."
-        )
+        raise JobError(f"{record.model} is not what it was when this result was made.", "Run it again.")
     if record.pruned is None:
         return RecordModel(stages.loaded)
     method = record.pruned.method

@@ -17,11 +17,7 @@ _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 
 
 def finish_words(
-    loaded: LoadedModel,
-    mask: Tensor,
-    cache: Cache,
-    n_context: Sequence[int],
-    begun: Sequence[list[int] | None],
+    loaded: LoadedModel, mask: Tensor, cache: Cache, n_context: Sequence[int], begun: Sequence[list[int] | None]
 ) -> list[str | None]:
     """The first word that each row goes on to write, greedily.
 
@@ -35,10 +31,7 @@ def finish_words(
         # The columns of target tokens after the first wrong one were read, but the model did not write them.
         lengths = [n_context[row] + len(written[row]) - 1 for row in rows]
         _write_on(loaded, _align_right_(cache, lengths, mask.device), cache, rows, written)
-    return [
-        _first_word(loaded.tokenizer.decode(written[row])) if row in written else None
-        for row in range(len(begun))
-    ]
+    return [_first_word(loaded.tokenizer.decode(written[row])) if row in written else None for row in range(len(begun))]
 
 
 def _align_right_(cache: Cache, lengths: Sequence[int], device: torch.device) -> Tensor:
@@ -53,16 +46,12 @@ def _align_right_(cache: Cache, lengths: Sequence[int], device: torch.device) ->
     for layer in cache.layers:
         for name in ("keys", "values"):
             held = getattr(layer, name)
-            where = columns.clamp(min=0)[:, None, :, None].expand(
-                -1, held.shape[1], -1, held.shape[3]
-            )
+            where = columns.clamp(min=0)[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
             setattr(layer, name, held.gather(2, where))
     return (columns >= 0).long()
 
 
-def _write_on(
-    loaded: LoadedModel, mask: Tensor, cache: Cache, rows: list[int], written: dict[int, list[int]]
-) -> None:
+def _write_on(loaded: LoadedModel, mask: Tensor, cache: Cache, rows: list[int], written: dict[int, list[int]]) -> None:
     """Append tokens to `written` for these rows, in place. mask: (r, t) of just these rows."""
     takes_positions = "position_ids" in inspect.signature(loaded.model.forward).parameters
     going_on = list(range(len(rows)))
@@ -70,9 +59,7 @@ def _write_on(
         last = torch.tensor([[written[row][-1]] for row in rows], device=mask.device)
         extra = {"position_ids": mask.sum(dim=1, keepdim=True)} if takes_positions else {}
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        output = loaded.model(
-            input_ids=last, attention_mask=mask, cache=cache, use_cache=True, **extra
-        )
+        output = loaded.model(input_ids=last, attention_mask=mask, cache=cache, use_cache=True, **extra)
         choices = output.logits[:, -1].argmax(dim=-1).tolist()
         for i in going_on:
             written[rows[i]].append(choices[i])

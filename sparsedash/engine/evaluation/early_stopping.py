@@ -12,10 +12,11 @@ _ORDER_SEED = 0
 
 
 def chunks(n_passages: int) -> list[list[int]]:
-    """The positions 0 to n_passages - 1, shuffled, cut where an evaluation may stop: each later part is a quarter of all before.
+    """The positions 0 to n_passages - 1, shuffled, cut where an evaluation may stop: each later part is a quarter of
+    all before.
 
-    So the passages answered at a cut are a fair sample, whatever their lengths; and short parts, whose batches hold more
-    padding, come only while little has been answered. Every model is asked in the same order.
+    So the passages answered at a cut are a fair sample, whatever their lengths; and short parts, whose batches hold
+    more padding, come only while little has been answered. Every model is asked in the same order.
     """
     order = list(range(n_passages))
     Random(_ORDER_SEED).shuffle(order)

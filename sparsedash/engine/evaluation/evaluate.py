@@ -3,9 +3,9 @@
 The rule is the common harness's `lambada_openai`: context = text up to the last space, target = " " + last word, target
 tokens = enc(context + target) after enc(context); right when each of them is the model's first choice.
 
-The published runs judged the last token alone, over passages padded or cut to 196 tokens. The answer to a passage of 197 is
-still the prediction after the last token that was read. That to a longer one was looked for at a place that does not belong
-to it, near the beginning: the `published` rule counts it as wrong, where the run could be right by chance.
+The published runs judged the last token alone, over passages padded or cut to 196 tokens. The answer to a passage of
+197 is still the prediction after the last token that was read. That to a longer one was looked for at a place that does
+not belong to it, near the beginning: the `published` rule counts it as wrong, where the run could be right by chance.
 """
 
 import time
@@ -88,8 +88,7 @@ def evaluate(
     message: which model this is, for the progress line.
     """
     questions = [
-        _question(loaded, context, target)
-        for context, target in zip(passages.contexts, passages.targets, strict=True)
+        _question(loaded, context, target) for context, target in zip(passages.contexts, passages.targets, strict=True)
     ]
     asked = _Asked(loaded, passages, questions, rule)
     outcomes: dict[int, Outcome] = {}
@@ -170,9 +169,7 @@ def _question(loaded: LoadedModel, context: str, target: str) -> _Question:
     return _Question(whole[start:n_context], whole[n_context:])
 
 
-def _answer(
-    loaded: LoadedModel, questions: Sequence[_Question], batch: Batch
-) -> list[tuple[TargetScore, str]]:
+def _answer(loaded: LoadedModel, questions: Sequence[_Question], batch: Batch) -> list[tuple[TargetScore, str]]:
     rows = [row for row, question in enumerate(questions) for _ in question.target]
     columns = [len(q.context) - 1 + i for q in questions for i in range(len(q.target))]
     device = batch.ids.device
@@ -188,11 +185,7 @@ def _answer(
         )
     scores = list(target_scores(output.logits[0].float(), [q.target for q in questions]))
     words = finish_words(
-        loaded,
-        batch.mask,
-        cache,
-        [len(q.context) for q in questions],
-        [score.first_wrong for score in scores],
+        loaded, batch.mask, cache, [len(q.context) for q in questions], [score.first_wrong for score in scores]
     )
     return [
         (score, loaded.tokenizer.decode(score.target) if word is None else word)

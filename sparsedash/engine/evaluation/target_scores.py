@@ -56,9 +56,7 @@ def target_scores(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[Targ
         start = stop
 
 
-def outcome(
-    decode: Callable[[list[int]], str], index: int, target: str, score: TargetScore, answer: str
-) -> Outcome:
+def outcome(decode: Callable[[list[int]], str], index: int, target: str, score: TargetScore, answer: str) -> Outcome:
     """The verdict in words, with the word that the model wrote. decode: token ids to text."""
     texts = [decode([token]) for token in score.target]
     return Outcome(
@@ -70,9 +68,7 @@ def outcome(
         log_likelihood=sum(score.log_likelihoods),
         tokens=tuple(
             TargetToken(text=text, log_likelihood=log_likelihood, rank=rank)
-            for text, log_likelihood, rank in zip(
-                texts, score.log_likelihoods, score.ranks, strict=True
-            )
+            for text, log_likelihood, rank in zip(texts, score.log_likelihoods, score.ranks, strict=True)
         ),
         top=tuple(
             Candidate(text=decode([token]), probability=probability)

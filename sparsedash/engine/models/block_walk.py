@@ -32,9 +32,7 @@ class _Walked:
 class BlockWalk:
     """Takes batches through the decoder blocks, one block at a time over all of them."""
 
-    def __init__(
-        self, body: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Batch]
-    ) -> None:
+    def __init__(self, body: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Batch]) -> None:
         """body: the model without its output head. Runs the embeddings, none of the blocks."""
         self._blocks = blocks
         tuples = _returns_tuples(body, blocks, batches[0])
@@ -60,9 +58,7 @@ class BlockWalk:
 
 
 @contextmanager
-def capture_inputs(
-    modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tensor], None]]
-) -> Iterator[None]:
+def capture_inputs(modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tensor], None]]) -> Iterator[None]:
     """Inside, every module hands what it is given to its sink before it runs."""
     handles = [
         module.register_forward_pre_hook(lambda _, inputs, s=sink: s(inputs[0]))
@@ -105,9 +101,7 @@ def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Itera
 def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> bool:
     """Whether the blocks of this family return (hidden,) or hidden, seen on one token."""
     seen: list[bool] = []
-    handle = blocks[0].register_forward_hook(
-        lambda module, inputs, output: seen.append(isinstance(output, tuple))
-    )
+    handle = blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(isinstance(output, tuple)))
     try:
         body(input_ids=batch.ids[:1, :1], use_cache=False)
     finally:

@@ -15,7 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-# The HTTP library under the hub's client has another name in every other version; this is what its errors have in common.
+# The HTTP library under the hub's client has another name in every other version; this is what its errors have in
+# common.
 from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]
 
 from sparsedash.catalog.choices import BUILTIN_MODEL
@@ -36,8 +37,8 @@ def reachable() -> bool:
 def fetch(reference: str, revision: str, *patterns: str) -> Path:
     """The folder of one commit, which it is named by, with the files that match. Those in subfolders are other formats.
 
-    reference: owner/name, or with @revision; only its name counts. revision: branch, tag or commit; empty for the usual one.
-    What has arrived is not fetched again. Raises ModelError.
+    reference: owner/name, or with @revision; only its name counts. revision: branch, tag or commit; empty for the usual
+    one. What has arrived is not fetched again. Raises ModelError.
     """
     name = reference.partition("@")[0]
     try:

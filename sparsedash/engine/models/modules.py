@@ -26,9 +26,7 @@ def blocks_of(model: nn.Module, family: Family) -> list[nn.Module]:
     try:
         return list(model.get_submodule(family.blocks).children())
     except AttributeError as error:
-        raise ModelError(
-            f"The model has no decoder blocks at {family.blocks!r}: {error}."
-        ) from error
+        raise ModelError(f"The model has no decoder blocks at {family.blocks!r}: {error}.") from error
 
 
 def mlps_of(model: nn.Module, family: Family) -> list[Mlp]:

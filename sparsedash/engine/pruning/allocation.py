@@ -1,7 +1,7 @@
 """How much each block gives. One function and one row add a way.
 
-Every function returns the kept channels of each block: a multiple of the method's width multiple, at least one multiple, or
-all. Nothing asked means nothing removed. Requested and reached sparsity can differ by the rounding.
+Every function returns the kept channels of each block: a multiple of the method's width multiple, at least one
+multiple, or all. Nothing asked means nothing removed. Requested and reached sparsity can differ by the rounding.
 """
 
 import math
@@ -33,9 +33,7 @@ def uniform(blocks: Sequence[ChannelScores], permille: int, method: MethodSettin
     return [_nearest(block.width, permille, method.width_multiple) for block in blocks]
 
 
-def global_by_score(
-    blocks: Sequence[ChannelScores], permille: int, method: MethodSettings
-) -> list[int]:
+def global_by_score(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
     """As many of each block as are among the highest scores of the whole model.
 
     Source: arXiv:2204.09656 for Fisher scores, which can be compared across blocks; few others can.
@@ -43,9 +41,7 @@ def global_by_score(
     return _by_threshold([block.scores for block in blocks], permille, method.width_multiple)
 
 
-def standardised(
-    blocks: Sequence[ChannelScores], permille: int, method: MethodSettings
-) -> list[int]:
+def standardised(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
     """The same with each block's scores in standard deviations from their mean, so that they can be compared.
 
     Source: FLAP, arXiv:2312.11983.
@@ -54,9 +50,7 @@ def standardised(
     return _by_threshold(scores, permille, method.width_multiple)
 
 
-def by_sensitivity(
-    blocks: Sequence[ChannelScores], permille: int, method: MethodSettings
-) -> list[int]:
+def by_sensitivity(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
     """Part of the way, the method's blend, from the uniform widths to those that cost the model least.
 
     Half of it by default: measured on little text, sensitivity is half believed.

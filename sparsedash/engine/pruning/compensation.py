@@ -48,10 +48,9 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, T
     return fitted.float(), shifted.float()
 
 
-def makeup(
-    moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor | None = None
-) -> Tensor:
-    """(d, k) to add to the kept columns, so that they make up for those that go: (W_P H_PK + shift_K) (H_KK + lam I)^-1.
+def makeup(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor | None = None) -> Tensor:
+    """(d, k) to add to the kept columns, so that they make up for those that go: (W_P H_PK + shift_K) (H_KK + lam
+    I)^-1.
 
     moment: (m, m). weight: (d, m). shift: (d, m), the mean of y x^T where the output is to move by y besides.
     """
@@ -64,7 +63,9 @@ def makeup(
 
 @dataclass(frozen=True)
 class Compensation:
-    """refit: the new out-projection and bias of one layer by its own statistics. errors: what is lost then, see losses.py.
+    """refit: the new out-projection and bias of one layer by its own statistics.
+
+    errors: what is lost then, see losses.py.
 
     sequential: refitted once more, block after block, on the sparse model's own activations.
     """

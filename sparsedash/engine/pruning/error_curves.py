@@ -1,8 +1,8 @@
 """What the output of one MLP loses as it keeps fewer of its channels, for every number of them at once.
 
-Dimensions: d hidden width, m inner width. Every function takes the channels in the order in which they are kept, (m,), the
-best first, and returns (m + 1,) float64: the mean squared error of the output over the calibration tokens with the first
-k channels kept, for k = 0 to m.
+Dimensions: d hidden width, m inner width. Every function takes the channels in the order in which they are kept, (m,),
+the best first, and returns (m + 1,) float64: the mean squared error of the output over the calibration tokens with the
+first k channels kept, for k = 0 to m.
 """
 
 import torch
@@ -25,8 +25,8 @@ def bias_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
 def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
     """Where what stays is refitted; what the ridge adds to the error by how far it lets weights move is in it.
 
-    With H + R = L L^T in this order and R the ridge, keeping k leaves W_P (S - R_P) W_P^T, where S is the trailing block of
-    L times its transpose. So column c of W L is lost by every k <= c: one factorisation gives all.
+    With H + R = L L^T in this order and R the ridge, keeping k leaves W_P (S - R_P) W_P^T, where S is the trailing
+    block of L times its transpose. So column c of W L is lost by every k <= c: one factorisation gives all.
     """
     factor, ridge = damped_factor(layer.moment()[order][:, order], damping)
     weight = layer.out_weight.double()[:, order]

@@ -85,9 +85,9 @@ class CalibrationData:
 
     statistics: of the MLP's inner activations. inputs: of what all projections are given, with the names of those that
     are given the same; asked only where single weights go. mask_gradients: see Layer; asked only where the saliency
-    needs it. sensitivities: what the model loses with one unit of mean squared error at each block's output; asked only where
-    the allocation needs it. weighed: what was found out of the channels so far, by what it depends on; one elimination
-    serves every sparsity.
+    needs it. sensitivities: what the model loses with one unit of mean squared error at each block's output; asked only
+    where the allocation needs it. weighed: what was found out of the channels so far, by what it depends on; one
+    elimination serves every sparsity.
     """
 
     statistics: Callable[[int], Statistics]
@@ -97,9 +97,7 @@ class CalibrationData:
     weighed: dict[tuple[object, ...], list[ChannelScores]] = field(default_factory=dict)
 
 
-def layer_of(
-    mlp: Mlp, known: Statistics, seed: int = 0, mask_gradients: Tensor | None = None
-) -> Layer:
+def layer_of(mlp: Mlp, known: Statistics, seed: int = 0, mask_gradients: Tensor | None = None) -> Layer:
     """One MLP with its statistics, on the CPU; what is computed with in float32."""
     bias = mlp.out.bias
     return Layer(

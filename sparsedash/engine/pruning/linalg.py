@@ -16,16 +16,15 @@ def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE) ->
     return damped_factor(moment, damping, rounding)[0]
 
 
-def damped_factor(
-    moment: Tensor, damping: float, rounding: float = SINGLE
-) -> tuple[Tensor, Tensor]:
-    """Lower Cholesky factor (m, m) of moment + R, and the diagonal (m,) of R: lam = damping * median of moment's diagonal.
+def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE) -> tuple[Tensor, Tensor]:
+    """Lower Cholesky factor (m, m) of moment + R, and the diagonal (m,) of R: lam = damping * median of moment's
+    diagonal.
 
-    The median, because a few enormous activations must not decide it. Where the factorisation fails, each of the diagonal
-    grows by its own rounding first: channels that are enormous at the same tokens are collinear, and rounding alone makes them
-    contradict each other. After that the damping grows tenfold while it fails.
-    moment: (m, m) float64, symmetric. rounding: relative, of what the moment was summed in.
-    Raises CalibrationError when it still fails, or when the moment is not finite.
+    The median, because a few enormous activations must not decide it. Where the factorisation fails, each of the
+    diagonal grows by its own rounding first: channels that are enormous at the same tokens are collinear, and rounding
+    alone makes them contradict each other. After that the damping grows tenfold while it fails. moment: (m, m) float64,
+    symmetric. rounding: relative, of what the moment was summed in. Raises CalibrationError when it still fails, or
+    when the moment is not finite.
     """
     _require_finite(moment)
     diagonal = moment.diagonal()
@@ -43,8 +42,7 @@ def damped_factor(
         if not failed:
             return factor, ridge
     raise CalibrationError(
-        "The least squares could not be solved even with heavy damping.",
-        "Calibrate on more or more varied text.",
+        "The least squares could not be solved even with heavy damping.", "Calibrate on more or more varied text."
     )
 
 
@@ -56,8 +54,7 @@ def energy(weight: Tensor, moment: Tensor) -> float:
 def _require_finite(moment: Tensor) -> None:
     if not torch.isfinite(moment).all():
         raise CalibrationError(
-            "The calibration statistics hold values that are not finite.",
-            "Calibrate in float32, or on other text.",
+            "The calibration statistics hold values that are not finite.", "Calibrate in float32, or on other text."
         )
 
 

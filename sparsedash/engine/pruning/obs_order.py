@@ -47,7 +47,8 @@ def elimination_order(layer: Layer, damping: float = DAMPING) -> Tensor:
 
 
 def _next(weight: Tensor, inverse: Tensor, among: Tensor, n: int) -> Tensor:
-    """The n channels (n,) that leave next, or all: one after another, each the cheapest once those before it are mended.
+    """The n channels (n,) that leave next, or all: one after another, each the cheapest once those before it are
+    mended.
 
     So that of two that could stand in for each other only one goes. Chosen among those that are cheapest now.
     """

@@ -1,9 +1,9 @@
 """What is removed, and the shares of the model that it makes up. One row adds a pattern.
 
 `channelx1`: whole inner channels leave the network, with their rows in the inner projections and their column in the
-out-projection. Where channels go by their scores the masks are nested: what 10 % removes, 30 % removes too. All others set
-single weights to zero, which by itself makes a model neither smaller nor faster: `1x1` anywhere, `n:m` so many in every m
-neighbours of a row.
+out-projection. Where channels go by their scores the masks are nested: what 10 % removes, 30 % removes too. All others
+set single weights to zero, which by itself makes a model neither smaller nor faster: `1x1` anywhere, `n:m` so many in
+every m neighbours of a row.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """channels: whole channels leave. group, n_zero: so many zeros in every `group` neighbours of a row; 0: anywhere."""
+    """channels: whole channels leave.
+
+    group, n_zero: so many zeros in every `group` neighbours of a row; 0: anywhere.
+    """
 
     channels: bool = False
     group: int = 0
@@ -71,9 +74,7 @@ def mlp_sparsity(dense: Sequence[int], kept: Sequence[int]) -> float:
     return 1 - sum(kept) / sum(dense)
 
 
-def matmul_ratio(
-    dense: Sequence[int], kept: Sequence[int], weights_per_channel: Sequence[int], total: int
-) -> float:
+def matmul_ratio(dense: Sequence[int], kept: Sequence[int], weights_per_channel: Sequence[int], total: int) -> float:
     """Removed weights / all weights of Linear and Conv layers, output head included.
 
     weights_per_channel: of each block, over all its MLP's projections. total: in the dense model.

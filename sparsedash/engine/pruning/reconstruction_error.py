@@ -18,13 +18,14 @@ from sparsedash.schema.method_settings import MethodSettings
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrunedModel:
-    """How every MLP is narrowed, or which weights its projections have instead, and the share of its output that is lost.
+    """How every MLP is narrowed, or which weights its projections have instead, and the share of its output that is
+    lost.
 
     narrowed: empty where single weights go. masked: of each block the new weights (out, in) by projection; empty where
     channels go. Of projections the shares are averaged.
-    layer_errors: on the calibration tokens. held_out_errors: on tokens kept out of the fit; far larger means overfitted;
-    empty when none were kept out. uncompensated_errors: on the calibration tokens, had the kept weights stayed as they
-    are. sensitivities: see CalibrationData; empty where the method did not ask for them.
+    layer_errors: on the calibration tokens. held_out_errors: on tokens kept out of the fit; far larger means
+    overfitted; empty when none were kept out. uncompensated_errors: on the calibration tokens, had the kept weights
+    stayed as they are. sensitivities: see CalibrationData; empty where the method did not ask for them.
     """
 
     narrowed: list[PrunedMlp] = field(default_factory=list)
@@ -65,7 +66,8 @@ def passage_errors(
 ) -> list[float]:
     """What each narrowed MLP loses on passages of the evaluation.
 
-    samples: gives a list of one, the inner activations of the dense model's block, or None; without them there are no errors.
+    samples: gives a list of one, the inner activations of the dense model's block, or None; without them there are no
+    errors.
     """
     found = []
     for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
@@ -77,7 +79,10 @@ def passage_errors(
 
 
 def share_lost(dense: Tensor, sparse: Tensor, moment: Tensor) -> float:
-    """Share of a projection's output energy that is lost, from the second moment of its inputs. dense, sparse: (n, d)."""
+    """Share of a projection's output energy that is lost, from the second moment of its inputs.
+
+    dense, sparse: (n, d).
+    """
     whole = energy(dense, moment)
     return max(0.0, energy(sparse - dense, moment) / whole) if whole > 0 else 0.0
 

@@ -15,7 +15,8 @@ DAMPING = 0.01
 
 
 def reference_change(layer: Layer) -> tuple[Tensor, Tensor]:
-    """(d, m) added to the out-projection and (d,) to its bias when a quarter of the channels goes and the rest is refitted.
+    """(d, m) added to the out-projection and (d,) to its bias when a quarter of the channels goes and the rest is
+    refitted.
 
     A quarter of those that are ever active: behind a ReLU many are not, and without those nothing would be missing.
     """

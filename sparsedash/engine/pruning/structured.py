@@ -61,10 +61,7 @@ def choose(
 
 
 def score_channels(
-    mlps: list[Mlp],
-    calibration: CalibrationData,
-    method: MethodSettings,
-    on_layer: Callable[[int, int], None],
+    mlps: list[Mlp], calibration: CalibrationData, method: MethodSettings, on_layer: Callable[[int, int], None]
 ) -> list[ChannelScores]:
     """What every block has to give, whatever the sparsity; found out once for methods that ask for the same."""
     needs_losses = ALLOCATIONS[method.allocation].needs_losses
@@ -87,21 +84,14 @@ def score_channels(
     return calibration.weighed[asked]
 
 
-def _layer(
-    mlp: Mlp,
-    calibration: CalibrationData,
-    index: int,
-    method: MethodSettings,
-    *,
-    refits: bool = True,
-) -> Layer:
-    """One MLP with what is asked of it; without refitting, gradients alone may do, and the statistics stay where they are."""
+def _layer(mlp: Mlp, calibration: CalibrationData, index: int, method: MethodSettings, *, refits: bool = True) -> Layer:
+    """One MLP with what is asked of it; without refitting, gradients alone may do, and the statistics stay where they
+    are.
+    """
     by_gradient = SALIENCIES[method.saliency].by_gradient
     needs_statistics = refits or not by_gradient or ALLOCATIONS[method.allocation].needs_losses
     known = calibration.statistics(index) if needs_statistics else _UNKNOWN
-    return layer_of(
-        mlp, known, method.seed + index, calibration.mask_gradients(index) if by_gradient else None
-    )
+    return layer_of(mlp, known, method.seed + index, calibration.mask_gradients(index) if by_gradient else None)
 
 
 _UNKNOWN = Statistics(

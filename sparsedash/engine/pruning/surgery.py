@@ -85,17 +85,13 @@ def weight_of(module: nn.Linear) -> Tensor:
 
 
 @contextmanager
-def reweighted(
-    projections: list[dict[str, nn.Linear]], weights: list[dict[str, Tensor]]
-) -> Iterator[None]:
+def reweighted(projections: list[dict[str, nn.Linear]], weights: list[dict[str, Tensor]]) -> Iterator[None]:
     """The projections have these weights (out, in) inside the `with`, and their own again after it.
 
     Both name each block's projections; one that has no new weight stays as it is.
     """
     changed = [
-        (block[name], weight)
-        for block, own in zip(projections, weights, strict=True)
-        for name, weight in own.items()
+        (block[name], weight) for block, own in zip(projections, weights, strict=True) for name, weight in own.items()
     ]
     dense = [(module, module.weight) for module, _ in changed]
     try:

@@ -7,11 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.engine.pruning.layer import CalibrationData, Sample, Statistics
-from sparsedash.engine.pruning.reconstruction_error import (
-    PrunedModel,
-    share_lost,
-    share_lost_of_sample,
-)
+from sparsedash.engine.pruning.reconstruction_error import PrunedModel, share_lost, share_lost_of_sample
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.engine.pruning.weight_saliency import inverse_factor, needs_factor, sparse_weight
 from sparsedash.schema.method_settings import MethodSettings
@@ -58,18 +54,15 @@ def weight_passage_errors(
 ) -> list[float]:
     """What the projections of each block lose on passages of the evaluation, averaged.
 
-    groups: of each block, the names that are given the same. samples: gives one of each of them, in this order, or None.
+    groups: of each block, the names that are given the same. samples: gives one of each of them, in this order, or
+    None.
     """
     found = []
     for index, (block, new) in enumerate(zip(projections, masked, strict=True)):
         found_here = samples(index)
         if found_here is None:
             return []
-        given = {
-            name: sample
-            for names, sample in zip(groups[index], found_here, strict=True)
-            for name in names
-        }
+        given = {name: sample for names, sample in zip(groups[index], found_here, strict=True) for name in names}
         lost = [
             share_lost_of_sample(weight_of(block[name]).float().cpu(), weight.float(), given[name])
             for name, weight in new.items()
@@ -78,9 +71,7 @@ def weight_passage_errors(
     return found
 
 
-def _sparse(
-    together: Projections, known: Statistics, method: MethodSettings, permille: int
-) -> dict[str, Tensor]:
+def _sparse(together: Projections, known: Statistics, method: MethodSettings, permille: int) -> dict[str, Tensor]:
     """The new weights, (out, in) float32, of projections that are given the same."""
     if not together:
         return {}

@@ -20,7 +20,10 @@ BLOCK = 128
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Columns:
-    """What a criterion knows of some inputs. sizes: (d,), root of their mean square. pivots: (d,), see `inverse_factor`."""
+    """What a criterion knows of some inputs.
+
+    sizes: (d,), root of their mean square. pivots: (d,), see `inverse_factor`.
+    """
 
     sizes: Tensor
     pivots: Tensor
@@ -31,7 +34,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class WeightSaliency:
-    """score: (n, d), larger means keep. by_row: rows are compared with themselves. looks_again: at weights mended so far."""
+    """score: (n, d), larger means keep.
+
+    by_row: rows are compared with themselves. looks_again: at weights mended so far.
+    """
 
     score: Callable[[Tensor, Columns], Tensor]
     by_row: bool = False
@@ -41,13 +47,9 @@ class WeightSaliency:
 WEIGHT_SALIENCIES: dict[str, WeightSaliency] = {
     "magnitude": WeightSaliency(lambda weight, columns: weight.abs()),
     # Wanda, arXiv:2306.11695.
-    "activation-aware": WeightSaliency(
-        lambda weight, columns: weight.abs() * columns.sizes, by_row=True
-    ),
+    "activation-aware": WeightSaliency(lambda weight, columns: weight.abs() * columns.sizes, by_row=True),
     # SparseGPT, arXiv:2301.00774.
-    "obs": WeightSaliency(
-        lambda weight, columns: (weight / columns.pivots).abs(), looks_again=True
-    ),
+    "obs": WeightSaliency(lambda weight, columns: (weight / columns.pivots).abs(), looks_again=True),
 }
 
 
@@ -59,8 +61,8 @@ def needs_factor(method: MethodSettings) -> bool:
 def inverse_factor(known: Statistics, damping: float) -> Tensor:
     """Upper (d, d) float32 U with U^T U = (H + lam I)^-1, H the inputs' second moment and lam as in `damped_cholesky`.
 
-    The square of U_jj is what is left of the inverse at j when all columns before j are settled. With the columns turned
-    over, H = R R^T for an upper R, and U = R^-1: one factorisation and no inverse of an inverse.
+    The square of U_jj is what is left of the inverse at j when all columns before j are settled. With the columns
+    turned over, H = R R^T for an upper R, and U = R^-1: one factorisation and no inverse of an inverse.
     """
     turned = known.second_moment.double().flip(0, 1)
     upper = damped_cholesky(turned, damping).flip(0, 1)
@@ -89,9 +91,7 @@ def sparse_weight(
     return _mended(weight, factor, pattern, lambda part, some: gone[:, some])
 
 
-def _mended(
-    weight: Tensor, factor: Tensor, pattern: Pattern, zeros: Callable[[Tensor, slice], Tensor]
-) -> Tensor:
+def _mended(weight: Tensor, factor: Tensor, pattern: Pattern, zeros: Callable[[Tensor, slice], Tensor]) -> Tensor:
     """Column after column: what goes is made up for by the columns to its right, and theirs are looked at after that.
 
     Source: SparseGPT, arXiv:2301.00774, algorithm 1; here all layers see the dense model's activations.
@@ -105,11 +105,7 @@ def _mended(
 
 
 def _mend_block_(
-    part: Tensor,
-    factor: Tensor,
-    group: int,
-    zeros: Callable[[Tensor, slice], Tensor],
-    start: int,
+    part: Tensor, factor: Tensor, group: int, zeros: Callable[[Tensor, slice], Tensor], start: int
 ) -> Tensor:
     """Set weights of these columns to zero and mend them among themselves, in place. Returns the errors (n, b) left."""
     errors = torch.zeros_like(part)

@@ -17,7 +17,10 @@ def described(
     asked: tuple[MethodSettings, CalibrationSettings, int],
     passage_errors: Sequence[float],
 ) -> Pruned:
-    """The record's part on pruning; asked while the model is still the dense one. asked: method, calibration, per mille."""
+    """The record's part on pruning; asked while the model is still the dense one.
+
+    asked: method, calibration, per mille.
+    """
     method, calibration, permille = asked
     dense_widths = [mlp.width for mlp in loaded.mlps]
     widths = [len(narrow.kept) for narrow in made.narrowed] or dense_widths
@@ -47,14 +50,8 @@ def _shares(loaded: LoadedModel, made: PrunedModel, widths: Sequence[int]) -> tu
         gone = mlp_sparsity(dense_widths, widths)
         return gone, matmul_ratio(dense_widths, widths, per_channel, total)
     zeros = [
-        (name in loaded.family.mlp, int((weight == 0).sum()))
-        for block in made.masked
-        for name, weight in block.items()
+        (name in loaded.family.mlp, int((weight == 0).sum())) for block in made.masked for name, weight in block.items()
     ]
-    n_mlp = sum(
-        weight.numel()
-        for block in loaded.projections("mlp")
-        for weight in (p.weight for p in block.values())
-    )
+    n_mlp = sum(weight.numel() for block in loaded.projections("mlp") for weight in (p.weight for p in block.values()))
     in_mlps = sum(n for is_mlp, n in zeros if is_mlp)
     return in_mlps / n_mlp, sum(n for _, n in zeros) / total

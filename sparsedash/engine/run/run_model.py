@@ -13,15 +13,8 @@ from sparsedash.storage.store import Store
 class RunModel:
     """The dense model that a run's settings name."""
 
-    def __init__(
-        self, settings: RunSettings, store: Store, shelf: ModelShelf, run_log: RunLog
-    ) -> None:
-        self._reference, self._store, self._shelf, self._run_log = (
-            settings.model,
-            store,
-            shelf,
-            run_log,
-        )
+    def __init__(self, settings: RunSettings, store: Store, shelf: ModelShelf, run_log: RunLog) -> None:
+        self._reference, self._store, self._shelf, self._run_log = (settings.model, store, shelf, run_log)
         self.dtype = settings.dtype
 
     @property
@@ -42,9 +35,7 @@ class RunModel:
             finding = f"Finding {self._reference}{unpacked}"
             self._run_log.on_step(Step("load", 0, 1, message=finding))
             found = locate(self._reference, self._store)
-        self._store.remember(
-            f"identity/{self._reference}|{fingerprint(self._reference)}", found.identity
-        )
+        self._store.remember(f"identity/{self._reference}|{fingerprint(self._reference)}", found.identity)
         return found
 
     @cached_property

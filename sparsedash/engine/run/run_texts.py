@@ -22,9 +22,7 @@ SELF = "self"
 class RunTexts:
     """The two text sets that a run's settings name."""
 
-    def __init__(
-        self, settings: RunSettings, store: Store, model: RunModel, run_log: RunLog
-    ) -> None:
+    def __init__(self, settings: RunSettings, store: Store, model: RunModel, run_log: RunLog) -> None:
         self._calibration, self._evaluation = settings.calibration, settings.evaluation
         self._store, self._model, self._run_log = store, model, run_log
 
@@ -50,7 +48,10 @@ class RunTexts:
 
     @cached_property
     def calibration_identity(self) -> str:
-        """What tells this calibration text from others. Text by the model itself is told by the model and the settings."""
+        """What tells this calibration text from others.
+
+        Text by the model itself is told by the model and the settings.
+        """
         if self._calibration.corpus == SELF:
             key = text_key(self._model.identity, self._model.dtype, self._calibration)
             return f"{SELF}:{key}"

@@ -8,11 +8,7 @@ from functools import cached_property
 from sparsedash.catalog.memory import kept_bytes, needs_fisher
 from sparsedash.engine.calibration.cache import CacheEvicted, CalibrationCache
 from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
-from sparsedash.engine.calibration.sequential_refit import (
-    pack_narrowed,
-    refit_sequentially,
-    unpack_narrowed,
-)
+from sparsedash.engine.calibration.sequential_refit import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.engine.calibration.statistics import calibrate, few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.evaluation.evaluate import evaluate
@@ -41,9 +37,7 @@ _MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."
 class Stages:
     """What one run needs, made when it is first asked for. texts: what it reads. run_log: what it took."""
 
-    def __init__(
-        self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf
-    ) -> None:
+    def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
         self._settings, self._store = settings, store
         self.run_log = RunLog(on_step)
         self._model = RunModel(settings, store, shelf, self.run_log)
@@ -205,9 +199,7 @@ class Stages:
         if known is None:
             chosen = prune(mlps, calibration, method, permille, self._on_pruned).narrowed
             damping, strength, on_step = method.damping, method.strength, self.run_log.on_step
-            refitted = refit_sequentially(
-                self.loaded, self.sequences, chosen, damping, strength, on_step
-            )
+            refitted = refit_sequentially(self.loaded, self.sequences, chosen, damping, strength, on_step)
             known = pack_narrowed(refitted)
             self._store.put_artefact(key, known)
         return measured(mlps, calibration, method, unpack_narrowed(known))
@@ -243,9 +235,7 @@ class Stages:
             self.run_log.note_cached(f"evaluation, {label}")
         return record
 
-    def _evaluated(
-        self, key: str, made: Pruned | None, label: str, stop: StopRule | None = None
-    ) -> Record:
+    def _evaluated(self, key: str, made: Pruned | None, label: str, stop: StopRule | None = None) -> Record:
         settings, passages = self._settings, self.texts.passages
         loaded = self.loaded
         with self.run_log.timed("evaluate"):

@@ -1,10 +1,10 @@
 """Text sets for calibration and evaluation, by reference. One row adds a corpus of the hub.
 
-A small one is downloaded whole, once, into the local cache of `datasets`. Of a big one only the first texts are streamed,
-always as many, and kept beside it: either way a text set that was read once can be read without the network.
+A small one is downloaded whole, once, into the local cache of `datasets`. Of a big one only the first texts are
+streamed, always as many, and kept beside it: either way a text set that was read once can be read without the network.
 
-References: a name in the table, `builtin:cloze`, or a file (see sparsedash.storage.text_refs). `self`, text sampled from the model,
-is made by the pipeline.
+References: a name in the table, `builtin:cloze`, or a file (see sparsedash.storage.text_refs). `self`, text sampled
+from the model, is made by the pipeline.
 """
 
 import json
@@ -29,7 +29,8 @@ from sparsedash.storage.text_refs import chosen, file_of, names_file
 
 TEXTS = Path(__file__).parents[2] / "catalog" / "texts"
 
-# Each attempt asks the hub five times more by itself: with the usual twenty, a hub that is gone is waited for ten minutes.
+# Each attempt asks the hub five times more by itself: with the usual twenty, a hub that is gone is waited for ten
+# minutes.
 datasets.config.STREAMING_READ_MAX_RETRIES = 2
 
 
@@ -57,9 +58,7 @@ CORPORA: dict[str, HubCorpus] = {
     "pile-10k": HubCorpus(path="NeelNanda/pile-10k", split="train"),
     "the_pile": HubCorpus(path="monology/pile-uncopyrighted", split="train", n_streamed=10_000),
     "c4": HubCorpus(path="allenai/c4", config="en", split="train", n_streamed=10_000),
-    "wikitext-2": HubCorpus(
-        path="Salesforce/wikitext", config="wikitext-2-raw-v1", split="train", running=True
-    ),
+    "wikitext-2": HubCorpus(path="Salesforce/wikitext", config="wikitext-2-raw-v1", split="train", running=True),
 }
 
 
@@ -85,9 +84,7 @@ def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
         found, running = _read_hub(reference, CORPORA[reference]), CORPORA[reference].running
     else:
         names = ", ".join([BUILTIN_CLOZE, *sorted(CORPORA)])
-        raise CorpusError(
-            f"There is no text set {reference!r}; possible: {names}, file:PATH, upload:NAME@HASH."
-        )
+        raise CorpusError(f"There is no text set {reference!r}; possible: {names}, file:PATH, upload:NAME@HASH.")
     texts = tuple(text for text in found if text.strip())
     if not texts:
         raise CorpusError(f"{reference} holds no text.", "Name another text set.")
@@ -102,10 +99,7 @@ def openings() -> tuple[str, ...]:
 def _read_file(reference: str, data_dir: Path) -> tuple[list[str], bool]:
     path = file_of(reference, data_dir)
     if path is None or not path.is_file():
-        raise CorpusError(
-            f"There is no file {path or reference}.",
-            "Check the path after file:, or upload it again.",
-        )
+        raise CorpusError(f"There is no file {path or reference}.", "Check the path after file:, or upload it again.")
     return list(texts_of(path))[chosen(reference)], is_running(path)
 
 
@@ -132,7 +126,10 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
 
 
 def _keep_stream(kept: Path, name: str, corpus: HubCorpus) -> None:
-    """Stream the first texts into a file. Raises CorpusError, and leaves no file, where they stop before their number."""
+    """Stream the first texts into a file.
+
+    Raises CorpusError, and leaves no file, where they stop before their number.
+    """
     n_texts = 0
 
     def texts() -> Iterator[str]:

@@ -54,9 +54,7 @@ class _Progress(StoppingCriteria):  # type: ignore[misc]
         return torch.zeros(n_texts, dtype=torch.bool, device=input_ids.device)
 
 
-def _write(
-    loaded: LoadedModel, prompts: Sequence[str], length: int, begun: Step, on_step: OnStep
-) -> list[str]:
+def _write(loaded: LoadedModel, prompts: Sequence[str], length: int, begun: Step, on_step: OnStep) -> list[str]:
     """Prompts and what follows them, each `length` tokens long at least; nobody stops early."""
     # A copy's padding side, so that the shared tokenizer keeps its own.
     encoded = loaded.tokenizer(list(prompts)).input_ids

@@ -44,9 +44,7 @@ def ticks(measure: Measure, y_range: tuple[float, float]) -> dict[str, Any]:
         case "accuracy":
             return {"ticksuffix": " %", "nticks": 6}
         case "word perplexity":
-            places = _apart(
-                [-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low
-            )
+            places = _apart([-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low)
             return {"tickvals": places, "ticktext": [times(-place) for place in places]}
         case "flips":
             places = round_places(low, high)

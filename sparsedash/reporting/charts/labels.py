@@ -53,28 +53,51 @@ def label_layout(labels: Sequence[Label], panel: Panel, colours: Palette) -> dic
     middles = placed(wanted, [_heights(labels)[i] for i, _ in ends], panel.height)
     notes = [
         {
-            "x": 1, "xref": "paper", "xanchor": "left", "xshift": AWAY, "y": top - share * middle, "yref": "paper",
-            "yanchor": "middle", "text": "<br>".join(labels[i].lines), "align": "left", "showarrow": False,
+            "x": 1,
+            "xref": "paper",
+            "xanchor": "left",
+            "xshift": AWAY,
+            "y": top - share * middle,
+            "yref": "paper",
+            "yanchor": "middle",
+            "text": "<br>".join(labels[i].lines),
+            "align": "left",
+            "showarrow": False,
             "font": {"color": labels[i].colour, "size": size, "weight": 600},
         }
         for (i, _), middle in zip(ends, middles, strict=True)
-    ]  # fmt: skip
+    ]
     ties = [
         {
-            "type": "line", "xref": "paper", "xsizemode": "pixel", "xanchor": 1, "x0": 2, "x1": AWAY - 2, "yref": "paper",
-            "y0": top - share * at, "y1": top - share * middle, "line": {"color": colours.muted, "width": 1},
+            "type": "line",
+            "xref": "paper",
+            "xsizemode": "pixel",
+            "xanchor": 1,
+            "x0": 2,
+            "x1": AWAY - 2,
+            "yref": "paper",
+            "y0": top - share * at,
+            "y1": top - share * middle,
+            "line": {"color": colours.muted, "width": 1},
         }
         for at, middle in zip(wanted, middles, strict=True)
         if abs(at - middle) > size / 2
-    ]  # fmt: skip
+    ]
     ties += [
         {
-            "type": "line", "xref": "paper", "x0": labels[i].x, "x1": 1, "yref": "paper", "y0": top - share * at,
-            "y1": top - share * at, "line": {"color": colours.muted, "width": 1, "dash": "dot"}, "layer": "below",
+            "type": "line",
+            "xref": "paper",
+            "x0": labels[i].x,
+            "x1": 1,
+            "yref": "paper",
+            "y0": top - share * at,
+            "y1": top - share * at,
+            "line": {"color": colours.muted, "width": 1, "dash": "dot"},
+            "layer": "below",
         }
         for (i, _), at in zip(ends, wanted, strict=True)
         if labels[i].x < 1
-    ]  # fmt: skip
+    ]
     longest = max(len(line) for label in labels for line in label.lines)
     right = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
     return {"annotations": notes, "shapes": ties, "margin_r": right}
@@ -89,7 +112,10 @@ def _heights(labels: Sequence[Label]) -> list[float]:
 
 
 def wrapped(text: str, sign: str = "") -> list[str]:
-    """The text on one line, or on two of about the same length, parted after a space or a hyphen. sign: stands before it."""
+    """The text on one line, or on two of about the same length, parted after a space or a hyphen.
+
+    sign: stands before it.
+    """
     cuts = [i + 1 for i, letter in enumerate(text[:-1]) if letter in " -"]
     if len(text) <= LONGEST or not cuts:
         return [sign + text]

@@ -47,9 +47,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     height = round(sum(panels) + _GAP * (len(panels) - 1)) + _TOP + _BOTTOM
     layout = frame_of(f"Share of each layer's {_output(made)} that is lost, %", height, colours)
     layout |= _axes(made, domains, highest, colours)
-    layout |= label_layout(
-        labels, Panel(y_range=(0, highest), height=top, domain=domains[0]), colours
-    )
+    layout |= label_layout(labels, Panel(y_range=(0, highest), height=top, domain=domains[0]), colours)
     layout["annotations"] += _titles(domains[1:], colours)
     return go.Figure(traces, layout)
 
@@ -86,48 +84,62 @@ def _curves(made: Pruned, colours: Palette) -> list[_Curve]:
     ]
     return [
         _Curve(
-            name=name, values=[100 * value for value in values], symbol=symbol, sign=sign, dash=dash,
-            colour=colours.sparse if own else colours.muted, text_colour=colours.sparse_text if own else colours.muted,
+            name=name,
+            values=[100 * value for value in values],
+            symbol=symbol,
+            sign=sign,
+            dash=dash,
+            colour=colours.sparse if own else colours.muted,
+            text_colour=colours.sparse_text if own else colours.muted,
         )
         for name, values, symbol, sign, dash, own in found
         if values
-    ]  # fmt: skip
+    ]
 
 
 def _labels(curves: Sequence[_Curve], apart: float) -> list[Label]:
-    """The names with their marks, at the last layer where the curves spread this far, else where they spread furthest."""
+    """The names with their marks, at the last layer where the curves spread this far, else where they spread
+    furthest.
+    """
     spreads = [max(v) - min(v) for v in zip(*(curve.values for curve in curves), strict=True)]
     layers = range(len(spreads))
     at = max(layers, key=lambda i: (min(spreads[i], apart), i))
     left, right = _range(len(spreads))
     x = 1.0 if at == layers[-1] else (at + 1 - left) / (right - left)
-    return [
-        Label(y=c.values[at], lines=wrapped(c.name, f"{c.sign} "), colour=c.text_colour, x=x)
-        for c in curves
-    ]
+    return [Label(y=c.values[at], lines=wrapped(c.name, f"{c.sign} "), colour=c.text_colour, x=x) for c in curves]
 
 
 def _curve_trace(curve: _Curve) -> Any:
-    said = [
-        f"layer {i}, {curve.name}<br>{value:.1f} % lost" for i, value in enumerate(curve.values, 1)
-    ]
+    said = [f"layer {i}, {curve.name}<br>{value:.1f} % lost" for i, value in enumerate(curve.values, 1)]
     return go.Scatter(
-        x=list(range(1, len(curve.values) + 1)), y=list(curve.values), mode="lines+markers", name=curve.name,
+        x=list(range(1, len(curve.values) + 1)),
+        y=list(curve.values),
+        mode="lines+markers",
+        name=curve.name,
         line={"color": curve.colour, "width": 2 if curve.dash == "solid" else 1.25, "dash": curve.dash},
-        marker={"color": curve.colour, "symbol": curve.symbol, "size": 6, "line": {"color": curve.colour, "width": 1.5}},
-        cliponaxis=False, customdata=said, hovertemplate="%{customdata}<extra></extra>",
-    )  # fmt: skip
+        marker={
+            "color": curve.colour,
+            "symbol": curve.symbol,
+            "size": 6,
+            "line": {"color": curve.colour, "width": 1.5},
+        },
+        cliponaxis=False,
+        customdata=said,
+        hovertemplate="%{customdata}<extra></extra>",
+    )
 
 
-def _bars(
-    values: Sequence[float], y_axis: str, colours: Palette, said: Sequence[str] | None = None
-) -> Any:
+def _bars(values: Sequence[float], y_axis: str, colours: Palette, said: Sequence[str] | None = None) -> Any:
     words = said or [f"layer {i}<br>{value:.2f} ×" for i, value in enumerate(values, 1)]
     return go.Bar(
-        x=list(range(1, len(values) + 1)), y=list(values), yaxis=y_axis, name=y_axis,
+        x=list(range(1, len(values) + 1)),
+        y=list(values),
+        yaxis=y_axis,
+        name=y_axis,
         marker={"color": colours.muted, "opacity": 0.6, "line": {"width": 0}},
-        customdata=list(words), hovertemplate="%{customdata}<extra></extra>",
-    )  # fmt: skip
+        customdata=list(words),
+        hovertemplate="%{customdata}<extra></extra>",
+    )
 
 
 def _kept(made: Pruned) -> list[float]:
@@ -154,25 +166,26 @@ def _range(n_layers: int) -> tuple[float, float]:
     return 0.4, n_layers + 0.6
 
 
-def _axes(
-    made: Pruned, domains: Sequence[tuple[float, float]], highest: float, colours: Palette
-) -> dict[str, Any]:
+def _axes(made: Pruned, domains: Sequence[tuple[float, float]], highest: float, colours: Palette) -> dict[str, Any]:
     y = axis(colours, gridcolor=colours.grid, ticklabelstandoff=6)
     axes = {
         "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM},
         "bargap": 0.35,
         "xaxis": axis(
-            colours, range=list(_range(len(made.widths))), showgrid=False, showline=True, linecolor=colours.grid,
-            anchor=f"y{len(domains)}", nticks=12,
+            colours,
+            range=list(_range(len(made.widths))),
+            showgrid=False,
+            showline=True,
+            linecolor=colours.grid,
+            anchor=f"y{len(domains)}",
+            nticks=12,
             title={"text": "Layer", "font": {"color": colours.muted, "size": 14}},
         ),
         "yaxis": y | {"range": [0, highest], "domain": domains[0], "ticksuffix": " %", "nticks": 6},
         "yaxis2": y | {"range": [0, 100], "domain": domains[1], "ticksuffix": " %", "tickvals": [0, 50, 100]},
-    }  # fmt: skip
+    }
     if len(domains) > 2:
-        axes["yaxis3"] = y | {
-            "rangemode": "tozero", "domain": domains[2], "ticksuffix": " ×", "nticks": 3,
-        }  # fmt: skip
+        axes["yaxis3"] = y | {"rangemode": "tozero", "domain": domains[2], "ticksuffix": " ×", "nticks": 3}
     return axes
 
 
@@ -180,8 +193,17 @@ def _titles(domains: Sequence[tuple[float, float]], colours: Palette) -> list[di
     titles = ("Channels kept, % of dense", "Sensitivity, times the median layer's")
     return [
         {
-            "x": 0, "xref": "paper", "xanchor": "left", "xshift": -_LEFT, "y": top, "yref": "paper", "yanchor": "bottom",
-            "yshift": 8, "text": text, "showarrow": False, "font": {"size": 14, "color": colours.muted},
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+            "xshift": -_LEFT,
+            "y": top,
+            "yref": "paper",
+            "yanchor": "bottom",
+            "yshift": 8,
+            "text": text,
+            "showarrow": False,
+            "font": {"size": 14, "color": colours.muted},
         }
         for (_, top), text in zip(domains, titles, strict=False)
-    ]  # fmt: skip
+    ]

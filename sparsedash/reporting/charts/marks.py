@@ -1,4 +1,6 @@
-"""The marks of a trade-off chart: dense across, a line for each method, and the point of the model that is answering now."""
+"""The marks of a trade-off chart: dense across, a line for each method, and the point of the model that is answering
+now.
+"""
 
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -8,27 +10,27 @@ import plotly.graph_objects as go
 
 from sparsedash.reporting.charts.axes import MARGIN
 from sparsedash.reporting.charts.labels import apart
-from sparsedash.reporting.charts.measures import (
-    Measure,
-    Reading,
-    Role,
-    TradeoffData,
-    dense_value,
-    readings,
-    sparsity,
-)
+from sparsedash.reporting.charts.measures import Measure, Reading, Role, TradeoffData, dense_value, readings, sparsity
 from sparsedash.reporting.charts.palette import Palette
 from sparsedash.schema.records import Record
 
 SYMBOLS = {
-    "circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "triangle-down": "▼", "star": "★",
-    "hexagon": "⬢", "bowtie": "⧓",
-}  # fmt: skip
+    "circle": "●",
+    "square": "■",
+    "diamond": "◆",
+    "triangle-up": "▲",
+    "triangle-down": "▼",
+    "star": "★",
+    "hexagon": "⬢",
+    "bowtie": "⧓",
+}
 """The marks that tell methods apart, by plotly's names, with the sign that stands before the method's label."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _FEW = 3
 _APART = 0.02
-"""How far apart the points of two methods are drawn at least, as a share of the axis, so that each can be read and clicked."""
+"""How far apart the points of two methods are drawn at least, as a share of the axis, so that each can be read and
+clicked.
+"""
 _FAR_APART = 0.08
 """How far those of all methods may be drawn apart altogether."""
 
@@ -55,20 +57,24 @@ def lines_of(tradeoff: TradeoffData, end: float) -> list[Line]:
     n, symbols, at = len(tradeoff.lines), list(SYMBOLS), places(tradeoff, end)
     return [
         Line(
-            label=label, records=(ordered := tuple(sorted(records, key=sparsity))),
+            label=label,
+            records=(ordered := tuple(sorted(records, key=sparsity))),
             places=tuple(at[label, record.sparsity_permille] for record in ordered),
-            symbol=symbols[i % len(symbols)], dash=DASHES[i % len(DASHES)],
-            strong=n == 1 or label == tradeoff.leader, alone=n == 1, crowded=n > _FEW,
+            symbol=symbols[i % len(symbols)],
+            dash=DASHES[i % len(DASHES)],
+            strong=n == 1 or label == tradeoff.leader,
+            alone=n == 1,
+            crowded=n > _FEW,
         )
         for i, (label, records) in enumerate(tradeoff.lines.items())
-    ]  # fmt: skip
+    ]
 
 
 def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
     """Where on the x axis each point stands, by its line and the per mille asked for.
 
-    That is at its sparsity, in percent, and where methods would cover each other as near to it as can be, but never among
-    the points of another sparsity. Points that are asked for and not there yet keep their place.
+    That is at its sparsity, in percent, and where methods would cover each other as near to it as can be, but never
+    among the points of another sparsity. Points that are asked for and not there yet keep their place.
     """
     wanted = {point: point[1] / 10 for point in product(tradeoff.lines, tradeoff.asked)}
     wanted |= {
@@ -77,9 +83,7 @@ def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
         for record in records
     }
     if tradeoff.live is not None:
-        wanted.setdefault(
-            (tradeoff.live.label, tradeoff.live.permille), tradeoff.live.permille / 10
-        )
+        wanted.setdefault((tradeoff.live.label, tradeoff.live.permille), tradeoff.live.permille / 10)
     asked = sorted({permille for _, permille in wanted})
     closest = min((high - low for low, high in pairwise(asked)), default=1000) / 10
     n = len(tradeoff.lines)
@@ -101,32 +105,41 @@ def ink(role: Role, colours: Palette) -> tuple[str, str]:
     }[role]
 
 
-def dense_marks(
-    tradeoff: TradeoffData, measure: Measure, end: float, colours: Palette
-) -> list[Any]:
+def dense_marks(tradeoff: TradeoffData, measure: Measure, end: float, colours: Palette) -> list[Any]:
     """Dense drawn across, under everything; for accuracy with the band of its interval."""
     y = dense_value(measure, tradeoff.dense)
     left = -MARGIN * end
     across = go.Scatter(
-        x=[left, end], y=[y, y], mode="lines", line={"color": colours.dense, "width": 2}, hoverinfo="skip", name="dense",
-    )  # fmt: skip
+        x=[left, end], y=[y, y], mode="lines", line={"color": colours.dense, "width": 2}, hoverinfo="skip", name="dense"
+    )
     if measure != "accuracy":
         return [across]
     (reading,) = readings(measure, tradeoff.dense, tradeoff.dense)
     low, high = reading.low, reading.high
     band = go.Scatter(
-        x=[left, end, end, left], y=[low, low, high, high], fill="toself", mode="lines", fillcolor=colours.band,
-        line={"width": 0}, hoverinfo="skip", name="95 % interval of dense",
-    )  # fmt: skip
+        x=[left, end, end, left],
+        y=[low, low, high, high],
+        fill="toself",
+        mode="lines",
+        fillcolor=colours.band,
+        line={"width": 0},
+        hoverinfo="skip",
+        name="95 % interval of dense",
+    )
     return [band, across]
 
 
 def dense_point(tradeoff: TradeoffData, measure: Measure, colours: Palette) -> Any:
     """The dense model's own point."""
     return go.Scatter(
-        x=[0], y=[dense_value(measure, tradeoff.dense)], mode="markers", marker={"color": colours.dense, "size": 10},
-        cliponaxis=False, name="dense", hovertemplate=f"dense<br>{_said(tradeoff.dense, '')}<extra></extra>",
-    )  # fmt: skip
+        x=[0],
+        y=[dense_value(measure, tradeoff.dense)],
+        mode="markers",
+        marker={"color": colours.dense, "size": 10},
+        cliponaxis=False,
+        name="dense",
+        hovertemplate=f"dense<br>{_said(tradeoff.dense, '')}<extra></extra>",
+    )
 
 
 def strands(tradeoff: TradeoffData, line: Line, measure: Measure) -> dict[Role, list[Reading]]:
@@ -138,53 +151,69 @@ def strands(tradeoff: TradeoffData, line: Line, measure: Measure) -> dict[Role, 
     return found
 
 
-def strand_trace(
-    tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette
-) -> Any:
+def strand_trace(tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette) -> Any:
     """One line of marks with intervals, from dense on; hollow marks stand for fewer passages than dense has."""
     colour, _ = ink(found[0].role, colours)
     hollow = [len(r.outcomes) < len(tradeoff.dense.outcomes) for r in line.records]
-    said = [
-        _said(record, f"{line.label}, {r.words}")
-        for record, r in zip(line.records, found, strict=True)
-    ]
+    said = [_said(record, f"{line.label}, {r.words}") for record, r in zip(line.records, found, strict=True)]
     return go.Scatter(
         x=[0.0, *line.places],
-        y=[dense_value(measure, tradeoff.dense), *(r.value for r in found)], mode="lines+markers", name=found[0].role,
+        y=[dense_value(measure, tradeoff.dense), *(r.value for r in found)],
+        mode="lines+markers",
+        name=found[0].role,
         line={"color": colour, "width": 2.5 if line.strong else 1.25, "dash": line.dash},
         marker={
-            "color": colour, "symbol": [line.symbol, *(f"{line.symbol}-open" if h else line.symbol for h in hollow)],
-            "size": [0] + [7 if line.crowded else 9] * len(found), "opacity": 1,
+            "color": colour,
+            "symbol": [line.symbol, *(f"{line.symbol}-open" if h else line.symbol for h in hollow)],
+            "size": [0] + [7 if line.crowded else 9] * len(found),
+            "opacity": 1,
             "line": {"color": colour, "width": [0, *(2 if h else 0 for h in hollow)]},
         },
         error_y={
-            "type": "data", "symmetric": False, "array": [0.0, *(r.high - r.value for r in found)],
-            "arrayminus": [0.0, *(r.value - r.low for r in found)], "color": colour,
-            "thickness": 1.25 if line.strong else 0.75, "width": 5 if line.strong else 3,
+            "type": "data",
+            "symmetric": False,
+            "array": [0.0, *(r.high - r.value for r in found)],
+            "arrayminus": [0.0, *(r.value - r.low for r in found)],
+            "color": colour,
+            "thickness": 1.25 if line.strong else 0.75,
+            "width": 5 if line.strong else 3,
         },
         cliponaxis=False,
         customdata=[["", ""], *([s, record.key] for s, record in zip(said, line.records, strict=True))],
         hovertemplate="%{customdata[0]}<extra></extra>",
-    )  # fmt: skip
+    )
 
 
 def live_trace(tradeoff: TradeoffData, line: Line, end: float, colours: Palette) -> Any:
-    """The point of the model that is answering now, at the sparsity asked for, with the interval of what it has so far."""
+    """The point of the model that is answering now, at the sparsity asked for, with the interval of what it has
+    so far.
+    """
     assert tradeoff.live is not None
     reading = tradeoff.live.reading
     return go.Scatter(
-        x=[places(tradeoff, end)[line.label, tradeoff.live.permille]], y=[reading.value], mode="markers", name="live",
+        x=[places(tradeoff, end)[line.label, tradeoff.live.permille]],
+        y=[reading.value],
+        mode="markers",
+        name="live",
         marker={
-            "color": colours.sparse, "symbol": f"{line.symbol}-open-dot", "size": 12,
+            "color": colours.sparse,
+            "symbol": f"{line.symbol}-open-dot",
+            "size": 12,
             "line": {"color": colours.sparse, "width": 2},
         },
         error_y={
-            "type": "data", "symmetric": False, "array": [reading.high - reading.value],
-            "arrayminus": [reading.value - reading.low], "color": colours.sparse, "thickness": 1.25, "width": 5,
+            "type": "data",
+            "symmetric": False,
+            "array": [reading.high - reading.value],
+            "arrayminus": [reading.value - reading.low],
+            "color": colours.sparse,
+            "thickness": 1.25,
+            "width": 5,
         },
-        cliponaxis=False, customdata=[f"{line.label}, answering<br>{tradeoff.live.words}"],
+        cliponaxis=False,
+        customdata=[f"{line.label}, answering<br>{tradeoff.live.words}"],
         hovertemplate="%{customdata}<extra></extra>",
-    )  # fmt: skip
+    )
 
 
 def _said(record: Record, reading: str) -> str:

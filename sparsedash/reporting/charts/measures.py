@@ -14,7 +14,8 @@ Measure = Literal["accuracy", "word perplexity", "flips"]
 """Right last words; how likely the right word was; answers that broke or were mended."""
 
 Lines = Mapping[str, Sequence[Record]]
-"""Sparse records by the label of their line, in the order they are drawn; none yet for a method that is still to come."""
+"""Sparse records by the label of their line, in the order they are drawn; none yet for a method that is still to come.
+"""
 
 Role = Literal["sparse", "broke", "mended"]
 
@@ -59,9 +60,7 @@ class TradeoffData:
         """What its sparsity is a share of."""
         methods = [record.pruned.method for record in self.records if record.pruned]
         masks = any(not method.takes_channels for method in methods)
-        return (
-            "MLP channels removed, or MLP weights set to zero" if masks else "MLP channels removed"
-        )
+        return "MLP channels removed, or MLP weights set to zero" if masks else "MLP channels removed"
 
     @property
     def records(self) -> list[Record]:
@@ -85,7 +84,9 @@ class Reading:
 
 
 class Same:
-    """A record that is equal to itself only: for caches, since comparing every outcome would cost more than they save."""
+    """A record that is equal to itself only: for caches, since comparing every outcome would cost more than
+    they save.
+    """
 
     __slots__ = ("record",)
 
@@ -131,9 +132,7 @@ def accuracy(right: int, total: int, anytime: bool = False) -> Reading:
     """Right answers among all, with an interval of the share. anytime: it must hold however long was counted."""
     low, high = (100 * bound for bound in share_interval(right, total, anytime))
     share = 100 * right / total
-    return Reading(
-        role="sparse", value=share, low=low, high=high, words=f"{share:.1f} % ({low:.1f} to {high:.1f})"
-    )  # fmt: skip
+    return Reading(role="sparse", value=share, low=low, high=high, words=f"{share:.1f} % ({low:.1f} to {high:.1f})")
 
 
 def _perplexity(dense: Record, record: Record) -> Reading:
@@ -141,9 +140,12 @@ def _perplexity(dense: Record, record: Record) -> Reading:
     low, high = mean_interval(changes)
     mean = sum(changes) / len(changes)
     return Reading(
-        role="sparse", value=mean, low=low, high=high,
+        role="sparse",
+        value=mean,
+        low=low,
+        high=high,
         words=f"{times(-mean)} that of dense ({times(-high)} to {times(-low)})",
-    )  # fmt: skip
+    )
 
 
 def _flips(dense: Record, record: Record) -> list[Reading]:

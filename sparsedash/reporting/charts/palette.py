@@ -85,10 +85,15 @@ def frame_of(title: str, height: int, colours: Palette) -> dict[str, Any]:
         "dragmode": False,
         "hoverlabel": {"bgcolor": colours.ground, "bordercolor": colours.grid, "font": {"color": colours.text}},
         "title": {
-            "text": title, "font": {"size": 14, "color": colours.muted, "weight": 400},
-            "x": 0, "xref": "container", "y": 1, "yanchor": "top", "pad": {"t": 8},
+            "text": title,
+            "font": {"size": 14, "color": colours.muted, "weight": 400},
+            "x": 0,
+            "xref": "container",
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": 8},
         },
-    }  # fmt: skip
+    }
 
 
 def axis(colours: Palette, **more: Any) -> dict[str, Any]:

@@ -19,8 +19,7 @@ def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
     return tuple(
         row
         for row in LAST_WORD
-        if row.dtype == dense.dtype
-        and dense.model in (row.model, published_model(row.model).reference)
+        if row.dtype == dense.dtype and dense.model in (row.model, published_model(row.model).reference)
     )
 
 
@@ -30,14 +29,20 @@ def published_traces(rows: Sequence[PublishedRow], colours: Palette) -> list[Any
     if not points:
         return []
     points_trace = go.Scatter(
-        x=[x for x, _, _ in points], y=[100 * share for _, share, _ in points], mode="markers", name=NAME, cliponaxis=False,
+        x=[x for x, _, _ in points],
+        y=[100 * share for _, share, _ in points],
+        mode="markers",
+        name=NAME,
+        cliponaxis=False,
         marker={
-            "color": colours.muted, "size": 11, "line": {"color": colours.muted, "width": 1.5},
+            "color": colours.muted,
+            "size": 11,
+            "line": {"color": colours.muted, "width": 1.5},
             "symbol": ["diamond-open" if kind == "dense" else "diamond" for _, _, kind in points],
         },
         customdata=[f"published, {kind}<br>{100 * share:.2f} %" for _, share, kind in points],
         hovertemplate="%{customdata}<extra></extra>",
-    )  # fmt: skip
+    )
     return [points_trace]
 
 
@@ -45,11 +50,15 @@ def published_notes(rows: Sequence[PublishedRow], colours: Palette) -> list[dict
     """The name of these points, under the last of them; none without rows."""
     return [
         {
-            "x": x, "y": 100 * share, "text": NAME, "showarrow": False, "yshift": -16,
+            "x": x,
+            "y": 100 * share,
+            "text": NAME,
+            "showarrow": False,
+            "yshift": -16,
             "font": {"color": colours.muted, "size": 13},
         }
         for x, share, _ in _points(rows)[-1:]
-    ]  # fmt: skip
+    ]
 
 
 def _points(rows: Sequence[PublishedRow]) -> list[tuple[float, float, str]]:

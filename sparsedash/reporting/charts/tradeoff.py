@@ -18,19 +18,9 @@ from sparsedash.reporting.charts.marks import (
     strand_trace,
     strands,
 )
-from sparsedash.reporting.charts.measures import (
-    Measure,
-    TradeoffData,
-    dense_value,
-    readings,
-    sparsity,
-)
+from sparsedash.reporting.charts.measures import Measure, TradeoffData, dense_value, readings, sparsity
 from sparsedash.reporting.charts.palette import PALETTES, Palette, Theme, axis, frame_of
-from sparsedash.reporting.charts.published_points import (
-    published_notes,
-    published_traces,
-    published_words,
-)
+from sparsedash.reporting.charts.published_points import published_notes, published_traces, published_words
 
 HEIGHT = 380
 TITLES: dict[Measure, str] = {
@@ -41,9 +31,7 @@ TITLES: dict[Measure, str] = {
 _TOP, _BOTTOM, _LEFT = 44, 52, 52
 
 
-def tradeoff_chart(
-    tradeoff: TradeoffData, measure: Measure = "accuracy", theme: Theme = "light"
-) -> go.Figure:
+def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "accuracy", theme: Theme = "light") -> go.Figure:
     """The measure against measured MLP sparsity, every value with its 95 % interval."""
     colours, end, y_range = PALETTES[theme], end_of_axis(tradeoff), range_of(tradeoff, measure)
     lines = lines_of(tradeoff, end)
@@ -55,9 +43,7 @@ def tradeoff_chart(
     traces.append(dense_point(tradeoff, measure, colours))
     height = max(HEIGHT - _TOP - _BOTTOM, room_for(labels))
     layout = frame_of(
-        TITLES[measure].format(total=tradeoff.dense.last_word.total),
-        round(height) + _TOP + _BOTTOM,
-        colours,
+        TITLES[measure].format(total=tradeoff.dense.last_word.total), round(height) + _TOP + _BOTTOM, colours
     )
     layout |= _axes(tradeoff, measure, end, y_range, colours)
     layout |= label_layout(labels, Panel(y_range=y_range, height=height), colours)
@@ -95,9 +81,7 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "accuracy") -> str
     return f"{what} against the share of {tradeoff.taken}, with 95 % intervals: {'; '.join(parts)}.{beside}"
 
 
-def _line(
-    tradeoff: TradeoffData, line: Line, measure: Measure, colours: Palette
-) -> tuple[list[Any], list[Label]]:
+def _line(tradeoff: TradeoffData, line: Line, measure: Measure, colours: Palette) -> tuple[list[Any], list[Label]]:
     """The traces of one method and its labels: one that only keeps the room where it has no record yet."""
     found = strands(tradeoff, line, measure)
     traces = [strand_trace(tradeoff, line, measure, ends, colours) for ends in found.values()]
@@ -109,7 +93,7 @@ def _line(
         _label(line, role if line.alone and role != "sparse" else line.label, ends[-1].value, ink(role, colours)[1])
         for role, ends in found.items()
         if line.alone or role != "mended"
-    ]  # fmt: skip
+    ]
     return traces, labels
 
 
@@ -119,17 +103,20 @@ def _label(line: Line, text: str, y: float | None, colour: str) -> Label:
 
 
 def _axes(
-    tradeoff: TradeoffData,
-    measure: Measure,
-    end: float,
-    y_range: tuple[float, float],
-    colours: Palette,
+    tradeoff: TradeoffData, measure: Measure, end: float, y_range: tuple[float, float], colours: Palette
 ) -> dict[str, Any]:
     return {
         "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM},
         "xaxis": axis(
-            colours, range=[-MARGIN * end, end], ticksuffix=" %", showgrid=False, showline=True, linecolor=colours.grid,
+            colours,
+            range=[-MARGIN * end, end],
+            ticksuffix=" %",
+            showgrid=False,
+            showline=True,
+            linecolor=colours.grid,
             title={"text": tradeoff.taken, "font": {"color": colours.muted, "size": 14}},
         ),
-        "yaxis": axis(colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **ticks(measure, y_range)),
-    }  # fmt: skip
+        "yaxis": axis(
+            colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **ticks(measure, y_range)
+        ),
+    }

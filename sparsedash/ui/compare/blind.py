@@ -20,9 +20,11 @@ def choose_mode() -> bool:
     on = frame.query("mode") == "blind"
     st.session_state[_MODE] = on
     st.toggle(
-        "Blind", key=_MODE, on_change=_switch,
+        "Blind",
+        key=_MODE,
+        on_change=_switch,
         help="Hides which model is which until you have said which answer is better.",
-    )  # fmt: skip
+    )
     return on
 
 
@@ -44,18 +46,20 @@ def side_by_side(backend: Backend, pair: Pair, subject: str, blind: bool) -> Sid
 
 
 def preference_buttons(backend: Backend, seen: SideBySide, subject: str) -> None:
-    """Draw the three buttons where the sides are hidden; else what was chosen with a way to take it back, or why none can be."""
+    """Draw the three buttons where the sides are hidden; else what was chosen with a way to take it back, or why none
+    can be.
+    """
     pair = seen.pair
     if seen.hidden:
         first, second = seen.shown(pair.left.key, pair.right.key)
         with st.container(horizontal=True, key=f"judge-{subject}"):
-            for text, better in (
-                ("A is better", first), ("B is better", second), ("Both the same", "")
-            ):  # fmt: skip
+            for text, better in (("A is better", first), ("B is better", second), ("Both the same", "")):
                 st.button(
-                    text, key=f"{text}-{subject}", on_click=frame.attempt,
+                    text,
+                    key=f"{text}-{subject}",
+                    on_click=frame.attempt,
                     args=(lambda better=better: _choose(backend, pair, subject, better),),
-                )  # fmt: skip
+                )
         return
     chosen = backend.user_data.choices(pair.left.key, pair.right.key).get(subject)
     if chosen is None:
@@ -66,9 +70,12 @@ def preference_buttons(backend: Backend, seen: SideBySide, subject: str) -> None
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.note(f"Judged blind: {said}")
         st.button(
-            "Take the choice back", key=f"back-{subject}", type="tertiary", on_click=frame.attempt,
+            "Take the choice back",
+            key=f"back-{subject}",
+            type="tertiary",
+            on_click=frame.attempt,
             args=(lambda: _choose(backend, pair, subject, None),),
-        )  # fmt: skip
+        )
 
 
 def show_tally(backend: Backend, pair: Pair) -> None:
@@ -79,10 +86,11 @@ def show_tally(backend: Backend, pair: Pair) -> None:
     if chosen:
         with st.popover("Reset the count", type="tertiary"):
             st.button(
-                label(f"Forget all {len(chosen)} choices"), key="forget-choices",
+                label(f"Forget all {len(chosen)} choices"),
+                key="forget-choices",
                 on_click=frame.attempt,
                 args=(lambda: backend.user_data.forget_choices(pair.left.key, pair.right.key),),
-            )  # fmt: skip
+            )
 
 
 def tally(left: tuple[str, int], right: tuple[str, int], same: int) -> str:
@@ -91,9 +99,7 @@ def tally(left: tuple[str, int], right: tuple[str, int], same: int) -> str:
     total = n_one + n_other
     if total + same == 0:
         return f"Nothing is judged yet. A and B are {one} and {other}, in an order drawn anew each time."
-    said = (
-        f"{total + same} judged: {one} better {n_one}, {other} better {n_other}, the same {same}."
-    )
+    said = f"{total + same} judged: {one} better {n_one}, {other} better {n_other}, the same {same}."
     if total == 0:
         return said
     ahead, count = (one, n_one) if n_one >= n_other else (other, n_other)

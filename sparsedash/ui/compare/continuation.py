@@ -29,10 +29,13 @@ def continue_passage(backend: Backend, seen: SideBySide, context: str) -> None:
         show_written(backend, seen, request)
         return
     st.button(
-        "Continue with both models", key="continue", icon=":material/edit_note:",
-        on_click=frame.attempt, args=(lambda: backend.submit_continuation(request),),
+        "Continue with both models",
+        key="continue",
+        icon=":material/edit_note:",
+        on_click=frame.attempt,
+        args=(lambda: backend.submit_continuation(request),),
         help=f"Each model writes on from here, {request.n_tokens} tokens, always its first choice.",
-    )  # fmt: skip
+    )
 
 
 def is_asked(backend: Backend, request: ContinuationSettings) -> bool:
@@ -69,9 +72,13 @@ def show_written(backend: Backend, seen: SideBySide, request: ContinuationSettin
 
 def _again(backend: Backend, request: ContinuationSettings) -> None:
     st.button(
-        "Write it again", key=f"again-{request.key()}", type="tertiary", icon=":material/refresh:",
-        on_click=frame.attempt, args=(lambda: backend.submit_continuation(request),),
-    )  # fmt: skip
+        "Write it again",
+        key=f"again-{request.key()}",
+        type="tertiary",
+        icon=":material/refresh:",
+        on_click=frame.attempt,
+        args=(lambda: backend.submit_continuation(request),),
+    )
 
 
 @st.fragment(run_every=POLL_S)
@@ -82,14 +89,15 @@ def _watch(backend: Backend, seen: SideBySide, job_id: int) -> None:
         st.rerun()
     with st.container(key=f"writing-{job.id}", gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            frame.show(
-                element("p", escape(_progress(backend, job)), css="sd-progress", role="status")
-            )
+            frame.show(element("p", escape(_progress(backend, job)), css="sd-progress", role="status"))
             st.button(
-                "Stop", key=f"stop-{job.id}", icon=":material/stop_circle:",
+                "Stop",
+                key=f"stop-{job.id}",
+                icon=":material/stop_circle:",
                 disabled=job.cancel_requested_at is not None,
-                on_click=frame.attempt, args=(lambda: backend.cancel(job.id),),
-            )  # fmt: skip
+                on_click=frame.attempt,
+                args=(lambda: backend.cancel(job.id),),
+            )
         frame.show(_growing(seen, job))
 
 

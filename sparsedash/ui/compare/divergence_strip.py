@@ -36,10 +36,13 @@ def show_strip(backend: Backend, pair: Pair, text: str) -> None:
         watch(backend, job, brief=True)
         return
     st.button(
-        "Show where the two differ", key="strip", icon=":material/gradient:",
-        on_click=frame.attempt, args=(lambda: backend.submit_divergence(request),),
+        "Show where the two differ",
+        key="strip",
+        icon=":material/gradient:",
+        on_click=frame.attempt,
+        args=(lambda: backend.submit_divergence(request),),
         help="Both models read the passage; marked is where they expect different tokens.",
-    )  # fmt: skip
+    )
 
 
 def level(nats: float) -> int:
@@ -52,14 +55,13 @@ def _draw(pair: Pair, found: Divergence) -> None:
     skipped = max(0, len(found.places) - SHOWN_PLACES)
     opening = "… " if skipped else found.opening
     spans = [
-        _place(pair, found.places[i], i in largest)
-        for i in range(skipped, len(found.places))
-        if found.places[i].text
+        _place(pair, found.places[i], i in largest) for i in range(skipped, len(found.places)) if found.places[i].text
     ]
     frame.show(
         paragraph(
             "The thicker the line under a token, the further apart is what the two models expect at its place. "
-            "Point at a token to read the number; the twenty largest are reached with the Tab key and listed in the table.",
+            "Point at a token to read the number; the twenty largest are reached with the Tab key and listed in the "
+            "table.",
             css="sd-muted sd-small",
         ),
         _legend(),
@@ -70,22 +72,29 @@ def _draw(pair: Pair, found: Divergence) -> None:
 
 
 def _place(pair: Pair, place: Place, large: bool) -> Html:
-    tip = f"{place.nats:.2f} nats: {pair.left_name} expects {_quoted(place.left)}, {pair.right_name} {_quoted(place.right)}"
+    tip = (
+        f"{place.nats:.2f} nats: {pair.left_name} expects {_quoted(place.left)}, {pair.right_name} "
+        f"{_quoted(place.right)}"
+    )
     css = f"sd-heat sd-heat-{level(place.nats)}"
     if not large:
         return element("span", escape(place.text), css=css, title=tip)
     return element(
-        "span", escape(place.text), css=css, title=tip, data_tip=tip, tabindex="0", role="img",
+        "span",
+        escape(place.text),
+        css=css,
+        title=tip,
+        data_tip=tip,
+        tabindex="0",
+        role="img",
         aria_label=f"{place.text}: {tip}",
-    )  # fmt: skip
+    )
 
 
 def _legend() -> Html:
     bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more"]
     parts = [
-        element(
-            "span", escape(f"{words} nats" if step == 4 else words), css=f"sd-heat sd-heat-{step}"
-        )
+        element("span", escape(f"{words} nats" if step == 4 else words), css=f"sd-heat sd-heat-{step}")
         for step, words in enumerate(bounds)
     ]
     return element("p", *parts, css="sd-heat-legend")
@@ -93,14 +102,20 @@ def _legend() -> Html:
 
 def _table(pair: Pair, found: Divergence, largest: list[int]) -> Html:
     caption = (
-        f"The {len(largest)} largest of {len(found.places):,} places: KL({pair.left_name} ‖ {pair.right_name}), in nats, "
-        "of what each model expects for the token, given all before it. 0: the same. Changing the sides gives the other direction."
+        f"The {len(largest)} largest of {len(found.places):,} places: KL({pair.left_name} ‖ {pair.right_name}), in "
+        "nats, of what each model expects for the token, given all before it. 0: the same. Changing the sides gives "
+        "the other direction."
     )
     head = ["Token", "Nats", f"{pair.left_name} expects", f"{pair.right_name} expects"]
     rows = [
-        [_quoted(found.places[i].text), f"{found.places[i].nats:.2f}", _quoted(found.places[i].left), _quoted(found.places[i].right)]
+        [
+            _quoted(found.places[i].text),
+            f"{found.places[i].nats:.2f}",
+            _quoted(found.places[i].left),
+            _quoted(found.places[i].right),
+        ]
         for i in largest
-    ]  # fmt: skip
+    ]
     return table("Where the two expect something else", caption, head, rows)
 
 

@@ -16,39 +16,31 @@ from sparsedash.service.backend import Backend
 
 
 def offer_files(
-    backend: Backend,
-    run: Run,
-    pair: Pair,
-    passages: Passages | None,
-    view: tuple[Kind, Sequence[int]],
+    backend: Backend, run: Run, pair: Pair, passages: Passages | None, view: tuple[Kind, Sequence[int]]
 ) -> None:
     """Draw the buttons. view: the kind that is shown and its passages."""
     kind, positions = view
     named = f"{kind}-{pair.right.key[:8]}"
     view_of_pair = (pair.left, pair.right, positions, passages)
     with st.popover("Take away", icon=":material/download:"):
-        _button(
-            "Report, one HTML file",
-            "report.html",
-            "text/html",
-            partial(_report, backend, run, pair, passages),
-        )
+        _button("Report, one HTML file", "report.html", "text/html", partial(_report, backend, run, pair, passages))
         shown = f"These {len(positions):,} passages"
         _button(f"{shown}, CSV", f"{named}.csv", "text/csv", partial(view_csv, *view_of_pair))
         _button(
-            f"{shown}, parquet", f"{named}.parquet", "application/vnd.apache.parquet",
+            f"{shown}, parquet",
+            f"{named}.parquet",
+            "application/vnd.apache.parquet",
             partial(view_parquet, *view_of_pair),
-        )  # fmt: skip
+        )
         if passages is None:
             return
-        for side, name, record in (
-            ("left", pair.left_name, pair.left),
-            ("right", pair.right_name, pair.right),
-        ):
+        for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
             _button(
                 f"All samples of {side_title(name, record)}, as lm-evaluation-harness writes them",
-                f"samples-{side}.jsonl", "application/jsonl", partial(harness_samples, record, passages),
-            )  # fmt: skip
+                f"samples-{side}.jsonl",
+                "application/jsonl",
+                partial(harness_samples, record, passages),
+            )
 
 
 def _report(backend: Backend, run: Run, pair: Pair, passages: Passages | None) -> bytes:
@@ -59,6 +51,11 @@ def _report(backend: Backend, run: Run, pair: Pair, passages: Passages | None) -
 
 def _button(text: str, name: str, mime: str, made: partial[bytes]) -> None:
     st.download_button(
-        label(text), data=made, file_name=f"sparsedash-{name}", mime=mime, on_click="ignore", key=f"take-{name}",
+        label(text),
+        data=made,
+        file_name=f"sparsedash-{name}",
+        mime=mime,
+        on_click="ignore",
+        key=f"take-{name}",
         width="stretch",
-    )  # fmt: skip
+    )

@@ -6,7 +6,8 @@ from sparsedash.ui import frame, job_panel
 
 
 def explain(backend: Backend, chosen: str, run: Run | None) -> None:
-    """Whatever is known of the run that the address or the list names: that it is under way, ended early, or is not there.
+    """Whatever is known of the run that the address or the list names: that it is under way, ended early, or is not
+    there.
 
     chosen: its key; empty where none is named. run: what the store has of it.
     """
@@ -18,9 +19,8 @@ def explain(backend: Backend, chosen: str, run: Run | None) -> None:
         frame.empty(what, "It comes as soon as the dense model and a sparse one have answered.")
         key = awaited.key
         job_panel.watch(
-            backend, awaited,
-            lambda: bool((it := backend.run(key)) and it.sparse and backend.record(it.dense)),
-        )  # fmt: skip
+            backend, awaited, lambda: bool((it := backend.run(key)) and it.sparse and backend.record(it.dense))
+        )
         frame.link("overview", "See this run", run=key)
     elif ended is not None:
         frame.opening("This run has no answers to compare.")

@@ -14,15 +14,15 @@ SHOWN_CHARACTERS = 20_000
 
 
 def show_passage(position: int, seen: SideBySide, passages: Passages | None) -> None:
-    """The context with its target, and both models' answers to it; while the sides are hidden, only what they answered."""
+    """The context with its target, and both models' answers to it; while the sides are hidden, only what they
+    answered.
+    """
     pair = seen.pair
     outcome = pair.left.outcomes[position]
     heading = f"Passage {outcome.index + 1:,}"
     frame.show(element("p", escape(heading), css="sd-muted sd-small"))
     if passages is None:
-        frame.note(
-            "The text of this passage is no longer stored. Run again with the same settings to bring it back."
-        )
+        frame.note("The text of this passage is no longer stored. Run again with the same settings to bring it back.")
     else:
         whole = passages.contexts[position]
         context = whole if len(whole) <= SHOWN_CHARACTERS else f"… {whole[-SHOWN_CHARACTERS:]}"
@@ -48,12 +48,7 @@ def _answer(outcome: Outcome) -> Html:
     probability = wording.probability(exp(outcome.log_likelihood))
     ranks = ", ".join(f"{t.rank:,}" for t in outcome.tokens)
     rank = f"rank {ranks}" if len(outcome.tokens) == 1 else f"ranks {ranks}"
-    verdict = element(
-        "span",
-        element("span", escape(sign), css="sd-sign"),
-        escape(f" {word}"),
-        css=f"{css} sd-verdict",
-    )
+    verdict = element("span", element("span", escape(sign), css="sd-sign"), escape(f" {word}"), css=f"{css} sd-verdict")
     return join(
         element("p", _said(outcome), Html(" "), verdict, css="sd-word"),
         paragraph(f"“{outcome.target}” gets {probability}, {rank}", css="sd-muted"),
@@ -98,9 +93,7 @@ def _tokens(position: int, pair: Pair) -> Html:
             "tr",
             element("th", token(one.text), scope="row"),
             *(
-                element(
-                    "td", escape(f"{wording.probability(exp(t.log_likelihood))}, rank {t.rank:,}")
-                )
+                element("td", escape(f"{wording.probability(exp(t.log_likelihood))}, rank {t.rank:,}"))
                 for t in (one, other)
             ),
         )
@@ -108,9 +101,5 @@ def _tokens(position: int, pair: Pair) -> Html:
     ]
     caption = element("caption", escape("The target token by token, each given those before it"))
     top = element("tr", *(element("th", escape(cell), scope="col") for cell in head))
-    table = element(
-        "table", caption, element("thead", top), element("tbody", *rows), css="sd-table sd-tokens"
-    )
-    return element(
-        "div", table, css="sd-scroll", role="region", aria_label="Target tokens", tabindex="0"
-    )
+    table = element("table", caption, element("thead", top), element("tbody", *rows), css="sd-table sd-tokens")
+    return element("div", table, css="sd-scroll", role="region", aria_label="Target tokens", tabindex="0")

@@ -19,15 +19,21 @@ def try_prompt(backend: Backend, pair: Pair, is_blind: bool) -> None:
     """Draw the field, the buttons, and what this pair of models wrote after earlier prompts, newest first."""
     frame.section("Try a prompt of your own")
     st.text_area(
-        "Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and",
+        "Prompt",
+        key=_PROMPT,
+        height=100,
+        placeholder="The old harbour was quiet, and",
         help="Both models write on from here at the same time.",
-    )  # fmt: skip
+    )
     with st.expander("More settings"):
         _more_settings()
     st.button(
-        "Continue this with both models", key="continue-own", icon=":material/edit_note:",
-        on_click=frame.attempt, args=(lambda: _ask(backend, pair),),
-    )  # fmt: skip
+        "Continue this with both models",
+        key="continue-own",
+        icon=":material/edit_note:",
+        on_click=frame.attempt,
+        args=(lambda: _ask(backend, pair),),
+    )
     tried = backend.user_data.prompts(pair.left.key, pair.right.key)
     if not tried:
         frame.note("What you try will be listed here, and will be here again after a reload.")
@@ -42,12 +48,16 @@ def try_prompt(backend: Backend, pair: Pair, is_blind: bool) -> None:
 def _more_settings() -> None:
     temperature, seed, tokens = st.columns(3)
     temperature.number_input(
-        "Temperature", 0.0, 2.0, 0.0, 0.1, key="own-temperature",
-        help="0: always the first choice. Above it, both models draw with the same luck, so that only the models differ.",
-    )  # fmt: skip
-    seed.number_input(
-        "Seed", 0, 2**31 - 1, 0, key="own-seed", help="Another seed draws other words."
+        "Temperature",
+        0.0,
+        2.0,
+        0.0,
+        0.1,
+        key="own-temperature",
+        help="0: always the first choice. Above it, both models draw with the same luck, so that only the models "
+        "differ.",
     )
+    seed.number_input("Seed", 0, 2**31 - 1, 0, key="own-seed", help="Another seed draws other words.")
     tokens.number_input("Tokens to write", 1, 400, 40, key="own-tokens")
 
 
@@ -69,10 +79,7 @@ def _ask(backend: Backend, pair: Pair) -> None:
 def _show(backend: Backend, pair: Pair, request: ContinuationSettings, is_blind: bool) -> None:
     prompt = request.prompt
     shown = prompt if len(prompt) <= _SHOWN_CHARACTERS else f"… {prompt[-_SHOWN_CHARACTERS:]}"
-    frame.show(
-        element("p", escape(shown), css="sd-passage"),
-        paragraph(_how(request), css="sd-muted sd-small"),
-    )
+    frame.show(element("p", escape(shown), css="sd-passage"), paragraph(_how(request), css="sd-muted sd-small"))
     subject = request.key()
     seen = blind.side_by_side(backend, pair, subject, is_blind)
     show_written(backend, seen, request)
@@ -80,9 +87,13 @@ def _show(backend: Backend, pair: Pair, request: ContinuationSettings, is_blind:
     if is_blind and stored is not None and not stored.stopped:
         blind.preference_buttons(backend, seen, subject)
     st.button(
-        "Remove from the list", key=f"remove-{subject}", type="tertiary", icon=":material/close:",
-        on_click=frame.attempt, args=(lambda: backend.user_data.drop_prompt(request),),
-    )  # fmt: skip
+        "Remove from the list",
+        key=f"remove-{subject}",
+        type="tertiary",
+        icon=":material/close:",
+        on_click=frame.attempt,
+        args=(lambda: backend.user_data.drop_prompt(request),),
+    )
 
 
 def _how(request: ContinuationSettings) -> str:

@@ -9,9 +9,7 @@ from sparsedash.ui.compare.divergence_strip import show_strip
 from sparsedash.ui.compare.passage import show_passage
 
 
-def read_passage(
-    backend: Backend, pair: Pair, passages: Passages | None, position: int, is_blind: bool
-) -> None:
+def read_passage(backend: Backend, pair: Pair, passages: Passages | None, position: int, is_blind: bool) -> None:
     """Draw the passage at this position; while it waits to be judged blind, without what tells the sides apart."""
     outcome = pair.left.outcomes[position]
     subject = f"passage-{outcome.index}"

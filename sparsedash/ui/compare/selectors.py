@@ -7,17 +7,7 @@ import streamlit as st
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, label, visible
-from sparsedash.reporting.record_pair import (
-    KINDS,
-    Kind,
-    Order,
-    Pair,
-    RecordChoice,
-    offers,
-    pair,
-    told_apart,
-    unknown,
-)
+from sparsedash.reporting.record_pair import KINDS, Kind, Order, Pair, RecordChoice, offers, pair, told_apart, unknown
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
@@ -39,16 +29,17 @@ def choose_run(runs: Sequence[Run], chosen: str) -> None:
         return
     zone = frame.zone()
     names = told_apart(
-        {
-            key: f"{wording.run_title(run.settings)}, {wording.moment(run.started_at, zone)}"
-            for key, run in keys.items()
-        }
+        {key: f"{wording.run_title(run.settings)}, {wording.moment(run.started_at, zone)}" for key, run in keys.items()}
     )
     st.session_state[_RUN] = chosen
     st.selectbox(
-        "Run", list(keys), key=_RUN, on_change=_change_run, filter_mode="contains",
+        "Run",
+        list(keys),
+        key=_RUN,
+        on_change=_change_run,
+        filter_mode="contains",
         format_func=lambda key: visible(names[key]),
-    )  # fmt: skip
+    )
 
 
 def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
@@ -67,10 +58,14 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
         widget = f"chosen-{side}"
         st.session_state[widget] = key
         column.selectbox(
-            side.capitalize(), list(offered), key=widget, filter_mode="contains", on_change=_change_side,
+            side.capitalize(),
+            list(offered),
+            key=widget,
+            filter_mode="contains",
+            on_change=_change_side,
             args=(side, {offer.key: offer.address for offer in offered.values()}),
             format_func=lambda k: visible(offered[k].name),
-        )  # fmt: skip
+        )
         chosen.append(offered[key])
         if asked and offered[key].address != asked:
             not_there.append(unknown(asked, offered[key].name))
@@ -84,28 +79,35 @@ def choose_view(chosen: Pair, passages: Passages | None) -> tuple[Kind, list[int
     kinds = chosen.kinds(_searched(chosen, passages))
     kind = _choose_kind(kinds, chosen)
     order = st.selectbox(
-        "Sort by the target's log-probability", get_args(Order), key="sort", bind="query-params", filter_mode=None,
+        "Sort by the target's log-probability",
+        get_args(Order),
+        key="sort",
+        bind="query-params",
+        filter_mode=None,
         help="How far it fell from the left model to the right one; for mended passages, how far it rose.",
-    )  # fmt: skip
+    )
     return kind, chosen.ordered(kinds[kind], kind, order)
 
 
 def choose_blindly(chosen: Pair, passages: Passages | None) -> list[int]:
-    """Draw the search alone: kinds and order would tell which side is which. Returns the passages answered differently."""
+    """Draw the search alone: kinds and order would tell which side is which.
+
+    Returns the passages answered differently.
+    """
     searched = _searched(chosen, passages)
     found = chosen.differing(searched)
     holding = "" if len(searched) == len(chosen.left.outcomes) else " that hold this text"
     frame.note(
-        f"Offered are {len(found):,} of {len(searched):,} passages{holding}: those that the two models answer with different "
-        "words. Where both say the same, there is nothing to judge."
+        f"Offered are {len(found):,} of {len(searched):,} passages{holding}: those that the two models answer with "
+        "different words. Where both say the same, there is nothing to judge."
     )
     return found
 
 
 def _searched(chosen: Pair, passages: Passages | None) -> Sequence[int]:
     searched = st.text_input(
-        "Search in the passages and answers", key="search", bind="query-params", max_chars=200, type="search",
-    )  # fmt: skip
+        "Search in the passages and answers", key="search", bind="query-params", max_chars=200, type="search"
+    )
     return chosen.holding(searched or "", passages)
 
 
@@ -114,7 +116,8 @@ def choose_passage(positions: list[int], chosen: Pair, kind: Kind | None) -> int
 
     kind: theirs; None where neither it nor a target is to be told.
 
-    Every step says the kind again: a browser that is clicked twice at once still sends the address before the first click.
+    Every step says the kind again: a browser that is clicked twice at once still sends the address before the first
+    click.
     """
     if not positions:
         return None
@@ -122,26 +125,31 @@ def choose_passage(positions: list[int], chosen: Pair, kind: Kind | None) -> int
     asked = frame.query("passage")
     at = next((i for i, p in enumerate(positions) if str(outcomes[p].index) == asked), 0)
     with st.container(horizontal=True, vertical_alignment="center", key="steps"):
-        for name, icon, key, to in (
-            ("Previous", "chevron_left", "K", at - 1),
-            ("Next", "chevron_right", "J", at + 1),
-        ):
+        for name, icon, key, to in (("Previous", "chevron_left", "K", at - 1), ("Next", "chevron_right", "J", at + 1)):
             inside = 0 <= to < len(positions)
             target = str(outcomes[positions[to]].index) if inside else ""
             st.button(
-                name, icon=f":material/{icon}:", disabled=not inside, key=f"step-{name}", shortcut=key,
-                on_click=_go, kwargs={"filter": kind or "", "passage": target},
-            )  # fmt: skip
-        frame.show(
-            element("p", escape(f"{at + 1:,} of {len(positions):,}"), css="sd-muted sd-count")
-        )
+                name,
+                icon=f":material/{icon}:",
+                disabled=not inside,
+                key=f"step-{name}",
+                shortcut=key,
+                on_click=_go,
+                kwargs={"filter": kind or "", "passage": target},
+            )
+        frame.show(element("p", escape(f"{at + 1:,} of {len(positions):,}"), css="sd-muted sd-count"))
     near = positions[max(0, at - NEIGHBOURS) : at + NEIGHBOURS + 1]
     by_index = {str(outcomes[p].index): p for p in near}
     st.session_state[_JUMP] = str(outcomes[positions[at]].index)
     st.selectbox(
-        "Passage", list(by_index), key=_JUMP, on_change=_jump, args=(kind,), filter_mode="contains",
+        "Passage",
+        list(by_index),
+        key=_JUMP,
+        on_change=_jump,
+        args=(kind,),
+        filter_mode="contains",
         format_func=lambda i: f"{int(i) + 1:,}" + (f" · {visible(outcomes[by_index[i]].target[:80])}" if kind else ""),
-    )  # fmt: skip
+    )
     return positions[at]
 
 
@@ -152,20 +160,27 @@ def _choose_kind(kinds: dict[Kind, list[int]], chosen_pair: Pair) -> Kind:
     chosen: Kind = next((kind for kind in KINDS if kind == asked), usual)
     with st.container(key="flips", gap="small"):
         for row in (_SQUARE[:2], _SQUARE[2:], ("other-answer",)):
-            for column, kind in zip(
-                st.columns(len(row), gap="small", wrap=False), row, strict=True
-            ):
+            for column, kind in zip(st.columns(len(row), gap="small", wrap=False), row, strict=True):
                 column.button(
-                    f"{KINDS[kind]} · {len(kinds[kind]):,}", key=f"flip-{kind}", width="stretch",
+                    f"{KINDS[kind]} · {len(kinds[kind]):,}",
+                    key=f"flip-{kind}",
+                    width="stretch",
                     type="primary" if kind == chosen else "secondary",
                     icon=":material/check:" if kind == chosen else None,
-                    on_click=_go, kwargs={"filter": kind, "passage": ""}, help=_explain(kind, chosen_pair),
-                )  # fmt: skip
+                    on_click=_go,
+                    kwargs={"filter": kind, "passage": ""},
+                    help=_explain(kind, chosen_pair),
+                )
     st.button(
-        "Change kind", key="next-kind", shortcut="F", type="tertiary", icon=":material/filter_list:",
-        on_click=_go, kwargs={"filter": _next_kind(kinds, chosen), "passage": ""},
+        "Change kind",
+        key="next-kind",
+        shortcut="F",
+        type="tertiary",
+        icon=":material/filter_list:",
+        on_click=_go,
+        kwargs={"filter": _next_kind(kinds, chosen), "passage": ""},
         help="Go through the kinds that have passages.",
-    )  # fmt: skip
+    )
     return chosen
 
 

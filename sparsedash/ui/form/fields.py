@@ -1,4 +1,6 @@
-"""The fields of the form: each lives in the address of the page, is checked by itself, and says under itself what is wrong."""
+"""The fields of the form: each lives in the address of the page, is checked by itself, and says under itself what is
+wrong.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,8 +25,8 @@ BOUND: Literal["query-params"] = "query-params"
 class Reference:
     """A field that takes a name from the catalog or any other reference.
 
-    subject: how the backend's problems with such a reference begin. build: settings that differ from the defaults in it.
-    texts: whether it can also be a text of one's own that is uploaded.
+    subject: how the backend's problems with such a reference begin. build: settings that differ from the defaults in
+    it. texts: whether it can also be a text of one's own that is uploaded.
     """
 
     key: str
@@ -68,9 +70,7 @@ def reference(backend: Backend, field: Reference) -> RunSettings | None:
     names = [choice.name for choice in field.choices]
     if field.texts:
         names += uploads.offered(backend)
-    name = st.selectbox(
-        field.label, names, key=field.key, bind=BOUND, accept_new_options=True, help=field.help
-    )
+    name = st.selectbox(field.label, names, key=field.key, bind=BOUND, accept_new_options=True, help=field.help)
 
     def build() -> RunSettings:
         settings = field.build((name or "").strip())
@@ -96,30 +96,37 @@ def _terms(choice: Choice) -> list[str]:
 
 
 def whole(
-    key: str,
-    label: str,
-    low: int,
-    high: int,
-    value: int | None,
-    empty: str = "",
-    about: str | None = None,
+    key: str, label: str, low: int, high: int, value: int | None, empty: str = "", about: str | None = None
 ) -> int | None:
     """A field for a whole number; None while it is empty."""
     number = st.number_input(
-        label, min_value=low, max_value=high, value=value, step=1, key=key, bind=BOUND, placeholder=empty or None, help=about
-    )  # fmt: skip
+        label,
+        min_value=low,
+        max_value=high,
+        value=value,
+        step=1,
+        key=key,
+        bind=BOUND,
+        placeholder=empty or None,
+        help=about,
+    )
     return None if number is None else int(number)
 
 
 def one_of(
-    key: str, label: str, options: tuple[T, ...], about: str | None = None, *,
-    usual: T | None = None, disabled: bool = False,
-) -> T:  # fmt: skip
+    key: str,
+    label: str,
+    options: tuple[T, ...],
+    about: str | None = None,
+    *,
+    usual: T | None = None,
+    disabled: bool = False,
+) -> T:
     """A field for one of a few; the usual one, or the first of them, unless the visitor chooses another."""
     first = options[0] if usual is None else usual
     chosen = st.selectbox(
         label, options, index=options.index(first), key=key, bind=BOUND, help=about, filter_mode=None, disabled=disabled
-    )  # fmt: skip
+    )
     return chosen or first
 
 

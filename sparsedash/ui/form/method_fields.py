@@ -35,26 +35,26 @@ OWN, MASKS = "own", "masks"
 
 _CHOICES = ("saliency", "pattern", "compensation", "allocation")
 _ABOUT = {
-    "saliency": "What makes a channel or a weight worth keeping. activation-aware: its size times how active it is. magnitude: its "
-    "size. wifv: how much it varies. obs: what is lost when the others make up for it as well as they can. fisher: how the loss "
-    "answers to a mask on it; takes a backward pass over all the text. random: a lot.",
-    "pattern": "channelx1: whole channels leave the MLPs. 1x1: single weights become zero, anywhere. 2:4 and 4:8: so many in every "
-    "four or eight neighbours.",
-    "compensation": "none: what stays is left as it is. bias: the mean of what went. least-squares: what stays is refitted to the "
-    "dense outputs. sequential: and once more on the sparse model's own activations, layer by layer.",
-    "allocation": "uniform: every layer the same share. global: one threshold for all scores. standardised: the same, each layer's "
-    "scores in standard deviations. sensitivity: more from layers that the model minds less.",
+    "saliency": "What makes a channel or a weight worth keeping. activation-aware: its size times how active it is. "
+    "magnitude: its size. wifv: how much it varies. obs: what is lost when the others make up for it as well as they "
+    "can. fisher: how the loss answers to a mask on it; takes a backward pass over all the text. random: a lot.",
+    "pattern": "channelx1: whole channels leave the MLPs. 1x1: single weights become zero, anywhere. 2:4 and 4:8: so "
+    "many in every four or eight neighbours.",
+    "compensation": "none: what stays is left as it is. bias: the mean of what went. least-squares: what stays is "
+    "refitted to the dense outputs. sequential: and once more on the sparse model's own activations, layer by layer.",
+    "allocation": "uniform: every layer the same share. global: one threshold for all scores. standardised: the "
+    "same, each layer's scores in standard deviations. sensitivity: more from layers that the model minds less.",
     "scope": "The projections whose weights can go: those of the MLPs, or all of the decoder blocks.",
-    "damping": "Pulls the refit towards the original weights, as a share of the median of diag H, the activations' second moments. "
-    "Larger is steadier and fits less closely.",
-    "strength": "0: every layer aims at its own dense output. 1: at the dense model's residual stream, and so makes up for the layers "
-    "before it as well.",
+    "damping": "Pulls the refit towards the original weights, as a share of the median of diag H, the activations' "
+    "second moments. Larger is steadier and fits less closely.",
+    "strength": "0: every layer aims at its own dense output. 1: at the dense model's residual stream, and so makes "
+    "up for the layers before it as well.",
     "seed": "Another number draws other lots.",
     "blend": "0: uniform widths. 1: those that cost the model least, as far as little text can tell.",
     "floor": "0.1: every layer gives at least 10 % of its channels, as far as the width multiple allows.",
     "ceiling": "0.6: no layer gives more than 60 % of its channels.",
-    "rounds": "The text is read in so many parts, and after each what would go so far is masked. 1: the dense model reads all of it, once "
-    "for all sparsities.",
+    "rounds": "The text is read in so many parts, and after each what would go so far is masked. 1: the dense model "
+    "reads all of it, once for all sparsities.",
     "schedule": "How much of the sparsity is reached after each round.",
 }
 """What is said of each choice and parameter beside its field."""
@@ -66,18 +66,28 @@ _KEYS = {"seed": "lot"}
 def choose_presets() -> tuple[MethodSettings, ...]:
     """Draw the presets that remove channels; several make one run on one calibration."""
     names = st.pills(
-        "Method", [method.name for method in _PRESETS], selection_mode="multi", default=[DEFAULT_METHOD],
-        key="method", bind=BOUND, help="Choose several to race them on the same calibration.", wrap=True,
-    )  # fmt: skip
+        "Method",
+        [method.name for method in _PRESETS],
+        selection_mode="multi",
+        default=[DEFAULT_METHOD],
+        key="method",
+        bind=BOUND,
+        help="Choose several to race them on the same calibration.",
+        wrap=True,
+    )
     return _named(names)
 
 
 def choose_masks() -> tuple[MethodSettings, ...]:
     """Draw the presets that only set single weights to zero, with what that does not bring."""
     names = st.pills(
-        "Methods that take single weights", [method.name for method in _MASKING], selection_mode="multi",
-        key=MASKS, bind=BOUND, wrap=True,
-    )  # fmt: skip
+        "Methods that take single weights",
+        [method.name for method in _MASKING],
+        selection_mode="multi",
+        key=MASKS,
+        bind=BOUND,
+        wrap=True,
+    )
     hint(_MASKS)
     return _named(names)
 
@@ -90,9 +100,11 @@ def _named(names: list[str]) -> tuple[MethodSettings, ...]:
 def choose_own() -> tuple[MethodSettings, ...] | None:
     """Draw the four choices with their few parameters, where they are wanted. None where they do not go together."""
     wanted = st.toggle(
-        "Race a method of your own", key=OWN, bind=BOUND,
+        "Race a method of your own",
+        key=OWN,
+        bind=BOUND,
         help="Which weights matter, what goes, how the rest makes up for it, and how much each layer gives.",
-    )  # fmt: skip
+    )
     if not wanted:
         return ()
     left, right = st.columns(2)
@@ -114,7 +126,9 @@ def choose_own() -> tuple[MethodSettings, ...] | None:
 def all_of(
     presets: tuple[MethodSettings, ...], own: tuple[MethodSettings, ...] | None, width: int
 ) -> tuple[MethodSettings, ...] | None:
-    """All methods with their widths in multiples of this, each once; None where some field is wrong or none is chosen."""
+    """All methods with their widths in multiples of this, each once; None where some field is wrong or none is
+    chosen.
+    """
     if own is None:
         return None
     methods = dict.fromkeys(replace(method, width_multiple=width) for method in (*presets, *own))
@@ -181,8 +195,16 @@ def _whole(name: str, title: str, high: int) -> int:
 def _share(name: str, title: str, low: float, high: float) -> float:
     usual = float(getattr(_USUAL, name))
     number = st.number_input(
-        title, min_value=low, max_value=high, value=usual, step=0.01, format="%.3g", key=name, bind=BOUND, help=_ABOUT[name]
-    )  # fmt: skip
+        title,
+        min_value=low,
+        max_value=high,
+        value=usual,
+        step=0.01,
+        format="%.3g",
+        key=name,
+        bind=BOUND,
+        help=_ABOUT[name],
+    )
     return usual if number is None else float(number)
 
 

@@ -44,8 +44,21 @@ from sparsedash.ui.form.method_fields import (
 DEFAULT_SPARSITIES = "10, 20, 30"
 
 _MORE = (
-    MASKS, OWN, CALIBRATION.key, "samples", "length", "seed", "weights", "packed", "passages", "shuffle", "stop", "rule", "dtype", "width"
-)  # fmt: skip
+    MASKS,
+    OWN,
+    CALIBRATION.key,
+    "samples",
+    "length",
+    "seed",
+    "weights",
+    "packed",
+    "passages",
+    "shuffle",
+    "stop",
+    "rule",
+    "dtype",
+    "width",
+)
 """The fields under "More settings", by their names in the address."""
 
 
@@ -74,9 +87,7 @@ def run_settings(backend: Backend) -> RunSettings | None:
         evaluation = _evaluation(passages)
         group("Numbers")
         dtype, width_multiple = _numerics()
-    uploads.show_kept(
-        backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)}
-    )
+    uploads.show_kept(backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)})
     with about_methods:
         methods = all_of((*presets, *masks), own, width_multiple)
     if not (model and methods and sparsities and calibration and evaluation):
@@ -127,13 +138,15 @@ def address(settings: RunSettings) -> frame.Query | None:
 
 def _sparsities() -> tuple[int, ...] | None:
     text = st.text_input(
-        "Share of MLP channels to remove, percent", DEFAULT_SPARSITIES, key="sparsity", bind=BOUND, max_chars=300,
-        help="One or several, 0 to 90, in tenths at the finest. One calibration serves them all; some methods read the text again for each.",
-    )  # fmt: skip
-    return checked(
-        "sparsity",
-        lambda: RunSettings(sparsities_permille=parse_percents(text or "")).sparsities_permille,
+        "Share of MLP channels to remove, percent",
+        DEFAULT_SPARSITIES,
+        key="sparsity",
+        bind=BOUND,
+        max_chars=300,
+        help="One or several, 0 to 90, in tenths at the finest. One calibration serves them all; some methods read "
+        "the text again for each.",
     )
+    return checked("sparsity", lambda: RunSettings(sparsities_permille=parse_percents(text or "")).sparsities_permille)
 
 
 def _say_sweep(settings: RunSettings) -> None:
@@ -169,10 +182,12 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
         "activations, such as the first of a passage, count little.",
     )
     packed = st.toggle(
-        "Join the documents and cut them into full samples", key="packed", bind=BOUND,
-        help="As the published program does. Else every document is a sample of its own, which begins as the passages begin. A "
-        "running text is always joined.",
-    )  # fmt: skip
+        "Join the documents and cut them into full samples",
+        key="packed",
+        bind=BOUND,
+        help="As the published program does. Else every document is a sample of its own, which begins as the "
+        "passages begin. A running text is always joined.",
+    )
     if chosen is None:
         return None
     return replace(
@@ -192,9 +207,11 @@ def _evaluation(chosen: RunSettings | None) -> EvaluationSettings | None:
     with right:
         shuffle = whole("shuffle", "Shuffle them with seed", 0, 2**31 - 1, None, "file order")
     stop_early = st.toggle(
-        "Stop asking a sparse model once its difference to dense is decided", key="stop", bind=BOUND,
+        "Stop asking a sparse model once its difference to dense is decided",
+        key="stop",
+        bind=BOUND,
         help="Saves time where the answer is clear. Such a model answers fewer passages, and its mark is hollow.",
-    )  # fmt: skip
+    )
     rules: tuple[Rule, ...] = get_args(Rule)
     rule = one_of(
         "rule",
@@ -206,11 +223,7 @@ def _evaluation(chosen: RunSettings | None) -> EvaluationSettings | None:
     if chosen is None:
         return None
     return replace(
-        chosen.evaluation,
-        n_passages=n_passages,
-        shuffle_seed=shuffle,
-        rule=rule,
-        stop_early=bool(stop_early),
+        chosen.evaluation, n_passages=n_passages, shuffle_seed=shuffle, rule=rule, stop_early=bool(stop_early)
     )
 
 

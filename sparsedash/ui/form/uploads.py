@@ -13,13 +13,13 @@ from sparsedash.storage.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES
 from sparsedash.ui import frame
 
 _HOW = (
-    "A .jsonl file has one JSON object with a text field in each line, a .txt file blank lines between its texts, a .parquet "
-    f"file a column named text. At most {MAX_MEGABYTES} MB. It is kept in the server's data folder, where everybody who uses "
-    "this page can choose it, and delete it."
+    "A .jsonl file has one JSON object with a text field in each line, a .txt file blank lines between its texts, a "
+    f".parquet file a column named text. At most {MAX_MEGABYTES} MB. It is kept in the server's data folder, where "
+    "everybody who uses this page can choose it, and delete it."
 )
 _SHARED = (
-    "{taken} of {room} are taken. Everybody who uses this page can choose these texts, and delete them. Results that were "
-    "computed from them stay."
+    "{taken} of {room} are taken. Everybody who uses this page can choose these texts, and delete them. Results that "
+    "were computed from them stay."
 )
 
 
@@ -33,13 +33,18 @@ def field(backend: Backend, chooser: str) -> None:
     with st.popover("Upload a text", icon=":material/upload_file:", type="tertiary"):
         refused = st.session_state.get(_refusal(chooser), "")
         if refused:
-            # In the text's own colour: a popover lies outside the app, where our colours do not reach. Above the file, since
-            # what is below it may be cut off by the window.
+            # In the text's own colour: a popover lies outside the app, where our colours do not reach. Above the file,
+            # since what is below it may be cut off by the window.
             frame.show(element("p", escape(refused), css="sd-field-error", role="alert"))
         st.file_uploader(
-            "A file of texts", [kind.removeprefix(".") for kind in TEXT_KINDS], key=f"{chooser}-upload",
-            max_upload_size=MAX_MEGABYTES, help=_HOW, on_change=_take, args=(backend, chooser),
-        )  # fmt: skip
+            "A file of texts",
+            [kind.removeprefix(".") for kind in TEXT_KINDS],
+            key=f"{chooser}-upload",
+            max_upload_size=MAX_MEGABYTES,
+            help=_HOW,
+            on_change=_take,
+            args=(backend, chooser),
+        )
         chosen = str(st.session_state.get(chooser, ""))
         if not refused and chosen.startswith(UPLOAD):
             frame.note(f"Chosen: {wording.title(chosen)}")
@@ -64,9 +69,13 @@ def show_kept(backend: Backend, usual: Mapping[str, str]) -> None:
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
                 frame.show(paragraph(f"{wording.title(reference)}, {wording.size(n_bytes)}"))
                 st.button(
-                    "Delete", key=f"delete-{reference}", type="tertiary", icon=":material/delete:",
-                    on_click=frame.attempt, args=(lambda name=reference: _drop(backend, name, usual),),
-                )  # fmt: skip
+                    "Delete",
+                    key=f"delete-{reference}",
+                    type="tertiary",
+                    icon=":material/delete:",
+                    on_click=frame.attempt,
+                    args=(lambda name=reference: _drop(backend, name, usual),),
+                )
 
 
 def _drop(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:

@@ -28,7 +28,7 @@ def choose_record(found: RunResults) -> Record:
     st.session_state[_RECORD] = asked if asked in names else list(names)[-1]
     chosen = st.selectbox(
         "Sparse model", list(names), key=_RECORD, on_change=_remember, filter_mode="contains", format_func=visible
-    )  # fmt: skip
+    )
     if asked and asked not in names:
         frame.note(unknown(asked, chosen))
     return names[chosen]
@@ -39,15 +39,16 @@ def show_layers(made: Pruned) -> None:
     frame.show(element("dl", *_numbers(made), css="sd-numbers"))
     frame.show(Html(f"<style>{repainting()}</style>"))
     st.plotly_chart(
-        layers_chart(made, frame.theme()), theme=None, config={"displayModeBar": False, "responsive": True},
-        alt=layers_words(made), key="layers",
-    )  # fmt: skip
+        layers_chart(made, frame.theme()),
+        theme=None,
+        config={"displayModeBar": False, "responsive": True},
+        alt=layers_words(made),
+        key="layers",
+    )
     with st.expander("The numbers as a table"):
         frame.show(layers_table(made))
     if not made.passage_errors:
-        frame.note(
-            "This model was made before the loss on the passages was measured. Run it again to see it."
-        )
+        frame.note("This model was made before the loss on the passages was measured. Run it again to see it.")
 
 
 def sentence(made: Pruned) -> str:
@@ -56,14 +57,13 @@ def sentence(made: Pruned) -> str:
     held_out = times_more(made, made.held_out_errors)
     if elsewhere is not None and elsewhere >= ALARM:
         return (
-            f"The calibration text is unlike the passages: half of the layers lose at least {elsewhere:.1f} times as much on "
-            "the passages as on calibration text that they were not fitted to."
+            f"The calibration text is unlike the passages: half of the layers lose at least {elsewhere:.1f} times as "
+            "much on the passages as on calibration text that they were not fitted to."
         )
     if held_out is not None and held_out >= OVERFITTED:
         return (
-            f"The fit holds for its own text only: half of the layers lose at least {held_out:.1f} times as much on text "
-            "that was kept out of it. "
-            "More calibration text would help."
+            f"The fit holds for its own text only: half of the layers lose at least {held_out:.1f} times as much on "
+            "text that was kept out of it. More calibration text would help."
         )
     worst = max(range(len(made.layer_errors)), key=lambda i: made.layer_errors[i])
     lost = wording.percent(made.layer_errors[worst])
@@ -79,7 +79,9 @@ def basis(record: Record, made: Pruned) -> str:
 
 
 def times_more(made: Pruned, errors: Sequence[float]) -> float | None:
-    """The median of how many times more the layers lost by these errors than on calibration text; None where nothing was measured."""
+    """The median of how many times more the layers lost by these errors than on calibration text; None where nothing
+    was measured.
+    """
     return median_ratio(errors, made.layer_errors)
 
 
@@ -97,7 +99,7 @@ def layers_table(made: Pruned) -> Html:
     rows = [
         [str(i + 1), f"{width:,} of {dense:,}", wording.percent(1 - width / dense), *(cells[i] for _, cells in columns)]
         for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True))
-    ]  # fmt: skip
+    ]
     head = ["Layer", "Channels kept", "Removed", *(name for name, _ in columns)]
     return table("The layers of this model", _caption(made), head, rows)
 
@@ -105,9 +107,9 @@ def layers_table(made: Pruned) -> Html:
 def _caption(made: Pruned) -> str:
     of_what = "the MLP's" if made.method.takes_channels else "the projections'"
     return (
-        f"Lost: the share of {of_what} output, by its squared size, that the sparse layer gives otherwise than the dense one, "
-        "with each token as the calibration weighs it. "
-        "Sensitivity: what the model loses by one unit of error there, as a multiple of the median layer's."
+        f"Lost: the share of {of_what} output, by its squared size, that the sparse layer gives otherwise than the "
+        "dense one, with each token as the calibration weighs it. Sensitivity: what the model loses by one unit of "
+        "error there, as a multiple of the median layer's."
     )
 
 

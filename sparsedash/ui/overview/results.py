@@ -20,15 +20,13 @@ from sparsedash.stats.significance import judge
 from sparsedash.ui import frame, job_panel
 
 MEASURE = "measure"
-_CLICK = (
-    "A click on a point, or on its name in the table, opens its answers beside the dense model's."
-)
+_CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."
 _HINTS: dict[Measure, str] = {
     "accuracy": _CLICK,
-    "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, on a geometric average over the "
-    f"passages. It sees a loss sooner than accuracy does. {_CLICK}",
-    "flips": "Broke: the dense model was right and the sparse one is wrong. Mended: the other way round. Equal accuracy "
-    f"hides both. {_CLICK}",
+    "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, on a geometric average "
+    f"over the passages. It sees a loss sooner than accuracy does. {_CLICK}",
+    "flips": "Broke: the dense model was right and the sparse one is wrong. Mended: the other way round. Equal "
+    f"accuracy hides both. {_CLICK}",
 }
 _DRAWN = "Bars and the band: 95 % intervals. Points that would cover each other stand side by side."
 _HOLLOW = "Hollow marks: fewer passages than the dense model answered."
@@ -37,9 +35,7 @@ _HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 def show_answer(found: RunResults) -> None:
     """The sentence that a run's page opens with, and what it leaves open."""
     settings = found.run.settings
-    frame.opening(
-        answer(found), f"{wording.title(settings.model)} · {wording.run_details(settings)}"
-    )
+    frame.opening(answer(found), f"{wording.title(settings.model)} · {wording.run_details(settings)}")
     if open_still := doubt(found):
         frame.note(open_still)
 
@@ -55,9 +51,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         _draw_race(found, None)
     with st.expander("The numbers as a table"):
         addresses = _comparisons(found)
-        frame.show(
-            numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()})
-        )
+        frame.show(numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()}))
     if ended := verdicts.endings(found.records):
         frame.note(ended)
     for warning in found.run.warnings:
@@ -79,9 +73,14 @@ def _draw_race(found: RunResults, now: Live | None) -> None:
     frame.show(element("dl", *_numbers(found), css="sd-numbers"))
     measures: tuple[Measure, ...] = get_args(Measure)
     measure = st.segmented_control(
-        "What the chart shows", measures, default=measures[0], key=MEASURE, bind="query-params", required=True,
+        "What the chart shows",
+        measures,
+        default=measures[0],
+        key=MEASURE,
+        bind="query-params",
+        required=True,
         label_visibility="collapsed",
-    )  # fmt: skip
+    )
     measure = measure or measures[0]
     tradeoff = found.tradeoff(now)
     selected = st.plotly_chart(
@@ -121,9 +120,7 @@ def link_to_answers(found: RunResults) -> None:
         return
     address = _comparisons(found)[record.key]
     frame.link("compare", "Compare the answers passage by passage", **address)
-    frame.link(
-        "layers", "See what each layer lost", run=found.run.key, record=found.name_of(record)
-    )
+    frame.link("layers", "See what each layer lost", run=found.run.key, record=found.name_of(record))
 
 
 def list_runs(runs: list[Run], chosen: str) -> None:
@@ -131,10 +128,7 @@ def list_runs(runs: list[Run], chosen: str) -> None:
     for run in runs:
         with st.container(gap=None):
             frame.link("overview", label(wording.run_title(run.settings)), run=run.key)
-            parts = [
-                wording.moment(run.started_at, frame.zone()),
-                wording.run_details(run.settings),
-            ]
+            parts = [wording.moment(run.started_at, frame.zone()), wording.run_details(run.settings)]
             parts += [] if run.finished else ["not finished"]
             parts += ["shown above"] if run.key == chosen else []
             frame.show(element("p", escape(" · ".join(parts)), css="sd-muted sd-small"))

@@ -15,14 +15,8 @@ def show_estimate(backend: Backend, settings: RunSettings | None) -> bool:
         frame.note("Correct what is marked in the form first.")
         return False
     before = backend.preflight(settings)
-    rows = [
-        ("Time", _time(before)),
-        ("Memory", _memory(before.memory)),
-        ("Stored already", _stored(before.stored)),
-    ]
-    pairs = [
-        join(element("dt", escape(name)), element("dd", escape(value))) for name, value in rows
-    ]
+    rows = [("Time", _time(before)), ("Memory", _memory(before.memory)), ("Stored already", _stored(before.stored))]
+    pairs = [join(element("dt", escape(name)), element("dd", escape(value))) for name, value in rows]
     frame.show(element("dl", *pairs, css="sd-estimate"))
     for problem in before.problems:
         frame.failure(problem)
@@ -63,7 +57,5 @@ def _stored(stored: Cached) -> str:
     if stored.dense:
         parts.append("dense answers")
     if stored.sparse:
-        parts.append(
-            f"{stored.sparse} of {stored.n_sparse} sparse {wording.plural(stored.n_sparse, 'model')}"
-        )
+        parts.append(f"{stored.sparse} of {stored.n_sparse} sparse {wording.plural(stored.n_sparse, 'model')}")
     return ", ".join(parts) or "nothing"

@@ -18,26 +18,27 @@ from sparsedash.schema.records import Run, Score
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight
 from sparsedash.service.backend import Backend
-from sparsedash.service.reproduction import (
-    METHOD,
-    RunCost,
-    measured,
-    published_interval,
-    ratio,
-    run_cost,
-    run_settings,
-)
+from sparsedash.service.reproduction import METHOD, RunCost, measured, published_interval, ratio, run_cost, run_settings
 from sparsedash.ui import frame
 from sparsedash.ui.form import run_form
 
 _ROW = "chosen-row"
-_HEAD = ["Model", "Calibration", "Format", "Dense", "Sparse", "95 % interval", "Change, points", "95 % interval", "Stated drop"]  # fmt: skip
+_HEAD = [
+    "Model",
+    "Calibration",
+    "Format",
+    "Dense",
+    "Sparse",
+    "95 % interval",
+    "Change, points",
+    "95 % interval",
+    "Stated drop",
+]
 _RATIO_HEAD = ["Weights removed", "of Linear weights, ours", "of all parameters, ours"]
 _CAPTION = (
-    "Accuracy of {what}, {passages:,} passages. Intervals are ours: Wilson's for the sparse accuracy, Newcombe's for the "
-    "change. Only totals were published, so the change is taken as unpaired, and its interval is wider than the truth. One "
-    "passage is {one:.3f} points. "
-    "* does not follow from the two accuracies."
+    "Accuracy of {what}, {passages:,} passages. Intervals are ours: Wilson's for the sparse accuracy, Newcombe's for "
+    "the change. Only totals were published, so the change is taken as unpaired, and its interval is wider than the "
+    "truth. One passage is {one:.3f} points. * does not follow from the two accuracies."
 )
 
 
@@ -48,8 +49,9 @@ def opening() -> str:
     shown = sum(published_interval(row).shown for row in ROWS)
     change = "none shows" if shown == 0 else f"{shown} {'shows' if shown == 1 else 'show'}"
     return (
-        f"What the retraining-free method was published to cost: of {len(ROWS)} results {change} a difference to the dense "
-        f"model from its totals alone, and {reproduced} of {len(ratios)} shares of removed weights follow from the models' configs."
+        f"What the retraining-free method was published to cost: of {len(ROWS)} results {change} a difference to the "
+        f"dense model from its totals alone, and {reproduced} of {len(ratios)} shares of removed weights follow from "
+        "the models' configs."
     )
 
 
@@ -67,33 +69,26 @@ def show_tables() -> None:
     frame.show(table("Published accuracies of the last token", caption, _HEAD + _RATIO_HEAD, rows))
     frame.section("Last word, LAMBADA in OpenAI's variant")
     caption = _caption("the last word", LAST_WORD[0].n_passages)
-    frame.show(
-        table("Published accuracies of the last word", caption, _HEAD, [_row(r) for r in LAST_WORD])
-    )
+    frame.show(table("Published accuracies of the last word", caption, _HEAD, [_row(r) for r in LAST_WORD]))
 
 
 def show_row(backend: Backend) -> None:
     """One row by itself: its defects, what was measured here, what repeating it takes, and the link that does."""
     frame.section("Repeat a row")
     frame.note(
-        f"By {METHOD}, with the calibration size and the rounds of the published scripts, the documents joined and cut into "
-        "pieces of 512 tokens as there. One thing differs: the scripts square the gradient of two pieces at a time, here it is "
-        "that of each. On this machine it may be far too much: the form it opens takes less as well."
+        f"By {METHOD}, with the calibration size and the rounds of the published scripts, the documents joined and "
+        "cut into pieces of 512 tokens as there. One thing differs: the scripts square the gradient of two pieces at "
+        "a time, here it is that of each. On this machine it may be far too much: the form it opens takes less as "
+        "well."
     )
     row = _choose_row()
     pairs = _facts(backend, backend.runs(), row)
     frame.show(
-        element(
-            "dl",
-            *(join(element("dt", escape(n)), element("dd", escape(v))) for n, v in pairs),
-            css="sd-estimate",
-        )
+        element("dl", *(join(element("dt", escape(n)), element("dd", escape(v))) for n, v in pairs), css="sd-estimate")
     )
     for note in notes(row):
         frame.note(note)
-    frame.link(
-        "prune", label(f"Prune {_title(row)}"), **(run_form.address(run_settings(row)) or {})
-    )
+    frame.link("prune", label(f"Prune {_title(row)}"), **(run_form.address(run_settings(row)) or {}))
 
 
 def _choose_row() -> PublishedRow:
@@ -102,9 +97,13 @@ def _choose_row() -> PublishedRow:
     asked = frame.query("row")
     st.session_state[_ROW] = asked if asked in by_name else next(iter(by_name))
     chosen = st.selectbox(
-        "Row", list(by_name), key=_ROW, on_change=_remember_row, filter_mode="contains",
+        "Row",
+        list(by_name),
+        key=_ROW,
+        on_change=_remember_row,
+        filter_mode="contains",
         format_func=lambda name: _title(by_name[name]),
-    )  # fmt: skip
+    )
     return by_name[chosen]
 
 
@@ -122,10 +121,16 @@ def _row(row: PublishedRow) -> list[str]:
     change = " to ".join(_points(bound) for bound in found.interval)
     stated = f"{row.drop_percent:+.2f}{wording.NBSP}%".replace("-", wording.MINUS)
     return [
-        f"{_model(row)}, {_percent_asked(row)}", row.calibration, _format(row), wording.percent(row.dense, 2),
-        wording.percent(row.sparse, 2), f"{100 * low:.1f} to {wording.percent(high)}", _points(found.difference),
-        change, stated if row.drop_follows else f"{stated}{wording.NBSP}*",
-    ]  # fmt: skip
+        f"{_model(row)}, {_percent_asked(row)}",
+        row.calibration,
+        _format(row),
+        wording.percent(row.dense, 2),
+        wording.percent(row.sparse, 2),
+        f"{100 * low:.1f} to {wording.percent(high)}",
+        _points(found.difference),
+        change,
+        stated if row.drop_follows else f"{stated}{wording.NBSP}*",
+    ]
 
 
 def _ratios(row: PublishedRow) -> list[str]:
@@ -185,9 +190,7 @@ def _points(share: float) -> str:
 
 
 def _title(row: PublishedRow) -> str:
-    return (
-        f"{_model(row)}, {row.calibration}, {_percent_asked(row)}, {_measure(row)}, {_format(row)}"
-    )
+    return f"{_model(row)}, {row.calibration}, {_percent_asked(row)}, {_measure(row)}, {_format(row)}"
 
 
 def _model(row: PublishedRow) -> str:

@@ -23,11 +23,7 @@ def loaded():
     """A tiny OPT, which has a ReLU; a third of the second block's channels never fire."""
     model = tiny_model("opt")
     made = LoadedModel(
-        identity="tiny",
-        dtype="float32",
-        model=model,
-        tokenizer=tiny_tokenizer(),
-        family=family_named("opt"),
+        identity="tiny", dtype="float32", model=model, tokenizer=tiny_tokenizer(), family=family_named("opt")
     )
     (inner,) = made.mlps[1].inner
     inner.bias[: made.mlps[1].width // 3] = -1e4
@@ -35,9 +31,7 @@ def loaded():
 
 
 def kept(loaded, store, texts):
-    found = CalibrationCache(
-        store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal"
-    )
+    found = CalibrationCache(store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal")
     calibrate(loaded, texts, found.keep_statistics, ignore_steps, token_weights="equal")
     return found
 
@@ -57,16 +51,12 @@ def test_a_block_with_many_dead_channels_still_has_a_sensitivity(loaded, store):
     assert max(found) < 100 * min(found)
 
 
-def test_a_block_that_loses_nothing_in_the_little_text_counts_as_the_others(
-    loaded, store, monkeypatch
-):
+def test_a_block_that_loses_nothing_in_the_little_text_counts_as_the_others(loaded, store, monkeypatch):
     own = kept(loaded, store, texts())
     usual = own._measured_sensitivities()
     losses = cache.sensitivities
     monkeypatch.setattr(
-        cache,
-        "sensitivities",
-        lambda *arguments: [0.0 if i == 2 else v for i, v in enumerate(losses(*arguments))],
+        cache, "sensitivities", lambda *arguments: [0.0 if i == 2 else v for i, v in enumerate(losses(*arguments))]
     )
     found = own._measured_sensitivities()
     assert found[:2] == usual[:2]
@@ -78,9 +68,7 @@ def test_long_sequences_are_cut_so_that_many_predictions_are_judged(loaded, stor
     own = kept(loaded, store, texts())
     own._sequences = lambda: [[5] * 2000] * 20
     asked = []
-    monkeypatch.setattr(
-        cache, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3
-    )
+    monkeypatch.setattr(cache, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3)
     own.data.sensitivities()
     assert {len(ids) for ids in asked} == {SENSITIVITY_BATCH_TOKENS}
     assert sum(map(len, asked)) == SENSITIVITY_TOKENS

@@ -61,9 +61,7 @@ def test_mask_gradients_equal_finite_differences(double, block, channel):
     assert found.shape == (len(SEQUENCES), double.mlps[block].width)
     for row, ids in enumerate(SEQUENCES):
         above, below = (loss(double, ids, block, channel, 1 + step) for step in (STEP, -STEP))
-        assert float(found[row, channel]) == pytest.approx(
-            (above - below) / (2 * STEP), rel=5e-3, abs=1e-6
-        )
+        assert float(found[row, channel]) == pytest.approx((above - below) / (2 * STEP), rel=5e-3, abs=1e-6)
 
 
 def test_rounds_read_the_sequences_in_order_each_with_the_masks_of_those_before(double):
@@ -100,9 +98,7 @@ def test_rounds_tell_their_steps_as_parts_of_one_whole(double):
 
 
 def test_more_rounds_than_sequences_are_as_many_as_there_are(double):
-    found = mask_gradients(
-        double, SEQUENCES[:2], ignore_steps, n_rounds=9, masks=lambda *_: ones(double)
-    )
+    found = mask_gradients(double, SEQUENCES[:2], ignore_steps, n_rounds=9, masks=lambda *_: ones(double))
     dense = mask_gradients(double, SEQUENCES[:2], ignore_steps)
     for own, usual in zip(found, dense, strict=True):
         assert torch.allclose(own, usual)
@@ -137,8 +133,7 @@ def test_a_sensitivity_is_the_squared_change_of_the_late_loss_token_by_token(dou
     found = sensitivities(double, [LONG], single, ignore_steps)
     for block, change in enumerate(changes):
         moved = [
-            late_loss(double, LONG, block, change, token, 1)
-            - late_loss(double, LONG, block, change, token, -1)
+            late_loss(double, LONG, block, change, token, 1) - late_loss(double, LONG, block, change, token, -1)
             for token in range(len(LONG))
         ]
         assert found[block] == pytest.approx(sum((m / 2) ** 2 for m in moved), rel=1e-2)

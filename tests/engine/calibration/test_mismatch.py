@@ -32,9 +32,7 @@ def settings(model_folder, passage_file):
         model=str(model_folder),
         methods=(MethodSettings(width_multiple=8),),
         sparsities_permille=(250,),
-        calibration=CalibrationSettings(
-            corpus=f"file:{passage_file}[20:]", n_samples=40, length=32
-        ),
+        calibration=CalibrationSettings(corpus=f"file:{passage_file}[20:]", n_samples=40, length=32),
         evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=10),
     )
 
@@ -52,9 +50,7 @@ def passages():
 
 def kept_of(store, loaded, passages, token_weights="equal"):
     watched = [[loaded.family.out]] * len(loaded.blocks)
-    return PassageActivations(
-        store, loaded, passages, watched, ignore_steps, token_weights=token_weights
-    )
+    return PassageActivations(store, loaded, passages, watched, ignore_steps, token_weights=token_weights)
 
 
 def inner(loaded, index, ids):
@@ -86,9 +82,7 @@ def test_the_activations_are_those_of_the_first_few_passages(loaded, store, pass
 
 
 def test_passage_tokens_have_the_weights_of_the_calibration(loaded, store, passages):
-    plain, weighted = (
-        kept_of(store, loaded, passages, weights).of(1)[0] for weights in ("equal", "residual")
-    )
+    plain, weighted = (kept_of(store, loaded, passages, weights).of(1)[0] for weights in ("equal", "residual"))
     assert torch.equal(plain.inputs, weighted.inputs)
     streams = []
     block = loaded.blocks[1]
@@ -128,9 +122,7 @@ def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
     samples = [Sample(inputs=x, weights=weights)]
     for mlp, error in zip(mlps, passage_errors(mlps, lambda _: samples, narrowed), strict=True):
         dense, sparse = x @ out_weight(mlp).T, x[:, kept] @ out_weight(mlp)[:, kept].T
-        lost, whole = (
-            float((weights[:, None] * y.square()).sum()) for y in (dense - sparse, dense)
-        )
+        lost, whole = (float((weights[:, None] * y.square()).sum()) for y in (dense - sparse, dense))
         assert error == pytest.approx(lost / whole)
     assert passage_errors(mlps, lambda _: None, narrowed) == []
 
@@ -154,9 +146,7 @@ def test_an_overfit_alone_is_no_mismatch():
     assert mismatch_warning(replace(nothing_kept_out, passage_errors=(0.4,) * 3)) is not None
 
 
-def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(
-    settings, store, monkeypatch
-):
+def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(settings, store, monkeypatch):
     monkeypatch.setattr(mismatch, "ALARM", 0.0)
     seen = []
 

@@ -5,11 +5,7 @@ import torch
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.calibration import sequential_refit
-from sparsedash.engine.calibration.sequential_refit import (
-    pack_narrowed,
-    refit_sequentially,
-    unpack_narrowed,
-)
+from sparsedash.engine.calibration.sequential_refit import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import family_named
@@ -78,13 +74,8 @@ def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(a
     normed = architecture in ("gemma2", "gemma3_text", "olmo2")
     assert sequential_refit._adds_output(model, batch) is not normed
     texts, cut = sequences(), narrowed(model, 0.75)
-    none, full = (
-        refit_sequentially(model, texts, cut, 0.01, strength, ignore_steps)
-        for strength in (0.0, 1.0)
-    )
-    same = [
-        torch.equal(one.out_weight, other.out_weight) for one, other in zip(none, full, strict=True)
-    ]
+    none, full = (refit_sequentially(model, texts, cut, 0.01, strength, ignore_steps) for strength in (0.0, 1.0))
+    same = [torch.equal(one.out_weight, other.out_weight) for one, other in zip(none, full, strict=True)]
     # Before the first block nothing is lost that could be made up for.
     assert all(same) if normed else not any(same[1:])
 
@@ -102,9 +93,7 @@ def test_held_out_sequences_decide_nothing(tiny):
     for row in (first, second):
         other[row] = [token + 1 for token in texts[row]]
     assert len(texts[first]) == len(other[first])
-    once, again = (
-        refit_sequentially(tiny, t, cut, 0.01, 0.5, ignore_steps) for t in (texts, other)
-    )
+    once, again = (refit_sequentially(tiny, t, cut, 0.01, 0.5, ignore_steps) for t in (texts, other))
     for one, same in zip(once, again, strict=True):
         assert torch.allclose(one.out_weight, same.out_weight, atol=1e-5)
     other[0] = [token + 1 for token in texts[0]]
@@ -129,9 +118,7 @@ def test_the_stream_that_is_walked_is_the_sparse_models(architecture, monkeypatc
 
     monkeypatch.setattr(sequential_refit, "BlockWalk", walking)
     made = refit_sequentially(model, sequences(), narrowed(model, 0.75), 0.01, 0.5, ignore_steps)
-    batches = [
-        b for _, b in batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
-    ]
+    batches = [b for _, b in batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")]
     with torch.no_grad(), pruned(model.mlps, made):
         again = BlockWalk(model.model.base_model, model.blocks, batches)
         for index in range(len(model.blocks)):
@@ -143,9 +130,7 @@ def test_the_stream_that_is_walked_is_the_sparse_models(architecture, monkeypatc
 
 def test_the_same_text_gives_the_same_weights_to_the_bit(tiny):
     cut = narrowed(tiny, 0.75)
-    once, again = (
-        refit_sequentially(tiny, sequences(), cut, 0.01, 0.5, ignore_steps) for _ in range(2)
-    )
+    once, again = (refit_sequentially(tiny, sequences(), cut, 0.01, 0.5, ignore_steps) for _ in range(2))
     for one, other in zip(once, again, strict=True):
         assert torch.equal(one.out_weight, other.out_weight)
 

@@ -35,9 +35,7 @@ def _seen(loaded, sequences):
         hooks += [
             mlp.out.register_forward_pre_hook(lambda _, args, i=i: inputs[i].append(args[0][0])),
             block.register_forward_hook(
-                lambda _, args, out, i=i: streams[i].append(
-                    (out[0] if isinstance(out, tuple) else out)[0]
-                )
+                lambda _, args, out, i=i: streams[i].append((out[0] if isinstance(out, tuple) else out)[0])
             ),
         ]
     for ids in sequences:
@@ -47,10 +45,7 @@ def _seen(loaded, sequences):
     return inputs, streams
 
 
-WEIGHTS = {
-    "equal": lambda stream: torch.ones(len(stream)),
-    "residual": lambda stream: 1 / stream.square().mean(dim=1),
-}
+WEIGHTS = {"equal": lambda stream: torch.ones(len(stream)), "residual": lambda stream: 1 / stream.square().mean(dim=1)}
 
 
 def test_every_way_to_weigh_tokens_can_be_asked_for():
@@ -94,9 +89,7 @@ def test_the_lower_triangle_is_complete(width):
 
 def _sequences(loaded, texts, running=False, **settings):
     return calibration_sequences(
-        loaded,
-        Texts(texts=tuple(texts), identity="t", running=running),
-        CalibrationSettings(corpus="t", **settings),
+        loaded, Texts(texts=tuple(texts), identity="t", running=running), CalibrationSettings(corpus="t", **settings)
     )
 
 

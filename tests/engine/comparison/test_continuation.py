@@ -64,9 +64,12 @@ def asked(left, right, prompt=PROMPT, n_tokens=6, **more):
 
 def loaded_of(model_type):
     return LoadedModel(
-        identity="tiny", dtype="float32", model=tiny_model(model_type), tokenizer=tiny_tokenizer(),
+        identity="tiny",
+        dtype="float32",
+        model=tiny_model(model_type),
+        tokenizer=tiny_tokenizer(),
         family=FAMILIES[model_type],
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
@@ -79,9 +82,7 @@ def test_a_writer_writes_what_its_model_writes_alone(model_type):
         writer.write()
     ids = loaded.tokenizer(PROMPT, return_tensors="pt").input_ids
     output = loaded.model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
-    assert writer.text == loaded.tokenizer.decode(
-        output[0, ids.shape[1] :], skip_special_tokens=True
-    ).rstrip("\ufffd")
+    assert writer.text == loaded.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).rstrip("\ufffd")
 
 
 def test_a_long_prompt_is_read_in_parts_with_the_same_outcome(monkeypatch):
@@ -95,9 +96,7 @@ def test_a_long_prompt_is_read_in_parts_with_the_same_outcome(monkeypatch):
 def test_a_prompt_longer_than_the_model_can_read_keeps_its_end():
     long = " ".join(["boat"] * 400)
     seen = []
-    Writer(RecordModel(loaded_of("llama")), asked("l", "r", prompt=long)).read(
-        lambda step: seen.append(step.total)
-    )
+    Writer(RecordModel(loaded_of("llama")), asked("l", "r", prompt=long)).read(lambda step: seen.append(step.total))
     assert set(seen) == {256 - 6}
 
 
@@ -105,9 +104,8 @@ def test_both_sides_are_those_that_wrote_alone_and_grow_together(house, pair_cac
     store, run, _ = house
     texts = []
     both = continue_prompt(
-        asked(run.dense, run.sparse[1]), store, pair_cache,
-        on_text=lambda left, right: texts.append((left, right)),
-    )  # fmt: skip
+        asked(run.dense, run.sparse[1]), store, pair_cache, on_text=lambda left, right: texts.append((left, right))
+    )
     assert both.left != both.right
     assert texts[-1] == (both.left, both.right)
     assert len(texts) == 6
@@ -196,9 +194,7 @@ def stop_after(n):
     return on_step
 
 
-def test_what_was_written_when_it_was_stopped_is_kept_and_written_anew_when_asked_again(
-    house, pair_cache
-):
+def test_what_was_written_when_it_was_stopped_is_kept_and_written_anew_when_asked_again(house, pair_cache):
     store, run, _ = house
     prompt = asked(run.dense, run.sparse[0], prompt="the letter went", n_tokens=9)
     with pytest.raises(Cancelled):
@@ -238,9 +234,7 @@ def test_the_same_seed_draws_the_same_and_equal_models_have_the_same_luck(house,
 
 
 def test_draws_follow_the_distribution_of_the_model():
-    writer = Writer(
-        RecordModel(loaded_of("llama")), asked("l", "r", temperature_percent=100, seed=1)
-    )
+    writer = Writer(RecordModel(loaded_of("llama")), asked("l", "r", temperature_percent=100, seed=1))
     shares = torch.tensor([0.6, 0.3, 0.1])
     writer._logits = shares.log()
     counts = torch.bincount(torch.tensor([writer._chosen() for _ in range(4000)]), minlength=3)
@@ -277,18 +271,14 @@ class TestDivergence:
         store, run, _ = house
         text = f"{PROMPT} the letter went home"
         same, other = (
-            measure_divergence(
-                DivergenceSettings(left=run.dense, right=right, text=text), store, pair_cache
-            )
+            measure_divergence(DivergenceSettings(left=run.dense, right=right, text=text), store, pair_cache)
             for right in (run.dense, run.sparse[1])
         )
         assert all(place.nats < 1e-6 and place.left == place.right for place in same.places)
         assert max(place.nats for place in other.places) > 1e-3
         assert other.opening + "".join(place.text for place in other.places) == text
 
-    def test_it_is_the_divergence_of_the_right_distribution_from_the_left_one(
-        self, house, pair_cache, monkeypatch
-    ):
+    def test_it_is_the_divergence_of_the_right_distribution_from_the_left_one(self, house, pair_cache, monkeypatch):
         store, run, _ = house
         monkeypatch.setattr("sparsedash.engine.comparison.divergence.CHUNK_LOGITS", 3 * 400)
         settings = DivergenceSettings(left=run.dense, right=run.sparse[1], text=PROMPT)
@@ -300,9 +290,7 @@ class TestDivergence:
             with record_model.active() as loaded:
                 logs.append(loaded.model(ids).logits[0].log_softmax(-1))
         expected = torch.nn.functional.kl_div(logs[1], logs[0], log_target=True, reduction="none")
-        assert [place.nats for place in found.places] == pytest.approx(
-            expected.sum(-1)[:-1].tolist(), abs=1e-5
-        )
+        assert [place.nats for place in found.places] == pytest.approx(expected.sum(-1)[:-1].tolist(), abs=1e-5)
 
     def test_a_character_of_several_tokens_stands_at_its_first_one(self, house, pair_cache):
         store, run, _ = house

@@ -23,9 +23,12 @@ def loaded_of(model_type):
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.3)
     return LoadedModel(
-        identity="tiny", dtype="float32", model=model.eval().requires_grad_(False),
-        tokenizer=tiny_tokenizer(), family=FAMILIES[model_type],
-    )  # fmt: skip
+        identity="tiny",
+        dtype="float32",
+        model=model.eval().requires_grad_(False),
+        tokenizer=tiny_tokenizer(),
+        family=FAMILIES[model_type],
+    )
 
 
 def words(loaded, contexts):
@@ -66,9 +69,7 @@ class Speller:
     """A model that goes on to spell one long word, a letter at a time, whatever it has read."""
 
     def __init__(self, tokenizer, word):
-        self._next = dict(
-            zip(letters(tokenizer, " " + word), letters(tokenizer, word + " "), strict=True)
-        )
+        self._next = dict(zip(letters(tokenizer, " " + word), letters(tokenizer, word + " "), strict=True))
         self.config = self
 
     def forward(self, input_ids, attention_mask, cache, use_cache, position_ids):
@@ -88,9 +89,8 @@ def test_a_word_of_many_tokens_is_written_to_its_end():
     tokenizer = tiny_tokenizer()
     word = "abcdefgh"
     loaded = LoadedModel(
-        identity="tiny", dtype="float32", model=Speller(tokenizer, word), tokenizer=tokenizer,
-        family=FAMILIES["llama"],
-    )  # fmt: skip
+        identity="tiny", dtype="float32", model=Speller(tokenizer, word), tokenizer=tokenizer, family=FAMILIES["llama"]
+    )
     cache = DynamicCache()
     for layer in range(2):
         cache.update(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2), layer)

@@ -32,9 +32,7 @@ def test_the_order_is_shuffled_and_the_same_each_time():
 def test_later_chunks_grow_so_that_batches_stay_full():
     sizes = [len(chunk) for chunk in chunks(5153)]
     assert sizes[:5] == [256] * 5
-    assert all(
-        size <= 0.4 * sum(sizes[:i]) for i, size in enumerate(sizes) if sum(sizes[:i]) > 1024
-    )
+    assert all(size <= 0.4 * sum(sizes[:i]) for i, size in enumerate(sizes) if sum(sizes[:i]) > 1024)
 
 
 def verdicts(dense, right):
@@ -84,9 +82,7 @@ def _stopped(loaded, texts, dense):
     return evaluate(loaded, _chosen(texts), ignore_steps, stop=rule)
 
 
-def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_have(
-    loaded, texts, whole
-):
+def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_have(loaded, texts, whole):
     opposite = [not outcome.last_word_right for outcome in whole.outcomes]
     stopped = _stopped(loaded, texts, opposite)
     answered = sorted(chunks(700)[0])

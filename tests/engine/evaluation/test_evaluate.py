@@ -27,9 +27,7 @@ def _loaded(model_type, seed=0):
 
 
 def _chosen(texts, **settings):
-    return choose_passages(
-        Texts(texts=tuple(texts), identity="t"), EvaluationSettings(corpus="t", **settings)
-    )
+    return choose_passages(Texts(texts=tuple(texts), identity="t"), EvaluationSettings(corpus="t", **settings))
 
 
 def _one_by_one(loaded, text):
@@ -65,18 +63,14 @@ def test_batched_answers_equal_those_read_one_by_one(model_type):
         assert outcome.last_token_right == greedy[-1]
         assert outcome.target == text.split(" ")[-1]
         assert (outcome.tokens[0].rank == 1) == greedy[0]
-        assert sum(token.log_likelihood for token in outcome.tokens) == pytest.approx(
-            likelihood, abs=2e-4
-        )
+        assert sum(token.log_likelihood for token in outcome.tokens) == pytest.approx(likelihood, abs=2e-4)
 
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_a_wrong_answer_is_the_word_that_greedy_writing_gives(model_type):
     loaded = _loaded(model_type)
     texts = passages(8)
-    for text, outcome in zip(
-        texts, evaluate(loaded, _chosen(texts), ignore_steps).outcomes, strict=True
-    ):
+    for text, outcome in zip(texts, evaluate(loaded, _chosen(texts), ignore_steps).outcomes, strict=True):
         if outcome.answer not in ("(line break)", "(part of a character)"):
             assert _greedy_word(loaded, text).strip().startswith(outcome.answer)
 
@@ -123,11 +117,7 @@ def test_a_passage_longer_than_the_model_can_read_keeps_its_end():
 
 def test_progress_counts_every_passage():
     seen = []
-    evaluated = evaluate(
-        _loaded("llama"),
-        _chosen(passages(9)),
-        seen.append,
-    )
+    evaluated = evaluate(_loaded("llama"), _chosen(passages(9)), seen.append)
     right = sum(outcome.last_word_right for outcome in evaluated.outcomes)
     assert seen[0] == Step("evaluate", 0, 9, unit="passages", n_right=0)
     assert seen[-1] == Step("evaluate", 9, 9, unit="passages", n_right=right)

@@ -17,7 +17,7 @@ from sparsedash.storage.store import Store
 from tests.engine.conftest import write_jsonl
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
-LENGTHS = {"short": 40, "read whole": 196, "just fits": 197, "one too long": 198, "far too long": 230}  # fmt: skip
+LENGTHS = {"short": 40, "read whole": 196, "just fits": 197, "one too long": 198, "far too long": 230}
 NAMED = {name: " the" * length for name, length in LENGTHS.items()}
 """Passages of so many tokens, all of the word that the model of these tests always says."""
 
@@ -45,14 +45,14 @@ def test_the_named_passages_have_the_lengths_they_are_named_for(loaded):
 
 
 def _answers(loaded, rule):
-    chosen = choose_passages(
-        Texts(texts=tuple(NAMED.values()), identity="t"), EvaluationSettings(corpus="t")
-    )
+    chosen = choose_passages(Texts(texts=tuple(NAMED.values()), identity="t"), EvaluationSettings(corpus="t"))
     return evaluate(loaded, chosen, ignore_steps, rule=rule).outcomes
 
 
 def test_the_published_place_of_an_answer_is_that_of_the_last_prediction_up_to_the_longest():
-    """As the published script computes it: the passage padded or cut to 196, and an index from the end or the beginning."""
+    """As the published script computes it: the passage padded or cut to 196, and an index from the end or the
+    beginning.
+    """
 
     def looked_for(n_tokens):
         index = -2 - (196 - n_tokens)
@@ -93,10 +93,7 @@ def test_a_record_tells_the_rule_and_each_rule_has_its_own(folder, store, tmp_pa
     for rule in ("plain", "published"):
         asked = replace(settings, evaluation=replace(settings.evaluation, rule=rule))
         records[rule] = store.get(Record, pipeline.run(asked, store).dense)
-    assert {rule: record.rule for rule, record in records.items()} == {
-        "plain": "plain",
-        "published": "published",
-    }
+    assert {rule: record.rule for rule, record in records.items()} == {"plain": "plain", "published": "published"}
     assert records["plain"].last_token.right == 5
     assert records["published"].last_token.right == 3
     assert records["published"].last_word == records["plain"].last_word
@@ -114,12 +111,6 @@ def test_keys_made_before_there_were_rules_are_those_of_the_plain_one():
         del values["calibration"][name]
     assert RunSettings().key() == digest({"settings": values, "stamps": {}})
     key = outcomes_key("m", "float32", "c", plain, None)
-    old = stage_key(
-        "outcomes",
-        model="m",
-        dtype="float32",
-        evaluation=without_rule | {"corpus": "c"},
-        sparse=None,
-    )
+    old = stage_key("outcomes", model="m", dtype="float32", evaluation=without_rule | {"corpus": "c"}, sparse=None)
     assert key == old
     assert outcomes_key("m", "float32", "c", published, None) != key

@@ -22,9 +22,7 @@ def test_walking_block_by_block_gives_the_hidden_states_of_a_plain_forward(model
     seen: list[list[torch.Tensor]] = [[] for _ in blocks]
     hooks = [
         block.register_forward_hook(
-            lambda _, inputs, output, i=i: seen[i].append(
-                output[0] if isinstance(output, tuple) else output
-            )
+            lambda _, inputs, output, i=i: seen[i].append(output[0] if isinstance(output, tuple) else output)
         )
         for i, block in enumerate(blocks)
     ]

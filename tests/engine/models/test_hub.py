@@ -19,9 +19,7 @@ def logits_of(model_type="llama", seed=0):
 
 
 def test_a_sharded_model_is_fetched_whole_and_named_by_its_commit(hub, client, tmp_path):
-    repository = hub.add(
-        "models", "owner/sharded", save(tmp_path / "m", layout="sharded safetensors")
-    )
+    repository = hub.add("models", "owner/sharded", save(tmp_path / "m", layout="sharded safetensors"))
     found = client.ask(model="owner/sharded")
     assert found["identity"] == f"owner/sharded@{repository.refs['main']}"
     assert found["logits"] == pytest.approx(logits_of(), abs=1e-5)
@@ -29,9 +27,7 @@ def test_a_sharded_model_is_fetched_whole_and_named_by_its_commit(hub, client, t
 
 
 @pytest.mark.parametrize("layout", ["bin", "sharded bin"])
-def test_a_repository_of_bin_files_is_read_as_plain_weights_with_a_warning(
-    hub, client, tmp_path, layout
-):
+def test_a_repository_of_bin_files_is_read_as_plain_weights_with_a_warning(hub, client, tmp_path, layout):
     name = f"owner/{layout.replace(' ', '-')}"
     hub.add("models", name, save(tmp_path / "m", layout=layout))
     found = client.ask(model=name)
@@ -55,8 +51,7 @@ def test_a_revision_is_a_model_of_its_own(hub, client, tmp_path):
     hub.add("models", "owner/revised", save(tmp_path / "new", seed=1))
     old = hub.add("models", "owner/revised", save(tmp_path / "old", seed=2), "v1")
     newest, by_tag, by_commit = (
-        client.ask(model=f"owner/revised{revision}")
-        for revision in ("", "@v1", f"@{old.refs['v1']}")
+        client.ask(model=f"owner/revised{revision}") for revision in ("", "@v1", f"@{old.refs['v1']}")
     )
     assert newest["logits"] == pytest.approx(logits_of(seed=1), abs=1e-5)
     assert by_tag["logits"] == by_commit["logits"] == pytest.approx(logits_of(seed=2), abs=1e-5)
@@ -88,9 +83,7 @@ def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(hub, cl
 
 
 def test_a_download_that_breaks_off_is_told_and_goes_on_when_started_again(hub, client, tmp_path):
-    repository = hub.add(
-        "models", "owner/broken", save(tmp_path / "m", layout="sharded safetensors")
-    )
+    repository = hub.add("models", "owner/broken", save(tmp_path / "m", layout="sharded safetensors"))
     repository.breaks_off = {"model-00002-of-00005.safetensors": 20_000}
     found = client.ask(model="owner/broken")
     assert "owner/broken could not be fetched" in found["error"]
@@ -130,7 +123,10 @@ TOKENS = {
     "huggyllama/llama-7b": ("LlamaTokenizer", (1,)),
     "bigscience/bloom-1b7": ("TokenizersBackend", ()),
 }
-"""The class that reads each family's own tokenizer files, and what it puts before a text. BLOOM's has none of its own left."""
+"""The class that reads each family's own tokenizer files, and what it puts before a text.
+
+BLOOM's has none of its own left.
+"""
 
 
 @pytest.mark.parametrize("reference", TOKENS)
@@ -144,9 +140,7 @@ def test_each_published_family_is_read_with_its_own_tokenizer(hub, client, tmp_p
 
 
 @pytest.mark.parametrize("reference", PUBLISHED_FAMILIES)
-def test_each_published_family_goes_through_the_whole_job_by_its_reference(
-    hub, client, tmp_path, reference
-):
+def test_each_published_family_goes_through_the_whole_job_by_its_reference(hub, client, tmp_path, reference):
     _, layout = PUBLISHED_FAMILIES[reference]
     hub.add("models", reference, save_published(tmp_path / "model", reference))
     texts = tmp_path / "passages.jsonl"
@@ -154,11 +148,29 @@ def test_each_published_family_goes_through_the_whole_job_by_its_reference(
     document = tmp_path / "out.json"
     answer = client.ask(
         shell=[
-            "run", "--model", reference, "--calibration", f"file:{texts}[12:]", "--calibration-samples", "40",
-            "--calibration-length", "32", "--evaluation", f"file:{texts}[:12]", "--sparsity", "25",
-            "--width-multiple", "8", "--rule", "published", "--data-dir", str(tmp_path / "data"), "--json", str(document),
+            "run",
+            "--model",
+            reference,
+            "--calibration",
+            f"file:{texts}[12:]",
+            "--calibration-samples",
+            "40",
+            "--calibration-length",
+            "32",
+            "--evaluation",
+            f"file:{texts}[:12]",
+            "--sparsity",
+            "25",
+            "--width-multiple",
+            "8",
+            "--rule",
+            "published",
+            "--data-dir",
+            str(tmp_path / "data"),
+            "--json",
+            str(document),
         ]
-    )  # fmt: skip
+    )
     assert answer == {"code": 0}
     written = json.loads(document.read_text())
     assert written["model"]["identity"].startswith(f"{reference}@")

@@ -48,7 +48,9 @@ def test_narrowing_gives_the_same_logits_as_masking(model_type):
 
 @pytest.mark.parametrize("model_type", ["llama", "phi3", "opt"])
 def test_weights_on_another_device_are_narrowed_there(model_type):
-    """On fake tensors that say they are on a GPU; real ones refuse what is chosen by indices from elsewhere as these do."""
+    """On fake tensors that say they are on a GPU; real ones refuse what is chosen by indices from elsewhere as these
+    do.
+    """
     model = tiny_model(model_type)
     mlps = mlps_of(model, FAMILIES[model_type])
     made = [PrunedMlp(torch.arange(8), out_weight(mlp)[:, :8].clone()) for mlp in mlps]
@@ -76,11 +78,7 @@ def test_a_new_out_projection_and_bias_take_effect(model_type):
     mlps = mlps_of(model, FAMILIES[model_type])
     ids = _ids()
     halved = [
-        PrunedMlp(
-            torch.arange(mlp.width),
-            out_weight(mlp) / 2,
-            None if mlp.out.bias is None else mlp.out.bias / 2,
-        )
+        PrunedMlp(torch.arange(mlp.width), out_weight(mlp) / 2, None if mlp.out.bias is None else mlp.out.bias / 2)
         for mlp in mlps
     ]
     hooks = [mlp.out.register_forward_hook(lambda _, inputs, output: output / 2) for mlp in mlps]

@@ -11,9 +11,7 @@ def prospect(width=64, scores=None, slope=1.0):
     """A block whose loss grows with the square of what it gives."""
     gone = torch.arange(width, -1, -1).double()
     drawn = torch.rand(width, generator=torch.Generator().manual_seed(width))
-    return ChannelScores(
-        width=width, scores=drawn if scores is None else scores, losses=slope * gone.square()
-    )
+    return ChannelScores(width=width, scores=drawn if scores is None else scores, losses=slope * gone.square())
 
 
 def widths(name, blocks, permille, multiple=8, **bounds):
@@ -67,11 +65,9 @@ def test_at_high_sparsities_no_less_goes_than_by_uniform_widths(permille, blend)
 
 
 def test_a_block_that_the_model_minds_less_gives_more():
-    # With losses a g^2 the cheapest is to give in proportion to 1 / a: 24 against 8; half way from 16 each is 20 and 12.
-    assert widths("sensitivity", [prospect(slope=1), prospect(slope=3)], 250, multiple=4) == [
-        44,
-        52,
-    ]
+    # With losses a g^2 the cheapest is to give in proportion to 1 / a: 24 against 8; half way from 16 each is 20 and
+    # 12.
+    assert widths("sensitivity", [prospect(slope=1), prospect(slope=3)], 250, multiple=4) == [44, 52]
 
 
 @pytest.mark.parametrize(("blend", "kept"), [(0.0, [48, 48]), (0.5, [44, 52]), (1.0, [40, 56])])

@@ -37,7 +37,7 @@ def test_every_pair_that_goes_has_the_error_of_its_own_refit():
     one = layer(m=6)
     for pair in itertools.combinations(range(6), 2):
         kept = complement(torch.tensor(pair), 6)
-        errors = COMPENSATIONS["least-squares"].errors(one, torch.cat([kept, torch.tensor(pair)]), TINY)  # fmt: skip
+        errors = COMPENSATIONS["least-squares"].errors(one, torch.cat([kept, torch.tensor(pair)]), TINY)
         expected = one.mean_square(*change(one, kept, "least-squares"))
         assert float(errors[4]) == pytest.approx(expected, rel=1e-3)
 

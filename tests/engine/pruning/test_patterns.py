@@ -25,12 +25,8 @@ def test_patterns_that_decide_the_sparsity_are_those_with_groups():
     assert decided == FIXED_PERMILLE
 
 
-@given(
-    st.sampled_from(["2:4", "4:8"]), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**31)
-)
-def test_every_full_group_has_exactly_its_zeros_and_the_rest_of_a_row_stays(
-    name, rows, columns, seed
-):
+@given(st.sampled_from(["2:4", "4:8"]), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**31))
+def test_every_full_group_has_exactly_its_zeros_and_the_rest_of_a_row_stays(name, rows, columns, seed):
     pattern = PATTERNS[name]
     gone = pattern.zeros(scores(rows, columns, seed), 500, by_row=True)
     n_full = columns // pattern.group

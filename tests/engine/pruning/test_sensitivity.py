@@ -11,7 +11,8 @@ from tests.engine.pruning.layers import inputs, layer
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_reference_damage_is_the_error_of_the_refit(bias):
-    # Means far larger than what varies: a bias takes them up, and an error that counted them would be a hundred times as large.
+    # Means far larger than what varies: a bias takes them up, and an error that counted them would be a hundred times
+    # as large.
     own = layer(m=32, d=5, bias=bias, x=inputs(32) + (10 if bias else 0))
     order = torch.argsort(activation_aware(own), descending=True)
     errors = refit_errors(own, order, 1e-9)
@@ -25,6 +26,4 @@ def test_a_mean_square_is_that_of_the_outputs():
     weight, bias = torch.randn(3, 6), torch.randn(3)
     outputs = (x @ weight.T + bias).square().sum(dim=1)
     assert own.mean_square(weight, bias) == pytest.approx(float(outputs.mean()), rel=1e-4)
-    assert own.mean_square(weight) == pytest.approx(
-        float((x @ weight.T).square().sum(dim=1).mean()), rel=1e-4
-    )
+    assert own.mean_square(weight) == pytest.approx(float((x @ weight.T).square().sum(dim=1).mean()), rel=1e-4)

@@ -6,12 +6,7 @@ import torch
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.pruning.patterns import PATTERNS
 from sparsedash.engine.pruning.reconstruction_error import share_lost
-from sparsedash.engine.pruning.weight_saliency import (
-    WEIGHT_SALIENCIES,
-    inverse_factor,
-    needs_factor,
-    sparse_weight,
-)
+from sparsedash.engine.pruning.weight_saliency import WEIGHT_SALIENCIES, inverse_factor, needs_factor, sparse_weight
 from sparsedash.schema.method_settings import MethodSettings, choices
 from tests.engine.pruning.layers import inputs
 
@@ -120,9 +115,7 @@ def test_more_columns_than_one_block_give_the_same_as_fresh_inverses():
     method = MethodSettings(pattern="2:4", saliency="magnitude", scope="decoder", damping=0.1)
     gone = pattern.zeros(weight.abs(), 500, by_row=False)
     parts = iter(gone.split(4, dim=1))
-    expected = by_fresh_inverses(
-        weight, damped(known, 0.1), pattern, lambda part, pivots: next(parts)
-    )
+    expected = by_fresh_inverses(weight, damped(known, 0.1), pattern, lambda part, pivots: next(parts))
     assert torch.allclose(made(weight, known, method).double(), expected, rtol=1e-2, atol=1e-2)
 
 
@@ -132,11 +125,7 @@ def test_sparsegpt_loses_least_on_correlated_inputs(pattern):
     lost = {
         (saliency, compensation): share_lost(
             weight,
-            made(
-                weight,
-                known,
-                MethodSettings(pattern=pattern, saliency=saliency, compensation=compensation),
-            ),
+            made(weight, known, MethodSettings(pattern=pattern, saliency=saliency, compensation=compensation)),
             known.second_moment,
         )
         for saliency in WEIGHT_SALIENCIES

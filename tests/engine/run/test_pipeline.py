@@ -21,9 +21,7 @@ def settings(model_folder, passage_file):
         model=str(model_folder),
         methods=(MethodSettings(width_multiple=8),),
         sparsities_permille=(250, 500),
-        calibration=CalibrationSettings(
-            corpus=f"file:{passage_file}[20:]", n_samples=40, length=32
-        ),
+        calibration=CalibrationSettings(corpus=f"file:{passage_file}[20:]", n_samples=40, length=32),
         evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=10),
     )
 
@@ -80,9 +78,7 @@ def _must_not_run(*_, **__):
     raise AssertionError("this stage was in the store")
 
 
-def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
-    settings, store, monkeypatch
-):
+def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(settings, store, monkeypatch):
     fisher = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
     usual = replace(settings, methods=(fisher,), sparsities_permille=(250,))
     calibration = replace(settings.calibration, token_weights="residual")
@@ -114,9 +110,7 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
         return mask_gradients(loaded, sequences, on_step, n_rounds=n_rounds, masks=noting)
 
     monkeypatch.setattr(cache, "mask_gradients", counting)
-    rounds = MethodSettings(
-        saliency="fisher", compensation="none", allocation="global", rounds=3, width_multiple=8
-    )
+    rounds = MethodSettings(saliency="fisher", compensation="none", allocation="global", rounds=3, width_multiple=8)
     asked = replace(settings, methods=(rounds,))
     run, _ = _run(asked, store)
     assert [store.get(Record, key).pruned.sparsity_permille for key in run.sparse] == [250, 500]
@@ -137,9 +131,7 @@ def test_fewer_sequences_than_rounds_still_get_as_sparse_as_was_asked(settings, 
         return choose(mlps, so_far, method, permille, on_block)
 
     monkeypatch.setattr(cache, "choose", noting)
-    rounds = MethodSettings(
-        saliency="fisher", compensation="none", rounds=6, schedule="linear", width_multiple=8
-    )
+    rounds = MethodSettings(saliency="fisher", compensation="none", rounds=6, schedule="linear", width_multiple=8)
     three = replace(settings.calibration, n_samples=3, length=128, packed=True)
     asked = replace(settings, methods=(rounds,), sparsities_permille=(300,), calibration=three)
     _run(asked, store)
@@ -157,9 +149,7 @@ def test_nothing_removed_needs_no_backward_pass(settings, store, monkeypatch):
         assert sparse.last_word == dense.last_word
 
 
-def test_gradients_that_the_store_has_lost_are_gathered_again_without_a_calibration(
-    settings, store, monkeypatch
-):
+def test_gradients_that_the_store_has_lost_are_gathered_again_without_a_calibration(settings, store, monkeypatch):
     fisher = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
     asked = replace(settings, methods=(fisher,), sparsities_permille=(250,))
     _run(asked, store)
@@ -173,9 +163,7 @@ def test_gradients_that_the_store_has_lost_are_gathered_again_without_a_calibrat
     read = store.get_artefact
     monkeypatch.setattr(cache, "mask_gradients", losing)
     monkeypatch.setattr(
-        store,
-        "get_artefact",
-        lambda key: None if _of_gradients(read(key)) and not calls else read(key),
+        store, "get_artefact", lambda key: None if _of_gradients(read(key)) and not calls else read(key)
     )
     _, steps = _run(replace(asked, sparsities_permille=(500,)), store)
     assert calls == [1]
@@ -230,9 +218,7 @@ def test_compensation_lowers_the_error_on_the_calibration_text(settings, store):
 
 
 @pytest.mark.parametrize("stage", ["load", "text", "calibrate", "prune", "evaluate"])
-def test_a_run_stopped_in_any_stage_ends_the_same_when_started_again(
-    settings, store, tmp_path, stage
-):
+def test_a_run_stopped_in_any_stage_ends_the_same_when_started_again(settings, store, tmp_path, stage):
     def stop(step):
         if step.stage == stage and step.done >= step.total // 2:
             raise Cancelled
@@ -279,9 +265,7 @@ def test_statistics_that_were_forgotten_or_damaged_are_computed_again(settings, 
     assert run.finished and first.dense == run.dense
 
 
-def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(
-    settings, tmp_path, monkeypatch
-):
+def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(settings, tmp_path, monkeypatch):
     tiny = Store(tmp_path / "tiny", artefact_bytes=1)
     monkeypatch.setattr(stages, "evaluate", _must_not_run)
     with pytest.raises(StoreError, match=r"takes .* GB, and there is room for"):
@@ -308,9 +292,7 @@ def test_room_is_counted_for_the_text_that_there_is(settings, store, monkeypatch
     assert 0 < asked[0] < 5_000
 
 
-def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(
-    settings, tmp_path, monkeypatch
-):
+def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(settings, tmp_path, monkeypatch):
     tiny = Store(tmp_path / "tiny", artefact_bytes=1)
     monkeypatch.setattr(stages, "kept_bytes", lambda *_: 0)
     calibrations = []
@@ -382,9 +364,7 @@ def test_fewer_passages_than_were_asked_for_are_told_in_the_run(settings, store)
         assert said in run.warnings
 
 
-def test_few_calibration_tokens_are_told_in_every_run_that_rests_on_them(
-    settings, store, monkeypatch
-):
+def test_few_calibration_tokens_are_told_in_every_run_that_rests_on_them(settings, store, monkeypatch):
     run, _ = _run(settings, store)
     assert any("tokens a channel" in warning for warning in run.warnings)
     monkeypatch.setattr(stages, "calibrate", _must_not_run)
@@ -405,12 +385,8 @@ def test_a_bad_model_leaves_no_run(settings, store):
 
 
 @pytest.mark.parametrize("corpus", ["self", None])
-def test_too_little_calibration_text_is_refused_before_anything_is_evaluated(
-    settings, store, corpus
-):
-    little = replace(
-        settings.calibration, n_samples=2, corpus=corpus or settings.calibration.corpus
-    )
+def test_too_little_calibration_text_is_refused_before_anything_is_evaluated(settings, store, corpus):
+    little = replace(settings.calibration, n_samples=2, corpus=corpus or settings.calibration.corpus)
     steps = Steps()
     with pytest.raises(CalibrationError, match="too few"):
         pipeline.run(replace(settings, calibration=little), store, steps)
@@ -429,9 +405,7 @@ def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
     assert all(seen)
 
 
-def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_others_ended(
-    settings, store
-):
+def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_others_ended(settings, store):
     whole, _ = _run(settings, store)
     early = replace(settings, evaluation=replace(settings.evaluation, stop_early=True))
     run, _ = _run(early, store)

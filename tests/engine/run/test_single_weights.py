@@ -32,9 +32,7 @@ def settings(model_folder, passage_file):
         model=str(model_folder),
         methods=(SPARSEGPT,),
         sparsities_permille=(250, 400),
-        calibration=CalibrationSettings(
-            corpus=f"file:{passage_file}[20:]", n_samples=40, length=32
-        ),
+        calibration=CalibrationSettings(corpus=f"file:{passage_file}[20:]", n_samples=40, length=32),
         evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=5),
     )
 
@@ -59,10 +57,7 @@ def test_new_weights_do_what_setting_them_by_hand_does_and_the_dense_model_comes
     dense = loaded.model(ids()).logits
     projections = loaded.projections("decoder")
     masks = [
-        {
-            name: PATTERNS["2:4"].zeros(weight_of(part).abs(), 500, by_row=False)
-            for name, part in block.items()
-        }
+        {name: PATTERNS["2:4"].zeros(weight_of(part).abs(), 500, by_row=False) for name, part in block.items()}
         for block in projections
     ]
     by_hand = copy.deepcopy(loaded)
@@ -87,9 +82,7 @@ def test_projections_that_are_given_the_same_are_found_together(model_type):
     blocks = loaded.projections("decoder")
     for number, block in enumerate(blocks):
         for name, part in block.items():
-            part.register_forward_pre_hook(
-                lambda _, args, key=(number, name): seen.__setitem__(key, args[0])
-            )
+            part.register_forward_pre_hook(lambda _, args, key=(number, name): seen.__setitem__(key, args[0]))
     groups = shared_inputs(loaded)
     loaded.model(ids())
     for number, (block, found) in enumerate(zip(blocks, groups, strict=True)):
@@ -111,9 +104,7 @@ def test_every_family_goes_through_a_job(model_type, settings, store, tmp_path):
     assert run.finished and made.sparsity_permille == 500
     assert made.mlp_sparsity == 0.5
     loaded = tiny(model_type)
-    decoder = sum(
-        p.weight.numel() for block in loaded.projections("decoder") for p in block.values()
-    )
+    decoder = sum(p.weight.numel() for block in loaded.projections("decoder") for p in block.values())
     assert made.matmul_ratio == pytest.approx(decoder / 2 / n_matmul_weights(model), abs=1e-9)
     assert made.widths == made.dense_widths
     for errors in (made.layer_errors, made.held_out_errors, made.passage_errors):
@@ -152,9 +143,7 @@ def test_zero_percent_gives_the_dense_answers(settings, store):
         assert zero.pruned.mlp_sparsity == zero.pruned.matmul_ratio == 0
 
 
-def test_the_inputs_are_gathered_once_and_only_where_single_weights_go(
-    settings, store, monkeypatch
-):
+def test_the_inputs_are_gathered_once_and_only_where_single_weights_go(settings, store, monkeypatch):
     pipeline.run(replace(settings, methods=(MethodSettings(width_multiple=8),)), store)
     passes = []
     gather = cache.gather
@@ -188,8 +177,6 @@ def test_inputs_that_were_forgotten_are_gathered_again(settings, store):
 
 def test_masked_models_write_continuations(settings, store):
     run = pipeline.run(settings, store)
-    asked = ContinuationSettings(
-        left=run.dense, right=run.sparse[0], prompt="the lamp and", n_tokens=6
-    )
+    asked = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="the lamp and", n_tokens=6)
     both = continue_prompt(asked, store, ModelPairCache(ModelShelf()))
     assert both.left != both.right

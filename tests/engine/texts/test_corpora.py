@@ -32,9 +32,7 @@ def test_openings_are_short_and_many():
 def test_json_lines_text_and_parquet_give_their_texts(tmp_path):
     texts = ["one two three", "fünf — sechs \u2028 sieben"]
     jsonl, parquet, txt = (tmp_path / f"x.{kind}" for kind in ("jsonl", "parquet", "txt"))
-    jsonl.write_text(
-        "\n".join(json.dumps({"text": t}, ensure_ascii=False) for t in texts) + "\n\n", "utf-8"
-    )
+    jsonl.write_text("\n".join(json.dumps({"text": t}, ensure_ascii=False) for t in texts) + "\n\n", "utf-8")
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), parquet)
     txt.write_text("\n\n".join(texts), "utf-8")
     assert read_texts(f"file:{jsonl}").texts == tuple(texts)

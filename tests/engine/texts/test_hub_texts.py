@@ -6,13 +6,7 @@ import re
 import pytest
 
 from sparsedash.engine.texts.corpora import CORPORA
-from tests.engine.hub_texts import (
-    json_lines,
-    serve_parquet,
-    serve_pile,
-    write_card,
-    write_parquet,
-)
+from tests.engine.hub_texts import json_lines, serve_parquet, serve_pile, write_card, write_parquet
 
 SPLITS = ("train", "validation", "test")
 
@@ -20,12 +14,12 @@ SPLITS = ("train", "validation", "test")
 def test_every_split_of_lambada_is_read_as_the_plain_text_it_is(hub, client, tmp_path):
     splits = {split: [f"the {split}", "a door"] for split in SPLITS}
     serve_parquet(hub, tmp_path, "cimec/lambada", "plain_text", splits)
-    found = {
-        name: client.ask(texts=name) for name in ("lambada", "lambada-validation", "lambada-train")
-    }
+    found = {name: client.ask(texts=name) for name in ("lambada", "lambada-validation", "lambada-train")}
     assert [answer["texts"] for answer in found.values()] == [
-        ["the test", "a door"], ["the validation", "a door"], ["the train", "a door"],
-    ]  # fmt: skip
+        ["the test", "a door"],
+        ["the validation", "a door"],
+        ["the train", "a door"],
+    ]
     assert len({answer["identity"] for answer in found.values()}) == 3
 
 
@@ -68,14 +62,12 @@ def serve_c4(hub, folder, path, texts):
 
 
 # Words that do not compress, so that the breaking point lies in the middle of the documents.
-DOCUMENTS = [f"document {pow(7, i, 10**40 + 7):x} {pow(11, i, 10**40 + 9):x}" for i in range(1, 4000)]  # fmt: skip
+DOCUMENTS = [f"document {pow(7, i, 10**40 + 7):x} {pow(11, i, 10**40 + 9):x}" for i in range(1, 4000)]
 STREAMS = {"zst": "train/00.jsonl.zst", "gz": "en/c4-train.00000-of-01024.json.gz"}
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-def test_a_stream_that_breaks_midway_is_told_keeps_nothing_and_can_be_started_again(
-    hub, client, tmp_path, kind
-):
+def test_a_stream_that_breaks_midway_is_told_keeps_nothing_and_can_be_started_again(hub, client, tmp_path, kind):
     path = f"owner/stream-{kind}"
     serve, config = (serve_c4, "en") if kind == "gz" else (serve_pile, None)
     texts = DOCUMENTS if kind == "gz" else [DOCUMENTS]
@@ -109,9 +101,7 @@ def test_a_stream_that_ends_before_its_number_is_not_taken_for_a_whole_one(hub, 
     assert not list(client.home.rglob("*owner--short*.jsonl*"))
 
 
-def test_a_text_set_whose_download_breaks_midway_is_told_and_can_be_started_again(
-    hub, client, tmp_path
-):
+def test_a_text_set_whose_download_breaks_midway_is_told_and_can_be_started_again(hub, client, tmp_path):
     repository = serve_parquet(hub, tmp_path, "owner/whole", "default", {"train": DOCUMENTS})
     file = "default/train-00000-of-00001.parquet"
     repository.breaks_off = {file: 10_000}
@@ -122,9 +112,7 @@ def test_a_text_set_whose_download_breaks_midway_is_told_and_can_be_started_agai
     assert client.ask(texts="owner/whole", row=row)["texts"] == DOCUMENTS
 
 
-def test_a_text_set_that_was_read_once_is_there_without_the_hub_and_the_rest_says_so(
-    hub, client, tmp_path
-):
+def test_a_text_set_that_was_read_once_is_there_without_the_hub_and_the_rest_says_so(hub, client, tmp_path):
     serve_parquet(hub, tmp_path, "owner/kept", "default", {"train": ["a text"]})
     row = {"path": "owner/kept", "config": "default", "split": "train"}
     before = client.ask(texts="owner/kept", row=row)

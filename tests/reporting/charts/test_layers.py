@@ -9,9 +9,15 @@ from tests.examples import PRUNED
 from tests.reporting.charts.drawn import drawn, labels, trace
 
 MADE = replace(
-    PRUNED, widths=(96, 64, 32), dense_widths=(128, 64, 64), layer_errors=(0.1, 0.02, 0.4), held_out_errors=(0.11, 0.02, 0.5),
-    uncompensated_errors=(0.2, 0.04, 0.5), passage_errors=(0.12, 0.03, 0.4), sensitivities=(2.0, 1.0, 4.0),
-)  # fmt: skip
+    PRUNED,
+    widths=(96, 64, 32),
+    dense_widths=(128, 64, 64),
+    layer_errors=(0.1, 0.02, 0.4),
+    held_out_errors=(0.11, 0.02, 0.5),
+    uncompensated_errors=(0.2, 0.04, 0.5),
+    passage_errors=(0.12, 0.03, 0.4),
+    sensitivities=(2.0, 1.0, 4.0),
+)
 
 
 def test_every_layer_has_its_loss_on_each_text_in_percent():
@@ -41,27 +47,31 @@ def heights(figure):
 
 def test_labels_point_to_the_last_layer_where_the_curves_are_apart():
     nothing_at_last = replace(
-        MADE, layer_errors=(0.1, 0.2, 0.0), held_out_errors=(0.1, 0.3, 0.0), passage_errors=(0.1, 0.25, 0.0),
+        MADE,
+        layer_errors=(0.1, 0.2, 0.0),
+        held_out_errors=(0.1, 0.3, 0.0),
+        passage_errors=(0.1, 0.25, 0.0),
         uncompensated_errors=(0.2, 0.4, 0.001),
-    )  # fmt: skip
+    )
     found = heights(drawn(layers_chart(nothing_at_last)))
     assert [y for _, y in found] == pytest.approx([20, 30, 25, 40])
     assert {x for x, _ in found} == {1.6 / 3.2}
 
 
 def test_labels_need_no_leader_where_the_curves_end_apart_or_are_nowhere_apart():
-    same = replace(
-        MADE, held_out_errors=(), passage_errors=(), uncompensated_errors=MADE.layer_errors
-    )
+    same = replace(MADE, held_out_errors=(), passage_errors=(), uncompensated_errors=MADE.layer_errors)
     for made in (MADE, same):
         assert heights(drawn(layers_chart(made))) == []
 
 
 def test_of_curves_that_are_nowhere_far_apart_the_widest_place_is_taken():
     close = replace(
-        MADE, held_out_errors=(), passage_errors=(), layer_errors=(0.4, 0.1, 0.02),
+        MADE,
+        held_out_errors=(),
+        passage_errors=(),
+        layer_errors=(0.4, 0.1, 0.02),
         uncompensated_errors=(0.401, 0.102, 0.02),
-    )  # fmt: skip
+    )
     assert {x for x, _ in heights(drawn(layers_chart(close)))} == {1.6 / 3.2}
 
 
@@ -75,9 +85,7 @@ def test_kept_widths_and_sensitivities_stand_below_in_panels_of_their_own():
 
 def test_what_was_not_measured_is_left_out():
     figure = drawn(layers_chart(replace(MADE, sensitivities=(), passage_errors=())))
-    assert {t["name"] for t in figure["data"]} == {
-        "calibration", "held-out text", "uncompensated", "y2",
-    }  # fmt: skip
+    assert {t["name"] for t in figure["data"]} == {"calibration", "held-out text", "uncompensated", "y2"}
     assert "yaxis3" not in figure["layout"]
 
 

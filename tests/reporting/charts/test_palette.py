@@ -8,9 +8,7 @@ from sparsedash.reporting.charts.palette import PALETTES, Palette, repainting
 from sparsedash.ui import frame
 
 STYLE = frame._STYLE.read_text(encoding="utf-8")
-TOKENS = dict(
-    re.findall(r"^\s+--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", STYLE, flags=re.MULTILINE)
-)
+TOKENS = dict(re.findall(r"^\s+--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", STYLE, flags=re.MULTILINE))
 TEXT_TOKENS = ("dense", "sparse-text", "broke", "mended", "muted")
 GROUNDS = ("ground", "panel")
 BODY_TEXT = "#22262b, #e8e6e1"
@@ -35,9 +33,7 @@ def test_black_on_white_has_the_contrast_that_the_standard_says():
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
 def test_text_in_a_chart_reaches_four_and_a_half_and_marks_three(palette: Palette):
-    for colour in (
-        palette.text, palette.muted, palette.dense, palette.sparse_text, palette.broke, palette.mended,
-    ):  # fmt: skip
+    for colour in (palette.text, palette.muted, palette.dense, palette.sparse_text, palette.broke, palette.mended):
         assert contrast(colour, palette.ground) >= 4.5
     assert contrast(palette.sparse, palette.ground) >= 3
 

@@ -1,4 +1,6 @@
-"""Published points on the accuracy chart: where the model, the passages and the format are the same, and nowhere else."""
+"""Published points on the accuracy chart: where the model, the passages and the format are the same, and
+nowhere else.
+"""
 
 from dataclasses import replace
 

@@ -20,12 +20,16 @@ DENSE = specimens.record([True] * 60 + [False] * 60)
 TEN = specimens.record([True] * 54 + [False] * 66, 100)
 THIRTY = specimens.record([True] * 30 + [False] * 90, 300)
 STOPPED = Stopping(
-    decision="difference", n_answered=40, n_passages=120, p_value=0.01, interval=(-0.3, -0.1), margin=0.01, n_comparisons=2
-)  # fmt: skip
-RACE = TradeoffData(dense=DENSE, lines={"sparse": [THIRTY, TEN]})
-TWO = TradeoffData(
-    dense=DENSE, lines={"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude"
+    decision="difference",
+    n_answered=40,
+    n_passages=120,
+    p_value=0.01,
+    interval=(-0.3, -0.1),
+    margin=0.01,
+    n_comparisons=2,
 )
+RACE = TradeoffData(dense=DENSE, lines={"sparse": [THIRTY, TEN]})
+TWO = TradeoffData(dense=DENSE, lines={"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude")
 
 
 def chart(tradeoff=RACE, measure="accuracy", theme="light"):
@@ -76,9 +80,7 @@ def test_lines_carry_their_labels_at_their_height_and_there_is_no_legend():
     figure = chart()
     assert figure["layout"]["showlegend"] is False
     low, high = figure["layout"]["yaxis"]["range"]
-    assert labels(figure) == pytest.approx(
-        {"dense": (50 - low) / (high - low), "sparse": (25 - low) / (high - low)}
-    )
+    assert labels(figure) == pytest.approx({"dense": (50 - low) / (high - low), "sparse": (25 - low) / (high - low)})
 
 
 def test_methods_differ_in_more_than_place_and_each_label_shows_its_mark():
@@ -138,7 +140,7 @@ def test_eight_methods_have_eight_labels_that_do_not_touch():
     figure = chart(crowd())
     layout = figure["layout"]
     plot = layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]
-    found = [(plot * (1 - a["y"]), a["text"].count("<br>") + 1, a["font"]["size"]) for a in layout["annotations"]]  # fmt: skip
+    found = [(plot * (1 - a["y"]), a["text"].count("<br>") + 1, a["font"]["size"]) for a in layout["annotations"]]
     assert len(found) == 9
     edges = sorted((y - 0.6 * size * n, y + 0.6 * size * n) for y, n, size in found)
     for (_, below), (above, _) in itertools.pairwise(edges):
@@ -206,9 +208,7 @@ def test_a_sparse_point_knows_its_record_and_no_other_point_does():
 
 def test_fewer_passages_than_dense_make_a_hollow_mark():
     few = replace(THIRTY, outcomes=THIRTY.outcomes[:40], stopping=STOPPED)
-    symbols = trace(chart(replace(RACE, lines={"sparse": [TEN, few]})), "sparse")["marker"][
-        "symbol"
-    ]
+    symbols = trace(chart(replace(RACE, lines={"sparse": [TEN, few]})), "sparse")["marker"]["symbol"]
     assert symbols == ["circle", "circle", "circle-open"]
 
 
@@ -239,9 +239,7 @@ class TestPerplexity:
         assert at["2.00 ×"] == pytest.approx(-log(2))
 
     def test_factors_are_short(self):
-        assert [times(n) for n in (0, 0.0953, log(20), 1000)] == [
-            "1.00 ×", "1.10 ×", "20 ×", times(50),
-        ]  # fmt: skip
+        assert [times(n) for n in (0, 0.0953, log(20), 1000)] == ["1.00 ×", "1.10 ×", "20 ×", times(50)]
 
 
 class TestFlips:

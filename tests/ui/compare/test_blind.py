@@ -38,9 +38,7 @@ def test_the_page_tells_neither_names_nor_colours_of_the_sides(open_page, finish
     assert said.index(f"A {first}") < said.index(f"B {second}")
 
 
-def test_before_the_choice_only_what_was_answered_is_shown_and_after_it_everything(
-    open_page, finished
-):
+def test_before_the_choice_only_what_was_answered_is_shown_and_after_it_everything(open_page, finished):
     app = open_page("compare", mode="blind", passage="13")
     first, second = sorted(answers_of(finished, 13))
     drawn_page = markup(app).split("</style>")[-1]
@@ -105,10 +103,7 @@ def test_only_passages_with_different_answers_are_judged_in_file_order(open_page
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
     different = [one.index for one, other in pairs if one.answer != other.answer]
     assert f"1 of {len(different)}" in words(app)
-    assert (
-        f"Offered are {len(different)} of 120 passages: those that the two models answer"
-        in words(app)
-    )
+    assert f"Offered are {len(different)} of 120 passages: those that the two models answer" in words(app)
     assert f"Passage {different[0] + 1}" in words(app)
 
 

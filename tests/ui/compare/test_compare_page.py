@@ -36,9 +36,7 @@ def test_while_the_first_models_answer_the_page_shows_their_job(address, open_pa
     assert "10 % against dense" in words(app)
 
 
-def test_while_the_dense_answers_are_made_again_the_page_waits_and_does_not_ask_without_pause(
-    open_page, finished
-):
+def test_while_the_dense_answers_are_made_again_the_page_waits_and_does_not_ask_without_pause(open_page, finished):
     run = finished.stored_runs[0]
     del finished.stored_records[run.dense]
     finished.stored_jobs = [job(SETTINGS)]
@@ -53,9 +51,7 @@ def test_a_job_that_ended_without_answers_leaves_nothing_to_compare(open_page, b
     assert FAILED["error_text"] in asked
 
 
-def test_a_run_of_another_address_is_mentioned_where_there_is_nothing_to_compare(
-    open_page, backend
-):
+def test_a_run_of_another_address_is_mentioned_where_there_is_nothing_to_compare(open_page, backend):
     backend.stored_jobs = [job(SETTINGS)]
     app = open_page("compare", run="gone")
     assert words(app).startswith("There is no run with this address.")
@@ -84,8 +80,7 @@ def test_one_of_several_comparisons_is_judged_among_them_as_well(open_page, back
     said = words(open_page("compare", right="30 %"))
     assert "a difference is shown" in said and "p = 0.031." in said
     assert (
-        "That is by itself. Among the 3 comparisons of this run p = 0.094 after Holm: a borderline difference."
-        in said
+        "That is by itself. Among the 3 comparisons of this run p = 0.094 after Holm: a borderline difference." in said
     )
 
 
@@ -222,17 +217,12 @@ def test_a_record_that_is_lost_is_said_to_be_lost(open_page, finished):
 def test_a_target_of_several_tokens_is_shown_token_by_token(open_page, finished):
     for key, record in list(finished.stored_records.items()):
         cut = tuple(
-            replace(
-                o, tokens=(replace(o.tokens[0], text=" har"), replace(o.tokens[0], text="bour"))
-            )
+            replace(o, tokens=(replace(o.tokens[0], text=" har"), replace(o.tokens[0], text="bour")))
             for o in record.outcomes
         )
         finished.stored_records[key] = replace(record, outcomes=cut)
     said = words(open_page("compare"))
-    assert (
-        "The target token by token, each given those before it Token Dense Sparse, 30 % ␣har"
-        in said
-    )
+    assert "The target token by token, each given those before it Token Dense Sparse, 30 % ␣har" in said
 
 
 def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkeypatch):
@@ -243,10 +233,12 @@ def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkey
         monkeypatch.setattr(f"sparsedash.ui.compare.downloads.{name}", refuse)
     app = open_page("compare")
     assert [b.proto.label for b in app.get("download_button")] == [
-        "Report, one HTML file", "These 9 passages, CSV", "These 9 passages, parquet",
+        "Report, one HTML file",
+        "These 9 passages, CSV",
+        "These 9 passages, parquet",
         "All samples of Dense, as lm-evaluation-harness writes them",
         "All samples of Sparse, 30 %, as lm-evaluation-harness writes them",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("prompt", ["Once upon a time", "<b>**x**</b> \u202eabc =1+1 nul\x00 👩‍🚀"])

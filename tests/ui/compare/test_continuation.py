@@ -73,25 +73,19 @@ def test_both_sides_are_shown_while_they_grow(open_page, finished, tried):
         ("running", "read", "Reading the prompt"),
     ],
 )
-def test_until_the_first_word_the_page_says_what_is_done(
-    state, stage, words_for_it, open_page, finished, tried
-):
+def test_until_the_first_word_the_page_says_what_is_done(state, stage, words_for_it, open_page, finished, tried):
     finished.stored_jobs = [job(tried, state, stage=stage)]
     assert words_for_it in words(open_page("compare"))
 
 
-def test_a_job_that_is_being_stopped_says_so_and_cannot_be_stopped_twice(
-    open_page, finished, tried
-):
+def test_a_job_that_is_being_stopped_says_so_and_cannot_be_stopped_twice(open_page, finished, tried):
     finished.stored_jobs = [job(tried, stage="continue", cancel_requested_at=1.0)]
     app = open_page("compare")
     assert "Stopping" in words(app)
     assert button(app, "Stop").disabled
 
 
-def test_what_was_written_when_it_was_stopped_stays_and_can_be_written_again(
-    open_page, finished, tried
-):
+def test_what_was_written_when_it_was_stopped_stays_and_can_be_written_again(open_page, finished, tried):
     finished.stored_jobs = [job(tried, "cancelled")]
     finished.stored_continuations[tried.key()] = Continuation(
         key=tried.key(), prompt=tried.prompt, left=" there was", right=" a", stopped=True

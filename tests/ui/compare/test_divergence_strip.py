@@ -43,9 +43,7 @@ def test_its_job_is_shown_where_it_will_be(state, more, expected, open_page, fin
 
 def stored(backend, *places):
     request = asked_by(backend)
-    backend.stored_divergences[request.key()] = Divergence(
-        key=request.key(), opening="Mara", places=places
-    )
+    backend.stored_divergences[request.key()] = Divergence(key=request.key(), opening="Mara", places=places)
 
 
 def test_each_place_says_its_number_and_what_each_model_expects(open_page, finished):
@@ -82,11 +80,7 @@ def test_tokens_are_shown_as_text(text, open_page, finished):
 
 
 def test_a_later_part_of_a_character_has_no_place_in_the_text(open_page, finished):
-    stored(
-        finished,
-        Place(text="é", nats=0.1, left="a", right="b"),
-        Place(text="", nats=2.0, left="a", right="b"),
-    )
+    stored(finished, Place(text="é", nats=0.1, left="a", right="b"), Place(text="", nats=2.0, left="a", right="b"))
     said = words(opened(open_page))
     assert "a part of a character 2.00" in said
 

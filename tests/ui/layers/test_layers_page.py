@@ -13,18 +13,22 @@ from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
 LAYERS = replace(
-    PRUNED, widths=(96, 64, 32), dense_widths=(128, 64, 64), layer_errors=(0.1, 0.02, 0.4), held_out_errors=(0.11, 0.02, 0.5),
-    uncompensated_errors=(0.2, 0.04, 0.5), passage_errors=(0.12, 0.03, 0.4), sensitivities=(2.0, 1.0, 4.0),
-)  # fmt: skip
+    PRUNED,
+    widths=(96, 64, 32),
+    dense_widths=(128, 64, 64),
+    layer_errors=(0.1, 0.02, 0.4),
+    held_out_errors=(0.11, 0.02, 0.5),
+    uncompensated_errors=(0.2, 0.04, 0.5),
+    passage_errors=(0.12, 0.03, 0.4),
+    sensitivities=(2.0, 1.0, 4.0),
+)
 
 
 @pytest.fixture
 def measured(backend):
     """A backend with a run whose layers were measured in every way."""
     run, records = specimens.run()
-    sparse = [
-        replace(r, pruned=replace(LAYERS, sparsity_permille=r.sparsity_permille)) for r in records[1:]
-    ]  # fmt: skip
+    sparse = [replace(r, pruned=replace(LAYERS, sparsity_permille=r.sparsity_permille)) for r in records[1:]]
     backend.add_run((run, [records[0], *sparse]))
     return backend
 
@@ -51,17 +55,13 @@ def test_a_run_that_failed_says_why(open_page, backend):
 
 
 def test_an_address_of_no_run_says_so(open_page, finished):
-    assert "There is nothing about layers at this address." in words(
-        open_page("layers", run="gone")
-    )
+    assert "There is nothing about layers at this address." in words(open_page("layers", run="gone"))
 
 
 def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page, measured):
     app = open_page("layers")
     said = words(app)
-    assert said.startswith(
-        "Half of the layers lost at most 10.0 % of their output; layer 3 lost the most, 40.0 %."
-    )
+    assert said.startswith("Half of the layers lost at most 10.0 % of their output; layer 3 lost the most, 40.0 %.")
     assert markup(app).count('class="sd-figure"') == 3
     assert "compensation bought back 50 % of it; median of the layers' shares" in said
     assert "1.20 × that on calibration text; median of the layers' ratios" in said
@@ -101,26 +101,18 @@ def test_links_lead_to_the_chart_and_to_the_answers(open_page, measured):
 
 
 def test_text_unlike_the_passages_is_said_first_of_all():
-    said = sentence(
-        replace(LAYERS, passage_errors=(0.3, 0.05, 0.9), held_out_errors=(0.12, 0.02, 0.36))
-    )
-    assert said.startswith(
-        "The calibration text is unlike the passages: half of the layers lose at least 2.5 times"
-    )
+    said = sentence(replace(LAYERS, passage_errors=(0.3, 0.05, 0.9), held_out_errors=(0.12, 0.02, 0.36)))
+    assert said.startswith("The calibration text is unlike the passages: half of the layers lose at least 2.5 times")
 
 
 def test_a_fit_that_holds_for_its_own_text_only_is_said():
     said = sentence(replace(LAYERS, held_out_errors=(0.3, 0.06, 0.9)))
-    assert said.startswith(
-        "The fit holds for its own text only: half of the layers lose at least 3.0 times as much"
-    )
+    assert said.startswith("The fit holds for its own text only: half of the layers lose at least 3.0 times as much")
 
 
 def test_what_was_not_measured_raises_no_alarm():
     assert times_more(LAYERS, ()) is None
-    assert sentence(replace(LAYERS, held_out_errors=(), passage_errors=())).startswith(
-        "Half of the layers"
-    )
+    assert sentence(replace(LAYERS, held_out_errors=(), passage_errors=())).startswith("Half of the layers")
 
 
 def test_page_and_run_raise_the_alarm_at_the_same_ratio():

@@ -84,7 +84,7 @@ def test_a_model_that_answered_fewer_passages_says_how_many(open_page, backend):
     run, (dense, *rest, last) = specimens.run()
     stopped = Stopping(
         decision="open", n_answered=40, n_passages=120, p_value=0.5, interval=(-0.3, 0.1), margin=0.02, n_comparisons=1
-    )  # fmt: skip
+    )
     few = replace(last, outcomes=last.outcomes[:40], stopping=stopped)
     backend.add_run((run, [dense, *rest, few]))
     assert " of 40 " in words(open_page("overview")).split("Times dense")[1]
@@ -127,13 +127,9 @@ def test_a_run_that_waits_is_mentioned_as_one(open_page, finished):
 
 
 def test_many_other_runs_are_counted(open_page, finished):
-    finished.stored_jobs = [
-        job(replace(OTHER, sparsities_permille=(p,)), "queued", id=p) for p in (400, 300, 200, 100)
-    ]
+    finished.stored_jobs = [job(replace(OTHER, sparsities_permille=(p,)), "queued", id=p) for p in (400, 300, 200, 100)]
     found = links(open_page("overview"))
-    assert [name for name in found if "Another run" in name] == [
-        "Another run waits: SmolLM2 135M (built in) at 10 %"
-    ]
+    assert [name for name in found if "Another run" in name] == ["Another run waits: SmolLM2 135M (built in) at 10 %"]
     assert found["3 more in the list of jobs"].startswith("jobs")
 
 
@@ -148,9 +144,7 @@ def test_the_address_chooses_among_runs(open_page, backend):
     other = replace(SETTINGS, methods=(method_named("magnitude"),))
     backend.add_run(specimens.run(other))
     backend.add_run(specimens.run())
-    assert (
-        "magnitude · calibration" in words(open_page("overview", run=other.key())).split("Dense")[0]
-    )
+    assert "magnitude · calibration" in words(open_page("overview", run=other.key())).split("Dense")[0]
 
 
 def test_the_last_runs_are_links(open_page, finished):
@@ -200,8 +194,14 @@ def test_the_job_says_how_many_are_right_so_far(open_page, backend):
 def test_fewer_passages_are_said_to_make_hollow_marks(open_page, backend):
     run, records = specimens.run()
     stopping = Stopping(
-        decision="difference", n_answered=50, n_passages=120, p_value=0.01, interval=(-0.3, -0.1), margin=0.01, n_comparisons=3
-    )  # fmt: skip
+        decision="difference",
+        n_answered=50,
+        n_passages=120,
+        p_value=0.01,
+        interval=(-0.3, -0.1),
+        margin=0.01,
+        n_comparisons=3,
+    )
     records[-1] = replace(records[-1], outcomes=records[-1].outcomes[:50], stopping=stopping)
     backend.add_run((run, records))
     assert "Hollow marks: fewer passages" in words(open_page("overview"))

@@ -27,23 +27,36 @@ def test_the_form_begins_with_the_default_run(open_page, backend):
 
 def test_settings_come_from_the_address(open_page, backend):
     app = open_page(
-        "prune", model="facebook/opt-1.3b", sparsity="5, 12.5", text="lambada_openai", calibration="wikitext-2",
-        samples="64", length="128", seed="3", weights="residual", packed="true", passages="200", shuffle="7", dtype="bfloat16", width="64",
-    )  # fmt: skip
+        "prune",
+        model="facebook/opt-1.3b",
+        sparsity="5, 12.5",
+        text="lambada_openai",
+        calibration="wikitext-2",
+        samples="64",
+        length="128",
+        seed="3",
+        weights="residual",
+        packed="true",
+        passages="200",
+        shuffle="7",
+        dtype="bfloat16",
+        width="64",
+    )
     button(app, "Start").click().run()
     (asked,) = backend.submitted
-    assert (asked.model, asked.dtype, asked.sparsities_permille) == (
-        "facebook/opt-1.3b",
-        "bfloat16",
-        (50, 125),
-    )
+    assert (asked.model, asked.dtype, asked.sparsities_permille) == ("facebook/opt-1.3b", "bfloat16", (50, 125))
     assert (asked.evaluation.corpus, asked.evaluation.n_passages, asked.evaluation.shuffle_seed) == (
-        "lambada_openai", 200, 7,
-    )  # fmt: skip
+        "lambada_openai",
+        200,
+        7,
+    )
     calibration = asked.calibration
     assert (calibration.corpus, calibration.n_samples, calibration.length, calibration.seed) == (
-        "wikitext-2", 64, 128, 3,
-    )  # fmt: skip
+        "wikitext-2",
+        64,
+        128,
+        3,
+    )
     assert (calibration.token_weights, calibration.packed) == ("residual", True)
     assert asked.methods[0].width_multiple == 64
 
@@ -57,10 +70,7 @@ def test_several_methods_make_one_run(open_page, backend):
     app = open_page("prune")
     app.get("button_group")[0].set_value(["least-squares", "random"]).run()
     button(app, "Start").click().run()
-    assert backend.submitted[0].methods == (
-        method_named("least-squares"),
-        method_named("random"),
-    )
+    assert backend.submitted[0].methods == (method_named("least-squares"), method_named("random"))
 
 
 @pytest.mark.parametrize(
@@ -82,10 +92,7 @@ def test_a_wrong_sparsity_is_refused_under_its_field(sparsity, complaint, open_p
 def test_what_would_fail_at_once_is_said_under_its_field(open_page, backend):
     problem = "Evaluation text: there is no file /x.jsonl on this machine."
     backend.before = replace(
-        backend.before,
-        duration=Duration(unknown=("pruning",)),
-        memory=Memory(),
-        problems=(problem,),
+        backend.before, duration=Duration(unknown=("pruning",)), memory=Memory(), problems=(problem,)
     )
     app = open_page("prune")
     assert problem in words(app)
@@ -95,10 +102,7 @@ def test_what_would_fail_at_once_is_said_under_its_field(open_page, backend):
 
 def test_a_problem_of_no_single_field_stands_at_the_button(open_page, backend):
     backend.before = replace(
-        backend.before,
-        duration=Duration(unknown=("pruning",)),
-        memory=Memory(),
-        problems=("The disk is full.",),
+        backend.before, duration=Duration(unknown=("pruning",)), memory=Memory(), problems=("The disk is full.",)
     )
     app = open_page("prune")
     assert "The disk is full." in words(app)
@@ -137,10 +141,8 @@ BACKWARD = "at least 2.3 GB, 1.8 GB of it for the backward pass"
         (Memory(least=LEAST, backward=True), BACKWARD),
         (Memory(measured_bytes=10**9, backward=True), "about 1.0 GB, and more for the backward pass"),
     ],
-)  # fmt: skip
-def test_the_memory_is_that_of_an_earlier_run_unless_this_one_needs_more(
-    open_page, backend, memory, said
-):
+)
+def test_the_memory_is_that_of_an_earlier_run_unless_this_one_needs_more(open_page, backend, memory, said):
     backend.before = replace(backend.before, memory=memory)
     assert f"Memory {said} Stored already" in words(open_page("prune"))
 
@@ -172,9 +174,7 @@ def test_an_address_of_no_job_says_so(number, open_page):
 def test_a_race_of_several_methods_says_how_many_models_it_makes(open_page):
     app = open_page("prune")
     app.get("button_group")[0].set_value(["least-squares", "random"]).run()
-    assert "2 methods at 3 sparsities: 6 sparse models on one calibration, in one job." in words(
-        app
-    )
+    assert "2 methods at 3 sparsities: 6 sparse models on one calibration, in one job." in words(app)
 
 
 OWN = {"own": "true", "saliency": "random", "compensation": "none"}
@@ -186,11 +186,7 @@ class TestAMethodOfOnesOwn:
         button(app, "Start").click().run()
         asked = backend.submitted[0].methods
         assert asked[0] == method_named("least-squares")
-        assert (asked[1].saliency, asked[1].compensation, asked[1].allocation) == (
-            "random",
-            "none",
-            "global",
-        )
+        assert (asked[1].saliency, asked[1].compensation, asked[1].allocation) == ("random", "none", "global")
         assert "Its name in charts: random + none + global" in words(app)
 
     def test_it_may_be_the_only_one(self, open_page, backend):
@@ -228,9 +224,7 @@ class TestAMethodOfOnesOwn:
     @pytest.mark.parametrize("allocation", ["uniform", "sensitivity"])
     @pytest.mark.parametrize("saliency", ["activation-aware", "fisher", "random"])
     def test_every_field_of_it_says_what_it_means(self, open_page, saliency, allocation):
-        app = open_page(
-            "prune", own="true", saliency=saliency, compensation="sequential", allocation=allocation
-        )
+        app = open_page("prune", own="true", saliency=saliency, compensation="sequential", allocation=allocation)
         own = {"lot", *(field.name for field in fields(MethodSettings))} - {"seed"}
         drawn = [field for field in (*app.selectbox, *app.number_input) if field.key in own]
         assert len(drawn) >= 6
@@ -239,9 +233,7 @@ class TestAMethodOfOnesOwn:
     def test_its_parameters_come_from_the_address(self, open_page, backend):
         app = open_page("prune", own="true", compensation="sequential", damping="0.1", strength="1")
         button(app, "Start").click().run()
-        assert (backend.submitted[0].methods[1].damping, backend.submitted[0].methods[1].strength) == (
-            0.1, 1.0,
-        )  # fmt: skip
+        assert (backend.submitted[0].methods[1].damping, backend.submitted[0].methods[1].strength) == (0.1, 1.0)
 
     def test_the_published_schedule_can_be_asked_for_from_the_address(self, open_page, backend):
         app = open_page("prune", own="true", saliency="fisher", rounds="4", schedule="cubic")
@@ -279,12 +271,7 @@ class TestAMethodOfOnesOwn:
             methods=tuple(replace(method, width_multiple=64) for method in methods),
             sparsities_permille=(50, 125),
             calibration=CalibrationSettings(
-                corpus="wikitext-2",
-                n_samples=7,
-                length=99,
-                seed=3,
-                token_weights="residual",
-                packed=True,
+                corpus="wikitext-2", n_samples=7, length=99, seed=3, token_weights="residual", packed=True
             ),
             evaluation=EvaluationSettings(
                 corpus="lambada", n_passages=10, shuffle_seed=0, rule="published", stop_early=True
@@ -299,9 +286,7 @@ class TestAMethodOfOnesOwn:
     def test_the_form_has_no_room_for_two_methods_of_ones_own(self):
         own = [MethodSettings(damping=damping) for damping in (0.1, 0.2)]
         assert address(replace(SETTINGS, methods=tuple(own))) is None
-        assert (
-            address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
-        )
+        assert address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
 
     def test_a_floor_above_the_ceiling_is_refused_in_place(self, open_page):
         app = open_page("prune", own="true", allocation="sensitivity", floor="0.7")
@@ -310,16 +295,11 @@ class TestAMethodOfOnesOwn:
 
     def test_choices_that_do_not_go_together_are_refused_in_place(self, open_page):
         app = open_page("prune", own="true", pattern="1x1", compensation="bias")
-        assert (
-            "compensation: 'bias' is not possible; allowed: none, least-squares with pattern 1x1"
-            in words(app)
-        )
+        assert "compensation: 'bias' is not possible; allowed: none, least-squares with pattern 1x1" in words(app)
         assert button(app, "Start").disabled
 
 
-def test_single_weights_are_said_to_make_nothing_smaller_and_a_fixed_pattern_its_sparsity(
-    open_page, backend
-):
+def test_single_weights_are_said_to_make_nothing_smaller_and_a_fixed_pattern_its_sparsity(open_page, backend):
     app = open_page("prune", own="true", pattern="2:4", scope="decoder")
     said = words(app)
     assert "do not make the model smaller or faster by themselves" in said
@@ -328,9 +308,7 @@ def test_single_weights_are_said_to_make_nothing_smaller_and_a_fixed_pattern_its
     assert backend.submitted[0].methods[1].scope == "decoder"
 
 
-def test_presets_of_masks_are_a_field_of_their_own_that_says_what_they_do_not_bring(
-    open_page, backend
-):
+def test_presets_of_masks_are_a_field_of_their_own_that_says_what_they_do_not_bring(open_page, backend):
     app = open_page("prune")
     channels, masks = app.get("button_group")[:2]
     assert {"least-squares", "flap"} <= set(channels.options)
@@ -338,10 +316,7 @@ def test_presets_of_masks_are_a_field_of_their_own_that_says_what_they_do_not_br
     assert "do not make the model smaller or faster by themselves" in words(app)
     masks.set_value(["wanda-2:4"]).run()
     button(app, "Start").click().run()
-    assert backend.submitted[0].methods == (
-        method_named("least-squares"),
-        method_named("wanda-2:4"),
-    )
+    assert backend.submitted[0].methods == (method_named("least-squares"), method_named("wanda-2:4"))
 
 
 def test_an_evaluation_may_stop_early(open_page, backend):
