@@ -23,6 +23,7 @@ CONTRACTS = {
     "schema.pair_records",
     "schema.hashing",
     "schema.cache_keys",
+    "schema.notes",
     "schema.validation",
     "stats.layer_errors",
 }
@@ -117,6 +118,7 @@ ALLOWED: dict[str, set[str]] = {
     "schema.method_settings": {"schema.errors", "schema.validation"},
     "schema.validation": {"schema.errors"},
     "schema.hashing": set(),
+    "schema.notes": set(),
     "schema.progress": {"schema.errors"},
     "schema.errors": set(),
     # The border and the engine.

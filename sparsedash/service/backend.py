@@ -9,6 +9,7 @@ import sparsedash
 from sparsedash.jobs.exit_reasons import last_lines
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
+from sparsedash.schema import notes
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.records import Passages, R, Record, Run
@@ -163,7 +164,7 @@ class Backend:
 
     def health(self) -> dict[str, object]:
         """Plain facts for a monitor. Raises StoreError when results or jobs cannot be read."""
-        self._store.recall("health")
+        self._store.recall(notes.health())
         return {
             "status": "ok",
             "version": sparsedash.__version__,

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from sparsedash.catalog.choices import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory, needs_backward
+from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.notes import NoteName
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.storage.fingerprints import fingerprint
@@ -89,8 +91,8 @@ def problems(settings: RunSettings, data_dir: Path) -> tuple[str, ...]:
 
 def cached(settings: RunSettings, store: Store) -> Cached:
     """What the store holds of this run, as far as its model and texts were met here before."""
-    model = _noted(store, "identity", settings.model)
-    passages = _noted(store, "corpus", settings.evaluation.corpus)
+    model = _noted(store, notes.model_identity, settings.model)
+    passages = _noted(store, notes.text_identity, settings.evaluation.corpus)
     statistics = None if model is None else _statistics_key(settings, model, store)
 
     def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
@@ -100,7 +102,7 @@ def cached(settings: RunSettings, store: Store) -> Cached:
         return store.has(Record, key)
 
     return Cached(
-        calibration=statistics is not None and store.recall(f"calibrated/{statistics}") is not None,
+        calibration=statistics is not None and store.recall(notes.calibrated(statistics)) is not None,
         dense=answered(None),
         sparse=sum(answered((statistics, *made)) for made in settings.points) if statistics else 0,
         n_sparse=settings.n_sparse,
@@ -134,7 +136,7 @@ def duration(
 
 def memory(settings: RunSettings, store: Store) -> Memory:
     """What the run may take, as far as its model was measured here or is known by its config."""
-    measured = store.recall(f"memory/{settings.model}/{settings.dtype}")
+    measured = store.recall(notes.peak_memory(settings.model, settings.dtype))
     counted = dimensions_of(settings.model)
     return Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
@@ -213,8 +215,8 @@ def _times(n: float, value: float | None) -> float | None:
     return None if value is None else n * value
 
 
-def _noted(store: Store, kind: str, reference: str) -> str | None:
-    return store.recall(f"{kind}/{reference}|{fingerprint(reference)}")
+def _noted(store: Store, name: Callable[[str, str], NoteName], reference: str) -> str | None:
+    return store.recall(name(reference, fingerprint(reference)))
 
 
 def _statistics_key(settings: RunSettings, model: str, store: Store) -> str | None:
@@ -222,7 +224,7 @@ def _statistics_key(settings: RunSettings, model: str, store: Store) -> str | No
     if calibration.corpus == SELF:
         text: str | None = f"{SELF}:{text_key(model, settings.dtype, calibration)}"
     else:
-        text = _noted(store, "corpus", calibration.corpus)
+        text = _noted(store, notes.text_identity, calibration.corpus)
     return None if text is None else statistics_key(model, settings.dtype, text, calibration)
 
 

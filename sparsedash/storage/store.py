@@ -18,6 +18,7 @@ from typing import Any
 import diskcache
 
 from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.notes import NoteName
 from sparsedash.schema.records import R, from_json, to_json
 
 log = logging.getLogger(__name__)
@@ -144,16 +145,16 @@ class Store:
         with _reported("read"):
             return key in self._artefacts
 
-    def remember(self, name: str, text: str) -> None:
-        """Keep one short note (an identity, a measured speed) under a name."""
+    def remember(self, name: NoteName, text: str) -> None:
+        """Keep one short note, such as an identity, under a name from schema.notes."""
         _write(self._records, f"note/{name}", text.encode())
 
-    def recall(self, name: str) -> str | None:
+    def recall(self, name: NoteName) -> str | None:
         """The note, or None."""
         data = _read(self._records, f"note/{name}")
         return None if data is None else data.decode(errors="replace")
 
-    def forget(self, name: str) -> None:
+    def forget(self, name: NoteName) -> None:
         """Drop the note, if there is one."""
         with _reported("written"):
             self._records.delete(f"note/{name}")

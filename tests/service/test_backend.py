@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsedash.schema import notes
 from sparsedash.schema.errors import CorpusError, JobError, SparseDashError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
@@ -261,7 +262,7 @@ def test_passages_are_found(backend):
 
 
 def test_a_request_is_weighed_before_it_is_made(backend):
-    backend._store.remember("memory/owner/model/float32", "1500000000")
+    backend._store.remember(notes.peak_memory("owner/model", "float32"), "1500000000")
     before = backend.preflight(SETTINGS)
     assert before.memory.measured_bytes == 1_500_000_000
     assert before.duration.total_s is None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.service.backend import Backend
@@ -69,7 +70,7 @@ def test_its_calibration_and_answers_are_found_under_todays_keys(backend):
     settings, store = run.settings, Store(backend.data_dir)
     text, passages = run.corpora["calibration"], run.corpora["evaluation"]
     statistics = statistics_key(run.model_identity, settings.dtype, text, settings.calibration)
-    assert store.recall(f"calibrated/{statistics}") == "3"
+    assert store.recall(notes.calibrated(statistics)) == "3"
     for key, made in zip(SPARSE, settings.points, strict=True):
         asked = (run.model_identity, settings.dtype, passages, settings.evaluation)
         assert outcomes_key(*asked, (statistics, *made), n_sparse=settings.n_sparse) == key

@@ -12,6 +12,7 @@ from pathlib import Path
 import diskcache
 import pytest
 
+from sparsedash.schema import notes
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages
@@ -65,7 +66,7 @@ def test_a_record_comes_back_and_another_process_would_find_it(store):
 def test_what_is_not_there_is_none(store):
     assert store.get(Continuation, "a") is None
     assert store.get_artefact("a") is None
-    assert store.recall("a") is None
+    assert store.recall(notes.calibrated("a")) is None
     assert not store.has_artefact("a")
 
 
@@ -79,7 +80,7 @@ def test_keys_come_oldest_first_and_a_rewritten_record_keeps_its_place(store):
     for key in "cab":
         store.put(key, continuation(key))
     store.put("c", continuation("c", left=" again"))
-    store.remember("a note", "is no record")
+    store.remember(notes.calibrated("a"), "is no record")
     assert list(store.keys(Continuation)) == ["c", "a", "b"]
 
 
@@ -92,11 +93,12 @@ def test_artefacts_of_any_size_come_back(store, n_bytes):
 
 
 def test_notes_come_back_until_they_are_forgotten(store):
-    store.remember("speed/gpt2/float32", "1234.5")
-    assert store.recall("speed/gpt2/float32") == "1234.5"
-    store.forget("speed/gpt2/float32")
-    store.forget("was never there")
-    assert store.recall("speed/gpt2/float32") is None
+    name = notes.peak_memory("gpt2", "float32")
+    store.remember(name, "1234.5")
+    assert store.recall(name) == "1234.5"
+    store.forget(name)
+    store.forget(notes.calibrated("never"))
+    assert store.recall(name) is None
 
 
 def test_a_record_can_be_asked_for_without_reading_it(store):

@@ -26,6 +26,7 @@ from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.schedule import reached_permille
 from sparsedash.engine.pruning.sensitivity import reference_change
 from sparsedash.engine.pruning.structured import choose
+from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
@@ -90,7 +91,7 @@ class CalibrationCache:
     def _statistics(self, index: int) -> Statistics:
         data = self._store.get_artefact(f"{self._keys.statistics}/{index}")
         if data is None:
-            self._store.forget(f"calibrated/{self._keys.statistics}")
+            self._store.forget(notes.calibrated(self._keys.statistics))
             raise CacheEvicted(self._keys.statistics)
         return unpack(data)
 
@@ -102,7 +103,7 @@ class CalibrationCache:
     def _inputs(self, index: int) -> list[tuple[list[str], Statistics]]:
         """Of one block; from one more pass over all of the calibration text, done once."""
         key, out = self._keys.inputs, self._loaded.family.out
-        if self._store.recall(f"inputs/{key}") is None:
+        if self._store.recall(notes.inputs_gathered(key)) is None:
             self._gather_inputs(key)
         found = []
         for number, names in enumerate(self.groups[index]):
@@ -111,7 +112,7 @@ class CalibrationCache:
                 continue
             data = self._store.get_artefact(f"{key}/{index}/{number}")
             if data is None:
-                self._store.forget(f"inputs/{key}")
+                self._store.forget(notes.inputs_gathered(key))
                 raise CacheEvicted(key)
             found.append((names, unpack(data)))
         return found
@@ -131,7 +132,7 @@ class CalibrationCache:
 
         weights, on_step = self._token_weights, self._on_step
         gather(self._loaded, self._sequences(), watched, keep, on_step, token_weights=weights)
-        self._store.remember(f"inputs/{key}", str(len(blocks)))
+        self._store.remember(notes.inputs_gathered(key), str(len(blocks)))
 
     def _mask_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over all of the calibration text, done once."""
@@ -162,16 +163,16 @@ class CalibrationCache:
     def _gradients(self, key: str, gather: Callable[[], list[Tensor]], index: int) -> Tensor:
         """Of one block, from the store; all blocks' are gathered where they are not there (any more)."""
         data = None
-        if self._store.recall(f"gradients/{key}") is not None:
+        if self._store.recall(notes.gradients_gathered(key)) is not None:
             data = self._store.get_artefact(f"{key}/{index}")
         if data is None:
             found = gather()
             for number, block in enumerate(found):
                 self._store.put_artefact(f"{key}/{number}", pack_gradients(block))
-            self._store.remember(f"gradients/{key}", str(len(found)))
+            self._store.remember(notes.gradients_gathered(key), str(len(found)))
             data = self._store.get_artefact(f"{key}/{index}")
         if data is None:
-            self._store.forget(f"gradients/{key}")
+            self._store.forget(notes.gradients_gathered(key))
             raise CacheEvicted(key)
         return unpack_gradients(data)
 

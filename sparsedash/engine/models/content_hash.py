@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from sparsedash.schema import notes
 from sparsedash.storage.store import Store
 
 _IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".gguf")
@@ -18,7 +19,7 @@ def files_identity(folder: Path, store: Store) -> str:
 def file_hash(file: Path, store: Store) -> str:
     """The sha256 of one file's content; a file of the same path, size and time is not read again."""
     seen = file.stat()
-    name = f"hash/{file.resolve()}|{seen.st_size}|{seen.st_mtime_ns}"
+    name = notes.file_hash(str(file.resolve()), seen.st_size, seen.st_mtime_ns)
     known = store.recall(name)
     if known is None:
         with file.open("rb") as stream:

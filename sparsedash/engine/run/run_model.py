@@ -4,6 +4,7 @@ from functools import cached_property
 
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, is_gguf, locate
 from sparsedash.engine.run.run_log import RunLog
+from sparsedash.schema import notes
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.fingerprints import fingerprint
@@ -35,7 +36,7 @@ class RunModel:
             finding = f"Finding {self._reference}{unpacked}"
             self._run_log.on_step(Step("load", 0, 1, message=finding))
             found = locate(self._reference, self._store)
-        self._store.remember(f"identity/{self._reference}|{fingerprint(self._reference)}", found.identity)
+        self._store.remember(notes.model_identity(self._reference, fingerprint(self._reference)), found.identity)
         return found
 
     @cached_property

@@ -9,6 +9,7 @@ from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
+from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import text_key
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
@@ -91,7 +92,7 @@ class RunTexts:
         with self._run_log.timed("text"):
             self._run_log.on_step(Step("text", 0, 1, message=f"Reading {reference}"))
             texts = read_texts(reference, self._store.folder)
-        self._store.remember(f"corpus/{reference}|{fingerprint(reference)}", texts.identity)
+        self._store.remember(notes.text_identity(reference, fingerprint(reference)), texts.identity)
         return texts
 
     def _written_texts(self) -> Texts:

@@ -23,6 +23,7 @@ from sparsedash.engine.run.pruned_record import described
 from sparsedash.engine.run.run_log import RunLog, peak_memory_bytes
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.run.run_texts import RunTexts
+from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import CalibrationKeys, calibration_keys, outcomes_key, pruned_key
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
@@ -64,12 +65,12 @@ class Stages:
 
         Raises CalibrationError, StoreError.
         """
-        if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
+        if self._store.recall(notes.calibrated(self._keys.statistics)) is None:
             few_tokens_warning(self.loaded, self.texts.n_tokens_expected)
         self._require_room()
         self.run_log.warn(self.texts.few_passages_warning)
         # What is stored is no steadier than it was when it was made.
-        self.run_log.warn(self._store.recall(f"calibration warning/{self._keys.statistics}"))
+        self.run_log.warn(self._store.recall(notes.calibration_warning(self._keys.statistics)))
 
     def _require_room(self) -> None:
         """Statistics and gradients that do not fit together would push each other out, again and again."""
@@ -117,7 +118,7 @@ class Stages:
         """What every MLP or projection becomes; calibrates first where the statistics are not there (any more)."""
         lost: set[str] = set()
         while True:
-            if self._store.recall(f"calibrated/{self._keys.statistics}") is None:
+            if self._store.recall(notes.calibrated(self._keys.statistics)) is None:
                 self._calibrate()
             elif "calibrate" not in self.run_log.seconds:
                 self.run_log.note_cached("calibration")
@@ -184,8 +185,8 @@ class Stages:
         weights = self._settings.calibration.token_weights
         with self.run_log.timed("calibrate"):
             calibrate(self.loaded, sequences, keep, on_step, token_weights=weights)
-        self._store.remember(f"calibration warning/{self._keys.statistics}", warning or "")
-        self._store.remember(f"calibrated/{self._keys.statistics}", str(len(self.loaded.mlps)))
+        self._store.remember(notes.calibration_warning(self._keys.statistics), warning or "")
+        self._store.remember(notes.calibrated(self._keys.statistics), str(len(self.loaded.mlps)))
 
     def _pruned(self, method: MethodSettings, permille: int) -> PrunedModel:
         mlps, calibration = self.loaded.mlps, self._kept.data_for(method, permille)
@@ -241,7 +242,6 @@ class Stages:
         with self.run_log.timed("evaluate"):
             rule, on_step = settings.evaluation.rule, self.run_log.on_step
             evaluated = evaluate(loaded, passages, on_step, label, rule=rule, stop=stop)
-        speed = evaluated.n_tokens / evaluated.seconds
         record = Record(
             key=key,
             model=settings.model,
@@ -253,13 +253,11 @@ class Stages:
             pruned=made,
             outcomes=evaluated.outcomes,
             seconds=evaluated.seconds,
-            tokens_per_second=speed,
+            tokens_per_second=evaluated.n_tokens / evaluated.seconds,
             rule=settings.evaluation.rule,
             stopping=evaluated.stopping,
         )
         self._store.put(key, record)
-        name = f"{settings.model}/{settings.dtype}"
-        self._store.remember(f"speed/{name}", f"{speed:.1f}")
         if self._model.is_first:
-            self._store.remember(f"memory/{name}", str(peak_memory_bytes()))
+            self._store.remember(notes.peak_memory(settings.model, settings.dtype), str(peak_memory_bytes()))
         return record

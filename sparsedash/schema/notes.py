@@ -1,0 +1,55 @@
+"""The names under which the store keeps short notes, one function each.
+
+The side that writes a note and the side that reads it call the same function; the store takes no other names. A name is
+part of the data folders that there are: changed, it is a note that nobody finds again.
+"""
+
+from typing import NewType
+
+NoteName = NewType("NoteName", str)
+"""What the store keeps a note under. Made in this file only."""
+
+
+def model_identity(reference: str, fingerprint: str) -> NoteName:
+    """The identity that a model had when it was found here. fingerprint: of the local files that it names."""
+    return NoteName(f"identity/{reference}|{fingerprint}")
+
+
+def text_identity(reference: str, fingerprint: str) -> NoteName:
+    """The identity that a text had when it was read here. fingerprint: as for a model."""
+    return NoteName(f"corpus/{reference}|{fingerprint}")
+
+
+def file_hash(path: str, n_bytes: int, modified_ns: int) -> NoteName:
+    """The hash of a file of this size and time."""
+    return NoteName(f"hash/{path}|{n_bytes}|{modified_ns}")
+
+
+def peak_memory(model: str, dtype: str) -> NoteName:
+    """The most bytes that a run of this model took. model: its reference."""
+    return NoteName(f"memory/{model}/{dtype}")
+
+
+def calibrated(statistics: str) -> NoteName:
+    """That the statistics of this key are in the store: of how many blocks."""
+    return NoteName(f"calibrated/{statistics}")
+
+
+def calibration_warning(statistics: str) -> NoteName:
+    """What a person should know about the statistics of this key; empty for nothing."""
+    return NoteName(f"calibration warning/{statistics}")
+
+
+def inputs_gathered(inputs: str) -> NoteName:
+    """That the statistics of all projections' inputs, of this key, are in the store: of how many blocks."""
+    return NoteName(f"inputs/{inputs}")
+
+
+def gradients_gathered(gradients: str) -> NoteName:
+    """That the mask gradients of this key are in the store: of how many blocks."""
+    return NoteName(f"gradients/{gradients}")
+
+
+def health() -> NoteName:
+    """A note that is never written: asking for it shows whether the store can be read."""
+    return NoteName("health")
