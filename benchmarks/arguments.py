@@ -4,7 +4,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from sparsedash.catalog.choices import BUILTIN_CLOZE, BUILTIN_MODEL
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_MODEL
 
 
 def answers_parser(description):

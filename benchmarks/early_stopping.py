@@ -16,10 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.engine.evaluation.early_stopping import chunks
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
+from sparsedash.schema.settings import (
+    BUILTIN_MODEL,
+    SELF,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+    parse_percents,
+)
 from sparsedash.stats.anytime import MARGIN, decide
 from sparsedash.stats.significance import Z_95, Z_POWER_80
 
@@ -131,7 +137,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--comparisons", type=int, default=1)
     parser.add_argument("--evaluation", help="text reference; without one, nothing real is run")
-    parser.add_argument("--calibration", default="self")
+    parser.add_argument("--calibration", default=SELF)
     parser.add_argument("--passages", type=int)
     parser.add_argument("--model", default=BUILTIN_MODEL)
     parser.add_argument("--method", default=DEFAULT_METHOD)

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.child import answer_of, folder_of
-from sparsedash.catalog.choices import BUILTIN_MODEL
+from sparsedash.schema.settings import BUILTIN_MODEL
 
 LENGTH = 256
 N_TEXTS = 32

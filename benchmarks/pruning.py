@@ -22,11 +22,12 @@ from statistics import fmean, stdev
 from typing import get_args
 
 from benchmarks.child import answer_of, folder_of
-from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import (
+    BUILTIN_MODEL,
+    SELF,
     CalibrationSettings,
     EvaluationSettings,
     RunSettings,
@@ -36,7 +37,6 @@ from sparsedash.schema.settings import (
 
 PUBLISHED = "retrain-free (published)"
 DENSE = "dense"
-SELF = "self"
 
 _TOLD = ("model", "evaluation", "passages", "sparsity", "samples", "length", "token_weights", "packing")
 """Options that every child is given as they are, and on which what it finds depends."""

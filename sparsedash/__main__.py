@@ -11,13 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sparsedash.catalog import choices, presets
+from sparsedash.catalog import presets
 from sparsedash.reporting.run_json import run_document
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, Step
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
+from sparsedash.schema.settings import (
+    BUILTIN_CLOZE,
+    BUILTIN_MODEL,
+    SELF,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+    parse_percents,
+)
 from sparsedash.service.preflight import problems
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.store import Store
@@ -82,11 +90,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
-    models = f"hub id, folder, .gguf file or {choices.BUILTIN_MODEL}"
+    models = f"hub id, folder, .gguf file or {BUILTIN_MODEL}"
     run.add_argument("--model", required=True, metavar="REF", help=models)
     run.add_argument("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16")
     texts = "text name, file:PATH or self"
-    run.add_argument("--calibration", default="self", metavar="REF", help=texts)
+    run.add_argument("--calibration", default=SELF, metavar="REF", help=texts)
     run.add_argument("--calibration-samples", type=int, default=128, metavar="N")
     longest = "tokens a sample has at most"
     run.add_argument("--calibration-length", type=int, default=256, metavar="N", help=longest)
@@ -111,7 +119,7 @@ def _ask_for_pruning(run: argparse.ArgumentParser) -> None:
 
 def _ask_for_answering(run: argparse.ArgumentParser) -> None:
     texts = "text name or file:PATH"
-    run.add_argument("--evaluation", default=choices.BUILTIN_CLOZE, metavar="REF", help=texts)
+    run.add_argument("--evaluation", default=BUILTIN_CLOZE, metavar="REF", help=texts)
     run.add_argument("--passages", type=int, metavar="N", help="answer the first N only")
     drawn = "answer N drawn by this seed instead of the first N"
     run.add_argument("--shuffle-seed", type=int, metavar="N", help=drawn)

@@ -177,9 +177,10 @@ ALLOWED: dict[str, set[str]] = {
         "engine.calibration.shared_inputs",
         "engine.calibration.statistics_io",
         "storage.store",
+        "catalog.memory",
     }
     | MEASURING,
-    "engine.calibration.gradients": MEASURING,
+    "engine.calibration.gradients": {"catalog.memory"} | MEASURING,
     "engine.calibration.sequential_refit": {"engine.calibration.statistics"} | MEASURING,
     "engine.export": MEASURING,
     "engine.timing": MEASURING,

@@ -9,6 +9,7 @@ import pytest
 from sparsedash.__main__ import main
 from sparsedash.catalog import choices, presets
 from sparsedash.reporting.run_json import run_document
+from sparsedash.schema.settings import BUILTIN_MODEL
 from tests.examples import RECORD, RUN
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +59,7 @@ def test_models_methods_families_and_texts_are_the_ones_of_the_catalog():
     text = section("What you can choose")
     texts = {choice.name for choice in (*choices.EVALUATION_CORPORA, *choices.CALIBRATION_CORPORA)}
     named = set(re.findall(r"`([^`]+)`", text))
-    assert texts | {method.name for method in presets.METHODS} | {choices.BUILTIN_MODEL} <= named
+    assert texts | {method.name for method in presets.METHODS} | {BUILTIN_MODEL} <= named
     families = text.partition("must be one of: ")[2].partition(".")[0]
     assert tuple(re.findall(r"\w+", families)) == choices.FAMILIES
 

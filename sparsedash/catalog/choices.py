@@ -6,9 +6,8 @@ The engine's tables implement these; a test holds them equal.
 from dataclasses import dataclass
 
 from sparsedash.catalog import families
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_MODEL, SELF
 
-BUILTIN_MODEL = "builtin:smollm2-135m"
-BUILTIN_CLOZE = "builtin:cloze"
 DOWNLOADED = "downloaded once, then read from the local cache"
 STREAMED = "its first 10,000 documents are streamed once, then read from the local cache"
 LAMBADA_SIZE = "552 MB, nearly all of it the novels of the training split"
@@ -84,7 +83,7 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
 
 CALIBRATION_CORPORA: tuple[Choice, ...] = (
     Choice(
-        name="self",
+        name=SELF,
         title="Written by the model itself",
         summary="sampled from the dense model after short story openings; needs no data",
         licence="the model's",

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.catalog.dimensions import Dimensions, shipped
 from sparsedash.catalog.published import MODELS
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, RunSettings
 
 BUILTIN_CONFIG = "smollm2-135m"
 FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
-"""Of one batch of a backward pass; the engine's own numbers, held equal by a test."""
+"""Tokens in one batch of a backward pass: many where all of the calibration text is read, few where little is."""
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _CONFIGS = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for model in MODELS}

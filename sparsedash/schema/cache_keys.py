@@ -9,6 +9,7 @@ from typing import Any
 from sparsedash.schema.hashing import STAGE_VERSIONS, stage_key
 from sparsedash.schema.method_settings import MethodSettings, method_values
 from sparsedash.schema.settings import (
+    SELF,
     CalibrationSettings,
     Dtype,
     EvaluationSettings,
@@ -21,6 +22,11 @@ def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
     """Key of calibration text sampled from the model itself. model: the resolved identity."""
     values = calibration_values(replace(_unweighted(calibration), packed=False))
     return stage_key("text", model=model, dtype=dtype, calibration=values)
+
+
+def own_text_identity(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
+    """Identity of the text that the model itself writes, known before it is written. model: the resolved identity."""
+    return f"{SELF}:{text_key(model, dtype, calibration)}"
 
 
 def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> str:

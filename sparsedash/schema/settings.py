@@ -22,7 +22,15 @@ Dtype = Literal["float32", "bfloat16"]
 TokenWeights = Literal["equal", "residual"]
 Rule = Literal["plain", "published"]
 
+BUILTIN_MODEL = "builtin:smollm2-135m"
+BUILTIN_CLOZE = "builtin:cloze"
+SELF = "self"
+"""The calibration text that the model itself writes."""
+
 MAX_SPARSITY_PERMILLE = 900
+
+MIN_TOKENS_PER_CHANNEL = 4
+"""Of calibration text, for each inner channel of the widest MLP; fewer are refused."""
 
 PUBLISHED_LONGEST = 197
 """Tokens of the longest passage that the published rule can judge: 196 that were read, and the last, which is
@@ -41,7 +49,7 @@ class CalibrationSettings:
     else every document is a sequence of its own. A running text is always joined.
     """
 
-    corpus: str = "self"
+    corpus: str = SELF
     n_samples: int = 128
     length: int = 256
     seed: int = 0
@@ -65,7 +73,7 @@ class EvaluationSettings:
     sparse model answers only until its difference to the dense one is decided; see stats.anytime.
     """
 
-    corpus: str = "builtin:cloze"
+    corpus: str = BUILTIN_CLOZE
     n_passages: int | None = None
     shuffle_seed: int | None = None
     rule: Rule = "plain"
@@ -84,7 +92,7 @@ class EvaluationSettings:
 class RunSettings:
     """One job: a model, one calibration, and every method at every sparsity beside the dense model."""
 
-    model: str = "builtin:smollm2-135m"
+    model: str = BUILTIN_MODEL
     dtype: Dtype = "float32"
     methods: tuple[MethodSettings, ...] = field(default_factory=lambda: (MethodSettings(),))
     sparsities_permille: tuple[int, ...] = (100, 200)

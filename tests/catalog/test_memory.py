@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.choices import BUILTIN_MODEL, MODELS
+from sparsedash.catalog.choices import MODELS
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.memory import (
     FISHER_BATCH_TOKENS,
@@ -15,9 +15,8 @@ from sparsedash.catalog.memory import (
     least_memory,
 )
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.calibration import gradients
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import CalibrationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, RunSettings
 
 SMALL = Dimensions(
     hidden=10, vocabulary=100, widths=(20, 30), per_channel=30, n_matmul=5_000, n_parameters=6_000, stored_bytes=2
@@ -118,11 +117,6 @@ def test_half_the_format_takes_half_the_weights_and_of_the_blocks_vectors():
     a_token = (4 + 2) * 2 * 10 + 4 * 2 * (30 + 10)
     assert found.beside_bytes == CHANGES + SENSITIVITY_BATCH_TOKENS * a_token
     assert found.n_bytes == 2 * 6_000 + found.beside_bytes
-
-
-def test_a_batch_is_of_the_engines_size():
-    assert FISHER_BATCH_TOKENS == gradients.FISHER_BATCH_TOKENS
-    assert SENSITIVITY_BATCH_TOKENS == gradients.SENSITIVITY_BATCH_TOKENS
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)

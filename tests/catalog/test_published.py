@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.choices import BUILTIN_MODEL, CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, RunSettings
 from sparsedash.service import reproduction
 from sparsedash.service.reproduction import measured, published_interval, ratio, run_cost, run_settings
 from sparsedash.stats.significance import unpaired_interval

@@ -10,6 +10,7 @@ from sparsedash.schema.cache_keys import (
     calibration_keys,
     gradients_key,
     outcomes_key,
+    own_text_identity,
     pruned_key,
     scheduled_gradients_key,
     sensitivity_key,
@@ -40,6 +41,11 @@ def test_a_statistics_key_changes_with_every_calibration_setting(name, value):
 def test_a_key_of_sampled_text_changes_with_every_setting_that_the_text_depends_on(name, value):
     changed = replace(CalibrationSettings(), **{name: value})
     assert text_key(MODEL, "float32", changed) != text_key(MODEL, "float32", CalibrationSettings())
+
+
+def test_text_by_the_model_itself_is_told_by_the_key_of_its_settings():
+    usual = CalibrationSettings()
+    assert own_text_identity(MODEL, "float32", usual) == f"self:{text_key(MODEL, 'float32', usual)}"
 
 
 def test_the_weights_of_tokens_change_statistics_and_neither_text_nor_gradients():

@@ -7,7 +7,6 @@ import pytest
 
 from sparsedash.catalog.memory import dimensions_of, least_memory
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.calibration.statistics import MIN_TOKENS_PER_CHANNEL
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Outcome, Record, Run
@@ -96,7 +95,6 @@ def test_too_little_calibration_text_for_the_built_in_model_is_said_before_it_is
     def of(**calibration):
         return replace(RunSettings(), calibration=CalibrationSettings(**calibration))
 
-    assert preflight.MIN_TOKENS_PER_CHANNEL == MIN_TOKENS_PER_CHANNEL
     (problem,) = problems(of(n_samples=5))
     assert problem.startswith("Calibration: 5 x 256 tokens are too few for this model; needed: 6,144,")
     assert problems(of(n_samples=24)) == ()

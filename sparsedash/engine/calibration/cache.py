@@ -8,8 +8,8 @@ from statistics import median
 
 from torch import Tensor
 
+from sparsedash.catalog.memory import SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.calibration.gradients import (
-    SENSITIVITY_BATCH_TOKENS,
     OnBlock,
     mask_gradients,
     pack_gradients,

@@ -17,16 +17,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
+from sparsedash.catalog.memory import FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
-
-FISHER_BATCH_TOKENS = 1024
-"""Of one batch where all of the calibration text is read: large enough to be quick."""
-
-SENSITIVITY_BATCH_TOKENS = 512
-"""Of one batch where little text is read."""
 
 N_LATE = 8
 

@@ -17,12 +17,11 @@ from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
-from sparsedash.schema.settings import CalibrationSettings, TokenWeights
+from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, CalibrationSettings, TokenWeights
 
 BATCH_TOKENS = 4096
 HELD_OUT_EVERY = 16
 HELD_OUT_TOKENS = 512
-MIN_TOKENS_PER_CHANNEL = 4
 FEW_TOKENS_PER_CHANNEL = 20
 _COLUMNS = 512
 

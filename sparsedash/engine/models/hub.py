@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
 # common.
 from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]
 
-from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.schema.errors import ModelError
+from sparsedash.schema.settings import BUILTIN_MODEL
 
 PROBE_S = 4.0
 

@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.engine.models.content_hash import files_identity
 from sparsedash.engine.models.dequantise import dequantised
 from sparsedash.engine.models.hub import fetch
@@ -25,7 +24,7 @@ from sparsedash.engine.models.modules import Family, blocks_of, family_named, ml
 from sparsedash.engine.pruning.surgery import Mlp
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope
-from sparsedash.schema.settings import Dtype
+from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
 from sparsedash.storage.store import Store
 
 log = logging.getLogger(__name__)

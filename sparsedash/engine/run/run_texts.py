@@ -10,14 +10,12 @@ from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import text_key
+from sparsedash.schema.cache_keys import own_text_identity, text_key
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
-
-SELF = "self"
 
 
 class RunTexts:
@@ -54,8 +52,7 @@ class RunTexts:
         Text by the model itself is told by the model and the settings.
         """
         if self._calibration.corpus == SELF:
-            key = text_key(self._model.identity, self._model.dtype, self._calibration)
-            return f"{SELF}:{key}"
+            return own_text_identity(self._model.identity, self._model.dtype, self._calibration)
         return self._calibration_texts.identity
 
     @cached_property

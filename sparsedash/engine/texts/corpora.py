@@ -19,10 +19,10 @@ import datasets
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
-from sparsedash.catalog.choices import BUILTIN_CLOZE
 from sparsedash.engine.models.content_hash import texts_identity
 from sparsedash.engine.models.hub import HTTPError, reachable
 from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.settings import BUILTIN_CLOZE
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.text_files import is_running, json_lines, texts_of
 from sparsedash.storage.text_refs import chosen, file_of, names_file

@@ -5,9 +5,9 @@ from statistics import median
 import pytest
 import torch
 
+from sparsedash.catalog.memory import SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.calibration import cache
 from sparsedash.engine.calibration.cache import SENSITIVITY_TOKENS, CalibrationCache
-from sparsedash.engine.calibration.gradients import SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.calibration.statistics import calibrate
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import family_named

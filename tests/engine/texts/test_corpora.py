@@ -6,9 +6,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sparsedash.catalog.choices import BUILTIN_CLOZE, CALIBRATION_CORPORA, EVALUATION_CORPORA
+from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.engine.texts.corpora import CORPORA, openings, read_texts
 from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.settings import BUILTIN_CLOZE
 from sparsedash.storage.uploads import Uploads
 
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine.calibration.mismatch import ALARM as ALARM_OF_RUNS
-from sparsedash.ui.layers.view import ALARM, sentence, times_more
+from sparsedash.ui.layers.view import sentence, times_more
 from tests.examples import PRUNED
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, words
@@ -113,7 +112,3 @@ def test_a_fit_that_holds_for_its_own_text_only_is_said():
 def test_what_was_not_measured_raises_no_alarm():
     assert times_more(LAYERS, ()) is None
     assert sentence(replace(LAYERS, held_out_errors=(), passage_errors=())).startswith("Half of the layers")
-
-
-def test_page_and_run_raise_the_alarm_at_the_same_ratio():
-    assert ALARM == ALARM_OF_RUNS
