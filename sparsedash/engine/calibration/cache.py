@@ -20,12 +20,13 @@ from sparsedash.engine.calibration.shared_inputs import shared_inputs
 from sparsedash.engine.calibration.statistics import first_tokens, gather
 from sparsedash.engine.calibration.statistics_io import pack, unpack
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.pruning.allocation import ChannelScores
 from sparsedash.engine.pruning.layer import CalibrationData, Statistics, layer_of
 from sparsedash.engine.pruning.patterns import mask_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.schedule import reached_permille
 from sparsedash.engine.pruning.sensitivity import reference_change
-from sparsedash.engine.pruning.structured import choose
+from sparsedash.engine.pruning.structured import choose, score_channels, scores_depend_on
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key
 from sparsedash.schema.method_settings import MethodSettings
@@ -66,6 +67,7 @@ class CalibrationCache:
         self._store, self._keys, self._loaded = store, keys, loaded
         self._sequences, self._on_step = sequences, on_step
         self._token_weights = token_weights
+        self._scores: dict[tuple[object, ...], list[ChannelScores]] = {}
 
     @cached_property
     def data(self) -> CalibrationData:
@@ -79,10 +81,20 @@ class CalibrationCache:
 
     def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
         """The same, with mask gradients of its own where the method's model gets sparser while it reads the text."""
-        if method.rounds == 1 or not SALIENCIES[method.saliency].by_gradient:
+        if not _gets_sparser_in_rounds(method):
             return self.data
-        gradients = partial(self._scheduled_gradients, method, permille)
-        return replace(self.data, mask_gradients=gradients, weighed={})
+        return replace(self.data, mask_gradients=partial(self._scheduled_gradients, method, permille))
+
+    def channel_scores(self, method: MethodSettings, permille: int, on_block: OnBlock) -> list[ChannelScores]:
+        """The scores of every block's channels, found once for all methods and sparsities that ask for the same."""
+        data = self.data_for(method, permille)
+        if _gets_sparser_in_rounds(method):
+            # Its gradients are those of this sparsity alone.
+            return score_channels(self._loaded.mlps, data, method, on_block)
+        asked = scores_depend_on(method)
+        if asked not in self._scores:
+            self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block)
+        return self._scores[asked]
 
     def keep_statistics(self, index: int, statistics: Statistics) -> None:
         """Put one block's statistics into the store."""
@@ -148,7 +160,7 @@ class CalibrationCache:
         on_the_way = replace(method, compensation="none", width_multiple=1)
 
         def masks(done: float, found: list[Tensor], on_block: OnBlock) -> list[Tensor]:
-            so_far = replace(self.data, mask_gradients=found.__getitem__, weighed={})
+            so_far = replace(self.data, mask_gradients=found.__getitem__)
             reached = reached_permille(method.schedule, permille, done)
             kept = choose(mlps, so_far, on_the_way, reached, on_block)
             return [mask_of(own, mlp.width) for own, mlp in zip(kept, mlps, strict=True)]
@@ -199,3 +211,8 @@ class CalibrationCache:
         # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
         usual = median([value for value in found if value > 0] or [0.0])
         return [value or usual for value in found]
+
+
+def _gets_sparser_in_rounds(method: MethodSettings) -> bool:
+    """Whether the model gets sparser while it reads the text that its mask gradients come from."""
+    return method.rounds > 1 and SALIENCIES[method.saliency].by_gradient

@@ -1,12 +1,11 @@
 """What the pruning functions see of one block: its weights and its calibration statistics."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.allocation import ChannelScores
 from sparsedash.engine.pruning.linalg import energy
 from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
 
@@ -86,15 +85,13 @@ class CalibrationData:
     statistics: of the MLP's inner activations. inputs: of what all projections are given, with the names of those that
     are given the same; asked only where single weights go. mask_gradients: see Layer; asked only where the saliency
     needs it. sensitivities: what the model loses with one unit of mean squared error at each block's output; asked only
-    where the allocation needs it. weighed: what was found out of the channels so far, by what it depends on; one
-    elimination serves every sparsity.
+    where the allocation needs it.
     """
 
     statistics: Callable[[int], Statistics]
     inputs: Callable[[int], list[tuple[list[str], Statistics]]]
     mask_gradients: Callable[[int], Tensor]
     sensitivities: Callable[[], list[float]]
-    weighed: dict[tuple[object, ...], list[ChannelScores]] = field(default_factory=dict)
 
 
 def layer_of(mlp: Mlp, known: Statistics, seed: int = 0, mask_gradients: Tensor | None = None) -> Layer:

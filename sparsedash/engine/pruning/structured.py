@@ -20,18 +20,20 @@ def prune(
     calibration: CalibrationData,
     method: MethodSettings,
     permille: int,
+    *,
+    scores: Callable[[], list[ChannelScores]],
     on_layer: Callable[[int, int], None],
 ) -> PrunedModel:
     """What each MLP becomes at this sparsity; the model itself is left as it is.
 
-    on_layer: called with steps done and all steps. The same arguments give the same weights, to the bit.
+    scores: gives what `score_channels` finds; not asked where nothing goes. on_layer: called with steps done and all
+    steps. The same arguments give the same weights, to the bit.
     """
     if permille == 0:
         whole = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp).float().cpu()) for mlp in mlps]
         return measured(mlps, calibration, method, whole)
-    allocation = ALLOCATIONS[method.allocation]
-    blocks = score_channels(mlps, calibration, method, on_layer)
-    widths = allocation.widths(blocks, permille, method)
+    blocks = scores()
+    widths = ALLOCATIONS[method.allocation].widths(blocks, permille, method)
     narrowed = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
         layer = _layer(mlp, calibration, index, method)
@@ -63,25 +65,27 @@ def choose(
 def score_channels(
     mlps: list[Mlp], calibration: CalibrationData, method: MethodSettings, on_layer: Callable[[int, int], None]
 ) -> list[ChannelScores]:
-    """What every block has to give, whatever the sparsity; found out once for methods that ask for the same."""
+    """The scores of every block's channels, and what it costs to give some up, whatever the sparsity."""
     needs_losses = ALLOCATIONS[method.allocation].needs_losses
     errors = COMPENSATIONS[method.compensation].errors
-    asked: tuple[object, ...] = (method.saliency, method.seed)
-    if needs_losses:
-        asked = (*asked, errors, method.damping)
-    if asked not in calibration.weighed:
-        sensitivities = calibration.sensitivities() if needs_losses else []
-        blocks = []
-        for index, mlp in enumerate(mlps):
-            layer = _layer(mlp, calibration, index, method, refits=False)
-            scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
-            if needs_losses:
-                order = torch.argsort(scores, descending=True, stable=True)
-                losses = sensitivities[index] * errors(layer, order, method.damping)
-            blocks.append(ChannelScores(width=layer.width, scores=scores, losses=losses))
-            on_layer(index + 1, 2 * len(mlps))
-        calibration.weighed[asked] = blocks
-    return calibration.weighed[asked]
+    sensitivities = calibration.sensitivities() if needs_losses else []
+    blocks = []
+    for index, mlp in enumerate(mlps):
+        layer = _layer(mlp, calibration, index, method, refits=False)
+        scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
+        if needs_losses:
+            order = torch.argsort(scores, descending=True, stable=True)
+            losses = sensitivities[index] * errors(layer, order, method.damping)
+        blocks.append(ChannelScores(width=layer.width, scores=scores, losses=losses))
+        on_layer(index + 1, 2 * len(mlps))
+    return blocks
+
+
+def scores_depend_on(method: MethodSettings) -> tuple[object, ...]:
+    """What of a method its channel scores depend on; methods that have it in common share them."""
+    if not ALLOCATIONS[method.allocation].needs_losses:
+        return method.saliency, method.seed
+    return method.saliency, method.seed, COMPENSATIONS[method.compensation].errors, method.damping
 
 
 def _layer(mlp: Mlp, calibration: CalibrationData, index: int, method: MethodSettings, *, refits: bool = True) -> Layer:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from sparsedash.catalog.memory import kept_bytes, needs_fisher
 from sparsedash.engine.calibration.cache import CacheEvicted, CalibrationCache
@@ -193,14 +193,15 @@ class Stages:
         if not PATTERNS[method.pattern].channels:
             projections = self.loaded.projections(method.scope)
             return prune_weights(projections, calibration, method, permille, self._on_pruned)
+        scores = partial(self._kept.channel_scores, method, permille, self._on_pruned)
+        chosen = partial(prune, mlps, calibration, method, permille, scores=scores, on_layer=self._on_pruned)
         if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
-            return prune(mlps, calibration, method, permille, self._on_pruned)
+            return chosen()
         key = pruned_key(self._keys.statistics, method, permille)
         known = self._store.get_artefact(key)
         if known is None:
-            chosen = prune(mlps, calibration, method, permille, self._on_pruned).narrowed
             damping, strength, on_step = method.damping, method.strength, self.run_log.on_step
-            refitted = refit_sequentially(self.loaded, self.sequences, chosen, damping, strength, on_step)
+            refitted = refit_sequentially(self.loaded, self.sequences, chosen().narrowed, damping, strength, on_step)
             known = pack_narrowed(refitted)
             self._store.put_artefact(key, known)
         return measured(mlps, calibration, method, unpack_narrowed(known))
