@@ -141,11 +141,31 @@ ALLOWED: dict[str, set[str]] = {
         "engine.run.run_log",
         "engine.calibration.mismatch",
         "engine.run.run_model",
+        "engine.run.run_pruning",
+        "engine.run.run_records",
         "engine.run.run_texts",
+        "engine.run.sparse_model",
         "catalog.memory",
     }
     | STAGES,
-    "engine.run.pruned_record": {"engine.models.weight_counts"} | MEASURING,
+    "engine.run.run_pruning": {
+        "engine.run.run_log",
+        "engine.run.run_model",
+        "engine.run.run_texts",
+        "engine.run.sparse_model",
+    }
+    | STAGES,
+    "engine.run.pruned_record": {"engine.run.sparse_model"} | MEASURING,
+    "engine.run.sparse_model": {"engine.models.weight_counts"} | MEASURING,
+    "engine.run.run_records": {
+        "engine.evaluation.early_stopping",
+        "engine.evaluation.evaluate",
+        "engine.run.run_log",
+        "engine.run.run_model",
+        "engine.run.run_texts",
+        "storage.store",
+    }
+    | MEASURING,
     "engine.calibration.mismatch": {"storage.store"} | MEASURING,
     "engine.run.run_texts": {
         "engine.run.run_model",

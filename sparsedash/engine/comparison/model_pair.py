@@ -134,10 +134,8 @@ def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> R
         raise JobError(f"{record.model} is not what it was when this result was made.", "Run it again.")
     if record.pruned is None:
         return RecordModel(stages.loaded)
-    method = record.pruned.method
-    made = stages.prune(method, record.pruned.sparsity_permille)
-    changed = stages.applied(method, made)
-    return RecordModel(stages.loaded, _changes(stages.loaded.model, changed))
+    made = stages.prune(record.pruned.method, record.pruned.sparsity_permille)
+    return RecordModel(stages.loaded, _changes(stages.loaded.model, made.applied()))
 
 
 def _changes(model: nn.Module, changed: AbstractContextManager[None]) -> tuple[_Change, ...]:

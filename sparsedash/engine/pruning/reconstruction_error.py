@@ -17,30 +17,25 @@ from sparsedash.schema.method_settings import MethodSettings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PrunedModel:
-    """How every MLP is narrowed, or which weights its projections have instead, and the share of its output that is
-    lost.
+class LayerErrors:
+    """The share of its output's energy that each block's MLP loses, or its projections on average.
 
-    narrowed: empty where single weights go. masked: of each block the new weights (out, in) by projection; empty where
-    channels go. Of projections the shares are averaged.
-    layer_errors: on the calibration tokens. held_out_errors: on tokens kept out of the fit; far larger means
-    overfitted; empty when none were kept out. uncompensated_errors: on the calibration tokens, had the kept weights
-    stayed as they are. sensitivities: see CalibrationData; empty where the method did not ask for them.
+    fitted: on the calibration tokens. held_out: on tokens kept out of the fit; far larger means overfitted; empty when
+    none were kept out. uncompensated: on the calibration tokens, had the kept weights stayed as they are.
+    sensitivities: see CalibrationData; empty where the method did not ask for them.
     """
 
-    narrowed: list[PrunedMlp] = field(default_factory=list)
-    masked: list[dict[str, Tensor]] = field(default_factory=list)
-    layer_errors: list[float] = field(default_factory=list)
-    held_out_errors: list[float] = field(default_factory=list)
-    uncompensated_errors: list[float] = field(default_factory=list)
+    fitted: list[float] = field(default_factory=list)
+    held_out: list[float] = field(default_factory=list)
+    uncompensated: list[float] = field(default_factory=list)
     sensitivities: list[float] = field(default_factory=list)
 
 
 @torch.no_grad()
-def measured(
+def channel_errors(
     mlps: list[Mlp], calibration: CalibrationData, method: MethodSettings, narrowed: list[PrunedMlp]
-) -> PrunedModel:
-    """Pruned MLPs with what each loses; asked while the model is still the dense one."""
+) -> LayerErrors:
+    """What each narrowed MLP loses; asked while the model is still the dense one."""
     fitted, held_out, uncompensated = [], [], []
     for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
         known = calibration.statistics(index)
@@ -51,11 +46,10 @@ def measured(
         if len(known.held_out):
             held_out.append(_sample_error(mlp, narrow, known.held_out))
     needs_losses = ALLOCATIONS[method.allocation].needs_losses
-    return PrunedModel(
-        narrowed=narrowed,
-        layer_errors=fitted,
-        held_out_errors=held_out,
-        uncompensated_errors=uncompensated,
+    return LayerErrors(
+        fitted=fitted,
+        held_out=held_out,
+        uncompensated=uncompensated,
         sensitivities=calibration.sensitivities() if needs_losses else [],
     )
 

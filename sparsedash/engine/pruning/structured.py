@@ -1,4 +1,4 @@
-"""A method is four choices; this is where they meet: score, decide the width, keep, compensate, measure."""
+"""A method is four choices; for channels this is where they meet: score, decide the widths, keep, compensate."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,6 @@ from torch import Tensor
 from sparsedash.engine.pruning.allocation import ALLOCATIONS, ChannelScores
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import CalibrationData, Layer, Sample, Statistics, layer_of
-from sparsedash.engine.pruning.reconstruction_error import PrunedModel, measured
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
@@ -23,15 +22,14 @@ def prune(
     *,
     scores: Callable[[], list[ChannelScores]],
     on_layer: Callable[[int, int], None],
-) -> PrunedModel:
+) -> list[PrunedMlp]:
     """What each MLP becomes at this sparsity; the model itself is left as it is.
 
     scores: gives what `score_channels` finds; not asked where nothing goes. on_layer: called with steps done and all
     steps. The same arguments give the same weights, to the bit.
     """
     if permille == 0:
-        whole = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp).float().cpu()) for mlp in mlps]
-        return measured(mlps, calibration, method, whole)
+        return [PrunedMlp(torch.arange(mlp.width), out_weight(mlp).float().cpu()) for mlp in mlps]
     blocks = scores()
     widths = ALLOCATIONS[method.allocation].widths(blocks, permille, method)
     narrowed = []
@@ -40,7 +38,7 @@ def prune(
         kept = _kept(layer, blocks[index].scores, n_kept, method)
         narrowed.append(_refitted(layer, kept, method))
         on_layer(len(mlps) + index + 1, 2 * len(mlps))
-    return measured(mlps, calibration, method, narrowed)
+    return narrowed
 
 
 @torch.no_grad()

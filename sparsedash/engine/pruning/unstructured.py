@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.engine.pruning.layer import CalibrationData, Sample, Statistics
-from sparsedash.engine.pruning.reconstruction_error import PrunedModel, share_lost, share_lost_of_sample
+from sparsedash.engine.pruning.reconstruction_error import LayerErrors, share_lost, share_lost_of_sample
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.engine.pruning.weight_saliency import inverse_factor, needs_factor, sparse_weight
 from sparsedash.schema.method_settings import MethodSettings
@@ -26,12 +26,13 @@ def prune_weights(
     method: MethodSettings,
     permille: int,
     on_block: Callable[[int, int], None],
-) -> PrunedModel:
-    """What each projection becomes; the model itself is left as it is.
+) -> tuple[list[dict[str, Tensor]], LayerErrors]:
+    """The new weights (out, in) of each block's projections by name, and what they lose; the model is left as it is.
 
     on_block: called with blocks done and all blocks. The same arguments give the same weights, to the bit.
     """
-    made = PrunedModel()
+    masked: list[dict[str, Tensor]] = []
+    lost: list[list[_Errors]] = []
     for index, block in enumerate(projections):
         new: dict[str, Tensor] = {}
         errors: list[_Errors] = []
@@ -40,9 +41,10 @@ def prune_weights(
             for name, sparse in _sparse(together, known, method, permille).items():
                 errors.append(_errors(weight_of(block[name]).float().cpu(), sparse, known))
                 new[name] = sparse.to(block[name].weight.dtype)
-        _note_(made, new, errors)
+        masked.append(new)
+        lost.append(errors)
         on_block(index + 1, len(projections))
-    return made
+    return masked, _averaged(lost)
 
 
 @torch.no_grad()
@@ -92,10 +94,11 @@ def _errors(dense: Tensor, sparse: Tensor, known: Statistics) -> _Errors:
     )
 
 
-def _note_(made: PrunedModel, new: dict[str, Tensor], errors: list[_Errors]) -> None:
-    fitted, uncompensated, held_out = zip(*errors, strict=True)
-    made.masked.append(new)
-    made.layer_errors.append(fmean(fitted))
-    made.uncompensated_errors.append(fmean(uncompensated))
-    if None not in held_out:
-        made.held_out_errors.append(fmean(held_out))
+def _averaged(blocks: list[list[_Errors]]) -> LayerErrors:
+    """The errors of each block's projections, averaged. Blocks without held-out tokens have no held-out error."""
+    held_out = [[error for _, _, error in errors if error is not None] for errors in blocks]
+    return LayerErrors(
+        fitted=[fmean(fitted for fitted, _, _ in errors) for errors in blocks],
+        uncompensated=[fmean(plain for _, plain, _ in errors) for errors in blocks],
+        held_out=[fmean(own) for own, errors in zip(held_out, blocks, strict=True) if len(own) == len(errors)],
+    )

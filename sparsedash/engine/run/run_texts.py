@@ -63,18 +63,11 @@ class RunTexts:
         return calibration_sequences(self._model.loaded, texts, self._calibration)
 
     @property
-    def n_tokens_expected(self) -> int:
-        """Tokens of the calibration text, as far as they are known without writing it."""
+    def expected_lengths(self) -> list[int]:
+        """Tokens of each calibration sequence; of text that the model would have to write first, those asked for."""
         if self._calibration.corpus == SELF:
-            return self._calibration.n_samples * self._calibration.length
-        return sum(map(len, self.sequences))
-
-    @property
-    def n_sequences_expected(self) -> int:
-        """Sequences of the calibration text, as far as they are known without writing it."""
-        if self._calibration.corpus == SELF:
-            return self._calibration.n_samples
-        return len(self.sequences)
+            return [self._calibration.length] * self._calibration.n_samples
+        return [len(ids) for ids in self.sequences]
 
     @cached_property
     def _calibration_texts(self) -> Texts:

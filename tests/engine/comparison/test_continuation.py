@@ -113,8 +113,8 @@ def test_both_sides_are_those_that_wrote_alone_and_grow_together(house, pair_cac
         assert all(after.startswith(before) for before, after in zip(early, late, strict=True))
     stages = Stages(run.settings, store, ignore_steps, ModelShelf())
     record = store.get(Record, run.sparse[1])
-    narrowed = stages.prune(record.pruned.method, record.pruned.sparsity_permille).narrowed
-    with pruned(stages.loaded.mlps, narrowed):
+    made = stages.prune(record.pruned.method, record.pruned.sparsity_permille)
+    with pruned(stages.loaded.mlps, made.narrowed):
         alone = Writer(RecordModel(stages.loaded), asked("l", "r"))
         alone.read(ignore_steps)
         for _ in range(6):

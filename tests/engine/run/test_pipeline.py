@@ -7,7 +7,7 @@ import pytest
 from sparsedash.engine.calibration import cache
 from sparsedash.engine.calibration.statistics import calibrate
 from sparsedash.engine.pruning import saliency
-from sparsedash.engine.run import pipeline, run_texts, stages
+from sparsedash.engine.run import pipeline, run_pruning, run_records, run_texts, stages
 from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
@@ -67,7 +67,7 @@ def test_the_same_request_again_loads_no_model_and_computes_nothing(settings, st
 
 def test_a_second_sparsity_runs_no_calibration(settings, store, monkeypatch):
     _run(settings, store)
-    monkeypatch.setattr(stages, "calibrate", _must_not_run)
+    monkeypatch.setattr(run_pruning, "calibrate", _must_not_run)
     run, steps = _run(replace(settings, sparsities_permille=(125,)), store)
     assert store.get(Record, run.sparse[0]).pruned.widths == (88, 88, 88)
     assert "calibrate" not in steps
@@ -267,7 +267,7 @@ def test_statistics_that_were_forgotten_or_damaged_are_computed_again(settings, 
 
 def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(settings, tmp_path, monkeypatch):
     tiny = Store(tmp_path / "tiny", artefact_bytes=1)
-    monkeypatch.setattr(stages, "evaluate", _must_not_run)
+    monkeypatch.setattr(run_records, "evaluate", _must_not_run)
     with pytest.raises(StoreError, match=r"takes .* GB, and there is room for"):
         _run(settings, tiny)
     tiny.close()
@@ -301,7 +301,7 @@ def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(setting
         calibrations.append(1)
         calibrate(*given, **options)
 
-    monkeypatch.setattr(stages, "calibrate", counted)
+    monkeypatch.setattr(run_pruning, "calibrate", counted)
     with pytest.raises(StoreError, match="does not fit"):
         _run(settings, tiny)
     assert len(calibrations) == 2
@@ -315,7 +315,7 @@ def test_gradients_that_were_forgotten_cost_no_second_calibration(settings, stor
     for name in list(store._artefacts):
         if store._artefacts[name].find(b"mask_gradients") >= 0:
             del store._artefacts[name]
-    monkeypatch.setattr(stages, "calibrate", _must_not_run)
+    monkeypatch.setattr(run_pruning, "calibrate", _must_not_run)
     run, _ = _run(replace(asked, sparsities_permille=(125,)), store)
     assert run.finished
 
@@ -325,7 +325,7 @@ def test_text_by_the_model_itself_needs_no_file_and_is_kept(settings, store, mon
     run, _ = _run(own, store)
     assert run.corpora["calibration"].startswith("self:")
     monkeypatch.setattr(run_texts, "sample_texts", _must_not_run)
-    monkeypatch.setattr(stages.Stages, "_known", lambda *_: None)
+    monkeypatch.setattr(run_records.RunRecords, "known", lambda *_: None)
     _run(own, store)
 
 
@@ -367,7 +367,7 @@ def test_fewer_passages_than_were_asked_for_are_told_in_the_run(settings, store)
 def test_few_calibration_tokens_are_told_in_every_run_that_rests_on_them(settings, store, monkeypatch):
     run, _ = _run(settings, store)
     assert any("tokens a channel" in warning for warning in run.warnings)
-    monkeypatch.setattr(stages, "calibrate", _must_not_run)
+    monkeypatch.setattr(run_pruning, "calibrate", _must_not_run)
     again, _ = _run(replace(settings, sparsities_permille=(125,)), store)
     assert again.warnings == run.warnings
 
