@@ -60,8 +60,6 @@ STAGES = {
     "engine.calibration.cache",
     "engine.calibration.gradients",
     "engine.calibration.sequential_refit",
-    "engine.export",
-    "engine.timing",
     "engine.models.weight_counts",
     "storage.store",
     "storage.fingerprints",
@@ -202,8 +200,6 @@ ALLOWED: dict[str, set[str]] = {
     | MEASURING,
     "engine.calibration.gradients": {"catalog.memory"} | MEASURING,
     "engine.calibration.sequential_refit": {"engine.calibration.statistics"} | MEASURING,
-    "engine.export": MEASURING,
-    "engine.timing": MEASURING,
     "engine.models.weight_counts": MEASURING,
     "engine.evaluation.answers": MEASURING,
     "engine.models.loading": {

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 class Family:
     """Paths to the parts that are pruned.
 
-    blocks: from the model to the list of decoder blocks. inner, out: from a block to its projections.
-    fused: parts in one inner projection. width: the config field that a checkpoint of another uniform width
-    sets, empty where the family cannot load one.
+    blocks: from the model to the list of decoder blocks. inner, out: from a block to its projections. fused: parts in
+    one inner projection.
     """
 
     blocks: str
     inner: tuple[str, ...]
     out: str
     fused: int = 1
-    width: str = "intermediate_size"
 
     @property
     def mlp(self) -> tuple[str, ...]:
@@ -30,20 +28,18 @@ class Family:
 _GATED = Family(blocks="model.layers", inner=("mlp.gate_proj", "mlp.up_proj"), out="mlp.down_proj")
 
 FAMILIES: dict[str, Family] = {
-    "bloom": Family(blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", width=""),
-    "falcon": Family(
-        blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", width="ffn_hidden_size"
-    ),
+    "bloom": Family(blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h"),
+    "falcon": Family(blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h"),
     "gemma2": _GATED,
     "gemma3_text": _GATED,
-    "gpt2": Family(blocks="transformer.h", inner=("mlp.c_fc",), out="mlp.c_proj", width="n_inner"),
+    "gpt2": Family(blocks="transformer.h", inner=("mlp.c_fc",), out="mlp.c_proj"),
     "gpt_neo": Family(blocks="transformer.h", inner=("mlp.c_fc",), out="mlp.c_proj"),
     "gpt_neox": Family(blocks="gpt_neox.layers", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h"),
-    "gptj": Family(blocks="transformer.h", inner=("mlp.fc_in",), out="mlp.fc_out", width="n_inner"),
+    "gptj": Family(blocks="transformer.h", inner=("mlp.fc_in",), out="mlp.fc_out"),
     "llama": _GATED,
     "mistral": _GATED,
     "olmo2": _GATED,
-    "opt": Family(blocks="model.decoder.layers", inner=("fc1",), out="fc2", width="ffn_dim"),
+    "opt": Family(blocks="model.decoder.layers", inner=("fc1",), out="fc2"),
     "phi": Family(blocks="model.layers", inner=("mlp.fc1",), out="mlp.fc2"),
     "phi3": Family(blocks="model.layers", inner=("mlp.gate_up_proj",), out="mlp.down_proj", fused=2),
     "qwen2": _GATED,

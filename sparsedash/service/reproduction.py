@@ -91,7 +91,6 @@ class Measured:
     """What was measured here in place of a row: scores by the row's own measure, and their paired difference."""
 
     run: Run
-    sparse_key: str
     dense: Score
     sparse: Score
     difference: float
@@ -190,7 +189,6 @@ def _measured(measure: Measure, run: Run, dense: Record, sparse: Record) -> Meas
     )
     return Measured(
         run=run,
-        sparse_key=sparse.key,
         dense=dense.last_word if by_word else dense.last_token,
         sparse=sparse.last_word if by_word else sparse.last_token,
         difference=pairs.difference,

@@ -140,11 +140,6 @@ class Store:
         """The bytes, or None where there are none (any more); damaged ones are dropped and count as none."""
         return _read(self._artefacts, key)
 
-    def has_artefact(self, key: str) -> bool:
-        """Whether the bytes are there; they are not read."""
-        with _reported("read"):
-            return key in self._artefacts
-
     def remember(self, name: NoteName, text: str) -> None:
         """Keep one short note, such as an identity, under a name from schema.notes."""
         _write(self._records, f"note/{name}", text.encode())

@@ -17,10 +17,10 @@ from sparsedash.schema.method_settings import MethodSettings
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChannelScores:
-    """What a block has to give.
+    """How much each channel of a block matters, and what it would cost the model to give channels up.
 
-    scores: (m,) of its channels, larger means keep. losses: (m + 1,), what keeping the best k channels and making
-    up for the others would cost the model, for k = 0 to m. Each is empty where the allocation does not ask for it.
+    scores: (m,), larger means keep. losses: (m + 1,), what keeping the best k channels and making up for the others
+    would cost the model, for k = 0 to m; empty where the allocation does not ask for it.
     """
 
     width: int
@@ -65,17 +65,16 @@ def by_sensitivity(blocks: Sequence[ChannelScores], permille: int, method: Metho
 
 @dataclass(frozen=True)
 class Allocation:
-    """widths: the kept channels. needs: what it reads of the scores beside the width."""
+    """widths: the kept channels of each block. needs_losses: whether it looks at what giving channels up costs."""
 
     widths: Callable[[Sequence[ChannelScores], int, MethodSettings], list[int]]
-    needs_scores: bool = False
     needs_losses: bool = False
 
 
 ALLOCATIONS: dict[str, Allocation] = {
     "uniform": Allocation(uniform),
-    "global": Allocation(global_by_score, needs_scores=True),
-    "standardised": Allocation(standardised, needs_scores=True),
+    "global": Allocation(global_by_score),
+    "standardised": Allocation(standardised),
     "sensitivity": Allocation(by_sensitivity, needs_losses=True),
 }
 
