@@ -64,8 +64,7 @@ def needs_backward(settings: RunSettings) -> bool:
 
 
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
-    """What the Fisher information is made of, in memory and then in the store: a derivative of each channel for each
-    sequence.
+    """Bytes of the mask gradients, in memory and then in the store: one value for each channel and sequence.
 
     For one sparsity: where the model is pruned in rounds, the store keeps as much for every other. widths: of the
     blocks.
@@ -88,9 +87,9 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
 
 
 def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: int) -> int:
-    """All tokens' hidden states between two blocks, once or for several walks, and twice one block's moments: the sum,
-    and
-    what is made of it.
+    """All tokens' hidden states between two blocks, of each walk, and twice one block's moments.
+
+    Twice: the sum, and what is made of it.
     """
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     streams = n_streams * n_tokens * counted.hidden * _BYTES[settings.dtype]
@@ -128,9 +127,9 @@ def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:
 
 
 def _sensitivity_bytes(counted: Dimensions, settings: RunSettings) -> int:
-    """In FP32 a change of each block's out-projection and what it does to each token; beside them what each block is
-    given,
-    and of the block that is on its way back four vectors of each width.
+    """In FP32 a change of each block's out-projection and what it does to each token; and the activations.
+
+    Those are what each block is given, and of the block that is on its way back four vectors of each width.
     """
     if not _needs_sensitivity(settings):
         return 0

@@ -1,4 +1,4 @@
-"""What calibration leaves of a model's blocks: kept in the store, and made there when a method first asks for it."""
+"""What calibration leaves of a model's blocks, kept in the store and computed when first asked for."""
 
 import json
 from collections.abc import Callable
@@ -38,9 +38,9 @@ SENSITIVITY_TOKENS = 4096
 
 
 class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which no user meets
-    """The store has forgotten statistics or gradients that it had; what says that they are there is forgotten as well.
+    """Raised where the store has dropped statistics or gradients to make room, so that they must be computed again.
 
-    key: of what is lost.
+    The note that says that they are there is dropped as well. key: of what is lost.
     """
 
     def __init__(self, key: str) -> None:
@@ -49,8 +49,10 @@ class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which
 
 
 class CalibrationCache:
-    """What one calibration leaves: statistics, those of all inputs, sensitivities, mask gradients (of a schedule for
-    each sparsity).
+    """Everything that pruning methods ask of one calibration, read from the store or computed and kept there.
+
+    Statistics of the MLPs' inner activations and of all projections' inputs, sensitivities, mask gradients, and in
+    memory the scores of the channels.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class CalibrationCache:
 
     @cached_property
     def data(self) -> CalibrationData:
-        """What the pruning functions may ask for; each answer raises CacheEvicted where the store lost it."""
+        """What the pruning functions are given; its functions raise CacheEvicted where the store lost the answer."""
         return CalibrationData(
             statistics=self._statistics,
             inputs=self._inputs,
@@ -80,7 +82,10 @@ class CalibrationCache:
         )
 
     def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
-        """The same, with mask gradients of its own where the method's model gets sparser while it reads the text."""
+        """What the pruning functions are given for this method and sparsity.
+
+        Mask gradients are this sparsity's own where the model gets sparser while it reads the text.
+        """
         if not _gets_sparser_in_rounds(method):
             return self.data
         return replace(self.data, mask_gradients=partial(self._scheduled_gradients, method, permille))
@@ -109,7 +114,7 @@ class CalibrationCache:
 
     @cached_property
     def groups(self) -> list[list[list[str]]]:
-        """See `shared_inputs`."""
+        """Of each block, the names of its projections, those together that are given the same; see `shared_inputs`."""
         return shared_inputs(self._loaded)
 
     def _inputs(self, index: int) -> list[tuple[list[str], Statistics]]:

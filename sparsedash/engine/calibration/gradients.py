@@ -1,4 +1,4 @@
-"""The backward pass: what the next-token loss says about the channels and the outputs of every MLP.
+"""The backward pass: how the next-token loss would change with each channel, and with each output, of every MLP.
 
 Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch.
 """
@@ -71,14 +71,14 @@ def mask_gradients(
 def sensitivities(
     loaded: LoadedModel, sequences: Sequence[Sequence[int]], changes: Sequence[tuple[Tensor, Tensor]], on_step: OnStep
 ) -> list[float]:
-    """What the model loses when one block alone is changed: the mean over the sequences of the sum over their tokens of
-    the squared first-order change of the loss of the last N_LATE predictions.
+    """How much the model minds when one block alone is changed, for every block.
 
-    Those at the end, because they have the most context to lose. By the Fisher information, here the empirical one (the
-    text's own next tokens are judged, not draws from the model), this stands, up to a factor that all blocks share, for
-    the divergence from the dense model; one token at a time, since what happens at different tokens is taken as
-    unrelated, which measures steadily on little text. changes: (d, m) and (d,) of each block, added to its
-    out-projection's weight and bias.
+    Measured as the mean over the sequences of the sum over their tokens of the squared first-order change of the loss
+    of the last N_LATE predictions. Those at the end, because they have the most context to lose. By the Fisher
+    information, here the empirical one (the text's own next tokens are judged, not draws from the model), this stands,
+    up to a factor that all blocks share, for the divergence from the dense model; one token at a time, since what
+    happens at different tokens is taken as unrelated, which measures steadily on little text. changes: (d, m) and (d,)
+    of each block, added to its out-projection's weight and bias.
     """
     device = loaded.model.device
     watches = [_ChangedLoss(weight.to(device), bias.to(device)) for weight, bias in changes]
@@ -211,12 +211,12 @@ def _loss(model: Any, batch: Batch, weights: Tensor) -> Tensor:
 
 
 def pack_gradients(gradients: Tensor) -> bytes:
-    """(s, m) as safetensors bytes."""
+    """The mask gradients (s, m) of one block as safetensors bytes."""
     return bytes(safetensors.torch.save({"mask_gradients": gradients.contiguous()}))
 
 
 def unpack_gradients(data: bytes) -> Tensor:
-    """What `pack_gradients` packed. Raises CalibrationError on anything else."""
+    """The mask gradients that `pack_gradients` packed. Raises CalibrationError on anything else."""
     try:
         found: Tensor = safetensors.torch.load(data)["mask_gradients"]
     except (safetensors.SafetensorError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""The mismatch alarm: whether pruned layers lose far more on the passages than on text like that they were fitted to.
+"""The mismatch alarm: tells when pruned layers lose far more on the evaluation's passages than on calibration text.
 
 Asked on a few passages before anybody waits for an evaluation. Dimensions: m inner width, t tokens.
 """
@@ -50,7 +50,7 @@ class PassageActivations:
         self._key = activations_key(loaded.identity, loaded.dtype, tokens, digest(watched))
 
     def of(self, index: int) -> list[Sample] | None:
-        """One of each watched projection of a block; None where the store has no room for them."""
+        """The inputs of each watched projection of a block; None where the store has no room for them."""
         found = self._kept(index)
         if found is None:
             self._collect()
@@ -84,7 +84,7 @@ class PassageActivations:
 
 
 def mismatch_warning(made: Pruned) -> str | None:
-    """A line where the layers lose far more on the passages than on calibration text."""
+    """A warning where the layers lose far more on the passages than on calibration text."""
     times = mismatch_of(made)
     if times is None or times < ALARM:
         return None

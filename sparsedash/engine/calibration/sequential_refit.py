@@ -32,7 +32,7 @@ def refit_sequentially(
     strength: float,
     on_step: OnStep,
 ) -> list[PrunedMlp]:
-    """The same channels kept, with out-projections that also make up for what the blocks before them lost.
+    """The same channels with refitted out-projections, which also make up for what the blocks before them lost.
 
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
     Where that is given something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of
@@ -97,9 +97,10 @@ class _Steps:
 
 
 class _Sums:
-    """Sums over the tokens of one block, each weighted by 1 / the mean square of its dense stream, whatever the
-    calibration
-    says: what is aimed at is a shift of the stream, and an enormous token's shift would outweigh all others.
+    """Sums over the tokens of one block that its refit is solved from.
+
+    Each token is weighted by 1 / the mean square of its dense stream, whatever the calibration says: what is aimed at
+    is a shift of the stream, and an enormous token's shift would outweigh all others.
     """
 
     def __init__(self, mlp: Mlp) -> None:
@@ -150,7 +151,7 @@ def pack_narrowed(narrowed: Sequence[PrunedMlp]) -> bytes:
 
 
 def unpack_narrowed(data: bytes) -> list[PrunedMlp]:
-    """What `pack_narrowed` packed. Raises CalibrationError on anything else."""
+    """The pruned MLPs that `pack_narrowed` packed. Raises CalibrationError on anything else."""
     try:
         tensors = safetensors.torch.load(data)
         return [

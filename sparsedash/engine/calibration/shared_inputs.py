@@ -1,4 +1,4 @@
-"""Which projections of a block are given the same: queries, keys and values, or gate and up."""
+"""Which projections of a block have the same input, such as queries, keys and values, or gate and up."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from sparsedash.engine.models.loading import LoadedModel
 
 @torch.no_grad()
 def shared_inputs(loaded: LoadedModel) -> list[list[list[str]]]:
-    """Of each block, the names of its projections, those together that are given one and the same tensor.
+    """The names of each block's projections, grouped by the input tensor that they share.
 
     Seen on two tokens. One that is never called is not among them.
     """

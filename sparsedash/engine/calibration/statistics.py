@@ -1,5 +1,6 @@
-"""Statistics of what the projections are given over calibration text, block by block; above all the MLPs' inner
-activations.
+"""Statistics of the projections' inputs over calibration text, collected block by block.
+
+The input of an MLP's out-projection is its inner activations: these are what pruning channels needs.
 
 Dimensions: m inner width, n tokens.
 """
@@ -51,7 +52,7 @@ def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: Calibrati
 
 
 def first_tokens(sequences: Sequence[list[int]], n_tokens: int) -> list[list[int]]:
-    """The first of these sequences, as many as hold n_tokens together; one at least."""
+    """As many of the first sequences as hold n_tokens together; one at least."""
     chosen: list[list[int]] = []
     for ids in sequences:
         if chosen and sum(map(len, chosen)) + len(ids) > n_tokens:
@@ -61,12 +62,12 @@ def first_tokens(sequences: Sequence[list[int]], n_tokens: int) -> list[list[int
 
 
 def held_out(rows: Sequence[int]) -> Tensor:
-    """(b, 1): which sequences, by their position in the text, no fit may see."""
+    """Which sequences are kept out of every fit, (b, 1) bool. rows: their positions in the text."""
     return torch.tensor([[row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1] for row in rows])
 
 
 def few_tokens_warning(loaded: LoadedModel, n_tokens: int) -> str | None:
-    """A line when there are too few tokens to trust the fit. Raises CalibrationError when there are far too few."""
+    """A warning when there are too few tokens to trust the fit. Raises CalibrationError when there are far too few."""
     width = max(mlp.width for mlp in loaded.mlps)
     if n_tokens < MIN_TOKENS_PER_CHANNEL * width:
         raise CalibrationError(
@@ -109,8 +110,7 @@ def gather(
     *,
     token_weights: TokenWeights,
 ) -> None:
-    """Walk the text through the blocks and hand to `keep`, block by block, the statistics of what its modules are
-    given.
+    """Walk the text through the blocks and hand the statistics of the watched modules' inputs to `keep`, in order.
 
     watched: of each block, the modules. One block's statistics are in memory at a time. Every HELD_OUT_EVERY-th
     sequence only serves the held-out sample.
@@ -148,9 +148,7 @@ class _Gathered:
         self._n_tokens, self._total_weight = 0, 0.0
 
     def see(self, activations: Tensor) -> None:
-        """What the module is given next, to be counted once the block is through; (b, t, m), or its first two
-        as one.
-        """
+        """Hold the module's next input until the block is through. activations: (b, t, m), or (b * t, m)."""
         self._seen = activations
 
     def add(self, fitted: Tensor, held_out: Tensor, weights: Tensor) -> None:
@@ -201,9 +199,7 @@ def _pieces(loaded: LoadedModel, text: str, length: int) -> list[list[int]]:
 
 
 def _packed(sequences: Sequence[Sequence[int]], length: int) -> list[list[int]]:
-    """The same tokens in sequences of `length`; a last one that is shorter stays where there is something to
-    predict.
-    """
+    """The same tokens in sequences of `length`; a shorter last one stays where it has something to predict."""
     ids = [token for own in sequences for token in own]
     pieces = [ids[i : i + length] for i in range(0, len(ids), length)]
     return [piece for piece in pieces if len(piece) >= 2]

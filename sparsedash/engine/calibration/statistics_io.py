@@ -25,7 +25,7 @@ def pack(statistics: Statistics) -> bytes:
 
 
 def unpack(data: bytes) -> Statistics:
-    """What `pack` packed. Raises CalibrationError on anything else."""
+    """The statistics that `pack` packed. Raises CalibrationError on anything else."""
     try:
         tensors = safetensors.torch.load(data)
         held_out = tensors["held_out"]

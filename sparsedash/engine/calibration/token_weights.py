@@ -1,4 +1,4 @@
-"""How much each token counts in the calibration statistics. One function and one row add a way.
+"""How much each token counts in the calibration statistics. To add a way: one function and one row.
 
 Every function takes the residual stream after a block, (..., d), and returns (...) float32, positive; only the weights'
 ratios matter.

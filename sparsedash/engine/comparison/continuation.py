@@ -63,7 +63,7 @@ def _keep(settings: ContinuationSettings, writers: Sequence["Writer"], store: St
 
 
 class Writer:
-    """One model on its way through a prompt and its own words after it. finished: it has come to its own end."""
+    """One model that reads a prompt and writes on, a token at a time. finished: it has ended its text by itself."""
 
     def __init__(self, record_model: RecordModel, settings: ContinuationSettings) -> None:
         self._record_model, self._settings = record_model, settings

@@ -1,4 +1,4 @@
-"""How far two models are apart at every token of a text: KL(left || right) of what they expect there, in nats."""
+"""How much two models' predictions differ at every token of a text: KL(left || right) in nats."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,7 +20,7 @@ CHUNK_LOGITS = 2**24
 def measure_divergence(
     settings: DivergenceSettings, store: Store, pair_cache: ModelPairCache, on_step: OnStep = ignore_steps
 ) -> Divergence:
-    """The two models of the records over the text, its end where it is too long for one; kept under the settings' key.
+    """The divergence of two records' models over a text, kept under the settings' key; of a long text its end is used.
 
     Raises JobError when a record is gone, its model has changed, or the models do not share their tokens.
     """

@@ -1,4 +1,4 @@
-"""The models of two records, ready to be run in turn: a sparse one is the dense one with some of its weights exchanged.
+"""The models of two records in one memory: a sparse one is the dense one with some of its weights exchanged.
 
 Exchanging is by reference and takes less than a millisecond, so two models made of one can write token by token in
 turn.
@@ -36,7 +36,7 @@ class _Change:
 
 @dataclass(frozen=True, eq=False)
 class RecordModel:
-    """The model of one record. changes: what is other in it than in the loaded one, nothing for a dense model."""
+    """The model of one record. changes: the modules that differ from the loaded model; none for a dense model."""
 
     loaded: LoadedModel
     changes: tuple[_Change, ...] = ()
@@ -75,7 +75,7 @@ class ModelPairCache:
 
     @contextmanager
     def pair(self, keys: tuple[str, str], store: Store, on_step: OnStep) -> Iterator[tuple[RecordModel, RecordModel]]:
-        """Inside, the models of the records with these keys; after it, what is loaded is dense, however it was left.
+        """Inside, the models of the records with these keys; after it, the loaded models are dense again, however left.
 
         Raises JobError when a record is gone or its model has changed.
         """
@@ -139,7 +139,7 @@ def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> R
 
 
 def _changes(model: nn.Module, changed: AbstractContextManager[None]) -> tuple[_Change, ...]:
-    """What is other inside the `with` than outside it."""
+    """The modules that differ inside the `with` from what they are outside it."""
     modules = list(model.modules())
     dense = [_state(module) for module in modules]
     with changed:

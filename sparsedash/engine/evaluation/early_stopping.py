@@ -1,4 +1,4 @@
-"""In which order passages are answered, and whether enough of them have been."""
+"""Stopping an evaluation early: in which order passages are answered, and when enough of them have been."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ _ORDER_SEED = 0
 
 
 def chunks(n_passages: int) -> list[list[int]]:
-    """The positions 0 to n_passages - 1, shuffled, cut where an evaluation may stop: each later part is a quarter of
-    all before.
+    """The positions of the passages in the order they are answered, cut where an evaluation may stop.
 
-    So the passages answered at a cut are a fair sample, whatever their lengths; and short parts, whose batches hold
-    more padding, come only while little has been answered. Every model is asked in the same order.
+    They are shuffled, and each later part is a quarter of all before. So the passages answered at a cut are a fair
+    sample, whatever their lengths; and short parts, whose batches hold more padding, come only while little has been
+    answered. Every model is asked in the same order.
     """
     order = list(range(n_passages))
     Random(_ORDER_SEED).shuffle(order)
@@ -33,7 +33,7 @@ def chunks(n_passages: int) -> list[list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class StopRule:
-    """Stop when the paired difference is decided.
+    """Says when a sparse model's difference to the dense one is decided, so that it need not be asked further.
 
     dense: whether the dense model was right, passage by passage. n_comparisons: sparse records of the run.
     """

@@ -1,4 +1,4 @@
-"""What a model thought of the target tokens of its passages, and that as an outcome."""
+"""How a model scores the target tokens of its passages, and the outcome that follows from it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ N_TOP = 5
 
 @dataclass(frozen=True, eq=False)
 class TargetScore:
-    """What the model thought of one target of n tokens: their ids, log-likelihoods, ranks, and its own choices (n,).
+    """How the model scored one target of n tokens: their ids, log-likelihoods, ranks, and its own choices (n,).
 
     top_ids, top_probabilities: its first choices for the first of them.
     """
@@ -35,7 +35,7 @@ class TargetScore:
 
 
 def target_scores(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[TargetScore]:
-    """logits: (n, vocabulary), for the tokens of all targets one after another."""
+    """The score of each target. logits: (n, vocabulary), for the tokens of all targets one after another."""
     tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
     log_probabilities = logits.log_softmax(dim=-1)
     of_target = log_probabilities.gather(1, tokens[:, None])
@@ -57,7 +57,7 @@ def target_scores(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[Targ
 
 
 def outcome(decode: Callable[[list[int]], str], index: int, target: str, score: TargetScore, answer: str) -> Outcome:
-    """The verdict in words, with the word that the model wrote. decode: token ids to text."""
+    """The outcome of one passage, with the word that the model wrote. decode: token ids to text."""
     texts = [decode([token]) for token in score.target]
     return Outcome(
         index=index,

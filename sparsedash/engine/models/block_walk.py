@@ -1,4 +1,4 @@
-"""The block walker: decoder blocks one after another over many batches, with only the hidden states kept between.
+"""Runs a model block by block over many batches, with only the hidden states kept between the blocks.
 
 A model's own forward decides what every block is given (masks, position embeddings, which differ from layer to layer in
 some families); the walker asks it once per batch with the blocks stubbed out, then runs the real blocks itself.
@@ -44,7 +44,7 @@ class BlockWalk:
         return [walked.hidden for walked in self._walked]
 
     def go_back(self, hidden: Sequence[Tensor]) -> None:
-        """The next step starts from these hidden states, which an earlier step left."""
+        """Let the next step start from these hidden states, which an earlier step left."""
         for walked, before in zip(self._walked, hidden, strict=True):
             walked.hidden = before
 
@@ -59,7 +59,7 @@ class BlockWalk:
 
 @contextmanager
 def capture_inputs(modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tensor], None]]) -> Iterator[None]:
-    """Inside, every module hands what it is given to its sink before it runs."""
+    """Inside, every module hands its input to its sink before it runs."""
     handles = [
         module.register_forward_pre_hook(lambda _, inputs, s=sink: s(inputs[0]))
         for module, sink in zip(modules, sinks, strict=True)
@@ -87,7 +87,7 @@ def head_sees_only(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
 
 @contextmanager
 def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Iterator[None]:
-    """Inside, every block's forward is its stub."""
+    """Inside, every block's forward is replaced by its stub."""
     for block, stub in zip(blocks, stubs, strict=True):
         block.forward = stub
     try:

@@ -1,4 +1,4 @@
-"""What tells two states of local files apart: a hash of their content, remembered by size and time."""
+"""The hash that identifies local files by their content; kept by size and time, so that none is read twice."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""A .gguf file made into a folder of safetensors, once, in the data folder."""
+"""Unpacks a .gguf file into a folder of safetensors in the data folder, once."""
 
 import shutil
 import tempfile

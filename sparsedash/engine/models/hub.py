@@ -1,4 +1,4 @@
-"""The hub: whether it answers, and the files of one commit of a model, kept in the hub's own local cache.
+"""Files from the Hugging Face hub: those of one commit of a model, kept in the hub's own local cache.
 
 What goes wrong is told in words.
 """

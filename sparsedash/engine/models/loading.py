@@ -1,4 +1,4 @@
-"""A model reference made into a model: hub id, local folder, .gguf file or the built-in one.
+"""Loads a model by its reference: a hub id, a local folder, a .gguf file or the built-in one.
 
 Safe by default: safetensors, no code from the model's repository; a repository with nothing but `.bin` files is read
 with weights-only loading. What is loaded is named by its identity: the hub's commit, or a hash of the files.

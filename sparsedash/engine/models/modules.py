@@ -11,7 +11,7 @@ from sparsedash.schema.errors import ModelError
 
 
 def family_named(model_type: str) -> Family:
-    """The row of a family. Raises ModelError with the families there are."""
+    """Where a family keeps its parts, by `model_type`. Raises ModelError with the families there are."""
     try:
         return FAMILIES[model_type]
     except KeyError:

@@ -1,4 +1,4 @@
-"""How much each block gives. One function and one row add a way.
+"""How many channels each block keeps. To add a way: one function and one row.
 
 Every function returns the kept channels of each block: a multiple of the method's width multiple, at least one
 multiple, or all. Nothing asked means nothing removed. Requested and reached sparsity can differ by the rounding.

@@ -1,4 +1,4 @@
-"""How the weights that stay make up for those that go. One function and one row add a way.
+"""How the weights that stay make up for those that go. To add a way: one function and one row.
 
 Dimensions: d hidden width, m inner width, k kept channels. Every function returns the new out-projection (d, k) and its
 new bias (d,), None to leave the bias as it is.
@@ -49,10 +49,10 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, T
 
 
 def makeup(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor | None = None) -> Tensor:
-    """(d, k) to add to the kept columns, so that they make up for those that go: (W_P H_PK + shift_K) (H_KK + lam
-    I)^-1.
+    """What to add to the kept columns (d, k), so that they make up for those that go.
 
-    moment: (m, m). weight: (d, m). shift: (d, m), the mean of y x^T where the output is to move by y besides.
+    It is (W_P H_PK + shift_K) (H_KK + lam I)^-1. moment: (m, m). weight: (d, m). shift: (d, m), the mean of y x^T where
+    the output is to move by y besides.
     """
     gone = complement(kept, moment.shape[0])
     cross = moment[kept][:, gone] @ weight[:, gone].T
@@ -65,9 +65,8 @@ def makeup(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: 
 class Compensation:
     """refit: the new out-projection and bias of one layer by its own statistics.
 
-    errors: what is lost then, see losses.py.
-
-    sequential: refitted once more, block after block, on the sparse model's own activations.
+    errors: what the layer loses then, for every number of kept channels; see error_curves. sequential: refitted once
+    more, block after block, on the sparse model's own activations.
     """
 
     refit: Callable[[Layer, Tensor, float], tuple[Tensor, Tensor | None]]

@@ -13,17 +13,17 @@ from sparsedash.engine.pruning.linalg import damped_factor
 
 
 def cut_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
-    """Where what stays is left as it is."""
+    """The errors where the kept columns are left as they are."""
     return _uncompensated(layer.out_weight, layer.second_moment.double(), order)
 
 
 def bias_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
-    """Where the bias takes up the mean of what goes."""
+    """The errors where the bias takes up the mean of what goes."""
     return _uncompensated(layer.out_weight, layer.covariance(), order)
 
 
 def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
-    """Where what stays is refitted; what the ridge adds to the error by how far it lets weights move is in it.
+    """The errors where the kept columns are refitted, with what the ridge costs by holding them back.
 
     With H + R = L L^T in this order and R the ridge, keeping k leaves W_P (S - R_P) W_P^T, where S is the trailing
     block of L times its transpose. So column c of W L is lost by every k <= c: one factorisation gives all.

@@ -23,7 +23,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Statistics:
-    """What calibration remembers of the inner activations x of one MLP.
+    """What calibration keeps about the inner activations x of one MLP.
 
     second_moment: (m, m) float32, weighted mean of x x^T over the tokens. mean: (m,) float32, weighted as well.
     held_out: tokens that are in neither of them. n_tokens: how many are.
@@ -37,7 +37,7 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:
-    """One MLP as the criteria and the compensation see it.
+    """One MLP as the saliencies and the compensations see it: its weights and its statistics.
 
     out_weight: (d, m). out_bias: (d,) or None. inner_weights: (m, d) each. second_moment, mean: see Statistics.
     seed: differs from block to block, for whatever is drawn by lot.

@@ -17,14 +17,13 @@ def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE) ->
 
 
 def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE) -> tuple[Tensor, Tensor]:
-    """Lower Cholesky factor (m, m) of moment + R, and the diagonal (m,) of R: lam = damping * median of moment's
-    diagonal.
+    """Lower Cholesky factor (m, m) of moment + R, and the diagonal (m,) of R.
 
-    The median, because a few enormous activations must not decide it. Where the factorisation fails, each of the
-    diagonal grows by its own rounding first: channels that are enormous at the same tokens are collinear, and rounding
-    alone makes them contradict each other. After that the damping grows tenfold while it fails. moment: (m, m) float64,
-    symmetric. rounding: relative, of what the moment was summed in. Raises CalibrationError when it still fails, or
-    when the moment is not finite.
+    R is lam = damping * the median of moment's diagonal. The median, because a few enormous activations must not decide
+    it. Where the factorisation fails, each of the diagonal grows by its own rounding first: channels that are enormous
+    at the same tokens are collinear, and rounding alone makes them contradict each other. After that the damping grows
+    tenfold while it fails. moment: (m, m) float64, symmetric. rounding: relative, of what the moment was summed in.
+    Raises CalibrationError when it still fails, or when the moment is not finite.
     """
     _require_finite(moment)
     diagonal = moment.diagonal()

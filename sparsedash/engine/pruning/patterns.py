@@ -1,4 +1,4 @@
-"""What is removed, and the shares of the model that it makes up. One row adds a pattern.
+"""The patterns in which weights go, and what share of the model is gone. To add a pattern: one row.
 
 `channelx1`: whole inner channels leave the network, with their rows in the inner projections and their column in the
 out-projection. Where channels go by their scores the masks are nested: what 10 % removes, 30 % removes too. All others

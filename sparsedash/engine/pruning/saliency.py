@@ -1,4 +1,4 @@
-"""Which channels matter. One function and one row add a criterion.
+"""Scores of how much each channel matters. To add a saliency: one function and one row.
 
 Dimensions: d hidden width, m inner width, s sequences. Every score is (m,); larger means keep.
 """

@@ -1,4 +1,4 @@
-"""How the sparsity grows where a model is pruned in rounds. One function and one row add a way.
+"""How the sparsity grows where a model is pruned in rounds. To add a way: one function and one row.
 
 Every function takes the sparsity at the end and the share of the rounds that are done, and returns the sparsity so far;
 all from 0 to 1. Source: the schedulers of neural-compressor.

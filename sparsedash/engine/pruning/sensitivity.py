@@ -1,4 +1,4 @@
-"""The damage that every block is tried with alone, to measure how much the model minds what its MLP loses.
+"""The trial change made to one block at a time, to measure how much the model minds what its MLP loses.
 
 Dimensions: d hidden width, m inner width.
 """
@@ -15,8 +15,7 @@ DAMPING = 0.01
 
 
 def reference_change(layer: Layer) -> tuple[Tensor, Tensor]:
-    """(d, m) added to the out-projection and (d,) to its bias when a quarter of the channels goes and the rest is
-    refitted.
+    """The change of the out-projection (d, m) and of its bias (d,) when a quarter of the channels goes, refitted.
 
     A quarter of those that are ever active: behind a ReLU many are not, and without those nothing would be missing.
     """

@@ -1,4 +1,4 @@
-"""A method is four choices; for channels this is where they meet: score, decide the widths, keep, compensate."""
+"""Prunes channels: scores them, decides each block's width, chooses what is kept, and compensates."""
 
 from collections.abc import Callable
 
@@ -60,6 +60,7 @@ def choose(
     return chosen
 
 
+@torch.no_grad()
 def score_channels(
     mlps: list[Mlp], calibration: CalibrationData, method: MethodSettings, on_layer: Callable[[int, int], None]
 ) -> list[ChannelScores]:
@@ -87,8 +88,9 @@ def scores_depend_on(method: MethodSettings) -> tuple[object, ...]:
 
 
 def _layer(mlp: Mlp, calibration: CalibrationData, index: int, method: MethodSettings, *, refits: bool = True) -> Layer:
-    """One MLP with what is asked of it; without refitting, gradients alone may do, and the statistics stay where they
-    are.
+    """One MLP with what the method asks about it.
+
+    Without refitting, gradients alone may do, and the statistics are not read.
     """
     by_gradient = SALIENCIES[method.saliency].by_gradient
     needs_statistics = refits or not by_gradient or ALLOCATIONS[method.allocation].needs_losses

@@ -1,4 +1,4 @@
-"""Exchanging weights: channels leave an MLP, exactly as if they were masked, or projections are given other weights.
+"""Exchanges weights in a model: takes channels out of its MLPs, exactly as if masked, or gives it other weights.
 
 Dimensions: d hidden width, m inner width, k kept channels.
 """
@@ -31,7 +31,7 @@ class Mlp:
 
 @dataclass(frozen=True, eq=False)
 class PrunedMlp:
-    """What an MLP is to become.
+    """The narrower MLP that one MLP is to become.
 
     kept: (k,) int64, ascending. out_weight: (d, k). out_bias: (d,), or None to leave the bias as it is.
     """

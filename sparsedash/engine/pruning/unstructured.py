@@ -1,4 +1,4 @@
-"""Methods that set single weights to zero: every projection by what it is given, one block after another."""
+"""Sets single weights to zero, projection by projection, by the statistics of each projection's inputs."""
 
 from collections.abc import Callable
 from statistics import fmean
@@ -54,7 +54,7 @@ def weight_passage_errors(
     samples: Callable[[int], list[Sample] | None],
     masked: list[dict[str, Tensor]],
 ) -> list[float]:
-    """What the projections of each block lose on passages of the evaluation, averaged.
+    """What the projections of each block lose on passages of the evaluation, on average.
 
     groups: of each block, the names that are given the same. samples: gives one of each of them, in this order, or
     None.

@@ -20,7 +20,7 @@ BLOCK = 128
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Columns:
-    """What a criterion knows of some inputs.
+    """What a saliency knows about some input columns.
 
     sizes: (d,), root of their mean square. pivots: (d,), see `inverse_factor`.
     """
@@ -34,7 +34,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class WeightSaliency:
-    """score: (n, d), larger means keep.
+    """How single weights are scored. score: (n, d), larger means keep.
 
     by_row: rows are compared with themselves. looks_again: at weights mended so far.
     """
@@ -74,7 +74,10 @@ def inverse_factor(known: Statistics, damping: float) -> Tensor:
 def sparse_weight(
     weight: Tensor, known: Statistics, factor: Tensor | None, method: MethodSettings, permille: int
 ) -> Tensor:
-    """(n, d) with zeros where weights go. weight: (n, d) float32. factor: from `inverse_factor` where it is needed."""
+    """The projection's new weight (n, d), with zeros where weights go.
+
+    weight: (n, d) float32. factor: from `inverse_factor` where it is needed.
+    """
     saliency, pattern = WEIGHT_SALIENCIES[method.saliency], PATTERNS[method.pattern]
     sizes = known.second_moment.diagonal().clamp_min(0).sqrt()
     columns = Columns(sizes=sizes, pivots=sizes if factor is None else factor.diagonal())

@@ -1,4 +1,4 @@
-"""The main job, stage by stage, each remembered under its own key: load, calibrate once, prune and evaluate often."""
+"""The main job: load a model, calibrate once, then prune and evaluate it at every sparsity that is asked for."""
 
 import time
 from dataclasses import replace

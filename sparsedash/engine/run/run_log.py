@@ -1,4 +1,4 @@
-"""What a run takes and what a person should know about it, written down while it goes on."""
+"""The log of one run: seconds of each stage, what came from the store, and warnings for a person."""
 
 import platform
 import resource
@@ -14,8 +14,9 @@ from sparsedash.schema.progress import OnStep, Stage, Step
 
 
 class RunLog:
-    """seconds: spent in each stage. cached: what was read from the store instead of computed. warnings: for a person.
+    """What one run took, and what a person should know about it.
 
+    seconds: spent in each stage. cached: what was read from the store instead of computed. warnings: for a person.
     point: the sparse model that is made or asked, as in Step; set by whoever goes through them.
     """
 

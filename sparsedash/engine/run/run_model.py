@@ -1,4 +1,4 @@
-"""The model of a run: its files found, and its weights in memory only where something must be computed."""
+"""The dense model of a run, found at once and loaded only where something must be computed."""
 
 from functools import cached_property
 
@@ -20,7 +20,7 @@ class RunModel:
 
     @property
     def identity(self) -> str:
-        """See Source."""
+        """What tells this model from others; see Source."""
         return self.source.identity
 
     @property

@@ -1,4 +1,4 @@
-"""The texts of a run: what it calibrates on and what it answers, each read or written when it is first asked for."""
+"""The calibration and evaluation texts of a run, each read, or written by the model, when first asked for."""
 
 import json
 from functools import cached_property
@@ -34,7 +34,7 @@ class RunTexts:
 
     @property
     def few_passages_warning(self) -> str | None:
-        """A line when there are fewer passages than were asked for."""
+        """A warning when there are fewer passages than were asked for."""
         asked, found = self._evaluation.n_passages, len(self._evaluation_texts.texts)
         if asked is None or found >= asked:
             return None

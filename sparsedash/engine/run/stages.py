@@ -1,4 +1,4 @@
-"""The stages of a run, each read from the store where it is known and computed where it is not."""
+"""The stages of a run: checks, the dense record, the sparse ones; each from the store where it is known already."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +26,10 @@ from sparsedash.storage.store import Store
 
 
 class Stages:
-    """What one run needs, made when it is first asked for. texts: what it reads. run_log: what it took."""
+    """One run's dense and sparse models and their records, made when first asked for.
+
+    texts: what it reads. run_log: what it took.
+    """
 
     def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
         self._settings, self._store = settings, store

@@ -1,4 +1,4 @@
-"""Text sets for calibration and evaluation, by reference. One row adds a corpus of the hub.
+"""Reads the text sets for calibration and evaluation by their references. To add one of the hub: one row.
 
 A small one is downloaded whole, once, into the local cache of `datasets`. Of a big one only the first texts are
 streamed, always as many, and kept beside it: either way a text set that was read once can be read without the network.
