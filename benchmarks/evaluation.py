@@ -14,7 +14,7 @@ import time
 import torch
 
 from benchmarks.arguments import answers_parser
-from benchmarks.machine import Pace
+from benchmarks.machine import SIDE, Pace
 from sparsedash.engine.evaluation.evaluate import BATCH_TOKENS, choose_passages, evaluate
 from sparsedash.engine.models.block_walk import batches_by_length
 from sparsedash.engine.models.loading import load, locate
@@ -36,9 +36,9 @@ def main() -> None:
 
     head = loaded.model.get_output_embeddings().weight.numel()
     flops_per_token = 2 * (n_matmul_weights(loaded.model) - head)
-    forward, n_read = _plain_forward(loaded, chosen)
-    pace = Pace(dtype)
-    evaluated = evaluate(loaded, chosen, lambda _, done, *__, **___: done and pace.piece())
+    forward, n_read = _plain_forward(loaded, chosen, Pace(dtype, arguments.side))
+    pace = Pace(dtype, arguments.side)
+    evaluated = evaluate(loaded, chosen, lambda step: pace.piece() if step.done else None)
     n_tokens = evaluated.n_tokens
     print(f"{arguments.model}, {arguments.dtype}, {len(chosen.indices)} passages, {n_tokens:,} tokens")
     print(f"matmul rate            {pace.rate / 1e9:8.1f} GFLOP/s")
@@ -50,11 +50,11 @@ def main() -> None:
     _beside_the_harness(loaded, chosen, evaluated, pace.seconds)
 
 
-def _plain_forward(loaded, chosen) -> tuple[Pace, int]:
+def _plain_forward(loaded, chosen, pace) -> tuple[Pace, int]:
     """The model's body alone over the same batches: no head, no answers, no verdicts. Its pace and its tokens."""
     whole = [c + t for c, t in zip(chosen.contexts, chosen.targets, strict=True)]
     reads = [loaded.tokenizer(text).input_ids[:-1] for text in whole]
-    pace = Pace(loaded.model.dtype)
+    pace.begin()
     with torch.inference_mode():
         for _, batch in batches_by_length(reads, BATCH_TOKENS, 0, loaded.model.device):
             loaded.model.base_model(input_ids=batch.ids, use_cache=False)
@@ -96,6 +96,7 @@ def _first(chosen, n):
 def _arguments() -> argparse.Namespace:
     parser = answers_parser(__doc__)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--side", type=int, default=SIDE, help="of the square matrices whose product gives the rate")
     return parser.parse_args()
 
 

@@ -9,30 +9,30 @@ SIDE = 2048
 REPEATS = 3
 
 
-def matmul_flops(dtype: torch.dtype) -> float:
+def matmul_flops(dtype: torch.dtype, side: int = SIDE) -> float:
     """Floating-point operations a second of a square matrix product, median of REPEATS after a warm-up."""
-    left, right = (torch.randn(SIDE, SIDE, dtype=dtype) for _ in range(2))
+    left, right = (torch.randn(side, side, dtype=dtype) for _ in range(2))
     torch.mm(left, right)
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
         torch.mm(left, right)
         seconds.append(time.perf_counter() - started)
-    return 2 * SIDE**3 / statistics.median(seconds)
+    return 2 * side**3 / statistics.median(seconds)
 
 
 class Pace:
     """Work timed in pieces, with the matmul rate measured between them, so that a drifting machine cancels out."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+    def __init__(self, dtype: torch.dtype, side: int = SIDE) -> None:
+        self._dtype, self._side = dtype, side
         self.seconds = 0.0
         self._possible = 0.0
         self.begin()
 
     def begin(self) -> None:
         """Measure the rate; the clock of the next piece starts after it."""
-        self._rate = matmul_flops(self._dtype)
+        self._rate = matmul_flops(self._dtype, self._side)
         self._started = time.perf_counter()
 
     def piece(self) -> None:

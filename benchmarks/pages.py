@@ -1,5 +1,6 @@
-"""How fast the pages are with much in the data folder: python -m benchmarks.pages [--methods 4] [--steps 500] [--keep
-DIR]
+"""How fast the pages are with much in the data folder.
+
+    python -m benchmarks.pages --methods 4 --steps 500
 
 Fills a data folder with made-up answers to 5,153 passages by the dense model and by every method at three sparsities,
 starts the server on it, and looks at it with a headless Chromium. Prints one line for each figure: the median and the
@@ -9,6 +10,7 @@ each, which is nearly the same on a busy machine; and the memory of browser and 
 
 import argparse
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,11 +48,11 @@ WATCH = """() => {
 }"""
 
 
-def fill(folder: Path, n_methods: int) -> Run:
-    """Put dense and 3 * n_methods sparse records over 5,153 passages into a data folder."""
+def fill(folder: Path, n_methods: int, n_passages: int) -> Run:
+    """Put dense and 3 * n_methods sparse records over so many passages into a data folder."""
     chosen = [m for m in METHODS if m.settings.pattern == "channelx1"][:n_methods]
     settings = replace(specimens.SETTINGS, methods=tuple(m.settings for m in chosen))
-    dense = specimens.verdicts(N_PASSAGES)
+    dense = specimens.verdicts(n_passages)
     records = [replace(specimens.record(dense), key="dense")]
     for i, method in enumerate(chosen):
         for permille in settings.sparsities_permille:
@@ -60,7 +62,7 @@ def fill(folder: Path, n_methods: int) -> Run:
     run, _ = specimens.run(settings)
     run = replace(run, dense="dense", sparse=tuple(r.key for r in records[1:]))
     store = Store(folder)
-    for record in (*records, specimens.passages(N_PASSAGES), run):
+    for record in (*records, specimens.passages(n_passages), run):
         store.put(record.key, record)
     store.close()
     return run
@@ -93,10 +95,10 @@ def measured(name: str, server: Server, found: Callable[[], list[float]]) -> Non
     )
 
 
-def reruns(page: Page) -> list[float]:
-    """Milliseconds that each of some reruns of the whole page took; R is Streamlit's own key for it."""
+def reruns(page: Page, n: int) -> list[float]:
+    """Milliseconds that each of n reruns of the whole page took; R is Streamlit's own key for it."""
     found = []
-    for _ in range(N_RERUNS):
+    for _ in range(n):
         page.keyboard.press("r")
         page.wait_for_function("window.took > 0", timeout=60_000)
         found.append(page.evaluate("window.took"))
@@ -116,15 +118,16 @@ def steps(page: Page, n: int) -> list[float]:
     return found
 
 
-def walk(page: Page, server: Server, n_steps: int) -> None:
+def walk(page: Page, server: Server, n_reruns: int, n_steps: int) -> None:
     """Print every figure."""
     for name in ("overview", "layers", "compare"):
         opened(page, f"{server.address}/{'' if name == 'overview' else name}")
-        measured(f"{name}, rerun", server, lambda: reruns(page))
+        measured(f"{name}, rerun", server, lambda: reruns(page, n_reruns))
     session = page.context.new_cdp_session(page)
-    for done in range(0, n_steps + 1, EVERY):
+    every = max(1, min(EVERY, n_steps))
+    for done in range(0, n_steps + 1, every):
         if done:
-            measured(f"compare, steps to {done}", server, lambda: steps(page, EVERY))
+            measured(f"compare, steps to {done}", server, lambda: steps(page, every))
         session.send("HeapProfiler.collectGarbage")
         used = session.send("Runtime.getHeapUsage")["usedSize"]
         nodes = page.evaluate("document.getElementsByTagName('*').length")
@@ -137,24 +140,29 @@ def walk(page: Page, server: Server, n_steps: int) -> None:
 
 def main() -> None:
     """Fill, serve, look, stop."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--methods", type=int, default=4)
+    parser.add_argument("--passages", type=int, default=N_PASSAGES)
+    parser.add_argument("--reruns", type=int, default=N_RERUNS, help="of each page")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--keep", type=Path, help="fill this folder and end, for a look by hand")
     arguments = parser.parse_args()
     if arguments.keep:
-        fill(arguments.keep, arguments.methods)
+        fill(arguments.keep, arguments.methods, arguments.passages)
         return
+    executable = chromium()
+    if executable is None:
+        sys.exit("No Chromium found; name one with CHROMIUM=...")
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "data"
-        fill(folder, arguments.methods)
+        fill(folder, arguments.methods, arguments.passages)
         server = Server(folder)
         try:
             server.wait()
             with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+                browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
                 # Without the policy of our own pages, which forbids what Playwright does to wait.
-                walk(browser.new_page(bypass_csp=True), server, arguments.steps)
+                walk(browser.new_page(bypass_csp=True), server, arguments.reruns, arguments.steps)
                 browser.close()
         finally:
             server.stop()
