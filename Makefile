@@ -11,7 +11,7 @@ CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome g
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
-.PHONY: help install run test check format lint types unit clean
+.PHONY: help install run test check format lint types unit bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test     format check, lint, types, all tests; prints branch coverage"
 	@echo "make check    what CI does: Chromium must be there, then make test"
 	@echo "make format   write the format"
+	@echo "make bench    every benchmark on a tiny model: that it runs, not how fast"
 	@echo "make clean    remove .venv and caches"
 
 install: .venv/installed .venv/built-in-model
@@ -51,6 +52,10 @@ ifeq ($(CHROMIUM),)
 endif
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
 		$(if $(CHROMIUM),,-m "not browser")
+
+bench: export CHROMIUM := $(CHROMIUM)
+bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks.small
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -1,0 +1,68 @@
+"""Every benchmark once, on a tiny model and little text: that all of them still run. What they measure means nothing.
+
+python -m benchmarks.small              all of them, one after another, in about a minute
+python -m benchmarks.small rules pages  these only
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+OPTIONS = {
+    "early_stopping": "--n 400 --runs 5 --evaluation builtin:cloze --passages 20 --model {model}",
+    "evaluation": "--passages 8 --side 512 --model {model} --data-dir {folder}",
+    "huge_pages": "--rounds 1 --model {model}",
+    "pages": "--methods 1 --passages 200 --reruns 2 --steps 4",
+    "precision": "--passages 12 --piece 6 --model {model} --data-dir {folder}",
+    "prompts": "--model {model} --data-dir {folder}",
+    "pruning": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 --methods random "
+    "--model {model}",
+    "rules": "--passages 12 --model {model} --data-dir {folder}",
+    "statistics_size": "--width 1024 --hidden 256 --blocks 32",
+}
+"""What each script is told to be done in seconds; a test holds that none is missing and reads what each prints."""
+
+
+def main(names: list[str] | None = None) -> int:
+    """Run them and print what they print. Returns how many failed."""
+    names = names or list(OPTIONS)
+    failed = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        model = _tiny_model(Path(folder))
+        for name in names:
+            asked = command(name, model, Path(folder) / name)
+            print(f"== python {' '.join(asked[1:])}", flush=True)
+            started = time.perf_counter()
+            if subprocess.run(asked, env=environment()).returncode:
+                failed.append(name)
+            print(f"== {'FAILED' if name in failed else 'done'} in {time.perf_counter() - started:.0f} s\n", flush=True)
+    ran = f"{len(names) - len(failed)} of {len(names)} benchmarks ran"
+    print(", ".join([ran, *(f"{name} did not" for name in failed)]))
+    return len(failed)
+
+
+def command(name: str, model: Path, folder: Path) -> list[str]:
+    """What runs this benchmark on the model. folder: its data folder, where it takes one."""
+    words = [word.format(model=model, folder=folder) for word in OPTIONS[name].split()]
+    return [sys.executable, "-m", f"benchmarks.{name}", *words]
+
+
+def environment() -> dict[str, str]:
+    """Ours, and that a worker ends soon after its last job."""
+    return os.environ | {"SPARSEDASH_LINGER_S": "2"}
+
+
+def _tiny_model(folder: Path) -> Path:
+    from tests.engine.tiny import save_tiny
+
+    return save_tiny(folder / "tiny-llama")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=OPTIONS, metavar="NAME", help=", ".join(OPTIONS))
+    sys.exit(main(parser.parse_args().names))

@@ -1,0 +1,166 @@
+"""Every script of benchmarks/ still runs, and prints the figures that it promises; how large they are is not judged."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from benchmarks import small
+from tests.browser.conftest import leave_out
+from tests.browser.served import chromium
+from tests.engine.conftest import model_folder  # noqa: F401 - a fixture
+
+ROOT = Path(__file__).parents[2]
+RUNNABLE = sorted(
+    path.stem for path in (ROOT / "benchmarks").glob("*.py") if "if __name__ ==" in path.read_text(encoding="utf-8")
+)
+DRIVES_A_BROWSER = {"pages"}
+
+
+def rows(pattern: str, printed: str) -> list[tuple[float, ...]]:
+    """The numbers in the pattern's groups, for every line that begins like it."""
+    found = re.finditer(rf"^{pattern}", printed, re.MULTILINE)
+    return [tuple(float(text.replace(",", "").rstrip("%")) for text in match.groups()) for match in found]
+
+
+def reads_early_stopping(printed: str) -> None:
+    share = r" +([\d.]+%)"
+    simulated = rows(rf" +(\d+){share}{share}{share}{share} +([\d,]+) +(\d+%) +(?:[\d,]+|never)$", printed)
+    assert len(simulated) == 13
+    for _, _, difference, close, undecided, n_answered, saved in simulated:
+        assert difference + close + undecided == pytest.approx(100, abs=0.2)
+        assert n_answered / 400 == pytest.approx(1 - saved / 100, abs=0.01)
+    ((n_right, n_passages),) = rows(r"\S+: dense (\d+) of (\d+) right in \d+ s$", printed)
+    assert n_right <= n_passages == 20
+    ((percent, n_answered, n_passages, p_value, low, high),) = rows(
+        r"([\d.]+) %: \w+ after (\d+) of (\d+) passages, \d+ right, p ([\d.e-]+), "
+        r"interval ([+-][\d.]+) to ([+-][\d.]+) points; \d+ s, saved about \d+ s$",
+        printed,
+    )
+    assert percent == n_answered == n_passages == 20
+    assert 0 < p_value <= 1 and low <= high
+
+
+def reads_evaluation(printed: str) -> None:
+    assert rows(r"\S+, float32, (\d+) passages, [\d,]+ tokens$", printed) == [(8,)]
+    ((rate,),) = rows(r"matmul rate +([\d.]+) GFLOP/s$", printed)
+    paces = rows(r"(?:forward of the blocks|evaluator) +([\d.]+) tokens/s +([\d.]+%) of the matmul rate$", printed)
+    assert len(paces) == 2 and min(rate, *paces[0], *paces[1]) > 0
+    assert rows(r"last word +(\d+) of (\d+)$", printed)[0][1] == 8
+    if find_spec("lm_eval") is None:
+        assert "lm-evaluation-harness  not installed (pip install lm_eval)\n" in printed
+    else:
+        ((speed, ratio),) = rows(r"lm-evaluation-harness +([\d.]+) tokens/s +([\d.]+) times our wall time$", printed)
+        assert speed > 0 and ratio > 0
+        assert rows(r"verdicts +(\d+) of (\d+) equal", printed) == [(8, 8)]
+
+
+def reads_huge_pages(printed: str) -> None:
+    seconds = r"([\d.]+) s"
+    ratios = rows(
+        rf"(?:reading|writing): {seconds} of processor time with pages of 4 kB, {seconds} with pages of 2 MB, "
+        r"([\d.]+) times as fast$",
+        printed,
+    )
+    assert len(ratios) == 2 and all(ratio > 0 for *_, ratio in ratios)
+
+
+def reads_pages(printed: str) -> None:
+    times = r"median (\d+) ms, slowest (\d+) ms, server \d+ ms of processor time, n = (\d+)$"
+    shown = rows(rf"(?:overview|layers|compare), rerun: {times}", printed)
+    assert [n for *_, n in shown] == [2, 2, 2]
+    stepped = rows(rf"compare, steps to 4: {times}", printed)
+    assert [n for *_, n in stepped] == [4]
+    assert all(0 < median <= slowest for median, slowest, _ in shown + stepped)
+    memory = rows(r"after (\d+) steps: ([\d.]+) MB of JavaScript, ([\d,]+) elements; the server (\d+) MB$", printed)
+    assert [n for n, *_ in memory] == [0, 4] and min(min(figures) for _, *figures in memory) > 0
+
+
+def reads_precision(printed: str) -> None:
+    assert len(rows(r"(?:float32|bfloat16) +last word (\d+) of 12, [\d.]+ % \([\d.]+% to [\d.]+%\)", printed)) == 2
+    verdicts = rows(
+        r"last (?:word|token) +(\d+) of 12 verdicts equal; only FP32 right: (\d+), only BF16 right: (\d+), p [\d.]+$",
+        printed,
+    )
+    assert [sum(counts) for counts in verdicts] == [12, 12]
+    assert len(rows(r"answers +(\d+) equal; log-likelihoods within ([\d.]+)$", printed)) == 1
+    ((ratio, lowest, highest),) = rows(
+        r"time +BF16 takes ([\d.]+) times as long as FP32 \(pieces: ([\d.]+) to ([\d.]+)\)$", printed
+    )
+    assert 0 < lowest <= ratio <= highest
+
+
+def reads_prompts(printed: str) -> None:
+    asked = rows(
+        r"(?:cold|warm): first words after ([\d.]+) s, all 40 tokens of both after ([\d.]+) s "
+        r"\((?:\d+ tokens a second|too fast to be timed), both together\)$",
+        printed,
+    )
+    assert len(asked) == 3 and all(0 < first <= whole for first, whole in asked)
+
+
+def reads_pruning(printed: str) -> None:
+    assert rows(r"calibrated on ([\d,]+) tokens of self$", printed) == [(1280,)]
+    ((times,),) = rows(r"bare forward pass \d+ s, calibration alone ([\d.]+) times that$", printed)
+    assert times > 0
+    ((lost,),) = rows(r"dense loses ([\d.]+) nats a word, 8 passages$", printed)
+    assert lost > 0
+    assert len(rows(r"method +(25) % +(50) % +s +next s +peak GB$", printed)) == 1
+    loss = r" +(-?[\d.]+) ±([\d.]+) \((-?[\d.]+)\)"
+    published, other = rows(rf"(?:retrain-free \(published\)|random){loss}{loss} +(\d+) +(\d+) +([\d.]+)$", printed)
+    assert published[2] == published[5] == 1
+    assert min(published[-1], other[-1]) > 0
+
+
+def reads_rules(printed: str) -> None:
+    plain, published = rows(r"(?:plain|published) +(\d+) of 12 last tokens right, ([\d.]+)%$", printed)
+    differing = rows(r"  passage (\d+) \(.*, (\d+) tokens\): the model says it", printed)
+    assert plain[0] - published[0] == len(differing)
+    assert rows(r"(\d+) passages have more than 197 tokens; the rules differ on:$", printed)
+    assert "the last word is judged alike everywhere: yes\n" in printed
+
+
+def reads_statistics_size(printed: str) -> None:
+    sizes = rows(r"a block's .*, ([\d,]+) wide: ([\d.]+) MB, ([\d.]+) GB in all$", printed)
+    assert [width for width, *_ in sizes] == [1024, 256]
+    (plain,) = rows(r"the matrices of the inner activations as they are: ([\d.]+) GB$", printed)
+    assert min(*sizes[0], *sizes[1], *plain) > 0
+
+
+READERS: dict[str, Callable[[str], None]] = {
+    name.removeprefix("reads_"): reader for name, reader in list(globals().items()) if name.startswith("reads_")
+}
+
+
+def test_no_script_is_forgotten():
+    assert set(RUNNABLE) - {"small"} == set(small.OPTIONS), "give it a row in benchmarks/small.py"
+    assert set(small.OPTIONS) == set(READERS), "say here what it prints"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.browser] * (name in DRIVES_A_BROWSER)) for name in small.OPTIONS]
+)
+def test_it_runs_and_prints_its_figures(name, model_folder, tmp_path):  # noqa: F811
+    if name in DRIVES_A_BROWSER and chromium() is None:
+        leave_out("No Chromium found (name one with CHROMIUM=...)")
+    done = subprocess.run(
+        small.command(name, model_folder, tmp_path),
+        cwd=ROOT,
+        env=small.environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    READERS[name](done.stdout)
+
+
+def test_one_that_breaks_is_named_and_counted(monkeypatch, capfd):
+    monkeypatch.setitem(small.OPTIONS, "huge_pages", "--wishes 3")
+    assert small.main(["huge_pages"]) == 1
+    printed = capfd.readouterr()
+    assert printed.out.endswith("0 of 1 benchmarks ran, huge_pages did not\n")
+    assert "unrecognized arguments: --wishes 3" in printed.err
