@@ -1,4 +1,4 @@
-"""The same pipeline from a shell: `python -m sparsedash run --help`."""
+"""The command `sparsedash`, which is `python -m sparsedash` as well: the dashboard's pipeline from a shell."""
 
 import argparse
 import json
@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sparsedash.catalog import presets
+from sparsedash import __version__
+from sparsedash.catalog import choices, presets
 from sparsedash.reporting.run_json import run_document
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
@@ -31,6 +32,20 @@ from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.store import Store
 
 EXIT_BAD_ARGUMENTS = 2
+
+_FIRST_RUN = f"sparsedash run --model {BUILTIN_MODEL} --sparsity 10,20"
+_ABOUT = f"""\
+What would pruning cost this language model?
+
+Calibrates, prunes and evaluates a model as the dashboard does, and shares its data folder: what one of them has
+computed, the other does not compute again. To begin with, on a small model that needs no network:
+
+    {_FIRST_RUN}
+"""
+_ENDS = """\
+`sparsedash run --help` lists what can be chosen. The dashboard itself: `streamlit run app.py` in the checkout.
+Exit codes: 0 done, 1 failed, 2 a bad argument, 130 stopped from the keyboard.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,13 +93,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="sparsedash", description="What would pruning cost this language model?")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    run = commands.add_parser("run", help="calibrate, prune and evaluate a model")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="sparsedash", description=_ABOUT, epilog=_ENDS, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"sparsedash {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    does = "calibrate, prune and evaluate a model"
+    run = commands.add_parser("run", help=does, description=f"{does.capitalize()}: {_FIRST_RUN}")
     _ask_for_model_and_texts(run)
     _ask_for_pruning(run)
     _ask_for_answering(run)
-    run.add_argument("--data-dir", type=Path, default=data_folder(), metavar="DIR")
+    kept = "where results and what can be used again are kept (%(default)s)"
+    run.add_argument("--data-dir", type=Path, default=data_folder(), metavar="DIR", help=kept)
     run.add_argument("--json", type=Path, metavar="FILE", help="write the whole result there")
     return parser
 
@@ -92,16 +111,17 @@ def _parser() -> argparse.ArgumentParser:
 def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
     models = f"hub id, folder, .gguf file or {BUILTIN_MODEL}"
     run.add_argument("--model", required=True, metavar="REF", help=models)
-    run.add_argument("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16")
-    texts = "text name, file:PATH or self"
+    run.add_argument("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16 (%(default)s)")
+    texts = f"{_names(choices.CALIBRATION_CORPORA)} or file:PATH (%(default)s)"
     run.add_argument("--calibration", default=SELF, metavar="REF", help=texts)
-    run.add_argument("--calibration-samples", type=int, default=128, metavar="N")
-    longest = "tokens a sample has at most"
+    samples = "samples of calibration text (%(default)s)"
+    run.add_argument("--calibration-samples", type=int, default=128, metavar="N", help=samples)
+    longest = "tokens a sample has at most (%(default)s)"
     run.add_argument("--calibration-length", type=int, default=256, metavar="N", help=longest)
-    run.add_argument("--seed", type=int, default=0, metavar="N", help="draws the calibration text")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="draws the calibration text (%(default)s)")
     weights = (
         "how much each token of the calibration text counts: equal, or residual (little where its residual "
-        "stream is large)"
+        "stream is large); (%(default)s)"
     )
     run.add_argument("--token-weights", default="equal", metavar="NAME", help=weights)
     packed = "join the documents of the calibration text and cut them into samples of full length"
@@ -109,24 +129,28 @@ def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
 
 
 def _ask_for_pruning(run: argparse.ArgumentParser) -> None:
-    percents = "of MLP channels to remove, such as 10,20"
+    percents = "of MLP channels, or of single weights, to remove (%(default)s)"
     run.add_argument("--sparsity", default="10,20", metavar="PERCENTS", help=percents)
-    names = "one or several of " + ", ".join(method.name for method in presets.METHODS)
+    names = f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"
     run.add_argument("--method", default=presets.DEFAULT_METHOD, metavar="NAMES", help=names)
     multiple = "kept widths are multiples of N channels (32)"
     run.add_argument("--width-multiple", type=int, metavar="N", help=multiple)
 
 
 def _ask_for_answering(run: argparse.ArgumentParser) -> None:
-    texts = "text name or file:PATH"
+    texts = f"{_names(choices.EVALUATION_CORPORA)} or file:PATH (%(default)s)"
     run.add_argument("--evaluation", default=BUILTIN_CLOZE, metavar="REF", help=texts)
     run.add_argument("--passages", type=int, metavar="N", help="answer the first N only")
     drawn = "answer N drawn by this seed instead of the first N"
     run.add_argument("--shuffle-seed", type=int, metavar="N", help=drawn)
-    rule = "how the last token is judged: plain, or published (longer than 197 tokens is wrong)"
+    rule = "how the last token is judged: plain, or published (longer than 197 tokens is wrong); (%(default)s)"
     run.add_argument("--rule", default="plain", metavar="NAME", help=rule)
     early = "a sparse model answers only until its difference to the dense one is decided"
     run.add_argument("--stop-early", action="store_true", help=early)
+
+
+def _names(offered: Iterable[choices.Choice | presets.Method]) -> str:
+    return ", ".join(each.name for each in offered)
 
 
 def _settings(arguments: argparse.Namespace) -> RunSettings:

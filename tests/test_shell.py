@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from sparsedash.__main__ import main
+from sparsedash.catalog import choices, presets
 from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
 
 PASSAGE_FIELDS = {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
@@ -126,3 +127,16 @@ def test_help_answers_without_loading_torch():
         "pass\nsys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_its_own_help_names_every_method_and_text_and_how_to_begin(capsys):
+    said = {}
+    for command in ([], ["run"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--help"])
+        assert ended.value.code == 0
+        said[len(command)] = "".join(capsys.readouterr().out.split())
+    assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in said[0]
+    assert "Exitcodes:0done,1failed,2abadargument,130stopped" in said[0]
+    offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
+    assert not [each.name for each in offered if each.name.replace(" ", "") not in said[1]]
