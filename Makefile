@@ -16,14 +16,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
 help:
 	@echo "make run      install what is needed and serve on http://127.0.0.1:$(PORT)  (PORT=..., PYTHON=...)"
-	@echo "make install  only install, the built-in model included"
+	@echo "make install  only install, the built-in model and the command $(BIN)/sparsedash included"
 	@echo "make test     format check, lint, types, all tests; prints branch coverage"
 	@echo "make check    what CI does: Chromium must be there, then make test"
 	@echo "make format   write the format"
 	@echo "make bench    every benchmark on a tiny model: that it runs, not how fast"
 	@echo "make clean    remove .venv and caches"
 
-install: .venv/installed .venv/built-in-model
+install: .venv/installed .venv/built-in-model .venv/command
 
 run: install
 	$(BIN)/streamlit run app.py --server.address 127.0.0.1 --server.port $(PORT)
@@ -58,7 +58,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.small
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 
 .venv/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -72,6 +72,11 @@ clean:
 
 .venv/installed-dev: .venv/installed requirements-dev.txt
 	$(PIP) -r requirements-dev.txt $(CONSTRAINTS)
+	@touch $@
+
+# The command is this checkout's: what is changed here is what it runs.
+.venv/command: .venv/installed pyproject.toml
+	$(PIP) --no-deps --editable .
 	@touch $@
 
 # Without its dependencies: they would compile a C++ runtime, and only the model file is used.
