@@ -1,7 +1,7 @@
 """What a job is, what it is at and how far, in words. Plain text: whoever shows it escapes it. Knows no Streamlit."""
 
 from sparsedash.jobs.job import Job
-from sparsedash.reporting import wording
+from sparsedash.reporting import model_names, wording
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.settings import RunSettings, settings_from_plain
@@ -70,8 +70,7 @@ def _sparse_model(job: Job) -> str:
     except SettingsError:
         return ""
     method, permille = points[job.point]
-    which = f"sparse model {job.point + 1} of {len(points)}"
-    return f"{which}: {wording.method(method)}, {wording.permille(permille)} {wording.gone(method)}"
+    return f"sparse model {job.point + 1} of {len(points)}: {model_names.name_while_made(method, permille)}"
 
 
 def _end_of(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sparsedash.reporting import wording
+from sparsedash.reporting import model_names, wording
 from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import shared_outcomes
@@ -109,14 +109,14 @@ class RecordChoice:
 def offers(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
     """Every record over the passages of this run: its own first, then those of other runs, each record once."""
     found: dict[str, RecordChoice] = {}
-    for key, name in _names(run):
+    for key, name in model_names.record_names(run):
         found.setdefault(key, RecordChoice(key=key, name=name, address=name))
     for other in runs:
         if _passages(other) != _passages(run):
             continue
         about = f"{wording.title(other.settings.model)}, {other.settings.dtype}, {wording.methods(other.settings)}"
         calibrated = wording.calibrated(other.settings.calibration)
-        for key, name in _names(other):
+        for key, name in model_names.record_names(other):
             label = f"{name} · {about}, {calibrated}"
             found.setdefault(key, RecordChoice(key=key, name=label, address=key[:ADDRESS_LENGTH]))
     names = told_apart({key: offer.name for key, offer in found.items()})
@@ -149,17 +149,6 @@ def pair(backend: Backend, left: RecordChoice, right: RecordChoice) -> Pair | No
         first = replace(first, outcomes=tuple(one for one, _ in shared))
         second = replace(second, outcomes=tuple(two for _, two in shared))
     return Pair(left_name=left.name, left=first, right_name=right.name, right=second)
-
-
-def _names(run: Run) -> list[tuple[str, str]]:
-    """The keys of a run's records with their names in it, dense first. Sparse ones come method by method."""
-    settings = run.settings
-    several = len(settings.methods) > 1
-    names = [
-        f"{wording.method(method)} {permille / 10:g} %" if several else f"{permille / 10:g} %"
-        for method, permille in settings.points
-    ]
-    return [(run.dense, "dense"), *zip(run.sparse, names, strict=False)]
 
 
 def _passages(run: Run) -> tuple[str | None, int | None, int | None]:

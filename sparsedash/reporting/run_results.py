@@ -5,7 +5,7 @@ from functools import lru_cache
 from itertools import takewhile
 
 from sparsedash.jobs.job import Job
-from sparsedash.reporting import wording
+from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.charts.measures import Lines, Live, Same, TradeoffData, readings, times
 from sparsedash.reporting.charts.published_points import published_beside
 from sparsedash.schema.method_settings import MethodSettings
@@ -36,41 +36,41 @@ class RunResults:
     @property
     def records(self) -> dict[str, Record]:
         """Every record by the name it has within the run, dense first."""
-        several = len(self.run.settings.methods) > 1
-        return {wording.record_name(r, several): r for r in (self.dense, *self.sparse)}
+        return {self.name_of(record): record for record in (self.dense, *self.sparse)}
+
+    @property
+    def several_methods(self) -> bool:
+        """Whether the names of its models have to say the method."""
+        return model_names.has_several_methods(self.run.settings)
 
     def name_of(self, record: Record) -> str:
         """The name of one of its records."""
-        return next(name for name, other in self.records.items() if other is record)
+        return model_names.record_name(record, self.several_methods)
 
     @property
     def lines(self) -> Lines:
         """The sparse records by the label of their line in a chart."""
         lines: dict[str, list[Record]] = {}
         for record in self.sparse:
-            lines.setdefault(self.label(self.method(record)), []).append(record)
+            if record.pruned is not None:
+                lines.setdefault(self.line_of(record.pruned.method), []).append(record)
         return lines
 
-    def label(self, method: str) -> str:
-        """The label of a method's line: its name where the run has several methods."""
-        return method if len(self.run.settings.methods) > 1 else "sparse"
+    def line_of(self, method: MethodSettings) -> str:
+        """The label of a method's line in a chart."""
+        return model_names.line_name(method, self.several_methods)
 
     def tradeoff(self, live: Live | None = None) -> TradeoffData:
         """All of it as a chart takes it. live: the model that is answering now."""
         rows = best(self)
         return TradeoffData(
             dense=self.dense,
-            lines={self.label(wording.method(m)): [] for m in self.run.settings.methods} | dict(self.lines),
+            lines={self.line_of(m): [] for m in self.run.settings.methods} | dict(self.lines),
             asked=self.run.settings.made_permille,
             live=live,
-            leader=self.label(self.method(rows[0][0])) if rows else "",
+            leader=self.line_of(method_of(rows[0])) if rows else "",
             published=published_beside(self.dense),
         )
-
-    @staticmethod
-    def method(record: Record) -> str:
-        """The name of the method that made a sparse record."""
-        return wording.method(record.pruned.method) if record.pruned else "dense"
 
 
 def run_results(backend: Backend, run: Run | None) -> RunResults | None:
@@ -119,7 +119,7 @@ def live(found: RunResults, job: Job) -> Live | None:
     if found.run.finished or job.point < len(found.run.sparse):
         return None
     method, permille = found.run.settings.points[job.point]
-    label = found.label(wording.method(method))
+    label = found.line_of(method)
     return Live(label=label, permille=permille, right=job.n_right, done=job.done)
 
 
@@ -130,9 +130,9 @@ def best(found: RunResults) -> list[Row]:
     """
     by_method: dict[str, list[Row]] = {}
     for row in zip(found.sparse, found.paired, found.p_values, strict=True):
-        by_method.setdefault(found.method(row[0]), []).append(row)
+        by_method.setdefault(wording.method(method_of(row)), []).append(row)
     ordered = [sorted(rows, key=lambda row: row[0].sparsity_permille) for rows in by_method.values()]
-    channels = [rows for rows in ordered if _method(rows[0]).takes_channels]
+    channels = [rows for rows in ordered if method_of(rows[0]).takes_channels]
     return max(channels or ordered, key=_merit, default=[])
 
 
@@ -157,8 +157,8 @@ def answer(found: RunResults) -> str:
     if not rows:
         return "The dense model has answered; the sparse models are on their way."
     sentence = _sentence(rows)
-    if len(found.run.settings.methods) > 1:
-        sentence = f"With “{found.method(rows[0][0])}”, {sentence[0].lower()}{sentence[1:]}"
+    if found.several_methods:
+        sentence = f"With “{wording.method(method_of(rows[0]))}”, {sentence[0].lower()}{sentence[1:]}"
     return sentence if found.run.finished else f"So far: {sentence[0].lower()}{sentence[1:]}"
 
 
@@ -204,7 +204,8 @@ def unharmed(rows: list[Row]) -> list[Row]:
     return list(takewhile(lambda row: judge(row[1], row[2]) == "not-shown", rows))
 
 
-def _method(row: Row) -> MethodSettings:
+def method_of(row: Row) -> MethodSettings:
+    """The method that made the sparse model of a row."""
     assert row[0].pruned is not None, "a row is about a sparse model"
     return row[0].pruned.method
 
@@ -218,7 +219,7 @@ def _sentence(rows: list[Row]) -> str:
     free_rows = unharmed(rows)
     harmed = rows[len(free_rows) :]
     free = wording.permille(free_rows[-1][0].sparsity_permille) if free_rows else ""
-    method = _method(rows[0])
+    method = method_of(rows[0])
     verb, zero = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
     what = f"{wording.of_what(method)}{zero}"
     total = (harmed[0] if harmed and not free_rows else free_rows[-1])[1].n_passages

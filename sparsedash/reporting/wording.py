@@ -150,16 +150,6 @@ def methods(settings: RunSettings) -> str:
     return f"{names}, widths in multiples of {', '.join(map(str, multiples))}"
 
 
-def record_name(record: Record, several_methods: bool) -> str:
-    """ "dense", "20 %", or "magnitude 20 %" where a run has several methods. Unique within a run."""
-    if record.pruned is None:
-        return "dense"
-    asked = f"{record.sparsity_permille / 10:g} %"
-    if not several_methods:
-        return asked
-    return f"{method(record.pruned.method)} {asked}"
-
-
 def gone(settings: MethodSettings) -> str:
     """What happens to the weights that a method takes."""
     return "removed" if settings.takes_channels else "set to zero"

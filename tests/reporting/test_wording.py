@@ -9,7 +9,6 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from tests.examples import RECORD, outcome
-from tests.ui import specimens
 
 
 def plain(text: str) -> str:
@@ -73,13 +72,6 @@ def test_a_run_is_named_by_model_and_sparsities():
 
 def test_a_reference_without_a_title_is_shown_as_it_is():
     assert wording.title("some/model@main") == "some/model@main"
-
-
-def test_records_of_several_methods_are_told_apart():
-    sparse = specimens.record([True], 125, method_named("magnitude"))
-    assert wording.record_name(sparse, several_methods=True) == "magnitude 12.5 %"
-    assert wording.record_name(sparse, several_methods=False) == "12.5 %"
-    assert wording.record_name(specimens.record([True]), several_methods=True) == "dense"
 
 
 def test_the_width_multiple_is_said_once_for_all_methods():

@@ -5,7 +5,7 @@ from statistics import median
 
 import streamlit as st
 
-from sparsedash.reporting import wording
+from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.charts.layers import layers_chart, layers_words, relative
 from sparsedash.reporting.charts.palette import repainting
 from sparsedash.reporting.html import Html, element, escape, table, visible
@@ -73,7 +73,7 @@ def sentence(made: Pruned) -> str:
 
 def basis(record: Record, made: Pruned) -> str:
     """What the sentence rests on: the model, how it was pruned, and the text it was fitted to."""
-    name = wording.record_name(record, several_methods=True)
+    name = model_names.record_name(record, several_methods=True)
     calibrated = wording.calibrated(made.calibration)
     return f"{wording.title(record.model)} · {name} · {calibrated} · {record.dtype}"
 

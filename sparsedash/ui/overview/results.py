@@ -6,14 +6,14 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from sparsedash.jobs.job import Job
-from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting import model_names, verdicts, wording
 from sparsedash.reporting.charts.measures import Live, Measure
 from sparsedash.reporting.charts.palette import repainting
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.html import Html, element, escape, label, paragraph
 from sparsedash.reporting.record_pair import offers
 from sparsedash.reporting.results_table import numbers_table
-from sparsedash.reporting.run_results import RunResults, answer, best, doubt, headline, live
+from sparsedash.reporting.run_results import RunResults, answer, best, doubt, headline, live, method_of
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import judge
@@ -139,9 +139,11 @@ def _numbers(found: RunResults) -> list[Html]:
     rows = best(found)
     right = f"{found.dense.last_word.right:,} of {found.dense.last_word.total:,} last words right"
     numbers = [_number("Dense", found.dense, right)]
-    for record, pair, p in [rows[0], rows[-1]] if len(rows) > 1 else rows:
+    for row in [rows[0], rows[-1]] if len(rows) > 1 else rows:
+        record, pair, p = row
+        name = model_names.card_name(method_of(row), record.sparsity_permille, found.several_methods)
         change = f"{wording.signed(pair.difference)} points, {verdicts.shown(judge(pair, p))}{_adjusted(found)}"
-        numbers.append(_number(_name(found, record), record, change))
+        numbers.append(_number(name, record, change))
     return numbers
 
 
@@ -154,14 +156,6 @@ def _number(name: str, record: Record, below: str) -> Html:
         element("dd", escape(below), css="sd-muted"),
         css="sd-sparse" if record.pruned else "sd-dense",
     )
-
-
-def _name(found: RunResults, record: Record) -> str:
-    assert record.pruned is not None, "dense has a name of its own"
-    method = record.pruned.method
-    name = f"{found.method(record)}, " if len(found.run.settings.methods) > 1 else ""
-    taken = f"{wording.of_what(method)} {wording.gone(method)}"
-    return f"{name}{wording.permille(record.sparsity_permille)} {taken}"
 
 
 def _adjusted(found: RunResults) -> str:
