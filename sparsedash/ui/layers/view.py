@@ -6,9 +6,10 @@ from statistics import median
 import streamlit as st
 
 from sparsedash.reporting import model_names, wording
+from sparsedash.reporting.cards import card, cards
 from sparsedash.reporting.charts.layers import layers_chart, layers_words, relative
 from sparsedash.reporting.charts.palette import repainting
-from sparsedash.reporting.html import Html, element, escape, table, visible
+from sparsedash.reporting.html import Html, table, visible
 from sparsedash.reporting.record_pair import unknown
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.records import Pruned, Record
@@ -36,7 +37,7 @@ def choose_record(found: RunResults) -> Record:
 
 def show_layers(made: Pruned) -> None:
     """The numbers, the chart and the table of one sparse model."""
-    frame.show(element("dl", *_numbers(made), css="sd-numbers"))
+    frame.show(cards(_numbers(made)))
     frame.show(Html(f"<style>{repainting()}</style>"))
     st.plotly_chart(
         layers_chart(made, frame.theme()),
@@ -133,14 +134,7 @@ def _numbers(made: Pruned) -> list[Html]:
 
 def _number(name: str, errors: Sequence[float], below: str) -> Html:
     spread = f"median of the layers; from {wording.percent(min(errors))} to {wording.percent(max(errors))}"
-    return element(
-        "div",
-        element("dt", escape(name)),
-        element("dd", escape(wording.percent(median(errors))), css="sd-figure"),
-        element("dd", escape(spread), css="sd-muted"),
-        element("dd", escape(below), css="sd-muted"),
-        css="sd-sparse",
-    )
+    return card(name, wording.percent(median(errors)), spread, below, css="sd-sparse")
 
 
 def _ratio(more: float | None, of_what: str) -> str:

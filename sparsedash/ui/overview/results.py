@@ -7,6 +7,7 @@ import streamlit as st
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import model_names, verdicts, wording
+from sparsedash.reporting.cards import card, cards
 from sparsedash.reporting.charts.measures import Live, Measure
 from sparsedash.reporting.charts.palette import repainting
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
@@ -70,7 +71,7 @@ def _watch_race(backend: Backend, found: RunResults, job_id: int) -> None:
 
 
 def _draw_race(found: RunResults, now: Live | None) -> None:
-    frame.show(element("dl", *_numbers(found), css="sd-numbers"))
+    frame.show(cards(_numbers(found)))
     measures: tuple[Measure, ...] = get_args(Measure)
     measure = st.segmented_control(
         "What the chart shows",
@@ -148,14 +149,9 @@ def _numbers(found: RunResults) -> list[Html]:
 
 
 def _number(name: str, record: Record, below: str) -> Html:
-    return element(
-        "div",
-        element("dt", escape(name)),
-        element("dd", escape(wording.percent(record.last_word.accuracy)), css="sd-figure"),
-        element("dd", escape(f"95 % interval {wording.interval(record)}"), css="sd-muted"),
-        element("dd", escape(below), css="sd-muted"),
-        css="sd-sparse" if record.pruned else "sd-dense",
-    )
+    interval = f"95 % interval {wording.interval(record)}"
+    css = "sd-sparse" if record.pruned else "sd-dense"
+    return card(name, wording.percent(record.last_word.accuracy), interval, below, css=css)
 
 
 def _adjusted(found: RunResults) -> str:

@@ -1,7 +1,7 @@
 """What a run will take before it is started: time, memory, and what is stored already."""
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import element, escape, join
+from sparsedash.reporting.cards import facts
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend, Cached, Preflight
 from sparsedash.service.preflight import Memory
@@ -16,8 +16,7 @@ def show_estimate(backend: Backend, settings: RunSettings | None) -> bool:
         return False
     before = backend.preflight(settings)
     rows = [("Time", _time(before)), ("Memory", _memory(before.memory)), ("Stored already", _stored(before.stored))]
-    pairs = [join(element("dt", escape(name)), element("dd", escape(value))) for name, value in rows]
-    frame.show(element("dl", *pairs, css="sd-estimate"))
+    frame.show(facts(rows))
     for problem in before.problems:
         frame.failure(problem)
     return not before.problems

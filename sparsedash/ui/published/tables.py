@@ -13,7 +13,8 @@ from sparsedash.catalog.published import (
     published_model,
 )
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import element, escape, join, label, table
+from sparsedash.reporting.cards import facts
+from sparsedash.reporting.html import element, escape, label, table
 from sparsedash.schema.records import Run, Score
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight
@@ -82,10 +83,7 @@ def show_row(backend: Backend) -> None:
         "well."
     )
     row = _choose_row()
-    pairs = _facts(backend, backend.runs(), row)
-    frame.show(
-        element("dl", *(join(element("dt", escape(n)), element("dd", escape(v))) for n, v in pairs), css="sd-estimate")
-    )
+    frame.show(facts(_facts(backend, backend.runs(), row)))
     for note in notes(row):
         frame.note(note)
     frame.link("prune", label(f"Prune {_title(row)}"), **(run_form.address(run_settings(row)) or {}))
@@ -148,23 +146,23 @@ def _facts(backend: Backend, runs: list[Run], row: PublishedRow) -> list[tuple[s
 
     takes = run_cost(row, seconds)
     dense, sparse = row.n_right
-    facts = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
+    known = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
     found = ratio(row)
     if found is not None:
         verdict = "of Linear and Conv weights" if found.reproduced else "of all parameters"
         agrees = "reproduced, " if found.reproduced or found.explained else "not reproduced, "
-        facts.append(("Weights removed", f"{found.published:.4f}: {agrees}{verdict}"))
+        known.append(("Weights removed", f"{found.published:.4f}: {agrees}{verdict}"))
     here = measured(row, runs, backend.record)
     if here is None:
-        facts.append(("Measured here", "not yet"))
+        known.append(("Measured here", "not yet"))
     else:
         low, high = (wording.signed(bound) for bound in here.interval)
-        facts += [
+        known += [
             ("Measured here", f"{_score(here.dense)} → {_score(here.sparse)}"),
             ("Change, paired", f"{wording.signed(here.difference)} points, {low} to {high}"),
             ("By", wording.run_details(here.run.settings)),
         ]
-    return [*facts, *_taken(takes), ("Model", published_model(row.model).reference)]
+    return [*known, *_taken(takes), ("Model", published_model(row.model).reference)]
 
 
 def _taken(takes: RunCost) -> list[tuple[str, str]]:
