@@ -7,7 +7,8 @@ from sparsedash.reporting.charts.tradeoff import tradeoff_words
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, table
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair
 from sparsedash.reporting.results_table import numbers_table
-from sparsedash.reporting.run_results import RunResults, adjusted, answer, doubt
+from sparsedash.reporting.run_answer import answer, doubt
+from sparsedash.reporting.run_results import RunResults, adjusted
 from sparsedash.reporting.svg_chart import accuracy_drawing
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.records import Passages
@@ -50,13 +51,13 @@ pre { white-space: pre-wrap; font-size: 0.85rem; }
 def report(found: RunResults, pair: Pair, passages: Passages | None) -> bytes:
     """The verdict, the chart and its numbers, the flips of this pair, the settings and the versions."""
     judged = compare(pair.left, pair.right)
-    words = tradeoff_words(found.tradeoff())
+    tradeoff = found.tradeoff()
     title = wording.run_title(found.run.settings)
     body = [
         element("h1", escape(answer(found))),
         *_remark(doubt(found)),
         paragraph(f"{title} · {wording.run_details(found.run.settings)}", css="sd-muted"),
-        accuracy_drawing(found, words),
+        accuracy_drawing(tradeoff, tradeoff_words(tradeoff)),
         element("div", numbers_table(found), css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
         paragraph(verdicts.verdict(judged)),

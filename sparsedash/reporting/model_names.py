@@ -1,5 +1,7 @@
 """What the models of a run are called: in lists and addresses, on a line of a chart, on a card, while one is made."""
 
+from collections.abc import Iterable
+
 from sparsedash.reporting import wording
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
@@ -41,6 +43,12 @@ def name_while_made(method: MethodSettings, permille: int) -> str:
 def has_several_methods(settings: RunSettings) -> bool:
     """Whether names within this run have to say the method."""
     return len(settings.methods) > 1
+
+
+def taken_by(methods: Iterable[MethodSettings]) -> str:
+    """What the sparsity of models made by these methods is a share of, for an axis that holds them all."""
+    masks = any(not method.takes_channels for method in methods)
+    return "MLP channels removed, or MLP weights set to zero" if masks else "MLP channels removed"
 
 
 def _sparse_name(method: MethodSettings, permille: int, several_methods: bool) -> str:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.measures import readings, times
+from sparsedash.reporting.charts.points import Reading, times
 from sparsedash.reporting.html import Html, element, escape, table
+from sparsedash.reporting.readings import factor_interval
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.records import Record
-from sparsedash.stats.significance import PairedComparison
+from sparsedash.stats.significance import PairedComparison, accuracy_interval
 
 
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Html:
@@ -51,8 +52,9 @@ def _rows(found: RunResults) -> list[list[str]]:
         score = record.last_word
         fewer = "" if score.total == found.dense.last_word.total else f" of {score.total:,}"
         row = [name, *_removed(record), f"{score.right:,}{fewer}"]
-        row += [wording.percent(score.accuracy), wording.interval(record), *_change(pair)]
-        row += [f"{record.word_perplexity:,.2f}", *_times_dense(found.dense, record)]
+        row += [wording.percent(score.accuracy), wording.interval(accuracy_interval(record)), *_change(pair)]
+        times_dense = _times_dense(*found.readings[record.key]["word perplexity"]) if pair else ["", ""]
+        row += [f"{record.word_perplexity:,.2f}", *times_dense]
         rows.append(row)
     return rows
 
@@ -68,22 +70,19 @@ def _change(pair: tuple[PairedComparison, float] | None) -> list[str]:
     if pair is None:
         return [""] * 5
     compared, p = pair
-    low, high = (wording.signed(bound) for bound in compared.interval)
     return [
         wording.signed(compared.difference),
-        f"{low} to {high}",
+        wording.signed_interval(compared.interval),
         wording.p_number(p),
         f"{compared.broke:,}",
         f"{compared.mended:,}",
     ]
 
 
-def _times_dense(dense: Record, record: Record) -> list[str]:
+def _times_dense(reading: Reading) -> list[str]:
     """The perplexity as a multiple of dense's, and its interval."""
-    if record.pruned is None:
-        return [""] * 2
-    (reading,) = readings("word perplexity", dense, record)
-    return [times(-reading.value), f"{times(-reading.high).removesuffix(' ×')} to {times(-reading.low)}"]
+    low, high = factor_interval(reading)
+    return [times(-reading.value), f"{low} to {high}"]
 
 
 def _caption(found: RunResults) -> str:

@@ -1,19 +1,19 @@
-"""A run's records together with what can be said of them. Knows no Streamlit."""
+"""A run's records together with what was measured on them: readings, comparisons with dense, the best method."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
 
+from sparsedash.catalog.published import LAST_WORD, PublishedRow, published_model
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import model_names, wording
-from sparsedash.reporting.charts.measures import Lines, Live, Same, TradeoffData, readings, times
-from sparsedash.reporting.charts.published_points import published_beside
+from sparsedash.reporting.charts.points import Live, Point, Readings, TradeoffData
+from sparsedash.reporting.readings import answering, readings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import PairedComparison, compare, holm, judge, passages_needed
-
-_JUDGED_BY = "the accuracy of last words"
+from sparsedash.stats.significance import PairedComparison, compare, holm, judge
 
 Row = tuple[Record, PairedComparison, float]
 """A sparse record, its comparison with dense, and the adjusted p-value of that."""
@@ -24,7 +24,7 @@ class RunResults:
     """The dense record of a run and the sparse ones there are so far, their outcomes without words and first choices.
 
     paired: each sparse record against dense, on the passages that it answered. p_values: of these, adjusted after Holm
-    over the sweep.
+    over the sweep. readings: of every record, by its key.
     """
 
     run: Run
@@ -32,29 +32,21 @@ class RunResults:
     sparse: tuple[Record, ...]
     paired: tuple[PairedComparison, ...]
     p_values: tuple[float, ...]
-
-    @property
-    def records(self) -> dict[str, Record]:
-        """Every record by the name it has within the run, dense first."""
-        return {self.name_of(record): record for record in (self.dense, *self.sparse)}
+    readings: Mapping[str, Readings]
 
     @property
     def several_methods(self) -> bool:
         """Whether the names of its models have to say the method."""
         return model_names.has_several_methods(self.run.settings)
 
+    @property
+    def records(self) -> dict[str, Record]:
+        """Every record by the name it has within the run, dense first."""
+        return {self.name_of(record): record for record in (self.dense, *self.sparse)}
+
     def name_of(self, record: Record) -> str:
         """The name of one of its records."""
         return model_names.record_name(record, self.several_methods)
-
-    @property
-    def lines(self) -> Lines:
-        """The sparse records by the label of their line in a chart."""
-        lines: dict[str, list[Record]] = {}
-        for record in self.sparse:
-            if record.pruned is not None:
-                lines.setdefault(self.line_of(record.pruned.method), []).append(record)
-        return lines
 
     def line_of(self, method: MethodSettings) -> str:
         """The label of a method's line in a chart."""
@@ -62,51 +54,99 @@ class RunResults:
 
     def tradeoff(self, live: Live | None = None) -> TradeoffData:
         """All of it as a chart takes it. live: the model that is answering now."""
+        lines: dict[str, list[Point]] = {self.line_of(method): [] for method in self.run.settings.methods}
+        made = [(record, record.pruned.method) for record in self.sparse if record.pruned]
+        for record, method in made:
+            lines.setdefault(self.line_of(method), []).append(self.point_of(record))
         rows = best(self)
         return TradeoffData(
-            dense=self.dense,
-            lines={self.line_of(m): [] for m in self.run.settings.methods} | dict(self.lines),
+            dense=self.point_of(self.dense),
+            lines=lines,
+            n_passages=self.dense.last_word.total,
+            taken=model_names.taken_by(method for _, method in made),
             asked=self.run.settings.made_permille,
             live=live,
             leader=self.line_of(method_of(rows[0])) if rows else "",
             published=published_beside(self.dense),
         )
 
+    def point_of(self, record: Record) -> Point:
+        """One of its records as a chart takes it."""
+        score, pruned = record.last_word, record.pruned
+        sparsity = 100 * pruned.mlp_sparsity if pruned else 0.0
+        removed = [f"{sparsity:.1f} % {wording.gone(pruned.method)}"] if pruned else []
+        right = f"{score.right:,} of {score.total:,} right"
+        return Point(
+            key=record.key,
+            permille=record.sparsity_permille,
+            sparsity=sparsity,
+            readings=self.readings[record.key],
+            facts=[*removed, right, f"word perplexity {record.word_perplexity:,.2f}"],
+            hollow=score.total < self.dense.last_word.total,
+        )
+
 
 def run_results(backend: Backend, run: Run | None) -> RunResults | None:
     """The run's records, or None while there is no dense one. Records that were lost are left out."""
-    dense = _light(backend, run.dense) if run and run.dense else None
+    dense = _measured(backend, run.dense, run.dense) if run and run.dense else None
     if run is None or dense is None:
         return None
-    found = [_light(backend, key) for key in run.sparse]
-    sparse = tuple(r for r in found if r and r.passages_key == dense.passages_key)
-    compared = tuple(_compared(Same(dense), Same(record)) for record in sparse)
-    p_values = tuple(holm([c.p_value for c in compared]))
-    return RunResults(run=run, dense=dense, sparse=sparse, paired=compared, p_values=p_values)
+    sparse = [each for each in (_measured(backend, run.dense, key) for key in run.sparse) if each]
+    return RunResults(
+        run=run,
+        dense=dense.record,
+        sparse=tuple(each.record for each in sparse),
+        paired=tuple(each.comparison for each in sparse),
+        p_values=tuple(holm([each.comparison.p_value for each in sparse])),
+        readings={each.record.key: each.readings for each in (dense, *sparse)},
+    )
 
 
-def _light(backend: Backend, key: str) -> Record | None:
-    """The record with only the verdicts and log-likelihoods of its outcomes, or None."""
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """A record without the words of its outcomes, and what it came to beside dense."""
+
+    record: Record
+    comparison: PairedComparison
+    readings: Readings
+
+
+def _measured(backend: Backend, dense: str, key: str) -> _Measured | None:
+    """The record with this key beside the dense one; None where one is lost or they answer other passages."""
     try:
-        return _kept_light(backend, key)
+        return _kept(backend, dense, key)
     except LookupError:
         return None
 
 
 @lru_cache(maxsize=128)
-def _kept_light(backend: Backend, key: str) -> Record:
-    """As `_light`. A sweep of many methods has more passages than fit into memory whole. Raises LookupError."""
-    record = backend.record(key)
-    if record is None:
-        # What raises is not kept: the record may yet come.
+def _kept(backend: Backend, dense_key: str, key: str) -> _Measured:
+    """As `_measured`, kept for the next look at the page: measuring a sweep anew would take seconds.
+
+    A sweep of many methods has more passages than fit into memory whole, so only verdicts and log-likelihoods of the
+    outcomes stay. Raises LookupError; what raises is not kept, since the record may yet come.
+    """
+    stored = backend.record(key)
+    if stored is None:
         raise LookupError(key)
-    light = (replace(o, target="", answer="", tokens=(), top=()) for o in record.outcomes)
-    return replace(record, outcomes=tuple(light))
+    light = (replace(o, target="", answer="", tokens=(), top=()) for o in stored.outcomes)
+    record = replace(stored, outcomes=tuple(light))
+    dense = record if key == dense_key else _kept(backend, dense_key, dense_key).record
+    if record.passages_key != dense.passages_key:
+        raise LookupError(key)
+    comparison = compare(dense, record)
+    return _Measured(record=record, comparison=comparison, readings=readings(dense, record, comparison))
 
 
-@lru_cache(maxsize=512)
-def _compared(left: Same, right: Same) -> PairedComparison:
-    return compare(left.record, right.record)
+def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
+    """The published rows that a record can be compared with: the same model, passages and number format."""
+    if dense.corpus != "lambada_openai":
+        return ()
+    return tuple(
+        row
+        for row in LAST_WORD
+        if row.dtype == dense.dtype and dense.model in (row.model, published_model(row.model).reference)
+    )
 
 
 def live(found: RunResults, job: Job) -> Live | None:
@@ -119,8 +159,7 @@ def live(found: RunResults, job: Job) -> Live | None:
     if found.run.finished or job.point < len(found.run.sparse):
         return None
     method, permille = found.run.settings.points[job.point]
-    label = found.line_of(method)
-    return Live(label=label, permille=permille, right=job.n_right, done=job.done)
+    return answering(found.line_of(method), permille, job.n_right, job.done)
 
 
 def best(found: RunResults) -> list[Row]:
@@ -151,54 +190,6 @@ def adjusted(found: RunResults, left: Record, right: Record) -> float | None:
     return found.p_values[keys.index(right.key)] if right.key in keys else None
 
 
-def answer(found: RunResults) -> str:
-    """What pruning cost, in one sentence."""
-    rows = best(found)
-    if not rows:
-        return "The dense model has answered; the sparse models are on their way."
-    sentence = _sentence(rows)
-    if found.several_methods:
-        sentence = f"With “{wording.method(method_of(rows[0]))}”, {sentence[0].lower()}{sentence[1:]}"
-    return sentence if found.run.finished else f"So far: {sentence[0].lower()}{sentence[1:]}"
-
-
-def doubt(found: RunResults) -> str:
-    """What the answer leaves open where it says that no difference is shown; nothing where that one is known to be
-    small.
-    """
-    rows = unharmed(best(found))
-    if not rows:
-        return ""
-    record, comparison, _ = rows[-1]
-    if record.stopping and record.stopping.decision == "close":
-        return ""
-    return f"{_too_few(record, comparison)}{_by_perplexity(found.dense, record)}"
-
-
-def _too_few(record: Record, comparison: PairedComparison) -> str:
-    total, needed = comparison.n_passages, passages_needed(comparison)
-    if needed is None:
-        return f"That does not prove that there is none: {total:,} passages are too few to show a small one."
-    if needed <= total:
-        # Only a run that may stop early gets here: its test is stricter than the one that these would be enough for.
-        return f"{total:,} passages are too few for a test that allows for stopping early."
-    size = f"a difference as small as that at {wording.permille(record.sparsity_permille)}"
-    about = f"about {wording.round_up(needed):,} would be needed"
-    return f"{total:,} passages are too few to show {size}: {about}."
-
-
-def _by_perplexity(dense: Record, record: Record) -> str:
-    """A loss that accuracy does not show, where word perplexity does."""
-    (reading,) = readings("word perplexity", dense, record)
-    if record.stopping or reading.high >= 0:
-        return ""
-    low, high = (times(-bound).removesuffix(" ×") for bound in (reading.high, reading.low))
-    return (
-        f" Word perplexity does show a loss at {wording.permille(record.sparsity_permille)}: it is "
-        f"{times(-reading.value)} the dense model's, 95{wording.NBSP}% interval {low} to {high}."
-    )
-
-
 def unharmed(rows: list[Row]) -> list[Row]:
     """The rows up to the first one where a difference is shown or borderline."""
     return list(takewhile(lambda row: judge(row[1], row[2]) == "not-shown", rows))
@@ -213,31 +204,3 @@ def method_of(row: Row) -> MethodSettings:
 def _merit(rows: list[Row]) -> tuple[int, float]:
     free = max((row[0].sparsity_permille for row in unharmed(rows)), default=-1)
     return free, rows[-1][1].difference
-
-
-def _sentence(rows: list[Row]) -> str:
-    free_rows = unharmed(rows)
-    harmed = rows[len(free_rows) :]
-    free = wording.permille(free_rows[-1][0].sparsity_permille) if free_rows else ""
-    method = method_of(rows[0])
-    verb, zero = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
-    what = f"{wording.of_what(method)}{zero}"
-    total = (harmed[0] if harmed and not free_rows else free_rows[-1])[1].n_passages
-    shows_none = f"{free} {what} shows no difference in {_JUDGED_BY} on {total:,} passages"
-    if not harmed:
-        upto = "up to " if len(rows) > 1 else ""
-        return f"{verb} {upto}{shows_none}; measured at {free}: {_points(free_rows[-1][1])}."
-    record, comparison, p = harmed[0]
-    if judge(comparison, p) == "borderline":
-        says = "is borderline, at" if free_rows else f"is borderline in {_JUDGED_BY}, at"
-    else:
-        says = f"changes {'it' if free_rows else _JUDGED_BY} by"
-    asked, cost = wording.permille(record.sparsity_permille), f"{says} {_points(comparison)}"
-    if not free_rows:
-        return f"{verb} {asked} {what} {cost}, on {total:,} passages."
-    return f"{verb} {shows_none}; {asked} {cost}."
-
-
-def _points(comparison: PairedComparison) -> str:
-    low, high = (wording.signed(bound) for bound in comparison.interval)
-    return f"{wording.signed(comparison.difference)} points, 95{wording.NBSP}% interval {low} to {high}"

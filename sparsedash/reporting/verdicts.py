@@ -6,7 +6,7 @@ Plain text: whoever shows it escapes it.
 from collections.abc import Mapping
 from typing import assert_never
 
-from sparsedash.reporting.wording import NBSP, p_value, plural, round_up, signed
+from sparsedash.reporting.wording import NBSP, p_value, plural, round_up, signed, signed_interval
 from sparsedash.schema.records import Record, Stopping
 from sparsedash.stats.significance import SHOWN_BELOW, Judgement, PairedComparison, judge, passages_needed
 
@@ -27,13 +27,16 @@ def verdict(comparison: PairedComparison) -> str:
     broke, mended = comparison.broke, comparison.mended
     if not broke and not mended:
         return "Every verdict stayed the same: nothing broke and nothing was mended."
-    low, high = comparison.interval
     was = "was" if mended == 1 else "were"
     return (
         f"{broke:,} {plural(broke, 'answer')} broke, {mended:,} {was} mended; {shown(judge(comparison))}: "
-        f"{signed(comparison.difference)} points, 95{NBSP}% interval {signed(low)} to {signed(high)}, "
-        f"{p_value(comparison.p_value)}."
+        f"{change_in_points(comparison)}, {p_value(comparison.p_value)}."
     )
+
+
+def change_in_points(comparison: PairedComparison) -> str:
+    """ "−3.0 points, 95 % interval −6.5 to +0.4"."""
+    return f"{signed(comparison.difference)} points, 95{NBSP}% interval {signed_interval(comparison.interval)}"
 
 
 def among(comparison: PairedComparison, adjusted: float | None, n: int) -> str:

@@ -8,9 +8,8 @@ from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_name
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
-from sparsedash.schema.records import Record, Score
+from sparsedash.schema.records import Score
 from sparsedash.schema.settings import CalibrationSettings, RunSettings, TokenWeights
-from sparsedash.stats.significance import accuracy_interval
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
@@ -62,14 +61,20 @@ def signed(points: float) -> str:
     return f"{sign}{abs(rounded):.1f}"
 
 
+def signed_interval(bounds: tuple[float, float]) -> str:
+    """(-0.065, 0.004) -> "−6.5 to +0.4" (percentage points)."""
+    low, high = bounds
+    return f"{signed(low)} to {signed(high)}"
+
+
 def score(value: Score) -> str:
     """ "34.0 %, 68 of 200"."""
     return f"{percent(value.accuracy)}, {value.right:,} of {value.total:,}"
 
 
-def interval(record: Record) -> str:
-    """The 95 % interval of a record's accuracy: "27.8 to 40.8 %"."""
-    low, high = accuracy_interval(record)
+def interval(bounds: tuple[float, float]) -> str:
+    """Two shares: "27.8 to 40.8 %"."""
+    low, high = bounds
     return f"{100 * low:.1f} to {percent(high)}"
 
 

@@ -84,7 +84,7 @@ def test_points_of_two_methods_at_one_sparsity_do_not_cover_each_other():
     backend.add_run((run, records))
     found = run_results(backend, run)
     assert found is not None
-    across = re.findall(r'<text x="([\d.]+)"[^>]*class="point"', accuracy_drawing(found, "words"))
+    across = re.findall(r'<text x="([\d.]+)"[^>]*class="point"', accuracy_drawing(found.tradeoff(), "words"))
     assert len(set(across)) == len(across) == 6
 
 

@@ -48,3 +48,8 @@ def test_a_card_says_what_was_taken_and_of_what():
 def test_a_model_in_the_making_says_method_and_sparsity():
     assert plain(model_names.name_while_made(MAGNITUDE, 125)) == "magnitude, 12.5 % removed"
     assert plain(model_names.name_while_made(ZEROS, 500)).endswith(", 50 % set to zero")
+
+
+def test_an_axis_names_weights_only_where_a_method_sets_them_to_zero():
+    assert model_names.taken_by([]) == model_names.taken_by([MAGNITUDE]) == "MLP channels removed"
+    assert model_names.taken_by([MAGNITUDE, ZEROS]) == "MLP channels removed, or MLP weights set to zero"

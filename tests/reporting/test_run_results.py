@@ -6,8 +6,9 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.measures import Live
-from sparsedash.reporting.run_results import RunResults, adjusted, answer, best, doubt, live, run_results
+from sparsedash.reporting.readings import answering
+from sparsedash.reporting.run_answer import answer, doubt
+from sparsedash.reporting.run_results import RunResults, adjusted, best, live, run_results
 from sparsedash.schema.records import Record, Stopping
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
@@ -178,9 +179,9 @@ class TestTheLivePoint:
         ("point", "label", "permille"), [(0, "magnitude", 100), (2, "magnitude", 300), (4, "random", 200)]
     )
     def test_it_is_the_model_that_the_job_names(self, point, label, permille):
-        answering = job(specimens.SETTINGS, done=80, n_right=30, point=point)
-        expected = Live(label=label, permille=permille, right=30, done=80)
-        assert live(self.found(point), answering) == expected
+        asked = job(specimens.SETTINGS, done=80, n_right=30, point=point)
+        expected = answering(label, permille, right=30, done=80)
+        assert live(self.found(point), asked) == expected
 
     def test_the_dense_models_answers_are_never_a_sparse_models(self):
         assert live(self.found(0), job(specimens.SETTINGS, done=80, n_right=30)) is None

@@ -8,6 +8,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
+from sparsedash.stats.significance import accuracy_interval
 from tests.examples import RECORD, outcome
 
 
@@ -18,7 +19,7 @@ def plain(text: str) -> str:
 def test_accuracies_have_one_decimal_and_their_interval():
     assert plain(wording.percent(0.34)) == "34.0 %"
     sixty_eight = replace(RECORD, outcomes=tuple(outcome(i, i < 68) for i in range(200)))
-    assert plain(wording.interval(sixty_eight)) == "27.8 to 40.8 %"
+    assert plain(wording.interval(accuracy_interval(sixty_eight))) == "27.8 to 40.8 %"
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,10 @@ def test_accuracies_have_one_decimal_and_their_interval():
 )
 def test_a_small_probability_is_not_shown_as_none(value, shown):
     assert plain(wording.probability(value)) == shown
+
+
+def test_an_interval_of_changes_has_a_sign_at_both_ends():
+    assert wording.signed_interval((-0.065, 0.004)) == "−6.5 to +0.4"
 
 
 @pytest.mark.parametrize(("value", "shown"), [(-0.03, "−3.0"), (0.007, "+0.7"), (0.0, "0.0"), (-0.0001, "0.0")])

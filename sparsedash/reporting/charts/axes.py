@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import ceil, floor, log
 from typing import Any
 
-from sparsedash.reporting.charts.measures import Measure, TradeoffData, readings, sparsity, times
+from sparsedash.reporting.charts.points import Measure, TradeoffData, times
 
 MARGIN = 0.02
 """Air left of zero, as a share of the axis, so that the dense point does not stand on the tick labels."""
@@ -16,7 +16,7 @@ _STEPS = (0.5, 1, 2, 5, 10, 20, 50)
 def end_of_axis(tradeoff: TradeoffData) -> float:
     """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
     asked = [*tradeoff.asked, *(row.sparsity_permille for row in tradeoff.published)]
-    largest = max([*map(sparsity, tradeoff.records), *(value / 10 for value in asked), 1.0])
+    largest = max([*(point.sparsity for point in tradeoff.sparse), *(value / 10 for value in asked), 1.0])
     return min(100.0, largest * 1.06)
 
 
@@ -24,8 +24,8 @@ def range_of(tradeoff: TradeoffData, measure: Measure) -> tuple[float, float]:
     """What holds every interval with some air; shares of right answers stay within 0 to 100 percent."""
     bounds = [
         bound
-        for record in (tradeoff.dense, *tradeoff.records)
-        for reading in readings(measure, tradeoff.dense, record)
+        for point in (tradeoff.dense, *tradeoff.sparse)
+        for reading in point.readings[measure]
         for bound in (reading.low, reading.high)
     ]
     if measure == "accuracy":

@@ -2,6 +2,7 @@
 now.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
@@ -10,9 +11,8 @@ import plotly.graph_objects as go
 
 from sparsedash.reporting.charts.axes import MARGIN
 from sparsedash.reporting.charts.labels import apart
-from sparsedash.reporting.charts.measures import Measure, Reading, Role, TradeoffData, dense_value, readings, sparsity
 from sparsedash.reporting.charts.palette import Palette
-from sparsedash.schema.records import Record
+from sparsedash.reporting.charts.points import Measure, Point, Reading, Role, TradeoffData, by_sparsity
 
 SYMBOLS = {
     "circle": "●",
@@ -37,14 +37,14 @@ _FAR_APART = 0.08
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One method's records by rising sparsity, where their marks stand, and what tells it from others.
+    """One method's points by rising sparsity, where their marks stand, and what tells it from others.
 
     strong: drawn thicker than others. alone: whether it is the only one. crowded: whether there are many.
     """
 
     label: str
-    records: tuple[Record, ...]
-    places: tuple[float, ...]
+    points: Sequence[Point]
+    places: Sequence[float]
     symbol: str
     dash: str
     strong: bool
@@ -53,20 +53,20 @@ class Line:
 
 
 def lines_of(tradeoff: TradeoffData, end: float) -> list[Line]:
-    """The lines of the chart; also those that have no record yet. end: of the x axis."""
+    """The lines of the chart; also those that have no point yet. end: of the x axis."""
     n, symbols, at = len(tradeoff.lines), list(SYMBOLS), places(tradeoff, end)
     return [
         Line(
             label=label,
-            records=(ordered := tuple(sorted(records, key=sparsity))),
-            places=tuple(at[label, record.sparsity_permille] for record in ordered),
+            points=(ordered := by_sparsity(points)),
+            places=[at[label, point.permille] for point in ordered],
             symbol=symbols[i % len(symbols)],
             dash=DASHES[i % len(DASHES)],
             strong=n == 1 or label == tradeoff.leader,
             alone=n == 1,
             crowded=n > _FEW,
         )
-        for i, (label, records) in enumerate(tradeoff.lines.items())
+        for i, (label, points) in enumerate(tradeoff.lines.items())
     ]
 
 
@@ -76,12 +76,8 @@ def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
     That is at its sparsity, in percent, and where methods would cover each other as near to it as can be, but never
     among the points of another sparsity. Points that are asked for and not there yet keep their place.
     """
-    wanted = {point: point[1] / 10 for point in product(tradeoff.lines, tradeoff.asked)}
-    wanted |= {
-        (label, record.sparsity_permille): sparsity(record)
-        for label, records in tradeoff.lines.items()
-        for record in records
-    }
+    wanted = {place: place[1] / 10 for place in product(tradeoff.lines, tradeoff.asked)}
+    wanted |= {(label, p.permille): p.sparsity for label, points in tradeoff.lines.items() for p in points}
     if tradeoff.live is not None:
         wanted.setdefault((tradeoff.live.label, tradeoff.live.permille), tradeoff.live.permille / 10)
     asked = sorted({permille for _, permille in wanted})
@@ -90,8 +86,8 @@ def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
     step = min(_APART * end, _FAR_APART * end / n, closest / n) if n else 0.0
     found: dict[tuple[str, int], float] = {}
     for permille in asked:
-        group = [point for point in wanted if point[1] == permille]
-        middles = apart([wanted[point] for point in group], [step] * len(group))
+        group = [place for place in wanted if place[1] == permille]
+        middles = apart([wanted[place] for place in group], [step] * len(group))
         found |= zip(group, middles, strict=True)
     return found
 
@@ -107,14 +103,14 @@ def ink(role: Role, colours: Palette) -> tuple[str, str]:
 
 def dense_marks(tradeoff: TradeoffData, measure: Measure, end: float, colours: Palette) -> list[Any]:
     """Dense drawn across, under everything; for accuracy with the band of its interval."""
-    y = dense_value(measure, tradeoff.dense)
+    y = tradeoff.dense_value(measure)
     left = -MARGIN * end
     across = go.Scatter(
         x=[left, end], y=[y, y], mode="lines", line={"color": colours.dense, "width": 2}, hoverinfo="skip", name="dense"
     )
     if measure != "accuracy":
         return [across]
-    (reading,) = readings(measure, tradeoff.dense, tradeoff.dense)
+    (reading,) = tradeoff.dense.readings[measure]
     low, high = reading.low, reading.high
     band = go.Scatter(
         x=[left, end, end, left],
@@ -133,20 +129,20 @@ def dense_point(tradeoff: TradeoffData, measure: Measure, colours: Palette) -> A
     """The dense model's own point."""
     return go.Scatter(
         x=[0],
-        y=[dense_value(measure, tradeoff.dense)],
+        y=[tradeoff.dense_value(measure)],
         mode="markers",
         marker={"color": colours.dense, "size": 10},
         cliponaxis=False,
         name="dense",
-        hovertemplate=f"dense<br>{_said(tradeoff.dense, '')}<extra></extra>",
+        hovertemplate=f"{_said('dense', tradeoff.dense)}<extra></extra>",
     )
 
 
-def strands(tradeoff: TradeoffData, line: Line, measure: Measure) -> dict[Role, list[Reading]]:
-    """The readings of a line's records, by what they count."""
+def strands(line: Line, measure: Measure) -> dict[Role, list[Reading]]:
+    """The readings of a line's points, by what they count."""
     found: dict[Role, list[Reading]] = {}
-    for record in line.records:
-        for reading in readings(measure, tradeoff.dense, record):
+    for point in line.points:
+        for reading in point.readings[measure]:
             found.setdefault(reading.role, []).append(reading)
     return found
 
@@ -154,11 +150,11 @@ def strands(tradeoff: TradeoffData, line: Line, measure: Measure) -> dict[Role, 
 def strand_trace(tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette) -> Any:
     """One line of marks with intervals, from dense on; hollow marks stand for fewer passages than dense has."""
     colour, _ = ink(found[0].role, colours)
-    hollow = [len(r.outcomes) < len(tradeoff.dense.outcomes) for r in line.records]
-    said = [_said(record, f"{line.label}, {r.words}") for record, r in zip(line.records, found, strict=True)]
+    hollow = [point.hollow for point in line.points]
+    said = [_said(f"{line.label}, {r.words}", point) for point, r in zip(line.points, found, strict=True)]
     return go.Scatter(
         x=[0.0, *line.places],
-        y=[dense_value(measure, tradeoff.dense), *(r.value for r in found)],
+        y=[tradeoff.dense_value(measure), *(r.value for r in found)],
         mode="lines+markers",
         name=found[0].role,
         line={"color": colour, "width": 2.5 if line.strong else 1.25, "dash": line.dash},
@@ -179,7 +175,7 @@ def strand_trace(tradeoff: TradeoffData, line: Line, measure: Measure, found: li
             "width": 5 if line.strong else 3,
         },
         cliponaxis=False,
-        customdata=[["", ""], *([s, record.key] for s, record in zip(said, line.records, strict=True))],
+        customdata=[["", ""], *([s, point.key] for s, point in zip(said, line.points, strict=True))],
         hovertemplate="%{customdata[0]}<extra></extra>",
     )
 
@@ -216,12 +212,5 @@ def live_trace(tradeoff: TradeoffData, line: Line, end: float, colours: Palette)
     )
 
 
-def _said(record: Record, reading: str) -> str:
-    score = record.last_word
-    removed = ""
-    if record.pruned:
-        how = "removed" if record.pruned.method.takes_channels else "set to zero"
-        removed = f"{sparsity(record):.1f} % {how}"
-    perplexity = f"word perplexity {record.word_perplexity:,.2f}"
-    parts = [reading, removed, f"{score.right:,} of {score.total:,} right", perplexity]
-    return "<br>".join(part for part in parts if part)
+def _said(first: str, point: Point) -> str:
+    return "<br>".join([first, *point.facts])

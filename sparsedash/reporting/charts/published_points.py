@@ -5,22 +5,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sparsedash.catalog.published import LAST_WORD, PublishedRow, published_model
+from sparsedash.catalog.published import PublishedRow
 from sparsedash.reporting.charts.palette import Palette
-from sparsedash.schema.records import Record
 
 NAME = "published"
-
-
-def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
-    """The published rows that a record can be compared with: the same model, passages and number format."""
-    if dense.corpus != "lambada_openai":
-        return ()
-    return tuple(
-        row
-        for row in LAST_WORD
-        if row.dtype == dense.dtype and dense.model in (row.model, published_model(row.model).reference)
-    )
 
 
 def published_traces(rows: Sequence[PublishedRow], colours: Palette) -> list[Any]:

@@ -18,8 +18,8 @@ from sparsedash.reporting.charts.marks import (
     strand_trace,
     strands,
 )
-from sparsedash.reporting.charts.measures import Measure, TradeoffData, dense_value, readings, sparsity
 from sparsedash.reporting.charts.palette import PALETTES, Palette, Theme, axis, frame_of
+from sparsedash.reporting.charts.points import Measure, TradeoffData, by_sparsity
 from sparsedash.reporting.charts.published_points import published_notes, published_traces, published_words
 
 HEIGHT = 380
@@ -35,16 +35,15 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "accuracy", theme:
     """The measure against measured MLP sparsity, every value with its 95 % interval."""
     colours, end, y_range = PALETTES[theme], end_of_axis(tradeoff), range_of(tradeoff, measure)
     lines = lines_of(tradeoff, end)
-    labels = [Label(y=dense_value(measure, tradeoff.dense), lines=["dense"], colour=colours.dense)]
+    labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
     traces = dense_marks(tradeoff, measure, end, colours)
     for line in lines:
         drawn, ends = _line(tradeoff, line, measure, colours)
         traces, labels = traces + drawn, labels + ends
     traces.append(dense_point(tradeoff, measure, colours))
     height = max(HEIGHT - _TOP - _BOTTOM, room_for(labels))
-    layout = frame_of(
-        TITLES[measure].format(total=tradeoff.dense.last_word.total), round(height) + _TOP + _BOTTOM, colours
-    )
+    title = TITLES[measure].format(total=tradeoff.n_passages)
+    layout = frame_of(title, round(height) + _TOP + _BOTTOM, colours)
     layout |= _axes(tradeoff, measure, end, y_range, colours)
     layout |= label_layout(labels, Panel(y_range=y_range, height=height), colours)
     if measure == "accuracy":
@@ -65,13 +64,11 @@ def clicked(points: Sequence[Mapping[str, Any]]) -> str:
 
 
 def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "accuracy") -> str:
-    """What `race_chart` shows, for those who do not see it."""
-    dense, total = tradeoff.dense, tradeoff.dense.last_word.total
-    parts = [f"dense {readings(measure, dense, dense)[0].words}"] if measure == "accuracy" else []
-    for label, records in tradeoff.lines.items():
-        for record in sorted(records, key=sparsity):
-            said = readings(measure, dense, record)[0].words
-            parts.append(f"{label} at {sparsity(record):.1f} % {said}")
+    """What `tradeoff_chart` shows, for those who do not see it."""
+    total = tradeoff.n_passages
+    parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if measure == "accuracy" else []
+    for label, points in tradeoff.lines.items():
+        parts += [f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}" for p in by_sparsity(points)]
     what = {
         "accuracy": f"Share of {total:,} last words right",
         "word perplexity": f"Word perplexity over {total:,} passages",
@@ -82,8 +79,8 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "accuracy") -> str
 
 
 def _line(tradeoff: TradeoffData, line: Line, measure: Measure, colours: Palette) -> tuple[list[Any], list[Label]]:
-    """The traces of one method and its labels: one that only keeps the room where it has no record yet."""
-    found = strands(tradeoff, line, measure)
+    """The traces of one method and its labels: one that only keeps the room where it has no point yet."""
+    found = strands(line, measure)
     traces = [strand_trace(tradeoff, line, measure, ends, colours) for ends in found.values()]
     if not found:
         live = tradeoff.live if measure == "accuracy" else None

@@ -8,16 +8,17 @@ import streamlit as st
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import model_names, verdicts, wording
 from sparsedash.reporting.cards import card, cards
-from sparsedash.reporting.charts.measures import Live, Measure
 from sparsedash.reporting.charts.palette import repainting
+from sparsedash.reporting.charts.points import Live, Measure
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.html import Html, element, escape, label, paragraph
 from sparsedash.reporting.record_pair import offers
 from sparsedash.reporting.results_table import numbers_table
-from sparsedash.reporting.run_results import RunResults, answer, best, doubt, headline, live, method_of
+from sparsedash.reporting.run_answer import answer, doubt
+from sparsedash.reporting.run_results import RunResults, best, headline, live, method_of
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import judge
+from sparsedash.stats.significance import accuracy_interval, judge
 from sparsedash.ui import frame, job_panel
 
 MEASURE = "measure"
@@ -94,7 +95,7 @@ def _draw_race(found: RunResults, now: Live | None) -> None:
         selection_mode="points",
     )
     _open_comparison(found, clicked(selected["selection"]["points"]))
-    fewer = any(len(r.outcomes) < len(found.dense.outcomes) for r in found.sparse)
+    fewer = any(point.hollow for point in tradeoff.sparse)
     hints = [_HINTS[measure], _DRAWN, *([_HOLLOW] if fewer or now else [])]
     frame.show(paragraph(" ".join(hints), css="sd-muted sd-small"))
 
@@ -149,7 +150,7 @@ def _numbers(found: RunResults) -> list[Html]:
 
 
 def _number(name: str, record: Record, below: str) -> Html:
-    interval = f"95 % interval {wording.interval(record)}"
+    interval = f"95 % interval {wording.interval(accuracy_interval(record))}"
     css = "sd-sparse" if record.pruned else "sd-dense"
     return card(name, wording.percent(record.last_word.accuracy), interval, below, css=css)
 

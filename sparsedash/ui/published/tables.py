@@ -115,7 +115,6 @@ def _caption(what: str, n_passages: int) -> str:
 
 def _row(row: PublishedRow) -> list[str]:
     found = published_interval(row)
-    low, high = found.sparse
     change = " to ".join(_points(bound) for bound in found.interval)
     stated = f"{row.drop_percent:+.2f}{wording.NBSP}%".replace("-", wording.MINUS)
     return [
@@ -124,7 +123,7 @@ def _row(row: PublishedRow) -> list[str]:
         _format(row),
         wording.percent(row.dense, 2),
         wording.percent(row.sparse, 2),
-        f"{100 * low:.1f} to {wording.percent(high)}",
+        wording.interval(found.sparse),
         _points(found.difference),
         change,
         stated if row.drop_follows else f"{stated}{wording.NBSP}*",
@@ -156,10 +155,9 @@ def _facts(backend: Backend, runs: list[Run], row: PublishedRow) -> list[tuple[s
     if here is None:
         known.append(("Measured here", "not yet"))
     else:
-        low, high = (wording.signed(bound) for bound in here.interval)
         known += [
             ("Measured here", f"{_score(here.dense)} → {_score(here.sparse)}"),
-            ("Change, paired", f"{wording.signed(here.difference)} points, {low} to {high}"),
+            ("Change, paired", f"{wording.signed(here.difference)} points, {wording.signed_interval(here.interval)}"),
             ("By", wording.run_details(here.run.settings)),
         ]
     return [*known, *_taken(takes), ("Model", published_model(row.model).reference)]

@@ -4,11 +4,12 @@ nowhere else.
 
 from dataclasses import replace
 
-from sparsedash.reporting.charts.measures import TradeoffData
-from sparsedash.reporting.charts.published_points import published_beside, published_words
+from sparsedash.reporting.charts.published_points import published_words
 from sparsedash.reporting.charts.tradeoff import tradeoff_chart, tradeoff_words
+from sparsedash.reporting.run_results import published_beside
 from tests.examples import PRUNED, RECORD, outcome
 from tests.reporting.charts.drawn import drawn, trace
+from tests.reporting.charts.pointed import tradeoff_data
 
 DENSE = replace(
     RECORD,
@@ -19,7 +20,7 @@ DENSE = replace(
 )
 SPARSE = replace(DENSE, pruned=replace(PRUNED, mlp_sparsity=0.05))
 ROWS = published_beside(DENSE)
-RACE = TradeoffData(dense=DENSE, lines={"sparse": [SPARSE]}, published=ROWS)
+RACE = tradeoff_data(DENSE, {"sparse": [SPARSE]}, published=ROWS)
 
 
 def test_a_row_stands_beside_the_same_model_passages_and_format():

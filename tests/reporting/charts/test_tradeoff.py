@@ -8,12 +8,14 @@ import pytest
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.reporting.charts.marks import places
-from sparsedash.reporting.charts.measures import Live, TradeoffData, readings, times
 from sparsedash.reporting.charts.palette import PALETTES
+from sparsedash.reporting.charts.points import times
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
+from sparsedash.reporting.readings import answering
 from sparsedash.schema.records import Stopping
 from sparsedash.stats.significance import mean_interval, share_interval, wilson
 from tests.reporting.charts.drawn import drawn, labels, trace
+from tests.reporting.charts.pointed import read, tradeoff_data
 from tests.ui import specimens
 
 DENSE = specimens.record([True] * 60 + [False] * 60)
@@ -28,8 +30,8 @@ STOPPED = Stopping(
     margin=0.01,
     n_comparisons=2,
 )
-RACE = TradeoffData(dense=DENSE, lines={"sparse": [THIRTY, TEN]})
-TWO = TradeoffData(dense=DENSE, lines={"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude")
+RACE = tradeoff_data(DENSE, {"sparse": [THIRTY, TEN]})
+TWO = tradeoff_data(DENSE, {"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude")
 
 
 def chart(tradeoff=RACE, measure="accuracy", theme="light"):
@@ -45,7 +47,7 @@ def crowd():
         ]
         for i, method in enumerate(METHODS[:8])
     }
-    return TradeoffData(dense=DENSE, lines=lines)
+    return tradeoff_data(DENSE, lines)
 
 
 def test_sparse_points_stand_at_the_measured_sparsity_in_rising_order():
@@ -94,7 +96,7 @@ def test_methods_differ_in_more_than_place_and_each_label_shows_its_mark():
 def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_text_says_where():
     near = specimens.record([True] * 53 + [False] * 67, 105)
     near = replace(near, pruned=replace(near.pruned, sparsity_permille=100))
-    both = chart(TradeoffData(dense=DENSE, lines={"one": [TEN], "other": [near], "same": [TEN]}))
+    both = chart(tradeoff_data(DENSE, {"one": [TEN], "other": [near], "same": [TEN]}))
     (first, left), (second, right), (third, _) = (
         (t["x"][1], t["customdata"][1][0]) for t in both["data"] if t["name"] == "sparse"
     )
@@ -111,7 +113,7 @@ def test_no_point_of_a_dense_sweep_stands_among_those_of_another_sparsity():
         name: [specimens.record([True] * 60 + [False] * 60, permille) for permille in asked]
         for name in ("one", "other", "third", "last")
     }
-    tradeoff = TradeoffData(dense=DENSE, lines=lines, asked=tuple(asked))
+    tradeoff = tradeoff_data(DENSE, lines, asked=tuple(asked))
     at = places(tradeoff, 31.8)
     for label, records in lines.items():
         for record in records:
@@ -121,8 +123,8 @@ def test_no_point_of_a_dense_sweep_stands_among_those_of_another_sparsity():
 
 def test_a_point_that_comes_moves_no_other():
     asked = (100, 300)
-    before = TradeoffData(dense=DENSE, lines={"one": [TEN], "other": []}, asked=asked)
-    live = replace(before, live=Live(label="other", permille=100, right=5, done=10))
+    before = tradeoff_data(DENSE, {"one": [TEN], "other": []}, asked=asked)
+    live = replace(before, live=answering("other", 100, right=5, done=10))
     assert places(before, 30.0) == places(live, 30.0)
 
 
@@ -159,21 +161,21 @@ def test_a_label_that_had_to_move_is_tied_to_the_end_of_its_line():
 
 
 def test_the_axis_does_not_move_while_a_run_fills_it():
-    half = chart(TradeoffData(dense=DENSE, lines={"sparse": [TEN]}, asked=(100, 300)))
+    half = chart(tradeoff_data(DENSE, {"sparse": [TEN]}, asked=(100, 300)))
     assert half["layout"]["xaxis"]["range"][1] == pytest.approx(31.8)
-    empty = chart(TradeoffData(dense=DENSE, lines={}, asked=(100, 300)))
+    empty = chart(tradeoff_data(DENSE, {}, asked=(100, 300)))
     assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
 
 
 def test_the_dense_model_alone_is_a_chart_too():
     for measure in ("accuracy", "word perplexity", "flips"):
-        assert list(labels(chart(TradeoffData(dense=DENSE, lines={}), measure))) == ["dense"]
+        assert list(labels(chart(tradeoff_data(DENSE, {}), measure))) == ["dense"]
 
 
 @pytest.mark.parametrize("right", [0, 120])
 def test_the_range_holds_every_interval_and_never_leaves_0_to_100(right):
     record = specimens.record([True] * right + [False] * (120 - right))
-    low, high = chart(TradeoffData(dense=record, lines={}))["layout"]["yaxis"]["range"]
+    low, high = chart(tradeoff_data(record, {}))["layout"]["yaxis"]["range"]
     bottom, top = wilson(right, 120)
     assert 0 <= low <= 100 * bottom
     assert 100 * top <= high <= 100
@@ -208,7 +210,7 @@ def test_a_sparse_point_knows_its_record_and_no_other_point_does():
 
 def test_fewer_passages_than_dense_make_a_hollow_mark():
     few = replace(THIRTY, outcomes=THIRTY.outcomes[:40], stopping=STOPPED)
-    symbols = trace(chart(replace(RACE, lines={"sparse": [TEN, few]})), "sparse")["marker"]["symbol"]
+    symbols = trace(chart(tradeoff_data(DENSE, {"sparse": [TEN, few]})), "sparse")["marker"]["symbol"]
     assert symbols == ["circle", "circle", "circle-open"]
 
 
@@ -216,19 +218,19 @@ class TestPerplexity:
     def test_a_point_is_the_mean_change_of_the_log_likelihood_with_its_paired_interval(self):
         pairs = zip(DENSE.outcomes, TEN.outcomes, strict=True)
         changes = [sparse.log_likelihood - dense.log_likelihood for dense, sparse in pairs]
-        (reading,) = readings("word perplexity", DENSE, TEN)
+        (reading,) = read("word perplexity", DENSE, TEN)
         assert reading.value == pytest.approx(sum(changes) / 120)
         assert (reading.low, reading.high) == pytest.approx(mean_interval(changes))
         assert trace(chart(measure="word perplexity"), "sparse")["y"][:2] == [0, reading.value]
 
     def test_its_factor_is_that_of_the_two_perplexities(self):
-        (reading,) = readings("word perplexity", DENSE, TEN)
+        (reading,) = read("word perplexity", DENSE, TEN)
         assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
 
     def test_it_is_compared_on_the_passages_that_both_answered(self):
         few = replace(TEN, outcomes=TEN.outcomes[30:], stopping=STOPPED)
         pairs = list(zip(DENSE.outcomes, TEN.outcomes, strict=True))[30:]
-        (reading,) = readings("word perplexity", DENSE, few)
+        (reading,) = read("word perplexity", DENSE, few)
         mean = sum(s.log_likelihood - d.log_likelihood for d, s in pairs) / len(pairs)
         assert reading.value == pytest.approx(mean)
 
@@ -245,7 +247,7 @@ class TestPerplexity:
 class TestFlips:
     def test_broken_answers_stand_below_zero_and_mended_ones_above(self):
         sparse = specimens.record([False] * 12 + [True] * 48 + [True] * 6 + [False] * 54, 200)
-        figure = chart(TradeoffData(dense=DENSE, lines={"sparse": [sparse]}), "flips")
+        figure = chart(tradeoff_data(DENSE, {"sparse": [sparse]}), "flips")
         assert trace(figure, "broke")["y"] == [0, -10]
         assert trace(figure, "mended")["y"] == [0, 5]
         assert set(labels(figure)) == {"dense", "broke", "mended"}
@@ -255,7 +257,7 @@ class TestFlips:
 
     def test_of_a_model_that_stopped_early_the_interval_holds_at_any_look(self):
         sparse = specimens.record([False] * 12 + [True] * 48 + [True] * 6 + [False] * 54, 200)
-        broke, _ = readings("flips", DENSE, replace(sparse, stopping=STOPPED))
+        broke, _ = read("flips", DENSE, replace(sparse, stopping=STOPPED))
         assert (-broke.high, -broke.low) == pytest.approx(
             [100 * bound for bound in share_interval(12, 120, anytime=True)]
         )
@@ -271,7 +273,7 @@ class TestFlips:
 
 
 class TestTheLivePoint:
-    LIVE = Live(label="sparse", permille=200, right=30, done=80)
+    LIVE = answering("sparse", 200, right=30, done=80)
 
     def test_it_stands_at_the_sparsity_asked_for_with_the_interval_of_what_it_has(self):
         point = trace(chart(replace(RACE, live=self.LIVE)), "live")
@@ -286,7 +288,7 @@ class TestTheLivePoint:
         assert point["x"][0] < 100 * TEN.pruned.mlp_sparsity - 0.4
 
     def test_it_moves_as_answers_come(self):
-        later = replace(self.LIVE, right=32, done=100)
+        later = answering("sparse", 200, right=32, done=100)
         assert trace(chart(replace(RACE, live=later)), "live")["y"] == [32.0]
 
     def test_a_method_that_has_no_record_yet_has_its_label_already(self):
@@ -298,7 +300,7 @@ class TestTheLivePoint:
 
     def test_nothing_moves_aside_when_a_method_comes_in(self):
         coming = chart(replace(TWO, lines={**TWO.lines, "a-much-longer-name": []}))
-        there = chart(replace(TWO, lines={**TWO.lines, "a-much-longer-name": [THIRTY]}))
+        there = chart(replace(TWO, lines={**TWO.lines, "a-much-longer-name": RACE.lines["sparse"][:1]}))
         for key in ("margin", "height", "xaxis"):
             assert coming["layout"][key] == there["layout"][key]
         assert trace(coming, "sparse")["x"] == trace(there, "sparse")["x"]

@@ -1,0 +1,103 @@
+"""What a trade-off chart draws: one point for each model, with the values measured on it, the lines they stand on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import Literal
+
+from sparsedash.catalog.published import PublishedRow
+
+Measure = Literal["accuracy", "word perplexity", "flips"]
+"""Right last words; how likely the right word was; answers that broke or were mended."""
+
+Role = Literal["sparse", "broke", "mended"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A value with its 95 % interval, in the unit of its axis, larger is better; and the same in words.
+
+    role: what it counts. For accuracy the share in percent; for perplexity the mean change of the target's
+    log-likelihood in nats; for flips the share of passages in percent, of broken ones below zero.
+    """
+
+    role: Role
+    value: float
+    low: float
+    high: float
+    words: str
+
+
+Readings = Mapping[Measure, Sequence[Reading]]
+"""What was measured on one model: two readings for flips, broken answers before mended ones, else one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One model on the chart.
+
+    key: of its record. permille: the sparsity asked for. sparsity: measured, in percent. facts: what is said of it
+    whatever the measure is. hollow: it answered fewer passages than dense.
+    """
+
+    key: str
+    permille: int
+    sparsity: float
+    readings: Readings
+    facts: Sequence[str]
+    hollow: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """The sparse model that is answering now: the line it belongs to, the sparsity asked for, its accuracy so far."""
+
+    label: str
+    permille: int
+    reading: Reading
+    words: str
+
+
+Lines = Mapping[str, Sequence[Point]]
+"""The sparse models by the label of their line, in the order they are drawn; none yet for a method that is still to
+come.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TradeoffData:
+    """What one chart shows: sparse models on their lines against the dense one.
+
+    n_passages: what dense answered. taken: what the sparsity is a share of. asked: sparsities in per mille that the
+    axis leaves room for, so that nothing moves while a run fills the chart. leader: the label of the line to be drawn
+    strongest. published: rows that stand beside, where accuracy is shown.
+    """
+
+    dense: Point
+    lines: Lines
+    n_passages: int
+    taken: str
+    asked: Sequence[int] = ()
+    live: Live | None = None
+    leader: str = ""
+    published: Sequence[PublishedRow] = ()
+
+    @property
+    def sparse(self) -> list[Point]:
+        """The points of every line."""
+        return [point for points in self.lines.values() for point in points]
+
+    def dense_value(self, measure: Measure) -> float:
+        """Where the dense model stands on the axis of a measure."""
+        return self.dense.readings[measure][0].value if measure == "accuracy" else 0.0
+
+
+def by_sparsity(points: Sequence[Point]) -> list[Point]:
+    """The points of one line from left to right."""
+    return sorted(points, key=lambda point: point.sparsity)
+
+
+def times(nats: float) -> str:
+    """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"."""
+    factor = exp(min(nats, 50.0))
+    return f"{factor:.2f} ×" if factor < 10 else f"{factor:,.0f} ×"

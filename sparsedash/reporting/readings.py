@@ -1,0 +1,57 @@
+"""What a model's answers come to on each measure of the trade-off chart, with 95 % intervals."""
+
+from sparsedash.reporting.charts.points import Live, Reading, Readings, times
+from sparsedash.schema.records import Record
+from sparsedash.stats.significance import PairedComparison, mean_interval, share_interval, shared_outcomes
+
+
+def readings(dense: Record, record: Record, comparison: PairedComparison) -> Readings:
+    """A record's values of every measure. comparison: of this record with dense."""
+    score = record.last_word
+    return {
+        "accuracy": (accuracy(score.right, score.total, anytime=record.stopping is not None),),
+        "word perplexity": (_perplexity(dense, record),),
+        "flips": _flips(comparison),
+    }
+
+
+def accuracy(right: int, total: int, anytime: bool = False) -> Reading:
+    """Right answers among all, with an interval of the share. anytime: it must hold however long was counted."""
+    low, high = (100 * bound for bound in share_interval(right, total, anytime))
+    share = 100 * right / total
+    return Reading(role="sparse", value=share, low=low, high=high, words=f"{share:.1f} % ({low:.1f} to {high:.1f})")
+
+
+def answering(label: str, permille: int, right: int, done: int) -> Live:
+    """The point of a model that has answered `done` passages so far. label: of its line. permille: asked for."""
+    reading = accuracy(right, done)
+    words = f"{right:,} of {done:,} right so far: {reading.words}"
+    return Live(label=label, permille=permille, reading=reading, words=words)
+
+
+def factor_interval(reading: Reading) -> tuple[str, str]:
+    """The lower and the upper end of a word perplexity's interval, as a multiple of dense's: "1.72", "1.75 ×"."""
+    return times(-reading.high).removesuffix(" ×"), times(-reading.low)
+
+
+def _perplexity(dense: Record, record: Record) -> Reading:
+    changes = [s.log_likelihood - d.log_likelihood for d, s in shared_outcomes(dense, record)]
+    low, high = mean_interval(changes)
+    mean = sum(changes) / len(changes)
+    return Reading(
+        role="sparse",
+        value=mean,
+        low=low,
+        high=high,
+        words=f"{times(-mean)} that of dense ({times(-high)} to {times(-low)})",
+    )
+
+
+def _flips(comparison: PairedComparison) -> tuple[Reading, Reading]:
+    broke, mended = comparison.broke, comparison.mended
+    below, above = (accuracy(count, comparison.n_passages, comparison.anytime) for count in (broke, mended))
+    words = f"{broke:,} broke, {mended:,} mended"
+    return (
+        Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=words),
+        Reading(role="mended", value=above.value, low=above.low, high=above.high, words=words),
+    )
