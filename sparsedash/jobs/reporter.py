@@ -10,6 +10,7 @@ from types import FrameType
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.errors import Cancelled, StoreError
 from sparsedash.schema.progress import STAGE_TITLES, Step
+from sparsedash.schema.text import encodable
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Reporter:
         """The `OnText` of the job: what two models have written so far goes along with the next step that is
         written.
         """
-        self._texts = _sendable(left), _sendable(right)
+        self._texts = encodable(left), encodable(right)
 
     def __call__(self, step: Step) -> None:
         """Take note, or raise `Cancelled`."""
@@ -120,8 +121,3 @@ class Rate:
         if now - first_at < _SHORTEST_WINDOW_S or done <= first:
             return None
         return (done - first) / (now - first_at)
-
-
-def _sendable(text: str) -> str:
-    """The text without halves of characters, which SQLite refuses."""
-    return text.encode("utf-8", "replace").decode()

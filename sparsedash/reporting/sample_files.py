@@ -1,6 +1,4 @@
-"""Passages of a comparison as files that other programs read: CSV, parquet, and the samples of
-lm-evaluation-harness.
-"""
+"""Passages of a comparison as files for other programs: CSV, parquet, and the samples of lm-evaluation-harness."""
 
 import csv
 import hashlib
@@ -10,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsedash.schema.records import Outcome, Passages, Record
+from sparsedash.schema.text import encodable
 
 FORMULA_STARTS = ("=", "+", "-", "@")
 """A spreadsheet takes a cell that begins like this for a formula."""
@@ -23,7 +22,7 @@ def view_csv(left: Record, right: Record, positions: Sequence[int], passages: Pa
     writer.writeheader()
     for row in rows:
         writer.writerow({name: _harmless(value) for name, value in row.items()})
-    return text.getvalue().encode("utf-8", "replace")
+    return text.getvalue().encode()
 
 
 def view_parquet(left: Record, right: Record, positions: Sequence[int], passages: Passages | None) -> bytes:
@@ -70,19 +69,14 @@ def _rows(left: Record, right: Record, positions: Sequence[int], passages: Passa
     for i in positions:
         context = passages.contexts[i] if passages else ""
         first = left.outcomes[i]
-        row: dict[str, Any] = {"index": first.index, "context": _sendable(context), "target": _sendable(first.target)}
+        row: dict[str, Any] = {"index": first.index, "context": encodable(context), "target": encodable(first.target)}
         for side, outcome in (("left", first), ("right", right.outcomes[i])):
-            row[f"{side}_answer"] = _sendable(outcome.answer)
+            row[f"{side}_answer"] = encodable(outcome.answer)
             row[f"{side}_correct"] = outcome.last_word_right
             row[f"{side}_log_likelihood"] = outcome.log_likelihood
             row[f"{side}_target_rank"] = outcome.tokens[0].rank if outcome.tokens else 0
         rows.append(row)
     return rows
-
-
-def _sendable(text: str) -> str:
-    """The text without halves of characters, which UTF-8 cannot hold."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _harmless(value: object) -> object:
@@ -98,7 +92,7 @@ def _arrow(kind: type) -> Any:
 
 
 def _sample(outcome: Outcome, context: str) -> dict[str, Any]:
-    context, target = _sendable(context), f" {_sendable(outcome.target)}"
+    context, target = encodable(context), f" {encodable(outcome.target)}"
     doc = {"text": context + target}
     response = [str(outcome.log_likelihood), str(outcome.last_word_right)]
     return {
