@@ -1,1 +1,1 @@
-"""What results say: words, tables, charts and files about them. Knows no Streamlit."""
+"""What results say: words, tables, charts and files about them. Imports no Streamlit."""

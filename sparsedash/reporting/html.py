@@ -1,4 +1,4 @@
-"""The one place where text becomes markup.
+"""Text as HTML: the one place where text becomes markup.
 
 Text from models, files and addresses in a URL is foreign: it may hold tags, markdown or marks that turn the reading
 direction. It reaches the page only through `escape`; the type `Html` is how mypy holds that.

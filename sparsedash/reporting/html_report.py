@@ -49,7 +49,7 @@ pre { white-space: pre-wrap; font-size: 0.85rem; }
 
 
 def report(found: RunResults, pair: Pair, passages: Passages | None) -> bytes:
-    """The verdict, the chart and its numbers, the flips of this pair, the settings and the versions."""
+    """The file: verdict, chart and numbers, the answers that broke or were mended, settings and versions; UTF-8."""
     judged = compare(pair.left, pair.right)
     tradeoff = found.tradeoff()
     title = wording.run_title(found.run.settings)

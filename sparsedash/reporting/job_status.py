@@ -1,4 +1,4 @@
-"""What a job is, what it is at and how far, in words. Plain text: whoever shows it escapes it. Knows no Streamlit."""
+"""A job in words: what it is, what it is doing and how far it has come. Plain text: whoever shows it escapes it."""
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import model_names, wording
@@ -30,7 +30,7 @@ def what(job: Job) -> tuple[str, str]:
 
 
 def doing(job: Job) -> tuple[str, str]:
-    """The stage of a running job, and on which model it is or what else there is to say; the latter may be empty."""
+    """The stage of a running job; and which model it works on, or the job's own message, which may be empty."""
     if not job.stage:
         return "Starting the worker", ""
     return wording.stage(job.stage), _sparse_model(job) or job.message

@@ -1,7 +1,4 @@
-"""Two records over the same passages: which passages are of which kind, in which order, and where a text occurs.
-
-Knows no Streamlit.
-"""
+"""Two models' answers to the same passages: which answers broke, which were mended, in which order to read them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -107,7 +104,7 @@ class RecordChoice:
 
 
 def offers(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
-    """Every record over the passages of this run: its own first, then those of other runs, each record once."""
+    """The records over this run's passages that can be chosen: its own first, then those of other runs, each once."""
     found: dict[str, RecordChoice] = {}
     for key, name in model_names.record_names(run):
         found.setdefault(key, RecordChoice(key=key, name=name, address=name))
@@ -124,12 +121,12 @@ def offers(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
 
 
 def unknown(asked: str, shown: str) -> str:
-    """What is said of an address that names no model there is. shown: the model that stands in its place."""
+    """The sentence for an address that names a model which is not there. shown: the model that is shown instead."""
     return f"The address asks for “{asked[:NAME_SHOWN]}”; there is no such model here. Shown instead is {shown}."
 
 
 def told_apart(names: Mapping[str, str]) -> dict[str, str]:
-    """The names by their keys, numbered where the same one came before: a widget knows its options by their names."""
+    """The names by their keys, with a number where one came before: a widget tells its options apart by name alone."""
     seen: Counter[str] = Counter()
     unique = {}
     for key, name in names.items():

@@ -1,4 +1,4 @@
-"""The table of numbers under the charts of a run. Knows no Streamlit."""
+"""The table of numbers under the charts of a run."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from sparsedash.stats.significance import PairedComparison, accuracy_interval
 
 
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Html:
-    """Every record of the run with its doubt, as a table.
+    """Every model of the run with its accuracy, its change from dense and their intervals, as a table.
 
     comparisons: the address of each one's with dense, by its key.
     """

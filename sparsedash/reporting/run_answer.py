@@ -23,8 +23,9 @@ def answer(found: RunResults) -> str:
 
 
 def doubt(found: RunResults) -> str:
-    """What the answer leaves open where it says that no difference is shown; nothing where that one is known to be
-    small.
+    """What the answer leaves open where it shows no difference: too few passages, or a loss seen by perplexity only.
+
+    Empty where nothing is open: the difference is known to be small, or the first sparsity shows one.
     """
     rows = unharmed(best(found))
     if not rows:

@@ -1,6 +1,6 @@
-"""A run as one JSON document: what the shell writes and the pages offer to take away.
+"""A run with all its answers as one JSON document, which `python -m sparsedash run --json` writes.
 
-Fields are described in the README.
+The README describes its fields.
 """
 
 from dataclasses import asdict

@@ -53,7 +53,7 @@ class RunResults:
         return model_names.line_name(method, self.several_methods)
 
     def tradeoff(self, live: Live | None = None) -> TradeoffData:
-        """All of it as a chart takes it. live: the model that is answering now."""
+        """The data of this run's trade-off chart. live: the model that is answering now."""
         lines: dict[str, list[Point]] = {self.line_of(method): [] for method in self.run.settings.methods}
         made = [(record, record.pruned.method) for record in self.sparse if record.pruned]
         for record, method in made:
@@ -71,7 +71,7 @@ class RunResults:
         )
 
     def point_of(self, record: Record) -> Point:
-        """One of its records as a chart takes it."""
+        """The point of one of its records in a chart."""
         score, pruned = record.last_word, record.pruned
         sparsity = 100 * pruned.mlp_sparsity if pruned else 0.0
         removed = [f"{sparsity:.1f} % {wording.gone(pruned.method)}"] if pruned else []
@@ -150,7 +150,7 @@ def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
 
 
 def live(found: RunResults, job: Job) -> Live | None:
-    """The sparse model that a job is asking just now, with what it has right so far; None where it does something else.
+    """The point of the sparse model that a job is asking just now; None where the job does something else.
 
     A run's records come in the order of its points: one whose record is there is drawn already.
     """
@@ -163,9 +163,10 @@ def live(found: RunResults, job: Job) -> Live | None:
 
 
 def best(found: RunResults) -> list[Row]:
-    """The rows, by rising sparsity, of the method that removes most before a difference is shown; ties by accuracy.
+    """The rows of the best method, by rising sparsity: the one that removes most before a difference is shown.
 
-    Of those that remove channels, where there are any: what only sets weights to zero makes nothing smaller.
+    Ties go to the higher accuracy at the largest sparsity. Only methods that remove channels count, where there are
+    any: what only sets weights to zero makes nothing smaller.
     """
     by_method: dict[str, list[Row]] = {}
     for row in zip(found.sparse, found.paired, found.p_values, strict=True):

@@ -1,6 +1,4 @@
-"""How the two models of a comparison are shown: by their names and colours, or so that nobody can tell which is
-which.
-"""
+"""The two models of a comparison beside each other: with their names, or hidden so that nobody can tell them apart."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,7 +12,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class SideBySide:
-    """hidden: nothing shows which side is which. turned: the right model stands first; only where it is hidden."""
+    """How a pair is shown.
+
+    hidden: nothing shows which side is which. turned: the right model stands first; only where it is hidden.
+    """
 
     pair: Pair
     hidden: bool = False

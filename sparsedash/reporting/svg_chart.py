@@ -1,4 +1,4 @@
-"""The accuracy chart as inline SVG, for the report: no script, so it opens anywhere and can be printed."""
+"""The accuracy chart as inline SVG, for the report: it needs no script, opens anywhere and can be printed."""
 
 from sparsedash.reporting.charts.axes import round_places
 from sparsedash.reporting.charts.labels import placed

@@ -71,7 +71,7 @@ def doubt(comparison: PairedComparison) -> str:
 
 
 def endings(records: Mapping[str, Record]) -> str:
-    """How those of these records, by their names, ended that were to stop early; empty where none was."""
+    """How the evaluations ended that were to stop early; empty where none was. records: by their names."""
     found = [f"{name} {_ending(record.stopping)}." for name, record in records.items() if record.stopping]
     if not found:
         return ""

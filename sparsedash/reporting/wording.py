@@ -8,7 +8,6 @@ from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_name
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
-from sparsedash.schema.records import Score
 from sparsedash.schema.settings import CalibrationSettings, RunSettings, TokenWeights
 
 NBSP = "\u00a0"
@@ -65,11 +64,6 @@ def signed_interval(bounds: tuple[float, float]) -> str:
     """(-0.065, 0.004) -> "−6.5 to +0.4" (percentage points)."""
     low, high = bounds
     return f"{signed(low)} to {signed(high)}"
-
-
-def score(value: Score) -> str:
-    """ "34.0 %, 68 of 200"."""
-    return f"{percent(value.accuracy)}, {value.right:,} of {value.total:,}"
 
 
 def interval(bounds: tuple[float, float]) -> str:

@@ -1,4 +1,4 @@
-"""A paired difference that is looked at while it grows: valid at every look, and wherever one stops.
+"""Statistics that stay valid while answers come in: one may look at every passage and stop at any of them.
 
 Every passage gives x: 1 where it was mended, -1 where it broke, 0 where both verdicts are the same. Somebody who holds
 that the mean of x is `mean` is bet against: each passage multiplies the stake by (1 + s x) / (1 + s mean), which is 1
@@ -77,7 +77,7 @@ def log_e_value(broke: int, mended: int, n_passages: int, mean: float) -> float:
 
 
 def decide(broke: int, mended: int, n_passages: int, n_comparisons: int) -> Decision:
-    """Whether enough is known after these passages.
+    """Whether a difference is shown after these passages, or that it is close to none, or neither yet.
 
     n_comparisons: how many are made in the same run. A difference must be shown so clearly that Holm's adjustment over
     them cannot take it back.

@@ -1,5 +1,4 @@
-"""How sure we are that sparse differs from dense: both answered the same passages, so everything measured here is
-paired.
+"""How sure we are that sparse differs from dense: tests and intervals, paired since both answered the same passages.
 
 Assumes that the passages are an independent sample of those that a statement is about, and, unless it says that it is
 valid at any look, that their number was fixed before anybody saw an answer.
@@ -59,8 +58,9 @@ def compare(left: Record, right: Record) -> PairedComparison:
 
 
 def shared_outcomes(left: Record, right: Record) -> list[tuple[Outcome, Outcome]]:
-    """Both outcomes of every passage that both records answered, in corpus order; a passage not answered is not
-    wrong.
+    """The two outcomes of every passage that both records answered, in corpus order.
+
+    A passage that one of them did not answer is left out: it is not wrong.
     """
     if left.stopping is None and right.stopping is None:
         return list(zip(left.outcomes, right.outcomes, strict=True))
@@ -69,9 +69,7 @@ def shared_outcomes(left: Record, right: Record) -> list[tuple[Outcome, Outcome]
 
 
 def accuracy_interval(record: Record) -> tuple[float, float]:
-    """95 % interval of the share of last words right: Wilson's, or one valid at any look where the record was to stop
-    early.
-    """
+    """95 % interval of a record's accuracy: Wilson's, or one valid at any look where it was to stop early."""
     score = record.last_word
     return share_interval(score.right, score.total, anytime=record.stopping is not None)
 

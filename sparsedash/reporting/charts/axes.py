@@ -21,7 +21,7 @@ def end_of_axis(tradeoff: TradeoffData) -> float:
 
 
 def range_of(tradeoff: TradeoffData, measure: Measure) -> tuple[float, float]:
-    """What holds every interval with some air; shares of right answers stay within 0 to 100 percent."""
+    """The ends of the y axis, which holds every interval with some air; accuracies stay within 0 to 100 percent."""
     bounds = [
         bound
         for point in (tradeoff.dense, *tradeoff.sparse)
@@ -38,7 +38,7 @@ def range_of(tradeoff: TradeoffData, measure: Measure) -> tuple[float, float]:
 
 
 def ticks(measure: Measure, y_range: tuple[float, float]) -> dict[str, Any]:
-    """What the y axis says. Log-likelihoods are told as factors, and broken answers without a minus."""
+    """The numbers of the y axis: log-likelihoods as factors, and broken answers without a minus."""
     low, high = y_range
     match measure:
         case "accuracy":

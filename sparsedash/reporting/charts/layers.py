@@ -32,7 +32,7 @@ class _Curve:
 
 
 def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
-    """The lost share of each layer's MLP output, then the kept widths, then the sensitivities where there are any."""
+    """The figure: the share of its MLP output that each layer lost; below it kept widths and, if any, sensitivities."""
     colours = PALETTES[theme]
     curves = _curves(made, colours)
     highest = max(0.1, 1.08 * max(max(curve.values) for curve in curves))

@@ -1,6 +1,4 @@
-"""The marks of a trade-off chart: dense across, a line for each method, and the point of the model that is answering
-now.
-"""
+"""The marks of a trade-off chart: dense across, a line for each method, the model that is answering now."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,7 +137,7 @@ def dense_point(tradeoff: TradeoffData, measure: Measure, colours: Palette) -> A
 
 
 def strands(line: Line, measure: Measure) -> dict[Role, list[Reading]]:
-    """The readings of a line's points, by what they count."""
+    """The readings of a line's points, grouped by what they count: broken and mended answers are two strands."""
     found: dict[Role, list[Reading]] = {}
     for point in line.points:
         for reading in point.readings[measure]:
@@ -181,9 +179,7 @@ def strand_trace(tradeoff: TradeoffData, line: Line, measure: Measure, found: li
 
 
 def live_trace(tradeoff: TradeoffData, line: Line, end: float, colours: Palette) -> Any:
-    """The point of the model that is answering now, at the sparsity asked for, with the interval of what it has
-    so far.
-    """
+    """The model that is answering now: its accuracy so far, with its interval, at the sparsity asked for."""
     assert tradeoff.live is not None
     reading = tradeoff.live.reading
     return go.Scatter(

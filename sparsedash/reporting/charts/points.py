@@ -1,4 +1,4 @@
-"""What a trade-off chart draws: one point for each model, with the values measured on it, the lines they stand on."""
+"""What a trade-off chart draws: a point for each model with the values measured on it, and the lines they form."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

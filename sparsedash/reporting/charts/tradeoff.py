@@ -32,7 +32,7 @@ _TOP, _BOTTOM, _LEFT = 44, 52, 52
 
 
 def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "accuracy", theme: Theme = "light") -> go.Figure:
-    """The measure against measured MLP sparsity, every value with its 95 % interval."""
+    """The chart of one measure against measured MLP sparsity, every value with its 95 % interval."""
     colours, end, y_range = PALETTES[theme], end_of_axis(tradeoff), range_of(tradeoff, measure)
     lines = lines_of(tradeoff, end)
     labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
