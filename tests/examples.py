@@ -1,7 +1,9 @@
 """Small whole results that several tests look at."""
 
+from dataclasses import replace
+
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.records import Candidate, Outcome, Pruned, Record, Run, TargetToken
+from sparsedash.schema.records import Candidate, Outcome, Pruned, Record, Run, Stopping, TargetToken
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 
 
@@ -28,6 +30,28 @@ PRUNED = Pruned(
     matmul_ratio=0.1,
     layer_errors=(0.25, 0.0),
     held_out_errors=(0.5, 0.0),
+)
+
+THREE_LAYERS = replace(
+    PRUNED,
+    widths=(96, 64, 32),
+    dense_widths=(128, 64, 64),
+    layer_errors=(0.1, 0.02, 0.4),
+    held_out_errors=(0.11, 0.02, 0.5),
+    uncompensated_errors=(0.2, 0.04, 0.5),
+    passage_errors=(0.12, 0.03, 0.4),
+    sensitivities=(2.0, 1.0, 4.0),
+)
+"""With everything measured that can be."""
+
+STOPPED = Stopping(
+    decision="difference",
+    n_answered=40,
+    n_passages=120,
+    p_value=0.01,
+    interval=(-0.3, -0.1),
+    margin=0.02,
+    n_comparisons=1,
 )
 
 RECORD = Record(

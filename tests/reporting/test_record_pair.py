@@ -3,19 +3,9 @@
 from dataclasses import replace
 
 from sparsedash.reporting.record_pair import Pair, RecordChoice, pair
-from sparsedash.schema.records import Stopping
+from tests.examples import STOPPED
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend
-
-STOPPED = Stopping(
-    decision="difference",
-    n_answered=40,
-    n_passages=120,
-    p_value=0.01,
-    interval=(-0.3, -0.1),
-    margin=0.02,
-    n_comparisons=1,
-)
 
 
 def stopped_beside_dense() -> tuple[Pair, FakeBackend]:

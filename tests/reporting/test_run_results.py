@@ -9,7 +9,8 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.readings import answering
 from sparsedash.reporting.run_answer import answer, doubt
 from sparsedash.reporting.run_results import RunResults, adjusted, best, live, run_results
-from sparsedash.schema.records import Record, Stopping
+from sparsedash.schema.records import Record
+from tests.examples import STOPPED
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
 
@@ -139,9 +140,7 @@ def test_a_record_of_other_passages_is_left_out():
 
 def test_a_record_that_answered_fewer_passages_is_compared_on_those():
     whole = specimens.record(broken(6), 100)
-    stopping = Stopping(
-        decision="open", n_answered=80, n_passages=120, p_value=0.1, interval=(-0.2, 0.1), margin=0.01, n_comparisons=1
-    )
+    stopping = replace(STOPPED, decision="open", n_answered=80, p_value=0.1, interval=(-0.2, 0.1))
     found = sweep_of(replace(whole, outcomes=whole.outcomes[:80], stopping=stopping))
     (compared,) = found.paired
     assert (compared.broke, compared.both_right, compared.both_wrong) == (6, 54, 20)
@@ -149,15 +148,7 @@ def test_a_record_that_answered_fewer_passages_is_compared_on_those():
 
 def test_the_passages_that_a_record_stopped_at_are_called_too_few_only_where_nothing_was_decided():
     whole = specimens.record([False] * 13 + [True] * 49 + [False] * 58, 100)
-    stopping = Stopping(
-        decision="open",
-        n_answered=75,
-        n_passages=120,
-        p_value=0.051,
-        interval=(-0.3, 0.1),
-        margin=0.01,
-        n_comparisons=1,
-    )
+    stopping = replace(STOPPED, decision="open", n_answered=75, p_value=0.051, interval=(-0.3, 0.1))
     found = replace(whole, outcomes=whole.outcomes[:75], stopping=stopping)
     assert doubt(sweep_of(found)) == ("75 passages are too few for a test that allows for stopping early.")
     close = replace(found, stopping=replace(stopping, decision="close"))

@@ -6,19 +6,8 @@ import pytest
 
 from sparsedash.reporting import verdicts
 from sparsedash.reporting.wording import NBSP
-from sparsedash.schema.records import Stopping
 from sparsedash.stats.significance import paired
-from tests.examples import RECORD
-
-STOPPING = Stopping(
-    decision="difference",
-    n_answered=512,
-    n_passages=5153,
-    p_value=0.01,
-    interval=(-0.2, -0.1),
-    margin=0.02,
-    n_comparisons=2,
-)
+from tests.examples import RECORD, STOPPED
 
 
 def plain(text: str) -> str:
@@ -57,7 +46,7 @@ def test_a_verdict_on_the_border_says_why_and_how_many_passages_would_settle_it(
     ],
 )
 def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
-    ended = replace(RECORD, stopping=replace(STOPPING, **change))
+    ended = replace(RECORD, stopping=replace(STOPPED, **{"n_answered": 512, "n_passages": 5153} | change))
     found = verdicts.endings({"dense": RECORD, "20 %": ended})
     assert found.startswith(said)
     assert found.endswith("allow for having looked on the way.")

@@ -6,18 +6,8 @@ import pytest
 
 from sparsedash.reporting.charts.layers import layers_chart, layers_words, relative
 from tests.examples import PRUNED
+from tests.examples import THREE_LAYERS as MADE
 from tests.reporting.charts.drawn import drawn, labels, trace
-
-MADE = replace(
-    PRUNED,
-    widths=(96, 64, 32),
-    dense_widths=(128, 64, 64),
-    layer_errors=(0.1, 0.02, 0.4),
-    held_out_errors=(0.11, 0.02, 0.5),
-    uncompensated_errors=(0.2, 0.04, 0.5),
-    passage_errors=(0.12, 0.03, 0.4),
-    sensitivities=(2.0, 1.0, 4.0),
-)
 
 
 def test_every_layer_has_its_loss_on_each_text_in_percent():

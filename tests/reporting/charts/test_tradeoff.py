@@ -12,8 +12,8 @@ from sparsedash.reporting.charts.palette import PALETTES
 from sparsedash.reporting.charts.points import times
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.readings import answering
-from sparsedash.schema.records import Stopping
 from sparsedash.stats.significance import mean_interval, share_interval, wilson
+from tests.examples import STOPPED
 from tests.reporting.charts.drawn import drawn, labels, trace
 from tests.reporting.charts.pointed import read, tradeoff_data
 from tests.ui import specimens
@@ -21,15 +21,6 @@ from tests.ui import specimens
 DENSE = specimens.record([True] * 60 + [False] * 60)
 TEN = specimens.record([True] * 54 + [False] * 66, 100)
 THIRTY = specimens.record([True] * 30 + [False] * 90, 300)
-STOPPED = Stopping(
-    decision="difference",
-    n_answered=40,
-    n_passages=120,
-    p_value=0.01,
-    interval=(-0.3, -0.1),
-    margin=0.01,
-    n_comparisons=2,
-)
 RACE = tradeoff_data(DENSE, {"sparse": [THIRTY, TEN]})
 TWO = tradeoff_data(DENSE, {"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude")
 

@@ -5,22 +5,12 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.ui.layers.view import sentence, times_more
-from tests.examples import PRUNED
+from tests.examples import THREE_LAYERS as LAYERS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
-LAYERS = replace(
-    PRUNED,
-    widths=(96, 64, 32),
-    dense_widths=(128, 64, 64),
-    layer_errors=(0.1, 0.02, 0.4),
-    held_out_errors=(0.11, 0.02, 0.5),
-    uncompensated_errors=(0.2, 0.04, 0.5),
-    passage_errors=(0.12, 0.03, 0.4),
-    sensitivities=(2.0, 1.0, 4.0),
-)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.pair_settings import ContinuationSettings
-from sparsedash.schema.records import Stopping
 from sparsedash.schema.settings import RunSettings
+from tests.examples import STOPPED
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.fake_backend import job
@@ -82,9 +82,7 @@ def test_the_table_says_once_in_its_head_what_its_cells_count(open_page, finishe
 
 def test_a_model_that_answered_fewer_passages_says_how_many(open_page, backend):
     run, (dense, *rest, last) = specimens.run()
-    stopped = Stopping(
-        decision="open", n_answered=40, n_passages=120, p_value=0.5, interval=(-0.3, 0.1), margin=0.02, n_comparisons=1
-    )
+    stopped = replace(STOPPED, decision="open", p_value=0.5, interval=(-0.3, 0.1))
     few = replace(last, outcomes=last.outcomes[:40], stopping=stopped)
     backend.add_run((run, [dense, *rest, few]))
     assert " of 40 " in words(open_page("overview")).split("Times dense")[1]
@@ -193,15 +191,7 @@ def test_the_job_says_how_many_are_right_so_far(open_page, backend):
 
 def test_fewer_passages_are_said_to_make_hollow_marks(open_page, backend):
     run, records = specimens.run()
-    stopping = Stopping(
-        decision="difference",
-        n_answered=50,
-        n_passages=120,
-        p_value=0.01,
-        interval=(-0.3, -0.1),
-        margin=0.01,
-        n_comparisons=3,
-    )
+    stopping = replace(STOPPED, n_answered=50, margin=0.01, n_comparisons=3)
     records[-1] = replace(records[-1], outcomes=records[-1].outcomes[:50], stopping=stopping)
     backend.add_run((run, records))
     assert "Hollow marks: fewer passages" in words(open_page("overview"))
