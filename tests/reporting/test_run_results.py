@@ -133,6 +133,27 @@ def test_a_run_without_its_dense_record_is_no_sweep():
     assert run_results(FakeBackend(), None) is None
 
 
+def test_a_second_look_measures_nothing_again():
+    backend = FakeBackend()
+    run = backend.add_run(specimens.run())
+    first, second = run_results(backend, run), run_results(backend, run)
+    assert first is not None and second is not None
+    assert list(first.readings) == [run.dense, *run.sparse]
+    assert all(second.readings[key] is first.readings[key] for key in first.readings)
+    assert all(one is other for one, other in zip(first.paired, second.paired, strict=True))
+
+
+def test_a_record_that_was_missing_at_first_is_found_when_it_comes():
+    backend = FakeBackend()
+    run, records = specimens.run()
+    backend.add_run((run, records[:-1]))
+    early = run_results(backend, run)
+    backend.add_run((run, records))
+    late = run_results(backend, run)
+    assert early is not None and late is not None
+    assert (len(early.sparse), len(late.sparse)) == (2, 3)
+
+
 def test_a_record_of_other_passages_is_left_out():
     other = replace(specimens.record(broken(1), 100), passages_key="others")
     assert sweep_of(other).sparse == ()
