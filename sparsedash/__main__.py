@@ -27,7 +27,7 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
 )
-from sparsedash.service.preflight import problems
+from sparsedash.service.problems import problems
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.store import Store
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(arguments)
         store = Store(arguments.data_dir)
         if found := problems(settings, store.folder):
-            return _complain(SparseDashError(" ".join(found)), EXIT_BAD_ARGUMENTS)
+            return _complain(SparseDashError(" ".join(problem.message for problem in found)), EXIT_BAD_ARGUMENTS)
     except SettingsError as error:
         return _complain(error, EXIT_BAD_ARGUMENTS)
     except SparseDashError as error:

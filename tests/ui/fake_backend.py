@@ -11,6 +11,7 @@ from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Cached, Preflight
 from sparsedash.service.preflight import Duration, Memory
+from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.storage.uploads import Uploads
 from sparsedash.storage.user_data import UserData
 from tests.ui import specimens
@@ -160,8 +161,8 @@ class FakeBackend:
     def cached(self, settings: RunSettings) -> Cached:
         return self.before.stored
 
-    def problems(self, settings: RunSettings) -> tuple[str, ...]:
-        return self.before.problems
+    def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
+        return next((problem for problem in self.before.problems if problem.field == field), None)
 
     def preflight(self, settings: RunSettings) -> Preflight:
         self.asked_about.append(settings)

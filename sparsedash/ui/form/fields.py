@@ -10,9 +10,10 @@ import streamlit as st
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, Choice
 from sparsedash.reporting.html import Html, element, escape, paragraph
+from sparsedash.schema import validation
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
+from sparsedash.service.problems import ReferenceField
 from sparsedash.ui import frame
 from sparsedash.ui.form import uploads
 
@@ -25,67 +26,65 @@ BOUND: Literal["query-params"] = "query-params"
 class Reference:
     """A field that takes a name from the catalog or any other reference.
 
-    subject: how the backend's problems with such a reference begin. build: settings that differ from the defaults in
-    it. texts: whether it can also be a text of one's own that is uploaded.
+    key: its name in the address. field: its name in the settings' complaints and problems.
     """
 
     key: str
+    field: ReferenceField
     label: str
     help: str
     choices: tuple[Choice, ...]
-    subject: str
-    build: Callable[[str], RunSettings]
-    texts: bool = True
+
+    @property
+    def takes_uploads(self) -> bool:
+        """Whether it can also be a text of one's own that is uploaded."""
+        return self.field != "model"
 
 
 MODEL = Reference(
     key="model",
+    field="model",
     label="Model",
     help="A name from the list, any Hugging Face id (with @revision if you like), a local folder or a .gguf file.",
     choices=MODELS,
-    subject="Model",
-    build=lambda name: RunSettings(model=name),
-    texts=False,
 )
 PASSAGES = Reference(
     key="text",
+    field="evaluation text",
     label="Passages to answer",
     help="A name from the list, or file:PATH of a .jsonl, .txt or .parquet file on the server.",
     choices=EVALUATION_CORPORA,
-    subject="Evaluation text",
-    build=lambda name: RunSettings(evaluation=EvaluationSettings(corpus=name)),
 )
 CALIBRATION = Reference(
     key="calibration",
+    field="calibration text",
     label="Calibration text",
     help="The text whose activations decide what can go. A name from the list, or file:PATH on the server.",
     choices=CALIBRATION_CORPORA,
-    subject="Calibration text",
-    build=lambda name: RunSettings(calibration=CalibrationSettings(corpus=name)),
 )
 
 
-def reference(backend: Backend, field: Reference) -> RunSettings | None:
-    """Settings with the chosen reference, or None where it cannot be used; the catalog's line on it underneath."""
+def reference(backend: Backend, field: Reference) -> str | None:
+    """The chosen reference, or None where it cannot be used; the catalog's line on it underneath."""
     names = [choice.name for choice in field.choices]
-    if field.texts:
+    if field.takes_uploads:
         names += uploads.offered(backend)
     name = st.selectbox(field.label, names, key=field.key, bind=BOUND, accept_new_options=True, help=field.help)
-
-    def build() -> RunSettings:
-        settings = field.build((name or "").strip())
-        for problem in backend.problems(settings):
-            if problem.startswith(f"{field.subject}:"):
-                raise SparseDashError(problem)
-        return settings
-
-    settings = checked(field.key, build)
+    usable = checked(field.key, lambda: _usable(backend, field, (name or "").strip()))
     for choice in field.choices:
         if choice.name == name:
             hint(f"{choice.title}: {choice.summary}", *_terms(choice))
-    if field.texts:
+    if field.takes_uploads:
         uploads.field(backend, field.key)
-    return settings
+    return usable
+
+
+def _usable(backend: Backend, field: Reference, name: str) -> str:
+    """The name as it is. Raises SparseDashError where it cannot be used."""
+    validation.reference(field.field, name)
+    if problem := backend.reference_problem(field.field, name):
+        raise SparseDashError(problem.message)
+    return name
 
 
 def _terms(choice: Choice) -> list[str]:

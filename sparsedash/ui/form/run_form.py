@@ -1,6 +1,5 @@
 """The form that makes RunSettings, and the address under which it says a given request."""
 
-from dataclasses import replace
 from typing import get_args
 
 import streamlit as st
@@ -96,7 +95,7 @@ def run_settings(backend: Backend) -> RunSettings | None:
         settings = checked(
             "sparsity",
             lambda: RunSettings(
-                model=model.model,
+                model=model,
                 dtype=dtype,
                 methods=methods,
                 sparsities_permille=sparsities,
@@ -164,7 +163,7 @@ def _say_sweep(settings: RunSettings) -> None:
             hint(f"{wording.method(method)}: {wording.permilles(own)}, which its pattern decides.")
 
 
-def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
+def _calibration(corpus: str | None) -> CalibrationSettings | None:
     default = CalibrationSettings()
     left, middle, right = st.columns(3)
     with left:
@@ -188,10 +187,10 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
         help="As the published program does. Else every document is a sample of its own, which begins as the "
         "passages begin. A running text is always joined.",
     )
-    if chosen is None:
+    if corpus is None:
         return None
-    return replace(
-        chosen.calibration,
+    return CalibrationSettings(
+        corpus=corpus,
         n_samples=n_samples or default.n_samples,
         length=length or default.length,
         seed=seed or default.seed,
@@ -200,7 +199,7 @@ def _calibration(chosen: RunSettings | None) -> CalibrationSettings | None:
     )
 
 
-def _evaluation(chosen: RunSettings | None) -> EvaluationSettings | None:
+def _evaluation(corpus: str | None) -> EvaluationSettings | None:
     left, right = st.columns(2)
     with left:
         n_passages = whole("passages", "How many passages", 1, 10_000_000, None, "all")
@@ -220,10 +219,10 @@ def _evaluation(chosen: RunSettings | None) -> EvaluationSettings | None:
         "plain: right when it is the first choice. published: as in the published table, where a passage of more "
         "than 197 tokens counts as wrong.",
     )
-    if chosen is None:
+    if corpus is None:
         return None
-    return replace(
-        chosen.evaluation, n_passages=n_passages, shuffle_seed=shuffle, rule=rule, stop_early=bool(stop_early)
+    return EvaluationSettings(
+        corpus=corpus, n_passages=n_passages, shuffle_seed=shuffle, rule=rule, stop_early=bool(stop_early)
     )
 
 

@@ -18,7 +18,7 @@ def show_estimate(backend: Backend, settings: RunSettings | None) -> bool:
     rows = [("Time", _time(before)), ("Memory", _memory(before.memory)), ("Stored already", _stored(before.stored))]
     frame.show(facts(rows))
     for problem in before.problems:
-        frame.failure(problem)
+        frame.failure(problem.message)
     return not before.problems
 
 

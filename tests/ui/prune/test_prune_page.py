@@ -9,6 +9,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.preflight import Duration, Memory
+from sparsedash.service.problems import Problem
 from sparsedash.ui.form.run_form import address
 from tests.ui import specimens
 from tests.ui.conftest import button, links, markup, words
@@ -90,22 +91,24 @@ def test_a_wrong_sparsity_is_refused_under_its_field(sparsity, complaint, open_p
 
 
 def test_what_would_fail_at_once_is_said_under_its_field(open_page, backend):
-    problem = "Evaluation text: there is no file /x.jsonl on this machine."
+    problem = Problem(field="evaluation text", message="Evaluation text: there is no file /x.jsonl on this machine.")
     backend.before = replace(
         backend.before, duration=Duration(unknown=("pruning",)), memory=Memory(), problems=(problem,)
     )
     app = open_page("prune")
-    assert problem in words(app)
+    assert problem.message in words(app)
     assert ".st-key-text" in markup(app)
     assert button(app, "Start").disabled
 
 
 def test_a_problem_of_no_single_field_stands_at_the_button(open_page, backend):
+    problem = Problem(field="calibration size", message="Calibration: 5 x 256 tokens are too few for this model.")
     backend.before = replace(
-        backend.before, duration=Duration(unknown=("pruning",)), memory=Memory(), problems=("The disk is full.",)
+        backend.before, duration=Duration(unknown=("pruning",)), memory=Memory(), problems=(problem,)
     )
     app = open_page("prune")
-    assert "The disk is full." in words(app)
+    assert words(app).count(problem.message) == 1
+    assert ".st-key-" not in markup(app)
     assert button(app, "Start").disabled
 
 
