@@ -6,7 +6,7 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.record_pair import Kind
 from sparsedash.reporting.run_results import adjusted, run_results
 from sparsedash.stats.significance import compare
-from sparsedash.ui import frame
+from sparsedash.ui import address_bar, frame
 from sparsedash.ui.compare import blind, empty_state, selectors
 from sparsedash.ui.compare.downloads import offer_files
 from sparsedash.ui.compare.prompts import try_prompt
@@ -14,7 +14,7 @@ from sparsedash.ui.compare.reading import read_passage
 
 backend = frame.page("Compare")
 runs = [run for run in backend.runs() if run.sparse]
-chosen = frame.query("run") or (runs[0].key if runs else "")
+chosen = address_bar.asked("run") or (runs[0].key if runs else "")
 run = backend.run(chosen) if chosen else None
 
 if run is None or not run.sparse or backend.record(run.dense) is None:
@@ -33,7 +33,7 @@ if pair is None:
         frame.note("One of the records is no longer stored. Choose another one.")
     st.stop()
 with verdict:
-    is_blind = frame.query("mode") == "blind"
+    is_blind = address_bar.asked("mode") == "blind"
     basis = f"{wording.run_title(run.settings)} · {wording.run_details(run.settings)}"
     if is_blind:
         frame.opening("Which answer is better?", basis)
@@ -68,7 +68,7 @@ with choices:
 with reading:
     position = selectors.choose_passage(view, pair, kind)
     if position is None:
-        clear = ", or clear the search" if frame.query("search") else ""
+        clear = ", or clear the search" if address_bar.asked("search") else ""
         frame.note(f"No passage is of this kind. Choose another kind{clear}.")
     else:
         read_passage(backend, pair, passages, position, is_blind)

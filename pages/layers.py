@@ -3,13 +3,13 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import frame, job_panel
+from sparsedash.ui import address_bar, frame, job_panel
 from sparsedash.ui.layers import view
 
 backend = frame.page("Layers")
 runs = backend.runs()
 jobs = [job for job in backend.jobs() if job.kind == "run"]
-chosen = frame.query("run") or next((r.key for r in [*(r for r in runs if r.sparse), *jobs]), "")
+chosen = address_bar.asked("run") or next((r.key for r in [*(r for r in runs if r.sparse), *jobs]), "")
 run = backend.run(chosen) if chosen else None
 job = next((job for job in jobs if job.key == chosen), None)
 found = run_results(backend, run)
@@ -30,7 +30,7 @@ elif job is not None:
     if job.live:
         frame.empty("Each layer's width and loss appear here with the first sparse model.")
     job_panel.watch(backend, job, lambda: bool((grown := backend.run(chosen)) and grown.sparse))
-elif frame.query("run"):
+elif address_bar.asked("run"):
     frame.opening("There is nothing about layers at this address.")
     frame.empty("The run may have been made in another data folder, or its sparse models are lost.")
     frame.link("overview", "Show the newest run")

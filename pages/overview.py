@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import frame, job_panel
+from sparsedash.ui import address_bar, frame, job_panel
 from sparsedash.ui.form import run_form
 from sparsedash.ui.overview import results
 
@@ -16,7 +16,7 @@ jobs = [job for job in backend.jobs() if job.kind == "run"]
 
 def try_built_in() -> None:
     """Ask for the default run and keep its key in the address, so that a refresh finds it again."""
-    st.query_params["run"] = backend.submit(run_form.first_run()).key
+    address_bar.go({"run": backend.submit(run_form.first_run()).key})
 
 
 def invite() -> None:
@@ -33,7 +33,7 @@ def invite() -> None:
         frame.link("prune", "or choose a model yourself")
 
 
-chosen = frame.query("run") or next((r.key for r in [*runs, *jobs]), "")
+chosen = address_bar.asked("run") or next((r.key for r in [*runs, *jobs]), "")
 run = backend.run(chosen) if chosen else None
 job = next((job for job in jobs if job.key == chosen), None)
 found = run_results(backend, run)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.ui import frame, job_panel
+from sparsedash.ui import address_bar, frame, job_panel
 from sparsedash.ui.form import run_form
 from sparsedash.ui.prune import estimate
 
@@ -17,12 +17,12 @@ with form:
 def start() -> None:
     """Submit what the form says and keep the job in the address, so that a refresh finds it again."""
     if settings is not None:
-        st.query_params["job"] = str(backend.submit(settings).id)
+        address_bar.go({"job": str(backend.submit(settings).id)})
 
 
 with aside:
     ready = estimate.show_estimate(backend, settings)
     st.button("Start", type="primary", width="stretch", disabled=not ready, on_click=frame.attempt, args=(start,))
-    job = job_panel.find(backend, frame.query("job"))
+    job = job_panel.find(backend, address_bar.asked("job"))
     if job is not None:
         job_panel.watch(backend, job)

@@ -19,9 +19,6 @@ _MARK = str(Path(__file__).with_name("mark.svg"))
 _WORDMARK = str(Path(__file__).with_name("wordmark.svg"))
 _opening_backend = threading.Lock()
 
-Query = dict[str, str | list[str]]
-"""What an address says after its question mark; a parameter may have several values."""
-
 
 def page(title: str) -> Backend:
     """Set the page up and return the backend; the first call of every page, also of one opened by a deep link.
@@ -94,11 +91,6 @@ def attempt(action: Callable[[], object]) -> None:
         action()
     except SparseDashError as error:
         st.toast(label(f"{error.message} {error.advice}"), icon=":material/error:", duration="long")
-
-
-def query(name: str) -> str:
-    """The value of a parameter of the address, or nothing."""
-    return st.query_params.get(name, "")
 
 
 def theme() -> Theme:

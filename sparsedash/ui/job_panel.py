@@ -12,7 +12,7 @@ from sparsedash.reporting.record_pair import offers
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame
+from sparsedash.ui import address_bar, frame
 from sparsedash.ui.form.run_form import address
 
 POLL_S = 1.0
@@ -164,8 +164,8 @@ def _retry(backend: Backend, job: Job) -> None:
     """Try again; where that makes another job, the address follows to it."""
     again = backend.retry(job.id)
     for name, old, new in (("job", str(job.id), str(again.id)), ("run", job.key, again.key)):
-        if frame.query(name) == old:
-            st.query_params[name] = new
+        if address_bar.asked(name) == old:
+            address_bar.go({name: new})
 
 
 def _open(backend: Backend, job: Job) -> None:

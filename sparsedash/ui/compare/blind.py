@@ -10,14 +10,14 @@ from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.side_by_side import SideBySide
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import wilson
-from sparsedash.ui import frame
+from sparsedash.ui import address_bar, frame
 
 _MODE = "blind-mode"
 
 
 def choose_mode() -> bool:
     """Draw the switch; the address says whether it is on."""
-    on = frame.query("mode") == "blind"
+    on = address_bar.asked("mode") == "blind"
     st.session_state[_MODE] = on
     st.toggle(
         "Blind",
@@ -116,8 +116,6 @@ def _choose(backend: Backend, pair: Pair, subject: str, better: str | None) -> N
 def _switch() -> None:
     """What is filtered and sorted by tells which side is right, so the address forgets it."""
     if st.session_state[_MODE]:
-        st.query_params["mode"] = "blind"
-        for name in ("filter", "sort", "passage"):
-            st.query_params.pop(name, None)
+        address_bar.go({"mode": "blind", "filter": "", "sort": "", "passage": ""})
     else:
-        st.query_params.pop("mode", None)
+        address_bar.go({"mode": ""})

@@ -4,7 +4,7 @@ wrong.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import streamlit as st
 
@@ -15,11 +15,10 @@ from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.service.problems import ReferenceField
 from sparsedash.ui import frame
+from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.form import uploads
 
 T = TypeVar("T")
-
-BOUND: Literal["query-params"] = "query-params"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from sparsedash.schema.method_settings import (
     Scope,
 )
 from sparsedash.schema.settings import RunSettings
-from sparsedash.ui import frame
-from sparsedash.ui.form.fields import BOUND, checked, hint, one_of, whole
+from sparsedash.ui.address_bar import BOUND, Query
+from sparsedash.ui.form.fields import checked, hint, one_of, whole
 
 CHANNELS: Pattern = "channelx1"
 """The pattern that takes channels out of the network; every other one only sets weights to zero."""
@@ -141,7 +141,7 @@ def all_of(
     return checked("method", made)
 
 
-def methods_address(methods: Sequence[MethodSettings]) -> frame.Query | None:
+def methods_address(methods: Sequence[MethodSettings]) -> Query | None:
     """The parameters of the address under which the form chooses just these methods, but for their width multiple.
 
     None where the form has no room for them: it makes one method of one's own.
@@ -150,7 +150,7 @@ def methods_address(methods: Sequence[MethodSettings]) -> frame.Query | None:
     own = [method for method in usual if method not in [preset.settings for preset in METHODS]]
     if len(own) > 1:
         return None
-    found: frame.Query = {"method": ""}
+    found: Query = {"method": ""}
     for field, presets in (("method", _PRESETS), (MASKS, _MASKING)):
         if names := [preset.name for preset in presets if preset.settings in usual]:
             found[field] = names

@@ -16,20 +16,9 @@ from sparsedash.schema.settings import (
     parse_percents,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame
+from sparsedash.ui.address_bar import BOUND, Query, asked
 from sparsedash.ui.form import uploads
-from sparsedash.ui.form.fields import (
-    BOUND,
-    CALIBRATION,
-    MODEL,
-    PASSAGES,
-    checked,
-    group,
-    hint,
-    one_of,
-    reference,
-    whole,
-)
+from sparsedash.ui.form.fields import CALIBRATION, MODEL, PASSAGES, checked, group, hint, one_of, reference, whole
 from sparsedash.ui.form.method_fields import (
     MASKS,
     OWN,
@@ -75,7 +64,7 @@ def run_settings(backend: Backend) -> RunSettings | None:
     about_sweep = st.container()
     passages = reference(backend, PASSAGES)
     # Open where the address says something in it, and from then on as the visitor leaves it.
-    st.session_state.setdefault("more", any(map(frame.query, _MORE)))
+    st.session_state.setdefault("more", any(map(asked, _MORE)))
     with st.expander("More settings", key="more", on_change="rerun"):
         group("More methods")
         masks = choose_masks()
@@ -108,14 +97,14 @@ def run_settings(backend: Backend) -> RunSettings | None:
     return settings
 
 
-def address(settings: RunSettings) -> frame.Query | None:
+def address(settings: RunSettings) -> Query | None:
     """The parameters of the address under which the form says just this request; None where it cannot."""
     methods = methods_address(settings.methods)
     widths = {method.width_multiple for method in settings.methods}
     if methods is None or len(widths) > 1:
         return None
     calibration, evaluation = settings.calibration, settings.evaluation
-    found: frame.Query = {
+    found: Query = {
         **methods,
         "model": settings.model,
         "sparsity": ", ".join(f"{value / 10:g}" for value in settings.sparsities_permille),

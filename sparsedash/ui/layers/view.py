@@ -9,30 +9,21 @@ from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.cards import card, cards
 from sparsedash.reporting.charts.layers import layers_chart, layers_words, relative
 from sparsedash.reporting.charts.palette import repainting
-from sparsedash.reporting.html import Html, table, visible
-from sparsedash.reporting.record_pair import unknown
+from sparsedash.reporting.html import Html, table
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.stats.layer_errors import ALARM, median_ratio, mismatch
-from sparsedash.ui import frame
+from sparsedash.ui import address_bar, frame
 
 OVERFITTED = 2.0
 """From how many times the error on held-out text is one."""
 
-_RECORD = "chosen-record"
-
 
 def choose_record(found: RunResults) -> Record:
     """Draw the choice among the run's sparse models; the last one unless the address names another there is."""
-    names = {name: record for name, record in found.records.items() if record.pruned}
-    asked = frame.query("record")
-    st.session_state[_RECORD] = asked if asked in names else list(names)[-1]
-    chosen = st.selectbox(
-        "Sparse model", list(names), key=_RECORD, on_change=_remember, filter_mode="contains", format_func=visible
-    )
-    if asked and asked not in names:
-        frame.note(unknown(asked, chosen))
-    return names[chosen]
+    sparse = {name: record for name, record in found.records.items() if record.pruned}
+    names = {name: name for name in sparse}
+    return sparse[address_bar.select("record", "Sparse model", names, list(names)[-1], noun="model")]
 
 
 def show_layers(made: Pruned) -> None:
@@ -158,7 +149,3 @@ def _bought(made: Pruned) -> list[str]:
 
 def _percents(errors: Sequence[float]) -> list[str]:
     return [wording.percent(error) for error in errors]
-
-
-def _remember() -> None:
-    st.query_params["record"] = st.session_state[_RECORD]

@@ -20,6 +20,7 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval, judge
 from sparsedash.ui import frame, job_panel
+from sparsedash.ui.address_bar import BOUND
 
 MEASURE = "measure"
 _CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."
@@ -79,7 +80,7 @@ def _draw_race(found: RunResults, now: Live | None) -> None:
         measures,
         default=measures[0],
         key=MEASURE,
-        bind="query-params",
+        bind=BOUND,
         required=True,
         label_visibility="collapsed",
     )

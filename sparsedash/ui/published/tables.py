@@ -1,7 +1,5 @@
 """The published tables beside what we compute and measured: one list of rows, and everything on each."""
 
-import streamlit as st
-
 from sparsedash.catalog.published import (
     LAST_TOKEN,
     LAST_WORD,
@@ -20,10 +18,9 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight
 from sparsedash.service.backend import Backend
 from sparsedash.service.reproduction import METHOD, RunCost, measured, published_interval, ratio, run_cost, run_settings
-from sparsedash.ui import frame
+from sparsedash.ui import address_bar, frame
 from sparsedash.ui.form import run_form
 
-_ROW = "chosen-row"
 _HEAD = [
     "Model",
     "Calibration",
@@ -82,31 +79,13 @@ def show_row(backend: Backend) -> None:
         "a time, here it is that of each. On this machine it may be far too much: the form it opens takes less as "
         "well."
     )
-    row = _choose_row()
+    by_name = {row.name: row for row in ROWS}
+    titles = {name: _title(row) for name, row in by_name.items()}
+    row = by_name[address_bar.select("row", "Row", titles, ROWS[0].name, noun="row")]
     frame.show(facts(_facts(backend, backend.runs(), row)))
     for note in notes(row):
         frame.note(note)
     frame.link("prune", label(f"Prune {_title(row)}"), **(run_form.address(run_settings(row)) or {}))
-
-
-def _choose_row() -> PublishedRow:
-    """Draw the choice of a row; the first one unless the address says otherwise."""
-    by_name = {row.name: row for row in ROWS}
-    asked = frame.query("row")
-    st.session_state[_ROW] = asked if asked in by_name else next(iter(by_name))
-    chosen = st.selectbox(
-        "Row",
-        list(by_name),
-        key=_ROW,
-        on_change=_remember_row,
-        filter_mode="contains",
-        format_func=lambda name: _title(by_name[name]),
-    )
-    return by_name[chosen]
-
-
-def _remember_row() -> None:
-    st.query_params["row"] = st.session_state[_ROW]
 
 
 def _caption(what: str, n_passages: int) -> str:

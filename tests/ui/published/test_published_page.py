@@ -48,6 +48,7 @@ def test_a_row_says_what_repeating_it_takes(open_page):
 def test_the_row_that_is_chosen_stands_in_the_address(open_page):
     page = open_page("published", row="no such row")
     assert page.selectbox[0].value == ROWS[0].name
+    assert "The address asks for “no such row”; there is no such row here. Shown instead is gpt-j-6b" in words(page)
     page.selectbox[0].select(LAST_WORD[3].name).run()
     assert page.query_params["row"] == LAST_WORD[3].name
     (title,) = links(page)

@@ -1,0 +1,68 @@
+"""What the visitor has chosen, kept in the address of the page: a refresh or a copied link shows the same again."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from sparsedash.reporting.html import visible
+from sparsedash.ui import frame
+
+Query = dict[str, str | list[str]]
+"""What an address says after its question mark; a parameter may have several values."""
+
+BOUND: Literal["query-params"] = "query-params"
+"""The `bind` of a widget whose key and own value stand in the address as they are; Streamlit looks after them."""
+
+NAME_SHOWN = 80
+"""Characters of what an address asks for; what is longer was not typed by a person."""
+
+
+def asked(name: str) -> str:
+    """The value of a parameter of the address, or nothing."""
+    return st.query_params.get(name, "")
+
+
+def go(parameters: Mapping[str, str]) -> None:
+    """Change these parameters of the address; an empty value removes one."""
+    for name, value in parameters.items():
+        if value:
+            st.query_params[name] = value
+        else:
+            st.query_params.pop(name, None)
+
+
+def select(
+    name: str,
+    title: str,
+    options: Mapping[str, str],
+    usual: str,
+    *,
+    along: Mapping[str, str] | None = None,
+    noun: str = "",
+    said_in: DeltaGenerator | None = None,
+) -> str:
+    """The value of the parameter `name`, chosen in a select box; the usual one where the address names no option.
+
+    options: what is shown for each value. along: what else the address says after a change. noun: what the options are;
+    where it is given, an address that asks for something else is answered in words, in `said_in` or under the box.
+    """
+    wanted, key = asked(name), f"chosen-{name}"
+    chosen = wanted if wanted in options else usual
+    st.session_state[key] = chosen
+    st.selectbox(
+        title,
+        list(options),
+        key=key,
+        on_change=lambda: go({**(along or {}), name: st.session_state[key]}),
+        filter_mode="contains",
+        format_func=lambda value: visible(options[value]),
+    )
+    if noun and wanted and wanted != chosen:
+        with said_in or st.container():
+            frame.note(
+                f"The address asks for “{wanted[:NAME_SHOWN]}”; there is no such {noun} here. "
+                f"Shown instead is {options[chosen]}."
+            )
+    return chosen
