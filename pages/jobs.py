@@ -2,12 +2,12 @@
 
 import streamlit as st
 
-from sparsedash.ui import frame, job_panel
+from sparsedash.ui import frame, job_panel, job_watch
 
 AT_FIRST = 10
 
 backend = frame.page("Jobs")
-jobs = backend.jobs(job_panel.LISTED)
+jobs = backend.jobs(job_watch.LISTED)
 live = [job for job in jobs if job.live]
 earlier = [job for job in jobs if not job.live]
 running = sum(job.state == "running" for job in live)
@@ -15,7 +15,7 @@ running = sum(job.state == "running" for job in live)
 if live:
     waiting = len(live) - running
     frame.opening(f"{running} running, {waiting} waiting." if waiting else f"{running} running, nothing waits.")
-    job_panel.watch_all(backend, live)
+    job_watch.watch_all(backend, live)
 elif earlier:
     frame.opening("Nothing is running.")
 else:

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import address_bar, frame, job_panel
+from sparsedash.ui import address_bar, frame, job_watch
 from sparsedash.ui.layers import view
 
 backend = frame.page("Layers")
@@ -29,7 +29,7 @@ elif job is not None:
     frame.opening("No layer has been pruned yet." if job.live else "This run pruned nothing.")
     if job.live:
         frame.empty("Each layer's width and loss appear here with the first sparse model.")
-    job_panel.watch(backend, job, lambda: bool((grown := backend.run(chosen)) and grown.sparse))
+    job_watch.watch(backend, job, lambda: bool((grown := backend.run(chosen)) and grown.sparse))
 elif address_bar.asked("run"):
     frame.opening("There is nothing about layers at this address.")
     frame.empty("The run may have been made in another data folder, or its sparse models are lost.")

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import address_bar, frame, job_panel
+from sparsedash.ui import address_bar, frame, job_watch
 from sparsedash.ui.form import run_form
 from sparsedash.ui.overview import results
 
@@ -40,7 +40,7 @@ found = run_results(backend, run)
 
 if found is not None:
     results.show_answer(found)
-    job_panel.mention_others(backend, chosen)
+    job_watch.mention_others(backend, chosen)
     results.show_tradeoff(backend, found, job)
     with st.container(horizontal=True):
         results.link_to_answers(found)
@@ -49,7 +49,7 @@ elif job is not None:
     frame.opening("The first results are on their way." if job.live else "This run has no results.")
     if job.live:
         frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
-    job_panel.watch(backend, job, lambda: run_results(backend, backend.run(chosen)) is not None)
+    job_watch.watch(backend, job, lambda: run_results(backend, backend.run(chosen)) is not None)
 elif chosen:
     frame.opening("There is no run with this address.")
     frame.empty("It may have been made in another data folder. The last runs are listed below.")
@@ -58,7 +58,7 @@ else:
     invite()
 
 if found is None:
-    job_panel.mention_others(backend, chosen)
+    job_watch.mention_others(backend, chosen)
 if runs:
     frame.section("Last runs")
     results.list_runs(runs[:LAST_RUNS], chosen)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.ui import address_bar, frame, job_panel
+from sparsedash.ui import address_bar, frame, job_panel, job_watch
 from sparsedash.ui.form import run_form
 from sparsedash.ui.prune import estimate
 
@@ -25,4 +25,4 @@ with aside:
     st.button("Start", type="primary", width="stretch", disabled=not ready, on_click=frame.attempt, args=(start,))
     job = job_panel.find(backend, address_bar.asked("job"))
     if job is not None:
-        job_panel.watch(backend, job)
+        job_watch.watch(backend, job)

@@ -1,12 +1,10 @@
-"""One job: what it is, how far it is, how it ended, and the buttons that change that. Polls only while it is live."""
-
-from collections.abc import Callable
+"""One job as it is now: what it is, how far it is or how it ended, and the buttons that change that."""
 
 import streamlit as st
 
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, element, escape, label, paragraph, visible
+from sparsedash.reporting.html import Html, element, escape, paragraph, visible
 from sparsedash.reporting.job_status import doing, facts, what
 from sparsedash.reporting.record_pair import offers
 from sparsedash.schema.errors import SettingsError, SparseDashError
@@ -15,10 +13,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.form.run_form import address
 
-POLL_S = 1.0
 LOG_LINES = 40
-LISTED = 200
-"""How many jobs are looked at, newest first, where all of them are listed."""
 
 _STATES: dict[JobState, str] = {
     "queued": "◷ Waiting",
@@ -28,25 +23,6 @@ _STATES: dict[JobState, str] = {
     "cancelled": "⊘ Cancelled",
     "crashed": "✕ Crashed",
 }
-
-
-def watch(backend: Backend, job: Job, changed: Callable[[], bool] = lambda: False, brief: bool = False) -> None:
-    """The job's panel. Reruns the page when the job ends, or while it is live when `changed` says so.
-
-    brief: leave out how the run is made, where the page says that already.
-    """
-    if job.live:
-        _watch_live(backend, job.id, changed, brief)
-    else:
-        draw(backend, job, brief)
-
-
-@st.fragment(run_every=POLL_S)
-def _watch_live(backend: Backend, job_id: int, changed: Callable[[], bool], brief: bool) -> None:
-    job = backend.job(job_id)
-    if not job.live or changed():
-        st.rerun()
-    draw(backend, job, brief)
 
 
 def draw(backend: Backend, job: Job, brief: bool = False) -> None:
@@ -199,59 +175,3 @@ def find(backend: Backend, job_id: str) -> Job | None:
     except (ValueError, SparseDashError):
         frame.note(f"There is no job {job_id[:20]} here.")
         return None
-
-
-def watch_all(backend: Backend, live: list[Job]) -> None:
-    """The panels of all live jobs, running ones first. Reruns the page when one comes, starts or ends."""
-    _watch_all_live(backend, {job.id: job.state for job in live})
-
-
-@st.fragment(run_every=POLL_S)
-def _watch_all_live(backend: Backend, states: dict[int, JobState]) -> None:
-    live = _live(backend)
-    if {job.id: job.state for job in live} != states:
-        st.rerun()
-    for job in live:
-        draw(backend, job)
-
-
-def _live(backend: Backend) -> list[Job]:
-    """As `live_runs`, jobs of every kind."""
-    live = [job for job in backend.jobs(LISTED) if job.live]
-    return sorted(live, key=lambda j: (j.state != "running", j.kind == "run", j.queued_at, j.id))
-
-
-def live_runs(backend: Backend) -> list[Job]:
-    """The runs that wait or run: running ones first, the others in the order in which they will start."""
-    return [job for job in _live(backend) if job.kind == "run"]
-
-
-def mention_others(backend: Backend, shown: str) -> None:
-    """A link to the first run that waits or runs, but for the one with the key `shown`; what it is at; and how many
-    more.
-
-    Polls while there is such a run; reruns the page when one comes, starts or ends.
-    """
-    if others := _others(backend, shown):
-        _mention(backend, shown, {job.id: job.state for job in others})
-
-
-@st.fragment(run_every=POLL_S)
-def _mention(backend: Backend, shown: str, states: dict[int, JobState]) -> None:
-    others = _others(backend, shown)
-    if {job.id: job.state for job in others} != states:
-        st.rerun()
-    job, *more = others
-    title, details = what(job)
-    runs = job.state == "running"
-    with st.container(gap=None):
-        begun = "Another run is under way" if runs else "Another run waits"
-        frame.link("overview", label(f"{begun}: {title}"), run=job.key)
-        line = " · ".join(part for part in doing(job) if part) if runs else details
-        frame.show(paragraph(line, css="sd-muted sd-small"))
-        if more:
-            frame.link("jobs", f"{len(more)} more in the list of jobs")
-
-
-def _others(backend: Backend, shown: str) -> list[Job]:
-    return [job for job in live_runs(backend) if job.key != shown]

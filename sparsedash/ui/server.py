@@ -1,4 +1,4 @@
-"""What the server does beside drawing pages: security headers, the health route, and tending the jobs."""
+"""What the server does beside drawing pages: security headers, the health route, and keeping the jobs going."""
 
 import base64
 import hashlib
@@ -17,10 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.ui import frame
+from sparsedash.ui.intervals import RECONCILE_S
 
 log = logging.getLogger(__name__)
-
-RECONCILE_S = 1.0
 
 
 class SecurityHeaders:
@@ -49,7 +48,7 @@ class SecurityHeaders:
 
 @asynccontextmanager
 async def lifespan(_app: object) -> AsyncIterator[None]:
-    """Tend the jobs in a thread for as long as the server lives."""
+    """Reconcile the job table in a thread for as long as the server lives."""
     stop = threading.Event()
     thread = threading.Thread(target=_reconcile_until, args=(stop,), name="reconcile-jobs", daemon=True)
     thread.start()

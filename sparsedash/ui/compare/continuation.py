@@ -11,9 +11,7 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel
-
-POLL_S = 0.25
-"""Text that grows is read far more often than the state of other jobs."""
+from sparsedash.ui.intervals import WRITTEN_S
 
 
 def continue_passage(backend: Backend, seen: SideBySide, context: str) -> None:
@@ -81,7 +79,7 @@ def _again(backend: Backend, request: ContinuationSettings) -> None:
     )
 
 
-@st.fragment(run_every=POLL_S)
+@st.fragment(run_every=WRITTEN_S)
 def _watch(backend: Backend, seen: SideBySide, job_id: int) -> None:
     """Both sides as far as they are. Reruns the page when the job has ended."""
     job = backend.job(job_id)

@@ -9,7 +9,7 @@ from sparsedash.schema.pair_records import Divergence, Place
 from sparsedash.schema.pair_settings import DivergenceSettings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
-from sparsedash.ui.job_panel import watch
+from sparsedash.ui.job_watch import watch
 
 LEVELS = (0.01, 0.05, 0.2, 0.8)
 """Nats at which a place is drawn one step stronger; the same for every passage, so that passages can be compared."""

@@ -2,7 +2,7 @@
 
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, job_panel
+from sparsedash.ui import frame, job_panel, job_watch
 
 
 def explain(backend: Backend, chosen: str, run: Run | None) -> None:
@@ -11,14 +11,14 @@ def explain(backend: Backend, chosen: str, run: Run | None) -> None:
 
     chosen: its key; empty where none is named. run: what the store has of it.
     """
-    awaited = next((j for j in job_panel.live_runs(backend) if chosen in ("", j.key)), None)
+    awaited = next((j for j in job_watch.live_runs(backend) if chosen in ("", j.key)), None)
     ended = next((job for job in backend.jobs() if job.key == chosen and not job.live), None)
     what = "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
     if awaited:
         frame.opening("The comparison is on its way.")
         frame.empty(what, "It comes as soon as the dense model and a sparse one have answered.")
         key = awaited.key
-        job_panel.watch(
+        job_watch.watch(
             backend, awaited, lambda: bool((it := backend.run(key)) and it.sparse and backend.record(it.dense))
         )
         frame.link("overview", "See this run", run=key)
@@ -34,4 +34,4 @@ def explain(backend: Backend, chosen: str, run: Run | None) -> None:
         frame.empty(what)
         frame.link("overview", "See the runs" if backend.runs() else "Run the built-in model first")
     if not awaited:
-        job_panel.mention_others(backend, chosen)
+        job_watch.mention_others(backend, chosen)

@@ -21,6 +21,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval, judge
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.address_bar import BOUND
+from sparsedash.ui.intervals import JOB_S
 
 MEASURE = "measure"
 _CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."
@@ -61,7 +62,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         frame.note(warning)
 
 
-@st.fragment(run_every=job_panel.POLL_S)
+@st.fragment(run_every=JOB_S)
 def _watch_race(backend: Backend, found: RunResults, job_id: int) -> None:
     """The chart while its job is live; reruns the page when the job ends or has brought another record."""
     job = backend.job(job_id)

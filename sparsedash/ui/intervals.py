@@ -1,0 +1,10 @@
+"""How often what is shown or managed is looked at again, in seconds."""
+
+JOB_S = 1.0
+"""The state and progress of a job."""
+
+WRITTEN_S = 0.25
+"""Text that two models are writing: it grows while it is read."""
+
+RECONCILE_S = 1.0
+"""The job table beside what really runs, by the server."""

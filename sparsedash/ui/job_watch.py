@@ -1,0 +1,91 @@
+"""Jobs followed while they are live: one, all of them, or those beside the one that is shown."""
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from sparsedash.jobs.job import Job, JobState
+from sparsedash.reporting.html import label, paragraph
+from sparsedash.reporting.job_status import doing, what
+from sparsedash.service.backend import Backend
+from sparsedash.ui import frame
+from sparsedash.ui.intervals import JOB_S
+from sparsedash.ui.job_panel import draw
+
+LISTED = 200
+"""How many jobs are looked at, newest first, where all of them are listed."""
+
+
+def watch(backend: Backend, job: Job, changed: Callable[[], bool] = lambda: False, brief: bool = False) -> None:
+    """The job's panel. Reruns the page when the job ends, or while it is live when `changed` says so.
+
+    brief: leave out how the run is made, where the page says that already.
+    """
+    if job.live:
+        _watch_live(backend, job.id, changed, brief)
+    else:
+        draw(backend, job, brief)
+
+
+@st.fragment(run_every=JOB_S)
+def _watch_live(backend: Backend, job_id: int, changed: Callable[[], bool], brief: bool) -> None:
+    job = backend.job(job_id)
+    if not job.live or changed():
+        st.rerun()
+    draw(backend, job, brief)
+
+
+def watch_all(backend: Backend, live: list[Job]) -> None:
+    """The panels of all live jobs, running ones first. Reruns the page when one comes, starts or ends."""
+    _watch_all_live(backend, {job.id: job.state for job in live})
+
+
+@st.fragment(run_every=JOB_S)
+def _watch_all_live(backend: Backend, states: dict[int, JobState]) -> None:
+    live = _live(backend)
+    if {job.id: job.state for job in live} != states:
+        st.rerun()
+    for job in live:
+        draw(backend, job)
+
+
+def _live(backend: Backend) -> list[Job]:
+    """As `live_runs`, jobs of every kind."""
+    live = [job for job in backend.jobs(LISTED) if job.live]
+    return sorted(live, key=lambda j: (j.state != "running", j.kind == "run", j.queued_at, j.id))
+
+
+def live_runs(backend: Backend) -> list[Job]:
+    """The runs that wait or run: running ones first, the others in the order in which they will start."""
+    return [job for job in _live(backend) if job.kind == "run"]
+
+
+def mention_others(backend: Backend, shown: str) -> None:
+    """A link to the first run that waits or runs, but for the one with the key `shown`; what it is at; and how many
+    more.
+
+    Polls while there is such a run; reruns the page when one comes, starts or ends.
+    """
+    if others := _others(backend, shown):
+        _mention(backend, shown, {job.id: job.state for job in others})
+
+
+@st.fragment(run_every=JOB_S)
+def _mention(backend: Backend, shown: str, states: dict[int, JobState]) -> None:
+    others = _others(backend, shown)
+    if {job.id: job.state for job in others} != states:
+        st.rerun()
+    job, *more = others
+    title, details = what(job)
+    runs = job.state == "running"
+    with st.container(gap=None):
+        begun = "Another run is under way" if runs else "Another run waits"
+        frame.link("overview", label(f"{begun}: {title}"), run=job.key)
+        line = " · ".join(part for part in doing(job) if part) if runs else details
+        frame.show(paragraph(line, css="sd-muted sd-small"))
+        if more:
+            frame.link("jobs", f"{len(more)} more in the list of jobs")
+
+
+def _others(backend: Backend, shown: str) -> list[Job]:
+    return [job for job in live_runs(backend) if job.key != shown]
