@@ -7,6 +7,7 @@ from sparsedash.reporting.record_pair import Kind
 from sparsedash.reporting.run_results import adjusted, run_results
 from sparsedash.stats.significance import compare
 from sparsedash.ui import address_bar, frame
+from sparsedash.ui.chosen_run import chosen_run
 from sparsedash.ui.compare import blind, empty_state, selectors
 from sparsedash.ui.compare.downloads import offer_files
 from sparsedash.ui.compare.prompts import try_prompt
@@ -14,17 +15,17 @@ from sparsedash.ui.compare.reading import read_passage
 
 backend = frame.page("Compare")
 runs = [run for run in backend.runs() if run.sparse]
-chosen = address_bar.asked("run") or (runs[0].key if runs else "")
-run = backend.run(chosen) if chosen else None
+chosen = chosen_run(backend, runs)
+run = chosen.run
 
-if run is None or not run.sparse or backend.record(run.dense) is None:
-    empty_state.explain(backend, chosen, run)
+if run is None or not empty_state.can_be_compared(backend, run):
+    empty_state.explain(backend, chosen)
     st.stop()
 
 verdict = st.container()
 choice_of_run, choice_of_records = st.columns(2)
 with choice_of_run:
-    selectors.choose_run(runs, chosen)
+    selectors.choose_run(runs, chosen.key)
 with choice_of_records:
     pair = selectors.choose_pair(backend, run, runs)
 if pair is None:
@@ -51,8 +52,8 @@ with verdict:
         for said in filter(None, notes):
             frame.note(said)
     with st.container(horizontal=True, vertical_alignment="center"):
-        frame.link("overview", "Back to the chart", run=chosen)
-        frame.link("layers", "See what each layer lost", run=chosen, record=pair.right_name)
+        frame.link("overview", "Back to the chart", run=chosen.key)
+        frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)
         blind.choose_mode()
 
 passages = pair.texts(backend.passages(pair.left.passages_key))

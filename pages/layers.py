@@ -3,16 +3,13 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import address_bar, frame, job_watch
+from sparsedash.ui import frame, job_watch
+from sparsedash.ui.chosen_run import chosen_run
 from sparsedash.ui.layers import view
 
 backend = frame.page("Layers")
-runs = backend.runs()
-jobs = [job for job in backend.jobs() if job.kind == "run"]
-chosen = address_bar.asked("run") or next((r.key for r in [*(r for r in runs if r.sparse), *jobs]), "")
-run = backend.run(chosen) if chosen else None
-job = next((job for job in jobs if job.key == chosen), None)
-found = run_results(backend, run)
+chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
+found = run_results(backend, chosen.run)
 
 if found is not None and found.sparse:
     answer = st.container()
@@ -22,15 +19,15 @@ if found is not None and found.sparse:
         frame.opening(view.sentence(record.pruned), view.basis(record, record.pruned))
     view.show_layers(record.pruned)
     with st.container(horizontal=True):
-        frame.link("overview", "Back to the chart", run=chosen)
+        frame.link("overview", "Back to the chart", run=chosen.key)
         name = found.name_of(record)
-        frame.link("compare", "Compare its answers with the dense model's", run=chosen, right=name)
-elif job is not None:
-    frame.opening("No layer has been pruned yet." if job.live else "This run pruned nothing.")
-    if job.live:
+        frame.link("compare", "Compare its answers with the dense model's", run=chosen.key, right=name)
+elif chosen.job is not None:
+    frame.opening("No layer has been pruned yet." if chosen.job.live else "This run pruned nothing.")
+    if chosen.job.live:
         frame.empty("Each layer's width and loss appear here with the first sparse model.")
-    job_watch.watch(backend, job, lambda: bool((grown := backend.run(chosen)) and grown.sparse))
-elif address_bar.asked("run"):
+    job_watch.watch(backend, chosen.job, lambda: bool((grown := backend.run(chosen.key)) and grown.sparse))
+elif chosen.asked:
     frame.opening("There is nothing about layers at this address.")
     frame.empty("The run may have been made in another data folder, or its sparse models are lost.")
     frame.link("overview", "Show the newest run")

@@ -4,6 +4,7 @@ import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import address_bar, frame, job_watch
+from sparsedash.ui.chosen_run import chosen_run
 from sparsedash.ui.form import run_form
 from sparsedash.ui.overview import results
 
@@ -11,7 +12,8 @@ LAST_RUNS = 8
 
 backend = frame.page("Overview")
 runs = backend.runs()
-jobs = [job for job in backend.jobs() if job.kind == "run"]
+chosen = chosen_run(backend, runs)
+found = run_results(backend, chosen.run)
 
 
 def try_built_in() -> None:
@@ -33,24 +35,19 @@ def invite() -> None:
         frame.link("prune", "or choose a model yourself")
 
 
-chosen = address_bar.asked("run") or next((r.key for r in [*runs, *jobs]), "")
-run = backend.run(chosen) if chosen else None
-job = next((job for job in jobs if job.key == chosen), None)
-found = run_results(backend, run)
-
 if found is not None:
     results.show_answer(found)
-    job_watch.mention_others(backend, chosen)
-    results.show_tradeoff(backend, found, job)
+    job_watch.mention_others(backend, chosen.key)
+    results.show_tradeoff(backend, found, chosen.job)
     with st.container(horizontal=True):
         results.link_to_answers(found)
         frame.link("prune", "Change the settings", **(run_form.address(found.run.settings) or {}))
-elif job is not None:
-    frame.opening("The first results are on their way." if job.live else "This run has no results.")
-    if job.live:
+elif chosen.job is not None:
+    frame.opening("The first results are on their way." if chosen.job.live else "This run has no results.")
+    if chosen.job.live:
         frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
-    job_watch.watch(backend, job, lambda: run_results(backend, backend.run(chosen)) is not None)
-elif chosen:
+    job_watch.watch(backend, chosen.job, lambda: run_results(backend, backend.run(chosen.key)) is not None)
+elif chosen.key:
     frame.opening("There is no run with this address.")
     frame.empty("It may have been made in another data folder. The last runs are listed below.")
     frame.link("overview", "Show the newest run")
@@ -58,7 +55,7 @@ else:
     invite()
 
 if found is None:
-    job_watch.mention_others(backend, chosen)
+    job_watch.mention_others(backend, chosen.key)
 if runs:
     frame.section("Last runs")
-    results.list_runs(runs[:LAST_RUNS], chosen)
+    results.list_runs(runs[:LAST_RUNS], chosen.key)

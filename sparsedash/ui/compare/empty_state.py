@@ -3,29 +3,27 @@
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, job_watch
+from sparsedash.ui.chosen_run import ChosenRun
 
 
-def explain(backend: Backend, chosen: str, run: Run | None) -> None:
-    """Whatever is known of the run that the address or the list names: that it is under way, ended early, or is not
-    there.
+def can_be_compared(backend: Backend, run: Run | None) -> bool:
+    """Whether the dense model and a sparse one have answered."""
+    return run is not None and bool(run.sparse) and backend.record(run.dense) is not None
 
-    chosen: its key; empty where none is named. run: what the store has of it.
-    """
-    awaited = next((j for j in job_watch.live_runs(backend) if chosen in ("", j.key)), None)
-    ended = next((job for job in backend.jobs() if job.key == chosen and not job.live), None)
+
+def explain(backend: Backend, chosen: ChosenRun) -> None:
+    """Whatever is known of a run without answers: that it is under way, ended early, or is not there."""
+    job, run = chosen.job, chosen.run
     what = "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
-    if awaited:
+    if job is not None and job.live:
         frame.opening("The comparison is on its way.")
         frame.empty(what, "It comes as soon as the dense model and a sparse one have answered.")
-        key = awaited.key
-        job_watch.watch(
-            backend, awaited, lambda: bool((it := backend.run(key)) and it.sparse and backend.record(it.dense))
-        )
-        frame.link("overview", "See this run", run=key)
-    elif ended is not None:
+        job_watch.watch(backend, job, lambda: can_be_compared(backend, backend.run(chosen.key)))
+        frame.link("overview", "See this run", run=chosen.key)
+    elif job is not None and (chosen.asked or (run is not None and run.sparse)):
         frame.opening("This run has no answers to compare.")
-        job_panel.draw(backend, ended)
-    elif chosen and run is None:
+        job_panel.draw(backend, job)
+    elif chosen.asked and run is None:
         frame.opening("There is no run with this address.")
         frame.empty("It may have been made in another data folder.")
         frame.link("compare", "Compare what there is")
@@ -33,5 +31,5 @@ def explain(backend: Backend, chosen: str, run: Run | None) -> None:
         frame.opening("Nothing to compare yet.")
         frame.empty(what)
         frame.link("overview", "See the runs" if backend.runs() else "Run the built-in model first")
-    if not awaited:
-        job_watch.mention_others(backend, chosen)
+    if job is None or not job.live:
+        job_watch.mention_others(backend, chosen.key)

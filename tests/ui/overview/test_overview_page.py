@@ -230,3 +230,12 @@ def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backe
     assert said.startswith("Setting 50 % of the decoder's weights to zero shows no difference")
     assert "50 % of the decoder's weights set to zero" in said
     assert "MLP removed or zero" in said
+
+
+def test_before_any_result_the_run_under_way_is_shown_and_the_others_are_mentioned(open_page, backend):
+    later = replace(OTHER, sparsities_permille=(200,))
+    backend.stored_jobs = [job(later, "failed", id=3), job(OTHER, "queued", id=2), job(SETTINGS, id=1)]
+    app = open_page("overview")
+    assert words(app).startswith("The first results are on their way.")
+    assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in words(app)
+    assert "Another run waits: SmolLM2 135M (built in) at 40 %" in links(app)

@@ -1,0 +1,40 @@
+"""Which run a page is about: what is stored of it, and its job."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sparsedash.jobs.job import Job
+from sparsedash.schema.records import Run
+from sparsedash.service.backend import Backend
+from sparsedash.ui import address_bar
+from sparsedash.ui.job_watch import LISTED, live_runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenRun:
+    """The run that a page is about; every part may be missing.
+
+    key: empty where there is no run at all. asked: whether the address names it, rather than the page. run: as far as
+    it is stored. job: the live one, or else the newest.
+    """
+
+    key: str
+    asked: bool
+    run: Run | None
+    job: Job | None
+
+
+def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
+    """The run that the address names; else the newest result, the next run under way, or the run that ended last.
+
+    runs: the results that the page can show, newest first.
+    """
+    jobs = [*live_runs(backend), *(job for job in backend.jobs(LISTED) if job.kind == "run")]
+    asked = address_bar.asked("run")
+    key = asked or next(iter([*(run.key for run in runs), *(job.key for job in jobs)]), "")
+    return ChosenRun(
+        key=key,
+        asked=bool(asked),
+        run=backend.run(key) if key else None,
+        job=next((job for job in jobs if job.key == key), None),
+    )
