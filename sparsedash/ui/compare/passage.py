@@ -1,4 +1,4 @@
-"""One passage with both models' answers to it."""
+"""One passage: both models' answers to it, what both write after it, and where they differ in it."""
 
 from math import exp
 
@@ -7,13 +7,32 @@ from sparsedash.reporting.html import Html, element, escape, join, paragraph, to
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.side_by_side import SideBySide, side_title
 from sparsedash.schema.records import Candidate, Outcome, Passages
+from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
+from sparsedash.ui.compare.continuation import continue_passage
+from sparsedash.ui.compare.divergence_strip import show_strip
+from sparsedash.ui.compare.views import View
 
 SHOWN_CHARACTERS = 20_000
 """A longer context is shown from its end, where the target stands."""
 
 
-def show_passage(position: int, seen: SideBySide, passages: Passages | None) -> None:
+def show_passage(backend: Backend, view: View, pair: Pair, passages: Passages | None, position: int) -> None:
+    """Draw the passage at this position; while it waits to be judged blind, without what tells the sides apart."""
+    outcome = pair.left.outcomes[position]
+    subject = f"passage-{outcome.index}"
+    seen = view.sides(backend, pair, subject)
+    _show_answers(position, seen, passages)
+    view.judge(backend, seen, subject)
+    if passages is None:
+        return
+    context = passages.contexts[position]
+    continue_passage(backend, seen, context)
+    if not seen.hidden:
+        show_strip(backend, pair, f"{context} {outcome.target}")
+
+
+def _show_answers(position: int, seen: SideBySide, passages: Passages | None) -> None:
     """The context with its target, and both models' answers to it; while the sides are hidden, only what they
     answered.
     """

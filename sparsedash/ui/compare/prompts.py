@@ -7,15 +7,15 @@ from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
-from sparsedash.ui.compare import blind
 from sparsedash.ui.compare.continuation import show_written
+from sparsedash.ui.compare.views import View
 
 _PROMPT = "own-prompt"
 _SHOWN_CHARACTERS = 2_000
 _AT_FIRST = 5
 
 
-def try_prompt(backend: Backend, pair: Pair, is_blind: bool) -> None:
+def try_prompt(backend: Backend, view: View, pair: Pair) -> None:
     """Draw the field, the buttons, and what this pair of models wrote after earlier prompts, newest first."""
     frame.section("Try a prompt of your own")
     st.text_area(
@@ -40,7 +40,7 @@ def try_prompt(backend: Backend, pair: Pair, is_blind: bool) -> None:
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
     for request in tried if show_all else tried[:_AT_FIRST]:
         with st.container(border=True, key=f"tried-{request.key()[:16]}"):
-            _show(backend, pair, request, is_blind)
+            _show(backend, view, pair, request)
     if not show_all:
         st.button(f"Show all {len(tried)}", key="all-prompts")
 
@@ -76,16 +76,16 @@ def _ask(backend: Backend, pair: Pair) -> None:
     backend.user_data.keep_prompt(request)
 
 
-def _show(backend: Backend, pair: Pair, request: ContinuationSettings, is_blind: bool) -> None:
+def _show(backend: Backend, view: View, pair: Pair, request: ContinuationSettings) -> None:
     prompt = request.prompt
     shown = prompt if len(prompt) <= _SHOWN_CHARACTERS else f"… {prompt[-_SHOWN_CHARACTERS:]}"
     frame.show(element("p", escape(shown), css="sd-passage"), paragraph(_how(request), css="sd-muted sd-small"))
     subject = request.key()
-    seen = blind.side_by_side(backend, pair, subject, is_blind)
+    seen = view.sides(backend, pair, subject)
     show_written(backend, seen, request)
     stored = backend.continuation(subject)
-    if is_blind and stored is not None and not stored.stopped:
-        blind.preference_buttons(backend, seen, subject)
+    if stored is not None and not stored.stopped:
+        view.judge(backend, seen, subject)
     st.button(
         "Remove from the list",
         key=f"remove-{subject}",

@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
-from sparsedash.ui.compare.blind import tally
+from sparsedash.ui.compare.blind_view import tally
 from tests.ui.conftest import button, markup, words
 
 

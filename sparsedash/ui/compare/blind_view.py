@@ -1,4 +1,4 @@
-"""Judging without seeing which model is which: the order is drawn, and shown only after the choice."""
+"""The compare page while the models' names are hidden: each answer is judged first, and only then shown with names."""
 
 import secrets
 
@@ -8,36 +8,43 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import label
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.side_by_side import SideBySide
+from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import wilson
-from sparsedash.ui import address_bar, frame
+from sparsedash.ui import frame
+from sparsedash.ui.compare import open_view
+from sparsedash.ui.compare.selectors import Shown, search
 
-_MODE = "blind-mode"
+
+def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
+    """Open the page with the question, and how it was answered so far."""
+    frame.opening("Which answer is better?", basis)
+    _show_tally(backend, pair)
 
 
-def choose_mode() -> bool:
-    """Draw the switch; the address says whether it is on."""
-    on = address_bar.asked("mode") == "blind"
-    st.session_state[_MODE] = on
-    st.toggle(
-        "Blind",
-        key=_MODE,
-        on_change=_switch,
-        help="Hides which model is which until you have said which answer is better.",
+def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages | None) -> Shown:
+    """Draw the search alone: kinds and order would tell which side is which.
+
+    Returns the passages answered differently.
+    """
+    searched = search(chosen, passages)
+    found = chosen.differing(searched)
+    holding = "" if len(searched) == len(chosen.left.outcomes) else " that hold this text"
+    frame.note(
+        f"Offered are {len(found):,} of {len(searched):,} passages{holding}: those that the two models answer with "
+        "different words. Where both say the same, there is nothing to judge."
     )
-    return on
+    return Shown(positions=found, kind=None)
 
 
-def side_by_side(backend: Backend, pair: Pair, subject: str, blind: bool) -> SideBySide:
-    """How to show the two models for what is judged: hidden and in a drawn order until there is a choice for it.
+def sides(backend: Backend, pair: Pair, subject: str) -> SideBySide:
+    """The two models hidden and in a drawn order, until there is a choice for what is judged.
 
     What this session has shown with a model's name stays open: who has seen it cannot judge it blind.
     """
     judged = subject in backend.user_data.choices(pair.left.key, pair.right.key)
-    named = [f"named-{record.key}-{subject}" for record in (pair.left, pair.right)]
-    if not blind or judged or any(name in st.session_state for name in named):
-        st.session_state.update(dict.fromkeys(named, True))
-        return SideBySide(pair=pair)
+    if judged or open_view.was_seen(pair, subject):
+        return open_view.sides(backend, pair, subject)
     # Drawn for the session and kept on the server: nothing in the page or its address tells it.
     drawn = f"drawn-order-{pair.left.key}-{pair.right.key}-{subject}"
     if drawn not in st.session_state:
@@ -45,7 +52,7 @@ def side_by_side(backend: Backend, pair: Pair, subject: str, blind: bool) -> Sid
     return SideBySide(pair=pair, hidden=True, turned=st.session_state[drawn])
 
 
-def preference_buttons(backend: Backend, seen: SideBySide, subject: str) -> None:
+def judge(backend: Backend, seen: SideBySide, subject: str) -> None:
     """Draw the three buttons where the sides are hidden; else what was chosen with a way to take it back, or why none
     can be.
     """
@@ -78,7 +85,7 @@ def preference_buttons(backend: Backend, seen: SideBySide, subject: str) -> None
         )
 
 
-def show_tally(backend: Backend, pair: Pair) -> None:
+def _show_tally(backend: Backend, pair: Pair) -> None:
     """Draw how often each model was chosen, how sure that is, and a way to begin anew."""
     chosen = list(backend.user_data.choices(pair.left.key, pair.right.key).values())
     left, right = chosen.count(pair.left.key), chosen.count(pair.right.key)
@@ -111,11 +118,3 @@ def tally(left: tuple[str, int], right: tuple[str, int], same: int) -> str:
 
 def _choose(backend: Backend, pair: Pair, subject: str, better: str | None) -> None:
     backend.user_data.choose(pair.left.key, pair.right.key, subject, better)
-
-
-def _switch() -> None:
-    """What is filtered and sorted by tells which side is right, so the address forgets it."""
-    if st.session_state[_MODE]:
-        address_bar.go({"mode": "blind", "filter": "", "sort": "", "passage": ""})
-    else:
-        address_bar.go({"mode": ""})
