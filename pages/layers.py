@@ -1,4 +1,4 @@
-"""What each layer of a sparse model lost, and how sure its fit is."""
+"""What each layer of a sparse model lost, and whether its fit holds for other text."""
 
 import streamlit as st
 

@@ -22,7 +22,7 @@ def try_built_in() -> None:
 
 
 def invite() -> None:
-    """The page before there is anything to show."""
+    """Draw the page that is shown before anything has run."""
     frame.opening("What would pruning cost this language model?")
     frame.empty(
         "SparseDash removes inner channels of a model's MLPs, asks the dense and the sparse model the same passages, "

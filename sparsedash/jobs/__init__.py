@@ -1,3 +1,3 @@
-"""Background jobs: the table they are written in, the locks that say who is alive, and what starts them on this
-machine.
+"""Background jobs: the table of jobs, the locks that show which workers are alive, and the runner that starts workers
+here.
 """

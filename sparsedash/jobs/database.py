@@ -1,4 +1,4 @@
-"""The file under the job table: opened in write-ahead mode, written in short transactions, safe between processes."""
+"""The SQLite file of the job table: write-ahead mode and short transactions, so that processes can share it."""
 
 import sqlite3
 import threading
@@ -64,13 +64,13 @@ class Database:
             self._db = _open(path)
 
     def read(self, query: str, values: tuple[Any, ...]) -> list[Row]:
-        """The rows as of now; never waits for a writer."""
+        """The rows as they are now; never waits for a writer."""
         with _as_store_error(self._path), self._lock:
             return self._db.execute(query, values).fetchall()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that nobody else writes beside; rolled back when the block raises."""
+        """A transaction during which nobody else can write; rolled back when the block raises."""
         with _as_store_error(self._path), self._lock:
             try:
                 self._db.execute("BEGIN IMMEDIATE")

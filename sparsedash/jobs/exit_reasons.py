@@ -1,4 +1,4 @@
-"""Why a worker is gone, in words: what its exit code, the clock and the log let us say."""
+"""Why a worker ended without a word, guessed from its exit code, the time and its log."""
 
 import signal
 import time

@@ -1,4 +1,4 @@
-"""One job as everybody sees it: a frozen row of the job table."""
+"""One job: a frozen copy of its row in the job table."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,7 +51,7 @@ class Job:
 
     @property
     def live(self) -> bool:
-        """Whether it waits or runs."""
+        """Whether it is queued or running."""
         return self.state in ("queued", "running")
 
     @property

@@ -1,4 +1,4 @@
-"""Who is alive: a lock on a file, which the kernel releases the moment its holder is gone, however it went.
+"""Which workers are alive: each holds a lock on a file, which the kernel releases the moment the worker is gone.
 
 `flock` of Linux and macOS. Lock files stay when they are free: whoever removes one invites two holders.
 """

@@ -1,4 +1,4 @@
-"""How the work of one job tells the table where it is, and hears that it shall stop."""
+"""Progress from the worker of one job to the job table, and requests to stop the other way."""
 
 import logging
 import time
@@ -35,7 +35,7 @@ class StopFlag:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Let the signal interrupt this block, even between two steps of the work."""
+        """Let a request to stop interrupt this block at once, even between two steps of the work."""
         self._raise = True
         try:
             if self.requested:
@@ -46,7 +46,7 @@ class StopFlag:
 
     @contextmanager
     def holding_back(self) -> Iterator[None]:
-        """Let nothing interrupt this block; the signal is noted."""
+        """Let nothing interrupt this block; a request to stop is noted for later."""
         kept, self._raise = self._raise, False
         try:
             yield
@@ -110,7 +110,7 @@ class Rate:
         self._samples: deque[tuple[float, int]] = deque()
 
     def after(self, now: float, done: int) -> float | None:
-        """The rate with this sample; None while there is too little to tell. A step back begins anew."""
+        """The rate including this sample; None while there is too little to tell. A step backwards starts over."""
         samples = self._samples
         if samples and done < samples[-1][1]:
             samples.clear()

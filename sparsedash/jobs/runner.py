@@ -1,4 +1,4 @@
-"""Workers on this machine: starts them, stops what was cancelled, and notices those that died.
+"""The workers on this machine: started for queued jobs, stopped when a job is cancelled, noticed when they die.
 
 Nothing here is remembered that matters: whatever a runner must know is in the job table and in the locks, so a new
 runner after a restart, or two of them side by side, do right as well.
@@ -29,7 +29,7 @@ _REAP_S = 1.0
 
 
 class LocalRunner:
-    """Keeps as many workers as there are slots, when there is something to do.
+    """Starts and stops the workers of one data folder, at most one for each slot.
 
     folder: the data folder. command: starts a worker; `--data-dir` and `--slot` are added.
     term_after_s, kill_after_s: how long after a request to stop a worker is sent SIGTERM, and SIGKILL.
@@ -60,7 +60,7 @@ class LocalRunner:
         self._tending = threading.Lock()
 
     def reconcile(self) -> None:
-        """Make the table right and start what can start. Cheap; to be called about once a second.
+        """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers. Cheap; about once a second.
 
         A call that meets another one in this process does nothing.
         """
@@ -80,7 +80,7 @@ class LocalRunner:
             self._tending.release()
 
     def let_go(self) -> None:
-        """Forget the workers; they go on without this runner."""
+        """Stop looking after the workers; they go on without this runner."""
         for child in self._children.values():
             # Or Popen complains that somebody who is meant to outlive it does.
             child.returncode = child.poll() or 0
@@ -216,7 +216,7 @@ def n_slots() -> int:
 
 
 def worker_environment(slot: int) -> dict[str, str]:
-    """The server's environment, this package on the path, and the slot's own GPU where there are any."""
+    """A new worker's environment: the server's, with this package on the path and only the slot's own GPU visible."""
     path = [str(Path(sparsedash.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     chosen = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     if gpus := _gpus():

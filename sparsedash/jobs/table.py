@@ -85,7 +85,7 @@ class JobTable:
             return self._job(_row(db, job_id)) if changed.rowcount else None
 
     def report(self, job: Job, step: Step, *, rate: float | None, texts: tuple[str, str] = ("", "")) -> None:
-        """Write down how far a running job is. Changes nothing when it is no longer this attempt that runs.
+        """Record how far a running job is. Changes nothing when this attempt no longer runs.
 
         rate: of the step's units a second. texts: what the left and the right model have written so far.
         """
@@ -100,26 +100,26 @@ class JobTable:
             )
 
     def wanted(self, job: Job) -> bool:
-        """Whether this attempt still runs in the table's eyes and nobody asked it to stop."""
+        """Whether this attempt is still marked as running and nobody has asked it to stop."""
         rows = self._read(
             "WHERE id = ? AND attempt = ? AND state = 'running' AND cancel_requested_at IS NULL", (job.id, job.attempt)
         )
         return bool(rows)
 
     def finish(self, job: Job) -> bool:
-        """running -> done. Whether it was so; likewise below."""
+        """Mark a running job as done. Returns whether it was running; likewise below."""
         return self._end(job, "done")
 
     def fail(self, job: Job, kind: str, text: str, advice: str) -> bool:
-        """running -> failed: the work itself said why."""
+        """Mark a running job as failed, with the error that its own work raised."""
         return self._end(job, "failed", error=(kind, text, advice))
 
     def mark_cancelled(self, job: Job, text: str, advice: str, exit_code: int | None = None) -> bool:
-        """The job's state -> cancelled: somebody asked for it."""
+        """Mark the job as cancelled, as somebody asked."""
         return self._end(job, "cancelled", error=("Cancelled", text, advice), exit_code=exit_code)
 
     def mark_crashed(self, job: Job, text: str, advice: str, exit_code: int | None = None) -> bool:
-        """The job's state -> crashed: its worker is gone without a word."""
+        """Mark the job as crashed: its worker ended without saying why."""
         return self._end(job, "crashed", error=("Crashed", text, advice), exit_code=exit_code)
 
     def request_cancel(self, job_id: int) -> Job:
@@ -140,7 +140,7 @@ class JobTable:
             return self._job(_row(db, job_id))
 
     def while_running(self, job: Job, action: Callable[[], None]) -> None:
-        """Call `action` if this attempt runs, and let nobody end it meanwhile.
+        """Call `action` if this attempt is running, and let nobody change its state meanwhile.
 
         So a signal meant for this job cannot meet the next one of the same worker. `action` is short.
         """
@@ -168,7 +168,7 @@ class JobTable:
         return self._read("ORDER BY id DESC LIMIT ?", (limit,))
 
     def running(self) -> tuple[Job, ...]:
-        """The running jobs, in the order they were submitted."""
+        """The running jobs, in the order in which they were submitted."""
         return self._read("WHERE state = 'running' ORDER BY id", ())
 
     def queue(self) -> tuple[Job, ...]:

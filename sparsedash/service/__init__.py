@@ -1,1 +1,1 @@
-"""What pages ask: the one object they talk to, what a run will take, and how to repeat a published row."""
+"""What the pages ask: the backend, what a run will take and why it cannot start, and how to repeat a published row."""

@@ -1,4 +1,4 @@
-"""The one object that pages talk to: asks for runs, follows jobs, and gives back what is stored. Knows no engine."""
+"""The one object that the pages talk to: it submits runs, follows jobs and returns stored results. Knows no engine."""
 
 import threading
 from collections import OrderedDict
@@ -48,7 +48,7 @@ class Backend:
         self.reconcile()
 
     def submit(self, settings: RunSettings) -> Job:
-        """The job for this request: the one that has done it, the live one, or a new one."""
+        """The job for these settings: one that is done and whose results are stored, the live one, or a new one."""
         key = settings.key(fingerprints(settings))
         newest = self._table.newest(key)
         if newest is not None and newest.state == "done" and self._is_whole(key):
@@ -58,7 +58,7 @@ class Backend:
         return job
 
     def submit_continuation(self, settings: ContinuationSettings) -> Job:
-        """As `submit`, for a prompt."""
+        """As `submit`, for a prompt that two models continue."""
         stored = self._store.has(Continuation, settings.key())
         return self._submit_small("continuation", settings, stored)
 
@@ -78,14 +78,14 @@ class Backend:
         return self._table.list(limit)
 
     def cancel(self, job_id: int) -> Job:
-        """Ask a job to stop; one that waits is cancelled at once, one that has ended stays as it is."""
+        """Ask a job to stop. One that waits is cancelled at once; one that has ended stays as it is."""
         job = self._table.request_cancel(job_id)
         self.reconcile()
         return job
 
     def retry(self, job_id: int) -> Job:
-        """Queue a job that ended early once more; another job when one with these settings lives, or a file has
-        changed.
+        """Queue a job that ended early again. Returns another job when one with these settings is live, or when a file
+        that it reads has changed since.
 
         Raises JobError when the job is done.
         """
@@ -103,7 +103,7 @@ class Backend:
         return self._table.position(job_id)
 
     def log_tail(self, job_id: int, n: int = 40) -> str:
-        """The last n lines that the job printed."""
+        """The last n lines of the job's log."""
         return "\n".join(last_lines(Path(self._table.get(job_id).log_path), n))
 
     def runs(self) -> list[Run]:
@@ -137,7 +137,7 @@ class Backend:
         return self._table.newest(key)
 
     def cached(self, settings: RunSettings) -> Cached:
-        """What of this run needs not be computed again."""
+        """Which parts of this run are stored and need not be computed again."""
         return preflight.cached(settings, self._store)
 
     def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
@@ -160,7 +160,10 @@ class Backend:
         self.uploads.drop(reference, {t for j in live for t in texts_read(j.settings, self.record)})
 
     def reconcile(self) -> None:
-        """Make the job table right, stop what is to stop, start what can start. Cheap; about once a second."""
+        """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers.
+
+        Cheap; to be called about once a second.
+        """
         self._runner.reconcile()
 
     def health(self) -> dict[str, object]:

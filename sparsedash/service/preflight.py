@@ -17,7 +17,7 @@ from sparsedash.storage.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Cached:
-    """What of a run the store holds: the calibration, the dense answers, and how many of its sparse answers."""
+    """Which parts of a run are stored: the calibration, the dense answers, and how many sparse models' answers."""
 
     calibration: bool
     dense: bool
@@ -34,13 +34,14 @@ class Duration:
 
     @property
     def total_s(self) -> float | None:
-        """Of the whole run; None where a part was never measured."""
+        """Seconds of the whole run; None where a part was never measured."""
         return None if self.unknown else self.seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What a run may take.
+    """How much memory a run may take.
+
 
     measured_bytes: the peak of an earlier run of this model, by whatever methods; None where there was none. least: by
     arithmetic; None where the model's dimensions are not known. backward: whether its methods need a backward pass.
@@ -66,7 +67,7 @@ class Preflight:
 
 
 def cached(settings: RunSettings, store: Store) -> Cached:
-    """What the store holds of this run, as far as its model and texts were met here before."""
+    """Which parts of this run are stored, as far as its model and texts were used here before."""
     model = _noted(store, notes.model_identity, settings.model)
     passages = _noted(store, notes.text_identity, settings.evaluation.corpus)
     statistics = None if model is None else _statistics_key(settings, model, store)
@@ -88,7 +89,7 @@ def cached(settings: RunSettings, store: Store) -> Cached:
 def duration(
     settings: RunSettings, stored: Cached, runs: Iterable[Run], record: Callable[[str], Record | None]
 ) -> Duration:
-    """How long the run may take, after what the same model took before.
+    """How long the run may take, judged by earlier runs of the same model.
 
     runs: newest first. record: gives the record of a key.
     """
@@ -111,7 +112,7 @@ def duration(
 
 
 def memory(settings: RunSettings, store: Store) -> Memory:
-    """What the run may take, as far as its model was measured here or is known by its config."""
+    """How much memory the run may take, as far as its model was measured here or its config is known."""
     measured = store.recall(notes.peak_memory(settings.model, settings.dtype))
     counted = dimensions_of(settings.model)
     return Memory(

@@ -1,5 +1,5 @@
-"""A published row beside what we can say of it: its doubt, its ratio, the settings that repeat it, what that would
-take.
+"""A published row beside what we know of it: intervals, the share of removed weights, the settings that repeat it and
+what that takes.
 """
 
 from collections.abc import Callable, Iterable
@@ -66,7 +66,7 @@ class Ratio:
 
     @property
     def explained(self) -> bool:
-        """Whether it is the one over all parameters."""
+        """Whether the published ratio is the one over all parameters."""
         return abs(self.of_parameters - self.published) <= RATIO_TOLERANCE
 
 
@@ -98,7 +98,7 @@ class Measured:
 
 
 def published_interval(row: PublishedRow) -> PublishedInterval:
-    """The intervals that a row was published without."""
+    """The intervals of a published row, computed from its totals."""
     dense, sparse = ((right, row.n_passages) for right in row.n_right)
     return PublishedInterval(
         sparse=wilson(*sparse), difference=row.sparse - row.dense, interval=unpaired_interval(dense, sparse)
@@ -106,7 +106,7 @@ def published_interval(row: PublishedRow) -> PublishedInterval:
 
 
 def ratio(row: PublishedRow) -> Ratio | None:
-    """Our ratio beside the published one; None where its table has no such column."""
+    """Our share of removed weights beside the published one; None where the row's table has no such column."""
     if row.matmul_ratio is None or row.mlp_sparsity is None:
         return None
     counted = _dimensions(row)

@@ -1,3 +1,3 @@
-"""What is kept in the data folder between runs, and how it is told apart: the store, uploads, prompts, fingerprints of
-files.
+"""What is kept in the data folder between runs: results, uploads, prompts; and fingerprints that show when a file has
+changed.
 """

@@ -1,11 +1,11 @@
-"""Where things are kept when nobody says otherwise."""
+"""Where the data folder is unless somebody chooses another."""
 
 import os
 from pathlib import Path
 
 
 def data_folder() -> Path:
-    """SPARSEDASH_DATA_DIR, else a folder of ours where the system keeps users' data."""
+    """The folder that SPARSEDASH_DATA_DIR names, else our own among the user's application data."""
     named = os.environ.get("SPARSEDASH_DATA_DIR")
     if named:
         return Path(named).expanduser()

@@ -1,4 +1,4 @@
-"""What tells two states of the local files behind a reference apart, without reading them."""
+"""Fingerprints that show whether the local files behind a reference have changed, without reading them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from sparsedash.storage.text_refs import FILE, file_of
 
 
 def fingerprint(reference: str) -> str:
-    """Sizes and times of the file or folder a reference names; empty where it names none on this machine.
+    """Sizes and times of the file or folder that a reference names; empty where it names none on this machine.
 
     Of an upload it is empty too: the reference holds the hash of its content.
     """

@@ -1,4 +1,4 @@
-"""The data folder: what is kept between runs, behind a few verbs, and never a pickle.
+"""The store of results: records and artefacts in the data folder, read and written without ever unpickling.
 
 Two diskcaches (see docs/adr/0002): `records` holds JSON text and forgets nothing; `artefacts` holds bytes up to a size
 limit and forgets what was used least recently. Every value carries its sha256: what does not match is dropped and
@@ -37,7 +37,7 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         return key, True
 
     def get(self, key: Any, raw: int) -> str:
-        """The key as it was put; a pickled one is left as it is and reads as "", which names nothing."""
+        """The key as it was put; a pickled one is never unpickled and reads as "", which names nothing."""
         if not raw or type(key) is not str:
             log.warning("Ignored a key in the store that this program did not write.")
             return ""
@@ -90,11 +90,11 @@ class Store:
             ) from error
 
     def put(self, key: str, record: R) -> None:
-        """Keep a record under its kind and key, replacing what was there in one transaction."""
+        """Store a record under its kind and key, in place of an earlier one, in one transaction."""
         _write(self._records, _name(type(record), key), to_json(record).encode())
 
     def change(self, kind: type[R], key: str, change: Callable[[R | None], R]) -> R:
-        """Keep what `change` makes of the record, or of None, and give it back; nobody else writes in between."""
+        """Replace the record by what `change` makes of it, or of None, and return that; in one transaction."""
         with _reported("written"), self._records.transact(retry=True):
             record = change(self.get(kind, key))
             self.put(key, record)
@@ -132,7 +132,7 @@ class Store:
         return int(self._artefacts.size_limit)
 
     def put_artefact(self, key: str, data: bytes) -> None:
-        """Keep bytes that can be computed again; they may be forgotten when room runs short."""
+        """Store bytes that can be computed again; they may be dropped when room runs short."""
         _write(self._artefacts, key, data)
         _make_room(self._artefacts, key)
 
@@ -141,7 +141,7 @@ class Store:
         return _read(self._artefacts, key)
 
     def remember(self, name: NoteName, text: str) -> None:
-        """Keep one short note, such as an identity, under a name from schema.notes."""
+        """Store a short note, such as an identity, under a name from schema.notes."""
         _write(self._records, f"note/{name}", text.encode())
 
     def recall(self, name: NoteName) -> str | None:
@@ -150,7 +150,7 @@ class Store:
         return None if data is None else data.decode(errors="replace")
 
     def forget(self, name: NoteName) -> None:
-        """Drop the note, if there is one."""
+        """Delete the note, if there is one."""
         with _reported("written"):
             self._records.delete(f"note/{name}")
 

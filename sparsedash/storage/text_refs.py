@@ -20,7 +20,7 @@ def uploads_folder(data_dir: Path) -> Path:
 
 
 def names_file(reference: str) -> bool:
-    """Whether it is the reference of a file rather than the name of a text set."""
+    """Whether a reference names a file rather than a text set of the catalog."""
     return reference.startswith((FILE, UPLOAD))
 
 

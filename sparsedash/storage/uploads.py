@@ -1,4 +1,4 @@
-"""Text files that visitors gave: kept in the data folder by the hash of their content, read as text, and never run.
+"""Text files that visitors uploaded: kept in the data folder by the hash of their content, and only ever read as text.
 
 A file is looked through before it is kept; one that is refused leaves nothing behind.
 """
@@ -40,7 +40,7 @@ class Uploads:
         self._changing = threading.Lock()
 
     def keep(self, name: str, content: bytes) -> str:
-        """Keep a file and give its reference; one that is there already gives the same. Raises CorpusError.
+        """Store a file and return its reference, the same one for the same content. Raises CorpusError.
 
         name: as the visitor's machine calls it; only letters, digits, `_`, `-` and the kind of it are used.
         """

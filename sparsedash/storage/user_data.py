@@ -1,6 +1,4 @@
-"""What visitors leave beside the results: the prompts they tried, and what they chose without seeing which was
-which.
-"""
+"""What visitors leave beside the results: the prompts they tried, and their choices in blind comparisons."""
 
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.pair_records import Choices, Prompts
@@ -11,7 +9,7 @@ MOST_PROMPTS = 50
 
 
 class UserData:
-    """Of one data folder, shared by all who use it. Every method may raise StoreError."""
+    """The prompts and choices of one data folder, shared by all who use it. Every method may raise StoreError."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -30,12 +28,12 @@ class UserData:
         self._relist(asked, ())
 
     def choices(self, one: str, other: str) -> dict[str, str]:
-        """See pair_records.Choices; the same whichever of the records is on the left."""
+        """Which record was chosen for each passage or prompt, see pair_records.Choices; the sides do not matter."""
         kept = self._store.get(Choices, _pair(one, other))
         return kept.better if kept else {}
 
     def choose(self, one: str, other: str, subject: str, better: str | None) -> None:
-        """Note the choice for what was judged, in place of an earlier one; None takes it back."""
+        """Record a choice in place of an earlier one; None takes it back."""
 
         def changed(kept: Choices | None) -> Choices:
             found = {name: key for name, key in (kept.better if kept else {}).items() if name != subject}
@@ -45,7 +43,7 @@ class UserData:
         self._store.change(Choices, key, changed)
 
     def forget_choices(self, one: str, other: str) -> None:
-        """Begin to count anew."""
+        """Delete all choices between these two records."""
         key = _pair(one, other)
         self._store.put(key, Choices(key=key, better={}))
 

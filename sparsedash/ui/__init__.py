@@ -1,1 +1,1 @@
-"""What the pages are drawn with; beside app.py and pages/ the only code that knows Streamlit."""
+"""The parts that pages are made of; beside app.py and pages/ the only code that imports Streamlit."""

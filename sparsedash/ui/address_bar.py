@@ -1,4 +1,4 @@
-"""What the visitor has chosen, kept in the address of the page: a refresh or a copied link shows the same again."""
+"""A visitor's choices, kept in the address of the page, so that a refresh or a copied link shows the same again."""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What every page begins with, and the few things every page draws: opening, empty state, error, link."""
+"""What every page begins with, and the parts that every page draws: opening sentence, empty state, error, link."""
 
 import threading
 from collections.abc import Callable
@@ -48,45 +48,45 @@ def _backend() -> Backend:
 
 
 def show(*parts: Html) -> None:
-    """Draw markup that `ui.text` made."""
+    """Draw markup that `reporting.html` made."""
     st.html(join(*parts))
 
 
 def opening(sentence: str, basis: str = "") -> None:
-    """The page's answer in one sentence, and under it what it rests on."""
+    """Draw the page's answer in one sentence, and under it what it rests on."""
     below = paragraph(basis, css="sd-basis") if basis else Html("")
     show(element("h1", escape(sentence), css="sd-opening"), below)
 
 
 def section(heading: str) -> None:
-    """A heading within the page."""
+    """Draw a heading within the page."""
     show(element("h2", escape(heading), css="sd-section"))
 
 
 def empty(*paragraphs: str) -> None:
-    """What will be here; the caller draws the button that brings it."""
+    """Draw an empty state: what will be here. The caller draws the button that brings it."""
     show(element("div", *(paragraph(text) for text in paragraphs), css="sd-empty"))
 
 
 def note(text: str) -> None:
-    """Something worth knowing that is no error."""
+    """Draw something worth knowing that is no error."""
     show(paragraph(text, css="sd-note"))
 
 
 def failure(message: str, advice: str = "") -> None:
-    """What went wrong and what to do next."""
+    """Draw what went wrong and what to do next."""
     what = element("b", escape(message))
     then = join(Html("<br>"), escape(advice)) if advice else Html("")
     show(element("div", what, then, css="sd-alert", role="alert"))
 
 
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
-    """A real link to a page of this app. text: a label, see `ui.text.label`."""
+    """Draw a real link to a page of this app. text: a label, see `reporting.html.label`."""
     st.page_link(f"pages/{page_file}.py", label=text, query_params=query or None)
 
 
 def attempt(action: Callable[[], object]) -> None:
-    """Do what a button asked for; a refusal is shown and the page goes on."""
+    """Do what a button asked for; where that raises, the error is shown and the page goes on."""
     try:
         action()
     except SparseDashError as error:

@@ -1,4 +1,4 @@
-"""How often what is shown or managed is looked at again, in seconds."""
+"""How often pages and the server look again at jobs, in seconds."""
 
 JOB_S = 1.0
 """The state and progress of a job."""

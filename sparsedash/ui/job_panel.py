@@ -26,7 +26,7 @@ _STATES: dict[JobState, str] = {
 
 
 def draw(backend: Backend, job: Job, brief: bool = False) -> None:
-    """The job as it is now."""
+    """Draw the job as it is now, with its buttons."""
     details = Html("") if brief else paragraph(what(job)[1], css="sd-muted sd-small")
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
         frame.show(element("div", _head(job), details, *_body(backend, job), css="sd-job"))
@@ -167,7 +167,7 @@ def _log(backend: Backend, job: Job) -> None:
 
 
 def find(backend: Backend, job_id: str) -> Job | None:
-    """The job with this number in the address, or None, said in words, where there is none."""
+    """The job with this number; None, and a note where a number is given, when there is no such job."""
     if not job_id:
         return None
     try:

@@ -17,7 +17,7 @@ LISTED = 200
 
 
 def watch(backend: Backend, job: Job, changed: Callable[[], bool] = lambda: False, brief: bool = False) -> None:
-    """The job's panel. Reruns the page when the job ends, or while it is live when `changed` says so.
+    """Draw the job's panel. Reruns the page when the job ends, or while it is live when `changed` says so.
 
     brief: leave out how the run is made, where the page says that already.
     """
@@ -36,7 +36,7 @@ def _watch_live(backend: Backend, job_id: int, changed: Callable[[], bool], brie
 
 
 def watch_all(backend: Backend, live: list[Job]) -> None:
-    """The panels of all live jobs, running ones first. Reruns the page when one comes, starts or ends."""
+    """Draw the panels of all live jobs, running ones first. Reruns the page when one comes, starts or ends."""
     _watch_all_live(backend, {job.id: job.state for job in live})
 
 
@@ -61,8 +61,8 @@ def live_runs(backend: Backend) -> list[Job]:
 
 
 def mention_others(backend: Backend, shown: str) -> None:
-    """A link to the first run that waits or runs, but for the one with the key `shown`; what it is at; and how many
-    more.
+    """Draw a link to the next live run other than the one with the key `shown`, its progress, and how many more there
+    are.
 
     Polls while there is such a run; reruns the page when one comes, starts or ends.
     """

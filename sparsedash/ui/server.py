@@ -59,7 +59,7 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
 
 
 def health(_request: Request) -> JSONResponse:
-    """How the data folder and the jobs are; 503 while they cannot be used."""
+    """The health of the data folder and the jobs as JSON; status 503 while they cannot be used."""
     try:
         return JSONResponse(frame.backend().health())
     except SparseDashError as error:
@@ -67,7 +67,7 @@ def health(_request: Request) -> JSONResponse:
 
 
 def front_page(request: Request) -> RedirectResponse:
-    """To the overview by its own name: Streamlit knows its first page by the root only, and says "not found"
+    """Redirect /overview to the root, under which alone Streamlit knows its first page; else it says "not found"
     besides.
     """
     return RedirectResponse(f"/?{request.url.query}")

@@ -1,4 +1,4 @@
-"""What both models write after a text: asked for by a button, watched while it grows, kept like every other result."""
+"""What both models write after a text: started by a button, shown while it is written, stored like every result."""
 
 import streamlit as st
 

@@ -1,4 +1,4 @@
-"""The heat strip: where in a passage two models expect something else, token by token. Computed when asked for."""
+"""The heat strip: how much two models' expectations differ at each token of a passage. Computed on request."""
 
 import streamlit as st
 

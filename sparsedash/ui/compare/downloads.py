@@ -1,4 +1,4 @@
-"""What can be taken away from the compare page. Every file is made when its button is pressed, not before."""
+"""The downloads of the compare page. A file is made when its button is pressed, not before."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from sparsedash.service.backend import Backend
 def offer_files(
     backend: Backend, run: Run, pair: Pair, passages: Passages | None, view: tuple[Kind, Sequence[int]]
 ) -> None:
-    """Draw the buttons. view: the kind that is shown and its passages."""
+    """Draw the download buttons. view: the kind that is shown and its passages."""
     kind, positions = view
     named = f"{kind}-{pair.right.key[:8]}"
     view_of_pair = (pair.left, pair.right, positions, passages)

@@ -1,4 +1,4 @@
-"""Why the compare page has nothing to compare, and what leads on from there."""
+"""The compare page while there is nothing to compare: why, and where to go from there."""
 
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
@@ -12,7 +12,7 @@ def can_be_compared(backend: Backend, run: Run | None) -> bool:
 
 
 def explain(backend: Backend, chosen: ChosenRun) -> None:
-    """Whatever is known of a run without answers: that it is under way, ended early, or is not there."""
+    """Say why there is nothing to compare: the run is under way, ended early, or does not exist."""
     job, run = chosen.job, chosen.run
     what = "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
     if job is not None and job.live:

@@ -1,4 +1,4 @@
-"""A prompt of one's own, continued by both models at once; what was tried stays in a list in the data folder."""
+"""A visitor's own prompt, continued by both models at once; the prompts tried before are listed."""
 
 import streamlit as st
 
@@ -16,7 +16,7 @@ _AT_FIRST = 5
 
 
 def try_prompt(backend: Backend, view: View, pair: Pair) -> None:
-    """Draw the field, the buttons, and what this pair of models wrote after earlier prompts, newest first."""
+    """Draw the prompt field, the buttons, and what these two models wrote after earlier prompts, newest first."""
     frame.section("Try a prompt of your own")
     st.text_area(
         "Prompt",

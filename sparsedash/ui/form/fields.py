@@ -1,6 +1,4 @@
-"""The fields of the form: each lives in the address of the page, is checked by itself, and says under itself what is
-wrong.
-"""
+"""The fields of the form. Each keeps its value in the page's address and shows under itself what is wrong with it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A field that takes a name from the catalog or any other reference.
+    """A field for a model or a text: a name from the catalog or any other reference.
 
     key: its name in the address. field: its name in the settings' complaints and problems.
     """
@@ -64,7 +62,7 @@ CALIBRATION = Reference(
 
 
 def reference(backend: Backend, field: Reference) -> str | None:
-    """The chosen reference, or None where it cannot be used; the catalog's line on it underneath."""
+    """The chosen model or text, or None where it cannot be used; the catalog's description is drawn underneath."""
     names = [choice.name for choice in field.choices]
     if field.takes_uploads:
         names += uploads.offered(backend)
@@ -129,18 +127,18 @@ def one_of(
 
 
 def group(heading: str) -> None:
-    """The heading of fields that belong together."""
+    """Draw a heading over fields that belong together."""
     frame.show(element("h3", escape(heading), css="sd-group"))
 
 
 def hint(*lines: str) -> None:
-    """Quiet lines under a field; nothing where there are none."""
+    """Draw small grey lines under a field; nothing where there are none."""
     if lines:
         frame.show(*(paragraph(line, css="sd-hint") for line in lines))
 
 
 def checked(key: str, build: Callable[[], T]) -> T | None:
-    """What was built, or None with the refusal drawn under the field and its border marked."""
+    """What `build` returns; or None where it raises, with the error drawn under the field and its border marked."""
     try:
         return build()
     except SparseDashError as error:

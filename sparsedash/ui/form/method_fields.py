@@ -1,4 +1,4 @@
-"""Which methods are run: presets by name, and one of one's own made of the four choices."""
+"""The fields for methods: presets by name, and a method of the visitor's own made of the four choices."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -79,7 +79,7 @@ def choose_presets() -> tuple[MethodSettings, ...]:
 
 
 def choose_masks() -> tuple[MethodSettings, ...]:
-    """Draw the presets that only set single weights to zero, with what that does not bring."""
+    """Draw the presets that only set single weights to zero, with a note that this saves neither memory nor time."""
     names = st.pills(
         "Methods that take single weights",
         [method.name for method in _MASKING],
@@ -98,7 +98,7 @@ def _named(names: list[str]) -> tuple[MethodSettings, ...]:
 
 
 def choose_own() -> tuple[MethodSettings, ...] | None:
-    """Draw the four choices with their few parameters, where they are wanted. None where they do not go together."""
+    """Draw the visitor's own method, where it is wanted. None where its choices do not go together."""
     wanted = st.toggle(
         "Race a method of your own",
         key=OWN,

@@ -1,4 +1,4 @@
-"""The form that makes RunSettings, and the address under which it says a given request."""
+"""The form that makes RunSettings, and the address that fills the form in with given settings."""
 
 from typing import get_args
 
@@ -56,7 +56,7 @@ def first_run() -> RunSettings:
 
 
 def run_settings(backend: Backend) -> RunSettings | None:
-    """Draw the form. Returns what it says, or None while a field is wrong; the error stands under that field."""
+    """Draw the form. Returns its settings, or None while a field is wrong; the error stands under that field."""
     model = reference(backend, MODEL)
     presets = choose_presets()
     about_methods = st.container()
@@ -98,7 +98,7 @@ def run_settings(backend: Backend) -> RunSettings | None:
 
 
 def address(settings: RunSettings) -> Query | None:
-    """The parameters of the address under which the form says just this request; None where it cannot."""
+    """The parameters of the address that fills the form in with these settings; None where it has no room for them."""
     methods = methods_address(settings.methods)
     widths = {method.width_multiple for method in settings.methods}
     if methods is None or len(widths) > 1:

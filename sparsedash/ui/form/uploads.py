@@ -1,4 +1,4 @@
-"""A text of one's own: the names of those that are kept, the way to bring another, and the way to be rid of one."""
+"""The visitors' own texts: the list of uploads, the upload button, and a delete button for each."""
 
 from collections.abc import Mapping
 
@@ -24,12 +24,12 @@ _SHARED = (
 
 
 def offered(backend: Backend) -> list[str]:
-    """The references of the texts that were brought before, newest first."""
+    """The references of the texts that were uploaded before, newest first."""
     return list(backend.uploads.kept())
 
 
 def field(backend: Backend, chooser: str) -> None:
-    """Draw the way to bring a file. chooser: the key of the field that then chooses it."""
+    """Draw the upload button. chooser: the key of the field that is then set to the uploaded text."""
     with st.popover("Upload a text", icon=":material/upload_file:", type="tertiary"):
         refused = st.session_state.get(_refusal(chooser), "")
         if refused:
@@ -51,7 +51,7 @@ def field(backend: Backend, chooser: str) -> None:
 
 
 def show_kept(backend: Backend, usual: Mapping[str, str]) -> None:
-    """The uploads with their sizes and a button that deletes each; nothing where there are none.
+    """Draw the uploads with their sizes and a delete button each; nothing where there are none.
 
     usual: what a field goes back to, by its key, when the text that it has chosen is deleted.
     """

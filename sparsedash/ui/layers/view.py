@@ -27,7 +27,7 @@ def choose_record(found: RunResults) -> Record:
 
 
 def show_layers(made: Pruned) -> None:
-    """The numbers, the chart and the table of one sparse model."""
+    """Draw the numbers, the chart and the table of one sparse model."""
     frame.show(cards(_numbers(made)))
     frame.show(Html(f"<style>{repainting()}</style>"))
     st.plotly_chart(

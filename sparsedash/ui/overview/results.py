@@ -37,7 +37,7 @@ _HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
 def show_answer(found: RunResults) -> None:
-    """The sentence that a run's page opens with, and what it leaves open."""
+    """Draw the sentence that a run's page opens with, and what it leaves undecided."""
     settings = found.run.settings
     frame.opening(answer(found), f"{wording.title(settings.model)} · {wording.run_details(settings)}")
     if open_still := doubt(found):
@@ -45,7 +45,7 @@ def show_answer(found: RunResults) -> None:
 
 
 def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
-    """The headline numbers, the chart and its table; above them the job that is filling them, if one is."""
+    """Draw the headline numbers, the chart and its table; above them the job that adds to them, if any."""
     frame.show(Html(f"<style>{repainting()}</style>"))
     if job is not None and job.live:
         _watch_race(backend, found, job.id)
@@ -118,7 +118,7 @@ def _comparisons(found: RunResults) -> dict[str, dict[str, str]]:
 
 
 def link_to_answers(found: RunResults) -> None:
-    """Links to the passages and to the layers of the sparse model that the answer speaks of."""
+    """Draw links to the passages and to the layers of the sparse model that the answer speaks of."""
     record = headline(found)
     if record is None:
         return
@@ -128,7 +128,7 @@ def link_to_answers(found: RunResults) -> None:
 
 
 def list_runs(runs: list[Run], chosen: str) -> None:
-    """The last runs as links to themselves; the one being shown is marked."""
+    """Draw the last runs as links to themselves; the one being shown is marked."""
     for run in runs:
         with st.container(gap=None):
             frame.link("overview", label(wording.run_title(run.settings)), run=run.key)

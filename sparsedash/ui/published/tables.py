@@ -1,4 +1,4 @@
-"""The published tables beside what we compute and measured: one list of rows, and everything on each."""
+"""The published tables beside our own intervals and ratios, and all that is known of one row."""
 
 from sparsedash.catalog.published import (
     LAST_TOKEN,
@@ -54,13 +54,13 @@ def opening() -> str:
 
 
 def show_source() -> None:
-    """Where the tables were published."""
+    """Draw a link to where the tables were published."""
     named = element("a", escape(SOURCE), href=SOURCE_URL, rel="noopener noreferrer")
     frame.show(element("p", named, css="sd-basis"))
 
 
 def show_tables() -> None:
-    """The two tables as they were published, with our intervals and ratios."""
+    """Draw the two published tables, with our intervals and ratios."""
     frame.section("Last token, LAMBADA")
     caption = _caption("the last token", LAST_TOKEN[0].n_passages)
     rows = [_row(row) + _ratios(row) for row in LAST_TOKEN]
@@ -71,7 +71,7 @@ def show_tables() -> None:
 
 
 def show_row(backend: Backend) -> None:
-    """One row by itself: its defects, what was measured here, what repeating it takes, and the link that does."""
+    """Draw one row by itself: its flaws, what was measured here, what repeating it takes, and a link for that."""
     frame.section("Repeat a row")
     frame.note(
         f"By {METHOD}, with the calibration size and the rounds of the published scripts, the documents joined and "
