@@ -129,7 +129,7 @@ def test_the_strip_is_computed_and_its_largest_places_speak_by_keyboard(page, wr
     tip = large.evaluate("e => getComputedStyle(e, '::after').content")
     assert " nats: " in tip
     page.locator("summary").filter(has_text="The numbers as a table").click()
-    expect(page.get_by_role("region", name="Where the two expect something else")).to_be_visible()
+    expect(page.get_by_role("region", name="Where the two models' expectations differ")).to_be_visible()
     assert page.complaints == []
 
 
@@ -258,5 +258,5 @@ def test_blind_judging_hides_the_sides_until_the_choice_and_counts_it(page, star
     expect(page.locator(".sd-answer h3")).to_have_text(["A", "B"])
     page.get_by_role("button", name="Reset the count").click()
     page.get_by_role("button", name="Forget all 1 choices").click()
-    expect(page.get_by_text("Nothing is judged yet.")).to_be_visible()
+    expect(page.get_by_text("Nothing has been judged yet.")).to_be_visible()
     assert page.complaints == []

@@ -29,9 +29,9 @@ def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages
     """
     searched = search(chosen, passages)
     found = chosen.differing(searched)
-    holding = "" if len(searched) == len(chosen.left.outcomes) else " that hold this text"
+    holding = "" if len(searched) == len(chosen.left.outcomes) else " that contain this text"
     frame.note(
-        f"Offered are {len(found):,} of {len(searched):,} passages{holding}: those that the two models answer with "
+        f"{len(found):,} of {len(searched):,} passages{holding} are offered: those that the two models answer with "
         "different words. Where both say the same, there is nothing to judge."
     )
     return Shown(positions=found, kind=None)
@@ -105,7 +105,7 @@ def tally(left: tuple[str, int], right: tuple[str, int], same: int) -> str:
     (one, n_one), (other, n_other) = left, right
     total = n_one + n_other
     if total + same == 0:
-        return f"Nothing is judged yet. A and B are {one} and {other}, in an order drawn anew each time."
+        return f"Nothing has been judged yet. A and B are {one} and {other}, in a random order each time."
     said = f"{total + same} judged: {one} better {n_one}, {other} better {n_other}, the same {same}."
     if total == 0:
         return said

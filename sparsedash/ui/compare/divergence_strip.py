@@ -28,7 +28,7 @@ def show_strip(backend: Backend, pair: Pair, text: str) -> None:
         return
     stored = backend.divergence(request.key())
     if stored is not None:
-        frame.section("Where the two expect something else")
+        frame.section("Where the two models' expectations differ")
         _draw(pair, stored)
         return
     job = backend.newest_job(request.key())
@@ -41,7 +41,7 @@ def show_strip(backend: Backend, pair: Pair, text: str) -> None:
         icon=":material/gradient:",
         on_click=frame.attempt,
         args=(lambda: backend.submit_divergence(request),),
-        help="Both models read the passage; marked is where they expect different tokens.",
+        help="Both models read the passage; the places where their expectations differ are marked.",
     )
 
 
@@ -59,7 +59,7 @@ def _draw(pair: Pair, found: Divergence) -> None:
     ]
     frame.show(
         paragraph(
-            "The thicker the line under a token, the further apart is what the two models expect at its place. "
+            "The thicker the line under a token, the further apart are the two models' expectations at its place. "
             "Point at a token to read the number; the twenty largest are reached with the Tab key and listed in the "
             "table.",
             css="sd-muted sd-small",
@@ -116,7 +116,7 @@ def _table(pair: Pair, found: Divergence, largest: list[int]) -> Html:
         ]
         for i in largest
     ]
-    return table("Where the two expect something else", caption, head, rows)
+    return table("Where the two models' expectations differ", caption, head, rows)
 
 
 def _quoted(text: str) -> str:

@@ -54,8 +54,8 @@ def _more_settings() -> None:
         0.0,
         0.1,
         key="own-temperature",
-        help="0: always the first choice. Above it, both models draw with the same luck, so that only the models "
-        "differ.",
+        help="0: always the first choice. Above it, both models draw with the same random numbers, so that "
+        "only the models differ.",
     )
     seed.number_input("Seed", 0, 2**31 - 1, 0, key="own-seed", help="Another seed draws other words.")
     tokens.number_input("Tokens to write", 1, 400, 40, key="own-tokens")

@@ -37,7 +37,7 @@ _CHOICES = ("saliency", "pattern", "compensation", "allocation")
 _ABOUT = {
     "saliency": "What makes a channel or a weight worth keeping. activation-aware: its size times how active it is. "
     "magnitude: its size. wifv: how much it varies. obs: what is lost when the others make up for it as well as they "
-    "can. fisher: how the loss answers to a mask on it; takes a backward pass over all the text. random: a lot.",
+    "can. fisher: how the loss answers to a mask on it; takes a backward pass over all the text. random: by chance.",
     "pattern": "channelx1: whole channels leave the MLPs. 1x1: single weights become zero, anywhere. 2:4 and 4:8: so "
     "many in every four or eight neighbours.",
     "compensation": "none: what stays is left as it is. bias: the mean of what went. least-squares: what stays is "
@@ -49,7 +49,7 @@ _ABOUT = {
     "second moments. Larger is steadier and fits less closely.",
     "strength": "0: every layer aims at its own dense output. 1: at the dense model's residual stream, and so makes "
     "up for the layers before it as well.",
-    "seed": "Another number draws other lots.",
+    "seed": "Another number draws other channels or weights.",
     "blend": "0: uniform widths. 1: those that cost the model least, as far as little text can tell.",
     "floor": "0.1: every layer gives at least 10 % of its channels, as far as the width multiple allows.",
     "ceiling": "0.6: no layer gives more than 60 % of its channels.",
@@ -211,7 +211,7 @@ def _share(name: str, title: str, low: float, high: float) -> float:
 _FIELDS: dict[str, Callable[[], Any]] = {
     "damping": lambda: _share("damping", "Damping: towards the original weights", 0.001, 10.0),
     "strength": lambda: _share("strength", "Strength: towards the residual stream", 0.0, 1.0),
-    "seed": lambda: _whole("seed", "Seed of the lot", 2**31 - 1),
+    "seed": lambda: _whole("seed", "Seed of the random choice", 2**31 - 1),
     "blend": lambda: _share("blend", "Blend: from uniform to cheapest widths", 0.0, 1.0),
     "floor": lambda: _share("floor", "Floor: least share that a layer gives", 0.0, 1.0),
     "ceiling": lambda: _share("ceiling", "Ceiling: largest share that a layer gives", 0.0, 1.0),

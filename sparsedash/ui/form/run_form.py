@@ -195,7 +195,7 @@ def _evaluation(corpus: str | None) -> EvaluationSettings | None:
     with right:
         shuffle = whole("shuffle", "Shuffle them with seed", 0, 2**31 - 1, None, "file order")
     stop_early = st.toggle(
-        "Stop asking a sparse model once its difference to dense is decided",
+        "Stop evaluating a sparse model once its difference from dense is decided",
         key="stop",
         bind=BOUND,
         help="Saves time where the answer is clear. Such a model answers fewer passages, and its mark is hollow.",

@@ -18,7 +18,7 @@ _HOW = (
     "everybody who uses this page can choose it, and delete it."
 )
 _SHARED = (
-    "{taken} of {room} are taken. Everybody who uses this page can choose these texts, and delete them. Results that "
+    "{taken} of {room} are in use. Everybody who uses this page can choose these texts, and delete them. Results that "
     "were computed from them stay."
 )
 

@@ -99,9 +99,9 @@ def layers_table(made: Pruned) -> Html:
 def _caption(made: Pruned) -> str:
     of_what = "the MLP's" if made.method.takes_channels else "the projections'"
     return (
-        f"Lost: the share of {of_what} output, by its squared size, that the sparse layer gives otherwise than the "
-        "dense one, with each token as the calibration weighs it. Sensitivity: what the model loses by one unit of "
-        "error there, as a multiple of the median layer's."
+        f"Lost: the squared size of what changed in {of_what} output, as a share of the dense output's, with each "
+        "token weighted as in calibration. Sensitivity: what the model loses by one unit of error there, as a multiple "
+        "of the median layer's."
     )
 
 

@@ -45,11 +45,10 @@ def opening() -> str:
     ratios = [found for row in LAST_TOKEN if (found := ratio(row))]
     reproduced = sum(found.reproduced for found in ratios)
     shown = sum(published_interval(row).shown for row in ROWS)
-    change = "none shows" if shown == 0 else f"{shown} {'shows' if shown == 1 else 'show'}"
+    change = f"{shown or 'none'} of {len(ROWS)} results {'show' if shown > 1 else 'shows'}"
     return (
-        f"What the retraining-free method was published to cost: of {len(ROWS)} results {change} a difference to the "
-        f"dense model from its totals alone, and {reproduced} of {len(ratios)} shares of removed weights follow from "
-        "the models' configs."
+        f"What the retraining-free method cost, as published: judged by their totals alone, {change} a difference from "
+        f"the dense model, and {reproduced} of {len(ratios)} shares of removed weights follow from the models' configs."
     )
 
 
@@ -76,8 +75,8 @@ def show_row(backend: Backend) -> None:
     frame.note(
         f"By {METHOD}, with the calibration size and the rounds of the published scripts, the documents joined and "
         "cut into pieces of 512 tokens as there. One thing differs: the scripts square the gradient of two pieces at "
-        "a time, here it is that of each. On this machine it may be far too much: the form it opens takes less as "
-        "well."
+        "a time, here it is that of each. This may be far too much for this machine: the form that the link opens "
+        "takes less as well."
     )
     by_name = {row.name: row for row in ROWS}
     titles = {name: _title(row) for name, row in by_name.items()}

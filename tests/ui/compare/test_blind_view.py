@@ -65,7 +65,7 @@ def test_a_choice_reveals_the_sides_and_is_counted_for_the_right_one(open_page, 
     again = open_page("compare", mode="blind", passage="13")
     assert f"Judged blind: {chosen}" in words(again)
     button(again, "Take the choice back").click().run()
-    assert "Nothing is judged yet." in words(again)
+    assert "Nothing has been judged yet." in words(again)
     assert "A is better" not in [b.label for b in again.button]
 
 
@@ -93,7 +93,7 @@ def test_swapped_sides_share_their_count_and_it_can_be_reset(open_page, finished
     app = open_page("compare", mode="blind", left="30 %", right="dense")
     assert "1 judged: 30 % better 0, dense better 0, the same 1." in words(app)
     button(app, "Forget all 1 choices").click().run()
-    assert "Nothing is judged yet." in words(app)
+    assert "Nothing has been judged yet." in words(app)
 
 
 def test_only_passages_with_different_answers_are_judged_in_file_order(open_page, finished):
@@ -103,7 +103,7 @@ def test_only_passages_with_different_answers_are_judged_in_file_order(open_page
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
     different = [one.index for one, other in pairs if one.answer != other.answer]
     assert f"1 of {len(different)}" in words(app)
-    assert f"Offered are {len(different)} of 120 passages: those that the two models answer" in words(app)
+    assert f"{len(different)} of 120 passages are offered: those that the two models answer" in words(app)
     assert f"Passage {different[0] + 1}" in words(app)
 
 
@@ -147,13 +147,13 @@ def test_a_prompt_that_was_read_with_names_is_not_judged_blind(open_page, finish
 
 def test_a_search_is_told_in_what_is_offered(open_page, finished):
     said = words(open_page("compare", mode="blind", search="violin"))
-    assert " passages that hold this text: those that the two models answer" in said
+    assert " passages that contain this text are offered: those that the two models answer" in said
 
 
 @pytest.mark.parametrize(
     ("left", "right", "same", "expected"),
     [
-        (0, 0, 0, "Nothing is judged yet."),
+        (0, 0, 0, "Nothing has been judged yet."),
         (0, 0, 2, "2 judged: dense better 0, 30 % better 0, the same 2."),
         (5, 4, 3, "dense won 56 % (95 % interval 27 % to 81 %): no preference shown."),
         (2, 18, 0, "30 % won 90 % (95 % interval 70 % to 97 %): 30 % is preferred."),

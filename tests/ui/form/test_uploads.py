@@ -76,7 +76,7 @@ def test_uploads_are_listed_with_their_sizes_and_the_room_there_is(open_page, ow
     own.uploads.keep("mine.jsonl", LINES * 100)
     own.uploads.keep("yours.txt", b"a text")
     form = opened(open_page)
-    assert "12 kB of 1.0 GB are taken." in words(form)
+    assert "12 kB of 1.0 GB are in use." in words(form)
     assert "mine.jsonl, 12 kB" in words(form) and "yours.txt, 1 kB" in words(form)
 
 

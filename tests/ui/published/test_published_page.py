@@ -13,8 +13,8 @@ from tests.ui.conftest import links, query_of, words
 
 def test_the_sentence_counts_what_was_computed(open_page):
     assert (
-        "of 20 results none shows a difference to the dense model from its totals alone, and 7 of 8 shares of "
-        "removed weights follow" in words(open_page("published"))
+        "judged by their totals alone, none of 20 results shows a difference from the dense model, and 7 of 8 shares "
+        "of removed weights follow" in words(open_page("published"))
     )
 
 
