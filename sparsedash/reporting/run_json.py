@@ -1,6 +1,6 @@
-"""A run with all its answers as one JSON document, which `python -m sparsedash run --json` writes.
+"""A run with all its answers as one JSON document, which `sparsedash run --json` writes.
 
-The README describes its fields.
+docs/cli.md describes its fields.
 """
 
 from dataclasses import asdict

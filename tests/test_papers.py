@@ -1,0 +1,137 @@
+"""The papers name what there is, no more and no less, and point to what exists."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+import sparsedash
+from sparsedash.__main__ import main
+from sparsedash.catalog import choices, presets
+from sparsedash.reporting.run_json import run_document
+from sparsedash.schema.method_settings import Allocation, Compensation, Pattern, Saliency, Schedule
+from tests.examples import RECORD, RUN
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+PAPERS = sorted([*ROOT.glob("*.md"), *(paper for folder in FOLDERS for paper in folder.rglob("*.md"))])
+MOST_README_LINES = 140
+MOST_ADR_LINES = 40
+
+
+def named(paper: Path) -> str:
+    return str(paper.relative_to(ROOT))
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def section(text: str, title: str) -> str:
+    """What stands under a heading, up to the next one of its kind."""
+    assert f"\n## {title}\n" in text
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def named_in_tables(text: str) -> set[str]:
+    """What stands in backticks in the first column of the tables."""
+    rows = re.findall(r"^\|([^|]*)\|", text, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def fields_of(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set(value) | {name for part in value.values() for name in fields_of(part)}
+    if isinstance(value, list):
+        return {name for part in value for name in fields_of(part)}
+    return set()
+
+
+def test_every_flag_is_described_and_every_described_flag_exists(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--help"])
+    assert ended.value.code == 0
+    offered = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+    described = {name.split()[0] for name in named_in_tables(read("docs/cli.md"))}
+    assert {name for name in described if name.startswith("--")} == offered
+
+
+def test_every_field_of_the_document_is_described():
+    document = run_document(RUN, replace(RECORD, pruned=None), [RECORD])
+    text = section(read("docs/cli.md"), "The JSON document")
+    described = set(re.findall(r"`([a-z_]+)`", text))
+    within_settings = fields_of(document["settings"]) | fields_of(document["sparse"][0]["method"])
+    free = within_settings | set(RUN.versions) | set(RUN.seconds)
+    assert fields_of(document) - free <= described
+    assert set(document) <= named_in_tables(text)
+    assert set(document["sparse"][0]) <= named_in_tables(text)
+
+
+def test_models_methods_families_and_texts_are_the_ones_of_the_catalog():
+    text = read("docs/choices.md")
+    named = set(re.findall(r"`([^`]+)`", text))
+    assert {model.name for model in choices.MODELS} <= named_in_tables(section(text, "Models"))
+    families = section(text, "Models").partition("must be one of: ")[2].partition(".")[0]
+    assert tuple(re.findall(r"\w+", families)) == choices.FAMILIES
+    texts = {choice.name for choice in (*choices.EVALUATION_CORPORA, *choices.CALIBRATION_CORPORA)}
+    assert texts == set(re.findall(r"^\|[^|]*\| *`([^`]+)`", section(text, "Texts"), re.MULTILINE))
+    channels, weights = (
+        section(text, "Methods that remove channels"),
+        section(text, "Methods that set single weights to zero"),
+    )
+    assert named_in_tables(channels) == {m.name for m in presets.METHODS if m.settings.takes_channels}
+    assert named_in_tables(weights) == {m.name for m in presets.METHODS if not m.settings.takes_channels}
+    for closed in (Pattern, Saliency, Compensation, Allocation, Schedule):
+        assert set(get_args(closed)) <= named
+
+
+def test_every_variable_that_is_read_is_described_and_every_described_one_is_read():
+    pattern = re.compile(r"SPARSEDASH_[A-Z_]+")
+    files = [*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")]
+    read_by_code = {name for path in files for name in pattern.findall(path.read_text())}
+    variables = section(read("docs/deployment.md"), "Environment variables")
+    assert {name for name in named_in_tables(variables) if pattern.fullmatch(name)} == read_by_code
+    for paper in PAPERS:
+        assert set(pattern.findall(paper.read_text())) <= read_by_code, paper
+
+
+def test_every_adr_is_in_the_index_and_short():
+    listed = set(re.findall(r"\(adr/([^)]+)\)", read("docs/README.md")))
+    assert listed == {path.name for path in ROOT.glob("docs/adr/*.md")}
+    for path in ROOT.glob("docs/adr/*.md"):
+        assert len(path.read_text().splitlines()) < MOST_ADR_LINES, path
+
+
+def anchors_of(text: str) -> set[str]:
+    """The names under which a paper's headings can be linked to."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=named)
+def test_every_relative_link_points_to_something_that_exists(paper):
+    text = paper.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        pointed = paper.parent / name if name else paper
+        assert pointed.exists(), target
+        if anchor:
+            assert anchor in anchors_of(pointed.read_text()), target
+
+
+def test_the_readme_stays_short():
+    assert len(read("README.md").splitlines()) <= MOST_README_LINES
+
+
+def test_whoever_cites_the_program_cites_this_version():
+    cited = yaml.safe_load(read("CITATION.cff"))
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["version"] == sparsedash.__version__
+    assert cited["license"] == "Apache-2.0"
+    assert {"message", "title", "authors"} <= set(cited)
+    assert "arXiv:2204.09656" in {mark["value"] for work in cited["references"] for mark in work["identifiers"]}
