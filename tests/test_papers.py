@@ -18,6 +18,7 @@ from tests.examples import RECORD, RUN
 ROOT = Path(__file__).parents[1]
 FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
 PAPERS = sorted([*ROOT.glob("*.md"), *(paper for folder in FOLDERS for paper in folder.rglob("*.md"))])
+MODULES = sorted(str(p.relative_to(ROOT / "sparsedash")) for p in ROOT.glob("sparsedash/**/*.py"))
 MOST_README_LINES = 140
 MOST_ADR_LINES = 40
 
@@ -48,6 +49,24 @@ def fields_of(value: object) -> set[str]:
     if isinstance(value, list):
         return {name for part in value for name in fields_of(part)}
     return set()
+
+
+def listed_in_tree(text: str) -> list[str]:
+    """Paths of the files and folders below sparsedash/ in CONTRIBUTING's tree, by their indentation."""
+    lines = section(text, "The tree").partition("    sparsedash/\n")[2].splitlines()
+    found: list[str] = []
+    folders: dict[int, str] = {}
+    for line in lines:
+        depth = len(line) - len(line.lstrip())
+        if depth <= len("    "):
+            break
+        name = line.split()[0]
+        path = "".join(folders[d] for d in sorted(folders) if d < depth) + name
+        folders = {d: folder for d, folder in folders.items() if d < depth}
+        if name.endswith("/"):
+            folders[depth] = name
+        found.append(path)
+    return found
 
 
 def test_every_flag_is_described_and_every_described_flag_exists(capsys):
@@ -98,6 +117,20 @@ def test_every_variable_that_is_read_is_described_and_every_described_one_is_rea
         assert set(pattern.findall(paper.read_text())) <= read_by_code, paper
 
 
+def test_the_tree_names_every_module_once_and_none_that_does_not_exist():
+    listed = listed_in_tree(read("CONTRIBUTING.md"))
+    modules = [path for path in MODULES if not path.endswith("__init__.py")]
+    packages = [path.removesuffix("__init__.py") for path in MODULES if path.endswith("/__init__.py")]
+    assert sorted(listed) == sorted([*modules, *packages])
+
+
+def test_every_benchmark_is_listed_and_no_other():
+    text = section(read("CONTRIBUTING.md"), "Benchmarks")
+    assert set(re.findall(r"`(\w+\.py)`", text)) == {path.name for path in ROOT.glob("benchmarks/*.py")} - {
+        "__init__.py"
+    }
+
+
 def test_every_adr_is_in_the_index_and_short():
     listed = set(re.findall(r"\(adr/([^)]+)\)", read("docs/README.md")))
     assert listed == {path.name for path in ROOT.glob("docs/adr/*.md")}
@@ -122,6 +155,18 @@ def test_every_relative_link_points_to_something_that_exists(paper):
         assert pointed.exists(), target
         if anchor:
             assert anchor in anchors_of(pointed.read_text()), target
+
+
+def is_there(name: str) -> bool:
+    """Whether a path, as papers write it, is one of the repository or of the package; a module may lack its ending."""
+    return any((ROOT / start / end).exists() for start in ("", "sparsedash") for end in (name, f"{name}.py"))
+
+
+@pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper.name != "CHANGELOG.md"], ids=named)
+def test_every_module_that_is_named_by_its_path_exists(paper):
+    ours = {path.name for path in (*FOLDERS, *(ROOT / "sparsedash").iterdir()) if path.is_dir()}
+    for name in re.findall(r"`((?:\w+/)+(?:\w+\.py|\w*))`", paper.read_text()):
+        assert name.split("/")[0] not in ours or is_there(name), name
 
 
 def test_the_readme_stays_short():
