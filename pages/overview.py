@@ -6,6 +6,7 @@ from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import address_bar, frame, job_watch
 from sparsedash.ui.chosen_run import chosen_run
 from sparsedash.ui.form import run_form
+from sparsedash.ui.form_address import form_address
 from sparsedash.ui.overview import results
 
 LAST_RUNS = 8
@@ -41,7 +42,7 @@ if found is not None:
     results.show_tradeoff(backend, found, chosen.job)
     with st.container(horizontal=True):
         results.link_to_answers(found)
-        frame.link("prune", "Change the settings", **(run_form.address(found.run.settings) or {}))
+        frame.link("prune", "Change the settings", **(form_address(found.run.settings) or {}))
 elif chosen.job is not None:
     frame.opening("The first results are on their way." if chosen.job.live else "This run has no results.")
     if chosen.job.live:

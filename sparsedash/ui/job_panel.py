@@ -11,7 +11,7 @@ from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
-from sparsedash.ui.form.run_form import address
+from sparsedash.ui.form_address import form_address
 
 LOG_LINES = 40
 
@@ -129,7 +129,7 @@ def _change(job: Job) -> None:
     if job.live or job.kind != "run":
         return
     try:
-        asked = address(settings_from_plain(RunSettings, job.settings))
+        asked = form_address(settings_from_plain(RunSettings, job.settings))
     except SettingsError:
         return
     if asked is not None:

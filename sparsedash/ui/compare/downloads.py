@@ -5,11 +5,11 @@ from functools import partial
 
 import streamlit as st
 
+from sparsedash.reporting.files.html_report import report
+from sparsedash.reporting.files.sample_files import harness_samples, view_csv, view_parquet
 from sparsedash.reporting.html import label
-from sparsedash.reporting.html_report import report
 from sparsedash.reporting.record_pair import Kind, Pair
 from sparsedash.reporting.run_results import run_results
-from sparsedash.reporting.sample_files import harness_samples, view_csv, view_parquet
 from sparsedash.reporting.side_by_side import side_title
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend

@@ -1,6 +1,6 @@
 """The fields for methods: presets by name, and a method of the visitor's own made of the four choices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -20,20 +20,15 @@ from sparsedash.schema.method_settings import (
     Scope,
 )
 from sparsedash.schema.settings import RunSettings
-from sparsedash.ui.address_bar import BOUND, Query
+from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.form.fields import checked, hint, one_of, whole
+from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, KEYS, MASK_PRESETS, MASKS, OWN, PARAMETERS
 
 CHANNELS: Pattern = "channelx1"
 """The pattern that takes channels out of the network; every other one only sets weights to zero."""
 
 _MASKS = "They set weights to zero where they are: such masks do not make the model smaller or faster by themselves."
-_PRESETS = [method for method in METHODS if method.settings.takes_channels]
-_MASKING = [method for method in METHODS if not method.settings.takes_channels]
 _USUAL = MethodSettings()
-OWN, MASKS = "own", "masks"
-"""The fields' names in the address."""
-
-_CHOICES = ("saliency", "pattern", "compensation", "allocation")
 _ABOUT = {
     "saliency": "What makes a channel or a weight worth keeping. activation-aware: its size times how active it is. "
     "magnitude: its size. wifv: how much it varies. obs: what is lost when the others make up for it as well as they "
@@ -59,15 +54,12 @@ _ABOUT = {
 }
 """What is said of each choice and parameter beside its field."""
 
-_KEYS = {"seed": "lot"}
-"""What a parameter is called in the address where its own name is another field's."""
-
 
 def choose_presets() -> tuple[MethodSettings, ...]:
     """Draw the presets that remove channels; several make one run on one calibration."""
     names = st.pills(
         "Method",
-        [method.name for method in _PRESETS],
+        [method.name for method in CHANNEL_PRESETS],
         selection_mode="multi",
         default=[DEFAULT_METHOD],
         key="method",
@@ -82,7 +74,7 @@ def choose_masks() -> tuple[MethodSettings, ...]:
     """Draw the presets that only set single weights to zero, with a note that this saves neither memory nor time."""
     names = st.pills(
         "Methods that take single weights",
-        [method.name for method in _MASKING],
+        [method.name for method in MASK_PRESETS],
         selection_mode="multi",
         key=MASKS,
         bind=BOUND,
@@ -114,7 +106,7 @@ def choose_own() -> tuple[MethodSettings, ...] | None:
     with right:
         pattern = _choice("pattern", "Pattern: what goes", Pattern)
         allocation = _choice("allocation", "Allocation: how much each layer gives", Allocation)
-    chosen = dict(zip(_CHOICES, (saliency, pattern, compensation, allocation), strict=True))
+    chosen = dict(zip(CHOICES, (saliency, pattern, compensation, allocation), strict=True))
     parameters = _parameters(chosen)
     made = checked(OWN, lambda: MethodSettings(**chosen, **parameters))
     if made is None:
@@ -141,29 +133,6 @@ def all_of(
     return checked("method", made)
 
 
-def methods_address(methods: Sequence[MethodSettings]) -> Query | None:
-    """The parameters of the address under which the form chooses just these methods, but for their width multiple.
-
-    None where the form has no room for them: it makes one method of one's own.
-    """
-    usual = [replace(method, width_multiple=_USUAL.width_multiple) for method in methods]
-    own = [method for method in usual if method not in [preset.settings for preset in METHODS]]
-    if len(own) > 1:
-        return None
-    found: Query = {"method": ""}
-    for field, presets in (("method", _PRESETS), (MASKS, _MASKING)):
-        if names := [preset.name for preset in presets if preset.settings in usual]:
-            found[field] = names
-    return found | (_own_address(own[0]) if own else {})
-
-
-def _own_address(method: MethodSettings) -> dict[str, str]:
-    choices = {name: getattr(method, name) for name in _CHOICES}
-    used = [name for name in _FIELDS if is_used(name, **choices)]
-    values = choices | {_KEYS.get(name, name): getattr(method, name) for name in used}
-    return {OWN: "true"} | {name: str(value) for name, value in values.items()}
-
-
 def _choice(name: str, label: str, choices: Any, *, disabled: bool = False) -> Any:
     usual = getattr(_USUAL, name)
     return one_of(name, label, get_args(choices), _ABOUT[name], usual=usual, disabled=disabled)
@@ -171,7 +140,7 @@ def _choice(name: str, label: str, choices: Any, *, disabled: bool = False) -> A
 
 def _parameters(chosen: dict[str, Any]) -> dict[str, Any]:
     """The parameters that these choices have, two beside each other."""
-    used = [name for name in _FIELDS if is_used(name, **chosen)]
+    used = [name for name in PARAMETERS if is_used(name, **chosen)]
     found: dict[str, Any] = {}
     for first in range(0, len(used), 2):
         for name, column in zip(used[first : first + 2], st.columns(2), strict=False):
@@ -188,7 +157,7 @@ def _schedule() -> Any:
 
 def _whole(name: str, title: str, high: int) -> int:
     usual = int(getattr(_USUAL, name))
-    number = whole(_KEYS.get(name, name), title, min(usual, 1), high, usual, about=_ABOUT[name])
+    number = whole(KEYS.get(name, name), title, min(usual, 1), high, usual, about=_ABOUT[name])
     return usual if number is None else number
 
 
@@ -219,4 +188,4 @@ _FIELDS: dict[str, Callable[[], Any]] = {
     "schedule": _schedule,
     "scope": lambda: _choice("scope", "Scope: where it goes", Scope),
 }
-"""How each parameter is asked for, by its name in the settings; the width multiple is asked once for all methods."""
+"""How each of PARAMETERS is asked for."""

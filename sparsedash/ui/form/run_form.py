@@ -1,4 +1,4 @@
-"""The form that makes RunSettings, and the address that fills the form in with given settings."""
+"""The form that makes RunSettings."""
 
 from typing import get_args
 
@@ -16,18 +16,11 @@ from sparsedash.schema.settings import (
     parse_percents,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.ui.address_bar import BOUND, Query, asked
+from sparsedash.ui.address_bar import BOUND, asked
 from sparsedash.ui.form import uploads
 from sparsedash.ui.form.fields import CALIBRATION, MODEL, PASSAGES, checked, group, hint, one_of, reference, whole
-from sparsedash.ui.form.method_fields import (
-    MASKS,
-    OWN,
-    all_of,
-    choose_masks,
-    choose_own,
-    choose_presets,
-    methods_address,
-)
+from sparsedash.ui.form.method_fields import all_of, choose_masks, choose_own, choose_presets
+from sparsedash.ui.form_address import MASKS, OWN
 
 DEFAULT_SPARSITIES = "10, 20, 30"
 
@@ -95,33 +88,6 @@ def run_settings(backend: Backend) -> RunSettings | None:
         if settings is not None:
             _say_sweep(settings)
     return settings
-
-
-def address(settings: RunSettings) -> Query | None:
-    """The parameters of the address that fills the form in with these settings; None where it has no room for them."""
-    methods = methods_address(settings.methods)
-    widths = {method.width_multiple for method in settings.methods}
-    if methods is None or len(widths) > 1:
-        return None
-    calibration, evaluation = settings.calibration, settings.evaluation
-    found: Query = {
-        **methods,
-        "model": settings.model,
-        "sparsity": ", ".join(f"{value / 10:g}" for value in settings.sparsities_permille),
-        "text": evaluation.corpus,
-        "rule": evaluation.rule,
-        "calibration": calibration.corpus,
-        "samples": str(calibration.n_samples),
-        "length": str(calibration.length),
-        "seed": str(calibration.seed),
-        "weights": calibration.token_weights,
-        "dtype": settings.dtype,
-        "width": str(widths.pop()),
-    }
-    found |= {"passages": str(evaluation.n_passages)} if evaluation.n_passages else {}
-    found |= {"shuffle": str(seed)} if (seed := evaluation.shuffle_seed) is not None else {}
-    found |= {"stop": "true"} if evaluation.stop_early else {}
-    return found | ({"packed": "true"} if calibration.packed else {})
 
 
 def _sparsities() -> tuple[int, ...] | None:

@@ -19,7 +19,7 @@ from sparsedash.service import preflight
 from sparsedash.service.backend import Backend
 from sparsedash.service.reproduction import METHOD, RunCost, measured, published_interval, ratio, run_cost, run_settings
 from sparsedash.ui import address_bar, frame
-from sparsedash.ui.form import run_form
+from sparsedash.ui.form_address import form_address
 
 _HEAD = [
     "Model",
@@ -84,7 +84,7 @@ def show_row(backend: Backend) -> None:
     frame.show(facts(_facts(backend, backend.runs(), row)))
     for note in notes(row):
         frame.note(note)
-    frame.link("prune", label(f"Prune {_title(row)}"), **(run_form.address(run_settings(row)) or {}))
+    frame.link("prune", label(f"Prune {_title(row)}"), **(form_address(run_settings(row)) or {}))
 
 
 def _caption(what: str, n_passages: int) -> str:

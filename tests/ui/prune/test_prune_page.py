@@ -10,7 +10,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.problems import Problem
-from sparsedash.ui.form.run_form import address
+from sparsedash.ui.form_address import form_address
 from tests.ui import specimens
 from tests.ui.conftest import button, links, markup, words
 from tests.ui.fake_backend import job
@@ -262,7 +262,7 @@ class TestAMethodOfOnesOwn:
     )
     def test_the_address_of_a_method_chooses_just_that(self, open_page, backend, choices):
         asked = replace(SETTINGS, methods=(MethodSettings(**choices),))
-        button(open_page("prune", **address(asked)), "Start").click().run()
+        button(open_page("prune", **form_address(asked)), "Start").click().run()
         assert backend.submitted == [asked]
 
     def test_the_address_of_a_request_says_all_of_it(self, open_page, backend):
@@ -280,7 +280,7 @@ class TestAMethodOfOnesOwn:
                 corpus="lambada", n_passages=10, shuffle_seed=0, rule="published", stop_early=True
             ),
         )
-        app = open_page("prune", **address(asked))
+        app = open_page("prune", **form_address(asked))
         button(app, "Start").click().run()
         (made,) = backend.submitted
         assert set(made.methods) == set(asked.methods)
@@ -288,8 +288,8 @@ class TestAMethodOfOnesOwn:
 
     def test_the_form_has_no_room_for_two_methods_of_ones_own(self):
         own = [MethodSettings(damping=damping) for damping in (0.1, 0.2)]
-        assert address(replace(SETTINGS, methods=tuple(own))) is None
-        assert address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
+        assert form_address(replace(SETTINGS, methods=tuple(own))) is None
+        assert form_address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
 
     def test_a_floor_above_the_ceiling_is_refused_in_place(self, open_page):
         app = open_page("prune", own="true", allocation="sensitivity", floor="0.7")
