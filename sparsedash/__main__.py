@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from sparsedash import __version__
 from sparsedash.catalog import choices, presets
-from sparsedash.reporting.run_json import run_document
+from sparsedash.reporting.files.run_json import run_document
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, Step

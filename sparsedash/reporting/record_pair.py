@@ -24,8 +24,6 @@ KINDS: dict[Kind, str] = {
 }
 ADDRESS_LENGTH = 16
 """Characters of a record's key that name it in an address; enough to be the only one."""
-NAME_SHOWN = 80
-"""Characters of what an address asks for; what is longer was not typed by a person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +116,6 @@ def offers(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
             found.setdefault(key, RecordChoice(key=key, name=label, address=key[:ADDRESS_LENGTH]))
     names = told_apart({key: offer.name for key, offer in found.items()})
     return [replace(offer, name=names[key]) for key, offer in found.items()]
-
-
-def unknown(asked: str, shown: str) -> str:
-    """The sentence for an address that names a model which is not there. shown: the model that is shown instead."""
-    return f"The address asks for “{asked[:NAME_SHOWN]}”; there is no such model here. Shown instead is {shown}."
 
 
 def told_apart(names: Mapping[str, str]) -> dict[str, str]:

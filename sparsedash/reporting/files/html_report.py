@@ -4,12 +4,12 @@ from dataclasses import asdict
 
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.tradeoff import tradeoff_words
+from sparsedash.reporting.files.svg_chart import accuracy_drawing
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, table
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair
 from sparsedash.reporting.results_table import numbers_table
 from sparsedash.reporting.run_answer import answer, doubt
 from sparsedash.reporting.run_results import RunResults, adjusted
-from sparsedash.reporting.svg_chart import accuracy_drawing
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.records import Passages
 from sparsedash.stats.significance import compare

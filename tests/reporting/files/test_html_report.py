@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.reporting.html_report import POLICY, report
+from sparsedash.reporting.files.html_report import POLICY, report
+from sparsedash.reporting.files.svg_chart import accuracy_drawing
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_results import run_results
-from sparsedash.reporting.svg_chart import accuracy_drawing
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend
 
