@@ -11,7 +11,7 @@ import yaml
 import sparsedash
 from sparsedash.__main__ import main
 from sparsedash.catalog import choices, presets
-from sparsedash.reporting.run_json import run_document
+from sparsedash.reporting.files.run_json import run_document
 from sparsedash.schema.method_settings import Allocation, Compensation, Pattern, Saliency, Schedule
 from tests.examples import RECORD, RUN
 
