@@ -65,13 +65,8 @@ DOORS: dict[str, set[str]] = {
     "diskcache": {"storage.store"},
     "sqlite3": {"jobs.database", "storage.store"},
     "datasets": {"engine.texts.corpora"},
-    "transformers": {
-        "engine.models.loading",
-        "engine.models.dequantise",
-        "engine.models.modules",
-        "engine.evaluation",
-        "engine.texts.generation",
-    },
+    "gguf": {"engine.models.dequantise"},
+    "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation"},
     "torch": {"engine"},
 }
 """The only modules, or folders of them, that may import each library. The store only catches sqlite3.Error."""

@@ -25,6 +25,11 @@ def file_hash(path: str, n_bytes: int, modified_ns: int) -> NoteName:
     return NoteName(f"hash/{path}|{n_bytes}|{modified_ns}")
 
 
+def unpacked_files(folder: str) -> NoteName:
+    """The files of an unpacked model as they were written, as JSON: of each its size, time and hash."""
+    return NoteName(f"unpacked/{folder}")
+
+
 def peak_memory(model: str, dtype: str) -> NoteName:
     """The most bytes that a run of this model took. model: its reference."""
     return NoteName(f"memory/{model}/{dtype}")

@@ -3,9 +3,10 @@
 One record is one model's answers to one set of passages. The dense model's record is the one without pruning.
 """
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
-from math import exp
+from math import exp, inf, log
 from typing import Literal, TypeVar
 
 import msgspec
@@ -14,6 +15,9 @@ from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
+
+LARGEST_LOSS = log(sys.float_info.max)
+"""Nats a word, about 709: e to the power of more is no float."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,8 +161,9 @@ class Record:
 
     @cached_property
     def word_perplexity(self) -> float:
-        """exp of the mean negative log-likelihood of the target word; 1 is best."""
-        return exp(-sum(o.log_likelihood for o in self.outcomes) / len(self.outcomes))
+        """exp of the mean negative log-likelihood of the target word; 1 is best, infinity where a float ends."""
+        loss = -sum(o.log_likelihood for o in self.outcomes) / len(self.outcomes)
+        return exp(loss) if loss < LARGEST_LOSS else inf
 
     @property
     def sparsity_permille(self) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from math import exp, inf, nan
+from math import exp, inf, isfinite, nan
 
 import pytest
 from hypothesis import given
@@ -107,3 +107,10 @@ def test_a_record_from_before_the_layers_facts_were_kept_is_still_read():
     read = from_json(Record, json.dumps(plain))
     assert read.pruned.layer_errors == RECORD.pruned.layer_errors
     assert read.pruned.passage_errors == ()
+
+
+def test_a_loss_beyond_what_a_float_holds_is_an_infinite_perplexity():
+    hopeless = replace(RECORD, outcomes=(outcome(0, right=False, log_likelihood=-1e4),))
+    assert hopeless.word_perplexity == inf
+    bad = replace(RECORD, outcomes=(outcome(0, right=False, log_likelihood=-700.0),))
+    assert isfinite(bad.word_perplexity)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsedash.schema.errors import ModelError
 from sparsedash.schema.records import Candidate, Outcome, TargetToken
 
 N_TOP = 5
@@ -35,7 +36,14 @@ class TargetScore:
 
 
 def target_scores(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[TargetScore]:
-    """The score of each target. logits: (n, vocabulary), for the tokens of all targets one after another."""
+    """The score of each target. logits: (n, vocabulary), for the tokens of all targets one after another.
+
+    Raises ModelError where they are no numbers: what is made of them would be no answer.
+    """
+    if not bool(logits.isfinite().all()):
+        raise ModelError(
+            "The model's predictions are NaN or infinite.", "Remove less, calibrate on more text, or run in float32."
+        )
     tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
     log_probabilities = logits.log_softmax(dim=-1)
     of_target = log_probabilities.gather(1, tokens[:, None])

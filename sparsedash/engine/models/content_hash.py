@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sparsedash.schema import notes
+from sparsedash.schema.notes import NoteName
 from sparsedash.storage.store import Store
 
 _IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".gguf")
@@ -18,14 +19,24 @@ def files_identity(folder: Path, store: Store) -> str:
 
 def file_hash(file: Path, store: Store) -> str:
     """The sha256 of one file's content; a file of the same path, size and time is not read again."""
-    seen = file.stat()
-    name = notes.file_hash(str(file.resolve()), seen.st_size, seen.st_mtime_ns)
-    known = store.recall(name)
+    known = remembered_hash(file, store)
     if known is None:
-        with file.open("rb") as stream:
-            known = hashlib.file_digest(stream, "sha256").hexdigest()
+        # Asked before the content is read: a change while it is read must not be remembered as this state.
+        name = _name(file)
+        known = content_hash(file)
         store.remember(name, known)
     return known
+
+
+def remembered_hash(file: Path, store: Store) -> str | None:
+    """The hash of a file that was hashed before and has kept its size and time since; else None."""
+    return store.recall(_name(file))
+
+
+def content_hash(file: Path) -> str:
+    """The sha256 of a file as it is now, read in any case."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def texts_identity(texts: Iterable[str]) -> str:
@@ -42,3 +53,8 @@ def _together(parts: Iterable[tuple[str, str]]) -> str:
     for name, content in parts:
         whole.update(f"{name}\0{content}\n".encode())
     return whole.hexdigest()
+
+
+def _name(file: Path) -> NoteName:
+    seen = file.stat()
+    return notes.file_hash(str(file.resolve()), seen.st_size, seen.st_mtime_ns)

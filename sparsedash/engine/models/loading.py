@@ -10,13 +10,20 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError  # the error alone: weights-only loading raises it on anything but weights
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from sparsedash.engine.models.checkpoint import (
+    UNREADABLE,
+    first_line,
+    read_config,
+    read_model,
+    refuse_damaged_files,
+    refuse_impossible,
+    refuse_oversized,
+)
 from sparsedash.engine.models.content_hash import files_identity
 from sparsedash.engine.models.dequantise import dequantised
 from sparsedash.engine.models.hub import fetch
@@ -31,8 +38,6 @@ log = logging.getLogger(__name__)
 
 # Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a thread of its own.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, ImportError, UnpicklingError, SafetensorError)
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
@@ -127,7 +132,7 @@ def locate(reference: str, store: Store) -> Source:
     elif reference.startswith("builtin:"):
         raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
     elif path.suffix == ".gguf":
-        folder = dequantised(_existing(path, reference), store)
+        folder = dequantised(_existing_file(path, reference), store)
     elif path.is_dir():
         folder = path.resolve()
     elif _looks_like_a_path(reference):
@@ -143,23 +148,25 @@ def locate(reference: str, store: Store) -> Source:
 
 def load(source: Source, dtype: Dtype) -> LoadedModel:
     """Read the weights into memory, on the GPU where there is one. Raises ModelError with the reason in words."""
-    has_safetensors = any(source.folder.glob("*.safetensors"))
-    warnings = () if has_safetensors else (_bin_warning(source.reference),)
+    folder, reference = source.folder, source.reference
+    kind = "safetensors" if any(folder.glob("*.safetensors")) else "bin"
+    warnings = () if kind == "safetensors" else (_bin_warning(reference),)
+    config = read_config(folder, reference)
+    refuse_damaged_files(folder, reference)
+    refuse_oversized(reference, config, sum(f.stat().st_size for f in folder.glob(f"*.{kind}")), kind)
+    model = read_model(
+        reference,
+        config,
+        getattr(torch, dtype),
+        pretrained_model_name_or_path=folder,
+        use_safetensors=kind == "safetensors",
+    )
     try:
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            source.folder,
-            config=config,
-            dtype=getattr(torch, dtype),
-            use_safetensors=has_safetensors,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-    except _UNREADABLE as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except UNREADABLE as error:
         raise ModelError(
-            f"{source.reference} could not be read: {_first_line(error)}",
-            "The folder needs config.json, weights as .safetensors, and the tokenizer's files.",
+            f"The tokenizer of {reference} could not be read: {first_line(error)}",
+            "The folder needs the tokenizer's files beside the weights.",
         ) from error
     model.eval().requires_grad_(False)
     if torch.cuda.is_available():
@@ -188,19 +195,22 @@ def _existing(path: Path, reference: str) -> Path:
     return path
 
 
+def _existing_file(path: Path, reference: str) -> Path:
+    # A pipe or a device would be read for ever.
+    if not _existing(path, reference).is_file():
+        raise ModelError(f"{reference} is no regular file.", "Name the .gguf file itself.")
+    return path
+
+
 def _looks_like_a_path(reference: str) -> bool:
     # A hub id has one slash at the most and begins with a letter or digit.
     return reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1 or "\\" in reference
 
 
 def _check_family(folder: Path, reference: str) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{reference} holds no config.json.", "Name the folder that save_pretrained() wrote.")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"The config of {reference} could not be read: {_first_line(error)}") from error
+    config = read_config(folder, reference)
     family_named(config.model_type)
+    refuse_impossible(config, reference)
 
 
 def _from_hub(reference: str) -> Source:
@@ -216,8 +226,3 @@ def _from_hub(reference: str) -> Source:
 
 def _bin_warning(reference: str) -> str:
     return f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -1,0 +1,191 @@
+"""A checkpoint's config and weights, read whole or refused with the names of what is wrong.
+
+A loader fills a hole with random numbers and says so in its log alone; every figure computed after that would be wrong.
+So nothing may be missing, left over, of another shape, or no number, and sizes are looked at before anything is built.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from pickle import UnpicklingError  # the error alone: weights-only loading raises it on anything but weights
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from sparsedash.schema.errors import ModelError
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    RuntimeError,
+    ImportError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    ArithmeticError,
+    UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What libraries raise on files that are damaged or were never a model."""
+
+MOST_LAYERS = 2_000
+MOST_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
+"""How many weights a config may describe for each byte of its files: tied ones are stored once, GGUF packs several."""
+HARMLESS_WEIGHTS = 50_000_000
+"""So many need no comparison with the files: they take little memory."""
+
+_OTHER_CONFIG = "See whether config.json is whole, and that of this model."
+_INDEX = "model.safetensors.index.json"
+_NAMED = 5
+
+
+def read_config(folder: Path, reference: str) -> PretrainedConfig:
+    """The config of a folder, without weights. Raises ModelError where there is none that can be read."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{reference} holds no config.json.", "Name the folder that save_pretrained() wrote.")
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except UNREADABLE as error:
+        raise ModelError(f"The config of {reference} could not be read: {first_line(error)}", _OTHER_CONFIG) from error
+
+
+def refuse_impossible(config: PretrainedConfig, reference: str) -> None:
+    """Raises ModelError for a config of a quantised model, or one without layers, heads or words."""
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"The weights of {reference} are quantised, and a sparse model is computed from full ones.",
+            "Name the model that it was made from, or a GGUF file of it.",
+        )
+    limits = {"num_hidden_layers": MOST_LAYERS, "num_attention_heads": 10_000, "hidden_size": 1_000_000}
+    for name, most in (limits | {"vocab_size": 100_000_000}).items():
+        value = getattr(config, name, None)
+        if type(value) is not int or not 1 <= value <= most:
+            raise ModelError(
+                f"The config of {reference} says {name} = {str(value)[:40]}; possible: 1 to {most:,}.", _OTHER_CONFIG
+            )
+
+
+def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **where: Any) -> PreTrainedModel:
+    """The model with these weights and no others, on the CPU. where: as `from_pretrained` takes the place.
+
+    Raises ModelError with the names of tensors that are missing, left over, of another shape, or not finite.
+    """
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            **where,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, with every name
+        )
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{reference} could not be read: {first_line(error)}",
+            "The folder needs config.json, weights as .safetensors, and the tokenizer's files.",
+        ) from error
+    _refuse_unlike(reference, found)
+    _refuse_no_numbers(reference, model)
+    return model
+
+
+def refuse_damaged_files(folder: Path, reference: str) -> None:
+    """Raises ModelError for a safetensors file that is cut off, or an index that names files that are not there."""
+    for shard in _shards(folder, reference):
+        # A name with a folder in it would read a file that the model's identity does not know.
+        if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
+            raise ModelError(
+                f"{_INDEX} of {reference} names {str(shard)[:80]!r}, which is not in the folder.",
+                "Fetch the model again.",
+            )
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{reference} could not be read: {file.name} is damaged ({first_line(error)}).",
+                "Fetch or save the model again.",
+            ) from error
+
+
+def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
+    """Raises ModelError where the config describes far more weights than files of this size can hold.
+
+    It is asked on the meta device, before memory is taken for any of them. kind: of MOST_WEIGHTS_A_BYTE.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(f"The config of {reference} describes no model: {first_line(error)}", _OTHER_CONFIG) from error
+    n_weights = sum(parameter.numel() for parameter in model.parameters())
+    if n_weights > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
+        raise ModelError(
+            f"The config of {reference} describes {n_weights:,} weights, and its files hold {n_bytes:,} bytes.",
+            "See whether config.json is that of this model, and whether all files are there.",
+        )
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, short enough for a message."""
+    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+    # Some say where in the first line and what in the second.
+    return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300]
+
+
+def _shards(folder: Path, reference: str) -> Iterable[object]:
+    """The files that an index names; none where there is no index."""
+    index = folder / _INDEX
+    if not index.is_file():
+        return ()
+    try:
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{_INDEX} of {reference} could not be read: {first_line(error)}", "Fetch the model again."
+        ) from error
+
+
+def _refuse_unlike(reference: str, found: dict[str, Any]) -> None:
+    """found: what the loader reports, sets of names by what is wrong with them."""
+    said = {
+        "lacks": set(found["missing_keys"]),
+        "has, and its config knows nothing of,": set(found["unexpected_keys"]),
+        "has in another shape than its config says": {name for name, *_ in found["mismatched_keys"]},
+    }
+    parts = [f"{verb} {_named_few(names)}" for verb, names in said.items() if names]
+    if parts:
+        raise ModelError(
+            f"The checkpoint {reference} {'; it '.join(parts)}.",
+            "Random numbers would stand in for what is missing. Fetch or save the model again.",
+        )
+
+
+def _refuse_no_numbers(reference: str, model: PreTrainedModel) -> None:
+    broken = [name for name, weight in model.named_parameters() if not _is_finite(weight)]
+    if broken:
+        raise ModelError(
+            f"The checkpoint {reference} holds NaN or infinite values in {_named_few(broken)}.",
+            "Fetch or save the model again.",
+        )
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """Without a copy of the weight: NaN and infinity both reach its least or largest value."""
+    least, largest = torch.aminmax(weight.detach())
+    return bool(least.isfinite() and largest.isfinite())
+
+
+def _named_few(names: Iterable[str]) -> str:
+    known = sorted(names)
+    more = f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else ""
+    return ", ".join(known[:_NAMED]) + more

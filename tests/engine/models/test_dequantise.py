@@ -1,0 +1,176 @@
+"""Models from .gguf files: unpacked once, and again where that was changed; no code from beside the file is run."""
+
+import json
+import os
+import threading
+
+import pytest
+import torch
+
+from sparsedash.engine.models.dequantise import damaged_files, dequantised
+from sparsedash.engine.models.loading import load, locate
+from sparsedash.schema import notes
+from sparsedash.schema.errors import ModelError
+from sparsedash.storage.store import Store
+from tests.engine.tiny_gguf import write_tiny_gguf
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@pytest.fixture
+def unpacked(whole, store):
+    return dequantised(whole, store)
+
+
+def flip_a_bit(file):
+    data = bytearray(file.read_bytes())
+    data[-1000] ^= 64
+    file.write_bytes(data)
+
+
+def logits(whole, store):
+    loaded = load(locate(str(whole), store), "float32")
+    return loaded.model(torch.tensor([[1, 2, 3]])).logits
+
+
+def test_it_is_unpacked_once_and_then_found(whole, unpacked, store):
+    before = unpacked.stat().st_ino
+    assert dequantised(whole, store) == unpacked
+    assert unpacked.stat().st_ino == before
+    assert damaged_files(store) == []
+
+
+def test_a_flipped_bit_is_mended_and_the_numbers_are_the_same(whole, unpacked, store, caplog):
+    first, identity = logits(whole, store), locate(str(whole), store).identity
+    flip_a_bit(unpacked / "model.safetensors")
+    assert torch.equal(logits(whole, store), first)
+    assert locate(str(whole), store).identity == identity
+    assert "unpacked again" in caplog.text
+
+
+@pytest.mark.parametrize("harm", ["cut", "removed", "added", "emptied"])
+def test_whatever_else_was_changed_is_mended_as_well(whole, unpacked, store, harm):
+    file = unpacked / "model.safetensors"
+    match harm:
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-8])
+        case "removed":
+            file.unlink()
+        case "added":
+            (unpacked / "adapter.safetensors").write_bytes(b"")
+        case "emptied":
+            for part in unpacked.iterdir():
+                part.unlink()
+    loaded = load(locate(str(whole), store), "float32")
+    assert len(loaded.mlps) == 3
+    assert not (unpacked / "adapter.safetensors").exists()
+
+
+def test_a_change_that_keeps_size_and_time_is_found_by_reading_everything(unpacked, store):
+    file = unpacked / "model.safetensors"
+    seen = file.stat()
+    flip_a_bit(file)
+    os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert damaged_files(store) == [f"{unpacked.name}/model.safetensors"]
+
+
+def test_a_folder_of_an_earlier_version_is_taken_over_while_it_is_as_it_was_hashed(whole, unpacked, store):
+    locate(str(whole), store)
+    store.forget(notes.unpacked_files(unpacked.name))
+    before = unpacked.stat().st_ino
+    assert dequantised(whole, store).stat().st_ino == before
+    store.forget(notes.unpacked_files(unpacked.name))
+    flip_a_bit(unpacked / "model.safetensors")
+    assert dequantised(whole, store).stat().st_ino != before
+    assert damaged_files(store) == []
+
+
+def test_what_killed_processes_left_is_removed(whole, store):
+    models = store.folder / "models"
+    models.mkdir()
+    found = dequantised(whole, store)
+    mine, others, old = (models / f"unfinished-{name}" for name in (f"{found.name}-x", "other-x", "forgotten"))
+    for left in (mine, others, old):
+        left.mkdir()
+    os.utime(old, (0, 0))
+    (found / "model.safetensors").unlink()
+    dequantised(whole, store)
+    assert [left.exists() for left in (mine, others, old)] == [False, True, False]
+
+
+def test_two_at_once_unpack_it_once(whole, store):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(dequantised(whole, store))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert not list((store.folder / "models").glob("unfinished-*"))
+
+
+def test_a_missing_tensor_is_refused_by_name(store, tmp_path):
+    file = write_tiny_gguf(tmp_path / "hole.gguf", without="blk.1.ffn_down.weight")
+    with pytest.raises(ModelError, match=r"hole\.gguf lacks model\.layers\.1\.mlp\.down_proj\.weight"):
+        locate(str(file), store)
+    assert [left.name for left in (store.folder / "models").glob("*/")] == []
+
+
+@pytest.mark.parametrize("share", [0, 0.0001, 0.01, 0.05, 0.2, 0.5, 0.9, 0.999])
+def test_a_file_that_is_cut_off_is_refused(whole, store, tmp_path, share):
+    data = whole.read_bytes()
+    file = tmp_path / "cut.gguf"
+    file.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ModelError, match=r"cut\.gguf could not be read as a GGUF model"):
+        locate(str(file), store)
+
+
+def test_an_array_that_claims_to_be_endless_is_refused_at_once(whole, store, tmp_path):
+    data = bytearray(whole.read_bytes())
+    at = data.index(b"tokenizer.ggml.tokens") + len(b"tokenizer.ggml.tokens") + 8
+    data[at : at + 8] = (2**62).to_bytes(8, "little")
+    file = tmp_path / "endless.gguf"
+    file.write_bytes(data)
+    with pytest.raises(ModelError, match=r"endless\.gguf could not be read"):
+        locate(str(file), store)
+
+
+def test_code_that_lies_beside_the_file_is_neither_asked_for_nor_run(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    proof = tmp_path / "ran"
+    file = write_tiny_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\n")
+    asks = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"], "AutoConfig": "evil.Tokenizer"}}
+    for name in ("tokenizer_config.json", "config.json"):
+        (tmp_path / name).write_text(json.dumps(asks))
+    assert load(locate(str(file), store), "float32").tokenizer("the lamp").input_ids
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_what_is_no_regular_file_is_refused_and_not_read(store, tmp_path, kind):
+    path = tmp_path / "odd.gguf"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match="no regular file"):
+        locate(str(path), store)
+
+
+def test_where_the_folder_cannot_be_written_nothing_stays(whole, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    store = Store(tmp_path / "data")
+    with pytest.raises(OSError, match="No space left"):
+        dequantised(whole, store)
+    assert list((store.folder / "models").glob("*/")) == []
+    store.close()

@@ -1,0 +1,61 @@
+"""A tiny random LLaMA as a .gguf file, with a tokenizer that knows the words of the tests' own passages."""
+
+import json
+from pathlib import Path
+
+from gguf import GGUFWriter
+
+from tests.engine.tiny import tiny_model, tiny_tokenizer
+
+_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "model.layers.": "blk.",
+}
+
+
+def write_tiny_gguf(path: Path, seed: int = 0, without: str = "") -> Path:
+    """The file at this path. without: the name of a tensor, as GGUF calls it, to leave out."""
+    model = tiny_model("llama", seed, mlp_bias=False)
+    config, writer = model.config, GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(config.vocab_size)
+    tokenizer = tiny_tokenizer()
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    tokens += [f"<unused{i}>" for i in range(config.vocab_size - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_merges(_merges(tokenizer.backend_tokenizer.model.__getstate__()))
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    for name, weight in model.state_dict().items():
+        for ours, theirs in _NAMES.items():
+            name = name.replace(ours, theirs)
+        if name != without:
+            writer.add_tensor(name, weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _merges(state: bytes) -> list[str]:
+    return [" ".join(pair) if isinstance(pair, list) else pair for pair in json.loads(state)["merges"]]
