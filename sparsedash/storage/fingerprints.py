@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sparsedash.schema.settings import RunSettings
+from sparsedash.storage.local_paths import kind_of, local_path
 from sparsedash.storage.text_refs import FILE, file_of
 
 
@@ -11,11 +12,11 @@ def fingerprint(reference: str) -> str:
 
     Of an upload it is empty too: the reference holds the hash of its content.
     """
-    path = Path(reference).expanduser()
+    path = local_path(reference)
     if reference.startswith(FILE):
         path = file_of(reference, Path()) or path
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = sorted(path.iterdir()) if kind_of(path) == "folder" else [path]
         states = [(file.name, file.stat()) for file in files]
     except OSError:
         return ""

@@ -6,6 +6,8 @@
 import re
 from pathlib import Path
 
+from sparsedash.storage.local_paths import local_path
+
 FILE, UPLOAD = "file:", "upload:"
 TEXT_KINDS = (".jsonl", ".txt", ".parquet")
 
@@ -28,7 +30,7 @@ def file_of(reference: str, data_dir: Path) -> Path | None:
     """The file behind a reference, whether or not it is there; None where no file can have that name."""
     name, _ = _parted(reference)
     if reference.startswith(FILE):
-        return Path(name).expanduser()
+        return local_path(name)
     uploaded = _UPLOADED.fullmatch(name) if reference.startswith(UPLOAD) else None
     return uploaded and uploads_folder(data_dir) / uploaded["hash"] / uploaded["file"]
 

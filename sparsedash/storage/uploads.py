@@ -25,9 +25,6 @@ MAX_BYTES = MAX_MEGABYTES * 1024 * 1024
 MAX_TOTAL_BYTES = 1_000_000_000
 """Of all uploads of a data folder together: nobody who uses the page can fill the disk with them."""
 
-MAX_TEXT_BYTES = 20 * MAX_BYTES
-"""Of all texts together: a small compressed file can hold far more than fits into memory."""
-
 _HASH_DIGITS = 32
 _NAME_LETTERS = 60
 
@@ -142,13 +139,10 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def _look_through(path: Path, called: str) -> None:
-    n_bytes, found = 0, False
+    found = False
     try:
         for text in texts_of(path):
             found = found or bool(text.strip())
-            n_bytes += len(text.encode())
-            if n_bytes > MAX_TEXT_BYTES:
-                raise CorpusError(f"{called} unpacks to more text than can be handled.")
     except CorpusError as error:
         raise CorpusError(error.message.replace(path.name, called), error.advice) from error
     if not found:

@@ -15,7 +15,7 @@ import pytest
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.storage import uploads
+from sparsedash.storage import text_files, uploads
 from sparsedash.storage.text_files import texts_of
 from sparsedash.storage.text_refs import chosen, file_of, names_file
 from sparsedash.storage.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads, texts_read
@@ -168,10 +168,10 @@ def test_a_file_that_is_too_large_is_refused_with_the_limit_before_it_is_read(ke
 
 
 def test_a_small_file_that_unpacks_to_too_much_is_refused(kept, tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "MAX_TEXT_BYTES", 100_000)
+    monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 100_000)
     packed = parquet_bytes(["lamp " * 1000] * 1000)
     assert len(packed) < 20_000
-    with pytest.raises(CorpusError, match="unpacks to more text"):
+    with pytest.raises(CorpusError, match=r"packed\.parquet holds more than"):
         kept.keep("packed.parquet", packed)
     assert files_in(tmp_path) == []
 

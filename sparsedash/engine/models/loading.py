@@ -32,6 +32,7 @@ from sparsedash.engine.pruning.surgery import Mlp
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
+from sparsedash.storage.local_paths import kind_of, local_path
 from sparsedash.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -126,14 +127,14 @@ def locate(reference: str, store: Store) -> Source:
 
     Raises ModelError: not found, package missing, hub unreachable, family not supported.
     """
-    path = Path(reference).expanduser()
+    path = local_path(reference)
     if reference == BUILTIN_MODEL:
         folder = dequantised(_builtin_file(), store)
     elif reference.startswith("builtin:"):
         raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
     elif path.suffix == ".gguf":
         folder = dequantised(_existing_file(path, reference), store)
-    elif path.is_dir():
+    elif kind_of(path) == "folder":
         folder = path.resolve()
     elif _looks_like_a_path(reference):
         _existing(path, reference)
@@ -190,14 +191,14 @@ def _builtin_file() -> Path:
 
 
 def _existing(path: Path, reference: str) -> Path:
-    if not path.exists():
+    if kind_of(path) == "nothing":
         raise ModelError(f"There is no {reference} on this machine.", "Check the path.")
     return path
 
 
 def _existing_file(path: Path, reference: str) -> Path:
     # A pipe or a device would be read for ever.
-    if not _existing(path, reference).is_file():
+    if kind_of(_existing(path, reference)) != "file":
         raise ModelError(f"{reference} is no regular file.", "Name the .gguf file itself.")
     return path
 

@@ -24,6 +24,7 @@ from sparsedash.engine.models.hub import HTTPError, reachable
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE
 from sparsedash.storage.data_dir import data_folder
+from sparsedash.storage.local_paths import kind_of
 from sparsedash.storage.text_files import is_running, json_lines, texts_of
 from sparsedash.storage.text_refs import chosen, file_of, names_file
 
@@ -98,9 +99,10 @@ def openings() -> tuple[str, ...]:
 
 def _read_file(reference: str, data_dir: Path) -> tuple[list[str], bool]:
     path = file_of(reference, data_dir)
-    if path is None or not path.is_file():
+    if path is None or kind_of(path) != "file":
         raise CorpusError(f"There is no file {path or reference}.", "Check the path after file:, or upload it again.")
-    return list(texts_of(path))[chosen(reference)], is_running(path)
+    part = chosen(reference)
+    return list(islice(texts_of(path), part.start, part.stop)), is_running(path)
 
 
 def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
