@@ -13,7 +13,7 @@ from sparsedash.__main__ import main
 from sparsedash.catalog import choices, presets
 from sparsedash.reporting.files.run_json import run_document
 from sparsedash.schema.method_settings import Allocation, Compensation, Pattern, Saliency, Schedule
-from tests.examples import RECORD, RUN
+from tests.factories import RECORD, RUN
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]

@@ -12,7 +12,7 @@ from sparsedash.schema.settings import BUILTIN_MODEL, RunSettings
 from sparsedash.service import reproduction
 from sparsedash.service.reproduction import measured, published_interval, ratio, run_cost, run_settings
 from sparsedash.stats.significance import unpaired_interval
-from tests.examples import PRUNED, RECORD, RUN, outcome
+from tests.factories import PRUNED, RECORD, RUN, outcome
 
 TWENTY_PERCENT = LAST_TOKEN[0]
 by_name = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

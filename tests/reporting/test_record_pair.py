@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sparsedash.reporting.record_pair import Pair, RecordChoice, pair
-from tests.examples import STOPPED
+from tests.factories import STOPPED
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend
 

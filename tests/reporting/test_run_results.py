@@ -10,7 +10,7 @@ from sparsedash.reporting.readings import answering
 from sparsedash.reporting.run_answer import answer, doubt
 from sparsedash.reporting.run_results import RunResults, adjusted, best, live, run_results
 from sparsedash.schema.records import Record
-from tests.examples import STOPPED
+from tests.factories import STOPPED
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
 

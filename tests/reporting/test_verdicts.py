@@ -7,7 +7,7 @@ import pytest
 from sparsedash.reporting import verdicts
 from sparsedash.reporting.wording import NBSP
 from sparsedash.stats.significance import paired
-from tests.examples import RECORD, STOPPED
+from tests.factories import RECORD, STOPPED
 
 
 def plain(text: str) -> str:

@@ -9,7 +9,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.stats.significance import accuracy_interval
-from tests.examples import RECORD, outcome
+from tests.factories import RECORD, outcome
 
 
 def plain(text: str) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Candidate, Outcome, Passages, Record, Run, Score, TargetToken, from_json, to_json
-from tests.examples import RECORD, RUN, outcome
+from tests.factories import RECORD, RUN, outcome
 
 ALL = [
     RECORD,

@@ -30,7 +30,7 @@ from sparsedash.stats.significance import (
     shared_outcomes,
     wilson,
 )
-from tests.examples import RECORD, outcome
+from tests.factories import RECORD, outcome
 
 counts = st.integers(0, 300)
 

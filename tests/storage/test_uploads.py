@@ -19,7 +19,7 @@ from sparsedash.storage import text_files, uploads
 from sparsedash.storage.text_files import texts_of
 from sparsedash.storage.text_refs import chosen, file_of, names_file
 from sparsedash.storage.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads, texts_read
-from tests.examples import PRUNED, RECORD
+from tests.factories import PRUNED, RECORD
 
 LINE = b'{"text": "the lamp went home"}\n'
 

@@ -23,7 +23,7 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.engine.conftest import passages as texts
-from tests.examples import PRUNED
+from tests.factories import PRUNED
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.reporting.charts.layers import layers_chart, layers_words, relative
-from tests.examples import PRUNED
-from tests.examples import THREE_LAYERS as MADE
+from tests.factories import PRUNED
+from tests.factories import THREE_LAYERS as MADE
 from tests.reporting.charts.drawn import drawn, labels, trace
 
 

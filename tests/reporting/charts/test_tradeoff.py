@@ -13,7 +13,7 @@ from sparsedash.reporting.charts.points import times
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.readings import answering
 from sparsedash.stats.significance import mean_interval, share_interval, wilson
-from tests.examples import STOPPED
+from tests.factories import STOPPED
 from tests.reporting.charts.drawn import drawn, labels, trace
 from tests.reporting.charts.pointed import read, tradeoff_data
 from tests.ui import specimens

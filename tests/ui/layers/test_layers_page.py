@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.ui.layers.view import sentence, times_more
-from tests.examples import THREE_LAYERS as LAYERS
+from tests.factories import THREE_LAYERS as LAYERS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, words
 from tests.ui.fake_backend import job

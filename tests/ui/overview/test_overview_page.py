@@ -7,7 +7,7 @@ from dataclasses import replace
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.settings import RunSettings
-from tests.examples import STOPPED
+from tests.factories import STOPPED
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.fake_backend import job
