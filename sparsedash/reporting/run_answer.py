@@ -1,4 +1,4 @@
-"""What pruning cost in one run, in one sentence, and what that sentence leaves open."""
+"""The words for what pruning cost in one run: the sentence that pages open with, and what it leaves open."""
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.points import times

@@ -1,4 +1,4 @@
-"""What was asked for: frozen, checked, plain values.
+"""What a run is asked for, and the limits of every value: frozen, checked, plain values.
 
 Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rounding.
 """

@@ -1,4 +1,4 @@
-"""What a setting is held to; each check names the setting, the value and what is allowed."""
+"""The kinds of checks that settings call with their own limits: one of a few, a whole number, a share, a text."""
 
 from typing import Any, get_args
 

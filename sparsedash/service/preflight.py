@@ -1,4 +1,4 @@
-"""What a run will take before it is started: time, memory, and what is stored already."""
+"""Estimates what a run will take before it is started: time and memory, and finds what of it is stored already."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Text files that visitors uploaded: kept in the data folder by the hash of their content, and only ever read as text.
+"""Text files that visitors uploaded, up to a size: kept in the data folder by their hash, and only ever read as text.
 
 A file is looked through before it is kept; one that is refused leaves nothing behind.
 """

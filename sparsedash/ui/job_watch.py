@@ -9,8 +9,8 @@ from sparsedash.reporting.html import label, paragraph
 from sparsedash.reporting.job_status import doing, what
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
-from sparsedash.ui.intervals import JOB_S
 from sparsedash.ui.job_panel import draw
+from sparsedash.ui.polling import JOB_S
 
 LISTED = 200
 """How many jobs are looked at, newest first, where all of them are listed."""

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.ui import frame
-from sparsedash.ui.intervals import RECONCILE_S
+from sparsedash.ui.polling import RECONCILE_S
 
 log = logging.getLogger(__name__)
 

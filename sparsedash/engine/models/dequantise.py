@@ -1,4 +1,4 @@
-"""Unpacks a .gguf file into a folder of safetensors in the data folder: once, and again where that was changed since.
+"""Unpacks a .gguf file into the data folder as safetensors: once, and again where the unpacked files are damaged.
 
 Sizes, times and hashes of what was written are noted in the store. Sizes and times are compared before every use, which
 takes no time; `damaged_files` reads everything.

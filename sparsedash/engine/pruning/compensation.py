@@ -1,4 +1,4 @@
-"""How the weights that stay make up for those that go. To add a way: one function and one row.
+"""How the weights that stay make up for those that go: bias, least squares. To add a way: one function and one row.
 
 Dimensions: d hidden width, m inner width, k kept channels. Every function returns the new out-projection (d, k) and its
 new bias (d,), None to leave the bias as it is.

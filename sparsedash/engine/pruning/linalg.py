@@ -1,4 +1,4 @@
-"""The linear algebra that the criteria and the compensation share."""
+"""Linear algebra that saliencies and compensation share: damping (a ridge) of second moments, and solving with them."""
 
 import torch
 from torch import Tensor

@@ -11,7 +11,7 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel
-from sparsedash.ui.intervals import WRITTEN_S
+from sparsedash.ui.polling import WRITTEN_S
 
 
 def continue_passage(backend: Backend, seen: SideBySide, context: str) -> None:

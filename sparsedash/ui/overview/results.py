@@ -1,4 +1,4 @@
-"""What pruning cost in one run: the sentence, at most three numbers, the chart and its table; and the list of runs."""
+"""Draws a run on the overview page: opening sentence, at most three numbers, chart and table; and the list of runs."""
 
 from typing import get_args
 from urllib.parse import urlencode
@@ -21,7 +21,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval, judge
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.address_bar import BOUND
-from sparsedash.ui.intervals import JOB_S
+from sparsedash.ui.polling import JOB_S
 
 MEASURE = "measure"
 _CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."

@@ -1,4 +1,4 @@
-"""What a run will take before it is started: time, memory, and what is stored already."""
+"""Draws the estimate beside the form: time, memory, what is stored already, and what is wrong."""
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.cards import facts
