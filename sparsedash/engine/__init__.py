@@ -5,3 +5,7 @@ import os
 # Read by torch when it first allocates: on Linux its large tensors then lie on pages of 2 MB instead of 4 kB. A forward
 # pass makes and frees them all the time, and takes 7 to 9 % less of the processor's time (benchmarks/huge_pages.py).
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+# Read when the hub's clients are imported: they tell the hub what was asked for, not what asked for it and how often.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")

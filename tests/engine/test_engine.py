@@ -1,4 +1,4 @@
-"""What importing the engine arranges before torch is there."""
+"""What importing the engine arranges before torch and the hub's clients are there."""
 
 import os
 import subprocess
@@ -6,11 +6,34 @@ import sys
 
 import pytest
 
-CODE = "import os, sys, sparsedash.engine; print(os.environ['THP_MEM_ALLOC_ENABLE'], 'torch' in sys.modules)"
+ARRANGED = {"THP_MEM_ALLOC_ENABLE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
 
 
-@pytest.mark.parametrize(("asked", "found"), [({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")])
-def test_tensors_lie_on_large_pages_unless_somebody_says_otherwise(asked, found):
-    environment = {n: v for n, v in os.environ.items() if n != "THP_MEM_ALLOC_ENABLE"} | asked
-    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [found, "False"]
+def printed_by(code: str, asked: dict[str, str]) -> list[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ARRANGED} | asked
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("name", ARRANGED)
+def test_a_variable_is_arranged_before_torch_unless_somebody_says_otherwise(name):
+    code = f"import os, sys, sparsedash.engine; print(os.environ[{name!r}], 'torch' in sys.modules)"
+    assert printed_by(code, {}) == [ARRANGED[name], "False"]
+    other = str(1 - int(ARRANGED[name]))
+    assert printed_by(code, {name: other}) == [other, "False"]
+
+
+@pytest.mark.parametrize(("asked", "found"), [({}, "True"), ({"HF_HUB_DISABLE_TELEMETRY": "0"}, "False")])
+def test_the_hubs_client_tells_the_hub_nothing_about_its_user(asked, found):
+    asked = {"DO_NOT_TRACK": "0", "DISABLE_TELEMETRY": "0", "HF_HUB_OFFLINE": "0"} | asked
+    code = (
+        "import sparsedash.engine.models.hub; from huggingface_hub import constants; "
+        "from huggingface_hub.utils import build_hf_headers; "
+        "print(constants.HF_HUB_DISABLE_TELEMETRY, 'torch/' not in build_hf_headers()['user-agent'])"
+    )
+    assert printed_by(code, asked) == [found, found]
+
+
+def test_no_download_is_counted():
+    code = "import sparsedash.engine.texts.corpora, datasets; print(datasets.config.HF_UPDATE_DOWNLOAD_COUNTS)"
+    assert printed_by(code, {}) == ["False"]
