@@ -4,6 +4,7 @@ Imports point down, siblings do not import each other, and every library has one
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -274,3 +275,19 @@ def test_a_model_is_always_loaded_with_remote_code_refused(path):
         if ast.unparse(call.func).endswith((".from_pretrained", ".from_config")):
             given = {word.arg for word in call.keywords}
             assert given & {"trust_remote_code", None}, f"{named(path)}:{call.lineno}"
+
+
+ADDRESS = re.compile(r"\b[a-z]+://([\w.-]+)|\b((?:[a-z0-9-]+\.)+(?:com|org|net|io|co|ai|dev))\b", re.IGNORECASE)
+LOOPBACK = {"127.0.0.1", "localhost"}
+NEVER_ASKED = {
+    "sparsedash/catalog/published.py": {"github.com"},  # a link to where a table is from
+    "sparsedash/reporting/files/svg_chart.py": {"www.w3.org"},  # the name of SVG
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_no_module_names_a_host_other_than_this_machine(path):
+    """What is fetched, the hub's own client fetches, from where its user has told it to."""
+    texts = [n.value for n in ast.walk(tree_of(path)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    hosts = {a or b for text in texts for a, b in ADDRESS.findall(text)}
+    assert hosts <= LOOPBACK | NEVER_ASKED.get(named(path), set())
