@@ -18,6 +18,7 @@ from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, Step
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.secrets import redact_output
 from sparsedash.schema.settings import (
     BUILTIN_CLOZE,
     BUILTIN_MODEL,
@@ -50,6 +51,7 @@ Exit codes: 0 done, 1 failed, 2 a bad argument, 130 stopped from the keyboard.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says. Returns the exit code: 0 done, 1 failed, 2 bad arguments, 130 stopped."""
+    redact_output()
     arguments = _parser().parse_args(argv)
     try:
         settings = _settings(arguments)

@@ -26,6 +26,7 @@ from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.errors import Cancelled, SparseDashError
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import OnStep, OnText, Step
+from sparsedash.schema.secrets import redact_output, redacted
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.storage.store import Store
 
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Pipeline] = engin
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--slot", type=int, default=0)
     arguments = parser.parse_args(argv)
+    redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     faulthandler.enable()
     stop = StopFlag()
@@ -175,7 +177,7 @@ class Worker:
 
 def in_words(error: Exception) -> tuple[str, str]:
     """What went wrong and what to do about it, for a person; the traceback is in the log."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+    text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
     if isinstance(error, SparseDashError):
         return error.message, error.advice
     if _is_out_of_memory(error):

@@ -1,5 +1,6 @@
 """`python -m sparsedash run`: the document it writes, and what it says to bad arguments."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -96,6 +97,16 @@ def test_bad_arguments_give_one_clear_line_and_code_2(arguments, change, said, c
     assert code == 2
     assert said in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("said", [("--token", "hf_" + "aB3" * 11), ("--calibration", "https://me:hf_1@127.0.0.1/x")])
+def test_a_secret_that_is_typed_by_mistake_is_not_repeated(arguments, capsys, said):
+    # argparse raises, after its own line; what SparseDash refuses itself comes back as a code.
+    with contextlib.suppress(SystemExit):
+        main([*arguments, *said])
+    shown = capsys.readouterr()
+    assert said[1] not in shown.out + shown.err
+    assert "[hidden]" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,20 @@
     ├── JobError           a job cannot be found or is not in the right state
     └── Cancelled          somebody asked the work to stop
 
-A message says what was wrong and what is allowed; `advice` says what to do next.
+A message says what was wrong and what is allowed; `advice` says what to do next. Whatever a library's own message has
+brought along, neither holds a secret.
 """
+
+from sparsedash.schema.secrets import redacted
 
 
 class SparseDashError(Exception):
     """Root of the tree. `message` is one line of plain text, `advice` one more or empty."""
 
     def __init__(self, message: str, advice: str = "") -> None:
-        super().__init__(f"{message} {advice}".strip())
-        self.message = message
-        self.advice = advice
+        self.message = redacted(message)
+        self.advice = redacted(advice)
+        super().__init__(f"{self.message} {self.advice}".strip())
 
 
 class SettingsError(SparseDashError):

@@ -3,6 +3,7 @@
 from typing import Any, get_args
 
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.secrets import looks_secret
 
 
 def one_of(name: str, value: object, choices: Any) -> None:
@@ -35,3 +36,7 @@ def reference(name: str, value: object) -> None:
         raise SettingsError(name, value, "a reference without spaces around it")
     if len(value) > 4096 or not value.isprintable():
         raise SettingsError(name, value[:40], "at most 4,096 printable characters")
+    if looks_secret(value):
+        # It would be kept with the job and its results, and shown to whoever sees them.
+        instead = "Set the hub's token as HF_TOKEN in the environment that SparseDash is started in."
+        raise SettingsError(name, value, "a reference without a token or a password in it", instead)

@@ -1,6 +1,7 @@
 """A stand-in for the model hub on 127.0.0.1: the part of its HTTP interface that fetching models and text sets uses.
 
-It serves folders as repositories with commits and branches, and can be gated, break off a download, or be stopped.
+It serves folders as repositories with commits and branches, and can be gated, break off a download, repeat the token
+that it was sent, or be stopped.
 """
 
 import hashlib
@@ -46,6 +47,8 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.asked: list[str] = []
+        self.refuses_with = 0
+        """A status: every request gets it, with the header that it was authorised by, as a careless hub would."""
         self._port = 0
         self.start()
 
@@ -100,6 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         parts = [unquote(part) for part in address.path.strip("/").split("/")]
         self.served.asked.append(f"{self.command} {address.path}")
+        if self.served.refuses_with:
+            self._repeat_what_came()
+            return
         try:
             if parts[0] == "api":
                 self._api(parts[1:], parse_qs(address.query))
@@ -189,6 +195,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, code: str, message: str, more: dict[str, str] | None = None) -> None:
         headers = {"X-Error-Code": code, "X-Error-Message": message} | (more or {})
         self._send(status, b"", headers, 0)
+
+    def _repeat_what_came(self) -> None:
+        said = f"Refused: Authorization: {self.headers.get('Authorization')}"
+        data = json.dumps({"error": said}).encode()
+        headers = {"X-Error-Message": said, "X-Request-Id": said, "Content-Type": "application/json"}
+        self._send(self.served.refuses_with, data, headers, len(data))
 
     def _send(self, status: int, data: bytes, headers: dict[str, str], size: int) -> None:
         self.send_response(status)

@@ -31,6 +31,7 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Memory ran out.", "bfloat16"),
         (ModuleNotFoundError("x", name="torch"), "The package torch is not installed.", "pip"),
         (OSError(errno.ENOSPC, "No space left"), "The disk is full.", "retry"),
+        (ValueError("sent Bearer 0123456789abcdef"), "ValueError: sent Bearer [hidden]", "The log has the details"),
         (KeyError("weight"), "KeyError: 'weight'", "The log has the details"),
         (ValueError(), "ValueError: ValueError", "The log has the details"),
     ],

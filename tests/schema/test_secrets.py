@@ -1,0 +1,104 @@
+"""What counts as a secret, and what does not."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sparsedash.schema.errors import ModelError, SettingsError
+from sparsedash.schema.secrets import HIDDEN, looks_secret, redacted
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+
+HUB_TOKEN = "hf_" + "aB3" * 11
+SECRETS = [
+    (f"sent {HUB_TOKEN}.", f"sent {HIDDEN}."),
+    ("Authorization: Bearer 0123456789abcdef", f"Authorization: Bearer {HIDDEN}"),
+    ("{'authorization': 'Basic dXNlcjpwYXNzd29yZA=='}", f"{{'authorization': 'Basic {HIDDEN}'}}"),
+    ("https://me:my-word@127.0.0.1/x", f"https://{HIDDEN}@127.0.0.1/x"),
+    ("see http://a/b?x=1&token=abc&y=2", f"see http://a/b?x=1&token={HIDDEN}&y=2"),
+    ("http://a/b?X-Amz-Signature=0f0f", f"http://a/b?X-Amz-Signature={HIDDEN}"),
+]
+PLAIN = [
+    "EleutherAI/gpt-neo-125m@main",
+    "/models/hf_transformers_cache/llama",
+    "upload:novel.txt@0123456789abcdef",
+    "file:/texts/passages.jsonl@0.5",
+    "The bearer of bad news",
+    "https://127.0.0.1:8501/?run=3&compare=a@b",
+    "last token, basic accuracy",
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), SECRETS)
+def test_what_looks_like_a_secret_is_hidden_and_the_rest_is_kept(text, shown):
+    assert redacted(text) == shown
+    assert looks_secret(text)
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_plain_text_stays_as_it_is(text):
+    assert redacted(text) == text
+    assert not looks_secret(text)
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "client_secret", "DB_PASSWORD", "SOME_API_KEY"])
+def test_a_secret_of_the_environment_is_hidden_however_it_looks(monkeypatch, name):
+    monkeypatch.setenv(name, "open sesame")
+    assert redacted("he said open sesame!") == f"he said {HIDDEN}!"
+
+
+def test_of_two_secrets_the_longer_is_hidden_whole(monkeypatch):
+    monkeypatch.setenv("ONE_TOKEN", "open sesame")
+    monkeypatch.setenv("OTHER_TOKEN", "open sesame seed")
+    assert redacted("open sesame seed") == HIDDEN
+
+
+@pytest.mark.parametrize(("name", "value"), [("A_TOKEN", "true"), ("TOKENIZERS_PARALLELISM", "parallel-words")])
+def test_other_variables_hide_nothing(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert redacted(f"this is {value}") == f"this is {value}"
+
+
+def test_no_error_of_ours_holds_a_secret():
+    error = ModelError(f"refused {HUB_TOKEN}", f"try https://me:{HUB_TOKEN}@host/")
+    assert error.message == f"refused {HIDDEN}"
+    assert error.advice == f"try https://{HIDDEN}@host/"
+    assert HUB_TOKEN not in str(error) + repr(error)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda ref: RunSettings(model=ref),
+        lambda ref: CalibrationSettings(corpus=ref),
+        lambda ref: EvaluationSettings(corpus=ref),
+    ],
+)
+@pytest.mark.parametrize("secret", [f"https://me:{HUB_TOKEN}@127.0.0.1/maker/name", f"maker/name?token={HUB_TOKEN}"])
+def test_a_reference_that_holds_a_secret_is_refused_before_it_is_kept(ask, secret):
+    with pytest.raises(SettingsError, match="without a token") as refused:
+        ask(secret)
+    assert HUB_TOKEN not in str(refused.value)
+    assert "HF_TOKEN" in refused.value.advice
+
+
+OUTPUT = """\
+import logging, sys, warnings
+from sparsedash.schema.secrets import redact_output
+redact_output()
+redact_output()
+logging.basicConfig()
+print("print", sys.argv[1])
+sys.stdout.writelines(["lines ", sys.argv[1]])
+logging.warning("log %s", sys.argv[1])
+warnings.warn(sys.argv[1])
+raise ValueError(sys.argv[1]) from KeyError(sys.argv[1])
+"""
+
+
+def test_what_is_printed_logged_warned_of_or_raised_passes_through(tmp_path):
+    done = subprocess.run([sys.executable, "-c", OUTPUT, HUB_TOKEN], capture_output=True, text=True)
+    assert done.stdout == f"print {HIDDEN}\nlines {HIDDEN}"
+    assert done.stderr.count(HIDDEN) == 4
+    assert HUB_TOKEN not in done.stdout + done.stderr
+    assert "Traceback" in done.stderr
