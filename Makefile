@@ -11,7 +11,10 @@ CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome g
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
-.PHONY: help install run test check format lint types unit bench clean
+# The tools of audit and sbom are kept apart from what they look at.
+AUDIT := .venv/audit
+
+.PHONY: help install run test check format lint types unit bench audit licences sbom clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +24,9 @@ help:
 	@echo "make check    what CI does: Chromium must be there, then make test"
 	@echo "make format   write the format"
 	@echo "make bench    every benchmark on a tiny model: that it runs, not how fast"
+	@echo "make audit    known weaknesses of what is installed, where a service that knows them can be reached"
+	@echo "make licences the licence of every package; fails where one is not allowed"
+	@echo "make sbom     what the product is made of, as CycloneDX, in sbom.json"
 	@echo "make clean    remove .venv and caches"
 
 install: .venv/installed .venv/built-in-model .venv/command
@@ -57,8 +63,19 @@ bench: export CHROMIUM := $(CHROMIUM)
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.small
 
+# Not in CI: what is known changes from day to day, and would turn a commit red that changed nothing (docs/adr/0014).
+audit: .venv/installed-dev .venv/built-in-model $(AUDIT)/installed
+	$(BIN)/python -m supply.audit --tools $(AUDIT)/bin
+
+# `make test` holds these as well: tests/supply asks for the same list.
+licences: .venv/installed-dev .venv/built-in-model
+	$(BIN)/python -m supply.licences
+
+sbom: .venv/installed .venv/built-in-model $(AUDIT)/installed
+	$(BIN)/python -m supply.sbom --tools $(AUDIT)/bin sbom.json
+
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	rm -rf sbom.json .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 
 .venv/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -72,6 +89,11 @@ clean:
 
 .venv/installed-dev: .venv/installed requirements-dev.txt
 	$(PIP) -r requirements-dev.txt $(CONSTRAINTS)
+	@touch $@
+
+$(AUDIT)/installed: .venv/python requirements-audit.txt constraints.txt
+	$(BIN)/python -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip --disable-pip-version-check install -r requirements-audit.txt $(CONSTRAINTS)
 	@touch $@
 
 # The command is this checkout's: what is changed here is what it runs.
