@@ -8,13 +8,14 @@ from sparsedash.ui.chosen_run import chosen_run
 from sparsedash.ui.form import run_form
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.overview import results
+from sparsedash.ui.tolerance import choose_tolerance, tolerance
 
 LAST_RUNS = 8
 
 backend = frame.page("Overview")
 runs = backend.runs()
 chosen = chosen_run(backend, runs)
-found = run_results(backend, chosen.run)
+found = run_results(backend, chosen.run, tolerance())
 
 
 def try_built_in() -> None:
@@ -42,6 +43,7 @@ if found is not None:
     results.show_tradeoff(backend, found, chosen.job)
     with st.container(horizontal=True):
         results.link_to_answers(found)
+        choose_tolerance()
         frame.link("prune", "Change the settings", **(form_address(found.run.settings) or {}))
 elif chosen.job is not None:
     frame.opening("The first results are on their way." if chosen.job.live else "This run has no results.")

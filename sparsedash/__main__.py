@@ -29,10 +29,12 @@ from sparsedash.schema.settings import (
     parse_percents,
 )
 from sparsedash.service.problems import problems
+from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.store import Store
 
 EXIT_BAD_ARGUMENTS = 2
+EXIT_BEYOND = 3
 
 _FIRST_RUN = f"sparsedash run --model {BUILTIN_MODEL} --sparsity 10,20"
 _ABOUT = f"""\
@@ -45,16 +47,18 @@ computed, the other does not compute again. To begin with, on a small model that
 """
 _ENDS = """\
 `sparsedash run --help` lists what can be chosen. The dashboard itself: `streamlit run app.py` in the checkout.
-Exit codes: 0 done, 1 failed, 2 a bad argument, 130 stopped from the keyboard.
+Exit codes: 0 done, 1 failed, 2 a bad argument, 3 beyond what may be lost (with --fail-beyond),
+130 stopped from the keyboard.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says. Returns the exit code: 0 done, 1 failed, 2 bad arguments, 130 stopped."""
+    """Do what the command line says. Returns the exit code, as `--help` lists them."""
     redact_output()
     arguments = _parser().parse_args(argv)
     try:
         settings = _settings(arguments)
+        tolerance = Tolerance(ratio=arguments.within, points=arguments.within_points)
         store = Store(arguments.data_dir)
         if found := problems(settings, store.folder):
             return _complain(SparseDashError(" ".join(problem.message for problem in found)), EXIT_BAD_ARGUMENTS)
@@ -64,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, 1)
     _quieten()
     try:
-        document = _run(settings, store)
+        document = _run(settings, store, tolerance)
     except SparseDashError as error:
         return _complain(error, 1)
     except KeyboardInterrupt:
@@ -72,10 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_table(document)
     if arguments.json:
         _write_whole(arguments.json, json.dumps(document, indent=1))
-    return 0
+    beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
+    return EXIT_BEYOND if arguments.fail_beyond and beyond else 0
 
 
-def _run(settings: RunSettings, store: Store) -> dict[str, object]:
+def _run(settings: RunSettings, store: Store, tolerance: Tolerance) -> dict[str, Any]:
     # Only now: torch takes seconds to import, and --help or a typing mistake must not wait for it.
     from sparsedash.engine.run import pipeline
 
@@ -84,7 +89,7 @@ def _run(settings: RunSettings, store: Store) -> dict[str, object]:
     dense = store.get(Record, run.dense)
     sparse = [store.get(Record, key) for key in run.sparse]
     assert dense is not None
-    return run_document(run, dense, [record for record in sparse if record is not None])
+    return run_document(run, dense, [record for record in sparse if record is not None], tolerance)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -149,6 +154,13 @@ def _ask_for_answering(run: argparse.ArgumentParser) -> None:
     run.add_argument("--rule", default="plain", metavar="NAME", help=rule)
     early = "a sparse model answers only until its difference to the dense one is decided"
     run.add_argument("--stop-early", action="store_true", help=early)
+    usual = Tolerance()
+    ratio = "word perplexity may be R times the dense model's (%(default)s)"
+    run.add_argument("--within", type=float, default=usual.ratio, metavar="R", help=ratio)
+    points = "accuracy may fall by P points (%(default)s)"
+    run.add_argument("--within-points", type=float, default=usual.points, metavar="P", help=points)
+    fails = f"exit with {EXIT_BEYOND} where a sparse model is beyond that"
+    run.add_argument("--fail-beyond", action="store_true", help=fails)
 
 
 def _names(offered: Iterable[choices.Choice | presets.Method]) -> str:
@@ -225,18 +237,18 @@ def _print_table(document: dict[str, Any]) -> None:
     several = len(settings["methods"]) > 1
     names = [_row_name(MethodSettings(**answers["method"]), answers["sparsity_percent"], several) for answers in sparse]
     width = max(8, *(len(name) + 2 for name in names))
-    print(f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>11}{'broke':>8}{'mended':>8}{'p':>9}")
+    print(f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>11}{'broke':>8}{'mended':>8}  verdict")
     for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
         word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
         line = f"{name:{width}}{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
         line += f"{answers['word_perplexity']:>11.2f}"
         if pairs:
-            line += f"{pairs['broke']:>8}{pairs['mended']:>8}{pairs['p_value']:>9.2g}"
+            line += f"{pairs['broke']:>8}{pairs['mended']:>8}  {answers['verdict']['verdict']}"
         print(line)
     if settings["evaluation"]["rule"] == "published":
         print("last token by the published rule: a passage of more than 197 tokens is wrong")
     if settings["evaluation"]["stop_early"]:
-        print("sparse models stopped when their difference was decided; p is valid at any look")
+        print("sparse models stopped when their difference was decided; verdicts allow for that")
 
 
 def _row_name(method: MethodSettings, percent: float, several: bool) -> str:

@@ -54,6 +54,24 @@ def test_the_document_holds_every_promised_field(arguments, tmp_path, capsys):
     assert "dense" in printed and "12.5 %" in printed
 
 
+def test_every_sparse_model_has_a_verdict_and_one_beyond_can_fail_the_command(arguments, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "out.json"
+    lax = [*arguments, "--sparsity", "50", "--json", str(file), "--fail-beyond"]
+    assert main(lax) == 0
+    (sparse,) = json.loads(file.read_text())["sparse"]
+    verdict = sparse["verdict"]
+    # Twelve passages, of which the random model has next to nothing right.
+    assert (verdict["verdict"], verdict["tolerance"]) == ("undecided", {"ratio": 1.1, "points": 2.0})
+    assert verdict["points"] is None
+    assert verdict["ratio"]["low"] < verdict["ratio"]["value"] < verdict["ratio"]["high"]
+    assert "undecided" in capsys.readouterr().out
+    document = json.loads(file.read_text())
+    document["sparse"][0]["verdict"]["verdict"] = "beyond"
+    monkeypatch.setattr("sparsedash.__main__._run", lambda *_: document)
+    assert main(lax) == 3
+    assert main(lax[:-1]) == 0
+
+
 def test_several_methods_race_in_one_run(arguments, capsys):
     assert main([*arguments, "--method", "wanda-channels, magnitude", "--sparsity", "50"]) == 0
     names = ["dense", "wanda-channels (multiples of 4), 50 %", "magnitude (multiples of 4), 50 %"]
@@ -85,6 +103,8 @@ def test_tokens_can_be_weighted_and_documents_packed(arguments, tmp_path):
         (["--passages", "0"], "passages: 0 is not possible"),
         (["--passages", "many"], "invalid int value"),
         (["--wishes", "3"], "unrecognized arguments"),
+        (["--within", "1"], "allowed word perplexity: 1.0 is not possible"),
+        (["--within-points", "nan"], "allowed points of accuracy: nan is not possible"),
         (["--json", "/nowhere/at/all.json"], "a file in a folder that exists"),
     ],
 )
@@ -148,6 +168,6 @@ def test_its_own_help_names_every_method_and_text_and_how_to_begin(capsys):
         assert ended.value.code == 0
         said[len(command)] = "".join(capsys.readouterr().out.split())
     assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in said[0]
-    assert "Exitcodes:0done,1failed,2abadargument,130stopped" in said[0]
+    assert "Exitcodes:0done,1failed,2abadargument,3beyondwhatmaybelost(with--fail-beyond),130stopped" in said[0]
     offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
     assert not [each.name for each in offered if each.name.replace(" ", "") not in said[1]]

@@ -2,15 +2,16 @@
 
 from sparsedash.reporting.charts.points import Live, Reading, Readings, times
 from sparsedash.schema.records import Record
-from sparsedash.stats.significance import PairedComparison, mean_interval, share_interval, shared_outcomes
+from sparsedash.stats.significance import PairedComparison, share_interval
+from sparsedash.stats.tolerance import Loss
 
 
-def readings(dense: Record, record: Record, comparison: PairedComparison) -> Readings:
-    """A record's values of every measure. comparison: of this record with dense."""
+def readings(record: Record, comparison: PairedComparison, lost: Loss) -> Readings:
+    """A record's values of every measure. comparison: of this record with dense. lost: of word perplexity."""
     score = record.last_word
     return {
+        "word perplexity": (perplexity(lost),),
         "accuracy": (accuracy(score.right, score.total, anytime=record.stopping is not None),),
-        "word perplexity": (_perplexity(dense, record),),
         "flips": _flips(comparison),
     }
 
@@ -29,22 +30,15 @@ def answering(label: str, permille: int, right: int, done: int) -> Live:
     return Live(label=label, permille=permille, reading=reading, words=words)
 
 
+def perplexity(lost: Loss) -> Reading:
+    """The change of the log-likelihood, upwards better, with the interval that its verdict was made from."""
+    words = f"{times(lost.value)} that of dense ({times(lost.low)} to {times(lost.high)})"
+    return Reading(role="sparse", value=-lost.value, low=-lost.high, high=-lost.low, words=words)
+
+
 def factor_interval(reading: Reading) -> tuple[str, str]:
     """The lower and the upper end of a word perplexity's interval, as a multiple of dense's: "1.72", "1.75 ×"."""
     return times(-reading.high).removesuffix(" ×"), times(-reading.low)
-
-
-def _perplexity(dense: Record, record: Record) -> Reading:
-    changes = [s.log_likelihood - d.log_likelihood for d, s in shared_outcomes(dense, record)]
-    low, high = mean_interval(changes)
-    mean = sum(changes) / len(changes)
-    return Reading(
-        role="sparse",
-        value=mean,
-        low=low,
-        high=high,
-        words=f"{times(-mean)} that of dense ({times(-high)} to {times(-low)})",
-    )
 
 
 def _flips(comparison: PairedComparison) -> tuple[Reading, Reading]:

@@ -47,7 +47,7 @@ def _name(name: str, address: str) -> Html:
 
 def _rows(found: RunResults) -> list[list[str]]:
     rows = []
-    compared = [None, *zip(found.paired, found.p_values, strict=True)]
+    compared = [None, *((each.comparison, each.p_value) for each in found.judged)]
     for (name, record), pair in zip(found.records.items(), compared, strict=True):
         score = record.last_word
         fewer = "" if score.total == found.dense.last_word.total else f" of {score.total:,}"

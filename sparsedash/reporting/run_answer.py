@@ -1,83 +1,88 @@
-"""The words for what pruning cost in one run: the sentence that pages open with, and what it leaves open."""
+"""The words for what pruning cost in one run: the sentence that pages open with, and the figures behind it."""
+
+from collections.abc import Sequence
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.points import times
-from sparsedash.reporting.readings import factor_interval
-from sparsedash.reporting.run_results import Row, RunResults, best, method_of, unharmed
-from sparsedash.reporting.verdicts import change_in_points
-from sparsedash.schema.records import Record
-from sparsedash.stats.significance import PairedComparison, judge, passages_needed
-
-_JUDGED_BY = "the accuracy of last words"
+from sparsedash.reporting.run_results import Judged, RunResults, best, largest_within, smallest_beyond
+from sparsedash.reporting.verdicts import allowed, cost, undecided
 
 
 def answer(found: RunResults) -> str:
-    """What pruning cost, in one sentence."""
+    """How much can go within what is allowed, in one sentence."""
     rows = best(found)
     if not rows:
         return "The dense model has answered; the sparse models are on their way."
-    sentence = _sentence(rows)
-    if found.several_methods:
-        sentence = f"With “{wording.method(method_of(rows[0]))}”, {sentence[0].lower()}{sentence[1:]}"
-    return sentence if found.run.finished else f"So far: {sentence[0].lower()}{sentence[1:]}"
+    sentence = _sentence(rows, allowed(found.tolerance), found.several_methods)
+    if found.run.finished:
+        return sentence
+    # "So far: removing ...", but "So far undecided: ..."
+    colon = "" if _all_open(rows) else ":"
+    return f"So far{colon} {sentence[0].lower()}{sentence[1:]}"
 
 
-def doubt(found: RunResults) -> str:
-    """What the answer leaves open where it shows no difference: too few passages, or a loss seen by perplexity only.
-
-    Empty where nothing is open: the difference is known to be small, or the first sparsity shows one.
-    """
-    rows = unharmed(best(found))
-    if not rows:
-        return ""
-    record, comparison, _ = rows[-1]
-    if record.stopping and record.stopping.decision == "close":
-        return ""
-    return f"{_too_few(record, comparison)}{_by_perplexity(found, record)}"
+def figures(found: RunResults) -> list[str]:
+    """What the answer rests on: what the models it speaks of cost, and what would decide those that are undecided."""
+    rows = best(found)
+    spoken_of = [row for row in (largest_within(rows), smallest_beyond(rows)) if row]
+    said = [f"{_removed(row)}: {cost(row.verdict)}." for row in spoken_of or rows[:1]]
+    unknown = [row for row in rows if row.verdict.verdict == "undecided"]
+    said += [f"{_asked(row)} is undecided: {undecided(row.verdict)}" for row in unknown[:1]]
+    return said
 
 
-def _too_few(record: Record, comparison: PairedComparison) -> str:
-    total, needed = comparison.n_passages, passages_needed(comparison)
-    if needed is None:
-        return f"That does not prove that there is none: {total:,} passages are too few to show a small one."
-    if needed <= total:
-        # Only a run that may stop early gets here: its test is stricter than the one that these would be enough for.
-        return f"{total:,} passages are too few for a test that allows for stopping early."
-    size = f"a difference as small as that at {wording.permille(record.sparsity_permille)}"
-    about = f"about {wording.round_up(needed):,} would be needed"
-    return f"{total:,} passages are too few to show {size}: {about}."
+def _sentence(rows: Sequence[Judged], most: str, several_methods: bool) -> str:
+    by = f" with “{wording.method(rows[0].method)}”" if several_methods else ""
+    within, beyond = largest_within(rows), smallest_beyond(rows)
+    total = rows[0].verdict.n_passages
+    if within is not None:
+        rest = _beyond_it(rows, within, beyond)
+        return f"{_taking(within)}{by} stays within what is allowed, {most}{rest}, on {total:,} passages."
+    if beyond is not None:
+        smaller = [row for row in rows if row.record.sparsity_permille < beyond.record.sparsity_permille]
+        rest = f"; {_list(smaller)} {_is(smaller)} undecided" if smaller else ""
+        return f"{_taking(beyond)}{by} goes beyond what is allowed, {most}{rest}, on {total:,} passages."
+    if rows[0].verdict.too_few:
+        what = f"{total:,} {wording.plural(total, 'passage')}"
+        return f"Too few to judge: {what} cannot show that {_taking(rows[0], lower=True)}{by} stays within {most}."
+    return f"Undecided: {total:,} passages cannot tell whether {_taking(rows[0], lower=True)}{by} stays within {most}."
 
 
-def _by_perplexity(found: RunResults, record: Record) -> str:
-    """A loss that accuracy does not show, where word perplexity does."""
-    (reading,) = found.readings[record.key]["word perplexity"]
-    if record.stopping or reading.high >= 0:
-        return ""
-    low, high = factor_interval(reading)
-    return (
-        f" Word perplexity does show a loss at {wording.permille(record.sparsity_permille)}: it is "
-        f"{times(-reading.value)} the dense model's, 95{wording.NBSP}% interval {low} to {high.removesuffix(' ×')}."
-    )
+def _all_open(rows: Sequence[Judged]) -> bool:
+    """Whether nothing is decided of any of these models."""
+    return all(row.verdict.verdict == "undecided" for row in rows)
 
 
-def _sentence(rows: list[Row]) -> str:
-    free_rows = unharmed(rows)
-    harmed = rows[len(free_rows) :]
-    free = wording.permille(free_rows[-1][0].sparsity_permille) if free_rows else ""
-    method = method_of(rows[0])
-    verb, zero = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
-    what = f"{wording.of_what(method)}{zero}"
-    total = (harmed[0] if harmed and not free_rows else free_rows[-1])[1].n_passages
-    shows_none = f"{free} {what} shows no difference in {_JUDGED_BY} on {total:,} passages"
-    if not harmed:
-        upto = "up to " if len(rows) > 1 else ""
-        return f"{verb} {upto}{shows_none}; measured at {free}: {change_in_points(free_rows[-1][1])}."
-    record, comparison, p = harmed[0]
-    if judge(comparison, p) == "borderline":
-        says = "is borderline, at" if free_rows else f"is borderline in {_JUDGED_BY}, at"
-    else:
-        says = f"changes {'it' if free_rows else _JUDGED_BY} by"
-    asked, cost = wording.permille(record.sparsity_permille), f"{says} {change_in_points(comparison)}"
-    if not free_rows:
-        return f"{verb} {asked} {what} {cost}, on {total:,} passages."
-    return f"{verb} {shows_none}; {asked} {cost}."
+def _beyond_it(rows: Sequence[Judged], within: Judged, beyond: Judged | None) -> str:
+    """What the sentence says of larger sparsities."""
+    larger = [row for row in rows if row.record.sparsity_permille > within.record.sparsity_permille]
+    unknown = [row for row in larger if row.verdict.verdict == "undecided"]
+    parts = [f"{_list(unknown)} {_is(unknown)} undecided"] if unknown else []
+    if beyond is not None:
+        parts.append(f"{_asked(beyond)} goes beyond it")
+    return f"; {', '.join(parts)}" if parts else ""
+
+
+def _taking(row: Judged, lower: bool = False) -> str:
+    """ "Removing 20 % of the MLP"."""
+    verb, zero = ("Removing", "") if row.method.takes_channels else ("Setting", " to zero")
+    return f"{verb.lower() if lower else verb} {_asked(row)} {wording.of_what(row.method)}{zero}"
+
+
+def _asked(row: Judged) -> str:
+    return wording.permille(row.record.sparsity_permille)
+
+
+def _removed(row: Judged) -> str:
+    """ "20 % (19.8 % of the MLP, 11.7 % of all linear weights)": asked for, measured, and what that means."""
+    pruned = row.record.pruned
+    assert pruned is not None, "what is judged is a sparse model"
+    mlp, linear = (wording.percent(share) for share in (pruned.mlp_sparsity, pruned.matmul_ratio))
+    return f"{_asked(row)} (measured {mlp} of the MLPs, {linear} of all linear weights)"
+
+
+def _list(rows: Sequence[Judged]) -> str:
+    return wording.permilles(tuple(row.record.sparsity_permille for row in rows))
+
+
+def _is(rows: Sequence[Judged]) -> str:
+    return "is" if len(rows) == 1 else "are"

@@ -1,38 +1,58 @@
 """A run's records together with what was measured on them: readings, comparisons with dense, the best method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import takewhile
 
 from sparsedash.catalog.published import LAST_WORD, PublishedRow, published_model
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.charts.points import Live, Point, Readings, TradeoffData
-from sparsedash.reporting.readings import answering, readings
+from sparsedash.reporting.readings import answering, perplexity, readings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import PairedComparison, compare, holm, judge
+from sparsedash.stats.significance import PairedComparison, compare, holm
+from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, losses
 
-Row = tuple[Record, PairedComparison, float]
-"""A sparse record, its comparison with dense, and the adjusted p-value of that."""
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A sparse model of a run: its record, its comparison with dense, and what that says of what is allowed.
+
+    p_value: of equal accuracy, adjusted after Holm over the run's comparisons.
+    """
+
+    record: Record
+    comparison: PairedComparison
+    p_value: float
+    verdict: ToleranceVerdict
+
+    @property
+    def method(self) -> MethodSettings:
+        """The method that made it."""
+        assert self.record.pruned is not None, "what is judged is a sparse model"
+        return self.record.pruned.method
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResults:
     """The dense record of a run and the sparse ones there are so far, their outcomes without words and first choices.
 
-    paired: each sparse record against dense, on the passages that it answered. p_values: of these, adjusted after Holm
-    over the sweep. readings: of every record, by its key.
+    judged: every sparse record beside dense, on the passages that it answered. tolerance: what they are judged by.
+    readings: of every record, by its key.
     """
 
     run: Run
     dense: Record
-    sparse: tuple[Record, ...]
-    paired: tuple[PairedComparison, ...]
-    p_values: tuple[float, ...]
+    judged: tuple[Judged, ...]
+    tolerance: Tolerance
     readings: Mapping[str, Readings]
+
+    @property
+    def sparse(self) -> tuple[Record, ...]:
+        """The sparse records, in the order they were made."""
+        return tuple(each.record for each in self.judged)
 
     @property
     def several_methods(self) -> bool:
@@ -66,8 +86,9 @@ class RunResults:
             taken=model_names.taken_by(method for _, method in made),
             asked=self.run.settings.made_permille,
             live=live,
-            leader=self.line_of(method_of(rows[0])) if rows else "",
+            leader=self.line_of(rows[0].method) if rows else "",
             published=published_beside(self.dense),
+            allowed={"word perplexity": self.tolerance.most("word perplexity"), "accuracy": self.tolerance.points},
         )
 
     def point_of(self, record: Record) -> Point:
@@ -83,22 +104,35 @@ class RunResults:
             readings=self.readings[record.key],
             facts=[*removed, right, f"word perplexity {record.word_perplexity:,.2f}"],
             hollow=score.total < self.dense.last_word.total,
+            verdict=next((each.verdict.verdict for each in self.judged if each.record is record), ""),
         )
 
 
-def run_results(backend: Backend, run: Run | None) -> RunResults | None:
-    """The run's records, or None while there is no dense one. Records that were lost are left out."""
+def run_results(backend: Backend, run: Run | None, tolerance: Tolerance | None = None) -> RunResults | None:
+    """The run's records, or None while there is no dense one. Records that were lost are left out.
+
+    tolerance: what may be lost; None: as usual.
+    """
     dense = _measured(backend, run.dense, run.dense) if run and run.dense else None
     if run is None or dense is None:
         return None
+    allowed = tolerance or Tolerance()
     sparse = [each for each in (_measured(backend, run.dense, key) for key in run.sparse) if each]
+    p_values = holm([each.comparison.p_value for each in sparse])
+    verdicts = judge_all([each.losses for each in sparse], allowed)
     return RunResults(
         run=run,
         dense=dense.record,
-        sparse=tuple(each.record for each in sparse),
-        paired=tuple(each.comparison for each in sparse),
-        p_values=tuple(holm([each.comparison.p_value for each in sparse])),
-        readings={each.record.key: each.readings for each in (dense, *sparse)},
+        judged=tuple(
+            Judged(record=each.record, comparison=each.comparison, p_value=p_value, verdict=verdict)
+            for each, p_value, verdict in zip(sparse, p_values, verdicts, strict=True)
+        ),
+        tolerance=allowed,
+        readings={dense.record.key: dense.readings}
+        | {
+            each.record.key: {**each.readings, "word perplexity": (perplexity(verdict.perplexity),)}
+            for each, verdict in zip(sparse, verdicts, strict=True)
+        },
     )
 
 
@@ -108,6 +142,7 @@ class _Measured:
 
     record: Record
     comparison: PairedComparison
+    losses: Losses
     readings: Readings
 
 
@@ -134,8 +169,11 @@ def _kept(backend: Backend, dense_key: str, key: str) -> _Measured:
     dense = record if key == dense_key else _kept(backend, dense_key, dense_key).record
     if record.passages_key != dense.passages_key:
         raise LookupError(key)
-    comparison = compare(dense, record)
-    return _Measured(record=record, comparison=comparison, readings=readings(dense, record, comparison))
+    comparison, lost = compare(dense, record), losses(dense, record)
+    (alone,) = judge_all([lost], Tolerance())
+    return _Measured(
+        record=record, comparison=comparison, losses=lost, readings=readings(record, comparison, alone.perplexity)
+    )
 
 
 def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
@@ -162,46 +200,46 @@ def live(found: RunResults, job: Job) -> Live | None:
     return answering(found.line_of(method), permille, job.n_right, job.done)
 
 
-def best(found: RunResults) -> list[Row]:
-    """The rows of the best method, by rising sparsity: the one that removes most before a difference is shown.
+def best(found: RunResults) -> list[Judged]:
+    """The models of the best method, by rising sparsity: the one of which most can go within what is allowed.
 
-    Ties go to the higher accuracy at the largest sparsity. Only methods that remove channels count, where there are
-    any: what only sets weights to zero makes nothing smaller.
+    Ties go to the smaller loss of word perplexity, averaged over its models. Only methods that remove channels count,
+    where there are any: what only sets weights to zero makes nothing smaller.
     """
-    by_method: dict[str, list[Row]] = {}
-    for row in zip(found.sparse, found.paired, found.p_values, strict=True):
-        by_method.setdefault(wording.method(method_of(row)), []).append(row)
-    ordered = [sorted(rows, key=lambda row: row[0].sparsity_permille) for rows in by_method.values()]
-    channels = [rows for rows in ordered if method_of(rows[0]).takes_channels]
+    by_method: dict[str, list[Judged]] = {}
+    for each in found.judged:
+        by_method.setdefault(wording.method(each.method), []).append(each)
+    ordered = [sorted(rows, key=lambda row: row.record.sparsity_permille) for rows in by_method.values()]
+    channels = [rows for rows in ordered if rows[0].method.takes_channels]
     return max(channels or ordered, key=_merit, default=[])
 
 
+def largest_within(rows: Sequence[Judged]) -> Judged | None:
+    """The model with the largest sparsity that is within what is allowed; None where none is."""
+    return next((row for row in reversed(rows) if row.verdict.verdict == "within"), None)
+
+
+def smallest_beyond(rows: Sequence[Judged]) -> Judged | None:
+    """The model with the smallest sparsity that is beyond what is allowed; None where none is."""
+    return next((row for row in rows if row.verdict.verdict == "beyond"), None)
+
+
 def headline(found: RunResults) -> Record | None:
-    """The sparse record that the answer speaks of: the first with a difference, or the last without one."""
+    """The sparse record that the answer speaks of: the largest within, else the smallest beyond, else the smallest."""
     rows = best(found)
-    harmed = rows[len(unharmed(rows)) :]
-    return next((row[0] for row in [*harmed[:1], *rows[-1:]]), None)
+    spoken_of = largest_within(rows) or smallest_beyond(rows) or next(iter(rows), None)
+    return spoken_of.record if spoken_of else None
 
 
-def adjusted(found: RunResults, left: Record, right: Record) -> float | None:
-    """The p-value of this comparison among all of the run's; None where it is none of these."""
-    if left.key != found.dense.key:
-        return None
-    keys = [record.key for record in found.sparse]
-    return found.p_values[keys.index(right.key)] if right.key in keys else None
+def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:
+    """What this comparison says of what is allowed: among all of the run's, or by itself where it is none of these."""
+    if left.key == found.dense.key:
+        for each in found.judged:
+            if each.record.key == right.key:
+                return each.verdict
+    return judge_all([losses(left, right)], found.tolerance)[0]
 
 
-def unharmed(rows: list[Row]) -> list[Row]:
-    """The rows up to the first one where a difference is shown or borderline."""
-    return list(takewhile(lambda row: judge(row[1], row[2]) == "not-shown", rows))
-
-
-def method_of(row: Row) -> MethodSettings:
-    """The method that made the sparse model of a row."""
-    assert row[0].pruned is not None, "a row is about a sparse model"
-    return row[0].pruned.method
-
-
-def _merit(rows: list[Row]) -> tuple[int, float]:
-    free = max((row[0].sparsity_permille for row in unharmed(rows)), default=-1)
-    return free, rows[-1][1].difference
+def _merit(rows: list[Judged]) -> tuple[int, float]:
+    most = largest_within(rows)
+    return most.record.sparsity_permille if most else -1, -sum(row.verdict.perplexity.value for row in rows) / len(rows)

@@ -200,19 +200,6 @@ def unpaired_interval(dense: tuple[int, int], sparse: tuple[int, int], z: float 
     )
 
 
-def mean_interval(values: Sequence[float], z: float = Z_95) -> tuple[float, float]:
-    """Interval of the mean of many values, such as a change on each passage, by the normal approximation.
-
-    Raises ValueError when there are none; one value is its own interval.
-    """
-    n = len(values)
-    if n == 0:
-        raise ValueError("an interval needs at least one passage")
-    mean = sum(values) / n
-    spread = sqrt(sum((value - mean) ** 2 for value in values) / max(1, n - 1))
-    return mean - z * spread / sqrt(n), mean + z * spread / sqrt(n)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values, in the order given: they keep the error rate of all comparisons together.
 

@@ -7,9 +7,10 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.readings import answering
-from sparsedash.reporting.run_answer import answer, doubt
-from sparsedash.reporting.run_results import RunResults, adjusted, best, live, run_results
+from sparsedash.reporting.run_answer import answer, figures
+from sparsedash.reporting.run_results import RunResults, best, live, run_results, verdict_of
 from sparsedash.schema.records import Record
+from sparsedash.stats.tolerance import Tolerance
 from tests.factories import STOPPED
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
@@ -35,96 +36,113 @@ def sweep_of(*sparse: Record, finished: bool = True) -> RunResults:
     return found
 
 
+def plain(text: str) -> str:
+    return text.replace(wording.NBSP, " ")
+
+
 def said(*sparse: Record, finished: bool = True) -> str:
-    return answer(sweep_of(*sparse, finished=finished)).replace(wording.NBSP, " ")
+    return plain(answer(sweep_of(*sparse, finished=finished)))
 
 
-def test_no_loss_shown_at_all():
-    sentence = said(specimens.record(broken(1), 100), specimens.record(broken(2), 200))
-    assert sentence.startswith(
-        "Removing up to 20 % of the MLP shows no difference in the accuracy of last words on 120 passages; measured "
-        "at 20 %: −1.7 points, 95 %"
+def shifted(nats: float, permille: int, spread: float = 0.1, method: str = "least-squares") -> Record:
+    """The dense answers with each target less likely by about this much; every verdict stays."""
+    outcomes = tuple(
+        replace(outcome, log_likelihood=outcome.log_likelihood - nats - spread * (i % 2 - 0.5))
+        for i, outcome in enumerate(specimens.record(DENSE).outcomes)
+    )
+    return replace(specimens.record(DENSE, permille, method_named(method)), outcomes=outcomes)
+
+
+def test_the_answer_names_the_largest_sparsity_within_and_the_smallest_beyond():
+    assert said(shifted(0.01, 100), shifted(0.02, 200), shifted(0.3, 300)) == (
+        "Removing 20 % of the MLP stays within what is allowed, 1.1 × the word perplexity and 2 points of accuracy; "
+        "30 % goes beyond it, on 120 passages."
     )
 
 
-def test_one_sparsity_is_not_up_to():
-    assert said(specimens.record(broken(1), 100)).startswith("Removing 10 % of the MLP shows no difference")
+def test_a_sparsity_between_them_that_is_undecided_is_named():
+    sentence = said(shifted(0.01, 100), shifted(0.09, 200, spread=1.0), shifted(0.3, 300))
+    assert "accuracy; 20 % is undecided, 30 % goes beyond it, on" in sentence
 
 
-def test_a_loss_shown_from_some_sparsity_on():
-    sentence = said(specimens.record(broken(1), 100), specimens.record(broken(30), 200))
-    assert sentence.startswith(
-        "Removing 10 % of the MLP shows no difference in the accuracy of last words on 120 passages; 20 % changes "
-        "it by −25.0 points"
+def test_where_nothing_is_within_the_smallest_beyond_is_named_with_what_is_undecided_below_it():
+    sentence = said(shifted(0.09, 100, spread=1.0), shifted(0.3, 200))
+    assert sentence.startswith("Removing 20 % of the MLP goes beyond what is allowed, 1.1 × the word perplexity")
+    assert sentence.endswith("; 10 % is undecided, on 120 passages.")
+
+
+def test_a_loss_of_accuracy_alone_is_beyond_as_well():
+    broke, dense = specimens.record(broken(30), 100), specimens.record(DENSE)
+    pairs = zip(broke.outcomes, dense.outcomes, strict=True)
+    as_likely = tuple(replace(one, log_likelihood=other.log_likelihood) for one, other in pairs)
+    assert said(replace(broke, outcomes=as_likely)).startswith("Removing 10 % of the MLP goes beyond what is allowed")
+
+
+def test_what_nothing_decides_is_called_undecided_and_never_no_difference():
+    found = sweep_of(shifted(0.09, 100, spread=1.0))
+    assert plain(answer(found)) == (
+        "Undecided: 120 passages cannot tell whether removing 10 % of the MLP stays within 1.1 × the word perplexity "
+        "and 2 points of accuracy."
     )
+    cost, needed = figures(found)
+    assert plain(cost).startswith("10 % (measured 10.4 % of the MLPs, 6.2 % of all linear weights): word perplexity")
+    assert "passages would decide it" in needed
 
 
-def test_a_loss_shown_from_the_first_sparsity_on():
-    sentence = said(specimens.record(broken(30), 100), specimens.record(broken(40), 200))
-    assert sentence.startswith("Removing 10 % of the MLP changes the accuracy of last words by −25.0 points")
-    assert sentence.endswith("on 120 passages.")
+def test_the_figures_say_what_the_models_cost_that_the_answer_speaks_of():
+    within, beyond = map(plain, figures(sweep_of(shifted(0.01, 100), shifted(0.3, 200))))
+    assert within.startswith("10 % (measured 10.4 %")
+    assert "word perplexity 1.01 × dense's (98.8 % interval 1.00 to 1.02)" in within
+    assert beyond.startswith("20 % (measured 20.8 %")
+    assert "word perplexity 1.35 × dense's" in beyond
+    assert figures(sweep_of()) == []
 
 
-def test_no_difference_is_not_called_none_where_the_passages_are_too_few_to_show_it():
-    found = sweep_of(specimens.record(broken(1), 100), specimens.record(broken(2), 200))
-    assert doubt(found).replace(wording.NBSP, " ") == (
-        "120 passages are too few to show a difference as small as that at 20 %: about 470 would be needed."
+def test_a_tolerance_of_ones_own_is_judged_by():
+    backend = FakeBackend()
+    dense, sparse = specimens.record(DENSE), shifted(0.3, 100)
+    run, _ = specimens.run()
+    backend.add_run((replace(run, dense=dense.key, sparse=(sparse.key,)), [dense, sparse]))
+    strict, lax = (
+        run_results(backend, backend.stored_runs[0], Tolerance(ratio=ratio, points=5.0)) for ratio in (1.1, 2.0)
     )
-    assert doubt(sweep_of(specimens.record(broken(0), 100))) == (
-        "That does not prove that there is none: 120 passages are too few to show a small one."
-    )
+    assert strict is not None and lax is not None
+    assert "goes beyond what is allowed, 1.1 ×" in answer(strict)
+    assert "stays within what is allowed, 2 × the word perplexity and 5 points" in answer(lax)
 
 
-def test_a_loss_that_only_word_perplexity_shows_is_said_with_its_interval():
-    dense = specimens.record(DENSE)
-    less_likely = tuple(
-        replace(outcome, log_likelihood=outcome.log_likelihood - 0.5 - 0.1 * (i % 2))
-        for i, outcome in enumerate(dense.outcomes)
-    )
-    said = doubt(sweep_of(replace(specimens.record(broken(0), 100), outcomes=less_likely)))
-    assert said.replace(wording.NBSP, " ").endswith(
-        " Word perplexity does show a loss at 10 %: it is 1.73 × the dense model's, 95 % interval 1.72 to 1.75."
-    )
-
-
-def test_a_comparison_has_its_p_value_among_all_of_the_run():
-    found = sweep_of(specimens.record(broken(1), 100), specimens.record(broken(30), 200))
+def test_a_comparison_has_its_verdict_among_all_of_the_run_and_by_itself_elsewhere():
+    found = sweep_of(shifted(0.01, 100), shifted(0.3, 200))
     first, second = found.sparse
-    assert adjusted(found, found.dense, second) == found.p_values[1]
-    assert adjusted(found, first, second) is None
-    assert adjusted(found, found.dense, found.dense) is None
-
-
-def test_there_is_no_doubt_before_a_sparse_answer_or_where_each_shows_a_difference():
-    assert doubt(sweep_of()) == ""
-    assert doubt(sweep_of(specimens.record(broken(30), 100))) == ""
+    assert verdict_of(found, found.dense, second) is found.judged[1].verdict
+    assert verdict_of(found, first, second).perplexity.level == pytest.approx(0.975)
 
 
 def test_the_order_in_which_sparsities_were_asked_does_not_matter():
-    records = specimens.record(broken(1), 100), specimens.record(broken(30), 200)
+    records = shifted(0.01, 100), shifted(0.3, 200)
     assert said(*records) == said(*reversed(records))
 
 
 def test_an_unfinished_run_speaks_for_so_far():
-    assert said(specimens.record(broken(1), 100), finished=False).startswith("So far: removing 10 %")
+    assert said(shifted(0.01, 100), finished=False).startswith("So far: removing 10 %")
 
 
 def test_without_sparse_records_the_rest_is_announced():
     assert said() == "The dense model has answered; the sparse models are on their way."
 
 
-def test_the_method_that_keeps_longest_what_it_had_is_the_best():
-    weak = [specimens.record(broken(n), p, method_named("random")) for p, n in ((100, 30), (200, 40))]
-    strong = [specimens.record(broken(n), p, method_named("magnitude")) for p, n in ((100, 1), (200, 30))]
+def test_the_method_of_which_most_can_go_is_the_best():
+    weak = [shifted(0.3, permille, method="random") for permille in (100, 200)]
+    strong = [shifted(nats, permille, method="magnitude") for permille, nats in ((100, 0.01), (200, 0.3))]
     found = sweep_of(*weak, *strong)
-    assert [record.key for record, _, _ in best(found)] == [record.key for record in strong]
-    assert answer(found).startswith("With “magnitude”, removing")
+    assert [row.record.key for row in best(found)] == [record.key for record in strong]
+    assert plain(answer(found)).startswith("Removing 10 % of the MLP with “magnitude” stays within")
 
 
 def test_p_values_are_adjusted_for_the_number_of_comparisons():
     found = sweep_of(specimens.record(broken(6), 100), specimens.record(broken(6), 200))
-    assert found.paired[0].p_value == pytest.approx(0.03125)
-    assert found.p_values == pytest.approx((0.0625, 0.0625))
+    assert found.judged[0].comparison.p_value == pytest.approx(0.03125)
+    assert [row.p_value for row in found.judged] == pytest.approx([0.0625, 0.0625])
 
 
 def test_a_run_without_its_dense_record_is_no_sweep():
@@ -139,8 +157,8 @@ def test_a_second_look_measures_nothing_again():
     first, second = run_results(backend, run), run_results(backend, run)
     assert first is not None and second is not None
     assert list(first.readings) == [run.dense, *run.sparse]
-    assert all(second.readings[key] is first.readings[key] for key in first.readings)
-    assert all(one is other for one, other in zip(first.paired, second.paired, strict=True))
+    assert second.readings[run.dense] is first.readings[run.dense]
+    assert all(one.comparison is other.comparison for one, other in zip(first.judged, second.judged, strict=True))
 
 
 def test_a_record_that_was_missing_at_first_is_found_when_it_comes():
@@ -163,17 +181,35 @@ def test_a_record_that_answered_fewer_passages_is_compared_on_those():
     whole = specimens.record(broken(6), 100)
     stopping = replace(STOPPED, decision="open", n_answered=80, p_value=0.1, interval=(-0.2, 0.1))
     found = sweep_of(replace(whole, outcomes=whole.outcomes[:80], stopping=stopping))
-    (compared,) = found.paired
+    compared = found.judged[0].comparison
     assert (compared.broke, compared.both_right, compared.both_wrong) == (6, 54, 20)
 
 
-def test_the_passages_that_a_record_stopped_at_are_called_too_few_only_where_nothing_was_decided():
-    whole = specimens.record([False] * 13 + [True] * 49 + [False] * 58, 100)
-    stopping = replace(STOPPED, decision="open", n_answered=75, p_value=0.051, interval=(-0.3, 0.1))
-    found = replace(whole, outcomes=whole.outcomes[:75], stopping=stopping)
-    assert doubt(sweep_of(found)) == ("75 passages are too few for a test that allows for stopping early.")
-    close = replace(found, stopping=replace(stopping, decision="close"))
-    assert doubt(sweep_of(close)) == ""
+class TestFewPassages:
+    def found(self, n: int, nats: float, spread: float) -> str:
+        backend, method = FakeBackend(), method_named("random")
+        dense = specimens.record(DENSE[60 - n // 2 : 60 + n - n // 2])
+        outcomes = tuple(
+            replace(outcome, log_likelihood=outcome.log_likelihood - nats - spread * (i % 2 - 0.5))
+            for i, outcome in enumerate(dense.outcomes)
+        )
+        sparse = replace(specimens.record(DENSE, 900, method), outcomes=outcomes)
+        run, _ = specimens.run(replace(specimens.SETTINGS, methods=(method,)))
+        backend.add_run((replace(run, dense=dense.key, sparse=(sparse.key,)), [dense, sparse]))
+        found = run_results(backend, backend.stored_runs[0])
+        assert found is not None
+        return plain(answer(found))
+
+    def test_ten_passages_never_say_that_ninety_percent_can_go(self):
+        assert self.found(10, 0.0, 0.0).startswith("Too few to judge: 10 passages cannot show that removing 90 % of")
+        assert self.found(29, 0.0, 0.01).startswith("Too few to judge: 29 passages")
+        assert self.found(30, 0.0, 0.01).startswith("Removing 90 % of the MLP stays within")
+
+    def test_one_passage_is_one_passage_and_too_few_whatever_it_lost(self):
+        assert self.found(1, 20.0, 0.0).startswith("Too few to judge: 1 passage cannot show")
+
+    def test_a_loss_beyond_doubt_is_said_of_ten_as_well(self):
+        assert self.found(10, 16.0, 4.0).startswith("Removing 90 % of the MLP goes beyond what is allowed")
 
 
 class TestTheLivePoint:

@@ -6,7 +6,9 @@ import pytest
 
 from sparsedash.reporting import verdicts
 from sparsedash.reporting.wording import NBSP
+from sparsedash.stats.means import Moments
 from sparsedash.stats.significance import paired
+from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
 from tests.factories import RECORD, STOPPED
 
 
@@ -14,24 +16,49 @@ def plain(text: str) -> str:
     return text.replace(NBSP, " ")
 
 
-def test_the_verdict_says_in_words_what_broke_and_whether_a_difference_is_shown():
+def judged(nats: float, deviation: float = 0.3, n: int = 1000, tolerance: Tolerance | None = None, **more: int):
+    found = Moments(n=n, mean=nats, deviation=deviation, skewness=0.0)
+    counts = {"broke": 0, "mended": 0, "n_right": 400} | more
+    return judge_all([Losses(nats=found, looked=False, **counts)], tolerance or Tolerance())[0]
+
+
+def test_the_flips_are_said_with_their_interval():
     dense = [True] * 68 + [False] * 132
     sparse = [True] * 59 + [False] * 9 + [True] * 3 + [False] * 129
-    said = plain(verdicts.verdict(paired(dense, sparse)))
-    assert said.startswith("9 answers broke, 3 were mended; no difference shown: −3.0 points, 95 % interval −")
-    assert said.endswith("p = 0.15.")
+    said = plain(verdicts.flips(paired(dense, sparse)))
+    assert said.startswith("9 answers broke, 3 were mended: −3.0 points, 95 % interval −")
 
 
-def test_a_verdict_on_the_border_says_why_and_how_many_passages_would_settle_it():
-    dense = [True] * 36 + [False] * 84
-    sparse = [True] * 27 + [False] * 9 + [True] * 2 + [False] * 82
-    found = paired(dense, sparse)
-    assert "; a borderline difference: −5.8 points, 95 % interval −12.3 to −0.5, p = 0.065." in plain(
-        verdicts.verdict(found)
-    )
-    said = verdicts.doubt(found)
-    assert said.startswith("Borderline: the interval leaves zero out, but the exact test")
-    assert said.endswith("About 210 passages would be needed to show a difference of this size.")
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (judged(0.02), "20 % stays within what is allowed, 1.1 × the word perplexity and 2 points of accuracy: word"),
+        (judged(0.3), "20 % goes beyond what is allowed, 1.1 × the word perplexity and 2 points of accuracy: word"),
+        (judged(0.09), "Undecided: 1,000 passages cannot tell whether 20 % stays within 1.1 × the word perplexity"),
+        (judged(0.0, n=1), "Too few to judge: 1 passage cannot tell whether 20 % stays within 1.1 × the word"),
+    ],
+)
+def test_a_verdict_is_a_sentence_with_what_is_allowed(found, said):
+    assert plain(verdicts.judgement("20 %", found, Tolerance())).startswith(said)
+
+
+def test_a_tolerance_is_said_as_it_was_typed():
+    assert verdicts.allowed(Tolerance(ratio=1.25, points=1.0)) == "1.25 × the word perplexity and 1 point of accuracy"
+
+
+def test_the_cost_is_said_on_both_measures_with_their_intervals():
+    said = plain(verdicts.cost(judged(0.3, broke=30, mended=10)))
+    assert said.startswith("word perplexity 1.35 × dense's (97.5 % interval 1.32 to 1.38), accuracy −2.0 points (95 % ")
+    assert plain(verdicts.cost(judged(0.3, n_right=3))).endswith("; too little is right to judge accuracy")
+    assert "(no interval)" in verdicts.cost(judged(0.3, n=1, n_right=0))
+
+
+def test_what_is_open_is_said_with_the_passages_that_would_close_it():
+    assert verdicts.still_open(judged(0.02)) == ""
+    open_ = verdicts.still_open(judged(0.09))
+    assert open_.startswith("Open: about") and "would decide it, if it goes on as it did on 1,000" in open_
+    accuracy = verdicts.still_open(judged(0.02, broke=30, mended=20))
+    assert accuracy.startswith("Accuracy alone is undecided; about") and accuracy.endswith("Word perplexity decides.")
 
 
 @pytest.mark.parametrize(
@@ -53,28 +80,10 @@ def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
     assert verdicts.endings({"dense": RECORD}) == ""
 
 
-def test_what_is_not_shown_is_not_called_equal():
-    said = verdicts.doubt(paired([True] * 60 + [False] * 60, [False] * 2 + [True] * 59 + [False] * 59))
-    assert said.startswith("The interval covers zero, which does not prove")
-    assert "passages would be needed" in said
-
-
-def test_there_is_no_doubt_where_a_difference_is_shown_or_nothing_changed():
-    assert verdicts.doubt(paired([True] * 40, [True] * 20 + [False] * 20)) == ""
-    assert verdicts.doubt(paired([True], [True])) == ""
-
-
 def test_one_answer_is_not_called_answers():
-    said = verdicts.verdict(paired([True, False], [False, True]))
-    assert said.startswith("1 answer broke, 1 was mended;")
+    assert verdicts.flips(paired([True, False], [False, True])).startswith("1 answer broke, 1 was mended:")
 
 
 def test_two_equal_models_need_no_statistics():
-    assert (
-        verdicts.verdict(paired([True], [True]))
-        == "Every verdict stayed the same: nothing broke and nothing was mended."
-    )
-
-
-def test_a_clear_loss_is_called_shown():
-    assert "a difference is shown" in verdicts.verdict(paired([True] * 40, [True] * 20 + [False] * 20))
+    said = verdicts.flips(paired([True], [True]))
+    assert said == "Every verdict stayed the same: nothing broke and nothing was mended."

@@ -31,6 +31,8 @@ def range_of(tradeoff: TradeoffData, measure: Measure) -> tuple[float, float]:
     if measure == "accuracy":
         bounds += [100 * share for row in tradeoff.published for share in (row.dense, row.sparse)]
         bounds += [tradeoff.live.reading.low, tradeoff.live.reading.high] if tradeoff.live else []
+    if measure in tradeoff.allowed:
+        bounds.append(tradeoff.dense_value(measure) - tradeoff.allowed[measure])
     least = 0.02 if measure == "word perplexity" else 2.0
     air = max(least, 0.08 * (max(bounds) - min(bounds)))
     low, high = min(bounds) - air, max(bounds) + air

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
@@ -11,6 +11,7 @@ from sparsedash.reporting.charts.axes import MARGIN
 from sparsedash.reporting.charts.labels import apart
 from sparsedash.reporting.charts.palette import Palette
 from sparsedash.reporting.charts.points import Measure, Point, Reading, Role, TradeoffData, by_sparsity
+from sparsedash.stats.tolerance import Verdict
 
 SYMBOLS = {
     "circle": "●",
@@ -24,6 +25,7 @@ SYMBOLS = {
 }
 """The marks that tell methods apart, by plotly's names, with the sign that stands before the method's label."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_GLYPHS: dict[Verdict | Literal[""], str] = {"within": "✓", "beyond": "✕", "undecided": "?", "": ""}
 _FEW = 3
 _APART = 0.02
 """How far apart the points of two methods are drawn at least, as a share of the axis, so that each can be read and
@@ -99,6 +101,10 @@ def ink(role: Role, colours: Palette) -> tuple[str, str]:
     }[role]
 
 
+def _glyph_ink(verdict: Verdict | Literal[""], colours: Palette) -> str:
+    return {"within": colours.mended, "beyond": colours.broke}.get(verdict, colours.muted)
+
+
 def dense_marks(tradeoff: TradeoffData, measure: Measure, end: float, colours: Palette) -> list[Any]:
     """Dense drawn across, under everything; for accuracy with the band of its interval."""
     y = tradeoff.dense_value(measure)
@@ -121,6 +127,26 @@ def dense_marks(tradeoff: TradeoffData, measure: Measure, end: float, colours: P
         name="95 % interval of dense",
     )
     return [band, across]
+
+
+def allowed_band(tradeoff: TradeoffData, measure: Measure, end: float, colours: Palette) -> list[Any]:
+    """What may be lost, from dense down, as a shaded band; nothing where a measure is not judged."""
+    if measure not in tradeoff.allowed:
+        return []
+    left, top = -MARGIN * end, tradeoff.dense_value(measure)
+    bottom = top - tradeoff.allowed[measure]
+    return [
+        go.Scatter(
+            x=[left, end, end, left],
+            y=[bottom, bottom, top, top],
+            fill="toself",
+            mode="lines",
+            fillcolor=colours.allowed,
+            line={"width": 0},
+            hoverinfo="skip",
+            name="allowed",
+        )
+    ]
 
 
 def dense_point(tradeoff: TradeoffData, measure: Measure, colours: Palette) -> Any:
@@ -148,12 +174,16 @@ def strands(line: Line, measure: Measure) -> dict[Role, list[Reading]]:
 def strand_trace(tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette) -> Any:
     """One line of marks with intervals, from dense on; hollow marks stand for fewer passages than dense has."""
     colour, _ = ink(found[0].role, colours)
+    judged = measure in tradeoff.allowed
     hollow = [point.hollow for point in line.points]
     said = [_said(f"{line.label}, {r.words}", point) for point, r in zip(line.points, found, strict=True)]
     return go.Scatter(
         x=[0.0, *line.places],
         y=[tradeoff.dense_value(measure), *(r.value for r in found)],
-        mode="lines+markers",
+        mode="lines+markers+text",
+        text=["", *(_GLYPHS[point.verdict] if judged else "" for point in line.points)],
+        textposition="top right",
+        textfont={"size": 14, "color": [colours.muted, *(_glyph_ink(point.verdict, colours) for point in line.points)]},
         name=found[0].role,
         line={"color": colour, "width": 2.5 if line.strong else 1.25, "dash": line.dash},
         marker={

@@ -18,6 +18,7 @@ class Palette:
 
     dense: str
     band: str
+    allowed: str
     sparse: str
     sparse_text: str
     broke: str
@@ -32,6 +33,7 @@ PALETTES: dict[Theme, Palette] = {
     "light": Palette(
         dense="#2F5D9B",
         band="rgba(47, 93, 155, 0.12)",
+        allowed="rgba(11, 122, 91, 0.10)",
         sparse="#C2571A",
         sparse_text="#A94A12",
         broke="#B3261E",
@@ -44,6 +46,7 @@ PALETTES: dict[Theme, Palette] = {
     "dark": Palette(
         dense="#8DB4E8",
         band="rgba(141, 180, 232, 0.16)",
+        allowed="rgba(92, 201, 160, 0.13)",
         sparse="#F0955A",
         sparse_text="#F2A06B",
         broke="#FF8A7A",
@@ -63,7 +66,7 @@ def repainting() -> str:
     """
     light, dark = asdict(PALETTES["light"]), asdict(PALETTES["dark"])
     rules = []
-    for name in (field for field in light if field != "band"):
+    for name in (field for field in light if field not in ("band", "allowed")):
         for colour in (light[name], dark[name]):
             red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
             rules += [

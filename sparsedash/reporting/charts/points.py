@@ -1,14 +1,15 @@
 """What a trade-off chart draws: a point for each model with the values measured on it, and the lines they form."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp
 from typing import Literal
 
 from sparsedash.catalog.published import PublishedRow
+from sparsedash.stats.tolerance import Verdict
 
-Measure = Literal["accuracy", "word perplexity", "flips"]
-"""Right last words; how likely the right word was; answers that broke or were mended."""
+Measure = Literal["word perplexity", "accuracy", "flips"]
+"""How likely the right word was; right last words; answers that broke or were mended. The most sensitive one first."""
 
 Role = Literal["sparse", "broke", "mended"]
 
@@ -37,7 +38,7 @@ class Point:
     """One model on the chart.
 
     key: of its record. permille: the sparsity asked for. sparsity: measured, in percent. facts: what is said of it
-    whatever the measure is. hollow: it answered fewer passages than dense.
+    whatever the measure is. hollow: it answered fewer passages than dense. verdict: empty for dense.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Point:
     readings: Readings
     facts: Sequence[str]
     hollow: bool = False
+    verdict: Verdict | Literal[""] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,8 @@ class TradeoffData:
 
     n_passages: what dense answered. taken: what the sparsity is a share of. asked: sparsities in per mille that the
     axis leaves room for, so that nothing moves while a run fills the chart. leader: the label of the line to be drawn
-    strongest. published: rows that stand beside, where accuracy is shown.
+    strongest. published: rows that stand beside, where accuracy is shown. allowed: how far below dense a model may be,
+    in the unit of each measure's axis; for those that are judged.
     """
 
     dense: Point
@@ -81,6 +84,7 @@ class TradeoffData:
     live: Live | None = None
     leader: str = ""
     published: Sequence[PublishedRow] = ()
+    allowed: Mapping[Measure, float] = field(default_factory=dict)
 
     @property
     def sparse(self) -> list[Point]:

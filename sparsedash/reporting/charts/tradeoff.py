@@ -10,6 +10,7 @@ from sparsedash.reporting.charts.labels import Label, Panel, label_layout, room_
 from sparsedash.reporting.charts.marks import (
     SYMBOLS,
     Line,
+    allowed_band,
     dense_marks,
     dense_point,
     ink,
@@ -31,12 +32,12 @@ TITLES: dict[Measure, str] = {
 _TOP, _BOTTOM, _LEFT = 44, 52, 52
 
 
-def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "accuracy", theme: Theme = "light") -> go.Figure:
+def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light") -> go.Figure:
     """The chart of one measure against measured MLP sparsity, every value with its 95 % interval."""
     colours, end, y_range = PALETTES[theme], end_of_axis(tradeoff), range_of(tradeoff, measure)
     lines = lines_of(tradeoff, end)
     labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
-    traces = dense_marks(tradeoff, measure, end, colours)
+    traces = allowed_band(tradeoff, measure, end, colours) + dense_marks(tradeoff, measure, end, colours)
     for line in lines:
         drawn, ends = _line(tradeoff, line, measure, colours)
         traces, labels = traces + drawn, labels + ends
@@ -63,7 +64,7 @@ def clicked(points: Sequence[Mapping[str, Any]]) -> str:
     return str(data[1]) if isinstance(data, list | tuple) and len(data) == 2 else ""
 
 
-def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "accuracy") -> str:
+def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity") -> str:
     """What `tradeoff_chart` shows, for those who do not see it."""
     total = tradeoff.n_passages
     parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if measure == "accuracy" else []

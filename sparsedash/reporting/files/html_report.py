@@ -8,8 +8,8 @@ from sparsedash.reporting.files.svg_chart import accuracy_drawing
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, table
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair
 from sparsedash.reporting.results_table import numbers_table
-from sparsedash.reporting.run_answer import answer, doubt
-from sparsedash.reporting.run_results import RunResults, adjusted
+from sparsedash.reporting.run_answer import answer, figures
+from sparsedash.reporting.run_results import RunResults, verdict_of
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.records import Passages
 from sparsedash.stats.significance import compare
@@ -55,14 +55,13 @@ def report(found: RunResults, pair: Pair, passages: Passages | None) -> bytes:
     title = wording.run_title(found.run.settings)
     body = [
         element("h1", escape(answer(found))),
-        *_remark(doubt(found)),
+        *(paragraph(said, css="sd-muted") for said in figures(found)),
         paragraph(f"{title} · {wording.run_details(found.run.settings)}", css="sd-muted"),
-        accuracy_drawing(tradeoff, tradeoff_words(tradeoff)),
+        accuracy_drawing(tradeoff, tradeoff_words(tradeoff, "accuracy")),
         element("div", numbers_table(found), css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
-        paragraph(verdicts.verdict(judged)),
-        *_remark(verdicts.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse))),
-        *_remark(verdicts.doubt(judged)),
+        paragraph(verdicts.flips(judged)),
+        paragraph(verdicts.judgement(pair.right_name, verdict_of(found, pair.left, pair.right), found.tolerance)),
         *_flips(pair, passages),
         *_made(found),
     ]
@@ -76,11 +75,6 @@ def report(found: RunResults, pair: Pair, passages: Passages | None) -> bytes:
     ]
     page = element("html", element("head", *head), element("body", *body), lang="en")
     return f"<!doctype html>\n{page}\n".encode()
-
-
-def _remark(text: str) -> list[Html]:
-    """What is left open; nothing where nothing is."""
-    return [paragraph(text, css="sd-muted")] if text else []
 
 
 def _flips(pair: Pair, passages: Passages | None) -> list[Html]:

@@ -4,14 +4,18 @@ docs/cli.md describes its fields.
 """
 
 from dataclasses import asdict
+from math import exp
 from typing import Any
 
-from sparsedash.schema.records import Record, Run, Score
+from sparsedash.schema.records import LARGEST_LOSS, Record, Run, Score
 from sparsedash.stats.significance import compare
+from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict, judge_all, losses
 
 
-def run_document(run: Run, dense: Record, sparse: list[Record]) -> dict[str, Any]:
-    """The run and its records as JSON values. sparse: in the order asked."""
+def run_document(run: Run, dense: Record, sparse: list[Record], tolerance: Tolerance | None = None) -> dict[str, Any]:
+    """The run and its records as JSON values. sparse: in the order asked. tolerance: what may be lost; None: usual."""
+    allowed = tolerance or Tolerance()
+    verdicts = judge_all([losses(dense, record) for record in sparse], allowed)
     return {
         "model": {"reference": run.settings.model, "identity": run.model_identity, "dtype": run.settings.dtype},
         "corpora": {
@@ -21,7 +25,10 @@ def run_document(run: Run, dense: Record, sparse: list[Record]) -> dict[str, Any
         "settings": asdict(run.settings),
         "seed": run.settings.calibration.seed,
         "dense": _answers(dense),
-        "sparse": [_sparse(dense, record) for record in sparse],
+        "sparse": [
+            _sparse(dense, record) | {"verdict": _verdict(verdict, allowed)}
+            for record, verdict in zip(sparse, verdicts, strict=True)
+        ],
         "seconds": run.seconds,
         "cached": list(run.cached),
         "warnings": list(run.warnings),
@@ -80,3 +87,25 @@ def _sparse(dense: Record, record: Record) -> dict[str, Any]:
 
 def _score(score: Score) -> dict[str, int]:
     return {"right": score.right, "total": score.total}
+
+
+def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
+    """Both losses as they are spoken of: the perplexity as a multiple of dense's, the accuracy in points gained."""
+    one, two = found.perplexity, found.accuracy
+    return {
+        "verdict": found.verdict,
+        "tolerance": {"ratio": tolerance.ratio, "points": tolerance.points},
+        "decided_by": list(found.decided_by),
+        "ratio": _measured(one, _factor(one.value), _factor(one.low), _factor(one.high)),
+        "points": two and _measured(two, -100 * two.value, -100 * two.high, -100 * two.low),
+        "passages_needed": found.passages_needed,
+    }
+
+
+def _measured(loss: Loss, value: float | None, low: float | None, high: float | None) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "level": loss.level, "verdict": loss.verdict}
+
+
+def _factor(nats: float) -> float | None:
+    """e to this power; None where that is no number of JSON: one passage has no interval."""
+    return exp(nats) if -LARGEST_LOSS < nats < LARGEST_LOSS else None

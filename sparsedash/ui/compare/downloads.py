@@ -13,6 +13,7 @@ from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.side_by_side import side_title
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
+from sparsedash.ui.tolerance import tolerance
 
 
 def offer_files(
@@ -44,7 +45,7 @@ def offer_files(
 
 
 def _report(backend: Backend, run: Run, pair: Pair, passages: Passages | None) -> bytes:
-    found = run_results(backend, run)
+    found = run_results(backend, run, tolerance())
     assert found is not None, "the page has read the dense record already"
     return report(found, pair, passages)
 

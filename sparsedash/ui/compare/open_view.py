@@ -7,7 +7,7 @@ import streamlit as st
 from sparsedash.reporting import verdicts
 from sparsedash.reporting.html import label
 from sparsedash.reporting.record_pair import KINDS, Kind, Order, Pair
-from sparsedash.reporting.run_results import adjusted, run_results
+from sparsedash.reporting.run_results import run_results, verdict_of
 from sparsedash.reporting.side_by_side import SideBySide
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
@@ -16,6 +16,7 @@ from sparsedash.ui import address_bar, frame
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.compare.downloads import offer_files
 from sparsedash.ui.compare.selectors import Shown, search
+from sparsedash.ui.tolerance import tolerance
 
 _FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "other-answer", "both-wrong", "both-right")
 """What is shown where the address names no kind: the first of these that has passages."""
@@ -24,12 +25,17 @@ _SQUARE: tuple[Kind, ...] = ("both-right", "broke", "mended", "both-wrong")
 
 def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
     """Open the page with what the right model lost or won, and how sure that is."""
-    judged = compare(pair.left, pair.right)
-    frame.opening(verdicts.verdict(judged), f"{pair.right_name} against {pair.left_name} · {basis}")
-    found = run_results(backend, run)
+    found = run_results(backend, run, tolerance())
+    if found is None:
+        return
+    verdict = verdict_of(found, pair.left, pair.right)
+    frame.opening(
+        verdicts.judgement(pair.right_name, verdict, found.tolerance),
+        f"{pair.right_name} against {pair.left_name} · {basis}",
+    )
     notes = [
-        verdicts.among(judged, adjusted(found, pair.left, pair.right), len(found.sparse)) if found else "",
-        verdicts.doubt(judged),
+        verdicts.flips(compare(pair.left, pair.right)),
+        verdicts.still_open(verdict),
         verdicts.endings({pair.left_name: pair.left, pair.right_name: pair.right}),
     ]
     for said in filter(None, notes):

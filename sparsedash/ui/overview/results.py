@@ -14,14 +14,15 @@ from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeo
 from sparsedash.reporting.html import Html, element, escape, label, paragraph
 from sparsedash.reporting.record_pair import offers
 from sparsedash.reporting.results_table import numbers_table
-from sparsedash.reporting.run_answer import answer, doubt
-from sparsedash.reporting.run_results import RunResults, best, headline, live, method_of
-from sparsedash.schema.records import Record, Run
+from sparsedash.reporting.run_answer import answer, figures
+from sparsedash.reporting.run_results import RunResults, best, headline, live
+from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import accuracy_interval, judge
+from sparsedash.stats.significance import accuracy_interval
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.polling import JOB_S
+from sparsedash.ui.tolerance import tolerance_address
 
 MEASURE = "measure"
 _CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."
@@ -40,8 +41,8 @@ def show_answer(found: RunResults) -> None:
     """Draw the sentence that a run's page opens with, and what it leaves undecided."""
     settings = found.run.settings
     frame.opening(answer(found), f"{wording.title(settings.model)} · {wording.run_details(settings)}")
-    if open_still := doubt(found):
-        frame.note(open_still)
+    for said in figures(found):
+        frame.note(said)
 
 
 def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
@@ -111,7 +112,7 @@ def _open_comparison(found: RunResults, key: str) -> None:
 def _comparisons(found: RunResults) -> dict[str, dict[str, str]]:
     """What the address of the compare page says of each sparse record beside dense, by the record's key."""
     return {
-        offer.key: {"run": found.run.key, "right": offer.address}
+        offer.key: {"run": found.run.key, "right": offer.address, **tolerance_address()}
         for offer in offers(found.run, ())
         if offer.key != found.run.dense
     }
@@ -141,22 +142,11 @@ def list_runs(runs: list[Run], chosen: str) -> None:
 def _numbers(found: RunResults) -> list[Html]:
     """Dense, and the mildest and the hardest pruning of the best method."""
     rows = best(found)
-    right = f"{found.dense.last_word.right:,} of {found.dense.last_word.total:,} last words right"
-    numbers = [_number("Dense", found.dense, right)]
+    score = found.dense.last_word
+    interval = f"95 % interval {wording.interval(accuracy_interval(found.dense))}"
+    right = f"{score.right:,} of {score.total:,} last words right"
+    numbers = [card("Dense", wording.percent(score.accuracy), interval, right, css="sd-dense")]
     for row in [rows[0], rows[-1]] if len(rows) > 1 else rows:
-        record, pair, p = row
-        name = model_names.card_name(method_of(row), record.sparsity_permille, found.several_methods)
-        change = f"{wording.signed(pair.difference)} points, {verdicts.shown(judge(pair, p))}{_adjusted(found)}"
-        numbers.append(_number(name, record, change))
+        name = model_names.card_name(row.method, row.record.sparsity_permille, found.several_methods)
+        numbers.append(card(name, *verdicts.headline_cost(row.verdict), css="sd-sparse"))
     return numbers
-
-
-def _number(name: str, record: Record, below: str) -> Html:
-    interval = f"95 % interval {wording.interval(accuracy_interval(record))}"
-    css = "sd-sparse" if record.pruned else "sd-dense"
-    return card(name, wording.percent(record.last_word.accuracy), interval, below, css=css)
-
-
-def _adjusted(found: RunResults) -> str:
-    n = len(found.sparse)
-    return f", judged among {n} comparisons" if n > 1 else ""

@@ -4,18 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sparsedash.reporting.charts.points import Measure, Point, Reading, TradeoffData
+from sparsedash.reporting.charts.points import Measure, Point, Reading, Readings, TradeoffData
 from sparsedash.reporting.model_names import taken_by
 from sparsedash.reporting.readings import readings
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.records import Record
 from sparsedash.stats.significance import compare
+from sparsedash.stats.tolerance import Tolerance, judge_all, losses
 from tests.ui import specimens
 
 
 def read(measure: Measure, dense: Record, record: Record) -> Sequence[Reading]:
     """What a record's answers come to on one measure, beside those of the dense model."""
-    return readings(dense, record, compare(dense, record))[measure]
+    return _readings(dense, record)[measure]
 
 
 def tradeoff_data(dense: Record, lines: Mapping[str, Sequence[Record]], **more: Any) -> TradeoffData:
@@ -37,9 +38,13 @@ def point(dense: Record, record: Record) -> Point:
     found = RunResults(
         run=replace(run, dense=dense.key, sparse=(record.key,)),
         dense=dense,
-        sparse=(record,),
-        paired=(compare(dense, record),),
-        p_values=(1.0,),
-        readings={record.key: readings(dense, record, compare(dense, record))},
+        judged=(),
+        tolerance=Tolerance(),
+        readings={record.key: _readings(dense, record)},
     )
     return found.point_of(record)
+
+
+def _readings(dense: Record, record: Record) -> Readings:
+    (alone,) = judge_all([losses(dense, record)], Tolerance())
+    return readings(record, compare(dense, record), alone.perplexity)

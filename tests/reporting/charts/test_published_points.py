@@ -34,7 +34,7 @@ def test_a_row_stands_beside_the_same_model_passages_and_format():
 
 
 def test_points_are_grey_diamonds_within_the_axes_and_told_in_words():
-    figure = drawn(tradeoff_chart(RACE))
+    figure = drawn(tradeoff_chart(RACE, "accuracy"))
     points = trace(figure, "published")
     assert points["x"] == [0, 10]
     assert points["y"] == [57.89, 56.86]
@@ -42,7 +42,7 @@ def test_points_are_grey_diamonds_within_the_axes_and_told_in_words():
     assert figure["layout"]["xaxis"]["range"][1] > 10
     low, high = figure["layout"]["yaxis"]["range"]
     assert low < 56.86 and high > 57.89
-    assert tradeoff_words(RACE).endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
+    assert tradeoff_words(RACE, "accuracy").endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
 
 
 def test_another_measure_than_accuracy_has_no_published_points():

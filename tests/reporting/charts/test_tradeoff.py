@@ -12,7 +12,8 @@ from sparsedash.reporting.charts.palette import PALETTES
 from sparsedash.reporting.charts.points import times
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.readings import answering
-from sparsedash.stats.significance import mean_interval, share_interval, wilson
+from sparsedash.stats.means import mean_interval, moments
+from sparsedash.stats.significance import share_interval, wilson
 from tests.factories import STOPPED
 from tests.reporting.charts.drawn import drawn, labels, trace
 from tests.reporting.charts.pointed import read, tradeoff_data
@@ -187,7 +188,7 @@ def test_each_theme_has_its_own_colours():
 
 
 def test_the_words_say_every_point_with_its_interval():
-    said = tradeoff_words(RACE)
+    said = tradeoff_words(RACE, "accuracy")
     assert said.startswith("Share of 120 last words right")
     assert "dense 50.0 % (41.2 to 58.8)" in said
     assert said.index("sparse at 10.4 % 45.0 %") < said.index("sparse at 29.2 % 25.0 %")
@@ -211,7 +212,8 @@ class TestPerplexity:
         changes = [sparse.log_likelihood - dense.log_likelihood for dense, sparse in pairs]
         (reading,) = read("word perplexity", DENSE, TEN)
         assert reading.value == pytest.approx(sum(changes) / 120)
-        assert (reading.low, reading.high) == pytest.approx(mean_interval(changes))
+        # Two losses are looked at, of perplexity and accuracy.
+        assert (reading.low, reading.high) == pytest.approx(mean_interval(moments(changes), 0.05 / 2))
         assert trace(chart(measure="word perplexity"), "sparse")["y"][:2] == [0, reading.value]
 
     def test_its_factor_is_that_of_the_two_perplexities(self):

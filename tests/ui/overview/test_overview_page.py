@@ -55,12 +55,10 @@ def test_a_finished_run_shows_three_numbers_a_chart_and_a_table(open_page, finis
     app = open_page("overview")
     assert markup(app).count('class="sd-figure"') == 3
     chart = app.get("plotly_chart")[0].proto
-    assert chart.alt.startswith("Share of 120 last words right")
+    assert chart.alt.startswith("Word perplexity over 120 passages")
     assert "<table" in markup(app)
-    assert (
-        "Removing 20 % of the MLP shows no difference in the accuracy of last words on 120 passages; 30 % is borderline"
-        in words(app)
-    )
+    assert "Undecided: 120 passages cannot tell whether removing 10 % of the MLP stays within 1.1 ×" in words(app)
+    assert "10 % is undecided: about" in words(app)
 
 
 def test_every_sparse_model_in_the_table_is_a_link_to_its_comparison(open_page, finished):
@@ -92,7 +90,7 @@ def test_results_are_shown_while_the_rest_still_runs(open_page, backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.stored_jobs = [job(SETTINGS)]
     app = open_page("overview")
-    assert "So far: removing 10 % of the MLP" in words(app)
+    assert "So far undecided: 120 passages cannot tell whether removing 10 % of the MLP" in words(app)
     assert "Evaluating" in words(app)
     assert app.get("plotly_chart")
 
@@ -162,7 +160,7 @@ def test_a_run_whose_sparse_record_was_lost_shows_the_others(open_page, finished
 def test_several_methods_are_judged_by_the_best_one(open_page, backend):
     methods = (method_named("magnitude"), method_named("least-squares"))
     backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
-    assert words(open_page("overview")).startswith("With “least-squares”, removing")
+    assert "removing 10 % of the MLP with “least-squares”" in words(open_page("overview"))
 
 
 def test_the_measure_of_the_chart_can_be_chosen(open_page, finished):
@@ -179,7 +177,9 @@ def test_the_measure_of_the_chart_can_be_chosen(open_page, finished):
 def test_the_live_point_stands_in_the_chart_while_its_model_answers(open_page, backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.stored_jobs = [job(SETTINGS, done=60, n_right=21, unit="passages", point=1)]
-    figure = json.loads(open_page("overview").get("plotly_chart")[0].proto.spec)
+    app = open_page("overview")
+    app.get("button_group")[0].set_value("accuracy").run()
+    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
     (point,) = [trace for trace in figure["data"] if trace["name"] == "live"]
     assert (point["x"], point["y"]) == ([20.0], [35.0])
 
@@ -199,9 +199,9 @@ def test_fewer_passages_are_said_to_make_hollow_marks(open_page, backend):
 
 def test_a_run_with_sparse_records_leads_to_its_layers(open_page, finished):
     found = links(open_page("overview"))
-    asked = {"run": SETTINGS.key(), "record": "30 %"}
+    asked = {"run": SETTINGS.key(), "record": "10 %"}
     assert query_of(found["See what each layer lost"]) == asked
-    asked = {"run": SETTINGS.key(), "right": "30 %"}
+    asked = {"run": SETTINGS.key(), "right": "10 %"}
     assert query_of(found["Compare the answers passage by passage"]) == asked
 
 
@@ -209,9 +209,9 @@ def test_the_links_lead_to_the_model_that_the_answer_speaks_of(open_page, backen
     methods = (*SETTINGS.methods, method_named("magnitude"))
     backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
     app = open_page("overview")
-    assert words(app).startswith("With “least-squares”, removing 20 %")
+    assert "removing 10 % of the MLP with “least-squares”" in words(app)
     found = query_of(links(app)["Compare the answers passage by passage"])
-    assert found["right"] == "least-squares 30 %"
+    assert found["right"] == "least-squares 10 %"
 
 
 def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backend):
@@ -222,12 +222,12 @@ def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backe
     mask = specimens.record(dense, 500, masks)
     backend.add_run((replace(run, sparse=(*run.sparse[:3], mask.key)), [*records[:4], mask]))
     said = words(open_page("overview"))
-    assert said.startswith("With “least-squares”, removing 20 %")
+    assert "removing 10 % of the MLP with “least-squares”" in said
     backend.stored_runs.clear()
     alone = replace(SETTINGS, methods=(masks,))
     backend.add_run((replace(run, settings=alone, sparse=(mask.key,)), [records[0], mask]))
     said = words(open_page("overview"))
-    assert said.startswith("Setting 50 % of the decoder's weights to zero shows no difference")
+    assert "whether setting 50 % of the decoder's weights to zero stays within" in said
     assert "50 % of the decoder's weights set to zero" in said
     assert "MLP removed or zero" in said
 
@@ -239,3 +239,12 @@ def test_before_any_result_the_run_under_way_is_shown_and_the_others_are_mention
     assert words(app).startswith("The first results are on their way.")
     assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in words(app)
     assert "Another run waits: SmolLM2 135M (built in) at 40 %" in links(app)
+
+
+def test_what_may_be_lost_is_chosen_judges_the_run_and_goes_along_to_the_answers(open_page, finished):
+    app = open_page("overview")
+    app.number_input(key="chosen-within").set_value(5.0).run()
+    app.number_input(key="chosen-points").set_value(50.0).run()
+    assert "Removing 30 % of the MLP stays within what is allowed, 5 × the word perplexity and 50 points" in words(app)
+    asked = query_of(links(app)["Compare the answers passage by passage"])
+    assert (asked["within"], asked["points"]) == ("5", "50")

@@ -1,0 +1,188 @@
+"""Is a sparse model's loss within what somebody allows? Two measures, both paired over the passages.
+
+*Word perplexity*: how many times the dense model's; its logarithm is the mean fall of the target's log-likelihood, in
+nats. *Accuracy*: how many points fewer last words are right. A loss is `within` where its whole interval lies inside
+the tolerance, `beyond` where all of it lies outside, else `undecided`: a few passages decide nothing, rather than
+passing for proof that nothing was lost. Intervals hold for all comparisons of a sweep together, by Holm's steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, log, sqrt
+from statistics import NormalDist
+from typing import Literal
+
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.records import Record
+from sparsedash.stats.anytime import anytime_interval
+from sparsedash.stats.means import Moments, anytime_mean_interval, mean_interval, moments
+from sparsedash.stats.significance import paired_interval, shared_outcomes
+
+Verdict = Literal["within", "beyond", "undecided"]
+LossMeasure = Literal["word perplexity", "accuracy"]
+
+ALPHA = 0.05
+FEWEST_PASSAGES = 30
+"""With fewer no loss is called within: no interval of so few is narrow for an honest reason."""
+FEWEST_RIGHT = 20
+"""With fewer right answers of the dense model accuracy is left out: there is too little to lose."""
+_Z_POWER = NormalDist().inv_cdf(0.8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What may be lost. ratio: of word perplexity to the dense model's. points: of accuracy, in percentage points."""
+
+    ratio: float = 1.10
+    points: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 1.0 < self.ratio <= 1000.0:
+            raise SettingsError("allowed word perplexity", self.ratio, "over 1 times dense's, to 1,000 times")
+        if not 0.0 < self.points <= 100.0:
+            raise SettingsError("allowed points of accuracy", self.points, "over 0 to 100")
+
+    def most(self, measure: LossMeasure) -> float:
+        """The largest loss that is allowed, in the unit of `Loss`."""
+        return log(self.ratio) if measure == "word perplexity" else self.points / 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """What one model lost against dense, before it is judged. nats: the falls of the targets' log-likelihoods.
+
+    broke, mended: verdicts that changed. n_right: of the dense model. looked: it may have stopped at any passage.
+    """
+
+    nats: Moments
+    broke: int
+    mended: int
+    n_right: int
+    looked: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """One measure's loss with its interval, larger is worse: nats for word perplexity, a share for accuracy.
+
+    level: that of the interval, 0.95 or more, so that all intervals of a sweep hold together. needed: passages that
+    would decide it four times of five if the loss stays as it is; None where it is decided, or none would.
+    """
+
+    measure: LossMeasure
+    value: float
+    low: float
+    high: float
+    level: float
+    verdict: Verdict
+    needed: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToleranceVerdict:
+    """What a model's losses say together. accuracy: None where the dense model has too little right to lose.
+
+    decided_by: the measures that say so; those that are undecided where the verdict is.
+    """
+
+    verdict: Verdict
+    n_passages: int
+    perplexity: Loss
+    accuracy: Loss | None
+    decided_by: tuple[LossMeasure, ...]
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """Of every measure that counts, the more sensitive one first."""
+        return (self.perplexity,) if self.accuracy is None else (self.perplexity, self.accuracy)
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few passages to call anything within."""
+        return self.n_passages < FEWEST_PASSAGES
+
+    @property
+    def passages_needed(self) -> int | None:
+        """Passages that would decide it, as far as that can be told; None where it is decided."""
+        if self.verdict != "undecided":
+            return None
+        known = [loss.needed for loss in self.losses if loss.needed is not None]
+        return max(FEWEST_PASSAGES, *known) if known else None
+
+
+def losses(dense: Record, sparse: Record) -> Losses:
+    """What the sparse model lost on the passages that both answered."""
+    pairs = shared_outcomes(dense, sparse)
+    return Losses(
+        nats=moments([d.log_likelihood - s.log_likelihood for d, s in pairs]),
+        broke=sum(d.last_word_right and not s.last_word_right for d, s in pairs),
+        mended=sum(s.last_word_right and not d.last_word_right for d, s in pairs),
+        n_right=sum(d.last_word_right for d, _ in pairs),
+        looked=dense.stopping is not None or sparse.stopping is not None,
+    )
+
+
+def judge_all(models: Sequence[Losses], tolerance: Tolerance) -> list[ToleranceVerdict]:
+    """The verdicts on all models of a sweep together, in their order.
+
+    Holm's steps: while k losses are undecided, each interval has level 1 - 0.05 / k; those that it decides leave, and
+    the rest is looked at again. So the chance that any loss at the tolerance is called within, or beyond, stays small.
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979).
+    """
+    asked: list[tuple[int, LossMeasure]] = [
+        (i, measure) for i, model in enumerate(models) for measure in _counted(model)
+    ]
+    found: dict[tuple[int, LossMeasure], Loss] = {}
+    while waiting := [one for one in asked if one not in found or found[one].verdict == "undecided"]:
+        alpha = ALPHA / len(waiting)
+        found |= {(i, measure): _loss(models[i], measure, alpha, tolerance) for i, measure in waiting}
+        if all(found[one].verdict == "undecided" for one in waiting):
+            break
+    return [_together(model, found[i, "word perplexity"], found.get((i, "accuracy"))) for i, model in enumerate(models)]
+
+
+def _counted(model: Losses) -> tuple[LossMeasure, ...]:
+    return ("word perplexity", "accuracy") if model.n_right >= FEWEST_RIGHT else ("word perplexity",)
+
+
+def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Tolerance) -> Loss:
+    n, most = model.nats.n, tolerance.most(measure)
+    if measure == "word perplexity":
+        value, deviation = model.nats.mean, model.nats.deviation
+        low, high = (anytime_mean_interval if model.looked else mean_interval)(model.nats, alpha)
+    else:
+        value = (model.broke - model.mended) / n
+        deviation = sqrt(max(0.0, (model.broke + model.mended) / n - value**2))
+        low, high = _accuracy_interval(model, alpha)
+    verdict: Verdict = "beyond" if low > most else "within" if high <= most and n >= FEWEST_PASSAGES else "undecided"
+    needed = None
+    if verdict == "undecided" and deviation > 0 and value != most:
+        z = NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
+        needed = ceil((z * deviation / (value - most)) ** 2)
+    return Loss(measure=measure, value=value, low=low, high=high, level=1 - alpha, verdict=verdict, needed=needed)
+
+
+def _accuracy_interval(model: Losses, alpha: float) -> tuple[float, float]:
+    """Of the share that was lost: the interval of sparse minus dense, turned round."""
+    if model.looked:
+        low, high = anytime_interval(model.broke, model.mended, model.nats.n, alpha)
+    else:
+        low, high = paired_interval(model.broke, model.mended, model.nats.n, NormalDist().inv_cdf(1 - alpha / 2))
+    return -high, -low
+
+
+def _together(model: Losses, perplexity: Loss, accuracy: Loss | None) -> ToleranceVerdict:
+    counted = (perplexity,) if accuracy is None else (perplexity, accuracy)
+    verdict: Verdict = "undecided"
+    if any(loss.verdict == "beyond" for loss in counted):
+        verdict = "beyond"
+    elif perplexity.verdict == "within":
+        # Accuracy is the coarser measure: where it decides nothing, it is named as undecided.
+        verdict = "within"
+    return ToleranceVerdict(
+        verdict=verdict,
+        n_passages=model.nats.n,
+        perplexity=perplexity,
+        accuracy=accuracy,
+        decided_by=tuple(loss.measure for loss in counted if loss.verdict == verdict),
+    )

@@ -1,0 +1,67 @@
+"""Intervals of a mean: Student's where values are even, wider to the side where large ones may be missing."""
+
+from math import inf, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sparsedash.stats.means import Moments, anytime_mean_interval, mean_interval, moments, student_quantile
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 29, 131, 5152])
+@pytest.mark.parametrize("p", [0.6, 0.9, 0.975, 0.995, 0.9999, 0.025])
+def test_the_quantiles_are_those_of_students_t(degrees, p):
+    assert student_quantile(p, degrees) == pytest.approx(float(stats.t.ppf(p, degrees)), rel=1e-4)
+
+
+def test_the_moments_of_a_few_numbers():
+    found = moments([1.0, 2.0, 6.0])
+    assert (found.n, found.mean) == (3, 3.0)
+    assert found.deviation == pytest.approx(sqrt(7))
+    assert found.skewness == pytest.approx(float(stats.skew([1.0, 2.0, 6.0])))
+
+
+def test_even_values_have_students_interval():
+    values = [-1.0, 0.0, 1.0]
+    error = 1 / sqrt(3)
+    assert mean_interval(moments(values), 0.05) == pytest.approx((-4.302653 * error, 4.302653 * error), rel=1e-5)
+
+
+def test_one_value_has_no_interval_and_equal_ones_are_sure():
+    assert mean_interval(moments([3.0]), 0.05) == (-inf, inf)
+    assert anytime_mean_interval(moments([3.0]), 0.05) == (-inf, inf)
+    assert mean_interval(moments([3.0] * 10), 0.05) == (3.0, 3.0)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=3, max_size=40))
+def test_it_is_never_narrower_than_students_and_widens_where_values_lean(values):
+    found = moments(values)
+    low, high = mean_interval(found, 0.05)
+    even = mean_interval(Moments(n=found.n, mean=found.mean, deviation=found.deviation, skewness=0.0), 0.05)
+    assert low <= even[0] + 1e-9
+    assert high >= even[1] - 1e-9
+
+
+def test_an_interval_valid_at_any_look_is_wider():
+    found = moments([0.1, -0.2, 0.4, 0.0, -0.1] * 40)
+    narrow, wide = mean_interval(found, 0.05), anytime_mean_interval(found, 0.05)
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize("name", ["normal", "t5", "gamma"])
+@pytest.mark.parametrize("n", [30, 132, 400])
+def test_the_mean_is_missed_about_as_rarely_as_it_says_on_either_side(name, n):
+    rng = np.random.default_rng(7)
+    draw = {
+        "normal": lambda: rng.normal(size=(4000, n)),
+        "t5": lambda: rng.standard_t(5, size=(4000, n)),
+        "gamma": lambda: rng.gamma(4.0, size=(4000, n)) - 4.0,
+    }[name]
+    bounds = [mean_interval(moments(row), 0.05) for row in draw().tolist()]
+    # 2.5 % each, and what 4,000 draws and thirty skewed values leave of it.
+    allowed = 0.042 if (name, n) == ("gamma", 30) else 0.034
+    assert np.mean([high < 0 for _, high in bounds]) < allowed
+    assert np.mean([low > 0 for low, _ in bounds]) < allowed

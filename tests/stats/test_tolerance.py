@@ -1,0 +1,94 @@
+"""The verdict: within, beyond or undecided, by what is allowed."""
+
+from math import log
+
+import pytest
+
+from sparsedash.schema.errors import SettingsError
+from sparsedash.stats.means import Moments
+from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
+
+ALLOWED = Tolerance()
+"""1.10 times, 0.0953 nats; 2 points."""
+
+
+def lost(nats: float, *, n=1000, deviation=0.3, broke=0, mended=0, n_right=400, looked=False) -> Losses:
+    found = Moments(n=n, mean=nats, deviation=deviation, skewness=0.0)
+    return Losses(nats=found, broke=broke, mended=mended, n_right=n_right, looked=looked)
+
+
+def verdict(*args, tolerance=ALLOWED, **kwargs):
+    (found,) = judge_all([lost(*args, **kwargs)], tolerance)
+    return found
+
+
+def test_a_loss_is_within_where_its_whole_interval_is_and_beyond_where_none_of_it_is():
+    assert verdict(0.02).verdict == "within"
+    assert verdict(0.02).decided_by == ("word perplexity", "accuracy")
+    assert verdict(0.30).verdict == "beyond"
+    assert verdict(0.30).decided_by == ("word perplexity",)
+    assert verdict(0.09).verdict == "undecided"
+
+
+def test_better_than_dense_is_within():
+    assert verdict(-0.5).verdict == "within"
+
+
+def test_accuracy_alone_puts_a_model_beyond():
+    found = verdict(0.0, broke=80, mended=10)
+    assert (found.verdict, found.decided_by) == ("beyond", ("accuracy",))
+    assert found.accuracy.value == pytest.approx(0.07)
+
+
+def test_accuracy_that_is_undecided_does_not_keep_a_model_from_being_within():
+    found = verdict(0.02, broke=30, mended=20)
+    assert found.accuracy.verdict == "undecided"
+    assert (found.verdict, found.decided_by) == ("within", ("word perplexity",))
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 29])
+def test_under_thirty_passages_nothing_is_within_however_equal(n):
+    found = verdict(0.0, n=n, deviation=0.0, n_right=n)
+    assert (found.verdict, found.too_few) == ("undecided", True)
+
+
+def test_few_passages_may_be_beyond_doubt_but_one_never_is():
+    assert verdict(16.0, n=10, deviation=4.0, n_right=3).verdict == "beyond"
+    assert verdict(16.0, n=1, deviation=0.0, n_right=1).verdict == "undecided"
+
+
+def test_with_under_twenty_right_there_is_too_little_accuracy_to_lose():
+    assert verdict(0.0, n_right=19).accuracy is None
+    assert verdict(0.0, n_right=20).accuracy is not None
+
+
+def test_a_sweep_widens_its_intervals_by_what_is_undecided():
+    alone = verdict(0.09)
+    many = judge_all([lost(0.09), lost(0.09), lost(3.0), lost(3.0)], ALLOWED)
+    # Of eight losses the two of perplexity that are far beyond, and every accuracy, are decided at the first step.
+    assert alone.perplexity.level == pytest.approx(1 - 0.05)
+    assert many[0].perplexity.level == pytest.approx(1 - 0.05 / 2)
+    assert many[2].perplexity.level == pytest.approx(1 - 0.05 / 8)
+    assert many[2].verdict == "beyond"
+
+
+def test_a_model_that_was_looked_at_on_the_way_needs_more_to_be_judged():
+    at_the_end, looked = verdict(0.07), verdict(0.07, looked=True)
+    assert at_the_end.verdict == "within"
+    assert looked.perplexity.low < at_the_end.perplexity.low < at_the_end.perplexity.high < looked.perplexity.high
+    assert looked.verdict == "undecided"
+
+
+def test_the_passages_needed_would_decide_it():
+    found = verdict(0.08, n=100)
+    assert found.verdict == "undecided"
+    needed = found.passages_needed
+    assert needed is not None and needed > 100
+    assert verdict(0.08, n=2 * needed).verdict == "within"
+    assert verdict(log(1.10), n=100).perplexity.needed is None
+
+
+@pytest.mark.parametrize(("ratio", "points"), [(1.0, 2.0), (0.9, 2.0), (float("nan"), 2.0), (1.1, 0.0), (1.1, 101.0)])
+def test_a_tolerance_that_allows_nothing_or_everything_is_refused(ratio, points):
+    with pytest.raises(SettingsError, match="allowed"):
+        Tolerance(ratio=ratio, points=points)
