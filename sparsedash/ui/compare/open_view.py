@@ -34,6 +34,7 @@ def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
         f"{pair.right_name} against {pair.left_name} · {basis}",
     )
     notes = [
+        f"{verdicts.cost(verdict).capitalize()}." if verdict.verdict == "undecided" else "",
         verdicts.flips(compare(pair.left, pair.right)),
         verdicts.still_open(verdict),
         verdicts.endings({pair.left_name: pair.left, pair.right_name: pair.right}),
