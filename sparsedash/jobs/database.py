@@ -3,18 +3,27 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from sparsedash.jobs.own_files import refuse_other_kinds
 from sparsedash.schema.errors import StoreError
 
 Connection = sqlite3.Connection
 Row = sqlite3.Row
 
 _VERSION = 3
-_BUSY_S = 10.0
+PATIENCE_S = 5.0
+"""How long to wait for another process, where somebody waits for the page."""
+
+_TRY_S = 0.1
+_RETRY_S = 0.02
+_ENDS = ("", "-wal", "-shm", "-journal")
+"""Of the names of the files that make up the table."""
+
+T = TypeVar("T")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -55,68 +64,113 @@ CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
 
 
 class Database:
-    """One connection, shared by the threads of this process. Its methods raise StoreError for what SQLite raises."""
+    """One connection, shared by the threads of this process. Its methods raise StoreError for what SQLite raises.
 
-    def __init__(self, path: Path) -> None:
+    patience_s: how long to wait while another process keeps the file locked.
+    """
+
+    def __init__(self, path: Path, patience_s: float = PATIENCE_S) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._patience_s = patience_s
+        self._lock = threading.RLock()
+        for end in _ENDS:
+            refuse_other_kinds(path.with_name(path.name + end))
         with _as_store_error(path):
-            self._db = _open(path)
+            self._db = _open(path, patience_s)
 
     def read(self, query: str, values: tuple[Any, ...]) -> list[Row]:
-        """The rows as they are now; never waits for a writer."""
-        with _as_store_error(self._path), self._lock:
-            return self._db.execute(query, values).fetchall()
+        """The rows as they are now; does not wait for one who only writes."""
+
+        def rows() -> list[Row]:
+            with self._lock:
+                return self._db.execute(query, values).fetchall()
+
+        with _as_store_error(self._path):
+            return _patiently(rows, self._patience_s)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction during which nobody else can write; rolled back when the block raises."""
-        with _as_store_error(self._path), self._lock:
+    def writing(self, patience_s: float | None = None) -> Iterator[Connection]:
+        """A transaction during which nobody else can write; rolled back when the block raises.
+
+        Within another one of the same thread it is a part of that. patience_s: in place of the connection's.
+        """
+        with _as_store_error(self._path):
+            outermost = _patiently(self._begin, self._patience_s if patience_s is None else patience_s)
             try:
-                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
-                self._db.execute("COMMIT")
+                if outermost:
+                    self._db.execute("COMMIT")
             finally:
-                if self._db.in_transaction:
+                if outermost and self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                self._lock.release()
 
     def close(self) -> None:
         """Close the connection; nothing works afterwards."""
         with self._lock:
             self._db.close()
 
+    def _begin(self) -> bool:
+        """Take the lock of the threads and then of the processes; whether this begins a transaction. Takes neither
+        when it raises: while it waits for another process, other threads can read.
+        """
+        self._lock.acquire()
+        try:
+            if self._db.in_transaction:
+                return False
+            self._db.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._lock.release()
+            raise
+        return True
 
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+
+def _open(path: Path, patience_s: float) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=_TRY_S, isolation_level=None, check_same_thread=False)
     try:
         db.row_factory = sqlite3.Row
-        _use_write_ahead_log(db)
+        # One damaged text shall not keep all rows from being read.
+        db.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+        # Readers then never wait for writers. SQLite itself does not wait for others while it switches.
+        _patiently(lambda: db.execute("PRAGMA journal_mode = WAL"), patience_s)
         # A power cut may take the last moments with it, never the order of things; a crash takes nothing.
         db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("BEGIN IMMEDIATE")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > _VERSION:
-            raise StoreError(
-                f"The job table {path} was written by a newer version of SparseDash.",
-                "Upgrade, or name another data folder.",
-            )
-        if version == 1:
-            db.execute("DROP INDEX one_live_job_per_key")
-            db.execute("DROP INDEX jobs_by_key")
-            db.execute("DROP INDEX jobs_by_state")
-            db.execute("ALTER TABLE jobs RENAME TO jobs_of_version_1")
-        for statement in _SCHEMA.split(";"):
-            db.execute(statement)
-        if version == 1:
-            _bring_over(db)
-        if version == 2:
-            db.execute("ALTER TABLE jobs ADD COLUMN point INTEGER")
-        db.execute(f"PRAGMA user_version = {_VERSION}")
-        db.execute("COMMIT")
+        if not _patiently(lambda: _is_up_to_date(db, path), patience_s):
+            _patiently(lambda: db.execute("BEGIN IMMEDIATE"), patience_s)
+            _bring_up_to_date(db)
+            db.execute("COMMIT")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _is_up_to_date(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether nothing need be written, so that a table which is locked can be opened and read."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > _VERSION:
+        raise StoreError(
+            f"The job table {path} was written by a newer version of SparseDash.",
+            "Upgrade, or name another data folder.",
+        )
+    names = {row["name"] for row in db.execute("SELECT name FROM sqlite_master")}
+    return version == _VERSION and names >= {"jobs", "one_live_job_per_key", "jobs_by_key", "jobs_by_state"}
+
+
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version == 1:
+        db.execute("DROP INDEX one_live_job_per_key")
+        db.execute("DROP INDEX jobs_by_key")
+        db.execute("DROP INDEX jobs_by_state")
+        db.execute("ALTER TABLE jobs RENAME TO jobs_of_version_1")
+    for statement in _SCHEMA.split(";"):
+        db.execute(statement)
+    if version == 1:
+        _bring_over(db)
+    if version == 2:
+        db.execute("ALTER TABLE jobs ADD COLUMN point INTEGER")
+    db.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 def _bring_over(db: sqlite3.Connection) -> None:
@@ -126,18 +180,25 @@ def _bring_over(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE jobs_of_version_1")
 
 
-def _use_write_ahead_log(db: sqlite3.Connection) -> None:
-    """Readers then never wait for writers. SQLite does not wait for others while it switches, so this does."""
-    deadline = time.monotonic() + _BUSY_S
+def _patiently(action: Callable[[], T], patience_s: float) -> T:
+    """What the action gives, tried again while another process keeps the file locked.
+
+    SQLite could wait by itself, but deaf to signals and to other threads.
+    """
+    deadline = time.monotonic() + patience_s
     while True:
         try:
-            db.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() >= deadline:
+            return action()
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() >= deadline:
                 raise
-            time.sleep(0.02)
-        else:
-            return
+        time.sleep(_RETRY_S)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    # The low byte is the kind of error, the others say more.
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 @contextmanager
@@ -145,6 +206,11 @@ def _as_store_error(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if _is_busy(error):
+            raise StoreError(
+                f"The job table {path} is locked by another process.",
+                "Jobs wait for it. Is a database tool or a backup at work on it?",
+            ) from error
         raise StoreError(
             f"The job table {path} cannot be used: {error}.",
             "Is the disk full or read-only? If the file is damaged, move it away; results are kept elsewhere.",

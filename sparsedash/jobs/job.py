@@ -1,10 +1,23 @@
 """One job: a frozen copy of its row in the job table."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
 JobKind = Literal["run", "continuation", "divergence"]
+
+Moment = Annotated[float, Meta(ge=0, le=250_000_000_000)]
+"""Seconds since the epoch; the last one is before the year 10,000, where calendars end."""
+
+Count = Annotated[int, Meta(ge=0)]
+Pid = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+DAMAGED = "Damaged"
+"""The error_kind of a job whose row could not be read."""
+
+_SLOWEST = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,22 +38,22 @@ class Job:
     settings: dict[str, Any]
     state: JobState
     stage: str
-    done: int
-    total: int
+    done: Count
+    total: Count
     unit: str
-    rate: float | None
+    rate: Annotated[float, Meta(ge=0, le=1e15)] | None
     message: str
-    n_right: int | None = None
-    point: int | None = None
-    attempt: int
-    created_at: float
-    queued_at: float
-    started_at: float | None
-    finished_at: float | None
-    heartbeat_at: float | None
-    pid: int | None
+    n_right: Count | None = None
+    point: Count | None = None
+    attempt: Annotated[int, Meta(ge=1)]
+    created_at: Moment
+    queued_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
+    heartbeat_at: Moment | None
+    pid: Pid | None
     exit_code: int | None
-    cancel_requested_at: float | None
+    cancel_requested_at: Moment | None
     error_kind: str
     error_text: str
     error_advice: str
@@ -57,6 +70,6 @@ class Job:
     @property
     def remaining_s(self) -> float | None:
         """Seconds to the end of the stage at its present rate, or None while that is not known."""
-        if self.state != "running" or not self.rate or self.total <= 0:
+        if self.state != "running" or not self.rate or self.rate < _SLOWEST or self.total <= 0:
             return None
         return max(0.0, (self.total - self.done) / self.rate)

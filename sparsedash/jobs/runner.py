@@ -140,7 +140,7 @@ class LocalRunner:
 
     def _signal(self, job: Job, number: signal.Signals) -> None:
         """Signal the worker's whole group, if the worker still lives: else the pid may be somebody else's by now."""
-        if job.pid is None or not is_held(job_lock(self._folder, job.id)):
+        if not job.pid or not is_held(job_lock(self._folder, job.id)):
             return
         try:
             if os.getpgid(job.pid) == job.pid:

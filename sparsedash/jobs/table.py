@@ -6,20 +6,27 @@
 Every change names the state and the attempt it starts from, so whoever comes too late changes nothing.
 """
 
-import json
+import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sparsedash.jobs.database import Connection, Database, Row
+from sparsedash.jobs.database import PATIENCE_S, Connection, Database, Row
 from sparsedash.jobs.job import Job, JobKind, JobState
-from sparsedash.schema.errors import JobError
+from sparsedash.jobs.rows import job_of, mended
+from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.progress import Step
 
 __all__ = ["Job", "JobKind", "JobState", "JobTable"]
+
+log = logging.getLogger(__name__)
+
+_REPORT_PATIENCE_S = 1.0
+"""Work goes on although nobody could note how far it is."""
 
 _LIVE = "state IN ('queued', 'running')"
 _QUEUE_ORDER = "ORDER BY kind = 'run', queued_at, id"
@@ -35,19 +42,20 @@ _COLUMNS = ", ".join(field.name for field in fields(Job) if field.name != "log_p
 class JobTable:
     """The jobs of one data folder. Safe to share between threads and processes.
 
-    path: the SQLite file; its folder exists. Every method may raise StoreError when it cannot be read or written.
+    path: the SQLite file; its folder exists. patience_s: how long to wait while another process keeps it locked. Every
+    method may raise StoreError when it cannot be read or written. A row that is damaged is a crashed job for all.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience_s: float = PATIENCE_S) -> None:
         self._logs = path.parent / "logs"
-        self._database = Database(path)
+        self._database = Database(path, patience_s)
 
     def submit(self, kind: JobKind, key: str, settings: Mapping[str, Any]) -> Job:
         """The live job with this key, or else a new one at the end of the queue."""
         now = time.time()
         with self._database.writing() as db:
-            if row := _live_with(db, key):
-                return self._job(row)
+            if (row := _live_with(db, key)) and (live := self._job(row)).live:
+                return live
             values = (kind, key, canonical_json(settings), now, now)
             done = db.execute(
                 "INSERT INTO jobs (kind, key, settings, state, created_at, queued_at) VALUES (?, ?, ?, 'queued', ?, ?)",
@@ -61,8 +69,8 @@ class JobTable:
             job = self._job(_row(db, job_id))
             if job.state == "done":
                 raise JobError(f"Job {job_id} is done; only a job that ended early can be retried.")
-            if row := _live_with(db, job.key):
-                return self._job(row)
+            if (row := _live_with(db, job.key)) and (live := self._job(row)).live:
+                return live
             db.execute(
                 f"UPDATE jobs SET {_FRESH}, state = 'queued', attempt = attempt + 1, queued_at = ?"  # noqa: S608
                 " WHERE id = ?",
@@ -82,7 +90,8 @@ class JobTable:
                 " heartbeat_at = ? WHERE id = ? AND state = 'queued'",
                 (worker, pid, now, now, job_id),
             )
-            return self._job(_row(db, job_id)) if changed.rowcount else None
+            job = self._job(_row(db, job_id)) if changed.rowcount else None
+            return job if job and job.live else None
 
     def report(self, job: Job, step: Step, *, rate: float | None, texts: tuple[str, str] = ("", "")) -> None:
         """Record how far a running job is. Changes nothing when this attempt no longer runs.
@@ -91,7 +100,7 @@ class JobTable:
         """
         done = (step.stage, step.done, step.total, step.unit, rate, step.message)
         values = (*done, step.n_right, step.point, *texts, time.time())
-        with self._database.writing() as db:
+        with self._database.writing(_REPORT_PATIENCE_S) as db:
             db.execute(
                 "UPDATE jobs SET stage = ?, done = ?, total = ?, unit = ?, rate = ?, message = ?,"
                 " n_right = ?, point = ?, left_text = ?, right_text = ?, heartbeat_at = ?"
@@ -104,7 +113,7 @@ class JobTable:
         rows = self._read(
             "WHERE id = ? AND attempt = ? AND state = 'running' AND cancel_requested_at IS NULL", (job.id, job.attempt)
         )
-        return bool(rows)
+        return any(row.live for row in rows)
 
     def finish(self, job: Job) -> bool:
         """Mark a running job as done. Returns whether it was running; likewise below."""
@@ -169,11 +178,11 @@ class JobTable:
 
     def running(self) -> tuple[Job, ...]:
         """The running jobs, in the order in which they were submitted."""
-        return self._read("WHERE state = 'running' ORDER BY id", ())
+        return _still_live(self._read("WHERE state = 'running' ORDER BY id", ()))
 
     def queue(self) -> tuple[Job, ...]:
         """The queued jobs in the order they will be taken: prompts before runs, then first come, first served."""
-        return self._read(f"WHERE state = 'queued' {_QUEUE_ORDER}", ())
+        return _still_live(self._read(f"WHERE state = 'queued' {_QUEUE_ORDER}", ()))
 
     def position(self, job_id: int) -> int | None:
         """1 for the job that is taken next, 2 for the one after it; None when it does not wait."""
@@ -202,8 +211,31 @@ class JobTable:
         return tuple(self._job(row) for row in self._database.read(query, values))
 
     def _job(self, row: Row) -> Job:
-        values = {**dict(row), "settings": json.loads(row["settings"])}
-        return Job(**values, log_path=str(self._logs / f"{row['id']}.log"))
+        try:
+            return job_of(dict(row), self._logs)
+        except ValueError as error:
+            log.warning("The row of job %d was damaged: %s", row["id"], error)
+        try:
+            return self._mend(row["id"])
+        except StoreError as error:
+            log.warning("It could not be mended: %s", error)
+            return job_of(mended(dict(row)), self._logs)
+
+    def _mend(self, job_id: int) -> Job:
+        """Make a damaged row one that can be read; one that is sound by now stays as it is."""
+        with self._database.writing() as db:
+            row = dict(_row(db, job_id))
+            with suppress(ValueError):
+                return job_of(row, self._logs)
+            values = mended(row)
+            columns = ", ".join(f"{name} = :{name}" for name in values)
+            db.execute(f"UPDATE jobs SET {columns} WHERE id = :id", values)  # noqa: S608 - names of Job's fields
+            return job_of(values, self._logs)
+
+
+def _still_live(jobs: tuple[Job, ...]) -> tuple[Job, ...]:
+    """Without those whose row was damaged."""
+    return tuple(job for job in jobs if job.live)
 
 
 def _row(db: Connection, job_id: int | None) -> Row:

@@ -1,6 +1,6 @@
 """A job in words: what it is, what it is doing and how far it has come. Plain text: whoever shows it escapes it."""
 
-from sparsedash.jobs.job import Job
+from sparsedash.jobs.job import DAMAGED, Job
 from sparsedash.reporting import model_names, wording
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
@@ -16,6 +16,8 @@ _OF_ONE_MODEL = ("prune", "evaluate")
 
 def what(job: Job) -> tuple[str, str]:
     """A job's title and one line of details."""
+    if job.error_kind == DAMAGED:
+        return f"Job {job.id}", "what was asked for may have been lost with its row"
     try:
         if job.kind == "continuation":
             request = settings_from_plain(ContinuationSettings, job.settings)
@@ -68,6 +70,8 @@ def _sparse_model(job: Job) -> str:
     try:
         points = settings_from_plain(RunSettings, job.settings).points
     except SettingsError:
+        return ""
+    if job.point >= len(points):
         return ""
     method, permille = points[job.point]
     return f"sparse model {job.point + 1} of {len(points)}: {model_names.name_while_made(method, permille)}"
