@@ -31,7 +31,7 @@ from sparsedash.schema.settings import (
 from sparsedash.service.problems import problems
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.data_dir import data_folder
-from sparsedash.storage.store import Store
+from sparsedash.storage.store import WORK_PATIENCE_S, Store
 
 EXIT_BAD_ARGUMENTS = 2
 EXIT_BEYOND = 3
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(arguments)
         tolerance = Tolerance(ratio=arguments.within, points=arguments.within_points)
-        store = Store(arguments.data_dir)
+        store = Store(arguments.data_dir, patience_s=WORK_PATIENCE_S)
         if found := problems(settings, store.folder):
             return _complain(SparseDashError(" ".join(problem.message for problem in found)), EXIT_BAD_ARGUMENTS)
     except SettingsError as error:

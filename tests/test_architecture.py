@@ -70,7 +70,9 @@ DOORS: dict[str, set[str]] = {
     "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation"},
     "torch": {"engine"},
 }
-"""The only modules, or folders of them, that may import each library. The store only catches sqlite3.Error."""
+"""The only modules, or folders of them, that may import each library. The store catches sqlite3.Error,
+and puts a cache's settings right before diskcache obeys them.
+"""
 
 HEAVY = ("torch", "transformers", "datasets", "accelerate")
 RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

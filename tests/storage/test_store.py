@@ -350,6 +350,7 @@ def test_a_table_that_may_only_be_read_is_a_store_error(store):
 
 def test_a_table_that_stays_locked_is_a_store_error_and_drops_nothing(store):
     store.put_artefact("a", b"x")
+    store._patience_s = 0.0
     store._artefacts._sql("PRAGMA busy_timeout = 10")
     blocker = sqlite3.connect(store.folder / "artefacts" / "cache.db", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")

@@ -1,0 +1,144 @@
+"""A diskcache opened with our settings, whatever its file says, and used with patience while another holds it."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import diskcache
+
+from sparsedash.schema.errors import StoreError
+from sparsedash.storage.local_paths import kind_of
+from sparsedash.storage.store.plain_disk import PlainDisk
+
+T = TypeVar("T")
+
+_TRY_S = 1.0
+_RETRY_S = 0.02
+_ENDS = ("", "-wal", "-shm", "-journal")
+"""Of the names of the files that make up a table."""
+
+_SETTINGS: dict[str, Any] = {
+    **diskcache.DEFAULT_SETTINGS,
+    "statistics": 0,
+    "tag_index": 0,
+    # We make room ourselves: diskcache would forget ten entries at once, and with few large ones that is all of them.
+    "cull_limit": 0,
+}
+_TRIGGERS = {
+    f"settings_{what}" for what in ("count_insert", "count_delete", "size_insert", "size_update", "size_delete")
+}
+_COUNTS = "SELECT count(*), coalesce(sum(CASE typeof(size) WHEN 'integer' THEN size ELSE 0 END), 0) FROM Cache"
+
+
+def open_cache(folder: Path, limit: int, policy: str, patience_s: float) -> Any:
+    """The diskcache of a folder.
+
+    Raises StoreError where something lies in it that is no file, and what SQLite and the disk raise.
+    """
+    path = folder / "cache.db"
+    for end in _ENDS:
+        _refuse_other_kinds(path.with_name(path.name + end))
+    settings = {**_SETTINGS, "size_limit": limit, "eviction_policy": policy}
+    if path.exists():
+        patiently(lambda: _put_settings(path, settings), patience_s)
+    return diskcache.Cache(str(folder), disk=PlainDisk, timeout=_TRY_S, **settings)
+
+
+def patiently(action: Callable[[], T], patience_s: float, cache: Any = None) -> T:
+    """What the action gives, tried again while another process keeps the file locked.
+
+    cache: is waited for before the next try, where a try is dear: its value is written to disk before it is refused.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return action()
+        except (sqlite3.OperationalError, diskcache.Timeout) as error:
+            if not is_busy(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(_RETRY_S)
+        while cache is not None and time.monotonic() < deadline and not _is_free(cache):
+            time.sleep(_RETRY_S)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether another process keeps the file locked. diskcache hides what SQLite said behind a Timeout."""
+    said = error.__context__ if isinstance(error, diskcache.Timeout) else error
+    # The low byte is the kind of error, the others say more.
+    code = getattr(said, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_undecodable(error: BaseException) -> bool:
+    """Whether a text in a row is no UTF-8: then no other value of it can be had either."""
+    return isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error)
+
+
+def delete(cache: Any, name: str) -> None:
+    """Delete an entry, also one whose row cannot be read; its file is then left."""
+    try:
+        cache.delete(name)
+    except sqlite3.OperationalError as error:
+        if not is_undecodable(error):
+            raise
+        cache._sql("DELETE FROM Cache WHERE key = ? AND raw = 1", (name,))
+
+
+def names(cache: Any) -> tuple[list[str], int]:
+    """The keys of all entries, oldest first, and how many more there are that this program did not write."""
+    found = []
+    rows = cache._sql("SELECT CAST(key AS BLOB), raw, typeof(key) FROM Cache ORDER BY rowid").fetchall()
+    for key, raw, kind in rows:
+        with suppress(UnicodeDecodeError):
+            if raw == 1 and kind == "text":
+                found.append(key.decode())
+    return found, len(rows) - len(found)
+
+
+def _is_free(cache: Any) -> bool:
+    try:
+        with cache.transact():
+            return True
+    except diskcache.Timeout as error:
+        return not is_busy(error)
+
+
+def _put_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Put our settings in place of those in the file, before diskcache reads them: it would run their PRAGMAs, hand
+    their options on and set their names on itself.
+    """
+    with closing(sqlite3.connect(path, timeout=_TRY_S, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        made = {name.lower(): kind for kind, name in db.execute("SELECT type, name FROM sqlite_master")}
+        triggers = [name for name, kind in made.items() if kind == "trigger"]
+        sound = set(triggers) <= _TRIGGERS
+        if "cache" in made:
+            wanted = settings | dict(zip(("count", "size"), db.execute(_COUNTS).fetchone(), strict=True))
+            wanted |= {"hits": 0, "misses": 0}
+            if _settings_of(db) != wanted or not sound:
+                for name in triggers:
+                    # Those that belong there are made again by diskcache.
+                    db.execute('DROP TRIGGER "{}"'.format(name.replace('"', '""')))
+                if made.get("settings") in ("table", "view", "index"):
+                    db.execute(f"DROP {made['settings']} Settings")
+                db.execute("CREATE TABLE Settings (key TEXT NOT NULL UNIQUE, value)")
+                db.executemany("INSERT INTO Settings VALUES (?, ?)", wanted.items())
+        db.execute("COMMIT")
+
+
+def _settings_of(db: sqlite3.Connection) -> dict[str, Any] | None:
+    try:
+        rows = db.execute("SELECT * FROM Settings")
+        return dict(rows) if [column[0] for column in rows.description] == ["key", "value"] else None
+    except (sqlite3.OperationalError, ValueError):
+        return None
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    kind = kind_of(path)
+    if kind in ("folder", "other"):
+        what = "a folder" if kind == "folder" else "a pipe, a device or a socket"
+        raise StoreError(f"{path} is {what}: a file of this program belongs there.", "Move it away and try again.")
