@@ -14,25 +14,33 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, assert_never
 
+from sparsedash.catalog.memory_advice import out_of_memory
 from sparsedash.jobs.exit_reasons import FINISHED_PARTS
 from sparsedash.jobs.locks import hold, job_lock, slot_lock
+from sparsedash.jobs.own_files import make_folder, open_own
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.jobs.table import Job, JobTable
-from sparsedash.schema.errors import Cancelled, SparseDashError
+from sparsedash.schema.errors import Cancelled, SparseDashError, StoreError
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import OnStep, OnText, Step
 from sparsedash.schema.secrets import redact_output, redacted
 from sparsedash.schema.settings import RunSettings, settings_from_plain
-from sparsedash.storage.store import Store
+from sparsedash.storage.disk_space import free_in_words, is_full
+from sparsedash.storage.store import WORK_PATIENCE_S, Store
 
 log = logging.getLogger("sparsedash.worker")
 
-DEFAULT_LINGER_S = 300.0
+LINGER = "SPARSEDASH_LINGER_S", 300.0
+"""How long it keeps its models for the next job."""
+
+PATIENCE = "SPARSEDASH_PATIENCE_S", WORK_PATIENCE_S
+"""How long it waits while another process keeps the job table or the results locked: work is worth more than time."""
+
 _LOOK_S = 0.1
 _OOM_SCORE = "800"
 
@@ -86,12 +94,16 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Pipeline] = engin
     stop = StopFlag()
     signal.signal(signal.SIGTERM, stop.on_signal)
     _offer_to_the_oom_killer()
-    slot = hold(slot_lock(arguments.data_dir, arguments.slot))
-    if slot is None:
-        log.info("Slot %d has a worker already.", arguments.slot)
-        return 0
-    with slot:
-        Worker(arguments.data_dir, f"slot-{arguments.slot}", load, stop).serve(_linger_s())
+    try:
+        slot = hold(slot_lock(arguments.data_dir, arguments.slot))
+        if slot is None:
+            log.info("Slot %d has a worker already.", arguments.slot)
+            return 0
+        with slot:
+            Worker(arguments.data_dir, f"slot-{arguments.slot}", load, stop).serve(_seconds(*LINGER))
+    except StoreError as error:
+        log.error("%s", error)
+        return 1
     return 0
 
 
@@ -103,7 +115,8 @@ class Worker:
         self._name = name
         self._load = load
         self._stop = stop
-        self._table = JobTable(folder / "jobs.sqlite")
+        self._patience_s = _seconds(*PATIENCE)
+        self._table = JobTable(folder / "jobs.sqlite", self._patience_s)
         self._loaded: tuple[Store, Pipeline] | None = None
         self._sound = True
 
@@ -114,8 +127,8 @@ class Worker:
             if taken := self._take():
                 job, lock = taken
                 # Closed last: while the row says running, somebody must hold the lock.
-                with lock, _output_to(Path(job.log_path)):
-                    self._run(job)
+                with lock:
+                    self._run_logged(job)
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since >= linger_s:
                 return
@@ -124,13 +137,26 @@ class Worker:
 
     def _take(self) -> tuple[Job, IO[bytes]] | None:
         for queued in self._table.queue():
-            lock = hold(job_lock(self._folder, queued.id))
+            try:
+                lock = hold(job_lock(self._folder, queued.id))
+            except StoreError as error:
+                self._table.mark_crashed(queued, error.message, error.advice)
+                continue
             if lock is None:
                 continue
             if job := self._table.claim(queued.id, self._name, os.getpid()):
                 return job, lock
             lock.close()
         return None
+
+    def _run_logged(self, job: Job) -> None:
+        with ExitStack() as until_the_end:
+            try:
+                until_the_end.enter_context(_output_to(Path(job.log_path)))
+            except StoreError as error:
+                self._table.fail(job, type(error).__name__, error.message, error.advice)
+            else:
+                self._run(job)
 
     def _run(self, job: Job) -> None:
         """Run one job and write down how it ended. Whatever it raises ends the job, not the worker."""
@@ -147,14 +173,14 @@ class Worker:
             log.exception("Job %d failed.", job.id)
             # Memory may be short or the GPU's context broken: the next job gets a fresh process.
             self._sound = isinstance(error, SparseDashError)
-            self._table.fail(job, type(error).__name__, *in_words(error))
+            self._table.fail(job, type(error).__name__, *in_words(error, job, self._folder))
         else:
             log.info("Job %d is done.", job.id)
             self._table.finish(job)
 
     def _do(self, job: Job, reporter: Reporter) -> None:
         if self._loaded is None:
-            self._loaded = Store(self._folder), self._load()
+            self._loaded = Store(self._folder, patience_s=self._patience_s), self._load()
         store, pipeline = self._loaded
         match job.kind:
             case "run":
@@ -175,17 +201,21 @@ class Worker:
         return error.message, error.advice
 
 
-def in_words(error: Exception) -> tuple[str, str]:
-    """What went wrong and what to do about it, for a person; the traceback is in the log."""
+def in_words(error: Exception, job: Job | None = None, folder: Path | None = None) -> tuple[str, str]:
+    """What went wrong and what to do about it, for a person; the traceback is in the log.
+
+    job: what was asked for. folder: the data folder.
+    """
     text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
+    if is_full(error):
+        said = error.message if isinstance(error, SparseDashError) else "The disk is full."
+        return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space and retry. {FINISHED_PARTS}"
     if isinstance(error, SparseDashError):
         return error.message, error.advice
     if _is_out_of_memory(error):
-        return ("Memory ran out.", "Choose a smaller model, bfloat16 or less calibration text, or free some memory.")
+        return out_of_memory(job.kind, job.settings) if job else out_of_memory("run", {"nothing": "known"})
     if isinstance(error, ModuleNotFoundError):
         return (f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "The disk is full.", "Free some space and retry."
     return (
         f"{type(error).__name__}: {text}",
         "That should not happen. The log has the details; a retry goes on from the last finished part.",
@@ -197,16 +227,18 @@ def _is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or "can't allocate memory" in str(error)
     )
 
 
-def _linger_s() -> float:
+def _seconds(name: str, default: float) -> float:
+    """What a variable of the environment says, or the default."""
     try:
-        return max(0.0, float(os.environ.get("SPARSEDASH_LINGER_S", DEFAULT_LINGER_S)))
+        return max(0.0, float(os.environ.get(name, default)))
     except ValueError:
-        log.warning("SPARSEDASH_LINGER_S is not a number of seconds; using %g.", DEFAULT_LINGER_S)
-        return DEFAULT_LINGER_S
+        log.warning("%s is not a number of seconds; using %g.", name, default)
+        return default
 
 
 def _offer_to_the_oom_killer() -> None:
@@ -220,9 +252,9 @@ def _offer_to_the_oom_killer() -> None:
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
     """Send all that this process prints, C libraries too, to the end of a file."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    kept = os.dup(1), os.dup(2)
-    with path.open("ab") as file:
+    make_folder(path.parent)
+    with open_own(path, "ab") as file:
+        kept = os.dup(1), os.dup(2)
         _redirect(file.fileno(), file.fileno())
     try:
         yield

@@ -1,22 +1,23 @@
-"""Why a worker ended without a word, guessed from its exit code, the time and its log."""
+"""Why a worker ended without a word, guessed from its exit code, its lock and its log."""
 
 import signal
-import time
 from pathlib import Path
 
 from sparsedash.jobs.job import Job
+from sparsedash.jobs.own_files import open_own
+from sparsedash.schema.errors import StoreError
 
 FINISHED_PARTS = "A retry goes on from the last finished part."
 _SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
-_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-_CLOCK_SLACK_S = 5.0
 _TAIL_BYTES = 65_536
 
 
-def why_gone(job: Job, exit_code: int | None) -> tuple[str, str]:
-    """What most likely ended the worker of a running job, and what to do. exit_code: None where nobody saw it."""
-    last_seen = job.heartbeat_at or job.started_at or job.queued_at
-    if last_seen < _booted_at() - _CLOCK_SLACK_S:
+def why_gone(job: Job, exit_code: int | None, restarted: bool | None = None) -> tuple[str, str]:
+    """What most likely ended the worker of a running job, and what to do.
+
+    exit_code: None where nobody saw it. restarted: whether the machine was, since the job began; None: nobody knows.
+    """
+    if restarted:
         return "The machine was restarted while this job ran.", FINISHED_PARTS
     match exit_code:
         case None:
@@ -42,9 +43,12 @@ def signal_name(number: int) -> str:
 
 
 def last_lines(path: Path, n: int) -> list[str]:
-    """The last n lines of a log, oldest first; of a progress bar only what it showed last."""
+    """The last n lines of a log, oldest first; of a progress bar only what it showed last.
+
+    Raises StoreError where something lies there that is no file.
+    """
     try:
-        with path.open("rb") as file:
+        with open_own(path, "rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
@@ -54,11 +58,15 @@ def last_lines(path: Path, n: int) -> list[str]:
     return lines[-n:] if text.strip() else []
 
 
+def last_words(path: Path) -> str:
+    """The last line of a log, or why it cannot be read; empty where it says nothing."""
+    try:
+        return "".join(last_lines(path, 1))[:200]
+    except (StoreError, OSError) as error:
+        return str(error)[:200]
+
+
 def _see_log(job: Job) -> str:
-    last = last_lines(Path(job.log_path), 1)
-    said = f'Its log ends with "{last[0][:200]}".' if last else "Its log is empty."
+    last = last_words(Path(job.log_path))
+    said = f'Its log ends with "{last}".' if last else "Its log is empty."
     return f"{said} {FINISHED_PARTS}"
-
-
-def _booted_at() -> float:
-    return time.time() - time.clock_gettime(_BOOT_CLOCK)

@@ -5,10 +5,16 @@
 
 import fcntl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from sparsedash.jobs.own_files import make_folder, open_own
+from sparsedash.schema.errors import StoreError
+
 _RETRY_S = 0.02
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_ID_BYTES = 64
 
 
 def job_lock(folder: Path, job_id: int) -> Path:
@@ -24,27 +30,56 @@ def slot_lock(folder: Path, slot: int) -> Path:
 def hold(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
     """The open file that holds the lock until it is closed, or None when somebody else has it.
 
-    wait_s: how long to try; more than 0, because `is_held` takes the lock for a moment.
+    wait_s: how long to try; more than 0, because `is_held` takes the lock for a moment. The file then says since which
+    start of the machine. Raises StoreError where it cannot be one.
     """
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    file = path.open("ab")
+    make_folder(path.parent)
+    file = open_own(path, "ab")
     deadline = time.monotonic() + wait_s
     while not _try(file, fcntl.LOCK_EX):
         if time.monotonic() >= deadline:
             file.close()
             return None
         time.sleep(_RETRY_S)
+    _sign(file)
     return file
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock."""
+def outlived(path: Path) -> bool | None:
+    """Whether the machine was started since somebody last took the lock; None where that cannot be said."""
     try:
-        file = path.open("rb")
+        with open_own(path, "rb") as file:
+            signed = file.read(_ID_BYTES)
+    except (FileNotFoundError, StoreError):
+        return None
+    now = _boot_id()
+    return signed != now if signed and now else None
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock. Raises StoreError where the file cannot be one."""
+    try:
+        file = open_own(path, "rb")
     except FileNotFoundError:
         return False
     with file:
         return not _try(file, fcntl.LOCK_SH)
+
+
+def _sign(file: IO[bytes]) -> None:
+    # A lock without its sign is a lock all the same: the disk may be full.
+    with suppress(OSError):
+        file.truncate(0)
+        file.write(_boot_id())
+        file.flush()
+
+
+def _boot_id() -> bytes:
+    """What Linux calls this start of the machine, or nothing. A clock can be set; this cannot."""
+    try:
+        return _BOOT_ID.read_bytes().strip()[:_ID_BYTES]
+    except OSError:
+        return b""
 
 
 def _try(file: IO[bytes], operation: int) -> bool:

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import sparsedash
-from sparsedash.jobs.exit_reasons import last_lines, why_gone
-from sparsedash.jobs.locks import is_held, job_lock, slot_lock
+from sparsedash.jobs.exit_reasons import last_words, why_gone
+from sparsedash.jobs.locks import is_held, job_lock, outlived, slot_lock
+from sparsedash.jobs.own_files import make_folder, open_own
 from sparsedash.jobs.table import Job, JobTable
-from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.errors import SettingsError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,9 @@ class LocalRunner:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
         self._exit_codes: dict[int, int] = {}
+        self._stop_seen: dict[tuple[int, int], float] = {}
         self._fruitless_starts = 0
+        self._not_started = ""
         self._tending = threading.Lock()
 
     def reconcile(self) -> None:
@@ -69,11 +72,10 @@ class LocalRunner:
         try:
             running = self._table.running()
             self._reap({job.pid for job in running})
+            asked = {_attempt(job) for job in running if job.cancel_requested_at is not None}
+            self._stop_seen = {which: seen for which, seen in self._stop_seen.items() if which in asked}
             for job in running:
-                if is_held(job_lock(self._folder, job.id)):
-                    self._escalate(job)
-                else:
-                    self._bury(job)
+                self._look_after(job)
             if queue := self._table.queue():
                 self._start_workers(queue)
         finally:
@@ -85,6 +87,17 @@ class LocalRunner:
             # Or Popen complains that somebody who is meant to outlive it does.
             child.returncode = child.poll() or 0
         self._children.clear()
+
+    def _look_after(self, job: Job) -> None:
+        try:
+            alive = is_held(job_lock(self._folder, job.id))
+        except StoreError as error:
+            self._table.mark_crashed(job, f"Whether its worker is alive cannot be told. {error.message}", error.advice)
+            return
+        if alive:
+            self._escalate(job)
+        else:
+            self._bury(job)
 
     def _reap(self, busy_pids: set[int | None]) -> None:
         """Wait for the children that ended. busy_pids: of workers with a job at hand."""
@@ -102,7 +115,7 @@ class LocalRunner:
 
     def _end_if_stuck(self, slot: int, child: subprocess.Popen[bytes]) -> None:
         """Kill a child that hangs before it holds its slot or after it has left it; it has no job then."""
-        if is_held(slot_lock(self._folder, slot)):
+        if self._is_taken(slot):
             self._seen_at_work[slot] = time.monotonic()
         elif time.monotonic() - self._seen_at_work[slot] >= self._start_within_s:
             log.warning("The worker of slot %d hangs and is ended.", slot)
@@ -115,8 +128,11 @@ class LocalRunner:
             text = "Stopped on request, by ending its worker."
             advice = "What was finished before is kept; start again to go on."
             self._table.mark_cancelled(job, text, advice, exit_code)
-        elif self._table.mark_crashed(job, *why_gone(job, exit_code), exit_code):
+        elif self._table.mark_crashed(job, *why_gone(job, exit_code, self._restarted(job)), exit_code):
             log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
+
+    def _restarted(self, job: Job) -> bool | None:
+        return outlived(job_lock(self._folder, job.id))
 
     def _exit_code(self, pid: int | None) -> int | None:
         for slot, child in list(self._children.items()):
@@ -130,9 +146,13 @@ class LocalRunner:
         return None if pid is None else self._exit_codes.pop(pid, None)
 
     def _escalate(self, job: Job) -> None:
+        """Send what ends a worker that was asked to stop. Counted from when this runner first saw that, since the clock
+        that the request was noted by may be set meanwhile.
+        """
         if job.cancel_requested_at is None:
             return
-        waited_s = time.time() - job.cancel_requested_at
+        now = time.monotonic()
+        waited_s = now - self._stop_seen.setdefault(_attempt(job), now)
         if waited_s < self._term_after_s:
             return
         number = signal.SIGTERM if waited_s < self._kill_after_s else signal.SIGKILL
@@ -159,19 +179,27 @@ class LocalRunner:
         busy = {job.worker for job in self._table.running()}
         n_idle, free = 0, []
         for slot in range(self._n_slots):
-            if slot in self._children or is_held(slot_lock(self._folder, slot)):
+            if slot in self._children or self._is_taken(slot):
                 n_idle += worker_name(slot) not in busy
             else:
                 free.append(slot)
         for slot in free[: max(0, len(queue) - n_idle)]:
             self._start(slot)
 
+    def _is_taken(self, slot: int) -> bool:
+        """Whether a worker holds the slot; not where its lock cannot be one: whoever is started there will say so."""
+        try:
+            return is_held(slot_lock(self._folder, slot))
+        except StoreError:
+            return False
+
     def _start(self, slot: int) -> None:
         path = self._worker_log(slot)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
         self._seen_at_work[slot] = time.monotonic()
+        self._not_started = ""
         try:
-            with path.open("ab") as output:
+            make_folder(path.parent)
+            with open_own(path, "ab") as output:
                 self._children[slot] = subprocess.Popen(  # noqa: S603 - our own command, no shell
                     [*self._command, "--data-dir", str(self._folder), "--slot", str(slot)],
                     stdin=subprocess.DEVNULL,
@@ -180,9 +208,10 @@ class LocalRunner:
                     start_new_session=True,
                     env=worker_environment(slot),
                 )
-        except OSError as error:
+        except (OSError, StoreError) as error:
             self._fruitless_starts += 1
-            path.write_text(f"The worker could not be started: {error}\n")
+            self._not_started = str(error)
+            log.warning("The worker of slot %d could not be started: %s", slot, error)
         else:
             # An exit code still kept under this pid is that of an earlier process.
             self._exit_codes.pop(self._children[slot].pid, None)
@@ -190,14 +219,19 @@ class LocalRunner:
     def _blame(self, job: Job) -> None:
         """Give up on a job that no worker lives long enough to take, instead of trying for ever."""
         self._fruitless_starts = 0
-        last = [line for slot in range(self._n_slots) for line in last_lines(self._worker_log(slot), 1)]
-        said = f' The last thing it said: "{last[0][:200]}".' if last else ""
+        logs = [last_words(self._worker_log(slot)) for slot in range(self._n_slots)]
+        last = next(filter(None, [self._not_started, *logs]), "")
+        said = f' The last thing it said: "{last}".' if last else ""
         text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{said}"
         advice = f"See {self._worker_log(0)}; when that is mended, retry."
         self._table.mark_crashed(job, text, advice)
 
     def _worker_log(self, slot: int) -> Path:
         return self._folder / "logs" / f"{worker_name(slot)}.log"
+
+
+def _attempt(job: Job) -> tuple[int, int]:
+    return job.id, job.attempt
 
 
 def worker_name(slot: int) -> str:

@@ -86,7 +86,8 @@ def test_an_expected_error_keeps_its_words_and_the_worker(house):
 
 
 def test_memory_that_runs_out_inside_python_is_said_plainly(house):
-    assert house.tend_until_state(house.submit("hungry"), "failed").error_text == "Memory ran out."
+    failed = house.tend_until_state(house.submit("hungry"), "failed")
+    assert failed.error_text == "Memory ran out with fake/hungry in float32."
 
 
 def test_a_shutdown_is_not_taken_for_a_crash(house):

@@ -1,12 +1,14 @@
 """The words for what cannot speak for itself any more."""
 
-import time
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from sparsedash.jobs.exit_reasons import last_lines, why_gone
 from sparsedash.jobs.table import JobTable
+from sparsedash.schema.errors import StoreError
 
 
 @pytest.fixture
@@ -17,11 +19,17 @@ def job(tmp_path):
     table.close()
 
 
-def test_a_job_last_seen_before_the_machine_started_fell_to_the_restart(job):
-    long_ago = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC) - 1e7
-    text, advice = why_gone(replace(job, heartbeat_at=long_ago), None)
+def test_a_job_of_an_earlier_start_of_the_machine_fell_to_the_restart(job):
+    text, advice = why_gone(job, None, restarted=True)
     assert "restarted" in text
     assert "retry" in advice
+
+
+@pytest.mark.parametrize("days", [-400, -1, 1, 400])
+def test_a_clock_that_was_set_is_not_taken_for_a_restart(job, days):
+    moved = replace(job, queued_at=job.queued_at + days * 86_400, heartbeat_at=job.heartbeat_at + days * 86_400)
+    for restarted in (False, None):
+        assert "restarted" not in why_gone(moved, None, restarted)[0]
 
 
 @pytest.mark.parametrize(
@@ -59,3 +67,11 @@ def test_only_the_end_of_a_huge_log_is_read(tmp_path):
     path = tmp_path / "a.log"
     path.write_bytes(b"x" * 10_000_000 + b"\n\xff bytes\nend\n")
     assert last_lines(path, 2) == ["\ufffd bytes", "end"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_log_is_said_and_not_waited_for(job, make):
+    make(job.log_path)
+    with pytest.raises(StoreError, match=r"1\.log is a .*: a file of this program belongs there"):
+        last_lines(Path(job.log_path), 3)
+    assert "1.log is a" in why_gone(job, 1)[1]

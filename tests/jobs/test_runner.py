@@ -1,6 +1,8 @@
 """How many workers there may be, and what they are given. What they do is in tests/faults."""
 
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,71 @@ def test_a_held_lock_keeps_a_silent_job_alive(house):
         lock.close()
     house.runner.reconcile()
     assert house.table.get(job.id).state == "crashed"
+
+
+@pytest.fixture
+def signals(house, monkeypatch):
+    sent = []
+    monkeypatch.setattr(house.runner, "_signal", lambda job, number: sent.append(number))
+    return sent
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds since some moment, as no clock on the wall tells them."""
+    now = [1000.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("days", [-1, 0, 1])
+def test_a_clock_that_is_set_neither_spares_a_stuck_worker_nor_kills_a_healthy_one(house, signals, clock, days):
+    (job,) = house.submit("a")
+    locks = house.run_in_slot(job, 0)
+    house.table.request_cancel(job.id)
+    moved = "UPDATE jobs SET cancel_requested_at = cancel_requested_at + ?"
+    house.table._database._db.execute(moved, (86_400.0 * days,))
+    for moment, expected in ((0.0, []), (4.9, []), (5.1, [signal.SIGTERM]), (10.1, [signal.SIGTERM, signal.SIGKILL])):
+        clock[0] = 1000.0 + moment
+        house.runner.reconcile()
+        assert signals == expected
+    for lock in locks:
+        lock.close()
+
+
+def test_a_retried_job_that_is_stopped_again_has_its_time_again(house, signals, clock):
+    (job,) = house.submit("a")
+    for _ in range(2):
+        locks = house.run_in_slot(job, 0)
+        house.table.request_cancel(job.id)
+        house.runner.reconcile()
+        assert signals == []
+        for lock in locks:
+            lock.close()
+        house.runner.reconcile()
+        assert house.table.get(job.id).state == "cancelled"
+        house.table.retry(job.id)
+        clock[0] += 3600.0
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", ["logs/slot-0.log", "workers/slot-0.lock", "jobs/1.lock"])
+def test_a_pipe_or_a_folder_where_a_file_belongs_is_said_on_the_job(tmp_path, monkeypatch, name, make):
+    monkeypatch.setenv("SPARSEDASH_WORKERS", "1")
+    (tmp_path / name).parent.mkdir()
+    make(tmp_path / name)
+    table = JobTable(tmp_path / "jobs.sqlite")
+    tending = LocalRunner(tmp_path, table)
+    job = table.submit("run", "a", {})
+    deadline = time.monotonic() + 60
+    while table.get(job.id).live:
+        assert time.monotonic() < deadline
+        tending.reconcile()
+        time.sleep(0.02)
+    crashed = table.get(job.id)
+    assert crashed.state == "crashed"
+    assert f"{tmp_path / name} is a" in crashed.error_text
+    for child in tending._children.values():
+        child.kill()
+        child.wait()
+    table.close()

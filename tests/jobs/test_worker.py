@@ -1,12 +1,19 @@
 """What a worker says of errors, and what importing it costs. What it does is in tests/faults."""
 
 import errno
+import re
+import sqlite3
 import subprocess
 import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sparsedash.schema.errors import ModelError
+from sparsedash.catalog.presets import method_named
+from sparsedash.schema.errors import ModelError, StoreError
+from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.worker import in_words
 
 
@@ -46,3 +53,64 @@ def test_a_second_worker_is_told_apart_from_bad_arguments():
     done = subprocess.run([sys.executable, "-m", "sparsedash.worker"], capture_output=True)
     assert done.returncode == 2
     assert b"--data-dir" in done.stderr
+
+
+PUBLISHED = method_named("retrain-free (published)")
+
+
+def asked(kind="run", **settings):
+    return SimpleNamespace(kind=kind, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "first"),
+    [
+        ({}, "0.5 GB for 0.13 billion weights", "Choose bfloat16"),
+        ({"dtype": "bfloat16"}, "in bfloat16 takes at least", "Choose a smaller model"),
+        (
+            {"methods": (method_named("retrain-free (published)"),)},
+            "for the backward pass",
+            "Choose a method without a backward pass",
+        ),
+        ({"model": "somebody/something"}, "with somebody/something in float32", "Choose a smaller model"),
+    ],
+)
+def test_memory_that_ran_out_is_told_with_what_was_asked_and_what_would_help(changes, said, first):
+    settings = asdict(RunSettings(calibration=CalibrationSettings(corpus="wikitext-2", n_samples=8), **changes))
+    text, advice = in_words(MemoryError(), asked(**settings))
+    assert text.startswith("Memory ran out")
+    assert said in text
+    assert advice.startswith(first)
+    assert advice.endswith("free some memory.")
+
+
+def test_memory_that_ran_out_beside_a_prompt_speaks_of_both_models():
+    assert "Both models" in in_words(MemoryError(), asked("continuation", left="a"))[1]
+
+
+def full(error):
+    try:
+        raise StoreError("The data folder could not be written.", "See.") from error
+    except StoreError as raised:
+        return raised
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        sqlite3.OperationalError("database or disk is full"),
+        RuntimeError('Error while serializing: IoError(Os { code: 28, message: "No space left on device" })'),
+        full(sqlite3.OperationalError("database or disk is full")),
+        full(OSError(errno.EDQUOT, "Disk quota exceeded")),
+    ],
+)
+def test_a_full_disk_is_told_with_the_folder_and_what_is_free(error, tmp_path):
+    text, advice = in_words(error, None, tmp_path)
+    assert re.search(rf"[\d,]+ MB are free where {tmp_path} lies", text)
+    assert advice.startswith("Free some space and retry.")
+
+
+def test_a_full_disk_elsewhere_is_named(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left", str(tmp_path / "file"))
+    assert f"where {tmp_path} lies" in in_words(error, None, Path("/"))[0]
