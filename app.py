@@ -9,14 +9,14 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
-from sparsedash.ui import server
+from sparsedash.ui import frame, server
 
 # Streamlit takes a folder called pages/ for its older kind of multi-page app until st.navigation has run once; a deep
 # link to a fresh server would then run the page without this file.
 PagesManager.uses_pages_directory = False
 
 if __name__ == "__main__":
-    st.navigation(
+    page = st.navigation(
         [
             st.Page("pages/overview.py", title="Overview", url_path="overview", default=True),
             st.Page("pages/prune.py", title="Prune", url_path="prune"),
@@ -26,7 +26,9 @@ if __name__ == "__main__":
             st.Page("pages/published.py", title="Published", url_path="published"),
         ],
         position="top",
-    ).run()
+    )
+    with frame.told():
+        page.run()
 else:
     app = st.App(
         __file__,

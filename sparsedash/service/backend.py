@@ -1,5 +1,6 @@
 """The one object that the pages talk to: it submits runs, follows jobs and returns stored results. Knows no engine."""
 
+import logging
 import threading
 from collections import OrderedDict
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from sparsedash.jobs.exit_reasons import last_lines
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
+from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.records import Passages, R, Record, Run
@@ -18,12 +20,15 @@ from sparsedash.service import preflight, problems
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.storage.data_dir import data_folder
+from sparsedash.storage.disk_space import require_room
 from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
 from sparsedash.storage.uploads import Uploads, texts_read
 from sparsedash.storage.user_data import UserData
 
 __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
+
+log = logging.getLogger(__name__)
 
 default_data_dir = data_folder
 
@@ -45,7 +50,7 @@ class Backend:
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._runner = LocalRunner(self.data_dir, self._table)
         self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
-        self.reconcile()
+        self._try_to_reconcile()
 
     def submit(self, settings: RunSettings) -> Job:
         """The job for these settings: one that is done and whose results are stored, the live one, or a new one."""
@@ -54,7 +59,7 @@ class Backend:
         if newest is not None and newest.state == "done" and self._is_whole(key):
             return newest
         job = self._table.submit("run", key, asdict(settings))
-        self.reconcile()
+        self._try_to_reconcile()
         return job
 
     def submit_continuation(self, settings: ContinuationSettings) -> Job:
@@ -69,18 +74,18 @@ class Backend:
 
     def job(self, job_id: int) -> Job:
         """The job as it is now. Raises JobError when there is none."""
-        self.reconcile()
+        self._try_to_reconcile()
         return self._table.get(job_id)
 
     def jobs(self, limit: int = 50) -> tuple[Job, ...]:
         """The newest jobs as they are now, newest first."""
-        self.reconcile()
+        self._try_to_reconcile()
         return self._table.list(limit)
 
     def cancel(self, job_id: int) -> Job:
         """Ask a job to stop. One that waits is cancelled at once; one that has ended stays as it is."""
         job = self._table.request_cancel(job_id)
-        self.reconcile()
+        self._try_to_reconcile()
         return job
 
     def retry(self, job_id: int) -> Job:
@@ -95,7 +100,7 @@ class Backend:
             if settings.key(fingerprints(settings)) != job.key:
                 return self.submit(settings)
         job = self._table.retry(job_id)
-        self.reconcile()
+        self._try_to_reconcile()
         return job
 
     def queue_position(self, job_id: int) -> int | None:
@@ -133,7 +138,7 @@ class Backend:
 
     def newest_job(self, key: str) -> Job | None:
         """The newest job with this key as it is now, or None."""
-        self.reconcile()
+        self._try_to_reconcile()
         return self._table.newest(key)
 
     def cached(self, settings: RunSettings) -> Cached:
@@ -167,7 +172,8 @@ class Backend:
         self._runner.reconcile()
 
     def health(self) -> dict[str, object]:
-        """Plain facts for a monitor. Raises StoreError when results or jobs cannot be read."""
+        """Plain facts for a monitor. Raises StoreError when results or jobs cannot be read, or the disk has no room."""
+        require_room(self.data_dir)
         self._store.recall(notes.health())
         return {
             "status": "ok",
@@ -182,12 +188,19 @@ class Backend:
         self._table.close()
         self._store.close()
 
+    def _try_to_reconcile(self) -> None:
+        """What was asked for is done or shown all the same; the server tries again in a second, and says why not."""
+        try:
+            self.reconcile()
+        except StoreError as error:
+            log.warning("Jobs cannot be reconciled: %s", error)
+
     def _submit_small(self, kind: JobKind, settings: ContinuationSettings | DivergenceSettings, stored: bool) -> Job:
         newest = self._table.newest(settings.key())
         if newest is not None and newest.state == "done" and stored:
             return newest
         job = self._table.submit(kind, settings.key(), asdict(settings))
-        self.reconcile()
+        self._try_to_reconcile()
         return job
 
     def _is_whole(self, key: str) -> bool:

@@ -1,10 +1,12 @@
 """What every page begins with, and the parts that every page draws: opening sentence, empty state, error, link."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import tzinfo
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import ParamSpec
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
@@ -13,6 +15,8 @@ from sparsedash.reporting.charts.palette import Theme
 from sparsedash.reporting.html import Html, element, escape, join, label, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend, default_data_dir
+
+P = ParamSpec("P")
 
 _STYLE = Path(__file__).with_name("style.css")
 _MARK = str(Path(__file__).with_name("mark.svg"))
@@ -83,6 +87,29 @@ def failure(message: str, advice: str = "") -> None:
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
     """Draw a real link to a page of this app. text: a label, see `reporting.html.label`."""
     st.page_link(f"pages/{page_file}.py", label=text, query_params=query or None)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Within, an error that a user can meet is drawn in words, and what comes after this block goes on."""
+    try:
+        yield
+    except SparseDashError as error:
+        failure(error.message, error.advice)
+
+
+def fragment(every_s: float) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """A decorator: a part of a page that is drawn again after so many seconds, and that says its errors in words."""
+
+    def made(draw: Callable[P, None]) -> Callable[P, None]:
+        @wraps(draw)
+        def drawn(*args: P.args, **kwargs: P.kwargs) -> None:
+            with told():
+                draw(*args, **kwargs)
+
+        return st.fragment(drawn, run_every=every_s)
+
+    return made
 
 
 def attempt(action: Callable[[], object]) -> None:

@@ -161,7 +161,7 @@ def _open(backend: Backend, job: Job) -> None:
 def _log(backend: Backend, job: Job) -> None:
     log = st.popover("Log", key=f"log-{job.id}", on_change="rerun", type="tertiary")
     if log.open:
-        with log:
+        with log, frame.told():
             tail = visible(backend.log_tail(job.id, LOG_LINES)) or "The log is empty."
             st.code(tail, language=None, wrap_lines=True)
 

@@ -27,7 +27,7 @@ def watch(backend: Backend, job: Job, changed: Callable[[], bool] = lambda: Fals
         draw(backend, job, brief)
 
 
-@st.fragment(run_every=JOB_S)
+@frame.fragment(JOB_S)
 def _watch_live(backend: Backend, job_id: int, changed: Callable[[], bool], brief: bool) -> None:
     job = backend.job(job_id)
     if not job.live or changed():
@@ -40,7 +40,7 @@ def watch_all(backend: Backend, live: list[Job]) -> None:
     _watch_all_live(backend, {job.id: job.state for job in live})
 
 
-@st.fragment(run_every=JOB_S)
+@frame.fragment(JOB_S)
 def _watch_all_live(backend: Backend, states: dict[int, JobState]) -> None:
     live = _live(backend)
     if {job.id: job.state for job in live} != states:
@@ -70,7 +70,7 @@ def mention_others(backend: Backend, shown: str) -> None:
         _mention(backend, shown, {job.id: job.state for job in others})
 
 
-@st.fragment(run_every=JOB_S)
+@frame.fragment(JOB_S)
 def _mention(backend: Backend, shown: str, states: dict[int, JobState]) -> None:
     others = _others(backend, shown)
     if {job.id: job.state for job in others} != states:

@@ -2,9 +2,7 @@
 
 import base64
 import hashlib
-import logging
 import re
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.ui import frame
-from sparsedash.ui.polling import RECONCILE_S
+from sparsedash.ui.reconciling import Reconciling
 
-log = logging.getLogger(__name__)
+_reconciling: list[Reconciling] = []
+"""Of this server: one while it lives."""
 
 
 class SecurityHeaders:
@@ -49,21 +48,26 @@ class SecurityHeaders:
 @asynccontextmanager
 async def lifespan(_app: object) -> AsyncIterator[None]:
     """Reconcile the job table in a thread for as long as the server lives."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_reconcile_until, args=(stop,), name="reconcile-jobs", daemon=True)
-    thread.start()
+    begun = Reconciling()
+    _reconciling.append(begun)
+    begun.start()
     try:
         yield
     finally:
-        stop.set()
+        begun.stop()
+        _reconciling.remove(begun)
 
 
 def health(_request: Request) -> JSONResponse:
-    """The health of the data folder and the jobs as JSON; status 503 while they cannot be used."""
+    """The health of the data folder and the jobs as JSON; status 503 while they cannot be used, or nobody looks after
+    the jobs.
+    """
     try:
-        return JSONResponse(frame.backend().health())
+        facts = frame.backend().health()
     except SparseDashError as error:
-        return JSONResponse({"status": "error", "problem": error.message}, status_code=503)
+        return _unhealthy(error.message)
+    problems = [problem for begun in _reconciling if (problem := begun.trouble())]
+    return _unhealthy(problems[0]) if problems else JSONResponse(facts)
 
 
 def front_page(request: Request) -> RedirectResponse:
@@ -73,16 +77,8 @@ def front_page(request: Request) -> RedirectResponse:
     return RedirectResponse(f"/?{request.url.query}")
 
 
-def _reconcile_until(stop: threading.Event) -> None:
-    problem = ""
-    while not stop.wait(RECONCILE_S):
-        try:
-            frame.backend().reconcile()
-            problem = ""
-        except (SparseDashError, OSError) as error:
-            if str(error) != problem:
-                log.warning("Jobs cannot be reconciled: %s", error)
-            problem = str(error)
+def _unhealthy(problem: str) -> JSONResponse:
+    return JSONResponse({"status": "error", "problem": problem}, status_code=503)
 
 
 def _policy() -> str:

@@ -32,6 +32,48 @@ def test_a_data_folder_that_cannot_be_used_is_said_in_words(name, monkeypatch):
     assert "The data folder /x cannot be used. Name another one." in words(app)
 
 
+def test_a_data_folder_that_fails_under_a_page_is_said_in_words(backend, monkeypatch):
+    def refuse(*_):
+        raise StoreError("The data folder could not be read.", "Is it locked?")
+
+    backend.runs = refuse
+    monkeypatch.setattr(frame, "backend", lambda: backend)
+    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    assert not app.exception
+    assert "The data folder could not be read. Is it locked?" in words(app)
+
+
+def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS)]
+
+    def refuse(*_):
+        raise StoreError("The job table is locked.", "Jobs wait for it.")
+
+    def once(*_):
+        backend.jobs = refuse
+        return tuple(backend.stored_jobs)
+
+    open_page("jobs")
+    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    backend.jobs = once
+    app.switch_page("pages/jobs.py").run()
+    assert not app.exception
+    said = words(app)
+    assert "1 running, nothing waits." in said
+    assert "The job table is locked. Jobs wait for it." in said
+
+
+def test_a_log_that_is_none_is_said_in_words(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, "failed")]
+
+    def refuse(*_):
+        raise StoreError("1.log is a pipe.")
+
+    backend.log_tail = refuse
+    app = open_page("jobs")
+    assert not app.exception
+
+
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "**bold** [x](javascript:alert(1))",

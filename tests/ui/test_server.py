@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import sqlite3
+import threading
 import tomllib
 from pathlib import Path
 
+import pytest
 from starlette.requests import Request
 
 from sparsedash.schema.errors import StoreError
-from sparsedash.ui import frame, server
+from sparsedash.ui import frame, reconciling, server
 from tests.ui.fake_backend import FakeBackend
 
 
@@ -75,7 +78,7 @@ def test_jobs_are_reconciled_while_the_server_lives_and_a_failure_does_not_end_t
     backend = FakeBackend()
     backend.reconcile = reconcile
     monkeypatch.setattr(frame, "backend", lambda: backend)
-    monkeypatch.setattr(server, "RECONCILE_S", 0.001)
+    monkeypatch.setattr(reconciling, "RECONCILE_S", 0.001)
 
     async def live():
         async with server.lifespan(None):
@@ -84,6 +87,90 @@ def test_jobs_are_reconciled_while_the_server_lives_and_a_failure_does_not_end_t
 
     asyncio.run(asyncio.wait_for(live(), 30))
     assert [record.message for record in caplog.records] == ["Jobs cannot be reconciled: no room"]
+
+
+def while_living(monkeypatch, reconcile, look):
+    """What `look` gives at last, while a server lives whose rounds do that."""
+    backend = FakeBackend()
+    backend.reconcile = reconcile
+    monkeypatch.setattr(frame, "backend", lambda: backend)
+    monkeypatch.setattr(reconciling, "RECONCILE_S", 0.001)
+
+    async def live():
+        async with server.lifespan(None):
+            while not (found := look()):
+                await asyncio.sleep(0.001)
+            return found
+
+    return asyncio.run(asyncio.wait_for(live(), 30))
+
+
+ERRORS = (
+    ValueError("odd"),
+    KeyError("odd"),
+    sqlite3.OperationalError("odd"),
+    RecursionError("odd"),
+    MemoryError("odd"),
+)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_a_round_raises_the_next_one_comes(monkeypatch, caplog, error):
+    rounds = []
+
+    def reconcile():
+        rounds.append(True)
+        if len(rounds) < 3:
+            raise error
+
+    assert while_living(monkeypatch, reconcile, lambda: len(rounds) > 5)
+    assert [record.message for record in caplog.records] == [f"Jobs cannot be reconciled: {error}"]
+    assert caplog.records[0].exc_info
+
+
+def unhealthy():
+    answer = server.health(None)
+    return answer.status_code == 503 and json.loads(answer.body)["problem"]
+
+
+def test_health_fails_once_no_round_was_completed_for_long_and_says_why(monkeypatch):
+    def reconcile():
+        raise StoreError("no room")
+
+    monkeypatch.setattr(reconciling, "LATE_S", 0.2)
+    said = while_living(monkeypatch, reconcile, unhealthy)
+    assert said == "The jobs have not been looked after for 0 s: no room"
+
+
+def test_health_fails_while_a_round_does_not_end(monkeypatch):
+    monkeypatch.setattr(reconciling, "LATE_S", 0.2)
+    over = threading.Event()
+    try:
+        assert "has not ended" in while_living(monkeypatch, over.wait, unhealthy)
+    finally:
+        over.set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_health_fails_when_the_thread_is_dead(monkeypatch):
+    class Dead(BaseException):
+        """Passes through every handler."""
+
+    def reconcile():
+        raise Dead
+
+    assert "dead" in while_living(monkeypatch, reconcile, unhealthy)
+
+
+def test_health_is_well_while_rounds_are_completed(monkeypatch):
+    monkeypatch.setattr(reconciling, "LATE_S", 0.5)
+    rounds = []
+
+    def look():
+        assert not unhealthy()
+        return len(rounds) > 100
+
+    assert while_living(monkeypatch, lambda: rounds.append(True), look)
 
 
 def test_the_overview_by_its_name_is_the_front_page_with_the_same_question():

@@ -79,7 +79,7 @@ def _again(backend: Backend, request: ContinuationSettings) -> None:
     )
 
 
-@st.fragment(run_every=WRITTEN_S)
+@frame.fragment(WRITTEN_S)
 def _watch(backend: Backend, seen: SideBySide, job_id: int) -> None:
     """Both sides as far as they are. Reruns the page when the job has ended."""
     job = backend.job(job_id)

@@ -63,7 +63,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         frame.note(warning)
 
 
-@st.fragment(run_every=JOB_S)
+@frame.fragment(JOB_S)
 def _watch_race(backend: Backend, found: RunResults, job_id: int) -> None:
     """The chart while its job is live; reruns the page when the job ends or has brought another record."""
     job = backend.job(job_id)
