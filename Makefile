@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 # The tools of audit and sbom are kept apart from what they look at.
 AUDIT := .venv/audit
 
-.PHONY: help install run test check format lint types unit bench audit licences sbom clean
+.PHONY: help install run test check format lint types unit faults bench audit licences sbom clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make test     format check, lint, types, all tests; prints branch coverage"
 	@echo "make check    what CI does: Chromium must be there, then make test"
 	@echo "make format   write the format"
+	@echo "make faults   kill real workers and servers all over a run, lock tables; many minutes"
 	@echo "make bench    every benchmark on a tiny model: that it runs, not how fast"
 	@echo "make audit    known weaknesses of what is installed, where a service that knows them can be reached"
 	@echo "make licences the licence of every package; fails where one is not allowed"
@@ -57,7 +58,10 @@ ifeq ($(CHROMIUM),)
 	@echo "No Chromium found: the browser tests are left out. Install Chromium, or name it with CHROMIUM=..."
 endif
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
-		$(if $(CHROMIUM),,-m "not browser")
+		$(if $(CHROMIUM),,-m "not browser and not long_faults")
+
+faults: .venv/installed-dev
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests/faults -m faults -s
 
 bench: export CHROMIUM := $(CHROMIUM)
 bench: .venv/installed-dev

@@ -155,8 +155,13 @@ class Worker:
                 until_the_end.enter_context(_output_to(Path(job.log_path)))
             except StoreError as error:
                 self._table.fail(job, type(error).__name__, error.message, error.advice)
-            else:
+                return
+            try:
                 self._run(job)
+            except StoreError as error:
+                # Into the job's own log: how it ended could not be written anywhere else.
+                log.error("How job %d ended could not be noted: %s", job.id, error)
+                raise
 
     def _run(self, job: Job) -> None:
         """Run one job and write down how it ended. Whatever it raises ends the job, not the worker."""

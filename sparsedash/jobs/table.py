@@ -217,7 +217,7 @@ class JobTable:
             log.warning("The row of job %d was damaged: %s", row["id"], error)
         try:
             return self._mend(row["id"])
-        except StoreError as error:
+        except (StoreError, JobError) as error:
             log.warning("It could not be mended: %s", error)
             return job_of(mended(dict(row)), self._logs)
 

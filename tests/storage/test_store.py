@@ -1,5 +1,6 @@
 """The data folder keeps what was put there, and neither runs nor shows what somebody else put there."""
 
+import hashlib
 import logging
 import os
 import pickle
@@ -274,6 +275,27 @@ def test_a_file_name_that_is_none_is_refused(store, filename):
     store.put_artefact("a", b"x")
     change(store, "UPDATE Cache SET mode = 2, filename = ?, value = NULL", filename, cache="artefacts")
     assert store.get_artefact("a") is None
+
+
+def test_the_value_of_another_key_is_dropped_and_not_shown(store, caplog):
+    for key in "ab":
+        store.put(key, continuation(key))
+        store.put_artefact(key, key.encode() * 9)
+    for cache in ("records", "artefacts"):
+        other = "(SELECT value FROM Cache WHERE key LIKE '%b')"
+        change(store, f"UPDATE Cache SET value = {other} WHERE key LIKE '%a'", cache=cache)
+    assert store.get(Continuation, "a") is None
+    assert store.get_artefact("a") is None
+    assert store.get(Continuation, "b") == continuation("b")
+    assert store.get_artefact("b") == b"bbbbbbbbb"
+    assert caplog.text.count("Dropped the damaged entry") == 2
+
+
+def test_what_an_earlier_version_wrote_with_the_sum_of_the_value_alone_is_read(store):
+    store._artefacts.set("a", hashlib.sha256(b"data").digest() + b"data")
+    store._records.set("note/a", hashlib.sha256(b"text").digest() + b"text")
+    assert store.get_artefact("a") == b"data"
+    assert store.recall("a") == "text"
 
 
 WRITER = """

@@ -1,8 +1,8 @@
 """The store of results: records and artefacts in the data folder, read and written without ever unpickling.
 
 Two diskcaches (see docs/adr/0002): `records` holds JSON text and forgets nothing; `artefacts` holds bytes up to a size
-limit and forgets what was used least recently. Every value carries its sha256: what does not match is dropped and
-reported.
+limit and forgets what was used least recently. Every value carries a sha256: what does not match is dropped and
+reported. A damaged index leads to the value of another key: records name theirs themselves, all other sums include it.
 """
 
 import hashlib
@@ -63,7 +63,8 @@ class Store:
 
     def put(self, key: str, record: R) -> None:
         """Store a record under its kind and key, in place of an earlier one, in one transaction."""
-        self._write(self._records, _name(type(record), key), to_json(record).encode())
+        data = to_json(record).encode()
+        self._write(self._records, _name(type(record), key), data, hashlib.sha256(data).digest())
 
     def change(self, kind: type[R], key: str, change: Callable[[R | None], R]) -> R:
         """Replace the record by what `change` makes of it, or of None, and return that; in one transaction."""
@@ -83,7 +84,10 @@ class Store:
         if data is None:
             return None
         try:
-            return from_json(kind, data.decode())
+            record = from_json(kind, data.decode())
+            if record.key != key:
+                raise StoreError("it is the entry of another key")
+            return record
         except (StoreError, UnicodeDecodeError) as error:
             self._drop(self._records, name, error)
             return None
@@ -134,8 +138,8 @@ class Store:
         self._records.close()
         self._artefacts.close()
 
-    def _write(self, cache: Any, name: str, data: bytes) -> None:
-        signed = hashlib.sha256(data).digest() + data
+    def _write(self, cache: Any, name: str, data: bytes, digest: bytes | None = None) -> None:
+        signed = (digest or _bound_digest(name, data)) + data
 
         def written() -> None:
             try:
@@ -157,7 +161,8 @@ class Store:
         if data is None:
             return None
         digest, value = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-        if hashlib.sha256(value).digest() != digest:
+        # The sum of the value alone: of records, and of what earlier versions wrote.
+        if digest != _bound_digest(name, value) and digest != hashlib.sha256(value).digest():
             self._drop(cache, name, StoreError("its checksum does not match"))
             return None
         return value
@@ -214,6 +219,12 @@ def _make_room(cache: Any, written: str) -> None:
 
 def _name(kind: type[R], key: str) -> str:
     return f"{kind.__name__.lower()}/{key}"
+
+
+def _bound_digest(name: str, data: bytes) -> bytes:
+    hashed = hashlib.sha256(f"{name}\0".encode())
+    hashed.update(data)
+    return hashed.digest()
 
 
 def _value(cache: Any, name: str) -> bytes | None:
