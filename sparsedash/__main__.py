@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from sparsedash import __version__
 from sparsedash.catalog import choices, presets
 from sparsedash.reporting.files.run_json import run_document
-from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.reporting.printed_table import printed_table, row_name
+from sparsedash.schema.errors import Cancelled, SparseDashError
 from sparsedash.schema.progress import STAGE_TITLES, Step
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.secrets import redact_output
@@ -30,11 +30,14 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.service.problems import problems
 from sparsedash.stats.tolerance import Tolerance
-from sparsedash.storage.data_dir import data_folder
+from sparsedash.storage.data_dir import data_folder, in_full
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
+from sparsedash.storage.whole_file import writable_file, write_whole
 
 EXIT_BAD_ARGUMENTS = 2
 EXIT_BEYOND = 3
+MOST_SAID = 1_500
+"""Characters of one complaint."""
 
 _FIRST_RUN = f"sparsedash run --model {BUILTIN_MODEL} --sparsity 10,20"
 _ABOUT = f"""\
@@ -55,27 +58,27 @@ Exit codes: 0 done, 1 failed, 2 a bad argument, 3 beyond what may be lost (with 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says. Returns the exit code, as `--help` lists them."""
     redact_output()
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(argv)
     try:
         settings = _settings(arguments)
         tolerance = Tolerance(ratio=arguments.within, points=arguments.within_points)
-        store = Store(arguments.data_dir, patience_s=WORK_PATIENCE_S)
+        file = writable_file(arguments.json, "--json") if arguments.json else None
+        store = Store(in_full(arguments.data_dir), patience_s=WORK_PATIENCE_S)
         if found := problems(settings, store.folder):
-            return _complain(SparseDashError(" ".join(problem.message for problem in found)), EXIT_BAD_ARGUMENTS)
-    except SettingsError as error:
-        return _complain(error, EXIT_BAD_ARGUMENTS)
+            raise SparseDashError(" ".join(problem.message for problem in found))
     except SparseDashError as error:
-        return _complain(error, 1)
+        # Nothing has been computed yet: whatever is wrong was asked wrongly, the data folder's name included.
+        return _complain(error, EXIT_BAD_ARGUMENTS)
     _quieten()
     try:
         document = _run(settings, store, tolerance)
+        print(*printed_table(document), sep="\n")
+        if file is not None:
+            write_whole(file, json.dumps(document, indent=1))
     except SparseDashError as error:
         return _complain(error, 1)
     except KeyboardInterrupt:
         return _complain(Cancelled(), 130)
-    _print_table(document)
-    if arguments.json:
-        _write_whole(arguments.json, json.dumps(document, indent=1))
     beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
     return EXIT_BEYOND if arguments.fail_beyond and beyond else 0
 
@@ -96,7 +99,16 @@ class _Parser(argparse.ArgumentParser):
     """Complains in one line, with the exit code that argparse uses as well."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_BAD_ARGUMENTS, f"{self.prog}: {message}\n")
+        self.exit(EXIT_BAD_ARGUMENTS, f"{self.prog}: {_one_line(message)}\n")
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    for name, value in vars(arguments).items():
+        if value == []:  # argparse takes the value out of `--flag=--`
+            parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     _ask_for_pruning(run)
     _ask_for_answering(run)
     kept = "where results and what can be used again are kept (%(default)s)"
-    run.add_argument("--data-dir", type=Path, default=data_folder(), metavar="DIR", help=kept)
-    run.add_argument("--json", type=Path, metavar="FILE", help="write the whole result there")
+    run.add_argument("--data-dir", type=_path, default=data_folder(), metavar="DIR", help=kept)
+    run.add_argument("--json", type=_path, metavar="FILE", help="write the whole result there")
     return parser
 
 
@@ -167,12 +179,16 @@ def _names(offered: Iterable[choices.Choice | presets.Method]) -> str:
     return ", ".join(each.name for each in offered)
 
 
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a name is needed")
+    return Path(text)
+
+
 def _settings(arguments: argparse.Namespace) -> RunSettings:
     methods = [presets.method_named(name.strip()) for name in arguments.method.split(",")]
     if arguments.width_multiple is not None:
         methods = [replace(method, width_multiple=arguments.width_multiple) for method in methods]
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        raise SettingsError("--json", str(arguments.json), "a file in a folder that exists")
     return RunSettings(
         model=arguments.model,
         dtype=arguments.dtype,
@@ -229,38 +245,7 @@ class _Bar:
         if point is None:
             return "dense"
         method, permille = self._settings.points[point]
-        return _row_name(method, permille / 10, len(self._settings.methods) > 1)
-
-
-def _print_table(document: dict[str, Any]) -> None:
-    sparse, settings = document["sparse"], document["settings"]
-    several = len(settings["methods"]) > 1
-    names = [_row_name(MethodSettings(**answers["method"]), answers["sparsity_percent"], several) for answers in sparse]
-    width = max(8, *(len(name) + 2 for name in names))
-    print(f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>11}{'broke':>8}{'mended':>8}  verdict")
-    for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
-        word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
-        line = f"{name:{width}}{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
-        line += f"{answers['word_perplexity']:>11.2f}"
-        if pairs:
-            line += f"{pairs['broke']:>8}{pairs['mended']:>8}  {answers['verdict']['verdict']}"
-        print(line)
-    if settings["evaluation"]["rule"] == "published":
-        print("last token by the published rule: a passage of more than 197 tokens is wrong")
-    if settings["evaluation"]["stop_early"]:
-        print("sparse models stopped when their difference was decided; verdicts allow for that")
-
-
-def _row_name(method: MethodSettings, percent: float, several: bool) -> str:
-    removed = f"{percent:g} %"
-    return f"{presets.method_name(method)}, {removed}" if several else removed
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write under a temporary name and rename, so that nobody ever reads half of it."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+        return row_name(method, permille / 10, len(self._settings.methods) > 1)
 
 
 def _quieten() -> None:
@@ -273,8 +258,14 @@ def _quieten() -> None:
 
 
 def _complain(error: SparseDashError, code: int) -> int:
-    print(f"sparsedash: {error}", file=sys.stderr)
+    print(f"sparsedash: {_one_line(str(error))}", file=sys.stderr)
     return code
+
+
+def _one_line(text: str) -> str:
+    """The text with what would break a line or steer a terminal spelt out, and cut where nobody reads on."""
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return shown if len(shown) <= MOST_SAID else f"{shown[:MOST_SAID]} …"
 
 
 if __name__ == "__main__":

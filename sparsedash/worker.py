@@ -24,8 +24,9 @@ from sparsedash.jobs.exit_reasons import FINISHED_PARTS
 from sparsedash.jobs.locks import hold, job_lock, slot_lock
 from sparsedash.jobs.own_files import make_folder, open_own
 from sparsedash.jobs.reporter import Reporter, StopFlag
+from sparsedash.jobs.runner import linger_s, worker_name
 from sparsedash.jobs.table import Job, JobTable
-from sparsedash.schema.errors import Cancelled, SparseDashError, StoreError
+from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import OnStep, OnText, Step
 from sparsedash.schema.secrets import redact_output, redacted
@@ -34,9 +35,6 @@ from sparsedash.storage.disk_space import free_in_words, is_full
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
 
 log = logging.getLogger("sparsedash.worker")
-
-LINGER = "SPARSEDASH_LINGER_S", 300.0
-"""How long it keeps its models for the next job."""
 
 PATIENCE = "SPARSEDASH_PATIENCE_S", WORK_PATIENCE_S
 """How long it waits while another process keeps the job table or the results locked: work is worth more than time."""
@@ -90,6 +88,10 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Pipeline] = engin
     arguments = parser.parse_args(argv)
     redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    try:
+        wait_s = linger_s()
+    except SettingsError as error:
+        parser.error(str(error))
     faulthandler.enable()
     stop = StopFlag()
     signal.signal(signal.SIGTERM, stop.on_signal)
@@ -100,7 +102,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Pipeline] = engin
             log.info("Slot %d has a worker already.", arguments.slot)
             return 0
         with slot:
-            Worker(arguments.data_dir, f"slot-{arguments.slot}", load, stop).serve(_seconds(*LINGER))
+            Worker(arguments.data_dir, worker_name(arguments.slot), load, stop).serve(wait_s)
     except StoreError as error:
         log.error("%s", error)
         return 1

@@ -9,6 +9,7 @@ import pytest
 
 from sparsedash.__main__ import main
 from sparsedash.catalog import choices, presets
+from sparsedash.schema.errors import StoreError
 from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
 
 PASSAGE_FIELDS = {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
@@ -106,6 +107,25 @@ def test_tokens_can_be_weighted_and_documents_packed(arguments, tmp_path):
         (["--within", "1"], "allowed word perplexity: 1.0 is not possible"),
         (["--within-points", "nan"], "allowed points of accuracy: nan is not possible"),
         (["--json", "/nowhere/at/all.json"], "a file in a folder that exists"),
+        (["--json", "/dev/null"], "not a folder, a pipe or a device"),
+        (["--json", ""], "a name is needed"),
+        (["--sparsity=--"], "argument --sparsity: expected one argument"),
+        (["--method=--"], "argument --method: expected one argument"),
+        (["--sparsity", "nan"], "sparsity: 'nan' is not possible"),
+        (["--sparsity", "9" * 5000], "allowed: 0 to 90 percent"),
+        (["--seed", "9" * 5000], "invalid int value"),
+        (["--seed", "9" * 40], "a whole number from 0 to"),
+        (["--wishes\n\x1b[31m"], "unrecognized arguments: --wishes\\n\\x1b[31m"),
+        (["--model", "m" * 300], "Model: there is no mmm"),
+        (["--model", "~nosuchuser/x"], "Model: there is no ~nosuchuser/x on this machine."),
+        (["--model", "a\0b"], "printable characters"),
+        (["--evaluation", "file:~nosuchuser/x.txt"], "there is no file ~nosuchuser/x.txt"),
+        (["--data-dir", ""], "a name is needed"),
+        (["--data-dir", "/"], "holds other things"),
+        (["--data-dir", "/dev/null"], "The data folder /dev/null cannot be used"),
+        (["--data-dir", "~nosuchuser/x"], "nobody here is called 'nosuchuser'"),
+        (["--data-dir", "d" * 300], "cannot be used"),
+        (["--data-dir", "a\0b"], "cannot be used"),
     ],
 )
 def test_bad_arguments_give_one_clear_line_and_code_2(arguments, change, said, capsys):
@@ -117,6 +137,26 @@ def test_bad_arguments_give_one_clear_line_and_code_2(arguments, change, said, c
     assert code == 2
     assert said in printed
     assert printed.count("\n") == 1
+    assert len(printed) < 2000
+
+
+@pytest.mark.parametrize("room", ["nan", "inf", "-1", "x", " "])
+def test_a_bad_variable_gives_one_clear_line_and_code_2(arguments, room, capsys, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", room)
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sparsedash: SPARSEDASH_ARTEFACT_GB: ")
+
+
+def test_a_document_that_cannot_be_written_after_all_is_said(arguments, capsys, monkeypatch, tmp_path):
+    def fill(*_):
+        raise StoreError("out.json could not be written: no space.")
+
+    monkeypatch.setattr("sparsedash.__main__.write_whole", fill)
+    assert main([*arguments, "--json", str(tmp_path / "out.json")]) == 1
+    printed = capsys.readouterr()
+    assert "dense" in printed.out
+    assert printed.err.splitlines()[-1] == "sparsedash: out.json could not be written: no space."
 
 
 @pytest.mark.parametrize("said", [("--token", "hf_" + "aB3" * 11), ("--calibration", "https://me:hf_1@127.0.0.1/x")])

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 WORKER = (sys.executable, "-P", "-u", "-m", "sparsedash.worker")
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 MAX_FRUITLESS_STARTS = 3
+MAX_LINGER_S = 1_000_000
 _REAP_S = 1.0
 
 
@@ -54,6 +55,7 @@ class LocalRunner:
         self._kill_after_s = kill_after_s
         self._start_within_s = start_within_s
         self._n_slots = n_slots()
+        linger_s()  # refused here, where somebody reads it, and not by each worker in its log
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
         self._exit_codes: dict[int, int] = {}
@@ -244,9 +246,21 @@ def n_slots() -> int:
     asked = os.environ.get("SPARSEDASH_WORKERS", "")
     if not asked:
         return max(1, len(_gpus()))
-    if not asked.isdecimal() or int(asked) > 64:
+    if not asked.isdecimal() or len(asked) > 2 or int(asked) > 64:
         raise SettingsError("SPARSEDASH_WORKERS", asked, "a whole number from 0 to 64")
     return int(asked)
+
+
+def linger_s() -> float:
+    """How long a worker waits for another job: SPARSEDASH_LINGER_S, or five minutes."""
+    asked = os.environ.get("SPARSEDASH_LINGER_S") or "300"
+    try:
+        seconds = float(asked)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_LINGER_S:
+        raise SettingsError("SPARSEDASH_LINGER_S", asked, f"a number of seconds from 0 to {MAX_LINGER_S:,}")
+    return seconds
 
 
 def worker_environment(slot: int) -> dict[str, str]:

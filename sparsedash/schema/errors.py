@@ -15,6 +15,9 @@ brought along, neither holds a secret.
 
 from sparsedash.schema.secrets import redacted
 
+_SHOWN = 200
+"""Characters of a refused value; more would hide what is allowed."""
+
 
 class SparseDashError(Exception):
     """Root of the tree. `message` is one line of plain text, `advice` one more or empty."""
@@ -29,7 +32,10 @@ class SettingsError(SparseDashError):
     """A setting was refused. `field` names it."""
 
     def __init__(self, field: str, value: object, allowed: str, advice: str = "") -> None:
-        super().__init__(f"{field}: {value!r} is not possible; allowed: {allowed}.", advice)
+        shown = repr(value)
+        if len(shown) > _SHOWN:
+            shown = f"{shown[:_SHOWN]}…"
+        super().__init__(f"{field}: {shown} is not possible; allowed: {allowed}.", advice)
         self.field = field
 
 

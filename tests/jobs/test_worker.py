@@ -1,6 +1,7 @@
 """What a worker says of errors, and what importing it costs. What it does is in tests/faults."""
 
 import errno
+import os
 import re
 import sqlite3
 import subprocess
@@ -114,3 +115,12 @@ def test_a_full_disk_is_told_with_the_folder_and_what_is_free(error, tmp_path):
 def test_a_full_disk_elsewhere_is_named(tmp_path):
     error = OSError(errno.ENOSPC, "No space left", str(tmp_path / "file"))
     assert f"where {tmp_path} lies" in in_words(error, None, Path("/"))[0]
+
+
+def test_a_worker_with_a_nonsensical_variable_says_so_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "sparsedash.worker", "--data-dir", str(tmp_path)]
+    environment = os.environ | {"SPARSEDASH_LINGER_S": "nan"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "SPARSEDASH_LINGER_S: 'nan' is not possible" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

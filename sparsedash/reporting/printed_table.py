@@ -1,0 +1,37 @@
+"""The table that the shell prints: one line a model, for a terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sparsedash.catalog import presets
+from sparsedash.schema.method_settings import MethodSettings
+
+
+def printed_table(document: dict[str, Any]) -> Iterator[str]:
+    """The lines of the table. document: as `reporting.files.run_json` makes it."""
+    sparse, settings = document["sparse"], document["settings"]
+    several = len(settings["methods"]) > 1
+    names = [row_name(MethodSettings(**answers["method"]), answers["sparsity_percent"], several) for answers in sparse]
+    width = max(8, *(len(name) + 2 for name in ["", *names]))
+    yield f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>11}{'broke':>8}{'mended':>8}  verdict"
+    for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
+        yield f"{name:{width}}{_answers(answers)}"
+    if settings["evaluation"]["rule"] == "published":
+        yield "last token by the published rule: a passage of more than 197 tokens is wrong"
+    if settings["evaluation"]["stop_early"]:
+        yield "sparse models stopped when their difference was decided; verdicts allow for that"
+
+
+def row_name(method: MethodSettings, percent: float, several: bool) -> str:
+    """ "20 %", or "magnitude, 20 %" where a run has several methods."""
+    removed = f"{percent:g} %"
+    return f"{presets.method_name(method)}, {removed}" if several else removed
+
+
+def _answers(answers: dict[str, Any]) -> str:
+    word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
+    line = f"{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
+    line += f"{answers['word_perplexity']:>11.2f}"
+    if pairs:
+        line += f"{pairs['broke']:>8}{pairs['mended']:>8}  {answers['verdict']['verdict']}"
+    return line
