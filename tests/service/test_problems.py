@@ -1,5 +1,6 @@
 """Why a run cannot start, field by field, in words."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_a_hub_id_can_be_asked_for(reference):
     assert problems(replace(SETTINGS, model=reference)) == ()
 
 
-@pytest.mark.parametrize("reference", ["/no/such/folder", "./none", "~/none", "none.gguf", "a/b/c"])
+@pytest.mark.parametrize("reference", ["/no/such/folder", "./none", "~/none", "none.gguf", "a/b/c", "m" * 300])
 def test_a_missing_folder_or_file_is_said_before_the_start(reference):
     (problem,) = problems(replace(SETTINGS, model=reference))
     assert problem == f"Model: there is no {reference} on this machine."
@@ -66,7 +67,73 @@ def test_an_unknown_built_in_model_names_the_one_there_is():
 
 
 def test_a_local_model_is_fine_when_it_is_there(tmp_path):
-    assert problems(replace(SETTINGS, model=str(tmp_path))) == ()
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2, "n_layer": null}')
+    (tmp_path / "a.gguf").write_bytes(b"GGUF and more")
+    for model in (tmp_path, tmp_path / "a.gguf"):
+        assert problems(replace(SETTINGS, model=str(model))) == ()
+
+
+CONFIGS = {
+    "models of type 'bert' cannot be pruned yet; possible: bloom,": '{"model_type": "bert"}',
+    "says no model_type": "{}",
+    "models of type 'None' cannot be pruned yet": '{"model_type": null}',
+    "models of type \"['llama']\" cannot be pruned yet": '{"model_type": ["llama"]}',
+    "is not JSON that can be read": "{",
+    "not JSON that can be read. Fetch": "[" * 100_000,
+    "is not JSON that can be read. Fetch or": '{"vocab_size": ' + "9" * 5000 + "}",
+    "holds no JSON object": "[1]",
+    "is larger than 4 MB": " " * (4 * 2**20 + 1),
+    "are quantised": '{"model_type": "llama", "quantization_config": {}}',
+    "says num_hidden_layers = 0; possible: 1 to 2,000": '{"model_type": "llama", "num_hidden_layers": 0}',
+    "says n_layer = 1000000000;": '{"model_type": "gpt2", "n_layer": 1000000000}',
+    "says hidden_size = 64.0;": '{"model_type": "llama", "hidden_size": 64.0}',
+    "says vocab_size = -1;": '{"model_type": "llama", "vocab_size": -1}',
+    "says num_attention_heads = many;": '{"model_type": "llama", "num_attention_heads": "many"}',
+    "says n_head = True;": '{"model_type": "gpt2", "n_head": true}',
+}
+
+
+@pytest.mark.parametrize("said", CONFIGS)
+def test_a_folder_whose_config_cannot_be_that_of_a_model_is_refused_when_it_is_named(tmp_path, said):
+    (tmp_path / "config.json").write_text(CONFIGS[said])
+    (problem,) = problems(replace(SETTINGS, model=str(tmp_path)))
+    assert problem.startswith("Model: ")
+    assert said in problem
+
+
+def odd_files(folder):
+    """A file, a pipe, a folder, and links to nowhere and round in a circle, by their names."""
+    (folder / "file").write_text("x")
+    os.mkfifo(folder / "pipe")
+    (folder / "folder").mkdir()
+    (folder / "nowhere").symlink_to("gone")
+    (folder / "round").symlink_to("round")
+    return ("file", "pipe", "folder", "nowhere", "round")
+
+
+def test_what_is_no_model_is_refused_when_it_is_named(tmp_path):
+    for name in odd_files(tmp_path):
+        (problem,) = problems(replace(SETTINGS, model=str(tmp_path / name)))
+        assert any(w in problem for w in ("neither a folder", "holds no config.json", "there is no"))
+        (tmp_path / name).rename(tmp_path / f"{name}.gguf")
+        (problem,) = problems(replace(SETTINGS, model=str(tmp_path / f"{name}.gguf")))
+        assert any(w in problem for w in ("no regular file", "does not begin as one", "there is no"))
+        (tmp_path / "config.json").unlink(missing_ok=True)
+        (tmp_path / "config.json").symlink_to(f"{name}.gguf")
+        (problem,) = problems(replace(SETTINGS, model=str(tmp_path)))
+        assert "holds no config.json" in problem or "not JSON" in problem
+
+
+def test_what_is_no_text_is_refused_when_it_is_named(tmp_path):
+    for name in odd_files(tmp_path):
+        for kind in (".txt", ".docx", ""):
+            (tmp_path / name).rename(tmp_path / f"{name}{kind}")
+            reference = f"file:{tmp_path / name}{kind}"
+            found = problems(with_texts(calibration=reference, evaluation=reference))
+            assert len(found) == (0 if (name, kind) == ("file", ".txt") else 2), reference
+            (tmp_path / f"{name}{kind}").rename(tmp_path / name)
+    for name in ("~nosuchuser/x.txt", "t" * 300 + ".txt", "", "[0:1]", "/", "/dev/null", "/dev/zero"):
+        assert len(problems(with_texts(evaluation=f"file:{name}"))) == 1
 
 
 def test_an_unknown_text_set_names_those_there_are():

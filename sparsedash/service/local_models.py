@@ -1,0 +1,69 @@
+"""Why a model on this machine cannot be pruned, by its files' names and its config.json: no weights are read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsedash.catalog.families import FAMILIES
+from sparsedash.storage.local_paths import kind_of
+
+MAX_CONFIG_BYTES = 4 * 1024 * 1024
+"""Real ones have a few thousand."""
+
+_SIZES = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 2_000),
+    **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), 10_000),
+    **dict.fromkeys(("hidden_size", "n_embd"), 1_000_000),
+    "vocab_size": 100_000_000,
+}
+"""What a size may be at most, by its names in the families' configs; what is not said has the family's usual value."""
+
+
+def gguf_problem(path: Path) -> str:
+    """Why this .gguf file cannot be read; empty where nothing speaks against it."""
+    if kind_of(path) != "file":
+        return f"{path} is no regular file. Name the .gguf file itself."
+    try:
+        with path.open("rb") as file:
+            begins = file.read(4)
+    except OSError as error:
+        return f"{path} could not be read: {error.strerror}."
+    return "" if begins == b"GGUF" else f"{path.name} is not a GGUF file: it does not begin as one."
+
+
+def folder_problem(folder: Path) -> str:
+    """Why the model in this folder cannot be pruned; empty where its config does not speak against it."""
+    if kind_of(folder / "config.json") != "file":
+        return f"{folder} holds no config.json. Name the folder that save_pretrained() wrote."
+    try:
+        with (folder / "config.json").open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+        if len(text) > MAX_CONFIG_BYTES:
+            return f"config.json of {folder} is larger than {MAX_CONFIG_BYTES // 2**20} MB, which no model's is."
+        config = json.loads(text)
+    except OSError as error:
+        return f"config.json of {folder} could not be read: {error.strerror}."
+    except (ValueError, RecursionError):
+        return f"config.json of {folder} is not JSON that can be read. Fetch or save the model again."
+    if not isinstance(config, dict):
+        return f"config.json of {folder} holds no JSON object. Fetch or save the model again."
+    return _config_problem(config, folder)
+
+
+def _config_problem(config: Mapping[str, Any], folder: Path) -> str:
+    family = config.get("model_type", "")
+    if family == "":
+        return f"config.json of {folder} says no model_type. Fetch or save the model again."
+    if not isinstance(family, str) or family not in FAMILIES:
+        return f"models of type {str(family)[:40]!r} cannot be pruned yet; possible: {', '.join(FAMILIES)}."
+    if config.get("quantization_config") is not None:
+        return (
+            f"the weights in {folder} are quantised, and a sparse model is computed from full ones. "
+            "Name the model that it was made from, or a GGUF file of it."
+        )
+    for name, most in _SIZES.items():
+        value = config.get(name)
+        if value is not None and (type(value) is not int or not 1 <= value <= most):
+            return f"config.json of {folder} says {name} = {str(value)[:40]}; possible: 1 to {most:,}."
+    return ""
