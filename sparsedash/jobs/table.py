@@ -65,6 +65,7 @@ class JobTable:
 
     def retry(self, job_id: int) -> Job:
         """The job, queued once more; or the live job with its key. Raises JobError when it is done."""
+        _refuse_impossible(job_id)
         with self._database.writing() as db:
             job = self._job(_row(db, job_id))
             if job.state == "done":
@@ -133,6 +134,7 @@ class JobTable:
 
     def request_cancel(self, job_id: int) -> Job:
         """The job after the request: cancelled if it waited, asked to stop if it runs, as it was if it had ended."""
+        _refuse_impossible(job_id)
         now = time.time()
         with self._database.writing() as db:
             db.execute(
@@ -162,6 +164,7 @@ class JobTable:
 
     def get(self, job_id: int) -> Job:
         """The job. Raises JobError when there is none."""
+        _refuse_impossible(job_id)
         rows = self._read("WHERE id = ?", (job_id,))
         if not rows:
             raise _no_job(job_id)
@@ -250,6 +253,12 @@ def _live_with(db: Connection, key: str) -> Row | None:
     query = f"SELECT {_COLUMNS} FROM jobs WHERE key = ? AND {_LIVE}"  # noqa: S608
     row: Row | None = db.execute(query, (key,)).fetchone()
     return row
+
+
+def _refuse_impossible(job_id: int) -> None:
+    """Raises JobError for a number that SQLite cannot hold: it raises something of its own."""
+    if not 0 < job_id < 2**63:
+        raise _no_job(job_id)
 
 
 def _no_job(job_id: int | None) -> JobError:

@@ -1,6 +1,8 @@
 """A visitor's choices, kept in the address of the page, so that a refresh or a copied link shows the same again."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from math import isinf
 from typing import Literal
 
 import streamlit as st
@@ -31,6 +33,17 @@ def go(parameters: Mapping[str, str]) -> None:
             st.query_params[name] = value
         else:
             st.query_params.pop(name, None)
+
+
+def bound(name: str) -> Literal["query-params"] | None:
+    """How the field for a whole number is bound to the address; not at all where that says what no float can hold.
+
+    Streamlit lets a bound field keep its own value for whatever else is no number, but raises for this.
+    """
+    with suppress(ValueError):
+        if any(isinf(float(value)) for value in st.query_params.get_all(name)):
+            return None
+    return BOUND
 
 
 def select(

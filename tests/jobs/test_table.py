@@ -241,6 +241,13 @@ def test_a_job_that_is_not_there_is_a_clear_error(table, verb):
         getattr(table, verb)(7)
 
 
+@pytest.mark.parametrize("number", [0, -1, 2**63, -(2**70)])
+@pytest.mark.parametrize("verb", ["get", "retry", "request_cancel"])
+def test_a_number_that_no_job_can_have_is_a_clear_error(table, verb, number):
+    with pytest.raises(JobError, match=f"There is no job {number}"):
+        getattr(table, verb)(number)
+
+
 def test_the_newest_job_of_a_request_is_found(table):
     assert table.newest("a") is None
     table.finish(running(table))

@@ -12,7 +12,7 @@ from sparsedash.schema import validation
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.service.problems import ReferenceField
-from sparsedash.ui import frame
+from sparsedash.ui import address_bar, frame
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.form import uploads
 
@@ -102,7 +102,7 @@ def whole(
         value=value,
         step=1,
         key=key,
-        bind=BOUND,
+        bind=address_bar.bound(key),
         placeholder=empty or None,
         help=about,
     )

@@ -337,3 +337,24 @@ def test_more_settings_stay_open_when_the_last_of_them_is_taken_back(open_page):
     form = open_page("prune", own="true")
     form.toggle(key="own").set_value(False).run()
     assert form.session_state["more"]
+
+
+ENDLESS = ("1e999", "-1e999", "inf", "9" * 400)
+
+
+@pytest.mark.parametrize("value", [*ENDLESS, "nan", "1e10", "-5", "many", "", "\x00", "٣x"])
+def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value, open_page):
+    names = ("samples", "length", "seed", "passages", "shuffle", "width", "lot", "rounds", "damping")
+    fields = {"own": "true", "saliency": "fisher", **dict.fromkeys(names, value)}
+    usual = {field.key: field.value for field in open_page("prune", own="true", saliency="fisher").number_input}
+    shown = open_page("prune", **fields)
+    assert {field.key: field.value for field in shown.number_input} == usual
+    assert not button(shown, "Start").disabled
+
+
+def test_a_field_that_the_address_has_an_endless_number_for_can_be_changed(open_page, backend):
+    app = open_page("prune", samples="1e999")
+    app.number_input(key="samples").set_value(64).run()
+    button(app, "Start").click().run()
+    assert not app.exception
+    assert backend.submitted[0].calibration.n_samples == 64
