@@ -28,7 +28,7 @@ with choice_of_records:
 if pair is None:
     with verdict:
         frame.opening("These two cannot be compared.")
-        frame.note("One of the records is no longer stored. Choose another one.")
+        frame.note("One of the records is no longer stored, or they answer no passage in common. Choose another one.")
     st.stop()
 
 view = view_asked_for()

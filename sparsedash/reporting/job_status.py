@@ -71,7 +71,7 @@ def _sparse_model(job: Job) -> str:
         points = settings_from_plain(RunSettings, job.settings).points
     except SettingsError:
         return ""
-    if job.point >= len(points):
+    if not 0 <= job.point < len(points):
         return ""
     method, permille = points[job.point]
     return f"sparse model {job.point + 1} of {len(points)}: {model_names.name_while_made(method, permille)}"

@@ -40,10 +40,12 @@ class Pair:
         return self.left.outcomes[position], self.right.outcomes[position]
 
     def texts(self, passages: Passages | None) -> Passages | None:
-        """Of these passages, those that both records answer, by the positions of their outcomes."""
+        """Of these passages, those that both records answer, by the positions of their outcomes; or None."""
         if passages is None or len(passages.indices) == len(self.left.outcomes):
             return passages
         at = {index: position for position, index in enumerate(passages.indices)}
+        if not all(outcome.index in at for outcome in self.left.outcomes):
+            return None
         found = [at[outcome.index] for outcome in self.left.outcomes]
         return replace(
             passages,
@@ -134,6 +136,8 @@ def pair(backend: Backend, left: RecordChoice, right: RecordChoice) -> Pair | No
     if first is None or second is None or first.passages_key != second.passages_key:
         return None
     shared = shared_outcomes(first, second)
+    if not shared:
+        return None
     if len(shared) < max(len(first.outcomes), len(second.outcomes)):
         # One of them stopped early: what it did not answer is nobody's mistake, and not part of the comparison.
         first = replace(first, outcomes=tuple(one for one, _ in shared))

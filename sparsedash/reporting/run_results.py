@@ -12,7 +12,7 @@ from sparsedash.reporting.readings import answering, perplexity, readings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import PairedComparison, compare, holm
+from sparsedash.stats.significance import PairedComparison, compare, holm, shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, losses
 
 
@@ -114,10 +114,15 @@ def run_results(backend: Backend, run: Run | None, tolerance: Tolerance | None =
     tolerance: what may be lost; None: as usual.
     """
     dense = _measured(backend, run.dense, run.dense) if run and run.dense else None
-    if run is None or dense is None:
+    if run is None or dense is None or dense.record.pruned:
         return None
+    names = dict(model_names.record_names(run)[1:])
+    found = [each for each in (_measured(backend, run.dense, key) for key in names) if each]
+    # One of each name, which tells them apart on every page.
+    several = model_names.has_several_methods(run.settings)
+    by_name = {model_names.record_name(each.record, several): each for each in found if each.record.pruned}
+    sparse = list(by_name.values())
     allowed = tolerance or Tolerance()
-    sparse = [each for each in (_measured(backend, run.dense, key) for key in run.sparse) if each]
     p_values = holm([each.comparison.p_value for each in sparse])
     verdicts = judge_all([each.losses for each in sparse], allowed)
     return RunResults(
@@ -167,7 +172,7 @@ def _kept(backend: Backend, dense_key: str, key: str) -> _Measured:
     light = (replace(o, target="", answer="", tokens=(), top=()) for o in stored.outcomes)
     record = replace(stored, outcomes=tuple(light))
     dense = record if key == dense_key else _kept(backend, dense_key, dense_key).record
-    if record.passages_key != dense.passages_key:
+    if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
         raise LookupError(key)
     comparison, lost = compare(dense, record), losses(dense, record)
     (alone,) = judge_all([lost], Tolerance())
@@ -194,9 +199,10 @@ def live(found: RunResults, job: Job) -> Live | None:
     """
     if job.point is None or job.n_right is None or not job.done:
         return None
-    if found.run.finished or job.point < len(found.run.sparse):
+    points = found.run.settings.points
+    if found.run.finished or not len(found.run.sparse) <= job.point < len(points):
         return None
-    method, permille = found.run.settings.points[job.point]
+    method, permille = points[job.point]
     return answering(found.line_of(method), permille, job.n_right, job.done)
 
 

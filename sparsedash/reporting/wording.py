@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
+from math import exp
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.memory import LeastMemory
@@ -51,6 +52,11 @@ def permilles(values: tuple[int, ...]) -> str:
 def probability(value: float) -> str:
     """A probability in percent; very small ones say that they are."""
     return percent(value) if value >= 0.001 or value == 0 else f"under{NBSP}0.1{NBSP}%"
+
+
+def likelihood(log_likelihood: float) -> str:
+    """The probability with this natural logarithm, in percent."""
+    return probability(exp(min(0.0, log_likelihood)))
 
 
 def signed(points: float) -> str:
@@ -120,7 +126,10 @@ def at_least(least: LeastMemory) -> str:
 
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:
     """ "today 14:05", "yesterday 9:12", "3 June 14:05"; with the year when it is another one."""
-    then, now = datetime.fromtimestamp(timestamp, zone), datetime.now(zone)
+    try:
+        then, now = datetime.fromtimestamp(timestamp, zone), datetime.now(zone)
+    except (ValueError, OverflowError, OSError):
+        return "at a time that is not known"
     clock = f"{then:%H:%M}"
     if then.date() == now.date():
         return f"today {clock}"

@@ -98,6 +98,14 @@ class Pruned:
     passage_errors: tuple[float, ...] = ()
     sensitivities: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        n_layers, always = len(self.widths), (self.dense_widths, self.layer_errors)
+        sometimes = (self.held_out_errors, self.uncompensated_errors, self.passage_errors, self.sensitivities)
+        whole = all(len(values) == n_layers for values in always)
+        whole &= all(len(values) in (0, n_layers) for values in sometimes)
+        if not (whole and n_layers and min(self.dense_widths) > 0):
+            raise StoreError("Its layers do not belong together.")
+
     @property
     def lost_without(self) -> tuple[float, ...]:
         """The uncompensated errors; empty where nothing is made up for, so that they would say the same again."""
@@ -148,6 +156,10 @@ class Record:
     tokens_per_second: float
     rule: Rule = "plain"
     stopping: Stopping | None = None
+
+    def __post_init__(self) -> None:
+        if not self.outcomes:
+            raise StoreError("It holds no answers.")
 
     @cached_property
     def last_word(self) -> Score:
@@ -204,6 +216,10 @@ class Passages:
     contexts: tuple[str, ...]
     targets: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not len(self.indices) == len(self.contexts) == len(self.targets):
+            raise StoreError("Its texts do not belong together.")
+
 
 Kept = Record | Run | Passages | Continuation | Divergence | Prompts | Choices
 """Everything that the store keeps as a record."""
@@ -227,5 +243,5 @@ def from_json(kind: type[R], text: str) -> R:
     """The record that `to_json` wrote, every type checked. Raises StoreError on anything else."""
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, SettingsError) as error:
-        raise StoreError(f"A stored {kind.__name__.lower()} cannot be read: {error}.") from error
+    except (msgspec.MsgspecError, SettingsError, StoreError, RecursionError) as error:
+        raise StoreError(f"A stored {kind.__name__.lower()} cannot be read: {error}") from error

@@ -171,7 +171,7 @@ def measured(row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Rec
         dense = record(run.dense) if alike else None
         for key in run.sparse if dense else ():
             sparse = record(key)
-            if dense and sparse and _is_alike(sparse.pruned, row):
+            if dense and sparse and _is_alike(sparse.pruned, row) and len(dense.outcomes) == len(sparse.outcomes):
                 return _measured(row.measure, run, dense, sparse)
     return None
 

@@ -62,7 +62,7 @@ def shared_outcomes(left: Record, right: Record) -> list[tuple[Outcome, Outcome]
 
     A passage that one of them did not answer is left out: it is not wrong.
     """
-    if left.stopping is None and right.stopping is None:
+    if left.stopping is None and right.stopping is None and len(left.outcomes) == len(right.outcomes):
         return list(zip(left.outcomes, right.outcomes, strict=True))
     known = {outcome.index: outcome for outcome in right.outcomes}
     return [(one, known[one.index]) for one in left.outcomes if one.index in known]

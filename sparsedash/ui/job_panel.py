@@ -154,7 +154,7 @@ def _open(backend: Backend, job: Job) -> None:
     run = next((run for run in backend.runs() if right in run.sparse), None)
     if run is not None:
         known = {offer.key: offer.address for offer in offers(run, ())}
-        sides = {"left": known.get(left, ""), "right": known[right]}
+        sides = {"left": known.get(left, ""), "right": known.get(right, "")}
         frame.link("compare", "Compare passages", run=run.key, **sides)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Candidate, Outcome, Passages, Record, Run, Score, TargetToken, from_json, to_json
-from tests.factories import RECORD, RUN, outcome
+from tests.factories import PRUNED, RECORD, RUN, outcome
 
 ALL = [
     RECORD,
@@ -107,6 +107,21 @@ def test_a_record_from_before_the_layers_facts_were_kept_is_still_read():
     read = from_json(Record, json.dumps(plain))
     assert read.pruned.layer_errors == RECORD.pruned.layer_errors
     assert read.pruned.passage_errors == ()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda: replace(RECORD, outcomes=()),
+        lambda: replace(PRUNED, widths=()),
+        lambda: replace(PRUNED, dense_widths=(0, 0)),
+        lambda: replace(PRUNED, held_out_errors=(0.1,)),
+        lambda: Passages(key="p", indices=(0, 1), contexts=("a",), targets=("b", "c")),
+    ],
+)
+def test_what_cannot_belong_together_is_no_record(damaged):
+    with pytest.raises(StoreError, match=r"It holds no answers|do not belong together"):
+        damaged()
 
 
 def test_a_loss_beyond_what_a_float_holds_is_an_infinite_perplexity():

@@ -73,7 +73,7 @@ def judge(backend: Backend, seen: SideBySide, subject: str) -> None:
         frame.note("This was shown with the models' names before, so it cannot be judged blind.")
         return
     names = {pair.left.key: pair.left_name, pair.right.key: pair.right_name}
-    said = f"{names[chosen]} was chosen as better." if chosen else "Both were called the same."
+    said = f"{names.get(chosen, 'Another one')} was chosen as better." if chosen else "Both were called the same."
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.note(f"Judged blind: {said}")
         st.button(

@@ -1,7 +1,5 @@
 """One passage: both models' answers to it, what both write after it, and where they differ in it."""
 
-from math import exp
-
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, token
 from sparsedash.reporting.record_pair import Pair
@@ -64,7 +62,7 @@ def _said(outcome: Outcome) -> Html:
 def _answer(outcome: Outcome) -> Html:
     right = outcome.last_word_right
     sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
-    probability = wording.probability(exp(outcome.log_likelihood))
+    probability = wording.likelihood(outcome.log_likelihood)
     ranks = ", ".join(f"{t.rank:,}" for t in outcome.tokens)
     rank = f"rank {ranks}" if len(outcome.tokens) == 1 else f"ranks {ranks}"
     verdict = element("span", element("span", escape(sign), css="sd-sign"), escape(f" {word}"), css=f"{css} sd-verdict")
@@ -111,10 +109,7 @@ def _tokens(position: int, pair: Pair) -> Html:
         element(
             "tr",
             element("th", token(one.text), scope="row"),
-            *(
-                element("td", escape(f"{wording.probability(exp(t.log_likelihood))}, rank {t.rank:,}"))
-                for t in (one, other)
-            ),
+            *(element("td", escape(f"{wording.likelihood(t.log_likelihood)}, rank {t.rank:,}")) for t in (one, other)),
         )
         for one, other in zip(left.tokens, right.tokens, strict=True)
     ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from sparsedash.reporting import wording
+from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.html import element, escape
 from sparsedash.reporting.record_pair import Kind, Pair, offers, pair, told_apart
 from sparsedash.schema.records import Passages, Run
@@ -46,7 +46,7 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
     by_address = {offer.address: offer for offer in offered}
     names = {address: offer.name for address, offer in by_address.items()}
     addresses = {offer.key: offer.address for offer in offered}
-    last = (run.sparse or (run.dense,))[-1]
+    last = model_names.record_names(run)[-1][0]
     columns = st.columns(2, wrap=False)
     below = st.container()
     chosen = []
