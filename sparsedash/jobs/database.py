@@ -14,7 +14,7 @@ from sparsedash.schema.errors import StoreError
 Connection = sqlite3.Connection
 Row = sqlite3.Row
 
-_VERSION = 3
+_VERSION = 4
 PATIENCE_S = 5.0
 """How long to wait for another process, where somebody waits for the page."""
 
@@ -54,7 +54,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     error_advice TEXT NOT NULL DEFAULT '',
     worker TEXT NOT NULL DEFAULT '',
     left_text TEXT NOT NULL DEFAULT '',
-    right_text TEXT NOT NULL DEFAULT ''
+    right_text TEXT NOT NULL DEFAULT '',
+    place REAL
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_live_job_per_key ON jobs (key)
     WHERE state IN ('queued', 'running');
@@ -170,6 +171,8 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
         _bring_over(db)
     if version == 2:
         db.execute("ALTER TABLE jobs ADD COLUMN point INTEGER")
+    if version in (2, 3):
+        db.execute("ALTER TABLE jobs ADD COLUMN place REAL")
     db.execute(f"PRAGMA user_version = {_VERSION}")
 
 

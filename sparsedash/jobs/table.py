@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsedash.jobs.database import PATIENCE_S, Connection, Database, Row
-from sparsedash.jobs.job import Job, JobKind, JobState
+from sparsedash.jobs.job import Job, JobKind, JobState, Move, places, queue_order
 from sparsedash.jobs.rows import job_of, mended
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.hashing import canonical_json
@@ -29,12 +29,11 @@ _REPORT_PATIENCE_S = 1.0
 """Work goes on although nobody could note how far it is."""
 
 _LIVE = "state IN ('queued', 'running')"
-_QUEUE_ORDER = "ORDER BY kind = 'run', queued_at, id"
 _FRESH = (
     "stage = '', done = 0, total = 0, unit = '', rate = NULL, message = '', n_right = NULL, point = NULL,"
     " started_at = NULL, finished_at = NULL, heartbeat_at = NULL, pid = NULL, exit_code = NULL,"
     " cancel_requested_at = NULL, error_kind = '', error_text = '', error_advice = '', worker = '',"
-    " left_text = '', right_text = ''"
+    " left_text = '', right_text = '', place = NULL"
 )
 _COLUMNS = ", ".join(field.name for field in fields(Job) if field.name != "log_path")
 
@@ -150,6 +149,24 @@ class JobTable:
             )
             return self._job(_row(db, job_id))
 
+    def move(self, job_id: int, to: Move) -> Job:
+        """The waiting job in its new place among those that wait. Raises JobError when it does not wait (any more)."""
+        with self._database.writing() as db:
+            query = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued'"  # noqa: S608
+            queue = sorted(_still_live(tuple(map(self._job, db.execute(query).fetchall()))), key=queue_order)
+            at = next((at for at, job in enumerate(queue) if job.id == job_id), None)
+            if at is None:
+                state = self._job(_row(db, job_id)).state
+                raise JobError(
+                    f"Job {job_id} is {state} and cannot be moved; only a job that waits can.",
+                    "The list of jobs shows those that wait.",
+                )
+            target = {"front": 0, "up": max(0, at - 1), "down": at + 1}[to]
+            queue.insert(target, queue.pop(at))
+            new = [(place, job.id) for place, job in zip(places(queue), queue, strict=True)]
+            db.executemany("UPDATE jobs SET place = ? WHERE id = ?", new)
+            return self._job(_row(db, job_id))
+
     def while_running(self, job: Job, action: Callable[[], None]) -> None:
         """Call `action` if this attempt is running, and let nobody change its state meanwhile.
 
@@ -184,8 +201,8 @@ class JobTable:
         return _still_live(self._read("WHERE state = 'running' ORDER BY id", ()))
 
     def queue(self) -> tuple[Job, ...]:
-        """The queued jobs in the order they will be taken: prompts before runs, then first come, first served."""
-        return _still_live(self._read(f"WHERE state = 'queued' {_QUEUE_ORDER}", ()))
+        """The queued jobs in the order they will be taken; see `queue_order`."""
+        return tuple(sorted(_still_live(self._read("WHERE state = 'queued'", ())), key=queue_order))
 
     def position(self, job_id: int) -> int | None:
         """1 for the job that is taken next, 2 for the one after it; None when it does not wait."""

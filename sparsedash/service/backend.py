@@ -8,6 +8,7 @@ from pathlib import Path
 
 import sparsedash
 from sparsedash.jobs.exit_reasons import last_lines
+from sparsedash.jobs.job import Move
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
@@ -103,9 +104,17 @@ class Backend:
         self._try_to_reconcile()
         return job
 
+    def move(self, job_id: int, to: Move) -> Job:
+        """Put a waiting job elsewhere in the queue. Raises JobError when it does not wait (any more)."""
+        return self._table.move(job_id, to)
+
     def queue_position(self, job_id: int) -> int | None:
         """1 for the job that is taken next; None when it does not wait."""
         return self._table.position(job_id)
+
+    def n_waiting(self) -> int:
+        """How many jobs wait."""
+        return len(self._table.queue())
 
     def log_tail(self, job_id: int, n: int = 40) -> str:
         """The last n lines of the job's log."""

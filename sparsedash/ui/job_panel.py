@@ -1,8 +1,10 @@
 """One job as it is now: what it is, how far it is or how it ended, and the buttons that change that."""
 
+from functools import partial
+
 import streamlit as st
 
-from sparsedash.jobs.job import Job, JobState
+from sparsedash.jobs.job import Job, JobState, Move
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, paragraph, visible
 from sparsedash.reporting.job_status import doing, facts, what
@@ -23,10 +25,15 @@ _STATES: dict[JobState, str] = {
     "cancelled": "⊘ Cancelled",
     "crashed": "✕ Crashed",
 }
+_MOVES: dict[Move, tuple[str, str]] = {
+    "front": ("To the front", "vertical_align_top"),
+    "up": ("Up", "arrow_upward"),
+    "down": ("Down", "arrow_downward"),
+}
 
 
-def draw(backend: Backend, job: Job, brief: bool = False) -> None:
-    """Draw the job as it is now, with its buttons."""
+def draw(backend: Backend, job: Job, brief: bool = False, *, movable: bool = False) -> None:
+    """Draw the job as it is now, with its buttons. movable: also those that move a waiting job in the queue."""
     details = Html("") if brief else paragraph(what(job)[1], css="sd-muted sd-small")
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
         frame.show(element("div", _head(job), details, *_body(backend, job), css="sd-job"))
@@ -37,6 +44,8 @@ def draw(backend: Backend, job: Job, brief: bool = False) -> None:
             frame.failure(job.error_text, job.error_advice)
         with st.container(horizontal=True, vertical_alignment="center"):
             _buttons(backend, job)
+            if movable and job.state == "queued":
+                _moves(backend, job)
             _change(job)
             if job.started_at is not None:
                 _log(backend, job)
@@ -122,6 +131,21 @@ def _buttons(backend: Backend, job: Job) -> None:
             )
         case "done":
             _open(backend, job)
+
+
+def _moves(backend: Backend, job: Job) -> None:
+    place, last = backend.queue_position(job.id) or 1, backend.n_waiting()
+    possible: dict[Move, bool] = {"front": place > 1, "up": place > 1, "down": place < last}
+    for to, (name, icon) in _MOVES.items() if last > 1 else ():
+        st.button(
+            name,
+            key=f"{to}-{job.id}",
+            type="tertiary",
+            icon=f":material/{icon}:",
+            disabled=not possible[to],
+            on_click=frame.attempt,
+            args=(partial(backend.move, job.id, to),),
+        )
 
 
 def _change(job: Job) -> None:

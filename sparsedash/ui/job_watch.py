@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from sparsedash.jobs.job import Job, JobState
+from sparsedash.jobs.job import Job, JobState, queue_order
 from sparsedash.reporting.html import label, paragraph
 from sparsedash.reporting.job_status import doing, what
 from sparsedash.service.backend import Backend
@@ -46,13 +46,13 @@ def _watch_all_live(backend: Backend, states: dict[int, JobState]) -> None:
     if {job.id: job.state for job in live} != states:
         st.rerun()
     for job in live:
-        draw(backend, job)
+        draw(backend, job, movable=True)
 
 
 def _live(backend: Backend) -> list[Job]:
     """As `live_runs`, jobs of every kind."""
     live = [job for job in backend.jobs(LISTED) if job.live]
-    return sorted(live, key=lambda j: (j.state != "running", j.kind == "run", j.queued_at, j.id))
+    return sorted(live, key=lambda job: (job.state != "running", queue_order(job)))
 
 
 def live_runs(backend: Backend) -> list[Job]:

@@ -294,7 +294,7 @@ def test_a_table_of_the_first_version_is_brought_over(tmp_path):
     old.close()
     table = JobTable(path)
     (job,) = table.list(9)
-    assert (job.id, job.kind, job.state, job.left_text) == (7, "run", "queued", "")
+    assert (job.id, job.kind, job.state, job.left_text, job.place) == (7, "run", "queued", "", None)
     assert submitted(table, "a").id == 7
     assert submitted(table, "b", kind="divergence").id == 8
     table.close()
@@ -308,12 +308,88 @@ def test_a_table_of_the_second_version_is_brought_over(tmp_path):
     table = JobTable(path)
     job = running(table)
     table._database._db.execute("ALTER TABLE jobs DROP COLUMN point")
+    table._database._db.execute("ALTER TABLE jobs DROP COLUMN place")
     table._database._db.execute("PRAGMA user_version = 2")
     table.close()
     for _ in range(2):
         table = JobTable(path)
         table.report(job, Step("evaluate", 3, 9, point=4), rate=None)
         assert table.get(job.id).point == 4
+        table.close()
+
+
+def test_a_waiting_job_is_moved_up_down_and_to_the_front(table):
+    a, b, c = (submitted(table, key).id for key in "abc")
+    for job, to, order in (
+        (c, "up", [a, c, b]),
+        (a, "down", [c, a, b]),
+        (b, "front", [b, c, a]),
+        (b, "up", [b, c, a]),
+        (a, "down", [b, c, a]),
+    ):
+        assert table.move(job, to).id == job
+        assert [waiting.id for waiting in table.queue()] == order
+
+
+def test_a_run_stands_before_a_prompt_only_where_it_was_put_there(table):
+    first, second = (submitted(table, key).id for key in "ab")
+    prompt = submitted(table, "c", "continuation").id
+    table.move(second, "up")
+    later = submitted(table, "d", "divergence").id
+    assert [job.id for job in table.queue()] == [prompt, later, second, first]
+    table.move(second, "front")
+    last, latest = submitted(table, "e", "continuation").id, submitted(table, "f").id
+    assert [job.id for job in table.queue()] == [second, prompt, later, last, first, latest]
+
+
+def test_a_job_that_is_tried_again_forgets_where_it_was_put(table):
+    first, second = submitted(table, "a"), submitted(table, "b")
+    table.move(second.id, "front")
+    claimed = table.claim(second.id, "slot-0", 1)
+    table.fail(claimed, "kind", "text", "advice")
+    table.retry(second.id)
+    assert [job.id for job in table.queue()] == [first.id, second.id]
+
+
+def test_only_a_waiting_job_can_be_moved(table):
+    job, other = running(table), submitted(table, "b")
+    with pytest.raises(JobError, match="is running and cannot be moved"):
+        table.move(job.id, "front")
+    with pytest.raises(JobError, match="There is no job 7"):
+        table.move(7, "up")
+    assert table.get(job.id) == job
+    assert table.queue() == (other,)
+
+
+def test_moves_by_many_processes_at_once_lose_no_job_and_no_order(tmp_path, table):
+    ids = [submitted(table, key).id for key in "abcdefgh"]
+    start = threading.Barrier(8)
+
+    def move(job_id):
+        own = JobTable(tmp_path / "jobs.sqlite")
+        start.wait()
+        for to in ("up", "front", "down"):
+            own.move(job_id, to)
+        own.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(move, ids))
+    queue = table.queue()
+    assert sorted(job.id for job in queue) == ids
+    assert len({job.place for job in queue}) == 8
+
+
+def test_a_table_of_the_third_version_is_brought_over(tmp_path):
+    path = tmp_path / "old.sqlite"
+    table = JobTable(path)
+    ids = [submitted(table, key).id for key in "ab"]
+    table._database._db.execute("ALTER TABLE jobs DROP COLUMN place")
+    table._database._db.execute("PRAGMA user_version = 3")
+    table.close()
+    for _ in range(2):
+        table = JobTable(path)
+        table.move(ids[1], "front")
+        assert [job.id for job in table.queue()] == ids[::-1]
         table.close()
 
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from sparsedash.jobs.job import Job, JobState
+from sparsedash.jobs.job import Job, JobState, Move, queue_order
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
@@ -87,6 +87,7 @@ class FakeBackend:
     asked_about: list[RunSettings] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     retried: list[int] = field(default_factory=list)
+    moved: list[tuple[int, Move]] = field(default_factory=list)
     uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
@@ -134,8 +135,20 @@ class FakeBackend:
         return self.job(job_id)
 
     def queue_position(self, job_id: int) -> int | None:
-        waiting = [found.id for found in reversed(self.stored_jobs) if found.state == "queued"]
+        waiting = [found.id for found in self._waiting()]
         return waiting.index(job_id) + 1 if job_id in waiting else None
+
+    def n_waiting(self) -> int:
+        return len(self._waiting())
+
+    def _waiting(self) -> list[Job]:
+        return sorted((found for found in self.stored_jobs if found.state == "queued"), key=queue_order)
+
+    def move(self, job_id: int, to: Move) -> Job:
+        if job_id not in [found.id for found in self._waiting()]:
+            raise JobError(f"Job {job_id} cannot be moved.")
+        self.moved.append((job_id, to))
+        return self.job(job_id)
 
     def log_tail(self, job_id: int, n: int = 40) -> str:
         return "Loading builtin:smollm2-135m\nEvaluating: 132 passages"

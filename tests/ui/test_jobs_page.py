@@ -11,6 +11,7 @@ from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
+MOVES = ("To the front", "Up", "Down")
 
 
 def test_without_jobs_the_page_invites(open_page):
@@ -29,7 +30,7 @@ def test_running_waiting_and_ended_jobs_are_told_apart(open_page, backend):
     assert said.startswith("1 running, 2 waiting.")
     assert "1 waits before it." in said
     assert "✕ Crashed" in said
-    assert [b.label for b in app.button] == ["Cancel", "Cancel", "Cancel", "Try again"]
+    assert [b.label for b in app.button if b.label not in MOVES] == ["Cancel", "Cancel", "Cancel", "Try again"]
 
 
 def test_a_job_being_cancelled_says_so_and_cannot_be_cancelled_twice(open_page, backend):
@@ -111,6 +112,35 @@ def test_waiting_jobs_stand_in_the_order_in_which_they_start(open_page, backend)
     backend.stored_jobs = [next_one, retried]
     said = words(open_page("jobs"))
     assert said.index("at 40 %") < said.index("at 10, 20, 30 %")
+
+
+def test_a_waiting_job_is_moved_by_buttons_that_lead_somewhere(open_page, backend):
+    backend.stored_jobs = [*(job(SETTINGS, "queued", id=i, stage="", total=0) for i in (4, 3, 2)), job(SETTINGS, id=1)]
+    app = open_page("jobs")
+    can = {b.key: not b.disabled for b in app.button if not b.key.startswith("cancel-")}
+    assert can == {
+        **{"front-2": False, "up-2": False, "down-2": True},
+        **{"front-3": True, "up-3": True, "down-3": True},
+        **{"front-4": True, "up-4": True, "down-4": False},
+    }
+    for to in ("down", "up", "front"):
+        app.button(key=f"{to}-3").click().run()
+    assert backend.moved == [(3, "down"), (3, "up"), (3, "front")]
+
+
+def test_the_only_waiting_job_has_nowhere_to_go(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, "queued", id=1, stage="", total=0)]
+    assert [b.label for b in open_page("jobs").button] == ["Cancel"]
+
+
+def test_a_job_that_has_just_begun_is_not_moved_and_the_page_says_why(open_page, backend):
+    waiting = [job(SETTINGS, "queued", id=i, stage="", total=0) for i in (2, 1)]
+    backend.stored_jobs = waiting
+    app = open_page("jobs")
+    backend.stored_jobs = [replace(waiting[0], state="running"), waiting[1]]
+    app.button(key="up-2").click().run()
+    assert "Job 2 cannot be moved" in app.toast[0].value
+    assert backend.moved == []
 
 
 def test_what_all_models_share_is_not_said_of_one(open_page, backend):
