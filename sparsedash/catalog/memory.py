@@ -80,6 +80,8 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     widths: of the blocks. hidden: width of the residual stream; where single weights go, at least two more inputs of
     each block are as wide.
     """
+    if not settings.reads_text:
+        return 0
     moments = sum(width * width for width in widths)
     if any(not method.takes_channels for method in settings.methods):
         moments += 2 * hidden * hidden * len(widths)
@@ -89,8 +91,10 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
 def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: int) -> int:
     """All tokens' hidden states between two blocks, of each walk, and twice one block's moments.
 
-    Twice: the sum, and what is made of it.
+    Twice: the sum, and what is made of it. Nothing where no method depends on the text.
     """
+    if not settings.reads_text:
+        return 0
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     streams = n_streams * n_tokens * counted.hidden * _BYTES[settings.dtype]
     return streams + 2 * 4 * max(width * width for width in counted.widths)

@@ -13,6 +13,7 @@ from sparsedash.schema.settings import CalibrationSettings, RunSettings, TokenWe
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
+NO_TEXT = "needs no calibration text"
 
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
 _TITLES = {choice.name: choice.title for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)}
@@ -121,7 +122,8 @@ def size(n_bytes: float) -> str:
 
 def at_least(least: LeastMemory) -> str:
     """The least memory of a run, and what the most of it beside the weights is for."""
-    return f"at least {size(least.n_bytes)}, {size(least.beside_bytes)} of it for {least.purpose}"
+    beside = f", {size(least.beside_bytes)} of it for {least.purpose}" if least.beside_bytes else ""
+    return f"at least {size(least.n_bytes)}{beside}"
 
 
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:
@@ -190,6 +192,6 @@ def run_details(settings: RunSettings) -> str:
     rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"
     early = ", stopping early" if evaluation.stop_early else ""
     return (
-        f"{methods(settings)} · {calibrated(settings.calibration)} · "
+        f"{methods(settings)} · {calibrated(settings.calibration) if settings.reads_text else NO_TEXT} · "
         f"passages: {title(evaluation.corpus)}, {passages}{rule}{early} · {settings.dtype}"
     )

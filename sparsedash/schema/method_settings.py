@@ -106,10 +106,16 @@ class MethodSettings:
         return self.pattern == "channelx1"
 
     @property
+    def reads_text(self) -> bool:
+        """Whether what is made depends on the calibration text; else nobody need read it, or write it."""
+        blind = self.saliency in ("magnitude", "random") and self.compensation == "none"
+        return not blind or self.allocation == "sensitivity"
+
+    @property
     def reads_again(self) -> bool:
         """Whether pruning takes passes over the calibration text of its own, beside the calibration."""
         sequential = self.compensation == "sequential"
-        return self.saliency == "fisher" or sequential or not self.takes_channels
+        return self.saliency == "fisher" or sequential or (self.reads_text and not self.takes_channels)
 
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """Those of a sweep's sparsities (per mille) at which this method is made; its pattern's own where it

@@ -129,6 +129,11 @@ class RunSettings:
         )
 
     @property
+    def reads_text(self) -> bool:
+        """Whether any of its methods depends on the calibration text."""
+        return any(method.reads_text for method in self.methods)
+
+    @property
     def made_permille(self) -> tuple[int, ...]:
         """The sparsities of all points, each once: those asked for, and those that patterns decide themselves."""
         return tuple(dict.fromkeys(permille for _, permille in self.points))

@@ -103,7 +103,7 @@ def duration(
         parts["answering"] = _times(n_models, _evaluation_seconds(settings, before, record))
     if n_sparse:
         parts["pruning"] = _times(n_sparse, _pruning_seconds(settings, before))
-    if n_sparse and not stored.calibration:
+    if n_sparse and settings.reads_text and not stored.calibration:
         parts["calibrating"] = _calibration_seconds(settings.calibration, before)
     return Duration(
         seconds=sum(part for part in parts.values() if part is not None),

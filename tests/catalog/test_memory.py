@@ -55,7 +55,7 @@ def test_single_weights_are_all_there_twice():
             settings(
                 calibration=little,
                 dtype="bfloat16",
-                methods=(MethodSettings(pattern="2:4", scope=scope, saliency="magnitude", compensation="none"),),
+                methods=(MethodSettings(pattern="2:4", scope=scope, compensation="none"),),
             ),
         )
         for scope in ("mlp", "decoder")
@@ -69,6 +69,14 @@ def test_the_store_keeps_the_inputs_of_all_projections_where_single_weights_go()
     moments = 2 * (20 * 20 + 30 * 30)
     assert kept_bytes(SMALL.widths, 10, settings("best"), 7) == moments
     assert kept_bytes(SMALL.widths, 10, settings("wanda"), 7) == moments + 2 * 2 * 2 * 10 * 10
+
+
+@pytest.mark.parametrize("name", ["random", "magnitude", "magnitude-weights", "magnitude-2:4"])
+def test_a_run_that_depends_on_no_calibration_text_needs_no_room_for_any(name):
+    assert kept_bytes(SMALL.widths, 10, settings(name), 7) == 0
+    weights = {"magnitude-weights": 4 * 4_000, "magnitude-2:4": 4 * 4_000}.get(name, 0)
+    assert least_memory(SMALL, settings(name)).beside_bytes == weights
+    assert least_memory(SMALL, settings(name, "best")) == least_memory(SMALL, settings("best"))
 
 
 def test_a_sequential_refit_walks_the_text_three_times():

@@ -180,6 +180,15 @@ def test_a_method_that_reads_the_text_again_takes_as_long_as_the_text_is(name):
     assert estimate(SETTINGS, before) is None
 
 
+@pytest.mark.parametrize("name", ["random", "magnitude", "magnitude-2:4"])
+def test_no_time_is_told_for_a_calibration_that_nothing_needs(name):
+    asked = replace(SETTINGS, methods=(method_named(name),))
+    assert estimate(asked, finished_run()) == pytest.approx(3 + 4 + 15)
+    assert estimate(replace(asked, methods=(*asked.methods, MethodSettings())), finished_run()) == pytest.approx(
+        3 + 96 + 4 + 15
+    )
+
+
 def test_writing_calibration_text_is_not_guessed_from_a_file():
     before = finished_run(with_texts(calibration="pile-10k"))
     assert estimate(SETTINGS, before) is None

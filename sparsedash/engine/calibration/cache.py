@@ -21,7 +21,7 @@ from sparsedash.engine.calibration.statistics import first_tokens, gather
 from sparsedash.engine.calibration.statistics_io import pack, unpack
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.allocation import ChannelScores
-from sparsedash.engine.pruning.layer import CalibrationData, Statistics, layer_of
+from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Statistics, layer_of
 from sparsedash.engine.pruning.patterns import mask_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.schedule import reached_permille
@@ -64,8 +64,13 @@ class CalibrationCache:
         on_step: OnStep,
         *,
         token_weights: TokenWeights,
+        reads_text: bool,
     ) -> None:
-        """sequences: gives the calibration text's token ids; asked only where something must be computed."""
+        """sequences: gives the calibration text's token ids; asked only where something must be computed.
+
+        reads_text: whether a method of the run needs the text, so that the others' errors are measured on it as well.
+        """
+        self._reads_text = reads_text
         self._store, self._keys, self._loaded = store, keys, loaded
         self._sequences, self._on_step = sequences, on_step
         self._token_weights = token_weights
@@ -84,8 +89,12 @@ class CalibrationCache:
     def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
         """What the pruning functions are given for this method and sparsity.
 
-        Mask gradients are this sparsity's own where the model gets sparser while it reads the text.
+        Mask gradients are this sparsity's own where the model gets sparser while it reads the text. Where no method
+        needs the text, there are only those statistics that are in the store already.
         """
+        if not (self._reads_text or method.reads_text or self._has_statistics(method)):
+            unknown = [[(names, UNKNOWN) for names in block] for block in self.groups]
+            return replace(self.data, statistics=lambda _: UNKNOWN, inputs=unknown.__getitem__)
         if not _gets_sparser_in_rounds(method):
             return self.data
         return replace(self.data, mask_gradients=partial(self._scheduled_gradients, method, permille))
@@ -104,6 +113,11 @@ class CalibrationCache:
     def keep_statistics(self, index: int, statistics: Statistics) -> None:
         """Put one block's statistics into the store."""
         self._store.put_artefact(f"{self._keys.statistics}/{index}", pack(statistics))
+
+    def _has_statistics(self, method: MethodSettings) -> bool:
+        wanted = [notes.calibrated(self._keys.statistics)]
+        wanted += [] if method.takes_channels else [notes.inputs_gathered(self._keys.inputs)]
+        return all(self._store.recall(note) is not None for note in wanted)
 
     def _statistics(self, index: int) -> Statistics:
         data = self._store.get_artefact(f"{self._keys.statistics}/{index}")

@@ -128,7 +128,7 @@ def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> R
     """The model that gave a record's answers, made again from the dense one, its statistics and its settings."""
     settings = RunSettings(model=record.model, dtype=record.dtype)
     if record.pruned is not None:
-        settings = replace(settings, calibration=record.pruned.calibration)
+        settings = replace(settings, calibration=record.pruned.calibration, methods=(record.pruned.method,))
     stages = Stages(settings, store, on_step, shelf)
     if stages.source.identity != record.model_identity:
         raise JobError(f"{record.model} is not what it was when this result was made.", "Run it again.")

@@ -35,6 +35,15 @@ class Statistics:
     n_tokens: int
 
 
+UNKNOWN = Statistics(
+    second_moment=torch.empty(0, 0),
+    mean=torch.empty(0),
+    held_out=Sample(inputs=torch.empty(0), weights=torch.empty(0)),
+    n_tokens=0,
+)
+"""In place of statistics that nothing looks at."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:
     """One MLP as the saliencies and the compensations see it: its weights and its statistics.

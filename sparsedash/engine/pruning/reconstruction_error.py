@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
-from sparsedash.engine.pruning.layer import CalibrationData, Layer, Sample, layer_of
+from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Layer, Sample, layer_of
 from sparsedash.engine.pruning.linalg import energy
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
@@ -21,8 +21,9 @@ class LayerErrors:
     """The share of its output's energy that each block's MLP loses, or its projections on average.
 
     fitted: on the calibration tokens. held_out: on tokens kept out of the fit; far larger means overfitted; empty when
-    none were kept out. uncompensated: on the calibration tokens, had the kept weights stayed as they are.
-    sensitivities: see CalibrationData; empty where the method did not ask for them.
+    none were kept out. uncompensated: on the calibration tokens, had the kept weights stayed as they are. All empty
+    where nothing was collected on calibration text. sensitivities: see CalibrationData; empty where the method did not
+    ask for them.
     """
 
     fitted: list[float] = field(default_factory=list)
@@ -35,7 +36,9 @@ class LayerErrors:
 def channel_errors(
     mlps: list[Mlp], calibration: CalibrationData, method: MethodSettings, narrowed: list[PrunedMlp]
 ) -> LayerErrors:
-    """What each narrowed MLP loses; asked while the model is still the dense one."""
+    """What each narrowed MLP loses; asked while the model is still the dense one. Nothing without statistics."""
+    if calibration.statistics(0) is UNKNOWN:
+        return LayerErrors()
     fitted, held_out, uncompensated = [], [], []
     for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
         known = calibration.statistics(index)

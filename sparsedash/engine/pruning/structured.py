@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS, ChannelScores
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
-from sparsedash.engine.pruning.layer import CalibrationData, Layer, Sample, Statistics, layer_of
+from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Layer, layer_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
@@ -94,17 +94,8 @@ def _layer(mlp: Mlp, calibration: CalibrationData, index: int, method: MethodSet
     """
     by_gradient = SALIENCIES[method.saliency].by_gradient
     needs_statistics = refits or not by_gradient or ALLOCATIONS[method.allocation].needs_losses
-    known = calibration.statistics(index) if needs_statistics else _UNKNOWN
+    known = calibration.statistics(index) if needs_statistics else UNKNOWN
     return layer_of(mlp, known, method.seed + index, calibration.mask_gradients(index) if by_gradient else None)
-
-
-_UNKNOWN = Statistics(
-    second_moment=torch.empty(0),
-    mean=torch.empty(0),
-    held_out=Sample(inputs=torch.empty(0), weights=torch.empty(0)),
-    n_tokens=0,
-)
-"""In place of statistics that nothing looks at."""
 
 
 def _kept(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -> Tensor:

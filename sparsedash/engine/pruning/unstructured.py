@@ -6,7 +6,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from sparsedash.engine.pruning.layer import CalibrationData, Sample, Statistics
+from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Sample, Statistics
 from sparsedash.engine.pruning.reconstruction_error import LayerErrors, share_lost, share_lost_of_sample
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.engine.pruning.weight_saliency import inverse_factor, needs_factor, sparse_weight
@@ -39,7 +39,8 @@ def prune_weights(
         for names, known in calibration.inputs(index):
             together = {name: block[name] for name in names if name in block}
             for name, sparse in _sparse(together, known, method, permille).items():
-                errors.append(_errors(weight_of(block[name]).float().cpu(), sparse, known))
+                if known is not UNKNOWN:
+                    errors.append(_errors(weight_of(block[name]).float().cpu(), sparse, known))
                 new[name] = sparse.to(block[name].weight.dtype)
         masked.append(new)
         lost.append(errors)
@@ -95,7 +96,12 @@ def _errors(dense: Tensor, sparse: Tensor, known: Statistics) -> _Errors:
 
 
 def _averaged(blocks: list[list[_Errors]]) -> LayerErrors:
-    """The errors of each block's projections, averaged. Blocks without held-out tokens have no held-out error."""
+    """The errors of each block's projections, averaged; none where none were measured.
+
+    Blocks without held-out tokens have no held-out error.
+    """
+    if not all(blocks):
+        return LayerErrors()
     held_out = [[error for _, _, error in errors if error is not None] for errors in blocks]
     return LayerErrors(
         fitted=[fmean(fitted for fitted, _, _ in errors) for errors in blocks],

@@ -21,7 +21,7 @@ from sparsedash.schema.cache_keys import CalibrationKeys, calibration_keys, prun
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
-from sparsedash.schema.settings import CalibrationSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.store import Store
 
 MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."
@@ -30,10 +30,8 @@ MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."
 class RunPruning:
     """Calibrates the model of a run once, and prunes it by any method to any sparsity."""
 
-    def __init__(
-        self, settings: CalibrationSettings, store: Store, model: RunModel, texts: RunTexts, run_log: RunLog
-    ) -> None:
-        self._settings, self._store = settings, store
+    def __init__(self, settings: RunSettings, store: Store, model: RunModel, texts: RunTexts, run_log: RunLog) -> None:
+        self._settings, self._reads_text, self._store = settings.calibration, settings.reads_text, store
         self._model, self._texts, self._run_log = model, texts, run_log
 
     @cached_property
@@ -55,12 +53,14 @@ class RunPruning:
     def sparse_model(self, method: MethodSettings, permille: int) -> SparseModel:
         """The sparse model, not applied yet; calibrates first where the statistics are not there (any more).
 
-        Raises StoreError where the store cannot hold what the calibration leaves.
+        Not so where neither the method nor another of the run depends on the calibration text. Raises StoreError where
+        the store cannot hold what the calibration leaves.
         """
         lost: set[str] = set()
         while True:
             if not self.is_calibrated:
-                self._calibrate()
+                if self._reads_text or method.reads_text:
+                    self._calibrate()
             elif "calibrate" not in self._run_log.seconds:
                 self._run_log.note_cached("calibration")
             with self._run_log.timed("prune"):
@@ -81,6 +81,7 @@ class RunPruning:
             lambda: self._texts.sequences,
             self._run_log.on_step,
             token_weights=self._settings.token_weights,
+            reads_text=self._reads_text,
         )
 
     def _calibrate(self) -> None:

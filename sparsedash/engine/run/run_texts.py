@@ -11,6 +11,7 @@ from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import own_text_identity, text_key
+from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
 from sparsedash.schema.settings import SELF, RunSettings
@@ -23,6 +24,7 @@ class RunTexts:
 
     def __init__(self, settings: RunSettings, store: Store, model: RunModel, run_log: RunLog) -> None:
         self._calibration, self._evaluation = settings.calibration, settings.evaluation
+        self._reads_text = settings.reads_text
         self._store, self._model, self._run_log = store, model, run_log
 
     @cached_property
@@ -49,11 +51,13 @@ class RunTexts:
     def calibration_identity(self) -> str:
         """What tells this calibration text from others.
 
-        Text by the model itself is told by the model and the settings.
+        Text by the model itself is told by the model and the settings. Where no method depends on the text, what was
+        told of it when it was read last is enough.
         """
         if self._calibration.corpus == SELF:
             return own_text_identity(self._model.identity, self._model.dtype, self._calibration)
-        return self._calibration_texts.identity
+        noted = None if self._reads_text else self._store.recall(_identity_note(self._calibration.corpus))
+        return noted or self._calibration_texts.identity
 
     @cached_property
     def sequences(self) -> list[list[int]]:
@@ -82,7 +86,7 @@ class RunTexts:
         with self._run_log.timed("text"):
             self._run_log.on_step(Step("text", 0, 1, message=f"Reading {reference}"))
             texts = read_texts(reference, self._store.folder)
-        self._store.remember(notes.text_identity(reference, fingerprint(reference)), texts.identity)
+        self._store.remember(_identity_note(reference), texts.identity)
         return texts
 
     def _written_texts(self) -> Texts:
@@ -96,3 +100,7 @@ class RunTexts:
             known = json.dumps(written).encode()
             self._store.put_artefact(key, known)
         return Texts(texts=tuple(json.loads(known)), identity=self.calibration_identity)
+
+
+def _identity_note(reference: str) -> NoteName:
+    return notes.text_identity(reference, fingerprint(reference))

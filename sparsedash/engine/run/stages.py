@@ -36,7 +36,7 @@ class Stages:
         self.run_log = RunLog(on_step)
         self._model = RunModel(settings, store, shelf, self.run_log)
         self.texts = RunTexts(settings, store, self._model, self.run_log)
-        self._pruning = RunPruning(settings.calibration, store, self._model, self.texts, self.run_log)
+        self._pruning = RunPruning(settings, store, self._model, self.texts, self.run_log)
         self._records = RunRecords(settings, store, self._model, self.texts, self.run_log)
         self._told_of_mismatch = False
 
@@ -60,10 +60,12 @@ class Stages:
 
         Raises CalibrationError, StoreError.
         """
+        self.run_log.warn(self.texts.few_passages_warning)
+        if not self._settings.reads_text:
+            return
         if not self._pruning.is_calibrated:
             few_tokens_warning(self.loaded, sum(self.texts.expected_lengths))
         self._require_room()
-        self.run_log.warn(self.texts.few_passages_warning)
         # What is stored is no steadier than it was when it was made.
         self.run_log.warn(self._pruning.calibration_warning)
 

@@ -28,18 +28,24 @@ def choose_record(found: RunResults) -> Record:
 
 def show_layers(made: Pruned) -> None:
     """Draw the numbers, the chart and the table of one sparse model."""
-    frame.show(cards(_numbers(made)))
-    frame.show(Html(f"<style>{repainting()}</style>"))
-    st.plotly_chart(
-        layers_chart(made, frame.theme()),
-        theme=None,
-        config={"displayModeBar": False, "responsive": True},
-        alt=layers_words(made),
-        key="layers",
-    )
+    if made.layer_errors or made.passage_errors:
+        frame.show(cards(_numbers(made)))
+        frame.show(Html(f"<style>{repainting()}</style>"))
+        st.plotly_chart(
+            layers_chart(made, frame.theme()),
+            theme=None,
+            config={"displayModeBar": False, "responsive": True},
+            alt=layers_words(made),
+            key="layers",
+        )
     with st.expander("The numbers as a table"):
         frame.show(layers_table(made))
-    if not made.passage_errors:
+    if not made.layer_errors:
+        frame.note(
+            "This method depends on no calibration text, so none was read, and what the layers lose on it was not "
+            "measured."
+        )
+    elif not made.passage_errors:
         frame.note("This model was made before the loss on the passages was measured. Run it again to see it.")
 
 
@@ -57,16 +63,18 @@ def sentence(made: Pruned) -> str:
             f"The fit holds for its own text only: half of the layers lose at least {held_out:.1f} times as much on "
             "text that was kept out of it. More calibration text would help."
         )
-    worst = max(range(len(made.layer_errors)), key=lambda i: made.layer_errors[i])
-    lost = wording.percent(made.layer_errors[worst])
-    middle = wording.percent(median(made.layer_errors))
-    return f"Half of the layers lost at most {middle} of their output; layer {worst + 1} lost the most, {lost}."
+    errors, where = (made.layer_errors, "") if made.layer_errors else (made.passage_errors, " on the passages")
+    if not errors:
+        return "What the layers lost was not measured."
+    worst = max(range(len(errors)), key=lambda i: errors[i])
+    lost, middle = wording.percent(errors[worst]), wording.percent(median(errors))
+    return f"Half of the layers lost at most {middle} of their output{where}; layer {worst + 1} lost the most, {lost}."
 
 
 def basis(record: Record, made: Pruned) -> str:
     """What the sentence rests on: the model, how it was pruned, and the text it was fitted to."""
     name = model_names.record_name(record, several_methods=True)
-    calibrated = wording.calibrated(made.calibration)
+    calibrated = wording.calibrated(made.calibration) if made.layer_errors else wording.NO_TEXT
     return f"{wording.title(record.model)} · {name} · {calibrated} · {record.dtype}"
 
 
@@ -107,7 +115,7 @@ def _caption(made: Pruned) -> str:
 
 def _numbers(made: Pruned) -> list[Html]:
     held_out = _ratio(times_more(made, made.held_out_errors), "as much on held-out text")
-    numbers = [_number("Lost on calibration text", made.layer_errors, held_out)]
+    numbers = [_number("Lost on calibration text", made.layer_errors, held_out)] if made.layer_errors else []
     if made.passage_errors:
         more = times_more(made, made.passage_errors)
         below = _ratio(more, "that on calibration text")

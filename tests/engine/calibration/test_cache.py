@@ -31,7 +31,7 @@ def loaded():
 
 
 def kept(loaded, store, texts):
-    found = CalibrationCache(store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal")
+    found = CalibrationCache(store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal", reads_text=True)
     calibrate(loaded, texts, found.keep_statistics, ignore_steps, token_weights="equal")
     return found
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import cache
 from sparsedash.engine.calibration.statistics import calibrate
 from sparsedash.engine.pruning import saliency
@@ -136,6 +137,46 @@ def test_fewer_sequences_than_rounds_still_get_as_sparse_as_was_asked(settings, 
     asked = replace(settings, methods=(rounds,), sparsities_permille=(300,), calibration=three)
     _run(asked, store)
     assert reached == [100, 200]
+
+
+@pytest.mark.parametrize("name", ["random", "magnitude", "magnitude-weights", "magnitude-2:4"])
+def test_methods_that_depend_on_no_calibration_text_never_ask_for_it(name, settings, store, monkeypatch):
+    own = CalibrationSettings(n_samples=40, length=24)
+    method = replace(method_named(name), width_multiple=8)
+    asked = replace(settings, methods=(method,), calibration=own)
+    whole = Store(store.folder.parent / "whole")
+    both, _ = _run(replace(asked, methods=(method, settings.methods[0])), whole)
+    monkeypatch.setattr(run_texts.RunTexts, "sequences", property(_must_not_run))
+    monkeypatch.setattr(run_pruning, "calibrate", _must_not_run)
+    run, steps = _run(asked, store)
+    assert "calibrate" not in steps and run.corpora["calibration"].startswith("self:")
+    for key in run.sparse:
+        mine, measured = store.get(Record, key), whole.get(Record, key)
+        # The same keys, models and answers as where the text is read for another method.
+        assert mine.outcomes == measured.outcomes
+        assert (mine.pruned.widths, mine.pruned.matmul_ratio) == (measured.pruned.widths, measured.pruned.matmul_ratio)
+        assert mine.pruned.passage_errors == measured.pruned.passage_errors
+        assert (mine.pruned.layer_errors, mine.pruned.held_out_errors) == ((), ())
+        assert len(measured.pruned.layer_errors) == 3
+    assert set(run.sparse) <= set(both.sparse)
+    whole.close()
+
+
+def test_statistics_that_are_there_measure_also_a_method_that_does_not_need_them(settings, store, monkeypatch):
+    _run(settings, store)
+    monkeypatch.setattr(run_texts.RunTexts, "sequences", property(_must_not_run))
+    lots = replace(settings, methods=(MethodSettings(saliency="random", compensation="none", width_multiple=8),))
+    run, _ = _run(lots, store)
+    assert len(store.get(Record, run.sparse[0]).pruned.layer_errors) == 3
+    monkeypatch.setattr(store, "get_artefact", lambda key: None)
+    run, _ = _run(replace(lots, sparsities_permille=(125,)), store)
+    assert store.get(Record, run.sparse[0]).pruned.layer_errors == ()
+
+
+def test_too_little_calibration_text_is_no_matter_where_none_is_read(settings, store):
+    lots = replace(settings, methods=(MethodSettings(saliency="random", compensation="none", width_multiple=8),))
+    run, _ = _run(replace(lots, calibration=replace(settings.calibration, n_samples=1)), store)
+    assert run.finished and run.warnings == ()
 
 
 def test_nothing_removed_needs_no_backward_pass(settings, store, monkeypatch):

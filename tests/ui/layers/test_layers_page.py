@@ -99,6 +99,21 @@ def test_a_fit_that_holds_for_its_own_text_only_is_said():
     assert said.startswith("The fit holds for its own text only: half of the layers lose at least 3.0 times as much")
 
 
+def test_a_model_that_no_calibration_text_was_read_for_is_shown_by_its_passages(open_page, measured):
+    for key, record in measured.stored_records.items():
+        if record.pruned:
+            blind = replace(record.pruned, layer_errors=(), held_out_errors=(), uncompensated_errors=())
+            measured.stored_records[key] = replace(record, key=key, pruned=blind)
+    measured.stored_runs[0] = replace(measured.stored_runs[0], key="blind")
+    app = open_page("layers", run="blind")
+    said = words(app)
+    assert said.startswith("Half of the layers lost at most 12.0 % of their output on the passages; layer 3")
+    assert "needs no calibration text" in said
+    assert "none was read, and what the layers lose on it was not measured" in said
+    assert markup(app).count('class="sd-figure"') == 1
+    assert sentence(replace(LAYERS, layer_errors=(), held_out_errors=(), passage_errors=())).endswith("not measured.")
+
+
 def test_what_was_not_measured_raises_no_alarm():
     assert times_more(LAYERS, ()) is None
     assert sentence(replace(LAYERS, held_out_errors=(), passage_errors=())).startswith("Half of the layers")

@@ -140,7 +140,7 @@ def test_the_address_chooses_among_runs(open_page, backend):
     other = replace(SETTINGS, methods=(method_named("magnitude"),))
     backend.add_run(specimens.run(other))
     backend.add_run(specimens.run())
-    assert "magnitude · calibration" in words(open_page("overview", run=other.key())).split("Dense")[0]
+    assert "magnitude · needs no calibration text" in words(open_page("overview", run=other.key())).split("Dense")[0]
 
 
 def test_the_last_runs_are_links(open_page, finished):
