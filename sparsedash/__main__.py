@@ -84,10 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: RunSettings, store: Store, tolerance: Tolerance) -> dict[str, Any]:
-    # Only now: torch takes seconds to import, and --help or a typing mistake must not wait for it.
-    from sparsedash.engine.run import pipeline
-
     with _Bar(settings) as bar:
+        bar(Step("start", 0, 0))
+        # Only now: torch takes seconds to import, and --help or a typing mistake must not wait for it.
+        from sparsedash.engine.run import pipeline
+
         run: Run = pipeline.run(settings, store, bar)
     dense = store.get(Record, run.dense)
     sparse = [store.get(Record, key) for key in run.sparse]

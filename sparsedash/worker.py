@@ -171,7 +171,7 @@ class Worker:
         reporter = Reporter(self._table, job, self._stop)
         try:
             with self._stop.raising():
-                reporter(Step("load", 0, 0, message="Starting the engine"))
+                reporter(Step("start", 0, 0))
                 self._do(job, reporter)
         except Cancelled as error:
             log.info("Job %d was stopped.", job.id)

@@ -55,7 +55,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     worker TEXT NOT NULL DEFAULT '',
     left_text TEXT NOT NULL DEFAULT '',
     right_text TEXT NOT NULL DEFAULT '',
-    place REAL
+    place REAL,
+    taken TEXT NOT NULL DEFAULT '[]'
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_live_job_per_key ON jobs (key)
     WHERE state IN ('queued', 'running');
@@ -173,6 +174,7 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
         db.execute("ALTER TABLE jobs ADD COLUMN point INTEGER")
     if version in (2, 3):
         db.execute("ALTER TABLE jobs ADD COLUMN place REAL")
+        db.execute("ALTER TABLE jobs ADD COLUMN taken TEXT NOT NULL DEFAULT '[]'")
     db.execute(f"PRAGMA user_version = {_VERSION}")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta
 
@@ -23,6 +23,14 @@ DAMAGED = "Damaged"
 _SLOWEST = 1e-9
 
 
+class Taken(NamedTuple):
+    """Seconds that a job has spent in a stage, for one sparse model or for none, before it went on to the next."""
+
+    stage: str
+    point: int | None
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What was asked for, how far it is, and how it ended.
@@ -32,6 +40,7 @@ class Job:
     point: the sparse model that is made or asked, as in Step; None while it is the dense one.
     queued_at: when this attempt was asked for. error_text: why it ended early, for a person.
     exit_code: as subprocess gives it, negative for a signal; None when nobody could see it.
+    taken: what this attempt has spent where, in order, up to the last heartbeat; what comes again is there again.
     place: where somebody has put it in the queue, see `queue_order`; None where nobody has.
     left_text, right_text: what two models have written so far, where the job is a prompt; foreign text.
     """
@@ -65,6 +74,7 @@ class Job:
     left_text: str = ""
     right_text: str = ""
     place: float | None = None
+    taken: tuple[Taken, ...] = ()
     log_path: str
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from sparsedash.jobs.job import Taken
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.errors import Cancelled, StoreError
 from sparsedash.schema.progress import STAGE_TITLES, Step
@@ -62,11 +63,11 @@ class Reporter:
         self._job = job
         self._stop = stop
         self._clock = clock
-        self._stage = ""
+        self._taken: list[Taken] = []
+        self._begun_at = 0.0
         self._written_at = float("-inf")
         self._rate = Rate()
         self._texts = ("", "")
-        self._logged: tuple[str, int | None] = ("", None)
 
     def wrote(self, left: str, right: str) -> None:
         """The `OnText` of the job: what two models have written so far goes along with the next step that is
@@ -79,23 +80,32 @@ class Reporter:
         now = self._clock()
         if self._stop.requested:
             raise Cancelled
-        if (step.stage, step.point) != self._logged:
-            self._logged = step.stage, step.point
-            which = "" if step.point is None else f", sparse model {step.point + 1}"
-            log.info("%s%s.", STAGE_TITLES[step.stage], which)
-        if step.stage == self._stage and now - self._written_at < INTERVAL_S:
-            return
-        if step.stage != self._stage:
-            self._rate = Rate()
-        self._stage, self._written_at = step.stage, now
+        if self._goes_on(step):
+            if now - self._written_at < INTERVAL_S:
+                return
+            self._taken[-1] = Taken(step.stage, step.point, now - self._begun_at)
+        else:
+            self._begin(step, now)
+        self._written_at = now
         with self._stop.holding_back():
             wanted = self._write(step, self._rate.after(now, step.done))
         if not wanted or self._stop.requested:
             raise Cancelled
 
+    def _goes_on(self, step: Step) -> bool:
+        return bool(self._taken) and self._taken[-1][:2] == (step.stage, step.point)
+
+    def _begin(self, step: Step, now: float) -> None:
+        which = "" if step.point is None else f", sparse model {step.point + 1}"
+        log.info("%s%s.", STAGE_TITLES[step.stage], which)
+        if self._taken:
+            self._taken[-1] = self._taken[-1]._replace(seconds=now - self._begun_at)
+        self._taken.append(Taken(step.stage, step.point, 0.0))
+        self._begun_at, self._rate = now, Rate()
+
     def _write(self, step: Step, rate: float | None) -> bool:
         try:
-            self._table.report(self._job, step, rate=rate, texts=self._texts)
+            self._table.report(self._job, step, rate=rate, texts=self._texts, taken=self._taken)
             return self._table.wanted(self._job)
         except StoreError as error:
             # Hours of work are worth more than one line about them.

@@ -26,8 +26,9 @@ def job_of(row: Mapping[str, Any], logs: Path) -> Job:
         raise ValueError("a text is not UTF-8")
     values = {**row, "settings": _settings(row["settings"]), "log_path": str(logs / f"{row['id']}.log")}
     try:
+        values["taken"] = json.loads(row["taken"])
         return msgspec.convert(values, Job)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 
@@ -40,11 +41,11 @@ def mended(row: Mapping[str, Any]) -> dict[str, Any]:
         values["settings"] = canonical_json(_settings(row["settings"]) if "kind" in kept else _UNKNOWN)
     except ValueError:
         values |= {"kind": "run", "settings": canonical_json(_UNKNOWN)}
-    return values | {"error_kind": DAMAGED, "error_text": _TEXT, "error_advice": _ADVICE}
+    return values | {"taken": "[]", "error_kind": DAMAGED, "error_text": _TEXT, "error_advice": _ADVICE}
 
 
 def _fresh(job_id: int, now: float) -> dict[str, Any]:
-    possible: tuple[object, ...] = (None, "", 0, {}, "run", "queued", 1)
+    possible: tuple[object, ...] = (None, "", 0, {}, [], "run", "queued", 1)
     empty = {name: next(v for v in possible if _is_sound(v, kind)) for name, kind in _TYPES.items()}
     return empty | {"key": f"damaged-{job_id}", "created_at": now, "queued_at": now}
 

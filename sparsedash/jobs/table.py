@@ -6,16 +6,17 @@
 Every change names the state and the attempt it starts from, so whoever comes too late changes nothing.
 """
 
+import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sparsedash.jobs.database import PATIENCE_S, Connection, Database, Row
-from sparsedash.jobs.job import Job, JobKind, JobState, Move, places, queue_order
+from sparsedash.jobs.job import Job, JobKind, JobState, Move, Taken, places, queue_order
 from sparsedash.jobs.rows import job_of, mended
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.hashing import canonical_json
@@ -33,7 +34,7 @@ _FRESH = (
     "stage = '', done = 0, total = 0, unit = '', rate = NULL, message = '', n_right = NULL, point = NULL,"
     " started_at = NULL, finished_at = NULL, heartbeat_at = NULL, pid = NULL, exit_code = NULL,"
     " cancel_requested_at = NULL, error_kind = '', error_text = '', error_advice = '', worker = '',"
-    " left_text = '', right_text = '', place = NULL"
+    " left_text = '', right_text = '', place = NULL, taken = '[]'"
 )
 _COLUMNS = ", ".join(field.name for field in fields(Job) if field.name != "log_path")
 
@@ -93,17 +94,26 @@ class JobTable:
             job = self._job(_row(db, job_id)) if changed.rowcount else None
             return job if job and job.live else None
 
-    def report(self, job: Job, step: Step, *, rate: float | None, texts: tuple[str, str] = ("", "")) -> None:
+    def report(
+        self,
+        job: Job,
+        step: Step,
+        *,
+        rate: float | None,
+        texts: tuple[str, str] = ("", ""),
+        taken: Sequence[Taken] = (),
+    ) -> None:
         """Record how far a running job is. Changes nothing when this attempt no longer runs.
 
-        rate: of the step's units a second. texts: what the left and the right model have written so far.
+        rate: of the step's units a second. texts: what the left and the right model have written so far. taken: what
+        this attempt has spent where.
         """
         done = (step.stage, step.done, step.total, step.unit, rate, step.message)
-        values = (*done, step.n_right, step.point, *texts, time.time())
+        values = (*done, step.n_right, step.point, *texts, json.dumps(taken), time.time())
         with self._database.writing(_REPORT_PATIENCE_S) as db:
             db.execute(
                 "UPDATE jobs SET stage = ?, done = ?, total = ?, unit = ?, rate = ?, message = ?,"
-                " n_right = ?, point = ?, left_text = ?, right_text = ?, heartbeat_at = ?"
+                " n_right = ?, point = ?, left_text = ?, right_text = ?, taken = ?, heartbeat_at = ?"
                 " WHERE id = ? AND attempt = ? AND state = 'running'",
                 (*values, job.id, job.attempt),
             )

@@ -1,10 +1,16 @@
 """A job in words: what it is, what it is doing and how far it has come. Plain text: whoever shows it escapes it."""
 
-from sparsedash.jobs.job import DAMAGED, Job
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+from sparsedash.jobs.job import DAMAGED, Job, Taken
 from sparsedash.reporting import model_names, wording
+from sparsedash.reporting.run_progress import Now, RunProgress, counted, run_progress
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.settings import RunSettings, settings_from_plain
+from sparsedash.service.backend import Backend
 
 PROMPT_WORDS = 14
 END_CHARACTERS = 300
@@ -12,6 +18,17 @@ COUNTED = ("tokens", "passages")
 """The units that say something to a person; how far work in another one is, is told as a share."""
 
 _OF_ONE_MODEL = ("prune", "evaluate")
+_STAGES = {"continuation": ("start", "load", "read", "continue"), "divergence": ("start", "load", "diverge")}
+_NAMED = 2
+"""Stages without a time that are named; of more it is said that there are no times."""
+_DOING = {
+    "start": "starting",
+    "load": "loading",
+    "text": "writing the text",
+    "calibrate": "calibrating",
+    "prune": "pruning",
+    "evaluate": "answering",
+}
 
 
 def what(job: Job) -> tuple[str, str]:
@@ -38,24 +55,81 @@ def doing(job: Job) -> tuple[str, str]:
     return wording.stage(job.stage), _sparse_model(job) or job.message
 
 
+def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) -> tuple[float, str]:
+    """How far a running job is as a whole, as a share that never falls; and that in words, with the time that is left
+    where it is known.
+    """
+    shown = _shown(backend, job.id, job.attempt)
+    found = _progress(backend, job, clock(), shown[0])
+    shown[0] = found.share
+    if found.remaining_s is None:
+        said = f"Part {found.part} of {found.n_parts}{_why_no_time(found.unmeasured)}"
+    else:
+        left = wording.duration(max(1.0, found.remaining_s))
+        said = f"{wording.percent(found.share, 0)} of the run · about {left} left"
+    return found.share, said + (" · done once more, since the store had to drop it" if found.repeated else "")
+
+
+def _why_no_time(stages: tuple[str, ...]) -> str:
+    if not stages:
+        return ""
+    if len(stages) > _NAMED:
+        return " · time left not known: no run like this was measured here yet"
+    were = "was" if len(stages) == 1 else "were"
+    return f" · time left not known: {' and '.join(_DOING[stage] for stage in stages)} {were} not measured here yet"
+
+
 def facts(job: Job) -> str:
-    """How far a running job is in its stage, how fast, and what is left."""
+    """How far a running job is in its stage, and how fast."""
     parts = []
     if job.total > 1:
         parts.append(
             f"{job.done:,} of {job.total:,} {job.unit}"
             if job.unit in COUNTED
-            else f"{wording.percent(job.done / job.total, 0)} done"
+            else f"{wording.percent(job.done / job.total, 0)} of this stage"
         )
     if job.n_right is not None and job.done:
         parts.append(f"{job.n_right:,} right so far")
     if job.rate and job.unit in COUNTED:
         digits = 0 if job.rate >= 10 else 1
         parts.append(f"{job.rate:,.{digits}f} {job.unit} a second")
-    if job.remaining_s is not None:
-        of = "for this model" if job.stage == "evaluate" else "in this stage"
-        parts.append(f"{wording.duration(job.remaining_s)} left {of}")
     return " · ".join(parts)
+
+
+def _progress(backend: Backend, job: Job, now: float, shown: float) -> RunProgress:
+    share = min(1.0, job.done / job.total) if job.total > 1 else 0.0
+    if job.kind != "run":
+        return counted(_STAGES[job.kind], job.stage or "start", share, shown)
+    try:
+        settings = settings_from_plain(RunSettings, job.settings)
+    except SettingsError:
+        return counted(("start", "load"), job.stage or "start", share, shown)
+    since = max(0.0, now - (job.heartbeat_at or now))
+    taken = [*job.taken[:-1], *(last._replace(seconds=last.seconds + since) for last in job.taken[-1:])]
+    stored = backend.cached(settings)
+    behind = 0 if job.point is None else job.point + 1
+    at = Now(
+        # A row of before there was this column has only its stage.
+        taken=taken or [Taken(job.stage or "start", job.point, since)],
+        share=share,
+        rest_s=job.remaining_s,
+        calibrated=stored.calibration,
+        answered=stored.dense,
+        n_stored=min(max(0, stored.sparse - max(0, behind - 1)), settings.n_sparse - behind),
+    )
+    return run_progress(settings, _expected(backend, job.id, job.attempt, settings), at, shown)
+
+
+@lru_cache(maxsize=64)
+def _shown(backend: Backend, job_id: int, attempt: int) -> list[float]:
+    """The share of this attempt that was shown last, to whomever, so that it does not fall; changed in place."""
+    return [0.0]
+
+
+@lru_cache(maxsize=64)
+def _expected(backend: Backend, job_id: int, attempt: int, settings: RunSettings) -> Mapping[str, float | None]:
+    """What the stages are expected to take, asked once for every attempt: all runs each second would be much."""
+    return {str(stage): seconds for stage, seconds in backend.expected_seconds(settings).items()}
 
 
 def _sparse_model(job: Job) -> str:

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, Protocol
 
-Stage = Literal["load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge"]
-"""The parts of a job in the order they happen; `text` is reading text, or letting the model write it."""
+Stage = Literal["start", "load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge"]
+"""The parts of a job in the order they happen; `start` is importing the engine, `text` is reading text, or letting the
+model write it.
+"""
 
 STAGE_TITLES: dict[Stage, str] = {
+    "start": "Starting the engine",
     "load": "Loading the model",
     "text": "Preparing text",
     "calibrate": "Calibrating",

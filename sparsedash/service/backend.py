@@ -15,6 +15,7 @@ from sparsedash.schema import notes
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service import preflight, problems
@@ -167,6 +168,10 @@ class Backend:
             memory=preflight.memory(settings, self._store),
             problems=problems.problems(settings, self.data_dir),
         )
+
+    def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
+        """Seconds of each stage of a run, for one model, as measured here; None where nothing like it was."""
+        return preflight.expected_seconds(settings, self.runs(), self.record)
 
     def drop_upload(self, reference: str) -> None:
         """Delete an uploaded text. Raises CorpusError while a job that waits or runs reads it."""

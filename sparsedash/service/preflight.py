@@ -8,6 +8,7 @@ from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import outcomes_key, own_text_identity, statistics_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.notes import NoteName
+from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
 from sparsedash.service.problems import Problem
@@ -93,22 +94,41 @@ def duration(
 
     runs: newest first. record: gives the record of a key.
     """
-    wanted = (settings.model, settings.dtype)
-    before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
+    expected = expected_seconds(settings, runs, record)
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
     parts: dict[str, float | None] = {}
     if n_models:
-        parts["loading"] = _first(r.seconds.get("load") for r in before)
-        parts["answering"] = _times(n_models, _evaluation_seconds(settings, before, record))
+        parts["loading"] = expected["load"]
+        parts["answering"] = _times(n_models, expected["evaluate"])
     if n_sparse:
-        parts["pruning"] = _times(n_sparse, _pruning_seconds(settings, before))
+        parts["pruning"] = _times(n_sparse, expected["prune"])
     if n_sparse and settings.reads_text and not stored.calibration:
-        parts["calibrating"] = _calibration_seconds(settings.calibration, before)
+        calibrate, text = expected["calibrate"], expected["text"]
+        parts["calibrating"] = None if calibrate is None or text is None else calibrate + text
     return Duration(
         seconds=sum(part for part in parts.values() if part is not None),
         unknown=tuple(name for name, part in parts.items() if part is None),
     )
+
+
+def expected_seconds(
+    settings: RunSettings, runs: Iterable[Run], record: Callable[[str], Record | None]
+) -> dict[Stage, float | None]:
+    """Seconds of each stage, for one model, by earlier runs of the same model; None where none has measured it.
+
+    text: letting the model write it; nothing where it is read. runs, record: as in `duration`.
+    """
+    wanted = (settings.model, settings.dtype)
+    before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
+    text, calibrate = _calibration_seconds(settings.calibration, before)
+    return {
+        "load": _first(r.seconds.get("load") for r in before),
+        "text": text,
+        "calibrate": calibrate,
+        "prune": _pruning_seconds(settings, before),
+        "evaluate": _evaluation_seconds(settings, before, record),
+    }
 
 
 def memory(settings: RunSettings, store: Store) -> Memory:
@@ -142,16 +162,16 @@ def _evaluation_seconds(
     return None
 
 
-def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> float | None:
+def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> tuple[float, float] | tuple[None, None]:
+    """For writing the text, which is nothing where it is read, and for calibrating."""
     for run in before:
         done = run.settings.calibration
         if "calibrate" not in run.seconds or (wanted.corpus == SELF != done.corpus):
             continue
-        took = run.seconds["calibrate"]
-        if wanted.corpus == SELF:
-            took += run.seconds.get("text", 0.0)
-        return took * _n_tokens(wanted) / _n_tokens(done)
-    return None
+        more = _n_tokens(wanted) / _n_tokens(done)
+        written = run.seconds.get("text", 0.0) if wanted.corpus == SELF else 0.0
+        return written * more, run.seconds["calibrate"] * more
+    return None, None
 
 
 def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:

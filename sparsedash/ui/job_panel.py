@@ -7,7 +7,7 @@ import streamlit as st
 from sparsedash.jobs.job import Job, JobState, Move
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, paragraph, visible
-from sparsedash.reporting.job_status import doing, facts, what
+from sparsedash.reporting.job_status import doing, facts, overall, what
 from sparsedash.reporting.record_pair import offers
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.settings import RunSettings, settings_from_plain
@@ -75,29 +75,30 @@ def _body(backend: Backend, job: Job) -> list[Html]:
                 if not place or place < 2
                 else f"{place - 1} {'waits' if place == 2 else 'wait'} before it."
             )
-            return [_bar(job), paragraph(ahead, css="sd-stage"), paragraph(" ", css="sd-facts")]
+            return [_bar(0.0, "Waiting"), paragraph(ahead, css="sd-stage")]
         case "running":
             stage, more = doing(job)
             parts = element("b", escape(stage)), escape(f" · {more}" if more else "")
-            far = paragraph(facts(job), css="sd-facts")
-            return [_bar(job), element("p", *parts, css="sd-stage"), far]
+            share, said = overall(backend, job)
+            whole, far = paragraph(said, css="sd-whole"), paragraph(facts(job), css="sd-facts")
+            return [_bar(share, said), whole, element("p", *parts, css="sd-stage"), far]
         case _:
             return [paragraph(_times(job), css="sd-muted sd-small")]
 
 
-def _bar(job: Job) -> Html:
-    share = min(1.0, job.done / job.total) if job.total > 0 else 0.0
+def _bar(share: float, said: str) -> Html:
+    """The bar of the whole job. said: the same in words."""
     filled = element("span", style=f"width: {100 * share:.1f}%")
-    name = wording.stage(job.stage) if job.stage else "Waiting"
     return element(
         "div",
         filled,
         css="sd-bar",
         role="progressbar",
-        aria_label=name,
+        aria_label="The whole job",
         aria_valuemin="0",
         aria_valuemax="100",
         aria_valuenow=f"{100 * share:.0f}",
+        aria_valuetext=said,
     )
 
 

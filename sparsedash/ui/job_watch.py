@@ -6,7 +6,7 @@ import streamlit as st
 
 from sparsedash.jobs.job import Job, JobState, queue_order
 from sparsedash.reporting.html import label, paragraph
-from sparsedash.reporting.job_status import doing, what
+from sparsedash.reporting.job_status import doing, overall, what
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
 from sparsedash.ui.job_panel import draw
@@ -81,7 +81,7 @@ def _mention(backend: Backend, shown: str, states: dict[int, JobState]) -> None:
     with st.container(gap=None):
         begun = "Another run is under way" if runs else "Another run waits"
         frame.link("overview", label(f"{begun}: {title}"), run=job.key)
-        line = " · ".join(part for part in doing(job) if part) if runs else details
+        line = " · ".join(part for part in (*doing(job), overall(backend, job)[1]) if part) if runs else details
         frame.show(paragraph(line, css="sd-muted sd-small"))
         if more:
             frame.link("jobs", f"{len(more)} more in the list of jobs")

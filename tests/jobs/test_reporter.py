@@ -188,3 +188,24 @@ def test_what_two_models_have_written_goes_along_with_the_next_step(table, job, 
     clock.now = 0.21
     reporter(Step("continue", 3, 40))
     assert table.get(job.id).left_text == "one two"
+
+
+def test_what_was_spent_in_every_stage_is_told_in_order(table, job, clock, reporter):
+    at = ((0.0, "start", None), (7.5, "load", None), (9.0, "calibrate", 0), (10.0, "calibrate", 0), (11.0, "prune", 0))
+    for clock.now, stage, point in (*at, (12.0, "calibrate", 0), (14.0, "calibrate", 0)):
+        reporter(Step(stage, 0, 9, point=point))
+    assert table.get(job.id).taken == (
+        ("start", None, 7.5),
+        ("load", None, 1.5),
+        ("calibrate", 0, 2.0),
+        ("prune", 0, 1.0),
+        ("calibrate", 0, 2.0),
+    )
+    table.mark_crashed(table.get(job.id), "text", "advice")
+    assert table.retry(job.id).taken == ()
+
+
+def test_the_next_sparse_model_begins_with_a_rate_of_its_own(table, job, clock, reporter):
+    for clock.now, done, point in ((0.0, 0, 0), (1.0, 50, 0), (1.1, 0, 1)):
+        reporter(Step("evaluate", done, 100, point=point))
+    assert (table.get(job.id).rate, table.get(job.id).done) == (None, 0)

@@ -309,6 +309,7 @@ def test_a_table_of_the_second_version_is_brought_over(tmp_path):
     job = running(table)
     table._database._db.execute("ALTER TABLE jobs DROP COLUMN point")
     table._database._db.execute("ALTER TABLE jobs DROP COLUMN place")
+    table._database._db.execute("ALTER TABLE jobs DROP COLUMN taken")
     table._database._db.execute("PRAGMA user_version = 2")
     table.close()
     for _ in range(2):
@@ -384,6 +385,7 @@ def test_a_table_of_the_third_version_is_brought_over(tmp_path):
     table = JobTable(path)
     ids = [submitted(table, key).id for key in "ab"]
     table._database._db.execute("ALTER TABLE jobs DROP COLUMN place")
+    table._database._db.execute("ALTER TABLE jobs DROP COLUMN taken")
     table._database._db.execute("PRAGMA user_version = 3")
     table.close()
     for _ in range(2):

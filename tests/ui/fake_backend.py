@@ -7,6 +7,7 @@ from sparsedash.jobs.job import Job, JobState, Move, queue_order
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Cached, Preflight
@@ -91,6 +92,7 @@ class FakeBackend:
     uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
+    expected: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(STAGE_TITLES))
 
     def add_run(self, found: tuple[Run, list[Record]]) -> Run:
         """Put a run and its records in."""
@@ -173,6 +175,9 @@ class FakeBackend:
 
     def cached(self, settings: RunSettings) -> Cached:
         return self.before.stored
+
+    def expected_seconds(self, settings: RunSettings) -> dict[str, float | None]:
+        return self.expected
 
     def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
         return next((problem for problem in self.before.problems if problem.field == field), None)

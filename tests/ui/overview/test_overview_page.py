@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 from sparsedash.catalog.presets import method_named
+from sparsedash.jobs.job import Taken
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.settings import RunSettings
 from tests.factories import STOPPED
@@ -33,14 +34,28 @@ def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
     backend.stored_jobs = [job(SETTINGS)]
     said = words(open_page("overview", run=SETTINGS.key()))
     assert "Evaluating · 20 % sparse" in said
-    assert "1,234 of 2,880 tokens · 412 tokens a second · 4 s left for this model" in said
+    assert "1,234 of 2,880 tokens · 412 tokens a second" in said
+    assert "Part 1 of 5 · time left not known: pruning was not measured here yet" in said
+
+
+TAKEN = (
+    Taken("start", None, 8.0),
+    Taken("load", None, 2.0),
+    *(Taken(stage, point, took) for point in (0, 1) for stage, took in (("prune", 5.0), ("evaluate", 15.0))),
+    Taken("prune", 2, 5.0),
+    Taken("evaluate", 2, 5.0),
+)
 
 
 def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
     backend.stored_jobs = [job(SETTINGS)]
+    backend.expected = {"load": 2.0, "text": 0.0, "calibrate": 0.0, "prune": 4.0, "evaluate": 10.0}
+    backend.stored_jobs = [job(SETTINGS, point=2, rate=None, taken=TAKEN)]
     drawn = markup(open_page("overview"))
     assert 'role="progressbar"' in drawn
-    assert 'aria-valuenow="43"' in drawn
+    # 60 s are over. Of the last model's answers, by the two before it, 10 s are left.
+    assert 'aria-valuenow="86"' in drawn
+    assert 'aria-valuetext="86\u00a0% of the run · about 10\u00a0s left"' in drawn
 
 
 def test_a_run_that_failed_says_why_and_what_to_do(open_page, backend):

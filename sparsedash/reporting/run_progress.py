@@ -1,0 +1,203 @@
+"""How far a whole run is: one share and one remaining time for all of its parts. Plain numbers in, plain numbers out.
+
+A part is a stage, for the dense model or for one sparse one. What a part takes is known from earlier runs, or from what
+this run has taken for one like it; where neither says anything, parts are counted instead.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from sparsedash.jobs.job import Taken
+from sparsedash.schema.settings import SELF, RunSettings
+
+Part = tuple[str, int | None]
+"""A stage, and the place of its sparse model among the run's points; None where it is for none, or for all."""
+
+START_S = 8.0
+"""Seconds that importing the engine takes: 5 to 10 as measured."""
+
+ALMOST = 0.99
+"""The largest share of a run that is not over."""
+
+_STILL = 0.1
+"""A part that takes longer than was expected is expected to take this share of its time once more."""
+_TRUST_S = 20.0
+"""Seconds for which it is believed that this run goes as fast as earlier ones, whatever it took so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Now:
+    """Where a run is. taken: what it has spent where, the last entry being where it is; as Job.taken.
+
+    share: how far the stage is, 0 to 1. rest_s: of the stage, by its own rate; None while that is not known.
+    calibrated, answered: whether the calibration and the dense answers are stored already. n_stored: of the sparse
+    models behind the present one, those whose answers are.
+    """
+
+    taken: Sequence[Taken]
+    share: float = 0.0
+    rest_s: float | None = None
+    calibrated: bool = False
+    answered: bool = False
+    n_stored: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    """How far a run is. share: 0 to ALMOST. part: the present one of n_parts, counted from one.
+
+    remaining_s: to the end of the run; None where something that is still to come was never measured.
+    unmeasured: these stages. repeated: whether the present stage is done once more for what the store has lost.
+    """
+
+    share: float
+    part: int
+    n_parts: int
+    remaining_s: float | None
+    unmeasured: tuple[str, ...] = ()
+    repeated: bool = False
+
+
+def plan(settings: RunSettings) -> tuple[Part, ...]:
+    """All parts of a run where nothing is stored, in their order."""
+    parts: list[Part] = [("start", None), ("load", None), ("evaluate", None)]
+    if settings.reads_text:
+        parts += [("text", None)] if settings.calibration.corpus == SELF else []
+        parts.append(("calibrate", None))
+    for point in range(settings.n_sparse):
+        parts += [("prune", point), ("evaluate", point)]
+    return tuple(parts)
+
+
+def run_progress(
+    settings: RunSettings, expected: Mapping[str, float | None], now: Now, shown: float = 0.0
+) -> RunProgress:
+    """How far the run is. expected: seconds of each stage, for one model, from earlier runs.
+
+    shown: the share that was shown last, below which it does not fall.
+    """
+    parts, placed = plan(settings), _placed(settings, now.taken)
+    here = placed[-1] if placed else 0
+    spent = _spent(now.taken, placed)
+    later = _later(parts, here, now)
+    known = _known(settings, parts, expected, _likely(parts, spent, here, now))
+    unmeasured = tuple(dict.fromkeys(parts[at][0] for at in later if known[at] is None))
+    rest_here = _rest_here(parts[here], spent.get(here, 0.0), known[here], now)
+    n_parts = len(spent.keys() - {here}) + 1 + len(later)
+    part = n_parts - len(later)
+    share, remaining = (part - 1 + _share_here(parts[here], now)) / n_parts, None
+    if rest_here is None:
+        unmeasured = (parts[here][0], *unmeasured)
+    elif not unmeasured:
+        remaining = rest_here + sum(known[at] or 0.0 for at in later)
+        elapsed = sum(spent.values())
+        share = elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 0.0
+    return RunProgress(
+        share=max(shown, min(ALMOST, share)),
+        part=part,
+        n_parts=n_parts,
+        remaining_s=remaining,
+        unmeasured=tuple(dict.fromkeys(unmeasured)),
+        repeated=_repeated(settings, now.taken, parts[here]),
+    )
+
+
+def counted(stages: Sequence[str], stage: str, share: float, shown: float = 0.0) -> RunProgress:
+    """How far a job of these stages is, none of which is expected to take any time in particular.
+
+    stage: the present one; another one belongs to the second, which makes the models. share: how far it is.
+    """
+    at = stages.index(stage) if stage in stages else 1
+    far = min(ALMOST, (at + share) / len(stages))
+    return RunProgress(share=max(shown, far), part=at + 1, n_parts=len(stages), remaining_s=None)
+
+
+def _placed(settings: RunSettings, taken: Sequence[Taken]) -> list[int]:
+    """Of each entry, the place in the plan of the part that it belongs to; never before that of an earlier entry."""
+    order = {part: at for at, part in enumerate(plan(settings))}
+    found: list[int] = []
+    for stage, point, _ in taken:
+        part: Part = (stage, None if stage in ("start", "load", "text", "calibrate") else point)
+        if stage == "text" and (point is None or part not in order):
+            # Text of a file is read while the model is found.
+            part = ("load", None)
+        before = found[-1] if found else 0
+        # What is read again, for one sparse model or because it was lost, is part of pruning that model.
+        own = order.get(part, before)
+        again = order.get(("prune", point), before)
+        found.append(own if own >= before else max(before, again))
+    return found
+
+
+def _spent(taken: Sequence[Taken], placed: Sequence[int]) -> dict[int, float]:
+    spent: dict[int, float] = {}
+    for at, each in zip(placed, taken, strict=True):
+        spent[at] = spent.get(at, 0.0) + each.seconds
+    return spent
+
+
+def _later(parts: Sequence[Part], here: int, now: Now) -> list[int]:
+    """The parts that are still to come: not those that are stored, of the last sparse models as many as are."""
+    behind = range(here + 1, len(parts))
+    points = sorted({point for at in behind if (point := parts[at][1]) is not None and point != parts[here][1]})
+    stored: set[Part] = {("text", None), ("calibrate", None)} if now.calibrated else set()
+    stored |= {("evaluate", None)} if now.answered else set()
+    left_out = points[len(points) - now.n_stored :] if now.n_stored else []
+    return [at for at in behind if parts[at] not in stored and parts[at][1] not in left_out]
+
+
+def _known(
+    settings: RunSettings, parts: Sequence[Part], expected: Mapping[str, float | None], over: Mapping[int, float]
+) -> list[float | None]:
+    """Seconds of every part: as this run took for one like it, else as earlier ones did, at the pace of this one.
+
+    over: seconds of the parts that are, by their place.
+    """
+    before = {**expected, "start": START_S}
+    told = [(seconds, usual) for at, seconds in over.items() if (usual := before.get(parts[at][0])) is not None]
+    pace = (sum(took for took, _ in told) + _TRUST_S) / (sum(usual for _, usual in told) + _TRUST_S)
+    found: list[float | None] = []
+    for part in parts:
+        like = [seconds for at, seconds in over.items() if _alike(settings, part, parts[at])]
+        usual = before.get(part[0])
+        found.append(fmean(like) if like else None if usual is None else usual * pace)
+    return found
+
+
+def _likely(parts: Sequence[Part], spent: Mapping[int, float], here: int, now: Now) -> dict[int, float]:
+    """Seconds of the parts that are over; and of the present answers, whose rate says what they will have taken."""
+    found = {at: seconds for at, seconds in spent.items() if at < here}
+    if parts[here][0] == "evaluate" and now.rest_s is not None:
+        found[here] = spent.get(here, 0.0) + now.rest_s
+    return found
+
+
+def _alike(settings: RunSettings, part: Part, other: Part) -> bool:
+    """Whether two parts take about as long: models answer alike, methods prune each in their own time."""
+    if part[0] != other[0]:
+        return False
+    if part[0] == "prune" and part[1] is not None and other[1] is not None:
+        return settings.points[part[1]][0] == settings.points[other[1]][0]
+    return True
+
+
+def _rest_here(part: Part, spent: float, usual: float | None, now: Now) -> float | None:
+    """Of the present part. Its stage's rate says it, but where a part has more than one stage."""
+    if now.rest_s is not None and part[0] in ("text", "calibrate", "evaluate"):
+        return now.rest_s
+    if usual is None:
+        return None
+    return max(usual - spent, _STILL * max(spent, usual))
+
+
+def _share_here(part: Part, now: Now) -> float:
+    return now.share if part[0] in ("text", "calibrate", "evaluate") else 0.0
+
+
+def _repeated(settings: RunSettings, taken: Sequence[Taken], part: Part) -> bool:
+    """Whether what was written or calibrated before is made again, for a method that reads no text by itself."""
+    stages = [each.stage for each in taken]
+    if part[0] != "prune" or part[1] is None or stages[-1] not in ("text", "calibrate"):
+        return False
+    return stages[-1] in stages[:-1] and not settings.points[part[1]][0].reads_again

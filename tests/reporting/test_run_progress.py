@@ -1,0 +1,154 @@
+"""How far a run is as a whole: one share that only grows, and one time where it is known."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog.presets import method_named
+from sparsedash.jobs.job import Taken
+from sparsedash.reporting.run_progress import ALMOST, Now, counted, plan, run_progress
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+
+RUN = RunSettings(sparsities_permille=(100, 200))
+KNOWN = {"load": 2.0, "text": 60.0, "calibrate": 30.0, "prune": 4.0, "evaluate": 20.0}
+"""8 s for starting, 2 + 20 + 60 + 30, and twice 4 + 20: 168 s in all."""
+TAKEN = (
+    ("start", None, 8.0),
+    ("load", None, 2.0),
+    ("evaluate", None, 20.0),
+    ("text", 0, 60.0),
+    ("calibrate", 0, 30.0),
+    ("prune", 0, 4.0),
+    ("evaluate", 0, 20.0),
+    ("prune", 1, 4.0),
+    ("evaluate", 1, 20.0),
+)
+NOTHING = dict.fromkeys(KNOWN)
+
+
+def at(index, seconds=0.0, **more):
+    """So far, with this many seconds spent in the part of this index."""
+    taken = [*TAKEN[:index], (*TAKEN[index][:2], seconds)]
+    return Now(taken=tuple(Taken(*each) for each in taken), **more)
+
+
+def test_the_parts_of_a_run_in_their_order():
+    assert plan(RUN) == tuple((stage, None if stage in ("text", "calibrate") else p) for stage, p, _ in TAKEN)
+    named = replace(RUN, calibration=CalibrationSettings(corpus="c4"))
+    assert ("text", None) not in plan(named) and ("calibrate", None) in plan(named)
+    assert [stage for stage, _ in plan(replace(RUN, methods=(method_named("random"),)))] == (
+        ["start", "load", "evaluate", "prune", "evaluate", "prune", "evaluate"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "more", "remaining_s", "share"),
+    [
+        (0, {"seconds": 0.0}, 168, 0.0),
+        (0, {"seconds": 5.0}, 163, 5 / 168),
+        (2, {"seconds": 5.0}, 153, 15 / 168),
+        # Its own rate says 50 s more of the text, not 40.
+        (3, {"seconds": 20.0, "rest_s": 50.0, "share": 0.3}, 128, 50 / 178),
+        (5, {"seconds": 1.0}, 47, 121 / 168),
+        (8, {"seconds": 19.0, "rest_s": 1.0, "share": 0.95}, 1, ALMOST),
+    ],
+)
+def test_the_time_left_is_the_sum_of_what_is_still_to_come(where, more, remaining_s, share):
+    found = run_progress(RUN, KNOWN, at(where, **more))
+    assert found.remaining_s == pytest.approx(remaining_s)
+    assert found.share == pytest.approx(share)
+    assert found.unmeasured == () and not found.repeated
+
+
+def test_what_takes_longer_than_expected_is_never_said_to_be_over():
+    for seconds in (8.0, 20.0, 300.0):
+        found = run_progress(RUN, KNOWN, at(0, seconds))
+        assert found.remaining_s == pytest.approx(160 + max(8.0, seconds) * 0.1)
+    last = run_progress(RUN, KNOWN, at(8, 500.0))
+    assert last.share == pytest.approx(648 / (648 + 50)) and last.remaining_s > 1
+
+
+def test_a_run_at_half_the_pace_takes_twice_as_long_the_more_so_the_longer_it_ran():
+    slow = tuple((stage, point, 2 * seconds) for stage, point, seconds in TAKEN)
+    now = Now(taken=tuple(Taken(*each) for each in (*slow[:4], ("calibrate", 0, 0.0))))
+    # 180 s instead of 90: (180 + 20) / (90 + 20) times as long; answers take the 40 s that the dense model took.
+    pace = 200 / 110
+    assert run_progress(RUN, KNOWN, now).remaining_s == pytest.approx(30 * pace + 2 * (4 * pace + 40))
+
+
+def test_without_measurements_parts_are_counted_and_no_time_is_said():
+    found = run_progress(RUN, NOTHING, at(3, 100.0, share=0.5, rest_s=100.0))
+    assert (found.part, found.n_parts, found.remaining_s) == (4, 9, None)
+    assert found.share == pytest.approx(3.5 / 9)
+    assert found.unmeasured == ("calibrate", "prune")
+
+
+def test_what_the_first_sparse_model_took_tells_of_the_second():
+    found = run_progress(RUN, NOTHING, at(6, 10.0, share=0.5, rest_s=10.0))
+    assert found.remaining_s == pytest.approx(10 + 4 + 20)
+    other = replace(RUN, methods=(method_named("obs"), method_named("magnitude")), sparsities_permille=(100,))
+    assert run_progress(other, NOTHING, at(6, 10.0, share=0.5, rest_s=10.0)).unmeasured == ("prune",)
+
+
+def test_what_is_stored_takes_no_time_and_is_no_part():
+    stored = run_progress(RUN, KNOWN, at(1, 1.0, calibrated=True, answered=True, n_stored=1))
+    assert stored.remaining_s == pytest.approx(1 + 4 + 20)
+    assert (stored.part, stored.n_parts) == (2, 4)
+    whole = run_progress(RUN, KNOWN, at(1, 1.0, calibrated=True, answered=True, n_stored=2))
+    assert (whole.part, whole.n_parts) == (2, 2)
+
+
+def test_stages_that_were_left_out_are_no_parts_behind_it_either():
+    taken = (Taken("start", None, 8.0), Taken("load", None, 2.0), Taken("prune", 1, 2.0))
+    found = run_progress(RUN, KNOWN, Now(taken=taken, calibrated=True, answered=True))
+    assert (found.part, found.n_parts, found.remaining_s) == (3, 4, pytest.approx(22))
+
+
+def test_the_share_never_falls_below_what_was_shown():
+    assert run_progress(RUN, KNOWN, at(0, 4.0), shown=0.4).share == 0.4
+
+
+@pytest.mark.parametrize("expected", [KNOWN, NOTHING, {**KNOWN, "text": 1.0, "evaluate": 300.0}])
+def test_over_a_whole_run_it_only_grows_and_is_never_over_before_the_end(expected):
+    shown, shares = 0.0, []
+    for where, (_, _, seconds) in enumerate(TAKEN):
+        for done in (0.0, 0.3, 0.7, 1.0):
+            now = at(where, done * seconds, share=done, rest_s=(1 - done) * seconds if done else None)
+            found = run_progress(RUN, expected, now, shown)
+            shown = found.share
+            shares.append(shown)
+            assert found.remaining_s is None or found.remaining_s > 0 or where == len(TAKEN) - 1
+    assert shares == sorted(shares)
+    assert shares[-1] <= ALMOST
+
+
+def test_a_calibration_that_was_lost_is_told_to_be_made_again():
+    lost = [*TAKEN[:7], ("prune", 1, 1.0), ("calibrate", 1, 3.0)]
+    found = run_progress(RUN, KNOWN, Now(taken=tuple(Taken(*each) for each in lost), share=0.1, rest_s=27.0))
+    assert found.repeated and found.part == 8
+    first = [*TAKEN[:4], ("calibrate", 0, 3.0)]
+    assert not run_progress(RUN, KNOWN, Now(taken=tuple(Taken(*each) for each in first))).repeated
+
+
+def test_a_method_that_reads_the_text_for_every_sparsity_repeats_nothing():
+    asked = replace(RUN, methods=(method_named("obs-sequential"),))
+    again = [*TAKEN[:7], ("prune", 1, 1.0), ("calibrate", 1, 3.0)]
+    found = run_progress(asked, KNOWN, Now(taken=tuple(Taken(*each) for each in again)))
+    assert not found.repeated and found.part == 8
+
+
+def test_text_of_a_file_is_read_while_the_model_is_found():
+    asked = replace(RUN, evaluation=EvaluationSettings(n_passages=10))
+    taken = [("start", None, 8.0), ("load", None, 1.0), ("text", None, 1.0), ("load", None, 1.0)]
+    found = run_progress(asked, KNOWN, Now(taken=tuple(Taken(*each) for each in taken)))
+    assert (found.part, found.n_parts) == (2, 9)
+
+
+@pytest.mark.parametrize(
+    ("stage", "share", "part", "shown"),
+    [("start", 0.0, 1, 0.0), ("load", 0.5, 2, 0.375), ("calibrate", 0.0, 2, 0.25), ("continue", 1.0, 4, ALMOST)],
+)
+def test_the_parts_of_a_prompt_are_counted(stage, share, part, shown):
+    found = counted(("start", "load", "read", "continue"), stage, share)
+    assert (found.part, found.n_parts, found.remaining_s) == (part, 4, None)
+    assert found.share == pytest.approx(shown)
