@@ -9,6 +9,7 @@ from sparsedash.ui.compare import empty_state, selectors
 from sparsedash.ui.compare.passage import show_passage
 from sparsedash.ui.compare.prompts import try_prompt
 from sparsedash.ui.compare.views import choose_view, view_asked_for
+from sparsedash.ui.run_ending import show_ending
 
 backend = frame.page("Compare")
 runs = [run for run in backend.runs() if run.sparse]
@@ -34,6 +35,7 @@ if pair is None:
 view = view_asked_for()
 with verdict:
     view.begin(backend, run, pair, f"{wording.run_title(run.settings)} · {wording.run_details(run.settings)}")
+    show_ending(run, chosen.job)
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.link("overview", "Back to the chart", run=chosen.key)
         frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)

@@ -6,6 +6,7 @@ from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import frame, job_watch
 from sparsedash.ui.chosen_run import chosen_run
 from sparsedash.ui.layers import view
+from sparsedash.ui.run_ending import show_ending
 
 backend = frame.page("Layers")
 chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
@@ -17,6 +18,7 @@ if found is not None and found.sparse:
     assert record.pruned is not None
     with answer:
         frame.opening(view.sentence(record.pruned), view.basis(record, record.pruned))
+        show_ending(found.run, chosen.job)
     view.show_layers(record.pruned)
     with st.container(horizontal=True):
         frame.link("overview", "Back to the chart", run=chosen.key)

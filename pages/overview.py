@@ -38,7 +38,7 @@ def invite() -> None:
 
 
 if found is not None:
-    results.show_answer(found)
+    results.show_answer(found, chosen.job)
     job_watch.mention_others(backend, chosen.key)
     results.show_tradeoff(backend, found, chosen.job)
     with st.container(horizontal=True):

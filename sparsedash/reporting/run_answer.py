@@ -7,9 +7,11 @@ from sparsedash.reporting.run_results import Judged, RunResults, best, largest_w
 from sparsedash.reporting.verdicts import allowed, cost, undecided
 
 
-def answer(found: RunResults) -> str:
-    """How much can go within what is allowed, in one sentence."""
+def answer(found: RunResults, ended: bool = False) -> str:
+    """How much can go within what is allowed, in one sentence. ended: whether no more sparse models come."""
     rows = best(found)
+    if not rows and ended:
+        return "The dense model has answered; no sparse model has."
     if not rows:
         return "The dense model has answered; the sparse models are on their way."
     sentence = _sentence(rows, allowed(found.tolerance), found.several_methods)

@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 from sparsedash.schema.errors import StoreError
 from sparsedash.ui import frame
 from tests.ui import specimens
-from tests.ui.conftest import APP, links, markup, shows_as_text, words
+from tests.ui.conftest import APP, links, markup, query_of, shows_as_text, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
@@ -125,3 +125,23 @@ def test_a_model_named_like_markup_is_shown_as_text(open_page, backend):
     app = open_page("overview")
     assert "<b>**x**</b>" in words(app).replace(" · ", " ")
     assert "b x /b at 10, 20, 30 %" in links(app)
+
+
+@pytest.mark.parametrize("page", ["overview", "compare", "layers"])
+def test_every_page_of_a_run_that_was_stopped_says_so_and_leads_to_its_start(page, open_page, backend):
+    run = backend.add_run(specimens.run(finished=False, n_sparse=1))
+    backend.stored_jobs = [job(specimens.SETTINGS, "cancelled", error_text="Stopped on request.")]
+    app = open_page(page, run=run.key)
+    assert words(app).count("This run was stopped: 1 of its 3 sparse models is there.") == 1
+    address = links(app)["Start it again: what is there is not computed twice"]
+    assert query_of(address)["sparsity"] == "10, 20, 30"
+    backend.stored_jobs = [job(specimens.SETTINGS)]
+    assert "This run" not in words(open_page(page, run=run.key))
+
+
+def test_a_stopped_run_promises_no_sparse_models(open_page, backend):
+    run = backend.add_run(specimens.run(finished=False, n_sparse=0))
+    backend.stored_jobs = [job(specimens.SETTINGS, "failed", error_text="The disk is full.")]
+    said = words(open_page("overview", run=run.key))
+    assert said.startswith("The dense model has answered; no sparse model has.")
+    assert "This run failed: none of its 3 sparse models is there." in said

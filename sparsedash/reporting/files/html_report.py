@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.tradeoff import tradeoff_words
 from sparsedash.reporting.files.svg_chart import accuracy_drawing
@@ -9,6 +10,7 @@ from sparsedash.reporting.html import Html, element, escape, join, paragraph, ta
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair
 from sparsedash.reporting.results_table import numbers_table
 from sparsedash.reporting.run_answer import answer, figures
+from sparsedash.reporting.run_ending import run_ending
 from sparsedash.reporting.run_results import RunResults, verdict_of
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.records import Passages
@@ -48,13 +50,14 @@ pre { white-space: pre-wrap; font-size: 0.85rem; }
 """
 
 
-def report(found: RunResults, pair: Pair, passages: Passages | None) -> bytes:
+def report(found: RunResults, pair: Pair, passages: Passages | None, job: Job | None = None) -> bytes:
     """The file: verdict, chart and numbers, the answers that broke or were mended, settings and versions; UTF-8."""
     judged = compare(pair.left, pair.right)
     tradeoff = found.tradeoff()
     title = wording.run_title(found.run.settings)
     body = [
         element("h1", escape(answer(found))),
+        *_remark(run_ending(found.run, job)),
         *(paragraph(said, css="sd-muted") for said in figures(found)),
         paragraph(f"{title} · {wording.run_details(found.run.settings)}", css="sd-muted"),
         accuracy_drawing(tradeoff, tradeoff_words(tradeoff, "accuracy")),
@@ -75,6 +78,11 @@ def report(found: RunResults, pair: Pair, passages: Passages | None) -> bytes:
     ]
     page = element("html", element("head", *head), element("body", *body), lang="en")
     return f"<!doctype html>\n{page}\n".encode()
+
+
+def _remark(text: str) -> list[Html]:
+    """What there is to say of how the run ended; nothing where it is whole."""
+    return [paragraph(text, css="sd-muted")] if text else []
 
 
 def _flips(pair: Pair, passages: Passages | None) -> list[Html]:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from math import exp
 from typing import Any
 
+from sparsedash.reporting.run_ending import run_ending
 from sparsedash.schema.records import LARGEST_LOSS, Record, Run, Score
 from sparsedash.stats.significance import compare
 from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict, judge_all, losses
@@ -23,6 +24,8 @@ def run_document(run: Run, dense: Record, sparse: list[Record], tolerance: Toler
             "evaluation": _corpus(run, "evaluation", run.settings.evaluation.corpus),
         },
         "settings": asdict(run.settings),
+        "finished": run.finished,
+        "ended": run_ending(run, None) or None,
         "seed": run.settings.calibration.seed,
         "dense": _answers(dense),
         "sparse": [

@@ -47,7 +47,7 @@ def offer_files(
 def _report(backend: Backend, run: Run, pair: Pair, passages: Passages | None) -> bytes:
     found = run_results(backend, run, tolerance())
     assert found is not None, "the page has read the dense record already"
-    return report(found, pair, passages)
+    return report(found, pair, passages, backend.newest_job(run.key))
 
 
 def _button(text: str, name: str, mime: str, made: partial[bytes]) -> None:

@@ -15,6 +15,7 @@ from sparsedash.reporting.html import Html, element, escape, label, paragraph
 from sparsedash.reporting.record_pair import offers
 from sparsedash.reporting.results_table import numbers_table
 from sparsedash.reporting.run_answer import answer, figures
+from sparsedash.reporting.run_ending import run_ending
 from sparsedash.reporting.run_results import RunResults, best, headline, live
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
@@ -22,6 +23,7 @@ from sparsedash.stats.significance import accuracy_interval
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.polling import JOB_S
+from sparsedash.ui.run_ending import show_ending
 from sparsedash.ui.tolerance import tolerance_address
 
 MEASURE = "measure"
@@ -37,12 +39,17 @@ _DRAWN = "Bars and the band: 95 % intervals. Points that would cover each other 
 _HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
-def show_answer(found: RunResults) -> None:
-    """Draw the sentence that a run's page opens with, and what it leaves undecided."""
+def show_answer(found: RunResults, job: Job | None) -> None:
+    """Draw the sentence that a run's page opens with, what it leaves undecided, and how the run ended, if early.
+
+    job: the run's newest.
+    """
     settings = found.run.settings
-    frame.opening(answer(found), f"{wording.title(settings.model)} · {wording.run_details(settings)}")
+    ended = bool(run_ending(found.run, job))
+    frame.opening(answer(found, ended), f"{wording.title(settings.model)} · {wording.run_details(settings)}")
     for said in figures(found):
         frame.note(said)
+    show_ending(found.run, job)
 
 
 def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:

@@ -13,7 +13,7 @@ from sparsedash.reporting.files.svg_chart import accuracy_drawing
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_results import run_results
 from tests.ui import specimens
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.fake_backend import FakeBackend, job
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
@@ -105,3 +105,14 @@ def test_hostile_text_is_shown_as_text_and_the_file_stays_small(text):
     page = made(text)
     assert not set(page) & set("\u202e\x00")
     assert len(page) < 1_000_000
+
+
+def test_the_report_of_a_run_that_was_stopped_says_so():
+    backend = FakeBackend()
+    run, records = specimens.run(finished=False, n_sparse=1)
+    backend.add_run((run, records))
+    found = run_results(backend, run)
+    pair = Pair(left_name="dense", left=records[0], right_name="10 %", right=records[1])
+    said = "This run was stopped: 1 of its 3 sparse models is there."
+    assert said in report(found, pair, None, job(run.settings, "cancelled")).decode()
+    assert "This run" not in report(found, pair, None, job(run.settings, "running")).decode()

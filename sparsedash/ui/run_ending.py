@@ -1,0 +1,22 @@
+"""What every page says of a run that ended before it was whole, and the way to start it again."""
+
+import streamlit as st
+
+from sparsedash.jobs.job import Job
+from sparsedash.reporting.run_ending import run_ending
+from sparsedash.schema.records import Run
+from sparsedash.ui import frame
+from sparsedash.ui.form_address import form_address
+
+
+def show_ending(run: Run, job: Job | None) -> None:
+    """Draw how the run ended and the link to start it again; nothing while it goes on, or when it is whole."""
+    if not (ended := run_ending(run, job)):
+        return
+    with st.container(gap="xsmall"):
+        frame.note(f"⊘ {ended}")
+        asked = form_address(run.settings)
+        if asked is None:
+            frame.link("jobs", "Start it again from the list of jobs")
+        else:
+            frame.link("prune", "Start it again: what is there is not computed twice", **asked)
