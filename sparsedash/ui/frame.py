@@ -15,6 +15,7 @@ from sparsedash.reporting.charts.palette import Theme
 from sparsedash.reporting.html import Html, element, escape, join, label, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend, default_data_dir
+from sparsedash.ui import job_notices
 
 P = ParamSpec("P")
 
@@ -27,13 +28,15 @@ _opening_backend = threading.Lock()
 def page(title: str) -> Backend:
     """Set the page up and return the backend; the first call of every page, also of one opened by a deep link.
 
-    Stops the script with an error in plain words when the data folder cannot be used.
+    Tells which jobs have ended. Stops the script with an error in plain words when the data folder cannot be used.
     """
     st.set_page_config(page_title=f"{title} · SparseDash", page_icon=_MARK, layout="wide")
     st.logo(_WORDMARK)
     st.html(_STYLE)
     try:
-        return backend()
+        opened = backend()
+        job_notices.tell_endings(opened)
+        return opened
     except SparseDashError as error:
         opening("SparseDash cannot work yet.")
         failure(error.message, error.advice)

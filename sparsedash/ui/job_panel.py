@@ -15,7 +15,10 @@ from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.form_address import form_address
 
-LOG_LINES = 40
+LOG_LINES = 200
+LOG_CHARACTERS = 16_000
+"""Of the end of a log; what is longer is cut at the front."""
+LOG_PIXELS = 320
 
 _STATES: dict[JobState, str] = {
     "queued": "◷ Waiting",
@@ -187,8 +190,12 @@ def _log(backend: Backend, job: Job) -> None:
     log = st.popover("Log", key=f"log-{job.id}", on_change="rerun", type="tertiary")
     if log.open:
         with log, frame.told():
-            tail = visible(backend.log_tail(job.id, LOG_LINES)) or "The log is empty."
-            st.code(tail, language=None, wrap_lines=True)
+            lines = backend.log_tail(job.id, LOG_LINES + 1).split("\n")
+            tail = "\n".join(lines[-LOG_LINES:])
+            if len(lines) > LOG_LINES or len(tail) > LOG_CHARACTERS:
+                frame.note(f"The end of the log; the lines before it are in {job.log_path}.")
+            text = visible(tail[-LOG_CHARACTERS:]) or "The log is empty."
+            st.code(text, language=None, wrap_lines=True, height=LOG_PIXELS)
 
 
 def find(backend: Backend, job_id: str) -> Job | None:

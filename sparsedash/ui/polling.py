@@ -3,6 +3,9 @@
 JOB_S = 1.0
 """The state and progress of a job."""
 
+NOTICE_S = 2.0
+"""Whether a job has ended, on pages that are about something else."""
+
 WRITTEN_S = 0.25
 """Text that two models are writing: it grows while it is read."""
 

@@ -163,3 +163,27 @@ def test_units_that_only_the_program_knows_are_told_as_a_share(unit, open_page, 
 def test_one_step_is_not_counted(open_page, backend):
     backend.stored_jobs = [job(SETTINGS, stage="load", done=0, total=1, unit="steps", rate=None)]
     assert "0 of 1" not in words(open_page("jobs"))
+
+
+def opened_log(open_page, backend, monkeypatch, text):
+    monkeypatch.setattr(backend, "log_tail", lambda job_id, n=40: "\n".join(text.split("\n")[-n:]))
+    backend.stored_jobs = [job(SETTINGS, "done", log_path="/data/logs/1.log")]
+    app = open_page("jobs")
+    app.session_state["log-1"] = True
+    return app.run()
+
+
+def test_a_log_is_shown_as_plain_text_that_can_be_copied(open_page, backend, monkeypatch):
+    app = opened_log(open_page, backend, monkeypatch, "<b>one</b>\n\x1b[31mtwo\u202e")
+    (code,) = app.code
+    assert code.value == "<b>one</b>\n␛[31mtwo⟨U+202E⟩"
+    assert code.language in (None, "", "plaintext")
+    assert "The end of the log" not in words(app)
+
+
+@pytest.mark.parametrize("text", ["\n".join(map(str, range(5_000))), "x" * 50_000])
+def test_a_long_log_is_cut_at_the_front_and_says_so(text, open_page, backend, monkeypatch):
+    app = opened_log(open_page, backend, monkeypatch, text)
+    (code,) = app.code
+    assert text.endswith(code.value) and len(code.value) <= 16_000
+    assert "The end of the log; the lines before it are in /data/logs/1.log." in words(app)

@@ -1,0 +1,59 @@
+"""A notice when a job ends, on whatever page the visitor is: once for every job and session."""
+
+import time
+
+import streamlit as st
+
+from sparsedash.jobs.job import Job, JobState
+from sparsedash.reporting.html import label
+from sparsedash.reporting.job_status import what
+from sparsedash.schema.errors import SparseDashError
+from sparsedash.service.backend import Backend
+from sparsedash.ui.polling import NOTICE_S
+
+LOOKED_AT = 50
+"""How many jobs are looked at, newest first."""
+
+_SINCE, _TOLD = "notices-since", "notices-told"
+_ENDED: dict[JobState, tuple[str, str]] = {
+    "done": ("is done", "check_circle"),
+    "failed": ("has failed", "error"),
+    "crashed": ("has crashed", "error"),
+    "cancelled": ("was cancelled", "cancel"),
+}
+
+
+def tell_endings(backend: Backend) -> None:
+    """Tell which jobs have ended since the visitor came; go on looking while a job is live. May raise StoreError."""
+    st.session_state.setdefault(_SINCE, time.time())
+    st.session_state.setdefault(_TOLD, set())
+    if any(job.live for job in _tell(backend)):
+        _watch(backend)
+
+
+@st.fragment(run_every=NOTICE_S)
+def _watch(backend: Backend) -> None:
+    try:
+        _tell(backend)
+    except SparseDashError:
+        # The next page that is opened says what is wrong.
+        return
+
+
+def _tell(backend: Backend) -> tuple[Job, ...]:
+    jobs = backend.jobs(LOOKED_AT)
+    for job in reversed(jobs):
+        ended = (job.id, job.attempt)
+        if _is_news(job) and ended not in st.session_state[_TOLD]:
+            st.session_state[_TOLD].add(ended)
+            words, icon = _ENDED[job.state]
+            text = f"{label(what(job)[0])} {words}. [See the jobs](jobs)"
+            st.toast(text, icon=f":material/{icon}:", duration="long")
+    return jobs
+
+
+def _is_news(job: Job) -> bool:
+    """Whether it ended while the visitor was here. What a prompt has written is seen where it was asked for."""
+    if job.finished_at is None or job.finished_at < st.session_state[_SINCE]:
+        return False
+    return not job.live and (job.kind == "run" or job.state in ("failed", "crashed"))
