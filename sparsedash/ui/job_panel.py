@@ -15,10 +15,9 @@ from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.form_address import form_address
 
-LOG_LINES = 200
+LOG_LINES = 40
 LOG_CHARACTERS = 16_000
 """Of the end of a log; what is longer is cut at the front."""
-LOG_PIXELS = 320
 
 _STATES: dict[JobState, str] = {
     "queued": "◷ Waiting",
@@ -78,7 +77,7 @@ def _body(backend: Backend, job: Job) -> list[Html]:
                 if not place or place < 2
                 else f"{place - 1} {'waits' if place == 2 else 'wait'} before it."
             )
-            return [_bar(0.0, "Waiting"), paragraph(ahead, css="sd-stage")]
+            return [paragraph(ahead)]
         case "running":
             stage, more = doing(job)
             parts = element("b", escape(stage)), escape(f" · {more}" if more else "")
@@ -195,7 +194,7 @@ def _log(backend: Backend, job: Job) -> None:
             if len(lines) > LOG_LINES or len(tail) > LOG_CHARACTERS:
                 frame.note(f"The end of the log; the lines before it are in {job.log_path}.")
             text = visible(tail[-LOG_CHARACTERS:]) or "The log is empty."
-            st.code(text, language=None, wrap_lines=True, height=LOG_PIXELS)
+            st.code(text, language=None, wrap_lines=True)
 
 
 def find(backend: Backend, job_id: str) -> Job | None:
