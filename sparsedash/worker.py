@@ -223,6 +223,9 @@ def in_words(error: Exception, job: Job | None = None, folder: Path | None = Non
         return out_of_memory(job.kind, job.settings) if job else out_of_memory("run", {"nothing": "known"})
     if isinstance(error, ModuleNotFoundError):
         return (f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt")
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError) and error.filename:
+        # Where one is renamed onto the other, the other is in the way.
+        return (f"{error.filename2 or error.filename} is in the way: {error.strerror}.", "Move it away and retry.")
     return (
         f"{type(error).__name__}: {text}",
         "That should not happen. The log has the details; a retry goes on from the last finished part.",

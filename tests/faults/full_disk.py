@@ -1,0 +1,103 @@
+"""Fills the disk of a data folder when a stage begins, and tries again with room; for one model and text, every stage.
+
+    python full_disk.py FOLDER GGUF MODEL TEXT
+
+The first stage unpacks the .gguf file, the others take the model's folder. Prints, as JSON, what was said at each
+stage, and whether the records were those of a run with room. A process of its own: what maps a file into memory can be
+ended by the kernel where the disk is full.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from sparsedash.schema.errors import StoreError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.progress import ignore_steps, ignore_text
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.storage.store import Store
+from sparsedash.worker import engine, in_words
+
+STAGES = ("load", "text", "calibrate", "prune", "evaluate")
+
+
+class Filler:
+    """Takes all room of the disk once the stage begins."""
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        self._file = folder / "filler"
+        self._stage = stage
+
+    def __call__(self, step) -> None:
+        if step.stage == self._stage and not self._file.exists():
+            with self._file.open("wb", buffering=0) as file:
+                for n_bytes in (1 << 16, 1 << 12, 1):
+                    try:
+                        while True:
+                            file.write(bytes(n_bytes))
+                    except OSError:
+                        continue
+
+    def remove(self) -> None:
+        self._file.unlink(missing_ok=True)
+
+
+def said_of(work, folder: Path) -> list[str]:
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - as the worker does
+        return list(in_words(error, None, folder))
+    return []
+
+
+def records(run, store: Store) -> list[Record]:
+    found = [store.get(Record, key) for key in (run.dense, *run.sparse)]
+    return [replace(record, seconds=0.0, tokens_per_second=0.0) for record in found]
+
+
+def asked(model: str, text: str) -> RunSettings:
+    return RunSettings(
+        model=model,
+        methods=(MethodSettings(width_multiple=8),),
+        sparsities_permille=(250,),
+        calibration=CalibrationSettings(corpus=f"file:{text}", n_samples=16, length=32),
+        evaluation=EvaluationSettings(corpus=f"file:{text}", n_passages=3),
+    )
+
+
+def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
+    results: dict[str, object] = {}
+    whole = Store(disk / "whole")
+    expected = records(engine().run(asked(model, text), whole, ignore_steps, "key"), whole)
+    whole.close()
+    for stage in STAGES:
+        settings = asked(gguf if stage == "load" else model, text)
+        store, filler = Store(disk / stage), Filler(disk, stage)
+        said = said_of(partial(engine().run, settings, store, filler, "key"), store.folder)
+        filler.remove()
+        run = engine().run(settings, store, ignore_steps, "key")
+        results[stage] = [said, stage == "load" or records(run, store) == expected]
+        if stage == STAGES[-1]:
+            results["continue"] = continued(run, store, Filler(disk, "continue"))
+        store.close()
+    return results
+
+
+def continued(run, store: Store, filler: Filler) -> list[object]:
+    prompt = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="the lamp and the", n_tokens=3)
+    said = said_of(lambda: engine().continue_prompt(prompt, store, filler, ignore_text), store.folder)
+    filler.remove()
+    engine().continue_prompt(prompt, store, ignore_steps, ignore_text)
+    return [said, store.get(Continuation, prompt.key()) is not None]
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(main(Path(sys.argv[1]), *sys.argv[2:])))
+    except StoreError as error:
+        sys.exit(str(error))
