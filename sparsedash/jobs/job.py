@@ -20,6 +20,9 @@ Pid = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 DAMAGED = "Damaged"
 """The error_kind of a job whose row could not be read."""
 
+LOST: dict[str, Any] = {"damaged": True}
+"""In place of settings that cannot be read: no kind of job takes these, so that a retry asks for nothing."""
+
 _SLOWEST = 1e-9
 
 
@@ -81,6 +84,11 @@ class Job:
     def live(self) -> bool:
         """Whether it is queued or running."""
         return self.state in ("queued", "running")
+
+    @property
+    def lost(self) -> bool:
+        """Whether nobody knows any more what was asked for."""
+        return self.settings == LOST
 
     @property
     def remaining_s(self) -> float | None:

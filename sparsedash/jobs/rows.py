@@ -8,15 +8,12 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from sparsedash.jobs.job import DAMAGED, Job
+from sparsedash.jobs.job import DAMAGED, LOST, Job
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.text import encodable
 
 _TYPES = {name: kind for name, kind in get_type_hints(Job, include_extras=True).items() if name != "log_path"}
 _TEXT = "Its row in the job table was damaged and could not be read."
-_UNKNOWN = {"damaged": True}
-"""Settings that no kind of job takes, so that a retry asks for nothing by accident."""
-
 _ADVICE = "What it had finished is kept. Ask for it again; is the disk sound?"
 
 
@@ -38,9 +35,9 @@ def mended(row: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: row[name] for name in _TYPES if _is_sound(row[name], _TYPES[name])}
     values = {**_fresh(row["id"], now), **kept, "state": "crashed", "finished_at": now, "rate": None}
     try:
-        values["settings"] = canonical_json(_settings(row["settings"]) if "kind" in kept else _UNKNOWN)
+        values["settings"] = canonical_json(_settings(row["settings"]) if "kind" in kept else LOST)
     except ValueError:
-        values |= {"kind": "run", "settings": canonical_json(_UNKNOWN)}
+        values |= {"kind": "run", "settings": canonical_json(LOST)}
     return values | {"taken": "[]", "error_kind": DAMAGED, "error_text": _TEXT, "error_advice": _ADVICE}
 
 

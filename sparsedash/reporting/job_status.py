@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from sparsedash.jobs.job import DAMAGED, Job, Taken
+from sparsedash.jobs.job import Job, Taken
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.run_progress import Now, RunProgress, counted, run_progress
 from sparsedash.schema.errors import SettingsError
@@ -33,8 +33,8 @@ _DOING = {
 
 def what(job: Job) -> tuple[str, str]:
     """A job's title and one line of details."""
-    if job.error_kind == DAMAGED:
-        return f"Job {job.id}", "what was asked for may have been lost with its row"
+    if job.lost:
+        return f"Job {job.id}", "what was asked for is lost"
     try:
         if job.kind == "continuation":
             request = settings_from_plain(ContinuationSettings, job.settings)

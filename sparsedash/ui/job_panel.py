@@ -124,7 +124,7 @@ def _buttons(backend: Backend, job: Job) -> None:
                 on_click=frame.attempt,
                 args=(lambda: backend.cancel(job.id),),
             )
-        case "failed" | "crashed" | "cancelled":
+        case "failed" | "crashed" | "cancelled" if not job.lost:
             st.button(
                 "Try again",
                 key=f"retry-{job.id}",

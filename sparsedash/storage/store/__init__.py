@@ -35,6 +35,10 @@ WORK_PATIENCE_S = 600.0
 """And where hours of work would be lost."""
 
 
+_DAMAGED = ("malformed", "not a database", "no such", "corrupt")
+"""What SQLite says of such files."""
+
+
 class _Damaged(Exception):  # noqa: N818 - it names what an entry is
     """An entry that cannot be read, and is to be dropped."""
 
@@ -247,6 +251,8 @@ def _reason(error: Exception) -> object:
 def _advice(error: Exception, folder: Path) -> str:
     if is_busy(error):
         return "Another process keeps it locked. Is a database tool or a backup at work on it?"
+    if isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED):
+        return "Its file is damaged. Stop the server, move the file away, and start again: what it held is then gone."
     return f"See whether the disk is full and whether the folder may be written to. {_room(error, folder)}".strip()
 
 
