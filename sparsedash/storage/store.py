@@ -18,9 +18,9 @@ import diskcache
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.records import R, from_json, to_json
+from sparsedash.storage.cache_file import delete, is_busy, is_undecodable, names, open_cache, patiently
 from sparsedash.storage.disk_space import free_in_words, is_full
-from sparsedash.storage.store.cache_file import delete, is_busy, is_undecodable, names, open_cache, patiently
-from sparsedash.storage.store.plain_disk import PlainDisk
+from sparsedash.storage.plain_disk import PlainDisk
 
 __all__ = ["PATIENCE_S", "WORK_PATIENCE_S", "PlainDisk", "Store"]
 

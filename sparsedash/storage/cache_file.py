@@ -11,7 +11,7 @@ import diskcache
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.storage.local_paths import kind_of
-from sparsedash.storage.store.plain_disk import PlainDisk
+from sparsedash.storage.plain_disk import PlainDisk
 
 T = TypeVar("T")
 
