@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         document = _run(settings, store, tolerance)
         print(*printed_table(document), sep="\n")
         if file is not None:
-            write_whole(file, json.dumps(document, indent=1))
+            write_whole(file, json.dumps(document, indent=1, allow_nan=False))
     except SparseDashError as error:
         return _complain(error, 1)
     except KeyboardInterrupt:

@@ -1,9 +1,11 @@
 """The table that the shell prints: one line a model, for a terminal."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 from sparsedash.catalog import presets
+from sparsedash.reporting import wording
 from sparsedash.schema.method_settings import MethodSettings
 
 
@@ -13,7 +15,7 @@ def printed_table(document: dict[str, Any]) -> Iterator[str]:
     several = len(settings["methods"]) > 1
     names = [row_name(MethodSettings(**answers["method"]), answers["sparsity_percent"], several) for answers in sparse]
     width = max(8, *(len(name) + 2 for name in ["", *names]))
-    yield f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>11}{'broke':>8}{'mended':>8}  verdict"
+    yield f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>14}{'broke':>8}{'mended':>8}{'verdict':>11}"
     for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
         yield f"{name:{width}}{_answers(answers)}"
     if settings["evaluation"]["rule"] == "published":
@@ -31,7 +33,8 @@ def row_name(method: MethodSettings, percent: float, several: bool) -> str:
 def _answers(answers: dict[str, Any]) -> str:
     word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
     line = f"{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
-    line += f"{answers['word_perplexity']:>11.2f}"
+    perplexity = answers["word_perplexity"]
+    line += f"{wording.perplexity(inf if perplexity is None else perplexity):>14}"
     if pairs:
-        line += f"{pairs['broke']:>8}{pairs['mended']:>8}  {answers['verdict']['verdict']}"
+        line += f"{pairs['broke']:>8}{pairs['mended']:>8}{answers['verdict']['verdict']:>11}"
     return line

@@ -1,6 +1,8 @@
 """What a model's answers come to on each measure of the trade-off chart, with 95 % intervals."""
 
-from sparsedash.reporting.charts.points import Live, Reading, Readings, times
+from dataclasses import replace
+
+from sparsedash.reporting.charts.points import FARTHEST_ABOVE, FARTHEST_BELOW, Live, Reading, Readings, times
 from sparsedash.schema.records import Record
 from sparsedash.stats.significance import PairedComparison, share_interval
 from sparsedash.stats.tolerance import Loss
@@ -31,14 +33,21 @@ def answering(label: str, permille: int, right: int, done: int) -> Live:
 
 
 def perplexity(lost: Loss) -> Reading:
-    """The change of the log-likelihood, upwards better, with the interval that its verdict was made from."""
-    words = f"{times(lost.value)} that of dense ({times(lost.low)} to {times(lost.high)})"
-    return Reading(role="sparse", value=-lost.value, low=-lost.high, high=-lost.low, words=words)
+    """The change of the log-likelihood, upwards better, with the interval that its verdict was made from.
+
+    What is farther than the chart reaches stands at its edge.
+    """
+    value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -nats)) for nats in (lost.value, lost.high, lost.low))
+    reading = Reading(role="sparse", value=value, low=low, high=high, words="")
+    return replace(reading, words=f"{times(-value)} that of dense ({factor_interval(reading)})")
 
 
-def factor_interval(reading: Reading) -> tuple[str, str]:
-    """The lower and the upper end of a word perplexity's interval, as a multiple of dense's: "1.72", "1.75 ×"."""
-    return times(-reading.high).removesuffix(" ×"), times(-reading.low)
+def factor_interval(reading: Reading) -> str:
+    """A word perplexity's interval as a multiple of dense's: "1.72 to 1.75 ×", or one bound where both are one."""
+    low, high = times(-reading.high), times(-reading.low)
+    if low == high and not low[0].isdigit():
+        return low
+    return f"{low.removesuffix(' ×')} to {high}"
 
 
 def _flips(comparison: PairedComparison) -> tuple[Reading, Reading]:

@@ -54,7 +54,7 @@ def _rows(found: RunResults) -> list[list[str]]:
         row = [name, *_removed(record), f"{score.right:,}{fewer}"]
         row += [wording.percent(score.accuracy), wording.interval(accuracy_interval(record)), *_change(pair)]
         times_dense = _times_dense(*found.readings[record.key]["word perplexity"]) if pair else ["", ""]
-        row += [f"{record.word_perplexity:,.2f}", *times_dense]
+        row += [wording.perplexity(record.word_perplexity), *times_dense]
         rows.append(row)
     return rows
 
@@ -81,8 +81,7 @@ def _change(pair: tuple[PairedComparison, float] | None) -> list[str]:
 
 def _times_dense(reading: Reading) -> list[str]:
     """The perplexity as a multiple of dense's, and its interval."""
-    low, high = factor_interval(reading)
-    return [times(-reading.value), f"{low} to {high}"]
+    return [times(-reading.value), factor_interval(reading)]
 
 
 def _caption(found: RunResults) -> str:

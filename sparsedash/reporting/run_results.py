@@ -102,7 +102,7 @@ class RunResults:
             permille=record.sparsity_permille,
             sparsity=sparsity,
             readings=self.readings[record.key],
-            facts=[*removed, right, f"word perplexity {record.word_perplexity:,.2f}"],
+            facts=[*removed, right, f"word perplexity {wording.perplexity(record.word_perplexity)}"],
             hollow=score.total < self.dense.last_word.total,
             verdict=next((each.verdict.verdict for each in self.judged if each.record is record), ""),
         )

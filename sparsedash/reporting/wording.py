@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
-from math import exp
+from math import exp, isfinite
+from sys import float_info
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.memory import LeastMemory
@@ -14,6 +15,8 @@ from sparsedash.schema.settings import CalibrationSettings, RunSettings, TokenWe
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
 NO_TEXT = "needs no calibration text"
+MAX_EXPONENT = float_info.max_10_exp
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
 _TITLES = {choice.name: choice.title for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)}
@@ -58,6 +61,18 @@ def probability(value: float) -> str:
 def likelihood(log_likelihood: float) -> str:
     """The probability with this natural logarithm, in percent."""
     return probability(exp(min(0.0, log_likelihood)))
+
+
+def perplexity(value: float) -> str:
+    """ "12.34", "1,234", "1.5 × 10¹⁰", "beyond 10³⁰⁸": as many digits as say something."""
+    if not isfinite(value):
+        return f"beyond{NBSP}10{str(MAX_EXPONENT).translate(_RAISED)}"
+    if value < 999.995:
+        return f"{value:.2f}"
+    if value < 999_999.5:
+        return f"{value:,.0f}"
+    mantissa, _, exponent = f"{value:.1e}".partition("e+")
+    return f"{mantissa}{NBSP}×{NBSP}10{exponent.lstrip('0').translate(_RAISED)}"
 
 
 def signed(points: float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import copysign, cos, exp, inf, log, pi, sin, sqrt
+from math import copysign, cos, exp, inf, isfinite, log, pi, sin, sqrt
 from statistics import NormalDist
 
 _TUNED_FOR = 500
@@ -26,9 +26,12 @@ def moments(values: Sequence[float]) -> Moments:
     if n == 0:
         raise ValueError("a mean needs at least one passage")
     mean = sum(values) / n
-    squares = sum((value - mean) ** 2 for value in values)
-    cubes = sum((value - mean) ** 3 for value in values)
-    skewness = sqrt(n) * cubes / squares**1.5 if squares > 0 else 0.0
+    # Products, which end at infinity where powers raise.
+    squares = sum((value - mean) * (value - mean) for value in values)
+    cubes = sum((value - mean) * (value - mean) * (value - mean) for value in values)
+    skewness = sqrt(n) * cubes / (squares * sqrt(squares)) if squares > 0 else 0.0
+    if not (isfinite(squares) and isfinite(skewness)):
+        return Moments(n=n, mean=mean, deviation=inf, skewness=0.0)
     return Moments(n=n, mean=mean, deviation=sqrt(squares / max(1, n - 1)), skewness=skewness)
 
 
@@ -38,7 +41,7 @@ def mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
     Student's, widened on either side to Hall's transformation, which knows of the skewness: a few large losses that
     were not met yet lie on the side to which those that were met lean. Source: Hall, JRSS B 54 (1992).
     """
-    if of.n < 2:
+    if of.n < 2 or of.deviation == inf:
         return -inf, inf
     error = of.deviation / sqrt(of.n)
     t = student_quantile(1 - alpha / 2, of.n - 1)
@@ -56,7 +59,7 @@ def anytime_mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
     Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Annals of Statistics 52 (2024), time-uniform central limit
     theory, with its Gaussian mixture tuned for _TUNED_FOR passages.
     """
-    if of.n < 2:
+    if of.n < 2 or of.deviation == inf:
         return -inf, inf
     tuned = (-2 * log(alpha) + log(-2 * log(alpha)) + 1) / _TUNED_FOR
     grown = of.n * tuned + 1

@@ -8,7 +8,7 @@ passing for proof that nothing was lost. Intervals hold for all comparisons of a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, log, sqrt
+from math import ceil, inf, log, sqrt
 from statistics import NormalDist
 from typing import Literal
 
@@ -156,7 +156,7 @@ def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Toleranc
         low, high = _accuracy_interval(model, alpha)
     verdict: Verdict = "beyond" if low > most else "within" if high <= most and n >= FEWEST_PASSAGES else "undecided"
     needed = None
-    if verdict == "undecided" and deviation > 0 and value != most:
+    if verdict == "undecided" and 0 < deviation < inf and value != most:
         z = NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
         needed = ceil((z * deviation / (value - most)) ** 2)
     return Loss(measure=measure, value=value, low=low, high=high, level=1 - alpha, verdict=verdict, needed=needed)

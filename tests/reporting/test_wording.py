@@ -1,5 +1,6 @@
 """Numbers in words."""
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -27,6 +28,34 @@ def test_accuracies_have_one_decimal_and_their_interval():
 )
 def test_a_small_probability_is_not_shown_as_none(value, shown):
     assert plain(wording.probability(value)) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1.0, "1.00"),
+        (12.341, "12.34"),
+        (999.99, "999.99"),
+        (999.999, "1,000"),
+        (1234.4, "1,234"),
+        (999_999.6, "1.0 × 10⁶"),
+        (14_544_758_273.0, "1.5 × 10¹⁰"),
+        (1e308, "1.0 × 10³⁰⁸"),
+        (math.inf, "beyond 10³⁰⁸"),
+    ],
+)
+def test_a_perplexity_has_as_many_digits_as_say_something(value, shown):
+    assert plain(wording.perplexity(value)) == shown
+
+
+@pytest.mark.parametrize(("nats", "shown"), [(1e300, "100.0 %"), (-1e300, "0.0 %"), (-9, "under 0.1 %")])
+def test_a_likelihood_is_a_probability_whatever_is_stored(nats, shown):
+    assert plain(wording.likelihood(nats)) == shown
+
+
+@pytest.mark.parametrize("timestamp", [1e300, -1e300, math.inf, math.nan])
+def test_a_moment_that_no_calendar_has_is_said_not_to_be_known(timestamp):
+    assert wording.moment(timestamp, UTC) == "at a time that is not known"
 
 
 def test_an_interval_of_changes_has_a_sign_at_both_ends():

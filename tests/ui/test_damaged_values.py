@@ -1,5 +1,6 @@
 """Pages over what is stored by another version, or damaged: they say so, and never raise."""
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 
@@ -34,9 +35,11 @@ def backend(tmp_path, monkeypatch):
 def damage(backend, kind, key, change):
     """Change what is stored of a record, with a checksum that fits."""
     name = store._name(kind, key)
-    plain = json.loads(store._read(backend._store._records, name))
+    kept = backend._store
+    plain = json.loads(kept._read(kept._records, name))
     change(plain)
-    store._write(backend._store._records, name, json.dumps(plain).encode())
+    data = json.dumps(plain).encode()
+    kept._write(kept._records, name, data, hashlib.sha256(data).digest())
 
 
 def said(open_page):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp
+from math import exp, log
 from typing import Literal
 
 from sparsedash.catalog.published import PublishedRow
@@ -19,7 +19,8 @@ class Reading:
     """A value with its 95 % interval, in the unit of its axis, larger is better; and the same in words.
 
     role: what it counts. For accuracy the share in percent; for perplexity the mean change of the target's
-    log-likelihood in nats; for flips the share of passages in percent, of broken ones below zero.
+    log-likelihood in nats, as far as the chart reaches; for flips the share of passages in percent, of broken ones
+    below zero.
     """
 
     role: Role
@@ -96,12 +97,21 @@ class TradeoffData:
         return self.dense.readings[measure][0].value if measure == "accuracy" else 0.0
 
 
+MOST_TIMES, LEAST_TIMES = 1_000_000, 100
+"""From so many times dense's word perplexity on, and under the reciprocal, a point stands at the edge of the chart."""
+FARTHEST_BELOW, FARTHEST_ABOVE = log(MOST_TIMES), log(LEAST_TIMES)
+
+
 def by_sparsity(points: Sequence[Point]) -> list[Point]:
     """The points of one line from left to right."""
     return sorted(points, key=lambda point: point.sparsity)
 
 
 def times(nats: float) -> str:
-    """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"."""
-    factor = exp(min(nats, 50.0))
-    return f"{factor:.2f} ×" if factor < 10 else f"{factor:,.0f} ×"
+    """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"; of a very large one only that."""
+    if nats >= FARTHEST_BELOW:
+        return f"over {MOST_TIMES:,} ×"
+    if nats <= -FARTHEST_ABOVE:
+        return f"under {1 / LEAST_TIMES:g} ×"
+    factor = exp(nats)
+    return f"{factor:.2f} ×" if factor < 9.995 else f"{factor:,.0f} ×"

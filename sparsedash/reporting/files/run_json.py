@@ -4,7 +4,7 @@ docs/cli.md describes its fields.
 """
 
 from dataclasses import asdict
-from math import exp
+from math import exp, isfinite
 from typing import Any
 
 from sparsedash.reporting.run_ending import run_ending
@@ -47,7 +47,7 @@ def _answers(record: Record) -> dict[str, Any]:
     return {
         "last_word": _score(record.last_word),
         "last_token": _score(record.last_token),
-        "word_perplexity": record.word_perplexity,
+        "word_perplexity": record.word_perplexity if isfinite(record.word_perplexity) else None,
         "passages": [
             {
                 "index": outcome.index,

@@ -233,8 +233,29 @@ class TestPerplexity:
         assert at["1.00 ×"] == 0
         assert at["2.00 ×"] == pytest.approx(-log(2))
 
+    @pytest.mark.parametrize("fall", [14.0, 25.0, 800.0, 1e200, 1e308])
+    def test_a_hopeless_model_stands_at_the_edge_and_the_axis_stays_readable(self, fall):
+        hopeless = replace(THIRTY, outcomes=tuple(replace(o, log_likelihood=-fall) for o in THIRTY.outcomes))
+        (reading,) = read("word perplexity", DENSE, hopeless)
+        assert reading.value == pytest.approx(-log(1_000_000), abs=2)
+        if 20 < fall < 1e100:
+            assert reading.words == "over 1,000,000 × that of dense (over 1,000,000 ×)"
+        axis = chart(tradeoff_data(DENSE, {"sparse": [TEN, hopeless]}), "word perplexity")["layout"]["yaxis"]
+        low, high = axis["range"]
+        assert -17 < low < reading.low <= reading.high < high < 6.5
+        assert 4 <= len(axis["ticktext"]) <= 8
+        assert "1.00 ×" in axis["ticktext"]
+
+    def test_a_model_that_is_far_better_than_dense_stands_at_the_other_edge(self):
+        hopeless = replace(DENSE, outcomes=tuple(replace(o, log_likelihood=-800.0) for o in DENSE.outcomes))
+        (reading,) = read("word perplexity", hopeless, TEN)
+        assert reading.words == "under 0.01 × that of dense (under 0.01 ×)"
+        axis = chart(tradeoff_data(hopeless, {"sparse": [TEN]}), "word perplexity")["layout"]["yaxis"]
+        assert axis["range"][1] < 6 and len(axis["ticktext"]) >= 3
+
     def test_factors_are_short(self):
-        assert [times(n) for n in (0, 0.0953, log(20), 1000)] == ["1.00 ×", "1.10 ×", "20 ×", times(50)]
+        assert [times(n) for n in (0, 0.0953, log(20), 1000)] == ["1.00 ×", "1.10 ×", "20 ×", "over 1,000,000 ×"]
+        assert [times(n) for n in (log(9.999), -log(3), -1000)] == ["10 ×", "0.33 ×", "under 0.01 ×"]
 
 
 class TestFlips:

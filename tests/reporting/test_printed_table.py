@@ -1,0 +1,23 @@
+"""The table that the shell prints, and the document that it is made of, for models that know nothing any more."""
+
+import json
+from dataclasses import replace
+
+from sparsedash.reporting.files.run_json import run_document
+from sparsedash.reporting.printed_table import printed_table
+from tests.factories import RECORD, RUN, outcome
+
+DENSE = replace(RECORD, pruned=None)
+
+
+def test_a_perplexity_beyond_what_a_float_holds_is_null_in_the_document_and_in_words_in_the_table():
+    hopeless = replace(RECORD, outcomes=tuple(outcome(i, log_likelihood=-1000.0) for i in range(2)))
+    document = json.loads(json.dumps(run_document(RUN, DENSE, [hopeless]), allow_nan=False))
+    assert document["sparse"][0]["word_perplexity"] is None
+    head, dense, sparse = printed_table(document)
+    assert "beyond 10³⁰⁸" in sparse.replace("\u00a0", " ")
+    assert len(head) == len(sparse) > len(dense)
+
+
+def test_a_run_without_sparse_models_has_a_table_all_the_same():
+    assert len(list(printed_table(run_document(RUN, DENSE, [])))) == 2
