@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from math import ceil, floor, log
 from typing import Any
 
-from sparsedash.reporting.charts.points import FARTHEST_BELOW, MOST_TIMES, Measure, TradeoffData, times
+from sparsedash.reporting.charts.points import MOST_TIMES, Measure, TradeoffData, times
 
 MARGIN = 0.02
 """Air left of zero, as a share of the axis, so that the dense point does not stand on the tick labels."""
 _SMALL_FACTORS = (1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5)
 _FACTORS = (*_SMALL_FACTORS, 10, 20, 50, 100, 300, 1000, 10_000, 100_000, MOST_TIMES)
+_SHORT = {10_000: "10⁴ ×", 100_000: "10⁵ ×", MOST_TIMES: "> 10⁶ ×"}
+"""Factors that would be wider than the room left of the axis."""
 _ABOVE = (0.5, 0.1, 0.01)
 _MOST_TICKS = 7
 _STEPS = (0.5, 1, 2, 5, 10, 20, 50)
@@ -51,8 +53,8 @@ def ticks(measure: Measure, y_range: tuple[float, float]) -> dict[str, Any]:
             below = _apart([-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low)
             above = _apart([0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low)
             places = [*(-place for place in above[1:]), *below]
-            edge = -FARTHEST_BELOW
-            return {"tickvals": places, "ticktext": ["> 10⁶ ×" if p == edge else times(-p) for p in places]}
+            short = {-log(factor): words for factor, words in _SHORT.items()}
+            return {"tickvals": places, "ticktext": [short.get(place) or times(-place) for place in places]}
         case "flips":
             places = round_places(low, high)
             return {"tickvals": places, "ticktext": [f"{abs(place):g} %" for place in places]}
