@@ -15,9 +15,13 @@ _SIZES = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 2_000),
     **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), 10_000),
     **dict.fromkeys(("hidden_size", "n_embd"), 1_000_000),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim"), 10_000_000),
     "vocab_size": 100_000_000,
 }
 """What a size may be at most, by its names in the families' configs; what is not said has the family's usual value."""
+
+
+_READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
 
 def gguf_problem(path: Path) -> str:
@@ -46,6 +50,10 @@ def folder_problem(folder: Path) -> str:
         return f"config.json of {folder} could not be read: {error.strerror}."
     except (ValueError, RecursionError):
         return f"config.json of {folder} is not JSON that can be read. Fetch or save the model again."
+    # A pipe or a device would be read for ever.
+    odd = [path.name for path in folder.iterdir() if path.suffix in _READ and kind_of(path) != "file"]
+    if odd:
+        return f"{min(odd)} in {folder} is no regular file. Fetch or save the model again."
     if not isinstance(config, dict):
         return f"config.json of {folder} holds no JSON object. Fetch or save the model again."
     return _config_problem(config, folder)

@@ -101,6 +101,14 @@ def test_a_folder_whose_config_cannot_be_that_of_a_model_is_refused_when_it_is_n
     assert said in problem
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "pytorch_model.bin"])
+def test_a_pipe_in_the_place_of_a_models_file_is_refused_since_it_would_be_read_for_ever(tmp_path, name):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    os.mkfifo(tmp_path / name)
+    (problem,) = problems(replace(SETTINGS, model=str(tmp_path)))
+    assert problem.startswith(f"Model: {name} in {tmp_path} is no regular file.")
+
+
 def odd_files(folder):
     """A file, a pipe, a folder, and links to nowhere and round in a circle, by their names."""
     (folder / "file").write_text("x")
