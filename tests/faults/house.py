@@ -83,12 +83,16 @@ class House:
     def log(self, job: Job) -> str:
         return Path(job.log_path).read_text()
 
-    def end(self) -> None:
+    def kill_all(self) -> None:
         """Kill whatever was started for this folder, workers of dead servers too."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess):
                 if str(self.folder) in process.cmdline():
                     process.kill()
+
+    def end(self) -> None:
+        """Leave nothing alive and nothing open."""
+        self.kill_all()
         for child in self.processes:
             child.wait()
         for runner in self.runners:
