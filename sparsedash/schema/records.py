@@ -78,11 +78,11 @@ class Pruned:
     mlp_sparsity: removed inner channels / all inner channels; where single weights go, zeros / weights of the MLPs.
     matmul_ratio: zeros / all weights of Linear and Conv layers, output head included.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single weights go that of
-    its projections' outputs, averaged; held_out_errors: on text kept out of the fit; empty when there was too little
-    text to keep any out. uncompensated_errors: on calibration text, had the kept weights stayed as they are.
-    passage_errors: on a few passages of the evaluation. sensitivities: what the model loses with one unit of squared
-    error at each block's output; empty where the method does not measure them. All three are empty in records of before
-    they were kept.
+    its projections' outputs, averaged; empty where the method needs no text. held_out_errors: on text kept out of the
+    fit; empty when there was too little text to keep any out. uncompensated_errors: on calibration text, had the kept
+    weights stayed as they are. passage_errors: on a few passages of the evaluation. sensitivities: what the model loses
+    with one unit of squared error at each block's output; empty where the method does not measure them. The last three
+    are empty in records of before they were kept.
     """
 
     method: MethodSettings
@@ -99,10 +99,9 @@ class Pruned:
     sensitivities: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        n_layers, always = len(self.widths), (self.dense_widths, self.layer_errors)
-        sometimes = (self.held_out_errors, self.uncompensated_errors, self.passage_errors, self.sensitivities)
-        whole = all(len(values) == n_layers for values in always)
-        whole &= all(len(values) in (0, n_layers) for values in sometimes)
+        n_layers, errors = len(self.widths), (self.layer_errors, self.held_out_errors, self.uncompensated_errors)
+        sometimes = (*errors, self.passage_errors, self.sensitivities)
+        whole = len(self.dense_widths) == n_layers and all(len(values) in (0, n_layers) for values in sometimes)
         if not (whole and n_layers and min(self.dense_widths) > 0):
             raise StoreError("Its layers do not belong together.")
 

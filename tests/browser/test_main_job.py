@@ -63,7 +63,7 @@ def test_a_person_prunes_a_model_and_compares_its_answers(page, start_server, tm
     expect(page.get_by_text("Passage 1", exact=True)).to_be_visible()
     expect(page.locator(".sd-passage")).to_contain_text("the lamp and the boat")
     expect(page.locator(".sd-answer.sd-dense h3")).to_have_text("Dense")
-    expect(page.locator(".sd-answer.sd-sparse h3")).to_have_text("Sparse, 60 %")
+    expect(page.locator(".sd-answer.sd-sparse h3")).to_have_text("Sparse, 30 %")
     expect(page.locator(".sd-top")).to_have_count(2)
 
     page.get_by_role("button", name="Continue with both models").click()

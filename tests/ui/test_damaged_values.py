@@ -59,7 +59,7 @@ def test_a_dense_record_without_answers_counts_as_lost(open_page, backend):
     [
         lambda plain: plain.update(outcomes=[]),
         lambda plain: plain["pruned"].update(widths=[1]),
-        lambda plain: plain["pruned"].update(layer_errors=[]),
+        lambda plain: plain["pruned"].update(layer_errors=[0.1]),
         lambda plain: plain["pruned"].update(dense_widths=[0] * 30),
         lambda plain: plain["pruned"]["method"].update(saliency="wishful"),
         lambda plain: plain.update(outcomes="many"),
