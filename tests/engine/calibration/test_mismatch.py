@@ -127,9 +127,14 @@ def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
     assert passage_errors(mlps, lambda _: None, narrowed) == []
 
 
+def of_layers(n, **changes):
+    """What is on record about a sparse model of n layers."""
+    return replace(PRUNED, widths=(64,) * n, dense_widths=(128,) * n, **{"layer_errors": (), **changes})
+
+
 def test_the_alarm_goes_by_the_median_of_the_layers_that_lose_anything():
     def warning(usual, passages):
-        return mismatch_warning(replace(PRUNED, held_out_errors=usual, passage_errors=passages))
+        return mismatch_warning(of_layers(len(usual), held_out_errors=usual, passage_errors=passages))
 
     assert warning((0.1,) * 3, (0.1 * (ALARM - 0.01),) * 3) is None
     assert warning((0.1, 0.1, 0.1, 0.0), (0.1, 0.4, 90.0, 0.0)).startswith(
@@ -140,7 +145,7 @@ def test_the_alarm_goes_by_the_median_of_the_layers_that_lose_anything():
 
 
 def test_an_overfit_alone_is_no_mismatch():
-    overfitted = replace(PRUNED, layer_errors=(0.1,) * 3, held_out_errors=(0.4,) * 3)
+    overfitted = of_layers(3, layer_errors=(0.1,) * 3, held_out_errors=(0.4,) * 3)
     assert mismatch_warning(replace(overfitted, passage_errors=(0.4,) * 3)) is None
     nothing_kept_out = replace(overfitted, held_out_errors=())
     assert mismatch_warning(replace(nothing_kept_out, passage_errors=(0.4,) * 3)) is not None
