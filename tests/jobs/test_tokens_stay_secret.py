@@ -53,7 +53,8 @@ def backend(tmp_path, hub, monkeypatch):
 
 
 def workers(backend):
-    return [p for p in psutil.Process().children() if str(backend.data_dir) in p.cmdline()]
+    children = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in children if str(backend.data_dir) in p.cmdline()]
 
 
 def ended(backend, job):

@@ -6,7 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from sparsedash.schema.errors import StoreError
-from sparsedash.ui import frame
+from sparsedash.ui import frame, job_watch
 from tests.ui import specimens
 from tests.ui.conftest import APP, links, markup, query_of, shows_as_text, words
 from tests.ui.fake_backend import job
@@ -49,13 +49,15 @@ def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_
     def refuse(*_):
         raise StoreError("The job table is locked.", "Jobs wait for it.")
 
-    def once(*_):
-        backend.jobs = refuse
+    def once_to_the_page(limit):
+        """The notices ask too, for fewer; what the page watches from then on is refused."""
+        if limit == job_watch.LISTED:
+            backend.jobs = refuse
         return tuple(backend.stored_jobs)
 
     open_page("jobs")
     app = AppTest.from_file(str(APP), default_timeout=30).run()
-    backend.jobs = once
+    backend.jobs = once_to_the_page
     app.switch_page("pages/jobs.py").run()
     assert not app.exception
     said = words(app)
