@@ -20,6 +20,7 @@ _VISIBLE: dict[int, str] = {
     **dict.fromkeys(range(0xD800, 0xE000), "�"),
 }
 # A colon with something right behind it could begin a directive; after it comes the rest of a sentence.
+_BETWEEN_NUMBER_AND_SIGN = re.compile(r"(?<=\d) (?=[%×])")
 _UNSAFE_IN_LABELS = re.compile(r"[^\w .,:;?'/@%+()-]|:(?! |$)|(?<!\w)_|_(?!\w)|\bwww\.")
 
 
@@ -58,6 +59,11 @@ def element(name: str, *inside: Html, **attributes: str) -> Html:
         if value
     )
     return Html(f"<{name}{pairs}>{''.join(inside)}</{name}>")
+
+
+def heading(text: str, **attributes: str) -> Html:
+    """A page's first heading, large enough to be broken over lines: a number and its sign stay together."""
+    return element("h1", Html(_BETWEEN_NUMBER_AND_SIGN.sub("\N{NO-BREAK SPACE}", escape(text))), **attributes)
 
 
 def join(*parts: Html) -> Html:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import streamlit as st
 
 from sparsedash.reporting.charts.palette import Theme
-from sparsedash.reporting.html import Html, element, escape, join, label, paragraph
+from sparsedash.reporting.html import Html, element, escape, heading, join, label, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend, default_data_dir
 from sparsedash.ui import job_notices
@@ -62,7 +62,7 @@ def show(*parts: Html) -> None:
 def opening(sentence: str, basis: str = "") -> None:
     """Draw the page's answer in one sentence, and under it what it rests on."""
     below = paragraph(basis, css="sd-basis") if basis else Html("")
-    show(element("h1", escape(sentence), css="sd-opening"), below)
+    show(heading(sentence, css="sd-opening"), below)
 
 
 def section(heading: str) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.reporting.html import element, escape, label, paragraph, table, token, visible
+from sparsedash.reporting.html import element, escape, heading, label, paragraph, table, token, visible
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,11 @@ def test_a_label_keeps_only_what_is_no_markdown(foreign, shown):
 def test_attributes_are_escaped_and_empty_ones_left_out():
     made = element("p", escape("x"), css="", aria_label='"><script>')
     assert made == '<p aria-label="&quot;&gt;&lt;script&gt;">x</p>'
+
+
+def test_a_heading_never_parts_a_number_from_its_sign():
+    shown = heading("<b> 20 % of 4 layers, 1.1 × it", css="big")
+    assert shown == '<h1 class="big">&lt;b&gt; 20\N{NO-BREAK SPACE}% of 4 layers, 1.1\N{NO-BREAK SPACE}× it</h1>'
 
 
 def test_a_paragraph_escapes_its_text():

@@ -6,7 +6,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.tradeoff import tradeoff_words
 from sparsedash.reporting.files.svg_chart import accuracy_drawing
-from sparsedash.reporting.html import Html, element, escape, join, paragraph, table
+from sparsedash.reporting.html import Html, element, escape, heading, join, paragraph, table
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair
 from sparsedash.reporting.results_table import numbers_table
 from sparsedash.reporting.run_answer import answer, figures
@@ -56,7 +56,7 @@ def report(found: RunResults, pair: Pair, passages: Passages | None, job: Job | 
     tradeoff = found.tradeoff()
     title = wording.run_title(found.run.settings)
     body = [
-        element("h1", escape(answer(found))),
+        heading(answer(found)),
         *_remark(run_ending(found.run, job)),
         *(paragraph(said, css="sd-muted") for said in figures(found)),
         paragraph(f"{title} · {wording.run_details(found.run.settings)}", css="sd-muted"),
