@@ -41,7 +41,7 @@ if found is not None:
     results.show_answer(found, chosen.job)
     job_watch.mention_others(backend, chosen.key)
     results.show_tradeoff(backend, found, chosen.job)
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         results.link_to_answers(found)
         choose_tolerance()
         frame.link("prune", "Change the settings", **(form_address(found.run.settings) or {}))

@@ -35,7 +35,15 @@ _HINTS: dict[Measure, str] = {
     "flips": "Broke: the dense model was right and the sparse one is wrong. Mended: the other way round. Equal "
     f"accuracy hides both. {_CLICK}",
 }
-_DRAWN = "Bars and the band: 95 % intervals. Points that would cover each other stand side by side."
+_JUDGED = (
+    "The green band is what may be lost: ✓ within, ✕ beyond, ? undecided, by intervals that hold for all comparisons"
+)
+_DRAWN: dict[Measure, str] = {
+    "accuracy": f"Bars and the blue band: 95 % intervals. {_JUDGED}.",
+    "word perplexity": f"Bars: 95 % intervals. {_JUDGED}.",
+    "flips": "Bars: 95 % intervals.",
+}
+_BESIDE = "Points that would cover each other stand side by side."
 _HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
@@ -106,7 +114,7 @@ def _draw_race(found: RunResults, now: Live | None) -> None:
     )
     _open_comparison(found, clicked(selected["selection"]["points"]))
     fewer = any(point.hollow for point in tradeoff.sparse)
-    hints = [_HINTS[measure], _DRAWN, *([_HOLLOW] if fewer or now else [])]
+    hints = [_HINTS[measure], _DRAWN[measure], _BESIDE, *([_HOLLOW] if fewer or now else [])]
     frame.show(paragraph(" ".join(hints), css="sd-muted sd-small"))
 
 

@@ -180,13 +180,22 @@ def test_several_methods_are_judged_by_the_best_one(open_page, backend):
 
 def test_the_measure_of_the_chart_can_be_chosen(open_page, finished):
     app = open_page("overview")
-    for measure, said in (
-        ("word perplexity", "Word perplexity over 120 passages"),
-        ("flips", "Answers of 120 that broke or were mended"),
-        ("accuracy", "Share of 120 last words right"),
+    for measure, said, bands in (
+        ("word perplexity", "Word perplexity over 120 passages", {"allowed": "The green band is what may be lost"}),
+        ("flips", "Answers of 120 that broke or were mended", {}),
+        (
+            "accuracy",
+            "Share of 120 last words right",
+            {"allowed": "The green band is what may be lost", "95 % interval of dense": "and the blue band: 95 %"},
+        ),
     ):
         app.get("button_group")[0].set_value(measure).run()
-        assert app.get("plotly_chart")[0].proto.alt.startswith(said)
+        chart = app.get("plotly_chart")[0].proto
+        assert chart.alt.startswith(said)
+        drawn = {trace["name"] for trace in json.loads(chart.spec)["data"] if trace.get("fill") == "toself"}
+        assert drawn == set(bands)
+        assert all(explained in words(app) for explained in bands.values())
+        assert words(app).count(" band") == len(bands)
 
 
 def test_the_live_point_stands_in_the_chart_while_its_model_answers(open_page, backend):
