@@ -83,3 +83,31 @@ RUN = Run(
     warnings=(),
     versions={"torch": "2"},
 )
+
+
+def answered(key: str, n: int, **changes: object) -> Record:
+    """A dense record under this key that has the same right answer n times."""
+    outcome = Outcome(
+        index=0,
+        target="a",
+        answer="a",
+        last_word_right=True,
+        last_token_right=True,
+        log_likelihood=-1.0,
+        tokens=(),
+        top=(),
+    )
+    made = Record(
+        key=key,
+        model="owner/model",
+        model_identity="m",
+        dtype="float32",
+        corpus="c",
+        corpus_identity="c",
+        passages_key="p",
+        pruned=None,
+        outcomes=(outcome,) * n,
+        seconds=1.0,
+        tokens_per_second=100.0,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]

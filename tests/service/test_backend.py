@@ -13,12 +13,13 @@ from sparsedash.schema import notes
 from sparsedash.schema.errors import CorpusError, JobError, SparseDashError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
-from sparsedash.schema.records import Outcome, Passages, Record, Run
+from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import backend as backend_module
 from sparsedash.service.backend import Backend, default_data_dir
 from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
+from tests.factories import answered
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100,))
 PROMPT = ContinuationSettings(left="dense", right="s1", prompt="Once upon a time")
@@ -37,29 +38,7 @@ def backend(tmp_path):
 
 
 def record(key: str, n: int = 3) -> Record:
-    outcome = Outcome(
-        index=0,
-        target="a",
-        answer="a",
-        last_word_right=True,
-        last_token_right=True,
-        log_likelihood=-1.0,
-        tokens=(),
-        top=(),
-    )
-    return Record(
-        key=key,
-        model="owner/model",
-        model_identity="m",
-        dtype="float32",
-        corpus="c",
-        corpus_identity="c",
-        passages_key="p",
-        pruned=None,
-        outcomes=(outcome,) * n,
-        seconds=1.0,
-        tokens_per_second=100.0,
-    )
+    return answered(key, n)
 
 
 def run(settings: RunSettings = SETTINGS, **changes: object) -> Run:

@@ -8,12 +8,13 @@ from sparsedash.catalog.memory import dimensions_of, least_memory
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.records import Outcome, Record, Run
+from sparsedash.schema.records import Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import preflight
 from sparsedash.service.preflight import Cached, Memory, cached, duration
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
+from tests.factories import answered
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
 NOTHING = Cached(calibration=False, dense=False, sparse=0, n_sparse=2)
@@ -36,29 +37,7 @@ def with_texts(calibration="self", evaluation="builtin:cloze", **changes):
 
 
 def record(key="dense", n=10, took=5.0):
-    outcome = Outcome(
-        index=0,
-        target="a",
-        answer="a",
-        last_word_right=True,
-        last_token_right=True,
-        log_likelihood=-1.0,
-        tokens=(),
-        top=(),
-    )
-    return Record(
-        key=key,
-        model="owner/model",
-        model_identity="m",
-        dtype="float32",
-        corpus="builtin:cloze",
-        corpus_identity="c",
-        passages_key="p",
-        pruned=None,
-        outcomes=(outcome,) * n,
-        seconds=took,
-        tokens_per_second=100.0,
-    )
+    return answered(key, n, corpus="builtin:cloze", seconds=took)
 
 
 def finished_run(settings=SETTINGS, cached=(), **took):

@@ -115,38 +115,29 @@ def dense_marks(tradeoff: TradeoffData, measure: Measure, end: float, colours: P
     if measure != "accuracy":
         return [across]
     (reading,) = tradeoff.dense.readings[measure]
-    low, high = reading.low, reading.high
-    band = go.Scatter(
-        x=[left, end, end, left],
-        y=[low, low, high, high],
-        fill="toself",
-        mode="lines",
-        fillcolor=colours.band,
-        line={"width": 0},
-        hoverinfo="skip",
-        name="95 % interval of dense",
-    )
-    return [band, across]
+    return [_band(reading.low, reading.high, end, colours.band, "95 % interval of dense"), across]
 
 
 def allowed_band(tradeoff: TradeoffData, measure: Measure, end: float, colours: Palette) -> list[Any]:
     """What may be lost, from dense down, as a shaded band; nothing where a measure is not judged."""
     if measure not in tradeoff.allowed:
         return []
-    left, top = -MARGIN * end, tradeoff.dense_value(measure)
-    bottom = top - tradeoff.allowed[measure]
-    return [
-        go.Scatter(
-            x=[left, end, end, left],
-            y=[bottom, bottom, top, top],
-            fill="toself",
-            mode="lines",
-            fillcolor=colours.allowed,
-            line={"width": 0},
-            hoverinfo="skip",
-            name="allowed",
-        )
-    ]
+    top = tradeoff.dense_value(measure)
+    return [_band(top - tradeoff.allowed[measure], top, end, colours.allowed, "allowed")]
+
+
+def _band(low: float, high: float, end: float, colour: str, name: str) -> Any:
+    left = -MARGIN * end
+    return go.Scatter(
+        x=[left, end, end, left],
+        y=[low, low, high, high],
+        fill="toself",
+        mode="lines",
+        fillcolor=colour,
+        line={"width": 0},
+        hoverinfo="skip",
+        name=name,
+    )
 
 
 def dense_point(tradeoff: TradeoffData, measure: Measure, colours: Palette) -> Any:
