@@ -29,6 +29,7 @@ from sparsedash.schema.settings import (
     BUILTIN_MODEL,
     SELF,
     CalibrationSettings,
+    Dtype,
     EvaluationSettings,
     RunSettings,
     TokenWeights,
@@ -38,7 +39,7 @@ from sparsedash.schema.settings import (
 PUBLISHED = "retrain-free (published)"
 DENSE = "dense"
 
-_TOLD = ("model", "evaluation", "passages", "sparsity", "samples", "length", "token_weights", "packing")
+_TOLD = ("model", "dtype", "evaluation", "passages", "sparsity", "samples", "length", "token_weights", "packing")
 """Options that every child is given as they are, and on which what it finds depends."""
 
 
@@ -105,7 +106,7 @@ def _permilles(arguments):
 
 def _written(arguments, base):
     """Reference of calibration text that the model writes once for all methods."""
-    wanted = [arguments.model, arguments.samples, arguments.length]
+    wanted = [arguments.model, arguments.dtype, arguments.samples, arguments.length]
     path = base / f"{SELF}-{digest(wanted)[:12]}.jsonl"
     if not path.exists():
         texts = _in_child(arguments, SELF, path.with_suffix(""))
@@ -163,6 +164,7 @@ def _child(arguments):
 def _settings(arguments):
     return RunSettings(
         model=arguments.model,
+        dtype=arguments.dtype,
         sparsities_permille=_permilles(arguments),
         calibration=CalibrationSettings(
             corpus=(arguments.calibration or [SELF])[0],
@@ -218,6 +220,7 @@ def _peak_bytes():
 def _parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=BUILTIN_MODEL)
+    parser.add_argument("--dtype", default="float32", choices=get_args(Dtype))
     parser.add_argument("--calibration", action="append", help="text reference, may be repeated")
     parser.add_argument("--evaluation", required=True, help="text reference; not the calibration's")
     parser.add_argument("--passages", type=int, default=1000)

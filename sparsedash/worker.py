@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, assert_never
+from typing import IO
 
 from sparsedash.catalog.memory_advice import out_of_memory
+from sparsedash.engine.work import Task, Work
+from sparsedash.engine.work import load as engine_work
 from sparsedash.jobs.exit_reasons import FINISHED_PARTS
 from sparsedash.jobs.locks import hold, job_lock, slot_lock
 from sparsedash.jobs.own_files import make_folder, open_own
@@ -27,10 +28,8 @@ from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.jobs.runner import linger_s, worker_name
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
-from sparsedash.schema.progress import OnStep, OnText, Step
+from sparsedash.schema.progress import Step
 from sparsedash.schema.secrets import redact_output, redacted
-from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.storage.disk_space import free_in_words, is_full
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
 
@@ -43,44 +42,10 @@ _LOOK_S = 0.1
 _OOM_SCORE = "800"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pipeline:
-    """What a worker can do. run also takes the key that its Run is stored under."""
-
-    run: Callable[[RunSettings, Store, OnStep, str], object]
-    continue_prompt: Callable[[ContinuationSettings, Store, OnStep, OnText], object]
-    measure_divergence: Callable[[DivergenceSettings, Store, OnStep], object]
-
-
-def engine() -> Pipeline:
-    """The real pipeline, with shelves that keep its last models from job to job. Imports torch."""
-    from sparsedash.engine.comparison import continuation, divergence
-    from sparsedash.engine.comparison.model_pair import ModelPairCache
-    from sparsedash.engine.models.loading import ModelShelf
-    from sparsedash.engine.run import pipeline
-
-    shelf = ModelShelf()
-    pair_cache = ModelPairCache(shelf)
-
-    def run(settings: RunSettings, store: Store, on_step: OnStep, key: str) -> object:
-        pair_cache.let_go()
-        return pipeline.run(settings, store, on_step, shelf, run_key=key)
-
-    return Pipeline(
-        run=run,
-        continue_prompt=lambda settings, store, on_step, on_text: continuation.continue_prompt(
-            settings, store, pair_cache, on_step, on_text
-        ),
-        measure_divergence=lambda settings, store, on_step: divergence.measure_divergence(
-            settings, store, pair_cache, on_step
-        ),
-    )
-
-
-def main(argv: Sequence[str] | None = None, load: Callable[[], Pipeline] = engine) -> int:
+def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, Work]] = engine_work) -> int:
     """Serve one slot until nothing has come for a while; 0 also when another worker has the slot already.
 
-    load: gives the pipeline; called once, for the first job.
+    load: gives the work behind every kind of job; called once, for the first job.
     """
     parser = argparse.ArgumentParser(prog="python -m sparsedash.worker", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -112,14 +77,14 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Pipeline] = engin
 class Worker:
     """Serves the jobs of one data folder. name: as the job table shows it."""
 
-    def __init__(self, folder: Path, name: str, load: Callable[[], Pipeline], stop: StopFlag) -> None:
+    def __init__(self, folder: Path, name: str, load: Callable[[], Mapping[str, Work]], stop: StopFlag) -> None:
         self._folder = folder
         self._name = name
         self._load = load
         self._stop = stop
         self._patience_s = _seconds(*PATIENCE)
         self._table = JobTable(folder / "jobs.sqlite", self._patience_s)
-        self._loaded: tuple[Store, Pipeline] | None = None
+        self._loaded: tuple[Store, Mapping[str, Work]] | None = None
         self._sound = True
 
     def serve(self, linger_s: float) -> None:
@@ -188,19 +153,9 @@ class Worker:
     def _do(self, job: Job, reporter: Reporter) -> None:
         if self._loaded is None:
             self._loaded = Store(self._folder, patience_s=self._patience_s), self._load()
-        store, pipeline = self._loaded
-        match job.kind:
-            case "run":
-                settings = settings_from_plain(RunSettings, job.settings)
-                pipeline.run(settings, store, reporter, job.key)
-            case "continuation":
-                prompt = settings_from_plain(ContinuationSettings, job.settings)
-                pipeline.continue_prompt(prompt, store, reporter, reporter.wrote)
-            case "divergence":
-                asked = settings_from_plain(DivergenceSettings, job.settings)
-                pipeline.measure_divergence(asked, store, reporter)
-            case _:
-                assert_never(job.kind)
+        store, works = self._loaded
+        task = Task(key=job.key, settings=job.settings, store=store, on_step=reporter, on_text=reporter.wrote)
+        works[job.kind](task)
 
     def _why_stopped(self, job: Job, error: Cancelled) -> tuple[str, str]:
         if self._table.get(job.id).cancel_requested_at is None:

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 import sparsedash
-from sparsedash.__main__ import main
 from sparsedash.catalog import choices, presets
 from sparsedash.reporting.files.run_json import run_document
 from sparsedash.schema.method_settings import Allocation, Compensation, Pattern, Saliency, Schedule
+from sparsedash.shell.commands import main
 from tests.factories import RECORD, RUN
 
 ROOT = Path(__file__).parents[1]

@@ -86,7 +86,7 @@ def _texts(reference: str, row: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _shell(arguments: list[str]) -> dict[str, Any]:
-    from sparsedash.__main__ import main
+    from sparsedash.shell.commands import main
 
     return {"code": main(arguments)}
 

@@ -8,31 +8,32 @@ from pathlib import Path
 
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.progress import Step
-from sparsedash.worker import Pipeline, main
+from sparsedash.worker import main
 
 
-def run(settings, store, on_step, key):
-    sign(store.folder, key)
-    on_step(Step("load", 0, 1, message="fake"))
-    print("working on", settings.model)
-    BEHAVIOURS[settings.model.removeprefix("fake/").split("-")[0]](store.folder, on_step)
+def run(task):
+    sign(task)
+    task.on_step(Step("load", 0, 1, message="fake"))
+    model = task.settings["model"]
+    print("working on", model)
+    BEHAVIOURS[model.removeprefix("fake/").split("-")[0]](task.store.folder, task.on_step)
 
 
-def continue_prompt(settings, store, on_step, on_text):
-    sign(store.folder, settings.key())
-    on_text("left", "right")
-    on_step(Step("continue", 0, 1))
+def continue_prompt(task):
+    sign(task)
+    task.on_text("left", "right")
+    task.on_step(Step("continue", 0, 1))
 
 
-def measure_divergence(settings, store, on_step):
-    sign(store.folder, settings.key())
-    on_step(Step("diverge", 0, 1))
+def measure_divergence(task):
+    sign(task)
+    task.on_step(Step("diverge", 0, 1))
 
 
-def sign(folder: Path, key: str):
+def sign(task):
     """Say in the ledger that this process has begun the work."""
-    with (folder / "ledger").open("a") as ledger:
-        ledger.write(f"{key} {os.getpid()}\n")
+    with (task.store.folder / "ledger").open("a") as ledger:
+        ledger.write(f"{task.key} {os.getpid()}\n")
 
 
 def quick(folder: Path, on_step):
@@ -92,7 +93,7 @@ BEHAVIOURS |= {f.__name__: f for f in (segfault, quits)}
 
 
 if __name__ == "__main__":
-    fake = Pipeline(run=run, continue_prompt=continue_prompt, measure_divergence=measure_divergence)
+    fake = {"run": run, "continuation": continue_prompt, "divergence": measure_divergence}
     exit_code = main(load=lambda: fake)
     while "FAKE_WORKER_HANGS_AT_ITS_END" in os.environ:
         time.sleep(1)

@@ -6,12 +6,8 @@ import os
 import signal
 import sys
 
-from sparsedash.worker import Pipeline, engine, main
-
-
-def load() -> Pipeline:
-    return engine()
-
+from sparsedash.engine.work import load
+from sparsedash.worker import main
 
 load()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -21,5 +17,5 @@ for line in sys.stdin:
     if not pid:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os._exit(main(["--data-dir", line.strip()], load))
+        os._exit(main(["--data-dir", line.strip()]))
     print(pid, flush=True)

@@ -9,10 +9,11 @@ ended by the kernel where the disk is full.
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+from sparsedash.engine.work import Task, load
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation
@@ -21,7 +22,7 @@ from sparsedash.schema.progress import ignore_steps, ignore_text
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
-from sparsedash.worker import engine, in_words
+from sparsedash.worker import in_words
 
 STAGES = ("load", "text", "calibrate", "prune", "evaluate")
 
@@ -55,6 +56,12 @@ def said_of(work, folder: Path) -> list[str]:
     return []
 
 
+def done(kind: str, settings, store: Store, on_step=ignore_steps):
+    """What a worker's engine makes of a job that has just been loaded."""
+    task = Task(key=settings.key(), settings=asdict(settings), store=store, on_step=on_step, on_text=ignore_text)
+    return load()[kind](task)
+
+
 def records(run, store: Store) -> list[Record]:
     found = [store.get(Record, key) for key in (run.dense, *run.sparse)]
     return [replace(record, seconds=0.0, tokens_per_second=0.0) for record in found]
@@ -73,14 +80,14 @@ def asked(model: str, text: str) -> RunSettings:
 def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
     results: dict[str, object] = {}
     whole = Store(disk / "whole")
-    expected = records(engine().run(asked(model, text), whole, ignore_steps, "key"), whole)
+    expected = records(done("run", asked(model, text), whole), whole)
     whole.close()
     for stage in STAGES:
         settings = asked(gguf if stage == "load" else model, text)
         store, filler = Store(disk / stage), Filler(disk, stage)
-        said = said_of(partial(engine().run, settings, store, filler, "key"), store.folder)
+        said = said_of(partial(done, "run", settings, store, filler), store.folder)
         filler.remove()
-        run = engine().run(settings, store, ignore_steps, "key")
+        run = done("run", settings, store)
         results[stage] = [said, stage == "load" or records(run, store) == expected]
         if stage == STAGES[-1]:
             results["continue"] = continued(run, store, Filler(disk, "continue"))
@@ -90,9 +97,9 @@ def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
 
 def continued(run, store: Store, filler: Filler) -> list[object]:
     prompt = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="the lamp and the", n_tokens=3)
-    said = said_of(lambda: engine().continue_prompt(prompt, store, filler, ignore_text), store.folder)
+    said = said_of(partial(done, "continuation", prompt, store, filler), store.folder)
     filler.remove()
-    engine().continue_prompt(prompt, store, ignore_steps, ignore_text)
+    done("continuation", prompt, store)
     return [said, store.get(Continuation, prompt.key()) is not None]
 
 

@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparsedash import __main__ as shell
 from sparsedash.schema.errors import CorpusError, ModelError, SettingsError, SparseDashError
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
 from sparsedash.service.problems import problems
+from sparsedash.shell import commands as shell
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import texts_of
 from sparsedash.ui import frame
@@ -61,7 +61,7 @@ def test_arguments_are_begun_or_refused_in_one_line(n, monkeypatch, tmp_path, ca
     def begun(*_):
         raise SparseDashError("It was begun.")
 
-    monkeypatch.setattr(shell, "_run", begun)
+    monkeypatch.setattr("sparsedash.shell.run_command.ran", begun)
     monkeypatch.chdir(tmp_path)
     seen: Counter[object] = Counter()
     for seed in range(n):

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from sparsedash.__main__ import main
 from sparsedash.catalog import choices, presets
 from sparsedash.schema.errors import StoreError
+from sparsedash.shell.commands import main
 from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
 
 PASSAGE_FIELDS = {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
@@ -68,7 +68,7 @@ def test_every_sparse_model_has_a_verdict_and_one_beyond_can_fail_the_command(ar
     assert "undecided" in capsys.readouterr().out
     document = json.loads(file.read_text())
     document["sparse"][0]["verdict"]["verdict"] = "beyond"
-    monkeypatch.setattr("sparsedash.__main__._run", lambda *_: document)
+    monkeypatch.setattr("sparsedash.shell.run_command.ran", lambda *_: document)
     assert main(lax) == 3
     assert main(lax[:-1]) == 0
 
@@ -152,7 +152,7 @@ def test_a_document_that_cannot_be_written_after_all_is_said(arguments, capsys, 
     def fill(*_):
         raise StoreError("out.json could not be written: no space.")
 
-    monkeypatch.setattr("sparsedash.__main__.write_whole", fill)
+    monkeypatch.setattr("sparsedash.shell.run_command.write_whole", fill)
     assert main([*arguments, "--json", str(tmp_path / "out.json")]) == 1
     printed = capsys.readouterr()
     assert "dense" in printed.out
@@ -178,7 +178,7 @@ def test_a_secret_that_is_typed_by_mistake_is_not_repeated(arguments, capsys, sa
     ],
 )
 def test_what_is_not_there_gives_one_line_and_code_2_at_once(arguments, capsys, monkeypatch, flag, value, said):
-    monkeypatch.setattr("sparsedash.__main__._run", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr("sparsedash.shell.run_command.ran", lambda *_: pytest.fail("it was started"))
     assert main([*arguments, flag, value]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"sparsedash: {said}")
@@ -186,7 +186,7 @@ def test_what_is_not_there_gives_one_line_and_code_2_at_once(arguments, capsys, 
 
 
 def test_a_model_that_cannot_be_pruned_gives_one_line_and_code_2_at_once(arguments, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsedash.__main__._run", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr("sparsedash.shell.run_command.ran", lambda *_: pytest.fail("it was started"))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert main([*arguments, "--model", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -202,7 +202,7 @@ def test_a_model_without_weights_gives_one_line_and_code_1(arguments, capsys, tm
 
 def test_help_answers_without_loading_torch():
     code = (
-        "import sys; from sparsedash.__main__ import main\ntry: main(['run', '--help'])\nexcept SystemExit: "
+        "import sys; from sparsedash.shell.commands import main\ntry: main(['run', '--help'])\nexcept SystemExit: "
         "pass\nsys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

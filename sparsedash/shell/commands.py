@@ -1,0 +1,93 @@
+"""Which commands there are, and how each of them ends. One row adds a command."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sparsedash import __version__
+from sparsedash.schema.errors import Cancelled, SparseDashError
+from sparsedash.schema.secrets import redact_output
+from sparsedash.schema.settings import BUILTIN_MODEL
+from sparsedash.shell import run_command
+from sparsedash.shell.terminal import EXIT_BAD_ARGUMENTS, EXIT_FAILED, EXIT_STOPPED, Parser, complain, quieten
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One word after `sparsedash`.
+
+    does: in a line. example: of its use. prepare: checks all that was asked for and gives the work, which returns the
+    exit code; raises SparseDashError before anything is computed.
+    """
+
+    name: str
+    does: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    prepare: Callable[[argparse.Namespace], Callable[[], int]]
+
+
+COMMANDS = (
+    Command(
+        name="run",
+        does="calibrate, prune and evaluate a model",
+        example=f"sparsedash run --model {BUILTIN_MODEL} --sparsity 10,20",
+        add_arguments=run_command.add_arguments,
+        prepare=run_command.prepare,
+    ),
+)
+
+_ABOUT = f"""\
+What would pruning cost this language model?
+
+Calibrates, prunes and evaluates a model as the dashboard does, and shares its data folder: what one of them has
+computed, the other does not compute again. To begin with, on a small model that needs no network:
+
+    {COMMANDS[0].example}
+"""
+_ENDS = """\
+`sparsedash run --help` lists what can be chosen. The dashboard itself: `streamlit run app.py` in the checkout.
+Exit codes: 0 done, 1 failed, 2 a bad argument, 3 beyond what may be lost (with --fail-beyond),
+130 stopped from the keyboard.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says. Returns the exit code, as `--help` lists them."""
+    redact_output()
+    arguments = _parsed(argv)
+    try:
+        work = arguments.prepare(arguments)
+    except SparseDashError as error:
+        # Nothing has been computed yet: whatever is wrong was asked wrongly, the data folder's name included.
+        return complain(error, EXIT_BAD_ARGUMENTS)
+    quieten()
+    try:
+        code: int = work()
+        return code
+    except SparseDashError as error:
+        return complain(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        return complain(Cancelled(), EXIT_STOPPED)
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    for name, value in vars(arguments).items():
+        if value == []:  # argparse takes the value out of `--flag=--`
+            parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="sparsedash", description=_ABOUT, epilog=_ENDS, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"sparsedash {__version__}")
+    words = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS:
+        description = f"{command.does.capitalize()}: {command.example}"
+        own = words.add_parser(command.name, help=command.does, description=description)
+        command.add_arguments(own)
+        own.set_defaults(prepare=command.prepare)
+    return parser

@@ -1,0 +1,126 @@
+"""The flags that describe a run, and the settings that they make: for every command that needs one."""
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import replace
+
+from sparsedash.catalog import choices, presets
+from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.settings import (
+    BUILTIN_CLOZE,
+    BUILTIN_MODEL,
+    SELF,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+    parse_percents,
+)
+from sparsedash.service.problems import problems
+from sparsedash.shell.terminal import path
+from sparsedash.stats.tolerance import Tolerance
+from sparsedash.storage.data_dir import data_folder, in_full
+from sparsedash.storage.store import WORK_PATIENCE_S, Store
+
+
+def ask_for_run(parser: argparse.ArgumentParser) -> None:
+    """Add all flags of a run to a command's parser."""
+    _ask_for_model_and_texts(parser)
+    _ask_for_pruning(parser)
+    _ask_for_answering(parser)
+    kept = "where results and what can be used again are kept (%(default)s)"
+    parser.add_argument("--data-dir", type=path, default=data_folder(), metavar="DIR", help=kept)
+
+
+def ask_for_tolerance(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what may be lost."""
+    usual = Tolerance()
+    ratio = "word perplexity may be R times the dense model's (%(default)s)"
+    parser.add_argument("--within", type=float, default=usual.ratio, metavar="R", help=ratio)
+    points = "accuracy may fall by P points (%(default)s)"
+    parser.add_argument("--within-points", type=float, default=usual.points, metavar="P", help=points)
+
+
+def asked_tolerance(arguments: argparse.Namespace) -> Tolerance:
+    """What may be lost. Raises SettingsError."""
+    return Tolerance(ratio=arguments.within, points=arguments.within_points)
+
+
+def asked_store(arguments: argparse.Namespace, settings: RunSettings) -> Store:
+    """The data folder, once all that the settings name can be used. Raises SparseDashError, with every problem."""
+    store = Store(in_full(arguments.data_dir), patience_s=WORK_PATIENCE_S)
+    if found := problems(settings, store.folder):
+        raise SparseDashError(" ".join(problem.message for problem in found))
+    return store
+
+
+def asked_settings(arguments: argparse.Namespace) -> RunSettings:
+    """What run the flags describe. Raises SettingsError."""
+    methods = [presets.method_named(name.strip()) for name in arguments.method.split(",")]
+    if arguments.width_multiple is not None:
+        methods = [replace(method, width_multiple=arguments.width_multiple) for method in methods]
+    return RunSettings(
+        model=arguments.model,
+        dtype=arguments.dtype,
+        methods=tuple(methods),
+        sparsities_permille=parse_percents(arguments.sparsity),
+        calibration=CalibrationSettings(
+            corpus=arguments.calibration,
+            n_samples=arguments.calibration_samples,
+            length=arguments.calibration_length,
+            seed=arguments.seed,
+            token_weights=arguments.token_weights,
+            packed=arguments.packed,
+        ),
+        evaluation=EvaluationSettings(
+            corpus=arguments.evaluation,
+            n_passages=arguments.passages,
+            shuffle_seed=arguments.shuffle_seed,
+            rule=arguments.rule,
+            stop_early=arguments.stop_early,
+        ),
+    )
+
+
+def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
+    models = f"hub id, folder, .gguf file or {BUILTIN_MODEL}"
+    run.add_argument("--model", required=True, metavar="REF", help=models)
+    run.add_argument("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16 (%(default)s)")
+    texts = f"{_names(choices.CALIBRATION_CORPORA)} or file:PATH (%(default)s)"
+    run.add_argument("--calibration", default=SELF, metavar="REF", help=texts)
+    samples = "samples of calibration text (%(default)s)"
+    run.add_argument("--calibration-samples", type=int, default=128, metavar="N", help=samples)
+    longest = "tokens a sample has at most (%(default)s)"
+    run.add_argument("--calibration-length", type=int, default=256, metavar="N", help=longest)
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="draws the calibration text (%(default)s)")
+    weights = (
+        "how much each token of the calibration text counts: equal, or residual (little where its residual "
+        "stream is large); (%(default)s)"
+    )
+    run.add_argument("--token-weights", default="equal", metavar="NAME", help=weights)
+    packed = "join the documents of the calibration text and cut them into samples of full length"
+    run.add_argument("--packed", action="store_true", help=packed)
+
+
+def _ask_for_pruning(run: argparse.ArgumentParser) -> None:
+    percents = "of MLP channels, or of single weights, to remove (%(default)s)"
+    run.add_argument("--sparsity", default="10,20", metavar="PERCENTS", help=percents)
+    names = f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"
+    run.add_argument("--method", default=presets.DEFAULT_METHOD, metavar="NAMES", help=names)
+    multiple = "kept widths are multiples of N channels (32)"
+    run.add_argument("--width-multiple", type=int, metavar="N", help=multiple)
+
+
+def _ask_for_answering(run: argparse.ArgumentParser) -> None:
+    texts = f"{_names(choices.EVALUATION_CORPORA)} or file:PATH (%(default)s)"
+    run.add_argument("--evaluation", default=BUILTIN_CLOZE, metavar="REF", help=texts)
+    run.add_argument("--passages", type=int, metavar="N", help="answer the first N only")
+    drawn = "answer N drawn by this seed instead of the first N"
+    run.add_argument("--shuffle-seed", type=int, metavar="N", help=drawn)
+    rule = "how the last token is judged: plain, or published (longer than 197 tokens is wrong); (%(default)s)"
+    run.add_argument("--rule", default="plain", metavar="NAME", help=rule)
+    early = "a sparse model answers only until its difference to the dense one is decided"
+    run.add_argument("--stop-early", action="store_true", help=early)
+
+
+def _names(offered: Iterable[choices.Choice | presets.Method]) -> str:
+    return ", ".join(each.name for each in offered)

@@ -1,0 +1,59 @@
+"""`sparsedash run`: calibrate, prune and evaluate a model, print what was lost."""
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from sparsedash.reporting.files.run_json import run_document
+from sparsedash.reporting.printed_table import printed_table
+from sparsedash.schema.progress import Step
+from sparsedash.schema.records import Record, Run
+from sparsedash.schema.settings import RunSettings
+from sparsedash.shell.progress_bar import ProgressBar
+from sparsedash.shell.run_arguments import ask_for_run, ask_for_tolerance, asked_settings, asked_store, asked_tolerance
+from sparsedash.shell.terminal import EXIT_BEYOND, path
+from sparsedash.stats.tolerance import Tolerance
+from sparsedash.storage.store import Store
+from sparsedash.storage.whole_file import writable_file, write_whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of a run, of what may be lost, and where the result goes."""
+    ask_for_run(parser)
+    ask_for_tolerance(parser)
+    fails = f"exit with {EXIT_BEYOND} where a sparse model is beyond that"
+    parser.add_argument("--fail-beyond", action="store_true", help=fails)
+    parser.add_argument("--json", type=path, metavar="FILE", help="write the whole result there")
+
+
+def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
+    """The work, once all that was asked for is possible. Raises SparseDashError."""
+    settings = asked_settings(arguments)
+    tolerance = asked_tolerance(arguments)
+    file = writable_file(arguments.json, "--json") if arguments.json else None
+    store = asked_store(arguments, settings)
+
+    def work() -> int:
+        document = ran(settings, store, tolerance)
+        print(*printed_table(document), sep="\n")
+        if file is not None:
+            write_whole(file, json.dumps(document, indent=1, allow_nan=False))
+        beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
+        return EXIT_BEYOND if arguments.fail_beyond and beyond else 0
+
+    return work
+
+
+def ran(settings: RunSettings, store: Store, tolerance: Tolerance) -> dict[str, Any]:
+    """The document of a run, which is computed as far as it is not stored."""
+    with ProgressBar(settings) as bar:
+        bar(Step("start", 0, 0))
+        # Only now: torch takes seconds to import, and --help or a typing mistake must not wait for it.
+        from sparsedash.engine.run import pipeline
+
+        run: Run = pipeline.run(settings, store, bar)
+    dense = store.get(Record, run.dense)
+    sparse = [store.get(Record, key) for key in run.sparse]
+    assert dense is not None
+    return run_document(run, dense, [record for record in sparse if record is not None], tolerance)
