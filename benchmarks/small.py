@@ -19,6 +19,8 @@ OPTIONS = {
     "pages": "--methods 1 --passages 200 --reruns 2 --steps 4",
     "precision": "--passages 12 --piece 6 --model {model} --data-dir {folder}",
     "prompts": "--model {model} --data-dir {folder}",
+    "protocol": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 "
+    "--methods flap,random --model {model} --keep {folder}",
     "pruning": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 --methods random "
     "--model {model}",
     "rules": "--passages 12 --model {model} --data-dir {folder}",

@@ -102,6 +102,16 @@ def reads_prompts(printed: str) -> None:
     assert len(asked) == 3 and all(0 < first <= whole for first, whole in asked)
 
 
+def reads_protocol(printed: str) -> None:
+    cases = rows(r"tiny-llama, calibrated on self, (25|50) %, (\d+) passages$", printed)
+    assert cases == [(25, 8), (50, 8)]
+    losses = rows(r"  (?:flap|random) +(-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\)$", printed)
+    assert len(losses) == 4 and all(low <= lost <= high for lost, low, high in losses)
+    (best, worst) = rows(r"(?:flap|random) +([\d.]+) +([\d.]+) +([\d.]+)(?:$|   [+-])", printed)
+    assert best[0] <= worst[0]
+    assert all(score == pytest.approx((most + mean) / 2, abs=0.002) for score, most, mean in (best, worst))
+
+
 def reads_pruning(printed: str) -> None:
     assert rows(r"calibrated on ([\d,]+) tokens of self$", printed) == [(1280,)]
     ((times,),) = rows(r"bare forward pass \d+ s, calibration alone ([\d.]+) times that$", printed)

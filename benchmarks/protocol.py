@@ -1,0 +1,140 @@
+"""How `best` and the default are chosen: which method loses least where it does worst, and on average.
+
+    python -m benchmarks.protocol --model builtin:smollm2-135m --model gemma.gguf --calibration file:wikitext.txt \\
+        --calibration file:lambada.jsonl[3600:] --evaluation file:lambada.jsonl[1500:1800] --keep FOLDER
+
+Every method on equal tokens, for every model and calibration text. A method's *excess* is what it loses, in nats a
+word, beyond the method that loses least with this model, text and sparsity. Its score is half its largest excess plus
+half its mean excess; the least score wins. Prints every loss with its 95 % interval and as a share of the published
+method's, and the scores; beside each, where the winner does worst against that method, with the paired interval. With
+`--keep` a run that was stopped goes on where it was.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import fmean
+from typing import get_args
+
+from sparsedash.catalog.presets import METHODS, method_name, method_named
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import (
+    BUILTIN_MODEL,
+    SELF,
+    CalibrationSettings,
+    Dtype,
+    EvaluationSettings,
+    RunSettings,
+    parse_percents,
+)
+from sparsedash.stats.means import mean_interval, moments
+from sparsedash.storage.store import Store
+
+PUBLISHED = "retrain-free (published)"
+ALPHA = 0.05
+
+
+def main():
+    arguments = _parser().parse_args()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        store = Store(Path(arguments.keep or folder))
+        losses = {}
+        for text in arguments.calibration or [SELF]:
+            for model in arguments.model or [BUILTIN_MODEL]:
+                found = _losses(_settings(arguments, model, text), store)
+                for case, by_method in found.items():
+                    _print_case(case, by_method)
+                losses |= found
+        store.close()
+    _print_scores(losses)
+
+
+def _losses(settings, store):
+    """By case (model, text, sparsity in per mille), by method: nats lost on every passage."""
+    from sparsedash.engine.run import pipeline
+
+    run = pipeline.run(settings, store, ignore_steps)
+    dense = _log_likelihoods(store.get(Record, run.dense))
+    model, text = Path(settings.model).name, Path(settings.calibration.corpus).name
+    cases = {}
+    for (method, permille), key in zip(settings.points, run.sparse, strict=True):
+        found = cases.setdefault((model, text, permille), {})
+        sparse = _log_likelihoods(store.get(Record, key))
+        found[method_name(method)] = [d - s for d, s in zip(dense, sparse, strict=True)]
+    return cases
+
+
+def _settings(arguments, model, text):
+    names = arguments.methods.split(",") if arguments.methods else _channel_methods()
+    return RunSettings(
+        model=model,
+        dtype=arguments.dtype,
+        methods=tuple(map(method_named, names)),
+        sparsities_permille=parse_percents(arguments.sparsity),
+        calibration=CalibrationSettings(
+            corpus=text, n_samples=arguments.samples, length=arguments.length, packed=arguments.packing == "packed"
+        ),
+        evaluation=EvaluationSettings(corpus=arguments.evaluation, n_passages=arguments.passages),
+    )
+
+
+def _channel_methods():
+    return [method.name for method in METHODS if method.settings.takes_channels]
+
+
+def _log_likelihoods(record):
+    return [outcome.log_likelihood for outcome in record.outcomes]
+
+
+def _print_case(case, found):
+    model, text, permille = case
+    print(f"\n{model}, calibrated on {text}, {permille / 10:g} %, {len(next(iter(found.values()))):,} passages")
+    published = fmean(found[PUBLISHED]) if PUBLISHED in found else None
+    for method, lost in sorted(found.items(), key=lambda one: fmean(one[1])):
+        low, high = mean_interval(moments(lost), ALPHA)
+        share = "" if published is None else f"{fmean(lost) / published:8.2f} of the published"
+        print(f"  {method:28}{fmean(lost):8.3f} ({low:.3f} to {high:.3f}){share}")
+
+
+def _print_scores(losses):
+    excess = {method: [_excess(method, found) for found in losses.values()] for method in next(iter(losses.values()))}
+    scores = {method: (max(own) + fmean(own)) / 2 for method, own in excess.items()}
+    winner = min(scores, key=scores.__getitem__)
+    print(f"\n{'method':28}{'score':>8}{'worst':>8}{'mean':>8}   where the winner does worst against it")
+    for method in sorted(scores, key=scores.__getitem__):
+        row = f"{method:28}{scores[method]:8.3f}{max(excess[method]):8.3f}{fmean(excess[method]):8.3f}"
+        print(row if method == winner else f"{row}   {_worst_of(winner, method, losses)}")
+
+
+def _worst_of(winner, method, losses):
+    """How much more the winner loses than this method where that is most, with its paired interval."""
+    more = {case: [a - b for a, b in zip(own[winner], own[method], strict=True)] for case, own in losses.items()}
+    case = max(more, key=lambda each: fmean(more[each]))
+    model, text, permille = case
+    low, high = mean_interval(moments(more[case]), ALPHA)
+    return f"{fmean(more[case]):+.3f} ({low:+.3f} to {high:+.3f}) {model}, {text}, {permille / 10:g} %"
+
+
+def _excess(method, found):
+    return fmean(found[method]) - min(map(fmean, found.values()))
+
+
+def _parser():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", action="append", help="may be repeated")
+    parser.add_argument("--dtype", default="float32", choices=get_args(Dtype))
+    parser.add_argument("--calibration", action="append", help="text reference, may be repeated")
+    parser.add_argument("--evaluation", required=True, help="text reference; passages that no other table reports")
+    parser.add_argument("--passages", type=int, help="the first so many only")
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--packing", default="packed", choices=("packed", "documents"))
+    parser.add_argument("--sparsity", default="10,20,30")
+    parser.add_argument("--methods", help="names with commas between; all that remove channels where not given")
+    parser.add_argument("--keep", help="data folder that keeps what was computed")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
