@@ -12,7 +12,7 @@ from sparsedash.jobs.job import Move
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
-from sparsedash.schema.errors import StoreError
+from sparsedash.schema.errors import NewerError, StoreError
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import Stage
@@ -52,6 +52,7 @@ class Backend:
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._runner = LocalRunner(self.data_dir, self._table)
         self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
+        self._left_alone: dict[tuple[type, str], NewerError] = {}
         self._try_to_reconcile()
 
     def submit(self, settings: RunSettings) -> Job:
@@ -178,6 +179,10 @@ class Backend:
         live = (*self._table.running(), *self._table.queue())
         self.uploads.drop(reference, {t for j in live for t in texts_read(j.settings, self.record)})
 
+    def left_alone(self) -> tuple[NewerError, ...]:
+        """What was asked for and is there, but in a newer version's form: it is shown nowhere and stays as it is."""
+        return tuple(self._left_alone.values())
+
     def reconcile(self) -> None:
         """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers.
 
@@ -227,7 +232,11 @@ class Backend:
         known = self._recent.get((kind, key))
         if isinstance(known, kind):
             return known
-        found = self._store.get(kind, key)
+        try:
+            found = self._store.get(kind, key)
+        except NewerError as error:
+            self._left_alone[kind, key] = error
+            return None
         if found is not None and _is_final(found):
             self._recent.put((kind, key), found)
         return found

@@ -3,6 +3,7 @@
 Two diskcaches (see docs/adr/0002): `records` holds JSON text and forgets nothing; `artefacts` holds bytes up to a size
 limit and forgets what was used least recently. Every value carries a sha256: what does not match is dropped and
 reported. A damaged index leads to the value of another key: records name theirs themselves, all other sums include it.
+A record whose sum matches but whose form is unknown is another version's: it is left alone.
 """
 
 import hashlib
@@ -15,9 +16,9 @@ from typing import Any, TypeVar
 
 import diskcache
 
-from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.errors import NewerError, SettingsError, StoreError
 from sparsedash.schema.notes import NoteName
-from sparsedash.schema.records import R, from_json, to_json
+from sparsedash.schema.records import R, from_json, names_itself, to_json
 from sparsedash.storage.cache_file import delete, is_busy, is_undecodable, names, open_cache, patiently
 from sparsedash.storage.disk_space import free_in_words, is_full
 from sparsedash.storage.plain_disk import PlainDisk
@@ -27,6 +28,9 @@ __all__ = ["PATIENCE_S", "WORK_PATIENCE_S", "PlainDisk", "Store"]
 log = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 32
+_SHOWN = 12
+"""Characters of a key, where it is told."""
+
 T = TypeVar("T")
 PATIENCE_S = 5.0
 """How long to wait for another process, where somebody waits for the page."""
@@ -66,7 +70,11 @@ class Store:
             ) from error
 
     def put(self, key: str, record: R) -> None:
-        """Store a record under its kind and key, in place of an earlier one, in one transaction."""
+        """Store a record under its kind and key, in place of an earlier one, in one transaction.
+
+        Raises NewerError rather than replace one in another version's form.
+        """
+        self.get(type(record), key)
         data = to_json(record).encode()
         self._write(self._records, _name(type(record), key), data, hashlib.sha256(data).digest())
 
@@ -82,7 +90,10 @@ class Store:
         return self._patiently("written", changed)
 
     def get(self, kind: type[R], key: str) -> R | None:
-        """The record, or None where there is none; a damaged one is dropped and counts as none."""
+        """The record, or None where there is none; a damaged one is dropped and counts as none.
+
+        Raises NewerError for one in another version's form, which stays.
+        """
         name = _name(kind, key)
         data = self._read(self._records, name)
         if data is None:
@@ -93,6 +104,8 @@ class Store:
                 raise StoreError("it is the entry of another key")
             return record
         except (StoreError, UnicodeDecodeError) as error:
+            if names_itself(kind, key, data.decode(errors="replace")):
+                raise NewerError(f"{kind.__name__} {key[:_SHOWN]}") from error
             self._drop(self._records, name, error)
             return None
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from sparsedash.jobs.job import Job, JobState, Move, queue_order
-from sparsedash.schema.errors import JobError
+from sparsedash.schema.errors import JobError, NewerError
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import STAGE_TITLES
@@ -135,6 +135,9 @@ class FakeBackend:
     def retry(self, job_id: int) -> Job:
         self.retried.append(job_id)
         return self.job(job_id)
+
+    def left_alone(self) -> tuple[NewerError, ...]:
+        return ()
 
     def queue_position(self, job_id: int) -> int | None:
         waiting = [found.id for found in self._waiting()]
