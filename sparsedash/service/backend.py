@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sparsedash
 from sparsedash.jobs.exit_reasons import last_lines
-from sparsedash.jobs.job import Move
+from sparsedash.jobs.job import Move, Priority
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
@@ -110,13 +110,17 @@ class Backend:
         """Put a waiting job elsewhere in the queue. Raises JobError when it does not wait (any more)."""
         return self._table.move(job_id, to)
 
+    def prioritise(self, job_id: int, priority: Priority) -> Job:
+        """Make a waiting run more or less urgent. Raises JobError when it does not wait (any more), or is a prompt."""
+        return self._table.prioritise(job_id, priority)
+
     def queue_position(self, job_id: int) -> int | None:
         """1 for the job that is taken next; None when it does not wait."""
         return self._table.position(job_id)
 
-    def n_waiting(self) -> int:
-        """How many jobs wait."""
-        return len(self._table.queue())
+    def queue(self) -> tuple[Job, ...]:
+        """The jobs that wait, in the order in which they will be taken."""
+        return self._table.queue()
 
     def log_tail(self, job_id: int, n: int = 40) -> str:
         """The last n lines of the job's log."""

@@ -134,7 +134,7 @@ def test_a_job_of_another_version_says_so(open_page, backend, text):
     submitted = backend.submit(RunSettings(sparsities_permille=(500,)))
     database = Database(backend.data_dir / "jobs.sqlite")
     with database.writing() as db:
-        db.execute("UPDATE jobs SET settings = ?, point = 99, stage = 'dream', n_right = 1", (text,))
+        db.execute("UPDATE jobs SET settings = ?, digest = '', point = 99, stage = 'dream', n_right = 1", (text,))
     for state in ("queued", "done"):
         with database.writing() as db:
             db.execute("UPDATE jobs SET state = ?", (state,))
