@@ -225,3 +225,9 @@ def _as_store_error(path: Path) -> Iterator[None]:
             f"The job table {path} cannot be used: {error}.",
             "Is the disk full or read-only? If the file is damaged, move it away; results are kept elsewhere.",
         ) from error
+    except UnicodeDecodeError as error:
+        # SQLite quotes what is damaged, and Python cannot read that.
+        raise StoreError(
+            f"The job table {path} is damaged: its own description is no text.",
+            "Move it away; results are kept elsewhere.",
+        ) from error

@@ -39,6 +39,8 @@ WORK_PATIENCE_S = 600.0
 """And where hours of work would be lost."""
 
 
+# What is damaged is quoted by SQLite, and Python cannot read what is no text.
+_FAILS = (OSError, sqlite3.Error, diskcache.Timeout, UnicodeDecodeError)
 _DAMAGED = ("malformed", "not a database", "no such", "corrupt")
 """What SQLite says of such files."""
 
@@ -63,7 +65,7 @@ class Store:
             _claim(folder)
             self._records = open_cache(folder / "records", 2**62, "none", patience_s)
             self._artefacts = open_cache(folder / "artefacts", room, "least-recently-used", patience_s)
-        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+        except _FAILS as error:
             raise StoreError(
                 f"The data folder {folder} cannot be used: {_reason(error)}.",
                 f"Name another one with --data-dir or SPARSEDASH_DATA_DIR. {_room(error, folder)}".strip(),
@@ -192,7 +194,7 @@ class Store:
         """What the action gives. verb: what could not be done where it fails, which is then a StoreError."""
         try:
             return patiently(action, self._patience_s, cache)
-        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+        except _FAILS as error:
             raise StoreError(
                 f"The data folder could not be {verb}: {_reason(error)}.", _advice(error, self.folder)
             ) from error
@@ -258,13 +260,17 @@ def _value(cache: Any, name: str) -> bytes | None:
 
 def _reason(error: Exception) -> object:
     """diskcache hides why SQLite refused behind a Timeout without words or a failed rollback."""
+    if isinstance(error, UnicodeDecodeError):
+        return "the description of its tables is no text"
     return error.__context__ if isinstance(error.__context__, sqlite3.Error) else error
 
 
 def _advice(error: Exception, folder: Path) -> str:
     if is_busy(error):
         return "Another process keeps it locked. Is a database tool or a backup at work on it?"
-    if isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED):
+    if isinstance(error, UnicodeDecodeError) or (
+        isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED)
+    ):
         return "Its file is damaged. Stop the server, move the file away, and start again: what it held is then gone."
     return f"See whether the disk is full and whether the folder may be written to. {_room(error, folder)}".strip()
 

@@ -64,6 +64,12 @@ def sound(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def sound_folder(sound, tmp_path) -> Path:
+    """One that a test may damage."""
+    return Path(shutil.copytree(sound, tmp_path / "data"))
+
+
 def cut(data: bytes, places: random.Random) -> bytes:
     return data[: places.randrange(len(data))]
 
@@ -144,6 +150,19 @@ def test_a_damaged_job_table_lists_jobs_or_says_why_not(sound, tmp_path, damage)
                 n_listed += len(jobs)
         table.close()
     assert n_listed
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "damaged"),
+    [("jobs.sqlite", b"ON jobs (state)", b"ON jobs (stat\xcf)"), ("records/cache.db", b"(key, raw)", b"(key, r\xcfw)")],
+)
+def test_a_table_whose_own_description_is_no_text_is_told_as_damaged(sound_folder, name, written, damaged):
+    path = sound_folder / name
+    data = path.read_bytes()
+    assert written in data
+    path.write_bytes(data.replace(written, damaged))
+    with pytest.raises(StoreError, match=r"(jobs.sqlite is damaged|cannot be used): .* no text"):
+        JobTable(path) if name == "jobs.sqlite" else Store(sound_folder)
 
 
 @pytest.mark.parametrize("cache", ["records", "artefacts"])
