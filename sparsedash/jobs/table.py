@@ -37,7 +37,8 @@ _FRESH = (
     " cancel_requested_at = NULL, error_kind = '', error_text = '', error_advice = '', worker = '',"
     " left_text = '', right_text = '', place = NULL, taken = '[]'"
 )
-_COLUMNS = ", ".join([*(field.name for field in fields(Job) if field.name != "log_path"), "digest"])
+_NAMES = (*(field.name for field in fields(Job) if field.name != "log_path"), "digest")
+_COLUMNS = ", ".join(_NAMES)
 
 
 class JobTable:
@@ -258,19 +259,19 @@ class JobTable:
 
     def _job(self, row: Row) -> Job:
         try:
-            return job_of(dict(row), self._logs)
+            return job_of(_values(row), self._logs)
         except ValueError as error:
             log.warning("The row of job %d was damaged: %s", row["id"], error)
         try:
             return self._mend(row["id"])
         except (StoreError, JobError) as error:
             log.warning("It could not be mended: %s", error)
-            return job_of(mended(dict(row)), self._logs)
+            return job_of(mended(_values(row)), self._logs)
 
     def _mend(self, job_id: int) -> Job:
         """Make a damaged row one that can be read; one that is sound by now stays as it is."""
         with self._database.writing() as db:
-            row = dict(_row(db, job_id))
+            row = _values(_row(db, job_id))
             with suppress(ValueError):
                 return job_of(row, self._logs)
             values = mended(row)
@@ -282,6 +283,11 @@ class JobTable:
 def _still_live(jobs: tuple[Job, ...]) -> tuple[Job, ...]:
     """Without those whose row was damaged."""
     return tuple(job for job in jobs if job.live)
+
+
+def _values(row: Row) -> dict[str, Any]:
+    """By our own names: a bit flipped in the table's description turns a letter of its names large or small."""
+    return {name: row[name] for name in _NAMES}
 
 
 def _row(db: Connection, job_id: int | None) -> Row:

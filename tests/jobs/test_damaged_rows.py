@@ -193,3 +193,15 @@ def test_rows_of_earlier_versions_carry_no_digest_and_are_read(table, tmp_path):
     job = submitted(table)
     damage(tmp_path, "digest", "")
     assert table.get(job.id) == job
+
+
+def test_a_flipped_bit_in_the_name_of_a_column_hides_no_job(table, tmp_path):
+    job = submitted(table)
+    table.close()
+    path = tmp_path / "jobs.sqlite"
+    data = path.read_bytes()
+    assert b" left_text " in data
+    path.write_bytes(data.replace(b" left_text ", b" Left_text "))
+    again = JobTable(path)
+    assert again.get(job.id) == job
+    again.close()
