@@ -29,6 +29,7 @@ if __name__ == "__main__":
     )
     with frame.told():
         page.run()
+        frame.tell_left_alone(frame.backend().left_alone())
 else:
     app = st.App(
         __file__,

@@ -24,6 +24,7 @@ OPTIONS = {
     "pruning": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 --methods random "
     "--model {model}",
     "rules": "--passages 12 --model {model} --data-dir {folder}",
+    "sessions": "--sessions 4 --seconds 3 --settle 0 --runs 5 --jobs 8 --reruns 3 --model {model}",
     "statistics_size": "--width 1024 --hidden 256 --blocks 32",
 }
 """What each script is told to be done in seconds; a test holds that none is missing and reads what each prints."""

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.ui import frame, job_panel, job_watch
+from sparsedash.ui import browser_notices, frame, job_panel, job_watch
 
 AT_FIRST = 10
 
@@ -15,6 +15,7 @@ running = sum(job.state == "running" for job in live)
 if live:
     waiting = len(live) - running
     frame.opening(f"{running} running, {waiting} waiting." if waiting else f"{running} running, nothing waits.")
+    browser_notices.offer()
     job_watch.watch_all(backend, live)
 elif earlier:
     frame.opening("Nothing is running.")

@@ -14,7 +14,7 @@ from sparsedash.schema.errors import StoreError
 Connection = sqlite3.Connection
 Row = sqlite3.Row
 
-_VERSION = 4
+_VERSION = 5
 PATIENCE_S = 5.0
 """How long to wait for another process, where somebody waits for the page."""
 
@@ -56,7 +56,9 @@ CREATE TABLE IF NOT EXISTS jobs (
     left_text TEXT NOT NULL DEFAULT '',
     right_text TEXT NOT NULL DEFAULT '',
     place REAL,
-    taken TEXT NOT NULL DEFAULT '[]'
+    taken TEXT NOT NULL DEFAULT '[]',
+    priority TEXT NOT NULL DEFAULT 'normal',
+    digest TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_live_job_per_key ON jobs (key)
     WHERE state IN ('queued', 'running');
@@ -175,6 +177,9 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
     if version in (2, 3):
         db.execute("ALTER TABLE jobs ADD COLUMN place REAL")
         db.execute("ALTER TABLE jobs ADD COLUMN taken TEXT NOT NULL DEFAULT '[]'")
+    if version in (2, 3, 4):
+        db.execute("ALTER TABLE jobs ADD COLUMN priority TEXT NOT NULL DEFAULT 'normal'")
+        db.execute("ALTER TABLE jobs ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
     db.execute(f"PRAGMA user_version = {_VERSION}")
 
 
@@ -219,4 +224,10 @@ def _as_store_error(path: Path) -> Iterator[None]:
         raise StoreError(
             f"The job table {path} cannot be used: {error}.",
             "Is the disk full or read-only? If the file is damaged, move it away; results are kept elsewhere.",
+        ) from error
+    except UnicodeDecodeError as error:
+        # SQLite quotes what is damaged, and Python cannot read that.
+        raise StoreError(
+            f"The job table {path} is damaged: its own description is no text.",
+            "Move it away; results are kept elsewhere.",
         ) from error

@@ -1,6 +1,5 @@
 """One job: a frozen copy of its row in the job table."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -10,6 +9,9 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"
 JobKind = Literal["run", "continuation", "divergence"]
 Move = Literal["front", "up", "down"]
 """Where a waiting job may be moved in the queue: before all others, or past one of them."""
+
+Priority = Literal["high", "normal", "low"]
+"""Before whom a waiting job stands: all that are less urgent, whoever came first. Prompts are normal."""
 
 Moment = Annotated[float, Meta(ge=0, le=250_000_000_000)]
 """Seconds since the epoch; the last one is before the year 10,000, where calendars end."""
@@ -44,7 +46,7 @@ class Job:
     queued_at: when this attempt was asked for. error_text: why it ended early, for a person.
     exit_code: as subprocess gives it, negative for a signal; None when nobody could see it.
     taken: what this attempt has spent where, in order, up to the last heartbeat; what comes again is there again.
-    place: where somebody has put it in the queue, see `queue_order`; None where nobody has.
+    place: where somebody has put it among waiting jobs of its priority, see `queue_order`; None where nobody has.
     left_text, right_text: what two models have written so far, where the job is a prompt; foreign text.
     """
 
@@ -77,6 +79,7 @@ class Job:
     left_text: str = ""
     right_text: str = ""
     place: float | None = None
+    priority: Priority = "normal"
     taken: tuple[Taken, ...] = ()
     log_path: str
 
@@ -96,24 +99,3 @@ class Job:
         if self.state != "running" or not self.rate or self.rate < _SLOWEST or self.total <= 0:
             return None
         return max(0.0, (self.total - self.done) / self.rate)
-
-
-def queue_order(job: Job) -> tuple[float, float, int]:
-    """What waiting jobs are sorted by: prompts before runs, then first come, first served, but for those moved.
-
-    A prompt that nobody has moved stands at 0, a run at 1.
-    """
-    usual = 1.0 if job.kind == "run" else 0.0
-    return usual if job.place is None else job.place, job.queued_at, job.id
-
-
-def places(queue: Sequence[Job]) -> list[float]:
-    """The places under which these waiting jobs stand in just this order.
-
-    Whatever stands before a prompt goes below 0, every run behind the last prompt between 0 and 1: so a prompt that
-    comes later still goes before runs that nobody has put before a prompt, and a run that comes later is the last.
-    """
-    n_before = max((at + 1 for at, job in enumerate(queue) if job.kind != "run"), default=0)
-    n_behind = len(queue) - n_before
-    before = [(at - n_before) / n_before for at in range(n_before)]
-    return before + [(at + 1) / (n_behind + 1) for at in range(n_behind)]

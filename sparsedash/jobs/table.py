@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsedash.jobs.database import PATIENCE_S, Connection, Database, Row
-from sparsedash.jobs.job import Job, JobKind, JobState, Move, Taken, places, queue_order
-from sparsedash.jobs.rows import job_of, mended
+from sparsedash.jobs.job import Job, JobKind, JobState, Move, Priority, Taken
+from sparsedash.jobs.queue import moved, queue_order
+from sparsedash.jobs.rows import asked_digest, job_of, mended
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.progress import Step
@@ -36,7 +37,8 @@ _FRESH = (
     " cancel_requested_at = NULL, error_kind = '', error_text = '', error_advice = '', worker = '',"
     " left_text = '', right_text = '', place = NULL, taken = '[]'"
 )
-_COLUMNS = ", ".join(field.name for field in fields(Job) if field.name != "log_path")
+_NAMES = (*(field.name for field in fields(Job) if field.name != "log_path"), "digest")
+_COLUMNS = ", ".join(_NAMES)
 
 
 class JobTable:
@@ -56,10 +58,11 @@ class JobTable:
         with self._database.writing() as db:
             if (row := _live_with(db, key)) and (live := self._job(row)).live:
                 return live
-            values = (kind, key, canonical_json(settings), now, now)
+            asked = (kind, key, canonical_json(settings))
             done = db.execute(
-                "INSERT INTO jobs (kind, key, settings, state, created_at, queued_at) VALUES (?, ?, ?, 'queued', ?, ?)",
-                values,
+                "INSERT INTO jobs (kind, key, settings, digest, state, created_at, queued_at)"
+                " VALUES (?, ?, ?, ?, 'queued', ?, ?)",
+                (*asked, asked_digest(*asked), now, now),
             )
             return self._job(_row(db, done.lastrowid))
 
@@ -160,21 +163,26 @@ class JobTable:
             return self._job(_row(db, job_id))
 
     def move(self, job_id: int, to: Move) -> Job:
-        """The waiting job in its new place among those that wait. Raises JobError when it does not wait (any more)."""
+        """The waiting job in its new place among those of its priority. Raises JobError when it does not wait (any
+        more).
+        """
+        _refuse_impossible(job_id)
         with self._database.writing() as db:
+            job = self._waiting(db, job_id, "moved")
             query = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued'"  # noqa: S608
             queue = sorted(_still_live(tuple(map(self._job, db.execute(query).fetchall()))), key=queue_order)
-            at = next((at for at, job in enumerate(queue) if job.id == job_id), None)
-            if at is None:
-                state = self._job(_row(db, job_id)).state
-                raise JobError(
-                    f"Job {job_id} is {state} and cannot be moved; only a job that waits can.",
-                    "The list of jobs shows those that wait.",
-                )
-            target = {"front": 0, "up": max(0, at - 1), "down": at + 1}[to]
-            queue.insert(target, queue.pop(at))
-            new = [(place, job.id) for place, job in zip(places(queue), queue, strict=True)]
-            db.executemany("UPDATE jobs SET place = ? WHERE id = ?", new)
+            db.executemany("UPDATE jobs SET place = ? WHERE id = ?", moved(queue, job, to))
+            return self._job(_row(db, job_id))
+
+    def prioritise(self, job_id: int, priority: Priority) -> Job:
+        """The waiting run with this priority, behind those that have it already. Raises JobError as `move` does, and
+        for a prompt.
+        """
+        _refuse_impossible(job_id)
+        with self._database.writing() as db:
+            if self._waiting(db, job_id, "made more or less urgent").kind != "run":
+                raise JobError(f"Job {job_id} is a prompt: those go before runs, and have no priority.")
+            db.execute("UPDATE jobs SET priority = ?, place = NULL WHERE id = ?", (priority, job_id))
             return self._job(_row(db, job_id))
 
     def while_running(self, job: Job, action: Callable[[], None]) -> None:
@@ -223,6 +231,15 @@ class JobTable:
         """Close the file; the table cannot be used afterwards."""
         self._database.close()
 
+    def _waiting(self, db: Connection, job_id: int, done: str) -> Job:
+        job = self._job(_row(db, job_id))
+        if job.state != "queued":
+            raise JobError(
+                f"Job {job_id} is {job.state} and cannot be {done}; only a job that waits can.",
+                "The list of jobs shows those that wait.",
+            )
+        return job
+
     def _end(
         self, job: Job, state: JobState, *, error: tuple[str, str, str] = ("", "", ""), exit_code: int | None = None
     ) -> bool:
@@ -242,19 +259,19 @@ class JobTable:
 
     def _job(self, row: Row) -> Job:
         try:
-            return job_of(dict(row), self._logs)
+            return job_of(_values(row), self._logs)
         except ValueError as error:
             log.warning("The row of job %d was damaged: %s", row["id"], error)
         try:
             return self._mend(row["id"])
         except (StoreError, JobError) as error:
             log.warning("It could not be mended: %s", error)
-            return job_of(mended(dict(row)), self._logs)
+            return job_of(mended(_values(row)), self._logs)
 
     def _mend(self, job_id: int) -> Job:
         """Make a damaged row one that can be read; one that is sound by now stays as it is."""
         with self._database.writing() as db:
-            row = dict(_row(db, job_id))
+            row = _values(_row(db, job_id))
             with suppress(ValueError):
                 return job_of(row, self._logs)
             values = mended(row)
@@ -266,6 +283,11 @@ class JobTable:
 def _still_live(jobs: tuple[Job, ...]) -> tuple[Job, ...]:
     """Without those whose row was damaged."""
     return tuple(job for job in jobs if job.live)
+
+
+def _values(row: Row) -> dict[str, Any]:
+    """By our own names: a bit flipped in the table's description turns a letter of its names large or small."""
+    return {name: row[name] for name in _NAMES}
 
 
 def _row(db: Connection, job_id: int | None) -> Row:

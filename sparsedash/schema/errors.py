@@ -6,6 +6,7 @@
     ├── CorpusError        a text set cannot be found, reached or read
     ├── CalibrationError   the statistics do not support what was asked
     ├── StoreError         the data folder cannot be used, or an entry in it is damaged
+    │   └── NewerError     an entry in it was written whole by another version, and is left alone
     ├── JobError           a job cannot be found or is not in the right state
     └── Cancelled          somebody asked the work to stop
 
@@ -53,6 +54,17 @@ class CalibrationError(SparseDashError):
 
 class StoreError(SparseDashError):
     """The data folder cannot be used, or an entry in it is damaged."""
+
+
+class NewerError(StoreError):
+    """An entry in the data folder is whole, but of a form that this version does not know. It is never replaced."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} in the data folder was written by another version of SparseDash, most likely a newer one, and is "
+            "left as it is.",
+            "Upgrade, or name another data folder.",
+        )
 
 
 class JobError(SparseDashError):

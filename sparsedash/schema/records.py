@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from math import exp, inf, log
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -236,6 +236,26 @@ def to_json(record: Kept) -> str:
         kind = type(record).__name__.lower()
         raise StoreError(f"This {kind} cannot be kept: a number in it is not finite.") from error
     return text
+
+
+def names_itself(kind: type[R], key: str, text: str) -> bool:
+    """Whether a text that `from_json` refuses is still the entry of this kind and key, in another version's form.
+
+    Not so where it does not carry the key, or is whole as a record of another kind.
+    """
+    try:
+        plain = msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return plain.get("key") == key and not any(_is_whole(other, text) for other in get_args(Kept) if other is not kind)
+
+
+def _is_whole(kind: type[R], text: str) -> bool:
+    try:
+        from_json(kind, text)
+    except StoreError:
+        return False
+    return True
 
 
 def from_json(kind: type[R], text: str) -> R:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import sparsedash
 from sparsedash.jobs.exit_reasons import last_lines
-from sparsedash.jobs.job import Move
+from sparsedash.jobs.job import Move, Priority
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
-from sparsedash.schema.errors import StoreError
+from sparsedash.schema.errors import NewerError, StoreError
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import Stage
@@ -52,6 +52,7 @@ class Backend:
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._runner = LocalRunner(self.data_dir, self._table)
         self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
+        self._left_alone: dict[tuple[type, str], NewerError] = {}
         self._try_to_reconcile()
 
     def submit(self, settings: RunSettings) -> Job:
@@ -109,13 +110,17 @@ class Backend:
         """Put a waiting job elsewhere in the queue. Raises JobError when it does not wait (any more)."""
         return self._table.move(job_id, to)
 
+    def prioritise(self, job_id: int, priority: Priority) -> Job:
+        """Make a waiting run more or less urgent. Raises JobError when it does not wait (any more), or is a prompt."""
+        return self._table.prioritise(job_id, priority)
+
     def queue_position(self, job_id: int) -> int | None:
         """1 for the job that is taken next; None when it does not wait."""
         return self._table.position(job_id)
 
-    def n_waiting(self) -> int:
-        """How many jobs wait."""
-        return len(self._table.queue())
+    def queue(self) -> tuple[Job, ...]:
+        """The jobs that wait, in the order in which they will be taken."""
+        return self._table.queue()
 
     def log_tail(self, job_id: int, n: int = 40) -> str:
         """The last n lines of the job's log."""
@@ -178,6 +183,10 @@ class Backend:
         live = (*self._table.running(), *self._table.queue())
         self.uploads.drop(reference, {t for j in live for t in texts_read(j.settings, self.record)})
 
+    def left_alone(self) -> tuple[NewerError, ...]:
+        """What was asked for and is there, but in a newer version's form: it is shown nowhere and stays as it is."""
+        return tuple(self._left_alone.values())
+
     def reconcile(self) -> None:
         """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers.
 
@@ -227,7 +236,11 @@ class Backend:
         known = self._recent.get((kind, key))
         if isinstance(known, kind):
             return known
-        found = self._store.get(kind, key)
+        try:
+            found = self._store.get(kind, key)
+        except NewerError as error:
+            self._left_alone[kind, key] = error
+            return None
         if found is not None and _is_final(found):
             self._recent.put((kind, key), found)
         return found

@@ -31,8 +31,9 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     """The work, once all that was asked for is possible. Raises SparseDashError."""
     settings = asked_settings(arguments)
     tolerance = asked_tolerance(arguments)
-    file = writable_file(arguments.json, "--json") if arguments.json else None
+    # In this order: only a data folder that is there can be told from any other.
     store = asked_store(arguments, settings)
+    file = writable_file(arguments.json, "--json") if arguments.json else None
 
     def work() -> int:
         document = ran(settings, store, tolerance)

@@ -3,6 +3,7 @@
 Two diskcaches (see docs/adr/0002): `records` holds JSON text and forgets nothing; `artefacts` holds bytes up to a size
 limit and forgets what was used least recently. Every value carries a sha256: what does not match is dropped and
 reported. A damaged index leads to the value of another key: records name theirs themselves, all other sums include it.
+A record whose sum matches but whose form is unknown is another version's: it is left alone.
 """
 
 import hashlib
@@ -15,9 +16,9 @@ from typing import Any, TypeVar
 
 import diskcache
 
-from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.errors import NewerError, SettingsError, StoreError
 from sparsedash.schema.notes import NoteName
-from sparsedash.schema.records import R, from_json, to_json
+from sparsedash.schema.records import R, from_json, names_itself, to_json
 from sparsedash.storage.cache_file import delete, is_busy, is_undecodable, names, open_cache, patiently
 from sparsedash.storage.disk_space import free_in_words, is_full
 from sparsedash.storage.plain_disk import PlainDisk
@@ -27,6 +28,9 @@ __all__ = ["PATIENCE_S", "WORK_PATIENCE_S", "PlainDisk", "Store"]
 log = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 32
+_SHOWN = 12
+"""Characters of a key, where it is told."""
+
 T = TypeVar("T")
 PATIENCE_S = 5.0
 """How long to wait for another process, where somebody waits for the page."""
@@ -35,6 +39,8 @@ WORK_PATIENCE_S = 600.0
 """And where hours of work would be lost."""
 
 
+# What is damaged is quoted by SQLite, and Python cannot read what is no text.
+_FAILS = (OSError, sqlite3.Error, diskcache.Timeout, UnicodeDecodeError)
 _DAMAGED = ("malformed", "not a database", "no such", "corrupt")
 """What SQLite says of such files."""
 
@@ -59,14 +65,18 @@ class Store:
             _claim(folder)
             self._records = open_cache(folder / "records", 2**62, "none", patience_s)
             self._artefacts = open_cache(folder / "artefacts", room, "least-recently-used", patience_s)
-        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+        except _FAILS as error:
             raise StoreError(
                 f"The data folder {folder} cannot be used: {_reason(error)}.",
                 f"Name another one with --data-dir or SPARSEDASH_DATA_DIR. {_room(error, folder)}".strip(),
             ) from error
 
     def put(self, key: str, record: R) -> None:
-        """Store a record under its kind and key, in place of an earlier one, in one transaction."""
+        """Store a record under its kind and key, in place of an earlier one, in one transaction.
+
+        Raises NewerError rather than replace one in another version's form.
+        """
+        self.get(type(record), key)
         data = to_json(record).encode()
         self._write(self._records, _name(type(record), key), data, hashlib.sha256(data).digest())
 
@@ -82,7 +92,10 @@ class Store:
         return self._patiently("written", changed)
 
     def get(self, kind: type[R], key: str) -> R | None:
-        """The record, or None where there is none; a damaged one is dropped and counts as none."""
+        """The record, or None where there is none; a damaged one is dropped and counts as none.
+
+        Raises NewerError for one in another version's form, which stays.
+        """
         name = _name(kind, key)
         data = self._read(self._records, name)
         if data is None:
@@ -93,6 +106,8 @@ class Store:
                 raise StoreError("it is the entry of another key")
             return record
         except (StoreError, UnicodeDecodeError) as error:
+            if names_itself(kind, key, data.decode(errors="replace")):
+                raise NewerError(f"{kind.__name__} {key[:_SHOWN]}") from error
             self._drop(self._records, name, error)
             return None
 
@@ -179,7 +194,7 @@ class Store:
         """What the action gives. verb: what could not be done where it fails, which is then a StoreError."""
         try:
             return patiently(action, self._patience_s, cache)
-        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+        except _FAILS as error:
             raise StoreError(
                 f"The data folder could not be {verb}: {_reason(error)}.", _advice(error, self.folder)
             ) from error
@@ -245,13 +260,17 @@ def _value(cache: Any, name: str) -> bytes | None:
 
 def _reason(error: Exception) -> object:
     """diskcache hides why SQLite refused behind a Timeout without words or a failed rollback."""
+    if isinstance(error, UnicodeDecodeError):
+        return "the description of its tables is no text"
     return error.__context__ if isinstance(error.__context__, sqlite3.Error) else error
 
 
 def _advice(error: Exception, folder: Path) -> str:
     if is_busy(error):
         return "Another process keeps it locked. Is a database tool or a backup at work on it?"
-    if isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED):
+    if isinstance(error, UnicodeDecodeError) or (
+        isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED)
+    ):
         return "Its file is damaged. Stop the server, move the file away, and start again: what it held is then gone."
     return f"See whether the disk is full and whether the folder may be written to. {_room(error, folder)}".strip()
 

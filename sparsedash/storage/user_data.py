@@ -1,5 +1,8 @@
 """What visitors leave beside the results: the prompts they tried, and their choices in blind comparisons."""
 
+from contextlib import suppress
+
+from sparsedash.schema.errors import NewerError
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.pair_records import Choices, Prompts
 from sparsedash.schema.pair_settings import ContinuationSettings
@@ -9,15 +12,20 @@ MOST_PROMPTS = 50
 
 
 class UserData:
-    """The prompts and choices of one data folder, shared by all who use it. Every method may raise StoreError."""
+    """The prompts and choices of one data folder, shared by all who use it. Every method may raise StoreError.
+
+    What another version wrote in a form unknown here counts as nothing, and is not replaced.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def prompts(self, left: str, right: str) -> tuple[ContinuationSettings, ...]:
         """The prompts tried with these two records on these sides, newest first."""
-        kept = self._store.get(Prompts, digest([left, right]))
-        return kept.asked if kept else ()
+        with suppress(NewerError):
+            kept = self._store.get(Prompts, digest([left, right]))
+            return kept.asked if kept else ()
+        return ()
 
     def keep_prompt(self, asked: ContinuationSettings) -> None:
         """Put the prompt at the head of its list; the oldest goes where there are too many."""
@@ -29,8 +37,10 @@ class UserData:
 
     def choices(self, one: str, other: str) -> dict[str, str]:
         """Which record was chosen for each passage or prompt, see pair_records.Choices; the sides do not matter."""
-        kept = self._store.get(Choices, _pair(one, other))
-        return kept.better if kept else {}
+        with suppress(NewerError):
+            kept = self._store.get(Choices, _pair(one, other))
+            return kept.better if kept else {}
+        return {}
 
     def choose(self, one: str, other: str, subject: str, better: str | None) -> None:
         """Record a choice in place of an earlier one; None takes it back."""

@@ -1,7 +1,7 @@
 """What every page begins with, and the parts that every page draws: opening sentence, empty state, error, link."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import tzinfo
 from functools import lru_cache, wraps
@@ -13,7 +13,7 @@ import streamlit as st
 
 from sparsedash.reporting.charts.palette import Theme
 from sparsedash.reporting.html import Html, element, escape, heading, join, label, paragraph
-from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.errors import NewerError, SparseDashError
 from sparsedash.service.backend import Backend, default_data_dir
 from sparsedash.ui import job_notices
 
@@ -85,6 +85,17 @@ def failure(message: str, advice: str = "") -> None:
     what = element("b", escape(message))
     then = join(Html("<br>"), escape(advice)) if advice else Html("")
     show(element("div", what, then, css="sd-alert", role="alert"))
+
+
+def tell_left_alone(found: Sequence[NewerError]) -> None:
+    """Draw that there is more in the data folder than this version can show."""
+    if found:
+        one = len(found) == 1
+        note(
+            f"{len(found)} {'entry' if one else 'entries'} of this data folder {'was' if one else 'were'} written by "
+            "another version of SparseDash, most likely a newer one. Nothing of that is shown here, and it is left as "
+            f"it is. {found[0].advice}"
+        )
 
 
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:

@@ -1,6 +1,6 @@
-"""A notice when a job ends, on whatever page the visitor is: once for every job and session."""
-
-import time
+"""A notice when a job ends, on whatever page the visitor is: once for every job and session, and by the browser itself
+where it was asked to.
+"""
 
 import streamlit as st
 
@@ -9,12 +9,13 @@ from sparsedash.reporting.html import label
 from sparsedash.reporting.job_status import what
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
+from sparsedash.ui import browser_notices
 from sparsedash.ui.polling import NOTICE_S
 
 LOOKED_AT = 50
 """How many jobs are looked at, newest first."""
 
-_SINCE, _TOLD = "notices-since", "notices-told"
+_TOLD = "notices-told"
 _ENDED: dict[JobState, tuple[str, str]] = {
     "done": ("is done", "check_circle"),
     "failed": ("has failed", "error"),
@@ -25,8 +26,9 @@ _ENDED: dict[JobState, tuple[str, str]] = {
 
 def tell_endings(backend: Backend) -> None:
     """Tell which jobs have ended since the visitor came; go on looking while a job is live. May raise StoreError."""
-    st.session_state.setdefault(_SINCE, time.time())
-    st.session_state.setdefault(_TOLD, set())
+    if _TOLD not in st.session_state:
+        # Not by the times at which jobs ended: the clock may be set while the visitor is here.
+        st.session_state[_TOLD] = {(job.id, job.attempt) for job in backend.jobs(LOOKED_AT) if not job.live}
     if any(job.live for job in _tell(backend)):
         _watch(backend)
 
@@ -47,13 +49,12 @@ def _tell(backend: Backend) -> tuple[Job, ...]:
         if _is_news(job) and ended not in st.session_state[_TOLD]:
             st.session_state[_TOLD].add(ended)
             words, icon = _ENDED[job.state]
-            text = f"{label(what(job)[0])} {words}. [See the jobs](jobs)"
-            st.toast(text, icon=f":material/{icon}:", duration="long")
+            said = f"{what(job)[0]} {words}."
+            st.toast(f"{label(what(job)[0])} {words}. [See the jobs](jobs)", icon=f":material/{icon}:", duration="long")
+            browser_notices.tell("SparseDash", said, f"sparsedash-{job.id}-{job.attempt}")
     return jobs
 
 
 def _is_news(job: Job) -> bool:
-    """Whether it ended while the visitor was here. What a prompt has written is seen where it was asked for."""
-    if job.finished_at is None or job.finished_at < st.session_state[_SINCE]:
-        return False
+    """Whether its end is worth telling. What a prompt has written is seen where it was asked for."""
     return not job.live and (job.kind == "run" or job.state in ("failed", "crashed"))

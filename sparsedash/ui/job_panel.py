@@ -1,10 +1,11 @@
 """One job as it is now: what it is, how far it is or how it ended, and the buttons that change that."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import streamlit as st
 
-from sparsedash.jobs.job import Job, JobState, Move
+from sparsedash.jobs.job import Job, JobState, Move, Priority
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, paragraph, visible
 from sparsedash.reporting.job_status import doing, facts, overall, what
@@ -32,10 +33,14 @@ _MOVES: dict[Move, tuple[str, str]] = {
     "up": ("Up", "arrow_upward"),
     "down": ("Down", "arrow_downward"),
 }
+_PRIORITIES: dict[Priority, str] = {"high": "High priority", "normal": "Normal priority", "low": "Low priority"}
 
 
-def draw(backend: Backend, job: Job, brief: bool = False, *, movable: bool = False) -> None:
-    """Draw the job as it is now, with its buttons. movable: also those that move a waiting job in the queue."""
+def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job] = ()) -> None:
+    """Draw the job as it is now, with its buttons.
+
+    queue: all that wait, in order: then a waiting job has buttons that move it there, and a run its priority.
+    """
     details = Html("") if brief else paragraph(what(job)[1], css="sd-muted sd-small")
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
         frame.show(element("div", _head(job), details, *_body(backend, job), css="sd-job"))
@@ -46,8 +51,9 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, movable: bool = Fal
             frame.failure(job.error_text, job.error_advice)
         with st.container(horizontal=True, vertical_alignment="center"):
             _buttons(backend, job)
-            if movable and job.state == "queued":
-                _moves(backend, job)
+            if job.state == "queued" and len(queue) > 1:
+                _moves(backend, job, [other.id for other in queue if other.priority == job.priority])
+                _priority(backend, job)
             _change(job)
             if job.started_at is not None:
                 _log(backend, job)
@@ -136,10 +142,11 @@ def _buttons(backend: Backend, job: Job) -> None:
             _open(backend, job)
 
 
-def _moves(backend: Backend, job: Job) -> None:
-    place, last = backend.queue_position(job.id) or 1, backend.n_waiting()
-    possible: dict[Move, bool] = {"front": place > 1, "up": place > 1, "down": place < last}
-    for to, (name, icon) in _MOVES.items() if last > 1 else ():
+def _moves(backend: Backend, job: Job, peers: list[int]) -> None:
+    """The buttons that move it. peers: the ids of those that wait with its priority, in order."""
+    first, last = peers[:1] == [job.id], peers[-1:] == [job.id]
+    possible: dict[Move, bool] = {"front": not first, "up": not first, "down": not last}
+    for to, (name, icon) in _MOVES.items() if len(peers) > 1 else ():
         st.button(
             name,
             key=f"{to}-{job.id}",
@@ -149,6 +156,24 @@ def _moves(backend: Backend, job: Job) -> None:
             on_click=frame.attempt,
             args=(partial(backend.move, job.id, to),),
         )
+
+
+def _priority(backend: Backend, job: Job) -> None:
+    """The choice of its priority. What the table says is shown: another visitor may have changed it."""
+    if job.kind != "run":
+        return
+    key = f"priority-{job.id}"
+    st.session_state[key] = job.priority
+    st.selectbox(
+        "Priority",
+        list(_PRIORITIES),
+        format_func=_PRIORITIES.__getitem__,
+        key=key,
+        label_visibility="collapsed",
+        width=170,
+        on_change=frame.attempt,
+        args=(lambda: backend.prioritise(job.id, st.session_state[key]),),
+    )
 
 
 def _change(job: Job) -> None:

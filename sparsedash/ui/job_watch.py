@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from sparsedash.jobs.job import Job, JobState, queue_order
+from sparsedash.jobs.job import Job, JobState
+from sparsedash.jobs.queue import queue_order
 from sparsedash.reporting.html import label, paragraph
 from sparsedash.reporting.job_status import doing, overall, what
 from sparsedash.service.backend import Backend
@@ -45,8 +46,9 @@ def _watch_all_live(backend: Backend, states: dict[int, JobState]) -> None:
     live = _live(backend)
     if {job.id: job.state for job in live} != states:
         st.rerun()
+    queue = backend.queue()
     for job in live:
-        draw(backend, job, movable=True)
+        draw(backend, job, queue=queue)
 
 
 def _live(backend: Backend) -> list[Job]:

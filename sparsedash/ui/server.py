@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.ui import frame
+from sparsedash.ui import browser_notices, frame
 from sparsedash.ui.reconciling import Reconciling
 
 _reconciling: list[Reconciling] = []
@@ -84,12 +84,13 @@ def _unhealthy(problem: str) -> JSONResponse:
 def _policy() -> str:
     """Content security policy: everything from this server, nothing may frame it.
 
-    Streamlit styles with inline styles and its front page has one inline script, named here by its hash.
+    Streamlit styles with inline styles, and its front page has one inline script; that and our own are named here by
+    their hashes.
     """
     page = Path(streamlit.__file__).with_name("static") / "index.html"
     inline = re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in inline]
-    scripts = ["'self'", *(f"'sha256-{digest}'" for digest in digests)]
+    scripts = ["'self'", *(f"'sha256-{digest}'" for digest in digests), f"'{browser_notices.script_digest()}'"]
     return "; ".join(
         [
             "default-src 'self'",

@@ -133,6 +133,22 @@ def reads_rules(printed: str) -> None:
     assert "the last word is judged alike everywhere: yes\n" in printed
 
 
+def reads_sessions(printed: str) -> None:
+    times = r"median (\d+) ms, p95 (\d+) ms, slowest (\d+) ms, n = (\d+), load [\d.]+$"
+    listed = rows(rf"(?:overview|jobs) with 8 jobs and 5 runs: {times}", printed)
+    assert [n for *_, n in listed] == [3, 3]
+    assert len(rows(r"  (\d+) ms of the server's processor time each", printed)) == 2
+    assert rows(r"(\d+) sessions, (\d+) errors, the job is \w+$", printed) == [(4, 0)]
+    ((median, p95, slowest, n),) = rows(rf"a rerun with all of them: {times}", printed)
+    assert 0 < median <= p95 <= slowest and n > 4
+    ((before, most, after, ratio),) = rows(
+        r"memory of the server: (\d+) MB before, (\d+) MB with them, (\d+) MB 0 s after they left, "
+        r"([\d.]+) times before$",
+        printed,
+    )
+    assert min(before, most) > 0 and ratio == pytest.approx(after / before, abs=0.02)
+
+
 def reads_statistics_size(printed: str) -> None:
     sizes = rows(r"a block's .*, ([\d,]+) wide: ([\d.]+) MB, ([\d.]+) GB in all$", printed)
     assert [width for width, *_ in sizes] == [1024, 256]

@@ -5,6 +5,7 @@ Without Chromium these tests are skipped, and say so; where the environment vari
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -74,16 +75,15 @@ def note(complaints: list[str], message) -> None:
 @pytest.fixture(scope="module")
 def start_server() -> Iterator[StartServer]:
     """Starts a server on a data folder and gives its address; servers and their workers end with the module."""
-    servers: list[Server] = []
+    with ExitStack() as at_the_end:
 
-    def start(folder: Path) -> str:
-        servers.append(Server(folder))
-        servers[-1].wait()
-        return servers[-1].address
+        def start(folder: Path) -> str:
+            server = Server(folder)
+            at_the_end.callback(server.stop)
+            server.wait()
+            return server.address
 
-    yield start
-    for server in servers:
-        server.stop()
+        yield start
 
 
 @pytest.fixture(scope="module")

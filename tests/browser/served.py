@@ -3,13 +3,13 @@
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
 
 import psutil
+
+from tests import dies_with_us
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60
@@ -23,17 +23,21 @@ def chromium() -> str | None:
 
 
 class Server:
-    """The dashboard on a data folder. address: where it answers."""
+    """The dashboard on a data folder; it ends with this process at the latest. address: where it answers.
 
-    def __init__(self, folder: Path) -> None:
+    options: of `streamlit run`. environment: beside ours.
+    """
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
         self.folder = folder
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
-        self._log = folder.with_name(f"{folder.name}-server.log")
-        command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-        environment = os.environ | {"SPARSEDASH_DATA_DIR": str(folder), "SPARSEDASH_LINGER_S": "30"}
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        self.log = folder.with_name(f"{folder.name}-server.log")
+        arguments = ["-m", "streamlit", "run", "app.py", "--server.port", str(port), *options]
+        ours = {"SPARSEDASH_DATA_DIR": str(self.folder), "SPARSEDASH_LINGER_S": "30"}
+        with self.log.open("wb") as log:
+            everything = {**os.environ, **ours, **environment}
+            self.process = dies_with_us.start(arguments, cwd=ROOT, env=everything, stdout=log, stderr=log)
 
     def wait(self) -> None:
         """Return once it answers. Fails with its log when it ends or takes too long."""
@@ -44,16 +48,16 @@ class Server:
                     return
             except OSError:
                 time.sleep(0.05)
-        raise AssertionError(f"the server did not come up:\n{self._log.read_text()}")
+        raise AssertionError(f"the server did not come up:\n{self.log.read_text()}")
 
     def stop(self) -> None:
-        """End the server, and its workers, which outlive it on purpose."""
-        self.process.terminate()
-        self.process.wait(DEADLINE_S)
+        """End the server, killed if it takes longer, and its workers, which outlive it on purpose."""
+        dies_with_us.end(self.process, DEADLINE_S)
         workers = [p for p in psutil.process_iter(["cmdline"]) if self._owns(p.info["cmdline"])]
         for worker in workers:
             worker.terminate()
-        psutil.wait_procs(workers, timeout=DEADLINE_S)
+        for worker in psutil.wait_procs(workers, timeout=DEADLINE_S)[1]:
+            worker.kill()
 
     def _owns(self, command: list[str] | None) -> bool:
         return bool(command) and "sparsedash.worker" in command and str(self.folder) in command

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from gguf import GGUFWriter
 
@@ -24,9 +25,9 @@ _NAMES = {
 }
 
 
-def write_tiny_gguf(path: Path, seed: int = 0, without: str = "") -> Path:
-    """The file at this path. without: the name of a tensor, as GGUF calls it, to leave out."""
-    model = tiny_model("llama", seed, mlp_bias=False)
+def write_tiny_gguf(path: Path, seed: int = 0, without: str = "", **changes: Any) -> Path:
+    """The file at this path. without: the name of a tensor, as GGUF calls it, to leave out. changes: to its config."""
+    model = tiny_model("llama", seed, mlp_bias=False, **changes)
     config, writer = model.config, GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)

@@ -13,6 +13,7 @@ import psutil
 from sparsedash.jobs.runner import LocalRunner, worker_environment
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.settings import RunSettings
+from tests import dies_with_us
 
 FAKE_WORKER = (sys.executable, "-P", str(Path(__file__).with_name("fake_worker.py")))
 FAKE_SERVER = (sys.executable, "-P", str(Path(__file__).with_name("fake_server.py")))
@@ -41,8 +42,8 @@ class House:
         return self.runners[-1]
 
     def start_server(self) -> subprocess.Popen[bytes]:
-        command = [*FAKE_SERVER, str(self.folder), *FAKE_WORKER]
-        self.processes.append(subprocess.Popen(command, env=worker_environment(0)))
+        command = [*FAKE_SERVER[1:], str(self.folder), *FAKE_WORKER]
+        self.processes.append(dies_with_us.start(command, env=worker_environment(0)))
         return self.processes[-1]
 
     def start_worker(self, slot: int) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 why.
 """
 
+import json
 import os
 import pickle
 import random
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.faults
 N_PLACES = 20
 N_ENTRIES = 12
 LARGE = 50_000
+ASKED = [json.loads(json.dumps(asdict(RunSettings(model=f"owner/model-{number}")))) for number in range(N_ENTRIES)]
 
 
 class Trap:
@@ -54,12 +56,18 @@ def sound(tmp_path_factory) -> Path:
     store.close()
     table = JobTable(folder / "jobs.sqlite")
     for number in range(N_ENTRIES):
-        job = table.submit("run", f"k{number}", asdict(RunSettings(model=f"owner/model-{number}")))
+        job = table.submit("run", f"k{number}", ASKED[number])
         if number % 2:
             table.claim(job.id, "slot-0", 4242)
             table.fail(job, "ModelError", "text", "advice")
     table.close()
     return folder
+
+
+@pytest.fixture
+def sound_folder(sound, tmp_path) -> Path:
+    """One that a test may damage."""
+    return Path(shutil.copytree(sound, tmp_path / "data"))
 
 
 def cut(data: bytes, places: random.Random) -> bytes:
@@ -137,9 +145,24 @@ def test_a_damaged_job_table_lists_jobs_or_says_why_not(sound, tmp_path, damage)
             except StoreError as error:
                 assert str(path) in error.message
             else:
-                n_listed += len(found) if isinstance(found, tuple) else found is not None
+                jobs = found if isinstance(found, tuple) else (found,) if found else ()
+                assert all(job.lost or job.settings in ASKED for job in jobs)
+                n_listed += len(jobs)
         table.close()
     assert n_listed
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "damaged"),
+    [("jobs.sqlite", b"ON jobs (state)", b"ON jobs (stat\xcf)"), ("records/cache.db", b"(key, raw)", b"(key, r\xcfw)")],
+)
+def test_a_table_whose_own_description_is_no_text_is_told_as_damaged(sound_folder, name, written, damaged):
+    path = sound_folder / name
+    data = path.read_bytes()
+    assert written in data
+    path.write_bytes(data.replace(written, damaged))
+    with pytest.raises(StoreError, match=r"(jobs.sqlite is damaged|cannot be used): .* no text"):
+        JobTable(path) if name == "jobs.sqlite" else Store(sound_folder)
 
 
 @pytest.mark.parametrize("cache", ["records", "artefacts"])

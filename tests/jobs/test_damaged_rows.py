@@ -1,5 +1,6 @@
 """A row of the job table that cannot be read is a crashed job that says so, and everything else goes on."""
 
+import random
 import sqlite3
 from dataclasses import asdict
 
@@ -7,6 +8,7 @@ import pytest
 
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import JobTable
+from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 
@@ -72,6 +74,12 @@ DAMAGES = [
     ("pid", 2**40, False),
     ("point", "first", False),
     ("error_text", NO_UTF_8, True),
+    ("priority", "urgent", False),
+    ("digest", None, False),
+    ("digest", "0" * 64, False),
+    ("digest", NO_UTF_8, True),
+    ("key", "b2", False),
+    ("kind", "divergence", False),
 ]
 
 
@@ -144,3 +152,56 @@ def test_a_damaged_row_can_be_read_while_nobody_can_write(tmp_path):
     assert table.get(job.id).state == "crashed"
     blocker.close()
     table.close()
+
+
+FLIPS = [("128", "129"), ("float32", "gloat32"), ('"seed":0', '"seed":1'), ("builtin:", "cuiltin:")]
+
+
+@pytest.mark.parametrize(("sound", "flipped"), FLIPS)
+def test_settings_with_a_flipped_bit_are_lost_and_never_taken_for_what_was_asked(table, tmp_path, sound, flipped):
+    job = submitted(table)
+    table.close()
+    path = tmp_path / "jobs.sqlite"
+    data = path.read_bytes()
+    assert data.count(sound.encode()) >= 1
+    path.write_bytes(data.replace(sound.encode(), flipped.encode()))
+    again = JobTable(path)
+    found = again.get(job.id)
+    assert (found.state, found.settings) == ("crashed", {"damaged": True})
+    assert "damaged" in found.error_text
+    assert again.queue() == ()
+    again.close()
+
+
+def test_every_flipped_bit_of_a_row_gives_the_settings_that_were_asked_for_or_none(table, tmp_path):
+    job = submitted(table)
+    table.close()
+    path = tmp_path / "jobs.sqlite"
+    sound = path.read_bytes()
+    start = sound.index(b'{"calibration"')
+    places = random.Random(0)
+    for _ in range(60):
+        data = bytearray(sound)
+        data[start + places.randrange(len(canonical_json(asdict(SETTINGS))))] ^= 1 << places.randrange(8)
+        path.write_bytes(data)
+        again = JobTable(path)
+        assert again.get(job.id).lost
+        again.close()
+
+
+def test_rows_of_earlier_versions_carry_no_digest_and_are_read(table, tmp_path):
+    job = submitted(table)
+    damage(tmp_path, "digest", "")
+    assert table.get(job.id) == job
+
+
+def test_a_flipped_bit_in_the_name_of_a_column_hides_no_job(table, tmp_path):
+    job = submitted(table)
+    table.close()
+    path = tmp_path / "jobs.sqlite"
+    data = path.read_bytes()
+    assert b" left_text " in data
+    path.write_bytes(data.replace(b" left_text ", b" Left_text "))
+    again = JobTable(path)
+    assert again.get(job.id) == job
+    again.close()

@@ -303,14 +303,18 @@ def test_a_table_of_the_first_version_is_brought_over(tmp_path):
     again.close()
 
 
+def as_version(table, version, *later):
+    """Make the table what that version wrote, without the columns that came later."""
+    for column in later:
+        table._database._db.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+    table._database._db.execute(f"PRAGMA user_version = {version}")
+
+
 def test_a_table_of_the_second_version_is_brought_over(tmp_path):
     path = tmp_path / "old.sqlite"
     table = JobTable(path)
     job = running(table)
-    table._database._db.execute("ALTER TABLE jobs DROP COLUMN point")
-    table._database._db.execute("ALTER TABLE jobs DROP COLUMN place")
-    table._database._db.execute("ALTER TABLE jobs DROP COLUMN taken")
-    table._database._db.execute("PRAGMA user_version = 2")
+    as_version(table, 2, "point", "place", "taken", "priority", "digest")
     table.close()
     for _ in range(2):
         table = JobTable(path)
@@ -384,15 +388,70 @@ def test_a_table_of_the_third_version_is_brought_over(tmp_path):
     path = tmp_path / "old.sqlite"
     table = JobTable(path)
     ids = [submitted(table, key).id for key in "ab"]
-    table._database._db.execute("ALTER TABLE jobs DROP COLUMN place")
-    table._database._db.execute("ALTER TABLE jobs DROP COLUMN taken")
-    table._database._db.execute("PRAGMA user_version = 3")
+    as_version(table, 3, "place", "taken", "priority", "digest")
     table.close()
     for _ in range(2):
         table = JobTable(path)
         table.move(ids[1], "front")
         assert [job.id for job in table.queue()] == ids[::-1]
         table.close()
+
+
+def test_a_table_of_the_fourth_version_is_brought_over(tmp_path):
+    path = tmp_path / "old.sqlite"
+    table = JobTable(path)
+    ids = [submitted(table, key).id for key in "ab"]
+    as_version(table, 4, "priority", "digest")
+    table.close()
+    for _ in range(2):
+        table = JobTable(path)
+        assert table.get(ids[0]).priority == "normal"
+        table.prioritise(ids[1], "high")
+        assert [job.id for job in table.queue()] == ids[::-1]
+        table.close()
+
+
+def test_urgent_runs_go_first_and_those_that_can_wait_last_whoever_comes_later(table):
+    a, b, c = (submitted(table, key).id for key in "abc")
+    prompt = submitted(table, "d", "continuation").id
+    assert table.prioritise(c, "high").priority == "high"
+    table.prioritise(a, "low")
+    later = submitted(table, "e").id
+    assert [job.id for job in table.queue()] == [c, prompt, b, later, a]
+    table.prioritise(later, "high")
+    assert [job.id for job in table.queue()] == [c, later, prompt, b, a]
+    table.prioritise(c, "normal")
+    assert [job.id for job in table.queue()] == [later, prompt, b, c, a]
+
+
+def test_a_move_leads_past_jobs_of_the_same_priority_only(table):
+    a, b, c, d = (submitted(table, key).id for key in "abcd")
+    for urgent in (a, b):
+        table.prioritise(urgent, "high")
+    table.move(b, "up")
+    table.move(d, "front")
+    assert [job.id for job in table.queue()] == [b, a, d, c]
+    table.move(a, "down")
+    assert [job.id for job in table.queue()] == [b, a, d, c]
+    assert table.get(c).place is not None
+
+
+def test_only_a_waiting_run_has_a_priority_that_can_be_changed(table):
+    job, prompt = running(table), submitted(table, "b", "divergence")
+    with pytest.raises(JobError, match="is running and cannot be made more or less urgent"):
+        table.prioritise(job.id, "high")
+    with pytest.raises(JobError, match="is a prompt"):
+        table.prioritise(prompt.id, "low")
+    with pytest.raises(JobError, match="There is no job 7"):
+        table.prioritise(7, "low")
+    assert {each.priority for each in table.list(9)} == {"normal"}
+
+
+def test_a_run_that_is_tried_again_is_as_urgent_as_before(table):
+    job = submitted(table)
+    table.prioritise(job.id, "high")
+    table.fail(table.claim(job.id, "slot-0", 1), "kind", "text", "advice")
+    assert table.retry(job.id).priority == "high"
 
 
 VERSION_1 = """

@@ -219,3 +219,20 @@ def test_its_own_help_names_every_method_and_text_and_how_to_begin(capsys):
     assert "Exitcodes:0done,1failed,2abadargument,3beyondwhatmaybelost(with--fail-beyond),130stopped" in said[0]
     offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
     assert not [each.name for each in offered if each.name.replace(" ", "") not in said[1]]
+
+
+def test_a_result_in_the_data_folder_is_refused_before_the_run(arguments, capsys, tmp_path):
+    folder = tmp_path / "fresh"
+    folder.mkdir()
+    asked = [*arguments, "--data-dir", str(folder), "--json", str(folder / "out.json")]
+    assert main(asked) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"allowed: a file outside the data folder {folder}." in line
+
+
+def test_a_file_that_is_no_result_is_refused_before_the_run_and_left_alone(arguments, capsys, tmp_path):
+    (tmp_path / "thesis.txt").write_text("written by hand")
+    assert main([*arguments, "--json", str(tmp_path / "thesis.txt")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "allowed: a new file, an empty one, or an earlier result of this program." in line
+    assert (tmp_path / "thesis.txt").read_text() == "written by hand"

@@ -1,6 +1,7 @@
 """The data folder keeps what was put there, and neither runs nor shows what somebody else put there."""
 
 import hashlib
+import json
 import logging
 import os
 import pickle
@@ -14,7 +15,7 @@ import diskcache
 import pytest
 
 from sparsedash.schema import notes
-from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.errors import NewerError, SettingsError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages
 from sparsedash.storage.store import PlainDisk, Store
@@ -228,11 +229,37 @@ def test_a_flipped_byte_in_the_table_is_noticed_dropped_and_reported(store, capl
     assert list(store.keys(Continuation)) == []
 
 
-def test_a_record_that_another_version_wrote_is_dropped_and_reported(store, caplog):
+def test_a_record_of_another_kind_is_dropped_and_reported(store, caplog):
     store.put("a", Passages(key="a", indices=(0,), contexts=("x",), targets=("y",)))
     change(store, "UPDATE Cache SET key = 'continuation/a'")
     assert store.get(Continuation, "a") is None
     assert "A stored continuation cannot be read" in caplog.text
+
+
+def put_newer(store, key="a", **changes):
+    """What a version to come might write: a form of this kind that is not known yet, with its sum."""
+    data = json.dumps({"key": key, "prompt": ["Once", "upon"], "shades": 3, **changes}).encode()
+    store._records.set(f"continuation/{key}", hashlib.sha256(data).digest() + data)
+    return store._records.get(f"continuation/{key}")
+
+
+def test_a_record_that_a_newer_version_wrote_is_told_and_never_replaced(store, caplog):
+    before = put_newer(store)
+    for asked in (
+        lambda: store.get(Continuation, "a"),
+        lambda: store.put("a", continuation("a")),
+        lambda: store.change(Continuation, "a", lambda _: continuation("a")),
+    ):
+        with pytest.raises(NewerError, match="written by another version") as told:
+            asked()
+        assert told.value.advice == "Upgrade, or name another data folder."
+    assert store._records.get("continuation/a") == before
+    assert "Dropped" not in caplog.text
+
+
+def test_a_field_more_than_is_known_is_no_newer_form(store):
+    put_newer(store, prompt="Once", left="l", right="r")
+    assert store.get(Continuation, "a") == Continuation(key="a", prompt="Once", left="l", right="r")
 
 
 def test_a_dropped_entry_can_be_put_again(store):
@@ -333,7 +360,7 @@ def test_two_processes_write_at_once_and_nothing_is_lost_or_torn(tmp_path):
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.errors import NewerError, SettingsError, StoreError
 from sparsedash.storage.store import Store
 store = Store(Path(sys.argv[1]))
 store.put_artefact("a", b"old")

@@ -57,7 +57,7 @@ def markup(app: AppTest) -> str:
 
 def words(app: AppTest) -> str:
     """The text of that markup as a reader sees it, spaces made plain."""
-    without_style = re.sub(r"<style>.*?</style>", "", markup(app), flags=re.DOTALL)
+    without_style = re.sub(r"<(style|script)>.*?</\1>", "", markup(app), flags=re.DOTALL)
     text = html.unescape(re.sub(r"<[^>]+>", " ", without_style))
     return " ".join(text.split())
 

@@ -3,8 +3,9 @@
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from sparsedash.jobs.job import Job, JobState, Move, queue_order
-from sparsedash.schema.errors import JobError
+from sparsedash.jobs.job import Job, JobState, Move, Priority
+from sparsedash.jobs.queue import queue_order
+from sparsedash.schema.errors import JobError, NewerError
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import STAGE_TITLES
@@ -89,6 +90,7 @@ class FakeBackend:
     cancelled: list[int] = field(default_factory=list)
     retried: list[int] = field(default_factory=list)
     moved: list[tuple[int, Move]] = field(default_factory=list)
+    prioritised: list[tuple[int, Priority]] = field(default_factory=list)
     uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
@@ -136,12 +138,15 @@ class FakeBackend:
         self.retried.append(job_id)
         return self.job(job_id)
 
+    def left_alone(self) -> tuple[NewerError, ...]:
+        return ()
+
     def queue_position(self, job_id: int) -> int | None:
         waiting = [found.id for found in self._waiting()]
         return waiting.index(job_id) + 1 if job_id in waiting else None
 
-    def n_waiting(self) -> int:
-        return len(self._waiting())
+    def queue(self) -> tuple[Job, ...]:
+        return tuple(self._waiting())
 
     def _waiting(self) -> list[Job]:
         return sorted((found for found in self.stored_jobs if found.state == "queued"), key=queue_order)
@@ -150,6 +155,10 @@ class FakeBackend:
         if job_id not in [found.id for found in self._waiting()]:
             raise JobError(f"Job {job_id} cannot be moved.")
         self.moved.append((job_id, to))
+        return self.job(job_id)
+
+    def prioritise(self, job_id: int, priority: Priority) -> Job:
+        self.prioritised.append((job_id, priority))
         return self.job(job_id)
 
     def log_tail(self, job_id: int, n: int = 40) -> str:

@@ -60,3 +60,10 @@ def test_a_foreign_name_in_a_notice_is_no_markdown(open_page, backend):
     backend.stored_jobs = [ended(replace(SETTINGS, model="[x](http://evil.example)*b*"), "done")]
     (said,) = notices(app.run())
     assert "](http" not in said and "*" not in said
+
+
+def test_a_clock_that_is_set_back_keeps_no_ending_quiet(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS)]
+    app = open_page("overview")
+    backend.stored_jobs = [job(SETTINGS, "done", finished_at=1.0)]
+    assert len(notices(app.run())) == 1

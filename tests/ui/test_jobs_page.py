@@ -128,6 +128,23 @@ def test_a_waiting_job_is_moved_by_buttons_that_lead_somewhere(open_page, backen
     assert backend.moved == [(3, "down"), (3, "up"), (3, "front")]
 
 
+def test_a_waiting_run_is_made_more_or_less_urgent_and_moves_among_its_like(open_page, backend):
+    waiting = [job(SETTINGS, "queued", id=i, stage="", total=0) for i in (4, 3, 2)]
+    prompt = ContinuationSettings(left="a", right="b", prompt="Once upon a time")
+    backend.stored_jobs = [*waiting, job(prompt, "queued", id=1)]
+    backend.stored_jobs[0] = replace(waiting[0], priority="high")
+    app = open_page("jobs")
+    assert {box.key: box.value for box in app.selectbox if box.key.startswith("priority-")} == {
+        "priority-4": "high",
+        "priority-3": "normal",
+        "priority-2": "normal",
+    }
+    assert [b.key for b in app.button if b.key.endswith("-4")] == ["cancel-4"]
+    app.selectbox(key="priority-3").select("low").run()
+    assert backend.prioritised == [(3, "low")]
+    assert app.selectbox(key="priority-3").value == "normal"
+
+
 def test_the_only_waiting_job_has_nowhere_to_go(open_page, backend):
     backend.stored_jobs = [job(SETTINGS, "queued", id=1, stage="", total=0)]
     assert [b.label for b in open_page("jobs").button] == ["Cancel"]

@@ -8,7 +8,6 @@ import json
 import logging
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from gguf import GGUFReader
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
@@ -32,7 +31,6 @@ from sparsedash.storage.store import Store
 log = logging.getLogger(__name__)
 
 _UNFINISHED = "unfinished-"
-_FORGOTTEN_S = 24 * 3600.0
 
 _Noted = dict[str, tuple[int, int, str]]
 """Of each file: bytes, time of the last change in nanoseconds, sha256."""
@@ -118,11 +116,15 @@ def _state(file: Path) -> tuple[int, int]:
 
 
 def _sweep(models: Path, name: str) -> None:
-    """Remove what killed processes left: of this model at once, since its lock is ours; of others after a day."""
+    """Remove what killed processes left: of this model, since its lock is ours, and of others that nobody unpacks."""
     for left in models.glob(f"{_UNFINISHED}*"):
-        with suppress(FileNotFoundError):
-            if left.name.startswith(f"{_UNFINISHED}{name}-") or time.time() - left.stat().st_mtime > _FORGOTTEN_S:
-                shutil.rmtree(left, ignore_errors=True)
+        other = left.name.removeprefix(_UNFINISHED).rpartition("-")[0]
+        if other in (name, ""):
+            shutil.rmtree(left, ignore_errors=True)
+            continue
+        # Its lock says whether a process is at it; an age would not, where the clock was set.
+        with suppress(Timeout), FileLock(models / f"{other}.lock", timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(file: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 What goes wrong is told in words.
 """
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +24,7 @@ from sparsedash.schema.errors import ModelError
 from sparsedash.schema.settings import BUILTIN_MODEL
 
 PROBE_S = 4.0
+_PHRASES = {known.value: known.phrase for known in HTTPStatus}
 
 
 def reachable() -> bool:
@@ -65,6 +67,8 @@ def _refuse(reference: str, error: Exception) -> NoReturn:
         case RepositoryNotFoundError():
             message = f"There is no {name} on the hub, or it is private."
             advice = "Check the spelling; a private model needs the hub's token in HF_TOKEN."
+        case _ if status := _status(error):
+            message, advice = _answered(reference, status)
         case LocalEntryNotFoundError():
             message = f"{reference} is not in the local cache, and the hub cannot be reached."
             advice = f"Connect to the network once, name a local folder, or use {BUILTIN_MODEL}."
@@ -72,6 +76,35 @@ def _refuse(reference: str, error: Exception) -> NoReturn:
             message = f"{reference} could not be fetched: {_first_line(error)}"
             advice = "Start again: the files that have arrived whole are kept."
     raise ModelError(message, advice) from error
+
+
+def _status(error: BaseException) -> int | None:
+    """The status that the hub answered with and said no more; None where nothing answered."""
+    found: BaseException | None = error
+    while found is not None:
+        status = getattr(getattr(found, "response", None), "status_code", None)
+        if isinstance(status, int) and status >= HTTPStatus.BAD_REQUEST:
+            return status
+        found = found.__cause__
+    return None
+
+
+def _answered(reference: str, status: int) -> tuple[str, str]:
+    """What such an answer says about the model, and what to do; a proxy on the way may have given it."""
+    said = f"{status} {_PHRASES.get(status, '')}".strip()
+    otherwise = f"name a local folder, or use {BUILTIN_MODEL}."
+    match status:
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+            advice = f"Start with a token in HF_TOKEN that may read it, {otherwise}"
+            return f"The hub does not give {reference} to this machine (it answered {said}).", advice
+        case HTTPStatus.NOT_FOUND:
+            return f"The hub has no {reference} (it answered {said}).", f"Check the spelling, {otherwise}"
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            return f"The hub was asked too often (it answered {said}).", f"Try again in some minutes, {otherwise}"
+        case _ if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return f"The hub is in trouble (it answered {said}).", f"Try again later, {otherwise}"
+        case _:
+            return f"{reference} could not be fetched: the hub answered {said}.", f"Check the spelling, {otherwise}"
 
 
 def _first_line(error: Exception) -> str:

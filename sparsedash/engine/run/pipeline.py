@@ -28,8 +28,8 @@ def run(
     """
     stages = Stages(settings, store, on_step, shelf or ModelShelf())
     grown = _begun(run_key or settings.key(fingerprints(settings)), settings, stages)
-    stages.check()
     before = store.get(Run, grown.key)
+    stages.check()
     show = before is None or not before.finished
 
     def keep() -> None:

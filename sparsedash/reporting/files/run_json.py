@@ -11,6 +11,7 @@ from sparsedash.reporting.run_ending import run_ending
 from sparsedash.schema.records import LARGEST_LOSS, Record, Run, Score
 from sparsedash.stats.significance import compare
 from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict, judge_all, losses
+from sparsedash.storage.whole_file import RESULT_FORMAT
 
 
 def run_document(run: Run, dense: Record, sparse: list[Record], tolerance: Tolerance | None = None) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def run_document(run: Run, dense: Record, sparse: list[Record], tolerance: Toler
     allowed = tolerance or Tolerance()
     verdicts = judge_all([losses(dense, record) for record in sparse], allowed)
     return {
+        "format": RESULT_FORMAT,
         "model": {"reference": run.settings.model, "identity": run.model_identity, "dtype": run.settings.dtype},
         "corpora": {
             "calibration": _corpus(run, "calibration", run.settings.calibration.corpus),

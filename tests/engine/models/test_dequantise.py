@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from filelock import FileLock
 
 from sparsedash.engine.models.dequantise import damaged_files, dequantised
 from sparsedash.engine.models.loading import load, locate
@@ -92,13 +93,15 @@ def test_what_killed_processes_left_is_removed(whole, store):
     models = store.folder / "models"
     models.mkdir()
     found = dequantised(whole, store)
-    mine, others, old = (models / f"unfinished-{name}" for name in (f"{found.name}-x", "other-x", "forgotten"))
-    for left in (mine, others, old):
+    names = (f"{found.name}-x", "at-work-x", "given-up-x", "odd")
+    mine, at_work, given_up, odd = (models / f"unfinished-{name}" for name in names)
+    for left in (mine, at_work, given_up, odd):
         left.mkdir()
-    os.utime(old, (0, 0))
+    os.utime(at_work, (0, 0))  # as if the clock had been put forward since
     (found / "model.safetensors").unlink()
-    dequantised(whole, store)
-    assert [left.exists() for left in (mine, others, old)] == [False, True, False]
+    with FileLock(models / "at-work.lock"):
+        dequantised(whole, store)
+        assert [left.exists() for left in (mine, at_work, given_up, odd)] == [False, True, False, False]
 
 
 def test_two_at_once_unpack_it_once(whole, store):

@@ -71,6 +71,30 @@ def test_what_the_hub_refuses_is_told_in_words(hub, client, tmp_path):
     assert revision["error"] == "owner/plain has no revision 'v9'."
 
 
+ANSWERED = {
+    401: ("does not give owner/told to this machine (it answered 401 Unauthorized)", "HF_TOKEN"),
+    403: ("does not give owner/told to this machine (it answered 403 Forbidden)", "HF_TOKEN"),
+    404: ("has no owner/told (it answered 404 Not Found)", "Check the spelling"),
+    418: ("could not be fetched: the hub answered 418", "Check the spelling"),
+    429: ("was asked too often (it answered 429 Too Many Requests)", "Try again in some minutes"),
+    500: ("is in trouble (it answered 500 Internal Server Error)", "Try again later"),
+    503: ("is in trouble (it answered 503 Service Unavailable)", "Try again later"),
+    599: ("is in trouble (it answered 599)", "Try again later"),
+}
+
+
+@pytest.mark.parametrize("status", ANSWERED)
+def test_an_answer_without_a_word_why_is_not_taken_for_no_answer(hub, client, status):
+    message, advice = ANSWERED[status]
+    hub.refuses_with = status
+    try:
+        found = client.ask(model="owner/told")
+    finally:
+        hub.refuses_with = 0
+    assert message in found["error"]
+    assert advice in found["advice"]
+
+
 def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(hub, client, tmp_path):
     folder = tmp_path / "m"
     folder.mkdir()
