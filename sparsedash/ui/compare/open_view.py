@@ -14,9 +14,9 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import compare
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.address_bar import BOUND
+from sparsedash.ui.carried import tolerance
 from sparsedash.ui.compare.downloads import offer_files
 from sparsedash.ui.compare.selectors import Shown, search
-from sparsedash.ui.tolerance import tolerance
 
 _FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "other-answer", "both-wrong", "both-right")
 """What is shown where the address names no kind: the first of these that has passages."""
