@@ -28,7 +28,7 @@ def figures(found: RunResults) -> list[str]:
     spoken_of = [row for row in (largest_within(rows), smallest_beyond(rows)) if row]
     said = [f"{_removed(row)}: {cost(row.verdict)}." for row in spoken_of or rows[:1]]
     unknown = [row for row in rows if row.verdict.verdict == "undecided"]
-    said += [f"{_asked(row)} is undecided: {undecided(row.verdict)}" for row in unknown[:1]]
+    said += [f"{_asked(row)} is undecided: {undecided(row.verdict)}" for row in unknown]
     return said
 
 

@@ -116,6 +116,11 @@ def plural(count: int, noun: str) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
+def first_upper(text: str) -> str:
+    """The text with a capital first letter, names in it as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def duration(seconds: float) -> str:
     """ "8 s", "4 min", "1 h 20 min"."""
     if seconds < 59.5:

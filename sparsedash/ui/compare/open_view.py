@@ -30,13 +30,12 @@ def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
         return
     verdict = verdict_of(found, pair.left, pair.right)
     frame.opening(
-        verdicts.judgement(pair.right_name, verdict, found.tolerance),
+        verdicts.judgement(pair.right_name, verdict, found.tolerance, pair.left_name),
         f"{pair.right_name} against {pair.left_name} · {basis}",
     )
     notes = [
-        f"{verdicts.cost(verdict).capitalize()}." if verdict.verdict == "undecided" else "",
         verdicts.flips(compare(pair.left, pair.right)),
-        verdicts.still_open(verdict),
+        *verdicts.remarks(pair.right_name, verdict, pair.left_name),
         verdicts.endings({pair.left_name: pair.left, pair.right_name: pair.right}),
     ]
     for said in filter(None, notes):

@@ -39,7 +39,7 @@ _JUDGED = (
 )
 _DRAWN: dict[Measure, str] = {
     "accuracy": f"Bars and the blue band: 95 % intervals. {_JUDGED}.",
-    "word perplexity": f"Bars: 95 % intervals. {_JUDGED}.",
+    "word perplexity": f"Bars: the intervals of the verdict, in the table with their levels. {_JUDGED}.",
     "flips": "Bars: 95 % intervals.",
 }
 _BESIDE = "Points that would cover each other stand side by side."
