@@ -35,7 +35,8 @@ _HINTS: dict[Measure, str] = {
     f"accuracy hides both. {_CLICK}",
 }
 _JUDGED = (
-    "The green band is what may be lost: ✓ within, ✕ beyond, ? undecided, by intervals that hold for all comparisons"
+    "The green band is what may be lost: ✓ within, ✕ beyond, ? undecided, by intervals that hold for all comparisons; "
+    "of several methods the verdicts stand under the axis"
 )
 _DRAWN: dict[Measure, str] = {
     "accuracy": f"Bars and the blue band: 95 % intervals. {_JUDGED}.",
