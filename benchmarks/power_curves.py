@@ -63,7 +63,7 @@ def picture(curves, tolerance):
     drawn = [f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fcfbf8"/>']
     for panel, title in enumerate(("\u2713 called within", "\u2715 called beyond")):
         left = _LEFT + panel * (_PANEL + 70)
-        drawn += [_text(left, 24, f"{title}, % of models", "start", 15), *_grid(left, tolerance)]
+        drawn += [_text(left, 24, f"{title}, % of models, by their true loss", "start", 15), *_grid(left, tolerance)]
         for (n, curve), colour, dash in zip(curves.items(), _COLOURS, _DASHES, strict=False):
             points = " ".join(
                 f"{_x(left, ratio):.1f},{_y(chances[panel]):.1f}" for ratio, chances in zip(RATIOS, curve, strict=True)
