@@ -78,8 +78,7 @@ def _removed(row: Judged) -> str:
     """ "20 % (19.8 % of the MLP, 11.7 % of all linear weights)": asked for, measured, and what that means."""
     pruned = row.record.pruned
     assert pruned is not None, "what is judged is a sparse model"
-    mlp, linear = (wording.percent(share) for share in (pruned.mlp_sparsity, pruned.matmul_ratio))
-    return f"{_asked(row)} (measured {mlp} of the MLPs, {linear} of all linear weights)"
+    return f"{_asked(row)} ({wording.measured(pruned)})"
 
 
 def _list(rows: Sequence[Judged]) -> str:

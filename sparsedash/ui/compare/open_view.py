@@ -4,7 +4,7 @@ from typing import get_args
 
 import streamlit as st
 
-from sparsedash.reporting import verdicts
+from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.html import label
 from sparsedash.reporting.record_pair import KINDS, Kind, Order, Pair
 from sparsedash.reporting.run_results import run_results, verdict_of
@@ -31,7 +31,7 @@ def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
     verdict = verdict_of(found, pair.left, pair.right)
     frame.opening(
         verdicts.judgement(pair.right_name, verdict, found.tolerance, pair.left_name),
-        f"{pair.right_name} against {pair.left_name} · {basis}",
+        f"{pair.right_name} against {pair.left_name}{_measured(pair)} · {basis}",
     )
     notes = [
         verdicts.flips(compare(pair.left, pair.right)),
@@ -40,6 +40,11 @@ def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
     ]
     for said in filter(None, notes):
         frame.note(said)
+
+
+def _measured(pair: Pair) -> str:
+    made = pair.right.pruned
+    return f" · {wording.measured(made)}" if made else ""
 
 
 def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages | None) -> Shown:
