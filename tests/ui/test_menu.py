@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.ui import specimens
-from tests.ui.conftest import links, query_of
+from tests.ui.conftest import links, menu_links, query_of
 
 TITLES = ("Overview", "Prune", "Jobs", "Compare", "Layers", "Published")
 ABOUT_A_RUN = ("Overview", "Compare", "Layers")
@@ -13,7 +13,7 @@ ABOUT_A_RUN = ("Overview", "Compare", "Layers")
 
 def menu(app):
     """What the addresses of the menu's links say, by their titles."""
-    return {title: query_of(links(app)[title]) for title in TITLES}
+    return {title: query_of(menu_links(app)[title]) for title in TITLES}
 
 
 @pytest.fixture
