@@ -102,7 +102,7 @@ def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
         "tolerance": {"ratio": tolerance.ratio, "points": tolerance.points},
         "decided_by": list(found.decided_by),
         "ratio": _measured(one, _factor(one.value), _factor(one.low), _factor(one.high)),
-        "points": two and _measured(two, -100 * two.value, -100 * two.high, -100 * two.low),
+        "points": two and _measured(two, *(0.0 - 100 * lost for lost in (two.value, two.high, two.low))),
         "passages_needed": found.passages_needed,
     }
 
