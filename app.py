@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
-from sparsedash.ui import frame, server
+from sparsedash.ui import frame, menu, server
 
 # Streamlit takes a folder called pages/ for its older kind of multi-page app until st.navigation has run once; a deep
 # link to a fresh server would then run the page without this file.
@@ -18,14 +18,10 @@ PagesManager.uses_pages_directory = False
 if __name__ == "__main__":
     page = st.navigation(
         [
-            st.Page("pages/overview.py", title="Overview", url_path="overview", default=True),
-            st.Page("pages/prune.py", title="Prune", url_path="prune"),
-            st.Page("pages/jobs.py", title="Jobs", url_path="jobs"),
-            st.Page("pages/compare.py", title="Compare", url_path="compare"),
-            st.Page("pages/layers.py", title="Layers", url_path="layers"),
-            st.Page("pages/published.py", title="Published", url_path="published"),
+            st.Page(f"pages/{name}.py", title=title, url_path=name, default=name == "overview")
+            for name, title in menu.TITLES.items()
         ],
-        position="top",
+        position="hidden",
     )
     with frame.told():
         page.run()

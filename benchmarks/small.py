@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 OPTIONS = {
+    "coverage": "--methods random --sparsity 30,50 --passages 40 --draws 100 --sizes 30,400 --power-draws 10 "
+    "--model {model} --data-dir {folder} --picture {folder}.svg",
     "early_stopping": "--n 400 --runs 5 --evaluation builtin:cloze --passages 20 --model {model}",
     "evaluation": "--passages 8 --side 512 --model {model} --data-dir {folder}",
     "huge_pages": "--rounds 1 --model {model}",

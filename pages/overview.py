@@ -4,11 +4,12 @@ import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import address_bar, frame, job_watch
+from sparsedash.ui.carried import tolerance
 from sparsedash.ui.chosen_run import chosen_run
 from sparsedash.ui.form import run_form
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.overview import results
-from sparsedash.ui.tolerance import choose_tolerance, tolerance
+from sparsedash.ui.tolerance import choose_tolerance
 
 LAST_RUNS = 8
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.ui import address_bar, frame, job_panel, job_watch
+from sparsedash.ui import address_bar, carried, frame, job_panel, job_watch
 from sparsedash.ui.form import run_form
 from sparsedash.ui.prune import estimate
 
@@ -17,7 +17,9 @@ with form:
 def start() -> None:
     """Submit what the form says and keep the job in the address, so that a refresh finds it again."""
     if settings is not None:
-        address_bar.go({"job": str(backend.submit(settings).id)})
+        job = backend.submit(settings)
+        carried.choose(job.key)
+        address_bar.go({"job": str(job.id)})
 
 
 with aside:

@@ -10,12 +10,16 @@ from sparsedash.schema.method_settings import MethodSettings
 
 
 def printed_table(document: dict[str, Any]) -> Iterator[str]:
-    """The lines of the table. document: as `reporting.files.run_json` makes it."""
+    """The lines of the table. document: as `reporting.files.run_json` makes it.
+
+    MLPs, linear: the shares of their weights, and of all linear weights, that were measured to be gone.
+    """
     sparse, settings = document["sparse"], document["settings"]
     several = len(settings["methods"]) > 1
     names = [row_name(MethodSettings(**answers["method"]), answers["sparsity_percent"], several) for answers in sparse]
     width = max(8, *(len(name) + 2 for name in ["", *names]))
-    yield f"{'':{width}}{'last word':>16}{'last token':>13}{'word ppl':>14}{'broke':>8}{'mended':>8}{'verdict':>11}"
+    removed, answered = f"{'MLPs':>8}{'linear':>8}", f"{'last word':>16}{'last token':>13}{'word ppl':>14}"
+    yield f"{'':{width}}{removed}{answered}{'broke':>8}{'mended':>8}{'verdict':>11}"
     for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
         yield f"{name:{width}}{_answers(answers)}"
     if settings["evaluation"]["rule"] == "published":
@@ -32,7 +36,8 @@ def row_name(method: MethodSettings, percent: float, several: bool) -> str:
 
 def _answers(answers: dict[str, Any]) -> str:
     word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
-    line = f"{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
+    line = "".join(f"{share:>8.1%}" for share in (answers.get("mlp_sparsity", 0), answers.get("matmul_ratio", 0)))
+    line += f"{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
     perplexity = answers["word_perplexity"]
     line += f"{wording.perplexity(inf if perplexity is None else perplexity):>14}"
     if pairs:

@@ -1,14 +1,16 @@
 """The table of numbers under the charts of a run."""
 
 from collections.abc import Mapping
+from math import isinf
 
-from sparsedash.reporting import wording
-from sparsedash.reporting.charts.points import Reading, times
+from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting.charts.points import times
 from sparsedash.reporting.html import Html, element, escape, table
-from sparsedash.reporting.readings import factor_interval
-from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.readings import factor_interval, perplexity
+from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.records import Record
-from sparsedash.stats.significance import PairedComparison, accuracy_interval
+from sparsedash.stats.significance import accuracy_interval
+from sparsedash.stats.tolerance import Loss
 
 
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Html:
@@ -28,13 +30,14 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
         "Accuracy",
         "95 % interval",
         "Change, points",
-        "95 % interval",
+        "Interval",
         "p",
         "Broke",
         "Mended",
         "Word perplexity",
         "Times dense",
-        "95 % interval",
+        "Interval",
+        "Verdict",
     ]
     return table("The numbers of this run", _caption(found), head, _rows(found), names)
 
@@ -47,14 +50,12 @@ def _name(name: str, address: str) -> Html:
 
 def _rows(found: RunResults) -> list[list[str]]:
     rows = []
-    compared = [None, *((each.comparison, each.p_value) for each in found.judged)]
-    for (name, record), pair in zip(found.records.items(), compared, strict=True):
+    for (name, record), judged in zip(found.records.items(), [None, *found.judged], strict=True):
         score = record.last_word
         fewer = "" if score.total == found.dense.last_word.total else f" of {score.total:,}"
         row = [name, *_removed(record), f"{score.right:,}{fewer}"]
-        row += [wording.percent(score.accuracy), wording.interval(accuracy_interval(record)), *_change(pair)]
-        times_dense = _times_dense(*found.readings[record.key]["word perplexity"]) if pair else ["", ""]
-        row += [wording.perplexity(record.word_perplexity), *times_dense]
+        row += [wording.percent(score.accuracy), wording.interval(accuracy_interval(record)), *_change(judged)]
+        row += [wording.perplexity(record.word_perplexity), *_times_dense(judged)]
         rows.append(row)
     return rows
 
@@ -66,34 +67,40 @@ def _removed(record: Record) -> list[str]:
     return [wording.percent(share) for share in (pruned.mlp_sparsity, pruned.matmul_ratio)]
 
 
-def _change(pair: tuple[PairedComparison, float] | None) -> list[str]:
-    if pair is None:
+def _change(judged: Judged | None) -> list[str]:
+    """The change of accuracy with the interval that the verdict is made from; none where it is left out of that."""
+    if judged is None:
         return [""] * 5
-    compared, p = pair
+    compared, lost = judged.comparison, judged.verdict.accuracy
     return [
         wording.signed(compared.difference),
-        wording.signed_interval(compared.interval),
-        wording.p_number(p),
+        f"{wording.signed_interval((-lost.high, -lost.low))}{_level(lost)}" if lost else "",
+        wording.p_number(judged.p_value),
         f"{compared.broke:,}",
         f"{compared.mended:,}",
     ]
 
 
-def _times_dense(reading: Reading) -> list[str]:
-    """The perplexity as a multiple of dense's, and its interval."""
-    return [times(-reading.value), factor_interval(reading)]
+def _times_dense(judged: Judged | None) -> list[str]:
+    """The perplexity as a multiple of dense's, the interval that the verdict is made from, and that verdict."""
+    if judged is None:
+        return ["", "", ""]
+    lost = judged.verdict.perplexity
+    interval = "none" if isinf(lost.low) else f"{factor_interval(perplexity(lost))}{_level(lost)}"
+    return [times(lost.value), interval, verdicts.WORDS[judged.verdict.verdict]]
+
+
+def _level(lost: Loss) -> str:
+    return f" ({100 * lost.level:.3g}{wording.NBSP}%)"
 
 
 def _caption(found: RunResults) -> str:
     several = f" over {len(found.sparse)} comparisons" if len(found.sparse) > 1 else ""
-    if any(record.stopping for record in found.sparse):
-        methods = "Of models that were to stop early, intervals and p-values are valid at any look; "
-        methods += (
-            f"the dense model's interval is Wilson's. Changes are paired against dense, p adjusted after Holm{several}."
-        )
-        perplexities = "those of the paired mean as if nothing had been stopped"
-    else:
-        methods = "Intervals of accuracies are Wilson's; changes are paired against dense with Tango's interval, their "
-        methods += f"p-values exact McNemar, adjusted after Holm{several}."
-        perplexities = "those of the paired mean"
-    return f"Last word of each passage. {methods} Intervals of perplexities are {perplexities}."
+    early = any(record.stopping for record in found.sparse)
+    looked = " Of models that were to stop early they, and p, are valid at any look." if early else ""
+    whose = "The dense model's interval is" if early else "Intervals of accuracies are"
+    return (
+        f"Last word of each passage. {whose} Wilson's. Changes are paired against dense; their intervals are those of "
+        f"the verdict, at levels at which all of the run hold together.{looked} p: of equal accuracy, "
+        f"{'' if early else 'exact McNemar, '}adjusted after Holm{several}."
+    )

@@ -28,7 +28,7 @@ def figures(found: RunResults) -> list[str]:
     spoken_of = [row for row in (largest_within(rows), smallest_beyond(rows)) if row]
     said = [f"{_removed(row)}: {cost(row.verdict)}." for row in spoken_of or rows[:1]]
     unknown = [row for row in rows if row.verdict.verdict == "undecided"]
-    said += [f"{_asked(row)} is undecided: {undecided(row.verdict)}" for row in unknown[:1]]
+    said += [f"{_asked(row)} is undecided: {undecided(row.verdict)}" for row in unknown]
     return said
 
 
@@ -78,8 +78,7 @@ def _removed(row: Judged) -> str:
     """ "20 % (19.8 % of the MLP, 11.7 % of all linear weights)": asked for, measured, and what that means."""
     pruned = row.record.pruned
     assert pruned is not None, "what is judged is a sparse model"
-    mlp, linear = (wording.percent(share) for share in (pruned.mlp_sparsity, pruned.matmul_ratio))
-    return f"{_asked(row)} (measured {mlp} of the MLPs, {linear} of all linear weights)"
+    return f"{_asked(row)} ({wording.measured(pruned)})"
 
 
 def _list(rows: Sequence[Judged]) -> str:

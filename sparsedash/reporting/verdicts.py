@@ -8,26 +8,24 @@ from math import isinf
 from typing import assert_never
 
 from sparsedash.reporting.charts.points import times
-from sparsedash.reporting.wording import NBSP, plural, round_up, signed, signed_interval
+from sparsedash.reporting.model_names import DENSE
+from sparsedash.reporting.wording import NBSP, first_upper, plural, round_up, signed
 from sparsedash.schema.records import Record, Stopping
 from sparsedash.stats.significance import PairedComparison
-from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict, Verdict
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss, Tolerance, ToleranceVerdict, Verdict
 
-_WORDS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyond", "undecided": "? undecided"}
+_MOST_PASSAGES = 1_000_000
+WORDS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyond", "undecided": "? undecided"}
+"""A verdict with its sign."""
 
 
 def flips(comparison: PairedComparison) -> str:
-    """How many answers broke and how many were mended, and whether flips so lopsided come by chance."""
+    """How many answers broke and how many were mended."""
     broke, mended = comparison.broke, comparison.mended
     if not broke and not mended:
         return "Every verdict stayed the same: nothing broke and nothing was mended."
     was = "was" if mended == 1 else "were"
-    return f"{broke:,} {plural(broke, 'answer')} broke, {mended:,} {was} mended: {change_in_points(comparison)}."
-
-
-def change_in_points(comparison: PairedComparison) -> str:
-    """ "−3.0 points, 95 % interval −6.5 to +0.4"."""
-    return f"{signed(comparison.difference)} points, 95{NBSP}% interval {signed_interval(comparison.interval)}"
+    return f"{broke:,} {plural(broke, 'answer')} broke, {mended:,} {was} mended."
 
 
 def allowed(tolerance: Tolerance) -> str:
@@ -36,14 +34,16 @@ def allowed(tolerance: Tolerance) -> str:
     return f"{tolerance.ratio:g} × the word perplexity and {tolerance.points:g} {points} of accuracy"
 
 
-def judgement(name: str, found: ToleranceVerdict, tolerance: Tolerance) -> str:
-    """One model's verdict in a sentence. name: what it is called."""
+def judgement(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: str = DENSE) -> str:
+    """One model's verdict in a sentence. name: what it is called. beside: the model that it is compared with."""
     most = allowed(tolerance)
+    if name == beside:
+        return f"{name} stands on both sides: a model loses nothing against itself."
     match found.verdict:
         case "within":
-            return f"{name} stays within what is allowed, {most}: {cost(found)}."
+            return f"{name} stays within what is allowed, {most}: {cost(found, beside)}."
         case "beyond":
-            return f"{name} goes beyond what is allowed, {most}: {cost(found)}."
+            return f"{name} goes beyond what is allowed, {most}: {cost(found, beside)}."
         case "undecided":
             few = "Too few to judge" if found.too_few else "Undecided"
             what = f"{found.n_passages:,} {plural(found.n_passages, 'passage')}"
@@ -52,11 +52,15 @@ def judgement(name: str, found: ToleranceVerdict, tolerance: Tolerance) -> str:
             assert_never(found.verdict)
 
 
-def cost(found: ToleranceVerdict) -> str:
-    """ "word perplexity 1.05 × dense's (95 % interval 1.02 to 1.08), accuracy −0.5 points (95 % interval ...)"."""
+def cost(found: ToleranceVerdict, beside: str = DENSE) -> str:
+    """ "word perplexity 1.05 × dense's (95 % interval 1.02 to 1.08), accuracy −0.5 points (95 % interval ...)".
+
+    beside: the model that it is compared with.
+    """
     one = found.perplexity
     factors = [times(nats).removesuffix(" ×") for nats in (one.value, one.low, one.high)]
-    said = f"word perplexity {factors[0]} × dense's ({_range(factors[1], factors[2], one)})"
+    whose = "dense's" if beside == DENSE else f"that of {beside}"
+    said = f"word perplexity {factors[0]} × {whose} ({_range(factors[1], factors[2], one)})"
     if found.accuracy is None:
         return f"{said}; too little is right to judge accuracy"
     two = found.accuracy
@@ -70,31 +74,52 @@ def headline_cost(found: ToleranceVerdict) -> tuple[str, str, str]:
     low, high = (times(nats).removesuffix(" ×") for nats in (one.low, one.high))
     accuracy = f", accuracy {signed(-two.value)} points" if two else ""
     interval = f"the dense word perplexity, {_range(low, high, one)}"
-    return times(one.value), interval, f"{_WORDS[found.verdict]}{accuracy}"
+    return times(one.value), interval, f"{WORDS[found.verdict]}{accuracy}"
+
+
+def remarks(name: str, found: ToleranceVerdict, beside: str = DENSE) -> list[str]:
+    """What belongs under a `judgement`: the cost where the sentence is without it, and what is left open."""
+    if name == beside:
+        return []
+    said = [f"{first_upper(cost(found, beside))}."] if found.verdict == "undecided" else []
+    return [*said, *filter(None, [still_open(found)])]
 
 
 def still_open(found: ToleranceVerdict) -> str:
-    """What the verdict leaves open; nothing where every measure says the same."""
+    """What the verdict leaves open; nothing where every measure says the same, or nothing changed at all."""
+    if all(loss.value == 0 for loss in found.losses) and found.perplexity.low == found.perplexity.high:
+        return "" if found.verdict == "within" else f"Open: {undecided(found)}"
     if found.verdict == "undecided":
         return f"Open: {undecided(found)}"
     if found.accuracy is not None and found.accuracy.verdict == "undecided":
         needed = found.accuracy.needed
-        about = f"; about {round_up(needed):,} passages would decide it" if needed else ""
+        about = f"; {_about(needed)} passages would decide it" if needed else ""
         return f"Accuracy alone is undecided{about}. Word perplexity decides."
     return ""
 
 
 def undecided(found: ToleranceVerdict) -> str:
     """What would decide it."""
-    needed = found.passages_needed
-    if needed is None:
-        return "its loss is about what is allowed, and no number of passages tells the two apart."
-    return f"about {round_up(needed):,} passages would decide it, if it goes on as it did on {found.n_passages:,}."
+    needed, n = found.passages_needed, found.n_passages
+    if needed is None and found.too_few:
+        what = f"{n:,} {plural(n, 'passage')}"
+        return f"at least {FEWEST_PASSAGES} passages are needed; {what} cannot say how many would decide it."
+    if needed is None or needed > _MOST_PASSAGES:
+        return f"its loss is so near to what is allowed that over {_MOST_PASSAGES:,} passages would be needed."
+    return f"{_about(needed)} passages would decide it, if it goes on as it did on {n:,}."
+
+
+def _about(needed: int) -> str:
+    return f"over {_MOST_PASSAGES:,}" if needed > _MOST_PASSAGES else f"about {round_up(needed):,}"
 
 
 def _range(low: str, high: str, loss: Loss) -> str:
     level = f"{100 * loss.level:.3g}{NBSP}%"
-    return "no interval" if isinf(loss.low) else f"{level} interval {low} to {high}"
+    if isinf(loss.low):
+        return "no interval"
+    # Both ends may be farther than a number says.
+    both = low if low == high and not low[0].isdigit() else f"{low} to {high}"
+    return f"{level} interval {both}"
 
 
 def endings(records: Mapping[str, Record]) -> str:

@@ -27,6 +27,7 @@ FEWEST_PASSAGES = 30
 FEWEST_RIGHT = 20
 """With fewer right answers of the dense model accuracy is left out: there is too little to lose."""
 _Z_POWER = NormalDist().inv_cdf(0.8)
+_STEPS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,9 @@ class Losses:
 class Loss:
     """One measure's loss with its interval, larger is worse: nats for word perplexity, a share for accuracy.
 
-    level: that of the interval, 0.95 or more, so that all intervals of a sweep hold together. needed: passages that
-    would decide it four times of five if the loss stays as it is; None where it is decided, or none would.
+    level: that of the interval, 0.95 or more, so that all intervals of a sweep hold together. most: what is allowed.
+    needed: passages that would decide it four times of five if the loss stays as it is; None where it is decided, or
+    no number would or can be told.
     """
 
     measure: LossMeasure
@@ -74,6 +76,7 @@ class Loss:
     low: float
     high: float
     level: float
+    most: float
     verdict: Verdict
     needed: int | None
 
@@ -103,11 +106,14 @@ class ToleranceVerdict:
 
     @property
     def passages_needed(self) -> int | None:
-        """Passages that would decide it, as far as that can be told; None where it is decided."""
+        """Passages that would decide it, as far as that can be told; None where it is decided.
+
+        Word perplexity decides either way; accuracy only where it is lost beyond what is allowed.
+        """
         if self.verdict != "undecided":
             return None
-        known = [loss.needed for loss in self.losses if loss.needed is not None]
-        return max(FEWEST_PASSAGES, *known) if known else None
+        deciding = [self.perplexity, *(loss for loss in self.losses[1:] if loss.value > loss.most)]
+        return min((loss.needed for loss in deciding if loss.needed is not None), default=None)
 
 
 def losses(dense: Record, sparse: Record) -> Losses:
@@ -148,27 +154,54 @@ def _counted(model: Losses) -> tuple[LossMeasure, ...]:
 def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Tolerance) -> Loss:
     n, most = model.nats.n, tolerance.most(measure)
     if measure == "word perplexity":
-        value, deviation = model.nats.mean, model.nats.deviation
-        low, high = (anytime_mean_interval if model.looked else mean_interval)(model.nats, alpha)
+        of = model.nats
+        low, high = (anytime_mean_interval if model.looked else mean_interval)(of, alpha)
     else:
-        value = (model.broke - model.mended) / n
-        deviation = sqrt(max(0.0, (model.broke + model.mended) / n - value**2))
-        low, high = _accuracy_interval(model, alpha)
+        of = _flips(model)
+        low, high = lost_accuracy_interval(model, alpha)
     verdict: Verdict = "beyond" if low > most else "within" if high <= most and n >= FEWEST_PASSAGES else "undecided"
-    needed = None
-    if verdict == "undecided" and 0 < deviation < inf and value != most:
-        z = NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
-        needed = ceil((z * deviation / (value - most)) ** 2)
-    return Loss(measure=measure, value=value, low=low, high=high, level=1 - alpha, verdict=verdict, needed=needed)
+    needed = _needed(of, most, alpha) if verdict == "undecided" else None
+    level = 1 - alpha
+    return Loss(
+        measure=measure, value=of.mean, low=low, high=high, level=level, most=most, verdict=verdict, needed=needed
+    )
 
 
-def _accuracy_interval(model: Losses, alpha: float) -> tuple[float, float]:
-    """Of the share that was lost: the interval of sparse minus dense, turned round."""
+def _flips(model: Losses) -> Moments:
+    """The moments of what happened to the verdicts: 1 where one broke, -1 where one was mended, else 0."""
+    n, flips, value = model.nats.n, model.broke + model.mended, (model.broke - model.mended) / model.nats.n
+    spread = sqrt(max(0.0, flips / n - value**2))
+    return Moments(
+        n=n, mean=value, deviation=spread, lowest=-1.0 if model.mended else 0.0, highest=1.0 if model.broke else 0.0
+    )
+
+
+def _needed(of: Moments, most: float, alpha: float) -> int | None:
+    """Passages after which the interval would lie on one side of what is allowed, four times of five."""
+    gap = abs(most - of.mean)
+    if of.n < 2 or of.deviation == inf or gap == 0:
+        return None
+    z = NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
+    # What one more passage like the most extreme widens the interval by, which shrinks with their number.
+    reach = of.highest - of.mean if of.mean < most else of.mean - of.lowest
+    n = (z * of.deviation / gap) ** 2
+    for _ in range(_STEPS if n > 0 else 0):
+        n = ((z * sqrt(of.deviation**2 + reach**2 / n) + reach / sqrt(n)) / gap) ** 2
+    return max(FEWEST_PASSAGES if of.mean < most else 2, ceil(n))
+
+
+def lost_accuracy_interval(model: Losses, alpha: float) -> tuple[float, float]:
+    """Interval of the share of right answers that was lost: that of sparse minus dense, turned round.
+
+    Where nobody looked on the way, either end is that with one more passage that was mended, or that broke: see
+    `mean_interval`.
+    """
+    n, broke, mended = model.nats.n, model.broke, model.mended
     if model.looked:
-        low, high = anytime_interval(model.broke, model.mended, model.nats.n, alpha)
-    else:
-        low, high = paired_interval(model.broke, model.mended, model.nats.n, NormalDist().inv_cdf(1 - alpha / 2))
-    return -high, -low
+        low, high = anytime_interval(broke, mended, n, alpha)
+        return -high, -low
+    z = NormalDist().inv_cdf(1 - alpha / 2)
+    return -paired_interval(broke, mended + 1, n + 1, z)[1], -paired_interval(broke + 1, mended, n + 1, z)[0]
 
 
 def _together(model: Losses, perplexity: Loss, accuracy: Loss | None) -> ToleranceVerdict:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sparsedash.jobs.job import Job
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar
+from sparsedash.ui import address_bar, carried, menu
 from sparsedash.ui.job_watch import LISTED, live_runs
 
 
@@ -27,14 +27,19 @@ class ChosenRun:
 def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     """The run that the address names; else the newest result, the next run under way, or the run that ended last.
 
+    The menu takes it along to other pages.
+
     runs: the results that the page can show, newest first.
     """
     jobs = [*live_runs(backend), *(job for job in backend.jobs(LISTED) if job.kind == "run")]
-    asked = address_bar.asked("run")
+    asked = address_bar.asked(carried.RUN)
     key = asked or next(iter([*(run.key for run in runs), *(job.key for job in jobs)]), "")
-    return ChosenRun(
+    found = ChosenRun(
         key=key,
         asked=bool(asked),
         run=backend.run(key) if key else None,
         job=next((job for job in jobs if job.key == key), None),
     )
+    carried.choose(key if found.run or found.job else "")
+    menu.draw()
+    return found

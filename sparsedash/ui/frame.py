@@ -15,7 +15,7 @@ from sparsedash.reporting.charts.palette import Theme
 from sparsedash.reporting.html import Html, element, escape, heading, join, label, paragraph
 from sparsedash.schema.errors import NewerError, SparseDashError
 from sparsedash.service.backend import Backend, default_data_dir
-from sparsedash.ui import job_notices
+from sparsedash.ui import carried, job_notices, menu
 
 P = ParamSpec("P")
 
@@ -28,11 +28,13 @@ _opening_backend = threading.Lock()
 def page(title: str) -> Backend:
     """Set the page up and return the backend; the first call of every page, also of one opened by a deep link.
 
-    Tells which jobs have ended. Stops the script with an error in plain words when the data folder cannot be used.
+    Draws the menu and tells which jobs have ended. Stops the script with an error in plain words when the data folder
+    cannot be used.
     """
     st.set_page_config(page_title=f"{title} · SparseDash", page_icon=_MARK, layout="wide")
     st.logo(_WORDMARK)
     st.html(_STYLE)
+    menu.begin(title)
     try:
         opened = backend()
         job_notices.tell_endings(opened)
@@ -99,8 +101,9 @@ def tell_left_alone(found: Sequence[NewerError]) -> None:
 
 
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
-    """Draw a real link to a page of this app. text: a label, see `reporting.html.label`."""
-    st.page_link(f"pages/{page_file}.py", label=text, query_params=query or None)
+    """Draw a real link to a page of ours; it carries what may be lost. text: a label, see `reporting.html.label`."""
+    along = carried.tolerance_address() if page_file in carried.ABOUT_A_RUN else {}
+    st.page_link(f"pages/{page_file}.py", label=text, query_params={**along, **query} or None)
 
 
 @contextmanager

@@ -1,30 +1,10 @@
-"""What a visitor allows to be lost: in the address of every page that judges a run."""
+"""The fields in which a visitor says what may be lost."""
 
 import streamlit as st
 
-from sparsedash.schema.errors import SettingsError
-from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import frame
-from sparsedash.ui.address_bar import asked, go
-
-RATIO, POINTS = "within", "points"
-"""The parameters of the address: word perplexity as a multiple of dense's, and points of accuracy."""
-
-
-def tolerance() -> Tolerance:
-    """What the address says, or as usual where it says nothing that is possible."""
-    usual = Tolerance()
-    try:
-        return Tolerance(ratio=float(asked(RATIO) or usual.ratio), points=float(asked(POINTS) or usual.points))
-    except (ValueError, SettingsError):
-        return usual
-
-
-def tolerance_address() -> dict[str, str]:
-    """What a link has to carry, so that the page it leads to judges by the same; nothing where that is the usual."""
-    allowed, usual = tolerance(), Tolerance()
-    found = {RATIO: (allowed.ratio, usual.ratio), POINTS: (allowed.points, usual.points)}
-    return {name: f"{value:g}" for name, (value, otherwise) in found.items() if value != otherwise}
+from sparsedash.ui.address_bar import go
+from sparsedash.ui.carried import POINTS, RATIO, tolerance
 
 
 def choose_tolerance() -> None:

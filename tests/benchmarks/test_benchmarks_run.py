@@ -26,6 +26,19 @@ def rows(pattern: str, printed: str) -> list[tuple[float, ...]]:
     return [tuple(float(text.replace(",", "").rstrip("%")) for text in match.groups()) for match in found]
 
 
+def reads_coverage(printed: str) -> None:
+    assert rows(r"(\d+) populations, (\d+) draws each, wanted: 2.5 % on either side$", printed) == [(2, 100)]
+    share = r" +([\d.]+%)"
+    found = rows(rf"random, (\d+) % \(40\) +(\d+) *at the end{share}{share} +([\d.]+){share}{share} +", printed)
+    assert [(percent, n) for percent, n, *_ in found] == [(30, 30), (30, 400), (50, 30), (50, 400)]
+    # Of 100 draws 2.5 on average are wrong on either side; never is the interval narrower than Student's.
+    assert all(max(within, beyond) <= 15 and width >= 1 for *_, within, beyond, width, _, _ in found)
+    assert [n for n, *_ in rows(rf"worst +(\d+) *any look{share}{share} ", printed)] == [400]
+    assert len(rows(r"sweep of random, (2) models, n (\d+): within ([\d.]+) %, beyond ([\d.]+) %$", printed)) == 2
+    chances = re.findall(r"^ +(?:30|400)((?: +\d+)+)$", printed, re.MULTILINE)
+    assert [len(line.split()) for line in chances] == [26, 26]
+
+
 def reads_early_stopping(printed: str) -> None:
     share = r" +([\d.]+%)"
     simulated = rows(rf" +(\d+){share}{share}{share}{share} +([\d,]+) +(\d+%) +(?:[\d,]+|never)$", printed)

@@ -37,7 +37,7 @@ def ready(page):
 def test_a_deep_link_is_the_first_thing_a_fresh_server_answers(path, sentence, page, start_server, folder_with_a_run):
     page.goto(f"{start_server(folder_with_a_run)}/{path}")
     expect(page.locator("h1")).to_contain_text(sentence)
-    expect(page.get_by_test_id("stTopNavLink")).to_have_count(6)
+    expect(page.locator(".st-key-menu a")).to_have_count(6)
     assert page.complaints == []
 
 
@@ -144,6 +144,28 @@ def test_a_click_on_a_point_opens_its_comparison_and_a_link_leads_back(page, add
     expect(page).to_have_url(re.compile("right=20"))
     page.get_by_role("link", name="Back to the chart").click()
     expect(page.locator(".js-plotly-plot")).to_be_visible()
+
+
+def test_the_menu_takes_the_run_and_what_may_be_lost_along_and_back_goes_one_step_back(page, address):
+    page.goto(f"{address}/?within=1.5")
+    ready(page)
+    menu = page.locator(".st-key-menu")
+    for title, found in (
+        ("Compare", r"/compare\?run=[0-9a-f]{64}&within=1.5$"),
+        ("Jobs", r"/jobs$"),
+        ("Layers", r"/layers\?run=[0-9a-f]{64}&within=1.5$"),
+    ):
+        menu.get_by_role("link", name=title).click()
+        expect(page).to_have_url(re.compile(found))
+        ready(page)
+    page.go_back()
+    expect(page.locator("h1")).to_contain_text("Nothing has run yet.")
+    expect(page).to_have_url(re.compile("/jobs$"))
+    page.go_back()
+    expect(page).to_have_url(re.compile(r"/compare\?run="))
+    page.go_back()
+    expect(page).to_have_url(f"{address}/?within=1.5")
+    expect(page.locator("h1")).to_contain_text("1.5 × the word perplexity")
 
 
 FOCUSED = """() => {

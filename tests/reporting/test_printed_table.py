@@ -19,5 +19,11 @@ def test_a_perplexity_beyond_what_a_float_holds_is_null_in_the_document_and_in_w
     assert len(head) == len(sparse) > len(dense)
 
 
+def test_a_sparse_model_stands_with_what_was_measured_and_what_that_means():
+    _, dense, sparse = printed_table(run_document(RUN, DENSE, [RECORD]))
+    assert sparse.split()[:4] == ["12.5", "%", "16.7%", "10.0%"]
+    assert dense.split()[1:3] == ["0.0%", "0.0%"]
+
+
 def test_a_run_without_sparse_models_has_a_table_all_the_same():
     assert len(list(printed_table(run_document(RUN, DENSE, [])))) == 2

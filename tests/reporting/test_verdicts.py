@@ -17,16 +17,15 @@ def plain(text: str) -> str:
 
 
 def judged(nats: float, deviation: float = 0.3, n: int = 1000, tolerance: Tolerance | None = None, **more: int):
-    found = Moments(n=n, mean=nats, deviation=deviation, skewness=0.0)
+    found = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
     counts = {"broke": 0, "mended": 0, "n_right": 400} | more
     return judge_all([Losses(nats=found, looked=False, **counts)], tolerance or Tolerance())[0]
 
 
-def test_the_flips_are_said_with_their_interval():
+def test_the_flips_are_counted():
     dense = [True] * 68 + [False] * 132
     sparse = [True] * 59 + [False] * 9 + [True] * 3 + [False] * 129
-    said = plain(verdicts.flips(paired(dense, sparse)))
-    assert said.startswith("9 answers broke, 3 were mended: −3.0 points, 95 % interval −")
+    assert verdicts.flips(paired(dense, sparse)) == "9 answers broke, 3 were mended."
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
 
 
 def test_one_answer_is_not_called_answers():
-    assert verdicts.flips(paired([True, False], [False, True])).startswith("1 answer broke, 1 was mended:")
+    assert verdicts.flips(paired([True, False], [False, True])) == "1 answer broke, 1 was mended."
 
 
 def test_two_equal_models_need_no_statistics():

@@ -46,7 +46,7 @@ def test_the_document_holds_every_promised_field(arguments, tmp_path, capsys):
         assert all(set(p) == PASSAGE_FIELDS for p in answers["passages"])
     for sparse in document["sparse"]:
         assert set(sparse) >= SPARSE | ANSWERS
-        assert set(sparse["paired"]) == {"broke", "mended", "p_value", "difference", "interval"}
+        assert set(sparse["paired"]) == {"broke", "mended", "p_value", "p_adjusted", "difference", "interval"}
     assert document["sparse"][0]["widths"] == [48, 48, 48]
     assert document["settings"]["calibration"]["token_weights"] == "equal"
     assert set(document["seconds"]) >= {"load", "calibrate", "prune", "evaluate"}

@@ -13,7 +13,7 @@ ALLOWED = Tolerance()
 
 
 def lost(nats: float, *, n=1000, deviation=0.3, broke=0, mended=0, n_right=400, looked=False) -> Losses:
-    found = Moments(n=n, mean=nats, deviation=deviation, skewness=0.0)
+    found = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
     return Losses(nats=found, broke=broke, mended=mended, n_right=n_right, looked=looked)
 
 

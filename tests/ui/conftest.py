@@ -11,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from sparsedash.ui import frame
+from sparsedash.ui.menu import TITLES
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend
 
@@ -63,7 +64,16 @@ def words(app: AppTest) -> str:
 
 
 def links(app: AppTest) -> dict[str, str]:
-    """Where the page's links to other pages lead, by their label."""
+    """Where the page's links to other pages lead, by their label; those of the menu are left out."""
+    return {label: address for label, address in _all_links(app).items() if label not in TITLES.values()}
+
+
+def menu_links(app: AppTest) -> dict[str, str]:
+    """Where the links of the menu lead, by their label."""
+    return {label: address for label, address in _all_links(app).items() if label in TITLES.values()}
+
+
+def _all_links(app: AppTest) -> dict[str, str]:
     return {link.proto.label: f"{link.proto.page}?{link.proto.query_string}" for link in app.get("page_link")}
 
 

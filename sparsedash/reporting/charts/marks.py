@@ -101,7 +101,13 @@ def ink(role: Role, colours: Palette) -> tuple[str, str]:
     }[role]
 
 
-def _glyph_ink(verdict: Verdict | Literal[""], colours: Palette) -> str:
+def glyph(verdict: Verdict | Literal[""]) -> str:
+    """The sign of a verdict; nothing for dense."""
+    return _GLYPHS[verdict]
+
+
+def glyph_ink(verdict: Verdict | Literal[""], colours: Palette) -> str:
+    """The colour of that sign."""
     return {"within": colours.mended, "beyond": colours.broke}.get(verdict, colours.muted)
 
 
@@ -165,7 +171,7 @@ def strands(line: Line, measure: Measure) -> dict[Role, list[Reading]]:
 def strand_trace(tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette) -> Any:
     """One line of marks with intervals, from dense on; hollow marks stand for fewer passages than dense has."""
     colour, _ = ink(found[0].role, colours)
-    judged = measure in tradeoff.allowed
+    judged = line.alone and measure in tradeoff.allowed
     hollow = [point.hollow for point in line.points]
     said = [_said(f"{line.label}, {r.words}", point) for point, r in zip(line.points, found, strict=True)]
     return go.Scatter(
@@ -174,7 +180,7 @@ def strand_trace(tradeoff: TradeoffData, line: Line, measure: Measure, found: li
         mode="lines+markers+text",
         text=["", *(_GLYPHS[point.verdict] if judged else "" for point in line.points)],
         textposition="top right",
-        textfont={"size": 14, "color": [colours.muted, *(_glyph_ink(point.verdict, colours) for point in line.points)]},
+        textfont={"size": 14, "color": [colours.muted, *(glyph_ink(point.verdict, colours) for point in line.points)]},
         name=found[0].role,
         line={"color": colour, "width": 2.5 if line.strong else 1.25, "dash": line.dash},
         marker={

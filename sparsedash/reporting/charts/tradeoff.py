@@ -22,6 +22,7 @@ from sparsedash.reporting.charts.marks import (
 from sparsedash.reporting.charts.palette import PALETTES, Palette, Theme, axis, frame_of
 from sparsedash.reporting.charts.points import Measure, TradeoffData, by_sparsity
 from sparsedash.reporting.charts.published_points import published_notes, published_traces, published_words
+from sparsedash.reporting.charts.verdict_rows import rows_height, verdict_rows
 
 HEIGHT = 380
 TITLES: dict[Measure, str] = {
@@ -44,9 +45,12 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity",
     traces.append(dense_point(tradeoff, measure, colours))
     height = max(HEIGHT - _TOP - _BOTTOM, room_for(labels))
     title = TITLES[measure].format(total=tradeoff.n_passages)
-    layout = frame_of(title, round(height) + _TOP + _BOTTOM, colours)
-    layout |= _axes(tradeoff, measure, end, y_range, colours)
+    below = rows_height(len(lines)) if measure in tradeoff.allowed else 0
+    layout = frame_of(title, round(height) + _TOP + _BOTTOM + below, colours)
+    layout |= _axes(tradeoff, measure, (end, y_range), below, colours)
     layout |= label_layout(labels, Panel(y_range=y_range, height=height), colours)
+    if below:
+        layout["annotations"] += verdict_rows(lines, colours)
     if measure == "accuracy":
         traces += published_traces(tradeoff.published, colours)
         layout["annotations"] += published_notes(tradeoff.published, colours)
@@ -68,8 +72,12 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
     """What `tradeoff_chart` shows, for those who do not see it."""
     total = tradeoff.n_passages
     parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if measure == "accuracy" else []
+    judged = measure in tradeoff.allowed
     for label, points in tradeoff.lines.items():
-        parts += [f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}" for p in by_sparsity(points)]
+        parts += [
+            f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}{f', {p.verdict}' if judged else ''}"
+            for p in by_sparsity(points)
+        ]
     what = {
         "accuracy": f"Share of {total:,} last words right",
         "word perplexity": f"Word perplexity over {total:,} passages",
@@ -101,10 +109,12 @@ def _label(line: Line, text: str, y: float | None, colour: str) -> Label:
 
 
 def _axes(
-    tradeoff: TradeoffData, measure: Measure, end: float, y_range: tuple[float, float], colours: Palette
+    tradeoff: TradeoffData, measure: Measure, reach: tuple[float, tuple[float, float]], below: int, colours: Palette
 ) -> dict[str, Any]:
+    """Both axes. reach: the end of the x axis and the range of the y axis. below: pixels kept free under the x axis."""
+    end, y_range = reach
     return {
-        "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM},
+        "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM + below},
         "xaxis": axis(
             colours,
             range=[-MARGIN * end, end],
@@ -112,7 +122,8 @@ def _axes(
             showgrid=False,
             showline=True,
             linecolor=colours.grid,
-            title={"text": tradeoff.taken, "font": {"color": colours.muted, "size": 14}},
+            ticklabelstandoff=below,
+            title={"text": tradeoff.taken, "font": {"color": colours.muted, "size": 14}, "standoff": below + 12},
         ),
         "yaxis": axis(
             colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **ticks(measure, y_range)

@@ -64,7 +64,7 @@ def report(found: RunResults, pair: Pair, passages: Passages | None, job: Job | 
         element("div", numbers_table(found), css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
         paragraph(verdicts.flips(judged)),
-        paragraph(verdicts.judgement(pair.right_name, verdict_of(found, pair.left, pair.right), found.tolerance)),
+        *_judged(found, pair),
         *_flips(pair, passages),
         *_made(found),
     ]
@@ -78,6 +78,13 @@ def report(found: RunResults, pair: Pair, passages: Passages | None, job: Job | 
     ]
     page = element("html", element("head", *head), element("body", *body), lang="en")
     return f"<!doctype html>\n{page}\n".encode()
+
+
+def _judged(found: RunResults, pair: Pair) -> list[Html]:
+    """The verdict on the comparison, and what it leaves open, as the compare page says them."""
+    verdict = verdict_of(found, pair.left, pair.right)
+    judged = verdicts.judgement(pair.right_name, verdict, found.tolerance, pair.left_name)
+    return [paragraph(text) for text in (judged, *verdicts.remarks(pair.right_name, verdict, pair.left_name))]
 
 
 def _remark(text: str) -> list[Html]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsedash.reporting.run_ending import run_ending
 from sparsedash.schema.records import LARGEST_LOSS, Record, Run, Score
-from sparsedash.stats.significance import compare
+from sparsedash.stats.significance import compare, holm
 from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict, judge_all, losses
 from sparsedash.storage.whole_file import RESULT_FORMAT
 
@@ -18,6 +18,7 @@ def run_document(run: Run, dense: Record, sparse: list[Record], tolerance: Toler
     """The run and its records as JSON values. sparse: in the order asked. tolerance: what may be lost; None: usual."""
     allowed = tolerance or Tolerance()
     verdicts = judge_all([losses(dense, record) for record in sparse], allowed)
+    adjusted = holm([compare(dense, record).p_value for record in sparse])
     return {
         "format": RESULT_FORMAT,
         "model": {"reference": run.settings.model, "identity": run.model_identity, "dtype": run.settings.dtype},
@@ -31,8 +32,8 @@ def run_document(run: Run, dense: Record, sparse: list[Record], tolerance: Toler
         "seed": run.settings.calibration.seed,
         "dense": _answers(dense),
         "sparse": [
-            _sparse(dense, record) | {"verdict": _verdict(verdict, allowed)}
-            for record, verdict in zip(sparse, verdicts, strict=True)
+            _sparse(dense, record, p) | {"verdict": _verdict(verdict, allowed)}
+            for record, p, verdict in zip(sparse, adjusted, verdicts, strict=True)
         ],
         "seconds": run.seconds,
         "cached": list(run.cached),
@@ -64,7 +65,7 @@ def _answers(record: Record) -> dict[str, Any]:
     }
 
 
-def _sparse(dense: Record, record: Record) -> dict[str, Any]:
+def _sparse(dense: Record, record: Record, p_adjusted: float) -> dict[str, Any]:
     assert record.pruned is not None
     pairs = compare(dense, record)
     return {
@@ -82,6 +83,7 @@ def _sparse(dense: Record, record: Record) -> dict[str, Any]:
             "broke": pairs.broke,
             "mended": pairs.mended,
             "p_value": pairs.p_value,
+            "p_adjusted": p_adjusted,
             "difference": pairs.difference,
             "interval": list(pairs.interval),
         },
@@ -102,7 +104,7 @@ def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
         "tolerance": {"ratio": tolerance.ratio, "points": tolerance.points},
         "decided_by": list(found.decided_by),
         "ratio": _measured(one, _factor(one.value), _factor(one.low), _factor(one.high)),
-        "points": two and _measured(two, -100 * two.value, -100 * two.high, -100 * two.low),
+        "points": two and _measured(two, *(0.0 - 100 * lost for lost in (two.value, two.high, two.low))),
         "passages_needed": found.passages_needed,
     }
 

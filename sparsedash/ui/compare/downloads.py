@@ -13,7 +13,7 @@ from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.side_by_side import side_title
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui.tolerance import tolerance
+from sparsedash.ui.carried import tolerance
 
 
 def offer_files(

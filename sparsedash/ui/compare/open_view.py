@@ -4,7 +4,7 @@ from typing import get_args
 
 import streamlit as st
 
-from sparsedash.reporting import verdicts
+from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.html import label
 from sparsedash.reporting.record_pair import KINDS, Kind, Order, Pair
 from sparsedash.reporting.run_results import run_results, verdict_of
@@ -14,9 +14,9 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import compare
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.address_bar import BOUND
+from sparsedash.ui.carried import tolerance
 from sparsedash.ui.compare.downloads import offer_files
 from sparsedash.ui.compare.selectors import Shown, search
-from sparsedash.ui.tolerance import tolerance
 
 _FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "other-answer", "both-wrong", "both-right")
 """What is shown where the address names no kind: the first of these that has passages."""
@@ -30,17 +30,21 @@ def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
         return
     verdict = verdict_of(found, pair.left, pair.right)
     frame.opening(
-        verdicts.judgement(pair.right_name, verdict, found.tolerance),
-        f"{pair.right_name} against {pair.left_name} · {basis}",
+        verdicts.judgement(pair.right_name, verdict, found.tolerance, pair.left_name),
+        f"{pair.right_name} against {pair.left_name}{_measured(pair)} · {basis}",
     )
     notes = [
-        f"{verdicts.cost(verdict).capitalize()}." if verdict.verdict == "undecided" else "",
         verdicts.flips(compare(pair.left, pair.right)),
-        verdicts.still_open(verdict),
+        *verdicts.remarks(pair.right_name, verdict, pair.left_name),
         verdicts.endings({pair.left_name: pair.left, pair.right_name: pair.right}),
     ]
     for said in filter(None, notes):
         frame.note(said)
+
+
+def _measured(pair: Pair) -> str:
+    made = pair.right.pruned
+    return f" · {wording.measured(made)}" if made else ""
 
 
 def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages | None) -> Shown:

@@ -20,11 +20,10 @@ from sparsedash.reporting.run_results import RunResults, best, headline, live
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
-from sparsedash.ui import frame, job_panel
+from sparsedash.ui import carried, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.polling import JOB_S
 from sparsedash.ui.run_ending import show_ending
-from sparsedash.ui.tolerance import tolerance_address
 
 MEASURE = "measure"
 _CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."
@@ -36,11 +35,12 @@ _HINTS: dict[Measure, str] = {
     f"accuracy hides both. {_CLICK}",
 }
 _JUDGED = (
-    "The green band is what may be lost: ✓ within, ✕ beyond, ? undecided, by intervals that hold for all comparisons"
+    "The green band is what may be lost: ✓ within, ✕ beyond, ? undecided, by intervals that hold for all comparisons; "
+    "of several methods the verdicts stand under the axis"
 )
 _DRAWN: dict[Measure, str] = {
     "accuracy": f"Bars and the blue band: 95 % intervals. {_JUDGED}.",
-    "word perplexity": f"Bars: 95 % intervals. {_JUDGED}.",
+    "word perplexity": f"Bars: the intervals of the verdict, in the table with their levels. {_JUDGED}.",
     "flips": "Bars: 95 % intervals.",
 }
 _BESIDE = "Points that would cover each other stand side by side."
@@ -127,7 +127,7 @@ def _open_comparison(found: RunResults, key: str) -> None:
 def _comparisons(found: RunResults) -> dict[str, dict[str, str]]:
     """What the address of the compare page says of each sparse record beside dense, by the record's key."""
     return {
-        offer.key: {"run": found.run.key, "right": offer.address, **tolerance_address()}
+        offer.key: {"run": found.run.key, "right": offer.address, **carried.tolerance_address()}
         for offer in offers(found.run, ())
         if offer.key != found.run.dense
     }

@@ -322,3 +322,44 @@ class TestTheLivePoint:
     def test_another_measure_waits_for_the_record(self):
         figure = chart(replace(RACE, live=self.LIVE), "flips")
         assert "live" not in {t["name"] for t in figure["data"]}
+
+
+def verdict_signs(figure):
+    """The signs under the axis: the text of every row's notes, from the first row down."""
+    below = [note for note in figure["layout"]["annotations"] if note.get("yshift", 0) < 0]
+    rows = sorted({note["yshift"] for note in below}, reverse=True)
+    return [[note["text"] for note in below if note["yshift"] == row] for row in rows]
+
+
+def judged(tradeoff, **verdicts):
+    """The chart's data with these verdicts, by line, from left to right."""
+    lines = {
+        label: [
+            replace(point, verdict=verdict)
+            for point, verdict in zip(sorted(points, key=lambda p: p.sparsity), verdicts[label], strict=True)
+        ]
+        for label, points in tradeoff.lines.items()
+    }
+    return replace(tradeoff, lines=lines, allowed={"word perplexity": log(1.1), "accuracy": 2.0})
+
+
+def test_verdicts_of_several_methods_stand_in_rows_under_the_axis_by_shape_and_colour():
+    both = tradeoff_data(DENSE, {"flap": [TEN, THIRTY], "magnitude": [TEN, THIRTY]})
+    data = judged(both, flap=("within", "undecided"), magnitude=("within", "beyond"))
+    figure = chart(data, "word perplexity")
+    assert verdict_signs(figure) == [["●", "✓", "?"], ["■", "✓", "✕"]]
+    below = [note for note in figure["layout"]["annotations"] if note.get("yshift", 0) < 0]
+    ink = {note["text"]: note["font"]["color"] for note in below}
+    colours = PALETTES["light"]
+    assert (ink["✓"], ink["✕"], ink["?"]) == (colours.mended, colours.broke, colours.muted)
+    # One below the other, whatever moved their marks apart.
+    assert len({note["x"] for note in below if note["text"] in "✓✕?"}) == 2
+    assert verdict_signs(chart(data, "flips")) == []
+
+
+def test_verdicts_of_one_method_stand_at_their_marks():
+    data = judged(RACE, sparse=("within", "beyond"))
+    figure = chart(data, "word perplexity")
+    assert trace(figure, "sparse")["text"] == ["", "✓", "✕"]
+    assert verdict_signs(figure) == []
+    assert ", within; " in tradeoff_words(data, "word perplexity")

@@ -62,7 +62,7 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
     said = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
     assert said.count("Undecided: 120 passages cannot tell whether") == 2
     assert "10 % is undecided: about" in said and "passages would decide it" in said
-    assert "9 answers broke, 2 were mended: −5.8 points" in said
+    assert "9 answers broke, 2 were mended. " in said and "accuracy −5.8 points (" in said
     assert "Broke: 9" in said and "Mended: 2" in said
     assert '"sparsities_permille":[100,200,300]' in said
     assert "torch 2.13.0" in said

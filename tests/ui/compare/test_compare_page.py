@@ -66,7 +66,7 @@ def test_runs_without_a_sparse_answer_are_seen_and_not_started(open_page, backen
 def test_the_verdict_comes_first(open_page, finished):
     said = words(open_page("compare"))
     assert said.startswith("Undecided: 120 passages cannot tell whether 30 % stays within 1.1 × the word perplexity")
-    assert "9 answers broke, 2 were mended: −5.8 points" in said
+    assert "9 answers broke, 2 were mended. " in said and "accuracy −5.8 points (" in said
 
 
 def test_one_of_several_comparisons_is_judged_among_them_as_well(open_page, backend):
@@ -80,7 +80,7 @@ def test_one_of_several_comparisons_is_judged_among_them_as_well(open_page, back
     backend.add_run((run, [*records[:3], broken]))
     said = words(open_page("compare", right="30 %"))
     # Of six losses that are judged, this one is not decided by what accuracy shows: 95 % of it alone would be beyond.
-    assert "6 answers broke, 0 were mended: −5.0 points" in said
+    assert "6 answers broke, 0 were mended. " in said and "accuracy −5.0 points (" in said
     assert said.startswith("30 % stays within what is allowed")
     assert "Accuracy alone is undecided" in said
 

@@ -87,10 +87,11 @@ def test_every_sparse_model_in_the_table_is_a_link_to_its_comparison(open_page, 
 def test_the_table_says_once_in_its_head_what_its_cells_count(open_page, finished):
     said = words(open_page("overview"))
     assert "Right of 120 Accuracy 95 % interval" in said
-    assert "Word perplexity Times dense 95 % interval" in said
-    cells = r"[\d.]+ [\d.]+ × [\d.]+ to [\d.]+ ×"
-    assert len(re.findall(rf"[−+][\d.]+ to [−+][\d.]+ \S+ \d+ \d+ {cells}", said)) == 3
-    assert "of 120" not in said.split("95 % interval dense 0 0")[1].split("A click")[0]
+    assert "Word perplexity Times dense Interval Verdict" in said
+    level = r"\([\d.]+ %\)"
+    cells = rf"[\d.]+ [\d.]+ × [\d.]+ to [\d.]+ × {level} \? undecided"
+    assert len(re.findall(rf"[−+][\d.]+ to [−+][\d.]+ {level} \S+ \d+ \d+ {cells}", said)) == 3
+    assert "of 120" not in said.split("Verdict dense 0 0")[1].split("A click")[0]
 
 
 def test_a_model_that_answered_fewer_passages_says_how_many(open_page, backend):

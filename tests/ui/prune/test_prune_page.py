@@ -108,7 +108,7 @@ def test_a_problem_of_no_single_field_stands_at_the_button(open_page, backend):
     )
     app = open_page("prune")
     assert words(app).count(problem.message) == 1
-    assert ".st-key-" not in markup(app)
+    assert ".st-key-" not in markup(app).replace(".st-key-menu", "")
     assert button(app, "Start").disabled
 
 

@@ -1,0 +1,119 @@
+"""The chance that a model is called within or beyond, by what it truly loses: as a table, and as a picture."""
+
+from collections import defaultdict
+from math import log
+from pathlib import Path
+
+import numpy as np
+
+from sparsedash.stats.means import Moments
+from sparsedash.stats.tolerance import FEWEST_RIGHT, Losses, Tolerance, judge_all
+
+RATIOS = (1.0, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5)
+"""True losses: word perplexity, times the dense model's."""
+PASSAGES_IN_ALL = 8_000_000
+
+_WIDTH, _HEIGHT, _LEFT, _TOP, _PANEL, _DEEP = 860, 320, 56, 48, 330, 210
+_COLOURS = ("#9a9fa8", "#c2571a", "#0b7a5b", "#2f5d9b", "#22262b")
+_DASHES = ("2 3", "6 4", "", "10 3 2 3", "")
+
+
+def power(population, arguments):
+    """Print, and draw where asked, the chances for one model whose losses spread as those of the population do.
+
+    Both measures are judged together; counted is what is said of word perplexity.
+    """
+    tolerance, rng, curves = Tolerance(), np.random.default_rng(3), {}
+    print(f"chance of within and beyond, percent, at {tolerance.ratio:g} times; losses spread as of {population.name}")
+    print(f"{'n':>7}" + "".join(f"{ratio:>10g}" for ratio in RATIOS))
+    for n in arguments.sizes:
+        draws = max(1, min(arguments.power_draws, PASSAGES_IN_ALL // n))
+        curves[n] = [_chances(population, n, log(ratio), draws, rng) for ratio in RATIOS]
+        print(f"{n:>7,}" + "".join(f"{within:>6.0f}{beyond:>4.0f}" for within, beyond in curves[n]))
+    if arguments.picture:
+        Path(arguments.picture).write_text(picture(curves, tolerance.ratio), encoding="utf-8")
+
+
+def losses_of(nats, flips=(0, 0), n_right=0):
+    """What a draw lost, as the verdict is given it. flips: how many broke, and were mended."""
+    found = Moments(
+        n=len(nats),
+        mean=float(nats.mean()),
+        deviation=float(nats.std(ddof=1)),
+        lowest=float(nats.min()),
+        highest=float(nats.max()),
+    )
+    return Losses(nats=found, broke=flips[0], mended=flips[1], n_right=n_right, looked=False)
+
+
+def _chances(population, n, nats, draws, rng):
+    called = defaultdict(int)
+    for _ in range(draws):
+        drawn = rng.integers(0, len(population.nats), n)
+        flips = [int((population.broke[drawn] == flip).sum()) for flip in (1, -1)]
+        right = max(FEWEST_RIGHT, int(population.right[drawn].sum()))
+        moved = population.nats[drawn] - population.nats.mean() + nats
+        (judged,) = judge_all([losses_of(moved, flips, right)], Tolerance())
+        called[judged.perplexity.verdict] += 1
+    return 100 * called["within"] / draws, 100 * called["beyond"] / draws
+
+
+def picture(curves, tolerance):
+    """Both chances against the true loss as an SVG: a panel each, a line for each number of passages."""
+    drawn = [f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fcfbf8"/>']
+    for panel, title in enumerate(("\u2713 called within", "\u2715 called beyond")):
+        left = _LEFT + panel * (_PANEL + 70)
+        drawn += [_text(left, 24, f"{title}, % of models, by their true loss", "start", 15), *_grid(left, tolerance)]
+        for (n, curve), colour, dash in zip(curves.items(), _COLOURS, _DASHES, strict=False):
+            points = " ".join(
+                f"{_x(left, ratio):.1f},{_y(chances[panel]):.1f}" for ratio, chances in zip(RATIOS, curve, strict=True)
+            )
+            drawn.append(
+                f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}">'
+                f"<title>{n:,} passages</title></polyline>"
+            )
+    drawn += _legend(curves)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        'font-family="sans-serif" fill="#22262b"><title>The chance of each verdict against the true loss</title>\n'
+        + "\n".join(drawn)
+        + "\n</svg>\n"
+    )
+
+
+def _x(left, ratio):
+    return left + _PANEL * log(ratio) / log(RATIOS[-1])
+
+
+def _y(percent):
+    return _TOP + _DEEP * (1 - percent / 100)
+
+
+def _grid(left, tolerance):
+    drawn = []
+    for percent in (0, 50, 80, 100):
+        y = _y(percent)
+        drawn.append(f'<line x1="{left}" x2="{left + _PANEL}" y1="{y}" y2="{y}" stroke="#e7e4db"/>')
+        drawn.append(_text(left - 8, y + 4, f"{percent}", "end", 12))
+    for ratio in (1.0, 1.1, 1.2, 1.3, 1.4, 1.5):
+        drawn.append(_text(_x(left, ratio), _TOP + _DEEP + 18, f"{ratio:g} ×", "middle", 12))
+    at = _x(left, tolerance)
+    drawn.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{_TOP + _DEEP}" stroke="#0b7a5b" opacity="0.5"/>')
+    drawn.append(_text(at + 4, _TOP - 6, "allowed", "start", 12))
+    return drawn
+
+
+def _legend(curves):
+    drawn, at, y = [], _LEFT, _HEIGHT - 16
+    for n, colour, dash in zip(curves, _COLOURS, _DASHES, strict=False):
+        drawn.append(
+            f'<line x1="{at}" x2="{at + 28}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="2" '
+            f'stroke-dasharray="{dash}"/>'
+        )
+        drawn.append(_text(at + 34, y, f"{n:,} passages", "start", 13))
+        at += 150
+    return drawn
+
+
+def _text(x, y, words, anchor, size):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{words}</text>'

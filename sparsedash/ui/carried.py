@@ -1,0 +1,63 @@
+"""What a visitor takes along from page to page: the chosen run, and what may be lost.
+
+The pages about a run say it in their addresses. On the others it is remembered, so that their addresses hold nothing
+that is not theirs and the way back still leads to the same run.
+"""
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from sparsedash.schema.errors import SettingsError
+from sparsedash.stats.tolerance import Tolerance
+
+RUN, RATIO, POINTS = "run", "within", "points"
+"""Parameters of an address: the run's key, word perplexity as a multiple of dense's, and points of accuracy."""
+ABOUT_A_RUN = ("overview", "compare", "layers")
+"""The pages, by their files, that are about one run."""
+
+_KEPT = "carried"
+
+
+def arrive(page_file: str) -> None:
+    """Begin a page: what one about a run says in its address is taken along from there."""
+    if page_file in ABOUT_A_RUN:
+        _keep({name: st.query_params.get(name, "") for name in (RUN, RATIO, POINTS)})
+
+
+def choose(run: str) -> None:
+    """Take this run along from now on."""
+    _keep({**_kept(), RUN: run})
+
+
+def tolerance() -> Tolerance:
+    """What may be lost, or as usual where the address says nothing that is possible."""
+    kept, usual = _kept(), Tolerance()
+    try:
+        return Tolerance(ratio=float(kept.get(RATIO) or usual.ratio), points=float(kept.get(POINTS) or usual.points))
+    except (ValueError, SettingsError):
+        return usual
+
+
+def tolerance_address() -> dict[str, str]:
+    """What a link has to say, so that the page it leads to judges by the same; nothing where that is the usual."""
+    allowed, usual = tolerance(), Tolerance()
+    found = {RATIO: (allowed.ratio, usual.ratio), POINTS: (allowed.points, usual.points)}
+    return {name: f"{value:g}" for name, (value, otherwise) in found.items() if value != otherwise}
+
+
+def address(page_file: str) -> dict[str, str]:
+    """What a link to this page says of the run that is taken along, and of what may be lost."""
+    if page_file not in ABOUT_A_RUN:
+        return {}
+    run = _kept().get(RUN, "")
+    return ({RUN: run} if run else {}) | tolerance_address()
+
+
+def _kept() -> Mapping[str, str]:
+    found: Mapping[str, str] = st.session_state.get(_KEPT, {})
+    return found
+
+
+def _keep(values: Mapping[str, str]) -> None:
+    st.session_state[_KEPT] = dict(values)
