@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 # The tools of audit and sbom are kept apart from what they look at.
 AUDIT := .venv/audit
 
-.PHONY: help install run test check format lint types unit faults bench audit licences sbom clean
+.PHONY: help install run test check format lint types unit faults bench audit licences sbom example clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make audit    known weaknesses of what is installed, where a service that knows them can be reached"
 	@echo "make licences the licence of every package; fails where one is not allowed"
 	@echo "make sbom     what the product is made of, as CycloneDX, in sbom.json"
+	@echo "make example  make the run that ships as an example again, with the built-in model; some 20 minutes"
 	@echo "make clean    remove .venv and caches"
 
 install: .venv/installed .venv/built-in-model .venv/command
@@ -77,6 +78,11 @@ licences: .venv/installed-dev .venv/built-in-model
 
 sbom: .venv/installed .venv/built-in-model $(AUDIT)/installed
 	$(BIN)/python -m supply.sbom --tools $(AUDIT)/bin sbom.json
+
+# Its calibration text is made by `python -m supply.example text`, under another name where it would be another text:
+# the keys of runs rest on it.
+example: .venv/installed .venv/built-in-model
+	$(BIN)/python -m supply.example run
 
 clean:
 	rm -rf sbom.json .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

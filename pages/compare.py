@@ -5,10 +5,11 @@ import streamlit as st
 from sparsedash.reporting import wording
 from sparsedash.ui import frame
 from sparsedash.ui.chosen_run import chosen_run
-from sparsedash.ui.compare import empty_state, selectors
+from sparsedash.ui.compare import empty_state, open_view, selectors
 from sparsedash.ui.compare.passage import show_passage
 from sparsedash.ui.compare.prompts import try_prompt
 from sparsedash.ui.compare.views import choose_view, view_asked_for
+from sparsedash.ui.example import show_mark
 from sparsedash.ui.run_ending import show_ending
 
 backend = frame.page("Compare")
@@ -20,26 +21,28 @@ if run is None or not empty_state.can_be_compared(backend, run):
     empty_state.explain(backend, chosen)
     st.stop()
 
+show_mark(run, brief=True)
 verdict = st.container()
 choice_of_run, choice_of_records = st.columns(2)
 with choice_of_run:
-    selectors.choose_run(runs, chosen.key)
+    selectors.choose_run([*runs, run] if run.made_on else runs, chosen.key)
 with choice_of_records:
-    pair = selectors.choose_pair(backend, run, runs)
+    pair = selectors.choose_pair(backend, run, [] if run.made_on else runs)
 if pair is None:
     with verdict:
         frame.opening("These two cannot be compared.")
         frame.note("One of the records is no longer stored, or they answer no passage in common. Choose another one.")
     st.stop()
 
-view = view_asked_for()
+view = open_view if run.made_on else view_asked_for()
 with verdict:
     view.begin(backend, run, pair, f"{wording.run_title(run.settings)} · {wording.run_details(run.settings)}")
     show_ending(run, chosen.job)
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.link("overview", "Back to the chart", run=chosen.key)
         frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)
-        choose_view()
+        if not run.made_on:
+            choose_view()
 
 passages = pair.texts(backend.passages(pair.left.passages_key))
 # On a phone the columns stand one below the other: the passage first.

@@ -5,6 +5,7 @@ import streamlit as st
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import frame, job_watch
 from sparsedash.ui.chosen_run import chosen_run
+from sparsedash.ui.example import show_mark
 from sparsedash.ui.layers import view
 from sparsedash.ui.run_ending import show_ending
 
@@ -13,6 +14,7 @@ chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
 found = run_results(backend, chosen.run)
 
 if found is not None and found.sparse:
+    show_mark(found.run, brief=True)
     answer = st.container()
     record = view.choose_record(found)
     assert record.pruned is not None

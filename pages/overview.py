@@ -2,13 +2,18 @@
 
 import streamlit as st
 
+from sparsedash.catalog.example import EXAMPLE
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import paragraph
 from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.ui import address_bar, frame, job_watch
 from sparsedash.ui.carried import tolerance
 from sparsedash.ui.chosen_run import chosen_run
+from sparsedash.ui.example import show_mark
 from sparsedash.ui.form import run_form
 from sparsedash.ui.form_address import form_address
-from sparsedash.ui.overview import results
+from sparsedash.ui.overview import first_run, results
 from sparsedash.ui.tolerance import choose_tolerance
 
 LAST_RUNS = 8
@@ -31,14 +36,18 @@ def invite() -> None:
         "SparseDash removes inner channels of a model's MLPs, asks the dense and the sparse model the same passages, "
         "and shows what was lost: accuracy with its intervals, and every answer side by side.",
         "Nothing has run here yet. The built-in model is small and needs no network: one click calibrates it on text "
-        "it writes itself, prunes it at 10, 20 and 30 % and compares the answers.",
+        "that it wrote, prunes it twice, and compares the answers.",
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,))
+        if backend.example() is not None:
+            frame.link("overview", "Look at an example", run=EXAMPLE)
         frame.link("prune", "or choose a model yourself")
+    first_run.show_duration(backend)
 
 
 if found is not None:
+    show_mark(found.run)
     results.show_answer(found, chosen.job)
     job_watch.mention_others(backend, chosen.key)
     results.show_tradeoff(backend, found, chosen.job)
@@ -60,6 +69,10 @@ else:
 
 if found is None:
     job_watch.mention_others(backend, chosen.key)
-if runs:
+is_example = chosen.run is not None and bool(chosen.run.made_on)
+if runs or is_example:
     frame.section("Last runs")
     results.list_runs(runs[:LAST_RUNS], chosen.key)
+    if chosen.run is not None and is_example:
+        shown = f"{EXAMPLE_TITLE} · {wording.run_title(chosen.run.settings)} · shown above"
+        frame.show(paragraph(shown, css="sd-muted sd-small"))

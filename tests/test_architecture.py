@@ -68,7 +68,7 @@ DOORS: dict[str, set[str]] = {
     "diskcache": {"storage.store", "storage.cache_file", "storage.plain_disk"},
     "sqlite3": {"jobs.database", "storage.store", "storage.cache_file"},
     "datasets": {"engine.texts.corpora"},
-    "gguf": {"engine.models.dequantise"},
+    "gguf": {"engine.models.gguf_reader"},
     "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation"},
     "torch": {"engine"},
 }

@@ -6,8 +6,9 @@ The engine's tables implement these; a test holds them equal.
 from dataclasses import dataclass
 
 from sparsedash.catalog import families
-from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_MODEL, SELF
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_MODEL, BUILTIN_TEXT, SELF
 
+SHIPPED = "ships with the program"
 DOWNLOADED = "downloaded once, then read from the local cache"
 STREAMED = "its first 10,000 documents are streamed once, then read from the local cache"
 LAMBADA_SIZE = "552 MB, nearly all of it the novels of the training split"
@@ -18,7 +19,7 @@ class Choice:
     """A name as it is typed, a title as it is shown, and one line on it.
 
     Of a text set also the licence, the size of all its splits as they are fetched, and how it is read; of one of the
-    hub the first two as its card and its list of files say.
+    hub the first two as its card and its list of files say. n_texts: how many there are, of passages to answer.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Choice:
     licence: str = ""
     size: str = ""
     reading: str = ""
+    n_texts: int = 0
 
 
 MODELS: tuple[Choice, ...] = (
@@ -53,7 +55,17 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
         summary="132 passages written for this project in LAMBADA's manner; not LAMBADA, not comparable with it",
         licence="Apache-2.0",
         size="65 kB",
-        reading="ships with the program",
+        reading=SHIPPED,
+        n_texts=132,
+    ),
+    Choice(
+        name=BUILTIN_CLOZE_402,
+        title="Cloze passages, all (built in)",
+        summary="the same 132 and 270 more, which decide smaller losses; not LAMBADA, not comparable with it",
+        licence="Apache-2.0",
+        size="200 kB",
+        reading=SHIPPED,
+        n_texts=402,
     ),
     Choice(
         name="lambada_openai",
@@ -62,6 +74,7 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
         licence="MIT",
         size="1.8 MB",
         reading=DOWNLOADED,
+        n_texts=5153,
     ),
     Choice(
         name="lambada",
@@ -70,6 +83,7 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
         licence="CC BY 4.0",
         size=LAMBADA_SIZE,
         reading=DOWNLOADED,
+        n_texts=5153,
     ),
     Choice(
         name="lambada-validation",
@@ -78,6 +92,7 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
         licence="CC BY 4.0",
         size=LAMBADA_SIZE,
         reading=DOWNLOADED,
+        n_texts=4869,
     ),
 )
 
@@ -89,6 +104,14 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         licence="the model's",
         size="what is asked for",
         reading="written on this machine, then kept",
+    ),
+    Choice(
+        name=BUILTIN_TEXT,
+        title="Written by the built-in model (built in)",
+        summary="what SmolLM2 135M wrote after short story openings, once; saves it the writing",
+        licence="Apache-2.0",
+        size="150 kB",
+        reading=SHIPPED,
     ),
     Choice(
         name="pile-10k",

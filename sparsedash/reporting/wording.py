@@ -1,7 +1,7 @@
 """Numbers and settings in words, the same everywhere. Plain text: whoever shows it escapes it."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from math import exp, isfinite
 from sys import float_info
 
@@ -10,12 +10,13 @@ from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_name
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
-from sparsedash.schema.records import Pruned
+from sparsedash.schema.records import Pruned, Run
 from sparsedash.schema.settings import CalibrationSettings, RunSettings, TokenWeights
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
 NO_TEXT = "needs no calibration text"
+EXAMPLE_TITLE = "Example"
 MAX_EXPONENT = float_info.max_10_exp
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -220,4 +221,19 @@ def run_details(settings: RunSettings) -> str:
     return (
         f"{methods(settings)} · {calibrated(settings.calibration) if settings.reads_text else NO_TEXT} · "
         f"passages: {title(evaluation.corpus)}, {passages}{rule}{early} · {settings.dtype}"
+    )
+
+
+def example_words(run: Run | None, brief: bool = False) -> str:
+    """Where and when the run was made, if it is the example; nothing of a run that was made here."""
+    if run is None or not run.made_on:
+        return ""
+    if brief:
+        return f"{EXAMPLE_TITLE}: this run ships with SparseDash; nothing of it was computed here."
+    made = datetime.fromtimestamp(run.finished_at or run.started_at, UTC)
+    known = run.versions
+    return (
+        f"{EXAMPLE_TITLE}: this run ships with SparseDash. It was made on {made.day} {made:%B %Y} on another machine "
+        f"({run.made_on}), with version {known.get('sparsedash', '?')}, torch {known.get('torch', '?')} and "
+        f"transformers {known.get('transformers', '?')}. Nothing of it was computed here."
     )

@@ -35,6 +35,11 @@ def peak_memory(model: str, dtype: str) -> NoteName:
     return NoteName(f"memory/{model}/{dtype}")
 
 
+def machine_speed(machine: str, n_cores: int) -> NoteName:
+    """How fast this machine multiplies matrices."""
+    return NoteName(f"speed/{machine}/{n_cores}")
+
+
 def calibrated(statistics: str) -> NoteName:
     """That the statistics of this key are in the store: of how many blocks."""
     return NoteName(f"calibrated/{statistics}")

@@ -189,6 +189,7 @@ class Run:
     dense, sparse: record keys; sparse in the order of the settings' points, shorter while it runs.
     seconds: per stage, of the attempt that finished it; a stage read from the store has taken what reading took.
     cached: the stages that were read from the store instead of computed.
+    made_on: the machine on which a run that ships with the program was made; empty for one made here.
     """
 
     key: str
@@ -204,6 +205,7 @@ class Run:
     cached: tuple[str, ...]
     warnings: tuple[str, ...]
     versions: dict[str, str]
+    made_on: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

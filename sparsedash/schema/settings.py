@@ -24,6 +24,8 @@ Rule = Literal["plain", "published"]
 
 BUILTIN_MODEL = "builtin:smollm2-135m"
 BUILTIN_CLOZE = "builtin:cloze"
+BUILTIN_CLOZE_402 = "builtin:cloze-402"
+BUILTIN_TEXT = "builtin:smollm2-text"
 SELF = "self"
 """The calibration text that the model itself writes."""
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import sparsedash
+from sparsedash.catalog import example
 from sparsedash.jobs.exit_reasons import last_lines
 from sparsedash.jobs.job import Move, Priority
 from sparsedash.jobs.runner import LocalRunner
@@ -19,6 +20,7 @@ from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service import preflight, problems
+from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.storage.data_dir import data_folder, in_full
@@ -51,6 +53,7 @@ class Backend:
         self.uploads = Uploads(self.data_dir)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._runner = LocalRunner(self.data_dir, self._table)
+        self._speed = MachineSpeed(self._store)
         self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
         self._left_alone: dict[tuple[type, str], NewerError] = {}
         self._try_to_reconcile()
@@ -135,6 +138,10 @@ class Backend:
         """The run as far as it is, or None."""
         return self._kept(Run, key)
 
+    def example(self) -> Run | None:
+        """The finished run that ships with the program; `runs` does not name it."""
+        return example.shipped(Run, example.EXAMPLE)
+
     def record(self, key: str) -> Record | None:
         """The record, or None."""
         return self._kept(Record, key)
@@ -169,14 +176,14 @@ class Backend:
         stored = self.cached(settings)
         return Preflight(
             stored=stored,
-            duration=preflight.duration(settings, stored, self.runs(), self.record),
+            duration=preflight.duration(settings, stored, self.runs(), self.record, self._speed.known()),
             memory=preflight.memory(settings, self._store),
             problems=problems.problems(settings, self.data_dir),
         )
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
-        """Seconds of each stage of a run, for one model, as measured here; None where nothing like it was."""
-        return preflight.expected_seconds(settings, self.runs(), self.record)
+        """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be."""
+        return preflight.expected_seconds(settings, self.runs(), self.record, self._speed.known())
 
     def drop_upload(self, reference: str) -> None:
         """Delete an uploaded text. Raises CorpusError while a job that waits or runs reads it."""
@@ -208,6 +215,7 @@ class Backend:
     def close(self) -> None:
         """Close the files and leave the workers to themselves."""
         self._runner.let_go()
+        self._speed.close()
         self._table.close()
         self._store.close()
 
@@ -233,6 +241,8 @@ class Backend:
         )
 
     def _kept(self, kind: type[R], key: str) -> R | None:
+        if example.is_example(key):
+            return example.shipped(kind, key)
         known = self._recent.get((kind, key))
         if isinstance(known, kind):
             return known

@@ -11,6 +11,7 @@ from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
+from sparsedash.service.by_arithmetic import START_S, seconds_by_arithmetic
 from sparsedash.service.problems import Problem
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
@@ -28,15 +29,23 @@ class Cached:
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
-    """How long a run may take. seconds: of the parts that were measured here. unknown: the other parts, in words."""
+    """How long a run may take. seconds: of the parts that are known. unknown: the other parts, in words.
+
+    counted: parts that no run has measured here, so that they were counted from the speed of this machine.
+    """
 
     seconds: float = 0.0
     unknown: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
 
     @property
     def total_s(self) -> float | None:
         """Seconds of the whole run; None where a part was never measured."""
         return None if self.unknown else self.seconds
+
+
+_PARTS: dict[str, Stage] = {"loading": "load", "answering": "evaluate", "pruning": "prune", "calibrating": "calibrate"}
+"""The stage that each part of the estimate is named after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +97,19 @@ def cached(settings: RunSettings, store: Store) -> Cached:
 
 
 def duration(
-    settings: RunSettings, stored: Cached, runs: Iterable[Run], record: Callable[[str], Record | None]
+    settings: RunSettings,
+    stored: Cached,
+    runs: Iterable[Run],
+    record: Callable[[str], Record | None],
+    speed: float | None = None,
 ) -> Duration:
-    """How long the run may take, judged by earlier runs of the same model.
+    """How long the run may take, judged by earlier runs of the same model, and by arithmetic where they say nothing.
 
-    runs: newest first. record: gives the record of a key.
+    runs: newest first. record: gives the record of a key. speed: of this machine; see MachineSpeed.
     """
-    expected = expected_seconds(settings, runs, record)
+    measured = expected_seconds(settings, runs, record)
+    expected = expected_seconds(settings, runs, record, speed)
+    new: set[Stage] = {stage for stage, seconds in measured.items() if seconds is None}
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
     parts: dict[str, float | None] = {}
@@ -106,29 +121,35 @@ def duration(
     if n_sparse and settings.reads_text and not stored.calibration:
         calibrate, text = expected["calibrate"], expected["text"]
         parts["calibrating"] = None if calibrate is None or text is None else calibrate + text
+    if "load" in new and parts:
+        parts["starting"] = START_S
     return Duration(
         seconds=sum(part for part in parts.values() if part is not None),
         unknown=tuple(name for name, part in parts.items() if part is None),
+        counted=tuple(name for name, part in parts.items() if part is not None and _PARTS.get(name) in new),
     )
 
 
 def expected_seconds(
-    settings: RunSettings, runs: Iterable[Run], record: Callable[[str], Record | None]
+    settings: RunSettings, runs: Iterable[Run], record: Callable[[str], Record | None], speed: float | None = None
 ) -> dict[Stage, float | None]:
     """Seconds of each stage, for one model, by earlier runs of the same model; None where none has measured it.
 
-    text: letting the model write it; nothing where it is read. runs, record: as in `duration`.
+    text: letting the model write it; nothing where it is read. runs, record, speed: as in `duration`; with a speed,
+    what none has measured is counted.
     """
     wanted = (settings.model, settings.dtype)
     before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
     text, calibrate = _calibration_seconds(settings.calibration, before)
-    return {
+    measured: dict[Stage, float | None] = {
         "load": _first(r.seconds.get("load") for r in before),
         "text": text,
         "calibrate": calibrate,
         "prune": _pruning_seconds(settings, before),
         "evaluate": _evaluation_seconds(settings, before, record),
     }
+    by_speed = seconds_by_arithmetic(settings, speed)
+    return {stage: by_speed.get(stage) if seconds is None else seconds for stage, seconds in measured.items()}
 
 
 def memory(settings: RunSettings, store: Store) -> Memory:

@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -10,6 +11,8 @@ from urllib.parse import parse_qsl
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from sparsedash.catalog.example import EXAMPLE, example_key
+from sparsedash.schema.records import Run
 from sparsedash.ui import frame
 from sparsedash.ui.menu import TITLES
 from tests.ui import specimens
@@ -32,6 +35,21 @@ def finished(backend: FakeBackend) -> FakeBackend:
     """A backend with one finished run."""
     backend.add_run(specimens.run())
     return backend
+
+
+@pytest.fixture
+def example(backend: FakeBackend) -> Run:
+    """A backend in which nothing has run, with the run that ships."""
+    run, records = specimens.run()
+    texts = replace(specimens.passages(), key=example_key("passages"))
+    renamed = [replace(record, key=example_key(record.key), passages_key=texts.key) for record in records]
+    shipped = replace(
+        run, key=EXAMPLE, dense=renamed[0].key, sparse=tuple(r.key for r in renamed[1:]), made_on="a mainframe"
+    )
+    backend.stored_records |= {record.key: record for record in renamed}
+    backend.stored_passages[texts.key] = texts
+    backend.stored_example = shipped
+    return shipped
 
 
 @pytest.fixture

@@ -85,6 +85,7 @@ class FakeBackend:
     stored_divergences: dict[str, Divergence] = field(default_factory=dict)
     user_data: UserData = field(default_factory=lambda: UserData(FakeStore()))
     stored_jobs: list[Job] = field(default_factory=list)
+    stored_example: Run | None = None
     submitted: list[Asked] = field(default_factory=list)
     asked_about: list[RunSettings] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
@@ -167,8 +168,12 @@ class FakeBackend:
     def runs(self) -> list[Run]:
         return self.stored_runs
 
+    def example(self) -> Run | None:
+        return self.stored_example
+
     def run(self, key: str) -> Run | None:
-        return next((run for run in self.stored_runs if run.key == key), None)
+        shipped = [self.stored_example] if self.stored_example else []
+        return next((run for run in (*self.stored_runs, *shipped) if run.key == key), None)
 
     def record(self, key: str) -> Record | None:
         return self.stored_records.get(key)

@@ -12,17 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from gguf import GGUFReader
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from sparsedash.engine.models.checkpoint import UNREADABLE, first_line, read_model, refuse_impossible, refuse_oversized
 from sparsedash.engine.models.content_hash import content_hash, file_hash, remembered_hash
+from sparsedash.engine.models.gguf_reader import GgufReader, quick_gguf
 from sparsedash.engine.models.modules import family_named
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
@@ -129,7 +127,8 @@ def _sweep(models: Path, name: str) -> None:
 
 def _write(file: Path, folder: Path) -> None:
     _refuse_broken(file)
-    with _alone(file) as where, redirect_stderr(StringIO()):  # the conversion's own bar would tear the shell's
+    # The conversion's own bar would tear the shell's.
+    with _alone(file) as where, quick_gguf(), redirect_stderr(StringIO()):
         try:
             config = AutoConfig.from_pretrained(**where, trust_remote_code=False, local_files_only=True)
             tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False, local_files_only=True)
@@ -160,24 +159,10 @@ def _alone(file: Path) -> Iterator[dict[str, str]]:
         yield {"pretrained_model_name_or_path": empty, "gguf_file": file.name}
 
 
-class _WithinFile(GGUFReader):  # type: ignore[misc]
-    """The library's reader, but where it would read past the end of the file as if nothing stood there, it refuses."""
-
-    data: Any
-
-    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-        if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
-            raise ValueError("it is cut off")
-        if isinstance(self.data, np.memmap):
-            # Slicing a memmap makes an object of that class each time, which took nine tenths of the reading.
-            self.data = self.data.view(np.ndarray)
-        return super()._get(offset, dtype, count, override_order)
-
-
 def _refuse_broken(file: Path) -> None:
     """Raises ModelError unless the header can be read and every tensor lies within the file."""
     try:
-        _WithinFile(file)
+        GgufReader(file)
     except UNREADABLE as error:
         raise _unreadable(file, error) from error
 

@@ -3,7 +3,7 @@
 A small one is downloaded whole, once, into the local cache of `datasets`. Of a big one only the first texts are
 streamed, always as many, and kept beside it: either way a text set that was read once can be read without the network.
 
-References: a name in the table, `builtin:cloze`, or a file (see sparsedash.storage.text_refs). `self`, text sampled
+References: a name in one of the tables, or a file (see sparsedash.storage.text_refs). `self`, text sampled
 from the model, is made by the pipeline.
 """
 
@@ -22,7 +22,7 @@ from datasets.exceptions import DatasetsError
 from sparsedash.engine.models.content_hash import texts_identity
 from sparsedash.engine.models.hub import HTTPError, reachable
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.settings import BUILTIN_CLOZE
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.local_paths import kind_of
 from sparsedash.storage.text_files import is_running, json_lines, texts_of
@@ -63,6 +63,14 @@ CORPORA: dict[str, HubCorpus] = {
 }
 
 
+BUILTIN: dict[str, tuple[str, ...]] = {
+    BUILTIN_CLOZE: ("cloze.jsonl",),
+    BUILTIN_CLOZE_402: ("cloze.jsonl", "cloze-more.jsonl"),
+    BUILTIN_TEXT: ("smollm2-text.jsonl",),
+}
+"""The files of the texts that ship with the program. What a name stands for never changes: runs are known by it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Texts:
     """Texts in their order, and what tells these apart from others. running: see HubCorpus."""
@@ -77,14 +85,14 @@ def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
 
     Raises CorpusError: unknown name, missing or unreadable file, hub unreachable and nothing in the local cache.
     """
-    if reference == BUILTIN_CLOZE:
-        found, running = list(json_lines(TEXTS / "cloze.jsonl")), False
+    if reference in BUILTIN:
+        found, running = [text for file in BUILTIN[reference] for text in json_lines(TEXTS / file)], False
     elif names_file(reference):
         found, running = _read_file(reference, data_dir or data_folder())
     elif reference in CORPORA:
         found, running = _read_hub(reference, CORPORA[reference]), CORPORA[reference].running
     else:
-        names = ", ".join([BUILTIN_CLOZE, *sorted(CORPORA)])
+        names = ", ".join([*BUILTIN, *sorted(CORPORA)])
         raise CorpusError(f"There is no text set {reference!r}; possible: {names}, file:PATH, upload:NAME@HASH.")
     texts = tuple(text for text in found if text.strip())
     if not texts:

@@ -12,6 +12,7 @@ from sparsedash.reporting.results_table import numbers_table
 from sparsedash.reporting.run_answer import answer, figures
 from sparsedash.reporting.run_ending import run_ending
 from sparsedash.reporting.run_results import RunResults, verdict_of
+from sparsedash.reporting.wording import example_words
 from sparsedash.schema.hashing import canonical_json
 from sparsedash.schema.records import Passages
 from sparsedash.stats.significance import compare
@@ -57,6 +58,7 @@ def report(found: RunResults, pair: Pair, passages: Passages | None, job: Job | 
     title = wording.run_title(found.run.settings)
     body = [
         heading(answer(found)),
+        *_remark(example_words(found.run)),
         *_remark(run_ending(found.run, job)),
         *(paragraph(said, css="sd-muted") for said in figures(found)),
         paragraph(f"{title} · {wording.run_details(found.run.settings)}", css="sd-muted"),

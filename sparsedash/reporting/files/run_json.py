@@ -8,6 +8,7 @@ from math import exp, isfinite
 from typing import Any
 
 from sparsedash.reporting.run_ending import run_ending
+from sparsedash.reporting.wording import example_words
 from sparsedash.schema.records import LARGEST_LOSS, Record, Run, Score
 from sparsedash.stats.significance import compare, holm
 from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict, judge_all, losses
@@ -39,6 +40,7 @@ def run_document(run: Run, dense: Record, sparse: list[Record], tolerance: Toler
         "cached": list(run.cached),
         "warnings": list(run.warnings),
         "versions": run.versions,
+        "example": example_words(run) or None,
     }
 
 

@@ -1,5 +1,6 @@
 """One passage: both models' answers to it, what both write after it, and where they differ in it."""
 
+from sparsedash.catalog.example import is_example
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, token
 from sparsedash.reporting.record_pair import Pair
@@ -22,7 +23,7 @@ def show_passage(backend: Backend, view: View, pair: Pair, passages: Passages | 
     seen = view.sides(backend, pair, subject)
     _show_answers(position, seen, passages)
     view.judge(backend, seen, subject)
-    if passages is None:
+    if passages is None or is_example(pair.left.key):
         return
     context = passages.contexts[position]
     continue_passage(backend, seen, context)

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from sparsedash.catalog.example import is_example
 from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.pair_settings import ContinuationSettings
@@ -10,6 +11,10 @@ from sparsedash.ui import frame
 from sparsedash.ui.compare.continuation import show_written
 from sparsedash.ui.compare.views import View
 
+_NOT_HERE = (
+    "Continuations and prompts need the models themselves, and this example was made elsewhere: only its answers ship "
+    "with SparseDash. Run it here, and both models write for you."
+)
 _PROMPT = "own-prompt"
 _SHOWN_CHARACTERS = 2_000
 _AT_FIRST = 5
@@ -18,6 +23,9 @@ _AT_FIRST = 5
 def try_prompt(backend: Backend, view: View, pair: Pair) -> None:
     """Draw the prompt field, the buttons, and what these two models wrote after earlier prompts, newest first."""
     frame.section("Try a prompt of your own")
+    if is_example(pair.left.key):
+        frame.note(_NOT_HERE)
+        return
     st.text_area(
         "Prompt",
         key=_PROMPT,

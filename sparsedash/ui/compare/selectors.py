@@ -8,6 +8,7 @@ import streamlit as st
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.html import element, escape
 from sparsedash.reporting.record_pair import Kind, Pair, offers, pair, told_apart
+from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
@@ -32,9 +33,16 @@ def choose_run(runs: Sequence[Run], chosen: str) -> None:
         return
     zone = frame.zone()
     names = told_apart(
-        {key: f"{wording.run_title(run.settings)}, {wording.moment(run.started_at, zone)}" for key, run in keys.items()}
+        {
+            key: f"{_mark(run)}{wording.run_title(run.settings)}, {wording.moment(run.started_at, zone)}"
+            for key, run in keys.items()
+        }
     )
     address_bar.select("run", "Run", names, chosen, along={"passage": "", "left": "", "right": ""})
+
+
+def _mark(run: Run) -> str:
+    return f"{EXAMPLE_TITLE}: " if run.made_on else ""
 
 
 def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:

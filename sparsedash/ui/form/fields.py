@@ -61,12 +61,19 @@ CALIBRATION = Reference(
 )
 
 
-def reference(backend: Backend, field: Reference) -> str | None:
-    """The chosen model or text, or None where it cannot be used; the catalog's description is drawn underneath."""
+def reference(backend: Backend, field: Reference, usual: str | None = None) -> str | None:
+    """The chosen model or text, or None where it cannot be used; the catalog's description is drawn underneath.
+
+    usual: what the field begins with, and goes on with until the visitor chooses; None: the first choice.
+    """
     names = [choice.name for choice in field.choices]
     if field.takes_uploads:
         names += uploads.offered(backend)
-    name = st.selectbox(field.label, names, key=field.key, bind=BOUND, accept_new_options=True, help=field.help)
+    first = names.index(usual or names[0])
+    _follow(field.key, names[first])
+    name = st.selectbox(
+        field.label, names, index=first, key=field.key, bind=BOUND, accept_new_options=True, help=field.help
+    )
     usable = checked(field.key, lambda: _usable(backend, field, (name or "").strip()))
     for choice in field.choices:
         if choice.name == name:
@@ -74,6 +81,14 @@ def reference(backend: Backend, field: Reference) -> str | None:
     if field.takes_uploads:
         uploads.field(backend, field.key)
     return usable
+
+
+def _follow(key: str, usual: str) -> None:
+    """Where what is usual has changed and the field still shows what was, let it show what is."""
+    before = st.session_state.get(f"usual-{key}", usual)
+    st.session_state[f"usual-{key}"] = usual
+    if before != usual and st.session_state.get(key) == before:
+        st.session_state[key] = usual
 
 
 def _usable(backend: Backend, field: Reference, name: str) -> str:

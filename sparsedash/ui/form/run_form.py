@@ -7,6 +7,9 @@ import streamlit as st
 from sparsedash.reporting import wording
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import (
+    BUILTIN_MODEL,
+    BUILTIN_TEXT,
+    SELF,
     CalibrationSettings,
     Dtype,
     EvaluationSettings,
@@ -23,6 +26,7 @@ from sparsedash.ui.form.method_fields import all_of, choose_masks, choose_own, c
 from sparsedash.ui.form_address import MASKS, OWN
 
 DEFAULT_SPARSITIES = "10, 20, 30"
+_FIRST_SPARSITIES, _FIRST_SAMPLES = (100, 200), 64
 
 _MORE = (
     MASKS,
@@ -44,8 +48,17 @@ _MORE = (
 
 
 def first_run() -> RunSettings:
-    """What "Try the built-in model" asks for: every default, at the sparsities the form begins with."""
-    return RunSettings(sparsities_permille=parse_percents(DEFAULT_SPARSITIES))
+    """What "Try the built-in model" asks for: the usual method on text that ships with the program, quickly.
+
+    Half the usual text and two sparsities: a first look. The page warns that more text makes the fit steadier.
+    """
+    text = CalibrationSettings(corpus=usual_calibration(BUILTIN_MODEL), n_samples=_FIRST_SAMPLES)
+    return RunSettings(sparsities_permille=_FIRST_SPARSITIES, calibration=text)
+
+
+def usual_calibration(model: str | None) -> str:
+    """The calibration text that the form begins with: the built-in model's own is written already."""
+    return BUILTIN_TEXT if model == BUILTIN_MODEL else SELF
 
 
 def run_settings(backend: Backend) -> RunSettings | None:
@@ -63,7 +76,7 @@ def run_settings(backend: Backend) -> RunSettings | None:
         masks = choose_masks()
         own = choose_own()
         group("Calibration")
-        calibration = _calibration(reference(backend, CALIBRATION))
+        calibration = _calibration(reference(backend, CALIBRATION, usual=usual_calibration(model)))
         group("Evaluation")
         evaluation = _evaluation(passages)
         group("Numbers")

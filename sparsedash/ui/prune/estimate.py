@@ -32,7 +32,8 @@ def _time(before: Preflight) -> str:
         return "a moment: everything is stored"
     known, unknown = before.duration.seconds, " and ".join(before.duration.unknown)
     if not unknown:
-        return f"about {wording.duration(known)}"
+        by = ", by a measurement of this machine" if before.duration.counted else ""
+        return f"about {wording.duration(known)}{by}"
     if not known:
         return "not known: no run like this has finished here yet"
     return f"about {wording.duration(known)}, and {unknown}, which was not measured here yet"

@@ -4,11 +4,14 @@ import json
 import os
 import threading
 
+import gguf
 import pytest
 import torch
 from filelock import FileLock
+from gguf import GGUFReader
 
 from sparsedash.engine.models.dequantise import damaged_files, dequantised
+from sparsedash.engine.models.gguf_reader import GgufReader
 from sparsedash.engine.models.loading import load, locate
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
@@ -177,3 +180,27 @@ def test_where_the_folder_cannot_be_written_nothing_stays(whole, tmp_path, monke
         dequantised(whole, store)
     assert list((store.folder / "models").glob("*/")) == []
     store.close()
+
+
+def test_the_quick_reader_finds_what_the_library_finds(whole):
+    ours, theirs = GgufReader(whole).fields, GGUFReader(whole).fields
+    assert list(ours) == list(theirs)
+    for name, field in theirs.items():
+        assert ours[name].types == field.types
+        read = [bytes(ours[name].parts[i]) for i in ours[name].data]
+        assert read == [bytes(field.parts[i]) for i in field.data], name
+
+
+def test_the_library_is_as_it_was_once_a_file_is_unpacked(whole, store):
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    dequantised(whole, store)
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+
+
+def test_a_word_that_claims_to_be_longer_than_the_file_is_refused(whole, store, tmp_path):
+    data = whole.read_bytes()
+    at = data.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens") + 4 + 12
+    harmed = tmp_path / "long.gguf"
+    harmed.write_bytes(data[:at] + (2**63).to_bytes(8, "little") + data[at + 8 :])
+    with pytest.raises(ModelError, match="cut off"):
+        dequantised(harmed, store)

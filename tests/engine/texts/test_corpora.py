@@ -7,15 +7,17 @@ import pyarrow.parquet
 import pytest
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
-from sparsedash.engine.texts.corpora import CORPORA, openings, read_texts
+from sparsedash.engine.texts.corpora import BUILTIN, CORPORA, openings, read_texts
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.settings import BUILTIN_CLOZE
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT
 from sparsedash.storage.uploads import Uploads
+
+FIRST_PASSAGES = "sha256:1feb799f53783ced0feb97519a67952d9cd147f95da02e31ef82f6500aabb067"
 
 
 def test_every_corpus_of_the_catalog_can_be_read_by_name():
     offered = {choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA)}
-    assert offered == {*CORPORA, BUILTIN_CLOZE, "self"}
+    assert offered == {*CORPORA, *BUILTIN, "self"}
 
 
 def test_the_built_in_passages_are_at_least_120_and_end_on_a_word():
@@ -23,6 +25,38 @@ def test_the_built_in_passages_are_at_least_120_and_end_on_a_word():
     assert len(texts) >= 120
     assert len(set(texts)) == len(texts)
     assert all(text.split(" ")[-1].isalpha() for text in texts)
+
+
+def test_the_first_132_passages_are_those_that_results_were_published_on():
+    first = read_texts(BUILTIN_CLOZE)
+    assert first.identity == FIRST_PASSAGES
+    assert read_texts(BUILTIN_CLOZE_402).texts[:132] == first.texts
+
+
+def test_all_402_passages_are_different_and_end_on_a_word():
+    texts = read_texts(BUILTIN_CLOZE_402).texts
+    assert len(texts) == len(set(texts)) == 402
+    assert all(text.split(" ")[-1].isalpha() for text in texts)
+    assert all(45 <= len(text.split()) <= 300 for text in texts)
+
+
+def test_half_of_the_passages_at_least_speak_and_some_do_not():
+    texts = read_texts(BUILTIN_CLOZE_402).texts[132:]
+    assert 0.5 < sum('"' in text for text in texts) / len(texts) < 0.95
+
+
+def test_no_two_passages_share_a_run_of_eight_words():
+    seen: dict[tuple[str, ...], int] = {}
+    for number, text in enumerate(read_texts(BUILTIN_CLOZE_402).texts):
+        words = text.lower().split()
+        for run in zip(*(words[i:] for i in range(8)), strict=False):
+            assert seen.setdefault(run, number) == number, run
+
+
+def test_the_text_by_the_built_in_model_goes_on_from_the_openings():
+    texts = read_texts(BUILTIN_TEXT).texts
+    assert len(texts) == len(set(texts)) >= 30
+    assert all(text.startswith(openings()) for text in texts)
 
 
 def test_openings_are_short_and_many():

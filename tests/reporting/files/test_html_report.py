@@ -116,3 +116,14 @@ def test_the_report_of_a_run_that_was_stopped_says_so():
     said = "This run was stopped: 1 of its 3 sparse models is there."
     assert said in report(found, pair, None, job(run.settings, "cancelled")).decode()
     assert "This run" not in report(found, pair, None, job(run.settings, "running")).decode()
+
+
+def test_the_report_of_the_example_says_where_it_was_made():
+    backend = FakeBackend()
+    run, records = specimens.run()
+    backend.add_run((replace(run, made_on="a <mainframe>"), records))
+    found = run_results(backend, backend.stored_runs[0])
+    pair = Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1])
+    said = report(found, pair, None).decode()
+    assert "Example: this run ships with SparseDash. It was made on 24 November 2025 on another machine" in said
+    assert "a &lt;mainframe&gt;" in said

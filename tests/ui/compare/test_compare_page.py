@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog.example import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
@@ -307,3 +308,22 @@ def test_a_continuation_that_failed_can_be_tried_again(open_page, finished):
     app = open_page("compare")
     assert "The model cannot be reached." in words(app)
     assert button(app, "Try again")
+
+
+def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_not(open_page, example):
+    app = open_page("compare", run=EXAMPLE)
+    said = words(app)
+    assert "Example: this run ships with SparseDash" in said
+    assert "30 % against dense" in said
+    assert specimens.passages().contexts[0][:40] in said
+    assert "Run it here, and both models write for you." in said
+    assert not {"Continue with both models", "Show where the two differ"} & {b.label for b in app.button}
+    assert not app.toggle
+    (offered,) = (box.options for box in app.selectbox if box.label == "Run")
+    assert [option.partition(":")[0] for option in offered] == ["Example"]
+
+
+def test_a_run_of_ones_own_is_offered_no_record_of_the_example(open_page, finished, example):
+    app = open_page("compare")
+    assert "Example" not in words(app)
+    assert not any("Example" in option for box in app.selectbox for option in box.options)

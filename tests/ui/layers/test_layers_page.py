@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog.example import EXAMPLE
 from sparsedash.ui.layers.view import sentence, times_more
 from tests.factories import THREE_LAYERS as LAYERS
 from tests.ui import specimens
@@ -117,3 +118,7 @@ def test_a_model_that_no_calibration_text_was_read_for_is_shown_by_its_passages(
 def test_what_was_not_measured_raises_no_alarm():
     assert times_more(LAYERS, ()) is None
     assert sentence(replace(LAYERS, held_out_errors=(), passage_errors=())).startswith("Half of the layers")
+
+
+def test_the_example_is_marked(open_page, example):
+    assert "Example: this run ships with SparseDash" in words(open_page("layers", run=EXAMPLE))

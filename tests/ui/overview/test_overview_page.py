@@ -4,10 +4,12 @@ import json
 import re
 from dataclasses import replace
 
+from sparsedash.catalog.example import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.jobs.job import Taken
 from sparsedash.schema.pair_settings import ContinuationSettings
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import CalibrationSettings, RunSettings
+from sparsedash.service.preflight import Duration
 from tests.factories import STOPPED
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, words
@@ -25,9 +27,36 @@ def test_a_newcomer_finds_one_button(open_page):
 def test_the_button_submits_the_default_run_and_shows_its_progress_there(open_page, backend):
     app = open_page("overview")
     button(app, "Try the built-in model").click().run()
-    assert backend.submitted == [RunSettings(sparsities_permille=(100, 200, 300))]
+    written = CalibrationSettings(corpus="builtin:smollm2-text", n_samples=64)
+    assert backend.submitted == [RunSettings(sparsities_permille=(100, 200), calibration=written)]
     assert app.query_params["run"] == backend.submitted[0].key()
-    assert "Waiting SmolLM2 135M (built in) at 10, 20, 30 %" in words(app)
+    assert "Waiting SmolLM2 135M (built in) at 10, 20 %" in words(app)
+
+
+def test_the_button_says_how_long_it_takes(open_page, backend):
+    said = words(open_page("overview"))
+    assert "It takes about 4 min, by what ran here before" in said
+    unknown = Duration(seconds=9.0, unknown=("pruning",))
+    backend.before = replace(backend.before, duration=unknown)
+    assert "How long it will take is being measured." in words(open_page("overview"))
+    backend.before = replace(backend.before, duration=Duration(seconds=130.0, counted=("pruning",)))
+    assert "It takes about 2 min, by a measurement of this machine" in words(open_page("overview"))
+
+
+def test_the_empty_overview_leads_to_the_example(open_page, example):
+    app = open_page("overview")
+    assert "Nothing has run here yet." in words(app)
+    assert query_of(links(app)["Look at an example"]) == {"run": EXAMPLE}
+
+
+def test_the_example_is_marked_and_is_in_the_list_only_while_it_is_shown(open_page, backend, example):
+    said = words(open_page("overview", run=EXAMPLE))
+    assert "Example: this run ships with SparseDash." in said
+    assert "on another machine (a mainframe)" in said
+    assert "Example · SmolLM2 135M (built in) at 10, 20, 30 % · shown above" in said
+    backend.add_run(specimens.run())
+    assert "Example" not in words(open_page("overview"))
+    assert words(open_page("overview", run=EXAMPLE)).count("Example · ") == 1
 
 
 def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):

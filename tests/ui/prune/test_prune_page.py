@@ -21,9 +21,21 @@ SETTINGS = specimens.SETTINGS
 def test_the_form_begins_with_the_default_run(open_page, backend):
     app = open_page("prune")
     button(app, "Start").click().run()
-    assert backend.submitted == [SETTINGS]
+    own = replace(SETTINGS.calibration, corpus="builtin:smollm2-text")
+    assert backend.submitted == [replace(SETTINGS, calibration=own)]
     assert app.query_params["job"] == "1"
     assert "Waiting" in words(app)
+
+
+def test_another_model_writes_its_own_text_unless_a_text_was_chosen(open_page):
+    app = open_page("prune")
+    app.selectbox(key="model").set_value("facebook/opt-1.3b").run()
+    assert app.selectbox(key="calibration").value == "self"
+    app.selectbox(key="model").set_value("builtin:smollm2-135m").run()
+    assert app.selectbox(key="calibration").value == "builtin:smollm2-text"
+    app.selectbox(key="calibration").set_value("c4").run()
+    app.selectbox(key="model").set_value("facebook/opt-1.3b").run()
+    assert app.selectbox(key="calibration").value == "c4"
 
 
 def test_settings_come_from_the_address(open_page, backend):

@@ -1,0 +1,80 @@
+"""Reads the header of a .gguf file within the file's bounds, and quickly, for us and for transformers alike.
+
+The library makes several arrays for every word of a vocabulary, and transformers asks it three times and builds the
+table of all tensors' names once for every module: that was most of unpacking the built-in model.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import gguf
+import numpy as np
+
+_LENGTH_BYTES = 8
+_ARRAY_HEAD_BYTES = 12
+
+
+class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
+    """The library's reader, but where it would read past the end of the file as if nothing stood there, it refuses.
+
+    Arrays of words or numbers are read as a whole; their `parts` are bytes or arrays of one number, as `data` numbers
+    them.
+    """
+
+    data: Any
+    byte_order: str
+    gguf_scalar_to_np: dict[int, Any]
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise ValueError("it is cut off")
+        if isinstance(self.data, np.memmap):
+            # Slicing a memmap makes an object of that class each time, which took nine tenths of the reading.
+            self.data = self.data.view(np.ndarray)
+        return super()._get(offset, dtype, count, override_order)
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[Any]]:
+        if raw_type != gguf.GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)  # type: ignore[no-any-return]
+        kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+        item, n_items, start = int(kind[0]), int(count[0]), orig_offs + _ARRAY_HEAD_BYTES
+        if item == gguf.GGUFValueType.STRING:
+            items, end = self._strings(start, n_items)
+        elif item in self.gguf_scalar_to_np:
+            values = self._get(start, self.gguf_scalar_to_np[item], n_items)
+            items, end = list(values.reshape(-1, 1)), start + values.nbytes
+        else:
+            return super()._get_field_parts(orig_offs, raw_type)  # type: ignore[no-any-return]
+        types = [gguf.GGUFValueType.ARRAY, *([gguf.GGUFValueType(item)] if n_items else [])]
+        return end - orig_offs, [kind, count, *items], list(range(2, 2 + n_items)), types
+
+    def _strings(self, at: int, count: int) -> tuple[list[bytes], int]:
+        """So many strings from here on, and where they end."""
+        content, found = memoryview(self.data), []
+        if at + count * _LENGTH_BYTES > len(content):
+            raise ValueError("it is cut off")
+        order: Any = sys.byteorder if self.byte_order == "I" else {"little": "big", "big": "little"}[sys.byteorder]
+        for _ in range(count):
+            begin = at + _LENGTH_BYTES
+            at = begin + int.from_bytes(content[at:begin], order)
+            if at > len(content) or begin > len(content):
+                raise ValueError("it is cut off")
+            found.append(bytes(content[begin:at]))
+        return found, at
+
+
+@contextmanager
+def quick_gguf() -> Iterator[None]:
+    """Inside, transformers reads .gguf files by `GgufReader`, and makes the table of a model's tensor names once."""
+    before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    # It imports both from the package whenever it reads, and has no other way to be given them.
+    gguf.GGUFReader = GgufReader
+    gguf.get_tensor_name_map = lru_cache(maxsize=1)(gguf.get_tensor_name_map)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(gguf, name, value)

@@ -1,0 +1,147 @@
+"""Makes what ships for who has not run anything yet: the text that the built-in model wrote, and the example run.
+
+python -m supply.example text     sparsedash/catalog/texts/smollm2-text.jsonl
+python -m supply.example run      sparsedash/catalog/example/run.jsonl.gz, on that text
+
+The text is the same on the same machine with the same versions; its identity is part of the keys of every run on it, so
+it is made again only with a name of its own. A run that breaks off goes on where it stopped, with the same --data-dir.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import gettempdir
+
+from sparsedash.catalog.example import EXAMPLE, FILE, example_key, write_example
+from sparsedash.catalog.presets import method_named
+from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.run.pipeline import run
+from sparsedash.engine.texts.corpora import BUILTIN, TEXTS, openings
+from sparsedash.engine.texts.generation import sample_texts
+from sparsedash.schema.progress import Step
+from sparsedash.schema.records import Candidate, Outcome, Passages, Record, TargetToken
+from sparsedash.schema.settings import (
+    BUILTIN_MODEL,
+    BUILTIN_TEXT,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+    parse_percents,
+)
+from sparsedash.storage.store import Store
+
+METHODS = ("best", "least-squares", "flap", "retrain-free (published)", "wanda-channels", "random")
+SPARSITIES = "10,20,30,40,50"
+TEXT = CalibrationSettings()
+"""How the text was written: 128 samples of 256 tokens, seed 0."""
+
+_DIGITS = 4
+"""Of every number in a record, behind the first that is not zero: what a page shows, and a third of the size."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make one of the two. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m supply.example", description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("text", "run"))
+    parser.add_argument("--data-dir", type=Path, default=Path(gettempdir()) / "sparsedash-example")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--sparsity", default=SPARSITIES)
+    parser.add_argument("--passages", type=int, help="so many of the built-in 132; all unless given")
+    asked = parser.parse_args(arguments)
+    store = Store(asked.data_dir)
+    if asked.what == "text":
+        return _write_text(store)
+    settings = RunSettings(
+        methods=tuple(method_named(name) for name in asked.methods.split(",")),
+        sparsities_permille=parse_percents(asked.sparsity),
+        calibration=CalibrationSettings(corpus=BUILTIN_TEXT),
+        evaluation=EvaluationSettings(n_passages=asked.passages),
+    )
+    return _write_run(store, settings)
+
+
+def _write_text(store: Store) -> int:
+    """Let the built-in model write in FP32, as a run with the calibration text `self` does."""
+    loaded = load(locate(BUILTIN_MODEL, store), "float32")
+    texts = sample_texts(loaded, openings(), TEXT, _Progress())
+    (name,) = BUILTIN[BUILTIN_TEXT]
+    lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    (TEXTS / name).write_text("".join(lines), encoding="utf-8")
+    return 0
+
+
+def _write_run(store: Store, settings: RunSettings) -> int:
+    made = run(settings, store, _Progress())
+    keys = (made.dense, *made.sparse)
+    records = [record for record in (store.get(Record, key) for key in keys) if record]
+    passages = store.get(Passages, records[0].passages_key)
+    if passages is None or len(records) != len(keys):
+        print("A record was lost; run it again.")
+        return 1
+    shipped = replace(
+        made,
+        key=EXAMPLE,
+        dense=example_key(made.dense),
+        sparse=tuple(map(example_key, made.sparse)),
+        cached=(),
+        made_on=_machine(),
+    )
+    write_example([shipped, replace(passages, key=example_key(passages.key)), *map(_compact, records)])
+    print(f"{FILE}: {FILE.stat().st_size:,} bytes, {len(records)} records")
+    return 0
+
+
+def _compact(record: Record) -> Record:
+    """The record under its key in the example, its numbers rounded."""
+    return replace(
+        record,
+        key=example_key(record.key),
+        passages_key=example_key(record.passages_key),
+        outcomes=tuple(map(_rounded, record.outcomes)),
+    )
+
+
+def _rounded(outcome: Outcome) -> Outcome:
+    return replace(
+        outcome,
+        log_likelihood=_short(outcome.log_likelihood),
+        tokens=tuple(
+            TargetToken(text=t.text, log_likelihood=_short(t.log_likelihood), rank=t.rank) for t in outcome.tokens
+        ),
+        top=tuple(Candidate(text=c.text, probability=_short(c.probability)) for c in outcome.top),
+    )
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _machine() -> str:
+    """The processor and the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{next(iter(names), platform.machine())}, {cores} cores"
+
+
+class _Progress:
+    """Prints where the work is, once in a while."""
+
+    def __init__(self) -> None:
+        self._printed = 0.0
+
+    def __call__(self, step: Step) -> None:
+        """Print this step, unless one was printed a moment ago."""
+        if time.monotonic() - self._printed > 10:
+            self._printed = time.monotonic()
+            print(f"{step.stage} {step.done:,} of {step.total:,} {step.message}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

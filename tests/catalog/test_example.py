@@ -1,0 +1,60 @@
+"""The run that ships: whole, read by the program's own decoder, and never to be taken for a result made here."""
+
+import pytest
+
+from sparsedash.catalog import example
+from sparsedash.catalog.example import EXAMPLE, FILE, example_key, is_example, shipped, write_example
+from sparsedash.schema.records import Passages, Record, Run
+from tests.factories import answered
+from tests.ui import specimens
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    run, records = specimens.run()
+    file = tmp_path / "example" / "run.jsonl.gz"
+    write_example([specimens.passages(), run, *records], file)
+    monkeypatch.setattr(example, "FILE", file)
+    return run, records
+
+
+def test_what_was_written_is_read_again_but_only_under_keys_of_the_example(written):
+    run, records = written
+    assert shipped(Run, run.key) is None
+    assert example._all(example.FILE)[run.key] == run
+    assert example._all(example.FILE)[records[1].key] == records[1]
+
+
+def test_the_same_parts_give_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_example([answered("x", 3)], tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_text_with_odd_line_ends_stays_one_line(tmp_path):
+    odd = Passages(key=example_key("p"), indices=(0,), contexts=("a\u2028b\nc\x85d",), targets=("e",))
+    write_example([odd], tmp_path / "odd")
+    assert example._all(tmp_path / "odd") == {odd.key: odd}
+
+
+def test_where_a_build_left_it_out_there_is_none(tmp_path):
+    assert example._all(tmp_path / "nothing") == {}
+
+
+def test_no_digest_is_a_key_of_the_example():
+    assert not is_example("4f1c" * 16)
+    assert is_example(EXAMPLE)
+    assert is_example(example_key("4f1c" * 16))
+
+
+def test_what_ships_is_whole_and_small():
+    run = shipped(Run, EXAMPLE)
+    assert run is not None
+    assert run.finished
+    assert run.made_on
+    assert len(run.sparse) == run.settings.n_sparse
+    dense = shipped(Record, run.dense)
+    assert dense is not None
+    assert shipped(Passages, dense.passages_key) is not None
+    assert all(shipped(Record, key).passages_key == dense.passages_key for key in run.sparse)
+    assert FILE.stat().st_size < 600_000
