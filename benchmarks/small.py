@@ -17,6 +17,10 @@ OPTIONS = {
     "--model {model} --data-dir {folder} --picture {folder}.svg",
     "early_stopping": "--n 400 --runs 5 --evaluation builtin:cloze --passages 20 --model {model}",
     "evaluation": "--passages 8 --side 512 --model {model} --data-dir {folder}",
+    "find": "--evaluation builtin:cloze --calibration builtin:cloze --passages 40 --samples 40 --length 32 --seeds 0,1 "
+    "--within 100 --within-points 50 --model {model} --data-dir {folder}",
+    "find_draws": "--calibration builtin:cloze --samples 40 --length 32 --drawn 40 --draws 2 --model {model} "
+    "--data-dir {folder}",
     "huge_pages": "--rounds 1 --model {model}",
     "pages": "--methods 1 --passages 200 --reruns 2 --steps 4",
     "precision": "--passages 12 --piece 6 --model {model} --data-dir {folder}",

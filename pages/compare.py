@@ -36,7 +36,7 @@ if pair is None:
 
 view = open_view if run.made_on else view_asked_for()
 with verdict:
-    view.begin(backend, run, pair, f"{wording.run_title(run.settings)} · {wording.run_details(run.settings)}")
+    view.begin(backend, run, pair, f"{wording.title_of(run)} · {wording.details_of(run)}")
     show_ending(run, chosen.job)
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.link("overview", "Back to the chart", run=chosen.key)

@@ -54,7 +54,7 @@ if found is not None:
     with st.container(horizontal=True, vertical_alignment="center"):
         results.link_to_answers(found)
         choose_tolerance()
-        frame.link("prune", "Change the settings", **(form_address(found.run.settings) or {}))
+        frame.link("prune", "Change the settings", **(form_address(found.run.find or found.run.settings) or {}))
 elif chosen.job is not None:
     frame.opening("The first results are on their way." if chosen.job.live else "This run has no results.")
     if chosen.job.live:

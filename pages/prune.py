@@ -7,11 +7,11 @@ from sparsedash.ui.form import run_form
 from sparsedash.ui.prune import estimate
 
 backend = frame.page("Prune")
-frame.opening("Choose a model and how much of its MLPs to remove.")
+frame.opening("Choose a model and how much of its MLPs to remove, or let it be found.")
 
 form, aside = st.columns([3, 2], gap="medium")
 with form:
-    settings = run_form.run_settings(backend)
+    settings = run_form.asked_settings(backend)
 
 
 def start() -> None:

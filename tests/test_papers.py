@@ -70,10 +70,12 @@ def listed_in_tree(text: str) -> list[str]:
 
 
 def test_every_flag_is_described_and_every_described_flag_exists(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["run", "--help"])
-    assert ended.value.code == 0
-    offered = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+    offered: set[str] = set()
+    for command in ("run", "find"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+        offered |= set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
     described = {name.split()[0] for name in named_in_tables(read("docs/cli.md"))}
     assert {name for name in described if name.startswith("--")} == offered
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from sparsedash.catalog.memory import LeastMemory, Purpose, dimensions_of, least_memory
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.settings import RunSettings, settings_from_plain
+from sparsedash.schema.find_settings import asked_settings, planned_run
+from sparsedash.schema.settings import RunSettings
 
 _GENERAL = "Choose a smaller model, bfloat16 or less calibration text, or free some memory."
 _TWO_MODELS = "Both models are held at once: compare models of a smaller run, or free some memory."
@@ -19,10 +20,10 @@ _SMALLER: dict[Purpose, str] = {
 
 def out_of_memory(kind: str, settings: Mapping[str, Any]) -> tuple[str, str]:
     """What ran out of memory, and what would help, for a job of this kind with these settings."""
-    if kind != "run":
+    if kind not in ("run", "find"):
         return "Memory ran out.", _TWO_MODELS
     try:
-        asked = settings_from_plain(RunSettings, settings)
+        asked = planned_run(asked_settings(kind, settings))
     except SettingsError:
         return "Memory ran out.", _GENERAL
     counted = dimensions_of(asked.model)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,11 @@ class Method:
     name: str
     summary: str
     settings: MethodSettings
+
+    @property
+    def searchable(self) -> bool:
+        """Whether the largest sparsity can be looked for; not so where the pattern decides it."""
+        return self.settings.pattern not in FIXED_PERMILLE
 
 
 METHODS: tuple[Method, ...] = (

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import OnStep, OnText
 from sparsedash.schema.settings import RunSettings, settings_from_plain
@@ -37,6 +38,7 @@ def load() -> Mapping[str, Work]:
     from sparsedash.engine.comparison.model_pair import ModelPairCache
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.run import pipeline
+    from sparsedash.engine.run.find import find
 
     shelf = ModelShelf()
     pairs = ModelPairCache(shelf)
@@ -46,6 +48,11 @@ def load() -> Mapping[str, Work]:
         settings = settings_from_plain(RunSettings, task.settings)
         return pipeline.run(settings, task.store, task.on_step, shelf, run_key=task.key)
 
+    def find_most(task: Task) -> object:
+        pairs.let_go()
+        settings = settings_from_plain(FindSettings, task.settings)
+        return find(settings, task.store, task.on_step, shelf, run_key=task.key)
+
     def continue_prompt(task: Task) -> object:
         settings = settings_from_plain(ContinuationSettings, task.settings)
         return continuation.continue_prompt(settings, task.store, pairs, task.on_step, task.on_text)
@@ -54,4 +61,4 @@ def load() -> Mapping[str, Work]:
         settings = settings_from_plain(DivergenceSettings, task.settings)
         return divergence.measure_divergence(settings, task.store, pairs, task.on_step)
 
-    return {"run": run, "continuation": continue_prompt, "divergence": measure_divergence}
+    return {"run": run, "find": find_most, "continuation": continue_prompt, "divergence": measure_divergence}

@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 from msgspec import Meta
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
-JobKind = Literal["run", "continuation", "divergence"]
+JobKind = Literal["run", "find", "continuation", "divergence"]
+RUNS: tuple[JobKind, ...] = ("run", "find")
+"""The kinds whose result is a run: one of given sparsities, and one that looks for the largest."""
+
 Move = Literal["front", "up", "down"]
 """Where a waiting job may be moved in the queue: before all others, or past one of them."""
 
@@ -87,6 +90,11 @@ class Job:
     def live(self) -> bool:
         """Whether it is queued or running."""
         return self.state in ("queued", "running")
+
+    @property
+    def makes_run(self) -> bool:
+        """Whether its result is a run."""
+        return self.kind in RUNS
 
     @property
     def lost(self) -> bool:

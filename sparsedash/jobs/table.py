@@ -180,7 +180,7 @@ class JobTable:
         """
         _refuse_impossible(job_id)
         with self._database.writing() as db:
-            if self._waiting(db, job_id, "made more or less urgent").kind != "run":
+            if not self._waiting(db, job_id, "made more or less urgent").makes_run:
                 raise JobError(f"Job {job_id} is a prompt: those go before runs, and have no priority.")
             db.execute("UPDATE jobs SET priority = ?, place = NULL WHERE id = ?", (priority, job_id))
             return self._job(_row(db, job_id))

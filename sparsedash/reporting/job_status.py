@@ -8,6 +8,7 @@ from sparsedash.jobs.job import Job, Taken
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.run_progress import Now, RunProgress, counted, run_progress
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.find_settings import FindSettings, asked_settings, planned_run
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
@@ -42,9 +43,11 @@ def what(job: Job) -> tuple[str, str]:
         if job.kind == "divergence":
             compared = settings_from_plain(DivergenceSettings, job.settings)
             return "Two models over a passage, token by token", _end_of(compared.text)
-        settings = settings_from_plain(RunSettings, job.settings)
+        settings = asked_settings(job.kind, job.settings)
     except SettingsError:
         return f"Job {job.id}", "asked for by another version of this program"
+    if isinstance(settings, FindSettings):
+        return wording.find_title(settings), wording.find_details(settings)
     return wording.run_title(settings), wording.run_details(settings)
 
 
@@ -98,10 +101,10 @@ def facts(job: Job) -> str:
 
 def _progress(backend: Backend, job: Job, now: float, shown: float) -> RunProgress:
     share = min(1.0, job.done / job.total) if job.total > 1 else 0.0
-    if job.kind != "run":
+    if not job.makes_run:
         return counted(_STAGES[job.kind], job.stage or "start", share, shown)
     try:
-        settings = settings_from_plain(RunSettings, job.settings)
+        settings = planned_run(asked_settings(job.kind, job.settings))
     except SettingsError:
         return counted(("start", "load"), job.stage or "start", share, shown)
     since = max(0.0, now - (job.heartbeat_at or now))
@@ -137,10 +140,12 @@ def _sparse_model(job: Job) -> str:
 
     Before the first one, what is read serves them all; later it is read again for one.
     """
-    if job.kind != "run" or job.point is None:
+    if not job.makes_run or job.point is None:
         return ""
     if job.stage not in _OF_ONE_MODEL and job.point == 0:
         return ""
+    if job.kind == "find":
+        return f"trial {job.point + 1}" + (f": {job.message}" if job.message else "")
     try:
         points = settings_from_plain(RunSettings, job.settings).points
     except SettingsError:

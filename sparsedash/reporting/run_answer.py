@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 
 from sparsedash.reporting import wording
+from sparsedash.reporting.find_answer import find_sentence, find_steps
 from sparsedash.reporting.run_results import Judged, RunResults, best, largest_within, smallest_beyond
 from sparsedash.reporting.verdicts import allowed, cost, undecided
+from sparsedash.schema.find_records import FindResult
+from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
 
 
 def answer(found: RunResults, ended: bool = False) -> str:
     """How much can go within what is allowed, in one sentence. ended: whether no more sparse models come."""
     rows = best(found)
+    if (search := _search(found)) is not None and not ended:
+        return find_sentence(search, found.run.settings.methods[0], _verdicts(rows))
     if not rows and ended:
         return "The dense model has answered; no sparse model has."
     if not rows:
@@ -25,11 +30,36 @@ def answer(found: RunResults, ended: bool = False) -> str:
 def figures(found: RunResults) -> list[str]:
     """What the answer rests on: what the models it speaks of cost, and what would decide those that are undecided."""
     rows = best(found)
+    if (search := _search(found)) is not None:
+        return _search_figures(search, rows)
     spoken_of = [row for row in (largest_within(rows), smallest_beyond(rows)) if row]
     said = [f"{_removed(row)}: {cost(row.verdict)}." for row in spoken_of or rows[:1]]
+    return said + _undecided(rows)
+
+
+def _search_figures(search: FindResult, rows: Sequence[Judged]) -> list[str]:
+    """Of a search: its answer, the step after it, how it got there, and what would decide that step."""
+    ends = (search.answer, search.next_step) if search.finished else ()
+    spoken_of = [row for row in rows if row.record.sparsity_permille in ends]
+    said = [f"{_removed(row)}: {cost(row.verdict)}." for row in spoken_of]
+    return [*said, find_steps(search), *_undecided(spoken_of)] if search.finished else said
+
+
+def _undecided(rows: Sequence[Judged]) -> list[str]:
+    """What would decide the first of these that is undecided."""
     unknown = [row for row in rows if row.verdict.verdict == "undecided"]
-    said += [f"{_asked(row)} is undecided: {undecided(row.verdict)}" for row in unknown]
-    return said
+    return [f"{_asked(row)} is undecided: {undecided(row.verdict)}" for row in unknown]
+
+
+def _search(found: RunResults) -> FindResult | None:
+    """The search that the run is, where its results are judged by what it was asked for; else None."""
+    search = found.search
+    same = search is not None and found.tolerance == Tolerance(ratio=search.ratio, points=search.points)
+    return search if same else None
+
+
+def _verdicts(rows: Sequence[Judged]) -> dict[int, ToleranceVerdict]:
+    return {row.record.sparsity_permille: row.verdict for row in rows}
 
 
 def _sentence(rows: Sequence[Judged], most: str, several_methods: bool) -> str:

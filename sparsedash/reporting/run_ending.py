@@ -19,6 +19,8 @@ def run_ending(run: Run, job: Job | None) -> str:
         return ""
     how = _ENDED.get(job.state, "did not finish") if job is not None else "did not finish"
     made, asked = len(run.sparse), run.settings.n_sparse
+    if run.find is not None:
+        return f"This search {how} after {made or 'no'} {'trial' if made == 1 else 'trials'}."
     if made == asked:
         return f"This run {how} after its last sparse model had answered."
     there = f"{made or 'none'} of its {asked} sparse models {'is' if made <= 1 else 'are'} there"

@@ -9,6 +9,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.charts.points import Live, Point, Readings, TradeoffData
 from sparsedash.reporting.readings import answering, perplexity, readings
+from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
@@ -40,7 +41,7 @@ class RunResults:
     """The dense record of a run and the sparse ones there are so far, their outcomes without words and first choices.
 
     judged: every sparse record beside dense, on the passages that it answered. tolerance: what they are judged by.
-    readings: of every record, by its key.
+    readings: of every record, by its key. search: what was found so far, where the run is a search.
     """
 
     run: Run
@@ -48,6 +49,7 @@ class RunResults:
     judged: tuple[Judged, ...]
     tolerance: Tolerance
     readings: Mapping[str, Readings]
+    search: FindResult | None = None
 
     @property
     def sparse(self) -> tuple[Record, ...]:
@@ -138,6 +140,7 @@ def run_results(backend: Backend, run: Run | None, tolerance: Tolerance | None =
             each.record.key: {**each.readings, "word perplexity": (perplexity(verdict.perplexity),)}
             for each, verdict in zip(sparse, verdicts, strict=True)
         },
+        search=backend.search(run.key) if run.find is not None else None,
     )
 
 

@@ -57,15 +57,19 @@ def cost(found: ToleranceVerdict, beside: str = DENSE) -> str:
 
     beside: the model that it is compared with.
     """
-    one = found.perplexity
-    factors = [times(nats).removesuffix(" ×") for nats in (one.value, one.low, one.high)]
-    whose = "dense's" if beside == DENSE else f"that of {beside}"
-    said = f"word perplexity {factors[0]} × {whose} ({_range(factors[1], factors[2], one)})"
+    said = perplexity_cost(found.perplexity, beside)
     if found.accuracy is None:
         return f"{said}; too little is right to judge accuracy"
     two = found.accuracy
     low, high = signed(-two.high), signed(-two.low)
     return f"{said}, accuracy {signed(-two.value)} points ({_range(low, high, two)})"
+
+
+def perplexity_cost(loss: Loss, beside: str = DENSE) -> str:
+    """ "word perplexity 1.05 × dense's (95 % interval 1.02 to 1.08)". beside: as in `cost`."""
+    factors = [times(nats).removesuffix(" ×") for nats in (loss.value, loss.low, loss.high)]
+    whose = "dense's" if beside == DENSE else f"that of {beside}"
+    return f"word perplexity {factors[0]} × {whose} ({_range(factors[1], factors[2], loss)})"
 
 
 def headline_cost(found: ToleranceVerdict) -> tuple[str, str, str]:
@@ -114,9 +118,10 @@ def _about(needed: int) -> str:
 
 
 def _range(low: str, high: str, loss: Loss) -> str:
-    level = f"{100 * loss.level:.3g}{NBSP}%"
     if isinf(loss.low):
         return "no interval"
+    # With as many digits as it takes not to be 100 %.
+    level = next(said for digits in range(3, 17) if (said := f"{100 * loss.level:.{digits}g}") != "100") + f"{NBSP}%"
     # Both ends may be farther than a number says.
     both = low if low == high and not low[0].isdigit() else f"{low} to {high}"
     return f"{level} interval {both}"
@@ -138,6 +143,8 @@ def _ending(stopping: Stopping) -> str:
             why = "a difference to the dense model is shown"
         case "close":
             why = f"the difference to the dense model is under {100 * stopping.margin:g} points"
+        case "within" | "beyond":
+            why = f"its loss is {stopping.decision} what is allowed"
         case "open":
             why = "nothing was decided before"
         case _:

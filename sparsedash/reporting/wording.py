@@ -8,6 +8,7 @@ from sys import float_info
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_name
+from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Pruned, Run
@@ -202,6 +203,26 @@ def of_what(settings: MethodSettings) -> str:
 def run_title(settings: RunSettings) -> str:
     """What a run is about, in a few words: model and sparsities."""
     return f"{title(settings.model)} at {permilles(settings.made_permille)}"
+
+
+def find_title(settings: FindSettings) -> str:
+    """What a search is about, in a few words."""
+    return f"How much of {title(settings.model)} can go"
+
+
+def find_details(settings: FindSettings) -> str:
+    """How a search is made, in one line: what may be lost, then as of a run."""
+    return f"within {settings.ratio:g} × and {settings.points:g} points · {run_details(planned_run(settings))}"
+
+
+def title_of(run: Run) -> str:
+    """What a stored run is about, whether it was one of given sparsities or a search."""
+    return run_title(run.settings) if run.find is None else find_title(run.find)
+
+
+def details_of(run: Run) -> str:
+    """How a stored run was made, in one line."""
+    return run_details(run.settings) if run.find is None else find_details(run.find)
 
 
 def calibrated(calibration: CalibrationSettings) -> str:

@@ -3,7 +3,7 @@
 Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rounding.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sparsedash.schema.hashing import STAGE_VERSIONS, stage_key
@@ -91,6 +91,15 @@ def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
     return stage_key("pruned", statistics=statistics, method=_what_matters(method), permille=permille)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StopWithin:
+    """What lets a sparse model of a search stop. ratio, points: what may be lost. n_trials: as many may be made."""
+
+    ratio: float
+    points: float
+    n_trials: int
+
+
 def outcomes_key(
     model: str,
     dtype: Dtype,
@@ -99,14 +108,18 @@ def outcomes_key(
     sparse: tuple[str, MethodSettings, int] | None,
     *,
     n_sparse: int = 1,
+    stop_within: StopWithin | None = None,
 ) -> str:
     """Key of a model's answers. sparse: statistics key, method, per mille; None for the dense model.
 
     n_sparse: sparse models of the run. It matters to one that stops early; the dense model never does.
+    stop_within: of a search.
     """
     values = evaluation_values(evaluation) | {"corpus": corpus}
     if values.pop("stop_early", False) and sparse is not None:
         values["stop_early_among"] = n_sparse
+    if stop_within is not None and sparse is not None:
+        values["stop_within"] = asdict(stop_within)
     pruned = None if sparse is None else [sparse[0], _what_matters(sparse[1]), sparse[2]]
     return stage_key("outcomes", model=model, dtype=dtype, evaluation=values, sparse=pruned)
 

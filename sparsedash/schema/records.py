@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.find_records import FindResult
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
@@ -111,8 +113,10 @@ class Pruned:
         return () if self.method.compensation == "none" else self.uncompensated_errors
 
 
-Decision = Literal["difference", "close", "open"]
-"""What a sequential test found: a difference; that there is hardly any; or neither, with every passage answered."""
+Decision = Literal["difference", "close", "within", "beyond", "open"]
+"""What a sequential test found: a difference; that there is hardly any; that the loss is within or beyond what is
+allowed; or none of these, with every passage answered.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +125,9 @@ class Stopping:
 
     n_answered of n_passages that were asked for. p_value: of a difference to dense, valid although it
     was looked at while it grew. interval: 95 %, of that difference, likewise. margin: the largest difference that is
-    called close. n_comparisons: sparse records of the run, over which a difference must stay shown.
+    called close. n_comparisons: sparse records of the run, over which a difference must stay shown; of a search, how
+    many there can be. alpha: the chance of error that a search set aside for this look, before it saw anything, on both
+    measures together; None where it was looked at after any passage.
     """
 
     decision: Decision
@@ -131,6 +137,7 @@ class Stopping:
     interval: tuple[float, float]
     margin: float
     n_comparisons: int
+    alpha: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +197,7 @@ class Run:
     seconds: per stage, of the attempt that finished it; a stage read from the store has taken what reading took.
     cached: the stages that were read from the store instead of computed.
     made_on: the machine on which a run that ships with the program was made; empty for one made here.
+    find: of a search, what it was asked for; its trials are the sparsities of the settings, which grow with it.
     """
 
     key: str
@@ -206,6 +214,7 @@ class Run:
     warnings: tuple[str, ...]
     versions: dict[str, str]
     made_on: str = ""
+    find: FindSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,10 +231,10 @@ class Passages:
             raise StoreError("Its texts do not belong together.")
 
 
-Kept = Record | Run | Passages | Continuation | Divergence | Prompts | Choices
+Kept = Record | Run | FindResult | Passages | Continuation | Divergence | Prompts | Choices
 """Everything that the store keeps as a record."""
 
-R = TypeVar("R", Record, Run, Passages, Continuation, Divergence, Prompts, Choices)
+R = TypeVar("R", Record, Run, FindResult, Passages, Continuation, Divergence, Prompts, Choices)
 
 
 def to_json(record: Kept) -> str:

@@ -1,4 +1,7 @@
-"""The kinds of checks that settings call with their own limits: one of a few, a whole number, a share, a text."""
+"""The kinds of checks that settings call with their own limits: one of a few, a whole number, a share, a text.
+
+And the checks of what may be lost, whose limits are the same for all who ask.
+"""
 
 from typing import Any, get_args
 
@@ -40,3 +43,15 @@ def reference(name: str, value: object) -> None:
         # It would be kept with the job and its results, and shown to whoever sees them.
         instead = "Set the hub's token as HF_TOKEN in the environment that SparseDash is started in."
         raise SettingsError(name, value, "a reference without a token or a password in it", instead)
+
+
+def allowed_ratio(value: object) -> None:
+    """Raise SettingsError unless the value can be what word perplexity may be, times the dense model's."""
+    if type(value) not in (int, float) or not 1.0 < value <= 1000.0:  # type: ignore[operator]
+        raise SettingsError("allowed word perplexity", value, "over 1 times dense's, to 1,000 times")
+
+
+def allowed_points(value: object) -> None:
+    """Raise SettingsError unless the value can be what accuracy may fall by, in percentage points."""
+    if type(value) not in (int, float) or not 0.0 < value <= 100.0:  # type: ignore[operator]
+        raise SettingsError("allowed points of accuracy", value, "over 0 to 100")

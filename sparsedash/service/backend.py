@@ -14,11 +14,13 @@ from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
 from sparsedash.schema.errors import NewerError, StoreError
+from sparsedash.schema.find_records import FindResult
+from sparsedash.schema.find_settings import FindSettings, asked_settings, planned_run
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
-from sparsedash.schema.settings import RunSettings, settings_from_plain
+from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight, problems
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.preflight import Cached, Preflight
@@ -58,13 +60,14 @@ class Backend:
         self._left_alone: dict[tuple[type, str], NewerError] = {}
         self._try_to_reconcile()
 
-    def submit(self, settings: RunSettings) -> Job:
+    def submit(self, settings: RunSettings | FindSettings) -> Job:
         """The job for these settings: one that is done and whose results are stored, the live one, or a new one."""
+        kind: JobKind = "find" if isinstance(settings, FindSettings) else "run"
         key = settings.key(fingerprints(settings))
         newest = self._table.newest(key)
         if newest is not None and newest.state == "done" and self._is_whole(key):
             return newest
-        job = self._table.submit("run", key, asdict(settings))
+        job = self._table.submit(kind, key, asdict(settings))
         self._try_to_reconcile()
         return job
 
@@ -101,8 +104,8 @@ class Backend:
         Raises JobError when the job is done.
         """
         job = self._table.get(job_id)
-        if job.kind == "run" and not job.live and job.state != "done":
-            settings = settings_from_plain(RunSettings, job.settings)
+        if job.makes_run and not job.live and job.state != "done":
+            settings = asked_settings(job.kind, job.settings)
             if settings.key(fingerprints(settings)) != job.key:
                 return self.submit(settings)
         job = self._table.retry(job_id)
@@ -142,6 +145,10 @@ class Backend:
         """The finished run that ships with the program; `runs` does not name it."""
         return example.shipped(Run, example.EXAMPLE)
 
+    def search(self, key: str) -> FindResult | None:
+        """What a search has found as far as it is, or None. key: of its run."""
+        return self._kept(FindResult, key)
+
     def record(self, key: str) -> Record | None:
         """The record, or None."""
         return self._kept(Record, key)
@@ -171,8 +178,9 @@ class Backend:
         """Why what this field of a form names cannot be used, or None; cheap, since it looks at no result."""
         return problems.reference_problem(field, reference, self.data_dir)
 
-    def preflight(self, settings: RunSettings) -> Preflight:
-        """What the run will take, and why it cannot start if it cannot."""
+    def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
+        """What the run or the search will take, about, and why it cannot start if it cannot."""
+        settings = planned_run(asked)
         stored = self.cached(settings)
         return Preflight(
             stored=stored,
@@ -282,7 +290,7 @@ class _Recent:
 def _is_final(found: object) -> bool:
     """Whether this will never be replaced under its key: runs grow, and what was stopped may be written again."""
     match found:
-        case Run():
+        case Run() | FindResult():
             return found.finished
         case Continuation():
             return not found.stopped

@@ -8,7 +8,7 @@ from sparsedash import __version__
 from sparsedash.schema.errors import Cancelled, SparseDashError
 from sparsedash.schema.secrets import redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.shell import run_command
+from sparsedash.shell import find_command, run_command
 from sparsedash.shell.terminal import EXIT_BAD_ARGUMENTS, EXIT_FAILED, EXIT_STOPPED, Parser, complain, quieten
 
 
@@ -35,6 +35,13 @@ COMMANDS = (
         add_arguments=run_command.add_arguments,
         prepare=run_command.prepare,
     ),
+    Command(
+        name="find",
+        does="find how much can go within what may be lost",
+        example=f"sparsedash find --model {BUILTIN_MODEL} --within 1.10 --within-points 2",
+        add_arguments=find_command.add_arguments,
+        prepare=find_command.prepare,
+    ),
 )
 
 _ABOUT = f"""\
@@ -47,8 +54,8 @@ computed, the other does not compute again. To begin with, on a small model that
 """
 _ENDS = """\
 `sparsedash run --help` lists what can be chosen. The dashboard itself: `streamlit run app.py` in the checkout.
-Exit codes: 0 done, 1 failed, 2 a bad argument, 3 beyond what may be lost (with --fail-beyond),
-130 stopped from the keyboard.
+Exit codes: 0 done, 1 failed, 2 a bad argument, 3 beyond what may be lost (run --fail-beyond) or nothing within it
+(find), 130 stopped from the keyboard.
 """
 
 

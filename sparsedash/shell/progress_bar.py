@@ -1,14 +1,14 @@
 """The progress of a run on a terminal."""
 
-from sparsedash.reporting.printed_table import row_name
 from sparsedash.schema.progress import STAGE_TITLES, Step
 from sparsedash.schema.settings import RunSettings
+from sparsedash.shell.printed_table import row_name
 
 
 class ProgressBar:
-    """One progress bar a stage and sparse model, on standard error."""
+    """One progress bar a stage and sparse model, on standard error. settings: None of a search."""
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(self, settings: RunSettings | None) -> None:
         self._settings = settings
 
     def __enter__(self) -> "ProgressBar":
@@ -38,5 +38,7 @@ class ProgressBar:
     def _model(self, point: int | None) -> str:
         if point is None:
             return "dense"
+        if self._settings is None:
+            return f"trial {point + 1}"
         method, permille = self._settings.points[point]
         return row_name(method, permille / 10, len(self._settings.methods) > 1)

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from sparsedash.catalog import choices, presets
 from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import (
     BUILTIN_CLOZE,
     BUILTIN_MODEL,
@@ -24,8 +26,27 @@ from sparsedash.storage.store import WORK_PATIENCE_S, Store
 
 def ask_for_run(parser: argparse.ArgumentParser) -> None:
     """Add all flags of a run to a command's parser."""
+    ask_for_model(parser)
+    percents = "of MLP channels, or of single weights, to remove (%(default)s)"
+    parser.add_argument("--sparsity", default="10,20", metavar="PERCENTS", help=percents)
+    names = f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"
+    parser.add_argument("--method", default=presets.DEFAULT_METHOD, metavar="NAMES", help=names)
+    early = "a sparse model answers only until its difference to the dense one is decided"
+    parser.add_argument("--stop-early", action="store_true", help=early)
+
+
+def ask_for_search(parser: argparse.ArgumentParser) -> None:
+    """Add all flags of a search to a command's parser: those of a run, but for the sparsities."""
+    ask_for_model(parser)
+    names = f"one of {_names(method for method in presets.METHODS if method.searchable)} (%(default)s)"
+    parser.add_argument("--method", default=presets.DEFAULT_METHOD, metavar="NAME", help=names)
+
+
+def ask_for_model(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which model, which texts, and where everything is kept."""
     _ask_for_model_and_texts(parser)
-    _ask_for_pruning(parser)
+    multiple = "kept widths are multiples of N channels (32)"
+    parser.add_argument("--width-multiple", type=int, metavar="N", help=multiple)
     _ask_for_answering(parser)
     kept = "where results and what can be used again are kept (%(default)s)"
     parser.add_argument("--data-dir", type=path, default=data_folder(), metavar="DIR", help=kept)
@@ -55,29 +76,51 @@ def asked_store(arguments: argparse.Namespace, settings: RunSettings) -> Store:
 
 def asked_settings(arguments: argparse.Namespace) -> RunSettings:
     """What run the flags describe. Raises SettingsError."""
-    methods = [presets.method_named(name.strip()) for name in arguments.method.split(",")]
-    if arguments.width_multiple is not None:
-        methods = [replace(method, width_multiple=arguments.width_multiple) for method in methods]
     return RunSettings(
         model=arguments.model,
         dtype=arguments.dtype,
-        methods=tuple(methods),
+        methods=tuple(_method(name, arguments) for name in arguments.method.split(",")),
         sparsities_permille=parse_percents(arguments.sparsity),
-        calibration=CalibrationSettings(
-            corpus=arguments.calibration,
-            n_samples=arguments.calibration_samples,
-            length=arguments.calibration_length,
-            seed=arguments.seed,
-            token_weights=arguments.token_weights,
-            packed=arguments.packed,
-        ),
-        evaluation=EvaluationSettings(
-            corpus=arguments.evaluation,
-            n_passages=arguments.passages,
-            shuffle_seed=arguments.shuffle_seed,
-            rule=arguments.rule,
-            stop_early=arguments.stop_early,
-        ),
+        calibration=_calibration(arguments),
+        evaluation=replace(_evaluation(arguments), stop_early=arguments.stop_early),
+    )
+
+
+def asked_search(arguments: argparse.Namespace) -> FindSettings:
+    """What search the flags describe. Raises SettingsError."""
+    return FindSettings(
+        model=arguments.model,
+        dtype=arguments.dtype,
+        method=_method(arguments.method, arguments),
+        calibration=_calibration(arguments),
+        evaluation=_evaluation(arguments),
+        ratio=arguments.within,
+        points=arguments.within_points,
+    )
+
+
+def _method(name: str, arguments: argparse.Namespace) -> MethodSettings:
+    method, multiple = presets.method_named(name.strip()), arguments.width_multiple
+    return method if multiple is None else replace(method, width_multiple=multiple)
+
+
+def _calibration(arguments: argparse.Namespace) -> CalibrationSettings:
+    return CalibrationSettings(
+        corpus=arguments.calibration,
+        n_samples=arguments.calibration_samples,
+        length=arguments.calibration_length,
+        seed=arguments.seed,
+        token_weights=arguments.token_weights,
+        packed=arguments.packed,
+    )
+
+
+def _evaluation(arguments: argparse.Namespace) -> EvaluationSettings:
+    return EvaluationSettings(
+        corpus=arguments.evaluation,
+        n_passages=arguments.passages,
+        shuffle_seed=arguments.shuffle_seed,
+        rule=arguments.rule,
     )
 
 
@@ -101,15 +144,6 @@ def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
     run.add_argument("--packed", action="store_true", help=packed)
 
 
-def _ask_for_pruning(run: argparse.ArgumentParser) -> None:
-    percents = "of MLP channels, or of single weights, to remove (%(default)s)"
-    run.add_argument("--sparsity", default="10,20", metavar="PERCENTS", help=percents)
-    names = f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"
-    run.add_argument("--method", default=presets.DEFAULT_METHOD, metavar="NAMES", help=names)
-    multiple = "kept widths are multiples of N channels (32)"
-    run.add_argument("--width-multiple", type=int, metavar="N", help=multiple)
-
-
 def _ask_for_answering(run: argparse.ArgumentParser) -> None:
     texts = f"{_names(choices.EVALUATION_CORPORA)} or file:PATH (%(default)s)"
     run.add_argument("--evaluation", default=BUILTIN_CLOZE, metavar="REF", help=texts)
@@ -118,8 +152,6 @@ def _ask_for_answering(run: argparse.ArgumentParser) -> None:
     run.add_argument("--shuffle-seed", type=int, metavar="N", help=drawn)
     rule = "how the last token is judged: plain, or published (longer than 197 tokens is wrong); (%(default)s)"
     run.add_argument("--rule", default="plain", metavar="NAME", help=rule)
-    early = "a sparse model answers only until its difference to the dense one is decided"
-    run.add_argument("--stop-early", action="store_true", help=early)
 
 
 def _names(offered: Iterable[choices.Choice | presets.Method]) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sparsedash.reporting.files.run_json import run_document
-from sparsedash.reporting.printed_table import printed_table
+from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.shell.printed_table import printed_table
 from sparsedash.shell.progress_bar import ProgressBar
 from sparsedash.shell.run_arguments import ask_for_run, ask_for_tolerance, asked_settings, asked_store, asked_tolerance
 from sparsedash.shell.terminal import EXIT_BEYOND, path
@@ -54,7 +55,12 @@ def ran(settings: RunSettings, store: Store, tolerance: Tolerance) -> dict[str, 
         from sparsedash.engine.run import pipeline
 
         run: Run = pipeline.run(settings, store, bar)
+    return stored_document(run, store, tolerance)
+
+
+def stored_document(run: Run, store: Store, tolerance: Tolerance, result: FindResult | None = None) -> dict[str, Any]:
+    """The document of a run whose records are stored. result: of a search."""
     dense = store.get(Record, run.dense)
     sparse = [store.get(Record, key) for key in run.sparse]
     assert dense is not None
-    return run_document(run, dense, [record for record in sparse if record is not None], tolerance)
+    return run_document(run, dense, [record for record in sparse if record is not None], tolerance, result)

@@ -12,8 +12,8 @@ from math import ceil, inf, log, sqrt
 from statistics import NormalDist
 from typing import Literal
 
-from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.records import Record
+from sparsedash.schema.records import Outcome, Record
+from sparsedash.schema.validation import allowed_points, allowed_ratio
 from sparsedash.stats.anytime import anytime_interval
 from sparsedash.stats.means import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes
@@ -38,10 +38,8 @@ class Tolerance:
     points: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 1.0 < self.ratio <= 1000.0:
-            raise SettingsError("allowed word perplexity", self.ratio, "over 1 times dense's, to 1,000 times")
-        if not 0.0 < self.points <= 100.0:
-            raise SettingsError("allowed points of accuracy", self.points, "over 0 to 100")
+        allowed_ratio(self.ratio)
+        allowed_points(self.points)
 
     def most(self, measure: LossMeasure) -> float:
         """The largest loss that is allowed, in the unit of `Loss`."""
@@ -53,6 +51,8 @@ class Losses:
     """What one model lost against dense, before it is judged. nats: the falls of the targets' log-likelihoods.
 
     broke, mended: verdicts that changed. n_right: of the dense model. looked: it may have stopped at any passage.
+    alpha: the chance of error that was set aside for this look at this model before anything was seen; None where the
+    models that are judged together share one.
     """
 
     nats: Moments
@@ -60,6 +60,7 @@ class Losses:
     mended: int
     n_right: int
     looked: bool
+    alpha: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,30 +119,43 @@ class ToleranceVerdict:
 
 def losses(dense: Record, sparse: Record) -> Losses:
     """What the sparse model lost on the passages that both answered."""
-    pairs = shared_outcomes(dense, sparse)
+    stoppings = [record.stopping for record in (dense, sparse) if record.stopping is not None]
+    planned = next((stopping.alpha for stopping in stoppings if stopping.alpha is not None), None)
+    return losses_of(shared_outcomes(dense, sparse), looked=bool(stoppings) and planned is None, alpha=planned)
+
+
+def losses_of(pairs: Sequence[tuple[Outcome, Outcome]], *, looked: bool = False, alpha: float | None = None) -> Losses:
+    """What was lost on these passages, each answered by the dense and the sparse model. looked, alpha: as in Losses."""
     return Losses(
         nats=moments([d.log_likelihood - s.log_likelihood for d, s in pairs]),
         broke=sum(d.last_word_right and not s.last_word_right for d, s in pairs),
         mended=sum(s.last_word_right and not d.last_word_right for d, s in pairs),
         n_right=sum(d.last_word_right for d, _ in pairs),
-        looked=dense.stopping is not None or sparse.stopping is not None,
+        looked=looked,
+        alpha=alpha,
     )
 
 
 def judge_all(models: Sequence[Losses], tolerance: Tolerance) -> list[ToleranceVerdict]:
-    """The verdicts on all models of a sweep together, in their order.
+    """The verdicts on all models of a sweep together, in their order; each by itself that has its own alpha.
 
     Holm's steps: while k losses are undecided, each interval has level 1 - 0.05 / k; those that it decides leave, and
     the rest is looked at again. So the chance that any loss at the tolerance is called within, or beyond, stays small.
     Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
+    together = [model for model in models if model.alpha is None]
+    judged = iter(_by_holm(together, ALPHA, tolerance))
+    return [next(judged) if model.alpha is None else _by_holm([model], model.alpha, tolerance)[0] for model in models]
+
+
+def _by_holm(models: Sequence[Losses], alpha: float, tolerance: Tolerance) -> list[ToleranceVerdict]:
     asked: list[tuple[int, LossMeasure]] = [
         (i, measure) for i, model in enumerate(models) for measure in _counted(model)
     ]
     found: dict[tuple[int, LossMeasure], Loss] = {}
     while waiting := [one for one in asked if one not in found or found[one].verdict == "undecided"]:
-        alpha = ALPHA / len(waiting)
-        found |= {(i, measure): _loss(models[i], measure, alpha, tolerance) for i, measure in waiting}
+        share = alpha / len(waiting)
+        found |= {(i, measure): _loss(models[i], measure, share, tolerance) for i, measure in waiting}
         if all(found[one].verdict == "undecided" for one in waiting):
             break
     return [_together(model, found[i, "word perplexity"], found.get((i, "accuracy"))) for i, model in enumerate(models)]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.local_paths import kind_of, local_path
 from sparsedash.storage.text_refs import FILE, file_of
@@ -23,7 +24,7 @@ def fingerprint(reference: str) -> str:
     return ",".join(f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states)
 
 
-def fingerprints(settings: RunSettings) -> dict[str, str]:
-    """The fingerprints of everything local that a run reads, by reference."""
+def fingerprints(settings: RunSettings | FindSettings) -> dict[str, str]:
+    """The fingerprints of everything local that a run or a search reads, by reference."""
     references = (settings.model, settings.calibration.corpus, settings.evaluation.corpus)
     return {reference: mark for reference in references if (mark := fingerprint(reference))}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.stats.tolerance import Tolerance
 
 RUN, RATIO, POINTS = "run", "within", "points"
@@ -44,6 +45,21 @@ def tolerance_address() -> dict[str, str]:
     allowed, usual = tolerance(), Tolerance()
     found = {RATIO: (allowed.ratio, usual.ratio), POINTS: (allowed.points, usual.points)}
     return {name: f"{value:g}" for name, (value, otherwise) in found.items() if value != otherwise}
+
+
+def asked_tolerance(search: FindSettings | None) -> dict[str, str]:
+    """What a link to a search's run has to say, so that it is judged by what was asked for; nothing of other runs."""
+    return {} if search is None else {RATIO: f"{search.ratio:g}", POINTS: f"{search.points:g}"}
+
+
+def judge_as_asked(search: FindSettings | None) -> None:
+    """Judge by what a search was asked for, where the address says nothing of what may be lost."""
+    if search is None or any(_kept().get(name) for name in (RATIO, POINTS)):
+        return
+    if (search.ratio, search.points) != (Tolerance().ratio, Tolerance().points):
+        asked = asked_tolerance(search)
+        st.query_params.update(asked)
+        _keep({**_kept(), **asked})
 
 
 def address(page_file: str) -> dict[str, str]:

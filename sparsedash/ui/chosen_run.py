@@ -31,15 +31,12 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
 
     runs: the results that the page can show, newest first.
     """
-    jobs = [*live_runs(backend), *(job for job in backend.jobs(LISTED) if job.kind == "run")]
+    jobs = [*live_runs(backend), *(job for job in backend.jobs(LISTED) if job.makes_run)]
     asked = address_bar.asked(carried.RUN)
     key = asked or next(iter([*(run.key for run in runs), *(job.key for job in jobs)]), "")
-    found = ChosenRun(
-        key=key,
-        asked=bool(asked),
-        run=backend.run(key) if key else None,
-        job=next((job for job in jobs if job.key == key), None),
-    )
+    run = backend.run(key) if key else None
+    carried.judge_as_asked(run.find if run is not None else None)
+    found = ChosenRun(key=key, asked=bool(asked), run=run, job=next((job for job in jobs if job.key == key), None))
     carried.choose(key if found.run or found.job else "")
     menu.draw()
     return found

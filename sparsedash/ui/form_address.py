@@ -8,12 +8,16 @@ from dataclasses import replace
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.schema.cache_keys import is_used
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.ui.address_bar import Query
 
 CHANNEL_PRESETS = [method for method in METHODS if method.settings.takes_channels]
 MASK_PRESETS = [method for method in METHODS if not method.settings.takes_channels]
+GOALS = SWEEP, SEARCH = "Prune to chosen sparsities", "How much can go?"
+"""The two ways to start, as the form names them and the address says them."""
+
 OWN, MASKS = "own", "masks"
 """The fields of a method of one's own and of the presets that set weights to zero."""
 
@@ -24,17 +28,39 @@ KEYS = {"seed": "lot"}
 """What a parameter is called in the address where its own name is another field's."""
 
 
-def form_address(settings: RunSettings) -> Query | None:
+def form_address(settings: RunSettings | FindSettings) -> Query | None:
     """The parameters of the address that fills the form in with these settings; None where it has no room for them."""
+    if isinstance(settings, FindSettings):
+        return _search_address(settings)
     methods = _methods(settings.methods)
     widths = {method.width_multiple for method in settings.methods}
     if methods is None or len(widths) > 1:
         return None
+    sparsities = ", ".join(f"{value / 10:g}" for value in settings.sparsities_permille)
+    early = {"stop": "true"} if settings.evaluation.stop_early else {}
+    return {**methods, "sparsity": sparsities, "width": str(widths.pop()), **_rest(settings), **early}
+
+
+def _search_address(settings: FindSettings) -> Query:
+    """As `form_address`, of a search."""
+    usual = replace(settings.method, width_multiple=MethodSettings().width_multiple)
+    name = next((preset.name for preset in METHODS if preset.settings == usual), "")
+    method: Query = {"with": name} if name else dict(_own(usual))
+    return {
+        "goal": SEARCH,
+        **method,
+        "within": f"{settings.ratio:g}",
+        "points": f"{settings.points:g}",
+        "width": str(settings.method.width_multiple),
+        **_rest(settings),
+    }
+
+
+def _rest(settings: RunSettings | FindSettings) -> Query:
+    """What both ways to start ask for alike."""
     calibration, evaluation = settings.calibration, settings.evaluation
     found: Query = {
-        **methods,
         "model": settings.model,
-        "sparsity": ", ".join(f"{value / 10:g}" for value in settings.sparsities_permille),
         "text": evaluation.corpus,
         "rule": evaluation.rule,
         "calibration": calibration.corpus,
@@ -43,11 +69,9 @@ def form_address(settings: RunSettings) -> Query | None:
         "seed": str(calibration.seed),
         "weights": calibration.token_weights,
         "dtype": settings.dtype,
-        "width": str(widths.pop()),
     }
     found |= {"passages": str(evaluation.n_passages)} if evaluation.n_passages else {}
     found |= {"shuffle": str(seed)} if (seed := evaluation.shuffle_seed) is not None else {}
-    found |= {"stop": "true"} if evaluation.stop_early else {}
     return found | ({"packed": "true"} if calibration.packed else {})
 
 

@@ -57,4 +57,4 @@ def _tell(backend: Backend) -> tuple[Job, ...]:
 
 def _is_news(job: Job) -> bool:
     """Whether its end is worth telling. What a prompt has written is seen where it was asked for."""
-    return not job.live and (job.kind == "run" or job.state in ("failed", "crashed"))
+    return not job.live and (job.makes_run or job.state in ("failed", "crashed"))

@@ -11,9 +11,9 @@ from sparsedash.reporting.html import Html, element, escape, paragraph, visible
 from sparsedash.reporting.job_status import doing, facts, overall, what
 from sparsedash.reporting.record_pair import offers
 from sparsedash.schema.errors import SettingsError, SparseDashError
-from sparsedash.schema.settings import RunSettings, settings_from_plain
+from sparsedash.schema.find_settings import FindSettings, asked_settings
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, frame
+from sparsedash.ui import address_bar, carried, frame
 from sparsedash.ui.form_address import form_address
 
 LOG_LINES = 40
@@ -160,7 +160,7 @@ def _moves(backend: Backend, job: Job, peers: list[int]) -> None:
 
 def _priority(backend: Backend, job: Job) -> None:
     """The choice of its priority. What the table says is shown: another visitor may have changed it."""
-    if job.kind != "run":
+    if not job.makes_run:
         return
     key = f"priority-{job.id}"
     st.session_state[key] = job.priority
@@ -178,10 +178,10 @@ def _priority(backend: Backend, job: Job) -> None:
 
 def _change(job: Job) -> None:
     """A link to the form with the settings of a run that ended, to be changed and asked for again."""
-    if job.live or job.kind != "run":
+    if job.live or not job.makes_run:
         return
     try:
-        asked = form_address(settings_from_plain(RunSettings, job.settings))
+        asked = form_address(asked_settings(job.kind, job.settings))
     except SettingsError:
         return
     if asked is not None:
@@ -198,9 +198,10 @@ def _retry(backend: Backend, job: Job) -> None:
 
 def _open(backend: Backend, job: Job) -> None:
     """Where a finished job's results are."""
-    if job.kind == "run":
-        frame.link("overview", "See what it cost", run=job.key)
-        frame.link("compare", "Compare passages", run=job.key)
+    if job.makes_run:
+        judged = carried.asked_tolerance(search_of(job))
+        frame.link("overview", "See what it cost", run=job.key, **judged)
+        frame.link("compare", "Compare passages", run=job.key, **judged)
         return
     left, right = (str(job.settings.get(side, "")) for side in ("left", "right"))
     run = next((run for run in backend.runs() if right in run.sparse), None)
@@ -208,6 +209,15 @@ def _open(backend: Backend, job: Job) -> None:
         known = {offer.key: offer.address for offer in offers(run, ())}
         sides = {"left": known.get(left, ""), "right": known.get(right, "")}
         frame.link("compare", "Compare passages", run=run.key, **sides)
+
+
+def search_of(job: Job) -> FindSettings | None:
+    """What a search was asked for; None for any other job, or where that cannot be read."""
+    try:
+        asked = asked_settings(job.kind, job.settings) if job.kind == "find" else None
+    except SettingsError:
+        return None
+    return asked if isinstance(asked, FindSettings) else None
 
 
 def _log(backend: Backend, job: Job) -> None:

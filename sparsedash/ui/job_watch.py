@@ -9,8 +9,8 @@ from sparsedash.jobs.queue import queue_order
 from sparsedash.reporting.html import label, paragraph
 from sparsedash.reporting.job_status import doing, overall, what
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame
-from sparsedash.ui.job_panel import draw
+from sparsedash.ui import carried, frame
+from sparsedash.ui.job_panel import draw, search_of
 from sparsedash.ui.polling import JOB_S
 
 LISTED = 200
@@ -59,7 +59,7 @@ def _live(backend: Backend) -> list[Job]:
 
 def live_runs(backend: Backend) -> list[Job]:
     """The runs that wait or run: running ones first, the others in the order in which they will start."""
-    return [job for job in _live(backend) if job.kind == "run"]
+    return [job for job in _live(backend) if job.makes_run]
 
 
 def mention_others(backend: Backend, shown: str) -> None:
@@ -82,7 +82,7 @@ def _mention(backend: Backend, shown: str, states: dict[int, JobState]) -> None:
     runs = job.state == "running"
     with st.container(gap=None):
         begun = "Another run is under way" if runs else "Another run waits"
-        frame.link("overview", label(f"{begun}: {title}"), run=job.key)
+        frame.link("overview", label(f"{begun}: {title}"), run=job.key, **carried.asked_tolerance(search_of(job)))
         line = " · ".join(part for part in (*doing(job), overall(backend, job)[1]) if part) if runs else details
         frame.show(paragraph(line, css="sd-muted sd-small"))
         if more:

@@ -15,7 +15,7 @@ def show_ending(run: Run, job: Job | None) -> None:
         return
     with st.container(gap="xsmall"):
         frame.note(f"⊘ {ended}")
-        asked = form_address(run.settings)
+        asked = form_address(run.find or run.settings)
         if asked is None:
             frame.link("jobs", "Start it again from the list of jobs")
         else:

@@ -57,6 +57,31 @@ def reads_early_stopping(printed: str) -> None:
     assert 0 < p_value <= 1 and low <= high
 
 
+def reads_find(printed: str) -> None:
+    searched = rows(r"seed (\d+), search: (?:nothing|[\d.]+ %); trials: .*\((\d+)\)$", printed)
+    assert [seed for seed, _ in searched] == [0, 1] and all(0 < answered <= 40 for _, answered in searched)
+    beside = rows(
+        r"seed (\d+): search (?:nothing|[\d.]+ %), sweep (?:nothing|[\d.]+ %), (\d+) steps apart; "
+        r"models (\d+) of (\d+), [\d.]+; passages ([\d,]+) of ([\d,]+), [\d.]+$",
+        printed,
+    )
+    assert [seed for seed, *_ in beside] == [0, 1]
+    for _, _, made, steps, answered, whole in beside:
+        assert 0 < made <= 2 and answered <= 40 * made and whole == 40 * steps
+
+
+def reads_find_draws(printed: str) -> None:
+    assert rows(r"(\d+) draws of (\d+) passages, (\d+) steps swept, (\d+) searched$", printed) == [(2, 40, 1, 2)]
+    drawn = rows(
+        r"allowed ([\d.]+) and [\d.]+: within one step (\d+) of 2 \(.*\); models ([\d.]+), at most ([\d.]+); "
+        r"passages ([\d.]+)$",
+        printed,
+    )
+    assert [ratio for ratio, *_ in drawn] == [1.1, 1.25, 1.5, 2, 3]
+    for _, near, models, most, passages in drawn:
+        assert near <= 2 and 0 < passages <= models <= most
+
+
 def reads_evaluation(printed: str) -> None:
     assert rows(r"\S+, float32, (\d+) passages, [\d,]+ tokens$", printed) == [(8,)]
     ((rate,),) = rows(r"matmul rate +([\d.]+) GFLOP/s$", printed)

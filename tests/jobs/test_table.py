@@ -472,3 +472,10 @@ CREATE INDEX jobs_by_state ON jobs (state);
 INSERT INTO jobs (id, kind, key, settings, state, created_at, queued_at) VALUES (7, 'run', 'a', '{}', 'queued', 1, 1);
 PRAGMA user_version = 1;
 """
+
+
+def test_a_search_waits_as_a_run_does_and_a_prompt_goes_before_both(table):
+    run, find = table.submit("run", "a", {}), table.submit("find", "b", {})
+    prompt = table.submit("continuation", "c", {})
+    assert [job.id for job in table.queue()] == [prompt.id, run.id, find.id]
+    assert (run.makes_run, find.makes_run, prompt.makes_run) == (True, True, False)

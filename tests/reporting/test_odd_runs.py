@@ -10,13 +10,13 @@ import pytest
 
 from sparsedash.reporting.files.html_report import report
 from sparsedash.reporting.files.run_json import run_document
-from sparsedash.reporting.printed_table import printed_table
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_answer import answer, figures
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.verdicts import judgement, remarks
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings
+from sparsedash.shell.printed_table import printed_table
 from tests.factories import PRUNED, RUN, answered
 from tests.ui.fake_backend import FakeBackend
 

@@ -11,6 +11,8 @@ import pytest
 
 from sparsedash.schema import notes
 from sparsedash.schema.errors import CorpusError, JobError, SparseDashError, StoreError
+from sparsedash.schema.find_records import FindResult
+from sparsedash.schema.find_settings import PLANNED, FindSettings
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import Passages, Record, Run
@@ -125,6 +127,40 @@ def test_a_cancelled_job_is_retried_as_the_next_attempt(backend):
     assert backend.cancel(job.id).state == "cancelled"
     again = backend.retry(job.id)
     assert (again.id, again.state, again.attempt) == (job.id, "queued", 2)
+
+
+def test_a_search_is_a_job_of_its_own_kind_that_is_done_once(backend):
+    asked = FindSettings(model="owner/model")
+    job = backend.submit(asked)
+    assert (job.kind, job.key, job.makes_run) == ("find", asked.key(), True)
+    assert backend.submit(asked).id == job.id
+    assert backend.submit(asked.run((100,))).kind == "run"
+    assert backend.preflight(asked).stored.n_sparse == len(PLANNED)
+
+
+def test_a_search_that_was_cancelled_is_tried_again_and_anew_where_its_file_has_changed(backend, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("One two three.\n")
+    asked = FindSettings(model="owner/model", evaluation=EvaluationSettings(corpus=f"file:{texts}"))
+    job = backend.submit(asked)
+    backend.cancel(job.id)
+    assert backend.retry(job.id).id == job.id
+    backend.cancel(job.id)
+    texts.write_text("Four five six seven.\n")
+    again = backend.retry(job.id)
+    assert (again.kind, again.id) == ("find", job.id + 1)
+
+
+def test_what_a_search_has_found_is_read_anew_until_it_has_ended(backend):
+    going = FindResult(
+        key="k", ratio=1.1, points=2.0, n_passages=40, steps=(100, 200), trials=(), answer=None, finished=False
+    )
+    backend._store.put("k", going)
+    assert backend.search("k") == going
+    ended = replace(going, answer=100, finished=True)
+    backend._store.put("k", ended)
+    assert backend.search("k") == ended
+    assert backend.search("other") is None
 
 
 def test_a_retry_is_the_live_job_and_a_done_one_is_refused(backend):

@@ -1,12 +1,14 @@
 """The verdict: within, beyond or undecided, by what is allowed."""
 
+from dataclasses import replace
 from math import log
 
 import pytest
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.stats.means import Moments
-from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
+from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, losses
+from tests.factories import PRUNED, STOPPED, answered
 
 ALLOWED = Tolerance()
 """1.10 times, 0.0953 nats; 2 points."""
@@ -92,3 +94,20 @@ def test_the_passages_needed_would_decide_it():
 def test_a_tolerance_that_allows_nothing_or_everything_is_refused(ratio, points):
     with pytest.raises(SettingsError, match="allowed"):
         Tolerance(ratio=ratio, points=points)
+
+
+def test_a_model_with_its_own_share_of_the_error_is_judged_by_itself_and_changes_no_other():
+    usual = lost(0.02)
+    planned = replace(usual, alpha=0.01)
+    together, (alone,) = judge_all([usual, planned, usual], ALLOWED), judge_all([planned], ALLOWED)
+    assert (alone.perplexity.level, alone.accuracy.level) == (0.995, 0.995)
+    assert together[1] == alone
+    assert [together[0], together[2]] == judge_all([usual, usual], ALLOWED)
+
+
+def test_a_record_keeps_the_share_that_its_search_has_set_aside():
+    dense = answered("dense", 3)
+    sparse = replace(dense, pruned=PRUNED, stopping=STOPPED)
+    assert losses(dense, sparse).looked
+    found = losses(dense, replace(sparse, stopping=replace(STOPPED, alpha=0.002)))
+    assert (found.alpha, found.looked) == (0.002, False)

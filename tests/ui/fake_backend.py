@@ -6,6 +6,8 @@ from pathlib import Path
 from sparsedash.jobs.job import Job, JobState, Move, Priority
 from sparsedash.jobs.queue import queue_order
 from sparsedash.schema.errors import JobError, NewerError
+from sparsedash.schema.find_records import FindResult
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import Continuation, Divergence
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import STAGE_TITLES
@@ -24,8 +26,13 @@ BEFORE = Preflight(
 )
 
 
-KINDS = {RunSettings: "run", ContinuationSettings: "continuation", DivergenceSettings: "divergence"}
-Asked = RunSettings | ContinuationSettings | DivergenceSettings
+KINDS = {
+    RunSettings: "run",
+    FindSettings: "find",
+    ContinuationSettings: "continuation",
+    DivergenceSettings: "divergence",
+}
+Asked = RunSettings | FindSettings | ContinuationSettings | DivergenceSettings
 
 
 def job(settings: Asked, state: JobState = "running", **changes: object) -> Job:
@@ -80,6 +87,7 @@ class FakeBackend:
     data_dir: Path = Path("/nowhere")
     stored_runs: list[Run] = field(default_factory=list)
     stored_records: dict[str, Record] = field(default_factory=dict)
+    stored_searches: dict[str, FindResult] = field(default_factory=dict)
     stored_passages: dict[str, Passages] = field(default_factory=dict)
     stored_continuations: dict[str, Continuation] = field(default_factory=dict)
     stored_divergences: dict[str, Divergence] = field(default_factory=dict)
@@ -87,7 +95,7 @@ class FakeBackend:
     stored_jobs: list[Job] = field(default_factory=list)
     stored_example: Run | None = None
     submitted: list[Asked] = field(default_factory=list)
-    asked_about: list[RunSettings] = field(default_factory=list)
+    asked_about: list[RunSettings | FindSettings] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     retried: list[int] = field(default_factory=list)
     moved: list[tuple[int, Move]] = field(default_factory=list)
@@ -105,7 +113,13 @@ class FakeBackend:
         self.stored_passages["passages"] = specimens.passages()
         return run
 
-    def submit(self, settings: RunSettings) -> Job:
+    def add_search(self, found: tuple[Run, list[Record], FindResult]) -> Run:
+        """Put a search, its run and its records in."""
+        run, records, result = found
+        self.stored_searches[result.key] = result
+        return self.add_run((run, records))
+
+    def submit(self, settings: RunSettings | FindSettings) -> Job:
         return self._submit(settings)
 
     def submit_continuation(self, settings: ContinuationSettings) -> Job:
@@ -175,6 +189,9 @@ class FakeBackend:
         shipped = [self.stored_example] if self.stored_example else []
         return next((run for run in (*self.stored_runs, *shipped) if run.key == key), None)
 
+    def search(self, key: str) -> FindResult | None:
+        return self.stored_searches.get(key)
+
     def record(self, key: str) -> Record | None:
         return self.stored_records.get(key)
 
@@ -196,7 +213,7 @@ class FakeBackend:
     def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
         return next((problem for problem in self.before.problems if problem.field == field), None)
 
-    def preflight(self, settings: RunSettings) -> Preflight:
+    def preflight(self, settings: RunSettings | FindSettings) -> Preflight:
         self.asked_about.append(settings)
         return self.before
 

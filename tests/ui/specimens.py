@@ -1,11 +1,17 @@
 """Made-up but believable records: one dense model and sparse ones that break more as more is removed."""
 
 import random
+from dataclasses import replace
 from math import log
 
+from sparsedash.engine.evaluation.early_stopping import ToleranceRule
+from sparsedash.schema.find_records import FindResult, Trial
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import EvaluationSettings, RunSettings
+from sparsedash.stats.bisection import bounds, channel_steps, next_trial
+from sparsedash.stats.tolerance import Tolerance
 
 SETTINGS = RunSettings(sparsities_permille=(100, 200, 300))
 DENSE_WIDTHS = (1536,) * 30
@@ -124,3 +130,52 @@ def passages(n: int = 120) -> Passages:
         contexts=(_STORY,) * n,
         targets=tuple(_WORDS[i % len(_WORDS)] for i in range(n)),
     )
+
+
+def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[Record], FindResult]:
+    """A search with its run and records. slope: nats lost by share that goes. n_trials: it goes on after these."""
+    settings = FindSettings(evaluation=EvaluationSettings(n_passages=120), ratio=1.3, points=30.0)
+    dense, steps = record(verdicts()), channel_steps(DENSE_WIDTHS, 32)
+    rule = ToleranceRule(dense=dense.outcomes, n_comparisons=6, tolerance=Tolerance(ratio=1.3, points=30.0))
+    tried: list[tuple[int, bool]] = []
+    records, trials = [dense], []
+    while (place := next_trial(len(steps), tried)) is not None and len(trials) != n_trials:
+        made = _tried(dense, rule, steps[place], slope)
+        verdict = "undecided" if made.stopping.decision == "open" else made.stopping.decision
+        trials.append(Trial(permille=steps[place], record=made.key, verdict=verdict, n_passages=len(made.outcomes)))
+        records.append(made)
+        tried.append((place, verdict == "within"))
+    low, _ = bounds(len(steps), tried)
+    done = n_trials is None
+    result = FindResult(
+        key=settings.key(),
+        ratio=1.3,
+        points=30.0,
+        n_passages=120,
+        steps=steps,
+        trials=tuple(trials),
+        answer=steps[low] if done and low >= 0 else None,
+        finished=done,
+    )
+    permilles = [trial.permille for trial in trials] + ([] if done else [steps[place]])
+    found = replace(
+        run(finished=done)[0],
+        key=settings.key(),
+        settings=settings.run(tuple(permilles)),
+        find=settings,
+        sparse=tuple(each.key for each in records[1:]),
+    )
+    return found, records, result
+
+
+def _tried(dense: Record, rule: ToleranceRule, permille: int, slope: float) -> Record:
+    answered: dict[int, Outcome] = {}
+    for chunk in rule.chunks():
+        for row in chunk:
+            lost = slope * permille / 1000 * (1 + row % 5 / 5)
+            answered[row] = replace(dense.outcomes[row], log_likelihood=dense.outcomes[row].log_likelihood - lost)
+        stopping = rule.stopping(answered)
+        if stopping.decision != "open":
+            break
+    made = record([True], permille)
+    return replace(made, outcomes=tuple(answered[row] for row in sorted(answered)), stopping=stopping)

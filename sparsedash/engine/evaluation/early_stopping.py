@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from sparsedash.schema.records import Stopping
+from sparsedash.schema.records import Decision, Outcome, Stopping
 from sparsedash.stats.anytime import MARGIN, anytime_interval, anytime_p, decide
+from sparsedash.stats.planned_looks import planned_looks
+from sparsedash.stats.tolerance import ALPHA, Tolerance, ToleranceVerdict, judge_all, losses_of
 
 FIRST_CHUNK = 256
 _ORDER_SEED = 0
@@ -18,8 +20,7 @@ def chunks(n_passages: int) -> list[list[int]]:
     sample, whatever their lengths; and short parts, whose batches hold more padding, come only while little has been
     answered. Every model is asked in the same order.
     """
-    order = list(range(n_passages))
-    Random(_ORDER_SEED).shuffle(order)
+    order = _shuffled(n_passages)
     cut: list[list[int]] = []
     start = 0
     while start < n_passages:
@@ -31,26 +32,86 @@ def chunks(n_passages: int) -> list[list[int]]:
     return cut
 
 
+def _shuffled(n_passages: int) -> list[int]:
+    order = list(range(n_passages))
+    Random(_ORDER_SEED).shuffle(order)
+    return order
+
+
 @dataclass(frozen=True, kw_only=True)
 class StopRule:
     """Says when a sparse model's difference to the dense one is decided, so that it need not be asked further.
 
-    dense: whether the dense model was right, passage by passage. n_comparisons: sparse records of the run.
+    dense: the dense model's outcomes, of every passage. n_comparisons: sparse records of the run.
     """
 
-    dense: Sequence[bool]
+    dense: Sequence[Outcome]
     n_comparisons: int
 
-    def stopping(self, verdicts: Mapping[int, bool]) -> Stopping:
-        """What is known after these passages. verdicts: whether the sparse model was right, by position."""
-        broke = sum(self.dense[i] and not right for i, right in verdicts.items())
-        mended = sum(right and not self.dense[i] for i, right in verdicts.items())
-        return Stopping(
-            decision=decide(broke, mended, len(verdicts), self.n_comparisons),
-            n_answered=len(verdicts),
-            n_passages=len(self.dense),
-            p_value=anytime_p(broke, mended),
-            interval=anytime_interval(broke, mended, len(verdicts)),
-            margin=MARGIN,
-            n_comparisons=self.n_comparisons,
-        )
+    def chunks(self) -> list[list[int]]:
+        """The positions of the passages in the order they are answered, cut where it is looked at."""
+        return chunks(len(self.dense))
+
+    def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping:
+        """What is known after these passages of the sparse model, by position."""
+        broke, mended = _flips(self.dense, outcomes)
+        return _stopping(self, outcomes, decide(broke, mended, len(outcomes), self.n_comparisons))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToleranceRule:
+    """Says when a sparse model's loss is decided to be within or beyond what is allowed.
+
+    Within is called before the last passage only where every measure says so: until then accuracy may still be beyond.
+    dense: as in StopRule. n_comparisons: trials that may be made, over which the chance of error is split.
+    """
+
+    dense: Sequence[Outcome]
+    n_comparisons: int
+    tolerance: Tolerance
+
+    def chunks(self) -> list[list[int]]:
+        """The positions of the passages in the order they are answered, cut where it is looked at."""
+        order, ends = _shuffled(len(self.dense)), [look.n_passages for look in planned_looks(len(self.dense))]
+        return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping:
+        """What is known after these passages of the sparse model, by position; as many as some look is after."""
+        share = next(look.share for look in planned_looks(len(self.dense)) if look.n_passages == len(outcomes))
+        alpha = ALPHA / self.n_comparisons * share
+        pairs = [(self.dense[row], outcome) for row, outcome in outcomes.items()]
+        (judged,) = judge_all([losses_of(pairs, alpha=alpha)], self.tolerance)
+        decision = _decision(judged, is_last=len(outcomes) == len(self.dense))
+        return _stopping(self, outcomes, decision, alpha)
+
+
+AnyRule = StopRule | ToleranceRule
+
+
+def _decision(judged: ToleranceVerdict, is_last: bool) -> Decision:
+    if judged.verdict == "undecided":
+        return "open"
+    all_say_so = len(judged.decided_by) == len(judged.losses)
+    return judged.verdict if judged.verdict == "beyond" or all_say_so or is_last else "open"
+
+
+def _flips(dense: Sequence[Outcome], outcomes: Mapping[int, Outcome]) -> tuple[int, int]:
+    """How many answers broke, and how many were mended."""
+    verdicts = [(dense[row].last_word_right, outcome.last_word_right) for row, outcome in outcomes.items()]
+    return sum(one and not two for one, two in verdicts), sum(two and not one for one, two in verdicts)
+
+
+def _stopping(
+    rule: AnyRule, outcomes: Mapping[int, Outcome], decision: Decision, alpha: float | None = None
+) -> Stopping:
+    broke, mended = _flips(rule.dense, outcomes)
+    return Stopping(
+        decision=decision,
+        n_answered=len(outcomes),
+        n_passages=len(rule.dense),
+        p_value=anytime_p(broke, mended),
+        interval=anytime_interval(broke, mended, len(outcomes)),
+        margin=MARGIN,
+        n_comparisons=rule.n_comparisons,
+        alpha=alpha,
+    )

@@ -18,7 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from sparsedash.engine.evaluation.answers import finish_words
-from sparsedash.engine.evaluation.early_stopping import StopRule, chunks
+from sparsedash.engine.evaluation.early_stopping import AnyRule, chunks
 from sparsedash.engine.evaluation.target_scores import TargetScore, outcome, target_scores
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
@@ -81,7 +81,7 @@ def evaluate(
     message: str = "",
     *,
     rule: Rule = "plain",
-    stop: StopRule | None = None,
+    stop: AnyRule | None = None,
 ) -> Evaluated:
     """Ask the model for the last word of every passage, or of as many as `stop` needs.
 
@@ -96,13 +96,13 @@ def evaluate(
     started = time.perf_counter()
     step = partial(Step, "evaluate", total=len(questions), unit="passages", message=message)
     on_step(step(done=0, n_right=0))
-    for chunk in chunks(len(questions)):
+    for chunk in stop.chunks() if stop else chunks(len(questions)):
         for answered in asked.answers(chunk):
             outcomes |= answered
             n_right = sum(o.last_word_right for o in outcomes.values())
             on_step(step(done=len(outcomes), n_right=n_right))
         if stop:
-            stopping = stop.stopping({row: o.last_word_right for row, o in outcomes.items()})
+            stopping = stop.stopping(outcomes)
         if stopping and stopping.decision != "open":
             break
     return Evaluated(

@@ -27,7 +27,7 @@ def run(
     model between jobs. run_key: the name to keep it under. Raises SparseDashError, and nothing half-done is kept.
     """
     stages = Stages(settings, store, on_step, shelf or ModelShelf())
-    grown = _begun(run_key or settings.key(fingerprints(settings)), settings, stages)
+    grown = begun(run_key or settings.key(fingerprints(settings)), settings, stages)
     before = store.get(Run, grown.key)
     stages.check()
     show = before is None or not before.finished
@@ -43,7 +43,14 @@ def run(
         record = stages.sparse_record(method, permille, keep)
         grown = replace(grown, sparse=(*grown.sparse, record.key))
         keep()
-    finished = replace(
+    whole = finished(grown, stages)
+    store.put(whole.key, whole)
+    return whole
+
+
+def finished(grown: Run, stages: Stages) -> Run:
+    """The run with all its records, and with what it took."""
+    return replace(
         grown,
         finished=True,
         finished_at=time.time(),
@@ -51,11 +58,10 @@ def run(
         cached=tuple(stages.run_log.cached),
         warnings=tuple(stages.run_log.warnings),
     )
-    store.put(finished.key, finished)
-    return finished
 
 
-def _begun(key: str, settings: RunSettings, stages: Stages) -> Run:
+def begun(key: str, settings: RunSettings, stages: Stages) -> Run:
+    """A run without any record."""
     return Run(
         key=key,
         settings=settings,

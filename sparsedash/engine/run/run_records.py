@@ -1,12 +1,12 @@
 """The records of a run: the answers of its dense model and of each sparse one, kept in the store."""
 
-from sparsedash.engine.evaluation.early_stopping import StopRule
+from sparsedash.engine.evaluation.early_stopping import AnyRule
 from sparsedash.engine.evaluation.evaluate import evaluate
 from sparsedash.engine.run.run_log import RunLog, peak_memory_bytes
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.run.run_texts import RunTexts
 from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import outcomes_key
+from sparsedash.schema.cache_keys import StopWithin, outcomes_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import RunSettings
@@ -14,9 +14,13 @@ from sparsedash.storage.store import Store
 
 
 class RunRecords:
-    """The records that a run's settings ask for."""
+    """The records that a run's settings ask for.
+
+    stop_within: of a search, what lets a sparse model stop; it is part of the sparse records' keys.
+    """
 
     def __init__(self, settings: RunSettings, store: Store, model: RunModel, texts: RunTexts, run_log: RunLog) -> None:
+        self.stop_within: StopWithin | None = None
         self._settings, self._store = settings, store
         self._model, self._texts, self._run_log = model, texts, run_log
 
@@ -29,6 +33,7 @@ class RunRecords:
             self._settings.evaluation,
             sparse,
             n_sparse=self._settings.n_sparse,
+            stop_within=self.stop_within,
         )
 
     def is_known(self, key: str) -> bool:
@@ -42,7 +47,7 @@ class RunRecords:
             self._run_log.note_cached(f"evaluation, {label}")
         return record
 
-    def evaluated(self, key: str, made: Pruned | None, label: str, stop: StopRule | None = None) -> Record:
+    def evaluated(self, key: str, made: Pruned | None, label: str, stop: AnyRule | None = None) -> Record:
         """The record of the loaded model as it is now, asked every passage or as many as `stop` needs, and kept.
 
         made: what is put on record about a sparse one. label: which model this is, for the progress line.

@@ -7,7 +7,7 @@ from functools import cached_property
 from sparsedash.catalog.memory import kept_bytes, needs_fisher
 from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
-from sparsedash.engine.evaluation.early_stopping import StopRule
+from sparsedash.engine.evaluation.early_stopping import AnyRule, StopRule, ToleranceRule
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.pruned_record import described
@@ -17,11 +17,13 @@ from sparsedash.engine.run.run_pruning import MORE_ROOM, RunPruning
 from sparsedash.engine.run.run_records import RunRecords
 from sparsedash.engine.run.run_texts import RunTexts
 from sparsedash.engine.run.sparse_model import SparseModel
+from sparsedash.schema.cache_keys import StopWithin
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import RunSettings
+from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.store import Store
 
 
@@ -117,11 +119,18 @@ class Stages:
     def _sparse_key(self, method: MethodSettings, permille: int) -> str:
         return self._records.key((self._pruning.keys.statistics, method, permille))
 
-    def _stop_rule(self) -> StopRule | None:
+    def search(self, within: StopWithin) -> None:
+        """From now on a sparse model answers until its loss is decided, and is kept under a key that says so."""
+        self._records.stop_within = within
+
+    def _stop_rule(self) -> AnyRule | None:
+        if (within := self._records.stop_within) is not None:
+            tolerance = Tolerance(ratio=within.ratio, points=within.points)
+            outcomes = self.dense_record.outcomes
+            return ToleranceRule(dense=outcomes, n_comparisons=within.n_trials, tolerance=tolerance)
         if not self._settings.evaluation.stop_early:
             return None
-        verdicts = [outcome.last_word_right for outcome in self.dense_record.outcomes]
-        return StopRule(dense=verdicts, n_comparisons=self._settings.n_sparse)
+        return StopRule(dense=self.dense_record.outcomes, n_comparisons=self._settings.n_sparse)
 
     def _passage_errors(self, made: SparseModel) -> list[float]:
         weights, on_step = self._settings.calibration.token_weights, self.run_log.on_step

@@ -55,13 +55,13 @@ def report(found: RunResults, pair: Pair, passages: Passages | None, job: Job | 
     """The file: verdict, chart and numbers, the answers that broke or were mended, settings and versions; UTF-8."""
     judged = compare(pair.left, pair.right)
     tradeoff = found.tradeoff()
-    title = wording.run_title(found.run.settings)
+    title = wording.title_of(found.run)
     body = [
         heading(answer(found)),
         *_remark(example_words(found.run)),
         *_remark(run_ending(found.run, job)),
         *(paragraph(said, css="sd-muted") for said in figures(found)),
-        paragraph(f"{title} · {wording.run_details(found.run.settings)}", css="sd-muted"),
+        paragraph(f"{title} · {wording.details_of(found.run)}", css="sd-muted"),
         accuracy_drawing(tradeoff, tradeoff_words(tradeoff, "accuracy")),
         element("div", numbers_table(found), css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),

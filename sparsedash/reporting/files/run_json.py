@@ -7,19 +7,27 @@ from dataclasses import asdict
 from math import exp, isfinite
 from typing import Any
 
+from sparsedash.reporting.find_answer import find_document
 from sparsedash.reporting.run_ending import run_ending
 from sparsedash.reporting.wording import example_words
+from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.records import LARGEST_LOSS, Record, Run, Score
 from sparsedash.stats.significance import compare, holm
 from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict, judge_all, losses
 from sparsedash.storage.whole_file import RESULT_FORMAT
 
 
-def run_document(run: Run, dense: Record, sparse: list[Record], tolerance: Tolerance | None = None) -> dict[str, Any]:
-    """The run and its records as JSON values. sparse: in the order asked. tolerance: what may be lost; None: usual."""
+def run_document(
+    run: Run, dense: Record, sparse: list[Record], tolerance: Tolerance | None = None, result: FindResult | None = None
+) -> dict[str, Any]:
+    """The run and its records as JSON values. sparse: in the order asked. tolerance: what may be lost; None: usual.
+
+    result: of a search; its sentence is about what it was asked for.
+    """
     allowed = tolerance or Tolerance()
     verdicts = judge_all([losses(dense, record) for record in sparse], allowed)
     adjusted = holm([compare(dense, record).p_value for record in sparse])
+    by_permille = {record.sparsity_permille: verdict for record, verdict in zip(sparse, verdicts, strict=True)}
     return {
         "format": RESULT_FORMAT,
         "model": {"reference": run.settings.model, "identity": run.model_identity, "dtype": run.settings.dtype},
@@ -31,6 +39,7 @@ def run_document(run: Run, dense: Record, sparse: list[Record], tolerance: Toler
         "finished": run.finished,
         "ended": run_ending(run, None) or None,
         "seed": run.settings.calibration.seed,
+        "find": result and find_document(result, run.settings.methods[0], by_permille),
         "dense": _answers(dense),
         "sparse": [
             _sparse(dense, record, p) | {"verdict": _verdict(verdict, allowed)}

@@ -34,7 +34,7 @@ def choose_run(runs: Sequence[Run], chosen: str) -> None:
     zone = frame.zone()
     names = told_apart(
         {
-            key: f"{_mark(run)}{wording.run_title(run.settings)}, {wording.moment(run.started_at, zone)}"
+            key: f"{_mark(run)}{wording.title_of(run)}, {wording.moment(run.started_at, zone)}"
             for key, run in keys.items()
         }
     )

@@ -70,6 +70,14 @@ def choose_presets() -> tuple[MethodSettings, ...]:
     return _named(names)
 
 
+def choose_one() -> MethodSettings:
+    """Draw the presets of which the largest sparsity can be looked for, one of which is taken."""
+    names = tuple(method.name for method in METHODS if method.searchable)
+    name = one_of("with", "Method", names, usual=DEFAULT_METHOD)
+    hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name == name))
+    return method_named(name)
+
+
 def choose_masks() -> tuple[MethodSettings, ...]:
     """Draw the presets that only set single weights to zero, with a note that this saves neither memory nor time."""
     names = st.pills(
@@ -89,10 +97,10 @@ def _named(names: list[str]) -> tuple[MethodSettings, ...]:
     return tuple(method_named(name) for name in names)
 
 
-def choose_own() -> tuple[MethodSettings, ...] | None:
+def choose_own(title: str = "Race a method of your own") -> tuple[MethodSettings, ...] | None:
     """Draw the visitor's own method, where it is wanted. None where its choices do not go together."""
     wanted = st.toggle(
-        "Race a method of your own",
+        title,
         key=OWN,
         bind=BOUND,
         help="Which weights matter, what goes, how the rest makes up for it, and how much each layer gives.",

@@ -1,29 +1,30 @@
-"""The form that makes RunSettings."""
-
-from typing import get_args
+"""The form: what to do, and the fields of a run of given sparsities."""
 
 import streamlit as st
 
 from sparsedash.reporting import wording
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
-    BUILTIN_TEXT,
-    SELF,
     CalibrationSettings,
-    Dtype,
     EvaluationSettings,
-    Rule,
     RunSettings,
-    TokenWeights,
     parse_percents,
 )
 from sparsedash.service.backend import Backend
 from sparsedash.ui.address_bar import BOUND, asked
 from sparsedash.ui.form import uploads
-from sparsedash.ui.form.fields import CALIBRATION, MODEL, PASSAGES, checked, group, hint, one_of, reference, whole
+from sparsedash.ui.form.fields import CALIBRATION, MODEL, PASSAGES, checked, group, hint, reference, whole
+from sparsedash.ui.form.find_form import find_settings
 from sparsedash.ui.form.method_fields import all_of, choose_masks, choose_own, choose_presets
-from sparsedash.ui.form_address import MASKS, OWN
+from sparsedash.ui.form.more_fields import (
+    calibration_fields,
+    number_fields,
+    rule_field,
+    shuffle_field,
+    usual_calibration,
+)
+from sparsedash.ui.form_address import GOALS, MASKS, OWN, SEARCH, SWEEP
 
 DEFAULT_SPARSITIES = "10, 20, 30"
 _FIRST_SPARSITIES, _FIRST_SAMPLES = (100, 200), 64
@@ -56,13 +57,16 @@ def first_run() -> RunSettings:
     return RunSettings(sparsities_permille=_FIRST_SPARSITIES, calibration=text)
 
 
-def usual_calibration(model: str | None) -> str:
-    """The calibration text that the form begins with: the built-in model's own is written already."""
-    return BUILTIN_TEXT if model == BUILTIN_MODEL else SELF
+def asked_settings(backend: Backend) -> RunSettings | FindSettings | None:
+    """Draw the two ways to start and the form of the chosen one. Returns what it asks for; None while that is wrong."""
+    goal = st.segmented_control(
+        "What to do", GOALS, default=SWEEP, key="goal", bind=BOUND, required=True, label_visibility="collapsed"
+    )
+    return find_settings(backend) if goal == SEARCH else run_settings(backend)
 
 
 def run_settings(backend: Backend) -> RunSettings | None:
-    """Draw the form. Returns its settings, or None while a field is wrong; the error stands under that field."""
+    """Draw the form of a run. Returns its settings, or None while a field is wrong; the error stands under it."""
     model = reference(backend, MODEL)
     presets = choose_presets()
     about_methods = st.container()
@@ -76,11 +80,11 @@ def run_settings(backend: Backend) -> RunSettings | None:
         masks = choose_masks()
         own = choose_own()
         group("Calibration")
-        calibration = _calibration(reference(backend, CALIBRATION, usual=usual_calibration(model)))
+        calibration = calibration_fields(reference(backend, CALIBRATION, usual=usual_calibration(model)))
         group("Evaluation")
         evaluation = _evaluation(passages)
         group("Numbers")
-        dtype, width_multiple = _numerics()
+        dtype, width_multiple = number_fields()
     uploads.show_kept(backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)})
     with about_methods:
         methods = all_of((*presets, *masks), own, width_multiple)
@@ -131,75 +135,21 @@ def _say_sweep(settings: RunSettings) -> None:
             hint(f"{wording.method(method)}: {wording.permilles(own)}, which its pattern decides.")
 
 
-def _calibration(corpus: str | None) -> CalibrationSettings | None:
-    default = CalibrationSettings()
-    left, middle, right = st.columns(3)
-    with left:
-        n_samples = whole("samples", "Samples", 1, 100_000, default.n_samples)
-    with middle:
-        length = whole("length", "Tokens in each", 8, 32_768, default.length)
-    with right:
-        seed = whole("seed", "Seed", 0, 2**31 - 1, default.seed)
-    weights: tuple[TokenWeights, ...] = get_args(TokenWeights)
-    token_weights = one_of(
-        "weights",
-        "How much each token counts",
-        weights,
-        "equal: all the same. residual: by 1 / mean square of the residual stream, so that the tokens with enormous "
-        "activations, such as the first of a passage, count little.",
-    )
-    packed = st.toggle(
-        "Join the documents and cut them into full samples",
-        key="packed",
-        bind=BOUND,
-        help="As the published program does. Else every document is a sample of its own, which begins as the "
-        "passages begin. A running text is always joined.",
-    )
-    if corpus is None:
-        return None
-    return CalibrationSettings(
-        corpus=corpus,
-        n_samples=n_samples or default.n_samples,
-        length=length or default.length,
-        seed=seed or default.seed,
-        token_weights=token_weights,
-        packed=packed,
-    )
-
-
 def _evaluation(corpus: str | None) -> EvaluationSettings | None:
     left, right = st.columns(2)
     with left:
         n_passages = whole("passages", "How many passages", 1, 10_000_000, None, "all")
     with right:
-        shuffle = whole("shuffle", "Shuffle them with seed", 0, 2**31 - 1, None, "file order")
+        shuffle = shuffle_field()
     stop_early = st.toggle(
         "Stop evaluating a sparse model once its difference from dense is decided",
         key="stop",
         bind=BOUND,
         help="Saves time where the answer is clear. Such a model answers fewer passages, and its mark is hollow.",
     )
-    rules: tuple[Rule, ...] = get_args(Rule)
-    rule = one_of(
-        "rule",
-        "Rule for the last token",
-        rules,
-        "plain: right when it is the first choice. published: as in the published table, where a passage of more "
-        "than 197 tokens counts as wrong.",
-    )
+    rule = rule_field()
     if corpus is None:
         return None
     return EvaluationSettings(
         corpus=corpus, n_passages=n_passages, shuffle_seed=shuffle, rule=rule, stop_early=bool(stop_early)
     )
-
-
-def _numerics() -> tuple[Dtype, int]:
-    left, right = st.columns(2)
-    dtypes: tuple[Dtype, ...] = get_args(Dtype)
-    with left:
-        dtype = one_of("dtype", "Number format", dtypes)
-    with right:
-        default = MethodSettings().width_multiple
-        width = whole("width", "Kept widths are multiples of", 1, 4096, default)
-    return dtype, width or default

@@ -52,9 +52,8 @@ def show_answer(found: RunResults, job: Job | None) -> None:
 
     job: the run's newest.
     """
-    settings = found.run.settings
     ended = bool(run_ending(found.run, job))
-    frame.opening(answer(found, ended), f"{wording.title(settings.model)} · {wording.run_details(settings)}")
+    frame.opening(answer(found, ended), f"{wording.title(found.run.settings.model)} · {wording.details_of(found.run)}")
     for said in figures(found):
         frame.note(said)
     show_ending(found.run, job)
@@ -147,16 +146,19 @@ def list_runs(runs: list[Run], chosen: str) -> None:
     """Draw the last runs as links to themselves; the one being shown is marked."""
     for run in runs:
         with st.container(gap=None):
-            frame.link("overview", label(wording.run_title(run.settings)), run=run.key)
-            parts = [wording.moment(run.started_at, frame.zone()), wording.run_details(run.settings)]
+            frame.link("overview", label(wording.title_of(run)), run=run.key, **carried.asked_tolerance(run.find))
+            parts = [wording.moment(run.started_at, frame.zone()), wording.details_of(run)]
             parts += [] if run.finished else ["not finished"]
             parts += ["shown above"] if run.key == chosen else []
             frame.show(element("p", escape(" · ".join(parts)), css="sd-muted sd-small"))
 
 
 def _numbers(found: RunResults) -> list[Html]:
-    """Dense, and the mildest and the hardest pruning of the best method."""
+    """Dense, and the mildest and the hardest pruning of the best method; of a search its answer and the next step."""
     rows = best(found)
+    if found.search is not None and found.search.finished:
+        spoken_of = (found.search.answer, found.search.next_step)
+        rows = [row for row in rows if row.record.sparsity_permille in spoken_of] or rows
     score = found.dense.last_word
     interval = f"95 % interval {wording.interval(accuracy_interval(found.dense))}"
     right = f"{score.right:,} of {score.total:,} last words right"

@@ -2,20 +2,24 @@
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.cards import facts
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend, Cached, Preflight
 from sparsedash.service.preflight import Memory
 from sparsedash.ui import frame
 
 
-def show_estimate(backend: Backend, settings: RunSettings | None) -> bool:
+def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> bool:
     """Draw the estimate. Returns whether the run can be started."""
     frame.section("What it will take")
     if settings is None:
         frame.note("Correct what is marked in the form first.")
         return False
     before = backend.preflight(settings)
-    rows = [("Time", _time(before)), ("Memory", _memory(before.memory)), ("Stored already", _stored(before.stored))]
+    time = _time(before)
+    if isinstance(settings, FindSettings) and not everything_stored(before.stored):
+        time += ", less where trials stop early"
+    rows = [("Time", time), ("Memory", _memory(before.memory)), ("Stored already", _stored(before.stored))]
     frame.show(facts(rows))
     for problem in before.problems:
         frame.failure(problem.message)

@@ -1,16 +1,19 @@
 """In which order passages are answered, and where an evaluation stops."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine.evaluation.early_stopping import FIRST_CHUNK, StopRule, chunks
+from sparsedash.engine.evaluation.early_stopping import FIRST_CHUNK, StopRule, ToleranceRule, chunks
 from sparsedash.engine.evaluation.evaluate import choose_passages, evaluate
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
+from sparsedash.stats.tolerance import ALPHA, Tolerance
 from tests.engine.evaluation.test_evaluate import _loaded as loaded_tiny
 from tests.engine.evaluation.test_evaluate import passages
+from tests.factories import outcome
 
 
 @pytest.mark.parametrize("n", [1, 200, 256, 257, 400, 1000, 5153])
@@ -35,8 +38,16 @@ def test_later_chunks_grow_so_that_batches_stay_full():
     assert all(size <= 0.4 * sum(sizes[:i]) for i, size in enumerate(sizes) if sum(sizes[:i]) > 1024)
 
 
+def answers(right):
+    return {i: outcome(i, verdict) for i, verdict in right.items()}
+
+
+def stop_rule(dense, n_comparisons=1):
+    return StopRule(dense=[outcome(i, verdict) for i, verdict in enumerate(dense)], n_comparisons=n_comparisons)
+
+
 def verdicts(dense, right):
-    return StopRule(dense=dense, n_comparisons=1).stopping(right)
+    return stop_rule(dense).stopping(answers(right))
 
 
 def test_a_stop_says_what_was_found_and_after_how_many_of_how_many():
@@ -52,9 +63,60 @@ def test_a_stop_says_what_was_found_and_after_how_many_of_how_many():
 def test_more_comparisons_ask_for_a_clearer_difference():
     right = {i: i not in range(9) for i in range(256)}
     dense = [True] * 1000
-    few, many = (StopRule(dense=dense, n_comparisons=n).stopping(right) for n in (1, 20))
+    few, many = (stop_rule(dense, n).stopping(answers(right)) for n in (1, 20))
     assert (few.decision, many.decision) == ("difference", "open")
     assert few.p_value == many.p_value
+
+
+def a_search(n=400, n_comparisons=6):
+    """Half of the dense model's answers are right, and its losses are no two alike."""
+    dense = [outcome(i, i % 2 == 0, -1.0 - i % 7 / 10) for i in range(n)]
+    return ToleranceRule(dense=dense, n_comparisons=n_comparisons, tolerance=Tolerance())
+
+
+def after(rule, n_answered, lost, breaks=0):
+    """What the rule says where every answer has lost about so many nats, and the first so many right ones broke."""
+    rows = [row for chunk in rule.chunks() for row in chunk][:n_answered]
+    broke = [row for row in rows if rule.dense[row].last_word_right][:breaks]
+    answered = {
+        row: replace(
+            rule.dense[row],
+            log_likelihood=rule.dense[row].log_likelihood - lost - (row % 5 - 2) / 10,
+            last_word_right=rule.dense[row].last_word_right and row not in broke,
+        )
+        for row in rows
+    }
+    return rule.stopping(answered)
+
+
+def test_a_trial_is_looked_at_where_that_was_planned_and_answers_every_passage_once():
+    sizes = [len(chunk) for chunk in a_search().chunks()]
+    assert sizes == [50, 50, 100, 200]
+    assert sorted(i for chunk in a_search().chunks() for i in chunk) == list(range(400))
+    assert [len(chunk) for chunk in a_search(10).chunks()] == [10]
+
+
+def test_a_trial_that_loses_far_too_much_ends_at_the_first_look():
+    stopped = after(a_search(), 50, lost=2.0)
+    assert (stopped.decision, stopped.n_answered, stopped.n_passages) == ("beyond", 50, 400)
+    assert stopped.alpha == pytest.approx(ALPHA / 6 * 0.05)
+
+
+def test_the_last_look_has_nearly_all_of_the_chance_of_error():
+    assert after(a_search(), 400, lost=0.0).alpha == pytest.approx(ALPHA / 6 * 0.85)
+
+
+def test_a_trial_ends_early_as_within_only_where_accuracy_says_so_too():
+    early, late = (after(a_search(), n, lost=0.0, breaks=1) for n in (200, 400))
+    assert (early.decision, late.decision) == ("open", "within")
+
+
+def test_answers_that_break_end_a_trial_though_its_likelihood_is_as_before():
+    assert after(a_search(), 100, lost=0.0, breaks=30).decision == "beyond"
+
+
+def test_a_loss_at_the_tolerance_stays_open_to_the_last_passage():
+    assert after(a_search(), 400, lost=0.0953).decision == "open"
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +140,7 @@ def _chosen(texts):
 
 
 def _stopped(loaded, texts, dense):
-    rule = StopRule(dense=dense, n_comparisons=1)
-    return evaluate(loaded, _chosen(texts), ignore_steps, stop=rule)
+    return evaluate(loaded, _chosen(texts), ignore_steps, stop=stop_rule(dense))
 
 
 def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_have(loaded, texts, whole):

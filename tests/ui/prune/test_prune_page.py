@@ -81,7 +81,7 @@ def test_any_model_reference_can_be_typed(open_page, backend):
 
 def test_several_methods_make_one_run(open_page, backend):
     app = open_page("prune")
-    app.get("button_group")[0].set_value(["least-squares", "random"]).run()
+    app.get("button_group")[1].set_value(["least-squares", "random"]).run()
     button(app, "Start").click().run()
     assert backend.submitted[0].methods == (method_named("least-squares"), method_named("random"))
 
@@ -188,7 +188,7 @@ def test_an_address_of_no_job_says_so(number, open_page):
 
 def test_a_race_of_several_methods_says_how_many_models_it_makes(open_page):
     app = open_page("prune")
-    app.get("button_group")[0].set_value(["least-squares", "random"]).run()
+    app.get("button_group")[1].set_value(["least-squares", "random"]).run()
     assert "2 methods at 3 sparsities: 6 sparse models on one calibration, in one job." in words(app)
 
 
@@ -206,13 +206,13 @@ class TestAMethodOfOnesOwn:
 
     def test_it_may_be_the_only_one(self, open_page, backend):
         app = open_page("prune", **OWN)
-        app.get("button_group")[0].set_value([]).run()
+        app.get("button_group")[1].set_value([]).run()
         button(app, "Start").click().run()
         assert backend.submitted[0].methods == (method_named("random"),)
 
     def test_no_method_at_all_is_refused(self, open_page):
         app = open_page("prune")
-        app.get("button_group")[0].set_value([]).run()
+        app.get("button_group")[1].set_value([]).run()
         assert "No method is chosen. Choose at least one." in words(app)
         assert button(app, "Start").disabled
 
@@ -325,7 +325,7 @@ def test_single_weights_are_said_to_make_nothing_smaller_and_a_fixed_pattern_its
 
 def test_presets_of_masks_are_a_field_of_their_own_that_says_what_they_do_not_bring(open_page, backend):
     app = open_page("prune")
-    channels, masks = app.get("button_group")[:2]
+    channels, masks = app.get("button_group")[1:3]
     assert {"least-squares", "flap"} <= set(channels.options)
     assert not set(channels.options) & set(masks.options)
     assert "do not make the model smaller or faster by themselves" in words(app)

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from sparsedash.reporting.files.run_json import run_document
-from sparsedash.reporting.printed_table import printed_table
+from sparsedash.shell.printed_table import printed_table
 from tests.factories import RECORD, RUN, outcome
 
 DENSE = replace(RECORD, pruned=None)

@@ -1,0 +1,91 @@
+"""What a search for the largest sparsity within a tolerance is asked for: frozen, checked, plain values."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.hashing import digest
+from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings, method_values
+from sparsedash.schema.settings import (
+    BUILTIN_MODEL,
+    CalibrationSettings,
+    Dtype,
+    EvaluationSettings,
+    RunSettings,
+    calibration_values,
+    evaluation_values,
+    settings_from_plain,
+)
+from sparsedash.schema.validation import allowed_points, allowed_ratio
+
+PLANNED = (450, 225, 113, 57, 28, 14)
+"""Sparsities (per mille) of a search that only ever goes down, one trial for each: which are made, and how many, is
+known on the way.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindSettings:
+    """One search: a model, one method, one calibration, and what may be lost.
+
+    evaluation: its passages are the budget, those that a model answers at most. ratio: what word perplexity may be,
+    times the dense model's. points: what accuracy may fall by, in percentage points.
+    """
+
+    model: str = BUILTIN_MODEL
+    dtype: Dtype = "float32"
+    method: MethodSettings = field(default_factory=MethodSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    ratio: float = 1.10
+    points: float = 2.0
+
+    def __post_init__(self) -> None:
+        self.run((100,))
+        if self.method.pattern in FIXED_PERMILLE:
+            raise SettingsError("method", self.method.pattern, "a pattern that does not decide the sparsity itself")
+        if self.evaluation.stop_early:
+            raise SettingsError("stop early", True, "false: a search always stops where a verdict is decided")
+        allowed_ratio(self.ratio)
+        allowed_points(self.points)
+        # 2 and 2.0 are equal settings and must have one key.
+        object.__setattr__(self, "ratio", float(self.ratio))
+        object.__setattr__(self, "points", float(self.points))
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether its method depends on the calibration text."""
+        return self.method.reads_text
+
+    def run(self, permilles: tuple[int, ...]) -> RunSettings:
+        """The run that has these sparsities (per mille) as its trials. Raises SettingsError."""
+        return RunSettings(
+            model=self.model,
+            dtype=self.dtype,
+            methods=(self.method,),
+            sparsities_permille=permilles,
+            calibration=self.calibration,
+            evaluation=self.evaluation,
+        )
+
+    def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
+        """The name of this request, of its run and of its result. fingerprints: as those of a run."""
+        values: dict[str, Any] = asdict(self) | {
+            "calibration": calibration_values(self.calibration),
+            "evaluation": evaluation_values(self.evaluation),
+            "method": method_values(self.method),
+        }
+        return digest({"find": values, "stamps": dict(fingerprints or {})})
+
+
+def asked_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | FindSettings:
+    """What a job of a kind that makes a run was asked for, from its plain form. Raises SettingsError."""
+    if kind == "find":
+        return settings_from_plain(FindSettings, plain)
+    return settings_from_plain(RunSettings, plain)
+
+
+def planned_run(settings: RunSettings | FindSettings) -> RunSettings:
+    """The run that is asked for; of a search one with as many trials as it usually takes, for estimates."""
+    return settings.run(PLANNED) if isinstance(settings, FindSettings) else settings

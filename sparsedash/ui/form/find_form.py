@@ -1,0 +1,97 @@
+"""The form of a search: which model, by which method, and what may be lost."""
+
+from dataclasses import replace
+
+import streamlit as st
+
+from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import EvaluationSettings
+from sparsedash.service.backend import Backend
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
+from sparsedash.ui.address_bar import asked, bound
+from sparsedash.ui.form import uploads
+from sparsedash.ui.form.fields import CALIBRATION, MODEL, PASSAGES, checked, group, hint, reference, whole
+from sparsedash.ui.form.method_fields import choose_one, choose_own
+from sparsedash.ui.form.more_fields import (
+    calibration_fields,
+    number_fields,
+    rule_field,
+    shuffle_field,
+    usual_calibration,
+)
+from sparsedash.ui.form_address import OWN
+
+_MORE = (OWN, CALIBRATION.key, "samples", "length", "seed", "weights", "packed", "shuffle", "rule", "dtype", "width")
+"""The fields under "More settings", by their names in the address."""
+
+
+def find_settings(backend: Backend) -> FindSettings | None:
+    """Draw the form. Returns its settings, or None while a field is wrong; the error stands under that field."""
+    model = reference(backend, MODEL)
+    preset = choose_one()
+    about_method = st.container()
+    tolerance = _tolerance()
+    passages = reference(backend, PASSAGES)
+    budget = _budget()
+    st.session_state.setdefault("more", any(map(asked, _MORE)))
+    with st.expander("More settings", key="more", on_change="rerun"):
+        own = choose_own("Use a method of your own instead")
+        group("Calibration")
+        calibration = calibration_fields(reference(backend, CALIBRATION, usual=usual_calibration(model)))
+        group("Evaluation")
+        shuffle = shuffle_field()
+        rule = rule_field()
+        group("Numbers")
+        dtype, width = number_fields()
+    uploads.show_kept(backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)})
+    if not (model and own is not None and calibration and passages):
+        return None
+    method: MethodSettings = replace(own[0] if own else preset, width_multiple=width)
+    with about_method:
+        return checked(
+            "with",
+            lambda: FindSettings(
+                model=model,
+                dtype=dtype,
+                method=method,
+                calibration=calibration,
+                evaluation=EvaluationSettings(corpus=passages, n_passages=budget, shuffle_seed=shuffle, rule=rule),
+                ratio=tolerance.ratio,
+                points=tolerance.points,
+            ),
+        )
+
+
+def _tolerance() -> Tolerance:
+    usual = Tolerance()
+    left, right = st.columns(2)
+    with left:
+        ratio = _number("within", "Word perplexity, at most times dense's", usual.ratio, (1.01, 1000.0), 0.05)
+    with right:
+        points = _number("points", "Accuracy, at most points lost", usual.points, (0.1, 100.0), 0.5)
+    return Tolerance(ratio=ratio, points=points)
+
+
+def _number(key: str, label: str, value: float, bounds: tuple[float, float], step: float) -> float:
+    low, high = bounds
+    number = st.number_input(
+        label, min_value=low, max_value=high, value=value, step=step, format="%.2f", key=key, bind=bound(key)
+    )
+    return value if number is None else float(number)
+
+
+def _budget() -> int | None:
+    n = whole(
+        "passages",
+        "Passages that a model answers at most",
+        1,
+        10_000_000,
+        None,
+        "all",
+        "The dense model answers all of them. A trial stops as soon as its verdict is beyond doubt; one that stays "
+        "undecided is taken for too much.",
+    )
+    if n is not None and n < FEWEST_PASSAGES:
+        hint(f"With fewer than {FEWEST_PASSAGES} passages nothing is ever called within.")
+    return n

@@ -1,0 +1,86 @@
+"""Which sparsities a search tries, and what it makes of their verdicts, on made-up losses."""
+
+from math import ceil, log2
+from random import Random
+
+import pytest
+
+from sparsedash.stats.bisection import bounds, channel_steps, most_trials, next_trial, weight_steps
+
+
+def searched(inside):
+    """The places tried and the answer, where `inside` says of every place whether its loss is within."""
+    tried = []
+    while (place := next_trial(len(inside), tried)) is not None:
+        tried.append((place, inside[place]))
+    return [place for place, _ in tried], bounds(len(inside), tried)
+
+
+def test_steps_are_one_width_multiple_apart():
+    steps = channel_steps([1536] * 30, 32)
+    assert steps[:3] == (21, 42, 62)
+    assert len(steps) == 43 and steps[-1] == 896
+    # The engine rounds to the nearest multiple: every step must be reached by its own.
+    kept = [round(1536 * (1000 - step) / 1000 / 32) for step in steps]
+    assert kept == list(range(47, 4, -1))
+
+
+def test_a_width_that_is_no_multiple_begins_with_what_is_over():
+    assert channel_steps([1000], 32)[:3] == (8, 40, 72)
+
+
+def test_the_widest_mlp_decides_the_steps():
+    assert channel_steps([96, 128], 32) == channel_steps([128], 32) == (250, 500, 750)
+
+
+def test_steps_finer_than_a_per_mille_are_not_told_apart():
+    steps = channel_steps([8192], 1)
+    assert steps[0] >= 1 and list(steps) == sorted(set(steps)) and steps[-1] == 900
+
+
+@pytest.mark.parametrize(("width", "multiple"), [(32, 32), (20, 32), (33, 1000)])
+def test_where_no_channel_can_go_there_is_no_step(width, multiple):
+    assert channel_steps([width], multiple) == ()
+
+
+def test_single_weights_go_percent_by_percent():
+    assert weight_steps()[:2] == (10, 20) and weight_steps()[-1] == 900
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 11, 43, 90])
+def test_every_threshold_is_found_within_the_trials_that_were_planned(n):
+    for threshold in range(-1, n):
+        tried, (low, high) = searched([place <= threshold for place in range(n)])
+        assert (low, high) == (threshold, threshold + 1)
+        assert len(tried) <= most_trials(n) == ceil(log2(n + 1))
+        assert len(set(tried)) == len(tried)
+
+
+def test_where_nothing_is_within_the_smallest_step_was_tried():
+    tried, found = searched([False] * 43)
+    assert found == (-1, 0) and tried[-1] == 0
+
+
+def test_where_everything_is_within_the_largest_step_was_tried():
+    tried, found = searched([True] * 43)
+    assert found == (42, 43) and tried[-1] == 42
+
+
+def test_losses_that_rise_and_fall_again_end_at_neighbours_that_part():
+    draw = Random(0)
+    for _ in range(200):
+        inside = [draw.random() < 0.5 for _ in range(43)]
+        tried, (low, high) = searched(inside)
+        assert high == low + 1 and len(tried) <= most_trials(43)
+        assert low == -1 or inside[low]
+        assert high == 43 or not inside[high]
+
+
+def test_places_over_the_tolerance_are_tried_on_one_path_whatever_is_undecided_below_it():
+    # What the search's error control rests on: see the module.
+    draw, threshold = Random(1), 17
+    path = [place for place in searched([place <= threshold for place in range(43)])[0] if place > threshold]
+    for _ in range(200):
+        inside = [place <= threshold and draw.random() < 0.7 for place in range(43)]
+        over = [place for place in searched(inside)[0] if place > threshold]
+        assert over == path[: len(over)]

@@ -1,0 +1,101 @@
+"""A search on the pages: its sentence, its trials, and by what it is judged."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.ui.form_address import SEARCH, form_address
+from tests.ui import specimens
+from tests.ui.conftest import links, query_of, words
+from tests.ui.fake_backend import job
+
+
+def opened(open_page, backend, found, **address):
+    run = backend.add_search(found)
+    app = open_page("overview", run=run.key, **address)
+    return app, words(app)
+
+
+def test_a_search_opens_with_how_much_can_go(open_page, backend):
+    _, _, result = found = specimens.search()
+    app, said = opened(open_page, backend, found)
+    assert result.answer is not None and result.next_step is not None
+    assert f"{result.answer / 10:g} % of the MLP channels can go: word perplexity 1." in said
+    assert "allowed 1.3 ×; " in said
+    assert f"{len(result.trials)} trials among 43 steps of sparsity" in said
+    assert "How much of SmolLM2 135M (built in) can go" in links(app)
+
+
+def test_it_is_judged_by_what_it_was_asked_for_unless_the_address_says_otherwise(open_page, backend):
+    found = specimens.search()
+    app, _ = opened(open_page, backend, found)
+    assert (app.query_params["within"], app.query_params["points"]) == ("1.3", "30")
+    other, said = opened(open_page, backend, found, within="1.05", points="30")
+    assert other.query_params["within"] == "1.05"
+    assert "can go: word perplexity" not in said and "1.05 × the word perplexity" in said
+
+
+def test_nothing_within_says_so_first(open_page, backend):
+    _, said = opened(open_page, backend, specimens.search(slope=60.0))
+    assert "Nothing was found that can go within 1.3 × the word perplexity and 30 points of accuracy; at 2.1 %" in said
+
+
+def test_a_search_under_way_shows_its_trials_and_the_one_that_answers(open_page, backend):
+    run, *_ = found = specimens.search(n_trials=2)
+    backend.stored_jobs = [job(run.find, "running", point=2, done=60, total=120, n_right=20, unit="passages")]
+    _, said = opened(open_page, backend, found)
+    assert "the search goes on." in said
+    assert "Evaluating · trial 3: 20 % sparse" in said
+
+
+def test_a_search_that_was_stopped_says_after_how_many_trials_and_how_to_go_on(open_page, backend):
+    run, *_ = found = specimens.search(n_trials=2)
+    backend.stored_jobs = [job(run.find, "cancelled")]
+    app, said = opened(open_page, backend, found)
+    assert "This search was stopped after 2 trials." in said
+    again = query_of(links(app)["Start it again: what is there is not computed twice"])
+    assert again["goal"] == SEARCH and again["within"] == "1.3"
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "queued"])
+def test_the_list_of_jobs_names_a_search(open_page, backend, state):
+    run, *_ = specimens.search()
+    backend.stored_jobs = [job(run.find, state)]
+    said = words(open_page("jobs"))
+    assert "How much of SmolLM2 135M (built in) can go" in said and "within 1.3 × and 30 points" in said
+
+
+def test_answers_of_a_trial_can_be_compared(open_page, backend):
+    found = specimens.search()
+    run = backend.add_search(found)
+    app = open_page("compare", run=run.key)
+    assert "How much of SmolLM2 135M (built in) can go" in words(app) + str([box.options for box in app.selectbox])
+
+
+def test_the_form_asks_for_a_search_and_its_address_fills_it_in_again(open_page, backend):
+    from tests.ui.conftest import button
+
+    app = open_page("prune", goal=SEARCH, **{"with": "best"}, within="1.2", points="3", passages="400", width="64")
+    button(app, "Start").click().run()
+    (asked,) = backend.submitted
+    assert (asked.ratio, asked.points, asked.evaluation.n_passages) == (1.2, 3.0, 400)
+    assert (asked.method.allocation, asked.method.width_multiple) == ("sensitivity", 64)
+    other = open_page("prune", **form_address(asked))
+    button(other, "Start").click().run()
+    assert backend.submitted[1] == asked
+
+
+def test_the_form_of_a_search_takes_a_method_of_ones_own(open_page, backend):
+    from tests.ui.conftest import button
+
+    run, *_ = specimens.search()
+    own = replace(run.find, method=replace(run.find.method, saliency="wifv", damping=0.5))
+    app = open_page("prune", **form_address(own))
+    button(app, "Start").click().run()
+    assert backend.submitted == [own]
+
+
+def test_a_budget_under_what_can_be_within_is_said_to_be(open_page, backend):
+    app = open_page("prune", goal=SEARCH, passages="10")
+    assert "With fewer than 30 passages nothing is ever called within." in words(app)
+    assert not app.exception
