@@ -142,7 +142,7 @@ class _Bench:
 
         def tell(n_rounds: int, spent_s: float) -> None:
             share = min(99, round(100 * max(min(n_rounds / stop.least_rounds, 0.8), spent_s / stop.most_s)))
-            message = f"{what}{of}, " + (f"round {n_rounds + 1}" if n_rounds else "warming up")
+            message = f"{what}{of}, " + (f"round {n_rounds + 1}" if spent_s else "warming up")
             self._on_step(Step("time", 100 * self._done + share, 100 * self._n_phases, message=message))
 
         return tell

@@ -17,6 +17,8 @@ from sparsedash.stats.tolerance import Verdict
 HEIGHT = 400
 _TOP, _BOTTOM, _LEFT, _RIGHT = 44, 56, 52, 24
 _AIR = 0.06
+_ROW = 22
+"""Pixels of one row of the legend."""
 _SIGNS: dict[Verdict | str, str] = {"within": "✓", "beyond": "✕", "undecided": "?"}
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _MOST_TICKS = 6
@@ -52,11 +54,13 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
     for (label, points), symbol in zip(tradeoff.lines.items(), _symbols(len(tradeoff.lines)), strict=True):
         known = [point for point in points if point.key in gained.gains]
         if known:
-            traces.append(_marks(label, known, symbol, gained, measure, colours))
+            traces.append(_marks((label, known, symbol), tradeoff, gained, measure, colours))
     traces.append(_dense(tradeoff, measure, colours))
-    layout = frame_of(TITLES[measure].format(total=tradeoff.n_passages), HEIGHT + _legend_height(tradeoff), colours)
+    layout = frame_of(
+        TITLES[measure].format(total=tradeoff.n_passages), HEIGHT + _legend_height(tradeoff, gained), colours
+    )
     layout |= _axes(gained, measure, x_range, y_range, colours)
-    layout |= _legend(tradeoff, colours)
+    layout |= _legend(_legend_height(tradeoff, gained), colours)
     return go.Figure(traces, layout)
 
 
@@ -100,20 +104,26 @@ def _front(tradeoff: TradeoffData, gained: Gained, measure: Measure, colours: Pa
     )
 
 
-def _marks(label: str, points: Sequence[Point], symbol: str, gained: Gained, measure: Measure, colours: Palette) -> Any:
+def _marks(
+    line: tuple[str, Sequence[Point], str], tradeoff: TradeoffData, gained: Gained, measure: Measure, colours: Palette
+) -> Any:
+    """One method's models. line: its label, the points whose gain is known, and its symbol."""
+    label, points, symbol = line
     gains, readings = [gained.gains[p.key] for p in points], [p.readings[measure][0] for p in points]
     colour, _ = ink(readings[0].role, colours)
-    glyphs = [_SIGNS.get(point.verdict, "") if measure != "flips" else "" for point in points]
-    signs = {"✓": colours.mended, "✕": colours.broke}
+    signs = [_SIGNS.get(point.verdict, "") if measure != "flips" else "" for point in points]
+    middle = sum(_x_range(tradeoff, gained)) / 2
+    inks = {"✓": colours.mended, "✕": colours.broke}
     return go.Scatter(
         x=[gain.value for gain in gains],
         y=[reading.value for reading in readings],
         mode="markers+text",
         name=label,
         showlegend=True,
-        text=glyphs,
-        textposition="top right",
-        textfont={"size": 14, "color": [signs.get(glyph, colours.muted) for glyph in glyphs]},
+        text=[f"{sign} {point.permille / 10:g} %".strip() for sign, point in zip(signs, points, strict=True)],
+        # At the right edge a phone would cut it off.
+        textposition=["top left" if gain.value > middle else "top right" for gain in gains],
+        textfont={"size": 13, "color": [inks.get(sign, colours.muted) for sign in signs]},
         marker={
             "color": colour,
             "symbol": [f"{symbol}-open" if point.hollow else symbol for point in points],
@@ -219,10 +229,10 @@ def _axes(
     }
 
 
-def _legend(tradeoff: TradeoffData, colours: Palette) -> dict[str, Any]:
+def _legend(height: int, colours: Palette) -> dict[str, Any]:
     """Methods by their marks, under the chart: a joined front leaves no line's end to put a label at."""
     return {
-        "margin": {"l": _LEFT, "r": _RIGHT, "t": _TOP, "b": _BOTTOM + _legend_height(tradeoff)},
+        "margin": {"l": _LEFT, "r": _RIGHT, "t": _TOP, "b": _BOTTOM + height},
         "showlegend": True,
         "legend": {
             "orientation": "h",
@@ -238,8 +248,10 @@ def _legend(tradeoff: TradeoffData, colours: Palette) -> dict[str, Any]:
     }
 
 
-def _legend_height(tradeoff: TradeoffData) -> int:
-    return 26 * (1 + len(tradeoff.lines) // 2)
+def _legend_height(tradeoff: TradeoffData, gained: Gained) -> int:
+    """Room for two names on each row, which is what a phone has."""
+    n = 1 + sum(any(point.key in gained.gains for point in points) for points in tradeoff.lines.values())
+    return _ROW * -(-n // 2)
 
 
 def _symbols(n: int) -> list[str]:

@@ -44,20 +44,22 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str) -> Html:
     blocks = block_shapes(shape, made, dtype)
     names = [name for name, _, _ in blocks[0].projections]
     rows = [
+        ["Whole model", *_bytes([_whole(shape, None, dtype)], [_whole(shape, made, dtype)]), *("" for _ in names)],
         [
-            str(block.number),
+            "All MLPs",
+            *_bytes([block.bytes_before for block in blocks], [block.bytes_after for block in blocks]),
+            *("" for _ in names),
+        ],
+    ]
+    rows += [
+        [
+            f"Layer {block.number}",
+            *_bytes([block.bytes_before], [block.bytes_after]),
             *(_change(before, after) for _, before, after in block.projections),
-            wording.size(block.bytes_before),
-            wording.size(block.bytes_after),
-            wording.percent(1 - block.bytes_after / block.bytes_before),
         ]
         for block in blocks
     ]
-    rows += [
-        ["All MLPs", *("" for _ in names), *_total([b.bytes_before for b in blocks], [b.bytes_after for b in blocks])],
-        ["Whole model", *("" for _ in names), *_total([_whole(shape, None, dtype)], [_whole(shape, made, dtype)])],
-    ]
-    head = ["Layer", *names, "Bytes before", "Bytes after", "Smaller by"]
+    head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
     return table("Shapes and bytes of this model", caption(shape, made, dtype), head, rows)
 
 
@@ -111,5 +113,10 @@ def _change(before: tuple[int, int], after: tuple[int, int]) -> str:
     return first if before == after else f"{first} → {after[0]:,} × {after[1]:,}"
 
 
-def _total(before: list[int], after: list[int]) -> list[str]:
-    return [wording.size(sum(before)), wording.size(sum(after)), wording.percent(1 - sum(after) / sum(before))]
+def _bytes(before: list[int], after: list[int]) -> list[str]:
+    return [_size(sum(before)), _size(sum(after)), wording.percent(1 - sum(after) / sum(before))]
+
+
+def _size(n_bytes: int) -> str:
+    """With a decimal more than elsewhere: blocks are small, and what they lose would be rounded away."""
+    return f"{n_bytes / 1e6:.1f}{wording.NBSP}MB" if 1e6 <= n_bytes < 1e9 else wording.size(n_bytes)

@@ -111,11 +111,15 @@ def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]
 
 def _timings(backend: Backend, found: RunResults) -> None:
     """Every measurement of this run, as tables with what they rest on."""
-    for each in found.judged:
-        timing = backend.timing(timing_request(found, each.record.key).key())
-        if timing is None:
-            continue
-        name = model_names.record_name(each.record, found.several_methods)
-        with st.expander(f"Speed of {name}"):
-            caption = f"{speed.circumstances(timing)}. {speed.explained(timing)}"
+    known = [
+        (model_names.record_name(each.record, found.several_methods), timing)
+        for each in found.judged
+        if (timing := backend.timing(timing_request(found, each.record.key).key())) is not None
+    ]
+    if not known:
+        return
+    with st.expander("The measured speeds as tables"):
+        for name, timing in known:
+            caption = f"{name}: {speed.circumstances(timing)}."
             frame.show(table(f"Speed of {name}", caption, list(speed.HEAD), speed.rows(timing)))
+            frame.show(paragraph(speed.explained(timing), css="sd-muted sd-small"))
