@@ -2,30 +2,39 @@
 
 import random
 from collections.abc import Sequence
+from math import comb
 from statistics import median
 
 from sparsedash.schema.pair_records import SpeedRatio
 
 N_RESAMPLES = 2_000
-FEW_ROUNDS = 9
-"""With so few, resampling a median is too sure of itself: the interval reaches from the smallest ratio to the largest.
-Of six rounds that holds the true median with a chance of 97 %, of five with one of 94 %.
-"""
+_TAIL = 0.025
 
 
 def speed_ratio(before_s: Sequence[float], after_s: Sequence[float], seed: int = 0) -> SpeedRatio:
-    """The median of the rounds' ratios before / after, with its 95 % bootstrap interval; above 1: after is faster.
+    """The median of the rounds' ratios before / after, with its 95 % interval; above 1: after is faster.
 
     before_s, after_s: seconds of the same rounds, at least one. A machine that is slower for a while is slower for both
-    of a round, which leaves their ratio as it is. seed: the same rounds give the same interval.
+    of a round, which leaves their ratio as it is. The interval is the bootstrap's, by this seed; a resampled median of
+    few rounds is too sure of itself, so that it is never narrower than what the order of the ratios guarantees.
     """
     ratios = sorted(b / a for b, a in zip(before_s, after_s, strict=True))
-    if len(ratios) <= FEW_ROUNDS:
-        return SpeedRatio(value=median(ratios), low=ratios[0], high=ratios[-1])
     drawn = random.Random(seed)
     medians = sorted(median(drawn.choices(ratios, k=len(ratios))) for _ in range(N_RESAMPLES))
-    tail = round(0.025 * N_RESAMPLES)
-    return SpeedRatio(value=median(ratios), low=medians[tail], high=medians[-1 - tail])
+    tail, cut = round(_TAIL * N_RESAMPLES), _cut_off(len(ratios))
+    low, high = min(medians[tail], ratios[cut]), max(medians[-1 - tail], ratios[-1 - cut])
+    return SpeedRatio(value=median(ratios), low=low, high=high)
+
+
+def _cut_off(n: int) -> int:
+    """How many of n values may be cut off at either end so that the rest holds the true median with 95 %.
+
+    So many or fewer of n lie below the median by chance with at most 2.5 %; with fewer than six none may be cut off.
+    """
+    below, k = 0.0, 0
+    while (below := below + comb(n, k) / 2**n) <= _TAIL:
+        k += 1
+    return max(0, k - 1)
 
 
 def is_narrow(ratio: SpeedRatio, within: float) -> bool:
