@@ -6,7 +6,7 @@ from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import frame, job_watch
 from sparsedash.ui.chosen_run import chosen_run
 from sparsedash.ui.example import show_mark
-from sparsedash.ui.layers import view
+from sparsedash.ui.layers import shapes, view
 from sparsedash.ui.run_ending import show_ending
 
 backend = frame.page("Layers")
@@ -22,6 +22,7 @@ if found is not None and found.sparse:
         frame.opening(view.sentence(record.pruned), view.basis(record, record.pruned))
         show_ending(found.run, chosen.job)
     view.show_layers(record.pruned)
+    shapes.show_shapes(backend, record)
     with st.container(horizontal=True):
         frame.link("overview", "Back to the chart", run=chosen.key)
         name = found.name_of(record)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import OnStep, OnText
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.storage.store import Store
@@ -39,6 +39,7 @@ def load() -> Mapping[str, Work]:
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.run import pipeline
     from sparsedash.engine.run.find import find
+    from sparsedash.engine.timing import timing
 
     shelf = ModelShelf()
     pairs = ModelPairCache(shelf)
@@ -61,4 +62,14 @@ def load() -> Mapping[str, Work]:
         settings = settings_from_plain(DivergenceSettings, task.settings)
         return divergence.measure_divergence(settings, task.store, pairs, task.on_step)
 
-    return {"run": run, "find": find_most, "continuation": continue_prompt, "divergence": measure_divergence}
+    def time_models(task: Task) -> object:
+        settings = settings_from_plain(TimingSettings, task.settings)
+        return timing.time_models(settings, task.store, pairs, task.on_step)
+
+    return {
+        "run": run,
+        "find": find_most,
+        "continuation": continue_prompt,
+        "divergence": measure_divergence,
+        "timing": time_models,
+    }

@@ -9,7 +9,7 @@ from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.run_progress import Now, RunProgress, counted, run_progress
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.find_settings import FindSettings, asked_settings, planned_run
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
 
@@ -19,7 +19,11 @@ COUNTED = ("tokens", "passages")
 """The units that say something to a person; how far work in another one is, is told as a share."""
 
 _OF_ONE_MODEL = ("prune", "evaluate")
-_STAGES = {"continuation": ("start", "load", "read", "continue"), "divergence": ("start", "load", "diverge")}
+_STAGES = {
+    "continuation": ("start", "load", "read", "continue"),
+    "divergence": ("start", "load", "diverge"),
+    "timing": ("start", "load", "time"),
+}
 _NAMED = 2
 """Stages without a time that are named; of more it is said that there are no times."""
 _DOING = {
@@ -43,6 +47,9 @@ def what(job: Job) -> tuple[str, str]:
         if job.kind == "divergence":
             compared = settings_from_plain(DivergenceSettings, job.settings)
             return "Two models over a passage, token by token", _end_of(compared.text)
+        if job.kind == "timing":
+            timed = settings_from_plain(TimingSettings, job.settings)
+            return "Speed of a sparse model", _timed(timed)
         settings = asked_settings(job.kind, job.settings)
     except SettingsError:
         return f"Job {job.id}", "asked for by another version of this program"
@@ -154,6 +161,12 @@ def _sparse_model(job: Job) -> str:
         return ""
     method, permille = points[job.point]
     return f"sparse model {job.point + 1} of {len(points)}: {model_names.name_while_made(method, permille)}"
+
+
+def _timed(settings: TimingSettings) -> str:
+    batches = " and ".join(str(batch) for batch in settings.batches)
+    text = f"dense and sparse in turn, {settings.n_prompt} tokens, {batches} at once"
+    return text if settings.n_threads is None else f"{text}, {settings.n_threads} threads"
 
 
 def _end_of(text: str) -> str:

@@ -124,6 +124,11 @@ def first_upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def factor(value: float) -> str:
+    """ "1.25 ×"."""
+    return f"{value:.2f}{NBSP}×"
+
+
 def duration(seconds: float) -> str:
     """ "8 s", "4 min", "1 h 20 min"."""
     if seconds < 59.5:

@@ -40,6 +40,11 @@ def machine_speed(machine: str, n_cores: int) -> NoteName:
     return NoteName(f"speed/{machine}/{n_cores}")
 
 
+def model_shape(identity: str) -> NoteName:
+    """The sizes of the dense model with this identity, as ModelShape writes them."""
+    return NoteName(f"shape/{identity}")
+
+
 def calibrated(statistics: str) -> NoteName:
     """That the statistics of this key are in the store: of how many blocks."""
     return NoteName(f"calibrated/{statistics}")

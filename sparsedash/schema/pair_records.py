@@ -1,8 +1,11 @@
 """What came out of two models side by side, and what visitors made of it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.settings import Dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +63,69 @@ class Choices:
 
     key: str
     better: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedRatio:
+    """How many times as fast the sparse model is as the dense one, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+Phase = Literal["prefill", "decode", "load"]
+"""Reading a prompt; writing after one; bringing the weights from a file into memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedPhase:
+    """Both models at the same work, in turn.
+
+    batch: passages at once. dense_s, sparse_s: seconds of every round, in the order they were timed. dense_first:
+    whether the dense model began that round. ceiling: the speed-up if nothing but multiply-adds (prefill) or bytes
+    (decode, load) took time.
+    """
+
+    phase: Phase
+    batch: int
+    dense_s: tuple[float, ...]
+    sparse_s: tuple[float, ...]
+    dense_first: tuple[bool, ...]
+    ratio: SpeedRatio
+    ceiling: float
+
+    def __post_init__(self) -> None:
+        if not len(self.dense_s) == len(self.sparse_s) == len(self.dense_first) or not self.dense_s:
+            raise StoreError("Its rounds do not belong together.")
+        if min(*self.dense_s, *self.sparse_s) <= 0:
+            raise StoreError("It holds a time that is not above zero.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How fast a sparse model is beside its dense one, on one machine.
+
+    dense, sparse: record keys. machine: its processor or GPU. n_prompt, n_decode: tokens read, and written in one
+    sample. dense_bytes, sparse_bytes: of all weights, in memory as well as in a file. precise: whether every interval
+    became as narrow as was asked for. versions: as in Run.
+    """
+
+    key: str
+    dense: str
+    sparse: str
+    machine: str
+    dtype: Dtype
+    n_threads: int
+    n_prompt: int
+    n_decode: int
+    phases: tuple[TimedPhase, ...]
+    dense_bytes: int
+    sparse_bytes: int
+    precise: bool
+    started_at: float
+    versions: dict[str, str]
+
+    def timed(self, phase: Phase, batch: int = 1) -> TimedPhase | None:
+        """One of its phases, or None where that was not timed."""
+        return next((each for each in self.phases if (each.phase, each.batch) == (phase, batch)), None)

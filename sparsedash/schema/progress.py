@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, Protocol
 
-Stage = Literal["start", "load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge"]
+Stage = Literal["start", "load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge", "time"]
 """The parts of a job in the order they happen; `start` is importing the engine, `text` is reading text, or letting the
 model write it.
 """
@@ -19,6 +19,7 @@ STAGE_TITLES: dict[Stage, str] = {
     "read": "Reading the prompt",
     "continue": "Writing continuations",
     "diverge": "Comparing token by token",
+    "time": "Timing both models in turn",
 }
 
 

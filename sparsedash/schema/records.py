@@ -15,7 +15,7 @@ from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts
+from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts, Timing
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
 
 LARGEST_LOSS = log(sys.float_info.max)
@@ -231,10 +231,10 @@ class Passages:
             raise StoreError("Its texts do not belong together.")
 
 
-Kept = Record | Run | FindResult | Passages | Continuation | Divergence | Prompts | Choices
+Kept = Record | Run | FindResult | Passages | Continuation | Divergence | Prompts | Choices | Timing
 """Everything that the store keeps as a record."""
 
-R = TypeVar("R", Record, Run, FindResult, Passages, Continuation, Divergence, Prompts, Choices)
+R = TypeVar("R", Record, Run, FindResult, Passages, Continuation, Divergence, Prompts, Choices, Timing)
 
 
 def to_json(record: Kept) -> str:

@@ -16,8 +16,9 @@ from sparsedash.schema import notes
 from sparsedash.schema.errors import NewerError, StoreError
 from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.find_settings import FindSettings, asked_settings, planned_run
-from sparsedash.schema.pair_records import Continuation, Divergence
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.model_shape import ModelShape, shape_from_plain
+from sparsedash.schema.pair_records import Continuation, Divergence, Timing
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.settings import RunSettings
@@ -37,6 +38,8 @@ __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
 log = logging.getLogger(__name__)
 
 default_data_dir = data_folder
+
+_Small = ContinuationSettings | DivergenceSettings | TimingSettings
 
 MAX_PASSAGES_IN_MEMORY = 80_000
 
@@ -80,6 +83,10 @@ class Backend:
         """As `submit`, for a text over which two models are compared."""
         stored = self._store.has(Divergence, settings.key())
         return self._submit_small("divergence", settings, stored)
+
+    def submit_timing(self, settings: TimingSettings) -> Job:
+        """As `submit`, for the speed of a sparse model beside its dense one."""
+        return self._submit_small("timing", settings, self._store.has(Timing, settings.key()))
 
     def job(self, job_id: int) -> Job:
         """The job as it is now. Raises JobError when there is none."""
@@ -165,6 +172,14 @@ class Backend:
         """How far two models are apart over a text, or None."""
         return self._kept(Divergence, key)
 
+    def timing(self, key: str) -> Timing | None:
+        """How fast a sparse model is beside its dense one, or None."""
+        return self._kept(Timing, key)
+
+    def model_shape(self, identity: str) -> ModelShape | None:
+        """The sizes of the dense model with this identity; None where it was not loaded since they are noted."""
+        return shape_from_plain(self._store.recall(notes.model_shape(identity)) or "")
+
     def newest_job(self, key: str) -> Job | None:
         """The newest job with this key as it is now, or None."""
         self._try_to_reconcile()
@@ -234,7 +249,7 @@ class Backend:
         except StoreError as error:
             log.warning("Jobs cannot be reconciled: %s", error)
 
-    def _submit_small(self, kind: JobKind, settings: ContinuationSettings | DivergenceSettings, stored: bool) -> Job:
+    def _submit_small(self, kind: JobKind, settings: _Small, stored: bool) -> Job:
         newest = self._table.newest(settings.key())
         if newest is not None and newest.state == "done" and stored:
             return newest

@@ -8,7 +8,7 @@ from sparsedash import __version__
 from sparsedash.schema.errors import Cancelled, SparseDashError
 from sparsedash.schema.secrets import redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.shell import find_command, run_command
+from sparsedash.shell import find_command, run_command, time_command
 from sparsedash.shell.terminal import EXIT_BAD_ARGUMENTS, EXIT_FAILED, EXIT_STOPPED, Parser, complain, quieten
 
 
@@ -41,6 +41,13 @@ COMMANDS = (
         example=f"sparsedash find --model {BUILTIN_MODEL} --within 1.10 --within-points 2",
         add_arguments=find_command.add_arguments,
         prepare=find_command.prepare,
+    ),
+    Command(
+        name="time",
+        does="measure how fast a sparse model is beside its dense one",
+        example=f"sparsedash time --model {BUILTIN_MODEL} --sparsity 20",
+        add_arguments=time_command.add_arguments,
+        prepare=time_command.prepare,
     ),
 )
 

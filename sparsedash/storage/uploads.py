@@ -104,7 +104,7 @@ def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None
     Two models that write were calibrated on some, and may have to be once more. record: gives the record of a key.
     """
     named = {str(part["corpus"]) for part in request.values() if isinstance(part, Mapping) and "corpus" in part}
-    compared = [record(str(request[side])) for side in ("left", "right") if side in request]
+    compared = [record(str(request[side])) for side in ("left", "right", "sparse") if side in request]
     return named | {found.pruned.calibration.corpus for found in compared if found and found.pruned}
 
 

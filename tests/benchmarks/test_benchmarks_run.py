@@ -96,6 +96,21 @@ def reads_evaluation(printed: str) -> None:
         assert rows(r"verdicts +(\d+) of (\d+) equal", printed) == [(8, 8)]
 
 
+def reads_timing(printed: str) -> None:
+    number = r"([\d.]+)"
+    phases = rows(
+        rf"  (?:prefill|decode|load) (\d): {number} \({number} to {number}\), within ([\d.]+%), ceiling {number}, "
+        rf"([\d.]+%) of it, (\d+) rounds in {number} s$",
+        printed,
+    )
+    assert [batch for batch, *_ in phases] == [1, 1, 8, 8, 1]
+    assert all(low <= ratio <= high and ceiling > 1 and n >= 3 for _, ratio, low, high, _, ceiling, _, n, _ in phases)
+    held = rows(
+        rf"(?:prefill|decode) against itself: the interval held 1 in (\d+) of (\d+) runs; ratios from {number}", printed
+    )
+    assert len(held) == 2 and all(n_held <= n_runs == 2 for n_held, n_runs, _ in held)
+
+
 def reads_huge_pages(printed: str) -> None:
     seconds = r"([\d.]+) s"
     ratios = rows(

@@ -89,6 +89,12 @@ def test_the_queue_is_first_come_first_served_with_prompts_before_runs(table):
     assert [table.position(job.id) for job in (prompt, *runs)] == [1, 2, 3, 4]
 
 
+def test_a_timing_waits_among_the_runs_since_it_takes_minutes(table):
+    run, timing = submitted(table, "a"), submitted(table, "b", "timing")
+    prompt = submitted(table, "c", "continuation")
+    assert [job.id for job in table.queue()] == [prompt.id, run.id, timing.id]
+
+
 def test_a_retried_job_queues_at_the_end(table):
     job = running(table)
     other = submitted(table, "b")

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_settings import ContinuationSettings, TimingSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from tests.engine.conftest import passages, write_jsonl
@@ -37,7 +37,7 @@ def ended(backend, job):
     return backend.job(job.id)
 
 
-def test_a_run_and_then_a_prompt_go_through_one_worker(backend, tmp_path):
+def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_workers(backend, tmp_path):
     text = f"file:{write_jsonl(tmp_path / 'passages.jsonl', passages(60))}"
     settings = RunSettings(
         model=str(save_tiny(tmp_path / "tiny")),
@@ -60,3 +60,24 @@ def test_a_run_and_then_a_prompt_go_through_one_worker(backend, tmp_path):
     assert answered.state == "done", f"{answered.error_text}\n{backend.log_tail(answered.id)}"
     assert answered.pid == job.pid
     assert backend.continuation(prompt.key()).prompt == "the lamp and the"
+
+    timed = TimingSettings(
+        dense=run.dense, sparse=run.sparse[1], n_prompt=8, n_decode=2, batches=(1,), least_rounds=1000, most_s=3
+    )
+    killed = backend.submit_timing(timed)
+    until(lambda: backend.job(killed.id).stage == "time" or not backend.job(killed.id).live)
+    psutil.Process(backend.job(killed.id).pid).kill()
+    assert ended(backend, killed).state == "crashed"
+    assert backend.timing(timed.key()) is None
+    again = ended(backend, backend.retry(killed.id))
+    assert again.state == "done", f"{again.error_text}\n{backend.log_tail(again.id)}"
+    assert [phase.phase for phase in backend.timing(timed.key()).phases] == ["prefill", "decode", "load"]
+    assert backend.model_shape(run.model_identity).widths == backend.record(run.sparse[0]).pruned.dense_widths
+    assert backend.submit_timing(timed).id == killed.id
+
+
+def until(happened):
+    deadline = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

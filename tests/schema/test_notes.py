@@ -18,6 +18,7 @@ NAMES = {
     "file_hash": (("/a/b.txt", 12, 345), "hash//a/b.txt|12|345"),
     "unpacked_files": (("tiny-0123",), "unpacked/tiny-0123"),
     "machine_speed": (("box", 2), "speed/box/2"),
+    "model_shape": (("f",), "shape/f"),
     "peak_memory": (("gpt2", "float32"), "memory/gpt2/float32"),
     "calibrated": (("k",), "calibrated/k"),
     "calibration_warning": (("k",), "calibration warning/k"),

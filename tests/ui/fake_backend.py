@@ -8,8 +8,9 @@ from sparsedash.jobs.queue import queue_order
 from sparsedash.schema.errors import JobError, NewerError
 from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.pair_records import Continuation, Divergence
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.model_shape import ModelShape
+from sparsedash.schema.pair_records import Continuation, Divergence, Timing
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import RunSettings
@@ -31,8 +32,9 @@ KINDS = {
     FindSettings: "find",
     ContinuationSettings: "continuation",
     DivergenceSettings: "divergence",
+    TimingSettings: "timing",
 }
-Asked = RunSettings | FindSettings | ContinuationSettings | DivergenceSettings
+Asked = RunSettings | FindSettings | ContinuationSettings | DivergenceSettings | TimingSettings
 
 
 def job(settings: Asked, state: JobState = "running", **changes: object) -> Job:
@@ -91,6 +93,8 @@ class FakeBackend:
     stored_passages: dict[str, Passages] = field(default_factory=dict)
     stored_continuations: dict[str, Continuation] = field(default_factory=dict)
     stored_divergences: dict[str, Divergence] = field(default_factory=dict)
+    stored_timings: dict[str, Timing] = field(default_factory=dict)
+    shapes: dict[str, ModelShape] = field(default_factory=dict)
     user_data: UserData = field(default_factory=lambda: UserData(FakeStore()))
     stored_jobs: list[Job] = field(default_factory=list)
     stored_example: Run | None = None
@@ -127,6 +131,15 @@ class FakeBackend:
 
     def submit_divergence(self, settings: DivergenceSettings) -> Job:
         return self._submit(settings)
+
+    def submit_timing(self, settings: TimingSettings) -> Job:
+        return self._submit(settings)
+
+    def timing(self, key: str) -> Timing | None:
+        return self.stored_timings.get(key)
+
+    def model_shape(self, identity: str) -> ModelShape | None:
+        return self.shapes.get(identity)
 
     def _submit(self, settings: Asked) -> Job:
         self.submitted.append(settings)

@@ -3,6 +3,7 @@
 from functools import cached_property
 
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, is_gguf, locate
+from sparsedash.engine.models.model_shape import note_shape
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.schema import notes
 from sparsedash.schema.progress import Step
@@ -47,6 +48,7 @@ class RunModel:
             self._run_log.on_step(Step("load", 0, 1, message=f"Reading {self._reference}"))
             loaded = self._shelf.take(source, self.dtype)
             self._run_log.on_step(Step("load", 1, 1))
+        note_shape(loaded, self._store)
         for warning in loaded.warnings:
             self._run_log.warn(warning)
         return loaded

@@ -22,6 +22,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
 from sparsedash.ui import carried, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
+from sparsedash.ui.overview import gain_axis
 from sparsedash.ui.polling import JOB_S
 from sparsedash.ui.run_ending import show_ending
 
@@ -67,7 +68,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     else:
         if job is not None and job.state != "done":
             job_panel.draw(backend, job, brief=True)
-        _draw_race(found, None)
+        _draw_race(backend, found, None)
     with st.expander("The numbers as a table"):
         addresses = _comparisons(found)
         frame.show(numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()}))
@@ -85,10 +86,10 @@ def _watch_race(backend: Backend, found: RunResults, job_id: int) -> None:
     if not job.live or (run is not None and len(run.sparse) != len(found.run.sparse)):
         st.rerun()
     job_panel.draw(backend, job, brief=True)
-    _draw_race(found, live(found, job))
+    _draw_race(backend, found, live(found, job))
 
 
-def _draw_race(found: RunResults, now: Live | None) -> None:
+def _draw_race(backend: Backend, found: RunResults, now: Live | None) -> None:
     frame.show(cards(_numbers(found)))
     measures: tuple[Measure, ...] = get_args(Measure)
     measure = st.segmented_control(
@@ -101,6 +102,9 @@ def _draw_race(found: RunResults, now: Live | None) -> None:
         label_visibility="collapsed",
     )
     measure = measure or measures[0]
+    if (gain := gain_axis.chosen_gain()) is not None:
+        _open_comparison(found, gain_axis.show_gains(backend, found, gain, measure))
+        return
     tradeoff = found.tradeoff(now)
     selected = st.plotly_chart(
         tradeoff_chart(tradeoff, measure, frame.theme()),

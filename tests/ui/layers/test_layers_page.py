@@ -10,6 +10,7 @@ from tests.factories import THREE_LAYERS as LAYERS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, words
 from tests.ui.fake_backend import job
+from tests.ui.overview.test_gain_axis import SHAPE
 
 SETTINGS = specimens.SETTINGS
 
@@ -122,3 +123,18 @@ def test_what_was_not_measured_raises_no_alarm():
 
 def test_the_example_is_marked(open_page, example):
     assert "Example: this run ships with SparseDash" in words(open_page("layers", run=EXAMPLE))
+
+
+def test_shapes_and_bytes_are_shown_before_and_after_with_a_file_to_take_along(open_page, finished):
+    identity = specimens.run()[1][0].model_identity
+    finished.shapes[identity] = SHAPE
+    app = open_page("layers")
+    said = words(app)
+    # At 30 % 448 of 1,536 channels are gone from each of 30 blocks, each of 3 * 576 weights of 4 bytes.
+    assert "1,536 × 576 → 1,088 × 576" in said
+    assert "Whole model 538.1 MB 445.2 MB 17.3 %" in said
+    assert [button.proto.label for button in app.get("download_button")] == ["Shapes and bytes, CSV"]
+
+
+def test_a_model_whose_sizes_are_not_noted_yet_says_when_they_will_be(open_page, finished):
+    assert "noted when it is loaded the next time" in words(open_page("layers"))

@@ -1,0 +1,1 @@
+"""What a narrower model wins: speed, bytes, shapes."""

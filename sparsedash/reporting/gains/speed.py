@@ -1,0 +1,54 @@
+"""Measured speed in words: the rows that pages and the shell print."""
+
+from sparsedash.reporting import wording
+from sparsedash.schema.pair_records import TimedPhase, Timing
+from sparsedash.stats.speed_ratio import median_s
+
+HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
+
+
+def rows(timing: Timing) -> list[list[str]]:
+    """One row for each phase, and one for the bytes of the weights."""
+    timed = [_row(timing, phase) for phase in timing.phases]
+    ratio = wording.factor(timing.dense_bytes / timing.sparse_bytes)
+    return [
+        *timed,
+        ["weights", wording.size(timing.dense_bytes), wording.size(timing.sparse_bytes), ratio, "exact", ""],
+    ]
+
+
+def circumstances(timing: Timing) -> str:
+    """On what it was measured, in one line."""
+    threads = f"{timing.n_threads} {wording.plural(timing.n_threads, 'thread')}"
+    return f"{timing.machine}, {threads}, {timing.dtype}; medians of rounds in which both went, in random order"
+
+
+def explained(timing: Timing) -> str:
+    """What ceilings are, and what was not measured sharply."""
+    text = (
+        "Ceiling: the speed-up if multiply-adds (prefill) or bytes (decode, load) were all that takes time. Loading is "
+        "from the system's cache."
+    )
+    return text if timing.precise else f"{text} Some intervals stayed wider than asked for when the time was over."
+
+
+def _row(timing: Timing, phase: TimedPhase) -> list[str]:
+    what = {
+        "prefill": f"prefill, {phase.batch} × {timing.n_prompt} tokens",
+        "decode": f"decode, {phase.batch} × {timing.n_decode} after {timing.n_prompt}",
+        "load": "load",
+    }[phase.phase]
+    ratio = phase.ratio
+    return [
+        what,
+        seconds(median_s(phase.dense_s)),
+        seconds(median_s(phase.sparse_s)),
+        wording.factor(ratio.value),
+        f"{ratio.low:.2f} to {ratio.high:.2f}",
+        wording.factor(phase.ceiling),
+    ]
+
+
+def seconds(value: float) -> str:
+    """A short time with three figures: 0.0123 -> "12.3 ms"."""
+    return f"{value:.3g}{wording.NBSP}s" if value >= 1 else f"{1000 * value:.3g}{wording.NBSP}ms"

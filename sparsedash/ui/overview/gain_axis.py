@@ -1,0 +1,125 @@
+"""The chart's second question on the overview: loss against what is won, and the button that measures speed."""
+
+from collections.abc import Sequence
+from typing import get_args
+
+import streamlit as st
+
+from sparsedash.reporting import model_names, wording
+from sparsedash.reporting.charts.gain_chart import gain_chart, gain_words
+from sparsedash.reporting.charts.points import Measure
+from sparsedash.reporting.charts.tradeoff import clicked
+from sparsedash.reporting.gains import speed
+from sparsedash.reporting.gains.known import NAMES, PHASES, GainName, Gains, gains, timing_request
+from sparsedash.reporting.html import paragraph, table
+from sparsedash.reporting.run_results import Judged, RunResults
+from sparsedash.service.backend import Backend
+from sparsedash.ui import frame, job_panel, job_watch
+from sparsedash.ui.address_bar import select
+
+AGAINST, SPARSITY = "against", "sparsity"
+"""The parameter of the address, and its usual value."""
+_OPTIONS = {SPARSITY: "Sparsity"} | {name: NAMES[name] for name in get_args(GainName)}
+_LINE = (
+    "The line joins the models that nobody beats: none is as good in both and better in one. Bars: 95 % intervals. A "
+    "click on a point opens its answers beside the dense model's."
+)
+_EXACT = "Exact, from the widths of the layers; nothing was measured for it."
+_MEASURED = (
+    "Measured on the machine named below: both models in one process, in turn, in random order, one passage at a time."
+)
+
+
+def chosen_gain() -> GainName | None:
+    """Draw the choice of what loss is shown against; None for sparsity."""
+    chosen = select(AGAINST, "Loss against", _OPTIONS, SPARSITY, noun="axis")
+    return next((name for name in get_args(GainName) if name == chosen), None)
+
+
+def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Measure) -> str:
+    """Draw the chart and what it leaves out. Returns the key of the record that was clicked, or nothing."""
+    known, tradeoff, key = gains(backend, found, name), found.tradeoff(), ""
+    if known.gained.gains:
+        selected = st.plotly_chart(
+            gain_chart(tradeoff, known.gained, measure, frame.theme()),
+            theme=None,
+            config={"displayModeBar": False, "responsive": True},
+            alt=gain_words(tradeoff, known.gained, measure),
+            key=f"gain-{name}-{measure}",
+            on_select="rerun",
+            selection_mode="points",
+        )
+        key = clicked(selected["selection"]["points"])
+        basis = _MEASURED if name in PHASES else _EXACT
+        frame.show(paragraph(f"{_LINE} {basis}", css="sd-muted sd-small"))
+    for said in left_out(known):
+        frame.note(said)
+    if known.untimed:
+        _offer_timing(backend, found, known.untimed)
+    if name in PHASES:
+        _timings(backend, found)
+    return key
+
+
+def left_out(known: Gains) -> list[str]:
+    """What the chart does not show and why, in sentences."""
+    said = []
+    if known.untimed:
+        n = len(known.untimed)
+        were, them = ("was", "it is") if n == 1 else ("were", "they are")
+        said.append(
+            f"{n} sparse {wording.plural(n, 'model')} {were} not timed, so {them} not shown: speed that was not "
+            "measured is not guessed."
+        )
+    if known.masked:
+        n = len(known.masked)
+        have, keep = ("has", "keeps its") if n == 1 else ("have", "keep their")
+        said.append(
+            f"{n} sparse {wording.plural(n, 'model')} only {have} single weights at zero and {keep} shapes: no "
+            "speed-up is expected, and none is timed."
+        )
+    if known.unknown:
+        n = len(known.unknown)
+        said.append(
+            f"{n} sparse {wording.plural(n, 'model')} cannot be shown: the sizes of this model are noted when it is "
+            "loaded the next time, by a run, a prompt or a measurement of speed."
+        )
+    return said
+
+
+def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]) -> None:
+    """Draw the jobs that measure, or the button that asks for them."""
+    requests = [timing_request(found, each.record.key) for each in untimed]
+    jobs = [job for job in (backend.newest_job(request.key()) for request in requests) if job is not None]
+    for job in [job for job in jobs if job.live][:1]:
+        job_watch.watch(backend, job, brief=True)
+        return
+    for job in jobs:
+        if job.state != "done":
+            job_panel.draw(backend, job, brief=True)
+    n = len(requests)
+    st.button(
+        "Measure speed" if n == 1 else f"Measure speed of {n} models",
+        key="measure-speed",
+        icon=":material/speed:",
+        on_click=frame.attempt,
+        args=(lambda: [backend.submit_timing(request) for request in requests],),
+        help="Both models are timed in turn: reading and writing, one and eight passages at once. It takes some "
+        "minutes for each model and is best done while the machine does little else.",
+    )
+
+
+def _timings(backend: Backend, found: RunResults) -> None:
+    """Every measurement of this run, as tables with what they rest on."""
+    known = [
+        (model_names.record_name(each.record, found.several_methods), timing)
+        for each in found.judged
+        if (timing := backend.timing(timing_request(found, each.record.key).key())) is not None
+    ]
+    if not known:
+        return
+    with st.expander("The measured speeds as tables"):
+        for name, timing in known:
+            caption = f"{name}: {speed.circumstances(timing)}."
+            frame.show(table(f"Speed of {name}", caption, list(speed.HEAD), speed.rows(timing)))
+            frame.show(paragraph(speed.explained(timing), css="sd-muted sd-small"))

@@ -1,0 +1,67 @@
+"""Shapes and bytes before and after, by hand, as table and CSV."""
+
+import csv
+import io
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.reporting.gains.shapes import block_shapes, shapes_csv, shapes_table
+from sparsedash.schema.model_shape import ModelShape
+from tests.factories import PRUNED
+
+# Two gated blocks, d = 4, with 128 and 64 channels, of which 96 and 64 are kept.
+SHAPE = ModelShape(
+    family="llama",
+    hidden=4,
+    widths=(128, 64),
+    per_channel=12,
+    bias_per_channel=0,
+    n_matmul=3000,
+    n_head=100,
+    n_parameters=3100,
+    attention=4,
+    keys=4,
+)
+
+
+def test_each_projection_is_told_as_outputs_by_inputs_and_each_block_in_bytes():
+    first, second = block_shapes(SHAPE, PRUNED, "float32")
+    assert first.projections == (
+        ("gate_proj", (128, 4), (96, 4)),
+        ("up_proj", (128, 4), (96, 4)),
+        ("down_proj", (4, 128), (4, 96)),
+    )
+    assert (first.bytes_before, first.bytes_after) == (128 * 12 * 4, 96 * 12 * 4)
+    assert second.bytes_before == second.bytes_after == 64 * 12 * 4
+
+
+def test_projections_in_one_matrix_are_told_together_and_biases_leave_with_their_channel():
+    fused = replace(SHAPE, family="phi3", bias_per_channel=1)
+    first, _ = block_shapes(fused, PRUNED, "bfloat16")
+    assert first.projections[0] == ("gate_up_proj", (256, 4), (192, 4))
+    assert first.bytes_after == 96 * 13 * 2
+
+
+def test_the_sizes_of_another_model_give_nothing():
+    assert block_shapes(replace(SHAPE, widths=(128, 128)), PRUNED, "float32") == []
+    assert block_shapes(replace(SHAPE, family="unheard of"), PRUNED, "float32") == []
+
+
+def test_the_csv_has_every_projection_and_the_whole_model():
+    rows = list(csv.DictReader(io.StringIO(shapes_csv(SHAPE, PRUNED, "float32").decode())))
+    assert rows[0]["rows_before"] == "128" and rows[0]["rows_after"] == "96"
+    assert sum(int(row["bytes_after"]) for row in rows if row["projection"] == "MLP") == (96 + 64) * 12 * 4
+    assert (rows[-1]["bytes_before"], rows[-1]["bytes_after"]) == (str(3100 * 4), str((3100 - 32 * 12) * 4))
+
+
+def test_the_table_shows_both_shapes_where_they_differ_and_one_where_not():
+    drawn = shapes_table(SHAPE, PRUNED, "float32")
+    assert "128 × 4 → 96 × 4" in drawn and "<td>64 × 4</td>" in drawn
+    assert "Whole model" in drawn and "32 of 192 inner channels are gone" in drawn
+
+
+@pytest.mark.parametrize("pattern", ["1x1", "2:4"])
+def test_zeros_alone_change_no_shape(pattern):
+    masked = replace(PRUNED, method=replace(PRUNED.method, pattern=pattern, compensation="none"), widths=(128, 64))
+    assert "every matrix keeps its shape and its bytes" in shapes_table(SHAPE, masked, "float32")
