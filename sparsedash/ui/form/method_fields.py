@@ -51,8 +51,8 @@ _ABOUT = {
     "rounds": "The text is read in so many parts, and after each what would go so far is masked. 1: the dense model "
     "reads all of it, once for all sparsities.",
     "schedule": "How much of the sparsity is reached after each round.",
-    "plain_text": "0.5: half of the calibration tokens are plain stories that ship with the program, so that a close fit "
-    "to unusual text keeps ordinary text.",
+    "plain_text": "0.5: half of the calibration tokens are plain stories that ship with the program, so that a close "
+    "fit to unusual text keeps ordinary text.",
 }
 """What is said of each choice and parameter beside its field."""
 
