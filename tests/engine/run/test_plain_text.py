@@ -32,7 +32,7 @@ def settings(model_folder, passage_file, monkeypatch):
         model=str(model_folder),
         methods=(USUAL, HALF),
         sparsities_permille=(250,),
-        calibration=CalibrationSettings(corpus=f"file:{passage_file}[20:]", n_samples=40, length=32, packed=True),
+        calibration=CalibrationSettings(corpus=f"file:{passage_file}[20:]", n_samples=18, length=32, packed=True),
         evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=6),
     )
 
