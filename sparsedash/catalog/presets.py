@@ -136,7 +136,7 @@ def method_name(settings: MethodSettings) -> str:
     return f"{name} ({', '.join(words)})"
 
 
-_PARAMETERS = {"width_multiple": "multiples of"}
+_PARAMETERS = {"width_multiple": "multiples of", "plain_text": "plain text"}
 """What parameters are called where their own name would not be understood."""
 
 

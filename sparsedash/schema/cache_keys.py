@@ -9,6 +9,7 @@ from typing import Any
 from sparsedash.schema.hashing import STAGE_VERSIONS, stage_key
 from sparsedash.schema.method_settings import MethodSettings, method_values
 from sparsedash.schema.settings import (
+    BUILTIN_TEXT,
     SELF,
     CalibrationSettings,
     Dtype,
@@ -27,6 +28,16 @@ def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
 def own_text_identity(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
     """Identity of the text that the model itself writes, known before it is written. model: the resolved identity."""
     return f"{SELF}:{text_key(model, dtype, calibration)}"
+
+
+def plain_share(method: MethodSettings, calibration: CalibrationSettings) -> float:
+    """The share of the calibration tokens that this method takes from plain text; none where all of it is plain."""
+    return 0.0 if calibration.corpus in (SELF, BUILTIN_TEXT) or not method.reads_text else method.plain_text
+
+
+def mixed_text_identity(text: str, plain: str, share: float) -> str:
+    """Identity of calibration text of which a share is plain. text, plain: identities of the two."""
+    return f"{text}+{share:g} of {plain}" if share else text
 
 
 def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> str:
@@ -160,6 +171,9 @@ def is_used(name: str, *, pattern: str, saliency: str, compensation: str, alloca
             return allocation == "sensitivity"
         case "strength":
             return compensation == "sequential"
+        case "plain_text":
+            blind = saliency in ("magnitude", "random") and compensation == "none"
+            return not blind or allocation == "sensitivity"
         case "damping":
             single_weights_by_obs = pattern != "channelx1" and saliency == "obs"
             return compensation in ("least-squares", "sequential") or single_weights_by_obs

@@ -52,7 +52,8 @@ class MethodSettings:
     all of it. schedule: how the sparsity grows from round to round. floor, ceiling: only for allocation by sensitivity.
     The least and the largest share of its channels that a block gives; where the sparsity asked for is outside, it is
     the bound itself. blend: of the same, from 0, the uniform widths, to 1, those that cost the model least as far as
-    was measured.
+    was measured. plain_text: the share of the calibration tokens that are taken from plain stories, which ship with the
+    program, instead of the run's text: what is fitted closely to unusual text alone forgets ordinary text.
     """
 
     saliency: Saliency = "activation-aware"
@@ -69,6 +70,7 @@ class MethodSettings:
     floor: float = 0.0
     ceiling: float = 0.6
     blend: float = 0.5
+    plain_text: float = 0.0
 
     def __post_init__(self) -> None:
         one_of("saliency", self.saliency, Saliency)
@@ -89,12 +91,12 @@ class MethodSettings:
         whole("rounds", self.rounds, 1, MAX_ROUNDS)
         if type(self.damping) not in (int, float) or not 0 < self.damping <= 10:
             raise SettingsError("damping", self.damping, "more than 0 and at most 10")
-        for name in ("strength", "floor", "ceiling", "blend"):
+        for name in ("strength", "floor", "ceiling", "blend", "plain_text"):
             share(name, getattr(self, name))
         if self.floor > self.ceiling:
             raise SettingsError("floor", self.floor, f"at most the ceiling, {self.ceiling:g}")
         # 1 and 1.0 are equal settings and must have one key.
-        for name in ("damping", "strength", "floor", "ceiling", "blend"):
+        for name in ("damping", "strength", "floor", "ceiling", "blend", "plain_text"):
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.rounds == 1:
             # One round has no schedule: whatever is asked for, it is the same method under the same name.
@@ -127,14 +129,15 @@ class MethodSettings:
 
 def method_values(method: MethodSettings) -> dict[str, Any]:
     """Without what had no choice when the first keys were made: the scope where channels go, the schedule of one round,
-    and what an allocation by sensitivity is bounded by where it is what it was then.
+    what an allocation by sensitivity is bounded by where it is what it was then, and the share of plain text where
+    there is none.
     """
     values = asdict(method)
     if method.takes_channels:
         del values["scope"]
     if method.rounds == 1:
         del values["rounds"], values["schedule"]
-    for name, first in (("floor", 0.0), ("ceiling", 0.6), ("blend", 0.5)):
+    for name, first in (("floor", 0.0), ("ceiling", 0.6), ("blend", 0.5), ("plain_text", 0.0)):
         if values[name] == first:
             del values[name]
     return values

@@ -5,12 +5,18 @@ from dataclasses import dataclass
 
 from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory, needs_backward
 from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import outcomes_key, own_text_identity, statistics_key
+from sparsedash.schema.cache_keys import (
+    mixed_text_identity,
+    outcomes_key,
+    own_text_identity,
+    plain_share,
+    statistics_key,
+)
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings, RunSettings
 from sparsedash.service.by_arithmetic import START_S, seconds_by_arithmetic
 from sparsedash.service.problems import Problem
 from sparsedash.storage.fingerprints import fingerprint
@@ -80,18 +86,19 @@ def cached(settings: RunSettings, store: Store) -> Cached:
     """Which parts of this run are stored, as far as its model and texts were used here before."""
     model = _noted(store, notes.model_identity, settings.model)
     passages = _noted(store, notes.text_identity, settings.evaluation.corpus)
-    statistics = None if model is None else _statistics_key(settings, model, store)
+    statistics = {method: _statistics_key(settings, method, model, store) for method in settings.methods}
 
-    def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
-        if model is None or passages is None:
+    def answered(asked: tuple[str | None, MethodSettings, int] | None) -> bool:
+        if model is None or passages is None or (asked is not None and asked[0] is None):
             return False
+        made = None if asked is None else (str(asked[0]), *asked[1:])
         key = outcomes_key(model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse)
         return store.has(Record, key)
 
     return Cached(
-        calibration=statistics is not None and store.recall(notes.calibrated(statistics)) is not None,
+        calibration=all(key and store.recall(notes.calibrated(key)) is not None for key in statistics.values()),
         dense=answered(None),
-        sparse=sum(answered((statistics, *made)) for made in settings.points) if statistics else 0,
+        sparse=sum(answered((statistics[method], method, permille)) for method, permille in settings.points),
         n_sparse=settings.n_sparse,
     )
 
@@ -237,10 +244,16 @@ def _noted(store: Store, name: Callable[[str, str], NoteName], reference: str) -
     return store.recall(name(reference, fingerprint(reference)))
 
 
-def _statistics_key(settings: RunSettings, model: str, store: Store) -> str | None:
-    calibration = settings.calibration
+def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | None, store: Store) -> str | None:
+    """The key of what calibrating leaves for this method; None where the model or the text was not used here before."""
+    if model is None:
+        return None
+    calibration, share = settings.calibration, plain_share(method, settings.calibration)
     if calibration.corpus == SELF:
         text: str | None = own_text_identity(model, settings.dtype, calibration)
     else:
         text = _noted(store, notes.text_identity, calibration.corpus)
-    return None if text is None else statistics_key(model, settings.dtype, text, calibration)
+    plain = _noted(store, notes.text_identity, BUILTIN_TEXT) if share else ""
+    if text is None or plain is None:
+        return None
+    return statistics_key(model, settings.dtype, mixed_text_identity(text, plain, share), calibration)

@@ -22,7 +22,7 @@ OWN, MASKS = "own", "masks"
 """The fields of a method of one's own and of the presets that set weights to zero."""
 
 CHOICES = ("saliency", "pattern", "compensation", "allocation")
-PARAMETERS = ("damping", "strength", "seed", "blend", "floor", "ceiling", "rounds", "schedule", "scope")
+PARAMETERS = ("damping", "strength", "seed", "blend", "floor", "ceiling", "rounds", "schedule", "scope", "plain_text")
 """Of a method, in the order they are asked for; the width multiple is asked once for all methods."""
 KEYS = {"seed": "lot"}
 """What a parameter is called in the address where its own name is another field's."""

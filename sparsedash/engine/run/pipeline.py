@@ -66,7 +66,7 @@ def begun(key: str, settings: RunSettings, stages: Stages) -> Run:
         key=key,
         settings=settings,
         model_identity=stages.source.identity,
-        corpora={"calibration": stages.texts.calibration_identity, "evaluation": stages.texts.evaluation_identity},
+        corpora={"calibration": stages.texts.calibration_identity(), "evaluation": stages.texts.evaluation_identity},
         dense="",
         sparse=(),
         finished=False,

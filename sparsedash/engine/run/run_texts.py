@@ -1,7 +1,10 @@
 """The calibration and evaluation texts of a run, each read, or written by the model, when first asked for."""
 
 import json
+from dataclasses import replace
 from functools import cached_property
+from math import ceil
+from random import Random
 
 from sparsedash.engine.calibration.statistics import calibration_sequences
 from sparsedash.engine.evaluation.evaluate import choose_passages
@@ -10,11 +13,11 @@ from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import own_text_identity, text_key
+from sparsedash.schema.cache_keys import mixed_text_identity, own_text_identity, text_key
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
-from sparsedash.schema.settings import SELF, RunSettings
+from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
 
@@ -47,36 +50,55 @@ class RunTexts:
         """What tells this evaluation text from others."""
         return self._evaluation_texts.identity
 
-    @cached_property
-    def calibration_identity(self) -> str:
+    def calibration_identity(self, plain_share: float = 0.0) -> str:
         """What tells this calibration text from others.
 
         Text by the model itself is told by the model and the settings. Where no method depends on the text, what was
-        told of it when it was read last is enough.
+        told of it when it was read last is enough. plain_share: of the text, how much is plain.
         """
+        text = self._own_identity
+        return mixed_text_identity(text, self._plain_texts.identity, plain_share) if plain_share else text
+
+    @cached_property
+    def _own_identity(self) -> str:
         if self._calibration.corpus == SELF:
             return own_text_identity(self._model.identity, self._model.dtype, self._calibration)
         noted = None if self._reads_text else self._store.recall(_identity_note(self._calibration.corpus))
         return noted or self._calibration_texts.identity
 
-    @cached_property
-    def sequences(self) -> list[list[int]]:
-        """Token ids of the calibration text."""
-        is_own = self._calibration.corpus == SELF
+    def sequences(self, plain_share: float = 0.0) -> list[list[int]]:
+        """Token ids of the calibration text, of which a share is plain: as many tokens either way."""
+        asked = self._calibration
+        plain: list[list[int]] = []
+        if plain_share:
+            few = replace(asked, n_samples=max(1, round(plain_share * asked.n_samples)))
+            plain = calibration_sequences(self._model.loaded, self._plain_texts, few)
+        n_rest = asked.n_samples - ceil(sum(map(len, plain)) / asked.length)
+        if n_rest < 1:
+            return plain
+        is_own = asked.corpus == SELF
         texts = self._written_texts() if is_own else self._calibration_texts
-        return calibration_sequences(self._model.loaded, texts, self._calibration)
+        found = plain + calibration_sequences(self._model.loaded, texts, replace(asked, n_samples=n_rest))
+        if plain:
+            # What is kept out of the fit, and what is read first, shall be of both.
+            Random(asked.seed).shuffle(found)
+        return found
 
     @property
     def expected_lengths(self) -> list[int]:
         """Tokens of each calibration sequence; of text that the model would have to write first, those asked for."""
         if self._calibration.corpus == SELF:
             return [self._calibration.length] * self._calibration.n_samples
-        return [len(ids) for ids in self.sequences]
+        return [len(ids) for ids in self.sequences()]
 
     @cached_property
     def _calibration_texts(self) -> Texts:
         """Texts that are read from somewhere; not those that the model writes."""
         return self._read(self._calibration.corpus)
+
+    @cached_property
+    def _plain_texts(self) -> Texts:
+        return self._read(BUILTIN_TEXT)
 
     @cached_property
     def _evaluation_texts(self) -> Texts:
@@ -99,7 +121,7 @@ class RunTexts:
                 written = sample_texts(loaded, openings(), self._calibration, on_step)
             known = json.dumps(written).encode()
             self._store.put_artefact(key, known)
-        return Texts(texts=tuple(json.loads(known)), identity=self.calibration_identity)
+        return Texts(texts=tuple(json.loads(known)), identity=self._own_identity)
 
 
 def _identity_note(reference: str) -> NoteName:

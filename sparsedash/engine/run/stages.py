@@ -11,6 +11,7 @@ from sparsedash.engine.evaluation.early_stopping import AnyRule, StopRule, Toler
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.pruned_record import described
+from sparsedash.engine.run.run_calibration import RunParts
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.run.run_pruning import MORE_ROOM, RunPruning
@@ -38,7 +39,9 @@ class Stages:
         self.run_log = RunLog(on_step)
         self._model = RunModel(settings, store, shelf, self.run_log)
         self.texts = RunTexts(settings, store, self._model, self.run_log)
-        self._pruning = RunPruning(settings, store, self._model, self.texts, self.run_log)
+        self._pruning = RunPruning(
+            RunParts(settings=settings, store=store, model=self._model, texts=self.texts, run_log=self.run_log)
+        )
         self._records = RunRecords(settings, store, self._model, self.texts, self.run_log)
         self._told_of_mismatch = False
 
@@ -55,7 +58,7 @@ class Stages:
     @property
     def sequences(self) -> list[list[int]]:
         """Token ids of the calibration text."""
-        return self.texts.sequences
+        return self.texts.sequences()
 
     def check(self) -> None:
         """Refuse now what would be refused only after the dense model was evaluated, and warn now of what is known.
@@ -65,11 +68,13 @@ class Stages:
         self.run_log.warn(self.texts.few_passages_warning)
         if not self._settings.reads_text:
             return
-        if not self._pruning.is_calibrated:
+        calibrations = [self._pruning.calibration(method) for method in self._settings.methods if method.reads_text]
+        if not all(calibration.is_known for calibration in calibrations):
             few_tokens_warning(self.loaded, sum(self.texts.expected_lengths))
         self._require_room()
-        # What is stored is no steadier than it was when it was made.
-        self.run_log.warn(self._pruning.calibration_warning)
+        for calibration in calibrations:
+            # What is stored is no steadier than it was when it was made.
+            self.run_log.warn(calibration.warning)
 
     def _require_room(self) -> None:
         """Statistics and gradients that do not fit together would push each other out, again and again."""
@@ -117,7 +122,7 @@ class Stages:
         return self._pruning.sparse_model(method, permille)
 
     def _sparse_key(self, method: MethodSettings, permille: int) -> str:
-        return self._records.key((self._pruning.keys.statistics, method, permille))
+        return self._records.key((self._pruning.calibration(method).keys.statistics, method, permille))
 
     def search(self, within: StopWithin) -> None:
         """From now on a sparse model answers until its loss is decided, and is kept under a key that says so."""

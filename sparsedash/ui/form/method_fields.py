@@ -51,6 +51,8 @@ _ABOUT = {
     "rounds": "The text is read in so many parts, and after each what would go so far is masked. 1: the dense model "
     "reads all of it, once for all sparsities.",
     "schedule": "How much of the sparsity is reached after each round.",
+    "plain_text": "0.5: half of the calibration tokens are plain stories that ship with the program, so that a close "
+    "fit to unusual text keeps ordinary text.",
 }
 """What is said of each choice and parameter beside its field."""
 
@@ -195,5 +197,6 @@ _FIELDS: dict[str, Callable[[], Any]] = {
     "rounds": lambda: _whole("rounds", "Rounds: each on a part of the text", MAX_ROUNDS),
     "schedule": _schedule,
     "scope": lambda: _choice("scope", "Scope: where it goes", Scope),
+    "plain_text": lambda: _share("plain_text", "Plain text: its share of the calibration", 0.0, 1.0),
 }
 """How each of PARAMETERS is asked for."""

@@ -1,0 +1,82 @@
+"""One calibration of a run's model, made when its statistics are not in the store (any more)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from sparsedash.engine.calibration.cache import CalibrationCache
+from sparsedash.engine.calibration.statistics import calibrate, few_tokens_warning
+from sparsedash.engine.run.run_log import RunLog
+from sparsedash.engine.run.run_model import RunModel
+from sparsedash.engine.run.run_texts import RunTexts
+from sparsedash.schema import notes
+from sparsedash.schema.cache_keys import CalibrationKeys, calibration_keys
+from sparsedash.schema.settings import RunSettings
+from sparsedash.storage.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunParts:
+    """What the parts of a run share: what is asked for, where results are kept, its model and texts, what it took."""
+
+    settings: RunSettings
+    store: Store
+    model: RunModel
+    texts: RunTexts
+    run_log: RunLog
+
+
+class RunCalibration:
+    """What the methods that share one calibration text find in the store, or have collected.
+
+    plain_share: of that text, how much is plain; see MethodSettings.
+    """
+
+    def __init__(self, parts: RunParts, plain_share: float) -> None:
+        self._settings, self._reads_text = parts.settings.calibration, parts.settings.reads_text
+        self._store, self._run_log = parts.store, parts.run_log
+        self._model, self._texts, self._share = parts.model, parts.texts, plain_share
+
+    @cached_property
+    def keys(self) -> CalibrationKeys:
+        """The keys of what the calibration leaves."""
+        model, text = self._model, self._texts.calibration_identity(self._share)
+        return calibration_keys(model.identity, model.dtype, text, self._settings)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the store has what the calibration leaves, as far as is known before it is read."""
+        return self._store.recall(notes.calibrated(self.keys.statistics)) is not None
+
+    @property
+    def warning(self) -> str | None:
+        """What a person should know about the calibration in the store; None or nothing where there is nothing."""
+        return self._store.recall(notes.calibration_warning(self.keys.statistics))
+
+    @cached_property
+    def sequences(self) -> list[list[int]]:
+        """Token ids of the text."""
+        return self._texts.sequences(self._share)
+
+    @cached_property
+    def cache(self) -> CalibrationCache:
+        """What it leaves of the blocks."""
+        return CalibrationCache(
+            self._store,
+            self.keys,
+            self._model.loaded,
+            lambda: self.sequences,
+            self._run_log.on_step,
+            token_weights=self._settings.token_weights,
+            reads_text=self._reads_text,
+        )
+
+    def calibrate(self) -> None:
+        """Collect the statistics, and keep them. Raises CalibrationError where there is far too little text."""
+        loaded, sequences = self._model.loaded, self.sequences
+        warning = few_tokens_warning(loaded, sum(map(len, sequences)))
+        self._run_log.warn(warning)
+        keep, on_step = self.cache.keep_statistics, self._run_log.on_step
+        with self._run_log.timed("calibrate"):
+            calibrate(loaded, sequences, keep, on_step, token_weights=self._settings.token_weights)
+        self._store.remember(notes.calibration_warning(self.keys.statistics), warning or "")
+        self._store.remember(notes.calibrated(self.keys.statistics), str(len(loaded.mlps)))
