@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.what == "text":
         return _write_text(store)
     settings = RunSettings(
+        dtype="bfloat16",
         methods=tuple(method_named(name) for name in asked.methods.split(",")),
         sparsities_permille=parse_percents(asked.sparsity),
         calibration=CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=TEXT.n_samples),

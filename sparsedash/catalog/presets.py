@@ -29,13 +29,19 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         name="best",
-        summary="channels by weight times activation, most from blocks that the model minds least; then refitted; "
-        "one backward pass over little text",
+        summary="channels that the others make up for best, most from blocks that the model minds least; then "
+        "refitted; half of the calibration tokens are plain stories, so that ordinary text is not forgotten",
+        settings=MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1, plain_text=0.5),
+    ),
+    Method(
+        name="least-squares-by-sensitivity",
+        summary="least-squares, but most from blocks that the model minds least; one backward pass over little text",
         settings=MethodSettings(allocation="sensitivity"),
     ),
     Method(
         name="obs-by-sensitivity",
-        summary="channels that the others make up for best, most from blocks that the model minds least; then refitted",
+        summary="as best, but on the calibration text alone: channels that the others make up for best, most from "
+        "blocks that the model minds least; then refitted",
         settings=MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1),
     ),
     Method(
@@ -126,10 +132,13 @@ def method_name(settings: MethodSettings) -> str:
     own = asdict(settings)
     chosen = {name: value for name, value in own.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
-    named = next((method for method in alike if method.settings == settings), None)
-    usual = (named or alike[0]).settings if alike else MethodSettings()
-    name = (named or alike[0]).name if alike else " + ".join(_choices(chosen))
-    changed = [field for field, value in own.items() if field not in chosen and value != getattr(usual, field)]
+
+    def changes(usual: MethodSettings) -> list[str]:
+        return [field for field, value in own.items() if field not in chosen and value != getattr(usual, field)]
+
+    nearest = min(alike, key=lambda method: len(changes(method.settings)), default=None)
+    name = nearest.name if nearest else " + ".join(_choices(chosen))
+    changed = changes(nearest.settings if nearest else MethodSettings())
     if not changed:
         return name
     words = [f"{_PARAMETERS.get(field, field)} {own[field]:g}" for field in changed]

@@ -228,7 +228,7 @@ def test_the_keys_are_those_that_results_are_already_kept_under():
     ("name", "key"),
     [
         ("least-squares", "71a1beff875f0727"),
-        ("best", "df80d4cd284566d7"),
+        ("least-squares-by-sensitivity", "df80d4cd284566d7"),
         ("obs-by-sensitivity", "8c6f1c4bc464a4ac"),
         ("obs-sequential", "e419da7fd81bcb01"),
         ("retrain-free (published)", "d1a8f7f95eae9557"),
