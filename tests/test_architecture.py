@@ -38,8 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "engine.evaluation": READ,
     "engine.run": MEASURED,
     "engine.comparison": {"engine.run"} | MEASURED,
+    "engine.export": {"engine.run"} | MEASURED,
     # What a worker can do.
-    "engine": {"engine.run", "engine.comparison"} | MEASURED,
+    "engine": {"engine.run", "engine.comparison", "engine.export"} | MEASURED,
     # The front.
     "service": {"jobs"} | KEPT,
     "reporting.charts": KEPT - {"storage"},
@@ -51,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"ui"},
     # What knows both halves.
     "worker": {"engine", "jobs"} | KEPT,
-    "shell": {"engine.run", "service", "reporting"} | KEPT,
+    "shell": {"engine.run", "engine.export", "engine.models", "service", "reporting"} | KEPT,
     "__main__": {"shell"},
 }
 """What each package may import from the others, the most special name first.
@@ -68,8 +69,9 @@ DOORS: dict[str, set[str]] = {
     "diskcache": {"storage.store", "storage.cache_file", "storage.plain_disk"},
     "sqlite3": {"jobs.database", "storage.store", "storage.cache_file"},
     "datasets": {"engine.texts.corpora"},
-    "gguf": {"engine.models.gguf_reader"},
-    "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation"},
+    "gguf": {"engine.models.gguf_reader", "engine.export.gguf"},
+    "llama_cpp_py_sync": {"engine.export.reloaded_gguf"},
+    "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation", "engine.export.reloaded"},
     "torch": {"engine"},
 }
 """The only modules, or folders of them, that may import each library. The store catches sqlite3.Error,

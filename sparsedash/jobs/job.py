@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from msgspec import Meta
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
-JobKind = Literal["run", "find", "continuation", "divergence"]
+JobKind = Literal["run", "find", "continuation", "divergence", "export"]
 RUNS: tuple[JobKind, ...] = ("run", "find")
 """The kinds whose result is a run: one of given sparsities, and one that looks for the largest."""
+LONG: tuple[JobKind, ...] = (*RUNS, "export")
+"""Kinds that nobody sits and waits for: prompts go before them."""
 
 Move = Literal["front", "up", "down"]
 """Where a waiting job may be moved in the queue: before all others, or past one of them."""

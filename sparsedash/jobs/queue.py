@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sparsedash.jobs.job import Job, Move, Priority
+from sparsedash.jobs.job import LONG, Job, Move, Priority
 
 _RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 
@@ -13,7 +13,7 @@ def queue_order(job: Job) -> tuple[int, float, float, int]:
 
     A prompt that nobody has moved stands at 0, a run at 1.
     """
-    usual = 1.0 if job.makes_run else 0.0
+    usual = 1.0 if job.kind in LONG else 0.0
     return _RANKS[job.priority], usual if job.place is None else job.place, job.queued_at, job.id
 
 
@@ -35,7 +35,7 @@ def _places(queue: Sequence[Job]) -> list[float]:
     Whatever stands before a prompt goes below 0, every run behind the last prompt between 0 and 1: so a prompt that
     comes later still goes before runs that nobody has put before a prompt, and a run that comes later is the last.
     """
-    n_before = max((at + 1 for at, job in enumerate(queue) if not job.makes_run), default=0)
+    n_before = max((at + 1 for at, job in enumerate(queue) if job.kind not in LONG), default=0)
     n_behind = len(queue) - n_before
     before = [(at - n_before) / n_before for at in range(n_before)]
     return before + [(at + 1) / (n_behind + 1) for at in range(n_behind)]

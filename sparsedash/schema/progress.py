@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, Protocol
 
-Stage = Literal["start", "load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge"]
+Stage = Literal[
+    "start", "load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge", "write", "prove"
+]
 """The parts of a job in the order they happen; `start` is importing the engine, `text` is reading text, or letting the
 model write it.
 """
@@ -19,6 +21,8 @@ STAGE_TITLES: dict[Stage, str] = {
     "read": "Reading the prompt",
     "continue": "Writing continuations",
     "diverge": "Comparing token by token",
+    "write": "Writing the files",
+    "prove": "Loading the files in a fresh process",
 }
 
 

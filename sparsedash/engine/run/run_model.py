@@ -47,6 +47,7 @@ class RunModel:
             self._run_log.on_step(Step("load", 0, 1, message=f"Reading {self._reference}"))
             loaded = self._shelf.take(source, self.dtype)
             self._run_log.on_step(Step("load", 1, 1))
+        self._store.remember(notes.model_type(source.identity), loaded.model.config.model_type)
         for warning in loaded.warnings:
             self._run_log.warn(warning)
         return loaded
