@@ -11,6 +11,7 @@ from sparsedash.ui.compare.prompts import try_prompt
 from sparsedash.ui.compare.views import choose_view, view_asked_for
 from sparsedash.ui.example import show_mark
 from sparsedash.ui.run_ending import show_ending
+from sparsedash.ui.take_away import link_to_files
 
 backend = frame.page("Compare")
 runs = [run for run in backend.runs() if run.sparse]
@@ -41,6 +42,8 @@ with verdict:
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.link("overview", "Back to the chart", run=chosen.key)
         frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)
+        if pair.right.key in run.sparse:
+            link_to_files(chosen.key, pair.right_name)
         if not run.made_on:
             choose_view()
 

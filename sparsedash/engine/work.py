@@ -67,4 +67,10 @@ def load() -> Mapping[str, Work]:
         pairs.let_go()
         return export(settings_from_plain(ExportSettings, task.settings), task.store, shelf, task.on_step)
 
-    return {"run": run, "find": find_most, "continuation": continue_prompt, "divergence": measure_divergence, "export": take_away}
+    return {
+        "run": run,
+        "find": find_most,
+        "continuation": continue_prompt,
+        "divergence": measure_divergence,
+        "export": take_away,
+    }

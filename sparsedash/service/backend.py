@@ -14,6 +14,7 @@ from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
 from sparsedash.schema.errors import NewerError, StoreError
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.find_settings import FindSettings, asked_settings, planned_run
 from sparsedash.schema.pair_records import Continuation, Divergence
@@ -22,6 +23,7 @@ from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight, problems
+from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
@@ -45,7 +47,7 @@ class Backend:
     """One data folder with its results, its job table and its workers. Safe to share between threads.
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
-    user_data: what those who use the pages leave there. uploads: the text files among it.
+    user_data: what those who use the pages leave there. uploads: the text files among it. exports: models in files.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -53,6 +55,7 @@ class Backend:
         self._store = Store(self.data_dir)
         self.user_data = UserData(self._store)
         self.uploads = Uploads(self.data_dir)
+        self.exports = Exports(self._store)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._runner = LocalRunner(self.data_dir, self._table)
         self._speed = MachineSpeed(self._store)
@@ -80,6 +83,10 @@ class Backend:
         """As `submit`, for a text over which two models are compared."""
         stored = self._store.has(Divergence, settings.key())
         return self._submit_small("divergence", settings, stored)
+
+    def submit_export(self, settings: ExportSettings) -> Job:
+        """As `submit`, for the files of one sparse model."""
+        return self._submit_small("export", settings, self.exports.is_whole(settings.key()))
 
     def job(self, job_id: int) -> Job:
         """The job as it is now. Raises JobError when there is none."""
@@ -234,7 +241,9 @@ class Backend:
         except StoreError as error:
             log.warning("Jobs cannot be reconciled: %s", error)
 
-    def _submit_small(self, kind: JobKind, settings: ContinuationSettings | DivergenceSettings, stored: bool) -> Job:
+    def _submit_small(
+        self, kind: JobKind, settings: ContinuationSettings | DivergenceSettings | ExportSettings, stored: bool
+    ) -> Job:
         newest = self._table.newest(settings.key())
         if newest is not None and newest.state == "done" and stored:
             return newest

@@ -4,7 +4,7 @@ where it was asked to.
 
 import streamlit as st
 
-from sparsedash.jobs.job import Job, JobState
+from sparsedash.jobs.job import LONG, Job, JobState
 from sparsedash.reporting.html import label
 from sparsedash.reporting.job_status import what
 from sparsedash.schema.errors import SparseDashError
@@ -57,4 +57,4 @@ def _tell(backend: Backend) -> tuple[Job, ...]:
 
 def _is_news(job: Job) -> bool:
     """Whether its end is worth telling. What a prompt has written is seen where it was asked for."""
-    return not job.live and (job.makes_run or job.state in ("failed", "crashed"))
+    return not job.live and (job.kind in LONG or job.state in ("failed", "crashed"))

@@ -203,6 +203,9 @@ def _open(backend: Backend, job: Job) -> None:
         frame.link("overview", "See what it cost", run=job.key, **judged)
         frame.link("compare", "Compare passages", run=job.key, **judged)
         return
+    if job.kind == "export":
+        frame.link("models", "See the files")
+        return
     left, right = (str(job.settings.get(side, "")) for side in ("left", "right"))
     run = next((run for run in backend.runs() if right in run.sparse), None)
     if run is not None:

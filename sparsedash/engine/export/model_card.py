@@ -11,6 +11,8 @@ from yaml import YAMLError
 
 from sparsedash.catalog import presets
 from sparsedash.engine.export.recipe import public_name
+from sparsedash.engine.models.dequantise import opened_gguf
+from sparsedash.engine.models.loading import gguf_file
 from sparsedash.schema.export_records import Proof
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.records import Pruned, Record
@@ -20,9 +22,8 @@ from sparsedash.stats.tolerance import Tolerance, judge_all, losses
 from sparsedash.storage.recipes import RECIPE
 
 BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-BUILTIN_LICENCE = "apache-2.0"
 UNKNOWN = "not stated by the base's files: find it out before you pass this on"
-_MOST_WORDS = 60
+_LONGEST = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +57,20 @@ def model_card(facts: CardFacts) -> str:
 
 
 def licence_of(base: Path, reference: str) -> str:
-    """The licence that the base's own card states; empty where it has none."""
-    if reference == BUILTIN_MODEL:
-        return BUILTIN_LICENCE
+    """The licence that the base's own card states, or its GGUF file; empty where they state none."""
+    if file := gguf_file(reference):
+        field = opened_gguf(file).fields.get("general.license")
+        return _short(field.contents()) if field else ""
     try:
         found: Any = ModelCard.load(base / "README.md", ignore_metadata_errors=True).data.license
     except (OSError, ValueError, AttributeError, YAMLError):
         return ""
-    return found if isinstance(found, str) and len(found) < _MOST_WORDS and found.isprintable() else ""
+    return _short(found)
+
+
+def _short(found: object) -> str:
+    """What can stand as the name of a licence; foreign text."""
+    return found if isinstance(found, str) and len(found) < _LONGEST and found.isprintable() else ""
 
 
 def _pruned(facts: CardFacts) -> Pruned:

@@ -13,7 +13,7 @@ FORM_NAMES = {
     "uniform": "one narrower width",
     "padded": "filled up with zeros",
     "masked": "dense shape, zeros in it",
-    "gguf": "GGUF",
+    "gguf": "a file for llama.cpp",
 }
 
 Loads = Literal["proven here", "should load", "cannot"]
@@ -53,9 +53,9 @@ def upload_command(export: Export) -> str:
 
 def runtimes(export: Export) -> list[RuntimeRow]:
     """Where the files load: what was proven, what should by its source, and what cannot."""
-    proven = RuntimeRow(
-        runtime=f"{export.proof.runtime} {export.proof.version}", loads="proven here", why=proof_words(export.proof)
-    )
+    proof = export.proof
+    why = f"logits within {proof.logit_difference:.1e}, {proof.n_meant} of {proof.n_verdicts} answers as meant"
+    proven = RuntimeRow(runtime=f"{export.proof.runtime} {export.proof.version}", loads="proven here", why=why)
     return [proven, *(_gguf_rows(export) if export.form == "gguf" else _folder_rows(export))]
 
 

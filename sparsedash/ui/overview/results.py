@@ -24,6 +24,7 @@ from sparsedash.ui import carried, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.polling import JOB_S
 from sparsedash.ui.run_ending import show_ending
+from sparsedash.ui.take_away import link_to_files
 
 MEASURE = "measure"
 _CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."
@@ -140,6 +141,7 @@ def link_to_answers(found: RunResults) -> None:
     address = _comparisons(found)[record.key]
     frame.link("compare", "Compare the answers passage by passage", **address)
     frame.link("layers", "See what each layer lost", run=found.run.key, record=found.name_of(record))
+    link_to_files(found.run.key, found.name_of(record))
 
 
 def list_runs(runs: list[Run], chosen: str) -> None:
