@@ -4,11 +4,10 @@ import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import frame, job_watch
-from sparsedash.ui.chosen_run import chosen_run
+from sparsedash.ui.chosen_run import chosen_run, link_to_files
 from sparsedash.ui.example import show_mark
 from sparsedash.ui.layers import view
 from sparsedash.ui.run_ending import show_ending
-from sparsedash.ui.take_away import link_to_files
 
 backend = frame.page("Layers")
 chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])

@@ -1,6 +1,7 @@
 """The card of an export: what it is made of, how, what that cost, where it loads. Written by the hub's own classes."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
@@ -12,7 +13,9 @@ from yaml import YAMLError
 from sparsedash.catalog import presets
 from sparsedash.engine.export.recipe import public_name
 from sparsedash.engine.models.dequantise import opened_gguf
+from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.loading import gguf_file
+from sparsedash.schema.errors import ModelError
 from sparsedash.schema.export_records import Proof
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.records import Pruned, Record
@@ -22,6 +25,7 @@ from sparsedash.stats.tolerance import Tolerance, judge_all, losses
 from sparsedash.storage.recipes import RECIPE
 
 BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_CARD = "README.md"
 UNKNOWN = "not stated by the base's files: find it out before you pass this on"
 _LONGEST = 60
 
@@ -62,10 +66,19 @@ def licence_of(base: Path, reference: str) -> str:
         field = opened_gguf(file).fields.get("general.license")
         return _short(field.contents()) if field else ""
     try:
-        found: Any = ModelCard.load(base / "README.md", ignore_metadata_errors=True).data.license
+        found: Any = ModelCard.load(_card_of(base, reference), ignore_metadata_errors=True).data.license
     except (OSError, ValueError, AttributeError, YAMLError):
         return ""
     return _short(found)
+
+
+def _card_of(base: Path, reference: str) -> Path:
+    """The base's own card; a model of the hub is read without it, so that it is fetched where the hub answers."""
+    if not (base / _CARD).is_file() and _base(reference):
+        with suppress(ModelError):
+            # The folder is named by its commit.
+            fetch(reference, base.name, _CARD)
+    return base / _CARD
 
 
 def _short(found: object) -> str:

@@ -22,9 +22,9 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
 from sparsedash.ui import carried, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
+from sparsedash.ui.chosen_run import link_to_files
 from sparsedash.ui.polling import JOB_S
 from sparsedash.ui.run_ending import show_ending
-from sparsedash.ui.take_away import link_to_files
 
 MEASURE = "measure"
 _CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."

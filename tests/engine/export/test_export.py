@@ -266,11 +266,11 @@ def test_the_card_is_read_by_the_hub_s_own_class_and_says_what_was_lost(run, tmp
 
 
 def test_the_licence_is_the_one_that_the_base_s_own_card_states(tmp_path):
-    assert licence_of(tmp_path, "owner/name") == ""
+    assert licence_of(tmp_path, str(tmp_path)) == ""
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nA model.")
-    assert licence_of(tmp_path, "owner/name") == "mit"
+    assert licence_of(tmp_path, str(tmp_path)) == "mit"
     (tmp_path / "README.md").write_text("---\nlicense: [1\n---\n")
-    assert licence_of(tmp_path, "owner/name") == ""
+    assert licence_of(tmp_path, str(tmp_path)) == ""
 
 
 @pytest.mark.parametrize(
