@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -71,7 +72,9 @@ def exported(settings: RunSettings, asked: dict[str, object], store: Store) -> E
 
         shelf = ModelShelf()
         run = pipeline.run(settings, store, bar, shelf)
-        return export(ExportSettings(dense=run.dense, sparse=run.sparse[0], **asked), store, shelf, bar)  # type: ignore[arg-type]
+        request = ExportSettings(dense=run.dense, sparse=run.sparse[0], **asked)  # type: ignore[arg-type]
+        # What is made again is the run's one sparse model.
+        return export(request, store, shelf, lambda step: bar(replace(step, point=0)))
 
 
 def _new(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from sparsedash.reporting.files.export_words import proof_words
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_records import Export
 from sparsedash.schema.progress import Step
+from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.shell.progress_bar import ProgressBar
 from sparsedash.shell.terminal import path
@@ -30,16 +31,19 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     key = export_key_of(folder)
     store = Store(in_full(arguments.data_dir), patience_s=WORK_PATIENCE_S)
     found = store.get(Export, key)
-    if found is None:
+    record = found and store.get(Record, found.settings.sparse)
+    if found is None or record is None or record.pruned is None:
         raise SettingsError("--data-dir", str(store.folder), "the data folder that this was exported from")
 
+    made = RunSettings(methods=(record.pruned.method,), sparsities_permille=(record.sparsity_permille,))
+
     def work() -> int:
-        with ProgressBar(RunSettings()) as bar:
+        with ProgressBar(made) as bar:
             bar(Step("start", 0, 0))
             from sparsedash.engine.export.export import prove_again
             from sparsedash.engine.models.loading import ModelShelf
 
-            proof = prove_again(found, folder, store, ModelShelf(), bar)
+            proof = prove_again(found, folder, store, ModelShelf(), lambda step: bar(replace(step, point=0)))
         store.put(found.key, replace(found, proof=proof))
         print(proof_words(proof))
         return 0
