@@ -31,7 +31,7 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     key = export_key_of(folder)
     store = Store(in_full(arguments.data_dir), patience_s=WORK_PATIENCE_S)
     found = store.get(Export, key)
-    record = found and store.get(Record, found.settings.sparse)
+    record = None if found is None else store.get(Record, found.settings.sparse)
     if found is None or record is None or record.pruned is None:
         raise SettingsError("--data-dir", str(store.folder), "the data folder that this was exported from")
 
