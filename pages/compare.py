@@ -4,7 +4,7 @@ import streamlit as st
 
 from sparsedash.reporting import wording
 from sparsedash.ui import frame
-from sparsedash.ui.chosen_run import chosen_run
+from sparsedash.ui.chosen_run import chosen_run, link_to_files
 from sparsedash.ui.compare import empty_state, open_view, selectors
 from sparsedash.ui.compare.passage import show_passage
 from sparsedash.ui.compare.prompts import try_prompt
@@ -41,6 +41,8 @@ with verdict:
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.link("overview", "Back to the chart", run=chosen.key)
         frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)
+        if pair.right.key in run.sparse:
+            link_to_files(chosen.key, pair.right_name)
         if not run.made_on:
             choose_view()
 

@@ -4,7 +4,7 @@ import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import frame, job_watch
-from sparsedash.ui.chosen_run import chosen_run
+from sparsedash.ui.chosen_run import chosen_run, link_to_files
 from sparsedash.ui.example import show_mark
 from sparsedash.ui.layers import shapes, view
 from sparsedash.ui.run_ending import show_ending
@@ -27,6 +27,7 @@ if found is not None and found.sparse:
         frame.link("overview", "Back to the chart", run=chosen.key)
         name = found.name_of(record)
         frame.link("compare", "Compare its answers with the dense model's", run=chosen.key, right=name)
+        link_to_files(chosen.key, name)
 elif chosen.job is not None:
     frame.opening("No layer has been pruned yet." if chosen.job.live else "This run pruned nothing.")
     if chosen.job.live:

@@ -3,8 +3,7 @@
 import streamlit as st
 
 from sparsedash.ui import address_bar, carried, frame, job_panel, job_watch
-from sparsedash.ui.form import run_form
-from sparsedash.ui.prune import estimate
+from sparsedash.ui.form import estimate, run_form
 
 backend = frame.page("Prune")
 frame.opening("Choose a model and how much of its MLPs to remove, or let it be found.")

@@ -21,7 +21,7 @@ READ = {"engine.pruning", "engine.models", "engine.texts"} | KEPT
 MEASURED = {"engine.calibration", "engine.evaluation"} | READ
 SHOWN = {"service", "jobs", "reporting.charts", "reporting"} | KEPT
 PARTS = {"ui.form", "ui"} | SHOWN
-PAGE_PARTS = {"ui.compare", "ui.layers", "ui.overview", "ui.prune", "ui.published"}
+PAGE_PARTS = {"ui.compare", "ui.layers", "ui.models", "ui.overview", "ui.published"}
 
 ALLOWED: dict[str, set[str]] = {
     # Plain values, tables, numbers, and what is kept: both halves stand on them.
@@ -39,8 +39,9 @@ ALLOWED: dict[str, set[str]] = {
     "engine.run": MEASURED,
     "engine.comparison": {"engine.run"} | MEASURED,
     "engine.timing": {"engine.comparison", "engine.run"} | MEASURED,
+    "engine.export": {"engine.run"} | MEASURED,
     # What a worker can do.
-    "engine": {"engine.run", "engine.comparison", "engine.timing"} | MEASURED,
+    "engine": {"engine.run", "engine.comparison", "engine.export", "engine.timing"} | MEASURED,
     # The front.
     "service": {"jobs"} | KEPT,
     "reporting.charts": KEPT - {"storage"},
@@ -52,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"ui"},
     # What knows both halves.
     "worker": {"engine", "jobs"} | KEPT,
-    "shell": {"engine.run", "engine.timing", "service", "reporting"} | KEPT,
+    "shell": {"engine.run", "engine.export", "engine.models", "engine.timing", "service", "reporting"} | KEPT,
     "__main__": {"shell"},
 }
 """What each package may import from the others, the most special name first.
@@ -69,8 +70,9 @@ DOORS: dict[str, set[str]] = {
     "diskcache": {"storage.store", "storage.cache_file", "storage.plain_disk"},
     "sqlite3": {"jobs.database", "storage.store", "storage.cache_file"},
     "datasets": {"engine.texts.corpora"},
-    "gguf": {"engine.models.gguf_reader"},
-    "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation"},
+    "gguf": {"engine.models.gguf_reader", "engine.export.gguf"},
+    "llama_cpp_py_sync": {"engine.export.reloaded_gguf"},
+    "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation", "engine.export.reloaded"},
     "torch": {"engine"},
 }
 """The only modules, or folders of them, that may import each library. The store catches sqlite3.Error,

@@ -10,6 +10,7 @@ from sparsedash.schema.settings import RunSettings
 
 _GENERAL = "Choose a smaller model, bfloat16 or less calibration text, or free some memory."
 _TWO_MODELS = "Both models are held at once: compare models of a smaller run, or free some memory."
+_FILES = "The model and its copy in files are held at once: free some memory, or choose bfloat16."
 _SMALLER: dict[Purpose, str] = {
     "calibration": "take fewer or shorter calibration samples",
     "pruning": "choose a method that refits nothing, such as wanda-channels",
@@ -20,6 +21,8 @@ _SMALLER: dict[Purpose, str] = {
 
 def out_of_memory(kind: str, settings: Mapping[str, Any]) -> tuple[str, str]:
     """What ran out of memory, and what would help, for a job of this kind with these settings."""
+    if kind == "export":
+        return "Memory ran out.", _FILES
     if kind not in ("run", "find"):
         return "Memory ran out.", _TWO_MODELS
     try:

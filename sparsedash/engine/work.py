@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import OnStep, OnText
@@ -36,6 +37,7 @@ def load() -> Mapping[str, Work]:
     """The work behind every kind of job, with shelves that keep the last models from job to job. Imports torch."""
     from sparsedash.engine.comparison import continuation, divergence
     from sparsedash.engine.comparison.model_pair import ModelPairCache
+    from sparsedash.engine.export.export import export
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.run import pipeline
     from sparsedash.engine.run.find import find
@@ -66,10 +68,15 @@ def load() -> Mapping[str, Work]:
         settings = settings_from_plain(TimingSettings, task.settings)
         return timing.time_models(settings, task.store, pairs, task.on_step)
 
+    def take_away(task: Task) -> object:
+        pairs.let_go()
+        return export(settings_from_plain(ExportSettings, task.settings), task.store, shelf, task.on_step)
+
     return {
         "run": run,
         "find": find_most,
         "continuation": continue_prompt,
         "divergence": measure_divergence,
         "timing": time_models,
+        "export": take_away,
     }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsedash.jobs.database import PATIENCE_S, Connection, Database, Row
-from sparsedash.jobs.job import Job, JobKind, JobState, Move, Priority, Taken
+from sparsedash.jobs.job import LONG, Job, JobKind, JobState, Move, Priority, Taken
 from sparsedash.jobs.queue import moved, queue_order
 from sparsedash.jobs.rows import asked_digest, job_of, mended
 from sparsedash.schema.errors import JobError, StoreError
@@ -180,7 +180,7 @@ class JobTable:
         """
         _refuse_impossible(job_id)
         with self._database.writing() as db:
-            if not self._waiting(db, job_id, "made more or less urgent").makes_run:
+            if self._waiting(db, job_id, "made more or less urgent").kind not in LONG:
                 raise JobError(f"Job {job_id} is a prompt: those go before runs, and have no priority.")
             db.execute("UPDATE jobs SET priority = ?, place = NULL WHERE id = ?", (priority, job_id))
             return self._job(_row(db, job_id))

@@ -8,6 +8,7 @@ from sparsedash.jobs.job import Job, Taken
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.run_progress import Now, RunProgress, counted, run_progress
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings, asked_settings, planned_run
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.settings import RunSettings, settings_from_plain
@@ -23,6 +24,7 @@ _STAGES = {
     "continuation": ("start", "load", "read", "continue"),
     "divergence": ("start", "load", "diverge"),
     "timing": ("start", "load", "time"),
+    "export": ("start", "load", "write", "prove"),
 }
 _NAMED = 2
 """Stages without a time that are named; of more it is said that there are no times."""
@@ -50,6 +52,9 @@ def what(job: Job) -> tuple[str, str]:
         if job.kind == "timing":
             timed = settings_from_plain(TimingSettings, job.settings)
             return "Speed of a sparse model", _timed(timed)
+        if job.kind == "export":
+            files = settings_from_plain(ExportSettings, job.settings)
+            return f"A sparse model in files, {files.form}", f"weights in {files.weights}, proven before they are named"
         settings = asked_settings(job.kind, job.settings)
     except SettingsError:
         return f"Job {job.id}", "asked for by another version of this program"

@@ -5,6 +5,7 @@
     ├── ModelError         the model cannot be found, reached, read or pruned
     ├── CorpusError        a text set cannot be found, reached or read
     ├── CalibrationError   the statistics do not support what was asked
+    ├── ExportError        a sparse model cannot be written in the form asked for, or its files are not that model
     ├── StoreError         the data folder cannot be used, or an entry in it is damaged
     │   └── NewerError     an entry in it was written whole by another version, and is left alone
     ├── JobError           a job cannot be found or is not in the right state
@@ -50,6 +51,10 @@ class CorpusError(SparseDashError):
 
 class CalibrationError(SparseDashError):
     """The calibration statistics do not support what was asked."""
+
+
+class ExportError(SparseDashError):
+    """A sparse model cannot be written in the form asked for, or its files are not that model."""
 
 
 class StoreError(SparseDashError):

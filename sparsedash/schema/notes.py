@@ -25,6 +25,11 @@ def file_hash(path: str, n_bytes: int, modified_ns: int) -> NoteName:
     return NoteName(f"hash/{path}|{n_bytes}|{modified_ns}")
 
 
+def model_type(identity: str) -> NoteName:
+    """The family of the model with this identity, as its config.json names it."""
+    return NoteName(f"family/{identity}")
+
+
 def unpacked_files(folder: str) -> NoteName:
     """The files of an unpacked model as they were written, as JSON: of each its size, time and hash."""
     return NoteName(f"unpacked/{folder}")

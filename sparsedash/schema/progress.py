@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, Protocol
 
-Stage = Literal["start", "load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge", "time"]
+Stage = Literal[
+    "start", "load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge", "time", "write", "prove"
+]
 """The parts of a job in the order they happen; `start` is importing the engine, `text` is reading text, or letting the
 model write it.
 """
@@ -20,6 +22,8 @@ STAGE_TITLES: dict[Stage, str] = {
     "continue": "Writing continuations",
     "diverge": "Comparing token by token",
     "time": "Timing both models in turn",
+    "write": "Writing the files",
+    "prove": "Loading the files in a fresh process",
 }
 
 

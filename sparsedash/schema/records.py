@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.export_records import Export
 from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
@@ -231,10 +232,10 @@ class Passages:
             raise StoreError("Its texts do not belong together.")
 
 
-Kept = Record | Run | FindResult | Passages | Continuation | Divergence | Prompts | Choices | Timing
+Kept = Record | Run | FindResult | Passages | Continuation | Divergence | Prompts | Choices | Timing | Export
 """Everything that the store keeps as a record."""
 
-R = TypeVar("R", Record, Run, FindResult, Passages, Continuation, Divergence, Prompts, Choices, Timing)
+R = TypeVar("R", Record, Run, FindResult, Passages, Continuation, Divergence, Prompts, Choices, Timing, Export)
 
 
 def to_json(record: Kept) -> str:

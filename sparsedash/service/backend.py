@@ -14,6 +14,7 @@ from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
 from sparsedash.schema.errors import NewerError, StoreError
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.find_settings import FindSettings, asked_settings, planned_run
 from sparsedash.schema.model_shape import ModelShape, shape_from_plain
@@ -23,6 +24,7 @@ from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight, problems
+from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
@@ -39,7 +41,7 @@ log = logging.getLogger(__name__)
 
 default_data_dir = data_folder
 
-_Small = ContinuationSettings | DivergenceSettings | TimingSettings
+_Small = ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings
 
 MAX_PASSAGES_IN_MEMORY = 80_000
 
@@ -48,7 +50,7 @@ class Backend:
     """One data folder with its results, its job table and its workers. Safe to share between threads.
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
-    user_data: what those who use the pages leave there. uploads: the text files among it.
+    user_data: what those who use the pages leave there. uploads: the text files among it. exports: models in files.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -56,6 +58,7 @@ class Backend:
         self._store = Store(self.data_dir)
         self.user_data = UserData(self._store)
         self.uploads = Uploads(self.data_dir)
+        self.exports = Exports(self._store)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._runner = LocalRunner(self.data_dir, self._table)
         self._speed = MachineSpeed(self._store)
@@ -87,6 +90,10 @@ class Backend:
     def submit_timing(self, settings: TimingSettings) -> Job:
         """As `submit`, for the speed of a sparse model beside its dense one."""
         return self._submit_small("timing", settings, self._store.has(Timing, settings.key()))
+
+    def submit_export(self, settings: ExportSettings) -> Job:
+        """As `submit`, for the files of one sparse model."""
+        return self._submit_small("export", settings, self.exports.is_whole(settings.key()))
 
     def job(self, job_id: int) -> Job:
         """The job as it is now. Raises JobError when there is none."""

@@ -8,7 +8,7 @@ from sparsedash import __version__
 from sparsedash.schema.errors import Cancelled, SparseDashError
 from sparsedash.schema.secrets import redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.shell import find_command, run_command, time_command
+from sparsedash.shell import export_command, find_command, run_command, time_command, verify_command
 from sparsedash.shell.terminal import EXIT_BAD_ARGUMENTS, EXIT_FAILED, EXIT_STOPPED, Parser, complain, quieten
 
 
@@ -48,6 +48,20 @@ COMMANDS = (
         example=f"sparsedash time --model {BUILTIN_MODEL} --sparsity 20",
         add_arguments=time_command.add_arguments,
         prepare=time_command.prepare,
+    ),
+    Command(
+        name="export",
+        does="write the files of one sparse model, and prove that they load",
+        example=f"sparsedash export --model {BUILTIN_MODEL} --method best --sparsity 20 --form padded --to DIR",
+        add_arguments=export_command.add_arguments,
+        prepare=export_command.prepare,
+    ),
+    Command(
+        name="verify",
+        does="prove again that an exported folder loads and is what it was",
+        example="sparsedash verify DIR",
+        add_arguments=verify_command.add_arguments,
+        prepare=verify_command.prepare,
     ),
 )
 

@@ -14,7 +14,7 @@ from sparsedash.stats.tolerance import Tolerance
 
 RUN, RATIO, POINTS = "run", "within", "points"
 """Parameters of an address: the run's key, word perplexity as a multiple of dense's, and points of accuracy."""
-ABOUT_A_RUN = ("overview", "compare", "layers")
+ABOUT_A_RUN = ("overview", "compare", "layers", "models")
 """The pages, by their files, that are about one run."""
 
 _KEPT = "carried"

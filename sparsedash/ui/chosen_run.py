@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sparsedash.jobs.job import Job
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, carried, menu
+from sparsedash.ui import address_bar, carried, frame, menu
 from sparsedash.ui.job_watch import LISTED, live_runs
 
 
@@ -40,3 +40,8 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     carried.choose(key if found.run or found.job else "")
     menu.draw()
     return found
+
+
+def link_to_files(run: str, record: str) -> None:
+    """Draw the link to the page where a sparse model's files are written. record: its name within the run."""
+    frame.link("models", "Take this model away", run=run, record=record)

@@ -208,6 +208,9 @@ def _open(backend: Backend, job: Job) -> None:
         if timed := next((run for run in backend.runs() if sparse in run.sparse), None):
             frame.link("overview", "See what it wins", run=timed.key, against="reading")
         return
+    if job.kind == "export":
+        frame.link("models", "See the files")
+        return
     left, right = (str(job.settings.get(side, "")) for side in ("left", "right"))
     run = next((run for run in backend.runs() if right in run.sparse), None)
     if run is not None:

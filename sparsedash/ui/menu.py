@@ -14,6 +14,7 @@ TITLES = {
     "jobs": "Jobs",
     "compare": "Compare",
     "layers": "Layers",
+    "models": "Models",
     "published": "Published",
 }
 """The pages by their files, in the order of the menu."""

@@ -88,8 +88,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_tiny(folder: Path, model_type: str = "llama", seed: int = 0) -> Path:
-    """A tiny model and its tokenizer as a local folder."""
-    tiny_model(model_type, seed).save_pretrained(folder)
+def save_tiny(folder: Path, model_type: str = "llama", seed: int = 0, **changes: Any) -> Path:
+    """A tiny model and its tokenizer as a local folder. changes: to its row of CONFIGS."""
+    tiny_model(model_type, seed, **changes).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder

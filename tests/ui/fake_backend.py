@@ -3,9 +3,12 @@
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.jobs.job import Job, JobState, Move, Priority
 from sparsedash.jobs.queue import queue_order
 from sparsedash.schema.errors import JobError, NewerError
+from sparsedash.schema.export_records import Export
+from sparsedash.schema.export_settings import ExportSettings, Form
 from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.model_shape import ModelShape
@@ -33,8 +36,9 @@ KINDS = {
     ContinuationSettings: "continuation",
     DivergenceSettings: "divergence",
     TimingSettings: "timing",
+    ExportSettings: "export",
 }
-Asked = RunSettings | FindSettings | ContinuationSettings | DivergenceSettings | TimingSettings
+Asked = RunSettings | FindSettings | ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings
 
 
 def job(settings: Asked, state: JobState = "running", **changes: object) -> Job:
@@ -83,6 +87,28 @@ class FakeStore(dict):
 
 
 @dataclass(eq=False)
+class FakeExports:
+    """Exports that a test has put in; remembers which were deleted. outside: keys of those out of the data folder."""
+
+    stored: list[Export] = field(default_factory=list)
+    outside: set[str] = field(default_factory=set)
+    dropped: list[str] = field(default_factory=list)
+    family: str = "llama"
+
+    def listed(self) -> list[Export]:
+        return [export for export in self.stored if export.key not in self.dropped]
+
+    def problems(self, record: Record) -> dict[Form, str]:
+        return {form: form_problem(form, record.pruned, self.family) for form in FORMS}
+
+    def is_ours(self, export: Export) -> bool:
+        return export.key not in self.outside
+
+    def drop(self, key: str) -> None:
+        self.dropped.append(key)
+
+
+@dataclass(eq=False)
 class FakeBackend:
     """Holds what a test put into it and remembers what the pages asked for."""
 
@@ -105,6 +131,7 @@ class FakeBackend:
     moved: list[tuple[int, Move]] = field(default_factory=list)
     prioritised: list[tuple[int, Priority]] = field(default_factory=list)
     uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
+    exports: FakeExports = field(default_factory=FakeExports)
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
     expected: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(STAGE_TITLES))
@@ -140,6 +167,9 @@ class FakeBackend:
 
     def model_shape(self, identity: str) -> ModelShape | None:
         return self.shapes.get(identity)
+
+    def submit_export(self, settings: ExportSettings) -> Job:
+        return self._submit(settings)
 
     def _submit(self, settings: Asked) -> Job:
         self.submitted.append(settings)

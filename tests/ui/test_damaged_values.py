@@ -15,7 +15,7 @@ from sparsedash.ui import frame
 from tests.ui import specimens
 from tests.ui.conftest import APP, links, words
 
-PAGES = ("overview", "jobs", "compare", "layers", "published")
+PAGES = ("overview", "jobs", "compare", "layers", "models", "published")
 SETTINGS = specimens.SETTINGS
 
 

@@ -12,7 +12,7 @@ from tests.ui.conftest import APP, links, markup, query_of, shows_as_text, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
-PAGES = ("overview", "prune", "jobs", "compare", "layers", "published")
+PAGES = ("overview", "prune", "jobs", "compare", "layers", "models", "published")
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -21,7 +21,7 @@ def notices(app):
     return [toast.value for toast in app.toast]
 
 
-@pytest.mark.parametrize("page", ["overview", "prune", "jobs", "compare", "layers", "published"])
+@pytest.mark.parametrize("page", ["overview", "prune", "jobs", "compare", "layers", "models", "published"])
 def test_a_run_that_ends_is_told_once_on_every_page(page, open_page, backend):
     backend.stored_jobs = [job(SETTINGS)]
     app = open_page(page)

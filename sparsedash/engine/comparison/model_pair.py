@@ -7,16 +7,15 @@ turn.
 import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
-from sparsedash.engine.run.stages import Stages
+from sparsedash.engine.run.remade import remade
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.store import Store
 
 ROOM_BYTES = 2 * 2**30
@@ -125,17 +124,10 @@ def _model(record: Record) -> tuple[str, str]:
 
 
 def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RecordModel:
-    """The model that gave a record's answers, made again from the dense one, its statistics and its settings."""
-    settings = RunSettings(model=record.model, dtype=record.dtype)
-    if record.pruned is not None:
-        settings = replace(settings, calibration=record.pruned.calibration, methods=(record.pruned.method,))
-    stages = Stages(settings, store, on_step, shelf)
-    if stages.source.identity != record.model_identity:
-        raise JobError(f"{record.model} is not what it was when this result was made.", "Run it again.")
-    if record.pruned is None:
-        return RecordModel(stages.loaded)
-    made = stages.prune(record.pruned.method, record.pruned.sparsity_permille)
-    return RecordModel(stages.loaded, _changes(stages.loaded.model, made.applied()))
+    made = remade(record, store, on_step, shelf)
+    if made.sparse is None:
+        return RecordModel(made.loaded)
+    return RecordModel(made.loaded, _changes(made.loaded.model, made.sparse.applied()))
 
 
 def _changes(model: nn.Module, changed: AbstractContextManager[None]) -> tuple[_Change, ...]:

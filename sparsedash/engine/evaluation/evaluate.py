@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -113,6 +114,21 @@ def evaluate(
     )
 
 
+def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Passages as plain values that another program can ask a model: `ids` of context and target, `n_target` of them
+    the target's, and the `text` that they are the end of, encoded with `special` tokens or without.
+
+    pairs: context and target of each passage.
+    """
+    asked = []
+    for context, target in pairs:
+        question = _question(loaded, context, target)
+        ids = question.context + question.target
+        special = _with_special(loaded, context)
+        asked.append({"ids": ids, "n_target": len(question.target), "text": context + target, "special": special})
+    return asked
+
+
 @dataclass(frozen=True, eq=False)
 class _Asked:
     """A model, and what it is asked."""
@@ -156,8 +172,7 @@ def _split(text: str, index: int) -> tuple[str, str]:
 
 def _question(loaded: LoadedModel, context: str, target: str) -> _Question:
     tokenizer = loaded.tokenizer
-    bos = tokenizer.bos_token
-    special = not (bos and context.startswith(bos))
+    special = _with_special(loaded, context)
     whole = tokenizer(context + target, add_special_tokens=special).input_ids
     n_context = len(tokenizer(context, add_special_tokens=special).input_ids)
     if len(whole) <= n_context:
@@ -167,6 +182,12 @@ def _question(loaded: LoadedModel, context: str, target: str) -> _Question:
     if start >= n_context:
         raise CorpusError(f"The target {target[:40]!r} is longer than the model can read.")
     return _Question(whole[start:n_context], whole[n_context:])
+
+
+def _with_special(loaded: LoadedModel, context: str) -> bool:
+    """Whether the tokenizer is to add its own beginning: not where the text has it."""
+    bos = loaded.tokenizer.bos_token
+    return not (bos and context.startswith(bos))
 
 
 def _answer(loaded: LoadedModel, questions: Sequence[_Question], batch: Batch) -> list[tuple[TargetScore, str]]:

@@ -126,7 +126,7 @@ def _sweep(models: Path, name: str) -> None:
 
 
 def _write(file: Path, folder: Path) -> None:
-    _refuse_broken(file)
+    opened_gguf(file)
     # The conversion's own bar would tear the shell's.
     with _alone(file) as where, quick_gguf(), redirect_stderr(StringIO()):
         try:
@@ -159,10 +159,10 @@ def _alone(file: Path) -> Iterator[dict[str, str]]:
         yield {"pretrained_model_name_or_path": empty, "gguf_file": file.name}
 
 
-def _refuse_broken(file: Path) -> None:
-    """Raises ModelError unless the header can be read and every tensor lies within the file."""
+def opened_gguf(file: Path) -> GgufReader:
+    """The file's keys and tensors. Raises ModelError unless all of them can be read and lie within it."""
     try:
-        GgufReader(file)
+        return GgufReader(file)
     except UNREADABLE as error:
         raise _unreadable(file, error) from error
 

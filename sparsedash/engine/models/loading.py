@@ -112,6 +112,10 @@ class ModelShelf:
             self.n_loaded += 1
         return kept
 
+    def let_go(self) -> None:
+        """Keep none: whoever holds the last one is about to change it."""
+        self._kept = None
+
     def keep(self, loaded: LoadedModel) -> None:
         """Make this the one kept, where somebody still holds a model that this shelf has let go."""
         self._kept = loaded
@@ -120,6 +124,13 @@ class ModelShelf:
 def is_gguf(reference: str) -> bool:
     """Whether the model is one .gguf file, as the built-in one is."""
     return reference == BUILTIN_MODEL or Path(reference).suffix == ".gguf"
+
+
+def gguf_file(reference: str) -> Path | None:
+    """The .gguf file that a model is read from; None where it is read from a folder. Raises ModelError."""
+    if reference == BUILTIN_MODEL:
+        return _builtin_file()
+    return _existing_file(local_path(reference), reference) if is_gguf(reference) else None
 
 
 def locate(reference: str, store: Store) -> Source:

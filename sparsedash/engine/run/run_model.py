@@ -49,6 +49,7 @@ class RunModel:
             loaded = self._shelf.take(source, self.dtype)
             self._run_log.on_step(Step("load", 1, 1))
         note_shape(loaded, self._store)
+        self._store.remember(notes.model_type(source.identity), loaded.model.config.model_type)
         for warning in loaded.warnings:
             self._run_log.warn(warning)
         return loaded

@@ -18,7 +18,7 @@ from sparsedash.engine.run.run_pruning import MORE_ROOM, RunPruning
 from sparsedash.engine.run.run_records import RunRecords
 from sparsedash.engine.run.run_texts import RunTexts
 from sparsedash.engine.run.sparse_model import SparseModel
-from sparsedash.schema.cache_keys import StopWithin
+from sparsedash.schema.cache_keys import StopWithin, plain_share
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
@@ -59,6 +59,10 @@ class Stages:
     def sequences(self) -> list[list[int]]:
         """Token ids of the calibration text."""
         return self.texts.sequences()
+
+    def calibration_identity(self, method: MethodSettings) -> str:
+        """What tells the calibration text that this method reads from others."""
+        return self.texts.calibration_identity(plain_share(method, self._settings.calibration))
 
     def check(self) -> None:
         """Refuse now what would be refused only after the dense model was evaluated, and warn now of what is known.

@@ -22,6 +22,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
 from sparsedash.ui import carried, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
+from sparsedash.ui.chosen_run import link_to_files
 from sparsedash.ui.overview import gain_axis
 from sparsedash.ui.polling import JOB_S
 from sparsedash.ui.run_ending import show_ending
@@ -144,6 +145,7 @@ def link_to_answers(found: RunResults) -> None:
     address = _comparisons(found)[record.key]
     frame.link("compare", "Compare the answers passage by passage", **address)
     frame.link("layers", "See what each layer lost", run=found.run.key, record=found.name_of(record))
+    link_to_files(found.run.key, found.name_of(record))
 
 
 def list_runs(runs: list[Run], chosen: str) -> None:

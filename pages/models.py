@@ -1,0 +1,39 @@
+"""Sparse models in files: what was taken away, and what is being written."""
+
+from sparsedash.reporting.run_results import run_results
+from sparsedash.ui import address_bar, frame, job_watch
+from sparsedash.ui.chosen_run import chosen_run
+from sparsedash.ui.example import show_mark
+from sparsedash.ui.models import exported, request
+
+backend = frame.page("Models")
+exports = backend.exports.listed()
+chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
+found = run_results(backend, chosen.run)
+jobs = [job for job in backend.jobs(job_watch.LISTED) if job.kind == "export"]
+
+frame.opening(exported.sentence(exports))
+if found is not None and found.sparse:
+    show_mark(found.run, brief=True)
+    frame.section(f"Files of {request.title(found)}")
+    request.ask_for_files(backend, found)
+else:
+    if chosen.asked:
+        frame.note("There is no sparse model at this address.")
+    frame.empty(
+        "Here a sparse model becomes files that others load without SparseDash: a folder for transformers, or one file "
+        "for llama.cpp. Each is loaded by a fresh process before it gets its name, and answers as it did in the run."
+    )
+    frame.link("prune", "Prune a model")
+
+live = [job for job in jobs if job.live]
+for job in live:
+    job_watch.watch(backend, job)
+if not live and jobs and jobs[0].state != "done":
+    job_watch.watch(backend, jobs[0])
+
+if exports:
+    frame.section("Taken away")
+    exported.list_exports(backend, exports)
+if address_bar.asked("run"):
+    frame.link("overview", "Back to the chart", run=chosen.key)

@@ -1,0 +1,1 @@
+"""A sparse model in files: written beside its final name, proven by a fresh process that loads it, then renamed."""

@@ -1,0 +1,59 @@
+"""A sparse model as a folder that stock transformers loads: weights, and the base's own files as they are."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+
+from sparsedash.engine.models.loading import Source
+
+COPIED = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json"),
+    "generation_config.json",
+)
+"""The base's files that go along unchanged, those that it has."""
+
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+
+
+def write_checkpoint(
+    folder: Path, base: Source, tensors: Mapping[str, Tensor], shard_mb: int, changes: Mapping[str, Any]
+) -> None:
+    """Write weights in shards with their index, the changed config and the base's other files into the folder.
+
+    changes: to the base's config.json.
+    """
+    save_torch_state_dict(
+        dict(tensors), folder, max_shard_size=shard_mb * 10**6, metadata={"format": "pt"}, shared_tensors_to_discard=[]
+    )
+    config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps(config | dict(changes), indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
+    copy_files(base, folder)
+
+
+def config_changes(base: Source, width_key: str, width: int | None, weights: str) -> dict[str, Any]:
+    """What config.json says otherwise than the base's: the width, and the type of the weights where it names another.
+
+    Without the latter a loader would round float32 weights to the type that the base had. width: None: as it was.
+    """
+    config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    changes: dict[str, Any] = {} if width is None or not width_key else {width_key: width}
+    return changes | {key: weights for key in _DTYPE_KEYS if config.get(key, weights) != weights}
+
+
+def copy_files(base: Source, folder: Path) -> None:
+    """Copy the tokenizer's files and the generation config as they are."""
+    for name in COPIED:
+        if (base.folder / name).is_file():
+            shutil.copyfile(base.folder / name, folder / name)
+
+
+def tensors_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of all weights."""
+    return sum(tensor.nbytes for tensor in tensors.values())

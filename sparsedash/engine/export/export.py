@@ -1,0 +1,236 @@
+"""Taking a sparse model away: made again from its record, written, loaded by a fresh process, then given its name."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from sparsedash.catalog.export_forms import form_problem, shared_width
+from sparsedash.catalog.presets import method_name
+from sparsedash.engine.export.checkpoint import config_changes, copy_files, tensors_bytes, write_checkpoint
+from sparsedash.engine.export.gguf import planned, write_gguf
+from sparsedash.engine.export.model_card import CardFacts, licence_of, model_card
+from sparsedash.engine.export.recipe import public_name, recipe
+from sparsedash.engine.export.reload_proof import Meant, meant, prove_folder, prove_gguf, require_llama_cpp
+from sparsedash.engine.export.rounding import rounded_weights
+from sparsedash.engine.export.target_folder import new_folder, require_new, require_room
+from sparsedash.engine.export.tensors import exported_tensors
+from sparsedash.engine.models.content_hash import content_hash
+from sparsedash.engine.models.loading import ModelShelf, gguf_file
+from sparsedash.engine.run.remade import RemadeModel, remade
+from sparsedash.engine.run.sparse_model import PrunedChannels, SparseModel
+from sparsedash.schema import notes
+from sparsedash.schema.errors import ExportError, JobError
+from sparsedash.schema.export_records import Export, Proof
+from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.records import Passages, Pruned, Record
+from sparsedash.storage.disk_space import free_in_words
+from sparsedash.storage.local_paths import local_path
+from sparsedash.storage.recipes import RECIPE
+from sparsedash.storage.store import Store
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Asked:
+    """What is exported: the request, and what the store has of it."""
+
+    settings: ExportSettings
+    dense: Record
+    sparse: Record
+    pruned: Pruned
+    passages: Passages
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Written:
+    """What the files hold. size, base_size: bytes of the weights, of the sparse model and of the dense one."""
+
+    layout: str
+    size: int
+    base_size: int
+    file: str = ""
+
+
+def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: OnStep) -> Export:
+    """The files of one record's sparse model, proven; its record is kept.
+
+    Raises SparseDashError, and then nothing stands under the folder's name: it exists, the base has changed, the form
+    does not apply, the disk is full, or a fresh process does not find in the files what they are to be.
+    """
+    asked = _asked(settings, store)
+    pruned = asked.pruned
+    _refuse_form(settings, pruned, store.recall(notes.model_type(asked.sparse.model_identity)))
+    method = method_name(pruned.method)
+    folder = settings.folder(store.folder, public_name(asked.sparse.model), method, pruned.sparsity_permille)
+    folder = local_path(str(folder)).absolute()
+    require_new(folder)
+    made = remade(asked.sparse, store, on_step, shelf)
+    model_type = made.loaded.model.config.model_type
+    _refuse_form(settings, pruned, model_type)
+    with _said(folder), new_folder(folder) as inside:
+        on_step(Step("write", 0, 1, message=folder.name))
+        written = _write(inside, folder, asked, made, store)
+        proof = _proven(inside, asked, made, written, shelf, on_step)
+        _describe(inside, asked, made, written, proof, store)
+        files = file_hashes(inside)
+        n_bytes = sum(file.stat().st_size for file in inside.iterdir())
+    found = Export(
+        key=settings.key(),
+        settings=settings,
+        folder=str(folder),
+        layout=written.layout,
+        model=asked.sparse.model,
+        model_identity=asked.sparse.model_identity,
+        model_type=model_type,
+        n_bytes=n_bytes,
+        base_bytes=written.base_size,
+        files=files,
+        proof=proof,
+        made_at=time.time(),
+    )
+    store.put(found.key, found)
+    return found
+
+
+def prove_again(found: Export, folder: Path, store: Store, shelf: ModelShelf, on_step: OnStep) -> Proof:
+    """The proof of a folder that was exported before, wherever it lies now; the store's record of it is renewed.
+
+    Raises ExportError where a file is not what was written, or the proof does not hold.
+    """
+    now = file_hashes(folder)
+    if changed := sorted(name for name in found.files.keys() | now.keys() if found.files.get(name) != now.get(name)):
+        raise ExportError(
+            f"{folder} is not what was written: {', '.join(changed[:5])} changed, came or went.", "Export it again."
+        )
+    asked = _asked(found.settings, store)
+    made = remade(asked.sparse, store, on_step, shelf)
+    file = next((name for name in now if name.endswith(".gguf")), "")
+    written = _Written(layout=found.layout, size=0, base_size=found.base_bytes, file=file)
+    return _proven(folder, asked, made, written, shelf, on_step)
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of every file by its name, but of the card: that is somebody's to write on."""
+    return {file.name: content_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != CARD}
+
+
+def _asked(settings: ExportSettings, store: Store) -> _Asked:
+    dense, sparse = (store.get(Record, key) for key in (settings.dense, settings.sparse))
+    if dense is None or sparse is None or sparse.pruned is None:
+        raise JobError("The sparse model's result is not in the store any more.", "Run it again.")
+    passages = store.get(Passages, sparse.passages_key)
+    if passages is None:
+        raise JobError("The passages that it answered are not in the store any more.", "Run it again.")
+    return _Asked(settings=settings, dense=dense, sparse=sparse, pruned=sparse.pruned, passages=passages)
+
+
+def _refuse_form(settings: ExportSettings, pruned: Pruned, model_type: str | None) -> None:
+    if problem := form_problem(settings.form, pruned, model_type):
+        raise ExportError(f"This model cannot be written as {settings.form}: {problem}.", "Choose another form.")
+    if settings.form == "gguf":
+        require_llama_cpp()
+
+
+@contextmanager
+def _said(folder: Path) -> Iterator[None]:
+    """What goes wrong while files are written, in words."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)[:200]
+        room = free_in_words(OSError(), folder.parent)
+        raise ExportError(
+            f"{folder} could not be written: {reason}. {room}".strip(), "Free some space, or name another folder."
+        ) from error
+
+
+def _write(inside: Path, folder: Path, asked: _Asked, made: RemadeModel, store: Store) -> _Written:
+    settings, sparse = asked.settings, _sparse(made)
+    if settings.form == "gguf":
+        return _write_gguf(inside, folder, asked, made, store)
+    family = made.loaded.family
+    width = None if settings.form == "masked" else shared_width(asked.pruned, made.loaded.model.config.model_type)
+    tensors = exported_tensors(sparse, width, settings.weights)
+    require_room(folder, tensors_bytes(tensors))
+    changes = config_changes(made.source, family.width, width, settings.weights)
+    write_checkpoint(inside, made.source, tensors, settings.shard_mb, changes)
+    each = next(tensor.element_size() for tensor in tensors.values() if tensor.is_floating_point())
+    dense = sum(parameter.numel() for parameter in made.loaded.model.parameters()) * each
+    layout = f"{width:,} channels in every block" if width else "the dense widths, zeros where something is gone"
+    if settings.form == "padded":
+        layout += ", filled up with zeros where fewer are left"
+    return _Written(layout=layout, size=tensors_bytes(tensors), base_size=dense)
+
+
+def _write_gguf(inside: Path, folder: Path, asked: _Asked, made: RemadeModel, store: Store) -> _Written:
+    settings, sparse = asked.settings, _sparse(made)
+    assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
+    base = gguf_file(asked.sparse.model)
+    if base is None and not settings.dense_gguf:
+        raise ExportError(
+            "A GGUF file needs its tokenizer's part, which nothing here writes: it is copied from a GGUF file of the "
+            "dense model, and none is named.",
+            "Name one with F32, F16 or BF16 weights.",
+        )
+    file = base or local_path(settings.dense_gguf)
+    plan = planned(file, sparse, is_base=base is not None)
+    require_room(folder, plan.n_bytes(settings.weights))
+    name = f"{folder.name}.gguf"
+    write_gguf(inside / name, plan, settings.weights)
+    size, dense = plan.n_bytes(settings.weights), plan.base_bytes(settings.weights)
+    return _Written(layout=plan.layout, size=size, base_size=dense, file=name)
+
+
+def _sparse(made: RemadeModel) -> SparseModel:
+    assert made.sparse is not None
+    return made.sparse
+
+
+def _proven(
+    inside: Path, asked: _Asked, made: RemadeModel, written: _Written, shelf: ModelShelf, on_step: OnStep
+) -> Proof:
+    on_step(Step("prove", 0, 2, message="Asking the model in memory"))
+    expected = _expected(asked, made, shelf)
+    on_step(Step("prove", 1, 2, message="Asking the files"))
+    if asked.settings.form == "gguf":
+        proof = prove_gguf(inside / written.file, expected, asked.settings.weights, on_step)
+    else:
+        proof = prove_folder(inside, expected, on_step)
+    on_step(Step("prove", 2, 2))
+    return proof
+
+
+def _expected(asked: _Asked, made: RemadeModel, shelf: ModelShelf) -> Meant:
+    loaded, settings = made.loaded, asked.settings
+    unrounded = settings.weights in (loaded.dtype, "float32")
+    with _sparse(made).applied(), torch.inference_mode():
+        if not unrounded:
+            # In place, since there may be no room for a second model; the dense one is read anew when it is needed.
+            shelf.let_go()
+            rounded_weights(loaded.model, settings.form, settings.weights)
+        return meant(loaded, asked.sparse, asked.passages, strict=unrounded)
+
+
+def _describe(inside: Path, asked: _Asked, made: RemadeModel, written: _Written, proof: Proof, store: Store) -> None:
+    if written.file:
+        copy_files(made.source, inside)
+    (inside / RECIPE).write_text(recipe(asked.settings, asked.sparse, made, proof), encoding="utf-8")
+    facts = CardFacts(
+        settings=asked.settings,
+        dense=asked.dense,
+        sparse=asked.sparse,
+        proof=proof,
+        layout=written.layout,
+        size=written.size,
+        base_size=written.base_size,
+        licence=licence_of(made.source.folder, asked.sparse.model),
+        file=written.file,
+    )
+    (inside / CARD).write_text(model_card(facts), encoding="utf-8")

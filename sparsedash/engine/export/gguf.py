@@ -1,0 +1,257 @@
+"""A sparse model as one GGUF file: the dense model's own file copied key by key, with other MLPs in it.
+
+llama.cpp reads one width for a whole model, but for its graphs `deci`, which runs LLaMA's block, and `openelm`: these
+take a width for each. Numpy shapes are torch's, (out, in); GGUF counts the other way. q and k of `llama` files have
+their rows in the order that `deci` rotates; those of `qwen2` have not. Widths of each block were tried by hand against
+llama.cpp b11739 (docs/adr/0019).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType, quants
+from gguf.quants import quant_shape_to_byte_shape
+
+from sparsedash.catalog.export_forms import PER_LAYER, one_width
+from sparsedash.engine.export.tensors import block_tensors
+from sparsedash.engine.models.dequantise import opened_gguf
+from sparsedash.engine.models.gguf_reader import GgufReader
+from sparsedash.engine.pruning.surgery import out_weight
+from sparsedash.engine.run.sparse_model import PrunedChannels
+from sparsedash.schema.errors import ModelError
+from sparsedash.schema.export_settings import Weights
+
+Array = np.ndarray[Any, Any]
+
+_TYPES: dict[Weights, tuple[GGMLQuantizationType, LlamaFileType]] = {
+    "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+}
+_FULL = ("F32", "F16", "BF16")
+_KEPT_FULL = ("position_embd", "token_types", "rope_freqs", "norm")
+"""Parts of the names of tensors that llama.cpp reads in float32 only."""
+
+_GROUP = 32
+"""Weights that share a scale in q8_0; a row that is no multiple is kept in float16."""
+
+_OTHER_MODEL = "Name one that was made from the very model that was pruned."
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One tensor to be written: shape as torch has it; make: its numbers, asked for only when it is written."""
+
+    name: str
+    shape: tuple[int, ...]
+    make: Callable[[], Array]
+
+    def kind(self, weights: Weights) -> GGMLQuantizationType:
+        """How it is kept: vectors and norms in float32, whatever the weights."""
+        if len(self.shape) < 2 or any(part in self.name for part in _KEPT_FULL):
+            return GGMLQuantizationType.F32
+        wanted = _TYPES[weights][0]
+        ragged = wanted is GGMLQuantizationType.Q8_0 and self.shape[-1] % _GROUP
+        return GGMLQuantizationType.F16 if ragged else wanted
+
+    def n_bytes(self, weights: Weights) -> int:
+        """Bytes it takes in the file."""
+        return int(np.prod(_byte_shape(self.shape, self.kind(weights))))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Plan:
+    """What a file will hold. architecture: its own, or that under which llama.cpp takes a width for each block.
+
+    widths: in the file. dense: the entries of the dense model. layout: in words.
+    """
+
+    reader: GgufReader
+    architecture: str
+    widths: tuple[int, ...]
+    entries: list[Entry]
+    dense: list[Entry]
+    layout: str
+
+    def n_bytes(self, weights: Weights) -> int:
+        """Bytes that the tensors take."""
+        return sum(entry.n_bytes(weights) for entry in self.entries)
+
+    def base_bytes(self, weights: Weights) -> int:
+        """Bytes that the dense model's tensors would take."""
+        return sum(entry.n_bytes(weights) for entry in self.dense)
+
+
+def planned(file: Path, made: PrunedChannels, *, is_base: bool) -> Plan:
+    """What becomes of the dense model's file. is_base: it is what was pruned, so that it may be quantised.
+
+    Raises ModelError where it is not a full file of the dense model.
+    """
+    reader = opened_gguf(file)
+    dense = [_as_it_is(tensor) for tensor in reader.tensors]
+    _require_same(file, {entry.name: entry for entry in dense}, made, is_base, reader)
+    own = str(reader.fields["general.architecture"].contents())
+    tied = all(entry.name != "output.weight" for entry in dense)
+    if one_width(made.widths):
+        architecture, widths, layout = own, made.widths, f"one width, as {own}"
+    elif own in PER_LAYER and (tied or PER_LAYER[own] != "openelm"):
+        architecture, widths = PER_LAYER[own], made.widths
+        layout = f"a width for each block, as {architecture}"
+    else:
+        architecture, widths = own, [max(made.widths)] * len(made.widths)
+        layout = f"filled up to the widest block, as {own}: llama.cpp reads no width for each block of this family"
+    heads = _heads(reader, own)
+    kept = [entry for entry in dense if not _is_mlp(entry.name)]
+    entries = [*_moved(kept, own, architecture, heads), *_mlps(made, widths)]
+    return Plan(
+        reader=reader, architecture=architecture, widths=tuple(widths), entries=entries, dense=dense, layout=layout
+    )
+
+
+def write_gguf(file: Path, plan: Plan, weights: Weights) -> None:
+    """Write the file, tensor by tensor: no more than one is held at a time."""
+    own = str(plan.reader.fields["general.architecture"].contents())
+    writer = GGUFWriter(file, plan.architecture)
+    try:
+        for name, field in plan.reader.fields.items():
+            # The library writes no empty array, which has no type of its items either.
+            empty = field.types == [GGUFValueType.ARRAY]
+            if not (empty or name.startswith("GGUF.") or name == "general.architecture"):
+                renamed = f"{plan.architecture}{name.removeprefix(own)}" if name.startswith(f"{own}.") else name
+                value, kind, sub_type = _value(field)
+                if renamed == f"{plan.architecture}.feed_forward_length":
+                    value, kind, sub_type = _width_value(plan.widths)
+                elif renamed == "general.file_type":
+                    value = int(_TYPES[weights][1])
+                writer.add_key_value(renamed, value, kind, sub_type=sub_type)
+        if "general.file_type" not in plan.reader.fields:
+            writer.add_file_type(int(_TYPES[weights][1]))
+        for entry in plan.entries:
+            kind = entry.kind(weights)
+            shape, number = _byte_shape(entry.shape, kind), _NUMPY.get(kind, np.dtype(np.uint8))
+            stated = entry.shape if kind in _NUMPY else shape
+            writer.add_tensor_info(entry.name, stated, number, int(np.prod(shape)), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for entry in plan.entries:
+            writer.write_tensor_data(quants.quantize(entry.make().astype(np.float32), entry.kind(weights)))
+    finally:
+        writer.close()
+
+
+def rounded(values: Array, weights: Weights) -> Array:
+    """A weight (out, in) as the file gives it back."""
+    kind = Entry("", values.shape, lambda: values).kind(weights)
+    back: Array = quants.dequantize(quants.quantize(values.astype(np.float32), kind), kind)
+    return back
+
+
+_NUMPY = {GGMLQuantizationType.F32: np.dtype(np.float32), GGMLQuantizationType.F16: np.dtype(np.float16)}
+
+
+def _byte_shape(shape: tuple[int, ...], kind: GGMLQuantizationType) -> tuple[int, ...]:
+    return tuple(quant_shape_to_byte_shape(shape, kind))
+
+
+def _value(field: Any) -> tuple[Any, GGUFValueType, GGUFValueType | None]:
+    """A key's value as it can be written again; words as bytes, since a vocabulary holds parts of characters."""
+    kind, sub_type = field.types[0], field.types[-1] if len(field.types) > 1 else None
+    if sub_type == GGUFValueType.STRING:
+        return [bytes(field.parts[at]) for at in field.data], kind, sub_type
+    return field.contents(), kind, sub_type
+
+
+def _width_value(widths: tuple[int, ...]) -> tuple[Any, GGUFValueType, GGUFValueType | None]:
+    if one_width(widths):
+        return int(widths[0]), GGUFValueType.UINT32, None
+    return list(map(int, widths)), GGUFValueType.ARRAY, GGUFValueType.UINT32
+
+
+def _as_it_is(tensor: Any) -> Entry:
+    shape = tuple(int(n) for n in reversed(tensor.shape))
+    return Entry(tensor.name, shape, lambda: quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape))
+
+
+def _is_mlp(name: str) -> bool:
+    return any(f".{part}." in name for part in ("ffn_gate", "ffn_up", "ffn_down"))
+
+
+def _mlp_names(made: PrunedChannels) -> dict[str, str]:
+    """GGUF's name of each projection of a block by ours; what is fused or alone goes up."""
+    family = made.loaded.family
+    inner = ("ffn_gate", "ffn_up") if len(family.inner) > 1 else ("ffn_up",)
+    return {**dict(zip(family.inner, inner, strict=True)), family.out: "ffn_down"}
+
+
+def _mlps(made: PrunedChannels, widths: Any) -> Iterator[Entry]:
+    names = _mlp_names(made)
+    for index, width in enumerate(widths):
+        for name, tensor in block_tensors(made, index, width).items():
+            module, _, kind = name.rpartition(".")
+
+            def make(index: int = index, width: int = width, name: str = name) -> Array:
+                return block_tensors(made, index, width)[name].float().numpy()
+
+            yield Entry(f"blk.{index}.{names[module]}.{kind}", tuple(tensor.shape), make)
+
+
+def _heads(reader: GgufReader, own: str) -> dict[str, int]:
+    count = int(reader.fields[f"{own}.attention.head_count"].contents())
+    few = reader.fields.get(f"{own}.attention.head_count_kv")
+    return {"attn_q": count, "attn_k": count if few is None else int(few.contents())}
+
+
+def _moved(dense: list[Entry], own: str, architecture: str, heads: dict[str, int]) -> Iterator[Entry]:
+    """The dense tensors as another architecture's graph reads them."""
+    by_name = {entry.name: entry for entry in dense}
+    for entry in dense:
+        part = entry.name.split(".")[2] if entry.name.startswith("blk.") else ""
+        if (own, architecture) == ("qwen2", "deci") and part in heads:
+            yield _interleaved(entry, heads[part])
+        elif (own, architecture) == ("qwen3", "openelm") and part in ("attn_q", "attn_k", "attn_v"):
+            if part == "attn_q":
+                yield _joined(
+                    [by_name[entry.name.replace("attn_q", other)] for other in ("attn_q", "attn_k", "attn_v")]
+                )
+        else:
+            yield entry
+
+
+def _interleaved(entry: Entry, n_heads: int) -> Entry:
+    """Rows of every head: halves one after the other become pairs, as `deci` rotates them."""
+
+    def make() -> Array:
+        values = entry.make()
+        halves = values.reshape(n_heads, 2, len(values) // n_heads // 2, *values.shape[1:])
+        return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
+
+    return Entry(entry.name, entry.shape, make)
+
+
+def _joined(parts: list[Entry]) -> Entry:
+    """q, k and v one below the other."""
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    name = parts[0].name.replace("attn_q", "attn_qkv")
+    return Entry(name, shape, lambda: np.concatenate([part.make() for part in parts]))
+
+
+def _require_same(file: Path, dense: dict[str, Entry], made: PrunedChannels, is_base: bool, reader: GgufReader) -> None:
+    """Raises ModelError unless the file holds the dense model's first MLP, in numbers that are as good."""
+    quantised = {t.tensor_type.name for t in reader.tensors} - set(_FULL)
+    if quantised and not is_base:
+        raise ModelError(
+            f"{file.name} is quantised ({', '.join(sorted(quantised))}), and its other weights would not be the "
+            "model's.",
+            "Name one with F32, F16 or BF16 weights.",
+        )
+    own = dense.get("blk.0.ffn_down.weight")
+    wanted = out_weight(made.loaded.mlps[0]).float().cpu().numpy()
+    n_blocks = len({name.split(".")[1] for name in dense if name.startswith("blk.")})
+    if own is None or own.shape != wanted.shape or n_blocks != len(made.widths):
+        raise ModelError(f"{file.name} is a file of another model: its blocks have other shapes.", _OTHER_MODEL)
+    if np.abs(own.make() - wanted).max() > 0.01 * np.abs(wanted).max():
+        raise ModelError(f"{file.name} is a file of another model: its weights differ.", _OTHER_MODEL)

@@ -1,0 +1,185 @@
+"""The proof of an export: a fresh process loads the files with stock code and answers as the model that was meant.
+
+The model meant is the run's sparse model in this process, its weights rounded as the files keep them. The runs' own
+verdicts are in its record. A process of its own, because what this one has loaded or changed must not help.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sparsedash.engine.evaluation.evaluate import questions_of
+from sparsedash.engine.export import reloaded
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.schema.errors import ExportError
+from sparsedash.schema.export_records import Proof
+from sparsedash.schema.export_settings import Weights
+from sparsedash.schema.progress import OnStep, Step, ignore_steps
+from sparsedash.schema.records import Passages, Record
+from sparsedash.schema.settings import Dtype
+
+N_LOGITS = 16
+N_VERDICTS = 50
+_LOOK_S = 0.5
+
+ALLOWED: dict[str, float] = {"float32": 1e-3, "bfloat16": 0.5}
+"""The largest difference of logits by the type that is computed in: other sums of the same numbers, no other model."""
+
+ALLOWED_GGUF: dict[Weights, float] = {"float32": 2e-3, "float16": 0.25, "q8_0": 2.0}
+"""llama.cpp rounds what it multiplies float16 and q8_0 weights with in the same way."""
+
+_DIFFERING = 0.1
+"""Share of the verdicts that may differ where not only the weights are rounded."""
+
+_HERE = Path(__file__).parent
+_KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+_ADVICE = "Nothing was kept. The log has the details; please report it with the model and the form."
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Meant:
+    """What the files are to answer. questions: as `reloaded.answer` takes them, and their text. strict: see Proof.
+
+    right, logits: of the model that was meant. run: verdicts of the run's record. dtype: that is computed in.
+    """
+
+    questions: list[dict[str, Any]]
+    right: list[bool]
+    logits: list[Tensor]
+    run: list[bool]
+    dtype: Dtype
+    strict: bool
+
+
+def meant(loaded: LoadedModel, record: Record, passages: Passages, strict: bool) -> Meant:
+    """Ask the loaded model, which is the one meant just now, the first passages that the record has answered."""
+    outcomes = record.outcomes[:N_VERDICTS]
+    place = {index: row for row, index in enumerate(passages.indices)}
+    rows = [place[outcome.index] for outcome in outcomes]
+    questions = questions_of(loaded, [(passages.contexts[row], passages.targets[row]) for row in rows])
+    right, logits = reloaded.answer(loaded.model, questions, N_LOGITS)
+    run = [outcome.last_word_right for outcome in outcomes]
+    strict = strict and loaded.dtype == "float32"
+    return Meant(questions=questions, right=right, logits=logits, run=run, dtype=loaded.dtype, strict=strict)
+
+
+def prove_folder(folder: Path, expected: Meant, on_step: OnStep = ignore_steps) -> Proof:
+    """What stock transformers makes of the folder. Raises ExportError unless it holds."""
+    told, logits = _asked("reloaded.py", folder, expected, on_step)
+    allowed = ALLOWED[expected.dtype]
+    n_allowed = 0 if expected.dtype == "float32" else round(_DIFFERING * len(expected.right))
+    return _judged(Proof(runtime="transformers", **_seen(told, logits, expected, allowed, n_allowed)), told)
+
+
+def prove_gguf(file: Path, expected: Meant, weights: Weights, on_step: OnStep = ignore_steps) -> Proof:
+    """What llama.cpp makes of the file. Raises ExportError unless it holds."""
+    told, logits = _asked("reloaded_gguf.py", file, expected, on_step)
+    exact = weights == "float32" and expected.dtype == "float32"
+    allowed = max(ALLOWED_GGUF[weights], ALLOWED[expected.dtype])
+    n_allowed = 0 if exact else round(_DIFFERING * len(expected.right))
+    return _judged(Proof(runtime="llama.cpp", **_seen(told, logits, expected, allowed, n_allowed)), told)
+
+
+def require_llama_cpp() -> None:
+    """Raise ExportError where llama.cpp is not installed: a GGUF file that nobody has loaded is not given away."""
+    try:
+        version("llama-cpp-py-sync")
+    except PackageNotFoundError:
+        raise ExportError(
+            "A GGUF file is proven by llama.cpp, which is not installed here.",
+            "Run: pip install -r requirements-gguf.txt",
+        ) from None
+
+
+def _asked(program: str, what: Path, expected: Meant, on_step: OnStep) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    asked = {"questions": expected.questions, "n_logits": len(expected.logits), "dtype": expected.dtype}
+    asked |= {"tokenizer": True, "n_threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4}
+    with tempfile.TemporaryDirectory(prefix="sparsedash-") as place:
+        questions, answers = Path(place) / "questions.json", Path(place) / "answers.json"
+        questions.write_text(json.dumps(asked), encoding="utf-8")
+        command = [sys.executable, "-I", str(_HERE / program), str(what), str(questions), str(answers)]
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": place, "PYTHONIOENCODING": "utf-8"}
+        _run(command, environment, Path(place) / "said", on_step)
+        told = json.loads(answers.read_text(encoding="utf-8"))
+        # Read before the folder goes; the tensors are copies.
+        return told, {name: rows.clone() for name, rows in load_file(f"{answers}.safetensors").items()}
+
+
+def _run(command: list[str], environment: dict[str, str], log: Path, on_step: OnStep) -> None:
+    """Wait for the process; who wants to stop meanwhile can. Raises ExportError where it fails."""
+    with (
+        log.open("wb") as said,
+        subprocess.Popen(  # noqa: S603 - our own program
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+        ) as process,
+    ):
+        try:
+            while process.poll() is None:
+                on_step(Step("prove", 1, 2, message="Asking the files"))
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=_LOOK_S)
+        finally:
+            process.kill()
+    if process.returncode != 0:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = f"it ended with {process.returncode}: {lines[-1][:300] if lines else 'it said nothing'}"
+        raise ExportError(f"A fresh process could not load the files: {reason}.", _ADVICE)
+
+
+def _seen(
+    told: dict[str, Any], logits: dict[str, Tensor], expected: Meant, allowed: float, n_allowed: int
+) -> dict[str, Any]:
+    """The fields of the proof."""
+    return {
+        "version": str(told["version"]),
+        "n_logits": len(expected.logits),
+        "logit_difference": max(_difference(logits[str(i)], rows) for i, rows in enumerate(expected.logits)),
+        "logit_allowed": allowed,
+        "n_verdicts": len(expected.right),
+        "n_meant": _n_same(told["right"], expected.right),
+        "n_run": _n_same(told["right"], expected.run),
+        "n_allowed": n_allowed,
+        "strict": expected.strict and n_allowed == 0,
+        "made_at": time.time(),
+    }
+
+
+def _judged(proof: Proof, told: dict[str, Any]) -> Proof:
+    faults = []
+    if told["holes"]:
+        faults.append(f"stock code finds tensors missing or left over: {', '.join(told['holes'][:5])}")
+    if not told["same_tokens"]:
+        faults.append("its tokenizer reads the passages otherwise")
+    if told["ours"]:
+        faults.append("it needed this program's own code")
+    if not proof.holds:
+        faults.append(
+            f"logits differ by up to {proof.logit_difference:.2g} ({proof.logit_allowed:g} is allowed), and "
+            f"{proof.n_meant} of {proof.n_verdicts} passages are answered as meant, {proof.n_run} as in the run"
+        )
+    if faults:
+        raise ExportError(f"The files are not the sparse model: {'; '.join(faults)}.", _ADVICE)
+    return proof
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    if one.shape != other.shape:
+        return float("inf")
+    return float((one - other).abs().max().nan_to_num(nan=float("inf")))
+
+
+def _n_same(one: Sequence[bool], other: Sequence[bool]) -> int:
+    return sum(a == b for a, b in zip(one, other, strict=True))

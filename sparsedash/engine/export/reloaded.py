@@ -1,0 +1,75 @@
+"""Loads a folder with stock transformers and answers questions: a program of its own, and a function.
+
+    python -I reloaded.py FOLDER QUESTIONS ANSWERS
+
+No network, no remote code, nothing of SparseDash: only what somebody has who downloads the folder. ANSWERS becomes a
+JSON file; ANSWERS.safetensors beside it the logits.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+N_ROWS = 4
+"""Of each passage whose logits are compared: those before the target's last tokens."""
+
+
+@torch.inference_mode()
+def answer(model: Any, questions: Sequence[dict[str, Any]], n_logits: int) -> tuple[list[bool], list[Tensor]]:
+    """Whether each target was the model's first choice, token by token, and logits (rows, vocabulary) of the first.
+
+    questions: `ids`, of context and target; `n_target`, how many of them are the target's.
+    """
+    right, logits = [], []
+    for number, question in enumerate(questions):
+        ids = torch.tensor([question["ids"]], device=model.device)
+        rows = model(input_ids=ids[:, :-1], use_cache=False).logits[0].float()
+        target = ids[0, -question["n_target"] :]
+        right.append(bool((rows[-len(target) :].argmax(dim=-1) == target).all()))
+        if number < n_logits:
+            logits.append(rows[-N_ROWS:].cpu().contiguous())
+    return right, logits
+
+
+def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise OSError(f"{event} is refused: a proof needs no network")
+
+
+def main(folder: str, questions_file: str, answers_file: str) -> None:
+    """Load, answer, and write both down."""
+    sys.addaudithook(_refuse_network)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    asked = json.loads(Path(questions_file).read_text(encoding="utf-8"))
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, asked["dtype"]), use_safetensors=True, output_loading_info=True, **local
+    )
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    holes = sorted(
+        {*found["missing_keys"], *found["unexpected_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    )
+    same = True
+    if asked["tokenizer"]:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        same = all(
+            tokenizer(q["text"], add_special_tokens=q["special"]).input_ids[-len(q["ids"]) :] == q["ids"]
+            for q in asked["questions"]
+        )
+    right, logits = answer(model, asked["questions"], asked["n_logits"])
+    save_file({str(i): rows for i, rows in enumerate(logits)}, f"{answers_file}.safetensors")
+    told = {"right": right, "same_tokens": same, "holes": holes, "version": version("transformers")}
+    told["ours"] = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
+    Path(answers_file).write_text(json.dumps(told), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,72 @@
+"""The exports of one data folder: what can be asked for, what there is, and how it is deleted."""
+
+import shutil
+from pathlib import Path
+
+from sparsedash.catalog.export_forms import FORMS, form_problem
+from sparsedash.schema import notes
+from sparsedash.schema.errors import ExportError, NewerError
+from sparsedash.schema.export_records import Export
+from sparsedash.schema.export_settings import EXPORTS, Form
+from sparsedash.schema.records import Record
+from sparsedash.storage.store import Store
+
+
+class Exports:
+    """What was exported, by the dashboard or the shell, with this data folder. Safe to share between threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def listed(self) -> list[Export]:
+        """All of them whose folder is still there, newest first."""
+        found = [self._known(key) for key in self._store.keys(Export)]
+        there = [export for export in found if export is not None and Path(export.folder).is_dir()]
+        return sorted(there, key=lambda export: export.made_at, reverse=True)
+
+    def is_whole(self, key: str) -> bool:
+        """Whether the export with this key is known, and its folder there."""
+        found = self._known(key)
+        return found is not None and Path(found.folder).is_dir()
+
+    def problems(self, record: Record) -> dict[Form, str]:
+        """Of each form why this record's model cannot be written in it; empty where nothing speaks against it."""
+        assert record.pruned is not None
+        family = self._store.recall(notes.model_type(record.model_identity))
+        return {form: form_problem(form, record.pruned, family) for form in FORMS}
+
+    def is_ours(self, export: Export) -> bool:
+        """Whether it lies in the data folder, so that a page may delete it."""
+        # Resolved: neither a link nor `..` leads out of it.
+        return Path(export.folder).resolve().parent == self._folder.resolve()
+
+    def drop(self, key: str) -> None:
+        """Delete an export that lies in the data folder. Raises ExportError for another place, or where that fails."""
+        found = self._known(key)
+        if found is None:
+            return
+        if not self.is_ours(found):
+            raise ExportError(
+                f"{found.folder} lies outside of the data folder, and is not deleted from here.",
+                "Delete it in a shell.",
+            )
+        folder = Path(found.folder)
+        gone = folder.with_name(f".deleted-{key[:16]}")
+        try:
+            if folder.is_dir() and not folder.is_symlink():
+                # Renamed first: no half of it stands under its name.
+                folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+        except OSError as error:
+            raise ExportError(f"{folder} could not be deleted: {error.strerror}.") from error
+
+    def _known(self, key: str) -> Export | None:
+        """The export's record; None also for one that another version has written, which stays."""
+        try:
+            return self._store.get(Export, key)
+        except NewerError:
+            return None
+
+    @property
+    def _folder(self) -> Path:
+        return self._store.folder / EXPORTS

@@ -1,0 +1,100 @@
+"""Every family in every form that applies, loaded by stock transformers in a fresh process: the same logits."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sparsedash.catalog.families import FAMILIES
+from sparsedash.engine.export import reloaded
+from sparsedash.engine.export.checkpoint import config_changes, write_checkpoint
+from sparsedash.engine.export.tensors import exported_tensors
+from sparsedash.engine.models.loading import Source, load
+from sparsedash.engine.pruning.reconstruction_error import LayerErrors
+from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
+from sparsedash.engine.run.sparse_model import PrunedChannels
+from tests.engine.tiny import save_tiny
+
+PROGRAM = (
+    "import json, runpy, sys\n"
+    "main = runpy.run_path(sys.argv[1])['main']\n"
+    "for each in json.loads(open(sys.argv[2]).read()): main(*each)\n"
+)
+FORMS = ("uniform", "padded", "masked")
+NO_FIELD = {name for name, family in FAMILIES.items() if not family.width}
+
+
+def sparse_model(folder, widths):
+    """The tiny model of this folder with channels drawn by lot and other out-projections."""
+    loaded = load(Source(reference=str(folder), folder=folder, identity="tiny"), "float32")
+    torch.manual_seed(1)
+    narrowed = []
+    for mlp, width in zip(loaded.mlps, widths, strict=True):
+        kept = torch.randperm(mlp.width)[:width].sort().values
+        bias = None if mlp.out.bias is None else torch.randn(len(mlp.out.bias))
+        narrowed.append(PrunedMlp(kept, out_weight(mlp)[:, kept] + 0.1 * torch.randn(1), bias))
+    errors = LayerErrors(fitted=[], held_out=[], uncompensated=[], sensitivities=[])
+    return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors)
+
+
+def questions():
+    torch.manual_seed(2)
+    draws = [torch.randint(1, 300, (9,)).tolist() for _ in range(3)]
+    return [{"ids": ids, "n_target": 2, "text": "", "special": False} for ids in draws]
+
+
+@pytest.fixture(scope="module")
+def differences(tmp_path_factory):
+    """By family and form, the largest difference between the logits in memory and those of a fresh process."""
+    place = tmp_path_factory.mktemp("families")
+    asked, meant, calls = questions(), {}, []
+    (place / "questions.json").write_text(
+        json.dumps({"questions": asked, "n_logits": 3, "dtype": "float32", "tokenizer": False})
+    )
+    for family in sorted(FAMILIES):
+        base = save_tiny(place / family, family)
+        for form in FORMS:
+            widths = (64, 64, 64) if form == "uniform" else (64, 96, 32) if form == "masked" else (32, 64, 48)
+            if form == "uniform" and family in NO_FIELD:
+                continue
+            made = sparse_model(base, widths)
+            dense = made.loaded.mlps[0].width
+            width = None if form == "masked" else dense if family in NO_FIELD else 64
+            source = Source(reference=family, folder=base, identity="tiny")
+            target = place / f"{family}-{form}"
+            target.mkdir()
+            tensors = exported_tensors(made, width, "float32")
+            changes = config_changes(source, FAMILIES[family].width, width, "float32")
+            write_checkpoint(target, source, tensors, 1, changes)
+            with made.applied():
+                meant[family, form] = reloaded.answer(made.loaded.model, asked, 3)
+            calls.append((str(target), str(place / "questions.json"), f"{target}.json"))
+    (place / "calls.json").write_text(json.dumps(calls))
+    command = [sys.executable, "-I", "-c", PROGRAM, reloaded.__file__, str(place / "calls.json")]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "home")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {}
+    for (family, form), (right, logits) in meant.items():
+        told = json.loads((place / f"{family}-{form}.json").read_text())
+        assert (told["holes"], told["ours"], told["right"]) == ([], [], right), (family, form)
+        again = load_file(place / f"{family}-{form}.json.safetensors")
+        found[family, form] = max(float((again[str(i)] - rows).abs().max()) for i, rows in enumerate(logits))
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_fresh_process_computes_the_same_logits(family, form, differences):
+    if form == "uniform" and family in NO_FIELD:
+        assert (family, form) not in differences
+        return
+    assert differences[family, form] <= 1e-4
+
+
+def test_the_families_without_a_width_in_their_config_are_those_whose_code_computes_it():
+    assert sorted(NO_FIELD) == ["bloom"]

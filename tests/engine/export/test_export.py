@@ -1,0 +1,293 @@
+"""Taking a sparse model away: what is written, that a fresh process proves it, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+from sparsedash.engine.export import export as module
+from sparsedash.engine.export.export import export, prove_again
+from sparsedash.engine.export.model_card import licence_of
+from sparsedash.engine.export.recipe import public_name
+from sparsedash.engine.export.target_folder import new_folder
+from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.run import pipeline
+from sparsedash.schema.errors import Cancelled, ExportError, JobError
+from sparsedash.schema.export_records import Export
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from tests.engine.export.conftest import asked, run_settings
+from tests.engine.tiny import save_tiny
+
+BEST, EVEN, MASKS = 0, 1, 2
+
+
+@pytest.fixture
+def run(finished_run, model_folder):
+    return finished_run(model_folder)
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("number", "form"), [(EVEN, "uniform"), (BEST, "padded"), (BEST, "masked"), (MASKS, "masked")])
+def test_the_folder_holds_all_that_is_needed_and_is_proven(number, form, run, model_folder, tmp_path):
+    store, shelf, finished = run
+    made = export(asked(finished, number, form, tmp_path / "out"), store, shelf, ignore_steps)
+    out = tmp_path / "out"
+    assert {"model.safetensors", "config.json", "tokenizer.json", "recipe.json", "README.md"} <= set(left_in(out))
+    assert left_in(tmp_path) == ["out"]
+    assert (out / "tokenizer.json").read_bytes() == (model_folder / "tokenizer.json").read_bytes()
+    assert made.proof.holds
+    assert (made.proof.n_logits, made.proof.n_verdicts, made.proof.n_run) == (16, 20, 20)
+    assert made.proof.logit_difference <= 1e-4
+    assert store.get(Export, made.key) == made
+    assert made.n_bytes == sum(path.stat().st_size for path in out.iterdir())
+
+
+def test_only_the_width_of_the_base_s_own_config_is_changed(run, model_folder, tmp_path):
+    store, shelf, finished = run
+    export(asked(finished, EVEN, "uniform", tmp_path / "out"), store, shelf, ignore_steps)
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (model_folder, tmp_path / "out"))
+    assert {name for name in before | after if before.get(name) != after.get(name)} == {"intermediate_size"}
+    assert after["intermediate_size"] == store.get(Record, finished.sparse[EVEN]).pruned.widths[0]
+
+
+def test_weights_of_another_type_are_stated_as_such_and_proven_as_rounded(run, tmp_path):
+    store, shelf, finished = run
+    made = export(asked(finished, BEST, "padded", tmp_path / "out", weights="bfloat16"), store, shelf, ignore_steps)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+    assert made.proof.n_meant == made.proof.n_verdicts
+    assert made.proof.logit_difference <= 1e-4
+    again = export(asked(finished, BEST, "padded", tmp_path / "two"), store, shelf, ignore_steps)
+    assert again.proof.n_run == again.proof.n_verdicts, "rounding in memory must not reach the next export"
+
+
+def test_weights_are_cut_into_shards_of_the_size_asked_for(finished_run, tmp_path):
+    base = save_tiny(tmp_path / "wide", hidden_size=320, num_attention_heads=40)
+    store, shelf, finished = finished_run(base)
+    made = export(asked(finished, EVEN, "uniform", tmp_path / "out", shard_mb=1), store, shelf, ignore_steps)
+    shards = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert len(shards) > 1 and max(shard.stat().st_size for shard in shards) < 1_050_000
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {shard.name for shard in shards}
+    assert made.proof.holds
+
+
+@pytest.mark.parametrize(
+    ("number", "form", "why"),
+    [
+        (BEST, "uniform", "its blocks have different widths"),
+        (MASKS, "padded", "no channel has left"),
+        (MASKS, "gguf", "no channel has left"),
+    ],
+)
+def test_a_form_that_does_not_apply_is_refused_with_the_reason(number, form, why, run, tmp_path):
+    store, shelf, finished = run
+    with pytest.raises(ExportError, match=why):
+        export(asked(finished, number, form, tmp_path / "out"), store, shelf, ignore_steps)
+    assert left_in(tmp_path) == []
+
+
+def test_a_bias_that_stock_code_has_no_place_for_is_refused(finished_run, tmp_path):
+    base = save_tiny(tmp_path / "tiny", "qwen2")
+    store, shelf, finished = finished_run(base, ("flap",))
+    with pytest.raises(ExportError, match="given a bias, for which this family's stock code has no place"):
+        export(asked(finished, 0, "padded", tmp_path / "out"), store, shelf, ignore_steps)
+
+
+@pytest.mark.parametrize("there", ["folder", "file", "link"])
+def test_what_exists_is_never_written_into(there, run, tmp_path):
+    store, shelf, finished = run
+    out = tmp_path / "out"
+    {"folder": out.mkdir, "file": out.touch, "link": lambda: out.symlink_to("nowhere")}[there]()
+    with pytest.raises(ExportError, match="exists, and nothing is written into it"):
+        export(asked(finished, EVEN, "uniform", out), store, shelf, ignore_steps)
+    assert left_in(tmp_path) == ["out"]
+    assert there != "folder" or left_in(out) == []
+
+
+def test_of_two_at_the_same_time_one_wins_and_the_other_says_so(tmp_path):
+    out, both, said = tmp_path / "out", threading.Barrier(2), []
+
+    def write(name):
+        try:
+            with new_folder(out) as inside:
+                (inside / name).write_text(name)
+                both.wait(timeout=60)
+        except ExportError as error:
+            said.append(error.message)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (message,) = said
+    assert "out exists" in message or "made by somebody else meanwhile" in message
+    assert left_in(tmp_path) == ["out"]
+    assert len(left_in(out)) == 1
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from sparsedash.engine.export.target_folder import new_folder
+with new_folder(Path(sys.argv[1])) as inside:
+    (inside / "model.safetensors").write_bytes(bytes(1000))
+    print("written", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_leaves_has_another_name_and_is_swept_later(tmp_path):
+    out, command = tmp_path / "out", [sys.executable, "-c", KILLED, str(tmp_path / "out")]
+    living = subprocess.Popen(command, stdout=subprocess.PIPE)
+    killed = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert living.stdout.readline() == killed.stdout.readline() == b"written\n"
+        killed.kill()
+        killed.wait()
+        assert not out.exists()
+        left = left_in(tmp_path)
+        assert len(left) == 2 and all(name.startswith(".sparsedash-unfinished-") for name in left)
+        for name in left:
+            os.utime(tmp_path / name, (time.time() - 120,) * 2)
+        with new_folder(tmp_path / "other") as inside:
+            (inside / "file").touch()
+        assert len(left_in(tmp_path)) == 2, "the living one's folder and the new one"
+    finally:
+        for process in (living, killed):
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def test_who_stops_it_leaves_nothing(run, tmp_path):
+    store, shelf, finished = run
+
+    def stop(step):
+        if step.stage == "prove" and step.done == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        export(asked(finished, EVEN, "uniform", tmp_path / "out"), store, shelf, stop)
+    assert left_in(tmp_path) == []
+
+
+def test_a_base_that_has_changed_since_is_refused(passage_file, store, tmp_path):
+    base = save_tiny(tmp_path / "tiny")
+    finished = pipeline.run(run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf())
+    save_tiny(base, seed=7)
+    with pytest.raises(JobError, match="is not what it was when this result was made"):
+        export(asked(finished, 0, "padded", tmp_path / "out"), store, ModelShelf(), ignore_steps)
+    assert left_in(tmp_path) == ["data", "tiny"]
+
+
+def test_files_that_are_another_model_are_deleted_and_the_difference_is_said(run, tmp_path, monkeypatch):
+    store, shelf, finished = run
+    whole = module.write_checkpoint
+
+    def one_weight_off(folder, *rest):
+        whole(folder, *rest)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.layers.1.mlp.down_proj.weight"][0] += 1
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    monkeypatch.setattr(module, "write_checkpoint", one_weight_off)
+    with pytest.raises(ExportError, match=r"are not the sparse model: logits differ by up to [0-9.]+ \(0\.001"):
+        export(asked(finished, EVEN, "uniform", tmp_path / "out"), store, shelf, ignore_steps)
+    assert left_in(tmp_path) == []
+
+
+def test_files_that_cannot_be_loaded_are_deleted_and_the_reason_is_said(run, tmp_path, monkeypatch):
+    store, shelf, finished = run
+    monkeypatch.setattr(module, "config_changes", lambda *_: {"intermediate_size": 88})
+    with pytest.raises(ExportError, match=r"could not load the files|tensors missing or left over"):
+        export(asked(finished, EVEN, "uniform", tmp_path / "out"), store, shelf, ignore_steps)
+    assert left_in(tmp_path) == []
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(run, tmp_path, monkeypatch):
+    store, shelf, finished = run
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(ExportError, match="are free where"):
+        export(asked(finished, EVEN, "uniform", tmp_path / "out"), store, shelf, ignore_steps)
+    assert left_in(tmp_path) == []
+
+
+def test_a_folder_is_proven_again_wherever_it_lies_and_a_changed_file_is_named(run, tmp_path):
+    store, shelf, finished = run
+    made = export(asked(finished, EVEN, "uniform", tmp_path / "out"), store, shelf, ignore_steps)
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    (moved / "README.md").write_text("My own words.")
+    assert prove_again(made, moved, store, shelf, ignore_steps).holds
+    (moved / "config.json").write_text("{}")
+    with pytest.raises(ExportError, match=r"is not what was written: config\.json changed"):
+        prove_again(made, moved, store, shelf, ignore_steps)
+
+
+def test_the_recipe_is_enough_to_make_the_same_and_tells_no_folder_of_this_machine(run, tmp_path):
+    store, shelf, finished = run
+    made = export(asked(finished, BEST, "padded", tmp_path / "out"), store, shelf, ignore_steps)
+    text = (tmp_path / "out" / "recipe.json").read_text()
+    assert str(tmp_path.parent) not in text
+    recipe, pruned = json.loads(text), store.get(Record, finished.sparse[BEST]).pruned
+    assert recipe["widths"] == list(pruned.widths) == [len(kept) for kept in recipe["kept_channels"]]
+    assert recipe["export"] == made.key
+    assert recipe["base"]["identity"] == finished.model_identity
+    assert recipe["calibration_identity"] == finished.corpora["calibration"]
+    again = export(asked(finished, BEST, "padded", tmp_path / "two"), store, ModelShelf(), ignore_steps)
+    assert again.files["model.safetensors"] == made.files["model.safetensors"]
+
+
+def test_the_card_is_read_by_the_hub_s_own_class_and_says_what_was_lost(run, tmp_path):
+    store, shelf, finished = run
+    export(asked(finished, EVEN, "uniform", tmp_path / "out"), store, shelf, ignore_steps)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.tags == ["pruned", "width-pruning"]
+    assert card.data.base_model is None, "a folder of somebody's own is no model of the hub"
+    assert card.data.license is None
+    for said in ("20 passages", "p = ", "points", "Licence of the base | not stated", "Proven: transformers"):
+        assert said in card.text
+    assert str(tmp_path.parent) not in str(card)
+
+
+def test_the_licence_is_the_one_that_the_base_s_own_card_states(tmp_path):
+    assert licence_of(tmp_path, str(tmp_path)) == ""
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nA model.")
+    assert licence_of(tmp_path, str(tmp_path)) == "mit"
+    (tmp_path / "README.md").write_text("---\nlicense: [1\n---\n")
+    assert licence_of(tmp_path, str(tmp_path)) == ""
+
+
+@pytest.mark.parametrize(
+    ("reference", "public"),
+    [
+        ("/home/anna/models/tiny", "tiny"),
+        ("file:/home/anna/texts/a.jsonl", "file:a.jsonl"),
+        ("owner/name@main", "owner/name@main"),
+        ("builtin:smollm2-135m", "builtin:smollm2-135m"),
+    ],
+)
+def test_a_public_name_tells_no_folder(reference, public):
+    assert public_name(reference) == public
+
+
+def test_a_folder_of_the_data_folder_has_a_name_that_can_be_read():
+    settings = replace(asked(type("Run", (), {"dense": "d", "sparse": ["s"]}), 0, "padded", "x"), to="")
+    folder = settings.folder(Path("/data"), "owner/name@main", "retrain-free (published)", 125)
+    assert folder.parent == Path("/data/exports")
+    assert folder.name.startswith("owner-name-main-retrain-free-published-12.5pct-padded-float32-")
