@@ -17,9 +17,9 @@ from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.find import find
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
+from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import SELF, CalibrationSettings, EvaluationSettings
 from sparsedash.stats.tolerance import Tolerance, judge_all, losses
 from sparsedash.storage.store import Store

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.schema.export_settings import Form
+from sparsedash.schema.exports import Form
 from sparsedash.schema.records import Pruned
 
 FORMS: dict[Form, str] = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from sparsedash.catalog.memory import LeastMemory, Purpose, dimensions_of, least_memory
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.find_settings import asked_settings, planned_run
+from sparsedash.schema.searches import asked_settings, planned_run
 from sparsedash.schema.settings import RunSettings
 
 _GENERAL = "Choose a smaller model, bfloat16 or less calibration text, or free some memory."

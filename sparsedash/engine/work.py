@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsedash.schema.export_settings import ExportSettings
-from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.exports import ExportSettings
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import OnStep, OnText
+from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.storage.store import Store
 

@@ -11,7 +11,7 @@ from sparsedash.jobs.job import Taken
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.errors import Cancelled, StoreError
 from sparsedash.schema.progress import STAGE_TITLES, Step
-from sparsedash.schema.text import encodable
+from sparsedash.schema.secrets import encodable
 
 log = logging.getLogger(__name__)
 

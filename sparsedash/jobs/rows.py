@@ -11,7 +11,7 @@ import msgspec
 
 from sparsedash.jobs.job import DAMAGED, LOST, Job
 from sparsedash.schema.hashing import canonical_json
-from sparsedash.schema.text import encodable
+from sparsedash.schema.secrets import encodable
 
 _TYPES = {name: kind for name, kind in get_type_hints(Job, include_extras=True).items() if name != "log_path"}
 _TEXT = "Its row in the job table was damaged and could not be read."

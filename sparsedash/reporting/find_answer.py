@@ -8,8 +8,8 @@ from typing import Any
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.verdicts import allowed, perplexity_cost
-from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.searches import FindResult
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
 
 

@@ -8,9 +8,9 @@ from sparsedash.jobs.job import Job, Taken
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.run_progress import Now, RunProgress, counted, run_progress
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.export_settings import ExportSettings
-from sparsedash.schema.find_settings import FindSettings, asked_settings, planned_run
+from sparsedash.schema.exports import ExportSettings
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.searches import FindSettings, asked_settings, planned_run
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
 

@@ -6,7 +6,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.find_answer import find_sentence, find_steps
 from sparsedash.reporting.run_results import Judged, RunResults, best, largest_within, smallest_beyond
 from sparsedash.reporting.verdicts import allowed, cost, undecided
-from sparsedash.schema.find_records import FindResult
+from sparsedash.schema.searches import FindResult
 from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
 
 

@@ -9,9 +9,9 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.charts.points import Live, Point, Readings, TradeoffData
 from sparsedash.reporting.readings import answering, perplexity, readings
-from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.searches import FindResult
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import PairedComparison, compare, holm, shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, losses

@@ -8,10 +8,10 @@ from sys import float_info
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_name
-from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Pruned, Run
+from sparsedash.schema.searches import FindSettings, planned_run
 from sparsedash.schema.settings import CalibrationSettings, RunSettings, TokenWeights
 
 NBSP = "\u00a0"

@@ -12,11 +12,10 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
-from sparsedash.schema.export_records import Export
-from sparsedash.schema.find_records import FindResult
-from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.exports import Export
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts, Timing
+from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
 
 LARGEST_LOSS = log(sys.float_info.max)

@@ -1,4 +1,4 @@
-"""Takes secrets out of text before it is shown, kept or logged.
+"""Makes text fit to be shown, kept or logged: without secrets, and without what UTF-8 cannot hold.
 
 A hub may repeat in its answer the token that it was sent, and its client puts the answer into its errors. Two places
 make use of this: every error of ours (`errors.py`), and all that a worker or the shell command prints.
@@ -73,3 +73,8 @@ def _of_the_environment() -> list[str]:
     """The longest first: one may be the beginning of another."""
     values = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST}
     return sorted(values, key=len, reverse=True)
+
+
+def encodable(text: str) -> str:
+    """The text with a question mark for every half of a character, which UTF-8 cannot hold and SQLite refuses."""
+    return text.encode("utf-8", "replace").decode()

@@ -14,14 +14,13 @@ from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
 from sparsedash.schema.errors import NewerError, StoreError
-from sparsedash.schema.export_settings import ExportSettings
-from sparsedash.schema.find_records import FindResult
-from sparsedash.schema.find_settings import FindSettings, asked_settings, planned_run
+from sparsedash.schema.exports import ExportSettings
 from sparsedash.schema.model_shape import ModelShape, shape_from_plain
 from sparsedash.schema.pair_records import Continuation, Divergence, Timing
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
+from sparsedash.schema.searches import FindResult, FindSettings, asked_settings, planned_run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight, problems
 from sparsedash.service.exports import Exports

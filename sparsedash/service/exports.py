@@ -6,8 +6,7 @@ from pathlib import Path
 from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ExportError, NewerError
-from sparsedash.schema.export_records import Export
-from sparsedash.schema.export_settings import EXPORTS, Form
+from sparsedash.schema.exports import EXPORTS, Export, Form
 from sparsedash.schema.records import Record
 from sparsedash.storage.store import Store
 

@@ -9,8 +9,7 @@ from typing import get_args
 from sparsedash.reporting import wording
 from sparsedash.reporting.files.export_words import proof_words
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.export_records import Export
-from sparsedash.schema.export_settings import ExportSettings, Form, Weights, possible_weights
+from sparsedash.schema.exports import Export, ExportSettings, Form, Weights, possible_weights
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.validation import one_of

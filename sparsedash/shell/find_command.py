@@ -5,10 +5,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sparsedash.schema.find_records import FindResult
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Run
+from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.shell.printed_table import printed_table
 from sparsedash.shell.progress_bar import ProgressBar
 from sparsedash.shell.run_arguments import ask_for_search, ask_for_tolerance, asked_search, asked_store

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from sparsedash.catalog import choices, presets
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import (
     BUILTIN_CLOZE,
     BUILTIN_MODEL,

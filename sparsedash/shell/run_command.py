@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from sparsedash.reporting.files.run_json import run_document
-from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.searches import FindResult
 from sparsedash.schema.settings import RunSettings
 from sparsedash.shell.printed_table import printed_table
 from sparsedash.shell.progress_bar import ProgressBar

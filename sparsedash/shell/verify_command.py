@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sparsedash.reporting.files.export_words import proof_words
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.export_records import Export
+from sparsedash.schema.exports import Export
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.local_paths import kind_of, local_path
 from sparsedash.storage.text_refs import FILE, file_of

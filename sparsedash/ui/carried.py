@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.searches import FindSettings
 from sparsedash.stats.tolerance import Tolerance
 
 RUN, RATIO, POINTS = "run", "within", "points"

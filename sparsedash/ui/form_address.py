@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.schema.cache_keys import is_used
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.ui.address_bar import Query
 

@@ -11,7 +11,7 @@ from sparsedash.reporting.html import Html, element, escape, paragraph, visible
 from sparsedash.reporting.job_status import doing, facts, overall, what
 from sparsedash.reporting.record_pair import offers
 from sparsedash.schema.errors import SettingsError, SparseDashError
-from sparsedash.schema.find_settings import FindSettings, asked_settings
+from sparsedash.schema.searches import FindSettings, asked_settings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, carried, frame
 from sparsedash.ui.form_address import form_address

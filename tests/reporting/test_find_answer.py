@@ -6,8 +6,8 @@ import pytest
 
 from sparsedash.reporting.find_answer import find_document, find_sentence, find_steps
 from sparsedash.schema.errors import StoreError
-from sparsedash.schema.find_records import FindResult, Trial
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.searches import FindResult, Trial
 from sparsedash.stats.means import moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sparsedash.schema.errors import ModelError, SettingsError
-from sparsedash.schema.secrets import HIDDEN, looks_secret, redacted
+from sparsedash.schema.secrets import HIDDEN, encodable, looks_secret, redacted
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 HUB_TOKEN = "hf_" + "aB3" * 11
@@ -102,3 +102,11 @@ def test_what_is_printed_logged_warned_of_or_raised_passes_through(tmp_path):
     assert done.stderr.count(HIDDEN) == 4
     assert HUB_TOKEN not in done.stdout + done.stderr
     assert "Traceback" in done.stderr
+
+
+def test_a_half_of_a_character_becomes_a_question_mark_and_the_rest_stays():
+    assert encodable("kettle \ud83d 👩‍🚀") == "kettle ? 👩‍🚀"
+
+
+def test_text_without_halves_stays_as_it_is():
+    assert encodable("“naïve” \n\x00") == "“naïve” \n\x00"

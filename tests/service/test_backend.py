@@ -11,11 +11,10 @@ import pytest
 
 from sparsedash.schema import notes
 from sparsedash.schema.errors import CorpusError, JobError, SparseDashError, StoreError
-from sparsedash.schema.find_records import FindResult
-from sparsedash.schema.find_settings import PLANNED, FindSettings
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import Passages, Record, Run
+from sparsedash.schema.searches import PLANNED, FindResult, FindSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import backend as backend_module
 from sparsedash.service.backend import Backend, default_data_dir

@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ExportError
-from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.exports import ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.service.backend import Backend
 from tests.factories import PRUNED, RECORD

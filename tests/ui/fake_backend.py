@@ -7,15 +7,13 @@ from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.jobs.job import Job, JobState, Move, Priority
 from sparsedash.jobs.queue import queue_order
 from sparsedash.schema.errors import JobError, NewerError
-from sparsedash.schema.export_records import Export
-from sparsedash.schema.export_settings import ExportSettings, Form
-from sparsedash.schema.find_records import FindResult
-from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.exports import Export, ExportSettings, Form
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import Continuation, Divergence, Timing
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Passages, Record, Run
+from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Cached, Preflight
 from sparsedash.service.preflight import Duration, Memory

@@ -5,10 +5,9 @@ from dataclasses import replace
 from math import log
 
 from sparsedash.engine.evaluation.early_stopping import ToleranceRule
-from sparsedash.schema.find_records import FindResult, Trial
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
+from sparsedash.schema.searches import FindResult, FindSettings, Trial
 from sparsedash.schema.settings import EvaluationSettings, RunSettings
 from sparsedash.stats.bisection import bounds, channel_steps, next_trial
 from sparsedash.stats.tolerance import Tolerance

@@ -25,8 +25,7 @@ from sparsedash.engine.run.remade import RemadeModel, remade
 from sparsedash.engine.run.sparse_model import PrunedChannels, SparseModel
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ExportError, JobError
-from sparsedash.schema.export_records import Export, Proof
-from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.exports import Export, ExportSettings, Proof
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Pruned, Record
 from sparsedash.storage.disk_space import free_in_words

@@ -22,7 +22,7 @@ from sparsedash.engine.models.gguf_reader import GgufReader
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.sparse_model import PrunedChannels
 from sparsedash.schema.errors import ModelError
-from sparsedash.schema.export_settings import Weights
+from sparsedash.schema.exports import Weights
 
 Array = np.ndarray[Any, Any]
 

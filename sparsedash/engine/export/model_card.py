@@ -16,8 +16,7 @@ from sparsedash.engine.models.dequantise import opened_gguf
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.loading import gguf_file
 from sparsedash.schema.errors import ModelError
-from sparsedash.schema.export_records import Proof
-from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.exports import ExportSettings, Proof
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.stats.significance import compare

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from sparsedash.engine.run.remade import RemadeModel
 from sparsedash.engine.run.run_log import versions
 from sparsedash.engine.run.sparse_model import PrunedChannels
-from sparsedash.schema.export_records import Proof
-from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.exports import ExportSettings, Proof
 from sparsedash.schema.records import Record
 
 

@@ -24,8 +24,7 @@ from sparsedash.engine.evaluation.evaluate import questions_of
 from sparsedash.engine.export import reloaded
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import ExportError
-from sparsedash.schema.export_records import Proof
-from sparsedash.schema.export_settings import Weights
+from sparsedash.schema.exports import Proof, Weights
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.schema.records import Passages, Record
 from sparsedash.schema.settings import Dtype

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from sparsedash.engine.export.gguf import rounded
 from sparsedash.engine.pruning.surgery import is_projection, weight_of
-from sparsedash.schema.export_settings import Form, Weights
+from sparsedash.schema.exports import Form, Weights
 
 
 @torch.no_grad()

@@ -8,10 +8,9 @@ from sparsedash.engine.run.pipeline import begun, finished
 from sparsedash.engine.run.stages import Stages
 from sparsedash.schema.cache_keys import StopWithin
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.find_records import FindResult, Trial
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.searches import FindResult, FindSettings, Trial
 from sparsedash.stats.bisection import bounds, channel_steps, most_trials, next_trial, weight_steps
 from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store

@@ -6,7 +6,7 @@ from typing import Literal
 
 from sparsedash.catalog.presets import method_name
 from sparsedash.reporting import wording
-from sparsedash.schema.export_records import Export, Proof
+from sparsedash.schema.exports import Export, Proof
 from sparsedash.schema.records import Record
 
 FORM_NAMES = {

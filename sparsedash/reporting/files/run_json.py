@@ -10,8 +10,8 @@ from typing import Any
 from sparsedash.reporting.find_answer import find_document
 from sparsedash.reporting.run_ending import run_ending
 from sparsedash.reporting.wording import example_words
-from sparsedash.schema.find_records import FindResult
 from sparsedash.schema.records import LARGEST_LOSS, Record, Run, Score
+from sparsedash.schema.searches import FindResult
 from sparsedash.stats.significance import compare, holm
 from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict, judge_all, losses
 from sparsedash.storage.whole_file import RESULT_FORMAT

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsedash.schema.records import Outcome, Passages, Record
-from sparsedash.schema.text import encodable
+from sparsedash.schema.secrets import encodable
 
 FORMULA_STARTS = ("=", "+", "-", "@")
 """A spreadsheet takes a cell that begins like this for a formula."""

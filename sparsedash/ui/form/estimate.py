@@ -2,7 +2,7 @@
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.cards import facts
-from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend, Cached, Preflight
 from sparsedash.service.preflight import Memory

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import streamlit as st
 
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance

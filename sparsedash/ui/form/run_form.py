@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.reporting import wording
-from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
     CalibrationSettings,

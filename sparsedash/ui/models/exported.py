@@ -5,7 +5,7 @@ import streamlit as st
 from sparsedash.reporting import wording
 from sparsedash.reporting.files.export_words import FORM_NAMES, export_title, proof_words, runtimes, upload_command
 from sparsedash.reporting.html import element, escape, paragraph, table
-from sparsedash.schema.export_records import Export
+from sparsedash.schema.exports import Export
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
 

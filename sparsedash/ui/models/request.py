@@ -9,7 +9,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.files.export_words import FORM_NAMES
 from sparsedash.reporting.html import paragraph
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.schema.export_settings import ExportSettings, Form, possible_weights
+from sparsedash.schema.exports import ExportSettings, Form, possible_weights
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.service.backend import Backend

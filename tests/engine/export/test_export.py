@@ -22,7 +22,7 @@ from sparsedash.engine.export.target_folder import new_folder
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.errors import Cancelled, ExportError, JobError
-from sparsedash.schema.export_records import Export
+from sparsedash.schema.exports import Export
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from tests.engine.export.conftest import asked, run_settings

@@ -8,10 +8,9 @@ from sparsedash.engine.evaluation import early_stopping
 from sparsedash.engine.run import run_pruning, run_records
 from sparsedash.engine.run.find import find
 from sparsedash.schema.errors import Cancelled, SettingsError
-from sparsedash.schema.find_records import FindResult
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.find_settings import PLANNED, FindSettings, asked_settings, planned_run
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.searches import PLANNED, FindSettings, asked_settings, planned_run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, settings_from_plain
 
 ASKED = FindSettings()

@@ -1,10 +1,10 @@
-"""What a search for the largest sparsity within a tolerance is asked for: frozen, checked, plain values."""
+"""The search for the largest sparsity within a tolerance: what it is asked for, and what came out of it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings, method_values
 from sparsedash.schema.settings import (
@@ -89,3 +89,50 @@ def asked_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | FindSet
 def planned_run(settings: RunSettings | FindSettings) -> RunSettings:
     """The run that is asked for; of a search one with as many trials as it usually takes, for estimates."""
     return settings.run(PLANNED) if isinstance(settings, FindSettings) else settings
+
+
+TrialVerdict = Literal["within", "beyond", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One sparsity that was tried. record: the key of its answers. n_passages: how many it took to judge."""
+
+    permille: int
+    record: str
+    verdict: TrialVerdict
+    n_passages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindResult:
+    """How much can go, as far as it is known; kept under the key of its run and written again after every trial.
+
+    ratio, points: what may be lost. n_passages: the budget. steps: the sparsities (per mille) that could be tried,
+    ascending. trials: in the order they were made. answer: the largest step that is within, with the next one not
+    within or not there; None where not even the first is, or where it is still looked for.
+    """
+
+    key: str
+    ratio: float
+    points: float
+    n_passages: int
+    steps: tuple[int, ...]
+    trials: tuple[Trial, ...]
+    answer: int | None
+    finished: bool
+
+    def __post_init__(self) -> None:
+        tried = [trial.permille for trial in self.trials]
+        if not self.steps or not {*tried, *([] if self.answer is None else [self.answer])} <= set(self.steps):
+            raise StoreError("Its trials do not belong to its steps.")
+
+    @property
+    def next_step(self) -> int | None:
+        """The step after the answer, or the first one where there is no answer; None after the last."""
+        behind = [step for step in self.steps if self.answer is None or step > self.answer]
+        return behind[0] if behind else None
+
+    def verdict_at(self, permille: int | None) -> TrialVerdict | None:
+        """What was found at a step; None where it was not tried."""
+        return next((trial.verdict for trial in self.trials if trial.permille == permille), None)
