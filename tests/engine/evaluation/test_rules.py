@@ -104,7 +104,7 @@ def test_keys_made_before_there_were_rules_are_those_of_the_plain_one():
     known_then = {"corpus", "n_passages", "shuffle_seed"}
     without_rule = {name: value for name, value in asdict(plain).items() if name in known_then}
     (method,) = asdict(RunSettings())["methods"]
-    for name in ("scope", "rounds", "schedule", "floor", "ceiling", "blend"):
+    for name in ("scope", "rounds", "schedule", "floor", "ceiling", "blend", "plain_text"):
         del method[name]
     values = asdict(RunSettings()) | {"evaluation": without_rule, "methods": [method]}
     for name in ("token_weights", "packed"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.engine.evaluation import early_stopping
-from sparsedash.engine.run import run_pruning, run_records
+from sparsedash.engine.run import run_calibration, run_records
 from sparsedash.engine.run.find import find
 from sparsedash.schema.errors import Cancelled, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
@@ -112,7 +112,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_trial_that_was_not_finished(
     assert not run.finished and not so_far.finished
     assert tried(so_far) == [417, 167] and len(run.sparse) == 2
     assert run.settings.sparsities_permille == (417, 167, 250)
-    monkeypatch.setattr(run_pruning, "calibrate", _must_not_run)
+    monkeypatch.setattr(run_calibration, "calibrate", _must_not_run)
     made = []
     result = find(settings, store, lambda step: made.append(step.point) if step.stage == "prune" else None)
     assert result.answer == 250 and {point for point in made if point is not None} == {2, 3}
