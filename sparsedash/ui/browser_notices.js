@@ -44,12 +44,13 @@
     draw();
   };
 
-  // Streamlit opens every link of a toast in a new tab. The page's own navigation leads there in this one.
+  // Streamlit opens every link of a toast in a new tab. The page's own menu leads there in this one.
   const stayInTheTab = (event) => {
     const link = event.target.closest?.("[data-testid=stToast] a[href]");
     if (!link || link.origin !== location.origin || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    const inside = [...document.querySelectorAll("header a[href], nav a[href]")].find(({ href }) => href === link.href);
+    const menu = [...document.querySelectorAll(".st-key-menu a[href]")];
+    const inside = menu.find((to) => to.pathname === link.pathname && (to.search === link.search || !link.search));
     inside ? inside.click() : location.assign(link.href);
   };
 

@@ -181,6 +181,8 @@ def test_every_point_is_a_link_with_a_visible_focus_after_the_chart(page, addres
     ready(page)
     page.get_by_role("radio", name="flips").focus()
     page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED)[0] == "Loss against"
+    page.keyboard.press("Tab")
     assert page.evaluate(FOCUSED) == ["The numbers as a table", True]
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
