@@ -22,7 +22,10 @@ _COARSE = (
 
 
 def ask_for_files(backend: Backend, found: RunResults) -> None:
-    """Draw the choice among the run's sparse models, of form and numbers, and the button."""
+    """Draw the choice among the run's sparse models, of form and numbers, and the button; a reason for the example."""
+    if found.run.made_on:
+        frame.note("No model of the example can be made again here: its statistics do not ship. Run it here first.")
+        return
     sparse = {name: record for name, record in found.records.items() if record.pruned}
     left, middle, right = st.columns([2, 2, 1])
     with left:

@@ -88,7 +88,10 @@ def left_out(known: Gains) -> list[str]:
 
 
 def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]) -> None:
-    """Draw the jobs that measure, or the button that asks for them."""
+    """Draw the jobs that measure, or the button that asks for them; a reason for the example."""
+    if found.run.made_on:
+        frame.note("The models of the example cannot be timed here: their statistics do not ship. Run it here first.")
+        return
     requests = [timing_request(found, each.record.key) for each in untimed]
     jobs = [job for job in (backend.newest_job(request.key()) for request in requests) if job is not None]
     for job in [job for job in jobs if job.live][:1]:

@@ -59,6 +59,14 @@ def test_the_example_is_marked_and_is_in_the_list_only_while_it_is_shown(open_pa
     assert words(open_page("overview", run=EXAMPLE)).count("Example · ") == 1
 
 
+def test_the_example_is_neither_timed_nor_written_into_files(open_page, example):
+    timed, files = open_page("overview", run=EXAMPLE, against="reading"), open_page("models", run=EXAMPLE)
+    assert "The models of the example cannot be timed here" in words(timed)
+    assert "No model of the example can be made again here" in words(files)
+    pressed = {button.label for app in (timed, files) for button in app.button}
+    assert not any("Measure speed" in label or "Write the files" in label for label in pressed)
+
+
 def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
     backend.stored_jobs = [job(SETTINGS)]
     said = words(open_page("overview", run=SETTINGS.key()))
