@@ -11,7 +11,7 @@ from sparsedash.schema.exports import ExportSettings
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import OnStep, OnText
 from sparsedash.schema.searches import FindSettings
-from sparsedash.schema.settings import RunSettings, settings_from_plain
+from sparsedash.schema.settings import RunSettings, S, settings_from_plain
 from sparsedash.storage.store import Store
 
 
@@ -35,48 +35,37 @@ Work = Callable[[Task], object]
 
 def load() -> Mapping[str, Work]:
     """The work behind every kind of job, with shelves that keep the last models from job to job. Imports torch."""
-    from sparsedash.engine.comparison import continuation, divergence
+    from sparsedash.engine.comparison.continuation import continue_prompt
+    from sparsedash.engine.comparison.divergence import measure_divergence
     from sparsedash.engine.comparison.model_pair import ModelPairCache
     from sparsedash.engine.export.export import export
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.run import pipeline
     from sparsedash.engine.run.find import find
-    from sparsedash.engine.timing import timing
+    from sparsedash.engine.timing.timing import time_models
 
     shelf = ModelShelf()
     pairs = ModelPairCache(shelf)
 
-    def run(task: Task) -> object:
-        pairs.let_go()
-        settings = settings_from_plain(RunSettings, task.settings)
-        return pipeline.run(settings, task.store, task.on_step, shelf, run_key=task.key)
+    def of(kind: type[S], do: Callable[[S, Task], object]) -> Work:
+        return lambda task: do(settings_from_plain(kind, task.settings), task)
 
-    def find_most(task: Task) -> object:
-        pairs.let_go()
-        settings = settings_from_plain(FindSettings, task.settings)
-        return find(settings, task.store, task.on_step, shelf, run_key=task.key)
+    def alone(kind: type[S], do: Callable[[S, Task], object]) -> Work:
+        """Without the models of pairs in memory, which only prompts and timings need."""
 
-    def continue_prompt(task: Task) -> object:
-        settings = settings_from_plain(ContinuationSettings, task.settings)
-        return continuation.continue_prompt(settings, task.store, pairs, task.on_step, task.on_text)
+        def work(task: Task) -> object:
+            pairs.let_go()
+            return of(kind, do)(task)
 
-    def measure_divergence(task: Task) -> object:
-        settings = settings_from_plain(DivergenceSettings, task.settings)
-        return divergence.measure_divergence(settings, task.store, pairs, task.on_step)
-
-    def time_models(task: Task) -> object:
-        settings = settings_from_plain(TimingSettings, task.settings)
-        return timing.time_models(settings, task.store, pairs, task.on_step)
-
-    def take_away(task: Task) -> object:
-        pairs.let_go()
-        return export(settings_from_plain(ExportSettings, task.settings), task.store, shelf, task.on_step)
+        return work
 
     return {
-        "run": run,
-        "find": find_most,
-        "continuation": continue_prompt,
-        "divergence": measure_divergence,
-        "timing": time_models,
-        "export": take_away,
+        "run": alone(RunSettings, lambda asked, t: pipeline.run(asked, t.store, t.on_step, shelf, run_key=t.key)),
+        "find": alone(FindSettings, lambda asked, t: find(asked, t.store, t.on_step, shelf, run_key=t.key)),
+        "export": alone(ExportSettings, lambda asked, t: export(asked, t.store, shelf, t.on_step)),
+        "continuation": of(
+            ContinuationSettings, lambda asked, t: continue_prompt(asked, t.store, pairs, t.on_step, t.on_text)
+        ),
+        "divergence": of(DivergenceSettings, lambda asked, t: measure_divergence(asked, t.store, pairs, t.on_step)),
+        "timing": of(TimingSettings, lambda asked, t: time_models(asked, t.store, pairs, t.on_step)),
     }

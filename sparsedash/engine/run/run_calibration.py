@@ -52,7 +52,7 @@ class RunCalibration:
         """What a person should know about the calibration in the store; None or nothing where there is nothing."""
         return self._store.recall(notes.calibration_warning(self.keys.statistics))
 
-    @cached_property
+    @property
     def sequences(self) -> list[list[int]]:
         """Token ids of the text."""
         return self._texts.sequences(self._share)

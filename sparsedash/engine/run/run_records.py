@@ -2,15 +2,12 @@
 
 from sparsedash.engine.evaluation.early_stopping import AnyRule
 from sparsedash.engine.evaluation.evaluate import evaluate
-from sparsedash.engine.run.run_log import RunLog, peak_memory_bytes
-from sparsedash.engine.run.run_model import RunModel
-from sparsedash.engine.run.run_texts import RunTexts
+from sparsedash.engine.run.run_calibration import RunParts
+from sparsedash.engine.run.run_log import peak_memory_bytes
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import StopWithin, outcomes_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned, Record
-from sparsedash.schema.settings import RunSettings
-from sparsedash.storage.store import Store
 
 
 class RunRecords:
@@ -19,10 +16,10 @@ class RunRecords:
     stop_within: of a search, what lets a sparse model stop; it is part of the sparse records' keys.
     """
 
-    def __init__(self, settings: RunSettings, store: Store, model: RunModel, texts: RunTexts, run_log: RunLog) -> None:
+    def __init__(self, parts: RunParts) -> None:
         self.stop_within: StopWithin | None = None
-        self._settings, self._store = settings, store
-        self._model, self._texts, self._run_log = model, texts, run_log
+        self._settings, self._store = parts.settings, parts.store
+        self._model, self._texts, self._run_log = parts.model, parts.texts, parts.run_log
 
     def key(self, sparse: tuple[str, MethodSettings, int] | None) -> str:
         """The key of one record. sparse: statistics key, method, per mille; None for the dense model."""

@@ -29,6 +29,7 @@ class RunTexts:
         self._calibration, self._evaluation = settings.calibration, settings.evaluation
         self._reads_text = settings.reads_text
         self._store, self._model, self._run_log = store, model, run_log
+        self._sequences: dict[float, list[list[int]]] = {}
 
     @cached_property
     def passages(self) -> Passages:
@@ -68,6 +69,11 @@ class RunTexts:
 
     def sequences(self, plain_share: float = 0.0) -> list[list[int]]:
         """Token ids of the calibration text, of which a share is plain: as many tokens either way."""
+        if plain_share not in self._sequences:
+            self._sequences[plain_share] = self._cut(plain_share)
+        return self._sequences[plain_share]
+
+    def _cut(self, plain_share: float) -> list[list[int]]:
         asked = self._calibration
         plain: list[list[int]] = []
         if plain_share:

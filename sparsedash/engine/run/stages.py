@@ -39,10 +39,9 @@ class Stages:
         self.run_log = RunLog(on_step)
         self._model = RunModel(settings, store, shelf, self.run_log)
         self.texts = RunTexts(settings, store, self._model, self.run_log)
-        self._pruning = RunPruning(
-            RunParts(settings=settings, store=store, model=self._model, texts=self.texts, run_log=self.run_log)
-        )
-        self._records = RunRecords(settings, store, self._model, self.texts, self.run_log)
+        parts = RunParts(settings=settings, store=store, model=self._model, texts=self.texts, run_log=self.run_log)
+        self._pruning = RunPruning(parts)
+        self._records = RunRecords(parts)
         self._told_of_mismatch = False
 
     @property

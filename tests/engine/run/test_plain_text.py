@@ -60,6 +60,14 @@ def test_all_of_it_may_be_plain(settings, store):
     assert all(ids not in sequences(settings, store, 0.0) for ids in sequences(settings, store, 1.0))
 
 
+def test_each_calibration_text_is_cut_into_tokens_once(settings, store, monkeypatch):
+    cut, asked = run_texts.calibration_sequences, []
+    monkeypatch.setattr(run_texts, "calibration_sequences", lambda *given: asked.append(given[2]) or cut(*given))
+    pipeline.run(settings, store)
+    # That of the usual method, and the two halves of the other's.
+    assert len(asked) == 3
+
+
 def test_a_run_gives_each_method_the_calibration_that_it_asks_for(settings, store):
     both = pipeline.run(settings, store)
     alone = pipeline.run(replace(settings, methods=(HALF,)), store)
