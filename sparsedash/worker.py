@@ -2,7 +2,8 @@
 
     python -m sparsedash.worker --data-dir DIR --slot N
 
-It outlives the server that started it. Importing this module is cheap; the engine is loaded for the first job.
+It outlives the server that started it. Importing this module is cheap; the engine is loaded for the first job, or while
+there is none yet.
 """
 
 import argparse
@@ -45,7 +46,7 @@ _OOM_SCORE = "800"
 def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, Work]] = engine_work) -> int:
     """Serve one slot until nothing has come for a while; 0 also when another worker has the slot already.
 
-    load: gives the work behind every kind of job; called once, for the first job.
+    load: gives the work behind every kind of job; called once.
     """
     parser = argparse.ArgumentParser(prog="python -m sparsedash.worker", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -84,7 +85,8 @@ class Worker:
         self._stop = stop
         self._patience_s = _seconds(*PATIENCE)
         self._table = JobTable(folder / "jobs.sqlite", self._patience_s)
-        self._loaded: tuple[Store, Mapping[str, Work]] | None = None
+        self._works: Mapping[str, Work] | None = None
+        self._store: Store | None = None
         self._sound = True
 
     def serve(self, linger_s: float) -> None:
@@ -99,6 +101,8 @@ class Worker:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since >= linger_s:
                 return
+            elif self._works is None:
+                self._works = self._load()
             else:
                 time.sleep(_LOOK_S)
 
@@ -151,11 +155,12 @@ class Worker:
             self._table.finish(job)
 
     def _do(self, job: Job, reporter: Reporter) -> None:
-        if self._loaded is None:
-            self._loaded = Store(self._folder, patience_s=self._patience_s), self._load()
-        store, works = self._loaded
-        task = Task(key=job.key, settings=job.settings, store=store, on_step=reporter, on_text=reporter.wrote)
-        works[job.kind](task)
+        if self._store is None:
+            self._store = Store(self._folder, patience_s=self._patience_s)
+        if self._works is None:
+            self._works = self._load()
+        task = Task(key=job.key, settings=job.settings, store=self._store, on_step=reporter, on_text=reporter.wrote)
+        self._works[job.kind](task)
 
     def _why_stopped(self, job: Job, error: Cancelled) -> tuple[str, str]:
         if self._table.get(job.id).cancel_requested_at is None:

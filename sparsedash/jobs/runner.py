@@ -83,6 +83,15 @@ class LocalRunner:
         finally:
             self._tending.release()
 
+    def prepare(self) -> None:
+        """Start one worker before there is work, where none lives: it has loaded the engine by the time there is."""
+        if self._n_slots and self._tending.acquire(blocking=False):
+            try:
+                if not self._children and not any(map(self._is_taken, range(self._n_slots))):
+                    self._start(0)
+            finally:
+                self._tending.release()
+
     def let_go(self) -> None:
         """Stop looking after the workers; they go on without this runner."""
         for child in self._children.values():

@@ -3,22 +3,42 @@
 from dataclasses import replace
 
 from sparsedash.reporting.charts.points import FARTHEST_ABOVE, FARTHEST_BELOW, Live, Reading, Readings, times
+from sparsedash.reporting.wording import signed, signed_interval
 from sparsedash.schema.records import Record
 from sparsedash.stats.significance import PairedComparison, share_interval
-from sparsedash.stats.tolerance import Loss
+from sparsedash.stats.tolerance import Loss, ToleranceVerdict
 
 
-def readings(record: Record, comparison: PairedComparison, lost: Loss) -> Readings:
-    """A record's values of every measure. comparison: of this record with dense. lost: of word perplexity."""
+def readings(record: Record, comparison: PairedComparison, verdict: ToleranceVerdict) -> Readings:
+    """A record's values of every measure. comparison: of this record with dense. verdict: on its losses."""
     score = record.last_word
     return {
-        "word perplexity": (perplexity(lost),),
-        "accuracy": (accuracy(score.right, score.total, anytime=record.stopping is not None),),
+        **judged(comparison, verdict),
         "flips": _flips(comparison),
+        "share right": (share_right(score.right, score.total, anytime=record.stopping is not None),),
     }
 
 
-def accuracy(right: int, total: int, anytime: bool = False) -> Reading:
+def judged(comparison: PairedComparison, verdict: ToleranceVerdict) -> Readings:
+    """The values of the measures that a verdict is made from, with its intervals.
+
+    Where it leaves accuracy out, that has the interval of a comparison by itself.
+    """
+    lost = verdict.accuracy
+    low, high = comparison.interval if lost is None else (-lost.high, -lost.low)
+    return {
+        "word perplexity": (perplexity(verdict.perplexity),),
+        "accuracy": (_accuracy(comparison.difference, low, high),),
+    }
+
+
+def _accuracy(value: float, low: float, high: float) -> Reading:
+    """A change of the share of right words, upwards better, in points."""
+    words = f"{signed(value)} points ({signed_interval((low, high))})"
+    return Reading(role="sparse", value=100 * value, low=100 * low, high=100 * high, words=words)
+
+
+def share_right(right: int, total: int, anytime: bool = False) -> Reading:
     """Right answers among all, with an interval of the share. anytime: it must hold however long was counted."""
     low, high = (100 * bound for bound in share_interval(right, total, anytime))
     share = 100 * right / total
@@ -27,7 +47,7 @@ def accuracy(right: int, total: int, anytime: bool = False) -> Reading:
 
 def answering(label: str, permille: int, right: int, done: int) -> Live:
     """The point of a model that has answered `done` passages so far. label: of its line. permille: asked for."""
-    reading = accuracy(right, done)
+    reading = share_right(right, done)
     words = f"{right:,} of {done:,} right so far: {reading.words}"
     return Live(label=label, permille=permille, reading=reading, words=words)
 
@@ -52,7 +72,7 @@ def factor_interval(reading: Reading) -> str:
 
 def _flips(comparison: PairedComparison) -> tuple[Reading, Reading]:
     broke, mended = comparison.broke, comparison.mended
-    below, above = (accuracy(count, comparison.n_passages, comparison.anytime) for count in (broke, mended))
+    below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, mended))
     words = f"{broke:,} broke, {mended:,} mended"
     return (
         Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=words),

@@ -1,20 +1,30 @@
 """A run's records together with what was measured on them: readings, comparisons with dense, the best method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 from sparsedash.catalog.published import LAST_WORD, PublishedRow, published_model
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.charts.points import Live, Point, Readings, TradeoffData
-from sparsedash.reporting.readings import answering, perplexity, readings
+from sparsedash.reporting.readings import answering, judged, readings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.searches import FindResult
-from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import PairedComparison, compare, holm, shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, losses
+
+
+class Results(Hashable, Protocol):
+    """Where records and searches are looked up by their keys: the backend, or a store that the shell has open."""
+
+    def record(self, key: str) -> Record | None:
+        """The record with this key, or None."""
+
+    def search(self, key: str) -> FindResult | None:
+        """What the search behind the run with this key has found, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,16 +120,16 @@ class RunResults:
         )
 
 
-def run_results(backend: Backend, run: Run | None, tolerance: Tolerance | None = None) -> RunResults | None:
+def run_results(results: Results, run: Run | None, tolerance: Tolerance | None = None) -> RunResults | None:
     """The run's records, or None while there is no dense one. Records that were lost are left out.
 
     tolerance: what may be lost; None: as usual.
     """
-    dense = _measured(backend, run.dense, run.dense) if run and run.dense else None
+    dense = _measured(results, run.dense, run.dense) if run and run.dense else None
     if run is None or dense is None or dense.record.pruned:
         return None
     names = dict(model_names.record_names(run)[1:])
-    found = [each for each in (_measured(backend, run.dense, key) for key in names) if each]
+    found = [each for each in (_measured(results, run.dense, key) for key in names) if each]
     # One of each name, which tells them apart on every page.
     several = model_names.has_several_methods(run.settings)
     by_name = {model_names.record_name(each.record, several): each for each in found if each.record.pruned}
@@ -137,10 +147,10 @@ def run_results(backend: Backend, run: Run | None, tolerance: Tolerance | None =
         tolerance=allowed,
         readings={dense.record.key: dense.readings}
         | {
-            each.record.key: {**each.readings, "word perplexity": (perplexity(verdict.perplexity),)}
+            each.record.key: {**each.readings, **judged(each.comparison, verdict)}
             for each, verdict in zip(sparse, verdicts, strict=True)
         },
-        search=backend.search(run.key) if run.find is not None else None,
+        search=results.search(run.key) if run.find is not None else None,
     )
 
 
@@ -154,34 +164,32 @@ class _Measured:
     readings: Readings
 
 
-def _measured(backend: Backend, dense: str, key: str) -> _Measured | None:
+def _measured(results: Results, dense: str, key: str) -> _Measured | None:
     """The record with this key beside the dense one; None where one is lost or they answer other passages."""
     try:
-        return _kept(backend, dense, key)
+        return _kept(results, dense, key)
     except LookupError:
         return None
 
 
 @lru_cache(maxsize=128)
-def _kept(backend: Backend, dense_key: str, key: str) -> _Measured:
+def _kept(results: Results, dense_key: str, key: str) -> _Measured:
     """As `_measured`, kept for the next look at the page: measuring a sweep anew would take seconds.
 
     A sweep of many methods has more passages than fit into memory whole, so only verdicts and log-likelihoods of the
     outcomes stay. Raises LookupError; what raises is not kept, since the record may yet come.
     """
-    stored = backend.record(key)
+    stored = results.record(key)
     if stored is None:
         raise LookupError(key)
     light = (replace(o, target="", answer="", tokens=(), top=()) for o in stored.outcomes)
     record = replace(stored, outcomes=tuple(light))
-    dense = record if key == dense_key else _kept(backend, dense_key, dense_key).record
+    dense = record if key == dense_key else _kept(results, dense_key, dense_key).record
     if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
         raise LookupError(key)
     comparison, lost = compare(dense, record), losses(dense, record)
     (alone,) = judge_all([lost], Tolerance())
-    return _Measured(
-        record=record, comparison=comparison, losses=lost, readings=readings(record, comparison, alone.perplexity)
-    )
+    return _Measured(record=record, comparison=comparison, losses=lost, readings=readings(record, comparison, alone))
 
 
 def published_beside(dense: Record) -> tuple[PublishedRow, ...]:

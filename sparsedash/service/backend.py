@@ -230,6 +230,10 @@ class Backend:
         """
         self._runner.reconcile()
 
+    def expect_work(self) -> None:
+        """Have a worker ready by the time that a visitor, who is about to, starts something. Returns at once."""
+        self._runner.prepare()
+
     def health(self) -> dict[str, object]:
         """Plain facts for a monitor. Raises StoreError when results or jobs cannot be read, or the disk has no room."""
         require_room(self.data_dir)

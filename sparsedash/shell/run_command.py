@@ -3,9 +3,12 @@
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sparsedash.reporting.files.run_json import run_document
+from sparsedash.reporting.run_answer import answer, figures
+from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.searches import FindResult
@@ -37,8 +40,9 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     file = writable_file(arguments.json, "--json") if arguments.json else None
 
     def work() -> int:
-        document = ran(settings, store, tolerance)
-        print(*printed_table(document), sep="\n")
+        run = ran(settings, store)
+        document = stored_document(run, store, tolerance)
+        print(*printed_table(document), "", *opening(run, store, tolerance), sep="\n")
         if file is not None:
             write_whole(file, json.dumps(document, indent=1, allow_nan=False))
         beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
@@ -47,15 +51,34 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     return work
 
 
-def ran(settings: RunSettings, store: Store, tolerance: Tolerance) -> dict[str, Any]:
-    """The document of a run, which is computed as far as it is not stored."""
+def ran(settings: RunSettings, store: Store) -> Run:
+    """A run, which is computed as far as it is not stored."""
     with ProgressBar(settings) as bar:
         bar(Step("start", 0, 0))
         # Only now: torch takes seconds to import, and --help or a typing mistake must not wait for it.
         from sparsedash.engine.run import pipeline
 
-        run: Run = pipeline.run(settings, store, bar)
-    return stored_document(run, store, tolerance)
+        return pipeline.run(settings, store, bar)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The results of a store that is open."""
+
+    store: Store
+
+    def record(self, key: str) -> Record | None:
+        return self.store.get(Record, key)
+
+    def search(self, key: str) -> FindResult | None:
+        return self.store.get(FindResult, key)
+
+
+def opening(run: Run, store: Store, tolerance: Tolerance) -> list[str]:
+    """What the pages open with: the answer in one sentence, and what it rests on."""
+    found = run_results(_Stored(store), run, tolerance)
+    assert found is not None
+    return [answer(found, ended=not run.finished), *figures(found)]
 
 
 def stored_document(run: Run, store: Store, tolerance: Tolerance, result: FindResult | None = None) -> dict[str, Any]:

@@ -151,6 +151,24 @@ def test_no_worker_is_started_where_none_is_wanted(tmp_path, monkeypatch):
     house.table.close()
 
 
+def test_one_worker_is_started_beforehand_where_work_is_expected(house):
+    house.runner.prepare()
+    assert house.started == [0]
+
+
+def test_a_living_worker_is_enough_beforehand(house):
+    with hold(slot_lock(house.folder, 1)):
+        house.runner.prepare()
+    assert house.started == []
+
+
+def test_none_is_started_beforehand_where_none_is_wanted(tmp_path, monkeypatch):
+    house = Fixture(tmp_path, 0, monkeypatch)
+    house.runner.prepare()
+    assert house.started == []
+    house.table.close()
+
+
 def test_a_held_lock_keeps_a_silent_job_alive(house):
     (job,) = house.submit("a")
     locks = house.run_in_slot(job, 0)

@@ -15,7 +15,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import ModelError, StoreError
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
-from sparsedash.worker import in_words
+from sparsedash.worker import in_words, main
 
 
 def test_the_worker_is_light_until_it_has_a_job():
@@ -24,6 +24,13 @@ def test_the_worker_is_light_until_it_has_a_job():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_worker_without_a_job_loads_the_engine_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_LINGER_S", "0.3")
+    loaded = []
+    assert main(["--data-dir", str(tmp_path)], load=lambda: loaded.append(1) or {}) == 0
+    assert loaded == [1]
 
 
 class OutOfMemoryError(RuntimeError):

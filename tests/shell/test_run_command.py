@@ -68,7 +68,7 @@ def test_every_sparse_model_has_a_verdict_and_one_beyond_can_fail_the_command(ar
     assert "undecided" in capsys.readouterr().out
     document = json.loads(file.read_text())
     document["sparse"][0]["verdict"]["verdict"] = "beyond"
-    monkeypatch.setattr("sparsedash.shell.run_command.ran", lambda *_: document)
+    monkeypatch.setattr("sparsedash.shell.run_command.stored_document", lambda *_: document)
     assert main(lax) == 3
     assert main(lax[:-1]) == 0
 

@@ -264,5 +264,8 @@ class FakeBackend:
     def reconcile(self) -> None:
         return None
 
+    def expect_work(self) -> None:
+        self.expected_work = True
+
     def health(self) -> dict[str, object]:
         return {"status": "ok"}

@@ -25,14 +25,14 @@ def end_of_axis(tradeoff: TradeoffData) -> float:
 
 
 def range_of(tradeoff: TradeoffData, measure: Measure) -> tuple[float, float]:
-    """The ends of the y axis, which holds every interval with some air; accuracies stay within 0 to 100 percent."""
+    """The ends of the y axis, which holds every interval with some air; shares stay within 0 to 100 percent."""
     bounds = [
         bound
         for point in (tradeoff.dense, *tradeoff.sparse)
         for reading in point.readings[measure]
         for bound in (reading.low, reading.high)
     ]
-    if measure == "accuracy":
+    if measure == "share right":
         bounds += [100 * share for row in tradeoff.published for share in (row.dense, row.sparse)]
         bounds += [tradeoff.live.reading.low, tradeoff.live.reading.high] if tradeoff.live else []
     if measure in tradeoff.allowed:
@@ -40,15 +40,20 @@ def range_of(tradeoff: TradeoffData, measure: Measure) -> tuple[float, float]:
     least = 0.02 if measure == "word perplexity" else 2.0
     air = max(least, 0.08 * (max(bounds) - min(bounds)))
     low, high = min(bounds) - air, max(bounds) + air
-    return (max(0.0, low), min(100.0, high)) if measure == "accuracy" else (low, high)
+    return (max(0.0, low), min(100.0, high)) if measure == "share right" else (low, high)
 
 
 def ticks(measure: Measure, y_range: tuple[float, float]) -> dict[str, Any]:
-    """The numbers of the y axis: log-likelihoods as factors, and broken answers without a minus."""
+    """The numbers of the y axis, their places and words: log-likelihoods as factors, broken answers without a minus."""
     low, high = y_range
     match measure:
+        case "share right":
+            places = round_places(low, high)
+            return {"tickvals": places, "ticktext": [f"{place:g} %" for place in places]}
         case "accuracy":
-            return {"ticksuffix": " %", "nticks": 6}
+            places = round_places(low, high)
+            words = [f"{place:+g}".replace("-", "−") if place else "0" for place in places]
+            return {"tickvals": places, "ticktext": words}
         case "word perplexity":
             below = _apart([-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low)
             above = _apart([0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low)

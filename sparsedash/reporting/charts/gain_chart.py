@@ -23,9 +23,10 @@ _SIGNS: dict[Verdict | str, str] = {"within": "✓", "beyond": "✕", "undecided
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _MOST_TICKS = 6
 TITLES: dict[Measure, str] = {
-    "accuracy": "Last word right, % of {total:,} passages",
     "word perplexity": "Word perplexity, times that of dense; further down is worse",
+    "accuracy": "Last words right, points more or fewer than dense",
     "flips": "Answers that broke, % of {total:,}; further down is worse",
+    "share right": "Last word right, % of {total:,} passages",
 }
 
 

@@ -112,13 +112,13 @@ def glyph_ink(verdict: Verdict | Literal[""], colours: Palette) -> str:
 
 
 def dense_marks(tradeoff: TradeoffData, measure: Measure, end: float, colours: Palette) -> list[Any]:
-    """Dense drawn across, under everything; for accuracy with the band of its interval."""
+    """Dense drawn across, under everything; its share of right words with the band of its interval."""
     y = tradeoff.dense_value(measure)
     left = -MARGIN * end
     across = go.Scatter(
         x=[left, end], y=[y, y], mode="lines", line={"color": colours.dense, "width": 2}, hoverinfo="skip", name="dense"
     )
-    if measure != "accuracy":
+    if measure != "share right":
         return [across]
     (reading,) = tradeoff.dense.readings[measure]
     return [_band(reading.low, reading.high, end, colours.band, "95 % interval of dense"), across]
@@ -206,7 +206,7 @@ def strand_trace(tradeoff: TradeoffData, line: Line, measure: Measure, found: li
 
 
 def live_trace(tradeoff: TradeoffData, line: Line, end: float, colours: Palette) -> Any:
-    """The model that is answering now: its accuracy so far, with its interval, at the sparsity asked for."""
+    """The model that is answering now: its share right so far, with its interval, at the sparsity asked for."""
     assert tradeoff.live is not None
     reading = tradeoff.live.reading
     return go.Scatter(

@@ -8,8 +8,10 @@ from typing import Literal
 from sparsedash.catalog.published import PublishedRow
 from sparsedash.stats.tolerance import Verdict
 
-Measure = Literal["word perplexity", "accuracy", "flips"]
-"""How likely the right word was; right last words; answers that broke or were mended. The most sensitive one first."""
+Measure = Literal["word perplexity", "accuracy", "flips", "share right"]
+"""How likely the right word was; right last words more or fewer than dense's; answers that broke or were mended; and
+the share of right last words, which is no difference but stands beside published ones. The most sensitive one first.
+"""
 
 Role = Literal["sparse", "broke", "mended"]
 
@@ -18,9 +20,9 @@ Role = Literal["sparse", "broke", "mended"]
 class Reading:
     """A value with its 95 % interval, in the unit of its axis, larger is better; and the same in words.
 
-    role: what it counts. For accuracy the share in percent; for perplexity the mean change of the target's
-    log-likelihood in nats, as far as the chart reaches; for flips the share of passages in percent, of broken ones
-    below zero.
+    role: what it counts. For perplexity the mean change of the target's log-likelihood in nats, as far as the chart
+    reaches; for accuracy the change in percentage points; for flips the share of passages in percent, of broken ones
+    below zero; for the share right that in percent.
     """
 
     role: Role
@@ -53,7 +55,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """The sparse model that is answering now: the line it belongs to, the sparsity asked for, its accuracy so far."""
+    """The sparse model that is answering now: its line, the sparsity asked for, its share of right words so far."""
 
     label: str
     permille: int
@@ -73,7 +75,7 @@ class TradeoffData:
 
     n_passages: what dense answered. taken: what the sparsity is a share of. asked: sparsities in per mille that the
     axis leaves room for, so that nothing moves while a run fills the chart. leader: the label of the line to be drawn
-    strongest. published: rows that stand beside, where accuracy is shown. allowed: how far below dense a model may be,
+    strongest. published: rows that stand beside the shares of right words. allowed: how far below dense a model may be,
     in the unit of each measure's axis; for those that are judged.
     """
 
@@ -94,7 +96,7 @@ class TradeoffData:
 
     def dense_value(self, measure: Measure) -> float:
         """Where the dense model stands on the axis of a measure."""
-        return self.dense.readings[measure][0].value if measure == "accuracy" else 0.0
+        return self.dense.readings[measure][0].value if measure == "share right" else 0.0
 
 
 MOST_TIMES, LEAST_TIMES = 1_000_000, 100

@@ -26,9 +26,10 @@ from sparsedash.reporting.charts.verdict_rows import rows_height, verdict_rows
 
 HEIGHT = 380
 TITLES: dict[Measure, str] = {
-    "accuracy": "Last word right, % of {total:,} passages",
     "word perplexity": "Word perplexity, times that of dense; further down is worse",
+    "accuracy": "Last words right, points more or fewer than dense",
     "flips": "Answers mended above, broke below, % of {total:,}",
+    "share right": "Last word right, % of {total:,} passages",
 }
 _TOP, _BOTTOM, _LEFT = 44, 52, 52
 
@@ -51,7 +52,7 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity",
     layout |= label_layout(labels, Panel(y_range=y_range, height=height), colours)
     if below:
         layout["annotations"] += verdict_rows(lines, colours)
-    if measure == "accuracy":
+    if measure == "share right":
         traces += published_traces(tradeoff.published, colours)
         layout["annotations"] += published_notes(tradeoff.published, colours)
         traces += [
@@ -71,7 +72,7 @@ def clicked(points: Sequence[Mapping[str, Any]]) -> str:
 def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity") -> str:
     """What `tradeoff_chart` shows, for those who do not see it."""
     total = tradeoff.n_passages
-    parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if measure == "accuracy" else []
+    parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if measure == "share right" else []
     judged = measure in tradeoff.allowed
     for label, points in tradeoff.lines.items():
         parts += [
@@ -79,11 +80,12 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
             for p in by_sparsity(points)
         ]
     what = {
-        "accuracy": f"Share of {total:,} last words right",
         "word perplexity": f"Word perplexity over {total:,} passages",
+        "accuracy": f"Change of accuracy over {total:,} last words",
         "flips": f"Answers of {total:,} that broke or were mended",
+        "share right": f"Share of {total:,} last words right",
     }[measure]
-    beside = published_words(tradeoff.published) if measure == "accuracy" else ""
+    beside = published_words(tradeoff.published) if measure == "share right" else ""
     return f"{what} against the share of {tradeoff.taken}, with 95 % intervals: {'; '.join(parts)}.{beside}"
 
 
@@ -92,7 +94,7 @@ def _line(tradeoff: TradeoffData, line: Line, measure: Measure, colours: Palette
     found = strands(line, measure)
     traces = [strand_trace(tradeoff, line, measure, ends, colours) for ends in found.values()]
     if not found:
-        live = tradeoff.live if measure == "accuracy" else None
+        live = tradeoff.live if measure == "share right" else None
         y = live.reading.value if live is not None and live.label == line.label else None
         return traces, [_label(line, line.label, y, colours.sparse_text)]
     labels = [

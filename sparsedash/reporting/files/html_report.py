@@ -4,8 +4,7 @@ from dataclasses import asdict
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
-from sparsedash.reporting.charts.tradeoff import tradeoff_words
-from sparsedash.reporting.files.svg_chart import accuracy_drawing
+from sparsedash.reporting.files.svg_chart import drawing
 from sparsedash.reporting.html import Html, element, escape, heading, join, paragraph, table
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair
 from sparsedash.reporting.results_table import numbers_table
@@ -30,7 +29,7 @@ body { font: 16px/1.5 Georgia, serif; max-width: 76rem; margin: 2rem auto; paddi
 h1, p, svg { max-width: 54rem; }
 h1 { font-size: 1.6rem; font-weight: 500; line-height: 1.3; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 svg { width: 100%; height: auto; } svg text { font: 13px sans-serif; fill: currentcolor; }
-.grid { stroke: light-dark(#e7e4db, #2d3136); } .band { fill: light-dark(#2f5d9b, #8db4e8); opacity: 0.14; }
+.grid { stroke: light-dark(#e7e4db, #2d3136); } .allowed { fill: light-dark(#3d7a4f, #86c49a); opacity: 0.16; }
 .dense { stroke: light-dark(#2f5d9b, #8db4e8); stroke-width: 2; }
 .sparse { stroke: light-dark(#c2571a, #f0955a); stroke-width: 2; fill: none; } svg .point { font-size: 16px;
   fill: light-dark(#c2571a, #f0955a); }
@@ -62,7 +61,8 @@ def report(found: RunResults, pair: Pair, passages: Passages | None, job: Job | 
         *_remark(run_ending(found.run, job)),
         *(paragraph(said, css="sd-muted") for said in figures(found)),
         paragraph(f"{title} · {wording.details_of(found.run)}", css="sd-muted"),
-        accuracy_drawing(tradeoff, tradeoff_words(tradeoff, "accuracy")),
+        drawing(tradeoff, "word perplexity"),
+        drawing(tradeoff, "accuracy"),
         element("div", numbers_table(found), css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
         paragraph(verdicts.flips(judged)),

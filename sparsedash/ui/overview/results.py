@@ -30,20 +30,22 @@ from sparsedash.ui.run_ending import show_ending
 MEASURE = "measure"
 _CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."
 _HINTS: dict[Measure, str] = {
-    "accuracy": _CLICK,
     "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, on a geometric average "
     f"over the passages. It sees a loss sooner than accuracy does. {_CLICK}",
+    "accuracy": f"−2 means two fewer right last words in a hundred. {_CLICK}",
     "flips": "Broke: the dense model was right and the sparse one is wrong. Mended: the other way round. Equal "
     f"accuracy hides both. {_CLICK}",
+    "share right": f"Of all passages that were answered. {_CLICK}",
 }
 _JUDGED = (
     "The green band is what may be lost: ✓ within, ✕ beyond, ? undecided, by intervals that hold for all comparisons; "
     "of several methods the verdicts stand under the axis"
 )
 _DRAWN: dict[Measure, str] = {
-    "accuracy": f"Bars and the blue band: 95 % intervals. {_JUDGED}.",
     "word perplexity": f"Bars: the intervals of the verdict, in the table with their levels. {_JUDGED}.",
+    "accuracy": f"Bars: the intervals of the verdict, on paired differences. {_JUDGED}.",
     "flips": "Bars: 95 % intervals.",
+    "share right": "Bars and the blue band: 95 % intervals of each model by itself. A loss is judged by changes.",
 }
 _BESIDE = "Points that would cover each other stand side by side."
 _HOLLOW = "Hollow marks: fewer passages than the dense model answered."

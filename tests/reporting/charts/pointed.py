@@ -47,4 +47,4 @@ def point(dense: Record, record: Record) -> Point:
 
 def _readings(dense: Record, record: Record) -> Readings:
     (alone,) = judge_all([losses(dense, record)], Tolerance())
-    return readings(record, compare(dense, record), alone.perplexity)
+    return readings(record, compare(dense, record), alone)

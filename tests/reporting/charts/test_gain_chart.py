@@ -43,7 +43,7 @@ def test_what_is_not_known_is_not_drawn(tradeoff):
 
 def accurate(point, value):
     reading = Reading(role="sparse", value=value, low=value, high=value, words=f"{value} %")
-    return replace(point, readings={**point.readings, "accuracy": (reading,)})
+    return replace(point, readings={**point.readings, "share right": (reading,)})
 
 
 def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
@@ -55,20 +55,20 @@ def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
     )
     # The third wins less than the second and loses more.
     gained = Gained(name="Speed", gains={first.key: gain(1.1), second.key: gain(1.2), third.key: gain(1.15)})
-    front = trace(drawn(gain_chart(known, gained, "accuracy")), "unbeaten")
+    front = trace(drawn(gain_chart(known, gained, "share right")), "unbeaten")
     assert (front["x"], front["y"]) == ([1.0, 1.1, 1.2], [50.0, 48.0, 46.0])
-    assert gain_words(known, gained, "accuracy").count("nobody beats it") == 2
+    assert gain_words(known, gained, "share right").count("nobody beats it") == 2
 
 
 def test_a_model_slower_than_dense_stays_on_the_chart_and_off_the_line(tradeoff):
     slow = accurate(tradeoff.sparse[0], 10.0)
     known = replace(tradeoff, dense=accurate(tradeoff.dense, 50.0), lines={"one": [slow]})
-    figure = drawn(gain_chart(known, Gained(name="Speed", gains={slow.key: gain(0.9)}), "accuracy"))
+    figure = drawn(gain_chart(known, Gained(name="Speed", gains={slow.key: gain(0.9)}), "share right"))
     assert figure["layout"]["xaxis"]["range"][0] < 0.9
     assert trace(figure, "unbeaten")["x"] == [1.0]
 
 
-@pytest.mark.parametrize("measure", ["accuracy", "word perplexity", "flips"])
+@pytest.mark.parametrize("measure", ["accuracy", "word perplexity", "flips", "share right"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_is_drawn_for_every_measure_in_both_themes_with_words(tradeoff, measure, theme):
     gained = Gained(name="Speed", gains={key: gain(1.1) for key in keys(tradeoff)})

@@ -1,4 +1,4 @@
-"""Published points on the accuracy chart: where the model, the passages and the format are the same, and
+"""Published points on the chart of right answers: where the model, the passages and the format are the same, and
 nowhere else.
 """
 
@@ -34,7 +34,7 @@ def test_a_row_stands_beside_the_same_model_passages_and_format():
 
 
 def test_points_are_grey_diamonds_within_the_axes_and_told_in_words():
-    figure = drawn(tradeoff_chart(RACE, "accuracy"))
+    figure = drawn(tradeoff_chart(RACE, "share right"))
     points = trace(figure, "published")
     assert points["x"] == [0, 10]
     assert points["y"] == [57.89, 56.86]
@@ -42,10 +42,10 @@ def test_points_are_grey_diamonds_within_the_axes_and_told_in_words():
     assert figure["layout"]["xaxis"]["range"][1] > 10
     low, high = figure["layout"]["yaxis"]["range"]
     assert low < 56.86 and high > 57.89
-    assert tradeoff_words(RACE, "accuracy").endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
+    assert tradeoff_words(RACE, "share right").endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
 
 
-def test_another_measure_than_accuracy_has_no_published_points():
+def test_another_measure_than_the_share_right_has_no_published_points():
     names = {t["name"] for t in drawn(tradeoff_chart(RACE, "flips"))["data"]}
     assert "published" not in names
     assert "Published" not in tradeoff_words(RACE, "flips")

@@ -14,6 +14,7 @@ from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeo
 from sparsedash.reporting.readings import answering
 from sparsedash.stats.means import mean_interval, moments
 from sparsedash.stats.significance import share_interval, wilson
+from sparsedash.stats.tolerance import Tolerance, judge_all, losses
 from tests.factories import STOPPED
 from tests.reporting.charts.drawn import drawn, labels, trace
 from tests.reporting.charts.pointed import read, tradeoff_data
@@ -26,7 +27,7 @@ RACE = tradeoff_data(DENSE, {"sparse": [THIRTY, TEN]})
 TWO = tradeoff_data(DENSE, {"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude")
 
 
-def chart(tradeoff=RACE, measure="accuracy", theme="light"):
+def chart(tradeoff=RACE, measure="share right", theme="light"):
     return drawn(tradeoff_chart(tradeoff, measure, theme))
 
 
@@ -45,6 +46,19 @@ def crowd():
 def test_sparse_points_stand_at_the_measured_sparsity_in_rising_order():
     xs = trace(chart(), "sparse")["x"]
     assert xs == [0.0, 100 * TEN.pruned.mlp_sparsity, 100 * THIRTY.pruned.mlp_sparsity]
+
+
+def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_of_its_verdict():
+    change = trace(chart(measure="accuracy"), "sparse")
+    assert change["y"] == [0.0, pytest.approx(-5.0), pytest.approx(-25.0)]
+    (alone,) = judge_all([losses(DENSE, THIRTY)], Tolerance())
+    assert change["error_y"]["arrayminus"][-1] == pytest.approx(100 * alone.accuracy.high - 25)
+    assert change["error_y"]["array"][-1] == pytest.approx(25 - 100 * alone.accuracy.low)
+
+
+def test_the_numbers_of_a_change_have_their_sign():
+    marks = chart(measure="accuracy")["layout"]["yaxis"]
+    assert dict(zip(marks["tickvals"], marks["ticktext"], strict=True)) == {-30: "−30", -20: "−20", -10: "−10", 0: "0"}
 
 
 def test_the_line_begins_at_the_dense_accuracy():
@@ -160,7 +174,7 @@ def test_the_axis_does_not_move_while_a_run_fills_it():
 
 
 def test_the_dense_model_alone_is_a_chart_too():
-    for measure in ("accuracy", "word perplexity", "flips"):
+    for measure in ("share right", "accuracy", "word perplexity", "flips"):
         assert list(labels(chart(tradeoff_data(DENSE, {}), measure))) == ["dense"]
 
 
@@ -177,7 +191,8 @@ def test_axes_say_what_they_measure_and_their_unit():
     layout = chart()["layout"]
     assert layout["title"]["text"] == "Last word right, % of 120 passages"
     assert layout["xaxis"]["title"]["text"] == "MLP channels removed"
-    assert layout["xaxis"]["ticksuffix"] == layout["yaxis"]["ticksuffix"] == " %"
+    assert layout["xaxis"]["ticksuffix"] == " %"
+    assert layout["yaxis"]["ticktext"][:2] == ["20 %", "30 %"]
 
 
 def test_each_theme_has_its_own_colours():
@@ -188,7 +203,7 @@ def test_each_theme_has_its_own_colours():
 
 
 def test_the_words_say_every_point_with_its_interval():
-    said = tradeoff_words(RACE, "accuracy")
+    said = tradeoff_words(RACE, "share right")
     assert said.startswith("Share of 120 last words right")
     assert "dense 50.0 % (41.2 to 58.8)" in said
     assert said.index("sparse at 10.4 % 45.0 %") < said.index("sparse at 29.2 % 25.0 %")

@@ -9,7 +9,7 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.files.html_report import POLICY, report
-from sparsedash.reporting.files.svg_chart import accuracy_drawing
+from sparsedash.reporting.files.svg_chart import drawing
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_results import run_results
 from tests.ui import specimens
@@ -66,15 +66,20 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
     assert "Broke: 9" in said and "Mended: 2" in said
     assert '"sparsities_permille":[100,200,300]' in said
     assert "torch 2.13.0" in said
-    assert page.count('class="point"') == 3
-    assert 'role="img" aria-label="Share of 120 last words right' in page
+    assert page.count('class="point"') == 6
+    assert 'role="img" aria-label="Word perplexity over 120 passages' in page
+    assert 'role="img" aria-label="Change of accuracy over 120 last words' in page
+    assert page.count('class="allowed"') == 2
 
 
-def test_the_axes_of_its_chart_have_round_numbers():
-    drawing = re.search(r"<svg.*?</svg>", made(), re.DOTALL)[0]
-    percents = re.findall(r">([\d.]+) %<", drawing)
-    assert len(percents) >= 8
-    assert all(float(percent) % 5 == 0 for percent in percents)
+def test_the_axes_of_its_charts_have_round_numbers():
+    of_perplexity, of_accuracy = re.findall(r"<svg.*?</svg>", made(), re.DOTALL)
+    for drawn in (of_perplexity, of_accuracy):
+        percents = re.findall(r">([\d.]+) %<", drawn)
+        assert len(percents) >= 4
+        assert all(float(percent) % 5 == 0 for percent in percents)
+    assert ">1.00 ×<" in of_perplexity
+    assert {"0", "−5"} <= set(re.findall(r">([−+]?\d+)<", of_accuracy))
 
 
 def test_points_of_two_methods_at_one_sparsity_do_not_cover_each_other():
@@ -84,7 +89,7 @@ def test_points_of_two_methods_at_one_sparsity_do_not_cover_each_other():
     backend.add_run((run, records))
     found = run_results(backend, run)
     assert found is not None
-    across = re.findall(r'<text x="([\d.]+)"[^>]*class="point"', accuracy_drawing(found.tradeoff(), "words"))
+    across = re.findall(r'<text x="([\d.]+)"[^>]*class="point"', drawing(found.tradeoff(), "word perplexity"))
     assert len(set(across)) == len(across) == 6
 
 
