@@ -169,6 +169,17 @@ def test_the_menu_takes_the_run_and_what_may_be_lost_along_and_back_goes_one_ste
     expect(page.locator("h1")).to_contain_text("1.5 × the word perplexity")
 
 
+def test_a_link_to_the_page_that_is_shown_changes_its_address_and_back_undoes_it(page, start_server, tmp_path):
+    page.goto(start_server(tmp_path))
+    ready(page)
+    page.get_by_role("link", name="Look at an example").click()
+    expect(page).to_have_url(re.compile(r"/\?run=example$"))
+    expect(page.get_by_text("this run ships with SparseDash")).to_be_visible()
+    page.go_back()
+    expect(page).to_have_url(re.compile(r"[0-9]/$"))
+    expect(page.get_by_role("button", name="Try the built-in model")).to_be_visible()
+
+
 FOCUSED = """() => {
   const e = document.activeElement, style = getComputedStyle(e);
   const ring = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== 'none';
