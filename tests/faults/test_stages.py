@@ -20,8 +20,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sparsedash.engine.export.export import file_hashes
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.runner import worker_environment
+from sparsedash.schema.exports import Export, ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
@@ -35,8 +37,9 @@ from tests.faults.house import eventually
 
 pytestmark = pytest.mark.faults
 
-STAGES = ("unpack", "load", "text", "calibrate", "prune", "evaluate", "continuation")
-"""An export will be one more."""
+STAGES = ("unpack", "load", "text", "calibrate", "prune", "evaluate", "continuation", "write", "prove")
+"""The last two are those of an export."""
+OF_A_FINISHED_RUN = ("continuation", "write", "prove")
 
 N_EACH = 9
 LARGER = {"hidden_size": 128, "intermediate_size": 768, "num_hidden_layers": 6, "head_dim": 32}
@@ -77,6 +80,7 @@ class Whole:
     folder: Path
     asked: RunSettings
     prompt: ContinuationSettings
+    export: ExportSettings
     seconds: dict[str, float]
     numbers: dict[str, object]
 
@@ -97,7 +101,7 @@ def whole(tmp_path_factory, forking) -> Iterator[Whole]:
         backend = Backend(folder / "data")
         finished(backend, backend.submit(asked), forking)
         (run,) = backend.runs()
-        # A continuation is asked for in a folder that has the run already, but not the answer.
+        # Continuations and exports are asked for in a folder that has the run already, but not what they make.
         backend.close()
         shutil.copytree(folder / "data", folder / "with-run")
         backend = Backend(folder / "data")
@@ -105,14 +109,21 @@ def whole(tmp_path_factory, forking) -> Iterator[Whole]:
         job = backend.submit_continuation(prompt)
         finished(backend, job, forking)
         took = backend.job(job.id)
+        to_export = ExportSettings(dense=run.dense, sparse=run.sparse[0], form="uniform")
+        job = backend.submit_export(to_export)
+        finished(backend, job, forking)
+        wrote = backend.job(job.id)
         backend.close()
         seconds = {
             **run.seconds,
             "load": run.seconds["load"] / 4,
             "unpack": run.seconds["load"],
             "continuation": took.finished_at - took.started_at,
+            # Writing takes next to nothing of an export; nearly all is the fresh process that proves it.
+            "write": 0.02,
+            "prove": wrote.finished_at - wrote.started_at,
         }
-        yield Whole(folder, asked, prompt, seconds, numbers(folder / "data"))
+        yield Whole(folder, asked, prompt, to_export, seconds, numbers(folder / "data"))
 
 
 def gone(pid: int) -> bool:
@@ -129,15 +140,23 @@ def finished(backend: Backend, job: Job, forking: Forking) -> None:
 
 
 def numbers(folder: Path) -> dict[str, object]:
-    """Every record and continuation of the folder, without the times that they took."""
+    """Every record, continuation and export of the folder, without the times that they took."""
     store = Store(folder)
     records = {key: store.get(Record, key) for key in store.keys(Record)}
     written = {key: store.get(Continuation, key) for key in store.keys(Continuation)}
+    exported = {key: store.get(Export, key) for key in store.keys(Export)}
     (run,) = (store.get(Run, key) for key in store.keys(Run))
     store.close()
     assert run.finished
     assert set(records) == {run.dense, *run.sparse}
-    return {key: replace(record, seconds=0.0, tokens_per_second=0.0) for key, record in records.items()} | written
+    timeless = {key: replace(record, seconds=0.0, tokens_per_second=0.0) for key, record in records.items()}
+    return timeless | written | {key: weights_of(export) for key, export in exported.items()}
+
+
+def weights_of(export: Export) -> str:
+    """The hash of the weights, of an export that is as its record says."""
+    assert file_hashes(Path(export.folder)) == export.files
+    return export.files["model.safetensors"]
 
 
 class Watch:
@@ -152,6 +171,8 @@ class Watch:
         kind, stage, unit = self.db.execute(query).fetchone()
         if kind == "continuation":
             return "continuation" if stage else ""
+        if kind == "export":
+            return str(stage) if stage in ("write", "prove") else "before it is written"
         if stage == "text" and unit != "tokens":
             return "reading text"  # which takes no time; text that the model writes does
         if stage != "load":
@@ -171,10 +192,10 @@ def killed_in(stage: str, delay: float, folder: Path, whole: Whole, forking: For
 
     delay: how far into the stage, 0 to 1, by what that took undisturbed.
     """
-    if stage == "continuation":
+    if stage in OF_A_FINISHED_RUN:
         shutil.copytree(whole.folder / "with-run", folder)
     backend = Backend(folder)
-    job = backend.submit_continuation(whole.prompt) if stage == "continuation" else backend.submit(whole.asked)
+    job = submitted(stage, backend, whole)
     pid = forking.start(folder)
     watch = Watch(folder)
     watch.wait_for(stage, pid)
@@ -197,8 +218,17 @@ def killed_in(stage: str, delay: float, folder: Path, whole: Whole, forking: For
     assert not list(folder.glob("models/unfinished-*"))
     found = numbers(folder)
     assert found.items() <= whole.numbers.items()
-    assert stage != "continuation" or found == whole.numbers
+    made = {"continuation": whole.prompt, "write": whole.export, "prove": whole.export}
+    assert stage not in made or made[stage].key() in found
     return met if killed.state == "crashed" else killed.state
+
+
+def submitted(stage: str, backend: Backend, whole: Whole) -> Job:
+    if stage == "continuation":
+        return backend.submit_continuation(whole.prompt)
+    if stage in OF_A_FINISHED_RUN:
+        return backend.submit_export(whole.export)
+    return backend.submit(whole.asked)
 
 
 def kill_in_every_stage(

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 
 from sparsedash.catalog.export_forms import form_problem, shared_width
@@ -34,6 +35,8 @@ from sparsedash.storage.recipes import RECIPE
 from sparsedash.storage.store import Store
 
 CARD = "README.md"
+_NAMING = "exports.lock"
+"""Of the data folder: held from an export's record to its folder's name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,8 +63,9 @@ class _Written:
 def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: OnStep) -> Export:
     """The files of one record's sparse model, proven; its record is kept.
 
-    Raises SparseDashError, and then nothing stands under the folder's name: it exists, the base has changed, the form
-    does not apply, the disk is full, or a fresh process does not find in the files what they are to be.
+    What the same request has made before is returned as it is, if it is whole. Raises SparseDashError, and then nothing
+    new stands under the folder's name: it exists, the base has changed, the form does not apply, the disk is full, or a
+    fresh process does not find in the files what they are to be.
     """
     asked = _asked(settings, store)
     pruned = asked.pruned
@@ -69,32 +73,35 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
     method = method_name(pruned.method)
     folder = settings.folder(store.folder, public_name(asked.sparse.model), method, pruned.sparsity_permille)
     folder = local_path(str(folder)).absolute()
+    if known := _whole(settings, folder, store):
+        return known
     require_new(folder)
     made = remade(asked.sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
     _refuse_form(settings, pruned, model_type)
-    with _said(folder), new_folder(folder) as inside:
+    with _said(folder), ExitStack() as naming, new_folder(folder) as inside:
         on_step(Step("write", 0, 1, message=folder.name))
         written = _write(inside, folder, asked, made, store)
         proof = _proven(inside, asked, made, written, shelf, on_step)
         _describe(inside, asked, made, written, proof, store)
-        files = file_hashes(inside)
-        n_bytes = sum(file.stat().st_size for file in inside.iterdir())
-    found = Export(
-        key=settings.key(),
-        settings=settings,
-        folder=str(folder),
-        layout=written.layout,
-        model=asked.sparse.model,
-        model_identity=asked.sparse.model_identity,
-        model_type=model_type,
-        n_bytes=n_bytes,
-        base_bytes=written.base_size,
-        files=files,
-        proof=proof,
-        made_at=time.time(),
-    )
-    store.put(found.key, found)
+        found = Export(
+            key=settings.key(),
+            settings=settings,
+            folder=str(folder),
+            layout=written.layout,
+            model=asked.sparse.model,
+            model_identity=asked.sparse.model_identity,
+            model_type=model_type,
+            n_bytes=sum(file.stat().st_size for file in inside.iterdir()),
+            base_bytes=written.base_size,
+            files=file_hashes(inside),
+            proof=proof,
+            made_at=time.time(),
+        )
+        # Recorded before it has its name: a kill between the two leaves nothing that no page lists.
+        naming.enter_context(FileLock(store.folder / _NAMING))
+        require_new(folder)
+        store.put(found.key, found)
     return found
 
 
@@ -128,6 +135,13 @@ def _asked(settings: ExportSettings, store: Store) -> _Asked:
     if passages is None:
         raise JobError("The passages that it answered are not in the store any more.", "Run it again.")
     return _Asked(settings=settings, dense=dense, sparse=sparse, pruned=sparse.pruned, passages=passages)
+
+
+def _whole(settings: ExportSettings, folder: Path, store: Store) -> Export | None:
+    """What this request has made before, if it is there and as it was written."""
+    known = store.get(Export, settings.key())
+    there = known is not None and known.folder == str(folder) and folder.is_dir()
+    return known if known is not None and there and file_hashes(folder) == known.files else None
 
 
 def _refuse_form(settings: ExportSettings, pruned: Pruned, model_type: str | None) -> None:

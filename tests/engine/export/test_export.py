@@ -25,6 +25,7 @@ from sparsedash.schema.errors import Cancelled, ExportError, JobError
 from sparsedash.schema.exports import Export
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
+from sparsedash.service.exports import Exports
 from tests.engine.export.conftest import asked, run_settings
 from tests.engine.tiny import save_tiny
 
@@ -116,6 +117,32 @@ def test_what_exists_is_never_written_into(there, run, tmp_path):
         export(asked(finished, EVEN, "uniform", out), store, shelf, ignore_steps)
     assert left_in(tmp_path) == ["out"]
     assert there != "folder" or left_in(out) == []
+
+
+def test_what_the_same_request_has_made_is_given_again_while_it_is_whole(run, tmp_path):
+    store, shelf, finished = run
+    request = asked(finished, EVEN, "uniform", tmp_path / "out")
+    made = export(request, store, shelf, ignore_steps)
+    assert export(request, store, shelf, ignore_steps) == made
+    (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(ExportError, match="exists, and nothing is written into it"):
+        export(request, store, shelf, ignore_steps)
+
+
+def test_an_end_between_the_record_and_the_name_leaves_nothing_that_is_listed(run, tmp_path, monkeypatch):
+    store, shelf, finished = run
+    request = asked(finished, EVEN, "uniform", tmp_path / "out")
+    with monkeypatch.context() as changed, pytest.raises(KeyboardInterrupt):
+        changed.setattr(os, "rename", ended)
+        export(request, store, shelf, ignore_steps)
+    assert store.get(Export, request.key()) is not None
+    assert not Exports(store).is_whole(request.key())
+    made = export(request, store, shelf, ignore_steps)
+    assert made in Exports(store).listed()
+
+
+def ended(*_):
+    raise KeyboardInterrupt
 
 
 def test_of_two_at_the_same_time_one_wins_and_the_other_says_so(tmp_path):
