@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
-from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Layer, Sample, layer_of
-from sparsedash.engine.pruning.linalg import energy
+from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Sample, layer_of
+from sparsedash.engine.pruning.linalg import complement, energy
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
 
@@ -43,9 +43,12 @@ def channel_errors(
     for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
         known = calibration.statistics(index)
         layer = layer_of(mlp, known)
-        as_they_are = PrunedMlp(narrow.kept, layer.out_weight[:, narrow.kept], layer.out_bias)
-        fitted.append(_fitted_error(layer, narrow))
-        uncompensated.append(_fitted_error(layer, as_they_are))
+        gone = complement(narrow.kept, layer.width)
+        whole = layer.mean_square(layer.out_weight)
+        fitted.append(_share(layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias)), whole))
+        # Only the columns that go: they are few.
+        cut = energy(layer.out_weight[:, gone], layer.second_moment[gone][:, gone])
+        uncompensated.append(_share(cut, whole))
         if len(known.held_out):
             held_out.append(_sample_error(mlp, narrow, known.held_out))
     needs_losses = ALLOCATIONS[method.allocation].needs_losses
@@ -80,8 +83,7 @@ def share_lost(dense: Tensor, sparse: Tensor, moment: Tensor) -> float:
 
     dense, sparse: (n, d).
     """
-    whole = energy(dense, moment)
-    return max(0.0, energy(sparse - dense, moment) / whole) if whole > 0 else 0.0
+    return _share(energy(sparse - dense, moment), energy(dense, moment))
 
 
 def share_lost_of_sample(dense: Tensor, sparse: Tensor, sample: Sample) -> float:
@@ -89,15 +91,13 @@ def share_lost_of_sample(dense: Tensor, sparse: Tensor, sample: Sample) -> float
     return _sample_lost(dense, sparse - dense, torch.zeros(len(dense)), sample)
 
 
-def _fitted_error(layer: Layer, narrow: PrunedMlp) -> float:
-    """Share of the output's energy that is lost on the calibration tokens, from their second moment."""
-    lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
-    whole = layer.mean_square(layer.out_weight)
+def _share(lost: float, whole: float) -> float:
+    """Of the dense output's energy; rounding may find a little less than nothing lost."""
     return max(0.0, lost / whole) if whole > 0 else 0.0
 
 
 def _sample_error(mlp: Mlp, narrow: PrunedMlp, sample: Sample) -> float:
-    """The same share on tokens that took no part in the fit."""
+    """The share of the output's energy that is lost on tokens that took no part in the fit."""
     dense, bias = out_weight(mlp).float().cpu(), mlp.out.bias
     change, shift = narrow.change(dense, None if bias is None else bias.float().cpu())
     return _sample_lost(dense, change, shift, sample)

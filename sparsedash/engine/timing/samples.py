@@ -73,14 +73,12 @@ def load_sample(pair: Pair, folder: Path) -> Iterator[Sample]:
         yield sample
 
 
-def _read(contender: Contender, file: BinaryIO) -> list[Tensor]:
+def _read(contender: Contender, file: BinaryIO) -> Tensor:
+    """All weights in one piece: many small ones would be given new memory or old as the allocator pleases."""
     file.seek(0)
-    read = []
-    for weight in contender.weights:
-        place = torch.empty(weight.shape, dtype=weight.dtype)
-        file.readinto(_bytes_of(place))  # type: ignore[attr-defined]
-        read.append(place.to(weight.device))
-    return read
+    place = torch.empty(sum(weight.nbytes for weight in contender.weights), dtype=torch.uint8)
+    file.readinto(_bytes_of(place))  # type: ignore[attr-defined]
+    return place.to(contender.weights[0].device)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
