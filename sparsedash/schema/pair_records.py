@@ -107,8 +107,9 @@ class Timing:
     """How fast a sparse model is beside its dense one, on one machine.
 
     dense, sparse: record keys. machine: its processor or GPU. n_prompt, n_decode: tokens read, and written in one
-    sample. dense_bytes, sparse_bytes: of all weights, in memory as well as in a file. precise: whether every interval
-    became as narrow as was asked for. versions: as in Run.
+    sample. dense_bytes, sparse_bytes: of all weights, as a file holds them. precise: whether every interval became as
+    narrow as was asked for. versions: as in Run. dense_resident, sparse_resident: bytes of memory that each model's
+    weights took when they were read into it; 0 where that was not measured.
     """
 
     key: str
@@ -125,6 +126,8 @@ class Timing:
     precise: bool
     started_at: float
     versions: dict[str, str]
+    dense_resident: int = 0
+    sparse_resident: int = 0
 
     def timed(self, phase: Phase, batch: int = 1) -> TimedPhase | None:
         """One of its phases, or None where that was not timed."""

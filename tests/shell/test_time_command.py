@@ -39,7 +39,7 @@ def test_what_is_not_known_is_run_first_then_timed_printed_and_written(arguments
         "prefill, 1 × 8 tokens",
         "decode, 1 × 2 after 8",
         "load",
-        "weights",
+        "weights on disk",
     ]
     timing = json.loads(file.read_text())["timing"]
     assert timing["n_threads"] == 1

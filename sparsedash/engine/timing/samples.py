@@ -2,10 +2,12 @@
 
 import copy
 import gc
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from sparsedash.engine.timing.contenders import Contender
 from sparsedash.engine.timing.rounds import Sample
+
+_STATM = Path("/proc/self/statm")
 
 Pair = tuple[Contender, Contender]
 """The dense model and the sparse one."""
@@ -53,8 +57,18 @@ def decode_sample(model: Any, pair: Pair, ids: Tensor, n_tokens: int) -> Sample:
     return sample
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Loading:
+    """sample: the time of bringing one model's weights into memory. resident: bytes that this takes of it, measured; 0
+    where the system does not tell.
+    """
+
+    sample: Sample
+    resident: Callable[[bool], int]
+
+
 @contextmanager
-def load_sample(pair: Pair, folder: Path) -> Iterator[Sample]:
+def load_sample(pair: Pair, folder: Path) -> Iterator[Loading]:
     """Inside, brings all weights of one model from a file into memory, and onto the GPU where they are there.
 
     The files have no name, so that nothing of them stays whatever happens to this process. They were written just now:
@@ -70,7 +84,26 @@ def load_sample(pair: Pair, folder: Path) -> Iterator[Sample]:
             contender, file = _chosen(pair, is_dense), files[0 if is_dense else 1]
             return _seconds(lambda: _read(contender, file), contender.weights[0].device)
 
-        yield sample
+        def resident(is_dense: bool) -> int:
+            contender, file = _chosen(pair, is_dense), files[0 if is_dense else 1]
+            device = contender.weights[0].device
+            gc.collect()
+            before = _in_use(device)
+            held = _read(contender, file)
+            return max(0, _in_use(held.device) - before)
+
+        yield Loading(sample=sample, resident=resident)
+
+
+def _in_use(device: torch.device) -> int:
+    """Bytes of the GPU that tensors take, or of memory that this process takes; 0 where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        pages = int(_STATM.read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
 
 
 def _read(contender: Contender, file: BinaryIO) -> Tensor:

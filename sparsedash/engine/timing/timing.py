@@ -100,7 +100,8 @@ class _Bench:
             writing = decode_sample(self._model, self._pair, ids, settings.n_decode)
             phases.append(self._phase("decode", batch, writing, decode_ceiling(shape, widths, load, self._dtype)))
         with load_sample(self._pair, folder) as loading:
-            phases.append(self._phase("load", 1, loading, dense.n_bytes / sparse.n_bytes))
+            phases.append(self._phase("load", 1, loading.sample, dense.n_bytes / sparse.n_bytes))
+            resident = loading.resident(True), loading.resident(False)
         return Timing(
             key=settings.key(),
             dense=settings.dense,
@@ -113,6 +114,8 @@ class _Bench:
             phases=tuple(phases),
             dense_bytes=dense.n_bytes,
             sparse_bytes=sparse.n_bytes,
+            dense_resident=resident[0],
+            sparse_resident=resident[1],
             precise=all(is_narrow(p.ratio, settings.within_permille / 1000) for p in phases if p.phase != "load"),
             started_at=started_at,
             versions=versions(),

@@ -10,6 +10,7 @@ from sparsedash.reporting.charts.gain_chart import Gain, Gained
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.pair_records import Phase
 from sparsedash.schema.pair_settings import TimingSettings
+from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
 
 GainName = Literal["reading", "writing", "bytes", "multiply-adds"]
@@ -39,22 +40,31 @@ class Gains:
     unknown: Sequence[Judged] = ()
 
 
-def gains(backend: Backend, found: RunResults, name: GainName) -> Gains:
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """How models are timed. dtype: None as the run has it. n_threads: None as many as torch takes by itself."""
+
+    dtype: Dtype | None = None
+    n_threads: int | None = None
+
+
+def gains(backend: Backend, found: RunResults, name: GainName, timed: Timed) -> Gains:
     """What the models of this run win on one axis."""
-    return _measured(backend, found, name) if name in PHASES else _exact(backend, found, name)
+    return _measured(backend, found, name, timed) if name in PHASES else _exact(backend, found, name)
 
 
-def timing_request(found: RunResults, sparse: str) -> TimingSettings:
+def timing_request(found: RunResults, sparse: str, timed: Timed) -> TimingSettings:
     """What is asked for where a sparse model's speed is to be shown. sparse: its record's key."""
-    return TimingSettings(dense=found.dense.key, sparse=sparse)
+    return TimingSettings(dense=found.dense.key, sparse=sparse, dtype=timed.dtype, n_threads=timed.n_threads)
 
 
-def _measured(backend: Backend, found: RunResults, name: GainName) -> Gains:
+def _measured(backend: Backend, found: RunResults, name: GainName, timed: Timed) -> Gains:
     known: dict[str, Gain] = {}
     untimed: list[Judged] = []
     masked: list[Judged] = []
     for each in found.judged:
-        timing = backend.timing(timing_request(found, each.record.key).key()) if each.method.takes_channels else None
+        request = timing_request(found, each.record.key, timed)
+        timing = backend.timing(request.key()) if each.method.takes_channels else None
         phase = timing.timed(PHASES[name]) if timing else None
         if phase is not None:
             ratio = phase.ratio

@@ -8,13 +8,12 @@ HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
 
 
 def rows(timing: Timing) -> list[list[str]]:
-    """One row for each phase, and one for the bytes of the weights."""
+    """One row for each phase, one for the bytes of the weights, one for the memory that they take where it is known."""
     timed = [_row(timing, phase) for phase in timing.phases]
-    ratio = wording.factor(timing.dense_bytes / timing.sparse_bytes)
-    return [
-        *timed,
-        ["weights", wording.size(timing.dense_bytes), wording.size(timing.sparse_bytes), ratio, "exact", ""],
-    ]
+    found = [*timed, _bytes("weights on disk", timing.dense_bytes, timing.sparse_bytes, "exact")]
+    if timing.dense_resident and timing.sparse_resident:
+        found.append(_bytes("weights in memory", timing.dense_resident, timing.sparse_resident, "measured once"))
+    return found
 
 
 def circumstances(timing: Timing) -> str:
@@ -47,6 +46,10 @@ def _row(timing: Timing, phase: TimedPhase) -> list[str]:
         f"{ratio.low:.2f} to {ratio.high:.2f}",
         wording.factor(phase.ceiling),
     ]
+
+
+def _bytes(what: str, dense: int, sparse: int, known: str) -> list[str]:
+    return [what, wording.size(dense), wording.size(sparse), wording.factor(dense / sparse), known, ""]
 
 
 def seconds(value: float) -> str:

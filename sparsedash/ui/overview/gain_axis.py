@@ -1,5 +1,6 @@
 """The chart's second question on the overview: loss against what is won, and the button that measures speed."""
 
+import os
 from collections.abc import Sequence
 from typing import get_args
 
@@ -10,9 +11,10 @@ from sparsedash.reporting.charts.gain_chart import gain_chart, gain_words
 from sparsedash.reporting.charts.points import Measure
 from sparsedash.reporting.charts.tradeoff import clicked
 from sparsedash.reporting.gains import speed
-from sparsedash.reporting.gains.known import NAMES, PHASES, GainName, Gains, gains, timing_request
+from sparsedash.reporting.gains.known import NAMES, PHASES, GainName, Gains, Timed, gains, timing_request
 from sparsedash.reporting.html import paragraph, table
 from sparsedash.reporting.run_results import Judged, RunResults
+from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, job_watch
 from sparsedash.ui.address_bar import select
@@ -20,6 +22,9 @@ from sparsedash.ui.address_bar import select
 AGAINST, SPARSITY = "against", "sparsity"
 """The parameter of the address, and its usual value."""
 _OPTIONS = {SPARSITY: "Sparsity"} | {name: NAMES[name] for name in get_args(GainName)}
+AS_RUN, ALL = "run", "all"
+_NUMBERS = {AS_RUN: "As in the run"} | {name: name for name in get_args(Dtype)}
+_THREADS = {ALL: "As many as torch takes"} | {str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}
 _LINE = (
     "The line joins the models that nobody beats: none is as good in both and better in one. Bars: 95 % intervals. A "
     "click on a point opens its answers beside the dense model's."
@@ -38,7 +43,8 @@ def chosen_gain() -> GainName | None:
 
 def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Measure) -> str:
     """Draw the chart and what it leaves out. Returns the key of the record that was clicked, or nothing."""
-    known, tradeoff, key = gains(backend, found, name), found.tradeoff(), ""
+    timed = _chosen_timing() if name in PHASES else Timed()
+    known, tradeoff, key = gains(backend, found, name, timed), found.tradeoff(), ""
     if known.gained.gains:
         selected = st.plotly_chart(
             gain_chart(tradeoff, known.gained, measure, frame.theme()),
@@ -55,10 +61,23 @@ def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Mea
     for said in left_out(known):
         frame.note(said)
     if known.untimed:
-        _offer_timing(backend, found, known.untimed)
+        _offer_timing(backend, found, known.untimed, timed)
     if name in PHASES:
-        _timings(backend, found)
+        _timings(backend, found, timed)
     return key
+
+
+def _chosen_timing() -> Timed:
+    """Draw what the speed is measured with: the numbers of the weights and the threads, both kept in the address."""
+    numbers, threads = st.columns(2)
+    with numbers:
+        dtype = select("numbers", "Numbers while timed", _NUMBERS, AS_RUN)
+    with threads:
+        n_threads = select("threads", "Threads", _THREADS, ALL)
+    return Timed(
+        dtype=next((name for name in get_args(Dtype) if name == dtype), None),
+        n_threads=None if n_threads == ALL else int(n_threads),
+    )
 
 
 def left_out(known: Gains) -> list[str]:
@@ -87,12 +106,12 @@ def left_out(known: Gains) -> list[str]:
     return said
 
 
-def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]) -> None:
+def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged], timed: Timed) -> None:
     """Draw the jobs that measure, or the button that asks for them; a reason for the example."""
     if found.run.made_on:
         frame.note("The models of the example cannot be timed here: their statistics do not ship. Run it here first.")
         return
-    requests = [timing_request(found, each.record.key) for each in untimed]
+    requests = [timing_request(found, each.record.key, timed) for each in untimed]
     jobs = [job for job in (backend.newest_job(request.key()) for request in requests) if job is not None]
     for job in [job for job in jobs if job.live][:1]:
         job_watch.watch(backend, job, brief=True)
@@ -112,12 +131,12 @@ def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]
     )
 
 
-def _timings(backend: Backend, found: RunResults) -> None:
+def _timings(backend: Backend, found: RunResults, timed: Timed) -> None:
     """Every measurement of this run, as tables with what they rest on."""
     known = [
         (model_names.record_name(each.record, found.several_methods), timing)
         for each in found.judged
-        if (timing := backend.timing(timing_request(found, each.record.key).key())) is not None
+        if (timing := backend.timing(timing_request(found, each.record.key, timed).key())) is not None
     ]
     if not known:
         return

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -164,10 +165,17 @@ def test_the_weights_that_loading_reads_leave_no_file(house, pair_cache, tmp_pat
     with (
         pair_cache.pair((run.dense, run.sparse[0]), store, ignore_steps) as (dense, sparse),
         both_resident(dense, sparse, torch.float32) as pair,
-        load_sample(pair, tmp_path) as sample,
+        load_sample(pair, tmp_path) as loading,
     ):
-        assert sample(True) > 0 and sample(False) > 0
+        assert loading.sample(True) > 0 and loading.sample(False) > 0
         assert list(tmp_path.iterdir()) == []
+
+
+def test_the_memory_that_weights_take_is_measured(tmp_path):
+    pair = tuple(SimpleNamespace(weights=[torch.ones(n_megabytes, 250_000)]) for n_megabytes in (80, 60))
+    with load_sample(pair, tmp_path) as loading:
+        assert loading.resident(True) == pytest.approx(80e6, rel=0.05)
+        assert loading.resident(False) == pytest.approx(60e6, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,25 @@ def test_speed_that_was_not_measured_is_not_guessed_but_offered(open_page, backe
     assert backend.submitted == [asked(run, at) for at in range(3)]
 
 
+def test_numbers_and_threads_are_chosen_and_kept_in_the_address(open_page, backend, run):
+    app = open_page("overview", against="reading")
+    app.selectbox(key="chosen-numbers").select("bfloat16").run()
+    app.selectbox(key="chosen-threads").select("1").run()
+    assert (app.query_params["numbers"], app.query_params["threads"]) == ("bfloat16", "1")
+    button(app, "Measure speed of 3 models").click().run()
+    assert backend.submitted == [replace(asked(run, at), dtype="bfloat16", n_threads=1) for at in range(3)]
+    backend.stored_timings[asked(run, 1).key()] = timing(asked(run, 1), 1.15)
+    assert "3 sparse models were not timed" in words(open_page("overview", against="reading", numbers="bfloat16"))
+
+
+def test_the_memory_that_weights_took_is_shown_where_it_was_measured(open_page, backend, run):
+    settings = asked(run, 1)
+    measured = replace(timing(settings, 1.15), dense_resident=540_000_000, sparse_resident=470_000_000)
+    backend.stored_timings[settings.key()] = measured
+    said = words(open_page("overview", against="writing"))
+    assert "weights in memory 540 MB 470 MB 1.15 × measured once" in said
+
+
 def test_only_models_that_were_timed_stand_on_an_axis_of_speed(open_page, backend, run):
     settings = asked(run, 1)
     backend.stored_timings[settings.key()] = timing(settings, 1.15)
