@@ -8,7 +8,7 @@ from sparsedash import __version__
 from sparsedash.schema.errors import Cancelled, SparseDashError
 from sparsedash.schema.secrets import redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.shell import export_command, find_command, run_command, time_command, verify_command
+from sparsedash.shell import export_command, find_command, pack_command, run_command, time_command, verify_command
 from sparsedash.shell.terminal import EXIT_BAD_ARGUMENTS, EXIT_FAILED, EXIT_STOPPED, Parser, complain, quieten
 
 
@@ -62,6 +62,20 @@ COMMANDS = (
         example="sparsedash verify DIR",
         add_arguments=verify_command.add_arguments,
         prepare=verify_command.prepare,
+    ),
+    Command(
+        name="pack",
+        does="write a finished run into one file, for another machine",
+        example="sparsedash pack RUN FILE",
+        add_arguments=pack_command.add_pack_arguments,
+        prepare=pack_command.prepare_pack,
+    ),
+    Command(
+        name="unpack",
+        does="add the run of such a file to the results here",
+        example="sparsedash unpack FILE",
+        add_arguments=pack_command.add_unpack_arguments,
+        prepare=pack_command.prepare_unpack,
     ),
 )
 

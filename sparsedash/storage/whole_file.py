@@ -15,8 +15,8 @@ RESULT_FORMAT = "sparsedash.run/1"
 """What a result begins with, as its "format": so that it can be told from any other file."""
 
 _LOOKED_AT_BYTES = 4096
-_OURS = re.compile(rb'\s*\{\s*(?:"format"\s*:\s*"sparsedash\.|"model"\s*:\s*\{\s*"reference"\s*:)')
-"""How a result begins; before it named its format, with its model."""
+_OURS = re.compile(rb'\s*\{\s*(?:"format"\s*:\s*"sparsedash\.|"model"\s*:\s*\{\s*"reference"\s*:)|sparsedash-run ')
+"""How a result begins, before it named its format with its model; and how the file of a run does."""
 
 _INSTEAD = "Name a new file; only an empty one or an earlier result of this program is replaced."
 
@@ -47,15 +47,15 @@ def writable_file(path: Path, field: str) -> Path:
     return found
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write the text under another name beside the path and rename it, so that nobody ever reads half of it.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write the content, text as UTF-8, beside the path and rename it, so that nobody ever reads half of it.
 
     Raises StoreError where that fails, or where something has come to stand there meanwhile that `writable_file` would
     refuse; then nothing is left behind.
     """
     beside = _beside(path)
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
         if not _may_stand(path):
             raise StoreError(f"{path} is no regular file any more, and was left as it is.", "Name another file.")
         if path.exists() and not _is_replaceable(path):

@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(whole_file.Path, "write_text", full)
+    monkeypatch.setattr(whole_file.Path, "write_bytes", full)
     with pytest.raises(StoreError, match="No space left on device"):
         write_whole(tmp_path / "x", "whole")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -1,0 +1,50 @@
+"""`sparsedash pack` and `unpack`: a run goes to another data folder; what is asked wrongly changes nothing."""
+
+import pytest
+
+from sparsedash.__main__ import main
+from sparsedash.schema.records import Run
+from sparsedash.storage.store import Store
+from tests.storage.test_run_files import named
+from tests.ui import specimens
+
+
+@pytest.fixture
+def run(tmp_path):
+    store = Store(tmp_path / "here")
+    run, records, passages = named(*specimens.run(), specimens.passages())
+    for part in (*records, passages, run):
+        store.put(part.key, part)
+    store.close()
+    return run
+
+
+def test_a_run_goes_to_another_data_folder_by_the_beginning_of_its_key(run, tmp_path, capsys):
+    file, folders = str(tmp_path / "a.sparsedash-run"), [str(tmp_path / name) for name in ("here", "there")]
+    assert main(["pack", run.key[:8], file, "--data-dir", folders[0]]) == 0
+    assert main(["unpack", file, "--data-dir", folders[1]]) == 0
+    assert f"/?run={run.key}" in capsys.readouterr().out
+    store = Store(tmp_path / "there")
+    assert store.get(Run, run.key) == run
+    store.close()
+
+
+@pytest.mark.parametrize("asked", ["", "0", "zzzzzzzz", "../../etc"])
+def test_a_run_that_is_none_is_refused(run, tmp_path, capsys, asked):
+    assert main(["pack", asked, str(tmp_path / "out"), "--data-dir", str(tmp_path / "here")]) == 2
+    assert "6 digits of it at least;" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_something_else_stays_as_it_is(run, tmp_path):
+    (tmp_path / "thesis.txt").write_text("chapter one")
+    assert main(["pack", run.key, str(tmp_path / "thesis.txt"), "--data-dir", str(tmp_path / "here")]) == 2
+    assert (tmp_path / "thesis.txt").read_text() == "chapter one"
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_bytes(b"x"), lambda path: path.mkdir(), lambda path: None])
+def test_what_is_no_file_of_a_run_is_asked_wrongly(tmp_path, capsys, make):
+    make(tmp_path / "file")
+    assert main(["unpack", str(tmp_path / "file"), "--data-dir", str(tmp_path / "there")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
