@@ -9,3 +9,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # Read when the hub's clients are imported: they tell the hub what was asked for, not what asked for it and how often.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+
+# Read when torch is loaded: threads that wait for each other soon sleep. They would spin for milliseconds, which costs
+# nothing on an idle machine, and half of the speed beside other work. Whoever has said how they wait is not overruled.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
