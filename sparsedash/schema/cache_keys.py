@@ -6,7 +6,7 @@ Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rou
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sparsedash.schema.hashing import STAGE_VERSIONS, stage_key
+from sparsedash.schema.hashing import STAGE_VERSIONS, digest, stage_key
 from sparsedash.schema.method_settings import MethodSettings, method_values
 from sparsedash.schema.settings import (
     BUILTIN_TEXT,
@@ -100,6 +100,11 @@ def activations_key(model: str, dtype: Dtype, tokens: str, watched: str) -> str:
 def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
     """Key of a sparse model's weights, kept where making them again would need passes over the text."""
     return stage_key("pruned", statistics=statistics, method=_what_matters(method), permille=permille)
+
+
+def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
+    """Key of the passages that are answered. corpus: the identity of their text."""
+    return digest([corpus, evaluation.n_passages, evaluation.shuffle_seed])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,11 @@ def gradients_gathered(gradients: str) -> NoteName:
     return NoteName(f"gradients/{gradients}")
 
 
+def losses(dense: str, sparse: str) -> NoteName:
+    """What a sparse model's answers lost against the dense one's, as JSON. dense, sparse: record keys."""
+    return NoteName(f"losses/{dense}|{sparse}")
+
+
 def health() -> NoteName:
     """A note that is never written: asking for it shows whether the store can be read."""
     return NoteName("health")

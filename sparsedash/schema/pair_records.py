@@ -1,4 +1,4 @@
-"""What came out of two models side by side, and what visitors made of it."""
+"""What came out of two models side by side, and what visitors made of results."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -63,6 +63,22 @@ class Choices:
 
     key: str
     better: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMark:
+    """What visitors called a run, or "", and whether it is to stand before the others."""
+
+    name: str = ""
+    pinned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMarks:
+    """The marks of all runs that have one, by the runs' keys: what a run is does not depend on them."""
+
+    key: str
+    marks: dict[str, RunMark]
 
 
 @dataclass(frozen=True, kw_only=True)

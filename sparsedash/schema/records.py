@@ -14,7 +14,7 @@ import msgspec
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.exports import Export
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts, Timing
+from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts, RunMarks, Timing
 from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
 
@@ -231,10 +231,12 @@ class Passages:
             raise StoreError("Its texts do not belong together.")
 
 
-Kept = Record | Run | FindResult | Passages | Continuation | Divergence | Prompts | Choices | Timing | Export
+Kept = Record | Run | FindResult | Passages | Continuation | Divergence | Prompts | Choices | RunMarks | Timing | Export
 """Everything that the store keeps as a record."""
 
-R = TypeVar("R", Record, Run, FindResult, Passages, Continuation, Divergence, Prompts, Choices, Timing, Export)
+R = TypeVar(
+    "R", Record, Run, FindResult, Passages, Continuation, Divergence, Prompts, Choices, RunMarks, Timing, Export
+)
 
 
 def to_json(record: Kept) -> str:

@@ -27,6 +27,8 @@ from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
+from sparsedash.service.run_costs import RunCosts
+from sparsedash.service.run_removal import RunRemoval
 from sparsedash.storage.data_dir import data_folder, in_full
 from sparsedash.storage.disk_space import require_room
 from sparsedash.storage.fingerprints import fingerprints
@@ -50,6 +52,7 @@ class Backend:
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
     user_data: what those who use the pages leave there. uploads: the text files among it. exports: models in files.
+    costs: the verdicts on all runs. removal: deletes runs.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -63,6 +66,8 @@ class Backend:
         self._speed = MachineSpeed(self._store)
         self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
         self._left_alone: dict[tuple[type, str], NewerError] = {}
+        self.costs = RunCosts(self._store)
+        self.removal = RunRemoval(self._store, self._table, self.costs, self.runs, self._recent.drop)
         self._try_to_reconcile()
 
     def submit(self, settings: RunSettings | FindSettings) -> Job:
@@ -303,6 +308,10 @@ class _Recent:
             if name in self._kept:
                 self._kept.move_to_end(name)
             return self._kept.get(name)
+
+    def drop(self, kind: type, key: str) -> None:
+        with self._lock:
+            self._weight -= _weight(self._kept.pop((kind, key), None))
 
     def put(self, name: tuple[type, str], value: object) -> None:
         with self._lock:

@@ -125,6 +125,10 @@ class Store:
             if name.startswith(prefix):
                 yield name.removeprefix(prefix)
 
+    def drop(self, kind: type[R], key: str) -> None:
+        """Delete the record, if there is one."""
+        self._patiently("written", lambda: delete(self._records, _name(kind, key)))
+
     @property
     def artefact_room(self) -> int:
         """Bytes that all artefacts may take together."""

@@ -1,18 +1,25 @@
-"""What visitors leave beside the results: the prompts they tried, and their choices in blind comparisons."""
+"""What visitors leave beside the results: the prompts they tried, their choices in blind comparisons, and what they
+called their runs.
+"""
 
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from sparsedash.schema.errors import NewerError
 from sparsedash.schema.hashing import digest
-from sparsedash.schema.pair_records import Choices, Prompts
+from sparsedash.schema.pair_records import Choices, Continuation, Prompts, RunMark, RunMarks
 from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.records import R
 from sparsedash.storage.store import Store
 
 MOST_PROMPTS = 50
+LONGEST_NAME = 60
+_MARKS = "runs"
 
 
 class UserData:
-    """The prompts and choices of one data folder, shared by all who use it. Every method may raise StoreError.
+    """The prompts, choices and marks of one data folder, shared by all who use it. Every method may raise StoreError.
 
     What another version wrote in a form unknown here counts as nothing, and is not replaced.
     """
@@ -56,6 +63,56 @@ class UserData:
         """Delete all choices between these two records."""
         key = _pair(one, other)
         self._store.put(key, Choices(key=key, better={}))
+
+    def marks(self) -> Mapping[str, RunMark]:
+        """The names and pins of runs, by the runs' keys; those that have neither are left out."""
+        with suppress(NewerError):
+            kept = self._store.get(RunMarks, _MARKS)
+            return kept.marks if kept else {}
+        return {}
+
+    def name_of(self, run: str) -> str:
+        """What visitors called the run with this key; empty where nobody gave it a name."""
+        return self.marks().get(run, RunMark()).name
+
+    def name_run(self, run: str, name: str) -> None:
+        """Call a run so from now on; nothing takes its name away. Spaces are made plain, the end of a long one goes."""
+        # A half of a surrogate pair is text that no file can hold.
+        plain = " ".join(name.encode(errors="replace").decode().split())[:LONGEST_NAME].rstrip()
+        self._mark([run], lambda mark: replace(mark, name=plain))
+
+    def pin_runs(self, runs: Iterable[str], pinned: bool) -> None:
+        """Put these runs before the others, or back among them."""
+        self._mark(runs, lambda mark: replace(mark, pinned=pinned))
+
+    def forget_runs(self, runs: Iterable[str]) -> None:
+        """Delete the names and pins of these runs."""
+        self._mark(runs, lambda mark: RunMark())
+
+    def forget_records(self, gone: Collection[str]) -> None:
+        """Delete the prompts, what was written after them, and the choices, of pairs with one of these records."""
+        for prompts in self._all(Prompts):
+            if any({asked.left, asked.right} & set(gone) for asked in prompts.asked):
+                for asked in prompts.asked:
+                    self._store.drop(Continuation, asked.key())
+                self._store.drop(Prompts, prompts.key)
+        for choices in self._all(Choices):
+            if set(choices.better.values()) & set(gone):
+                self._store.drop(Choices, choices.key)
+
+    def _all(self, kind: type[R]) -> Iterator[R]:
+        for key in list(self._store.keys(kind)):
+            with suppress(NewerError):
+                if (kept := self._store.get(kind, key)) is not None:
+                    yield kept
+
+    def _mark(self, runs: Iterable[str], change: Callable[[RunMark], RunMark]) -> None:
+        def changed(kept: RunMarks | None) -> RunMarks:
+            marks = dict(kept.marks) if kept else {}
+            marks |= {run: change(marks.get(run, RunMark())) for run in runs}
+            return RunMarks(key=_MARKS, marks={run: mark for run, mark in marks.items() if mark != RunMark()})
+
+        self._store.change(RunMarks, _MARKS, changed)
 
     def _relist(self, asked: ContinuationSettings, head: tuple[ContinuationSettings, ...]) -> None:
         def changed(kept: Prompts | None) -> Prompts:

@@ -25,6 +25,7 @@ NAMES = {
     "calibration_warning": (("k",), "calibration warning/k"),
     "inputs_gathered": (("k",), "inputs/k"),
     "gradients_gathered": (("k",), "gradients/k"),
+    "losses": (("d", "s"), "losses/d|s"),
     "health": ((), "health"),
 }
 

@@ -24,8 +24,8 @@ from sparsedash.engine.evaluation.target_scores import TargetScore, outcome, tar
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.texts.corpora import Texts
+from sparsedash.schema.cache_keys import passages_key
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.hashing import digest
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Outcome, Passages, Stopping
 from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings, Rule
@@ -67,7 +67,7 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
     indices = tuple(sorted(order[: settings.n_passages]))
     pairs = [_split(texts.texts[index], index) for index in indices]
     return Passages(
-        key=digest([texts.identity, settings.n_passages, settings.shuffle_seed]),
+        key=passages_key(texts.identity, settings),
         indices=indices,
         contexts=tuple(context for context, _ in pairs),
         targets=tuple(target for _, target in pairs),
