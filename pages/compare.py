@@ -25,7 +25,7 @@ show_mark(run, brief=True)
 verdict = st.container()
 choice_of_run, choice_of_records = st.columns(2)
 with choice_of_run:
-    selectors.choose_run([*runs, run] if run.made_on else runs, chosen.key)
+    selectors.choose_run(backend, [*runs, run] if run.made_on else runs, chosen.key)
 with choice_of_records:
     pair = selectors.choose_pair(backend, run, [] if run.made_on else runs)
 if pair is None:
@@ -36,7 +36,8 @@ if pair is None:
 
 view = open_view if run.made_on else view_asked_for()
 with verdict:
-    view.begin(backend, run, pair, f"{wording.title_of(run)} · {wording.details_of(run)}")
+    title = wording.title_of(run, backend.user_data.name_of(run.key))
+    view.begin(backend, run, pair, f"{title} · {wording.details_of(run)}")
     show_ending(run, chosen.job)
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.link("overview", "Back to the chart", run=chosen.key)

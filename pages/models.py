@@ -9,7 +9,7 @@ from sparsedash.ui.models import exported, request
 backend = frame.page("Models")
 exports = backend.exports.listed()
 chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
-found = run_results(backend, chosen.run)
+found = run_results(backend, chosen.run, name=backend.user_data.name_of(chosen.key))
 jobs = [job for job in backend.jobs(job_watch.LISTED) if job.kind == "export"]
 
 frame.opening(exported.sentence(exports))

@@ -21,7 +21,7 @@ LAST_RUNS = 8
 backend = frame.page("Overview")
 runs = backend.runs()
 chosen = chosen_run(backend, runs)
-found = run_results(backend, chosen.run, tolerance())
+found = run_results(backend, chosen.run, tolerance(), backend.user_data.name_of(chosen.key))
 
 
 def try_built_in() -> None:
@@ -57,7 +57,8 @@ if found is not None:
         choose_tolerance()
         frame.link("prune", "Change the settings", **(form_address(found.run.find or found.run.settings) or {}))
 elif chosen.job is not None:
-    frame.opening("The first results are on their way." if chosen.job.live else "This run has no results.")
+    gone = " any more" if chosen.job.state == "done" else ""
+    frame.opening("The first results are on their way." if chosen.job.live else f"This run has no results{gone}.")
     if chosen.job.live:
         frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
     job_watch.watch(backend, chosen.job, lambda: run_results(backend, backend.run(chosen.key)) is not None)
@@ -73,7 +74,9 @@ if found is None:
 is_example = chosen.run is not None and bool(chosen.run.made_on)
 if runs or is_example:
     frame.section("Last runs")
-    results.list_runs(runs[:LAST_RUNS], chosen.key)
+    results.list_runs(backend, runs[:LAST_RUNS], chosen.key)
     if chosen.run is not None and is_example:
         shown = f"{EXAMPLE_TITLE} · {wording.run_title(chosen.run.settings)} · shown above"
         frame.show(paragraph(shown, css="sd-muted sd-small"))
+    if runs:
+        frame.link("runs", "All runs as a table")

@@ -54,8 +54,8 @@ def _rows(found: RunResults) -> list[list[str]]:
         score = record.last_word
         fewer = "" if score.total == found.dense.last_word.total else f" of {score.total:,}"
         row = [name, *_removed(record), f"{score.right:,}{fewer}"]
-        row += [wording.percent(score.accuracy), wording.interval(accuracy_interval(record)), *_change(judged)]
-        row += [wording.perplexity(record.word_perplexity), *_times_dense(judged)]
+        row += [wording.percent(score.accuracy), wording.interval(accuracy_interval(record)), *change_cells(judged)]
+        row += [wording.perplexity(record.word_perplexity), *times_dense_cells(judged)]
         rows.append(row)
     return rows
 
@@ -67,7 +67,7 @@ def _removed(record: Record) -> list[str]:
     return [wording.percent(share) for share in (pruned.mlp_sparsity, pruned.matmul_ratio)]
 
 
-def _change(judged: Judged | None) -> list[str]:
+def change_cells(judged: Judged | None) -> list[str]:
     """The change of accuracy with the interval that the verdict is made from; none where it is left out of that."""
     if judged is None:
         return [""] * 5
@@ -81,7 +81,7 @@ def _change(judged: Judged | None) -> list[str]:
     ]
 
 
-def _times_dense(judged: Judged | None) -> list[str]:
+def times_dense_cells(judged: Judged | None) -> list[str]:
     """The perplexity as a multiple of dense's, the interval that the verdict is made from, and that verdict."""
     if judged is None:
         return ["", "", ""]

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.find_answer import find_sentence, find_steps
-from sparsedash.reporting.run_results import Judged, RunResults, best, largest_within, smallest_beyond
+from sparsedash.reporting.run_results import Judged, RunResults, best
+from sparsedash.reporting.runs.leading import largest_within, smallest_beyond
 from sparsedash.reporting.verdicts import allowed, cost, undecided
 from sparsedash.schema.searches import FindResult
 from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict

@@ -1,6 +1,6 @@
 """A run's records together with what was measured on them: readings, comparisons with dense, the best method."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
@@ -10,6 +10,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.charts.points import Live, Point, Readings, TradeoffData
 from sparsedash.reporting.readings import answering, judged, readings
+from sparsedash.reporting.runs.leading import best_method, spoken_of
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.searches import FindResult
@@ -45,6 +46,11 @@ class Judged:
         assert self.record.pruned is not None, "what is judged is a sparse model"
         return self.record.pruned.method
 
+    @property
+    def permille(self) -> int:
+        """The sparsity asked for."""
+        return self.record.sparsity_permille
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunResults:
@@ -52,6 +58,7 @@ class RunResults:
 
     judged: every sparse record beside dense, on the passages that it answered. tolerance: what they are judged by.
     readings: of every record, by its key. search: what was found so far, where the run is a search.
+    name: what visitors called the run, or "".
     """
 
     run: Run
@@ -60,6 +67,12 @@ class RunResults:
     tolerance: Tolerance
     readings: Mapping[str, Readings]
     search: FindResult | None = None
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What the run is called, and what it is about."""
+        return wording.title_of(self.run, self.name)
 
     @property
     def sparse(self) -> tuple[Record, ...]:
@@ -120,10 +133,12 @@ class RunResults:
         )
 
 
-def run_results(results: Results, run: Run | None, tolerance: Tolerance | None = None) -> RunResults | None:
+def run_results(
+    results: Results, run: Run | None, tolerance: Tolerance | None = None, name: str = ""
+) -> RunResults | None:
     """The run's records, or None while there is no dense one. Records that were lost are left out.
 
-    tolerance: what may be lost; None: as usual.
+    tolerance: what may be lost; None: as usual. name: what visitors called the run.
     """
     dense = _measured(results, run.dense, run.dense) if run and run.dense else None
     if run is None or dense is None or dense.record.pruned:
@@ -151,6 +166,7 @@ def run_results(results: Results, run: Run | None, tolerance: Tolerance | None =
             for each, verdict in zip(sparse, verdicts, strict=True)
         },
         search=results.search(run.key) if run.find is not None else None,
+        name=name,
     )
 
 
@@ -218,34 +234,14 @@ def live(found: RunResults, job: Job) -> Live | None:
 
 
 def best(found: RunResults) -> list[Judged]:
-    """The models of the best method, by rising sparsity: the one of which most can go within what is allowed.
-
-    Ties go to the smaller loss of word perplexity, averaged over its models. Only methods that remove channels count,
-    where there are any: what only sets weights to zero makes nothing smaller.
-    """
-    by_method: dict[str, list[Judged]] = {}
-    for each in found.judged:
-        by_method.setdefault(wording.method(each.method), []).append(each)
-    ordered = [sorted(rows, key=lambda row: row.record.sparsity_permille) for rows in by_method.values()]
-    channels = [rows for rows in ordered if rows[0].method.takes_channels]
-    return max(channels or ordered, key=_merit, default=[])
-
-
-def largest_within(rows: Sequence[Judged]) -> Judged | None:
-    """The model with the largest sparsity that is within what is allowed; None where none is."""
-    return next((row for row in reversed(rows) if row.verdict.verdict == "within"), None)
-
-
-def smallest_beyond(rows: Sequence[Judged]) -> Judged | None:
-    """The model with the smallest sparsity that is beyond what is allowed; None where none is."""
-    return next((row for row in rows if row.verdict.verdict == "beyond"), None)
+    """The models of the run's best method, by rising sparsity: see `best_method`."""
+    return best_method(found.judged)
 
 
 def headline(found: RunResults) -> Record | None:
-    """The sparse record that the answer speaks of: the largest within, else the smallest beyond, else the smallest."""
-    rows = best(found)
-    spoken_of = largest_within(rows) or smallest_beyond(rows) or next(iter(rows), None)
-    return spoken_of.record if spoken_of else None
+    """The sparse record that the answer speaks of."""
+    judged = spoken_of(found.judged)
+    return judged.record if judged else None
 
 
 def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:
@@ -255,8 +251,3 @@ def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdi
             if each.record.key == right.key:
                 return each.verdict
     return judge_all([losses(left, right)], found.tolerance)[0]
-
-
-def _merit(rows: list[Judged]) -> tuple[int, float]:
-    most = largest_within(rows)
-    return most.record.sparsity_permille if most else -1, -sum(row.verdict.perplexity.value for row in rows) / len(rows)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from math import exp, isfinite
 from sys import float_info
 
@@ -174,6 +175,7 @@ def stage(name: str) -> str:
     return _STAGES.get(name, name)
 
 
+@lru_cache(maxsize=1024)
 def method(settings: MethodSettings) -> str:
     """The name of a method, whatever its width multiple is: that is said once for a whole run."""
     return method_name(replace(settings, width_multiple=MethodSettings().width_multiple))
@@ -220,9 +222,10 @@ def find_details(settings: FindSettings) -> str:
     return f"within {settings.ratio:g} × and {settings.points:g} points · {run_details(planned_run(settings))}"
 
 
-def title_of(run: Run) -> str:
-    """What a stored run is about, whether it was one of given sparsities or a search."""
-    return run_title(run.settings) if run.find is None else find_title(run.find)
+def title_of(run: Run, name: str = "") -> str:
+    """What a stored run is about, whether it was one of given sparsities or a search; after its name, if it has one."""
+    about = run_title(run.settings) if run.find is None else find_title(run.find)
+    return f"{name}: {about}" if name else about
 
 
 def details_of(run: Run) -> str:

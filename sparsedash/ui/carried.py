@@ -16,6 +16,8 @@ RUN, RATIO, POINTS = "run", "within", "points"
 """Parameters of an address: the run's key, word perplexity as a multiple of dense's, and points of accuracy."""
 ABOUT_A_RUN = ("overview", "compare", "layers", "models")
 """The pages, by their files, that are about one run."""
+JUDGING = (*ABOUT_A_RUN, "runs")
+"""The pages that judge by what may be lost, and so say that in their addresses."""
 
 _KEPT = "carried"
 
@@ -24,6 +26,8 @@ def arrive(page_file: str) -> None:
     """Begin a page: what one about a run says in its address is taken along from there."""
     if page_file in ABOUT_A_RUN:
         _keep({name: st.query_params.get(name, "") for name in (RUN, RATIO, POINTS)})
+    elif page_file in JUDGING:
+        _keep({**_kept(), **{name: st.query_params.get(name, "") for name in (RATIO, POINTS)}})
 
 
 def choose(run: str) -> None:
@@ -64,10 +68,8 @@ def judge_as_asked(search: FindSettings | None) -> None:
 
 def address(page_file: str) -> dict[str, str]:
     """What a link to this page says of the run that is taken along, and of what may be lost."""
-    if page_file not in ABOUT_A_RUN:
-        return {}
-    run = _kept().get(RUN, "")
-    return ({RUN: run} if run else {}) | tolerance_address()
+    run = _kept().get(RUN, "") if page_file in ABOUT_A_RUN else ""
+    return ({RUN: run} if run else {}) | (tolerance_address() if page_file in JUDGING else {})
 
 
 def _kept() -> Mapping[str, str]:

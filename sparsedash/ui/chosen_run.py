@@ -33,7 +33,9 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     """
     jobs = [*live_runs(backend), *(job for job in backend.jobs(LISTED) if job.makes_run)]
     asked = address_bar.asked(carried.RUN)
-    key = asked or next(iter([*(run.key for run in runs), *(job.key for job in jobs)]), "")
+    # A job that is done has left its run among these, unless that was deleted.
+    without_run = [job for job in jobs if job.state != "done"]
+    key = asked or next(iter([*(run.key for run in runs), *(job.key for job in without_run)]), "")
     run = backend.run(key) if key else None
     carried.judge_as_asked(run.find if run is not None else None)
     found = ChosenRun(key=key, asked=bool(asked), run=run, job=next((job for job in jobs if job.key == key), None))

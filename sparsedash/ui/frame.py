@@ -102,7 +102,7 @@ def tell_left_alone(found: Sequence[NewerError]) -> None:
 
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
     """Draw a real link to a page of ours; it carries what may be lost. text: a label, see `reporting.html.label`."""
-    along = carried.tolerance_address() if page_file in carried.ABOUT_A_RUN else {}
+    along = carried.tolerance_address() if page_file in carried.JUDGING else {}
     st.page_link(f"pages/{page_file}.py", label=text, query_params={**along, **query} or None)
 
 

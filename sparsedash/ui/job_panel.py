@@ -43,7 +43,7 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
     """
     details = Html("") if brief else paragraph(what(job)[1], css="sd-muted sd-small")
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
-        frame.show(element("div", _head(job), details, *_body(backend, job), css="sd-job"))
+        frame.show(element("div", _head(backend, job), details, *_body(backend, job), css="sd-job"))
         if job.state == "cancelled":
             # Somebody wanted it so: nothing went wrong.
             frame.note(f"{job.error_text} {job.error_advice}".strip())
@@ -59,8 +59,14 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
                 _log(backend, job)
 
 
-def _head(job: Job) -> Html:
-    title, _ = what(job)
+def named(backend: Backend, job: Job) -> str:
+    """What a job is, after the name of its run, if that has one."""
+    name = backend.user_data.name_of(job.key) if job.makes_run else ""
+    return f"{name}: {what(job)[0]}" if name else what(job)[0]
+
+
+def _head(backend: Backend, job: Job) -> Html:
+    title = named(backend, job)
     state = _STATES[job.state]
     if job.cancel_requested_at is not None and job.live:
         state = "⊘ Stopping"

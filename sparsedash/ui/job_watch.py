@@ -10,7 +10,7 @@ from sparsedash.reporting.html import label, paragraph
 from sparsedash.reporting.job_status import doing, overall, what
 from sparsedash.service.backend import Backend
 from sparsedash.ui import carried, frame
-from sparsedash.ui.job_panel import draw, search_of
+from sparsedash.ui.job_panel import draw, named, search_of
 from sparsedash.ui.polling import JOB_S
 
 LISTED = 200
@@ -78,7 +78,7 @@ def _mention(backend: Backend, shown: str, states: dict[int, JobState]) -> None:
     if {job.id: job.state for job in others} != states:
         st.rerun()
     job, *more = others
-    title, details = what(job)
+    title, details = named(backend, job), what(job)[1]
     runs = job.state == "running"
     with st.container(gap=None):
         begun = "Another run is under way" if runs else "Another run waits"

@@ -12,6 +12,7 @@ TITLES = {
     "overview": "Overview",
     "prune": "Prune",
     "jobs": "Jobs",
+    "runs": "Runs",
     "compare": "Compare",
     "layers": "Layers",
     "models": "Models",

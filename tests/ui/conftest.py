@@ -21,6 +21,17 @@ from tests.ui.fake_backend import FakeBackend
 APP = Path(__file__).parents[2] / "app.py"
 
 OpenPage = Callable[..., AppTest]
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "**bold** [x](javascript:alert(1))",
+    ":red[x] :material/delete: $x$",
+    "abc\u202egnp",
+    "nul\x00byte",
+    "👩‍🚀 \ud83d",
+    "</p></div><style>*{display:none}</style>",
+)
+"""Text as a model or a visitor may bring it."""
+
 FAILED = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
 
 

@@ -18,6 +18,8 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Cached, Preflight
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.problems import Problem, ReferenceField
+from sparsedash.service.run_costs import RunCosts
+from sparsedash.service.run_removal import RunRemoval
 from sparsedash.storage.uploads import Uploads
 from sparsedash.storage.user_data import UserData
 from tests.ui import specimens
@@ -72,16 +74,60 @@ def job(settings: Asked, state: JobState = "running", **changes: object) -> Job:
 
 
 class FakeStore(dict):
-    """Records by their kind and key, changed as the real store changes them."""
+    """The store under a backend: runs, records and texts as the test has put them there, and in its own rows the rest.
+
+    Changed as the real store changes them.
+    """
+
+    def __init__(self, backend: "FakeBackend") -> None:
+        super().__init__()
+        self._backend = backend
 
     def get(self, kind, key):
-        return super().get((kind, key))
+        return self._rows(kind).get((kind, key))
+
+    def keys(self, kind):
+        return [key for of, key in self._rows(kind) if of is kind]
 
     def put(self, key, record):
         self[type(record), key] = record
 
     def change(self, kind, key, change):
         self.put(key, change(self.get(kind, key)))
+
+    def drop(self, kind, key):
+        self.pop((kind, key), None)
+        self._backend.stored_runs[:] = [r for r in self._backend.stored_runs if (Run, r.key) != (kind, key)]
+        for stored in (self._backend.stored_records, self._backend.stored_passages):
+            if kind in {type(value) for value in stored.values()}:
+                stored.pop(key, None)
+
+    def recall(self, name):
+        return self.get("note", name)
+
+    def remember(self, name, text):
+        self["note", name] = text
+
+    def forget(self, name):
+        self.pop(("note", name), None)
+
+    def _rows(self, kind):
+        stored = {run.key: run for run in self._backend.stored_runs} if kind is Run else {}
+        stored |= self._backend.stored_records if kind is Record else {}
+        return {**self, **{(kind, key): value for key, value in stored.items()}}
+
+
+class LiveJobs:
+    """What the removal of runs asks the job table."""
+
+    def __init__(self, backend: "FakeBackend") -> None:
+        self._backend = backend
+
+    def running(self):
+        return tuple(job for job in self._backend.stored_jobs if job.state == "running")
+
+    def queue(self):
+        return self._backend.queue()
 
 
 @dataclass(eq=False)
@@ -119,7 +165,6 @@ class FakeBackend:
     stored_divergences: dict[str, Divergence] = field(default_factory=dict)
     stored_timings: dict[str, Timing] = field(default_factory=dict)
     shapes: dict[str, ModelShape] = field(default_factory=dict)
-    user_data: UserData = field(default_factory=lambda: UserData(FakeStore()))
     stored_jobs: list[Job] = field(default_factory=list)
     stored_example: Run | None = None
     submitted: list[Asked] = field(default_factory=list)
@@ -133,6 +178,12 @@ class FakeBackend:
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
     expected: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(STAGE_TITLES))
+
+    def __post_init__(self) -> None:
+        store = FakeStore(self)
+        self.user_data = UserData(store)
+        self.costs = RunCosts(store)
+        self.removal = RunRemoval(store, LiveJobs(self), self.costs, self.runs, lambda kind, key: None)
 
     def add_run(self, found: tuple[Run, list[Record]]) -> Run:
         """Put a run and its records in."""

@@ -8,11 +8,11 @@ from streamlit.testing.v1 import AppTest
 from sparsedash.schema.errors import StoreError
 from sparsedash.ui import frame, job_watch
 from tests.ui import specimens
-from tests.ui.conftest import APP, links, markup, query_of, shows_as_text, words
+from tests.ui.conftest import APP, HOSTILE, links, markup, query_of, shows_as_text, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
-PAGES = ("overview", "prune", "jobs", "compare", "layers", "models", "published")
+PAGES = ("overview", "prune", "jobs", "runs", "compare", "layers", "models", "published")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -74,17 +74,6 @@ def test_a_log_that_is_none_is_said_in_words(open_page, backend):
     backend.log_tail = refuse
     app = open_page("jobs")
     assert not app.exception
-
-
-HOSTILE = (
-    "<img src=x onerror=alert(1)>",
-    "**bold** [x](javascript:alert(1))",
-    ":red[x] :material/delete: $x$",
-    "abc\u202egnp",
-    "nul\x00byte",
-    "👩‍🚀 \ud83d",
-    "</p></div><style>*{display:none}</style>",
-)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

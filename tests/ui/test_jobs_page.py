@@ -217,3 +217,9 @@ def test_a_long_log_is_cut_at_the_front_and_says_so(text, open_page, backend, mo
     (code,) = app.code
     assert text.endswith(code.value) and len(code.value) <= 16_000
     assert "The end of the log; the lines before it are in /data/logs/1.log." in words(app)
+
+
+def test_a_job_whose_run_is_named_says_the_name(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, "done")]
+    backend.user_data.name_run(SETTINGS.key(), "For the talk")
+    assert "For the talk: SmolLM2 135M (built in) at 10, 20, 30 %" in words(open_page("jobs"))

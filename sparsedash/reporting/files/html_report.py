@@ -54,7 +54,7 @@ def report(found: RunResults, pair: Pair, passages: Passages | None, job: Job | 
     """The file: verdict, chart and numbers, the answers that broke or were mended, settings and versions; UTF-8."""
     judged = compare(pair.left, pair.right)
     tradeoff = found.tradeoff()
-    title = wording.title_of(found.run)
+    title = found.title
     body = [
         heading(answer(found)),
         *_remark(example_words(found.run)),

@@ -45,7 +45,7 @@ def offer_files(
 
 
 def _report(backend: Backend, run: Run, pair: Pair, passages: Passages | None) -> bytes:
-    found = run_results(backend, run, tolerance())
+    found = run_results(backend, run, tolerance(), backend.user_data.name_of(run.key))
     assert found is not None, "the page has read the dense record already"
     return report(found, pair, passages, backend.newest_job(run.key))
 

@@ -26,17 +26,15 @@ class Shown:
     kind: Kind | None
 
 
-def choose_run(runs: Sequence[Run], chosen: str) -> None:
+def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
     """Draw the choice among the runs there are; the address says which one is shown."""
     keys = {run.key: run for run in runs}
     if chosen not in keys:
         return
-    zone = frame.zone()
+    zone, marks = frame.zone(), backend.user_data.marks()
+    titles = {key: wording.title_of(run, marks[key].name if key in marks else "") for key, run in keys.items()}
     names = told_apart(
-        {
-            key: f"{_mark(run)}{wording.title_of(run)}, {wording.moment(run.started_at, zone)}"
-            for key, run in keys.items()
-        }
+        {key: f"{_mark(run)}{titles[key]}, {wording.moment(run.started_at, zone)}" for key, run in keys.items()}
     )
     address_bar.select("run", "Run", names, chosen, along={"passage": "", "left": "", "right": ""})
 

@@ -5,7 +5,6 @@ from functools import partial
 import streamlit as st
 
 from sparsedash.catalog.export_forms import FORMS
-from sparsedash.reporting import wording
 from sparsedash.reporting.files.export_words import FORM_NAMES
 from sparsedash.reporting.html import paragraph
 from sparsedash.reporting.run_results import RunResults
@@ -53,7 +52,7 @@ def ask_for_files(backend: Backend, found: RunResults) -> None:
 
 def title(found: RunResults) -> str:
     """The run in a few words."""
-    return wording.run_title(found.run.settings)
+    return found.title
 
 
 def _ask(backend: Backend, request: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from sparsedash.reporting.results_table import numbers_table
 from sparsedash.reporting.run_answer import answer, figures
 from sparsedash.reporting.run_ending import run_ending
 from sparsedash.reporting.run_results import RunResults, best, headline, live
+from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
@@ -57,7 +58,9 @@ def show_answer(found: RunResults, job: Job | None) -> None:
     job: the run's newest.
     """
     ended = bool(run_ending(found.run, job))
-    frame.opening(answer(found, ended), f"{wording.title(found.run.settings.model)} · {wording.details_of(found.run)}")
+    called = f"{found.name} · " if found.name else ""
+    basis = f"{called}{wording.title(found.run.settings.model)} · {wording.details_of(found.run)}"
+    frame.opening(answer(found, ended), basis)
     for said in figures(found):
         frame.note(said)
     show_ending(found.run, job)
@@ -150,13 +153,17 @@ def link_to_answers(found: RunResults) -> None:
     link_to_files(found.run.key, found.name_of(record))
 
 
-def list_runs(runs: list[Run], chosen: str) -> None:
-    """Draw the last runs as links to themselves; the one being shown is marked."""
+def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
+    """Draw these runs as links to themselves; the one being shown is marked."""
+    marks = backend.user_data.marks()
     for run in runs:
+        mark = marks.get(run.key, RunMark())
         with st.container(gap=None):
-            frame.link("overview", label(wording.title_of(run)), run=run.key, **carried.asked_tolerance(run.find))
+            title = label(wording.title_of(run, mark.name))
+            frame.link("overview", title, run=run.key, **carried.asked_tolerance(run.find))
             parts = [wording.moment(run.started_at, frame.zone()), wording.details_of(run)]
             parts += [] if run.finished else ["not finished"]
+            parts += ["pinned"] if mark.pinned else []
             parts += ["shown above"] if run.key == chosen else []
             frame.show(element("p", escape(" · ".join(parts)), css="sd-muted sd-small"))
 

@@ -1,0 +1,315 @@
+"""The page with all runs in its empty, running, failed and done state, and everything it keeps in its address."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.reporting.runs.rows import ADDRESS_LENGTH
+from sparsedash.schema.pair_records import RunMark
+from sparsedash.stats.tolerance import Tolerance
+from sparsedash.ui.runs.choices import A_PAGE
+from tests.ui import specimens
+from tests.ui.conftest import HOSTILE, button, links, markup, menu_links, query_of, shows_as_text, words
+from tests.ui.fake_backend import job
+
+SETTINGS = specimens.SETTINGS
+TITLE = "SmolLM2 135M (built in)"
+
+
+def add(backend, at=0.0, **changes):
+    """A finished run, so many seconds after the others; further changes are of its settings."""
+    run, records = specimens.run(replace(SETTINGS, **changes))
+    return backend.add_run((replace(run, started_at=run.started_at + at), records))
+
+
+@pytest.fixture
+def two_runs(backend):
+    """An older run and a newer one, of two models."""
+    return add(backend), add(backend, 60.0, model="owner/model", sparsities_permille=(100,))
+
+
+def short(run):
+    return run.key[:ADDRESS_LENGTH]
+
+
+def box(app, run):
+    """The box that chooses a run."""
+    return app.checkbox(key=f"tick-{short(run)}")
+
+
+def chosen(app):
+    return app.query_params.get("chosen", [])
+
+
+def listed(app):
+    """The titles of the rows, from top to bottom."""
+    return [label for label, address in links(app).items() if "run=" in address]
+
+
+def test_the_empty_page_invites(open_page, example):
+    app = open_page("runs")
+    assert words(app).startswith("No run has a result yet. Every run will be a row here")
+    assert set(links(app)) == {"Prune a model", "Look at an example"}
+
+
+def test_runs_that_failed_without_a_result_are_told_on_the_empty_page(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, "failed", id=2), job(SETTINGS, "cancelled", id=1)]
+    app = open_page("runs")
+    assert "2 runs ended before they had a result." in words(app)
+    assert "See why in the list of jobs" in links(app)
+
+
+def test_the_example_is_never_among_the_visitor_s_runs(open_page, backend, example):
+    add(backend)
+    assert "Example" not in words(open_page("runs"))
+
+
+def test_every_run_is_a_row_with_a_link_to_its_page(open_page, backend, two_runs):
+    older, _ = two_runs
+    app = open_page("runs")
+    assert words(app).startswith("None of 2 runs has a model within what is allowed, 1.1 × the word perplexity")
+    assert listed(app) == ["owner/model", TITLE]
+    assert query_of(links(app)[TITLE]) == {"run": older.key}
+    said = words(app)
+    assert "Method: least-squares" in said
+    assert "Removed: 10, 20, 30 %" in said
+    assert "Verdict: ? undecided at 10 %" in said
+    assert "Started: 24 November 2025" in said and "4 min" in said
+
+
+def test_what_may_be_lost_is_in_the_address_and_in_every_link(open_page, finished):
+    app = open_page("runs", within="1000", points="100")
+    assert "Verdict: ✓ within at 30 %" in words(app)
+    assert query_of(links(app)[TITLE]) == {"run": SETTINGS.key(), "within": "1000", "points": "100"}
+    assert query_of(menu_links(app)["Runs"]) == {"within": "1000", "points": "100"}
+    assert query_of(menu_links(app)["Jobs"]) == {}
+
+
+def test_the_run_that_was_chosen_elsewhere_is_carried_past_the_table(open_page, two_runs):
+    older, _ = two_runs
+    app = open_page("overview", run=older.key)
+    app.query_params.clear()
+    app.switch_page("pages/runs.py").run()
+    assert "run" not in app.query_params
+    assert query_of(menu_links(app)["Compare"]) == {"run": older.key}
+
+
+def test_a_search_is_opened_judged_as_it_is_here(open_page, backend):
+    run = backend.add_search(specimens.search())
+    app = open_page("runs", within="1.1", points="2")
+    assert "Removed: a search" in words(app)
+    assert query_of(links(app)[TITLE]) == {"run": run.key, "within": "1.1", "points": "2"}
+
+
+def test_order_and_model_come_from_the_address(open_page, two_runs):
+    assert listed(open_page("runs", sort="oldest")) == [TITLE, "owner/model"]
+    assert listed(open_page("runs", model="owner/model")) == ["owner/model"]
+
+
+def test_a_text_is_looked_for_in_all_rows(open_page, two_runs):
+    app = open_page("runs")
+    app.text_input(key="text").input("SMOLlm2").run()
+    assert listed(app) == [TITLE]
+    app.text_input(key="text").input("nowhere").run()
+    assert "No run is like that. Clear the search, or choose all models." in words(app)
+
+
+def test_order_and_model_go_into_the_address(open_page, two_runs):
+    app = open_page("runs", page="7")
+    app.selectbox(key="chosen-sort").select("oldest").run()
+    assert app.query_params["sort"] == "oldest" and "page" not in app.query_params
+    app.selectbox(key="chosen-model").select("owner/model").run()
+    assert listed(app) == ["owner/model"]
+
+
+def test_a_model_that_no_run_is_of_is_said_so(open_page, two_runs):
+    assert "there is no such model here. Shown instead is All models." in words(open_page("runs", model="x"))
+
+
+def test_a_long_table_is_shown_in_parts(open_page, backend):
+    for i in range(A_PAGE + 2):
+        add(backend, float(i), sparsities_permille=(100 + i,))
+    app = open_page("runs")
+    assert len(app.checkbox) == A_PAGE
+    assert f"1 to {A_PAGE} of {A_PAGE + 2}" in words(app)
+    assert button(app, "Previous").disabled
+    button(app, "Next").click().run()
+    assert app.query_params["page"] == "2" and len(app.checkbox) == 2
+    assert button(app, "Next").disabled
+    for page in ("0", "99", "x", "²", "-1"):
+        assert not open_page("runs", page=page).exception
+
+
+def test_a_ticked_run_is_in_the_address_and_the_address_ticks_it(open_page, two_runs):
+    older, newer = two_runs
+    app = open_page("runs")
+    box(app, older).check().run()
+    box(app, newer).check().run()
+    assert chosen(app) == [short(older), short(newer)]
+    assert "2 chosen" in words(app)
+    again = open_page("runs", chosen=short(older))
+    assert (box(again, older).value, box(again, newer).value) == (True, False)
+    box(again, older).uncheck().run()
+    assert "chosen" not in again.query_params
+
+
+def test_chosen_runs_stay_chosen_while_the_table_does_not_show_them(open_page, two_runs):
+    older, newer = two_runs
+    app = open_page("runs", chosen=short(older), model="owner/model")
+    assert "1 chosen, 1 of them is not in this list" in words(app)
+    box(app, newer).check().run()
+    assert chosen(app) == [short(older), short(newer)]
+    button(app, "Clear").click().run()
+    assert "chosen" not in app.query_params
+    assert "Tick runs to lay them over each other" in words(app)
+
+
+def test_what_the_address_chooses_and_is_not_there_is_left_out(open_page, two_runs):
+    app = open_page("runs", chosen="0123456789abcdef", together="1")
+    assert "Tick runs to lay them over each other" in words(app)
+    assert not app.get("plotly_chart")
+
+
+def test_chosen_runs_are_laid_over_each_other_when_asked(open_page, backend):
+    older, newer = add(backend), add(backend, 60.0, sparsities_permille=(400, 500))
+    app = open_page("runs", chosen=short(older))
+    box(app, newer).check().run()
+    assert not app.get("plotly_chart"), "nothing moves until it is asked for"
+    button(app, "Lay over each other").click().run()
+    (chart,) = app.get("plotly_chart")
+    assert chart.proto.alt.startswith("Word perplexity over 120 passages against the share of MLP channels removed")
+    names = {trace.get("name") for trace in json.loads(chart.proto.spec)["data"]}
+    assert {"dense", "sparse", "allowed"} <= names
+    assert app.query_params["together"] == "1"
+    button(app, "Close the chart").click().run()
+    assert not app.get("plotly_chart") and "together" not in app.query_params
+
+
+def test_a_copied_link_shows_the_same_chart(open_page, backend):
+    older = add(backend)
+    app = open_page("runs", chosen=short(older), together="1")
+    assert app.get("plotly_chart")[0].proto.alt.startswith("Word perplexity over 120 passages")
+    assert "Each run against its own dense model." in words(app)
+
+
+def test_a_run_of_which_nothing_is_there_cannot_be_drawn(open_page, backend):
+    add(backend)
+    settings = replace(SETTINGS, sparsities_permille=(700,))
+    backend.stored_jobs = [job(settings, "queued")]
+    app = open_page("runs", chosen=settings.key()[:ADDRESS_LENGTH], together="1")
+    assert "None of the chosen runs has a sparse model with answers yet." in words(app)
+    assert "Delete" not in markup(app)
+
+
+def test_a_pinned_run_comes_first_and_says_so(open_page, backend, two_runs):
+    older, _ = two_runs
+    app = open_page("runs", chosen=short(older))
+    button(app, "Pin").click().run()
+    assert backend.user_data.marks() == {older.key: RunMark(pinned=True)}
+    assert listed(app) == [TITLE, "owner/model"]
+    assert "★ pinned" in words(app)
+    assert "pinned" in words(open_page("overview"))
+    button(app, "Unpin").click().run()
+    assert backend.user_data.marks() == {}
+
+
+def named(app, run, name):
+    app.text_input(key=f"name-{short(run)}").set_value(name)
+    button(app, "Save").click().run()
+
+
+def test_a_run_that_is_named_shows_its_name_wherever_it_is(open_page, backend, two_runs):
+    older, _ = two_runs
+    named(open_page("runs", chosen=short(older)), older, "  For the talk ")
+    assert "For the talk" in listed(open_page("runs"))
+    said = f"For the talk: {TITLE} at 10, 20, 30\u00a0%"
+    assert said.replace("\u00a0", " ") in {label.replace("\u00a0", " ") for label in links(open_page("overview"))}
+    assert words(open_page("overview", run=older.key)).count("For the talk · SmolLM2 135M") == 1
+    compare = open_page("compare", run=older.key)
+    assert any(option.startswith(said) for option in compare.selectbox(key="chosen-run").options)
+    assert "For the talk: SmolLM2 135M" in words(compare)
+    assert "Files of For the talk" in words(open_page("models", run=older.key))
+
+
+def test_an_empty_name_takes_the_name_away(open_page, backend, finished):
+    run = backend.stored_runs[0]
+    backend.user_data.name_run(run.key, "Mine")
+    named(open_page("runs", chosen=short(run)), run, " ")
+    assert backend.user_data.marks() == {}
+
+
+def test_only_one_run_at_a_time_can_be_named(open_page, two_runs):
+    app = open_page("runs", chosen=short(two_runs[0]))
+    box(app, two_runs[1]).check().run()
+    assert not [each for each in app.text_input if each.key and each.key.startswith("name-")]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_name_is_shown_as_text(text, open_page, backend, finished):
+    backend.user_data.name_run(SETTINGS.key(), text)
+    for page, address in (("runs", {"chosen": SETTINGS.key()[:ADDRESS_LENGTH], "together": "1"}), ("overview", {})):
+        app = open_page(page, **address)
+        drawn = markup(app)
+        for tag in ("<img", "<style>*", 'href="javascript'):
+            assert tag not in drawn
+        shows_as_text(drawn)
+        shows_as_text("".join([*links(app), *(each.label for each in app.checkbox)]))
+
+
+def asking(app):
+    """The page with the question before deleting opened."""
+    app.session_state["runs-delete"] = True
+    return app.run()
+
+
+def test_deleting_asks_first_then_tells_and_takes_the_run_out_of_the_address(open_page, backend, two_runs):
+    older, newer = two_runs
+    app = asking(open_page("runs", chosen=short(older)))
+    assert f"Delete “{TITLE} at 10, 20, 30 %”, with the answers of 2 models? It cannot be undone." in words(app)
+    assert "The answers of 2 models stay: other runs use them." in words(app)
+    assert backend.stored_runs == [newer, older]
+    button(app, "Delete for good").click().run()
+    assert backend.stored_runs == [newer]
+    assert set(backend.stored_records) == {newer.dense, *newer.sparse}
+    assert "was deleted, with the answers of 2 models." in app.toast[0].value
+    assert "chosen" not in app.query_params and listed(app) == ["owner/model"]
+
+
+def test_a_run_under_way_is_not_deleted(open_page, backend):
+    run = backend.add_run(specimens.run(finished=False, n_sparse=1))
+    backend.stored_jobs = [job(SETTINGS)]
+    app = asking(open_page("runs", chosen=short(run)))
+    assert "stays: it is under way; stop it first." in words(app)
+    assert not [each for each in app.button if each.label == "Delete for good"]
+
+
+def test_runs_that_are_under_way_or_ended_early_say_so_in_their_rows(open_page, backend):
+    backend.add_run(specimens.run(finished=False, n_sparse=1))
+    backend.stored_jobs = [job(SETTINGS)]
+    assert "▶ running, 1 of 3 models" in words(open_page("runs"))
+    backend.stored_jobs = [job(SETTINGS, "failed")]
+    assert "✕ failed, 1 of 3 models" in words(open_page("runs"))
+
+
+def test_a_first_run_under_way_is_a_row(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS)]
+    said = words(open_page("runs"))
+    assert said.startswith("1 run under way, no result yet.")
+    assert "▶ running 0 of 3 models" in said
+
+
+def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
+    backend.costs.verdicts = lambda runs, tolerance: {}
+    said = words(open_page("runs"))
+    assert "The answers of 2 runs are being read for the first time." in said
+    assert "Verdict: … being read" in said
+
+
+def test_the_overview_leads_to_all_runs(open_page, finished):
+    assert "All runs as a table" in links(open_page("overview"))
+
+
+def test_verdicts_are_by_what_may_be_lost(backend, two_runs):
+    found = backend.costs.verdicts(backend.runs(), Tolerance(ratio=1000.0, points=100.0))
+    assert {each.verdict for of_run in found.values() for each in of_run.values()} == {"within"}
