@@ -5,13 +5,15 @@
 Fills a data folder with made-up answers to 5,153 passages by the dense model and by every method at three sparsities,
 starts the server on it, and looks at it with a headless Chromium. Prints one line for each figure: the median and the
 slowest, in milliseconds from the key press to the page's last change, with the processor time that the server spent on
-each, which is nearly the same on a busy machine; and the memory of browser and server along many steps.
+each, which is nearly the same on a busy machine; and the memory of browser and server along many steps. With --runs 300
+there are so many small runs besides, and the page that lists them is looked at.
 """
 
 import argparse
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +70,23 @@ def fill(folder: Path, n_methods: int, n_passages: int) -> Run:
     return run
 
 
+def fill_runs(folder: Path, n: int) -> None:
+    """Put so many runs of three sparse models over 132 passages into a data folder, on one dense model."""
+    dense, store = specimens.verdicts(132), Store(folder)
+    first = replace(specimens.record(dense), key="dense-132", passages_key="passages-132")
+    for record in (first, replace(specimens.passages(132), key="passages-132")):
+        store.put(record.key, record)
+    for i in range(n):
+        settings = replace(specimens.SETTINGS, sparsities_permille=(50 + i, 150 + i, 250 + i))
+        made = [specimens.record(specimens.harmed(dense, p, i), p, seed=i) for p in settings.sparsities_permille]
+        records = [replace(each, key=f"run-{i}-{j}", passages_key="passages-132") for j, each in enumerate(made)]
+        run, _ = specimens.run(settings)
+        run = replace(run, dense=first.key, sparse=tuple(each.key for each in records), started_at=1.7e9 + i)
+        for record in (*records, run):
+            store.put(record.key, record)
+    store.close()
+
+
 def opened(page: Page, address: str) -> None:
     """Open a page and wait until its script has ended."""
     page.goto(address)
@@ -118,6 +137,17 @@ def steps(page: Page, n: int) -> list[float]:
     return found
 
 
+def walk_runs(page: Page, server: Server, n_reruns: int) -> None:
+    """Print how fast the page with all runs is, once their answers have been read, and how long that took."""
+    begun = time.monotonic()
+    page.goto(f"{server.address}/runs")
+    page.wait_for_selector(".sd-run-factor", timeout=60_000)
+    page.get_by_text("read for the first time").wait_for(state="hidden", timeout=600_000)
+    print(f"runs, until all answers were read: {time.monotonic() - begun:.1f} s", flush=True)
+    opened(page, f"{server.address}/runs")
+    measured("runs, rerun", server, lambda: reruns(page, n_reruns))
+
+
 def walk(page: Page, server: Server, n_reruns: int, n_steps: int) -> None:
     """Print every figure."""
     for name in ("overview", "layers", "compare"):
@@ -145,6 +175,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=N_PASSAGES)
     parser.add_argument("--reruns", type=int, default=N_RERUNS, help="of each page")
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--runs", type=int, default=0, help="small ones besides, and the page that lists them")
     parser.add_argument("--keep", type=Path, help="fill this folder and end, for a look by hand")
     arguments = parser.parse_args()
     if arguments.keep:
@@ -156,13 +187,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "data"
         fill(folder, arguments.methods, arguments.passages)
+        if arguments.runs:
+            fill_runs(folder, arguments.runs)
         server = Server(folder)
         try:
             server.wait()
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
                 # Without the policy of our own pages, which forbids what Playwright does to wait.
-                walk(browser.new_page(bypass_csp=True), server, arguments.reruns, arguments.steps)
+                page = browser.new_page(bypass_csp=True)
+                if arguments.runs:
+                    walk_runs(page, server, arguments.reruns)
+                walk(page, server, arguments.reruns, arguments.steps)
                 browser.close()
         finally:
             server.stop()
