@@ -1,30 +1,36 @@
-"""Two texts with the words marked that only one of them has: struck through on the left, underlined on the right."""
+"""What two models wrote, with a mark at the word where their texts part; nothing is struck out."""
 
 import re
-from difflib import SequenceMatcher
+from itertools import takewhile
 
 from sparsedash.reporting.html import Html, element, escape, join
 
 SHOWN_CHARACTERS = 4_000
-"""Of a longer text the beginning is shown: comparing takes the square of the words, and one endless word keeps a
-browser
-busy for minutes."""
+"""Of a longer text the beginning is shown: one endless word keeps a browser busy for minutes."""
 
+SIGN = "❘"
+_MARK = element(
+    "span", element("span", escape(SIGN), aria_hidden="true"), css="sd-part", role="img", aria_label="parts"
+)
 _WORDS = re.compile(r"\S+\s*|\s+")
 
 
-def marked(left: str, right: str) -> tuple[Html, Html]:
-    """Both texts as markup, escaped. Words only on the left are `del` elements, words only on the right `ins`."""
-    left, right = _beginning(left), _beginning(right)
-    first, second = _WORDS.findall(left), _WORDS.findall(right)
-    before: list[Html] = []
-    after: list[Html] = []
-    matcher = SequenceMatcher(None, first, second, autojunk=False)
-    for what, i, j, k, m in matcher.get_opcodes():
-        one, other = escape("".join(first[i:j])), escape("".join(second[k:m]))
-        before.append(one if what == "equal" or not one else element("del", one))
-        after.append(other if what == "equal" or not other else element("ins", other))
-    return join(*before), join(*after)
+def parted(first: str, second: str) -> tuple[Html, Html]:
+    """Both texts as markup, escaped, each with the mark behind the words they begin with alike; no mark in equal ones.
+
+    What stands before the mark is in an element of class sd-alike.
+    """
+    one, other = _WORDS.findall(_beginning(first)), _WORDS.findall(_beginning(second))
+    pairs = zip(one, other, strict=False)
+    alike = sum(1 for _ in takewhile(lambda words: words[0].rstrip() == words[1].rstrip(), pairs))
+    if alike == len(one) == len(other):
+        return escape("".join(one)), escape("".join(other))
+    return _marked(one, alike), _marked(other, alike)
+
+
+def _marked(words: list[str], alike: int) -> Html:
+    before, after = escape("".join(words[:alike])), escape("".join(words[alike:]))
+    return join(element("span", before, css="sd-alike") if before else Html(""), _MARK, after)
 
 
 def _beginning(text: str) -> str:

@@ -1,33 +1,56 @@
-"""Words that only one of two texts has."""
+"""Where two texts part."""
 
 import html
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedash.reporting.html import visible
-from sparsedash.reporting.text_diff import SHOWN_CHARACTERS, marked
+from sparsedash.reporting.text_diff import SHOWN_CHARACTERS, SIGN, parted
 
 
-def test_words_of_one_side_are_marked_on_that_side():
-    left, right = marked("the old harbour was quiet", "the harbour was very quiet")
-    assert left == "the <del>old </del>harbour was quiet"
-    assert right == "the harbour was <ins>very </ins>quiet"
+def shown(drawn: str) -> str:
+    """What a reader sees."""
+    return html.unescape(re.sub(r"<[^>]+>", "", drawn))
 
 
-def test_equal_texts_carry_no_marks():
-    assert marked("so it was", "so it was") == ("so it was", "so it was")
+def test_the_mark_stands_behind_the_words_that_both_begin_with():
+    left, right = map(shown, parted("the harbour was quiet", "the harbour and the sea"))
+    assert (left, right) == (f"the harbour {SIGN}was quiet", f"the harbour {SIGN}and the sea")
 
 
-@given(st.text(max_size=60), st.text(max_size=60))
+def test_texts_that_differ_from_the_first_word_begin_with_the_mark():
+    assert [shown(drawn)[0] for drawn in parted("old", "new")] == [SIGN, SIGN]
+
+
+@pytest.mark.parametrize(("left", "right"), [("so it was", "so it was"), ("so it was\n", "so it was "), ("", "")])
+def test_equal_texts_carry_no_mark(left, right):
+    assert not any(SIGN in drawn for drawn in parted(left, right))
+
+
+def test_a_text_that_ends_earlier_has_the_mark_at_its_end():
+    left, right = map(shown, parted("so it", "so it was"))
+    assert (left, right) == (f"so it{SIGN}", f"so it {SIGN}was")
+
+
+def test_nothing_is_struck_out():
+    assert not any(f"<{name}>" in drawn for drawn in parted("right", "wrong") for name in ("del", "ins", "s"))
+
+
+def test_the_mark_is_named_for_those_who_do_not_see_it():
+    assert all('role="img" aria-label="parts"' in drawn for drawn in parted("old", "new"))
+
+
+@given(st.text(max_size=60).filter(lambda t: SIGN not in t), st.text(max_size=60).filter(lambda t: SIGN not in t))
 def test_nothing_is_lost_or_let_through(left, right):
-    for text, drawn in zip((left, right), marked(left, right), strict=True):
-        assert html.unescape(re.sub(r"</?(del|ins)>", "", drawn)) == visible(text)
+    for text, drawn in zip((left, right), parted(left, right), strict=True):
+        assert shown(drawn).replace(SIGN, "") == visible(text)
 
 
-def test_an_endless_text_is_cut_before_it_is_compared():
-    left, right = marked("w" * 100_000, "one word")
+def test_an_endless_text_is_cut():
+    left, right = parted("w" * 100_000, "one word")
     assert len(left) < 2 * SHOWN_CHARACTERS
     assert "…" in left
     assert "one word" in right

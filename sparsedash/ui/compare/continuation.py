@@ -6,12 +6,14 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, paragraph
 from sparsedash.reporting.side_by_side import SideBySide
-from sparsedash.reporting.text_diff import marked
+from sparsedash.reporting.text_diff import SIGN, parted
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.polling import WRITTEN_S
+
+NOTHING = "(nothing)"
 
 
 def continue_passage(backend: Backend, seen: SideBySide, context: str) -> None:
@@ -120,12 +122,8 @@ def _growing(seen: SideBySide, job: Job) -> Html:
 
 
 def _draw_both(seen: SideBySide, left: str, right: str) -> None:
-    """Side by side, with the words marked that only one of them has."""
-    # Marked in the order shown: which side is struck through must not tell which model it is.
-    first, second = seen.shown(left.strip() or "(nothing)", right.strip() or "(nothing)")
-    texts = seen.shown(*(element("p", text, css="sd-written") for text in marked(first, second)))
-    frame.show(seen.beside(*texts))
-    if first != second:
-        one, other = ("A", "B") if seen.hidden else ("the first text", "the second")
-        legend = f"Words that only one model wrote are struck through in {one} and underlined in {other}."
-        frame.show(paragraph(legend, css="sd-muted sd-small"))
+    """Side by side, with a mark where the two texts part."""
+    one, other = left.strip() or NOTHING, right.strip() or NOTHING
+    frame.show(seen.beside(*(element("p", text, css="sd-written") for text in parted(one, other))))
+    legend = f"Both wrote the same words up to the mark {SIGN}." if one != other else "Both wrote the same."
+    frame.show(paragraph(legend, css="sd-muted sd-small"))

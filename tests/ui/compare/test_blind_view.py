@@ -127,7 +127,7 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, drawn):
     app = open_page("compare", mode="blind")
     first, second = ("sparse", "dense") if drawn else ("dense", "sparse")
     said = words(app)
-    assert said.index(f"of the {first}") < said.index(f"of the {second}")
+    assert said.index(f"of the ❘ {first}") < said.index(f"of the ❘ {second}")
     next(b for b in app.button if b.key == f"B is better-{asked.key()}").click().run()
     assert f"Judged blind: {'dense' if drawn else '30 %'} was chosen" in words(app)
 

@@ -91,7 +91,7 @@ def test_what_was_written_when_it_was_stopped_stays_and_can_be_written_again(ope
         key=tried.key(), prompt=tried.prompt, left=" there was", right=" a", stopped=True
     )
     app = open_page("compare")
-    assert "Dense there was Sparse, 30 % a" in words(app)
+    assert "Dense ❘ there was Sparse, 30 % ❘ a" in words(app)
     assert "Stopped before the end" in words(app)
     button(app, "Write it again").click().run()
     assert finished.submitted == [tried]
