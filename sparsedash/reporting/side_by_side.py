@@ -33,12 +33,17 @@ class SideBySide:
         pair = self.pair
         return side_title(pair.left_name, pair.left), side_title(pair.right_name, pair.right)
 
+    @property
+    def colours(self) -> tuple[str, str]:
+        """The classes that give both sides their colours, in the order shown."""
+        left, right = self.shown(self.pair.left, self.pair.right)
+        return self._css(left), self._css(right)
+
     def beside(self, left: Html, right: Html) -> Html:
         """Both sides' markup under their headings, one beside the other; one below the other on a phone."""
-        records = self.shown(self.pair.left, self.pair.right)
         sections = [
-            element("section", element("h3", escape(title)), inside, css=f"sd-answer {self._css(record)}")
-            for title, record, inside in zip(self.titles, records, self.shown(left, right), strict=True)
+            element("section", element("h3", escape(title)), inside, css=f"sd-answer {css}")
+            for title, css, inside in zip(self.titles, self.colours, self.shown(left, right), strict=True)
         ]
         return element("div", join(*sections), css="sd-answers")
 

@@ -3,12 +3,14 @@
 from sparsedash.catalog.example import is_example
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, token
+from sparsedash.reporting.passages.changes import change_words
+from sparsedash.reporting.passages.first_choices import choices_table
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.side_by_side import SideBySide, side_title
-from sparsedash.schema.records import Candidate, Outcome, Passages
+from sparsedash.schema.records import Outcome, Passages
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
-from sparsedash.ui.compare.continuation import continue_passage
+from sparsedash.ui.compare.continuation import NOTHING, continue_passage
 from sparsedash.ui.compare.divergence_strip import show_strip
 from sparsedash.ui.compare.views import View
 
@@ -36,28 +38,29 @@ def _show_answers(position: int, seen: SideBySide, passages: Passages | None) ->
     answered.
     """
     pair = seen.pair
-    outcome = pair.left.outcomes[position]
-    heading = f"Passage {outcome.index + 1:,}"
-    frame.show(element("p", escape(heading), css="sd-muted sd-small"))
+    left, right = pair.outcomes(position)
+    frame.show(element("p", escape(f"Passage {left.index + 1:,}"), css="sd-muted sd-small"))
     if passages is None:
         frame.note("The text of this passage is no longer stored. Run again with the same settings to bring it back.")
     else:
         whole = passages.contexts[position]
         context = whole if len(whole) <= SHOWN_CHARACTERS else f"… {whole[-SHOWN_CHARACTERS:]}"
         # The target tells which answer is right.
-        target = element("span", escape(outcome.target), css="sd-target")
+        target = element("span", escape(left.target), css="sd-target")
         after = escape("…") if seen.hidden else target
         frame.show(element("p", escape(context), Html(" "), after, css="sd-passage"))
-    outcomes = pair.outcomes(position)
     if seen.hidden:
-        frame.show(seen.beside(*(element("p", _said(o), css="sd-word") for o in outcomes)))
-    else:
-        frame.show(seen.beside(*(_answer(o) for o in outcomes)))
-        frame.show(_change(position, pair), _tokens(position, pair))
+        frame.show(seen.beside(*(element("p", _said(o), css="sd-word") for o in (left, right))))
+        return
+    frame.show(
+        seen.beside(_answer(left), _answer(right)),
+        paragraph(change_words(-pair.fall(position), left.target), css="sd-change"),
+    )
+    frame.show(choices_table(left, right, seen.titles, seen.colours), _tokens(position, pair))
 
 
 def _said(outcome: Outcome) -> Html:
-    return escape(outcome.answer.strip() or "(nothing)")
+    return escape(outcome.answer.strip() or NOTHING)
 
 
 def _answer(outcome: Outcome) -> Html:
@@ -70,34 +73,7 @@ def _answer(outcome: Outcome) -> Html:
     return join(
         element("p", _said(outcome), Html(" "), verdict, css="sd-word"),
         paragraph(f"“{outcome.target}” gets {probability}, {rank}", css="sd-muted"),
-        _top(outcome),
     )
-
-
-def _top(outcome: Outcome) -> Html:
-    first = outcome.tokens[0].text if outcome.tokens else ""
-    rows = [_candidate(candidate, candidate.text == first) for candidate in outcome.top[:5]]
-    caption = element("caption", escape("First choices for the next token"))
-    return element("table", caption, element("tbody", *rows), css="sd-top")
-
-
-def _candidate(candidate: Candidate, hit: bool) -> Html:
-    bar = element("span", css="sd-meter", style=f"width: {100 * candidate.probability:.1f}%")
-    sign = element("span", escape(" ✓"), css="sd-sign") if hit else Html("")
-    return element(
-        "tr",
-        element("th", token(candidate.text), sign, scope="row", css="sd-hit" if hit else ""),
-        element("td", bar),
-        element("td", escape(wording.probability(candidate.probability))),
-    )
-
-
-def _change(position: int, pair: Pair) -> Html:
-    fall = pair.fall(position)
-    if abs(fall) < 0.005:
-        return paragraph("The target's log-probability stayed the same.", css="sd-muted")
-    word = "fell" if fall > 0 else "rose"
-    return paragraph(f"The target's log-probability {word} by {abs(fall):.2f}.", css="sd-muted")
 
 
 def _tokens(position: int, pair: Pair) -> Html:

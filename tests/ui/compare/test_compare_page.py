@@ -94,6 +94,14 @@ def test_the_first_broken_passage_is_shown_with_both_answers(open_page, finished
     assert "Sparse, 30 % violin ✕ wrong" in said
 
 
+def test_the_first_choices_of_both_are_one_table_and_the_change_is_said_as_a_factor(open_page, finished):
+    app = open_page("compare", sort="file order")
+    assert markup(app).count('class="sd-top"') == 1
+    said = words(app)
+    assert "Next token Dense Sparse, 30 % ␣harbour ✓ 66.1 %" in said
+    assert " times less likely. Its log-probability fell by " in said
+
+
 def test_the_four_kinds_carry_their_counts(open_page, finished):
     found = [b.label for b in _kinds(open_page("compare"))]
     assert found[:4] == ["Both right · 27", "Broke · 9", "Mended · 2", "Both wrong · 82"]
