@@ -10,17 +10,17 @@ from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import shared_outcomes
 
-Kind = Literal["both-right", "broke", "mended", "both-wrong", "other-answer"]
-"""The two by two of the verdicts, and a part of it: the same verdict with another answer."""
+Kind = Literal["all", "both-right", "broke", "mended", "both-wrong"]
+"""The two by two of the verdicts, and all four together, to which they add up."""
 
 Order = Literal["largest change first", "file order"]
 
 KINDS: dict[Kind, str] = {
+    "all": "All",
     "both-right": "Both right",
     "broke": "Broke",
     "mended": "Mended",
     "both-wrong": "Both wrong",
-    "other-answer": "Same verdict, other answer",
 }
 ADDRESS_LENGTH = 16
 """Characters of a record's key that name it in an address; enough to be the only one."""
@@ -60,13 +60,11 @@ class Pair:
         return left.log_likelihood - right.log_likelihood
 
     def kinds(self, positions: Sequence[int]) -> dict[Kind, list[int]]:
-        """These passages by their kind, in the order given."""
+        """These passages by their kind, in the order given; each is of one kind, and in "all"."""
         found: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
         for position in positions:
-            left, right = self.outcomes(position)
-            found[_kind(left, right)].append(position)
-            if left.last_word_right == right.last_word_right and left.answer != right.answer:
-                found["other-answer"].append(position)
+            found["all"].append(position)
+            found[_kind(*self.outcomes(position))].append(position)
         return found
 
     def differing(self, positions: Sequence[int]) -> list[int]:

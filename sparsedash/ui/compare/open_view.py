@@ -5,22 +5,18 @@ from typing import get_args
 import streamlit as st
 
 from sparsedash.reporting import verdicts, wording
-from sparsedash.reporting.html import label
-from sparsedash.reporting.record_pair import KINDS, Kind, Order, Pair
+from sparsedash.reporting.record_pair import Order, Pair
 from sparsedash.reporting.run_results import run_results, verdict_of
 from sparsedash.reporting.side_by_side import SideBySide
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import compare
-from sparsedash.ui import address_bar, frame
+from sparsedash.ui import frame
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.carried import tolerance
+from sparsedash.ui.compare import kinds
 from sparsedash.ui.compare.downloads import offer_files
 from sparsedash.ui.compare.selectors import Shown, search
-
-_FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "other-answer", "both-wrong", "both-right")
-"""What is shown where the address names no kind: the first of these that has passages."""
-_SQUARE: tuple[Kind, ...] = ("both-right", "broke", "mended", "both-wrong")
 
 
 def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
@@ -49,19 +45,18 @@ def _measured(pair: Pair) -> str:
 
 def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages | None) -> Shown:
     """Draw search, kinds with their counts, order and downloads. Returns the passages of that kind in that order."""
-    kinds = chosen.kinds(search(chosen, passages))
-    kind = _choose_kind(kinds, chosen)
+    found = kinds.choose_kind(chosen, search(chosen, passages))
     order = st.selectbox(
-        "Sort by the target's log-probability",
+        "Sort by the right word's log-probability",
         get_args(Order),
         key="sort",
         bind=BOUND,
         filter_mode=None,
         help="How far it fell from the left model to the right one; for mended passages, how far it rose.",
     )
-    positions = chosen.ordered(kinds[kind], kind, order)
-    offer_files(backend, run, chosen, passages, (kind, positions))
-    return Shown(positions=positions, kind=kind)
+    positions = chosen.ordered(found.positions, found.kind, order)
+    offer_files(backend, run, chosen, passages, (found.kind, positions))
+    return Shown(positions=positions, kind=found.kind)
 
 
 def sides(backend: Backend, pair: Pair, subject: str) -> SideBySide:
@@ -81,48 +76,3 @@ def judge(backend: Backend, seen: SideBySide, subject: str) -> None:
 
 def _named(pair: Pair, subject: str) -> list[str]:
     return [f"named-{record.key}-{subject}" for record in (pair.left, pair.right)]
-
-
-def _choose_kind(kinds: dict[Kind, list[int]], chosen_pair: Pair) -> Kind:
-    """The two-by-two of buttons: left right or wrong across, right right or wrong down; below, the fifth kind."""
-    asked = address_bar.asked("filter")
-    usual = next((kind for kind in _FIRST_KINDS if kinds[kind]), _FIRST_KINDS[0])
-    chosen: Kind = next((kind for kind in KINDS if kind == asked), usual)
-    with st.container(key="flips", gap="small"):
-        for row in (_SQUARE[:2], _SQUARE[2:], ("other-answer",)):
-            for column, kind in zip(st.columns(len(row), gap="small", wrap=False), row, strict=True):
-                column.button(
-                    f"{KINDS[kind]} · {len(kinds[kind]):,}",
-                    key=f"flip-{kind}",
-                    width="stretch",
-                    type="primary" if kind == chosen else "secondary",
-                    icon=":material/check:" if kind == chosen else None,
-                    on_click=address_bar.go,
-                    args=({"filter": kind, "passage": ""},),
-                    help=_explain(kind, chosen_pair),
-                )
-    st.button(
-        "Change kind",
-        key="next-kind",
-        shortcut="F",
-        type="tertiary",
-        icon=":material/filter_list:",
-        on_click=address_bar.go,
-        args=({"filter": _next_kind(kinds, chosen), "passage": ""},),
-        help="Go through the kinds that have passages.",
-    )
-    return chosen
-
-
-def _next_kind(kinds: dict[Kind, list[int]], chosen: Kind) -> Kind:
-    names = list(KINDS)
-    at = names.index(chosen)
-    return next((k for k in names[at + 1 :] + names[:at] if kinds[k]), chosen)
-
-
-def _explain(kind: Kind, chosen: Pair) -> str:
-    if kind == "other-answer":
-        return "Right or wrong on both sides, with different words"
-    left = "right" if kind in ("both-right", "broke") else "wrong"
-    right = "right" if kind in ("both-right", "mended") else "wrong"
-    return label(f"{chosen.left_name} {left}, {chosen.right_name} {right}")

@@ -10,6 +10,7 @@ from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar
 from sparsedash.ui.compare import blind_view, open_view
+from sparsedash.ui.compare.kinds import OTHER_WORDS
 from sparsedash.ui.compare.selectors import Shown
 
 _MODE = "blind-mode"
@@ -56,6 +57,6 @@ def _is_blind() -> bool:
 def _switch() -> None:
     """What is filtered and sorted by tells which side is right, so the address forgets it."""
     if st.session_state[_MODE]:
-        address_bar.go({"mode": "blind", "filter": "", "sort": "", "passage": ""})
+        address_bar.go({"mode": "blind", "filter": "", "sort": "", OTHER_WORDS: "", "passage": ""})
     else:
         address_bar.go({"mode": ""})

@@ -102,10 +102,28 @@ def test_the_first_choices_of_both_are_one_table_and_the_change_is_said_as_a_fac
     assert " times less likely. Its log-probability fell by " in said
 
 
-def test_the_four_kinds_carry_their_counts(open_page, finished):
+def test_the_kinds_carry_counts_that_add_up_to_all(open_page, finished):
     found = [b.label for b in _kinds(open_page("compare"))]
-    assert found[:4] == ["Both right · 27", "Broke · 9", "Mended · 2", "Both wrong · 82"]
-    assert found[4].startswith("Same verdict, other answer · ")
+    assert found == ["All · 120", "Both right · 27", "Broke · 9", "Mended · 2", "Both wrong · 82"]
+    assert 27 + 9 + 2 + 82 == 120
+
+
+def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_page, finished):
+    app = open_page("compare", filter="both-wrong")
+    switch = app.toggle(key="words")
+    n = int(switch.label.removeprefix("Only other words · "))
+    assert 0 < n < 82
+    switch.set_value(True).run()
+    assert f"1 of {n}" in words(app)
+    assert [b.label for b in _kinds(app)][4] == "Both wrong · 82"
+    assert f"1 of {n}" in words(open_page("compare", filter="both-wrong", words="true"))
+    button(app, "Both right").click().run()
+    assert "No passage is of this kind" in words(app)
+
+
+def test_what_both_got_right_was_said_in_the_same_words(open_page, finished):
+    app = open_page("compare", filter="both-right")
+    assert app.toggle(key="words").label == "Only other words · 0"
 
 
 def test_a_kind_is_chosen_by_its_button_and_kept_in_the_address(open_page, finished):
@@ -175,7 +193,7 @@ def test_passages_begin_with_the_largest_fall(open_page, finished):
 
 def test_a_search_narrows_every_kind_and_stands_in_the_address(open_page, finished):
     app = open_page("compare", search="HARBOUR", filter="both-wrong")
-    found = {b.label.split(" · ")[0]: int(b.label.split(" · ")[1]) for b in _kinds(app)[:4]}
+    found = {b.label.split(" · ")[0]: int(b.label.split(" · ")[1]) for b in _kinds(app)[1:]}
     assert 0 < sum(found.values()) < 120
     app.text_input(key="search").set_value("no such words").run()
     assert "No passage is of this kind. Choose another kind, or clear the search." in words(app)
@@ -183,7 +201,7 @@ def test_a_search_narrows_every_kind_and_stands_in_the_address(open_page, finish
 
 def test_a_search_looks_into_the_context_too(open_page, finished):
     app = open_page("compare", search="behind the stove")
-    assert _kinds(app)[1].label == "Broke · 9"
+    assert _kinds(app)[2].label == "Broke · 9"
 
 
 def test_the_keys_stand_on_their_buttons(open_page, finished):
@@ -326,7 +344,7 @@ def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_n
     assert specimens.passages().contexts[0][:40] in said
     assert "Run it here, and both models write for you." in said
     assert not {"Continue with both models", "Show where the two differ"} & {b.label for b in app.button}
-    assert not app.toggle
+    assert "Blind" not in [toggle.label for toggle in app.toggle]
     (offered,) = (box.options for box in app.selectbox if box.label == "Run")
     assert [option.partition(":")[0] for option in offered] == ["Example"]
 
