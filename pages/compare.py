@@ -7,7 +7,9 @@ from sparsedash.ui import frame
 from sparsedash.ui.chosen_run import chosen_run, link_to_files
 from sparsedash.ui.compare import empty_state, open_view, selectors
 from sparsedash.ui.compare.passage import show_passage
+from sparsedash.ui.compare.passage_table import show_table
 from sparsedash.ui.compare.prompts import try_prompt
+from sparsedash.ui.compare.selectors import Places
 from sparsedash.ui.compare.views import choose_view, view_asked_for
 from sparsedash.ui.example import show_mark
 from sparsedash.ui.run_ending import show_ending
@@ -23,7 +25,9 @@ if run is None or not empty_state.can_be_compared(backend, run):
 
 show_mark(run, brief=True)
 verdict = st.container()
-choice_of_run, choice_of_records = st.columns(2)
+choices = st.container(key="choices")
+with choices:
+    choice_of_run, choice_of_records = st.columns(2)
 with choice_of_run:
     selectors.choose_run(backend, [*runs, run] if run.made_on else runs, chosen.key)
 with choice_of_records:
@@ -48,12 +52,16 @@ with verdict:
             choose_view()
 
 passages = pair.texts(backend.passages(pair.left.passages_key))
+kinds = st.container(key="kinds")
 # On a phone the columns stand one below the other: the passage first.
-reading, choices = st.columns([3, 2], gap="medium")
-with choices:
-    shown = view.choose_passages(backend, run, pair, passages)
+reading, listing = st.columns([3, 2], gap="large")
+shown = view.choose_passages(backend, run, pair, passages, Places(choices=choices, kinds=kinds, listing=listing))
 with reading:
-    position = selectors.choose_passage(shown, pair)
-    if position is not None:
-        show_passage(backend, view, pair, passages, position)
+    at = selectors.current(shown, pair)
+    if at is not None:
+        selectors.step(shown, pair, at)
+        show_passage(backend, view, pair, passages, shown.positions[at])
+with listing:
+    if at is not None:
+        show_table(shown, pair, passages, at)
 try_prompt(backend, view, pair)

@@ -134,6 +134,52 @@ def test_steps_through_passages_are_remembered_by_the_address(page, address):
     expect(page.locator("h1")).to_contain_text("cannot tell whether 30")
 
 
+def press_bar(page, n):
+    """Press the n-th bar of the histogram that has a height, and give what its list then says is chosen."""
+    bars = page.locator(".js-plotly-plot .bars .point path")
+    heights = bars.evaluate_all("all => all.map(e => e.getBBox().height)")
+    box = bars.nth([i for i, height in enumerate(heights) if height > 0][n]).bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def test_a_bar_that_is_pressed_filters_the_passages_and_pressed_again_does_not(page, address):
+    page.goto(f"{address}/compare?filter=all")
+    ready(page)
+    count = page.locator(".sd-count")
+    expect(count).to_have_text("1 of 120")
+    press_bar(page, 0)
+    expect(page).to_have_url(re.compile(r"change=\.\.-"))
+    expect(count).not_to_have_text("1 of 120")
+    n = count.inner_text().removeprefix("1 of ")
+    expect(page.get_by_role("button", name=f"All · {n}")).to_be_visible()
+    page.reload()
+    ready(page)
+    expect(count).to_have_text(f"1 of {n}")
+    press_bar(page, 0)
+    expect(count).to_have_text("1 of 120")
+    expect(page).not_to_have_url(re.compile("change="))
+    assert page.complaints == []
+
+
+def test_a_row_opens_its_passage_and_rows_and_kinds_keep_the_focus(page, address):
+    page.goto(f"{address}/compare?filter=all&sort=file%20order")
+    ready(page)
+    row = page.locator(".st-key-row-4 button")
+    row.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".sd-count")).to_have_text("5 of 120")
+    expect(page).to_have_url(re.compile("passage=4"))
+    ready(page)
+    expect(row).to_be_focused()
+    kind = page.get_by_role("button", name="Both right")
+    kind.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".sd-count")).to_have_text("1 of 27")
+    ready(page)
+    expect(kind).to_be_focused()
+    assert page.complaints == []
+
+
 def test_a_click_on_a_point_opens_its_comparison_and_a_link_leads_back(page, address):
     page.goto(address)
     ready(page)

@@ -74,4 +74,5 @@ def _row(choice: Choice, largest: float, colours: tuple[str, str]) -> Html:
 
 def _bar(share: float | None, largest: float, css: str) -> Html:
     width = 100 * (share or 0.0) / largest if largest > 0 else 0.0
-    return element("span", css=f"sd-meter {css}", style=f"width: {width:.1f}%")
+    # What is not known has no colour, and so no bar.
+    return element("span", css="sd-meter" if share is None else f"sd-meter {css}", style=f"width: {width:.1f}%")

@@ -13,7 +13,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import wilson
 from sparsedash.ui import frame
 from sparsedash.ui.compare import open_view
-from sparsedash.ui.compare.selectors import Shown, search
+from sparsedash.ui.compare.selectors import Places, Shown, search
 
 
 def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
@@ -22,18 +22,20 @@ def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
     _show_tally(backend, pair)
 
 
-def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages | None) -> Shown:
+def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages | None, places: Places) -> Shown:
     """Draw the search alone: kinds and order would tell which side is which.
 
     Returns the passages answered differently.
     """
-    searched = search(chosen, passages)
+    with places.choices:
+        searched = search(chosen, passages)
     found = chosen.differing(searched)
     holding = "" if len(searched) == len(chosen.left.outcomes) else " that contain this text"
-    frame.note(
-        f"{len(found):,} of {len(searched):,} passages{holding} are offered: those that the two models answer with "
-        "different words. Where both say the same, there is nothing to judge."
-    )
+    with places.listing:
+        frame.note(
+            f"{len(found):,} of {len(searched):,} passages{holding} are offered: those that the two models answer with "
+            "different words. Where both say the same, there is nothing to judge."
+        )
     return Shown(positions=found, kind=None)
 
 

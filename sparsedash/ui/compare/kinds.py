@@ -18,10 +18,11 @@ _FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "both-wrong", "both-right",
 
 @dataclass(frozen=True, kw_only=True)
 class KindShown:
-    """The kind that is shown and its passages, in the order of the file."""
+    """The kind that is shown and its passages, in the order of the file. only_other: with different answers only."""
 
     kind: Kind
     positions: Sequence[int]
+    only_other: bool
 
 
 def choose_kind(pair: Pair, positions: Sequence[int]) -> KindShown:
@@ -35,7 +36,8 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> KindShown:
             st.button(
                 f"{KINDS[kind]} · {len(found):,}",
                 key=f"flip-{kind}",
-                type="primary" if kind == chosen else "secondary",
+                # The style sheet knows the chosen one by its icon: one of another type would be a new button, and lose
+                # the focus.
                 icon=":material/check:" if kind == chosen else None,
                 on_click=address_bar.go,
                 args=({"filter": kind, "passage": ""},),
@@ -60,7 +62,13 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> KindShown:
         args=({"filter": chosen, "passage": ""},),
         help="Of this kind only the passages that the two models answer with different words.",
     )
-    return KindShown(kind=chosen, positions=other if only else by_kind[chosen])
+    return KindShown(kind=chosen, positions=other if only else by_kind[chosen], only_other=only)
+
+
+def of_kind(pair: Pair, positions: Sequence[int], shown: KindShown) -> Sequence[int]:
+    """Those of these passages that are of the kind that is shown."""
+    found = pair.kinds(positions)[shown.kind]
+    return pair.differing(found) if shown.only_other else found
 
 
 def _next_kind(by_kind: dict[Kind, list[int]], chosen: Kind) -> Kind:

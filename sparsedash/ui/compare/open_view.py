@@ -15,8 +15,9 @@ from sparsedash.ui import frame
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.carried import tolerance
 from sparsedash.ui.compare import kinds
+from sparsedash.ui.compare.change_filter import asked_change, choose_change
 from sparsedash.ui.compare.downloads import offer_files
-from sparsedash.ui.compare.selectors import Shown, search
+from sparsedash.ui.compare.selectors import Places, Shown, search
 
 
 def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
@@ -43,10 +44,21 @@ def _measured(pair: Pair) -> str:
     return f" · {wording.measured(made)}" if made else ""
 
 
-def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages | None) -> Shown:
-    """Draw search, kinds with their counts, order and downloads. Returns the passages of that kind in that order."""
-    found = kinds.choose_kind(chosen, search(chosen, passages))
-    order = st.selectbox(
+def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages | None, places: Places) -> Shown:
+    """Draw search, kinds, order, downloads and the histogram of changes. Returns what they leave, in that order.
+
+    Every choice shows how many passages the others leave it.
+    """
+    by = asked_change(chosen)
+    with places.choices:
+        searching, sorting, taking = st.columns([3, 3, 2], vertical_alignment="bottom")
+    with searching:
+        searched = search(chosen, passages)
+    with places.kinds:
+        found = kinds.choose_kind(chosen, by.held(searched))
+    with places.listing:
+        choose_change(by, kinds.of_kind(chosen, searched, found), found.kind)
+    order = sorting.selectbox(
         "Sort by the right word's log-probability",
         get_args(Order),
         key="sort",
@@ -55,7 +67,8 @@ def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages
         help="How far it fell from the left model to the right one; for mended passages, how far it rose.",
     )
     positions = chosen.ordered(found.positions, found.kind, order)
-    offer_files(backend, run, chosen, passages, (found.kind, positions))
+    with taking:
+        offer_files(backend, run, chosen, passages, (found.kind, positions))
     return Shown(positions=positions, kind=found.kind)
 
 

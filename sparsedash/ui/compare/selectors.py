@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.html import element, escape
@@ -14,8 +15,17 @@ from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.address_bar import BOUND
 
-NEIGHBOURS = 100
-"""Passages offered on each side of the chosen one: a list of thousands would slow every step."""
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where on the page the choices among the passages stand.
+
+    choices: search, order and files. kinds: the row of kinds. listing: beside the passage, above the table.
+    """
+
+    choices: DeltaGenerator
+    kinds: DeltaGenerator
+    listing: DeltaGenerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +83,31 @@ def search(chosen: Pair, passages: Passages | None) -> Sequence[int]:
     return chosen.holding(searched or "", passages)
 
 
-def choose_passage(shown: Shown, chosen: Pair) -> int | None:
-    """The position of the passage chosen among these, with the steps through them; None, and a note, without any.
+def current(shown: Shown, chosen: Pair) -> int | None:
+    """The place, among those shown, of the passage that the address names; of the first where it names none of them.
+
+    None, and a note, where none is shown.
+    """
+    if not shown.positions:
+        frame.note(f"No passage is of this kind. Choose another kind{_what_else()}.")
+        return None
+    outcomes, asked = chosen.left.outcomes, address_bar.asked("passage")
+    return next((i for i, p in enumerate(shown.positions) if str(outcomes[p].index) == asked), 0)
+
+
+def _what_else() -> str:
+    """What else can be undone where the choices together leave nothing."""
+    steps = {"words": "switch “Only other words” off", "change": "show any change", "search": "clear the search"}
+    return "".join(f", or {words}" for name, words in steps.items() if address_bar.asked(name))
+
+
+def step(shown: Shown, chosen: Pair, at: int) -> None:
+    """Draw the buttons to the passages before and after the one at this place.
 
     Every step says the kind again: a browser that is clicked twice at once still sends the address before the first
     click.
     """
-    positions, kind = shown.positions, shown.kind
-    if not positions:
-        clear = ", or clear the search" if address_bar.asked("search") else ""
-        frame.note(f"No passage is of this kind. Choose another kind{clear}.")
-        return None
-    outcomes = chosen.left.outcomes
-    asked = address_bar.asked("passage")
-    at = next((i for i, p in enumerate(positions) if str(outcomes[p].index) == asked), 0)
+    outcomes, positions = chosen.left.outcomes, shown.positions
     with st.container(horizontal=True, vertical_alignment="center", key="steps"):
         for name, icon, key, to in (("Previous", "chevron_left", "K", at - 1), ("Next", "chevron_right", "J", at + 1)):
             inside = 0 <= to < len(positions)
@@ -98,15 +119,6 @@ def choose_passage(shown: Shown, chosen: Pair) -> int | None:
                 key=f"step-{name}",
                 shortcut=key,
                 on_click=address_bar.go,
-                args=({"filter": kind or "", "passage": target},),
+                args=({"filter": shown.kind or "", "passage": target},),
             )
         frame.show(element("p", escape(f"{at + 1:,} of {len(positions):,}"), css="sd-muted sd-count"))
-    near = positions[max(0, at - NEIGHBOURS) : at + NEIGHBOURS + 1]
-    by_index = {str(outcomes[p].index): p for p in near}
-    # While nothing may tell the sides apart, the target is left out as well.
-    titles = {
-        index: f"{int(index) + 1:,}" + (f" · {outcomes[position].target[:80]}" if kind else "")
-        for index, position in by_index.items()
-    }
-    address_bar.select("passage", "Passage", titles, str(outcomes[positions[at]].index), along={"filter": kind or ""})
-    return positions[at]

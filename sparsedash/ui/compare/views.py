@@ -10,8 +10,9 @@ from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar
 from sparsedash.ui.compare import blind_view, open_view
+from sparsedash.ui.compare.change_filter import CHANGE
 from sparsedash.ui.compare.kinds import OTHER_WORDS
-from sparsedash.ui.compare.selectors import Shown
+from sparsedash.ui.compare.selectors import Places, Shown
 
 _MODE = "blind-mode"
 
@@ -22,7 +23,9 @@ class View(Protocol):
     def begin(self, backend: Backend, run: Run, pair: Pair, basis: str) -> None:
         """Draw the page's first sentence. basis: what it rests on, but for the models' names."""
 
-    def choose_passages(self, backend: Backend, run: Run, chosen: Pair, passages: Passages | None) -> Shown:
+    def choose_passages(
+        self, backend: Backend, run: Run, chosen: Pair, passages: Passages | None, places: Places
+    ) -> Shown:
         """Draw the choices among the passages. Returns those that can be stepped through."""
 
     def sides(self, backend: Backend, pair: Pair, subject: str) -> SideBySide:
@@ -57,6 +60,6 @@ def _is_blind() -> bool:
 def _switch() -> None:
     """What is filtered and sorted by tells which side is right, so the address forgets it."""
     if st.session_state[_MODE]:
-        address_bar.go({"mode": "blind", "filter": "", "sort": "", OTHER_WORDS: "", "passage": ""})
+        address_bar.go({"mode": "blind", "filter": "", "sort": "", OTHER_WORDS: "", CHANGE: "", "passage": ""})
     else:
         address_bar.go({"mode": ""})
