@@ -24,8 +24,8 @@ if run is None or not empty_state.can_be_compared(backend, run):
     st.stop()
 
 show_mark(run, brief=True)
-verdict = st.container()
-choices = st.container(key="choices")
+verdict, about = st.container(), st.container(key="about")
+choices = selectors.begin_choices()
 with choices:
     choice_of_run, choice_of_records = st.columns(2)
 with choice_of_run:
@@ -41,7 +41,8 @@ if pair is None:
 view = open_view if run.made_on else view_asked_for()
 with verdict:
     title = wording.title_of(run, backend.user_data.name_of(run.key))
-    view.begin(backend, run, pair, f"{title} · {wording.details_of(run)}")
+    view.begin(backend, run, pair, f"{title} · {wording.details_of(run)}", about)
+with about:
     show_ending(run, chosen.job)
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.link("overview", "Back to the chart", run=chosen.key)
@@ -52,9 +53,10 @@ with verdict:
             choose_view()
 
 passages = pair.texts(backend.passages(pair.left.passages_key))
-kinds = st.container(key="kinds")
+kinds = st.container(key="kinds", horizontal=True, vertical_alignment="center", gap="small")
 # On a phone the columns stand one below the other: the passage first.
-reading, listing = st.columns([3, 2], gap="large")
+with st.container(key="compared"):
+    reading, listing = st.columns([3, 2], gap="large")
 shown = view.choose_passages(backend, run, pair, passages, Places(choices=choices, kinds=kinds, listing=listing))
 with reading:
     at = selectors.current(shown, pair)
@@ -64,4 +66,5 @@ with reading:
 with listing:
     if at is not None:
         show_table(shown, pair, passages, at)
-try_prompt(backend, view, pair)
+with st.container(key="trying"):
+    try_prompt(backend, view, pair)

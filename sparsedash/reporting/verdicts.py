@@ -45,11 +45,37 @@ def judgement(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: 
         case "beyond":
             return f"{name} goes beyond what is allowed, {most}: {cost(found, beside)}."
         case "undecided":
-            few = "Too few to judge" if found.too_few else "Undecided"
-            what = f"{found.n_passages:,} {plural(found.n_passages, 'passage')}"
-            return f"{few}: {what} cannot tell whether {name} stays within {most}."
+            return f"{_undecided(found)} cannot tell whether {name} stays within {most}."
         case _:
             assert_never(found.verdict)
+
+
+def brief_judgement(name: str, found: ToleranceVerdict, beside: str = DENSE) -> str:
+    """As `judgement`, without what is allowed and without the cost; `grounds` says both."""
+    if name == beside:
+        return judgement(name, found, Tolerance(), beside)
+    match found.verdict:
+        case "within":
+            return f"{name} stays within what is allowed."
+        case "beyond":
+            return f"{name} goes beyond what is allowed."
+        case "undecided":
+            return f"{_undecided(found)} cannot tell whether {name} stays within what is allowed."
+        case _:
+            assert_never(found.verdict)
+
+
+def grounds(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: str = DENSE) -> list[str]:
+    """What a `brief_judgement` rests on, in sentences: what is allowed, what it cost, and what is left open."""
+    if name == beside:
+        return []
+    said = [f"Allowed are {allowed(tolerance)}.", f"{first_upper(cost(found, beside))}."]
+    return [*said, *filter(None, [still_open(found)])]
+
+
+def _undecided(found: ToleranceVerdict) -> str:
+    few = "Too few to judge" if found.too_few else "Undecided"
+    return f"{few}: {found.n_passages:,} {plural(found.n_passages, 'passage')}"
 
 
 def cost(found: ToleranceVerdict, beside: str = DENSE) -> str:

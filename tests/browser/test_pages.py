@@ -274,6 +274,42 @@ def test_the_compare_page_is_walked_by_keys(page, address):
     expect(page).to_have_url(re.compile("filter=mended"))
 
 
+def test_a_phone_shows_passage_answers_change_and_the_steps_in_its_first_screen(page, address):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{address}/compare?filter=broke")
+    ready(page)
+    for seen in (".sd-passage .sd-target", ".sd-answers", ".sd-change"):
+        expect(page.locator(seen)).to_be_in_viewport(ratio=0.95)
+    steps = page.get_by_role("button", name="Next")
+    assert steps.bounding_box()["y"] > 844 * 0.85
+    change, bar = page.locator(".sd-change").bounding_box(), page.locator(".st-key-steps").bounding_box()
+    assert change["y"] + change["height"] <= bar["y"]
+    for _ in range(3):
+        before = page.locator(".sd-count").inner_text()
+        steps.click()
+        expect(page.locator(".sd-count")).not_to_have_text(before)
+        ready(page)
+    assert page.complaints == []
+
+
+def test_on_a_phone_one_button_brings_run_models_search_order_and_files(page, address):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{address}/compare")
+    ready(page)
+    search = page.get_by_label("Search in the passages and answers")
+    expect(search).to_be_hidden()
+    page.get_by_role("button", name="Choose").click()
+    expect(search).to_be_in_viewport()
+    for name in ("Run", "Left", "Right"):
+        expect(page.get_by_role("combobox", name=name, exact=False).first).to_be_visible()
+    expect(page.get_by_role("button", name="Take away")).to_be_visible()
+    ready(page)
+    expect(page.get_by_role("button", name="Close")).to_be_focused()
+    page.get_by_role("button", name="Close").click()
+    expect(search).to_be_hidden()
+    assert page.complaints == []
+
+
 def test_the_report_opens_from_disk_and_asks_for_nothing(page, address, tmp_path):
     page.goto(f"{address}/compare")
     ready(page)

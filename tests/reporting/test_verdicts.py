@@ -39,6 +39,8 @@ def test_the_flips_are_counted():
 )
 def test_a_verdict_is_a_sentence_with_what_is_allowed(found, said):
     assert plain(verdicts.judgement("20 %", found, Tolerance())).startswith(said)
+    brief = plain(verdicts.brief_judgement("20 %", found))
+    assert brief.partition("20 % ")[0] == said.partition("20 % ")[0] and brief.endswith("what is allowed.")
 
 
 def test_a_tolerance_is_said_as_it_was_typed():

@@ -3,9 +3,10 @@
 import secrets
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import label
+from sparsedash.reporting.html import label, paragraph
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.side_by_side import SideBySide
 from sparsedash.schema.records import Passages, Run
@@ -16,10 +17,12 @@ from sparsedash.ui.compare import open_view
 from sparsedash.ui.compare.selectors import Places, Shown, search
 
 
-def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
-    """Open the page with the question, and how it was answered so far."""
-    frame.opening("Which answer is better?", basis)
-    _show_tally(backend, pair)
+def begin(backend: Backend, run: Run, pair: Pair, basis: str, about: DeltaGenerator) -> None:
+    """Open the page with the question; how it was answered so far stands in `about`."""
+    frame.opening("Which answer is better?")
+    with about:
+        frame.show(paragraph(basis, css="sd-basis"))
+        _show_tally(backend, pair)
 
 
 def choose_passages(backend: Backend, run: Run, chosen: Pair, passages: Passages | None, places: Places) -> Shown:

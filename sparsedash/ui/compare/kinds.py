@@ -31,28 +31,27 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> KindShown:
     asked = address_bar.asked("filter")
     usual = next((kind for kind in _FIRST_KINDS if by_kind[kind]), _FIRST_KINDS[0])
     chosen: Kind = next((kind for kind in KINDS if kind == asked), usual)
-    with st.container(key="flips", horizontal=True, gap="small"):
-        for kind, found in by_kind.items():
-            st.button(
-                f"{KINDS[kind]} · {len(found):,}",
-                key=f"flip-{kind}",
-                # The style sheet knows the chosen one by its icon: one of another type would be a new button, and lose
-                # the focus.
-                icon=":material/check:" if kind == chosen else None,
-                on_click=address_bar.go,
-                args=({"filter": kind, "passage": ""},),
-                help=_explain(kind, pair),
-            )
+    for kind, found in by_kind.items():
         st.button(
-            "Change kind",
-            key="next-kind",
-            shortcut="F",
-            type="tertiary",
-            icon=":material/filter_list:",
+            f"{KINDS[kind]} · {len(found):,}",
+            key=f"flip-{kind}",
+            # The style sheet knows the chosen one by its icon: one of another type would be a new button, and lose
+            # the focus.
+            icon=":material/check:" if kind == chosen else None,
             on_click=address_bar.go,
-            args=({"filter": _next_kind(by_kind, chosen), "passage": ""},),
-            help="Go through the kinds that have passages.",
+            args=({"filter": kind, "passage": ""},),
+            help=_explain(kind, pair),
         )
+    st.button(
+        "Change kind",
+        key="next-kind",
+        shortcut="F",
+        type="tertiary",
+        icon=":material/filter_list:",
+        on_click=address_bar.go,
+        args=({"filter": _next_kind(by_kind, chosen), "passage": ""},),
+        help="Go through the kinds that have passages.",
+    )
     other = pair.differing(by_kind[chosen])
     only = st.toggle(
         f"Only other words · {len(other):,}",

@@ -3,8 +3,10 @@
 from typing import get_args
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting.html import paragraph
 from sparsedash.reporting.record_pair import Order, Pair
 from sparsedash.reporting.run_results import run_results, verdict_of
 from sparsedash.reporting.side_by_side import SideBySide
@@ -19,24 +21,29 @@ from sparsedash.ui.compare.change_filter import asked_change, choose_change
 from sparsedash.ui.compare.downloads import offer_files
 from sparsedash.ui.compare.selectors import Places, Shown, search
 
+_EXPLAINED = (
+    "Accuracy counts the passages whose last word a model gets right. Word perplexity 2 × dense's means that the right "
+    "word became half as likely, on a geometric average over the passages: it sees a loss long before answers change."
+)
 
-def begin(backend: Backend, run: Run, pair: Pair, basis: str) -> None:
-    """Open the page with what the right model lost or won, and how sure that is."""
+
+def begin(backend: Backend, run: Run, pair: Pair, basis: str, about: DeltaGenerator) -> None:
+    """Open the page with the verdict on the right model; what it lost or won, and how sure that is, in `about`."""
     found = run_results(backend, run, tolerance())
     if found is None:
         return
     verdict = verdict_of(found, pair.left, pair.right)
-    frame.opening(
-        verdicts.judgement(pair.right_name, verdict, found.tolerance, pair.left_name),
-        f"{pair.right_name} against {pair.left_name}{_measured(pair)} · {basis}",
-    )
+    name, beside = pair.right_name, pair.left_name
+    frame.opening(verdicts.brief_judgement(name, verdict, beside))
     notes = [
         verdicts.flips(compare(pair.left, pair.right)),
-        *verdicts.remarks(pair.right_name, verdict, pair.left_name),
-        verdicts.endings({pair.left_name: pair.left, pair.right_name: pair.right}),
+        *verdicts.grounds(name, verdict, found.tolerance, beside),
+        verdicts.endings({beside: pair.left, name: pair.right}),
     ]
-    for said in filter(None, notes):
-        frame.note(said)
+    with about:
+        frame.show(paragraph(f"{name} against {beside}{_measured(pair)} · {basis}", css="sd-basis"))
+        frame.note(" ".join(filter(None, notes)))
+        frame.show(paragraph(_EXPLAINED, css="sd-muted sd-small"))
 
 
 def _measured(pair: Pair) -> str:

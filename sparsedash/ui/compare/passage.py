@@ -48,7 +48,9 @@ def _show_answers(position: int, seen: SideBySide, passages: Passages | None) ->
         # The target tells which answer is right.
         target = element("span", escape(left.target), css="sd-target")
         after = escape("…") if seen.hidden else target
-        frame.show(element("p", escape(context), Html(" "), after, css="sd-passage"))
+        text = element("p", escape(context), Html(" "), after, css="sd-passage")
+        # On a phone it scrolls in itself, from its end, where the target stands.
+        frame.show(element("div", text, css="sd-reader", role="region", aria_label="The passage", tabindex="0"))
     if seen.hidden:
         frame.show(seen.beside(*(element("p", _said(o), css="sd-word") for o in (left, right))))
         return

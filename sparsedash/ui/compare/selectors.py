@@ -36,6 +36,27 @@ class Shown:
     kind: Kind | None
 
 
+_OPEN = "choices-open"
+
+
+def begin_choices() -> DeltaGenerator:
+    """Where run, models, search, order and files are chosen; on a phone behind one button, which this draws."""
+    opened = bool(st.session_state.get(_OPEN, False))
+    with st.container(key="open-choices"):
+        st.button(
+            "Close" if opened else "Choose",
+            key="open-choices-button",
+            icon=":material/close:" if opened else ":material/tune:",
+            on_click=lambda: st.session_state.update({_OPEN: not opened}),
+            help="Run, models, search, order, files",
+        )
+    choices = st.container(key="choices")
+    if opened:
+        with choices:
+            frame.show(element("span", css="sd-unseen sd-choices-open"))
+    return choices
+
+
 def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
     """Draw the choice among the runs there are; the address says which one is shown."""
     keys = {run.key: run for run in runs}

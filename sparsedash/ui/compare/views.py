@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.side_by_side import SideBySide
@@ -20,8 +21,8 @@ _MODE = "blind-mode"
 class View(Protocol):
     """The steps in which the two views differ; `blind_view` and `open_view` have a function for each."""
 
-    def begin(self, backend: Backend, run: Run, pair: Pair, basis: str) -> None:
-        """Draw the page's first sentence. basis: what it rests on, but for the models' names."""
+    def begin(self, backend: Backend, run: Run, pair: Pair, basis: str, about: DeltaGenerator) -> None:
+        """Draw the page's first sentence, and in `about` more on it. basis: what it rests on, but for the names."""
 
     def choose_passages(
         self, backend: Backend, run: Run, chosen: Pair, passages: Passages | None, places: Places
