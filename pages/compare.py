@@ -6,6 +6,7 @@ from sparsedash.reporting import wording
 from sparsedash.ui import frame
 from sparsedash.ui.chosen_run import chosen_run, link_to_files
 from sparsedash.ui.compare import empty_state, open_view, selectors
+from sparsedash.ui.compare.breaking import show_breaking
 from sparsedash.ui.compare.passage import show_passage
 from sparsedash.ui.compare.passage_table import show_table
 from sparsedash.ui.compare.prompts import try_prompt
@@ -66,5 +67,8 @@ with reading:
 with listing:
     if at is not None:
         show_table(shown, pair, passages, at)
+if view is open_view and passages is not None:
+    with st.container(key="breaking"):
+        show_breaking(backend, pair, passages)
 with st.container(key="trying"):
     try_prompt(backend, view, pair)

@@ -366,3 +366,17 @@ def test_what_can_be_chosen_is_behind_one_button_on_a_phone(open_page, finished)
     assert MARK in markup(app)
     button(app, "Close").click().run()
     assert MARK not in markup(app)
+
+
+def test_groups_of_passages_are_worked_out_when_they_are_opened(open_page, finished):
+    app = open_page("compare")
+    assert "groups are looked at" not in words(app)
+    opened = words(open_page("compare", groups="true"))
+    assert "30 % against dense, paired. " in opened and " groups are looked at" in opened
+    assert "Length of the right word" in opened and "Where it was named last" in opened
+
+
+def test_groups_need_the_texts_and_are_no_part_of_blind_judging(open_page, finished):
+    assert "groups are looked at" not in words(open_page("compare", groups="true", mode="blind"))
+    finished.stored_passages.clear()
+    assert "groups are looked at" not in words(open_page("compare", groups="true"))
