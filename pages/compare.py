@@ -71,4 +71,4 @@ if view is open_view and passages is not None:
     with st.container(key="breaking"):
         show_breaking(backend, pair, passages)
 with st.container(key="trying"):
-    try_prompt(backend, view, pair)
+    try_prompt(backend, view, pair, run)

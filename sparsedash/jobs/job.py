@@ -32,6 +32,9 @@ LOST: dict[str, Any] = {"damaged": True}
 
 _SLOWEST = 1e-9
 
+BETWEEN_TEXTS = "\x1e"
+"""Stands in `right_text` between the texts of several models; the character that is made for it."""
+
 
 class Taken(NamedTuple):
     """Seconds that a job has spent in a stage, for one sparse model or for none, before it went on to the next."""
@@ -52,7 +55,7 @@ class Job:
     exit_code: as subprocess gives it, negative for a signal; None when nobody could see it.
     taken: what this attempt has spent where, in order, up to the last heartbeat; what comes again is there again.
     place: where somebody has put it among waiting jobs of its priority, see `queue_order`; None where nobody has.
-    left_text, right_text: what two models have written so far, where the job is a prompt; foreign text.
+    left_text, right_text: what models have written so far, where the job is a prompt, see `texts`; foreign text.
     """
 
     id: int
@@ -92,6 +95,11 @@ class Job:
     def live(self) -> bool:
         """Whether it is queued or running."""
         return self.state in ("queued", "running")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What each model has written so far, where the job is a prompt: two or more."""
+        return self.left_text, *self.right_text.split(BETWEEN_TEXTS)
 
     @property
     def makes_run(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from sparsedash.jobs.job import Taken
+from sparsedash.jobs.job import BETWEEN_TEXTS, Taken
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.errors import Cancelled, StoreError
 from sparsedash.schema.progress import STAGE_TITLES, Step
@@ -69,11 +69,10 @@ class Reporter:
         self._rate = Rate()
         self._texts = ("", "")
 
-    def wrote(self, left: str, right: str) -> None:
-        """The `OnText` of the job: what two models have written so far goes along with the next step that is
-        written.
-        """
-        self._texts = encodable(left), encodable(right)
+    def wrote(self, *texts: str) -> None:
+        """The `OnText` of the job: what models have written so far goes along with the next step that is written."""
+        left, *others = (encodable(text).replace(BETWEEN_TEXTS, "\u241e") for text in texts)
+        self._texts = left, BETWEEN_TEXTS.join(others)
 
     def __call__(self, step: Step) -> None:
         """Take note, or raise `Cancelled`."""

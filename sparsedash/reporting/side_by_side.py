@@ -1,5 +1,6 @@
 """The two models of a comparison beside each other: with their names, or hidden so that nobody can tell them apart."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,13 +40,18 @@ class SideBySide:
         left, right = self.shown(self.pair.left, self.pair.right)
         return self._css(left), self._css(right)
 
-    def beside(self, left: Html, right: Html) -> Html:
-        """Both sides' markup under their headings, one beside the other; one below the other on a phone."""
+    def beside(self, left: Html, right: Html, others: Mapping[str, Html] | None = None) -> Html:
+        """Both sides' markup under their headings, one beside the other.
+
+        others: markup of more sparse models, by their names; not shown while the sides are hidden.
+        """
+        named = zip(self.titles, self.colours, self.shown(left, right), strict=True)
+        more = [] if self.hidden or not others else [(name, "sd-sparse", inside) for name, inside in others.items()]
         sections = [
             element("section", element("h3", escape(title)), inside, css=f"sd-answer {css}")
-            for title, css, inside in zip(self.titles, self.colours, self.shown(left, right), strict=True)
+            for title, css, inside in (*named, *more)
         ]
-        return element("div", join(*sections), css="sd-answers")
+        return element("div", join(*sections), css="sd-answers sd-many" if more else "sd-answers")
 
     def _css(self, record: Record) -> str:
         if self.hidden:

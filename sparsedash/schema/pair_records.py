@@ -10,13 +10,17 @@ from sparsedash.schema.settings import Dtype
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """What two models wrote after one prompt, without the prompt. stopped: somebody ended it before it was whole."""
+    """What models wrote after one prompt, without the prompt. stopped: somebody ended it before it was whole.
+
+    others: of the models that were asked beside the two, in that order.
+    """
 
     key: str
     prompt: str
     left: str
     right: str
     stopped: bool = False
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

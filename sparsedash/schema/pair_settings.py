@@ -7,10 +7,12 @@ from sparsedash.schema.hashing import stage_key
 from sparsedash.schema.settings import Dtype
 from sparsedash.schema.validation import one_of, text, whole
 
+MOST_OTHERS = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuationSettings:
-    """A request for what two records' models write after a prompt. left, right: record keys.
+    """A request for what records' models write after a prompt. left, right, others: record keys.
 
     temperature_percent: 0: each model's first choice; 100: drawn as the model says. seed: of the drawing, for both
     alike.
@@ -22,18 +24,24 @@ class ContinuationSettings:
     n_tokens: int = 40
     temperature_percent: int = 0
     seed: int = 0
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         whole("tokens to write", self.n_tokens, 1, 400)
+        whole("models beside the two", len(self.others), 0, MOST_OTHERS)
         whole("temperature (percent)", self.temperature_percent, 0, 200)
         whole("seed", self.seed, 0, 2**31 - 1)
         text("prompt", self.prompt)
 
     def key(self) -> str:
-        """The name of this request and of what it produces; without a seed where nothing is drawn."""
+        """The name of this request and of what it produces; without a seed where nothing is drawn, or others where
+        there are none.
+        """
         values = asdict(self)
         if self.temperature_percent == 0:
             del values["temperature_percent"], values["seed"]
+        if not self.others:
+            del values["others"]
         return stage_key("continuation", **values)
 
 

@@ -58,12 +58,12 @@ def ignore_steps(step: Step) -> None:
 
 
 class OnText(Protocol):
-    """Called with what two models have written so far, before the step that counts it."""
+    """Called with what models have written so far, two or more, before the step that counts it."""
 
-    def __call__(self, left: str, right: str) -> None:
+    def __call__(self, *texts: str) -> None:
         """Take note."""
         ...
 
 
-def ignore_text(left: str, right: str) -> None:
+def ignore_text(*texts: str) -> None:
     """Texts for those who want them only when they are whole."""

@@ -66,7 +66,7 @@ def ask(page, prompt, n_tokens):
     field = page.get_by_label("Prompt", exact=True)
     field.fill(prompt)
     field.press("Control+Enter")
-    page.get_by_role("button", name="Continue this with both models").click()
+    page.get_by_role("button", name="Continue this prompt").click()
 
 
 GROWING = "[...document.querySelectorAll('.sd-growing')].map(e => e.innerText)"

@@ -209,3 +209,9 @@ def test_the_next_sparse_model_begins_with_a_rate_of_its_own(table, job, clock, 
     for clock.now, done, point in ((0.0, 0, 0), (1.0, 50, 0), (1.1, 0, 1)):
         reporter(Step("evaluate", done, 100, point=point))
     assert (table.get(job.id).rate, table.get(job.id).done) == (None, 0)
+
+
+def test_texts_of_several_models_are_told_apart_whatever_stands_in_them(table, job, reporter):
+    reporter.wrote("one", "two\x1e", "", "four")
+    reporter(Step("continue", 1, 3))
+    assert table.get(job.id).texts == ("one", "two\u241e", "", "four")

@@ -1,6 +1,6 @@
-"""What two models write after one prompt, token by token in turn, so that both can be watched while they write."""
+"""What models write after one prompt, token by token in turn, so that they can be watched while they write."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ def continue_prompt(
     on_step: OnStep = ignore_steps,
     on_text: OnText = ignore_text,
 ) -> Continuation:
-    """What the models of two records write after a prompt; kept under the settings' key.
+    """What the models of records write after a prompt; kept under the settings' key.
 
     What was written when somebody stops it is kept too, marked as stopped, and written anew when it is asked for again.
     Raises JobError when a record is gone or its model has changed, and whatever making the model raises.
@@ -32,34 +32,59 @@ def continue_prompt(
     known = store.get(Continuation, settings.key())
     if known is not None and not known.stopped:
         return known
-    with pair_cache.pair((settings.left, settings.right), store, on_step) as both:
-        writers = [Writer(record_model, settings) for record_model in both]
-        try:
-            _write(writers, settings.n_tokens, on_step, on_text)
-        except Cancelled:
-            if any(writer.text for writer in writers):
-                _keep(settings, writers, store, stopped=True)
-            raise
-    return _keep(settings, writers, store, stopped=False)
+    keys = (settings.left, settings.right, *settings.others)
+    texts = [""] * len(keys)
+    try:
+        for group in _groups(keys, pair_cache):
+            with pair_cache.models([keys[i] for i in group], store, on_step) as models:
+                writers = {i: Writer(model, settings) for i, model in zip(group, models, strict=True)}
+                _write(writers, texts, settings.n_tokens, on_step, on_text)
+    except Cancelled:
+        if any(texts):
+            _keep(settings, texts, store, stopped=True)
+        raise
+    return _keep(settings, texts, store, stopped=False)
 
 
-def _write(writers: Sequence["Writer"], n_tokens: int, on_step: OnStep, on_text: OnText) -> None:
-    for writer in writers:
+def _groups(keys: Sequence[str], pair_cache: ModelPairCache) -> list[list[int]]:
+    """The places of the models that write in turn: the two and what is in memory; each other one when it is made.
+
+    So the first words do not wait for the last model, and a sparse model that is done makes room for the next.
+    """
+    others = range(2, len(keys))
+    ready = [i for i in others if pair_cache.holds(keys[i])]
+    return [[0, 1, *ready], *([i] for i in others if i not in ready)]
+
+
+def _write(writers: Mapping[int, "Writer"], texts: list[str], n_tokens: int, on_step: OnStep, on_text: OnText) -> None:
+    """Let these models write, token by token in turn; what each has written is put into `texts` at its place."""
+    for writer in writers.values():
         writer.read(on_step)
     for number in range(n_tokens):
-        for writer in writers:
+        for place, writer in writers.items():
             writer.write()
-        on_text(*(writer.text for writer in writers))
-        on_step(Step("continue", number + 1, n_tokens, unit="tokens"))
-        if all(writer.finished for writer in writers):
+            texts[place] = writer.text
+        on_text(*texts)
+        on_step(Step("continue", number + 1, n_tokens, unit="tokens", message=_whose(writers, texts)))
+        if all(writer.finished for writer in writers.values()):
             return
 
 
-def _keep(settings: ContinuationSettings, writers: Sequence["Writer"], store: Store, stopped: bool) -> Continuation:
-    left, right = (writer.text for writer in writers)
-    both = Continuation(key=settings.key(), prompt=settings.prompt, left=left, right=right, stopped=stopped)
-    store.put(both.key, both)
-    return both
+def _whose(writers: Mapping[int, "Writer"], texts: Sequence[str]) -> str:
+    """Which of all models write just now; nothing while all of them do."""
+    if len(writers) == len(texts):
+        return ""
+    first, last = min(writers) + 1, max(writers) + 1
+    return f"model {first} of {len(texts)}" if first == last else f"{len(writers)} of {len(texts)} models"
+
+
+def _keep(settings: ContinuationSettings, texts: Sequence[str], store: Store, stopped: bool) -> Continuation:
+    left, right, *others = texts
+    written = Continuation(
+        key=settings.key(), prompt=settings.prompt, left=left, right=right, stopped=stopped, others=tuple(others)
+    )
+    store.put(written.key, written)
+    return written
 
 
 class Writer:

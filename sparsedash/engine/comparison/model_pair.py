@@ -5,7 +5,7 @@ turn.
 """
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -74,22 +74,32 @@ class ModelPairCache:
 
     @contextmanager
     def pair(self, keys: tuple[str, str], store: Store, on_step: OnStep) -> Iterator[tuple[RecordModel, RecordModel]]:
+        """As `models`, of two."""
+        with self.models(keys, store, on_step) as (left, right):
+            yield left, right
+
+    @contextmanager
+    def models(self, keys: Sequence[str], store: Store, on_step: OnStep) -> Iterator[tuple[RecordModel, ...]]:
         """Inside, the models of the records with these keys; after it, the loaded models are dense again, however left.
 
         Raises JobError when a record is gone or its model has changed.
         """
         records = [store.get(Record, key) for key in keys]
         if any(record is None for record in records):
-            raise JobError("One of the two results is not in the store any more.", "Run it again.")
+            raise JobError("One of the results is not in the store any more.", "Run it again.")
         wanted = [record for record in records if record is not None]
         self._let_others_go({_model(record) for record in wanted})
-        left, right = (self._record_model(record, store, on_step) for record in wanted)
+        found = tuple(self._record_model(record, store, on_step) for record in wanted)
         self._make_room({*keys})
         try:
-            yield left, right
+            yield found
         finally:
-            left.rest()
-            right.rest()
+            for each in found:
+                each.rest()
+
+    def holds(self, key: str) -> bool:
+        """Whether the model of this record is in memory, so that it need not be made."""
+        return key in self._kept
 
     def let_go(self) -> None:
         """Keep nothing: a run needs the memory."""

@@ -1,4 +1,7 @@
-"""What both models write after a text: started by a button, shown while it is written, stored like every result."""
+"""What models write after a text: started by a button, shown while it is written, stored like every result."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import streamlit as st
 
@@ -47,27 +50,41 @@ def is_asked(backend: Backend, request: ContinuationSettings) -> bool:
     return job is not None and job.state != "done"
 
 
-def show_written(backend: Backend, seen: SideBySide, request: ContinuationSettings) -> None:
-    """Draw what was written, or what is being written, with what can be done about it."""
+def show_written(
+    backend: Backend, seen: SideBySide, request: ContinuationSettings, names: Mapping[str, str] | None = None
+) -> None:
+    """Draw what was written, or what is being written, with what can be done about it.
+
+    names: of the models that were asked beside the two, by their records' keys.
+    """
+    asked = _Asked(seen=seen, others=tuple((names or {}).get(key, key[:8]) for key in request.others))
     job = backend.newest_job(request.key())
     stored = backend.continuation(request.key())
     whole = stored is not None and not stored.stopped
     if job is not None and job.live and not whole:
-        _watch(backend, seen, job.id)
+        _watch(backend, asked, job.id)
     elif stored is not None:
-        _draw_both(seen, stored.left, stored.right)
+        _draw_written(asked, (stored.left, stored.right, *stored.others))
         if stored.stopped:
             with st.container(horizontal=True, vertical_alignment="center"):
                 frame.note("⊘ Stopped before the end; this is what was written by then.")
                 _again(backend, request)
     elif job is not None:
-        if job.left_text or job.right_text:
-            frame.show(_growing(seen, job))
+        if any(job.texts):
+            frame.show(_growing(asked, job.texts))
         job_panel.draw(backend, job, brief=True)
     else:
         with st.container(horizontal=True, vertical_alignment="center"):
             frame.note("What was written is no longer stored.")
             _again(backend, request)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """The two models, and the names of the others that write as well."""
+
+    seen: SideBySide
+    others: tuple[str, ...]
 
 
 def _again(backend: Backend, request: ContinuationSettings) -> None:
@@ -82,8 +99,8 @@ def _again(backend: Backend, request: ContinuationSettings) -> None:
 
 
 @frame.fragment(WRITTEN_S)
-def _watch(backend: Backend, seen: SideBySide, job_id: int) -> None:
-    """Both sides as far as they are. Reruns the page when the job has ended."""
+def _watch(backend: Backend, asked: _Asked, job_id: int) -> None:
+    """All texts as far as they are. Reruns the page when the job has ended."""
     job = backend.job(job_id)
     if not job.live:
         st.rerun()
@@ -98,7 +115,7 @@ def _watch(backend: Backend, seen: SideBySide, job_id: int) -> None:
                 on_click=frame.attempt,
                 args=(lambda: backend.cancel(job.id),),
             )
-        frame.show(_growing(seen, job))
+        frame.show(_growing(asked, job.texts))
 
 
 def _progress(backend: Backend, job: Job) -> str:
@@ -109,21 +126,33 @@ def _progress(backend: Backend, job: Job) -> str:
         return "◷ Waiting for a worker" if place < 2 else f"◷ Waiting, {place - 1} before it"
     if job.stage != "continue":
         return f"▶ {wording.stage(job.stage) if job.stage else 'Starting the worker'}"
+    whose = f", {job.message}" if job.message else ""
     speed = f" · {job.rate:.0f} a second" if job.rate else ""
-    return f"▶ Writing: {job.done:,} of {job.total:,} tokens each{speed}"
+    return f"▶ Writing{whose}: {job.done:,} of {job.total:,} tokens each{speed}"
 
 
-def _growing(seen: SideBySide, job: Job) -> Html:
-    left, right = (
-        element("p", escape(text.strip() or "…"), css="sd-written sd-growing")
-        for text in (job.left_text, job.right_text)
-    )
-    return seen.beside(left, right)
+def _growing(asked: _Asked, texts: Sequence[str]) -> Html:
+    return _beside(asked, [element("p", escape(text.strip() or "…"), css="sd-written sd-growing") for text in texts])
 
 
-def _draw_both(seen: SideBySide, left: str, right: str) -> None:
-    """Side by side, with a mark where the two texts part."""
-    one, other = left.strip() or NOTHING, right.strip() or NOTHING
-    frame.show(seen.beside(*(element("p", text, css="sd-written") for text in parted(one, other))))
-    legend = f"Both wrote the same words up to the mark {SIGN}." if one != other else "Both wrote the same."
+def _draw_written(asked: _Asked, texts: Sequence[str]) -> None:
+    """All texts, each with a mark where it parts from the left model's."""
+    left, right, *others = (text.strip() or NOTHING for text in texts)
+    both = parted(left, right)
+    # Among several it parts from each of them elsewhere.
+    first = escape(left) if asked.others and not asked.seen.hidden else both[0]
+    drawn = [first, both[1], *(parted(left, text)[1] for text in others)]
+    frame.show(_beside(asked, [element("p", text, css="sd-written") for text in drawn]))
+    if asked.others and not asked.seen.hidden:
+        legend = f"The mark {SIGN} stands where a text parts from that of {asked.seen.pair.left_name}."
+    else:
+        legend = f"Both wrote the same words up to the mark {SIGN}." if left != right else "Both wrote the same."
     frame.show(paragraph(legend, css="sd-muted sd-small"))
+
+
+def _beside(asked: _Asked, drawn: Sequence[Html]) -> Html:
+    """The markup of every text under its model's name; of one that is not there yet, a sign that it will be."""
+    left, right, *others = drawn
+    waiting = element("p", escape("…"), css="sd-written sd-growing")
+    named = {name: others[i] if i < len(others) else waiting for i, name in enumerate(asked.others)}
+    return asked.seen.beside(left, right, named)

@@ -52,7 +52,8 @@ def _show_answers(position: int, seen: SideBySide, passages: Passages | None) ->
         # On a phone it scrolls in itself, from its end, where the target stands.
         frame.show(element("div", text, css="sd-reader", role="region", aria_label="The passage", tabindex="0"))
     if seen.hidden:
-        frame.show(seen.beside(*(element("p", _said(o), css="sd-word") for o in (left, right))))
+        said = [element("p", _said(outcome), css="sd-word") for outcome in (left, right)]
+        frame.show(seen.beside(said[0], said[1]))
         return
     frame.show(
         seen.beside(_answer(left), _answer(right)),

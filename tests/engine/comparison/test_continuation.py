@@ -100,6 +100,47 @@ def test_a_prompt_longer_than_the_model_can_read_keeps_its_end():
     assert set(seen) == {256 - 6}
 
 
+def test_all_models_of_a_run_write_what_they_write_in_pairs_and_the_two_do_not_wait_for_the_others(house, pair_cache):
+    store, run, _ = house
+    texts, steps = [], []
+    together = continue_prompt(
+        asked(run.dense, run.sparse[1], prompt="the letter", others=(run.sparse[0],)),
+        store,
+        pair_cache,
+        on_step=steps.append,
+        on_text=lambda *written: texts.append(written),
+    )
+    alone = continue_prompt(asked(run.dense, run.sparse[0], prompt="the letter"), store, pair_cache)
+    two = continue_prompt(asked(run.dense, run.sparse[1], prompt="the letter"), store, pair_cache)
+    assert (together.left, together.right, together.others) == (two.left, two.right, (alone.right,))
+    assert texts[5] == (two.left, two.right, "")
+    assert texts[-1] == (two.left, two.right, alone.right)
+    assert [step.message for step in steps if step.stage == "continue"] == ["2 of 3 models"] * 6 + ["model 3 of 3"] * 6
+    again = []
+    continue_prompt(
+        asked(run.dense, run.sparse[1], prompt="a boat", others=(run.sparse[0],)),
+        store,
+        pair_cache,
+        on_text=lambda *written: again.append(written),
+    )
+    assert len(again) == 6, "all three are in memory by now, and write in turn"
+
+
+def test_what_all_had_written_when_it_was_stopped_is_kept(house, pair_cache):
+    store, run, _ = house
+
+    def stop(step):
+        if step.message == "model 3 of 3":
+            raise Cancelled
+
+    request = asked(run.dense, run.sparse[1], prompt="an old lamp", others=(run.sparse[0],))
+    with pytest.raises(Cancelled):
+        continue_prompt(request, store, pair_cache, on_step=stop)
+    kept = store.get(Continuation, request.key())
+    assert kept.stopped and len(kept.others) == 1
+    assert kept.left and kept.right
+
+
 def test_both_sides_are_those_that_wrote_alone_and_grow_together(house, pair_cache):
     store, run, _ = house
     texts = []

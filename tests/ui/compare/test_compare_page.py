@@ -283,7 +283,7 @@ def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkey
 def test_a_prompt_of_ones_own_is_continued_and_stays_in_the_list(prompt, open_page, finished):
     app = open_page("compare")
     app.text_area(key="own-prompt").set_value(prompt)
-    button(app, "Continue this with both models").click().run()
+    button(app, "Continue this prompt").click().run()
     (asked,) = finished.submitted
     assert asked.prompt == prompt
     assert "Waiting" in words(app)
@@ -291,19 +291,19 @@ def test_a_prompt_of_ones_own_is_continued_and_stays_in_the_list(prompt, open_pa
         key=asked.key(), prompt=prompt, left=" <i>one</i>", right=" two"
     )
     app.run()
-    assert "Dense ❘ <i>one</i> Sparse, 30 % ❘ two" in words(app)
+    assert "Dense <i>one</i> Sparse, 30 % ❘ two Sparse, 10 % … Sparse, 20 % …" in words(app)
     shows_as_text(markup(app))
     app.text_area(key="own-prompt").set_value("Another one")
-    button(app, "Continue this with both models").click().run()
+    button(app, "Continue this prompt").click().run()
     said = words(app)
-    assert said.index("Another one") < said.index("Dense ❘ <i>one</i> Sparse, 30 % ❘ two")
+    assert said.index("Another one") < said.index("Dense <i>one</i> Sparse, 30 % ❘ two")
 
 
 @pytest.mark.parametrize("prompt", ["", "   ", "w" * 100_001])
 def test_a_prompt_that_cannot_be_continued_is_refused_in_words(prompt, open_page, finished):
     app = open_page("compare")
     app.text_area(key="own-prompt").set_value(prompt)
-    button(app, "Continue this with both models").click().run()
+    button(app, "Continue this prompt").click().run()
     assert finished.submitted == []
     assert "1 to 100,000 characters" in app.toast[0].value
 

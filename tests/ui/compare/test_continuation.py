@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.jobs.job import BETWEEN_TEXTS
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
@@ -17,7 +18,7 @@ def asked_by(backend, prompt="Once upon", **more):
 
 def try_it(app, prompt):
     app.text_area(key="own-prompt").set_value(prompt)
-    return button(app, "Continue this with both models").click().run()
+    return button(app, "Continue this prompt").click().run()
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_other_settings_draw_and_are_said_beside_the_prompt(open_page, finished)
 
 
 def test_both_sides_are_shown_while_they_grow(open_page, finished, tried):
-    growing = {"stage": "continue", "done": 3, "total": 40, "rate": 9.0}
+    growing = {"stage": "continue", "done": 3, "total": 40, "rate": 9.0, "message": ""}
     finished.stored_jobs = [job(tried, **growing, left_text=" there <b>was", right_text=" a\u202e")]
     app = open_page("compare")
     said = words(app)
@@ -125,3 +126,51 @@ def test_without_its_text_a_kept_prompt_offers_to_write_it_again(open_page, fini
     assert "What was written is no longer stored." in words(app)
     button(app, "Write it again").click().run()
     assert finished.submitted == [tried]
+
+
+def everybody(backend, **more):
+    """A request for all models of the run."""
+    run = backend.stored_runs[0]
+    return asked_by(backend, others=run.sparse[:-1], **more)
+
+
+def test_all_models_of_the_run_are_asked_at_once_unless_somebody_wants_only_the_two(open_page, finished):
+    app = open_page("compare")
+    assert app.toggle(key="own-all").label == "All 4 models of the run"
+    try_it(app, "Once upon")
+    assert finished.submitted == [everybody(finished)]
+    app.toggle(key="own-all").set_value(False)
+    try_it(app, "Once upon")
+    assert finished.submitted[-1] == asked_by(finished)
+
+
+def test_every_model_has_its_name_and_its_text_while_they_grow(open_page, finished):
+    request = everybody(finished)
+    finished.user_data.keep_prompt(request)
+    growing = {"stage": "continue", "done": 3, "total": 40, "rate": None, "message": "model 3 of 4"}
+    texts = BETWEEN_TEXTS.join([" right", " ten"])
+    finished.stored_jobs = [job(request, **growing, left_text=" left", right_text=texts)]
+    said = words(open_page("compare"))
+    assert "Writing, model 3 of 4: 3 of 40 tokens each" in said
+    assert "Dense left Sparse, 30 % right Sparse, 10 % ten Sparse, 20 % …" in said
+
+
+def test_each_text_is_marked_where_it_parts_from_the_dense_models(open_page, finished):
+    request = everybody(finished)
+    finished.user_data.keep_prompt(request)
+    finished.stored_continuations[request.key()] = Continuation(
+        key=request.key(), prompt="Once", left="a b c", right="a b d", others=("a b c", "<x> b c")
+    )
+    said = words(open_page("compare"))
+    assert "Dense a b c Sparse, 30 % a b ❘ d Sparse, 10 % a b c Sparse, 20 % ❘ <x> b c" in said
+    assert "The mark ❘ stands where a text parts from that of dense." in said
+
+
+def test_the_others_are_not_shown_while_somebody_judges_blind(open_page, finished):
+    request = everybody(finished)
+    finished.user_data.keep_prompt(request)
+    finished.stored_continuations[request.key()] = Continuation(
+        key=request.key(), prompt="Once", left="one", right="two", others=("ten", "twenty")
+    )
+    said = words(open_page("compare", mode="blind"))
+    assert "Sparse, 10 %" not in said and "twenty" not in said
