@@ -1,10 +1,12 @@
 """A run and one of its comparisons as a single HTML file: no script and no request, so it opens from disk anywhere."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.files.svg_chart import drawing
+from sparsedash.reporting.files.written import Written, section
 from sparsedash.reporting.html import Html, element, escape, heading, join, paragraph, table
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair
 from sparsedash.reporting.results_table import numbers_table
@@ -44,14 +46,21 @@ th { overflow-wrap: normal; } .sd-table { overflow-wrap: break-word; } .sd-table
 .sd-table td:first-of-type { min-width: 14rem; } .numbers .sd-table td { min-width: 0; }
 .numbers td, .numbers tbody th { white-space: nowrap; }
 .numbers th:not(:first-child), .numbers td { text-align: right; padding: 0.25rem 0 0.25rem 0.6rem; }
+.written { font: inherit; margin: 0.5rem 0 1.5rem; max-width: 54rem; }
+.written th { white-space: nowrap; font-size: 0.875rem; }
+.written td { white-space: pre-wrap; } .sd-alike { color: light-dark(#5b6068, #a3a8b0); } .sd-part { font-weight: 700; }
 pre { white-space: pre-wrap; font-size: 0.85rem; }
 @media print { .numbers table { font-size: 6pt; } .numbers .sd-table * { padding-left: 0.25rem; }
   .sd-scroll { overflow: visible; } }
 """
 
 
-def report(found: RunResults, pair: Pair, passages: Passages | None, job: Job | None = None) -> bytes:
-    """The file: verdict, chart and numbers, the answers that broke or were mended, settings and versions; UTF-8."""
+def report(
+    found: RunResults, pair: Pair, passages: Passages | None, job: Job | None = None, wrote: Sequence[Written] = ()
+) -> bytes:
+    """The file: verdict, chart and numbers, the answers that broke or were mended, what the models wrote, settings and
+    versions; UTF-8.
+    """
     judged = compare(pair.left, pair.right)
     tradeoff = found.tradeoff()
     title = found.title
@@ -68,6 +77,7 @@ def report(found: RunResults, pair: Pair, passages: Passages | None, job: Job | 
         paragraph(verdicts.flips(judged)),
         *_judged(found, pair),
         *_flips(pair, passages),
+        *section(wrote),
         *_made(found),
     ]
     policy = element("meta", http_equiv="Content-Security-Policy", content=POLICY)

@@ -7,6 +7,7 @@ import streamlit as st
 
 from sparsedash.reporting.files.html_report import report
 from sparsedash.reporting.files.sample_files import harness_samples, view_csv, view_parquet
+from sparsedash.reporting.files.written import written
 from sparsedash.reporting.html import label
 from sparsedash.reporting.record_pair import Kind, Pair
 from sparsedash.reporting.run_results import run_results
@@ -47,7 +48,8 @@ def offer_files(
 def _report(backend: Backend, run: Run, pair: Pair, passages: Passages | None) -> bytes:
     found = run_results(backend, run, tolerance(), backend.user_data.name_of(run.key))
     assert found is not None, "the page has read the dense record already"
-    return report(found, pair, passages, backend.newest_job(run.key))
+    wrote = written(backend, run, pair, passages)
+    return report(found, pair, passages, backend.newest_job(run.key), wrote)
 
 
 def _button(text: str, name: str, mime: str, made: partial[bytes]) -> None:

@@ -6,8 +6,10 @@ import streamlit as st
 
 from sparsedash.catalog.example import is_example
 from sparsedash.reporting import model_names
+from sparsedash.reporting.files.written import how_written
 from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.reporting.record_pair import Pair
+from sparsedash.reporting.wording import first_upper
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
@@ -117,7 +119,10 @@ def _ask(backend: Backend, pair: Pair, others: tuple[str, ...]) -> None:
 def _show(backend: Backend, view: View, pair: Pair, request: ContinuationSettings, names: Mapping[str, str]) -> None:
     prompt = request.prompt
     shown = prompt if len(prompt) <= _SHOWN_CHARACTERS else f"… {prompt[-_SHOWN_CHARACTERS:]}"
-    frame.show(element("p", escape(shown), css="sd-passage"), paragraph(_how(request), css="sd-muted sd-small"))
+    frame.show(
+        element("p", escape(shown), css="sd-passage"),
+        paragraph(first_upper(how_written(request)), css="sd-muted sd-small"),
+    )
     subject = request.key()
     seen = view.sides(backend, pair, subject)
     show_written(backend, seen, request, names)
@@ -132,10 +137,3 @@ def _show(backend: Backend, view: View, pair: Pair, request: ContinuationSetting
         on_click=frame.attempt,
         args=(lambda: backend.user_data.drop_prompt(request),),
     )
-
-
-def _how(request: ContinuationSettings) -> str:
-    if request.temperature_percent == 0:
-        return f"First choices, {request.n_tokens} tokens"
-    temperature = request.temperature_percent / 100
-    return f"Temperature {temperature:g}, seed {request.seed}, {request.n_tokens} tokens"
