@@ -23,6 +23,7 @@ from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings, asked_settings, planned_run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight, problems
+from sparsedash.service.by_arithmetic import START_S
 from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.preflight import Cached, Preflight
@@ -45,6 +46,11 @@ default_data_dir = data_folder
 _Small = ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings
 
 MAX_PASSAGES_IN_MEMORY = 80_000
+
+_LOOKED_AT, _LAST_STARTS = 50, 3
+"""Jobs that are looked at for how long a start takes, and starts that count."""
+_COLD_S = 1.0
+"""A start that took less found the engine loaded."""
 
 
 class Backend:
@@ -210,14 +216,20 @@ class Backend:
         stored = self.cached(settings)
         return Preflight(
             stored=stored,
-            duration=preflight.duration(settings, stored, self.runs(), self.record, self._speed.known()),
+            duration=preflight.duration(
+                settings, stored, self.runs(), self.record, self._speed.known(), self._start_s(ready=True)
+            ),
             memory=preflight.memory(settings, self._store),
             problems=problems.problems(settings, self.data_dir),
         )
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
-        """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be."""
-        return preflight.expected_seconds(settings, self.runs(), self.record, self._speed.known())
+        """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be.
+
+        start: of a worker that has to load the engine first.
+        """
+        found = preflight.expected_seconds(settings, self.runs(), self.record, self._speed.known())
+        return {"start": self._start_s(), **found}
 
     def drop_upload(self, reference: str) -> None:
         """Delete an uploaded text. Raises CorpusError while a job that waits or runs reads it."""
@@ -256,6 +268,14 @@ class Backend:
         self._speed.close()
         self._table.close()
         self._store.close()
+
+    def _start_s(self, *, ready: bool = False) -> float:
+        """Seconds until a worker has the engine, as the last ones took. ready: nothing where there is a worker."""
+        if ready and self._runner.has_worker():
+            return 0.0
+        taken = [job.taken[0] for job in self._table.list(_LOOKED_AT) if job.taken]
+        started = [first.seconds for first in taken if first.stage == "start" and first.seconds >= _COLD_S]
+        return max(started[:_LAST_STARTS], default=START_S)
 
     def _try_to_reconcile(self) -> None:
         """What was asked for is done or shown all the same; the server tries again in a second, and says why not."""

@@ -10,7 +10,9 @@ from sparsedash.schema.cache_keys import (
     outcomes_key,
     own_text_identity,
     plain_share,
+    shares_read,
     statistics_key,
+    unread_text_identity,
 )
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.notes import NoteName
@@ -50,6 +52,8 @@ class Duration:
         return None if self.unknown else self.seconds
 
 
+_LAST_LOADS = 5
+
 _PARTS: dict[str, Stage] = {"loading": "load", "answering": "evaluate", "pruning": "prune", "calibrating": "calibrate"}
 """The stage that each part of the estimate is named after."""
 
@@ -57,7 +61,6 @@ _PARTS: dict[str, Stage] = {"loading": "load", "answering": "evaluate", "pruning
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """How much memory a run may take.
-
 
     measured_bytes: the peak of an earlier run of this model, by whatever methods; None where there was none. least: by
     arithmetic; None where the model's dimensions are not known. backward: whether its methods need a backward pass.
@@ -109,10 +112,12 @@ def duration(
     runs: Iterable[Run],
     record: Callable[[str], Record | None],
     speed: float | None = None,
+    start_s: float = START_S,
 ) -> Duration:
     """How long the run may take, judged by earlier runs of the same model, and by arithmetic where they say nothing.
 
-    runs: newest first. record: gives the record of a key. speed: of this machine; see MachineSpeed.
+    runs: newest first. record: gives the record of a key. speed: of this machine; see MachineSpeed. start_s: until a
+    worker has the engine.
     """
     measured = expected_seconds(settings, runs, record)
     expected = expected_seconds(settings, runs, record, speed)
@@ -127,9 +132,10 @@ def duration(
         parts["pruning"] = _times(n_sparse, expected["prune"])
     if n_sparse and settings.reads_text and not stored.calibration:
         calibrate, text = expected["calibrate"], expected["text"]
-        parts["calibrating"] = None if calibrate is None or text is None else calibrate + text
-    if "load" in new and parts:
-        parts["starting"] = START_S
+        n_calibrations = len(shares_read(settings))
+        parts["calibrating"] = None if calibrate is None or text is None else n_calibrations * calibrate + text
+    if parts:
+        parts["starting"] = start_s
     return Duration(
         seconds=sum(part for part in parts.values() if part is not None),
         unknown=tuple(name for name, part in parts.items() if part is None),
@@ -149,7 +155,7 @@ def expected_seconds(
     before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
     text, calibrate = _calibration_seconds(settings.calibration, before)
     measured: dict[Stage, float | None] = {
-        "load": _first(r.seconds.get("load") for r in before),
+        "load": _loading_seconds(before),
         "text": text,
         "calibrate": calibrate,
         "prune": _pruning_seconds(settings, before),
@@ -190,15 +196,21 @@ def _evaluation_seconds(
     return None
 
 
+def _loading_seconds(before: Sequence[Run]) -> float | None:
+    """The longest of the last few: where the model was in memory still, loading took no time."""
+    found = [run.seconds["load"] for run in before if "load" in run.seconds]
+    return max(found[:_LAST_LOADS], default=None)
+
+
 def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> tuple[float, float] | tuple[None, None]:
-    """For writing the text, which is nothing where it is read, and for calibrating."""
+    """For writing the text, which is nothing where it is read, and for one calibration."""
     for run in before:
         done = run.settings.calibration
         if "calibrate" not in run.seconds or (wanted.corpus == SELF != done.corpus):
             continue
         more = _n_tokens(wanted) / _n_tokens(done)
         written = run.seconds.get("text", 0.0) if wanted.corpus == SELF else 0.0
-        return written * more, run.seconds["calibrate"] * more
+        return written * more, run.seconds["calibrate"] * more / max(1, len(shares_read(run.settings)))
     return None, None
 
 
@@ -253,6 +265,8 @@ def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | 
         text: str | None = own_text_identity(model, settings.dtype, calibration)
     else:
         text = _noted(store, notes.text_identity, calibration.corpus)
+        if text is None and not settings.reads_text:
+            text = unread_text_identity(calibration.corpus)
     plain = _noted(store, notes.text_identity, BUILTIN_TEXT) if share else ""
     if text is None or plain is None:
         return None

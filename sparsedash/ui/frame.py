@@ -61,10 +61,14 @@ def show(*parts: Html) -> None:
     st.html(join(*parts))
 
 
-def opening(sentence: str, basis: str = "") -> None:
-    """Draw the page's answer in one sentence, and under it what it rests on."""
+def opening(sentence: str, basis: str = "", *, grows: bool = False) -> None:
+    """Draw the page's answer in one sentence, and under it what it rests on.
+
+    grows: whether the sentence changes while it is looked at, so that it has room for a longer one.
+    """
     below = paragraph(basis, css="sd-basis") if basis else Html("")
-    show(heading(sentence, css="sd-opening"), below)
+    said = heading(sentence, css="sd-opening"), below
+    show(element("div", *said, css="sd-grows") if grows else join(*said))
 
 
 def section(heading: str) -> None:

@@ -59,8 +59,8 @@ def finished_run(settings=SETTINGS, cached=(), **took):
     )
 
 
-def estimate(settings, *runs, stored=NOTHING):
-    return duration(settings, stored, runs, lambda key: record(key)).total_s
+def estimate(settings, *runs, stored=NOTHING, start_s=0.0):
+    return duration(settings, stored, runs, lambda key: record(key), start_s=start_s).total_s
 
 
 def test_nothing_is_stored_of_a_model_that_was_never_met(store):
@@ -106,6 +106,26 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one(store, tmp_path):
     assert not cached(settings, store).dense
 
 
+def test_starting_the_engine_is_a_part_of_the_time_unless_all_is_stored():
+    everything = Cached(calibration=True, dense=True, sparse=2, n_sparse=2)
+    assert estimate(SETTINGS, finished_run(), start_s=7.0) == estimate(SETTINGS, finished_run()) + 7.0
+    assert estimate(SETTINGS, finished_run(), stored=everything, start_s=7.0) == 0.0
+
+
+def test_loading_takes_as_long_as_it_did_where_the_model_was_not_in_memory_still():
+    warm = finished_run(**(finished_run().seconds | {"load": 0.0}))
+    assert estimate(SETTINGS, warm, finished_run()) == estimate(SETTINGS, finished_run())
+
+
+def test_each_text_that_the_methods_read_is_calibrated_on():
+    names = ("best", "least-squares")
+    both, one = (with_texts("c4", methods=tuple(map(method_named, wanted))) for wanted in (names, names[1:]))
+    before = finished_run(one)
+    alone = duration(one, NOTHING, [before], record, start_s=0.0)
+    together = duration(both, NOTHING, [before], record, start_s=0.0)
+    assert together.seconds - alone.seconds == pytest.approx(before.seconds["calibrate"])
+
+
 def test_time_is_unknown_before_the_model_has_run():
     assert estimate(SETTINGS) is None
     assert estimate(SETTINGS, finished_run(replace(SETTINGS, dtype="bfloat16"))) is None
@@ -134,7 +154,7 @@ def test_time_grows_with_the_calibration_text_and_the_passages():
 def test_a_part_that_was_only_read_from_the_store_measures_nothing():
     later = finished_run(cached=("calibration", "evaluation, 10 % sparse"), load=1.0, prune=7.0)
     assert estimate(SETTINGS, later) is None
-    assert estimate(SETTINGS, later, finished_run()) == pytest.approx(1 + 96 + 14 + 15)
+    assert estimate(SETTINGS, later, finished_run()) == pytest.approx(3 + 96 + 14 + 15)
 
 
 def test_pruning_takes_what_it_took_by_the_same_methods():
