@@ -159,6 +159,11 @@ def size(n_bytes: float) -> str:
     return f"{max(1, round(n_bytes / 1e3))}{NBSP}kB"
 
 
+def weights(count: int) -> str:
+    """ "135 million", "6.1 billion"."""
+    return f"{count / 1e9:.1f} billion" if count >= 999.5e6 else f"{max(1, round(count / 1e6))} million"
+
+
 def at_least(least: LeastMemory) -> str:
     """The least memory of a run, and what the most of it beside the weights is for."""
     beside = f", {size(least.beside_bytes)} of it for {least.purpose}" if least.beside_bytes else ""

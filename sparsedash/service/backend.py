@@ -8,6 +8,7 @@ from pathlib import Path
 
 import sparsedash
 from sparsedash.catalog import example
+from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.jobs.exit_reasons import last_lines
 from sparsedash.jobs.job import Move, Priority
 from sparsedash.jobs.runner import LocalRunner
@@ -26,6 +27,7 @@ from sparsedash.service import preflight, problems
 from sparsedash.service.by_arithmetic import START_S
 from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
+from sparsedash.service.named_models import NamedModel, named_model
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.service.run_costs import RunCosts
@@ -213,13 +215,19 @@ class Backend:
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
         """What the run or the search will take, about, and why it cannot start if it cannot."""
         settings = planned_run(asked)
-        stored = self.cached(settings)
+        stored, counted = self.cached(settings), self._counted(settings)
         return Preflight(
             stored=stored,
             duration=preflight.duration(
-                settings, stored, self.runs(), self.record, self._speed.known(), self._start_s(ready=True)
+                settings,
+                stored,
+                self.runs(),
+                self.record,
+                self._speed.known(),
+                start_s=self._start_s(ready=True),
+                counted=counted,
             ),
-            memory=preflight.memory(settings, self._store),
+            memory=preflight.memory(settings, self._store, counted),
             problems=problems.problems(settings, self.data_dir),
         )
 
@@ -228,7 +236,8 @@ class Backend:
 
         start: of a worker that has to load the engine first.
         """
-        found = preflight.expected_seconds(settings, self.runs(), self.record, self._speed.known())
+        speed, counted = self._speed.known(), self._counted(settings)
+        found = preflight.expected_seconds(settings, self.runs(), self.record, speed, counted=counted)
         return {"start": self._start_s(), **found}
 
     def drop_upload(self, reference: str) -> None:
@@ -268,6 +277,18 @@ class Backend:
         self._speed.close()
         self._table.close()
         self._store.close()
+
+    def is_measuring(self) -> bool:
+        """Whether it is being measured how fast this machine is, so that more will be known of a run's time soon."""
+        return self._speed.is_measuring()
+
+    def named_model(self, reference: str) -> NamedModel | None:
+        """Family and sizes of a model as soon as it is named; None where nothing of it is on this machine."""
+        return named_model(reference, self._store)
+
+    def _counted(self, settings: RunSettings) -> Dimensions | None:
+        named = self.named_model(settings.model)
+        return None if named is None else named.counted
 
     def _start_s(self, *, ready: bool = False) -> float:
         """Seconds until a worker has the engine, as the last ones took. ready: nothing where there is a worker."""

@@ -1,9 +1,12 @@
 """Estimates what a run will take before it is started: time and memory, and finds what of it is stored already."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory, needs_backward
+from sparsedash.catalog.dimensions import Dimensions
+from sparsedash.catalog.memory import LeastMemory, least_memory, needs_backward
+from sparsedash.jobs.runner import NVIDIA
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import (
     mixed_text_identity,
@@ -64,11 +67,18 @@ class Memory:
 
     measured_bytes: the peak of an earlier run of this model, by whatever methods; None where there was none. least: by
     arithmetic; None where the model's dimensions are not known. backward: whether its methods need a backward pass.
+    there_bytes: of this machine; None where that does not tell, since the model runs on a GPU.
     """
 
     measured_bytes: int | None = None
     least: LeastMemory | None = None
     backward: bool = False
+    there_bytes: int | None = None
+
+    @property
+    def too_little(self) -> bool:
+        """Whether it takes more than there is, whatever else runs on this machine."""
+        return self.least is not None and self.there_bytes is not None and self.least.n_bytes > self.there_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +122,17 @@ def duration(
     runs: Iterable[Run],
     record: Callable[[str], Record | None],
     speed: float | None = None,
+    *,
     start_s: float = START_S,
+    counted: Dimensions | None = None,
 ) -> Duration:
     """How long the run may take, judged by earlier runs of the same model, and by arithmetic where they say nothing.
 
     runs: newest first. record: gives the record of a key. speed: of this machine; see MachineSpeed. start_s: until a
-    worker has the engine.
+    worker has the engine. counted: the model's sizes, where they are known.
     """
     measured = expected_seconds(settings, runs, record)
-    expected = expected_seconds(settings, runs, record, speed)
+    expected = expected_seconds(settings, runs, record, speed, counted=counted)
     new: set[Stage] = {stage for stage, seconds in measured.items() if seconds is None}
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
@@ -144,12 +156,17 @@ def duration(
 
 
 def expected_seconds(
-    settings: RunSettings, runs: Iterable[Run], record: Callable[[str], Record | None], speed: float | None = None
+    settings: RunSettings,
+    runs: Iterable[Run],
+    record: Callable[[str], Record | None],
+    speed: float | None = None,
+    *,
+    counted: Dimensions | None = None,
 ) -> dict[Stage, float | None]:
     """Seconds of each stage, for one model, by earlier runs of the same model; None where none has measured it.
 
-    text: letting the model write it; nothing where it is read. runs, record, speed: as in `duration`; with a speed,
-    what none has measured is counted.
+    text: letting the model write it; nothing where it is read. runs, record, speed, counted: as in `duration`; with
+    both of the last, what none has measured is counted.
     """
     wanted = (settings.model, settings.dtype)
     before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
@@ -161,18 +178,18 @@ def expected_seconds(
         "prune": _pruning_seconds(settings, before),
         "evaluate": _evaluation_seconds(settings, before, record),
     }
-    by_speed = seconds_by_arithmetic(settings, speed)
+    by_speed = seconds_by_arithmetic(settings, speed, counted)
     return {stage: by_speed.get(stage) if seconds is None else seconds for stage, seconds in measured.items()}
 
 
-def memory(settings: RunSettings, store: Store) -> Memory:
+def memory(settings: RunSettings, store: Store, counted: Dimensions | None) -> Memory:
     """How much memory the run may take, as far as its model was measured here or its config is known."""
     measured = store.recall(notes.peak_memory(settings.model, settings.dtype))
-    counted = dimensions_of(settings.model)
     return Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
         least=None if counted is None else least_memory(counted, settings),
         backward=needs_backward(settings),
+        there_bytes=None if NVIDIA.is_dir() else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     )
 
 

@@ -10,7 +10,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible
 from sparsedash.reporting.job_status import doing, facts, overall, what, when_started
 from sparsedash.reporting.record_pair import offers
-from sparsedash.schema.errors import SettingsError, SparseDashError
+from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.searches import FindSettings, asked_settings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, carried, frame
@@ -207,9 +207,8 @@ def _change(job: Job) -> None:
 def _retry(backend: Backend, job: Job) -> None:
     """Try again; where that makes another job, the address follows to it."""
     again = backend.retry(job.id)
-    for name, old, new in (("job", str(job.id), str(again.id)), ("run", job.key, again.key)):
-        if address_bar.asked(name) == old:
-            address_bar.go({name: new})
+    if address_bar.asked(carried.RUN) == job.key:
+        address_bar.go({carried.RUN: again.key})
 
 
 def _open(backend: Backend, job: Job) -> None:
@@ -254,14 +253,3 @@ def _log(backend: Backend, job: Job) -> None:
                 frame.note(f"The end of the log; the lines before it are in {job.log_path}.")
             text = visible(tail[-LOG_CHARACTERS:]) or "The log is empty."
             st.code(text, language=None, wrap_lines=True)
-
-
-def find(backend: Backend, job_id: str) -> Job | None:
-    """The job with this number; None, and a note where a number is given, when there is no such job."""
-    if not job_id:
-        return None
-    try:
-        return backend.job(int(job_id))
-    except (ValueError, SparseDashError):
-        frame.note(f"There is no job {job_id[:20]} here.")
-        return None

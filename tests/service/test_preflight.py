@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.memory import dimensions_of, least_memory
+from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
@@ -206,10 +206,19 @@ def test_a_run_whose_record_is_lost_is_passed_over():
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
     known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("best"),))
-    found = preflight.memory(known, store)
+    found = preflight.memory(known, store, dimensions_of(known.model))
     assert found.measured_bytes is None and found.backward
     assert found.least == least_memory(dimensions_of("facebook/opt-1.3b"), known)
     store.remember("memory/owner/model/float32", "1500000000")
-    assert preflight.memory(SETTINGS, store) == Memory(measured_bytes=1_500_000_000)
+    assert preflight.memory(SETTINGS, store, None).measured_bytes == 1_500_000_000
     store.remember("memory/owner/model/float32", "no number")
-    assert preflight.memory(SETTINGS, store) == Memory()
+    unknown = preflight.memory(SETTINGS, store, None)
+    assert (unknown.measured_bytes, unknown.least, unknown.too_little) == (None, None, False)
+
+
+def test_a_run_that_takes_more_memory_than_there_is_is_told_apart():
+    least = LeastMemory(n_bytes=10**10, beside_bytes=0, purpose="calibration")
+    assert Memory(least=least, there_bytes=10**9).too_little
+    assert not Memory(least=least, there_bytes=10**11).too_little
+    assert not Memory(least=least).too_little
+    assert not Memory(there_bytes=1).too_little
