@@ -14,7 +14,7 @@ from sparsedash.ui.example import show_mark
 from sparsedash.ui.form import run_form
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.overview import first_run, results
-from sparsedash.ui.tolerance import choose_tolerance
+from sparsedash.ui.overview.tolerance import choose_tolerance
 
 LAST_RUNS = 8
 

@@ -22,7 +22,7 @@ from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
-from sparsedash.ui import carried, frame, job_panel, job_watch
+from sparsedash.ui import carried, chart_files, frame, job_panel, job_watch
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.chosen_run import link_to_files
 from sparsedash.ui.overview import gain_axis
@@ -101,7 +101,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         frame.note(said)
     with st.expander("The numbers as a table"):
         addresses = _comparisons(found)
-        frame.show(numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()}))
+        frame.show_table(numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()}))
     if ended := verdicts.endings(found.records):
         frame.note(ended)
     for warning in found.run.warnings:
@@ -139,12 +139,13 @@ def _draw_race(backend: Backend, found: RunResults, now: Live | None, *, grows: 
     selected = st.plotly_chart(
         tradeoff_chart(tradeoff, measure, frame.theme()),
         theme=None,
-        config={"displayModeBar": False, "responsive": True},
+        config=chart_files.chart_config(measure.replace(" ", "-")),
         alt=tradeoff_words(tradeoff, measure),
         key=f"race-{measures.index(measure)}",
         on_select="rerun",
         selection_mode="points",
     )
+    chart_files.offer_chart()
     _open_comparison(found, clicked(selected["selection"]["points"]))
     fewer = any(point.hollow for point in tradeoff.sparse)
     hints = [_HINTS[measure], _DRAWN[measure], _BESIDE, *([_HOLLOW] if fewer or now else [])]
