@@ -9,12 +9,11 @@ from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.ui import address_bar, frame, job_watch
 from sparsedash.ui.carried import tolerance
-from sparsedash.ui.chosen_run import chosen_run
-from sparsedash.ui.example import show_mark
+from sparsedash.ui.chosen_run import chosen_run, show_mark
 from sparsedash.ui.form import run_form
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.overview import first_run, results
-from sparsedash.ui.overview.tolerance import choose_tolerance
+from sparsedash.ui.tolerance import choose_tolerance
 
 LAST_RUNS = 8
 

@@ -88,6 +88,14 @@ def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) 
     return found.share, said + (" · done once more, since the store had to drop it" if found.repeated else "")
 
 
+def heard(backend: Backend, job: Job) -> str:
+    """How far a live job is, for those who hear it: a new sentence with every stage, model and tenth of the whole."""
+    if job.stopping or job.state == "queued":
+        return f"{what(job)[0]}: {overall(backend, job)[1]}"
+    tenths = int(10 * overall(backend, job)[0])
+    return ", ".join(part for part in (*doing(job), f"{10 * tenths} percent done") if part)
+
+
 def when_started(backend: Backend, job: Job) -> str:
     """How long a waiting run takes once it has started; nothing of other jobs, or where that is not known."""
     if not job.makes_run:

@@ -7,9 +7,9 @@ import streamlit as st
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.jobs.queue import queue_order
 from sparsedash.reporting.html import label, paragraph
-from sparsedash.reporting.job_status import doing, overall, what
+from sparsedash.reporting.job_status import doing, heard, overall, what
 from sparsedash.service.backend import Backend
-from sparsedash.ui import carried, frame
+from sparsedash.ui import browser_notices, carried, frame
 from sparsedash.ui.job_panel import draw, named, search_of
 from sparsedash.ui.polling import JOB_S
 
@@ -34,6 +34,7 @@ def _watch_live(backend: Backend, seen: Job, changed: Callable[[], bool], brief:
     if is_news(seen, job) or changed():
         st.rerun()
     draw(backend, job, brief)
+    browser_notices.hear(heard(backend, job))
 
 
 def is_news(seen: Job, now: Job) -> bool:
@@ -54,6 +55,7 @@ def _watch_all_live(backend: Backend, states: dict[int, JobState]) -> None:
     queue = backend.queue()
     for job in live:
         draw(backend, job, queue=queue)
+    browser_notices.hear(heard(backend, live[0]))
 
 
 def _live(backend: Backend) -> list[Job]:

@@ -38,7 +38,7 @@ def _show_answers(position: int, seen: SideBySide, passages: Passages | None) ->
     pair = seen.pair
     outcome = pair.left.outcomes[position]
     heading = f"Passage {outcome.index + 1:,}"
-    frame.show(element("p", escape(heading), css="sd-muted sd-small"))
+    frame.show(element("h2", escape(heading), css="sd-muted sd-small sd-passage-number"))
     if passages is None:
         frame.note("The text of this passage is no longer stored. Run again with the same settings to bring it back.")
     else:

@@ -12,7 +12,7 @@ from sparsedash.reporting.charts.palette import repainting
 from sparsedash.reporting.charts.points import Live, Measure
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.html import Html, element, escape, label, paragraph
-from sparsedash.reporting.job_status import what
+from sparsedash.reporting.job_status import heard, what
 from sparsedash.reporting.record_pair import offers
 from sparsedash.reporting.results_table import numbers_table
 from sparsedash.reporting.run_answer import answer, figures
@@ -22,7 +22,7 @@ from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
-from sparsedash.ui import carried, chart_files, frame, job_panel, job_watch
+from sparsedash.ui import browser_notices, carried, chart_files, frame, job_panel, job_watch
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.chosen_run import link_to_files
 from sparsedash.ui.overview import gain_axis
@@ -116,6 +116,7 @@ def _watch_race(backend: Backend, found: RunResults, seen: Job) -> None:
     if job_watch.is_news(seen, job) or (run is not None and len(run.sparse) != len(found.run.sparse)):
         st.rerun()
     job_panel.draw(backend, job, brief=True)
+    browser_notices.hear(heard(backend, job))
     _draw_race(backend, found, live(found, job), grows=True)
 
 
