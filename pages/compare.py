@@ -4,7 +4,7 @@ import streamlit as st
 
 from sparsedash.reporting import wording
 from sparsedash.ui import frame
-from sparsedash.ui.chosen_run import chosen_run, link_to_files
+from sparsedash.ui.chosen_run import chosen_run, link_to_files, show_mark
 from sparsedash.ui.compare import empty_state, open_view, selectors
 from sparsedash.ui.compare.breaking import show_breaking
 from sparsedash.ui.compare.passage import show_passage
@@ -12,7 +12,6 @@ from sparsedash.ui.compare.passage_table import show_table
 from sparsedash.ui.compare.prompts import try_prompt
 from sparsedash.ui.compare.selectors import Places
 from sparsedash.ui.compare.views import choose_view, view_asked_for
-from sparsedash.ui.example import show_mark
 from sparsedash.ui.run_ending import show_ending
 
 backend = frame.page("Compare")

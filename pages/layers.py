@@ -4,8 +4,7 @@ import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import frame, job_watch
-from sparsedash.ui.chosen_run import chosen_run, link_to_files
-from sparsedash.ui.example import show_mark
+from sparsedash.ui.chosen_run import chosen_run, link_to_files, show_mark
 from sparsedash.ui.layers import shapes, view
 from sparsedash.ui.run_ending import show_ending
 

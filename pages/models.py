@@ -2,8 +2,7 @@
 
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import address_bar, frame, job_watch
-from sparsedash.ui.chosen_run import chosen_run
-from sparsedash.ui.example import show_mark
+from sparsedash.ui.chosen_run import chosen_run, show_mark
 from sparsedash.ui.models import exported, request
 
 backend = frame.page("Models")

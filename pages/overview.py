@@ -9,8 +9,7 @@ from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.ui import address_bar, frame, job_watch
 from sparsedash.ui.carried import tolerance
-from sparsedash.ui.chosen_run import chosen_run
-from sparsedash.ui.example import show_mark
+from sparsedash.ui.chosen_run import chosen_run, show_mark
 from sparsedash.ui.form import run_form
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.overview import first_run, results
@@ -57,11 +56,7 @@ if found is not None:
         choose_tolerance()
         frame.link("prune", "Change the settings", **(form_address(found.run.find or found.run.settings) or {}))
 elif chosen.job is not None:
-    gone = " any more" if chosen.job.state == "done" else ""
-    frame.opening("The first results are on their way." if chosen.job.live else f"This run has no results{gone}.")
-    if chosen.job.live:
-        frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
-    job_watch.watch(backend, chosen.job, lambda: run_results(backend, backend.run(chosen.key)) is not None)
+    results.wait_for(backend, chosen.key, chosen.job)
 elif chosen.key:
     frame.opening("There is no run with this address.")
     frame.empty("It may have been made in another data folder. The last runs are listed below.")

@@ -1,9 +1,10 @@
-"""Choose a model and what to remove, see what it will take, start it, watch it."""
+"""Choose a model and what to remove, see what it will take, start it."""
 
 import streamlit as st
 
-from sparsedash.ui import address_bar, carried, frame, job_panel, job_watch
+from sparsedash.ui import carried, frame
 from sparsedash.ui.form import estimate, run_form
+from sparsedash.ui.job_panel import search_of
 
 backend = frame.page("Prune")
 frame.opening("Choose a model and how much of its MLPs to remove, or let it be found.")
@@ -14,16 +15,13 @@ with form:
 
 
 def start() -> None:
-    """Submit what the form says and keep the job in the address, so that a refresh finds it again."""
+    """Submit what the form says and go to the page of the run."""
     if settings is not None:
         job = backend.submit(settings)
-        carried.choose(job.key)
-        address_bar.go({"job": str(job.id)})
+        st.switch_page("pages/overview.py", query_params={"run": job.key, **carried.asked_tolerance(search_of(job))})
 
 
 with aside:
     ready = estimate.show_estimate(backend, settings)
-    st.button("Start", type="primary", width="stretch", disabled=not ready, on_click=frame.attempt, args=(start,))
-    job = job_panel.find(backend, address_bar.asked("job"))
-    if job is not None:
-        job_watch.watch(backend, job)
+    if st.button("Start", type="primary", width="stretch", disabled=not ready):
+        frame.attempt(start)

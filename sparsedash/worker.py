@@ -176,7 +176,7 @@ def in_words(error: Exception, job: Job | None = None, folder: Path | None = Non
     text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
     if is_full(error):
         said = error.message if isinstance(error, SparseDashError) else "The disk is full."
-        return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space and retry. {FINISHED_PARTS}"
+        return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space. {FINISHED_PARTS}"
     if isinstance(error, SparseDashError):
         return error.message, error.advice
     if _is_out_of_memory(error):
@@ -185,10 +185,13 @@ def in_words(error: Exception, job: Job | None = None, folder: Path | None = Non
         return (f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt")
     if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError) and error.filename:
         # Where one is renamed onto the other, the other is in the way.
-        return (f"{error.filename2 or error.filename} is in the way: {error.strerror}.", "Move it away and retry.")
+        return (
+            f"{error.filename2 or error.filename} is in the way: {error.strerror}.",
+            "Move it away, then try again.",
+        )
     return (
         f"{type(error).__name__}: {text}",
-        "That should not happen. The log has the details; a retry goes on from the last finished part.",
+        "That should not happen. The log has the details; “Try again” goes on from the last finished part.",
     )
 
 

@@ -6,7 +6,7 @@ without memory for its weights.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
         per_channel=counted.n_projections * counted.hidden,
         n_matmul=counted.n_matmul,
         n_parameters=counted.n_matmul + counted.n_rest,
-        stored_bytes=_STORED_BYTES[config["torch_dtype"]],
+        stored_bytes=_STORED_BYTES[config.get("torch_dtype") or config["dtype"]],
     )
 
 
@@ -123,17 +123,25 @@ def _llama(config: Mapping[str, Any]) -> _Counted:
     """Gate, up and down; no biases; two norms of one vector each a block; keys and values may have fewer heads."""
     d, m, n_blocks = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     heads = config["num_attention_heads"]
-    share = config.get("num_key_value_heads", heads) / heads
+    of_a_head = config.get("head_dim") or d // heads
     embedding = config["vocab_size"] * d
     return _Counted(
         n_blocks=n_blocks,
         hidden=d,
         width=m,
         n_projections=3,
-        n_attention=2 * d * d + round(2 * share * d * d),
+        n_attention=2 * d * of_a_head * (heads + (config.get("num_key_value_heads") or heads)),
         head=embedding,
-        n_rest=n_blocks * 2 * d + d + (0 if config["tie_word_embeddings"] else embedding),
+        n_rest=n_blocks * 2 * d + d + (0 if config.get("tie_word_embeddings") else embedding),
     )
+
+
+def _qwen2(config: Mapping[str, Any]) -> _Counted:
+    """As LLaMA, with biases of queries, keys and values."""
+    plain = _llama(config)
+    heads, of_keys = config["num_attention_heads"], config["num_key_value_heads"]
+    biases = plain.hidden // heads * (heads + 2 * of_keys)
+    return replace(plain, n_rest=plain.n_rest + plain.n_blocks * biases)
 
 
 def _bloom(config: Mapping[str, Any]) -> _Counted:
@@ -154,5 +162,7 @@ _ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], _Counted]] = {
     "bloom": _bloom,
     "gptj": _gptj,
     "llama": _llama,
+    "mistral": _llama,
     "opt": _opt,
+    "qwen2": _qwen2,
 }

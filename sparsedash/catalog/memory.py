@@ -6,7 +6,7 @@ from typing import Literal
 
 from sparsedash.catalog.dimensions import Dimensions, shipped
 from sparsedash.catalog.published import MODELS
-from sparsedash.schema.cache_keys import plain_share
+from sparsedash.schema.cache_keys import shares_read
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_MODEL, RunSettings
 
@@ -83,10 +83,7 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     """
     if not settings.reads_text:
         return 0
-    n_calibrations = len(
-        {plain_share(method, settings.calibration) for method in settings.methods if method.reads_text}
-    )
-    moments = n_calibrations * sum(width * width for width in widths)
+    moments = len(shares_read(settings)) * sum(width * width for width in widths)
     if any(not method.takes_channels for method in settings.methods):
         moments += 2 * hidden * hidden * len(widths)
     return 2 * moments + gradient_bytes(widths, settings, n_sequences)

@@ -7,7 +7,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.jobs.own_files import open_own
 from sparsedash.schema.errors import StoreError
 
-FINISHED_PARTS = "A retry goes on from the last finished part."
+FINISHED_PARTS = "“Try again” goes on from the last finished part."
 _SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
 _TAIL_BYTES = 65_536
 

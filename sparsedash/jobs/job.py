@@ -102,6 +102,11 @@ class Job:
         return self.left_text, *self.right_text.split(BETWEEN_TEXTS)
 
     @property
+    def stopping(self) -> bool:
+        """Whether somebody has asked it to stop, and it has not yet."""
+        return self.live and self.cancel_requested_at is not None
+
+    @property
     def makes_run(self) -> bool:
         """Whether its result is a run."""
         return self.kind in RUNS

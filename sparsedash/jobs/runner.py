@@ -92,6 +92,10 @@ class LocalRunner:
             finally:
                 self._tending.release()
 
+    def has_worker(self) -> bool:
+        """Whether a worker lives, which has the engine loaded or is about to."""
+        return any(map(self._is_taken, range(self._n_slots)))
+
     def let_go(self) -> None:
         """Stop looking after the workers; they go on without this runner."""
         for child in self._children.values():
@@ -234,7 +238,7 @@ class LocalRunner:
         last = next(filter(None, [self._not_started, *logs]), "")
         said = f' The last thing it said: "{last}".' if last else ""
         text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{said}"
-        advice = f"See {self._worker_log(0)}; when that is mended, retry."
+        advice = f"See {self._worker_log(0)}; when that is mended, try again."
         self._table.mark_crashed(job, text, advice)
 
     def _worker_log(self, slot: int) -> Path:

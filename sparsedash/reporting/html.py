@@ -7,6 +7,7 @@ direction. It reaches the page only through `escape`; the type `Html` is how myp
 import html
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NewType
 
 Html = NewType("Html", str)
@@ -76,16 +77,33 @@ def paragraph(text: str, css: str = "") -> Html:
     return element("p", escape(text), css=css)
 
 
-def table(name: str, caption: str, head: list[str], rows: list[list[str]], links: Sequence[Html] = ()) -> Html:
-    """A real table of text under its caption; the first column heads its row, the others are numbers.
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text. name: what it is called for those who cannot see it, and as a file. caption: stands over it.
 
-    links: for each row the markup that stands in place of its first text.
+    The first column heads its row, the others are numbers. links: for each row the markup in place of its first text.
     """
-    top = element("tr", *(element("th", escape(cell), scope="col") for cell in head))
-    body = [
-        element("tr", element("th", first, scope="row"), *(element("td", escape(cell)) for cell in rest))
-        for first, (_, *rest) in zip(links or [escape(row[0]) for row in rows], rows, strict=True)
-    ]
-    inside = element("table", element("thead", top), element("tbody", *body), css="sd-table")
-    scroll = element("div", inside, css="sd-scroll", role="region", aria_label=name, tabindex="0")
-    return join(paragraph(caption, css="sd-muted sd-small"), scroll)
+
+    name: str
+    caption: str
+    head: list[str]
+    rows: list[list[str]]
+    links: Sequence[Html] = ()
+
+    @property
+    def html(self) -> Html:
+        """A real table under its caption, which scrolls by itself."""
+        top = element("tr", *(element("th", escape(cell), scope="col") for cell in self.head))
+        firsts = self.links or [escape(row[0]) for row in self.rows]
+        body = [
+            element("tr", element("th", first, scope="row"), *(element("td", escape(cell)) for cell in rest))
+            for first, (_, *rest) in zip(firsts, self.rows, strict=True)
+        ]
+        inside = element("table", element("thead", top), element("tbody", *body), css="sd-table")
+        scroll = element("div", inside, css="sd-scroll", role="region", aria_label=self.name, tabindex="0")
+        return join(paragraph(self.caption, css="sd-muted sd-small"), scroll)
+
+
+def table(name: str, caption: str, head: list[str], rows: list[list[str]], links: Sequence[Html] = ()) -> Table:
+    """The table of these texts; see `Table`."""
+    return Table(name=name, caption=caption, head=head, rows=rows, links=links)

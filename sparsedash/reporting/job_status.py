@@ -71,18 +71,46 @@ def doing(job: Job) -> tuple[str, str]:
 
 
 def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) -> tuple[float, str]:
-    """How far a running job is as a whole, as a share that never falls; and that in words, with the time that is left
+    """How far a live job is as a whole, as a share that never falls; and that in words, with the time that is left
     where it is known.
     """
     shown = _shown(backend, job.id, job.attempt)
+    if job.stopping:
+        return shown[0], "Stopping: what is finished is kept"
+    if job.state == "queued":
+        return 0.0, _place(backend.queue_position(job.id))
     found = _progress(backend, job, clock(), shown[0])
     shown[0] = found.share
     if found.remaining_s is None:
         said = f"Part {found.part} of {found.n_parts}{_why_no_time(found.unmeasured)}"
     else:
-        left = wording.duration(max(1.0, found.remaining_s))
-        said = f"{wording.percent(found.share, 0)} of the run · about {left} left"
+        said = f"{wording.percent(found.share, 0)} of the run · {wording.time_left(found.remaining_s)}"
     return found.share, said + (" · done once more, since the store had to drop it" if found.repeated else "")
+
+
+def heard(backend: Backend, job: Job) -> str:
+    """How far a live job is, for those who hear it: a new sentence with every stage, model and tenth of the whole."""
+    if job.stopping or job.state == "queued":
+        return f"{what(job)[0]}: {overall(backend, job)[1]}"
+    tenths = int(10 * overall(backend, job)[0])
+    return ", ".join(part for part in (*doing(job), f"{10 * tenths} percent done") if part)
+
+
+def when_started(backend: Backend, job: Job) -> str:
+    """How long a waiting run takes once it has started; nothing of other jobs, or where that is not known."""
+    if not job.makes_run:
+        return ""
+    try:
+        known = backend.preflight(asked_settings(job.kind, job.settings)).duration.total_s
+    except SettingsError:
+        return ""
+    return f"Takes about {wording.duration(known)} once it has started" if known else ""
+
+
+def _place(place: int | None) -> str:
+    if not place or place < 2:
+        return "Starts as soon as a worker is free."
+    return f"{place - 1} {'waits' if place == 2 else 'wait'} before it."
 
 
 def _why_no_time(stages: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from math import isinf
 
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.points import times
-from sparsedash.reporting.html import Html, element, escape, table
+from sparsedash.reporting.html import Html, Table, element, escape, table
 from sparsedash.reporting.readings import factor_interval, perplexity
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.records import Record
@@ -13,7 +13,7 @@ from sparsedash.stats.significance import accuracy_interval
 from sparsedash.stats.tolerance import Loss
 
 
-def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Html:
+def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
     """Every model of the run with its accuracy, its change from dense and their intervals, as a table.
 
     comparisons: the address of each one's with dense, by its key.

@@ -1,13 +1,24 @@
-"""How a run ended that did not finish, in one sentence. Plain text: whoever shows it escapes it."""
+"""How a run ended that did not finish, or what is to come of one that goes on, in one sentence.
+
+Plain text: whoever shows it escapes it.
+"""
 
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.schema.records import Run
 
+_WAY = {"is": "its", "are": "their"}
 _ENDED: dict[JobState, str] = {
     "cancelled": "was stopped",
     "failed": "failed",
     "crashed": "broke off, since its worker died",
 }
+
+
+def still_to_come(job: Job, what: str) -> str:
+    """What to expect of a live run that has not brought this yet. what: such as "The comparison is"."""
+    if job.stopping:
+        return "This run is being stopped."
+    return "This run waits for its turn." if job.state == "queued" else f"{what} on {_WAY[what.split()[-1]]} way."
 
 
 def run_ending(run: Run, job: Job | None) -> str:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sparsedash.jobs.job import Taken
+from sparsedash.schema.cache_keys import plain_share, shares_read
 from sparsedash.schema.settings import SELF, RunSettings
 
 Part = tuple[str, int | None]
-"""A stage, and the place of its sparse model among the run's points; None where it is for none, or for all."""
+"""A stage, and the place of its sparse model among the run's points; None where it is for none, or for all.
 
-START_S = 8.0
-"""Seconds that importing the engine takes: 5 to 10 as measured."""
+The first calibration is for all; another one, on a text of which another share is plain, has its first model's place.
+"""
 
 ALMOST = 0.99
 """The largest share of a run that is not over."""
@@ -62,10 +63,14 @@ class RunProgress:
 def plan(settings: RunSettings) -> tuple[Part, ...]:
     """All parts of a run where nothing is stored, in their order."""
     parts: list[Part] = [("start", None), ("load", None), ("evaluate", None)]
-    if settings.reads_text:
-        parts += [("text", None)] if settings.calibration.corpus == SELF else []
-        parts.append(("calibrate", None))
-    for point in range(settings.n_sparse):
+    unread, read_first = list(shares_read(settings)), True
+    for point, (method, _) in enumerate(settings.points):
+        share = plain_share(method, settings.calibration)
+        if share in unread:
+            unread.remove(share)
+            parts += [("text", None)] if settings.calibration.corpus == SELF else []
+            parts.append(("calibrate", None if read_first else point))
+            read_first = False
         parts += [("prune", point), ("evaluate", point)]
     return tuple(parts)
 
@@ -73,7 +78,7 @@ def plan(settings: RunSettings) -> tuple[Part, ...]:
 def run_progress(
     settings: RunSettings, expected: Mapping[str, float | None], now: Now, shown: float = 0.0
 ) -> RunProgress:
-    """How far the run is. expected: seconds of each stage, for one model, from earlier runs.
+    """How far the run is. expected: seconds of each stage, starting the engine included, for one model.
 
     shown: the share that was shown last, below which it does not fall.
     """
@@ -118,7 +123,9 @@ def _placed(settings: RunSettings, taken: Sequence[Taken]) -> list[int]:
     order = {part: at for at, part in enumerate(plan(settings))}
     found: list[int] = []
     for stage, point, _ in taken:
-        part: Part = (stage, None if stage in ("start", "load", "text", "calibrate") else point)
+        part: Part = (stage, None if stage in ("start", "load", "text") else point)
+        if stage == "calibrate" and part not in order:
+            part = (stage, None)
         if stage == "text" and (point is None or part not in order):
             # Text of a file is read while the model is found.
             part = ("load", None)
@@ -141,10 +148,14 @@ def _later(parts: Sequence[Part], here: int, now: Now) -> list[int]:
     """The parts that are still to come: not those that are stored, of the last sparse models as many as are."""
     behind = range(here + 1, len(parts))
     points = sorted({point for at in behind if (point := parts[at][1]) is not None and point != parts[here][1]})
-    stored: set[Part] = {("text", None), ("calibrate", None)} if now.calibrated else set()
-    stored |= {("evaluate", None)} if now.answered else set()
     left_out = points[len(points) - now.n_stored :] if now.n_stored else []
-    return [at for at in behind if parts[at] not in stored and parts[at][1] not in left_out]
+
+    def is_stored(stage: str, point: int | None) -> bool:
+        if stage in ("text", "calibrate") and now.calibrated:
+            return True
+        return point in left_out or (now.answered and (stage, point) == ("evaluate", None))
+
+    return [at for at in behind if not is_stored(*parts[at])]
 
 
 def _known(
@@ -154,13 +165,12 @@ def _known(
 
     over: seconds of the parts that are, by their place.
     """
-    before = {**expected, "start": START_S}
-    told = [(seconds, usual) for at, seconds in over.items() if (usual := before.get(parts[at][0])) is not None]
+    told = [(seconds, usual) for at, seconds in over.items() if (usual := expected.get(parts[at][0])) is not None]
     pace = (sum(took for took, _ in told) + _TRUST_S) / (sum(usual for _, usual in told) + _TRUST_S)
     found: list[float | None] = []
     for part in parts:
         like = [seconds for at, seconds in over.items() if _alike(settings, part, parts[at])]
-        usual = before.get(part[0])
+        usual = expected.get(part[0])
         found.append(fmean(like) if like else None if usual is None else usual * pace)
     return found
 

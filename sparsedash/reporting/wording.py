@@ -140,6 +140,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}{NBSP}h {minutes % 60}{NBSP}min"
 
 
+def time_left(seconds: float) -> str:
+    """ "about 85 s left", "about 4 min left": in steps that do not flicker; never that nothing is left."""
+    if seconds < 2:
+        return "almost done"
+    if seconds < 100:
+        step = 1 if seconds < 10 else 5
+        return f"about {step * round(seconds / step)}{NBSP}s left"
+    return f"about {duration(seconds)} left"
+
+
 def size(n_bytes: float) -> str:
     """ "12 kB", "640 MB", "1.2 GB"; decimal units, and what is less than one kB is one."""
     if n_bytes >= 999.5e6:
@@ -147,6 +157,11 @@ def size(n_bytes: float) -> str:
     if n_bytes >= 999.5e3:
         return f"{n_bytes / 1e6:.0f}{NBSP}MB"
     return f"{max(1, round(n_bytes / 1e3))}{NBSP}kB"
+
+
+def weights(count: int) -> str:
+    """ "135 million", "6.1 billion"."""
+    return f"{count / 1e9:.1f} billion" if count >= 999.5e6 else f"{max(1, round(count / 1e6))} million"
 
 
 def at_least(least: LeastMemory) -> str:

@@ -14,6 +14,7 @@ from sparsedash.schema.settings import (
     CalibrationSettings,
     Dtype,
     EvaluationSettings,
+    RunSettings,
     calibration_values,
     evaluation_values,
 )
@@ -33,6 +34,17 @@ def own_text_identity(model: str, dtype: Dtype, calibration: CalibrationSettings
 def plain_share(method: MethodSettings, calibration: CalibrationSettings) -> float:
     """The share of the calibration tokens that this method takes from plain text; none where all of it is plain."""
     return 0.0 if calibration.corpus in (SELF, BUILTIN_TEXT) or not method.reads_text else method.plain_text
+
+
+def shares_read(settings: RunSettings) -> tuple[float, ...]:
+    """The plain shares of the texts that a run calibrates on, in the order in which its methods first ask for them."""
+    readers = (method for method in settings.methods if method.reads_text)
+    return tuple(dict.fromkeys(plain_share(method, settings.calibration) for method in readers))
+
+
+def unread_text_identity(corpus: str) -> str:
+    """Stands for the identity of a calibration text that no method of a run reads, and nobody has read before."""
+    return f"unread:{corpus}"
 
 
 def mixed_text_identity(text: str, plain: str, share: float) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import sparsedash
 from sparsedash.catalog import example
+from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.jobs.exit_reasons import last_lines
 from sparsedash.jobs.job import Move, Priority
 from sparsedash.jobs.runner import LocalRunner
@@ -23,8 +24,10 @@ from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings, asked_settings, planned_run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight, problems
+from sparsedash.service.by_arithmetic import START_S
 from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
+from sparsedash.service.named_models import NamedModel, named_model
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.service.run_costs import RunCosts
@@ -45,6 +48,11 @@ default_data_dir = data_folder
 _Small = ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings
 
 MAX_PASSAGES_IN_MEMORY = 80_000
+
+_LOOKED_AT, _LAST_STARTS = 50, 3
+"""Jobs that are looked at for how long a start takes, and starts that count."""
+_COLD_S = 1.0
+"""A start that took less found the engine loaded."""
 
 
 class Backend:
@@ -207,17 +215,30 @@ class Backend:
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
         """What the run or the search will take, about, and why it cannot start if it cannot."""
         settings = planned_run(asked)
-        stored = self.cached(settings)
+        stored, counted = self.cached(settings), self._counted(settings)
         return Preflight(
             stored=stored,
-            duration=preflight.duration(settings, stored, self.runs(), self.record, self._speed.known()),
-            memory=preflight.memory(settings, self._store),
+            duration=preflight.duration(
+                settings,
+                stored,
+                self.runs(),
+                self.record,
+                self._speed.known(),
+                start_s=self._start_s(ready=True),
+                counted=counted,
+            ),
+            memory=preflight.memory(settings, self._store, counted),
             problems=problems.problems(settings, self.data_dir),
         )
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
-        """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be."""
-        return preflight.expected_seconds(settings, self.runs(), self.record, self._speed.known())
+        """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be.
+
+        start: of a worker that has to load the engine first.
+        """
+        speed, counted = self._speed.known(), self._counted(settings)
+        found = preflight.expected_seconds(settings, self.runs(), self.record, speed, counted=counted)
+        return {"start": self._start_s(), **found}
 
     def drop_upload(self, reference: str) -> None:
         """Delete an uploaded text. Raises CorpusError while a job that waits or runs reads it."""
@@ -256,6 +277,26 @@ class Backend:
         self._speed.close()
         self._table.close()
         self._store.close()
+
+    def is_measuring(self) -> bool:
+        """Whether it is being measured how fast this machine is, so that more will be known of a run's time soon."""
+        return self._speed.is_measuring()
+
+    def named_model(self, reference: str) -> NamedModel | None:
+        """Family and sizes of a model as soon as it is named; None where nothing of it is on this machine."""
+        return named_model(reference, self._store)
+
+    def _counted(self, settings: RunSettings) -> Dimensions | None:
+        named = self.named_model(settings.model)
+        return None if named is None else named.counted
+
+    def _start_s(self, *, ready: bool = False) -> float:
+        """Seconds until a worker has the engine, as the last ones took. ready: nothing where there is a worker."""
+        if ready and self._runner.has_worker():
+            return 0.0
+        taken = [job.taken[0] for job in self._table.list(_LOOKED_AT) if job.taken]
+        started = [first.seconds for first in taken if first.stage == "start" and first.seconds >= _COLD_S]
+        return max(started[:_LAST_STARTS], default=START_S)
 
     def _try_to_reconcile(self) -> None:
         """What was asked for is done or shown all the same; the server tries again in a second, and says why not."""

@@ -6,7 +6,6 @@ machine with the built-in model, in FP32; other models keep them roughly, as the
 
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.dimensions import Dimensions
-from sparsedash.catalog.memory import dimensions_of
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.settings import SELF, RunSettings
@@ -31,12 +30,13 @@ _LOADING_S = 2.6
 _LOADING_BYTES_A_SECOND = 5e8
 
 
-def seconds_by_arithmetic(settings: RunSettings, speed: float | None) -> dict[Stage, float | None]:
+def seconds_by_arithmetic(
+    settings: RunSettings, speed: float | None, counted: Dimensions | None
+) -> dict[Stage, float | None]:
     """Seconds of each stage, for one model; None for what cannot be counted.
 
-    speed: float32 operations a second. Known are models whose config ships with the program.
+    speed: float32 operations a second. counted: the model's sizes, where they are known.
     """
-    counted = dimensions_of(settings.model)
     if counted is None or not speed:
         return dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
     a_token = 2.0 * (counted.n_matmul - counted.vocabulary * counted.hidden)

@@ -7,9 +7,7 @@ from typing import Any
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.storage.local_paths import kind_of
-
-MAX_CONFIG_BYTES = 4 * 1024 * 1024
-"""Real ones have a few thousand."""
+from sparsedash.storage.model_configs import MAX_CONFIG_BYTES
 
 _SIZES = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 2_000),
@@ -56,10 +54,11 @@ def folder_problem(folder: Path) -> str:
         return f"{min(odd)} in {folder} is no regular file. Fetch or save the model again."
     if not isinstance(config, dict):
         return f"config.json of {folder} holds no JSON object. Fetch or save the model again."
-    return _config_problem(config, folder)
+    return config_problem(config, folder)
 
 
-def _config_problem(config: Mapping[str, Any], folder: Path) -> str:
+def config_problem(config: Mapping[str, Any], folder: Path | str) -> str:
+    """Why a model with this config cannot be pruned; empty where nothing speaks against it. folder: its place."""
     family = config.get("model_type", "")
     if family == "":
         return f"config.json of {folder} says no model_type. Fetch or save the model again."

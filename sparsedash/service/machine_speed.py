@@ -50,6 +50,11 @@ class MachineSpeed:
                 self._store.remember(name, f"{measured} at {time.time()}")
         return known
 
+    def is_measuring(self) -> bool:
+        """Whether the measuring process has not ended yet."""
+        with self._lock:
+            return self._measuring is not None and self._measuring.poll() is None
+
     def _measured(self) -> float | None:
         """What the process has printed; begins it where there is none, unless one has failed."""
         with self._lock:

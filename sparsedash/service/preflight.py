@@ -1,16 +1,21 @@
 """Estimates what a run will take before it is started: time and memory, and finds what of it is stored already."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory, needs_backward
+from sparsedash.catalog.dimensions import Dimensions
+from sparsedash.catalog.memory import LeastMemory, least_memory, needs_backward
+from sparsedash.jobs.runner import NVIDIA
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import (
     mixed_text_identity,
     outcomes_key,
     own_text_identity,
     plain_share,
+    shares_read,
     statistics_key,
+    unread_text_identity,
 )
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.notes import NoteName
@@ -50,6 +55,8 @@ class Duration:
         return None if self.unknown else self.seconds
 
 
+_LAST_LOADS = 5
+
 _PARTS: dict[str, Stage] = {"loading": "load", "answering": "evaluate", "pruning": "prune", "calibrating": "calibrate"}
 """The stage that each part of the estimate is named after."""
 
@@ -58,14 +65,20 @@ _PARTS: dict[str, Stage] = {"loading": "load", "answering": "evaluate", "pruning
 class Memory:
     """How much memory a run may take.
 
-
     measured_bytes: the peak of an earlier run of this model, by whatever methods; None where there was none. least: by
     arithmetic; None where the model's dimensions are not known. backward: whether its methods need a backward pass.
+    there_bytes: of this machine; None where that does not tell, since the model runs on a GPU.
     """
 
     measured_bytes: int | None = None
     least: LeastMemory | None = None
     backward: bool = False
+    there_bytes: int | None = None
+
+    @property
+    def too_little(self) -> bool:
+        """Whether it takes more than there is, whatever else runs on this machine."""
+        return self.least is not None and self.there_bytes is not None and self.least.n_bytes > self.there_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +122,17 @@ def duration(
     runs: Iterable[Run],
     record: Callable[[str], Record | None],
     speed: float | None = None,
+    *,
+    start_s: float = START_S,
+    counted: Dimensions | None = None,
 ) -> Duration:
     """How long the run may take, judged by earlier runs of the same model, and by arithmetic where they say nothing.
 
-    runs: newest first. record: gives the record of a key. speed: of this machine; see MachineSpeed.
+    runs: newest first. record: gives the record of a key. speed: of this machine; see MachineSpeed. start_s: until a
+    worker has the engine. counted: the model's sizes, where they are known.
     """
     measured = expected_seconds(settings, runs, record)
-    expected = expected_seconds(settings, runs, record, speed)
+    expected = expected_seconds(settings, runs, record, speed, counted=counted)
     new: set[Stage] = {stage for stage, seconds in measured.items() if seconds is None}
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
@@ -127,9 +144,10 @@ def duration(
         parts["pruning"] = _times(n_sparse, expected["prune"])
     if n_sparse and settings.reads_text and not stored.calibration:
         calibrate, text = expected["calibrate"], expected["text"]
-        parts["calibrating"] = None if calibrate is None or text is None else calibrate + text
-    if "load" in new and parts:
-        parts["starting"] = START_S
+        n_calibrations = len(shares_read(settings))
+        parts["calibrating"] = None if calibrate is None or text is None else n_calibrations * calibrate + text
+    if parts:
+        parts["starting"] = start_s
     return Duration(
         seconds=sum(part for part in parts.values() if part is not None),
         unknown=tuple(name for name, part in parts.items() if part is None),
@@ -138,35 +156,40 @@ def duration(
 
 
 def expected_seconds(
-    settings: RunSettings, runs: Iterable[Run], record: Callable[[str], Record | None], speed: float | None = None
+    settings: RunSettings,
+    runs: Iterable[Run],
+    record: Callable[[str], Record | None],
+    speed: float | None = None,
+    *,
+    counted: Dimensions | None = None,
 ) -> dict[Stage, float | None]:
     """Seconds of each stage, for one model, by earlier runs of the same model; None where none has measured it.
 
-    text: letting the model write it; nothing where it is read. runs, record, speed: as in `duration`; with a speed,
-    what none has measured is counted.
+    text: letting the model write it; nothing where it is read. runs, record, speed, counted: as in `duration`; with
+    both of the last, what none has measured is counted.
     """
     wanted = (settings.model, settings.dtype)
     before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
     text, calibrate = _calibration_seconds(settings.calibration, before)
     measured: dict[Stage, float | None] = {
-        "load": _first(r.seconds.get("load") for r in before),
+        "load": _loading_seconds(before),
         "text": text,
         "calibrate": calibrate,
         "prune": _pruning_seconds(settings, before),
         "evaluate": _evaluation_seconds(settings, before, record),
     }
-    by_speed = seconds_by_arithmetic(settings, speed)
+    by_speed = seconds_by_arithmetic(settings, speed, counted)
     return {stage: by_speed.get(stage) if seconds is None else seconds for stage, seconds in measured.items()}
 
 
-def memory(settings: RunSettings, store: Store) -> Memory:
+def memory(settings: RunSettings, store: Store, counted: Dimensions | None) -> Memory:
     """How much memory the run may take, as far as its model was measured here or its config is known."""
     measured = store.recall(notes.peak_memory(settings.model, settings.dtype))
-    counted = dimensions_of(settings.model)
     return Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
         least=None if counted is None else least_memory(counted, settings),
         backward=needs_backward(settings),
+        there_bytes=None if NVIDIA.is_dir() else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     )
 
 
@@ -190,15 +213,21 @@ def _evaluation_seconds(
     return None
 
 
+def _loading_seconds(before: Sequence[Run]) -> float | None:
+    """The longest of the last few: where the model was in memory still, loading took no time."""
+    found = [run.seconds["load"] for run in before if "load" in run.seconds]
+    return max(found[:_LAST_LOADS], default=None)
+
+
 def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> tuple[float, float] | tuple[None, None]:
-    """For writing the text, which is nothing where it is read, and for calibrating."""
+    """For writing the text, which is nothing where it is read, and for one calibration."""
     for run in before:
         done = run.settings.calibration
         if "calibrate" not in run.seconds or (wanted.corpus == SELF != done.corpus):
             continue
         more = _n_tokens(wanted) / _n_tokens(done)
         written = run.seconds.get("text", 0.0) if wanted.corpus == SELF else 0.0
-        return written * more, run.seconds["calibrate"] * more
+        return written * more, run.seconds["calibrate"] * more / max(1, len(shares_read(run.settings)))
     return None, None
 
 
@@ -253,6 +282,8 @@ def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | 
         text: str | None = own_text_identity(model, settings.dtype, calibration)
     else:
         text = _noted(store, notes.text_identity, calibration.corpus)
+        if text is None and not settings.reads_text:
+            text = unread_text_identity(calibration.corpus)
     plain = _noted(store, notes.text_identity, BUILTIN_TEXT) if share else ""
     if text is None or plain is None:
         return None

@@ -9,8 +9,9 @@ from typing import Literal
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.catalog.memory import dimensions_of
 from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, RunSettings
-from sparsedash.service.local_models import folder_problem, gguf_problem
+from sparsedash.service.local_models import config_problem, folder_problem, gguf_problem
 from sparsedash.storage.local_paths import kind_of, local_path
+from sparsedash.storage.model_configs import model_config
 from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
 
 ReferenceField = Literal["model", "calibration text", "evaluation text"]
@@ -79,7 +80,8 @@ def _of_model(reference: str) -> str:
         return folder_problem(path)
     # A hub id is asked of the hub, whatever file lies under that name here.
     if _HUB_ID.fullmatch(reference):
-        return ""
+        config = model_config(reference)
+        return "" if config is None else config_problem(config, reference)
     return _nowhere(reference) if kind == "nothing" else f"{reference} is neither a folder nor a .gguf file."
 
 

@@ -1,4 +1,4 @@
-// The browser's own notice when a run ends, for visitors who asked for one. Put on the page by browser_notices.py, which
+// The browser's own notice when a run ends, for visitors who asked for one, and what a screen reader hears. Put on the page by browser_notices.py, which
 // hands everything over as text in data attributes; the content security policy names this text by its hash.
 (() => {
   const here = document.currentScript.closest(".sd-browser-notice");
@@ -58,7 +58,21 @@
     window.sparseDashStays = true;
     document.addEventListener("click", stayInTheTab, true);
   }
-  if (here.dataset.ask) offer();
+  // One region for the whole visit: a screen reader hears what changes in it, not what comes and goes with the page.
+  const hear = (words) => {
+    let region = document.getElementById("sd-heard");
+    if (!region) {
+      region = document.createElement("div");
+      region.id = "sd-heard";
+      region.setAttribute("role", "status");
+      region.setAttribute("aria-live", "polite");
+      document.body.append(region);
+    }
+    if (region.textContent !== words) region.textContent = words;
+  };
+
+  if (here.dataset.heard) hear(here.dataset.heard);
+  else if (here.dataset.ask) offer();
   else if (possible && wanted() && Notification.permission === "granted") {
     try { tell(here.dataset); } catch { /* the toast says it as well */ }
   }

@@ -1,4 +1,6 @@
-"""The browser's own notice when a job ends, where the visitor asked for it and the browser allows it."""
+"""What the browser itself says: a notice when a job ends, where the visitor asked for it; and to screen readers how far
+a job is.
+"""
 
 import base64
 import hashlib
@@ -34,6 +36,11 @@ def tell(title: str, body: str, tag: str) -> None:
     """Have the browser say this, if the visitor asked for it. Text may be foreign. tag: one notice of each is shown."""
     css = "sd-browser-notice sd-unseen"
     _show(css=css, data_title=visible(title), data_body=visible(body), data_tag=tag)
+
+
+def hear(words: str) -> None:
+    """Have a screen reader say this, once for as long as it stays the same. Text may be foreign."""
+    _show(css="sd-browser-notice sd-unseen", data_heard=visible(words))
 
 
 def _show(*inside: Html, **attributes: str) -> None:

@@ -1,12 +1,14 @@
-"""Which run a page is about: what is stored of it, and its job."""
+"""Which run a page is about: what is stored of it, its job, and whether it is the example that ships."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsedash.jobs.job import Job
+from sparsedash.reporting.wording import example_words
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, carried, frame, menu
+from sparsedash.ui.form_address import form_address
 from sparsedash.ui.job_watch import LISTED, live_runs
 
 
@@ -47,3 +49,14 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
 def link_to_files(run: str, record: str) -> None:
     """Draw the link to the page where a sparse model's files are written. record: its name within the run."""
     frame.link("models", "Take this model away", run=run, record=record)
+
+
+def show_mark(run: Run | None, brief: bool = False) -> None:
+    """Draw that the run is an example, and the link that fills the form in with its settings; nothing of others.
+
+    brief: without where and when it was made.
+    """
+    if run is None or not (said := example_words(run, brief)):
+        return
+    frame.note(said)
+    frame.link("prune", "Run this here", **(form_address(run.settings) or {}))

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import streamlit as st
 
 from sparsedash.reporting.charts.palette import Theme
-from sparsedash.reporting.html import Html, element, escape, heading, join, label, paragraph
+from sparsedash.reporting.files.table_file import table_csv, table_file_name
+from sparsedash.reporting.html import Html, Table, element, escape, heading, join, label, paragraph
 from sparsedash.schema.errors import NewerError, SparseDashError
 from sparsedash.service.backend import Backend, default_data_dir
 from sparsedash.ui import carried, job_notices, menu
@@ -61,10 +62,36 @@ def show(*parts: Html) -> None:
     st.html(join(*parts))
 
 
-def opening(sentence: str, basis: str = "") -> None:
-    """Draw the page's answer in one sentence, and under it what it rests on."""
+def show_table(shown: Table) -> None:
+    """Draw a table, and the button that takes it along."""
+    show(shown.html)
+    offer_table(shown)
+
+
+def offer_table(shown: Table, key: str = "") -> None:
+    """Draw the button that takes a table along as CSV. key: what tells it from others of this name on the page."""
+    name = table_file_name(shown)
+    st.download_button(
+        "CSV",
+        data=lambda: table_csv(shown),
+        file_name=name,
+        mime="text/csv",
+        on_click="ignore",
+        key=f"take-{name}{key}",
+        type="tertiary",
+        icon=":material/download:",
+        help=f"{shown.name}, as a file for a spreadsheet",
+    )
+
+
+def opening(sentence: str, basis: str = "", *, grows: bool = False) -> None:
+    """Draw the page's answer in one sentence, and under it what it rests on.
+
+    grows: whether the sentence changes while it is looked at, so that it has room for a longer one.
+    """
     below = paragraph(basis, css="sd-basis") if basis else Html("")
-    show(heading(sentence, css="sd-opening"), below)
+    said = heading(sentence, css="sd-opening"), below
+    show(element("div", *said, css="sd-grows") if grows else join(*said))
 
 
 def section(heading: str) -> None:

@@ -7,10 +7,10 @@ import streamlit as st
 
 from sparsedash.jobs.job import Job, JobState, Move, Priority
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, element, escape, paragraph, visible
-from sparsedash.reporting.job_status import doing, facts, overall, what
+from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible
+from sparsedash.reporting.job_status import doing, facts, overall, what, when_started
 from sparsedash.reporting.record_pair import offers
-from sparsedash.schema.errors import SettingsError, SparseDashError
+from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.searches import FindSettings, asked_settings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, carried, frame
@@ -39,18 +39,20 @@ _PRIORITIES: dict[Priority, str] = {"high": "High priority", "normal": "Normal p
 def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job] = ()) -> None:
     """Draw the job as it is now, with its buttons.
 
+    brief: on the page of its results: without how they are made and the way there, and as high once it is done as
+    before.
     queue: all that wait, in order: then a waiting job has buttons that move it there, and a run its priority.
     """
     details = Html("") if brief else paragraph(what(job)[1], css="sd-muted sd-small")
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
-        frame.show(element("div", _head(backend, job), details, *_body(backend, job), css="sd-job"))
+        frame.show(element("div", _head(backend, job), details, *_body(backend, job, brief), css="sd-job"))
         if job.state == "cancelled":
             # Somebody wanted it so: nothing went wrong.
             frame.note(f"{job.error_text} {job.error_advice}".strip())
         elif job.error_text:
             frame.failure(job.error_text, job.error_advice)
         with st.container(horizontal=True, vertical_alignment="center"):
-            _buttons(backend, job)
+            _buttons(backend, job, brief)
             if job.state == "queued" and len(queue) > 1:
                 _moves(backend, job, [other.id for other in queue if other.priority == job.priority])
                 _priority(backend, job)
@@ -68,7 +70,7 @@ def named(backend: Backend, job: Job) -> str:
 def _head(backend: Backend, job: Job) -> Html:
     title = named(backend, job)
     state = _STATES[job.state]
-    if job.cancel_requested_at is not None and job.live:
+    if job.stopping:
         state = "⊘ Stopping"
     sign, word = state.split(" ")
     css = f"sd-state sd-state-{job.state}"
@@ -80,24 +82,32 @@ def _head(backend: Backend, job: Job) -> Html:
     )
 
 
-def _body(backend: Backend, job: Job) -> list[Html]:
+def _body(backend: Backend, job: Job, steady: bool) -> list[Html]:
     match job.state:
         case "queued":
-            place = backend.queue_position(job.id)
-            ahead = (
-                "Starts as soon as a worker is free."
-                if not place or place < 2
-                else f"{place - 1} {'waits' if place == 2 else 'wait'} before it."
-            )
-            return [paragraph(ahead)]
+            return _lines(*overall(backend, job), escape(when_started(backend, job)))
         case "running":
             stage, more = doing(job)
             parts = element("b", escape(stage)), escape(f" · {more}" if more else "")
-            share, said = overall(backend, job)
-            whole, far = paragraph(said, css="sd-whole"), paragraph(facts(job), css="sd-facts")
-            return [_bar(share, said), whole, element("p", *parts, css="sd-stage"), far]
+            return _lines(*overall(backend, job), join(*parts), facts(job))
+        case "done" if steady:
+            return _lines(1.0, f"Done{_took(job)}", escape(_times(job)))
         case _:
             return [paragraph(_times(job), css="sd-muted sd-small")]
+
+
+def _lines(share: float, whole: str, stage: Html, far: str = "") -> list[Html]:
+    """The bar and what is said under it: the same lines before a job runs, while it does and after, so that nothing
+    below them moves.
+    """
+    said = paragraph(whole, css="sd-whole")
+    return [_bar(share, whole), said, element("p", stage, css="sd-stage"), paragraph(far, css="sd-facts")]
+
+
+def _took(job: Job) -> str:
+    if job.started_at is None or job.finished_at is None:
+        return ""
+    return f" in {wording.duration(job.finished_at - job.started_at)}"
 
 
 def _bar(share: float, said: str) -> Html:
@@ -126,7 +136,7 @@ def _times(job: Job) -> str:
     return " · ".join(parts)
 
 
-def _buttons(backend: Backend, job: Job) -> None:
+def _buttons(backend: Backend, job: Job, brief: bool) -> None:
     match job.state:
         case "queued" | "running":
             st.button(
@@ -144,7 +154,7 @@ def _buttons(backend: Backend, job: Job) -> None:
                 on_click=frame.attempt,
                 args=(lambda: _retry(backend, job),),
             )
-        case "done":
+        case "done" if not brief:
             _open(backend, job)
 
 
@@ -197,9 +207,8 @@ def _change(job: Job) -> None:
 def _retry(backend: Backend, job: Job) -> None:
     """Try again; where that makes another job, the address follows to it."""
     again = backend.retry(job.id)
-    for name, old, new in (("job", str(job.id), str(again.id)), ("run", job.key, again.key)):
-        if address_bar.asked(name) == old:
-            address_bar.go({name: new})
+    if address_bar.asked(carried.RUN) == job.key:
+        address_bar.go({carried.RUN: again.key})
 
 
 def _open(backend: Backend, job: Job) -> None:
@@ -244,14 +253,3 @@ def _log(backend: Backend, job: Job) -> None:
                 frame.note(f"The end of the log; the lines before it are in {job.log_path}.")
             text = visible(tail[-LOG_CHARACTERS:]) or "The log is empty."
             st.code(text, language=None, wrap_lines=True)
-
-
-def find(backend: Backend, job_id: str) -> Job | None:
-    """The job with this number; None, and a note where a number is given, when there is no such job."""
-    if not job_id:
-        return None
-    try:
-        return backend.job(int(job_id))
-    except (ValueError, SparseDashError):
-        frame.note(f"There is no job {job_id[:20]} here.")
-        return None

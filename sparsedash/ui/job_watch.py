@@ -7,9 +7,9 @@ import streamlit as st
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.jobs.queue import queue_order
 from sparsedash.reporting.html import label, paragraph
-from sparsedash.reporting.job_status import doing, overall, what
+from sparsedash.reporting.job_status import doing, heard, overall, what
 from sparsedash.service.backend import Backend
-from sparsedash.ui import carried, frame
+from sparsedash.ui import browser_notices, carried, frame
 from sparsedash.ui.job_panel import draw, named, search_of
 from sparsedash.ui.polling import JOB_S
 
@@ -18,22 +18,28 @@ LISTED = 200
 
 
 def watch(backend: Backend, job: Job, changed: Callable[[], bool] = lambda: False, brief: bool = False) -> None:
-    """Draw the job's panel. Reruns the page when the job ends, or while it is live when `changed` says so.
+    """Draw the job's panel. Reruns the page when the job starts, ends or is to stop, or when `changed` says so.
 
     brief: leave out how the run is made, where the page says that already.
     """
     if job.live:
-        _watch_live(backend, job.id, changed, brief)
+        _watch_live(backend, job, changed, brief)
     else:
         draw(backend, job, brief)
 
 
 @frame.fragment(JOB_S)
-def _watch_live(backend: Backend, job_id: int, changed: Callable[[], bool], brief: bool) -> None:
-    job = backend.job(job_id)
-    if not job.live or changed():
+def _watch_live(backend: Backend, seen: Job, changed: Callable[[], bool], brief: bool) -> None:
+    job = backend.job(seen.id)
+    if is_news(seen, job) or changed():
         st.rerun()
     draw(backend, job, brief)
+    browser_notices.hear(heard(backend, job))
+
+
+def is_news(seen: Job, now: Job) -> bool:
+    """Whether a page that has drawn a live job says something else of it by now."""
+    return (now.state, now.stopping) != (seen.state, seen.stopping)
 
 
 def watch_all(backend: Backend, live: list[Job]) -> None:
@@ -49,6 +55,7 @@ def _watch_all_live(backend: Backend, states: dict[int, JobState]) -> None:
     queue = backend.queue()
     for job in live:
         draw(backend, job, queue=queue)
+    browser_notices.hear(heard(backend, live[0]))
 
 
 def _live(backend: Backend) -> list[Job]:

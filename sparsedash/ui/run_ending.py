@@ -17,6 +17,6 @@ def show_ending(run: Run, job: Job | None) -> None:
         frame.note(f"⊘ {ended}")
         asked = form_address(run.find or run.settings)
         if asked is None:
-            frame.link("jobs", "Start it again from the list of jobs")
+            frame.link("jobs", "Try again from the list of jobs")
         else:
             frame.link("prune", "Start it again: what is there is not computed twice", **asked)

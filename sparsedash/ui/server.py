@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.ui import browser_notices, frame
+from sparsedash.ui import browser_notices, chart_files, frame
 from sparsedash.ui.reconciling import Reconciling
 
 _reconciling: list[Reconciling] = []
@@ -91,6 +91,7 @@ def _policy() -> str:
     inline = re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in inline]
     scripts = ["'self'", *(f"'sha256-{digest}'" for digest in digests), f"'{browser_notices.script_digest()}'"]
+    scripts.append(f"'{chart_files.script_digest()}'")
     return "; ".join(
         [
             "default-src 'self'",

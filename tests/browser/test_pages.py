@@ -122,6 +122,19 @@ def test_what_is_typed_goes_into_the_address_and_survives_a_refresh(page, addres
     expect(model).to_have_value("some/model@main")
 
 
+def test_how_sure_a_run_shall_be_goes_into_the_address_as_its_passages(page, address):
+    page.goto(f"{address}/prune?passages=50")
+    ready(page)
+    expect(page.get_by_role("radio", name="As chosen below")).to_be_checked()
+    page.get_by_text("Decide", exact=True).click()
+    expect(page).to_have_url(re.compile(r"text=builtin%3Acloze-402"))
+    expect(page).not_to_have_url(re.compile("passages="))
+    ready(page)
+    page.reload()
+    expect(page.get_by_role("radio", name="Decide")).to_be_checked()
+    expect(page.get_by_label("Passages to answer", exact=True)).to_have_value("builtin:cloze-402")
+
+
 def test_steps_through_passages_are_remembered_by_the_address(page, address):
     page.goto(f"{address}/compare")
     page.get_by_role("button", name="Mended").click()

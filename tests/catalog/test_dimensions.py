@@ -43,6 +43,15 @@ def test_grouped_heads_and_a_shared_embedding_are_counted():
     _assert_equal(_config("llama-7b") | changed)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"model_type": "mistral"}, {"model_type": "qwen2"}, {"head_dim": 64}, {"num_key_value_heads": 4, "head_dim": 256}],
+)
+def test_relatives_of_llama_are_counted_as_what_they_are(changed):
+    few = {"num_key_value_heads": 8, "num_hidden_layers": 2, "sliding_window": None}
+    _assert_equal(_config("llama-7b") | few | changed)
+
+
 def test_every_published_model_and_the_built_in_one_ship_their_config():
     assert set(NAMES) == {model.config for model in MODELS} | {"smollm2-135m"}
 

@@ -22,7 +22,7 @@ def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(hous
     crashed = house.tend_until_state(job, "crashed")
     assert crashed.exit_code == -signal.SIGKILL
     assert "most often because memory ran out" in crashed.error_text
-    assert "retry" in crashed.error_advice
+    assert "“Try again”" in crashed.error_advice
 
     house.release()
     house.table.retry(job.id)

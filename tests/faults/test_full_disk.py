@@ -55,7 +55,7 @@ def test_a_disk_that_is_full_at_any_stage_is_said_and_with_room_the_numbers_are_
         assert said, f"{stage}: nothing was said"
         message, advice = said
         assert f"MB are free where {disk}" in message, stage
-        assert advice.startswith("Free some space and retry."), stage
+        assert advice.startswith("Free some space. “Try again”"), stage
         assert same, stage
 
 

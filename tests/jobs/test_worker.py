@@ -45,7 +45,7 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError("CUDA out of memory"), "Memory ran out.", "smaller model"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Memory ran out.", "bfloat16"),
         (ModuleNotFoundError("x", name="torch"), "The package torch is not installed.", "pip"),
-        (OSError(errno.ENOSPC, "No space left"), "The disk is full.", "retry"),
+        (OSError(errno.ENOSPC, "No space left"), "The disk is full.", "“Try again”"),
         (ValueError("sent Bearer 0123456789abcdef"), "ValueError: sent Bearer [hidden]", "The log has the details"),
         (FileExistsError(errno.EEXIST, "File exists", "/x"), "/x is in the way: File exists.", "Move it away"),
         (KeyError("weight"), "KeyError: 'weight'", "The log has the details"),
@@ -117,7 +117,7 @@ def full(error):
 def test_a_full_disk_is_told_with_the_folder_and_what_is_free(error, tmp_path):
     text, advice = in_words(error, None, tmp_path)
     assert re.search(rf"[\d,]+ MB are free where {tmp_path} lies", text)
-    assert advice.startswith("Free some space and retry.")
+    assert advice.startswith("Free some space. “Try again”")
 
 
 def test_a_full_disk_elsewhere_is_named(tmp_path):

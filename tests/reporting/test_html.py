@@ -79,7 +79,7 @@ def test_a_paragraph_escapes_its_text():
 
 
 def test_a_table_has_headings_for_rows_and_columns():
-    made = table("Numbers", "What they are", ["Model", "Right"], [["dense", "<1>"]])
+    made = table("Numbers", "What they are", ["Model", "Right"], [["dense", "<1>"]]).html
     assert '<th scope="col">Right</th>' in made
     assert '<th scope="row">dense</th><td>&lt;1&gt;</td>' in made
     assert 'role="region"' in made
@@ -87,5 +87,5 @@ def test_a_table_has_headings_for_rows_and_columns():
 
 def test_the_first_cells_of_a_table_can_be_links():
     link = element("a", escape("<dense>"), href="compare?left=<dense>")
-    made = table("Numbers", "What they are", ["Model", "Right"], [["<dense>", "1"]], [link])
+    made = table("Numbers", "What they are", ["Model", "Right"], [["<dense>", "1"]], [link]).html
     assert f'<th scope="row">{link}</th><td>1</td>' in made

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.reporting.run_ending import run_ending
+from sparsedash.reporting.run_ending import run_ending, still_to_come
 from tests.ui import specimens
 from tests.ui.fake_backend import job
 
@@ -31,3 +31,11 @@ def test_a_run_without_a_job_did_not_finish_and_a_whole_one_says_nothing():
     assert run_ending(run, None) == "This run did not finish: 1 of its 3 sparse models is there."
     whole, _ = specimens.run()
     assert run_ending(whole, job(ASKED, "failed")) == run_ending(whole, None) == ""
+
+
+def test_what_is_still_to_come_is_not_on_its_way_while_it_waits_or_is_stopped():
+    expected = "The comparison is"
+    assert still_to_come(job(ASKED), expected) == "The comparison is on its way."
+    assert still_to_come(job(ASKED), "The first results are") == "The first results are on their way."
+    assert still_to_come(job(ASKED, "queued"), expected) == "This run waits for its turn."
+    assert still_to_come(job(ASKED, cancel_requested_at=1.0), expected) == "This run is being stopped."

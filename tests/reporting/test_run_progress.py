@@ -10,7 +10,7 @@ from sparsedash.reporting.run_progress import ALMOST, Now, counted, plan, run_pr
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 RUN = RunSettings(sparsities_permille=(100, 200))
-KNOWN = {"load": 2.0, "text": 60.0, "calibrate": 30.0, "prune": 4.0, "evaluate": 20.0}
+KNOWN = {"start": 8.0, "load": 2.0, "text": 60.0, "calibrate": 30.0, "prune": 4.0, "evaluate": 20.0}
 """8 s for starting, 2 + 20 + 60 + 30, and twice 4 + 20: 168 s in all."""
 TAKEN = (
     ("start", None, 8.0),
@@ -39,6 +39,29 @@ def test_the_parts_of_a_run_in_their_order():
     assert [stage for stage, _ in plan(replace(RUN, methods=(method_named("random"),)))] == (
         ["start", "load", "evaluate", "prune", "evaluate", "prune", "evaluate"]
     )
+
+
+def test_methods_on_texts_of_their_own_are_calibrated_for_one_after_another():
+    names = ("best", "obs", "least-squares", "random")
+    race = replace(
+        RUN,
+        sparsities_permille=(100,),
+        calibration=CalibrationSettings(corpus="c4"),
+        methods=tuple(map(method_named, names)),
+    )
+    assert plan(race)[3:] == (
+        *(("calibrate", None), ("prune", 0), ("evaluate", 0)),
+        *(("calibrate", 1), ("prune", 1), ("evaluate", 1)),
+        *(("prune", 2), ("evaluate", 2), ("prune", 3), ("evaluate", 3)),
+    )
+    taken = (
+        *(("start", None, 8.0), ("load", None, 2.0), ("evaluate", None, 20.0)),
+        *(("calibrate", 0, 30.0), ("prune", 0, 4.0), ("evaluate", 0, 20.0), ("calibrate", 1, 10.0)),
+    )
+    now = Now(taken=tuple(Taken(*each) for each in taken), share=1 / 3, rest_s=20.0)
+    found = run_progress(race, KNOWN, now)
+    assert (found.part, found.n_parts, found.repeated) == (7, 13, False)
+    assert found.remaining_s == pytest.approx(20 + 3 * (4 + 20))
 
 
 @pytest.mark.parametrize(

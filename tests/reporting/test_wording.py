@@ -17,6 +17,12 @@ def plain(text: str) -> str:
     return text.replace(wording.NBSP, " ")
 
 
+def test_time_left_comes_in_steps_and_is_never_nothing():
+    shown = {0.0: "almost done", 1.9: "almost done", 3.4: "3 s", 47.0: "45 s", 86.0: "85 s", 130.0: "2 min"}
+    for seconds, words in shown.items():
+        assert words in wording.time_left(seconds).replace(wording.NBSP, " ")
+
+
 def test_accuracies_have_one_decimal_and_their_interval():
     assert plain(wording.percent(0.34)) == "34.0 %"
     sixty_eight = replace(RECORD, outcomes=tuple(outcome(i, i < 68) for i in range(200)))

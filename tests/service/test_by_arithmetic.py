@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from sparsedash.catalog.memory import dimensions_of
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.by_arithmetic import seconds_by_arithmetic
@@ -11,7 +12,7 @@ WRITTEN = RunSettings(calibration=CalibrationSettings(corpus="builtin:smollm2-te
 
 
 def counted(settings=WRITTEN, speed=SPEED):
-    return seconds_by_arithmetic(settings, speed)
+    return seconds_by_arithmetic(settings, speed, dimensions_of(settings.model))
 
 
 def test_every_stage_of_the_first_run_can_be_counted():

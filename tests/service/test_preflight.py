@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.memory import dimensions_of, least_memory
+from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
 from sparsedash.schema.method_settings import MethodSettings
@@ -59,8 +59,8 @@ def finished_run(settings=SETTINGS, cached=(), **took):
     )
 
 
-def estimate(settings, *runs, stored=NOTHING):
-    return duration(settings, stored, runs, lambda key: record(key)).total_s
+def estimate(settings, *runs, stored=NOTHING, start_s=0.0):
+    return duration(settings, stored, runs, lambda key: record(key), start_s=start_s).total_s
 
 
 def test_nothing_is_stored_of_a_model_that_was_never_met(store):
@@ -106,6 +106,26 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one(store, tmp_path):
     assert not cached(settings, store).dense
 
 
+def test_starting_the_engine_is_a_part_of_the_time_unless_all_is_stored():
+    everything = Cached(calibration=True, dense=True, sparse=2, n_sparse=2)
+    assert estimate(SETTINGS, finished_run(), start_s=7.0) == estimate(SETTINGS, finished_run()) + 7.0
+    assert estimate(SETTINGS, finished_run(), stored=everything, start_s=7.0) == 0.0
+
+
+def test_loading_takes_as_long_as_it_did_where_the_model_was_not_in_memory_still():
+    warm = finished_run(**(finished_run().seconds | {"load": 0.0}))
+    assert estimate(SETTINGS, warm, finished_run()) == estimate(SETTINGS, finished_run())
+
+
+def test_each_text_that_the_methods_read_is_calibrated_on():
+    names = ("best", "least-squares")
+    both, one = (with_texts("c4", methods=tuple(map(method_named, wanted))) for wanted in (names, names[1:]))
+    before = finished_run(one)
+    alone = duration(one, NOTHING, [before], record, start_s=0.0)
+    together = duration(both, NOTHING, [before], record, start_s=0.0)
+    assert together.seconds - alone.seconds == pytest.approx(before.seconds["calibrate"])
+
+
 def test_time_is_unknown_before_the_model_has_run():
     assert estimate(SETTINGS) is None
     assert estimate(SETTINGS, finished_run(replace(SETTINGS, dtype="bfloat16"))) is None
@@ -134,7 +154,7 @@ def test_time_grows_with_the_calibration_text_and_the_passages():
 def test_a_part_that_was_only_read_from_the_store_measures_nothing():
     later = finished_run(cached=("calibration", "evaluation, 10 % sparse"), load=1.0, prune=7.0)
     assert estimate(SETTINGS, later) is None
-    assert estimate(SETTINGS, later, finished_run()) == pytest.approx(1 + 96 + 14 + 15)
+    assert estimate(SETTINGS, later, finished_run()) == pytest.approx(3 + 96 + 14 + 15)
 
 
 def test_pruning_takes_what_it_took_by_the_same_methods():
@@ -186,10 +206,19 @@ def test_a_run_whose_record_is_lost_is_passed_over():
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
     known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("best"),))
-    found = preflight.memory(known, store)
+    found = preflight.memory(known, store, dimensions_of(known.model))
     assert found.measured_bytes is None and found.backward
     assert found.least == least_memory(dimensions_of("facebook/opt-1.3b"), known)
     store.remember("memory/owner/model/float32", "1500000000")
-    assert preflight.memory(SETTINGS, store) == Memory(measured_bytes=1_500_000_000)
+    assert preflight.memory(SETTINGS, store, None).measured_bytes == 1_500_000_000
     store.remember("memory/owner/model/float32", "no number")
-    assert preflight.memory(SETTINGS, store) == Memory()
+    unknown = preflight.memory(SETTINGS, store, None)
+    assert (unknown.measured_bytes, unknown.least, unknown.too_little) == (None, None, False)
+
+
+def test_a_run_that_takes_more_memory_than_there_is_is_told_apart():
+    least = LeastMemory(n_bytes=10**10, beside_bytes=0, purpose="calibration")
+    assert Memory(least=least, there_bytes=10**9).too_little
+    assert not Memory(least=least, there_bytes=10**11).too_little
+    assert not Memory(least=least).too_little
+    assert not Memory(there_bytes=1).too_little

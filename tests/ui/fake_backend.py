@@ -16,6 +16,7 @@ from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Cached, Preflight
+from sparsedash.service.named_models import NamedModel
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.service.run_costs import RunCosts
@@ -177,6 +178,7 @@ class FakeBackend:
     exports: FakeExports = field(default_factory=FakeExports)
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
+    named: NamedModel | None = None
     expected: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(STAGE_TITLES))
 
     def __post_init__(self) -> None:
@@ -308,6 +310,12 @@ class FakeBackend:
     def preflight(self, settings: RunSettings | FindSettings) -> Preflight:
         self.asked_about.append(settings)
         return self.before
+
+    def is_measuring(self) -> bool:
+        return False
+
+    def named_model(self, reference: str) -> NamedModel | None:
+        return self.named
 
     def drop_upload(self, reference: str) -> None:
         self.uploads.drop(reference, self.texts_in_use)

@@ -9,7 +9,7 @@ from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.run.run_texts import RunTexts
 from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import CalibrationKeys, calibration_keys
+from sparsedash.schema.cache_keys import CalibrationKeys, calibration_keys, shares_read
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.store import Store
 
@@ -32,7 +32,7 @@ class RunCalibration:
     """
 
     def __init__(self, parts: RunParts, plain_share: float) -> None:
-        self._settings, self._reads_text = parts.settings.calibration, parts.settings.reads_text
+        self._settings, self._reads_text = parts.settings.calibration, plain_share in shares_read(parts.settings)
         self._store, self._run_log = parts.store, parts.run_log
         self._model, self._texts, self._share = parts.model, parts.texts, plain_share
 
@@ -41,6 +41,11 @@ class RunCalibration:
         """The keys of what the calibration leaves."""
         model, text = self._model, self._texts.calibration_identity(self._share)
         return calibration_keys(model.identity, model.dtype, text, self._settings)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether a method of the run reads this text; for the others alone nobody waits for it."""
+        return self._reads_text
 
     @property
     def is_known(self) -> bool:

@@ -37,14 +37,14 @@ class RunPruning:
     def sparse_model(self, method: MethodSettings, permille: int) -> SparseModel:
         """The sparse model, not applied yet; calibrates first where the statistics are not there (any more).
 
-        Not so where neither the method nor another of the run depends on the calibration text. Raises StoreError where
+        Not so where neither the method nor another of the run reads this text. Raises StoreError where
         the store cannot hold what the calibration leaves.
         """
         lost: set[str] = set()
         calibration = self.calibration(method)
         while True:
             if not calibration.is_known:
-                if self._parts.settings.reads_text or method.reads_text:
+                if calibration.is_read:
                     calibration.calibrate()
             elif "calibrate" not in self._run_log.seconds:
                 self._run_log.note_cached("calibration")

@@ -13,7 +13,7 @@ from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import mixed_text_identity, own_text_identity, text_key
+from sparsedash.schema.cache_keys import mixed_text_identity, own_text_identity, text_key, unread_text_identity
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
@@ -55,7 +55,8 @@ class RunTexts:
         """What tells this calibration text from others.
 
         Text by the model itself is told by the model and the settings. Where no method depends on the text, what was
-        told of it when it was read last is enough. plain_share: of the text, how much is plain.
+        told of it when it was read last is enough; what never was read is not read now.
+        plain_share: of the text, how much is plain.
         """
         text = self._own_identity
         return mixed_text_identity(text, self._plain_texts.identity, plain_share) if plain_share else text
@@ -64,8 +65,10 @@ class RunTexts:
     def _own_identity(self) -> str:
         if self._calibration.corpus == SELF:
             return own_text_identity(self._model.identity, self._model.dtype, self._calibration)
-        noted = None if self._reads_text else self._store.recall(_identity_note(self._calibration.corpus))
-        return noted or self._calibration_texts.identity
+        if self._reads_text:
+            return self._calibration_texts.identity
+        corpus = self._calibration.corpus
+        return self._store.recall(_identity_note(corpus)) or unread_text_identity(corpus)
 
     def sequences(self, plain_share: float = 0.0) -> list[list[int]]:
         """Token ids of the calibration text, of which a share is plain: as many tokens either way."""

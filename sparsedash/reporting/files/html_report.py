@@ -72,7 +72,7 @@ def report(
         paragraph(f"{title} · {wording.details_of(found.run)}", css="sd-muted"),
         drawing(tradeoff, "word perplexity"),
         drawing(tradeoff, "accuracy"),
-        element("div", numbers_table(found), css="numbers"),
+        element("div", numbers_table(found).html, css="numbers"),
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
         paragraph(verdicts.flips(judged)),
         *_judged(found, pair),
@@ -118,7 +118,7 @@ def _flips(pair: Pair, passages: Passages | None) -> list[Html]:
             note += f" The first {FLIPS_SHOWN} of them."
         head = ["Passage", "Its end", "Target", pair.left_name, pair.right_name, "Change"]
         rows = [_flip(position, pair, passages) for position in positions[:FLIPS_SHOWN]]
-        drawn.append(table(KINDS[kind], note, head, rows))
+        drawn.append(table(KINDS[kind], note, head, rows).html)
     return drawn
 
 

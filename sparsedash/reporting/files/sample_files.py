@@ -21,7 +21,7 @@ def view_csv(left: Record, right: Record, positions: Sequence[int], passages: Pa
     writer = csv.DictWriter(text, _columns(), quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: _harmless(value) for name, value in row.items()})
+        writer.writerow({name: harmless(value) for name, value in row.items()})
     return text.getvalue().encode()
 
 
@@ -79,7 +79,8 @@ def _rows(left: Record, right: Record, positions: Sequence[int], passages: Passa
     return rows
 
 
-def _harmless(value: object) -> object:
+def harmless(value: object) -> object:
+    """The value as it is, or text that a spreadsheet would run with an apostrophe before it."""
     if isinstance(value, str) and value.lstrip().startswith(FORMULA_STARTS):
         return f"'{value}"
     return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sparsedash.catalog.costs import WEIGHT_BYTES, removed_channels, weight_bytes
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, table
+from sparsedash.reporting.html import Table, table
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.records import Pruned
 
@@ -39,7 +39,7 @@ def block_shapes(shape: ModelShape, made: Pruned, dtype: str) -> list[BlockShape
     ]
 
 
-def shapes_table(shape: ModelShape, made: Pruned, dtype: str) -> Html:
+def shapes_table(shape: ModelShape, made: Pruned, dtype: str) -> Table:
     """The table of the page."""
     blocks = block_shapes(shape, made, dtype)
     names = [name for name, _, _ in blocks[0].projections]

@@ -10,7 +10,7 @@ from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.charts.labels import LONGEST
 from sparsedash.reporting.charts.marks import SYMBOLS
 from sparsedash.reporting.charts.points import Measure, Point, TradeoffData
-from sparsedash.reporting.html import Html, element, escape, join, table
+from sparsedash.reporting.html import Html, Table, element, escape, join, table
 from sparsedash.reporting.record_pair import told_apart
 from sparsedash.reporting.results_table import change_cells, times_dense_cells
 from sparsedash.reporting.run_results import Judged, RunResults, best
@@ -92,7 +92,7 @@ class Overlay:
         ]
         return element("ul", *rows, css="sd-chart-key") if rows else join()
 
-    def numbers(self) -> Html:
+    def numbers(self) -> Table:
         """The models that are drawn, as a table."""
         head = ["Model", "Change, points", "Interval", "p", "Broke", "Mended", "Times dense", "Interval", "Verdict"]
         rows = [

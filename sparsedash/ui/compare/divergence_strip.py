@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.reporting.html import Html, element, escape, join, paragraph, table, visible
+from sparsedash.reporting.html import Html, Table, element, escape, join, paragraph, table, visible
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Divergence, Place
@@ -68,7 +68,7 @@ def _draw(pair: Pair, found: Divergence) -> None:
         element("p", escape(opening), join(*spans), css="sd-passage sd-strip"),
     )
     with st.expander("The numbers as a table"):
-        frame.show(_table(pair, found, sorted(largest, key=lambda i: -found.places[i].nats)))
+        frame.show_table(_table(pair, found, sorted(largest, key=lambda i: -found.places[i].nats)))
 
 
 def _place(pair: Pair, place: Place, large: bool) -> Html:
@@ -100,7 +100,7 @@ def _legend() -> Html:
     return element("p", *parts, css="sd-heat-legend")
 
 
-def _table(pair: Pair, found: Divergence, largest: list[int]) -> Html:
+def _table(pair: Pair, found: Divergence, largest: list[int]) -> Table:
     caption = (
         f"The {len(largest)} largest of {len(found.places):,} places: KL({pair.left_name} ‖ {pair.right_name}), in "
         "nats, of what each model expects for the token, given all before it. 0: the same. Changing the sides gives "

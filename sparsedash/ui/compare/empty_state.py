@@ -1,5 +1,6 @@
 """The compare page while there is nothing to compare: why, and where to go from there."""
 
+from sparsedash.reporting.run_ending import still_to_come
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, job_watch
@@ -16,7 +17,7 @@ def explain(backend: Backend, chosen: ChosenRun) -> None:
     job, run = chosen.job, chosen.run
     what = "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
     if job is not None and job.live:
-        frame.opening("The comparison is on its way.")
+        frame.opening(still_to_come(job, "The comparison is"))
         frame.empty(what, "It comes as soon as the dense model and a sparse one have answered.")
         job_watch.watch(backend, job, lambda: can_be_compared(backend, backend.run(chosen.key)))
         frame.link("overview", "See this run", run=chosen.key)

@@ -39,7 +39,8 @@ def _show_answers(position: int, seen: SideBySide, passages: Passages | None) ->
     """
     pair = seen.pair
     left, right = pair.outcomes(position)
-    frame.show(element("p", escape(f"Passage {left.index + 1:,}"), css="sd-muted sd-small"))
+    heading = f"Passage {left.index + 1:,}"
+    frame.show(element("h2", escape(heading), css="sd-muted sd-small sd-passage-number"))
     if passages is None:
         frame.note("The text of this passage is no longer stored. Run again with the same settings to bring it back.")
     else:

@@ -1,5 +1,7 @@
 """Draws the estimate beside the form: time, memory, what is stored already, and what is wrong."""
 
+import streamlit as st
+
 from sparsedash.reporting import wording
 from sparsedash.reporting.cards import facts
 from sparsedash.schema.searches import FindSettings
@@ -7,6 +9,10 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend, Cached, Preflight
 from sparsedash.service.preflight import Memory
 from sparsedash.ui import frame
+from sparsedash.ui.polling import JOB_S
+
+_NAMED = 2
+"""Parts without a time that are named; of more, nothing of what a run takes is known."""
 
 
 def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> bool:
@@ -19,11 +25,25 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
     time = _time(before)
     if isinstance(settings, FindSettings) and not everything_stored(before.stored):
         time += ", less where trials stop early"
+    if before.duration.unknown and backend.is_measuring():
+        _wait(backend)
     rows = [("Time", time), ("Memory", _memory(before.memory)), ("Stored already", _stored(before.stored))]
     frame.show(facts(rows))
+    if before.memory.too_little:
+        frame.note(
+            f"This machine has {wording.size(before.memory.there_bytes or 0)} of memory: the run is likely to end for "
+            "want of it. A smaller model or bfloat16 takes less."
+        )
     for problem in before.problems:
         frame.failure(problem.message)
     return not before.problems
+
+
+@frame.fragment(JOB_S)
+def _wait(backend: Backend) -> None:
+    """Draw the page again as soon as it is known how fast this machine is."""
+    if not backend.is_measuring():
+        st.rerun()
 
 
 def everything_stored(stored: Cached) -> bool:
@@ -38,7 +58,7 @@ def _time(before: Preflight) -> str:
     if not unknown:
         by = ", by a measurement of this machine" if before.duration.counted else ""
         return f"about {wording.duration(known)}{by}"
-    if not known:
+    if not known or len(before.duration.unknown) > _NAMED:
         return "not known: no run like this has finished here yet"
     return f"about {wording.duration(known)}, and {unknown}, which was not measured here yet"
 

@@ -1,4 +1,4 @@
-"""The form of a search: which model, by which method, and what may be lost."""
+"""The form of a search: what may be lost, by which method, and how sure it shall be."""
 
 from dataclasses import replace
 
@@ -9,10 +9,11 @@ from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
+from sparsedash.ui import frame
 from sparsedash.ui.address_bar import asked, bound
 from sparsedash.ui.form import uploads
-from sparsedash.ui.form.fields import CALIBRATION, MODEL, PASSAGES, checked, group, hint, reference, whole
-from sparsedash.ui.form.method_fields import choose_one, choose_own
+from sparsedash.ui.form.fields import CALIBRATION, PASSAGES, checked, group, hint, reference, whole
+from sparsedash.ui.form.method_fields import choose_one, choose_own, say_methods
 from sparsedash.ui.form.more_fields import (
     calibration_fields,
     number_fields,
@@ -20,23 +21,29 @@ from sparsedash.ui.form.more_fields import (
     shuffle_field,
     usual_calibration,
 )
+from sparsedash.ui.form.sureness import choose_size
 from sparsedash.ui.form_address import OWN
 
-_MORE = (OWN, CALIBRATION.key, "samples", "length", "seed", "weights", "packed", "shuffle", "rule", "dtype", "width")
+_MORE = (CALIBRATION.key, "samples", "length", "seed", "weights", "packed", "shuffle", "rule", "dtype", "width")
 """The fields under "More settings", by their names in the address."""
 
 
-def find_settings(backend: Backend) -> FindSettings | None:
-    """Draw the form. Returns its settings, or None while a field is wrong; the error stands under that field."""
-    model = reference(backend, MODEL)
-    preset = choose_one()
-    about_method = st.container()
+def find_settings(backend: Backend, model: str | None) -> FindSettings | None:
+    """Draw what may be lost and how sure it shall be. Returns the search's settings, or None while a field is wrong;
+    the error stands under that field.
+    """
     tolerance = _tolerance()
+    about_method = st.container()
+    st.session_state.setdefault("another", any(map(asked, ("with", OWN))))
+    with st.expander("Take another method", key="another", on_change="rerun"):
+        preset = choose_one()
+        own = choose_own("Use a method of your own instead")
+    frame.section("How sure?")
+    sizes = st.container()
     passages = reference(backend, PASSAGES)
     budget = _budget()
     st.session_state.setdefault("more", any(map(asked, _MORE)))
     with st.expander("More settings", key="more", on_change="rerun"):
-        own = choose_own("Use a method of your own instead")
         group("Calibration")
         calibration = calibration_fields(reference(backend, CALIBRATION, usual=usual_calibration(model)))
         group("Evaluation")
@@ -45,11 +52,14 @@ def find_settings(backend: Backend) -> FindSettings | None:
         group("Numbers")
         dtype, width = number_fields()
     uploads.show_kept(backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)})
+    with about_method:
+        say_methods(own or (preset,))
     if not (model and own is not None and calibration and passages):
+        choose_size(backend, sizes, None)
         return None
     method: MethodSettings = replace(own[0] if own else preset, width_multiple=width)
     with about_method:
-        return checked(
+        settings = checked(
             "with",
             lambda: FindSettings(
                 model=model,
@@ -61,6 +71,8 @@ def find_settings(backend: Backend) -> FindSettings | None:
                 points=tolerance.points,
             ),
         )
+    choose_size(backend, sizes, settings)
+    return settings
 
 
 def _tolerance() -> Tolerance:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import streamlit as st
 
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
+from sparsedash.reporting.html import paragraph
 from sparsedash.schema.cache_keys import is_used
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.method_settings import (
@@ -20,6 +21,7 @@ from sparsedash.schema.method_settings import (
     Scope,
 )
 from sparsedash.schema.settings import RunSettings
+from sparsedash.ui import frame
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.form.fields import checked, hint, one_of, whole
 from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, KEYS, MASK_PRESETS, MASKS, OWN, PARAMETERS
@@ -55,6 +57,16 @@ _ABOUT = {
     "fit to unusual text keeps ordinary text.",
 }
 """What is said of each choice and parameter beside its field."""
+
+
+def say_methods(chosen: tuple[MethodSettings, ...]) -> None:
+    """Draw by what method it is done, or how many race: what is recommended, unless something else is chosen."""
+    names = [method_name(each) for each in chosen]
+    if len(names) > 1:
+        frame.show(paragraph(f"{len(names)} methods race: {', '.join(names)}."))
+    for name in names if len(names) == 1 else ():
+        frame.show(paragraph(f"By {name}{', which is recommended' if name == DEFAULT_METHOD else ''}."))
+        hint(*(method.summary for method in METHODS if method.name == name))
 
 
 def choose_presets() -> tuple[MethodSettings, ...]:

@@ -1,4 +1,4 @@
-"""The form: what to do, and the fields of a run of given sparsities."""
+"""The form: its three questions, and the fields of a run of given sparsities."""
 
 import streamlit as st
 
@@ -12,11 +12,13 @@ from sparsedash.schema.settings import (
     parse_percents,
 )
 from sparsedash.service.backend import Backend
+from sparsedash.ui import frame
 from sparsedash.ui.address_bar import BOUND, asked
 from sparsedash.ui.form import uploads
 from sparsedash.ui.form.fields import CALIBRATION, MODEL, PASSAGES, checked, group, hint, reference, whole
 from sparsedash.ui.form.find_form import find_settings
-from sparsedash.ui.form.method_fields import all_of, choose_masks, choose_own, choose_presets
+from sparsedash.ui.form.method_fields import all_of, choose_masks, choose_own, choose_presets, say_methods
+from sparsedash.ui.form.model_facts import show_facts
 from sparsedash.ui.form.more_fields import (
     calibration_fields,
     number_fields,
@@ -24,14 +26,13 @@ from sparsedash.ui.form.more_fields import (
     shuffle_field,
     usual_calibration,
 )
+from sparsedash.ui.form.sureness import choose_size
 from sparsedash.ui.form_address import GOALS, MASKS, OWN, SEARCH, SWEEP
 
 DEFAULT_SPARSITIES = "10, 20, 30"
 _FIRST_SPARSITIES, _FIRST_SAMPLES = (100, 200), 64
 
 _MORE = (
-    MASKS,
-    OWN,
     CALIBRATION.key,
     "samples",
     "length",
@@ -58,27 +59,36 @@ def first_run() -> RunSettings:
 
 
 def asked_settings(backend: Backend) -> RunSettings | FindSettings | None:
-    """Draw the two ways to start and the form of the chosen one. Returns what it asks for; None while that is wrong."""
+    """Draw the three questions. Returns what they ask for; None while that is wrong."""
+    frame.section("Which model?")
+    model = reference(backend, MODEL)
+    if model is not None:
+        show_facts(backend, model)
+    frame.section("How much, or how much may be lost?")
     goal = st.segmented_control(
         "What to do", GOALS, default=SWEEP, key="goal", bind=BOUND, required=True, label_visibility="collapsed"
     )
-    return find_settings(backend) if goal == SEARCH else run_settings(backend)
+    return find_settings(backend, model) if goal == SEARCH else run_settings(backend, model)
 
 
-def run_settings(backend: Backend) -> RunSettings | None:
-    """Draw the form of a run. Returns its settings, or None while a field is wrong; the error stands under it."""
-    model = reference(backend, MODEL)
-    presets = choose_presets()
-    about_methods = st.container()
+def run_settings(backend: Backend, model: str | None) -> RunSettings | None:
+    """Draw how much shall go and how sure it shall be. Returns the run's settings, or None while a field is wrong; the
+    error stands under it.
+    """
     sparsities = _sparsities()
     about_sweep = st.container()
+    about_methods = st.container()
+    st.session_state.setdefault("race", any(map(asked, ("method", MASKS, OWN))))
+    with st.expander("Race several methods, or take another", key="race", on_change="rerun"):
+        presets = choose_presets()
+        masks = choose_masks()
+        own = choose_own()
+    frame.section("How sure?")
+    sizes = st.container()
     passages = reference(backend, PASSAGES)
     # Open where the address says something in it, and from then on as the visitor leaves it.
     st.session_state.setdefault("more", any(map(asked, _MORE)))
     with st.expander("More settings", key="more", on_change="rerun"):
-        group("More methods")
-        masks = choose_masks()
-        own = choose_own()
         group("Calibration")
         calibration = calibration_fields(reference(backend, CALIBRATION, usual=usual_calibration(model)))
         group("Evaluation")
@@ -88,7 +98,9 @@ def run_settings(backend: Backend) -> RunSettings | None:
     uploads.show_kept(backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)})
     with about_methods:
         methods = all_of((*presets, *masks), own, width_multiple)
+        say_methods((*presets, *masks, *(own or ())))
     if not (model and methods and sparsities and calibration and evaluation):
+        choose_size(backend, sizes, None)
         return None
     with about_sweep:
         settings = checked(
@@ -104,6 +116,7 @@ def run_settings(backend: Backend) -> RunSettings | None:
         )
         if settings is not None:
             _say_sweep(settings)
+    choose_size(backend, sizes, settings)
     return settings
 
 

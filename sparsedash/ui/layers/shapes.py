@@ -16,7 +16,7 @@ def show_shapes(backend: Backend, record: Record) -> None:
         if shape is None or not block_shapes(shape, made, record.dtype):
             frame.note("The sizes of this model are noted when it is loaded the next time, by a run or a prompt.")
             return
-        frame.show(shapes_table(shape, made, record.dtype))
+        frame.show(shapes_table(shape, made, record.dtype).html)
         st.download_button(
             "Shapes and bytes, CSV",
             data=lambda: shapes_csv(shape, made, record.dtype),

@@ -9,11 +9,11 @@ from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.cards import card, cards
 from sparsedash.reporting.charts.layers import layers_chart, layers_words, relative
 from sparsedash.reporting.charts.palette import repainting
-from sparsedash.reporting.html import Html, table
+from sparsedash.reporting.html import Html, Table, table
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.stats.layer_errors import ALARM, median_ratio, mismatch
-from sparsedash.ui import address_bar, frame
+from sparsedash.ui import address_bar, chart_files, frame
 
 OVERFITTED = 2.0
 """From how many times the error on held-out text is one."""
@@ -34,12 +34,13 @@ def show_layers(made: Pruned) -> None:
         st.plotly_chart(
             layers_chart(made, frame.theme()),
             theme=None,
-            config={"displayModeBar": False, "responsive": True},
+            config=chart_files.chart_config("layers"),
             alt=layers_words(made),
             key="layers",
         )
+        chart_files.offer_chart()
     with st.expander("The numbers as a table"):
-        frame.show(layers_table(made))
+        frame.show_table(layers_table(made))
     if not made.layer_errors:
         frame.note(
             "This method depends on no calibration text, so none was read, and what the layers lose on it was not "
@@ -85,7 +86,7 @@ def times_more(made: Pruned, errors: Sequence[float]) -> float | None:
     return median_ratio(errors, made.layer_errors)
 
 
-def layers_table(made: Pruned) -> Html:
+def layers_table(made: Pruned) -> Table:
     """Every layer with all that is known of it, as a table."""
     columns = [
         ("Lost on calibration text", _percents(made.layer_errors)),

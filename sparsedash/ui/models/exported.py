@@ -47,7 +47,8 @@ def _draw(backend: Backend, export: Export) -> None:
     with st.expander("Where it loads"):
         rows = [[row.runtime, _WHERE[row.loads], row.why] for row in runtimes(export)]
         drawn = table("Where it loads", "A fresh process was asked here; the rest is by the source.", _HEAD, rows)
-        frame.show(element("div", drawn, css="sd-wrapped"))
+        frame.show(element("div", drawn.html, css="sd-wrapped"))
+        frame.offer_table(drawn, key=export.key[:16])
     with st.expander("Take it to the hub"):
         frame.note("Nothing is uploaded from here. In a shell of your own, logged in by hf auth login:")
         st.code(upload_command(export), language="sh", wrap_lines=True)

@@ -16,7 +16,7 @@ from sparsedash.reporting.html import paragraph, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, job_panel, job_watch
+from sparsedash.ui import chart_files, frame, job_panel, job_watch
 from sparsedash.ui.address_bar import select
 
 AGAINST, SPARSITY = "against", "sparsity"
@@ -49,12 +49,13 @@ def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Mea
         selected = st.plotly_chart(
             gain_chart(tradeoff, known.gained, measure, frame.theme()),
             theme=None,
-            config={"displayModeBar": False, "responsive": True},
+            config=chart_files.chart_config(f"{measure}-against-{name}".replace(" ", "-")),
             alt=gain_words(tradeoff, known.gained, measure),
             key=f"gain-{name}-{measure}",
             on_select="rerun",
             selection_mode="points",
         )
+        chart_files.offer_chart()
         key = clicked(selected["selection"]["points"])
         basis = _MEASURED if name in PHASES else _EXACT
         frame.show(paragraph(f"{_LINE} {basis}", css="sd-muted sd-small"))
@@ -143,5 +144,5 @@ def _timings(backend: Backend, found: RunResults, timed: Timed) -> None:
     with st.expander("The measured speeds as tables"):
         for name, timing in known:
             caption = f"{name}: {speed.circumstances(timing)}."
-            frame.show(table(f"Speed of {name}", caption, list(speed.HEAD), speed.rows(timing)))
+            frame.show_table(table(f"Speed of {name}", caption, list(speed.HEAD), speed.rows(timing)))
             frame.show(paragraph(speed.explained(timing), css="sd-muted sd-small"))

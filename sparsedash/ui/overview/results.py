@@ -12,16 +12,17 @@ from sparsedash.reporting.charts.palette import repainting
 from sparsedash.reporting.charts.points import Live, Measure
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.html import Html, element, escape, label, paragraph
+from sparsedash.reporting.job_status import heard, what
 from sparsedash.reporting.record_pair import offers
 from sparsedash.reporting.results_table import numbers_table
 from sparsedash.reporting.run_answer import answer, figures
-from sparsedash.reporting.run_ending import run_ending
-from sparsedash.reporting.run_results import RunResults, best, headline, live
+from sparsedash.reporting.run_ending import run_ending, still_to_come
+from sparsedash.reporting.run_results import RunResults, best, headline, live, run_results
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
-from sparsedash.ui import carried, frame, job_panel
+from sparsedash.ui import browser_notices, carried, chart_files, frame, job_panel, job_watch
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.chosen_run import link_to_files
 from sparsedash.ui.overview import gain_axis
@@ -29,6 +30,8 @@ from sparsedash.ui.polling import JOB_S
 from sparsedash.ui.run_ending import show_ending
 
 MEASURE = "measure"
+_GROWN = "run-grown"
+"""Of the session: the job whose run grew on this page."""
 _CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."
 _HINTS: dict[Measure, str] = {
     "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, on a geometric average "
@@ -57,27 +60,48 @@ def show_answer(found: RunResults, job: Job | None) -> None:
 
     job: the run's newest.
     """
-    ended = bool(run_ending(found.run, job))
+    ended = bool(run_ending(found.run, job)) or (job is not None and job.stopping)
     called = f"{found.name} · " if found.name else ""
     basis = f"{called}{wording.title(found.run.settings.model)} · {wording.details_of(found.run)}"
-    frame.opening(answer(found, ended), basis)
-    for said in figures(found):
-        frame.note(said)
+    frame.opening(answer(found, ended), basis, grows=_grows(job))
     show_ending(found.run, job)
+
+
+def wait_for(backend: Backend, key: str, job: Job) -> None:
+    """Draw the page of a run that has no results: with its job in the place that it keeps when they come."""
+    title, details = what(job)
+    said = still_to_come(job, "The first results are") if job.live else _no_results(job)
+    frame.opening(said, f"{title} · {details}", grows=_grows(job))
+    job_watch.watch(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
+    if job.live:
+        frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
+
+
+def _no_results(job: Job) -> str:
+    return "This run has no results any more." if job.state == "done" else "This run has no results."
+
+
+def _grows(job: Job | None) -> bool:
+    """Whether a live job adds to the page, or did before this visitor's eyes: then its parts keep their places."""
+    if job is not None and job.live:
+        st.session_state[_GROWN] = job.id
+    return job is not None and st.session_state.get(_GROWN) == job.id
 
 
 def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     """Draw the headline numbers, the chart and its table; above them the job that adds to them, if any."""
     frame.show(Html(f"<style>{repainting()}</style>"))
     if job is not None and job.live:
-        _watch_race(backend, found, job.id)
+        _watch_race(backend, found, job)
     else:
-        if job is not None and job.state != "done":
+        if job is not None and (job.state != "done" or _grows(job)):
             job_panel.draw(backend, job, brief=True)
-        _draw_race(backend, found, None)
+        _draw_race(backend, found, None, grows=_grows(job))
+    for said in figures(found):
+        frame.note(said)
     with st.expander("The numbers as a table"):
         addresses = _comparisons(found)
-        frame.show(numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()}))
+        frame.show_table(numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()}))
     if ended := verdicts.endings(found.records):
         frame.note(ended)
     for warning in found.run.warnings:
@@ -85,18 +109,19 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
 
 
 @frame.fragment(JOB_S)
-def _watch_race(backend: Backend, found: RunResults, job_id: int) -> None:
-    """The chart while its job is live; reruns the page when the job ends or has brought another record."""
-    job = backend.job(job_id)
+def _watch_race(backend: Backend, found: RunResults, seen: Job) -> None:
+    """The chart while its job is live; reruns the page when the job ends, is to stop or has brought another record."""
+    job = backend.job(seen.id)
     run = backend.run(found.run.key)
-    if not job.live or (run is not None and len(run.sparse) != len(found.run.sparse)):
+    if job_watch.is_news(seen, job) or (run is not None and len(run.sparse) != len(found.run.sparse)):
         st.rerun()
     job_panel.draw(backend, job, brief=True)
-    _draw_race(backend, found, live(found, job))
+    browser_notices.hear(heard(backend, job))
+    _draw_race(backend, found, live(found, job), grows=True)
 
 
-def _draw_race(backend: Backend, found: RunResults, now: Live | None) -> None:
-    frame.show(cards(_numbers(found)))
+def _draw_race(backend: Backend, found: RunResults, now: Live | None, *, grows: bool) -> None:
+    frame.show(cards(_numbers(found), grows=grows))
     measures: tuple[Measure, ...] = get_args(Measure)
     measure = st.segmented_control(
         "What the chart shows",
@@ -115,12 +140,13 @@ def _draw_race(backend: Backend, found: RunResults, now: Live | None) -> None:
     selected = st.plotly_chart(
         tradeoff_chart(tradeoff, measure, frame.theme()),
         theme=None,
-        config={"displayModeBar": False, "responsive": True},
+        config=chart_files.chart_config(measure.replace(" ", "-")),
         alt=tradeoff_words(tradeoff, measure),
         key=f"race-{measures.index(measure)}",
         on_select="rerun",
         selection_mode="points",
     )
+    chart_files.offer_chart()
     _open_comparison(found, clicked(selected["selection"]["points"]))
     fewer = any(point.hollow for point in tradeoff.sparse)
     hints = [_HINTS[measure], _DRAWN[measure], _BESIDE, *([_HOLLOW] if fewer or now else [])]
@@ -181,4 +207,12 @@ def _numbers(found: RunResults) -> list[Html]:
     for row in [rows[0], rows[-1]] if len(rows) > 1 else rows:
         name = model_names.card_name(row.method, row.record.sparsity_permille, found.several_methods)
         numbers.append(card(name, *verdicts.headline_cost(row.verdict), css="sd-sparse"))
-    return numbers
+    return numbers + _to_come(found, len(numbers))
+
+
+def _to_come(found: RunResults, n_there: int) -> list[Html]:
+    """A place for each number that a growing run still brings; how many a search brings nobody knows."""
+    if found.run.finished or found.run.find is not None:
+        return []
+    n_missing = min(2, len(found.run.settings.made_permille)) + 1 - n_there
+    return [card("Sparse", "…", "when the model has answered", css="sd-sparse") for _ in range(n_missing)]

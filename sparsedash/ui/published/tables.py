@@ -63,10 +63,10 @@ def show_tables() -> None:
     frame.section("Last token, LAMBADA")
     caption = _caption("the last token", LAST_TOKEN[0].n_passages)
     rows = [_row(row) + _ratios(row) for row in LAST_TOKEN]
-    frame.show(table("Published accuracies of the last token", caption, _HEAD + _RATIO_HEAD, rows))
+    frame.show_table(table("Published accuracies of the last token", caption, _HEAD + _RATIO_HEAD, rows))
     frame.section("Last word, LAMBADA in OpenAI's variant")
     caption = _caption("the last word", LAST_WORD[0].n_passages)
-    frame.show(table("Published accuracies of the last word", caption, _HEAD, [_row(r) for r in LAST_WORD]))
+    frame.show_table(table("Published accuracies of the last word", caption, _HEAD, [_row(r) for r in LAST_WORD]))
 
 
 def show_row(backend: Backend) -> None:

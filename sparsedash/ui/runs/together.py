@@ -12,7 +12,7 @@ from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.runs.overlay import MOST_RUNS, Overlay, overlay
 from sparsedash.reporting.runs.rows import RunRow
 from sparsedash.service.backend import Backend
-from sparsedash.ui import carried, frame
+from sparsedash.ui import carried, chart_files, frame
 from sparsedash.ui.address_bar import BOUND
 
 MEASURE = "measure"
@@ -44,7 +44,7 @@ def show_together(backend: Backend, chosen: Sequence[RunRow]) -> None:
     if len(looked_at) < len([row for row in chosen if row.run is not None]):
         frame.note(f"Only the first {MOST_RUNS} of the chosen runs are looked at.")
     with st.expander("The numbers as a table"):
-        frame.show(drawn.numbers())
+        frame.show_table(drawn.numbers())
 
 
 def _draw(drawn: Overlay) -> None:
@@ -61,12 +61,13 @@ def _draw(drawn: Overlay) -> None:
     selected = st.plotly_chart(
         tradeoff_chart(drawn.tradeoff(), measure, frame.theme()),
         theme=None,
-        config={"displayModeBar": False, "responsive": True},
+        config=chart_files.chart_config(f"runs-{measure}".replace(" ", "-")),
         alt=tradeoff_words(drawn.tradeoff(brief=False), measure),
         key=f"together-{measure}",
         on_select="rerun",
         selection_mode="points",
     )
+    chart_files.offer_chart()
     frame.show(drawn.legend(), paragraph(_DRAWN[measure], css="sd-muted sd-small"))
     if address := drawn.comparisons().get(clicked(selected["selection"]["points"])):
         st.switch_page("pages/compare.py", query_params={**address, **carried.tolerance_address()})

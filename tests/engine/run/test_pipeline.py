@@ -16,6 +16,7 @@ from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, Ne
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service import preflight
 from sparsedash.storage.store import Store
 
 
@@ -163,6 +164,28 @@ def test_methods_that_depend_on_no_calibration_text_never_ask_for_it(name, setti
         assert len(measured.pruned.layer_errors) == 3
     assert set(run.sparse) <= set(both.sparse)
     whole.close()
+
+
+def test_a_text_file_that_no_method_reads_is_not_even_opened(settings, store, tmp_path):
+    lots = replace(settings, methods=(MethodSettings(saliency="random", compensation="none", width_multiple=8),))
+    nowhere = CalibrationSettings(corpus=f"file:{tmp_path / 'nowhere.txt'}")
+    run, _ = _run(replace(lots, calibration=nowhere), store)
+    assert run.finished and preflight.cached(run.settings, store).sparse == len(run.sparse)
+
+
+def test_nobody_waits_for_a_text_that_only_methods_without_text_would_be_measured_on(settings, store, monkeypatch):
+    calibrated = []
+
+    def counting(*args, **more):
+        calibrated.append(args)
+        calibrate(*args, **more)
+
+    monkeypatch.setattr(run_calibration, "calibrate", counting)
+    half = replace(settings.methods[0], plain_text=0.5)
+    lots = MethodSettings(saliency="random", compensation="none", width_multiple=8)
+    run, _ = _run(replace(settings, methods=(half, lots), sparsities_permille=(500,)), store)
+    assert len(calibrated) == 1
+    assert [len(store.get(Record, key).pruned.layer_errors) for key in run.sparse] == [3, 0]
 
 
 def test_statistics_that_are_there_measure_also_a_method_that_does_not_need_them(settings, store, monkeypatch):

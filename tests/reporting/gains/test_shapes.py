@@ -56,7 +56,7 @@ def test_the_csv_has_every_projection_and_the_whole_model():
 
 
 def test_the_table_shows_both_shapes_where_they_differ_and_one_where_not():
-    drawn = shapes_table(SHAPE, PRUNED, "float32")
+    drawn = shapes_table(SHAPE, PRUNED, "float32").html
     assert "128 × 4 → 96 × 4" in drawn and "<td>64 × 4</td>" in drawn
     assert "Whole model" in drawn and "32 of 192 inner channels are gone" in drawn
 
@@ -64,4 +64,4 @@ def test_the_table_shows_both_shapes_where_they_differ_and_one_where_not():
 @pytest.mark.parametrize("pattern", ["1x1", "2:4"])
 def test_zeros_alone_change_no_shape(pattern):
     masked = replace(PRUNED, method=replace(PRUNED.method, pattern=pattern, compensation="none"), widths=(128, 64))
-    assert "every matrix keeps its shape and its bytes" in shapes_table(SHAPE, masked, "float32")
+    assert "every matrix keeps its shape and its bytes" in shapes_table(SHAPE, masked, "float32").html

@@ -117,5 +117,5 @@ def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table(backend)
     found = overlay([one, other])
     assert found.comparisons()["1-0"] == {"run": other.run.key, "right": "10 %"}
     assert len(found.comparisons()) == 4
-    assert found.numbers().count('scope="row"') == 4
+    assert found.numbers().html.count('scope="row"') == 4
     assert "not for those of all these runs" in found.notes[-1]

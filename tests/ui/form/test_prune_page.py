@@ -4,16 +4,17 @@ from dataclasses import fields, replace
 
 import pytest
 
+from sparsedash.catalog.dimensions import shipped
 from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service.named_models import NamedModel
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.problems import Problem
 from sparsedash.ui.form_address import form_address
 from tests.ui import specimens
-from tests.ui.conftest import button, links, markup, words
-from tests.ui.fake_backend import job
+from tests.ui.conftest import button, markup, words
 
 SETTINGS = specimens.SETTINGS
 
@@ -23,7 +24,7 @@ def test_the_form_begins_with_the_default_run(open_page, backend):
     button(app, "Start").click().run()
     own = replace(SETTINGS.calibration, corpus="builtin:smollm2-text")
     assert backend.submitted == [replace(SETTINGS, calibration=own)]
-    assert app.query_params["job"] == "1"
+    assert app.query_params["run"] == backend.submitted[0].key()
     assert "Waiting" in words(app)
 
 
@@ -168,22 +169,61 @@ def test_a_stored_run_opens_at_once(open_page, backend):
     assert "a moment: everything is stored" in words(open_page("prune"))
 
 
-def test_the_job_in_the_address_is_shown_and_can_be_cancelled(open_page, backend):
-    backend.stored_jobs = [job(SETTINGS)]
-    app = open_page("prune", job="1")
-    button(app, "Cancel").click().run()
-    assert backend.cancelled == [1]
+SIZES = {"Quick look": "builtin:cloze", "Decide": "builtin:cloze-402", "Paper": "lambada_openai"}
 
 
-def test_a_finished_job_leads_to_its_results(open_page, backend):
-    backend.stored_jobs = [job(SETTINGS, "done")]
-    found = links(open_page("prune", job="1"))
-    assert found["See what it cost"].endswith(f"run={SETTINGS.key()}")
+def test_how_sure_is_one_choice_that_fills_in_the_passages(open_page, backend):
+    app = open_page("prune")
+    sure = app.radio(key="sure")
+    assert list(sure.options) == list(SIZES) and sure.value == "Quick look"
+    for size, text in SIZES.items():
+        app.radio(key="sure").set_value(size).run()
+        assert app.selectbox(key="text").value == text
+        assert backend.asked_about[-1].evaluation == EvaluationSettings(corpus=text)
+    app.number_input(key="passages").set_value(500).run()
+    assert app.radio(key="sure").value == "As chosen below"
+    app.radio(key="sure").set_value("Decide").run()
+    assert (app.selectbox(key="text").value, app.number_input(key="passages").value) == ("builtin:cloze-402", None)
 
 
-@pytest.mark.parametrize("number", ["99", "x"])
-def test_an_address_of_no_job_says_so(number, open_page):
-    assert f"There is no job {number} here." in words(open_page("prune", job=number))
+def test_every_size_says_its_time_and_the_smallest_loss_it_shows(open_page):
+    captions = open_page("prune").radio(key="sure").proto.captions
+    assert [text.replace("\xa0", " ") for text in captions] == [
+        "132 passages, built in · about 4 min · shows losses from about 1.23 × word perplexity or 4.4 points",
+        "402 passages, built in · about 4 min · shows losses from about 1.13 × word perplexity or 2.5 points",
+        "5,153 passages, LAMBADA, fetched once from the hub · about 4 min · "
+        "shows losses from about 1.03 × word perplexity or 0.7 points",
+    ]
+
+
+def test_a_search_has_the_same_three_sizes(open_page):
+    assert open_page("prune", goal="How much can go?", text="lambada_openai").radio(key="sure").value == "Paper"
+
+
+def test_one_method_is_recommended_until_others_are_chosen(open_page):
+    app = open_page("prune")
+    assert "By least-squares, which is recommended." in words(app)
+    assert not app.session_state["race"]
+    raced = open_page("prune", method=["best", "random"])
+    assert "2 methods race: best, random." in words(raced)
+    assert raced.session_state["race"]
+    assert "By best." in words(open_page("prune", method="best"))
+
+
+LLAMA = NamedModel(family="llama", counted=shipped("llama-7b"))
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (None, "Nothing of it lies on this machine"),
+        (LLAMA, "Family: llama. 32 blocks of 11,008 channels, 6.7 billion weights, 27.0 GB in FP32."),
+        (NamedModel(family="phi3", counted=None), "Family: phi3. Its sizes, and so memory and time, are known once"),
+    ],
+)
+def test_a_model_is_known_as_soon_as_it_is_named(named, said, open_page, backend):
+    backend.named = named
+    assert said in words(open_page("prune", model="some/model"))
 
 
 def test_a_race_of_several_methods_says_how_many_models_it_makes(open_page):
@@ -198,11 +238,11 @@ OWN = {"own": "true", "saliency": "random", "compensation": "none"}
 class TestAMethodOfOnesOwn:
     def test_it_races_beside_the_presets(self, open_page, backend):
         app = open_page("prune", **OWN, allocation="global")
+        assert "Its name in charts: random + none + global" in words(app)
         button(app, "Start").click().run()
         asked = backend.submitted[0].methods
         assert asked[0] == method_named("least-squares")
         assert (asked[1].saliency, asked[1].compensation, asked[1].allocation) == ("random", "none", "global")
-        assert "Its name in charts: random + none + global" in words(app)
 
     def test_it_may_be_the_only_one(self, open_page, backend):
         app = open_page("prune", **OWN)
@@ -345,10 +385,10 @@ def test_more_settings_are_open_where_the_address_says_something_in_them(open_pa
     assert open_page("prune", calibration="no-such-text").session_state["more"]
 
 
-def test_more_settings_stay_open_when_the_last_of_them_is_taken_back(open_page):
+def test_the_methods_stay_open_when_the_last_of_them_is_taken_back(open_page):
     form = open_page("prune", own="true")
     form.toggle(key="own").set_value(False).run()
-    assert form.session_state["more"]
+    assert form.session_state["race"]
 
 
 ENDLESS = ("1e999", "-1e999", "inf", "9" * 400)

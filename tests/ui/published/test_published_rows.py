@@ -68,7 +68,7 @@ def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypat
 
     form = open_page("prune", **query_of(address))
     next(button for button in form.button if button.label == "Start").click().run()
-    job = finished(real, int(form.query_params["job"]))
+    job = finished(real, real.newest_job(str(form.query_params["run"])).id)
     assert job.state == "done", f"{job.error_text} {job.error_advice}"
 
     run = real.run(job.key)
