@@ -334,7 +334,7 @@ def test_the_report_opens_from_disk_and_asks_for_nothing(page, address, tmp_path
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(path.as_uri())
-    expect(page.get_by_role("img", name=re.compile("Share of 120 last words right"))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("Word perplexity over 120 passages"))).to_be_visible()
     expect(page.get_by_role("heading", name="Broke: 9")).to_be_visible()
     numbers = page.get_by_role("region", name="The numbers of this run")
     assert numbers.evaluate("e => e.scrollWidth - e.clientWidth") == 0
