@@ -92,7 +92,7 @@ def test_nothing_is_on_its_way_once_somebody_has_cancelled(page, start_server, w
     expect(page.locator("h1")).to_have_text("The first results are on their way.")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("h1")).to_have_text("This run is being stopped.")
-    expect(page.get_by_text("Stopping: what is finished is kept")).to_be_visible()
+    expect(page.locator(".sd-whole")).to_have_text("Stopping: what is finished is kept")
     worker.table.mark_cancelled(worker.job, "Stopped.", "")
     expect(page.locator("h1")).to_have_text("This run has no results.")
     expect(page.get_by_text("on their way")).to_have_count(0)

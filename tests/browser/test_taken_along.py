@@ -20,9 +20,7 @@ def taken(page, button) -> tuple[str, bytes]:
     return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("path", "name"), [("", "word-perplexity"), ("?against=bytes", "word-perplexity"), ("layers", "layers")]
-)
+@pytest.mark.parametrize(("path", "name"), [("", "word-perplexity"), ("layers", "layers")])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_chart_is_an_svg_and_a_png(path, name, scheme, page, address):
     page.emulate_media(color_scheme=scheme)
