@@ -121,7 +121,7 @@ def _watch_race(backend: Backend, found: RunResults, seen: Job) -> None:
 
 
 def _draw_race(backend: Backend, found: RunResults, now: Live | None, *, grows: bool) -> None:
-    frame.show(cards(_numbers(found), grows=grows))
+    frame.show(cards(_numbers(found, grows), grows=grows))
     measures: tuple[Measure, ...] = get_args(Measure)
     measure = st.segmented_control(
         "What the chart shows",
@@ -194,7 +194,7 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
             frame.show(element("p", escape(" · ".join(parts)), css="sd-muted sd-small"))
 
 
-def _numbers(found: RunResults) -> list[Html]:
+def _numbers(found: RunResults, grows: bool) -> list[Html]:
     """Dense, and the mildest and the hardest pruning of the best method; of a search its answer and the next step."""
     rows = best(found)
     if found.search is not None and found.search.finished:
@@ -207,7 +207,7 @@ def _numbers(found: RunResults) -> list[Html]:
     for row in [rows[0], rows[-1]] if len(rows) > 1 else rows:
         name = model_names.card_name(row.method, row.record.sparsity_permille, found.several_methods)
         numbers.append(card(name, *verdicts.headline_cost(row.verdict), css="sd-sparse"))
-    return numbers + _to_come(found, len(numbers))
+    return numbers + (_to_come(found, len(numbers)) if grows else [])
 
 
 def _to_come(found: RunResults, n_there: int) -> list[Html]:

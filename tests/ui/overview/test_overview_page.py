@@ -4,6 +4,8 @@ import json
 import re
 from dataclasses import replace
 
+import pytest
+
 from sparsedash.catalog.example import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.jobs.job import Taken
@@ -247,6 +249,13 @@ def test_the_live_point_stands_in_the_chart_while_its_model_answers(open_page, b
     figure = json.loads(app.get("plotly_chart")[0].proto.spec)
     (point,) = [trace for trace in figure["data"] if trace["name"] == "live"]
     assert (point["x"], point["y"]) == ([20.0], [35.0])
+
+
+@pytest.mark.parametrize(("state", "comes"), [("running", True), ("crashed", False)])
+def test_a_place_is_kept_only_for_numbers_that_will_come(open_page, backend, state, comes):
+    backend.add_run(specimens.run(finished=False, n_sparse=1))
+    backend.stored_jobs = [job(SETTINGS, state=state)]
+    assert ("when the model has answered" in words(open_page("overview"))) == comes
 
 
 def test_the_job_says_how_many_are_right_so_far(open_page, backend):
