@@ -36,6 +36,8 @@ def runs(page, start_server, folder):
     """The page with all runs, opened."""
     page.goto(f"{start_server(folder)}/runs")
     ready(page)
+    # Rows grow as their answers are read, and a click would meet another one.
+    expect(page.get_by_text("being read")).to_have_count(0)
     return page
 
 
