@@ -30,7 +30,6 @@ def try_built_in() -> None:
 
 def invite() -> None:
     """Draw the page that is shown before anything has run."""
-    backend.expect_work()
     frame.opening("What would pruning cost this language model?")
     frame.empty(
         "SparseDash removes inner channels of a model's MLPs, asks the dense and the sparse model the same passages, "

@@ -10,9 +10,13 @@ from sparsedash.ui.polling import JOB_S
 
 
 def show_duration(backend: Backend) -> None:
-    """Draw the time of the first run; asks again while the machine is being measured."""
+    """Draw the time of the first run, and have a worker ready for it; asks again while the machine is being measured.
+
+    Not both at once: a worker that loads the engine would make the machine look slow.
+    """
     known = backend.preflight(first_run()).duration
     if known.total_s is not None:
+        backend.expect_work()
         _say(known)
     else:
         _wait(backend)
@@ -20,7 +24,10 @@ def show_duration(backend: Backend) -> None:
 
 @frame.fragment(JOB_S)
 def _wait(backend: Backend) -> None:
-    _say(backend.preflight(first_run()).duration)
+    known = backend.preflight(first_run()).duration
+    if known.total_s is not None:
+        backend.expect_work()
+    _say(known)
 
 
 def _say(known: Duration) -> None:
