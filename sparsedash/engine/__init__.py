@@ -10,8 +10,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
 
-# Read when torch is loaded: threads that wait for each other sleep after a while. They would spin for milliseconds, which
-# halves the speed beside other work; so many turns cost nothing on an idle machine, where 1,000 cost 8 % of a forward
-# pass. Whoever has said how they wait is not overruled.
+# Read when torch is loaded: threads that wait for each other sleep after a while. They would spin for milliseconds,
+# which halves the speed beside other work; so many turns cost nothing on an idle machine, where 1,000 cost 8 % of a
+# forward pass. Whoever has said how they wait is not overruled.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
