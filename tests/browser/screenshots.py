@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.served import Server, chromium
 
-PAGES = ("overview", "prune", "jobs", "compare", "layers", "models")
+PAGES = ("overview", "prune", "jobs", "runs", "compare", "layers", "models")
 WIDTHS = {1440: 900, 390: 844}
 THEMES = ("light", "dark")
 SETTLING_MS = 1000
