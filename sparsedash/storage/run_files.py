@@ -143,12 +143,7 @@ def _parts(lines: bytes) -> Iterator[Part]:
         kind = _KINDS.get(name)
         if kind is None:
             raise StoreError("This file holds what no run has.", _ADVICE)
-        yield _part(kind, text)
-
-
-def _part(kind: type[Part], text: str) -> Part:
-    found: Part = from_json(kind, text)  # type: ignore[type-var]
-    return found
+        yield from_json(kind, text)  # type: ignore[type-var]
 
 
 def _of(found: list[Part], kind: type[P]) -> list[P]:

@@ -52,8 +52,7 @@ def ticks(measure: Measure, y_range: tuple[float, float]) -> dict[str, Any]:
             return {"tickvals": places, "ticktext": [f"{place:g} %" for place in places]}
         case "accuracy":
             places = round_places(low, high)
-            words = [f"{place:+g}".replace("-", "−") if place else "0" for place in places]
-            return {"tickvals": places, "ticktext": words}
+            return {"tickvals": places, "ticktext": [signed(place) for place in places]}
         case "word perplexity":
             below = _apart([-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low)
             above = _apart([0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low)
@@ -63,6 +62,11 @@ def ticks(measure: Measure, y_range: tuple[float, float]) -> dict[str, Any]:
         case "flips":
             places = round_places(low, high)
             return {"tickvals": places, "ticktext": [f"{abs(place):g} %" for place in places]}
+
+
+def signed(value: float) -> str:
+    """A change as a tick says it: "+5", "−0.5", and "0" without a sign."""
+    return f"{value:+g}".replace("-", "−") if value else "0"
 
 
 def round_places(low: float, high: float) -> list[float]:

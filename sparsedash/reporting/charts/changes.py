@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sparsedash.reporting.charts.axes import signed
 from sparsedash.reporting.charts.palette import PALETTES, Theme, axis, frame_of
 
 HEIGHT = 170
@@ -45,7 +46,7 @@ def changes_chart(
             colours,
             range=[0, len(counts)],
             tickvals=[i + 1 for i in shown],
-            ticktext=[f"{ends[i]:+g}".replace("-", "−") if ends[i] else "0" for i in shown],
+            ticktext=[signed(ends[i]) for i in shown],
             showgrid=False,
         ),
         "yaxis": axis(colours, showticklabels=False, showgrid=False, rangemode="tozero"),
