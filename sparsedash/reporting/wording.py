@@ -170,6 +170,16 @@ def at_least(least: LeastMemory) -> str:
     return f"at least {size(least.n_bytes)}{beside}"
 
 
+def streamed(resident_bytes: int | None, there_bytes: int | None) -> str:
+    """Why the weights of a model are read block by block."""
+    if resident_bytes is None:
+        return "The weights are read block by block."
+    if there_bytes is None or resident_bytes <= there_bytes:
+        return f"The weights are read block by block; all of them in memory would take {size(resident_bytes)}."
+    there = f"this machine has {size(there_bytes)}"
+    return f"The weights are read block by block: all of them in memory would take {size(resident_bytes)}, and {there}."
+
+
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:
     """ "today 14:05", "yesterday 9:12", "3 June 14:05"; with the year when it is another one."""
     try:

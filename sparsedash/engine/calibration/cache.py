@@ -120,6 +120,8 @@ class CalibrationCache:
         return all(self._store.recall(note) is not None for note in wanted)
 
     def _statistics(self, index: int) -> Statistics:
+        # Whoever asks for a block's statistics is done with the weights of the one before.
+        self._loaded.residency.drop()
         data = self._store.get_artefact(f"{self._keys.statistics}/{index}")
         if data is None:
             self._store.forget(notes.calibrated(self._keys.statistics))
@@ -134,6 +136,7 @@ class CalibrationCache:
     def _inputs(self, index: int) -> list[tuple[list[str], Statistics]]:
         """Of one block; from one more pass over all of the calibration text, done once."""
         key, out = self._keys.inputs, self._loaded.family.out
+        self._loaded.residency.drop()
         if self._store.recall(notes.inputs_gathered(key)) is None:
             self._gather_inputs(key)
         found = []
@@ -220,8 +223,9 @@ class CalibrationCache:
         changes, errors = [], []
         for index, mlp in enumerate(self._loaded.mlps):
             layer = layer_of(mlp, self._statistics(index))
-            changes.append(reference_change(layer))
-            errors.append(layer.mean_square(*changes[-1]))
+            weight, bias = reference_change(layer)
+            errors.append(layer.mean_square(weight, bias))
+            changes.append((self._loaded.residency.hold(weight), bias))
         # Long sequences are cut: only the last predictions of each are judged, and many are wanted.
         short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self._sequences()]
         few = first_tokens(short, SENSITIVITY_TOKENS)

@@ -51,6 +51,7 @@ class PassageActivations:
 
     def of(self, index: int) -> list[Sample] | None:
         """The inputs of each watched projection of a block; None where the store has no room for them."""
+        self._loaded.residency.drop()
         found = self._kept(index)
         if found is None:
             self._collect()

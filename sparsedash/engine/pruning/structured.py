@@ -1,6 +1,7 @@
 """Prunes channels: scores them, decides each block's width, chooses what is kept, and compensates."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,21 +23,24 @@ def prune(
     *,
     scores: Callable[[], list[ChannelScores]],
     on_layer: Callable[[int, int], None],
+    hold: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> list[PrunedMlp]:
     """What each MLP becomes at this sparsity; the model itself is left as it is.
 
     scores: gives what `score_channels` finds; not asked where nothing goes. on_layer: called with steps done and all
-    steps. The same arguments give the same weights, to the bit.
+    steps. hold: keeps the weights of one block while the others are pruned. The same arguments give the same weights,
+    to the bit.
     """
     if permille == 0:
-        return [PrunedMlp(torch.arange(mlp.width), out_weight(mlp).float().cpu()) for mlp in mlps]
+        return [PrunedMlp(torch.arange(mlp.width), hold(out_weight(mlp).float().cpu())) for mlp in mlps]
     blocks = scores()
     widths = ALLOCATIONS[method.allocation].widths(blocks, permille, method)
     narrowed = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
         layer = _layer(mlp, calibration, index, method)
         kept = _kept(layer, blocks[index].scores, n_kept, method)
-        narrowed.append(_refitted(layer, kept, method))
+        narrow = _refitted(layer, kept, method)
+        narrowed.append(replace(narrow, out_weight=hold(narrow.out_weight)))
         on_layer(len(mlps) + index + 1, 2 * len(mlps))
     return narrowed
 

@@ -1,5 +1,6 @@
 """The sparse models of a run, made of the dense one and of what its calibration leaves, which is made when missing."""
 
+from dataclasses import replace
 from functools import partial
 
 from sparsedash.engine.calibration.cache import CacheEvicted
@@ -65,7 +66,8 @@ class RunPruning:
             errors = channel_errors(loaded.mlps, calibration, method, narrowed)
             return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors)
         projections, scope = loaded.projections(method.scope), method.scope
-        masked, errors = prune_weights(projections, calibration, method, permille, self._on_block)
+        hold = loaded.residency.hold
+        masked, errors = prune_weights(projections, calibration, method, permille, self._on_block, hold)
         return MaskedWeights(loaded=loaded, scope=scope, masked=masked, groups=cache.groups, errors=errors)
 
     def _narrowed(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
@@ -74,20 +76,33 @@ class RunPruning:
             return self._chosen(method, permille, calibration)
         text = self.calibration(method)
         key = pruned_key(text.keys.statistics, method, permille)
-        known = self._store.get_artefact(key)
+        known = self._known_narrowed(key)
         if known is None:
             chosen, on_step = self._chosen(method, permille, calibration), self._run_log.on_step
             loaded, sequences = self._model.loaded, text.sequences
             refitted = refit_sequentially(loaded, sequences, chosen, method.damping, method.strength, on_step)
-            known = pack_narrowed(refitted)
-            self._store.put_artefact(key, known)
-        return unpack_narrowed(known)
+            for index, narrow in enumerate(refitted):
+                self._store.put_artefact(f"{key}/{index}", pack_narrowed(narrow))
+            return refitted
+        return known
+
+    def _known_narrowed(self, key: str) -> list[PrunedMlp] | None:
+        """What the store has of a sequential refit; None where it lacks a block."""
+        found, hold = [], self._model.loaded.residency.hold
+        for index in range(len(self._model.loaded.mlps)):
+            data = self._store.get_artefact(f"{key}/{index}")
+            if data is None:
+                return None
+            narrow = unpack_narrowed(data)
+            found.append(replace(narrow, out_weight=hold(narrow.out_weight)))
+        return found
 
     def _chosen(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
         """What every MLP becomes by itself, without regard to what the blocks before it have lost."""
         scores = partial(self.calibration(method).cache.channel_scores, method, permille, self._on_block)
-        mlps = self._model.loaded.mlps
-        return prune(mlps, calibration, method, permille, scores=scores, on_layer=self._on_block)
+        mlps, hold = self._model.loaded.mlps, self._model.loaded.residency.hold
+        return prune(mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, hold=hold)
 
     def _on_block(self, done: int, total: int) -> None:
+        self._model.loaded.residency.drop()
         self._run_log.on_step(Step("prune", done, total))

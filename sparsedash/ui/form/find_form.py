@@ -24,7 +24,19 @@ from sparsedash.ui.form.more_fields import (
 from sparsedash.ui.form.sureness import choose_size
 from sparsedash.ui.form_address import OWN
 
-_MORE = (CALIBRATION.key, "samples", "length", "seed", "weights", "packed", "shuffle", "rule", "dtype", "width")
+_MORE = (
+    CALIBRATION.key,
+    "samples",
+    "length",
+    "seed",
+    "weights",
+    "packed",
+    "shuffle",
+    "rule",
+    "dtype",
+    "width",
+    "residency",
+)
 """The fields under "More settings", by their names in the address."""
 
 
@@ -50,7 +62,7 @@ def find_settings(backend: Backend, model: str | None) -> FindSettings | None:
         shuffle = shuffle_field()
         rule = rule_field()
         group("Numbers")
-        dtype, width = number_fields()
+        dtype, width, residency = number_fields()
     uploads.show_kept(backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)})
     with about_method:
         say_methods(own or (preset,))
@@ -69,6 +81,7 @@ def find_settings(backend: Backend, model: str | None) -> FindSettings | None:
                 evaluation=EvaluationSettings(corpus=passages, n_passages=budget, shuffle_seed=shuffle, rule=rule),
                 ratio=tolerance.ratio,
                 points=tolerance.points,
+                residency=residency,
             ),
         )
     choose_size(backend, sizes, settings)

@@ -44,6 +44,7 @@ _MORE = (
     "stop",
     "rule",
     "dtype",
+    "residency",
     "width",
 )
 """The fields under "More settings", by their names in the address."""
@@ -94,7 +95,7 @@ def run_settings(backend: Backend, model: str | None) -> RunSettings | None:
         group("Evaluation")
         evaluation = _evaluation(passages)
         group("Numbers")
-        dtype, width_multiple = number_fields()
+        dtype, width_multiple, residency = number_fields()
     uploads.show_kept(backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)})
     with about_methods:
         methods = all_of((*presets, *masks), own, width_multiple)
@@ -112,6 +113,7 @@ def run_settings(backend: Backend, model: str | None) -> RunSettings | None:
                 sparsities_permille=sparsities,
                 calibration=calibration,
                 evaluation=evaluation,
+                residency=residency,
             ),
         )
         if settings is not None:

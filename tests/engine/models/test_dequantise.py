@@ -10,9 +10,10 @@ import torch
 from filelock import FileLock
 from gguf import GGUFReader
 
-from sparsedash.engine.models.dequantise import damaged_files, dequantised
+from sparsedash.engine.models.dequantise import dequantised
 from sparsedash.engine.models.gguf_reader import GgufReader
 from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.unpacked import damaged_files
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
