@@ -134,6 +134,12 @@ class Store:
         """Bytes that all artefacts may take together."""
         return int(self._artefacts.size_limit)
 
+    @property
+    def artefact_left(self) -> int:
+        """Bytes that can be stored without another artefact being dropped for them."""
+        used: int = self._patiently("read", self._artefacts.volume)
+        return max(0, self.artefact_room - used)
+
     def put_artefact(self, key: str, data: bytes) -> None:
         """Store bytes that can be computed again; they may be dropped when room runs short."""
         self._write(self._artefacts, key, data)
@@ -142,6 +148,14 @@ class Store:
     def get_artefact(self, key: str) -> bytes | None:
         """The bytes, or None where there are none (any more); damaged ones are dropped and count as none."""
         return self._read(self._artefacts, key)
+
+    def has_artefact(self, key: str) -> bool:
+        """Whether the bytes are there; they are not read."""
+        return self._patiently("read", lambda: key in self._artefacts)
+
+    def drop_artefact(self, key: str) -> None:
+        """Delete the bytes, if there are any."""
+        self._patiently("written", lambda: delete(self._artefacts, key))
 
     def remember(self, name: NoteName, text: str) -> None:
         """Store a short note, such as an identity, under a name from schema.notes."""

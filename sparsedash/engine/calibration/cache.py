@@ -18,7 +18,8 @@ from sparsedash.engine.calibration.gradients import (
 )
 from sparsedash.engine.calibration.shared_inputs import shared_inputs
 from sparsedash.engine.calibration.statistics import first_tokens, gather
-from sparsedash.engine.calibration.statistics_io import pack, unpack
+from sparsedash.engine.calibration.statistics_io import pack, pack_scores, unpack, unpack_scores
+from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.allocation import ChannelScores
 from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Statistics, layer_of
@@ -28,10 +29,11 @@ from sparsedash.engine.pruning.schedule import reached_permille
 from sparsedash.engine.pruning.sensitivity import reference_change
 from sparsedash.engine.pruning.structured import choose, score_channels, scores_depend_on
 from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key
+from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key, scores_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.settings import TokenWeights
+from sparsedash.storage.halfway import Halfway
 from sparsedash.storage.store import Store
 
 SENSITIVITY_TOKENS = 4096
@@ -107,12 +109,25 @@ class CalibrationCache:
             return score_channels(self._loaded.mlps, data, method, on_block)
         asked = scores_depend_on(method)
         if asked not in self._scores:
-            self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block)
+            key, halfway = scores_key(self._keys.statistics, method), Halfway(self._store)
+
+            def made(index: int, make: Callable[[], ChannelScores]) -> ChannelScores:
+                data = halfway.get(f"{key}/{index}")
+                found = make() if data is None else unpack_scores(data)
+                if data is None:
+                    halfway.keep(f"{key}/{index}", lambda: pack_scores(found))
+                return found
+
+            self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block, made)
         return self._scores[asked]
 
     def keep_statistics(self, index: int, statistics: Statistics) -> None:
         """Put one block's statistics into the store."""
         self._store.put_artefact(f"{self._keys.statistics}/{index}", pack(statistics))
+
+    def has_block(self, index: int) -> bool:
+        """Whether the store has one block's statistics."""
+        return self._store.has_artefact(f"{self._keys.statistics}/{index}")
 
     def _has_statistics(self, method: MethodSettings) -> bool:
         wanted = [notes.calibrated(self._keys.statistics)]
@@ -164,9 +179,14 @@ class CalibrationCache:
             for number, own in zip(wanted[index], statistics, strict=True):
                 self._store.put_artefact(f"{key}/{index}/{number}", pack(own))
 
-        weights, on_step = self._token_weights, self._on_step
-        gather(self._loaded, self._sequences(), watched, keep, on_step, token_weights=weights)
+        def has(index: int) -> bool:
+            return all(self._store.has_artefact(f"{key}/{index}/{number}") for number in wanted[index])
+
+        weights, on_step, halfway = self._token_weights, self._on_step, Halfway(self._store)
+        walked = Walked(halfway, f"{key}/hidden", has)
+        gather(self._loaded, self._sequences(), watched, keep, on_step, token_weights=weights, walked=walked)
         self._store.remember(notes.inputs_gathered(key), str(len(blocks)))
+        halfway.done()
 
     def _mask_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over all of the calibration text, done once."""

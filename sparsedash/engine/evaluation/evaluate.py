@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from sparsedash.engine.evaluation.answers import Unfinished, finish_, first_word, unfinished
 from sparsedash.engine.evaluation.early_stopping import AnyRule, chunks
+from sparsedash.engine.evaluation.so_far import SoFar
 from sparsedash.engine.evaluation.target_scores import TargetScore, outcome, target_scores
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
@@ -31,8 +32,8 @@ from sparsedash.schema.records import Outcome, Passages, Stopping
 from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings, Rule
 
 BATCH_TOKENS = 2048
-KEPT_TOKENS = 4096
-"""Answers that are no whole word yet are finished together, once so many tokens of their passages are kept for it."""
+KEPT_BYTES = 256 * 2**20
+"""Answers that are no whole word yet are finished together, once so much of their passages is kept for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,18 +86,20 @@ def evaluate(
     *,
     rule: Rule = "plain",
     stop: AnyRule | None = None,
+    so_far: SoFar | None = None,
 ) -> Evaluated:
     """Ask the model for the last word of every passage, or of as many as `stop` needs.
 
-    message: which model this is, for the progress line.
+    message: which model this is, for the progress line. so_far: where answers are kept on the way, and those of an
+    attempt that was broken off, which are not asked for again.
     """
     questions = [
         _question(loaded, context, target) for context, target in zip(passages.contexts, passages.targets, strict=True)
     ]
-    asked = _Asked(loaded, passages, questions, rule)
+    asked = _Asked(loaded, passages, questions, rule, so_far or SoFar())
     outcomes: dict[int, Outcome] = {}
     stopping = None
-    started = time.perf_counter()
+    started = time.perf_counter() - asked.so_far.seconds
     step = partial(Step, "evaluate", total=len(questions), unit="passages", message=message)
 
     def on_read(n_read: int, n_right: int) -> None:
@@ -113,7 +116,7 @@ def evaluate(
     return Evaluated(
         outcomes=tuple(outcomes[row] for row in sorted(outcomes)),
         stopping=stopping,
-        seconds=time.perf_counter() - started,
+        seconds=max(time.perf_counter() - started, 1e-9),
         n_tokens=sum(len(questions[row].read) for row in outcomes),
     )
 
@@ -141,6 +144,7 @@ class _Asked:
     passages: Passages
     questions: list[_Question]
     rule: Rule
+    so_far: SoFar
 
     def outcomes(self, chunk: Sequence[int], on_read: Callable[[int, int], None]) -> dict[int, Outcome]:
         """The outcomes of these positions. on_read: told after each batch how many are read, and how many right."""
@@ -151,22 +155,29 @@ class _Asked:
         n_read = n_right = 0
         for part, batch in batches_by_length(reads, BATCH_TOKENS, pad, self.loaded.model.device):
             rows = [chunk[i] for i in part]
+            if known := self.so_far.known(rows):
+                found |= known
+                n_read, n_right = len(found), sum(outcome.last_word_right for outcome in found.values())
+                on_read(n_read, n_right)
+                continue
             waiting.append(_read(self.loaded, rows, [self.questions[row] for row in rows], batch))
             n_read += len(rows)
             n_right += sum(score.first_wrong is None for score in waiting[-1].scores)
             on_read(n_read, n_right)
-            if sum(read.n_kept for read in waiting) >= KEPT_TOKENS:
+            if sum(read.kept_bytes for read in waiting) >= KEPT_BYTES:
                 found |= self._finished(waiting)
                 waiting = []
         return found | self._finished(waiting)
 
     def _finished(self, reads: Sequence["_Read"]) -> dict[int, Outcome]:
+        """The outcomes of these batches, whose answers are finished together."""
         finish_(self.loaded, [read.unfinished for read in reads if read.unfinished is not None])
         found = {}
         for read in reads:
             for row, score, tokens in zip(read.rows, read.scores, read.begun, strict=True):
                 right = self.loaded.tokenizer.decode(score.target)
                 found[row] = self._outcome(row, score, right if tokens is None else first_word(self.loaded, tokens))
+        self.so_far.add(found)
         return found
 
     def _outcome(self, row: int, score: TargetScore, answer: str) -> Outcome:
@@ -225,9 +236,10 @@ class _Read:
     unfinished: Unfinished | None
 
     @property
-    def n_kept(self) -> int:
-        """Tokens of passages that are kept for finishing."""
-        return 0 if self.unfinished is None else self.unfinished.mask.numel()
+    def kept_bytes(self) -> int:
+        """What is kept of the passages for finishing."""
+        layers = [] if self.unfinished is None else self.unfinished.layers
+        return sum(keys.nbytes + values.nbytes for keys, values in layers)
 
 
 def _read(loaded: LoadedModel, rows: list[int], questions: Sequence[_Question], batch: Batch) -> _Read:

@@ -1,5 +1,6 @@
 """The sparse models of a run, made of the dense one and of what its calibration leaves, which is made when missing."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from sparsedash.schema.cache_keys import plain_share, pruned_key
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
+from sparsedash.storage.halfway import Halfway
 
 MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."
 
@@ -29,6 +31,7 @@ class RunPruning:
         self._parts, self._run_log = parts, parts.run_log
         self._store, self._model = parts.store, parts.model
         self._calibrations: dict[float, RunCalibration] = {}
+        self._halfway = Halfway(self._store)
 
     def calibration(self, method: MethodSettings) -> RunCalibration:
         """The calibration on the text that this method reads."""
@@ -42,6 +45,7 @@ class RunPruning:
         the store cannot hold what the calibration leaves.
         """
         lost: set[str] = set()
+        self._halfway = Halfway(self._store)
         calibration = self.calibration(method)
         while True:
             if not calibration.is_known:
@@ -57,6 +61,10 @@ class RunPruning:
                         # It was made again just now, and pushed out again.
                         raise StoreError("What was calibrated does not fit into the store.", MORE_ROOM) from None
                     lost.add(gone.key)
+
+    def answered(self) -> None:
+        """The sparse model that was made last has answered: what was kept of its making can go."""
+        self._halfway.done()
 
     def _made(self, method: MethodSettings, permille: int) -> SparseModel:
         loaded, cache = self._model.loaded, self.calibration(method).cache
@@ -100,8 +108,19 @@ class RunPruning:
     def _chosen(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
         """What every MLP becomes by itself, without regard to what the blocks before it have lost."""
         scores = partial(self.calibration(method).cache.channel_scores, method, permille, self._on_block)
-        mlps, hold = self._model.loaded.mlps, self._model.loaded.residency.hold
-        return prune(mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, hold=hold)
+        loaded = self._model.loaded
+        key = pruned_key(self.calibration(method).keys.statistics, method, permille)
+
+        def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
+            part = f"{key}/chosen/{index}"
+            data = self._halfway.get(part)
+            narrow = make() if data is None else unpack_narrowed(data)
+            narrow = replace(narrow, out_weight=loaded.residency.hold(narrow.out_weight))
+            if data is None:
+                self._halfway.keep(part, lambda: pack_narrowed(narrow))
+            return narrow
+
+        return prune(loaded.mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, made=made)
 
     def _on_block(self, done: int, total: int) -> None:
         self._model.loaded.residency.drop()
