@@ -32,6 +32,7 @@ from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_ke
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.settings import TokenWeights
+from sparsedash.schema.upkeep import ArtefactKind, about_artefact
 from sparsedash.storage.store import Store
 
 SENSITIVITY_TOKENS = 4096
@@ -112,7 +113,10 @@ class CalibrationCache:
 
     def keep_statistics(self, index: int, statistics: Statistics) -> None:
         """Put one block's statistics into the store."""
-        self._store.put_artefact(f"{self._keys.statistics}/{index}", pack(statistics))
+        self._store.put_artefact(f"{self._keys.statistics}/{index}", pack(statistics), self._about("statistics"))
+
+    def _about(self, kind: ArtefactKind) -> str:
+        return about_artefact(kind, self._loaded.identity)
 
     def _has_statistics(self, method: MethodSettings) -> bool:
         wanted = [notes.calibrated(self._keys.statistics)]
@@ -159,7 +163,7 @@ class CalibrationCache:
 
         def keep(index: int, statistics: list[Statistics]) -> None:
             for number, own in zip(wanted[index], statistics, strict=True):
-                self._store.put_artefact(f"{key}/{index}/{number}", pack(own))
+                self._store.put_artefact(f"{key}/{index}/{number}", pack(own), self._about("inputs"))
 
         weights, on_step = self._token_weights, self._on_step
         gather(self._loaded, self._sequences(), watched, keep, on_step, token_weights=weights)
@@ -199,7 +203,7 @@ class CalibrationCache:
         if data is None:
             found = gather()
             for number, block in enumerate(found):
-                self._store.put_artefact(f"{key}/{number}", pack_gradients(block))
+                self._store.put_artefact(f"{key}/{number}", pack_gradients(block), self._about("gradients"))
             self._store.remember(notes.gradients_gathered(key), str(len(found)))
             data = self._store.get_artefact(f"{key}/{index}")
         if data is None:
@@ -213,7 +217,7 @@ class CalibrationCache:
         known = self._store.get_artefact(key)
         if known is None:
             known = json.dumps(self._measured_sensitivities()).encode()
-            self._store.put_artefact(key, known)
+            self._store.put_artefact(key, known, self._about("sensitivity"))
         return [float(value) for value in json.loads(known)]
 
     def _measured_sensitivities(self) -> list[float]:

@@ -1,7 +1,7 @@
 """Unpacks a .gguf file into the data folder as safetensors: once, and again where the unpacked files are damaged.
 
 Sizes, times and hashes of what was written are noted in the store. Sizes and times are compared before every use, which
-takes no time; `damaged_files` reads everything.
+takes no time; storage/upkeep/verification.py reads everything.
 """
 
 import json
@@ -19,19 +19,15 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from sparsedash.engine.models.checkpoint import UNREADABLE, first_line, read_model, refuse_impossible, refuse_oversized
-from sparsedash.engine.models.content_hash import content_hash, file_hash, remembered_hash
+from sparsedash.engine.models.content_hash import file_hash, remembered_hash
 from sparsedash.engine.models.gguf_reader import GgufReader, quick_gguf
 from sparsedash.engine.models.modules import family_named
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
+from sparsedash.storage.upkeep.unpacked import MODELS, UNFINISHED, noted_files
 
 log = logging.getLogger(__name__)
-
-_UNFINISHED = "unfinished-"
-
-_Noted = dict[str, tuple[int, int, str]]
-"""Of each file: bytes, time of the last change in nanoseconds, sha256."""
 
 
 def dequantised(file: Path, store: Store) -> Path:
@@ -40,7 +36,7 @@ def dequantised(file: Path, store: Store) -> Path:
     It appears under its final name only when it is whole, and is made again where a file in it has changed. Raises
     ModelError when the .gguf file cannot be read.
     """
-    models = store.folder / "models"
+    models = store.folder / MODELS
     models.mkdir(mode=0o700, exist_ok=True)
     folder = models / f"{file.stem}-{file_hash(file, store)[:16]}"
     if _is_unchanged(folder, store):
@@ -53,24 +49,14 @@ def dequantised(file: Path, store: Store) -> Path:
     return folder
 
 
-def damaged_files(store: Store) -> list[str]:
-    """The files among all unpacked models whose content is not what was written, by name; reads all of them."""
-    found = []
-    for folder in sorted((store.folder / "models").glob("*/")):
-        for name, (_, _, digest) in (_noted(folder, store) or {}).items():
-            if not (folder / name).is_file() or content_hash(folder / name) != digest:
-                found.append(f"{folder.name}/{name}")
-    return found
-
-
 def _make(file: Path, folder: Path, store: Store) -> None:
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{folder.name}-", dir=folder.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{folder.name}-", dir=folder.parent))
     try:
         _write(file, unfinished)
         if folder.is_dir():
             log.warning("The files of %s have changed since they were unpacked; they are unpacked again.", folder.name)
             # Renamed first: who has them open goes on reading what was there.
-            folder.rename(Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{folder.name}-", dir=folder.parent)) / "old")
+            folder.rename(Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{folder.name}-", dir=folder.parent)) / "old")
         unfinished.rename(folder)
     finally:
         _sweep(folder.parent, folder.name)
@@ -82,7 +68,7 @@ def _is_unchanged(folder: Path, store: Store) -> bool:
     """Whether every file that was written is there with its size and time, and no other."""
     if not folder.is_dir():
         return False
-    noted = _noted(folder, store)
+    noted = noted_files(folder.name, store)
     now = {part.name: _state(part) for part in folder.iterdir()}
     if noted is None:
         return _adopted(folder, now, store)
@@ -101,13 +87,6 @@ def _adopted(folder: Path, now: dict[str, tuple[int, int]], store: Store) -> boo
     return True
 
 
-def _noted(folder: Path, store: Store) -> _Noted | None:
-    text = store.recall(notes.unpacked_files(folder.name))
-    if text is None:
-        return None
-    return {name: (size, changed, digest) for name, (size, changed, digest) in json.loads(text).items()}
-
-
 def _state(file: Path) -> tuple[int, int]:
     seen = file.stat()
     return seen.st_size, seen.st_mtime_ns
@@ -115,8 +94,8 @@ def _state(file: Path) -> tuple[int, int]:
 
 def _sweep(models: Path, name: str) -> None:
     """Remove what killed processes left: of this model, since its lock is ours, and of others that nobody unpacks."""
-    for left in models.glob(f"{_UNFINISHED}*"):
-        other = left.name.removeprefix(_UNFINISHED).rpartition("-")[0]
+    for left in models.glob(f"{UNFINISHED}*"):
+        other = left.name.removeprefix(UNFINISHED).rpartition("-")[0]
         if other in (name, ""):
             shutil.rmtree(left, ignore_errors=True)
             continue

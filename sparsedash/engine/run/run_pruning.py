@@ -17,8 +17,9 @@ from sparsedash.schema.cache_keys import plain_share, pruned_key
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
+from sparsedash.schema.upkeep import about_artefact
 
-MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."
+MORE_ROOM = "Allow it more room on the storage page, or with SPARSEDASH_ARTEFACT_GB."
 
 
 class RunPruning:
@@ -80,7 +81,7 @@ class RunPruning:
             loaded, sequences = self._model.loaded, text.sequences
             refitted = refit_sequentially(loaded, sequences, chosen, method.damping, method.strength, on_step)
             known = pack_narrowed(refitted)
-            self._store.put_artefact(key, known)
+            self._store.put_artefact(key, known, about_artefact("weights", loaded.identity))
         return unpack_narrowed(known)
 
     def _chosen(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
