@@ -29,8 +29,8 @@ titles = {
     each.run.key: wording.title_of(each.run, marks[each.run.key].name if each.run.key in marks else "")
     for each in held.runs
 }
-verifying.show_verification(backend)
-if held.kinds:
+if not held.is_empty:
+    verifying.show_verification(backend)
     holdings.show_kinds(backend, held, titles)
 holdings.show_models(backend, held, titles)
 holdings.show_runs(backend, held, marks, titles)

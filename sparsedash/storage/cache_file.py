@@ -36,12 +36,12 @@ _DAMAGED = ("malformed", "not a database", "no such", "corrupt")
 _COUNTS = "SELECT count(*), coalesce(sum(CASE typeof(size) WHEN 'integer' THEN size ELSE 0 END), 0) FROM Cache"
 
 # A value in a row has no size of its own there. What a damaged row holds in place of a number counts as none.
-_ENTRIES = (
-    "SELECT CAST(key AS BLOB), CASE WHEN filename IS NULL THEN coalesce(length(value), 0)"
-    " ELSE coalesce(CAST(size AS INTEGER), 0) END,"
-    " coalesce(CAST(max(access_time, store_time) AS REAL), 0), coalesce(CAST(tag AS BLOB), x'')"
-    " FROM Cache WHERE raw = 1 AND typeof(key) = 'text' ORDER BY rowid"
-)
+_N_BYTES = "CASE WHEN filename IS NULL THEN coalesce(length(value), 0) ELSE coalesce(CAST(size AS INTEGER), 0) END"
+_USED_AT = "coalesce(CAST(max(access_time, store_time) AS REAL), 0)"
+_TAG = "coalesce(CAST(tag AS BLOB), x'')"
+_OURS = "FROM Cache WHERE raw = 1 AND typeof(key) = 'text'"
+_ENTRIES = f"SELECT CAST(key AS BLOB), {_N_BYTES}, {_USED_AT}, {_TAG} {_OURS} ORDER BY rowid"
+_TAG_SUMS = f"SELECT {_TAG} AS own, count(*), total({_N_BYTES}), max({_USED_AT}) {_OURS} GROUP BY own"
 
 
 def open_cache(folder: Path, limit: int, policy: str, patience_s: float) -> Any:
@@ -129,6 +129,21 @@ def entries(cache: Any) -> list[Entry]:
         for name, n_bytes, used_at, tag in rows
         if _is_text(name)
     ]
+
+
+class TagSum(NamedTuple):
+    """All entries of one tag together: how many, their bytes, when one of them was last used."""
+
+    tag: str
+    n: int
+    n_bytes: int
+    used_at: float
+
+
+def tag_sums(cache: Any) -> list[TagSum]:
+    """The entries that this program wrote, counted by their tags: there may be hundreds of thousands."""
+    rows = cache._sql(_TAG_SUMS).fetchall()
+    return [TagSum(tag.decode(errors="replace"), n, int(n_bytes), used_at) for tag, n, n_bytes, used_at in rows]
 
 
 def peek(cache: Any, name: str) -> bytes | None:

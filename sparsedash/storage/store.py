@@ -21,6 +21,7 @@ from sparsedash.schema.notes import NoteName
 from sparsedash.schema.records import R, from_json, names_itself, to_json
 from sparsedash.storage.cache_file import (
     Entry,
+    TagSum,
     advice,
     delete,
     entries,
@@ -31,6 +32,7 @@ from sparsedash.storage.cache_file import (
     peek,
     reason,
     room_left,
+    tag_sums,
 )
 from sparsedash.storage.plain_disk import PlainDisk
 from sparsedash.storage.upkeep.artefact_room import USUAL_GB, bytes_of, kept_room, make_room, room_of_environment
@@ -178,6 +180,10 @@ class Store:
     def entries(self, of: Shelf) -> list[Entry]:
         """What is kept there, without the values; nothing of it counts as used."""
         return self._patiently("read", lambda: entries(self._shelf(of)))
+
+    def artefact_sums(self) -> list[TagSum]:
+        """How many artefacts there are and how much they take, by what is noted beside them."""
+        return self._patiently("read", lambda: tag_sums(self._artefacts))
 
     def n_nameless(self, of: Shelf) -> int:
         """How many entries there are whose names are none that this program has written."""

@@ -10,7 +10,7 @@ from sparsedash.service.upkeep.cleanup import Cleanup, Staying
 from sparsedash.service.upkeep.holdings import ARTEFACTS, HoldingKind
 
 _AFTERWARDS: dict[HoldingKind, str] = {
-    "runs": "With a run go the timings, comparisons, prompts and blind choices of its models; models taken away stay.",
+    "runs": "With a run go the timings, comparisons, prompts and blind choices of its models.",
     "texts": "What models wrote is written again when it is asked for; prompts and blind choices are gone.",
     "timings": "They can be measured again.",
     "models": "Models are unpacked again, from their .gguf files, when they are needed.",
@@ -30,7 +30,10 @@ def asked(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
     if plan.n_named:
         said.append(f"{plan.n_named} of these runs {'has a name' if plan.n_named == 1 else 'have names'}.")
     kinds = (*(("runs",) if plan.removal and plan.removal.runs else ()), *(item.kind for item in plan.items))
-    return [*said, *dict.fromkeys(_AFTERWARDS[kind] for kind in kinds if kind in _AFTERWARDS), *_stays(plan)]
+    said += dict.fromkeys(_AFTERWARDS[kind] for kind in kinds if kind in _AFTERWARDS)
+    if "runs" in kinds and "exports" not in kinds:
+        said.append("Models that were taken away stay.")
+    return [*said, *_stays(plan)]
 
 
 def told(done: Cleanup, titles: Mapping[str, str]) -> str:

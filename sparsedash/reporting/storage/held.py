@@ -134,7 +134,8 @@ def run_row(found: RunHolding, marks: Mapping[str, RunMark], zone: tzinfo | None
     """One run: what only it takes, and what it shares."""
     mark = marks.get(found.run.key, RunMark())
     shared = f"shares {wording.size(found.shared_bytes)} with other runs" if found.shared_bytes else ""
-    about = [wording.title_of(found.run) if mark.name else "", wording.methods(found.run.settings), shared]
+    pinned = "★ pinned, so it stays" if mark.pinned else ""
+    about = [pinned, wording.title_of(found.run) if mark.name else "", wording.methods(found.run.settings), shared]
     n = len(found.run.sparse)
     return HeldRow(
         title=mark.name or wording.title_of(found.run),

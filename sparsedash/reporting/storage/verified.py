@@ -67,9 +67,9 @@ def sentence(found: Verification, zone: tzinfo | None) -> str:
     n = sum(found.n_checked.values())
     when = wording.moment(found.finished_at, zone)
     if found.n_damaged:
-        are = "is" if found.n_damaged == 1 else "are"
-        return f"✕ {found.n_damaged:,} of {n:,} {are} damaged, as everything was read {when}."
-    return f"✓ Everything was read {when}, and is as it was written."
+        were = "was" if found.n_damaged == 1 else "were"
+        return f"✕ {found.n_damaged:,} of {n:,} {were} damaged when everything was read, {when}."
+    return f"✓ Everything is as it was written; it was read {when}."
 
 
 def basis(found: Verification) -> str:

@@ -105,7 +105,7 @@ class Weighing:
                 return self._logs()
             case _ if kind in ARTEFACTS:
                 found = self._store.entries("artefacts")
-                return self._artefacts(entry for entry in found if kind_of_artefact(entry) == kind)
+                return self._artefacts(entry for entry in found if kind_of_artefact(entry.tag) == kind)
             case _:
                 return iter(())
 
@@ -119,7 +119,7 @@ class Weighing:
     def _artefacts(self, found: Iterable[Entry]) -> Iterator[tuple[Item, Why]]:
         for entry in found:
             why = NEEDED if self._used.needs_model(told_of(entry.tag)[1]) else ""
-            yield Item(kind_of_artefact(entry), entry.name, entry.n_bytes), why
+            yield Item(kind_of_artefact(entry.tag), entry.name, entry.n_bytes), why
 
     def _unpacked(self, found: Iterable[UnpackedModel]) -> Iterator[tuple[Item, Why]]:
         for model in found:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from sparsedash.schema.cache_keys import passages_key
 from sparsedash.schema.exports import EXPORTS, Export
 from sparsedash.schema.records import Run
 from sparsedash.schema.upkeep import told_of
-from sparsedash.storage.cache_file import Entry
+from sparsedash.storage.cache_file import TagSum
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_refs import uploads_folder
 from sparsedash.storage.upkeep.folder_sizes import FolderSize, folder_size
@@ -61,9 +61,9 @@ def kind_of_record(name: str) -> HoldingKind:
     return _OF_RECORDS.get(name.partition("/")[0], "notes")
 
 
-def kind_of_artefact(entry: Entry) -> HoldingKind:
-    """To which kind an artefact belongs."""
-    return _OF_ARTEFACTS.get(told_of(entry.tag)[0], "unlabelled")
+def kind_of_artefact(tag: str) -> HoldingKind:
+    """To which kind an artefact belongs. tag: what is noted beside it."""
+    return _OF_ARTEFACTS.get(told_of(tag)[0], "unlabelled")
 
 
 @dataclass(kw_only=True)
@@ -134,22 +134,23 @@ class Holdings:
 
 def holdings(store: Store, table: JobTable, runs: Sequence[Run], exports: Sequence[Export]) -> Holdings:
     """What this data folder holds now. runs, exports: those that this version can read, exports of this folder."""
-    records, artefacts = store.entries("records"), store.entries("artefacts")
+    records, artefacts = store.entries("records"), store.artefact_sums()
     unpacked = unpacked_models(store)
     kinds: dict[HoldingKind, Holding] = defaultdict(Holding)
     for entry in records:
         counted = entry.name.partition("/")[0] not in _COUNTED
         kinds[kind_of_record(entry.name)].add(int(counted), entry.n_bytes, entry.used_at)
-    for entry in artefacts:
-        kinds[kind_of_artefact(entry)].add(1, entry.n_bytes, entry.used_at)
+    for found in artefacts:
+        kinds[kind_of_artefact(found.tag)].add(found.n, found.n_bytes, found.used_at)
     for kind, n, size in _folders(store.folder, len(unpacked), len(exports)):
         kinds[kind].add(size.n_files if n is None else n, size.n_bytes, size.written_at)
     kinds["jobs"].add(table.count(), _table_bytes(store.folder), 0.0)
     bytes_of = {entry.name: entry.n_bytes for entry in records}
+    parts = {run.key: _parts_of(run) for run in runs}
     return Holdings(
         kinds={kind: holding for kind, holding in kinds.items() if holding.n or holding.n_bytes},
-        models=_models(bytes_of, artefacts, unpacked, runs, exports),
-        runs=_runs(bytes_of, runs),
+        models=_models(_answers(bytes_of, parts, runs), artefacts, unpacked, exports),
+        runs=_runs(bytes_of, parts, runs),
         free_bytes=shutil.disk_usage(store.folder).free,
     )
 
@@ -176,47 +177,58 @@ def _parts_of(run: Run) -> list[str]:
     return [*(f"record/{key}" for key in dict.fromkeys((run.dense, *run.sparse)) if key), *texts]
 
 
-def _runs(bytes_of: dict[str, int], runs: Iterable[Run]) -> tuple[RunHolding, ...]:
-    parts = {run.key: _parts_of(run) for run in runs}
+def _runs(bytes_of: Mapping[str, int], parts: Mapping[str, list[str]], runs: Iterable[Run]) -> tuple[RunHolding, ...]:
     users = Counter(name for names in parts.values() for name in names)
     found = []
     for run in runs:
-        own = bytes_of.get(f"run/{run.key}", 0) + bytes_of.get(f"findresult/{run.key}", 0)
+        own = sum(bytes_of.get(name, 0) for name in _own(run))
         own += sum(bytes_of.get(name, 0) for name in parts[run.key] if users[name] == 1)
         shared = sum(bytes_of.get(name, 0) for name in parts[run.key] if users[name] > 1)
         found.append(RunHolding(run=run, n_bytes=own, shared_bytes=shared))
     return tuple(sorted(found, key=lambda each: each.n_bytes, reverse=True))
 
 
-def _models(
-    bytes_of: dict[str, int],
-    artefacts: Iterable[Entry],
-    unpacked: Iterable[UnpackedModel],
-    runs: Iterable[Run],
-    exports: Iterable[Export],
-) -> tuple[ModelHolding, ...]:
+def _own(run: Run) -> tuple[str, str]:
+    """The entries of the store that are a run's alone."""
+    return f"run/{run.key}", f"findresult/{run.key}"
+
+
+def _answers(
+    bytes_of: Mapping[str, int], parts: Mapping[str, list[str]], runs: Iterable[Run]
+) -> dict[str, ModelHolding]:
+    """Of each model the runs, as far as that goes; what several runs use counts once."""
     found: dict[str, ModelHolding] = {}
-
-    def of(identity: str, used_at: float, reference: str = "") -> ModelHolding:
-        holding = found.setdefault(identity, ModelHolding(identity=identity))
-        holding.used_at = max(holding.used_at, used_at)
-        if reference and reference not in holding.references:
-            holding.references = (*holding.references, reference)
-        return holding
-
     seen: set[str] = set()
     for run in runs:
-        holding = of(run.model_identity, run.started_at, run.settings.model)
+        holding = _of(found, run.model_identity, run.started_at, run.settings.model)
+        names = {*_own(run), *parts[run.key]} - seen
         holding.n_runs += 1
-        names = {f"run/{run.key}", f"findresult/{run.key}", *_parts_of(run)} - seen
         holding.answers += sum(bytes_of.get(name, 0) for name in names)
         seen |= names
-    for entry in artefacts:
-        if identity := told_of(entry.tag)[1]:
-            of(identity, entry.used_at).calibration += entry.n_bytes
+    return found
+
+
+def _models(
+    found: dict[str, ModelHolding],
+    artefacts: Iterable[TagSum],
+    unpacked: Iterable[UnpackedModel],
+    exports: Iterable[Export],
+) -> tuple[ModelHolding, ...]:
+    """found: with the runs; the rest is added to it."""
+    for left in artefacts:
+        if identity := told_of(left.tag)[1]:
+            _of(found, identity, left.used_at).calibration += left.n_bytes
     for model in unpacked:
         if model.identity:
-            of(model.identity, model.written_at).unpacked += model.n_bytes
+            _of(found, model.identity, model.written_at).unpacked += model.n_bytes
     for export in exports:
-        of(export.model_identity, export.made_at, export.model).exports += export.n_bytes
+        _of(found, export.model_identity, export.made_at, export.model).exports += export.n_bytes
     return tuple(sorted(found.values(), key=lambda each: each.n_bytes, reverse=True))
+
+
+def _of(found: dict[str, ModelHolding], identity: str, used_at: float, reference: str = "") -> ModelHolding:
+    holding = found.setdefault(identity, ModelHolding(identity=identity))
+    holding.used_at = max(holding.used_at, used_at)
+    if reference and reference not in holding.references:
+        holding.references = (*holding.references, reference)
+    return holding

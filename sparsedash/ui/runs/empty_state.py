@@ -23,6 +23,6 @@ def explain(backend: Backend) -> None:
         frame.link("jobs", "See why in the list of jobs")
     with st.container(horizontal=True, vertical_alignment="center"):
         frame.link("prune", "Prune a model")
+        if backend.example() is not None:
+            frame.link("overview", "Look at an example", run=EXAMPLE)
         run_file.open_one(backend)
-    if backend.example() is not None:
-        frame.link("overview", "Look at an example", run=EXAMPLE)

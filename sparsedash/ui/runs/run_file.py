@@ -5,7 +5,7 @@ import re
 import streamlit as st
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import element, escape, label
+from sparsedash.reporting.html import element, escape, label, paragraph
 from sparsedash.reporting.runs.rows import ADDRESS_LENGTH, RunRow
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
@@ -16,6 +16,10 @@ from sparsedash.ui.runs import choices
 
 _FIELD, _REFUSED = "run-file", "run-file-refused"
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
+_WHAT = (
+    "The run as one file, with its records and passages: “Open a file” on this page of another SparseDash shows it "
+    "with the same pages. Names, prompts and blind choices stay here."
+)
 _HOW = (
     "What “Take along” on this page, or sparsedash pack in a shell, has written on another machine. It is read as "
     "every result is, and refused where anything in it was changed on the way. Trust it as you trust the hand that it "
@@ -24,20 +28,24 @@ _HOW = (
 
 
 def offer(backend: Backend, row: RunRow) -> None:
-    """Draw the button that takes a finished run along."""
+    """Draw the button that takes a finished run along; its file is made when it is pressed."""
     if row.run is None or not row.run.finished:
         return
-    st.download_button(
-        "Take along",
-        data=lambda: backend.transfer.packed(row.key),
-        file_name=f"{_NOT_IN_NAMES.sub('-', row.title).strip('-.')[:60] or 'run'}-{row.key[:6]}{SUFFIX}",
-        mime="application/octet-stream",
-        key="run-take-along",
-        on_click="ignore",
-        type="tertiary",
-        icon=":material/download:",
-        help="The run as one file, which opens in another data folder with the same pages",
-    )
+    taking = st.popover("Take along", type="tertiary", icon=":material/download:", key="run-along", on_change="rerun")
+    if not taking.open:
+        return
+    with taking, frame.told():
+        packed = backend.transfer.packed(row.key)
+        frame.show(paragraph(_WHAT))
+        st.download_button(
+            f"Download, {wording.size(len(packed))}",
+            data=packed,
+            file_name=f"{_NOT_IN_NAMES.sub('-', row.title).strip('-.')[:60] or 'run'}-{row.key[:6]}{SUFFIX}",
+            mime="application/octet-stream",
+            key="run-take-along",
+            on_click="ignore",
+            type="primary",
+        )
 
 
 def open_one(backend: Backend) -> None:
@@ -46,9 +54,9 @@ def open_one(backend: Backend) -> None:
         if refused := st.session_state.get(_REFUSED, ""):
             # In the text's own colour: a popover lies outside the app, where our colours do not reach.
             frame.show(element("p", escape(refused), css="sd-field-error", role="alert"))
+        # Of any kind: the browser's part of the field refuses every name that ends in what has a hyphen.
         st.file_uploader(
-            "The file of a run",
-            [SUFFIX.removeprefix(".")],
+            f"The file of a run ({SUFFIX})",
             key=_FIELD,
             max_upload_size=MAX_MEGABYTES,
             help=_HOW,

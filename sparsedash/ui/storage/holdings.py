@@ -10,7 +10,7 @@ from sparsedash.reporting.html import element, escape, label, paragraph
 from sparsedash.reporting.storage import held as words
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.service.backend import Backend
-from sparsedash.service.upkeep.holdings import Holdings, RunHolding
+from sparsedash.service.upkeep.holdings import Holdings
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.storage import rows
 
@@ -47,10 +47,13 @@ def show_models(backend: Backend, held: Holdings, titles: Mapping[str, str]) -> 
     house = backend.housekeeping
     with st.container(key="by-model", gap=None):
         rows.draw_heads("Model")
-        for number, model in enumerate(held.models):
+        show_all = len(held.models) <= A_PAGE or st.session_state.get("all-models", False)
+        for number, model in enumerate(held.models if show_all else held.models[:A_PAGE]):
             plan, remove = partial(house.plan_model, model.identity), partial(house.remove_model, model.identity)
             name = f"model-{number}"
             rows.draw_row(name, words.model_row(model, frame.zone()), partial(rows.ask, name, plan, remove, titles))
+    if not show_all:
+        st.button(f"Show all {len(held.models)} models", key="all-models")
 
 
 def show_runs(backend: Backend, held: Holdings, marks: Mapping[str, RunMark], titles: Mapping[str, str]) -> None:
@@ -67,17 +70,10 @@ def show_runs(backend: Backend, held: Holdings, marks: Mapping[str, RunMark], ti
             plan, remove = partial(house.plan_runs, [key]), partial(house.remove_runs, [key])
             row, name = words.run_row(found, marks, frame.zone()), f"run-{key[:_SHORT]}"
             delete = partial(rows.ask, name, plan, remove, titles)
-            rows.draw_row(name, row, delete, partial(_title, found, row.title, marks))
+            rows.draw_row(name, row, delete, partial(frame.link, "overview", label(row.title), run=key))
     if n_parts > 1:
         _steps(number, n_parts, len(held.runs))
     frame.link("runs", "Name, pin and take runs along on their own page")
-
-
-def _title(found: RunHolding, title: str, marks: Mapping[str, RunMark]) -> None:
-    pinned = found.run.key in marks and marks[found.run.key].pinned
-    frame.link("overview", label(f"★ {title}" if pinned else title), run=found.run.key)
-    if pinned:
-        frame.show(element("p", escape("pinned: it is not deleted until it is unpinned"), css="sd-muted sd-small"))
 
 
 def _part(n_runs: int) -> tuple[int, int]:

@@ -42,22 +42,29 @@ def _cells(row: HeldRow) -> Html:
     return element("div", *drawn, css="sd-held-cells")
 
 
-def ask(name: str, plan: Callable[[], Cleanup], remove: Callable[[], Cleanup], titles: Mapping[str, str]) -> None:
+def ask(
+    name: str,
+    plan: Callable[[], Cleanup],
+    remove: Callable[[], Cleanup],
+    titles: Mapping[str, str],
+    text: str = "Delete",
+) -> None:
     """Draw the button that opens the question, and in it what goes, what stays, and the button that deletes.
 
-    name: what tells it from others. titles: of the runs, by their keys.
+    name: what tells it from others. titles: of the runs, by their keys. text: on the button.
     """
 
     def done() -> None:
         st.toast(label(deleting.told(remove(), titles)), icon=":material/delete:", duration="long")
 
     key = f"delete-{name}"
-    asking = st.popover("Delete", type="tertiary", icon=":material/delete:", key=key, on_change="rerun")
+    asking = st.popover(text, type="tertiary", icon=":material/delete:", key=key, on_change="rerun")
     if not asking.open:
         return
     with asking, frame.told():
         planned = plan()
-        for said in deleting.asked(planned, titles):
-            frame.show(paragraph(said))
+        question, *more = deleting.asked(planned, titles)
+        frame.show(paragraph(question))
+        frame.show(paragraph(" ".join(more), css="sd-small"))
         if planned.deletes:
             st.button("Delete for good", key=f"{key}-sure", type="primary", on_click=frame.attempt, args=(done,))

@@ -3,7 +3,8 @@
 import streamlit as st
 
 from sparsedash.jobs.job import Job
-from sparsedash.reporting.html import element, escape, paragraph, table
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import Html, element, escape, paragraph, table
 from sparsedash.reporting.storage import verified
 from sparsedash.schema.upkeep import Verification
 from sparsedash.service.backend import Backend
@@ -15,6 +16,7 @@ _WHAT = (
     "is read and held against the checksum that was written with it. Nothing is changed. The list of jobs checks its "
     "rows whenever it is read; logs have no checksum."
 )
+MOST_SHOWN = 50
 _HEAD = ["What", "Called", "What is wrong", "What to do"]
 
 
@@ -52,13 +54,19 @@ def _show_found(backend: Backend, found: Verification) -> None:
         frame.show(paragraph(said), paragraph(verified.basis(found), css="sd-muted sd-small"))
         return
     frame.failure(said.removeprefix("✕ "), verified.basis(found))
-    listed = [[row.what, row.name, row.fault, row.advice] for row in verified.rows(found)]
-    caption = "A damaged result is dropped by itself when a page or a job next reads it."
-    drawn = table("What is damaged", caption, _HEAD, listed)
-    frame.show(element("div", drawn.html, css="sd-wrapped"))
+    damaged = verified.rows(found)
+    frame.show(element("ul", *(_item(row) for row in damaged[:MOST_SHOWN]), css="sd-damaged"))
+    if found.n_damaged > MOST_SHOWN:
+        frame.note(f"The first {MOST_SHOWN} of {found.n_damaged:,}.")
     with st.container(horizontal=True, vertical_alignment="center"):
-        frame.offer_table(drawn)
         house = backend.housekeeping
-        rows.ask("damaged", house.plan_damaged, house.remove_damaged, {})
-        if len(listed) < found.n_damaged:
-            frame.show(element("p", escape(f"The first {len(listed)} of {found.n_damaged:,}."), css="sd-muted"))
+        rows.ask("damaged", house.plan_damaged, house.remove_damaged, {}, "Delete what is damaged")
+        listed = [[row.what, row.name, row.fault, row.advice] for row in damaged]
+        frame.offer_table(table("What is damaged", "", _HEAD, listed))
+
+
+def _item(row: verified.DamagedRow) -> Html:
+    name = element("span", escape(row.name), css="sd-damaged-name")
+    title = element("p", element("b", escape(f"{row.what} ")), name)
+    fault = element("p", escape(f"✕ {wording.first_upper(row.fault)}."), css="sd-damaged-fault")
+    return element("li", title, fault, paragraph(row.advice, css="sd-muted"))
