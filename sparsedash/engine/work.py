@@ -12,7 +12,9 @@ from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSett
 from sparsedash.schema.progress import OnStep, OnText
 from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings, S, settings_from_plain
+from sparsedash.schema.upkeep import VerifySettings
 from sparsedash.storage.store import Store
+from sparsedash.storage.upkeep.verification import verify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,5 +69,6 @@ def load() -> Mapping[str, Work]:
             ContinuationSettings, lambda asked, t: continue_prompt(asked, t.store, pairs, t.on_step, t.on_text)
         ),
         "divergence": of(DivergenceSettings, lambda asked, t: measure_divergence(asked, t.store, pairs, t.on_step)),
+        "verify": of(VerifySettings, lambda asked, t: t.store.put(t.key, verify(t.store, t.on_step))),
         "timing": of(TimingSettings, lambda asked, t: time_models(asked, t.store, pairs, t.on_step)),
     }

@@ -25,6 +25,7 @@ _STAGES = {
     "divergence": ("start", "load", "diverge"),
     "timing": ("start", "load", "time"),
     "export": ("start", "load", "write", "prove"),
+    "verify": ("start", "verify"),
 }
 _NAMED = 2
 """Stages without a time that are named; of more it is said that there are no times."""
@@ -55,6 +56,8 @@ def what(job: Job) -> tuple[str, str]:
         if job.kind == "export":
             files = settings_from_plain(ExportSettings, job.settings)
             return f"A sparse model in files, {files.form}", f"weights in {files.weights}, proven before they are named"
+        if job.kind == "verify":
+            return "Verification of the data folder", "everything that carries a checksum is read"
         settings = asked_settings(job.kind, job.settings)
     except SettingsError:
         return f"Job {job.id}", "asked for by another version of this program"
@@ -76,7 +79,7 @@ def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) 
     """
     shown = _shown(backend, job.id, job.attempt)
     if job.stopping:
-        return shown[0], "Stopping: what is finished is kept"
+        return shown[0], "Stopping" if job.kind == "verify" else "Stopping: what is finished is kept"
     if job.state == "queued":
         return 0.0, _place(backend.queue_position(job.id))
     found = _progress(backend, job, clock(), shown[0])

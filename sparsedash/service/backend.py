@@ -23,6 +23,7 @@ from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings, asked_settings, planned_run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.upkeep import VerifySettings
 from sparsedash.service import preflight, problems
 from sparsedash.service.by_arithmetic import START_S
 from sparsedash.service.exports import Exports
@@ -32,11 +33,13 @@ from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.service.run_costs import RunCosts
 from sparsedash.service.run_removal import RunRemoval
+from sparsedash.service.run_transfer import RunTransfer
+from sparsedash.service.upkeep.housekeeping import Housekeeping, Reads
 from sparsedash.storage.data_dir import data_folder, in_full
 from sparsedash.storage.disk_space import require_room
 from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
-from sparsedash.storage.uploads import Uploads, texts_read
+from sparsedash.storage.texts.uploads import Uploads, texts_read
 from sparsedash.storage.user_data import UserData
 
 __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
@@ -45,7 +48,7 @@ log = logging.getLogger(__name__)
 
 default_data_dir = data_folder
 
-_Small = ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings
+_Small = ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings | VerifySettings
 
 MAX_PASSAGES_IN_MEMORY = 80_000
 
@@ -60,7 +63,8 @@ class Backend:
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
     user_data: what those who use the pages leave there. uploads: the text files among it. exports: models in files.
-    costs: the verdicts on all runs. removal: deletes runs.
+    costs: the verdicts on all runs. removal: deletes runs. transfer: runs as files. housekeeping: what there is, and
+    how it is deleted by kind, model or run.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -76,6 +80,19 @@ class Backend:
         self._left_alone: dict[tuple[type, str], NewerError] = {}
         self.costs = RunCosts(self._store)
         self.removal = RunRemoval(self._store, self._table, self.costs, self.runs, self._recent.drop)
+        self.transfer = RunTransfer(self._store, self.run)
+        self.housekeeping = Housekeeping(
+            self._store,
+            self._table,
+            Reads(
+                runs=self.runs,
+                record=self.record,
+                exports=self.exports,
+                removal=self.removal,
+                drop_upload=self.drop_upload,
+                dropped=self._recent.drop,
+            ),
+        )
         self._try_to_reconcile()
 
     def submit(self, settings: RunSettings | FindSettings) -> Job:
@@ -106,6 +123,10 @@ class Backend:
     def submit_export(self, settings: ExportSettings) -> Job:
         """As `submit`, for the files of one sparse model."""
         return self._submit_small("export", settings, self.exports.is_whole(settings.key()))
+
+    def submit_verification(self) -> Job:
+        """The live job that reads everything that carries a checksum, or a new one."""
+        return self._submit_small("verify", VerifySettings(), stored=False)
 
     def job(self, job_id: int) -> Job:
         """The job as it is now. Raises JobError when there is none."""

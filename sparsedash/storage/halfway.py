@@ -6,6 +6,7 @@ It is put among the artefacts, as far as there is room that nothing else takes: 
 import time
 from collections.abc import Callable
 
+from sparsedash.schema.upkeep import about_artefact
 from sparsedash.storage.store import Store
 
 EVERY_S = 20.0
@@ -13,10 +14,11 @@ EVERY_S = 20.0
 
 
 class Halfway:
-    """The parts of one stage. clock: seconds that go by."""
+    """The parts of one stage. model_identity: of the model that it works on. clock: seconds that go by."""
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Store, model_identity: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._clock = store, clock
+        self._about = about_artefact("unfinished", model_identity)
         self._kept_at = clock()
         self._pending: dict[str, Callable[[], bytes]] = {}
         self._left: set[str] = set()
@@ -44,7 +46,7 @@ class Halfway:
         for name, packed in self._pending.items():
             data = packed()
             if len(data) <= self._store.artefact_left:
-                self._store.put_artefact(name, data)
+                self._store.put_artefact(name, data, self._about)
                 self._left.add(name)
         self._pending.clear()
         self._kept_at = self._clock()
@@ -53,5 +55,5 @@ class Halfway:
         """The stage is whole, and its result is kept elsewhere: let the parts go."""
         self._pending.clear()
         for key in self._left:
-            self._store.drop_artefact(key)
+            self._store.drop_entry("artefacts", key)
         self._left.clear()

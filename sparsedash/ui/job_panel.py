@@ -48,7 +48,9 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
         frame.show(element("div", _head(backend, job), details, *_body(backend, job, brief), css="sd-job"))
         if job.state == "cancelled":
             # Somebody wanted it so: nothing went wrong.
-            frame.note(f"{job.error_text} {job.error_advice}".strip())
+            # Of what verification has read, nothing is kept.
+            advice = "" if job.kind == "verify" else job.error_advice
+            frame.note(f"{job.error_text} {advice}".strip())
         elif job.error_text:
             frame.failure(job.error_text, job.error_advice)
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -225,6 +227,9 @@ def _open(backend: Backend, job: Job) -> None:
         return
     if job.kind == "export":
         frame.link("models", "See the files")
+        return
+    if job.kind == "verify":
+        frame.link("storage", "See what was found")
         return
     left, right = (str(job.settings.get(side, "")) for side in ("left", "right"))
     run = next((run for run in backend.runs() if right in run.sparse), None)

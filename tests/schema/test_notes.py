@@ -26,6 +26,7 @@ NAMES = {
     "inputs_gathered": (("k",), "inputs/k"),
     "gradients_gathered": (("k",), "gradients/k"),
     "losses": (("d", "s"), "losses/d|s"),
+    "artefact_room": ((), "artefact room"),
     "health": ((), "health"),
 }
 

@@ -22,7 +22,7 @@ def store(tmp_path):
 
 def test_nothing_is_kept_before_it_is_time_and_then_everything(store):
     clock = Clock()
-    halfway = Halfway(store, clock)
+    halfway = Halfway(store, "tiny", clock)
     halfway.keep("a", lambda: b"1")
     assert store.get_artefact("a") is None
     clock.now = EVERY_S
@@ -33,7 +33,7 @@ def test_nothing_is_kept_before_it_is_time_and_then_everything(store):
 
 def test_of_what_is_kept_under_one_key_the_last_one_counts(store):
     clock = Clock()
-    halfway = Halfway(store, clock)
+    halfway = Halfway(store, "tiny", clock)
     halfway.keep("a", lambda: pytest.fail("it is not the last"))
     clock.now = EVERY_S
     halfway.keep("a", lambda: b"2")
@@ -42,10 +42,10 @@ def test_of_what_is_kept_under_one_key_the_last_one_counts(store):
 
 def test_another_attempt_finds_it_and_lets_it_go_when_it_is_whole(store):
     clock = Clock()
-    halfway = Halfway(store, clock)
+    halfway = Halfway(store, "tiny", clock)
     clock.now = EVERY_S
     halfway.keep("a", lambda: b"1")
-    again = Halfway(store)
+    again = Halfway(store, "tiny")
     assert again.get("a") == b"1"
     assert again.get("b") is None
     again.done()
@@ -55,7 +55,7 @@ def test_another_attempt_finds_it_and_lets_it_go_when_it_is_whole(store):
 def test_nothing_else_is_dropped_for_it(tmp_path):
     store, clock = Store(tmp_path / "data", artefact_bytes=100_000), Clock()
     store.put_artefact("statistics", b"x" * 60_000)
-    halfway = Halfway(store, clock)
+    halfway = Halfway(store, "tiny", clock)
     clock.now = EVERY_S
     halfway.keep("large", lambda: b"x" * 90_000)
     assert store.get_artefact("large") is None

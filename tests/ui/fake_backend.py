@@ -15,13 +15,18 @@ from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.upkeep import Verification, VerifySettings
 from sparsedash.service.backend import Cached, Preflight
 from sparsedash.service.named_models import NamedModel
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.service.run_costs import RunCosts
 from sparsedash.service.run_removal import RunRemoval
-from sparsedash.storage.uploads import Uploads
+from sparsedash.service.run_transfer import RunTransfer
+from sparsedash.service.upkeep.cleanup import Cleanup
+from sparsedash.service.upkeep.holdings import Holdings
+from sparsedash.service.upkeep.housekeeping import ArtefactRoom
+from sparsedash.storage.texts.uploads import Uploads
 from sparsedash.storage.user_data import UserData
 from tests.ui import specimens
 
@@ -38,8 +43,17 @@ KINDS = {
     DivergenceSettings: "divergence",
     TimingSettings: "timing",
     ExportSettings: "export",
+    VerifySettings: "verify",
 }
-Asked = RunSettings | FindSettings | ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings
+Asked = (
+    RunSettings
+    | FindSettings
+    | ContinuationSettings
+    | DivergenceSettings
+    | TimingSettings
+    | ExportSettings
+    | VerifySettings
+)
 
 
 def job(settings: Asked, state: JobState = "running", **changes: object) -> Job:
@@ -130,6 +144,9 @@ class LiveJobs:
     def queue(self):
         return self._backend.queue()
 
+    def of_kinds(self, *kinds):
+        return tuple(job for job in self._backend.stored_jobs if job.kind in kinds)
+
 
 @dataclass(eq=False)
 class FakeExports:
@@ -151,6 +168,53 @@ class FakeExports:
 
     def drop(self, key: str) -> None:
         self.dropped.append(key)
+
+
+NOTHING = Holdings(kinds={}, models=(), runs=(), free_bytes=50_000_000_000)
+
+
+@dataclass(eq=False)
+class FakeHousekeeping:
+    """What a test says that the data folder holds; remembers what was deleted and how much was allowed.
+
+    plan: of whatever is asked for.
+    """
+
+    held: Holdings = NOTHING
+    allowed: ArtefactRoom = field(default_factory=lambda: ArtefactRoom(n_bytes=20 * 2**30, fixed=False))
+    found: Verification | None = None
+    plan: Cleanup = field(default_factory=lambda: Cleanup(removal=None, items=(), stays=(), n_bytes=0))
+    removed: list[object] = field(default_factory=list)
+    asked_for: list[float] = field(default_factory=list)
+
+    def holdings(self) -> Holdings:
+        return self.held
+
+    def room(self) -> ArtefactRoom:
+        return self.allowed
+
+    def allow(self, gigabytes: float) -> None:
+        self.asked_for.append(gigabytes)
+
+    def verification(self) -> Verification | None:
+        return self.found
+
+    def plan_kind(self, what: object) -> Cleanup:
+        return self.plan
+
+    def plan_damaged(self) -> Cleanup:
+        return self.plan
+
+    plan_model = plan_runs = plan_kind
+
+    def remove_kind(self, what: object) -> Cleanup:
+        self.removed.append(what)
+        return self.plan
+
+    def remove_damaged(self) -> Cleanup:
+        return self.remove_kind("damaged")
+
+    remove_model = remove_runs = remove_kind
 
 
 @dataclass(eq=False)
@@ -176,6 +240,7 @@ class FakeBackend:
     prioritised: list[tuple[int, Priority]] = field(default_factory=list)
     uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
     exports: FakeExports = field(default_factory=FakeExports)
+    housekeeping: FakeHousekeeping = field(default_factory=FakeHousekeeping)
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
     named: NamedModel | None = None
@@ -185,6 +250,7 @@ class FakeBackend:
         store = FakeStore(self)
         self.user_data = UserData(store)
         self.costs = RunCosts(store)
+        self.transfer = RunTransfer(store, self.run)
         self.removal = RunRemoval(store, LiveJobs(self), self.costs, self.runs, lambda kind, key: None)
 
     def add_run(self, found: tuple[Run, list[Record]]) -> Run:
@@ -221,6 +287,9 @@ class FakeBackend:
 
     def submit_export(self, settings: ExportSettings) -> Job:
         return self._submit(settings)
+
+    def submit_verification(self) -> Job:
+        return self._submit(VerifySettings())
 
     def _submit(self, settings: Asked) -> Job:
         self.submitted.append(settings)

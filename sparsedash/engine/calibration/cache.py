@@ -33,6 +33,7 @@ from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_ke
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.settings import TokenWeights
+from sparsedash.schema.upkeep import ArtefactKind, about_artefact
 from sparsedash.storage.halfway import Halfway
 from sparsedash.storage.store import Store
 
@@ -109,7 +110,7 @@ class CalibrationCache:
             return score_channels(self._loaded.mlps, data, method, on_block)
         asked = scores_depend_on(method)
         if asked not in self._scores:
-            key, halfway = scores_key(self._keys.statistics, method), Halfway(self._store)
+            key, halfway = scores_key(self._keys.statistics, method), Halfway(self._store, self._loaded.identity)
 
             def made(index: int, make: Callable[[], ChannelScores]) -> ChannelScores:
                 data = halfway.get(f"{key}/{index}")
@@ -123,7 +124,10 @@ class CalibrationCache:
 
     def keep_statistics(self, index: int, statistics: Statistics) -> None:
         """Put one block's statistics into the store."""
-        self._store.put_artefact(f"{self._keys.statistics}/{index}", pack(statistics))
+        self._store.put_artefact(f"{self._keys.statistics}/{index}", pack(statistics), self._about("statistics"))
+
+    def _about(self, kind: ArtefactKind) -> str:
+        return about_artefact(kind, self._loaded.identity)
 
     def has_block(self, index: int) -> bool:
         """Whether the store has one block's statistics."""
@@ -177,12 +181,12 @@ class CalibrationCache:
 
         def keep(index: int, statistics: list[Statistics]) -> None:
             for number, own in zip(wanted[index], statistics, strict=True):
-                self._store.put_artefact(f"{key}/{index}/{number}", pack(own))
+                self._store.put_artefact(f"{key}/{index}/{number}", pack(own), self._about("inputs"))
 
         def has(index: int) -> bool:
             return all(self._store.has_artefact(f"{key}/{index}/{number}") for number in wanted[index])
 
-        weights, on_step, halfway = self._token_weights, self._on_step, Halfway(self._store)
+        weights, on_step, halfway = self._token_weights, self._on_step, Halfway(self._store, self._loaded.identity)
         walked = Walked(halfway, f"{key}/hidden", has)
         gather(self._loaded, self._sequences(), watched, keep, on_step, token_weights=weights, walked=walked)
         self._store.remember(notes.inputs_gathered(key), str(len(blocks)))
@@ -222,7 +226,7 @@ class CalibrationCache:
         if data is None:
             found = gather()
             for number, block in enumerate(found):
-                self._store.put_artefact(f"{key}/{number}", pack_gradients(block))
+                self._store.put_artefact(f"{key}/{number}", pack_gradients(block), self._about("gradients"))
             self._store.remember(notes.gradients_gathered(key), str(len(found)))
             data = self._store.get_artefact(f"{key}/{index}")
         if data is None:
@@ -236,7 +240,7 @@ class CalibrationCache:
         known = self._store.get_artefact(key)
         if known is None:
             known = json.dumps(self._measured_sensitivities()).encode()
-            self._store.put_artefact(key, known)
+            self._store.put_artefact(key, known, self._about("sensitivity"))
         return [float(value) for value in json.loads(known)]
 
     def _measured_sensitivities(self) -> list[float]:

@@ -18,6 +18,7 @@ from sparsedash.schema.hashing import digest
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Pruned
 from sparsedash.schema.settings import TokenWeights
+from sparsedash.schema.upkeep import about_artefact
 from sparsedash.stats.layer_errors import ALARM
 from sparsedash.stats.layer_errors import mismatch as mismatch_of
 from sparsedash.storage.store import Store
@@ -81,7 +82,8 @@ class PassageActivations:
                 name: torch.cat(list(map(_real, map(weigh, walk.hidden), batches)))[:, 0]
                 for name, weigh in TOKEN_WEIGHTS.items()
             }
-            self._store.put_artefact(f"{self._key}/{index}", _pack(real, weights))
+            about = about_artefact("activations", loaded.identity)
+            self._store.put_artefact(f"{self._key}/{index}", _pack(real, weights), about)
 
 
 def mismatch_warning(made: Pruned) -> str | None:

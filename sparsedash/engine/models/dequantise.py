@@ -21,7 +21,7 @@ from sparsedash.engine.models.checkpoint import (
 from sparsedash.engine.models.content_hash import file_hash
 from sparsedash.engine.models.gguf_reader import GgufReader, quick_gguf
 from sparsedash.engine.models.modules import family_named
-from sparsedash.engine.models.unpacked import unpacked
+from sparsedash.engine.models.unpacking import unpacked
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
 

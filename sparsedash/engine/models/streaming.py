@@ -16,7 +16,7 @@ from torch import Tensor
 from sparsedash.engine.models.checkpoint import UNREADABLE, first_line, refuse_no_numbers, weight_files
 from sparsedash.engine.models.loading import LoadedModel, Source, read_whole
 from sparsedash.engine.models.residency import Streamed
-from sparsedash.engine.models.unpacked import unpacked
+from sparsedash.engine.models.unpacking import unpacked
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.settings import Dtype

@@ -83,7 +83,7 @@ class RunCalibration:
         warning = few_tokens_warning(loaded, sum(map(len, sequences)))
         self._run_log.warn(warning)
         keep, on_step = self.cache.keep_statistics, self._run_log.on_step
-        halfway = Halfway(self._store)
+        halfway = Halfway(self._store, self._model.identity)
         walked = Walked(halfway, f"{self.keys.statistics}/hidden", self.cache.has_block)
         with self._run_log.timed("calibrate"):
             calibrate(loaded, sequences, keep, on_step, token_weights=self._settings.token_weights, walked=walked)

@@ -19,9 +19,10 @@ from sparsedash.schema.cache_keys import plain_share, pruned_key
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
+from sparsedash.schema.upkeep import about_artefact
 from sparsedash.storage.halfway import Halfway
 
-MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."
+MORE_ROOM = "Allow it more room on the storage page, or with SPARSEDASH_ARTEFACT_GB."
 
 
 class RunPruning:
@@ -31,7 +32,7 @@ class RunPruning:
         self._parts, self._run_log = parts, parts.run_log
         self._store, self._model = parts.store, parts.model
         self._calibrations: dict[float, RunCalibration] = {}
-        self._halfway = Halfway(self._store)
+        self._halfway: Halfway | None = None
 
     def calibration(self, method: MethodSettings) -> RunCalibration:
         """The calibration on the text that this method reads."""
@@ -45,7 +46,7 @@ class RunPruning:
         the store cannot hold what the calibration leaves.
         """
         lost: set[str] = set()
-        self._halfway = Halfway(self._store)
+        self._halfway = Halfway(self._store, self._model.identity)
         calibration = self.calibration(method)
         while True:
             if not calibration.is_known:
@@ -64,7 +65,8 @@ class RunPruning:
 
     def answered(self) -> None:
         """The sparse model that was made last has answered: what was kept of its making can go."""
-        self._halfway.done()
+        if self._halfway is not None:
+            self._halfway.done()
 
     def _made(self, method: MethodSettings, permille: int) -> SparseModel:
         loaded, cache = self._model.loaded, self.calibration(method).cache
@@ -89,8 +91,9 @@ class RunPruning:
             chosen, on_step = self._chosen(method, permille, calibration), self._run_log.on_step
             loaded, sequences = self._model.loaded, text.sequences
             refitted = refit_sequentially(loaded, sequences, chosen, method.damping, method.strength, on_step)
+            about = about_artefact("weights", loaded.identity)
             for index, narrow in enumerate(refitted):
-                self._store.put_artefact(f"{key}/{index}", pack_narrowed(narrow))
+                self._store.put_artefact(f"{key}/{index}", pack_narrowed(narrow), about)
             return refitted
         return known
 
@@ -108,16 +111,16 @@ class RunPruning:
     def _chosen(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
         """What every MLP becomes by itself, without regard to what the blocks before it have lost."""
         scores = partial(self.calibration(method).cache.channel_scores, method, permille, self._on_block)
-        loaded = self._model.loaded
+        loaded, halfway = self._model.loaded, self._halfway or Halfway(self._store, self._model.identity)
         key = pruned_key(self.calibration(method).keys.statistics, method, permille)
 
         def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
             part = f"{key}/chosen/{index}"
-            data = self._halfway.get(part)
+            data = halfway.get(part)
             narrow = make() if data is None else unpack_narrowed(data)
             narrow = replace(narrow, out_weight=loaded.residency.hold(narrow.out_weight))
             if data is None:
-                self._halfway.keep(part, lambda: pack_narrowed(narrow))
+                halfway.keep(part, lambda: pack_narrowed(narrow))
             return narrow
 
         return prune(loaded.mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, made=made)

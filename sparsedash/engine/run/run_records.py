@@ -52,7 +52,7 @@ class RunRecords:
         made: what is put on record about a sparse one. label: which model this is, for the progress line.
         """
         settings, passages, loaded = self._settings, self._texts.passages, self._model.loaded
-        halfway = Halfway(self._store)
+        halfway = Halfway(self._store, self._model.identity)
         with self._run_log.timed("evaluate"):
             rule, on_step = settings.evaluation.rule, self._run_log.on_step
             so_far = SoFar(halfway, f"{key}/answers")

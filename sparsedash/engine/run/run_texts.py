@@ -18,6 +18,7 @@ from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
+from sparsedash.schema.upkeep import about_artefact
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
 
@@ -129,7 +130,7 @@ class RunTexts:
             with self._run_log.timed("text"):
                 written = sample_texts(loaded, openings(), self._calibration, on_step)
             known = json.dumps(written).encode()
-            self._store.put_artefact(key, known)
+            self._store.put_artefact(key, known, about_artefact("text", self._model.identity))
         return Texts(texts=tuple(json.loads(known)), identity=self._own_identity)
 
 

@@ -8,8 +8,8 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
-from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD
-from sparsedash.storage.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES
+from sparsedash.storage.texts.text_refs import TEXT_KINDS, UPLOAD
+from sparsedash.storage.texts.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES
 from sparsedash.ui import frame
 
 _HOW = (

@@ -1,7 +1,7 @@
 """Models that were made into safetensors once, in the data folder: made again where their files are damaged.
 
 Sizes, times and hashes of what was written are noted in the store. Sizes and times are compared before every use, which
-takes no time; `damaged_files` reads everything.
+takes no time; storage/upkeep/verification.py reads everything.
 """
 
 import json
@@ -14,16 +14,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sparsedash.engine.models.content_hash import content_hash, file_hash, remembered_hash
+from sparsedash.engine.models.content_hash import file_hash, remembered_hash
 from sparsedash.schema import notes
 from sparsedash.storage.store import Store
+from sparsedash.storage.upkeep.unpacked import MODELS, UNFINISHED, noted_files
 
 log = logging.getLogger(__name__)
-
-_UNFINISHED = "unfinished-"
-
-_Noted = dict[str, tuple[int, int, str]]
-"""Of each file: bytes, time of the last change in nanoseconds, sha256."""
 
 
 def unpacked(name: str, write: Callable[[Path], None], store: Store) -> Path:
@@ -32,7 +28,7 @@ def unpacked(name: str, write: Callable[[Path], None], store: Store) -> Path:
     It appears under its final name only when it is whole, and is made again where a file in it has changed. write: is
     given an empty folder, and fills it; what it raises is raised.
     """
-    models = store.folder / "models"
+    models = store.folder / MODELS
     models.mkdir(mode=0o700, exist_ok=True)
     folder = models / name
     if _is_unchanged(folder, store):
@@ -45,24 +41,14 @@ def unpacked(name: str, write: Callable[[Path], None], store: Store) -> Path:
     return folder
 
 
-def damaged_files(store: Store) -> list[str]:
-    """The files among all unpacked models whose content is not what was written, by name; reads all of them."""
-    found = []
-    for folder in sorted((store.folder / "models").glob("*/")):
-        for name, (_, _, digest) in (_noted(folder, store) or {}).items():
-            if not (folder / name).is_file() or content_hash(folder / name) != digest:
-                found.append(f"{folder.name}/{name}")
-    return found
-
-
 def _make(write: Callable[[Path], None], folder: Path, store: Store) -> None:
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{folder.name}-", dir=folder.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{folder.name}-", dir=folder.parent))
     try:
         write(unfinished)
         if folder.is_dir():
             log.warning("The files of %s have changed since they were unpacked; they are unpacked again.", folder.name)
             # Renamed first: who has them open goes on reading what was there.
-            folder.rename(Path(tempfile.mkdtemp(prefix=f"{_UNFINISHED}{folder.name}-", dir=folder.parent)) / "old")
+            folder.rename(Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{folder.name}-", dir=folder.parent)) / "old")
         unfinished.rename(folder)
     finally:
         _sweep(folder.parent, folder.name)
@@ -74,7 +60,7 @@ def _is_unchanged(folder: Path, store: Store) -> bool:
     """Whether every file that was written is there with its size and time, and no other."""
     if not folder.is_dir():
         return False
-    noted = _noted(folder, store)
+    noted = noted_files(folder.name, store)
     now = {part.name: _state(part) for part in folder.iterdir()}
     if noted is None:
         return _adopted(folder, now, store)
@@ -93,13 +79,6 @@ def _adopted(folder: Path, now: dict[str, tuple[int, int]], store: Store) -> boo
     return True
 
 
-def _noted(folder: Path, store: Store) -> _Noted | None:
-    text = store.recall(notes.unpacked_files(folder.name))
-    if text is None:
-        return None
-    return {name: (size, changed, digest) for name, (size, changed, digest) in json.loads(text).items()}
-
-
 def _state(file: Path) -> tuple[int, int]:
     seen = file.stat()
     return seen.st_size, seen.st_mtime_ns
@@ -107,8 +86,8 @@ def _state(file: Path) -> tuple[int, int]:
 
 def _sweep(models: Path, name: str) -> None:
     """Remove what killed processes left: of this model, since its lock is ours, and of others that nobody unpacks."""
-    for left in models.glob(f"{_UNFINISHED}*"):
-        other = left.name.removeprefix(_UNFINISHED).rpartition("-")[0]
+    for left in models.glob(f"{UNFINISHED}*"):
+        other = left.name.removeprefix(UNFINISHED).rpartition("-")[0]
         if other in (name, ""):
             shutil.rmtree(left, ignore_errors=True)
             continue
