@@ -66,6 +66,12 @@ def what(job: Job) -> tuple[str, str]:
     return wording.run_title(settings), wording.run_details(settings)
 
 
+def named(backend: Backend, job: Job) -> str:
+    """What a job is, after the name of its run, if that has one."""
+    name = backend.user_data.name_of(job.key) if job.makes_run else ""
+    return f"{name}: {what(job)[0]}" if name else what(job)[0]
+
+
 def doing(job: Job) -> tuple[str, str]:
     """The stage of a running job; and which model it works on, or the job's own message, which may be empty."""
     if not job.stage:
@@ -94,7 +100,7 @@ def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) 
 def heard(backend: Backend, job: Job) -> str:
     """How far a live job is, for those who hear it: a new sentence with every stage, model and tenth of the whole."""
     if job.stopping or job.state == "queued":
-        return f"{what(job)[0]}: {overall(backend, job)[1]}"
+        return f"{named(backend, job)}: {overall(backend, job)[1]}"
     tenths = int(10 * overall(backend, job)[0])
     return ", ".join(part for part in (*doing(job), f"{10 * tenths} percent done") if part)
 

@@ -284,10 +284,15 @@ def example_words(run: Run | None, brief: bool = False) -> str:
         return ""
     if brief:
         return f"{EXAMPLE_TITLE}: this run ships with SparseDash; nothing of it was computed here."
+    return f"{EXAMPLE_TITLE}: this run ships with SparseDash. {example_origin(run)} Nothing of it was computed here."
+
+
+def example_origin(run: Run) -> str:
+    """Where, when and with what the example was made."""
     made = datetime.fromtimestamp(run.finished_at or run.started_at, UTC)
     known = run.versions
     return (
-        f"{EXAMPLE_TITLE}: this run ships with SparseDash. It was made on {made.day} {made:%B %Y} on another machine "
-        f"({run.made_on}), with version {known.get('sparsedash', '?')}, torch {known.get('torch', '?')} and "
-        f"transformers {known.get('transformers', '?')}. Nothing of it was computed here."
+        f"It was made on {made.day} {made:%B %Y} on another machine ({run.made_on}), with version "
+        f"{known.get('sparsedash', '?')}, torch {known.get('torch', '?')} and transformers "
+        f"{known.get('transformers', '?')}."
     )

@@ -8,7 +8,7 @@ import streamlit as st
 from sparsedash.jobs.job import Job, JobState, Move, Priority
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible
-from sparsedash.reporting.job_status import doing, facts, overall, what, when_started
+from sparsedash.reporting.job_status import doing, facts, named, overall, what, when_started
 from sparsedash.reporting.record_pair import offers
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.searches import FindSettings, asked_settings
@@ -61,12 +61,6 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
             _change(job)
             if job.started_at is not None:
                 _log(backend, job)
-
-
-def named(backend: Backend, job: Job) -> str:
-    """What a job is, after the name of its run, if that has one."""
-    name = backend.user_data.name_of(job.key) if job.makes_run else ""
-    return f"{name}: {what(job)[0]}" if name else what(job)[0]
 
 
 def _head(backend: Backend, job: Job) -> Html:

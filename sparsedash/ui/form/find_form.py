@@ -21,7 +21,7 @@ from sparsedash.ui.form.more_fields import (
     shuffle_field,
     usual_calibration,
 )
-from sparsedash.ui.form.sureness import choose_size
+from sparsedash.ui.form.sureness import N_PASSAGES, choose_size, other_passages
 from sparsedash.ui.form_address import OWN
 
 _MORE = (
@@ -52,8 +52,9 @@ def find_settings(backend: Backend, model: str | None) -> FindSettings | None:
         own = choose_own("Use a method of your own instead")
     frame.section("How sure?")
     sizes = st.container()
-    passages = reference(backend, PASSAGES)
-    budget = _budget()
+    with other_passages(N_PASSAGES):
+        passages = reference(backend, PASSAGES)
+        budget = _budget()
     st.session_state.setdefault("more", any(map(asked, _MORE)))
     with st.expander("More settings", key="more", on_change="rerun"):
         group("Calibration")
@@ -108,7 +109,7 @@ def _number(key: str, label: str, value: float, bounds: tuple[float, float], ste
 
 def _budget() -> int | None:
     n = whole(
-        "passages",
+        N_PASSAGES,
         "Passages that a model answers at most",
         1,
         10_000_000,

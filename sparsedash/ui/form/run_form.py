@@ -26,7 +26,7 @@ from sparsedash.ui.form.more_fields import (
     shuffle_field,
     usual_calibration,
 )
-from sparsedash.ui.form.sureness import choose_size
+from sparsedash.ui.form.sureness import choose_size, other_passages
 from sparsedash.ui.form_address import GOALS, MASKS, OWN, SEARCH, SWEEP
 
 DEFAULT_SPARSITIES = "10, 20, 30"
@@ -86,7 +86,8 @@ def run_settings(backend: Backend, model: str | None) -> RunSettings | None:
         own = choose_own()
     frame.section("How sure?")
     sizes = st.container()
-    passages = reference(backend, PASSAGES)
+    with other_passages():
+        passages = reference(backend, PASSAGES)
     # Open where the address says something in it, and from then on as the visitor leaves it.
     st.session_state.setdefault("more", any(map(asked, _MORE)))
     with st.expander("More settings", key="more", on_change="rerun"):
