@@ -8,7 +8,7 @@ from sparsedash.reporting.storage.held import NOTHING
 from sparsedash.schema.upkeep import Damage, Verification
 
 _CHECKED = {
-    "record": ("result", "results"),
+    "record": ("result or note", "results and notes"),
     "artefact": ("artefact of calibration", "artefacts of calibration"),
     "unpacked model": ("file of unpacked models", "files of unpacked models"),
     "upload": ("upload", "uploads"),

@@ -6,9 +6,10 @@ Whatever the pages delete by kind, by model or by run goes through this object, 
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from sparsedash.jobs.table import Job, JobTable
-from sparsedash.schema.errors import NewerError, SettingsError, SparseDashError
+from sparsedash.schema.errors import NewerError, SettingsError, SparseDashError, StoreError
 from sparsedash.schema.exports import Export
 from sparsedash.schema.records import KINDS, Record, Run
 from sparsedash.schema.upkeep import Damage, Verification, VerifySettings
@@ -156,7 +157,7 @@ class Housekeeping:
             case "exports" if not item.name.startswith("export/"):
                 self._reads.exports.drop(item.name)
             case "logs":
-                (self._store.folder / "logs" / item.name).unlink(missing_ok=True)
+                _delete_log(self._store.folder / "logs" / item.name)
             case _ if item.kind in ARTEFACTS:
                 self._store.drop_entry("artefacts", item.name)
             case _:
@@ -191,6 +192,13 @@ class Housekeeping:
     def _records_of(self) -> dict[str, frozenset[str]]:
         """The records behind each continuation and divergence, by the name of its entry."""
         return {f"{text.kind.__name__.lower()}/{text.key}": text.records for text in pair_texts(self._table)}
+
+
+def _delete_log(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{file} could not be deleted: {error.strerror}.") from error
 
 
 def _cleanup(

@@ -17,6 +17,7 @@ from sparsedash.storage.upkeep.verification import verify
 from tests.service.test_run_removal import TIMING, kept
 from tests.storage.upkeep.every_kind import fill, harm_entry, harm_file, take_away, unpack
 from tests.ui import specimens
+from tests.ui.models.test_models_page import ASKED
 
 MODEL = specimens.run()[0].model_identity
 
@@ -69,7 +70,11 @@ def test_pinned_runs_and_what_belongs_to_them_stay(backend, house):
     job = backend._table.submit("continuation", written.key(), asdict(written))
     backend._table.finish(backend._table.claim(job.id, "slot-0", 1))
     backend._store.put(written.key(), Continuation(key=written.key(), prompt="Once", left="a", right="b"))
-    take_away(backend._store, backend.data_dir / "exports" / "a", settings=_export_of(one))
+    take_away(
+        backend._store,
+        backend.data_dir / "exports" / "a",
+        settings=replace(ASKED, dense=one.dense, sparse=one.sparse[0]),
+    )
     backend.user_data.pin_runs(["one"], True)
     for kind in ("runs", "timings", "texts", "exports"):
         done = house.remove_kind(kind)
@@ -77,16 +82,6 @@ def test_pinned_runs_and_what_belongs_to_them_stay(backend, house):
     assert [run.key for run in backend.runs()] == ["one"]
     assert backend.timing("timing") and backend.continuation(written.key())
     assert len(backend.exports.listed()) == 1
-
-
-def _export_of(run):
-    return replace(specimens_export(), dense=run.dense, sparse=run.sparse[0])
-
-
-def specimens_export():
-    from tests.ui.models.test_models_page import ASKED
-
-    return ASKED
 
 
 def test_deleting_a_model_takes_its_runs_what_calibration_left_and_its_files(backend, house):
@@ -150,6 +145,15 @@ def test_logs_of_jobs_that_ended_go_and_those_of_workers_and_live_jobs_stay(back
         (logs / name).write_text("x")
     assert [item.name for item in house.remove_kind("logs").items] == ["99.log"]
     assert {file.name for file in logs.iterdir()} == {f"{running.id}.log", "slot-0.log", "notes.txt"}
+
+
+def test_what_cannot_be_deleted_after_all_is_told_with_the_reason_and_the_rest_goes(backend, house):
+    logs = backend.data_dir / "logs"
+    (logs / "7.log").mkdir(parents=True)
+    (logs / "8.log").write_text("x")
+    done = house.remove_kind("logs")
+    assert [item.name for item in done.items] == ["8.log"]
+    assert [stay.n for stay in done.stays] == [1] and "could not be deleted" in done.stays[0].why
 
 
 def test_what_lies_out_of_the_data_folder_is_neither_counted_nor_deleted(backend, house, tmp_path):

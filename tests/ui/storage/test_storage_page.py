@@ -182,7 +182,7 @@ def test_what_was_sound_is_said_with_when_and_how_much(open_page, house):
     house.found = FOUND
     said = words(open_page("storage"))
     assert "✓ Everything is as it was written; it was read 24 November 2025" in said
-    assert "4 results, 1 file of models taken away: 5 MB in 1 min." in said
+    assert "4 results and notes, 1 file of models taken away: 5 MB in 1 min." in said
 
 
 def test_what_is_damaged_is_named_with_what_to_do(open_page, house):
