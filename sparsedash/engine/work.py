@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsedash.schema.exports import ExportSettings
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.parts import PartSettings
 from sparsedash.schema.progress import OnStep, OnText
 from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings, S, settings_from_plain
@@ -61,6 +62,7 @@ def load() -> Mapping[str, Work]:
 
     return {
         "run": alone(RunSettings, lambda asked, t: pipeline.run(asked, t.store, t.on_step, shelf, run_key=t.key)),
+        "part": alone(PartSettings, lambda asked, t: pipeline.run_part(asked, t.store, t.on_step, shelf)),
         "find": alone(FindSettings, lambda asked, t: find(asked, t.store, t.on_step, shelf, run_key=t.key)),
         "export": alone(ExportSettings, lambda asked, t: export(asked, t.store, shelf, t.on_step)),
         "continuation": of(

@@ -143,6 +143,10 @@ class Store:
         """The bytes, or None where there are none (any more); damaged ones are dropped and count as none."""
         return self._read(self._artefacts, key)
 
+    def artefact_keys(self) -> list[str]:
+        """The keys of all artefacts, oldest first; none is read."""
+        return self._patiently("read", lambda: names(self._artefacts))[0]
+
     def remember(self, name: NoteName, text: str) -> None:
         """Store a short note, such as an identity, under a name from schema.notes."""
         self._write(self._records, f"note/{name}", text.encode())

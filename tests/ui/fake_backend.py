@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.jobs.job import Job, JobState, Move, Priority
+from sparsedash.jobs.parts import ClusterView
 from sparsedash.jobs.queue import queue_order
 from sparsedash.schema.errors import JobError, NewerError
 from sparsedash.schema.exports import Export, ExportSettings, Form
@@ -179,6 +180,7 @@ class FakeBackend:
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
     named: NamedModel | None = None
+    known_cluster: ClusterView | None = None
     expected: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(STAGE_TITLES))
 
     def __post_init__(self) -> None:
@@ -322,6 +324,9 @@ class FakeBackend:
 
     def reconcile(self) -> None:
         return None
+
+    def cluster(self) -> ClusterView | None:
+        return self.known_cluster
 
     def expect_work(self) -> None:
         self.expected_work = True

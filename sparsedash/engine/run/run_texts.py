@@ -120,9 +120,15 @@ class RunTexts:
         self._store.remember(_identity_note(reference), texts.identity)
         return texts
 
+    @property
+    def written_text_key(self) -> str:
+        """Under which the calibration text by the model itself is kept; empty where it is read from somewhere."""
+        asked = self._calibration
+        return text_key(self._model.identity, self._model.dtype, asked) if asked.corpus == SELF else ""
+
     def _written_texts(self) -> Texts:
         """Calibration text by the model itself, kept because writing it takes longer than anything else."""
-        key = text_key(self._model.identity, self._model.dtype, self._calibration)
+        key = self.written_text_key
         known = self._store.get_artefact(key)
         if known is None:
             loaded, on_step = self._model.loaded, self._run_log.on_step
