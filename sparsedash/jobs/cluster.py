@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import distributed
 import msgspec
+from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
@@ -38,6 +39,9 @@ _POLL_S = 0.2
 _ASK_S = 5.0
 LOST_S = 30.0
 """A task that has not heard from the scheduler for so long stops: nobody would get what it makes."""
+
+_OVER = (Status.closing, Status.closed, Status.failed)
+"""A worker that is ending, most often since its scheduler has: what it does cannot be given to anybody."""
 
 _FACTS, _PIECE = "sparsedash", "sparsedash_piece"
 
@@ -228,6 +232,7 @@ def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
     def stopped() -> bool:
         nonlocal heard, asked_at, stop
         now = time.monotonic()
+        stop = stop or worker.status in _OVER
         if not stop and now - asked_at >= _POLL_S:
             asked_at = now
             try:
