@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.hosting.parts import PartSettings
+from sparsedash.schema.hosting.upkeep import VerifySettings
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import OnStep, OnText
 from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings, S, settings_from_plain
-from sparsedash.schema.upkeep import VerifySettings
 from sparsedash.storage.store import Store
 from sparsedash.storage.upkeep.verification import verify
 
@@ -63,6 +64,7 @@ def load() -> Mapping[str, Work]:
 
     return {
         "run": alone(RunSettings, lambda asked, t: pipeline.run(asked, t.store, t.on_step, shelf, run_key=t.key)),
+        "part": alone(PartSettings, lambda asked, t: pipeline.run_part(asked, t.store, t.on_step, shelf)),
         "find": alone(FindSettings, lambda asked, t: find(asked, t.store, t.on_step, shelf, run_key=t.key)),
         "export": alone(ExportSettings, lambda asked, t: export(asked, t.store, shelf, t.on_step)),
         "continuation": of(

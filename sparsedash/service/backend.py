@@ -11,11 +11,13 @@ from sparsedash.catalog import example
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.jobs.exit_reasons import last_lines
 from sparsedash.jobs.job import Move, Priority
+from sparsedash.jobs.parts import ClusterView
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
 from sparsedash.schema.errors import NewerError, StoreError
 from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.hosting.upkeep import VerifySettings
 from sparsedash.schema.model_shape import ModelShape, shape_from_plain
 from sparsedash.schema.pair_records import Continuation, Divergence, Timing
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
@@ -23,9 +25,9 @@ from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings, asked_settings, planned_run
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.upkeep import VerifySettings
 from sparsedash.service import preflight, problems
 from sparsedash.service.by_arithmetic import START_S
+from sparsedash.service.cluster.runner import cluster_runner
 from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.named_models import NamedModel, named_model
@@ -74,7 +76,9 @@ class Backend:
         self.uploads = Uploads(self.data_dir)
         self.exports = Exports(self._store)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
-        self._runner = LocalRunner(self.data_dir, self._table)
+        self._cluster = cluster_runner(self.data_dir, self._table, self._store)
+        elsewhere = self._cluster.takes if self._cluster else _nowhere_else
+        self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
         self._speed = MachineSpeed(self._store)
         self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
         self._left_alone: dict[tuple[type, str], NewerError] = {}
@@ -94,6 +98,8 @@ class Backend:
             ),
         )
         self._try_to_reconcile()
+        if self._cluster is not None:
+            self._cluster.start()
 
     def submit(self, settings: RunSettings | FindSettings) -> Job:
         """The job for these settings: one that is done and whose results are stored, the live one, or a new one."""
@@ -277,6 +283,10 @@ class Backend:
         """
         self._runner.reconcile()
 
+    def cluster(self) -> ClusterView | None:
+        """The scheduler and its machines as they were a moment ago; None where no scheduler is named."""
+        return None if self._cluster is None else self._cluster.view()
+
     def expect_work(self) -> None:
         """Have a worker ready by the time that a visitor, who is about to, starts something. Returns at once."""
         self._runner.prepare()
@@ -295,6 +305,8 @@ class Backend:
     def close(self) -> None:
         """Close the files and leave the workers to themselves."""
         self._runner.let_go()
+        if self._cluster is not None:
+            self._cluster.let_go()
         self._speed.close()
         self._table.close()
         self._store.close()
@@ -381,6 +393,10 @@ class _Recent:
             self._kept[name] = value
             while self._weight > self._budget and len(self._kept) > 1:
                 self._weight -= _weight(self._kept.popitem(last=False)[1])
+
+
+def _nowhere_else(_job: Job) -> bool:
+    return False
 
 
 def _is_final(found: object) -> bool:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.jobs.job import Job, JobState, Move, Priority
+from sparsedash.jobs.parts import ClusterView
 from sparsedash.jobs.queue import queue_order
 from sparsedash.schema.errors import JobError, NewerError
 from sparsedash.schema.exports import Export, ExportSettings, Form
+from sparsedash.schema.hosting.upkeep import Verification, VerifySettings
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import Continuation, Divergence, Timing
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
@@ -15,7 +17,6 @@ from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.upkeep import Verification, VerifySettings
 from sparsedash.service.backend import Cached, Preflight
 from sparsedash.service.named_models import NamedModel
 from sparsedash.service.preflight import Duration, Memory
@@ -244,6 +245,7 @@ class FakeBackend:
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
     named: NamedModel | None = None
+    known_cluster: ClusterView | None = None
     expected: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(STAGE_TITLES))
 
     def __post_init__(self) -> None:
@@ -391,6 +393,9 @@ class FakeBackend:
 
     def reconcile(self) -> None:
         return None
+
+    def cluster(self) -> ClusterView | None:
+        return self.known_cluster
 
     def expect_work(self) -> None:
         self.expected_work = True

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.schema.hosting.upkeep import Damage, Verification, VerifySettings
 from sparsedash.schema.pair_records import RunMark
-from sparsedash.schema.upkeep import Damage, Verification, VerifySettings
 from sparsedash.service.run_removal import Removal
 from sparsedash.service.upkeep.cleanup import Cleanup, Item, Staying
 from sparsedash.service.upkeep.holdings import Holding, Holdings, ModelHolding, RunHolding
