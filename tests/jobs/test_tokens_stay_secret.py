@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from starlette.requests import Request
 from streamlit.testing.v1 import AppTest
 
 from sparsedash.reporting.files.html_report import report
@@ -68,7 +69,7 @@ def ended(backend, job):
 def everything_shown(backend, monkeypatch) -> str:
     """What pages and the health route say about these jobs."""
     monkeypatch.setattr(frame, "backend", lambda: backend)
-    shown = [health(None).body.decode()]
+    shown = [health(Request({"type": "http"})).body.decode()]
     for page in ("overview", "jobs", "compare"):
         app = AppTest.from_file(str(APP), default_timeout=60).run()
         app.switch_page(f"pages/{page}.py").run()
