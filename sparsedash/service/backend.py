@@ -188,6 +188,10 @@ class Backend:
         self._access.require_order(self._table.get(job_id), priority)
         return self._table.prioritise(job_id, priority)
 
+    def orders_queue(self) -> bool:
+        """Whether the visitor may put jobs before those of others."""
+        return self._access.unlimited
+
     def queue_position(self, job_id: int) -> int | None:
         """1 for the job that is taken next; None when it does not wait."""
         return self._table.position(job_id)

@@ -352,7 +352,18 @@ UNASKED = {"close", "expect_work", "expected_seconds", "is_measuring", "left_alo
 
 ASKED = {
     *("cached", "cancel", "continuation", "divergence", "drop_upload", "example", "health", "job", "jobs", "log_tail"),
-    *("move", "named_model", "newest_job", "passages", "preflight", "prioritise", "queue", "queue_position", "record"),
+    *(
+        "move",
+        "named_model",
+        "newest_job",
+        "orders_queue",
+        "passages",
+        "preflight",
+        "prioritise",
+        "queue",
+        "queue_position",
+        "record",
+    ),
     *("reference_problem", "retry", "run", "runs", "search", "seen_by", "submit", "submit_continuation"),
     *("submit_divergence", "submit_export", "submit_timing", "timing"),
 }

@@ -34,7 +34,7 @@ def draw() -> None:
     if rules is None:
         return
     with st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center", key="visitor"):
-        st.html(element("p", escape(current()), css="sd-muted sd-small"))
+        st.html(element("p", escape(current()), css="sd-muted sd-small"), width="content")
         if rules.login == "oidc":
             st.button("Log out", key="log-out", type="tertiary", icon=":material/logout:", on_click=st.logout)
 
