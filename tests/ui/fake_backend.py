@@ -321,6 +321,9 @@ class FakeBackend:
     def left_alone(self) -> tuple[NewerError, ...]:
         return ()
 
+    def orders_queue(self) -> bool:
+        return True
+
     def queue_position(self, job_id: int) -> int | None:
         waiting = [found.id for found in self._waiting()]
         return waiting.index(job_id) + 1 if job_id in waiting else None
