@@ -242,6 +242,7 @@ class FakeBackend:
     uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
     exports: FakeExports = field(default_factory=FakeExports)
     housekeeping: FakeHousekeeping = field(default_factory=FakeHousekeeping)
+    keeps_house: bool = True
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
     named: NamedModel | None = None
