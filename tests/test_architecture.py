@@ -300,3 +300,13 @@ def test_no_module_names_a_host_other_than_this_machine(path):
     texts = [n.value for n in ast.walk(tree_of(path)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     hosts = {a or b for text in texts for a, b in ADDRESS.findall(text)}
     assert hosts <= LOOPBACK | NEVER_ASKED.get(named(path), set())
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if "/ui/" in str(path)], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_every_download_is_marked_as_the_visitors_for_whom_the_page_made_it(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "download_button":
+            (mime,) = [keyword.value for keyword in node.keywords if keyword.arg == "mime"]
+            assert ast.unparse(mime).startswith("visitor.media_type("), f"{path}:{node.lineno}"

@@ -13,6 +13,7 @@ from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.texts.uploads import MAX_MEGABYTES
 from sparsedash.ui import frame
 from sparsedash.ui.runs import choices
+from sparsedash.ui.serving import visitor
 
 _FIELD, _REFUSED = "run-file", "run-file-refused"
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
@@ -41,7 +42,7 @@ def offer(backend: Backend, row: RunRow) -> None:
             f"Download, {wording.size(len(packed))}",
             data=packed,
             file_name=f"{_NOT_IN_NAMES.sub('-', row.title).strip('-.')[:60] or 'run'}-{row.key[:6]}{SUFFIX}",
-            mime="application/octet-stream",
+            mime=visitor.media_type("application/octet-stream"),
             key="run-take-along",
             on_click="ignore",
             type="primary",
@@ -49,7 +50,9 @@ def offer(backend: Backend, row: RunRow) -> None:
 
 
 def open_one(backend: Backend) -> None:
-    """Draw the button that opens a run's file; a refusal is said above the field."""
+    """Draw the button that opens a run's file, where the visitor may; a refusal is said above the field."""
+    if not backend.keeps_house:
+        return
     with st.popover("Open a file", icon=":material/upload_file:", type="tertiary", key="runs-open"):
         if refused := st.session_state.get(_REFUSED, ""):
             # In the text's own colour: a popover lies outside the app, where our colours do not reach.
