@@ -97,7 +97,7 @@ clean:
 	$(PIP) -r requirements.txt $(CONSTRAINTS)
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-gguf.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-gguf.txt requirements-serve.txt
 	$(PIP) -r requirements-dev.txt $(CONSTRAINTS)
 	@touch $@
 

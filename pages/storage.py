@@ -9,6 +9,9 @@ from sparsedash.ui import frame
 from sparsedash.ui.storage import holdings, room, verifying
 
 backend = frame.page("Storage")
+if not backend.keeps_house:
+    frame.opening("What the data folder holds is for administrators.", "Your own runs are on the page Runs.")
+    st.stop()
 held = backend.housekeeping.holdings()
 allowed = backend.housekeeping.room()
 

@@ -14,11 +14,11 @@ import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.exports import Export
+from sparsedash.schema.hosting.upkeep import Verification
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts, RunMarks, Timing
 from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
-from sparsedash.schema.upkeep import Verification
 
 LARGEST_LOSS = log(sys.float_info.max)
 """Nats a word, about 709: e to the power of more is no float."""

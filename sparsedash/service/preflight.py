@@ -97,6 +97,12 @@ class Preflight:
     problems: tuple[Problem, ...]
 
 
+def unread(settings: RunSettings, problems: tuple[Problem, ...]) -> Preflight:
+    """What is said of a run whose model or text may not be looked at: why, and nothing else."""
+    nothing = Cached(calibration=False, dense=False, sparse=0, n_sparse=settings.n_sparse)
+    return Preflight(stored=nothing, duration=Duration(), memory=Memory(), problems=problems)
+
+
 def cached(settings: RunSettings, store: Store) -> Cached:
     """Which parts of this run are stored, as far as its model and texts were used here before."""
     model = _noted(store, notes.model_identity, settings.model)

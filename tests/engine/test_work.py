@@ -4,8 +4,8 @@ from typing import get_args
 
 from sparsedash.engine.work import Task, load
 from sparsedash.jobs.job import JobKind
+from sparsedash.schema.hosting.upkeep import Verification, VerifySettings
 from sparsedash.schema.progress import ignore_steps, ignore_text
-from sparsedash.schema.upkeep import Verification, VerifySettings
 from tests.storage.upkeep.every_kind import fill, harm_entry
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.jobs.job import Job, JobState, Move, Priority
+from sparsedash.jobs.parts import ClusterView
 from sparsedash.jobs.queue import queue_order
 from sparsedash.schema.errors import JobError, NewerError
 from sparsedash.schema.exports import Export, ExportSettings, Form
+from sparsedash.schema.hosting.upkeep import Verification, VerifySettings
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import Continuation, Divergence, Timing
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
@@ -15,7 +17,6 @@ from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.upkeep import Verification, VerifySettings
 from sparsedash.service.backend import Cached, Preflight
 from sparsedash.service.named_models import NamedModel
 from sparsedash.service.preflight import Duration, Memory
@@ -241,9 +242,11 @@ class FakeBackend:
     uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
     exports: FakeExports = field(default_factory=FakeExports)
     housekeeping: FakeHousekeeping = field(default_factory=FakeHousekeeping)
+    keeps_house: bool = True
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
     named: NamedModel | None = None
+    known_cluster: ClusterView | None = None
     expected: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(STAGE_TITLES))
 
     def __post_init__(self) -> None:
@@ -319,6 +322,9 @@ class FakeBackend:
     def left_alone(self) -> tuple[NewerError, ...]:
         return ()
 
+    def orders_queue(self) -> bool:
+        return True
+
     def queue_position(self, job_id: int) -> int | None:
         waiting = [found.id for found in self._waiting()]
         return waiting.index(job_id) + 1 if job_id in waiting else None
@@ -391,6 +397,9 @@ class FakeBackend:
 
     def reconcile(self) -> None:
         return None
+
+    def cluster(self) -> ClusterView | None:
+        return self.known_cluster
 
     def expect_work(self) -> None:
         self.expected_work = True

@@ -30,10 +30,10 @@ from sparsedash.engine.pruning.sensitivity import reference_change
 from sparsedash.engine.pruning.structured import choose, score_channels, scores_depend_on
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key, scores_key
+from sparsedash.schema.hosting.upkeep import ArtefactKind, about_artefact
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.settings import TokenWeights
-from sparsedash.schema.upkeep import ArtefactKind, about_artefact
 from sparsedash.storage.halfway import Halfway
 from sparsedash.storage.store import Store
 

@@ -15,10 +15,10 @@ from sparsedash.engine.pruning.layer import Sample
 from sparsedash.schema.cache_keys import activations_key
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.hashing import digest
+from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Pruned
 from sparsedash.schema.settings import TokenWeights
-from sparsedash.schema.upkeep import about_artefact
 from sparsedash.stats.layer_errors import ALARM
 from sparsedash.stats.layer_errors import mismatch as mismatch_of
 from sparsedash.storage.store import Store

@@ -15,11 +15,11 @@ from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.engine.pruning.unstructured import prune_weights
 from sparsedash.engine.run.run_calibration import RunCalibration, RunParts
 from sparsedash.engine.run.sparse_model import MaskedWeights, PrunedChannels, SparseModel
-from sparsedash.schema.cache_keys import plain_share, pruned_key
+from sparsedash.schema.cache_keys import CalibrationKeys, plain_share, pruned_key
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
-from sparsedash.schema.upkeep import about_artefact
 from sparsedash.storage.halfway import Halfway
 
 MORE_ROOM = "Allow it more room on the storage page, or with SPARSEDASH_ARTEFACT_GB."
@@ -38,6 +38,11 @@ class RunPruning:
         """The calibration on the text that this method reads."""
         share = plain_share(method, self._parts.settings.calibration)
         return self._calibrations.setdefault(share, RunCalibration(self._parts, share))
+
+    @property
+    def calibration_keys(self) -> list[CalibrationKeys]:
+        """Of every calibration that was asked for so far."""
+        return [calibration.keys for calibration in self._calibrations.values()]
 
     def sparse_model(self, method: MethodSettings, permille: int) -> SparseModel:
         """The sparse model, not applied yet; calibrates first where the statistics are not there (any more).

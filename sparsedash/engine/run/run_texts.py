@@ -14,11 +14,11 @@ from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import mixed_text_identity, own_text_identity, text_key, unread_text_identity
+from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
-from sparsedash.schema.upkeep import about_artefact
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
 
@@ -121,9 +121,15 @@ class RunTexts:
         self._store.remember(_identity_note(reference), texts.identity)
         return texts
 
+    @property
+    def written_text_key(self) -> str:
+        """Under which the calibration text by the model itself is kept; empty where it is read from somewhere."""
+        asked = self._calibration
+        return text_key(self._model.identity, self._model.dtype, asked) if asked.corpus == SELF else ""
+
     def _written_texts(self) -> Texts:
         """Calibration text by the model itself, kept because writing it takes longer than anything else."""
-        key = text_key(self._model.identity, self._model.dtype, self._calibration)
+        key = self.written_text_key
         known = self._store.get_artefact(key)
         if known is None:
             loaded, on_step = self._model.loaded, self._run_log.on_step

@@ -163,7 +163,7 @@ def _as_phase(found: Rounds, phase: Phase, batch: int, ceiling: float, seed: int
         dense_s=tuple(found.dense_s),
         sparse_s=tuple(found.sparse_s),
         dense_first=tuple(found.dense_first),
-        ratio=found.ratio(seed),
+        ratio=found.ratio,
         ceiling=ceiling,
     )
 

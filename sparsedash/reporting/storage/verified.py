@@ -5,7 +5,7 @@ from datetime import tzinfo
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.storage.held import NOTHING
-from sparsedash.schema.upkeep import Damage, Verification
+from sparsedash.schema.hosting.upkeep import Damage, Verification
 
 _CHECKED = {
     "record": ("result or note", "results and notes"),

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from sparsedash.schema.errors import NewerError
 from sparsedash.schema.exports import Export
+from sparsedash.schema.hosting.upkeep import told_of
 from sparsedash.schema.pair_records import Choices, Prompts, Timing
 from sparsedash.schema.records import Run
-from sparsedash.schema.upkeep import told_of
 from sparsedash.service.run_removal import Removal
 from sparsedash.service.upkeep.holdings import ARTEFACTS, HoldingKind, kind_of_artefact, kind_of_record
 from sparsedash.service.upkeep.in_use import InUse

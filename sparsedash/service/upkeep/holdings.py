@@ -10,8 +10,8 @@ from typing import Literal
 from sparsedash.jobs.table import JobTable
 from sparsedash.schema.cache_keys import passages_key
 from sparsedash.schema.exports import EXPORTS, Export
+from sparsedash.schema.hosting.upkeep import told_of
 from sparsedash.schema.records import Run
-from sparsedash.schema.upkeep import told_of
 from sparsedash.storage.cache_file import TagSum
 from sparsedash.storage.store import Store
 from sparsedash.storage.texts.text_refs import uploads_folder

@@ -11,8 +11,8 @@ from pathlib import Path
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.errors import NewerError, SettingsError, SparseDashError, StoreError
 from sparsedash.schema.exports import Export
+from sparsedash.schema.hosting.upkeep import Damage, Verification, VerifySettings
 from sparsedash.schema.records import KINDS, Record, Run
-from sparsedash.schema.upkeep import Damage, Verification, VerifySettings
 from sparsedash.service.exports import Exports
 from sparsedash.service.pair_texts import pair_texts
 from sparsedash.service.run_removal import Removal, RunRemoval

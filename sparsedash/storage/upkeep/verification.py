@@ -14,9 +14,9 @@ from typing import get_args
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.exports import Export
+from sparsedash.schema.hosting.upkeep import MOST_NAMED, Checked, Damage, Verification, VerifySettings
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import KINDS, R, from_json, names_itself
-from sparsedash.schema.upkeep import MOST_NAMED, Checked, Damage, Verification, VerifySettings
 from sparsedash.storage.store import DamagedEntry, Shelf, Store
 from sparsedash.storage.texts.text_refs import file_of
 from sparsedash.storage.texts.uploads import Uploads

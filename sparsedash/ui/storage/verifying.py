@@ -6,7 +6,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, paragraph, table
 from sparsedash.reporting.storage import verified
-from sparsedash.schema.upkeep import Verification
+from sparsedash.schema.hosting.upkeep import Verification
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_watch
 from sparsedash.ui.storage import rows

@@ -6,11 +6,11 @@ import pytest
 
 from sparsedash.schema import notes
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.hosting.upkeep import VerifySettings, about_artefact
 from sparsedash.schema.pair_records import Continuation, Timing
 from sparsedash.schema.pair_settings import ContinuationSettings, TimingSettings
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import CalibrationSettings
-from sparsedash.schema.upkeep import VerifySettings, about_artefact
 from sparsedash.service.backend import Backend
 from sparsedash.storage.upkeep.unpacked import unpacked_models
 from sparsedash.storage.upkeep.verification import verify

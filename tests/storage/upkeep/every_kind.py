@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsedash.schema import notes
+from sparsedash.schema.hosting.upkeep import Verification, about_artefact
 from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Place, Prompts, RunMark, RunMarks
 from sparsedash.schema.pair_settings import ContinuationSettings
-from sparsedash.schema.upkeep import Verification, about_artefact
 from sparsedash.storage.texts.uploads import Uploads
 from sparsedash.storage.upkeep.unpacked import MODELS
 from tests.factories import RECORD, RUN

@@ -6,9 +6,9 @@ import pytest
 
 from sparsedash.schema import notes
 from sparsedash.schema.errors import Cancelled
+from sparsedash.schema.hosting.upkeep import Checked, Damage
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Kept, Run
-from sparsedash.schema.upkeep import Checked, Damage
 from sparsedash.storage.store import Store
 from sparsedash.storage.texts.text_refs import file_of
 from sparsedash.storage.upkeep.verification import verify

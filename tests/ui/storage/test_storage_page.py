@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.schema.hosting.upkeep import Damage, Verification, VerifySettings
 from sparsedash.schema.pair_records import RunMark
-from sparsedash.schema.upkeep import Damage, Verification, VerifySettings
 from sparsedash.service.run_removal import Removal
 from sparsedash.service.upkeep.cleanup import Cleanup, Item, Staying
 from sparsedash.service.upkeep.holdings import Holding, Holdings, ModelHolding, RunHolding
@@ -221,3 +221,10 @@ def test_the_room_is_saved_and_a_variable_that_goes_before_it_is_named(open_page
     app = open_page("storage")
     assert "SPARSEDASH_ARTEFACT_GB says how much: 7 GB." in words(app)
     assert not app.number_input
+
+
+def test_where_others_are_served_it_is_for_administrators(open_page, backend):
+    backend.keeps_house = False
+    said = words(open_page("storage"))
+    assert "What the data folder holds is for administrators." in said
+    assert str(backend.data_dir) not in said
