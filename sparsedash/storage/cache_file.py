@@ -41,7 +41,8 @@ _USED_AT = "coalesce(CAST(max(access_time, store_time) AS REAL), 0)"
 _TAG = "coalesce(CAST(tag AS BLOB), x'')"
 _OURS = "FROM Cache WHERE raw = 1 AND typeof(key) = 'text'"
 _ENTRIES = f"SELECT CAST(key AS BLOB), {_N_BYTES}, {_USED_AT}, {_TAG} {_OURS} ORDER BY rowid"
-_TAG_SUMS = f"SELECT {_TAG} AS own, count(*), total({_N_BYTES}), max({_USED_AT}) {_OURS} GROUP BY own"
+# By the tag as it is: what is cast takes half as long again to sort.
+_TAG_SUMS = f"SELECT {_TAG}, count(*), total({_N_BYTES}), max({_USED_AT}) {_OURS} GROUP BY tag"
 
 
 def open_cache(folder: Path, limit: int, policy: str, patience_s: float) -> Any:

@@ -29,9 +29,11 @@ def show_verification(backend: Backend) -> None:
         _show_found(backend, found)
     else:
         frame.show(paragraph(_WHAT, css="sd-muted sd-small"))
-    if job is not None and _is_worth_showing(job, found):
+    shown = job is not None and _is_worth_showing(job, found)
+    if job is not None and shown:
         job_watch.watch(backend, job, brief=True)
-    if job is None or not job.live:
+    # What ended early is started again on its panel, unless nobody knows any more what it was.
+    if not shown or (job is not None and job.lost):
         st.button(
             "Verify everything" if found is None else "Verify everything again",
             key="verify",

@@ -17,6 +17,7 @@ from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage.store import Store
+from sparsedash.storage.upkeep.unpacked import unpacked_models
 from sparsedash.storage.upkeep.verification import verify
 from tests.engine.tiny_gguf import write_tiny_gguf
 
@@ -59,6 +60,12 @@ def test_a_flipped_bit_is_mended_and_the_numbers_are_the_same(whole, unpacked, s
     assert torch.equal(logits(whole, store), first)
     assert locate(str(whole), store).identity == identity
     assert "unpacked again" in caplog.text
+
+
+def test_the_identity_of_an_unpacked_model_is_known_from_what_was_noted(whole, unpacked, store):
+    (found,) = unpacked_models(store)
+    assert found.name == unpacked.name
+    assert found.identity == locate(str(whole), store).identity
 
 
 @pytest.mark.parametrize("harm", ["cut", "removed", "added", "emptied"])
