@@ -24,6 +24,7 @@ from sparsedash.engine.models.gguf_reader import GgufReader, quick_gguf
 from sparsedash.engine.models.modules import family_named
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
+from sparsedash.storage.local_paths import mode_in
 from sparsedash.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def dequantised(file: Path, store: Store) -> Path:
     ModelError when the .gguf file cannot be read.
     """
     models = store.folder / "models"
-    models.mkdir(mode=0o700, exist_ok=True)
+    models.mkdir(mode=mode_in(models.parent, 0o700), exist_ok=True)
     folder = models / f"{file.stem}-{file_hash(file, store)[:16]}"
     if _is_unchanged(folder, store):
         return folder
