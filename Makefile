@@ -58,7 +58,7 @@ ifeq ($(CHROMIUM),)
 	@if [ -n "$$CI" ]; then echo "No Chromium found: in CI the browser tests must run."; exit 1; fi
 	@echo "No Chromium found: the browser tests are left out. Install Chromium, or name it with CHROMIUM=..."
 endif
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -rfER --cov --cov-report=term:skip-covered \
 		$(if $(CHROMIUM),,-m "not browser and not long_faults")
 
 faults: .venv/installed-dev

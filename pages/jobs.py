@@ -3,6 +3,7 @@
 import streamlit as st
 
 from sparsedash.ui import browser_notices, frame, job_panel, job_watch
+from sparsedash.ui.jobs import machines
 
 AT_FIRST = 10
 
@@ -23,6 +24,8 @@ else:
     frame.opening("Nothing has run yet.")
     frame.empty("Runs and continuations will be listed here, with their progress, their errors and their logs.")
     frame.link("prune", "Start the first one")
+
+machines.draw(backend)
 
 if earlier:
     frame.section("Earlier")

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,8 @@ from sparsedash.catalog.memory_advice import out_of_memory
 from sparsedash.engine.work import Task, Work
 from sparsedash.engine.work import load as engine_work
 from sparsedash.jobs.exit_reasons import FINISHED_PARTS
-from sparsedash.jobs.locks import hold, job_lock, slot_lock
+from sparsedash.jobs.job import RUNS
+from sparsedash.jobs.locks import cluster_lock, hold, is_held, job_lock, slot_lock
 from sparsedash.jobs.own_files import make_folder, open_own
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.jobs.runner import linger_s, worker_name
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, Work
     parser = argparse.ArgumentParser(prog="python -m sparsedash.worker", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--slot", type=int, default=0)
+    parser.add_argument("--bound", action="store_true", help="end when the other end of stdin is closed")
     arguments = parser.parse_args(argv)
     redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
@@ -63,6 +66,8 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, Work
     stop = StopFlag()
     signal.signal(signal.SIGTERM, stop.on_signal)
     _offer_to_the_oom_killer()
+    if arguments.bound:
+        threading.Thread(target=_end_with_whoever_started_it, name="bound", daemon=True).start()
     try:
         slot = hold(slot_lock(arguments.data_dir, arguments.slot))
         if slot is None:
@@ -109,6 +114,8 @@ class Worker:
 
     def _take(self) -> tuple[Job, IO[bytes]] | None:
         for queued in self._table.queue():
+            if queued.kind in RUNS and self._cluster_is_up():
+                continue
             try:
                 lock = hold(job_lock(self._folder, queued.id))
             except StoreError as error:
@@ -120,6 +127,12 @@ class Worker:
                 return job, lock
             lock.close()
         return None
+
+    def _cluster_is_up(self) -> bool:
+        try:
+            return is_held(cluster_lock(self._folder))
+        except StoreError:
+            return False
 
     def _run_logged(self, job: Job) -> None:
         with ExitStack() as until_the_end:
@@ -220,6 +233,15 @@ def _seconds(name: str, default: float) -> float:
     except ValueError:
         log.warning("%s is not a number of seconds; using %g.", name, default)
         return default
+
+
+def _end_with_whoever_started_it() -> None:
+    """Kill this process and its own children once the starter is gone, however it ended: nobody wants their work."""
+    while os.read(0, 1):
+        pass
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _offer_to_the_oom_killer() -> None:

@@ -21,7 +21,7 @@ READ = {"engine.pruning", "engine.models", "engine.texts"} | KEPT
 MEASURED = {"engine.calibration", "engine.evaluation"} | READ
 SHOWN = {"service", "jobs", "reporting.charts", "reporting"} | KEPT
 PARTS = {"ui.form", "ui"} | SHOWN
-PAGE_PARTS = {"ui.compare", "ui.layers", "ui.models", "ui.overview", "ui.published", "ui.runs"}
+PAGE_PARTS = {"ui.compare", "ui.jobs", "ui.layers", "ui.models", "ui.overview", "ui.published", "ui.runs", "ui.storage"}
 
 ALLOWED: dict[str, set[str]] = {
     # Plain values, tables, numbers, and what is kept: both halves stand on them.
@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"ui"},
     # What knows both halves.
     "worker": {"engine", "jobs"} | KEPT,
-    "shell": {"engine.run", "engine.export", "engine.models", "engine.timing", "service", "reporting"} | KEPT,
+    "shell": {"engine.run", "engine.export", "engine.models", "engine.timing", "service", "reporting", "jobs"} | KEPT,
     "__main__": {"shell"},
 }
 """What each package may import from the others, the most special name first.
@@ -70,6 +70,7 @@ DOORS: dict[str, set[str]] = {
     "diskcache": {"storage.store", "storage.cache_file", "storage.plain_disk"},
     "sqlite3": {"jobs.database", "storage.store", "storage.cache_file"},
     "datasets": {"engine.texts.corpora"},
+    "distributed": {"jobs.cluster"},
     "gguf": {"engine.models.gguf_reader", "engine.export.gguf"},
     "llama_cpp_py_sync": {"engine.export.reloaded_gguf"},
     "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation", "engine.export.reloaded"},

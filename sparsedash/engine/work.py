@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.hosting.parts import PartSettings
+from sparsedash.schema.hosting.upkeep import VerifySettings
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import OnStep, OnText
 from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings, S, settings_from_plain
 from sparsedash.storage.store import Store
+from sparsedash.storage.upkeep.verification import verify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +71,13 @@ def load() -> Mapping[str, Work]:
 
     return {
         "run": alone(RunSettings, lambda asked, t: pipeline.run(asked, t.store, t.on_step, shelf, run_key=t.key)),
+        "part": alone(PartSettings, lambda asked, t: pipeline.run_part(asked, t.store, t.on_step, shelf)),
         "find": alone(FindSettings, lambda asked, t: find(asked, t.store, t.on_step, shelf, run_key=t.key)),
         "export": alone(ExportSettings, lambda asked, t: export(asked, t.store, shelf, t.on_step)),
         "continuation": of(
             ContinuationSettings, lambda asked, t: continue_prompt(asked, t.store, pairs, t.on_step, t.on_text)
         ),
         "divergence": of(DivergenceSettings, lambda asked, t: measure_divergence(asked, t.store, pairs, t.on_step)),
+        "verify": of(VerifySettings, lambda asked, t: t.store.put(t.key, verify(t.store, t.on_step))),
         "timing": of(TimingSettings, lambda asked, t: time_models(asked, t.store, pairs, t.on_step)),
     }

@@ -9,6 +9,9 @@ from sparsedash.schema.errors import StoreError
 
 FINISHED_PARTS = "“Try again” goes on from the last finished part."
 _SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
+CLUSTER = "cluster"
+"""The worker of a job that machines of a cluster do, as the job table names it."""
+
 _TAIL_BYTES = 65_536
 
 
@@ -17,6 +20,8 @@ def why_gone(job: Job, exit_code: int | None, restarted: bool | None = None) -> 
 
     exit_code: None where nobody saw it. restarted: whether the machine was, since the job began; None: nobody knows.
     """
+    if job.worker == CLUSTER:
+        return "This job was on machines of a cluster, and this server is told of none.", FINISHED_PARTS
     if restarted:
         return "The machine was restarted while this job ran.", FINISHED_PARTS
     match exit_code:

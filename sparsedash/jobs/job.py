@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from msgspec import Meta
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
-JobKind = Literal["run", "find", "continuation", "divergence", "timing", "export"]
+JobKind = Literal["run", "find", "continuation", "divergence", "timing", "export", "verify", "part"]
+"""`part`: of a run, on a machine of a cluster; never in a server's own table."""
 RUNS: tuple[JobKind, ...] = ("run", "find")
 """The kinds whose result is a run: one of given sparsities, and one that looks for the largest."""
-LONG: tuple[JobKind, ...] = (*RUNS, "timing", "export")
+LONG: tuple[JobKind, ...] = (*RUNS, "timing", "export", "verify")
 """Kinds that take minutes: what somebody waits for at the page goes before them."""
 
 Move = Literal["front", "up", "down"]

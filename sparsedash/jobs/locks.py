@@ -27,6 +27,11 @@ def slot_lock(folder: Path, slot: int) -> Path:
     return folder / "workers" / f"slot-{slot}.lock"
 
 
+def cluster_lock(folder: Path) -> Path:
+    """The lock a server holds while machines of a cluster take runs; then no worker of this machine does."""
+    return folder / "workers" / "cluster.lock"
+
+
 def hold(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
     """The open file that holds the lock until it is closed, or None when somebody else has it.
 

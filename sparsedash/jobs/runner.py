@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import sparsedash
@@ -35,7 +35,9 @@ class LocalRunner:
 
     folder: the data folder. command: starts a worker; `--data-dir` and `--slot` are added.
     term_after_s, kill_after_s: how long after a request to stop a worker is sent SIGTERM, and SIGKILL.
-    start_within_s: how long a worker may take until it holds its slot, or to end once it has left it.
+    start_within_s: how long a worker may take until it holds its slot, or to end once it has left it. bound: one
+    worker alone, which ends with this process, even if that is killed. elsewhere: whether a job is looked after by
+    somebody else, who has it done on other machines.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class LocalRunner:
         term_after_s: float = 5.0,
         kill_after_s: float = 10.0,
         start_within_s: float = 60.0,
+        bound: bool = False,
+        elsewhere: Callable[[Job], bool] = lambda job: False,
     ) -> None:
         self._folder = folder
         self._table = table
@@ -54,7 +58,9 @@ class LocalRunner:
         self._term_after_s = term_after_s
         self._kill_after_s = kill_after_s
         self._start_within_s = start_within_s
-        self._n_slots = n_slots()
+        self._n_slots = 1 if bound else n_slots()
+        self._bound_by: tuple[int, ...] = os.pipe() if bound else ()
+        self._elsewhere = elsewhere
         linger_s()  # refused here, where somebody reads it, and not by each worker in its log
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
@@ -72,13 +78,13 @@ class LocalRunner:
         if not self._tending.acquire(blocking=False):
             return
         try:
-            running = self._table.running()
+            running = [job for job in self._table.running() if not self._elsewhere(job)]
             self._reap({job.pid for job in running})
             asked = {_attempt(job) for job in running if job.cancel_requested_at is not None}
             self._stop_seen = {which: seen for which, seen in self._stop_seen.items() if which in asked}
             for job in running:
                 self._look_after(job)
-            if queue := self._table.queue():
+            if queue := tuple(job for job in self._table.queue() if not self._elsewhere(job)):
                 self._start_workers(queue)
         finally:
             self._tending.release()
@@ -97,11 +103,14 @@ class LocalRunner:
         return any(map(self._is_taken, range(self._n_slots)))
 
     def let_go(self) -> None:
-        """Stop looking after the workers; they go on without this runner."""
+        """Stop looking after the workers; they go on without this runner, but for those that are bound to it."""
         for child in self._children.values():
             # Or Popen complains that somebody who is meant to outlive it does.
             child.returncode = child.poll() or 0
         self._children.clear()
+        for end in self._bound_by:
+            os.close(end)
+        self._bound_by = ()
 
     def _look_after(self, job: Job) -> None:
         try:
@@ -215,9 +224,11 @@ class LocalRunner:
         try:
             make_folder(path.parent)
             with open_own(path, "ab") as output:
+                # Whoever reads the pipe hears that this process is gone, even where it was killed.
+                bound = ["--bound"] if self._bound_by else []
                 self._children[slot] = subprocess.Popen(  # noqa: S603 - our own command, no shell
-                    [*self._command, "--data-dir", str(self._folder), "--slot", str(slot)],
-                    stdin=subprocess.DEVNULL,
+                    [*self._command, "--data-dir", str(self._folder), "--slot", str(slot), *bound],
+                    stdin=self._bound_by[0] if self._bound_by else subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
@@ -258,7 +269,7 @@ def n_slots() -> int:
     """How many workers may run at once: SPARSEDASH_WORKERS (0: none are started here), or one a GPU, or one."""
     asked = os.environ.get("SPARSEDASH_WORKERS", "")
     if not asked:
-        return max(1, len(_gpus()))
+        return max(1, len(visible_gpus()))
     if not asked.isdecimal() or len(asked) > 2 or int(asked) > 64:
         raise SettingsError("SPARSEDASH_WORKERS", asked, "a whole number from 0 to 64")
     return int(asked)
@@ -280,12 +291,12 @@ def worker_environment(slot: int) -> dict[str, str]:
     """A new worker's environment: the server's, with this package on the path and only the slot's own GPU visible."""
     path = [str(Path(sparsedash.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     chosen = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
-    if gpus := _gpus():
+    if gpus := visible_gpus():
         chosen["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     return {**os.environ, **chosen}
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -229,6 +229,15 @@ class JobTable:
         theirs = "WHERE owner = ? OR key IN (SELECT thing FROM owners WHERE owner = ?) ORDER BY id DESC LIMIT ?"
         return self._read(theirs, (of, of, limit))
 
+    def of_kinds(self, *kinds: JobKind) -> tuple[Job, ...]:
+        """All jobs of these kinds, in whatever state, oldest first."""
+        marks = ", ".join("?" * len(kinds))
+        return self._read(f"WHERE kind IN ({marks}) ORDER BY id", kinds)
+
+    def count(self) -> int:
+        """How many jobs there are, in whatever state."""
+        return int(self._database.read("SELECT count(*) AS n FROM jobs", ())[0]["n"])
+
     def running(self) -> tuple[Job, ...]:
         """The running jobs, in the order in which they were submitted."""
         return _still_live(self._read("WHERE state = 'running' ORDER BY id", ()))

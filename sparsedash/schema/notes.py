@@ -70,9 +70,36 @@ def gradients_gathered(gradients: str) -> NoteName:
     return NoteName(f"gradients/{gradients}")
 
 
+def part_calibrations(part: str) -> NoteName:
+    """Under which keys the calibrations of a part of a run have left artefacts, as JSON. part: its key."""
+    return NoteName(f"part calibrations/{part}")
+
+
+def of_calibrations(keys: tuple[str, ...]) -> list[NoteName]:
+    """Every note that says what is there of calibrations whose artefacts have these keys."""
+    return [
+        note(key) for key in keys for note in (calibrated, calibration_warning, inputs_gathered, gradients_gathered)
+    ]
+
+
+def parts_done(run: str) -> NoteName:
+    """The parts of a run that machines of a cluster have made so far, as JSON. run: its key."""
+    return NoteName(f"parts done/{run}")
+
+
+def cluster_name() -> NoteName:
+    """What tells this data folder from others that use the same cluster."""
+    return NoteName("cluster name")
+
+
 def losses(dense: str, sparse: str) -> NoteName:
     """What a sparse model's answers lost against the dense one's, as JSON. dense, sparse: record keys."""
     return NoteName(f"losses/{dense}|{sparse}")
+
+
+def artefact_room() -> NoteName:
+    """The bytes that all artefacts may take together, as somebody has chosen."""
+    return NoteName("artefact room")
 
 
 def health() -> NoteName:

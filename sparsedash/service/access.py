@@ -17,14 +17,14 @@ from sparsedash.catalog import example
 from sparsedash.jobs.job import Job, Move, Priority
 from sparsedash.jobs.owners import Owners
 from sparsedash.schema.errors import AccessError, JobError
+from sparsedash.schema.hosting.serving import LOCAL, Serving
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.searches import FindSettings
-from sparsedash.schema.serving import LOCAL, Serving
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.problems import HUB_ID, Problem, ReferenceField
 from sparsedash.service.run_removal import records_of
 from sparsedash.storage.local_paths import kind_of, lies_below, local_path
-from sparsedash.storage.text_refs import FILE, UPLOAD, file_of
+from sparsedash.storage.texts.text_refs import FILE, UPLOAD, file_of
 
 
 class Access:

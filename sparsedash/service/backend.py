@@ -12,35 +12,40 @@ from sparsedash.catalog import example
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.jobs.exit_reasons import last_lines
 from sparsedash.jobs.job import Move, Priority
+from sparsedash.jobs.parts import ClusterView
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
-from sparsedash.schema.errors import NewerError, StoreError
+from sparsedash.schema.errors import AccessError, NewerError, StoreError
 from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.hosting.serving import Serving
+from sparsedash.schema.hosting.upkeep import VerifySettings
 from sparsedash.schema.model_shape import ModelShape, shape_from_plain
 from sparsedash.schema.pair_records import Continuation, Divergence, Timing
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings, asked_settings, planned_run
-from sparsedash.schema.serving import Serving
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight, problems
 from sparsedash.service.access import Access
 from sparsedash.service.by_arithmetic import START_S
+from sparsedash.service.cluster.runner import cluster_runner
 from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.named_models import NamedModel, named_model
-from sparsedash.service.own_things import OwnExports, OwnRemoval, OwnUploads
+from sparsedash.service.own_things import OwnExports, OwnRemoval, OwnTransfer, OwnUploads
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.service.run_costs import RunCosts
 from sparsedash.service.run_removal import RunRemoval
+from sparsedash.service.run_transfer import RunTransfer
+from sparsedash.service.upkeep.housekeeping import Housekeeping, Reads
 from sparsedash.storage.data_dir import data_folder, in_full
 from sparsedash.storage.disk_space import require_room
 from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
-from sparsedash.storage.uploads import Uploads, texts_read
+from sparsedash.storage.texts.uploads import Uploads, texts_read
 from sparsedash.storage.user_data import UserData
 
 __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
@@ -49,7 +54,7 @@ log = logging.getLogger(__name__)
 
 default_data_dir = data_folder
 
-_Small = ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings
+_Small = ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings | VerifySettings
 
 MAX_PASSAGES_IN_MEMORY = 80_000
 
@@ -64,7 +69,8 @@ class Backend:
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
     user_data: what those who use the pages leave there. uploads: the text files among it. exports: models in files.
-    costs: the verdicts on all runs. removal: deletes runs. What it gives and does is everybody's; see `seen_by`.
+    costs: the verdicts on all runs. removal: deletes runs. transfer: runs as files. What it gives and does is
+    everybody's; see `seen_by`.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -75,14 +81,31 @@ class Backend:
         self.exports: Exports | OwnExports = Exports(self._store)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._access = Access(self._table.owners, self._any_run, self._any_record)
-        self._runner = LocalRunner(self.data_dir, self._table)
+        self._cluster = cluster_runner(self.data_dir, self._table, self._store)
+        elsewhere = self._cluster.takes if self._cluster else _nowhere_else
+        self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
         self._speed = MachineSpeed(self._store)
         self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
         self._left_alone: dict[tuple[type, str], NewerError] = {}
         self.costs = RunCosts(self._store)
         removal = RunRemoval(self._store, self._table, self.costs, self.runs, self._recent.drop)
         self.removal: RunRemoval | OwnRemoval = removal
+        self.transfer: RunTransfer | OwnTransfer = RunTransfer(self._store, self.run)
+        self._housekeeping = Housekeeping(
+            self._store,
+            self._table,
+            Reads(
+                runs=self.runs,
+                record=self.record,
+                exports=self.exports,
+                removal=removal,
+                drop_upload=self.drop_upload,
+                dropped=self._recent.drop,
+            ),
+        )
         self._try_to_reconcile()
+        if self._cluster is not None:
+            self._cluster.start()
 
     def seen_by(self, visitor: str, rules: Serving) -> "Backend":
         """The same backend for one visitor where others are served: it gives and does what `Access` allows.
@@ -98,6 +121,7 @@ class Backend:
         theirs.exports = OwnExports(self.exports, self.uploads, theirs._access)
         theirs.uploads = OwnUploads(self.uploads, theirs.exports, theirs._access)
         theirs.removal = OwnRemoval(self.removal, theirs._access)
+        theirs.transfer = OwnTransfer(RunTransfer(self._store, theirs.run), theirs._access)
         return theirs
 
     def submit(self, settings: RunSettings | FindSettings) -> Job:
@@ -141,6 +165,23 @@ class Backend:
         if isinstance(self.exports, OwnExports):
             self.exports.require_room(settings.to)
         return self._submit_small("export", settings, self.exports.is_whole(settings.key()))
+
+    @property
+    def keeps_house(self) -> bool:
+        """Whether the data folder is this visitor's to look into and to tidy."""
+        return self._access.unlimited
+
+    @property
+    def housekeeping(self) -> Housekeeping:
+        """What there is, and how it is deleted by kind, model or run. Raises AccessError unless `keeps_house`."""
+        if not self.keeps_house:
+            raise AccessError("Only an administrator looks into the data folder.", "Your own runs are on their page.")
+        return self._housekeeping
+
+    def submit_verification(self) -> Job:
+        """The live job that reads everything that carries a checksum, or a new one. Raises AccessError likewise."""
+        assert self.housekeeping
+        return self._submit_small("verify", VerifySettings(), stored=False)
 
     def job(self, job_id: int) -> Job:
         """The job as it is now. Raises JobError when there is none."""
@@ -310,6 +351,13 @@ class Backend:
         """
         self._runner.reconcile()
 
+    def cluster(self) -> ClusterView | None:
+        """The scheduler and its machines as they were a moment ago; None where no scheduler is named.
+
+        None as well for who may not see whatever runs there.
+        """
+        return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
+
     def expect_work(self) -> None:
         """Have a worker ready by the time that a visitor, who is about to, starts something. Returns at once."""
         self._runner.prepare()
@@ -328,6 +376,8 @@ class Backend:
     def close(self) -> None:
         """Close the files and leave the workers to themselves."""
         self._runner.let_go()
+        if self._cluster is not None:
+            self._cluster.let_go()
         self._speed.close()
         self._table.close()
         self._store.close()
@@ -423,6 +473,10 @@ class _Recent:
             self._kept[name] = value
             while self._weight > self._budget and len(self._kept) > 1:
                 self._weight -= _weight(self._kept.popitem(last=False)[1])
+
+
+def _nowhere_else(_job: Job) -> bool:
+    return False
 
 
 def _is_final(found: object) -> bool:

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from sparsedash.schema.errors import AccessError, CorpusError, ExportError
 from sparsedash.schema.exports import Export, Form
-from sparsedash.schema.records import Record
-from sparsedash.schema.serving import Quota
+from sparsedash.schema.hosting.serving import Quota
+from sparsedash.schema.records import Record, Run
 from sparsedash.service.access import Access, upload_named
 from sparsedash.service.exports import Exports
 from sparsedash.service.run_removal import Removal, RunRemoval
-from sparsedash.storage.uploads import Uploads
+from sparsedash.service.run_transfer import RunTransfer
+from sparsedash.storage.texts.uploads import Uploads
 
 _DELETE = "Delete some that are no longer needed."
 _OTHERS = "it is somebody else's; an administrator can delete it"
@@ -110,6 +111,26 @@ class OwnExports:
         most = self._access.rules.quota.kept_gb
         if sum(own) + self.kept_bytes() >= most * 1_000_000_000:
             raise AccessError(f"What is kept for you may have {most} GB together.", _DELETE)
+
+
+class OwnTransfer:
+    """Runs as files for one visitor; the same verbs as `RunTransfer`, which must read that visitor's runs."""
+
+    def __init__(self, transfer: RunTransfer, access: Access) -> None:
+        self._transfer, self._access = transfer, access
+
+    def packed(self, key: str) -> bytes:
+        """As `RunTransfer.packed`, of a run that the visitor sees."""
+        return self._transfer.packed(key)
+
+    def opened(self, data: bytes) -> Run:
+        """As `RunTransfer.opened`. Raises AccessError for all but administrators.
+
+        Results are shared by what they are made of: whoever could bring some in could make up those of others.
+        """
+        if not self._access.unlimited:
+            raise AccessError("Only an administrator opens files of runs.", "Ask for the run yourself.")
+        return self._transfer.opened(data)
 
 
 class OwnRemoval:

@@ -12,7 +12,7 @@ from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SE
 from sparsedash.service.local_models import config_problem, folder_problem, gguf_problem
 from sparsedash.storage.local_paths import kind_of, local_path
 from sparsedash.storage.model_configs import model_config
-from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
+from sparsedash.storage.texts.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
 
 ReferenceField = Literal["model", "calibration text", "evaluation text"]
 """The fields that name a model or a text."""

@@ -8,7 +8,15 @@ from sparsedash import __version__
 from sparsedash.schema.errors import Cancelled, SparseDashError
 from sparsedash.schema.secrets import redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.shell import export_command, find_command, pack_command, run_command, time_command, verify_command
+from sparsedash.shell import (
+    cluster_command,
+    export_command,
+    find_command,
+    pack_command,
+    run_command,
+    time_command,
+    verify_command,
+)
 from sparsedash.shell.terminal import EXIT_BAD_ARGUMENTS, EXIT_FAILED, EXIT_STOPPED, Parser, complain, quieten
 
 
@@ -77,6 +85,13 @@ COMMANDS = (
         add_arguments=pack_command.add_unpack_arguments,
         prepare=pack_command.prepare_unpack,
     ),
+    Command(
+        name="cluster",
+        does="say whether the machines of a cluster can be used",
+        example="sparsedash cluster check",
+        add_arguments=cluster_command.add_arguments,
+        prepare=cluster_command.prepare,
+    ),
 )
 
 _ABOUT = f"""\
@@ -90,7 +105,7 @@ computed, the other does not compute again. To begin with, on a small model that
 _ENDS = """\
 `sparsedash run --help` lists what can be chosen. The dashboard itself: `streamlit run app.py` in the checkout.
 Exit codes: 0 done, 1 failed, 2 a bad argument, 3 beyond what may be lost (run --fail-beyond) or nothing within it
-(find), 130 stopped from the keyboard.
+(find), 4 something is to be mended (cluster check), 130 stopped from the keyboard.
 """
 
 

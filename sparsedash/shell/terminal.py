@@ -13,6 +13,7 @@ from sparsedash.schema.errors import SparseDashError
 EXIT_FAILED = 1
 EXIT_BAD_ARGUMENTS = 2
 EXIT_BEYOND = 3
+EXIT_TO_MEND = 4
 EXIT_STOPPED = 130
 MOST_SAID = 1_500
 """Characters of one complaint."""

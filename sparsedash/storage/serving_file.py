@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.serving import LOCAL, HeaderLogin, OidcLogin, Quota, Serving
+from sparsedash.schema.hosting.serving import LOCAL, HeaderLogin, OidcLogin, Quota, Serving
 from sparsedash.storage.local_paths import local_path
 
 VARIABLE = "SPARSEDASH_SERVE"

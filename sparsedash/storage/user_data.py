@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from sparsedash.schema.errors import NewerError
 from sparsedash.schema.hashing import digest
+from sparsedash.schema.hosting.serving import LOCAL
 from sparsedash.schema.pair_records import Choices, Continuation, Prompts, RunMark, RunMarks
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import R
-from sparsedash.schema.serving import LOCAL
 from sparsedash.storage.store import Store
 
 MOST_PROMPTS = 50

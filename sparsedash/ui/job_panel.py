@@ -8,7 +8,7 @@ import streamlit as st
 from sparsedash.jobs.job import Job, JobState, Move, Priority
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible
-from sparsedash.reporting.job_status import doing, facts, overall, what, when_started
+from sparsedash.reporting.job_status import doing, facts, named, overall, what, when_started
 from sparsedash.reporting.record_pair import offers
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.searches import FindSettings, asked_settings
@@ -49,7 +49,9 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
         frame.show(element("div", _head(backend, job), details, *_body(backend, job, brief), css="sd-job"))
         if job.state == "cancelled":
             # Somebody wanted it so: nothing went wrong.
-            frame.note(f"{job.error_text} {job.error_advice}".strip())
+            # Of what verification has read, nothing is kept.
+            advice = "" if job.kind == "verify" else job.error_advice
+            frame.note(f"{job.error_text} {advice}".strip())
         elif job.error_text:
             frame.failure(job.error_text, job.error_advice)
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -60,12 +62,6 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
             _change(job)
             if job.started_at is not None:
                 _log(backend, job)
-
-
-def named(backend: Backend, job: Job) -> str:
-    """What a job is, after the name of its run, if that has one."""
-    name = backend.user_data.name_of(job.key) if job.makes_run else ""
-    return f"{name}: {what(job)[0]}" if name else what(job)[0]
 
 
 def _details(job: Job) -> str:
@@ -236,6 +232,9 @@ def _open(backend: Backend, job: Job) -> None:
         return
     if job.kind == "export":
         frame.link("models", "See the files")
+        return
+    if job.kind == "verify":
+        frame.link("storage", "See what was found")
         return
     left, right = (str(job.settings.get(side, "")) for side in ("left", "right"))
     run = next((run for run in backend.runs() if right in run.sparse), None)

@@ -11,3 +11,6 @@ WRITTEN_S = 0.25
 
 RECONCILE_S = 1.0
 """The job table beside what really runs, by the server."""
+
+MACHINES_S = 2.0
+"""How often a page asks what the machines of a cluster do."""

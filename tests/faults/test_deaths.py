@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sparsedash.jobs.locks import hold, is_held, job_lock, slot_lock
+from sparsedash.jobs.locks import cluster_lock, hold, is_held, job_lock, slot_lock
 from tests.faults.house import eventually
 
 pytestmark = pytest.mark.faults
@@ -206,3 +206,29 @@ def test_a_worker_ends_when_nothing_comes(house, monkeypatch):
     done = house.tend_until_state(house.submit("quick"), "done")
     house.tend_until(lambda: not psutil.pid_exists(done.pid))
     assert not is_held(slot_lock(house.folder, 0))
+
+
+def test_a_bound_worker_ends_with_whoever_started_it(house):
+    bound = house.new_runner(bound=True)
+    job = house.submit("deaf")
+    bound.reconcile()
+    eventually(lambda: house.table.get(job.id).stage == "prune")
+    child = psutil.Process(house.table.get(job.id).pid)
+    bound.let_go()
+    eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_while_a_cluster_takes_runs_no_worker_of_this_machine_does(house):
+    with hold(cluster_lock(house.folder)):
+        run = house.submit("quick")
+        prompt = house.table.submit("continuation", "a prompt", {})
+        house.tend_until_state(prompt, "done")
+        assert house.table.get(run.id).state == "queued"
+    house.tend_until_state(run, "done")
+
+
+def test_a_job_of_a_cluster_that_nobody_is_told_of_any_more_says_so(house):
+    job = house.submit("quick")
+    house.table.claim(job.id, "cluster", 0)
+    crashed = house.tend_until_state(job, "crashed")
+    assert "machines of a cluster" in crashed.error_text

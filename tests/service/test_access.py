@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.schema.errors import AccessError, CorpusError, ExportError, JobError
+from sparsedash.schema.errors import AccessError, CorpusError, ExportError, JobError, StoreError
 from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.hosting.serving import Quota, Serving
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.records import Passages, Record, Run
-from sparsedash.schema.serving import Quota, Serving
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.own_things import OwnUploads
@@ -347,6 +347,46 @@ def test_what_was_made_before_others_were_served_is_an_administrator_s(house):
     assert seen(house.of("root"), job) == EVERYTHING
 
 
+def test_the_data_folder_is_for_administrators(house):
+    ada, root = house.of("ada"), house.of("root")
+    assert not ada.keeps_house
+    with pytest.raises(AccessError, match="Only an administrator looks into the data folder"):
+        ada.housekeeping.remove_kind("logs")
+    with pytest.raises(AccessError):
+        ada.submit_verification()
+    assert root.housekeeping.holdings() is not None
+    assert root.submit_verification().state == "queued"
+
+
+def test_a_run_is_taken_along_by_who_sees_it_and_brought_in_by_administrators(house):
+    ada, bob = house.of("ada"), house.of("bob")
+    house.done(ada)
+    key = ada.runs()[0].key
+    with pytest.raises(JobError):
+        bob.transfer.packed(key)
+    with pytest.raises(StoreError):
+        # What is made up here is no run that can be taken along; it is asked, other than for bob.
+        ada.transfer.packed(key)
+    with pytest.raises(AccessError, match="Only an administrator opens files of runs"):
+        bob.transfer.opened(b"any")
+    with pytest.raises(StoreError):
+        house.of("root").transfer.opened(b"any")
+
+
+def test_the_machines_of_a_cluster_are_for_administrators(house, monkeypatch):
+    monkeypatch.setattr(house.backend, "_cluster", Machines())
+    assert house.of("ada").cluster() is None
+    assert house.of("root").cluster() == "the view"
+
+
+class Machines:
+    def view(self):
+        return "the view"
+
+    def let_go(self):
+        pass
+
+
 UNASKED = {"close", "expect_work", "expected_seconds", "is_measuring", "left_alone", "model_shape", "reconcile"}
 """What says or does nothing of anybody's: how long stages take, the sizes of a model, that jobs are looked after."""
 
@@ -365,6 +405,7 @@ ASKED = {
         "record",
     ),
     *("reference_problem", "retry", "run", "runs", "search", "seen_by", "submit", "submit_continuation"),
+    *("cluster", "housekeeping", "keeps_house", "submit_verification"),
     *("submit_divergence", "submit_export", "submit_timing", "timing"),
 }
 

@@ -216,7 +216,9 @@ def test_its_own_help_names_every_method_and_text_and_how_to_begin(capsys):
         assert ended.value.code == 0
         said[len(command)] = "".join(capsys.readouterr().out.split())
     assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in said[0]
-    ends = "3beyondwhatmaybelost(run--fail-beyond)ornothingwithinit(find),130stopped"
+    ends = (
+        "3beyondwhatmaybelost(run--fail-beyond)ornothingwithinit(find),4somethingistobemended(clustercheck),130stopped"
+    )
     assert f"Exitcodes:0done,1failed,2abadargument,{ends}" in said[0]
     offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
     assert not [each.name for each in offered if each.name.replace(" ", "") not in said[1]]

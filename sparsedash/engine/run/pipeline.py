@@ -1,11 +1,15 @@
 """The main job: load a model, calibrate once, then prune and evaluate it at every sparsity that is asked for."""
 
+import json
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run.run_log import versions
 from sparsedash.engine.run.stages import Stages
+from sparsedash.schema import notes
+from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import RunSettings
@@ -26,7 +30,21 @@ def run(
     show it while it grows; one that was finished before stays as it is until it is finished again. shelf: keeps the
     model between jobs. run_key: the name to keep it under. Raises SparseDashError, and nothing half-done is kept.
     """
-    stages = Stages(settings, store, on_step, shelf or ModelShelf())
+    return _run(settings, Stages(settings, store, on_step, shelf or ModelShelf()), store, run_key)
+
+
+def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> Run:
+    """A part of a run, as a run of its own name with fewer sparse models; also notes which calibrations it leaves."""
+    stages = Stages(settings.run, store, on_step, shelf)
+    made = _run(settings.run, stages, store, settings.key(), settings.points)
+    store.remember(notes.part_calibrations(made.key), json.dumps(stages.calibration_keys))
+    return made
+
+
+def _run(
+    settings: RunSettings, stages: Stages, store: Store, run_key: str | None, points: Collection[int] | None = None
+) -> Run:
+    """points: the places of the sparse models that are made; None: all."""
     grown = begun(run_key or settings.key(fingerprints(settings)), settings, stages)
     before = store.get(Run, grown.key)
     stages.check()
@@ -39,6 +57,8 @@ def run(
     grown = replace(grown, dense=stages.dense_record.key)
     keep()
     for point, (method, permille) in enumerate(settings.points):
+        if points is not None and point not in points:
+            continue
         stages.run_log.point = point
         record = stages.sparse_record(method, permille, keep)
         grown = replace(grown, sparse=(*grown.sparse, record.key))

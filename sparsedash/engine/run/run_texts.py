@@ -14,6 +14,7 @@ from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import mixed_text_identity, own_text_identity, text_key, unread_text_identity
+from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
@@ -120,16 +121,22 @@ class RunTexts:
         self._store.remember(_identity_note(reference), texts.identity)
         return texts
 
+    @property
+    def written_text_key(self) -> str:
+        """Under which the calibration text by the model itself is kept; empty where it is read from somewhere."""
+        asked = self._calibration
+        return text_key(self._model.identity, self._model.dtype, asked) if asked.corpus == SELF else ""
+
     def _written_texts(self) -> Texts:
         """Calibration text by the model itself, kept because writing it takes longer than anything else."""
-        key = text_key(self._model.identity, self._model.dtype, self._calibration)
+        key = self.written_text_key
         known = self._store.get_artefact(key)
         if known is None:
             loaded, on_step = self._model.loaded, self._run_log.on_step
             with self._run_log.timed("text"):
                 written = sample_texts(loaded, openings(), self._calibration, on_step)
             known = json.dumps(written).encode()
-            self._store.put_artefact(key, known)
+            self._store.put_artefact(key, known, about_artefact("text", self._model.identity))
         return Texts(texts=tuple(json.loads(known)), identity=self._own_identity)
 
 

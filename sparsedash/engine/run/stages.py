@@ -1,7 +1,7 @@
 """The stages of a run: checks, the dense record, the sparse ones; each from the store where it is known already."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 
 from sparsedash.catalog.memory import kept_bytes, needs_fisher
@@ -63,6 +63,12 @@ class Stages:
         """What tells the calibration text that this method reads from others."""
         return self.texts.calibration_identity(plain_share(method, self._settings.calibration))
 
+    @property
+    def calibration_keys(self) -> list[str]:
+        """The keys under which this run's calibrations keep artefacts, and of the text that the model wrote."""
+        found = [key for keys in self._pruning.calibration_keys for key in asdict(keys).values()]
+        return sorted({*found, *filter(None, [self.texts.written_text_key])})
+
     def check(self) -> None:
         """Refuse now what would be refused only after the dense model was evaluated, and warn now of what is known.
 
@@ -118,7 +124,9 @@ class Stages:
         announce()
         stop = self._stop_rule()
         with made.applied():
-            return self._records.evaluated(key, facts, label, stop)
+            record = self._records.evaluated(key, facts, label, stop)
+        self._pruning.answered()
+        return record
 
     def prune(self, method: MethodSettings, permille: int) -> SparseModel:
         """The sparse model, not applied yet; calibrates first where the statistics are not there (any more)."""

@@ -12,8 +12,8 @@ from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.storage.serving_file import serving
-from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD
-from sparsedash.storage.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES
+from sparsedash.storage.texts.text_refs import TEXT_KINDS, UPLOAD
+from sparsedash.storage.texts.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES
 from sparsedash.ui import frame
 
 _HOW = (
@@ -107,11 +107,11 @@ def _take(backend: Backend, chooser: str) -> None:
     except SparseDashError as error:
         st.session_state[_refusal(chooser)] = f"{error.message} {error.advice}".strip()
     finally:
-        _let_go(file)
+        let_go(file)
 
 
-def _let_go(file: UploadedFile) -> None:
-    """Free the memory that the file takes: Streamlit keeps it for as long as the visitor's page is open, twice."""
+def let_go(file: UploadedFile) -> None:
+    """Free the memory that a file takes which was read: Streamlit keeps it, twice, for as long as the visitor stays."""
     context = get_script_run_ctx()
     if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
         context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 
-from sparsedash.schema.serving import Serving
+from sparsedash.schema.hosting.serving import Serving
 from sparsedash.ui.serving import login, visitor
 from sparsedash.ui.serving.start import is_this_machine
 

@@ -11,7 +11,7 @@ from streamlit.web.server.server_util import get_cookie_secret
 from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
-from sparsedash.schema.serving import Serving, visitor_name
+from sparsedash.schema.hosting.serving import Serving, visitor_name
 
 PATH = "/login"
 """Where one is sent to the provider of logins."""

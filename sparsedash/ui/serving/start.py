@@ -9,7 +9,7 @@ from streamlit import config
 from streamlit.auth_util import get_redirect_uri, get_secrets_auth_section
 
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.schema.serving import Serving
+from sparsedash.schema.hosting.serving import Serving
 from sparsedash.storage.serving_file import VARIABLE, serving
 
 _LEAST_SECRET = 32

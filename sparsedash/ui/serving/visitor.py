@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 import streamlit as st
 
 from sparsedash.reporting.html import element, escape
-from sparsedash.schema.serving import LOCAL
+from sparsedash.schema.hosting.serving import LOCAL
 from sparsedash.storage.serving_file import serving
 
 HEADER = "x-sparsedash-visitor"

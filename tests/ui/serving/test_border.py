@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from starlette.requests import Request
 
-from sparsedash.schema.serving import HeaderLogin, Serving
+from sparsedash.schema.hosting.serving import HeaderLogin, Serving
 from sparsedash.ui import frame, server
 from sparsedash.ui.serving import login, visitor
 from sparsedash.ui.serving.border import Border, may_see_details

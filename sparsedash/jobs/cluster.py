@@ -1,0 +1,333 @@
+"""A cluster behind four verbs: submit, progress, end, stop. The one door to Dask, whose every message may run code.
+
+So only those with a certificate may talk to a scheduler; see docs/adr/0028. What a part of a job is, and what becomes
+of its result, is known elsewhere: `do` is called in the worker's process, and its bytes come back.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import distributed
+import msgspec
+from distributed.core import Status
+from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.utils import sync
+
+from sparsedash.jobs.parts import (
+    KeptCalibration,
+    Machine,
+    MachineFacts,
+    Part,
+    PartEnd,
+    PartProgress,
+    from_bytes,
+    to_bytes,
+)
+from sparsedash.jobs.scheduler import CA, CERTIFICATE, KEY, SLOT, Scheduler
+from sparsedash.schema.errors import JobError
+
+log = logging.getLogger(__name__)
+
+PREFIX = "sparsedash"
+CONNECT_S = 5.0
+_POLL_S = 0.2
+_ASK_S = 5.0
+LOST_S = 30.0
+"""A task that has not heard from the scheduler for so long stops: nobody would get what it makes."""
+
+_OVER = (Status.closing, Status.closed, Status.failed)
+"""A worker that is ending, most often since its scheduler has: what it does cannot be given to anybody."""
+
+_FACTS, _PIECE = "sparsedash", "sparsedash_piece"
+
+Report = Callable[[PartProgress], None]
+Fetch = Callable[[KeptCalibration, str, int], tuple[bytes, int]]
+"""Bytes of an artefact on another machine from an offset on, and how many it has in all."""
+
+
+class Do(Protocol):
+    """Does a part on the machine that it is called on. stopped: whether nobody wants it any more."""
+
+    def __call__(self, part: Part, report: Report, stopped: Callable[[], bool], fetch: Fetch) -> PartEnd:
+        """Never raises for what goes wrong in the work."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnMachine:
+    """What is called in the processes of Dask workers, by its name: functions of modules that they have as well.
+
+    facts: the values of a MachineFacts. piece: serves a Fetch.
+    """
+
+    do: Do
+    facts: Callable[[], dict[str, Any]]
+    piece: Callable[[str, int], tuple[bytes, int]]
+
+
+class Cluster:
+    """One connection to a scheduler. Safe to share between threads; where it is lost it stays so.
+
+    name: of the data folder, so that several of them share a scheduler. Raises JobError where there is none.
+    """
+
+    def __init__(self, scheduler: Scheduler, name: str, on_machine: OnMachine) -> None:
+        self._on_machine = on_machine
+        self._prefix = f"{PREFIX}-{name}-"
+        self._futures: dict[str, Any] = {}
+        self._progress: dict[str, PartProgress] = {}
+        self._lock = threading.Lock()
+        self._client = _connected(scheduler)
+        try:
+            self._client.subscribe_topic(self._prefix, self._hear)
+            self._client.register_plugin(_MachinePlugin(on_machine), name=f"{PREFIX}-machine")
+        except Exception as error:
+            self.close()
+            raise JobError(
+                f"The machines of the scheduler at {scheduler.address} cannot be used: {_in_a_line(error)}.",
+                "Every worker needs the same SparseDash as this server; see docs/cluster.md.",
+            ) from error
+
+    @property
+    def alive(self) -> bool:
+        """Whether the scheduler is there, as far as is known."""
+        return bool(self._client.status == "running")
+
+    def machines(self) -> tuple[Machine, ...]:
+        """Every Dask worker, by name."""
+        known = self._client.scheduler_info(n_workers=-1)["workers"]
+        found = [_machine(address, about) for address, about in known.items()]
+        return tuple(sorted(found, key=lambda machine: machine.name))
+
+    def versions(self) -> dict[str, dict[str, str]]:
+        """Of Python and the packages that must agree: by the name of scheduler, client and each worker's address."""
+        found = self._client.get_versions(check=False)
+        by_name = {"scheduler": found["scheduler"], "this server": found["client"], **found["workers"]}
+        return {name: _of_versions(about) for name, about in by_name.items() if about}
+
+    def submit(self, key: str, part: Part) -> None:
+        """Have a part done by whichever machine is free. One that was submitted under this key before is taken up."""
+        # Several servers can ask for the same: whoever comes second gets the result of the first.
+        future = self._client.submit(
+            _in_task,
+            self._on_machine.do,
+            to_bytes(part),
+            self._prefix,
+            self._prefix + key,
+            key=self._prefix + key,
+            resources={SLOT: 1},
+            retries=0,
+            pure=False,
+        )
+        self._futures[key] = future
+        # The scheduler forgets what no client waits for, and a server may be started again.
+        self._client.publish_dataset(future, name=self._prefix + key, override=True)
+
+    def held(self) -> set[str]:
+        """The keys of all parts of this data folder that the scheduler knows, by whomever they were submitted."""
+        names = [str(name) for name in self._client.list_datasets()]
+        return {name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)}
+
+    def progress(self, key: str) -> PartProgress | None:
+        """How far a part is; None before it was begun."""
+        with self._lock:
+            return self._progress.get(key)
+
+    def end(self, key: str) -> PartEnd | None:
+        """How a part that was submitted here ended; None while it has not.
+
+        Raises JobError where the scheduler is gone.
+        """
+        future = self._futures[key]
+        match future.status:
+            case "pending":
+                return None
+            case "finished":
+                return from_bytes(PartEnd, self._client.gather(future))
+            case "error":
+                return _ended_badly(future)
+            case _:
+                if self.alive and future.status != "lost":
+                    return PartEnd(state="cancelled", error_text="Stopped on request.")
+                raise JobError("The connection to the scheduler was lost.")
+
+    def stop(self, key: str) -> None:
+        """Ask the machine that does this part to stop; one that nobody has begun is taken back."""
+        self._event(key, "stop").set()
+        if key in self._futures and self.progress(key) is None:
+            self._client.cancel([self._futures[key]], force=True)
+
+    def forget(self, key: str) -> None:
+        """Let the scheduler forget a part that has ended, or that nobody wants."""
+        self._client.unpublish_dataset(self._prefix + key)
+        self._futures.pop(key, None)
+        with self._lock:
+            self._progress.pop(key, None)
+        self._event(key, "begun").clear()
+
+    def drop(self, key: str) -> None:
+        """Stop and forget a part of which nobody knows any more."""
+        self._event(key, "stop").set()
+        self.forget(key)
+
+    def close(self) -> None:
+        """Close the connection; what was submitted goes on."""
+        try:
+            self._client.close(timeout=2)
+        except Exception as error:  # noqa: BLE001 - it is gone either way
+            log.debug("The connection to the scheduler did not close: %s", error)
+
+    def _event(self, key: str, what: str) -> Any:
+        return distributed.Event(f"{self._prefix}{key}-{what}", client=self._client)
+
+    def _hear(self, event: Any) -> None:
+        """Called by Dask in a thread of its own."""
+        try:
+            _, told = event
+            key = str(told["key"]).removeprefix(self._prefix)
+            progress = from_bytes(PartProgress, told["progress"])
+        except (JobError, LookupError, TypeError, ValueError) as error:
+            log.warning("A machine told what cannot be read: %s", error)
+            return
+        with self._lock:
+            self._progress[key] = progress
+
+
+class _MachinePlugin(WorkerPlugin):  # type: ignore[misc]
+    """Makes a Dask worker say in every heartbeat what it is and does, and serve what calibrations leave there."""
+
+    def __init__(self, on_machine: OnMachine) -> None:
+        self._facts, self._piece = on_machine.facts, on_machine.piece
+
+    def setup(self, worker: Any) -> None:
+        """Called in the worker's process, now and whenever another one comes."""
+
+        async def piece(name: str, offset: int) -> dict[str, Any]:
+            data, n_bytes = await asyncio.to_thread(self._piece, name, offset)
+            return {"data": data, "n_bytes": n_bytes}
+
+        worker.metrics[_FACTS] = lambda _: asyncio.to_thread(self._facts)
+        worker.handlers[_PIECE] = piece
+
+
+def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
+    """Runs in a thread of a Dask worker. The bytes of a PartEnd."""
+    worker = distributed.get_worker()
+
+    def ask(what: str, **values: str) -> Any:
+        return sync(worker.loop, getattr(worker.scheduler, what), callback_timeout=_ASK_S, **values)
+
+    # Dask may run a task again whose worker was lost. Here that is for the job table to decide: never twice at once.
+    if ask("event_is_set", name=f"{key}-begun"):
+        return to_bytes(PartEnd(state="lost"))
+    ask("event_set", name=f"{key}-begun")
+    heard = asked_at = time.monotonic()
+    stop = False
+
+    def stopped() -> bool:
+        nonlocal heard, asked_at, stop
+        now = time.monotonic()
+        stop = stop or worker.status in _OVER
+        if not stop and now - asked_at >= _POLL_S:
+            asked_at = now
+            try:
+                stop = bool(ask("event_is_set", name=f"{key}-stop"))
+                heard = now
+            except (TimeoutError, OSError, RuntimeError) as error:
+                log.warning("The scheduler does not answer: %s", error)
+                stop = now - heard > LOST_S
+        return stop
+
+    def report(progress: PartProgress) -> None:
+        worker.log_event(topic, {"key": key, "progress": to_bytes(progress)})
+
+    def fetch(kept: KeptCalibration, name: str, offset: int) -> tuple[bytes, int]:
+        async def piece() -> Any:
+            return await getattr(worker.rpc(kept.machine), _PIECE)(name=name, offset=offset)
+
+        got = sync(worker.loop, piece, callback_timeout=_ASK_S * 12)
+        return got["data"], got["n_bytes"]
+
+    return to_bytes(do(from_bytes(Part, asked), report, stopped, fetch))
+
+
+def this_machine() -> tuple[str, str]:
+    """Address and name of the Dask worker that this is called in; both empty elsewhere."""
+    try:
+        worker = distributed.get_worker()
+    except ValueError:
+        return "", ""
+    return str(worker.contact_address), _readable(str(worker.name))
+
+
+def _connected(scheduler: Scheduler) -> Any:
+    try:
+        security = _security(scheduler) if scheduler.encrypted else None
+        return distributed.Client(
+            scheduler.address, security=security, timeout=CONNECT_S, set_as_default=False, name=PREFIX
+        )
+    except JobError:
+        raise
+    except Exception as error:
+        raise JobError(
+            f"No scheduler answers at {scheduler.address}: {_in_a_line(error)}.",
+            "Is it running, and are the address and the certificates the right ones? Run `sparsedash cluster check`.",
+        ) from error
+
+
+def _security(scheduler: Scheduler) -> Any:
+    named = {"tls_ca_file": scheduler.ca, "tls_client_cert": scheduler.certificate, "tls_client_key": scheduler.key}
+    given = {name: path for name, path in named.items() if path}
+    security = distributed.Security(require_encryption=True, **given)
+    if not (security.tls_ca_file and security.tls_client_cert):
+        raise JobError(
+            f"No certificates are named for the scheduler at {scheduler.address}.",
+            f"Name them by {CA}, {CERTIFICATE} and {KEY}, or in Dask's own configuration; see docs/cluster.md.",
+        )
+    # Reads the files now: a client that cannot would complain once more when it is gone.
+    security.get_connection_args("client")
+    return security
+
+
+def _machine(address: str, about: dict[str, Any]) -> Machine:
+    facts = (about.get("metrics") or {}).get(_FACTS)
+    return Machine(
+        address=address,
+        name=_readable(str(about.get("name"))),
+        n_slots=int((about.get("resources") or {}).get(SLOT, 0)),
+        facts=None if facts is None else _read_facts(facts),
+    )
+
+
+def _read_facts(told: object) -> MachineFacts:
+    try:
+        return msgspec.convert(told, MachineFacts)
+    except (msgspec.ValidationError, RecursionError):
+        return MachineFacts(problem="What it says of itself cannot be read: has it the same version of SparseDash?")
+
+
+def _readable(name: str) -> str:
+    """A Dask worker's name; without one it is called by its address, of which the host and the port are enough."""
+    return name.rpartition("//")[2]
+
+
+def _of_versions(about: dict[str, Any]) -> dict[str, str]:
+    host, packages = dict(about.get("host") or {}), dict(about.get("packages") or {})
+    return {name: str(value) for name, value in {"python": host.get("python"), **packages}.items() if value}
+
+
+def _ended_badly(future: Any) -> PartEnd:
+    error = future.exception()
+    if type(error).__name__ == "KilledWorker":
+        return PartEnd(state="lost")
+    return PartEnd(state="crashed", error_text=f"The machine could not do it: {_in_a_line(error)}.")
+
+
+def _in_a_line(error: BaseException | None) -> str:
+    text = str(error).strip().splitlines()[:1] or [""]
+    return f"{type(error).__name__}: {text[0][:300]}".rstrip(": .")

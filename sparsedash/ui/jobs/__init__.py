@@ -1,0 +1,1 @@
+"""The parts of the jobs page: the machines of a cluster."""

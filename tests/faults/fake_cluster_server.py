@@ -1,0 +1,47 @@
+"""A server that does nothing but look after the jobs of a cluster: `python fake_cluster_server.py FOLDER`.
+
+Every record that it keeps is a line in the file `kept`, so that it can be counted.
+"""
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from sparsedash.jobs.cluster import Cluster
+from sparsedash.jobs.cluster_runner import ClusterRunner, Means
+from sparsedash.jobs.scheduler import named_scheduler
+from sparsedash.jobs.table import JobTable
+from sparsedash.schema.records import Record
+from sparsedash.service.cluster.plan import plan_of
+from sparsedash.storage.store import Store
+from tests.faults.fake_machine import ON_MACHINE
+
+
+class CountedStore:
+    """A store that tells which records it was given."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store, self._kept = Store(folder), folder / "kept"
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def put(self, key, record):
+        self._store.put(key, record)
+        if isinstance(record, Record):
+            with self._kept.open("a") as file:
+                file.write(f"{key}\n")
+
+
+def cluster_runner(folder: Path, table: JobTable, grace_s: float = 60.0) -> ClusterRunner:
+    scheduler, store = named_scheduler(), CountedStore(folder)
+    means = Means(connect=lambda: Cluster(scheduler, "house", ON_MACHINE), plan_of=partial(plan_of, store=store))
+    return ClusterRunner(folder, table, scheduler.address, means, grace_s=grace_s)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    cluster_runner(folder, JobTable(folder / "jobs.sqlite")).start()
+    while True:
+        time.sleep(1)

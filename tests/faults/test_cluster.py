@@ -1,0 +1,147 @@
+"""Whatever dies of a cluster, a job goes on or says why not; no record is kept twice, no child left behind."""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from sparsedash.jobs.exit_reasons import CLUSTER
+from tests.dask_house import eventually
+from tests.faults.cluster_house import ClusterHouse
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    house = ClusterHouse(tmp_path)
+    for name, value in house.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SPARSEDASH_LINGER_S", "300")
+    yield house
+    house.end()
+
+
+def test_a_sweep_is_spread_and_every_record_comes_back_once(house):
+    house.begin("ann", "ben")
+    house.serve()
+    job = house.submit("quick")
+    done = house.until_state(job, "done", "failed", "crashed")
+    assert (done.state, done.worker, done.error_text) == ("done", CLUSTER, ""), house.log()
+    house.assert_whole(job)
+
+
+def test_a_running_job_says_how_far_it_is_and_who_is_at_work_and_stops_within_two_seconds(house):
+    house.begin("ann", "ben")
+    server = house.serve()
+    job = house.submit("endless")
+    eventually(lambda: house.table.get(job.id).stage == "calibrate")
+    now = house.table.get(job.id)
+    assert (now.total, now.unit, now.point) == (1_000_000, "tokens", 0)
+    at_work = [seen for seen in server.view().machines if seen.job_id == job.id]
+    assert [seen.progress.stage for seen in at_work] == ["calibrate"]
+    assert at_work[0].machine.name in now.message
+
+    asked_at = time.monotonic()
+    house.table.request_cancel(job.id)
+    house.until_state(job, "cancelled")
+    took_s = time.monotonic() - asked_at
+    print(f"\ncancelled within {took_s:.2f} s")
+    assert took_s < 2.0
+
+
+def test_a_child_that_does_not_listen_is_ended_within_two_seconds_as_well(house):
+    house.begin("ann")
+    house.serve()
+    job = house.submit("deaf")
+    eventually(lambda: house.table.get(job.id).stage == "prune")
+    asked_at = time.monotonic()
+    house.table.request_cancel(job.id)
+    house.until_state(job, "cancelled")
+    took_s = time.monotonic() - asked_at
+    print(f"\nended within {took_s:.2f} s")
+    assert took_s < 3.0
+    eventually(lambda: not house.children_of("ann"))
+
+
+def test_a_part_that_fails_says_where_and_its_log_comes_along(house):
+    house.begin("ann")
+    house.serve()
+    failed = house.until_state(house.submit("broken"), "failed")
+    assert failed.error_text == "ann: ValueError: a tensor of shape (3, 4)"
+    assert "Traceback" in Path(failed.log_path).read_text()
+
+
+def test_a_killed_machine_is_named_and_trying_again_makes_only_what_is_missing(house):
+    house.begin("ann", "ben")
+    house.serve()
+    job = house.submit("slow")
+    house.until_made(job, 2)
+    before = house.kept()
+    house.kill_worker("ann")
+    crashed = house.until_state(job, "crashed", "done")
+    assert crashed.state == "crashed"
+    assert crashed.error_text.startswith("ann was lost")
+    eventually(lambda: not house.children_of("ann"), within_s=5)
+
+    house.table.retry(job.id)
+    house.until_state(job, "done", "failed", "crashed")
+    house.assert_whole(job)
+    assert before.keys() <= house.kept().keys()
+
+
+def test_a_server_that_is_killed_leaves_a_job_that_the_next_one_brings_to_its_end(house):
+    house.begin("ann", "ben")
+    server = house.serve_apart()
+    job = house.submit("slow")
+    house.until_made(job, 2)
+    server.kill()
+    server.wait()
+    assert house.table.get(job.id).state == "running"
+    time.sleep(2)
+    house.serve()
+    done = house.until_state(job, "done", "failed", "crashed")
+    assert (done.state, done.attempt) == ("done", 1), done.error_text
+    house.assert_whole(job)
+
+
+def test_a_scheduler_that_dies_ends_its_jobs_in_words_and_leaves_no_child(house):
+    house.begin("ann")
+    server = house.serve(grace_s=2.0)
+    job = house.submit("endless")
+    eventually(lambda: house.table.get(job.id).stage == "calibrate")
+    house.scheduler.kill()
+    house.scheduler.wait()
+    crashed = house.until_state(job, "crashed")
+    assert crashed.error_text.startswith("The scheduler is gone.")
+    assert house.address in server.view().trouble
+    eventually(lambda: not house.children_of("ann"))
+    assert not server.takes(house.submit("quick", (100,))), "runs are done here now"
+
+
+def kill_at(house, moment_s):
+    """A sweep during which one of two machines is killed at this moment, tried again until it is done."""
+    house.start_worker("ann")
+    eventually(lambda: len(house.server.view().machines) == 2)
+    job = house.submit(f"slow-{moment_s}")
+    time.sleep(moment_s)
+    house.kill_worker("ann")
+    state = house.until_state(job, "done", "crashed").state
+    eventually(lambda: not house.children_of("ann"), within_s=5)
+    if state == "crashed":
+        house.table.retry(job.id)
+        house.until_state(job, "done", "crashed", "failed")
+    kept = house.kept()
+    (house.data / "kept").unlink()
+    assert (len(kept), set(kept.values())) == (7, {1})
+    return state
+
+
+@pytest.mark.parametrize("n_moments", [2, pytest.param(10, marks=pytest.mark.long_faults)])
+def test_a_machine_killed_at_any_moment_leaves_a_job_that_ends_and_no_record_twice(house, n_moments):
+    house.begin("ben")
+    house.serve()
+    seeded = random.Random(n_moments)
+    ends = [kill_at(house, round(5 * seeded.random(), 2)) for _ in range(n_moments)]
+    print(f"\nkilled at {n_moments} moments: {ends.count('crashed')} said crashed, {ends.count('done')} went on")

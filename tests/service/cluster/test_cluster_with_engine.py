@@ -1,0 +1,100 @@
+"""Two Dask workers over TLS, each with a data folder of its own, and the real engine: the same records as here."""
+
+import pytest
+
+from sparsedash.engine.run.pipeline import run
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Record
+from sparsedash.schema.searches import FindSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service.backend import Backend
+from sparsedash.storage.store import Store
+from tests.dask_house import eventually
+from tests.engine.conftest import passages, write_jsonl
+from tests.engine.tiny import save_tiny
+
+
+@pytest.fixture
+def backend(dask, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
+    for name, value in dask.environment.items():
+        monkeypatch.setenv(name, value)
+    backend = Backend(tmp_path / "data")
+    eventually(lambda: backend.cluster().trouble or len(backend.cluster().machines) == 2)
+    assert backend.cluster().trouble == "", dask.log()
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def settings(tmp_path):
+    text = f"file:{write_jsonl(tmp_path / 'passages.jsonl', passages(60))}"
+    return RunSettings(
+        model=str(save_tiny(tmp_path / "tiny")),
+        methods=(
+            MethodSettings(width_multiple=8),
+            MethodSettings(width_multiple=8, saliency="magnitude", compensation="none"),
+        ),
+        sparsities_permille=(125, 250, 500),
+        calibration=CalibrationSettings(corpus=text, n_samples=64, length=32),
+        evaluation=EvaluationSettings(corpus=text, n_passages=6, stop_early=True),
+    )
+
+
+def ended(backend, dask, job):
+    eventually(lambda: not backend.job(job.id).live)
+    found = backend.job(job.id)
+    assert found.state == "done", f"{found.error_text}\n{backend.log_tail(job.id)}\n{dask.log()}"
+    return found
+
+
+def answers(record: Record):
+    return record.key, record.outcomes, record.pruned, record.stopping
+
+
+def test_a_sweep_of_six_on_two_machines_gives_the_records_that_it_gives_here(backend, dask, settings, tmp_path):
+    here = Store(tmp_path / "here")
+    expected = run(settings, here)
+    job = ended(backend, dask, backend.submit(settings))
+    made = backend.run(job.key)
+    assert (made.finished, made.dense, made.sparse) == (True, expected.dense, expected.sparse)
+    for key in (made.dense, *made.sparse):
+        assert answers(backend.record(key)) == answers(here.get(Record, key))
+    assert made.warnings == expected.warnings
+    assert made.corpora == expected.corpora
+    assert backend.submit(settings).id == job.id
+    here.close()
+
+    log = backend.log_tail(job.id, 1000)
+    machines = [name for name in ("ann", "ben") if f", on {name}:" in log]
+    assert machines == ["ann", "ben"], "both did a part"
+    # One of them has calibrated; the other has fetched what that left.
+    assert log.count("Calibrating") == 1
+
+
+def test_a_search_runs_on_one_machine_and_its_answer_comes_back(backend, dask, settings):
+    asked = FindSettings(
+        model=settings.model,
+        method=settings.methods[0],
+        calibration=settings.calibration,
+        evaluation=EvaluationSettings(corpus=settings.evaluation.corpus, n_passages=6),
+        ratio=50.0,
+        points=90.0,
+    )
+    job = ended(backend, dask, backend.submit(asked))
+    found = backend.search(job.key)
+    assert found.finished
+    assert all(backend.record(trial.record) for trial in found.trials)
+
+
+def test_an_uploaded_text_goes_along(backend, dask, settings, tmp_path):
+    content = write_jsonl(tmp_path / "other.jsonl", passages(70)).read_bytes()
+    reference = backend.uploads.keep("mine.jsonl", content)
+    asked = RunSettings(
+        model=settings.model,
+        methods=settings.methods[:1],
+        sparsities_permille=(250,),
+        calibration=CalibrationSettings(corpus=reference, n_samples=64, length=32),
+        evaluation=EvaluationSettings(corpus=reference, n_passages=4),
+    )
+    assert backend.run(ended(backend, dask, backend.submit(asked)).key).finished

@@ -1,0 +1,151 @@
+"""What of a job each machine does, and what becomes of what comes back; with a store, without a cluster."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from sparsedash.jobs.parts import KeptCalibration, PartEnd
+from sparsedash.jobs.table import JobTable
+from sparsedash.schema.errors import SparseDashError, StoreError
+from sparsedash.schema.hosting.parts import PartSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Record, Run
+from sparsedash.schema.settings import CalibrationSettings, RunSettings, settings_from_plain
+from sparsedash.service.cluster.plan import first_points, plan_of
+from sparsedash.storage.run_files import run_file
+from sparsedash.storage.store import Store
+from sparsedash.storage.texts.uploads import Uploads
+from tests.factories import RUN
+from tests.faults.fake_part_worker import PASSAGES, records_of
+
+ASKED = RunSettings(model="fake/quick", sparsities_permille=(100, 200, 300))
+KEPT = KeptCalibration(machine="tls://127.0.0.1:1", artefacts=("a/0",), notes={})
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(tmp_path / "server")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    opened = Store(tmp_path / "machine")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def job(tmp_path, store):
+    table = JobTable(store.folder / "jobs.sqlite")
+    queued = table.submit("run", ASKED.key(), asdict(ASKED))
+    yield table.claim(queued.id, "cluster", 0)
+    table.close()
+
+
+def made(part, machine, calibration=KEPT, **changes) -> PartEnd:
+    """What a machine sends back for a part. changes: to its run."""
+    asked = settings_from_plain(PartSettings, part.settings)
+    dense, sparse = records_of(asked)
+    machine.put(PASSAGES.key, PASSAGES)
+    for record in (dense, *sparse):
+        machine.put(record.key, record)
+    run = replace(RUN, key=part.key, settings=asked.run, dense=dense.key, sparse=tuple(r.key for r in sparse))
+    run = replace(run, finished=True, seconds={"evaluate": 2.0}, **changes)
+    return PartEnd(state="done", machine="ann", file=run_file(run, machine), calibration=calibration)
+
+
+def test_the_first_part_goes_alone_and_the_others_when_it_is_back(job, store, machine):
+    plan = plan_of(job, store)
+    assert plan.left() == ("0",)
+    first = plan.part("0")
+    assert (first.known, first.calibration) == (b"", None)
+    plan.keep(first, made(first, machine))
+    assert (plan.left(), plan.whole) == (["1", "2"], False)
+    later = plan.part("2")
+    assert later.known and later.calibration == KEPT
+    assert plan.said() == "1 of 3 sparse models are made"
+
+
+def test_the_run_grows_in_order_whatever_comes_back_first(job, store, machine):
+    plan = plan_of(job, store)
+    shown = []
+    for name in ("0", "2", "1"):
+        part = plan.part(name)
+        plan.keep(part, made(part, machine))
+        run = store.get(Run, job.key)
+        shown.append((len(run.sparse), run.finished))
+    assert shown == [(1, False), (1, False), (3, True)]
+    assert plan.whole
+    assert run.seconds == {"evaluate": 6.0}
+    assert [store.get(Record, key).sparsity_permille for key in run.sparse] == [100, 200, 300]
+
+
+def test_what_came_back_is_not_asked_for_again_by_another_attempt_or_server(job, store, machine):
+    plan = plan_of(job, store)
+    for name in ("0", "2"):
+        plan.keep(plan.part(name), made(plan.part(name), machine))
+    again = plan_of(job, store)
+    assert again.left() == ["1"]
+    assert again.part("1").calibration == KEPT
+
+
+def test_what_is_noted_but_gone_is_asked_for_again(job, store, machine):
+    plan = plan_of(job, store)
+    plan.keep(plan.part("0"), made(plan.part("0"), machine))
+    store.drop(Record, store.get(Run, job.key).dense)
+    assert plan_of(job, store).left() == ("0",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"key": "f" * 64}, "something else than was asked"),
+        ({"settings": replace(ASKED, dtype="bfloat16")}, "something else than was asked"),
+        ({"corpora": {"calibration": "other", "evaluation": "b" * 40}}, "another model or text"),
+    ],
+)
+def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(job, store, machine, changes, reason):
+    plan = plan_of(job, store)
+    plan.keep(plan.part("0"), made(plan.part("0"), machine))
+    part = plan.part("1")
+    n_kept = len(list(store.keys(Record)))
+    with pytest.raises(StoreError, match=reason):
+        plan.keep(part, made(part, machine, **changes))
+    assert len(list(store.keys(Record))) == n_kept
+    assert plan.left() == ["1", "2"]
+
+
+def test_a_file_that_was_changed_on_its_way_is_refused(job, store, machine):
+    plan = plan_of(job, store)
+    part = plan.part("0")
+    end = made(part, machine)
+    middle = len(end.file) // 2
+    flipped = end.file[:middle] + bytes([end.file[middle] ^ 1]) + end.file[middle + 1 :]
+    with pytest.raises(StoreError):
+        plan.keep(part, replace(end, file=flipped))
+    assert list(store.keys(Record)) == []
+
+
+def test_an_upload_goes_along_and_one_that_is_gone_is_told(job, store):
+    content = json.dumps({"text": "the lamp and the boat"}).encode()
+    reference = Uploads(store.folder).keep("mine.jsonl", content)
+    asked = replace(ASKED, calibration=CalibrationSettings(corpus=reference))
+    plan = plan_of(replace(job, settings=asdict(asked)), store)
+    assert plan.part("0").texts == {"mine.jsonl": content}
+    Uploads(store.folder).drop(reference, ())
+    with pytest.raises(SparseDashError, match=r"mine\.jsonl"):
+        plan.part("0")
+
+
+def test_the_first_part_calibrates_for_every_kind_of_method():
+    plain = MethodSettings()
+    other = MethodSettings(compensation="none")
+    single = MethodSettings(pattern="1x1", saliency="obs", compensation="none", allocation="uniform")
+    blind = MethodSettings(saliency="magnitude", compensation="none", allocation="uniform")
+    assert first_points(replace(ASKED, methods=(plain, other))) == (0,)
+    assert first_points(replace(ASKED, methods=(plain, single))) == (0, 3)
+    assert first_points(replace(ASKED, methods=(blind, plain))) == (3,)
+    assert first_points(replace(ASKED, methods=(blind,))) == (0,)
