@@ -112,7 +112,7 @@ def _take(backend: Backend, chooser: str) -> None:
 
 def let_go(file: UploadedFile) -> None:
     """Free the memory that a file takes which was read: Streamlit keeps it, twice, for as long as the visitor stays."""
-    context = get_script_run_ctx()
+    context = get_script_run_ctx(suppress_warning=True)
     if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
         context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
     file.seek(0)
