@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparsedash.jobs.own_files import refuse_other_kinds
+from sparsedash.jobs.own_files import open_own, refuse_other_kinds
 from sparsedash.schema.errors import StoreError
 
 Connection = sqlite3.Connection
@@ -85,6 +85,9 @@ class Database:
         self._lock = threading.RLock()
         for end in _ENDS:
             refuse_other_kinds(path.with_name(path.name + end))
+        if path.parent.is_dir() and path.parent.stat().st_mode & 0o020 and not path.exists():
+            # The folder is a group's: SQLite would give its file to nobody but us, and its other files are like it.
+            open_own(path, "ab").close()
         with _as_store_error(path):
             self._db = _open(path, patience_s)
 

@@ -15,7 +15,7 @@ def open_own(path: Path, mode: Literal["rb", "ab"]) -> IO[bytes]:
     try:
         refuse_other_kinds(path)
         # Never waits: the opening of a pipe would, for somebody at its other end.
-        number = os.open(path, _FLAGS[mode] | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        number = os.open(path, _FLAGS[mode] | os.O_NONBLOCK | os.O_CLOEXEC, _mode_in(path.parent, 0o600))
     except OSError as error:
         if mode == "rb" and isinstance(error, FileNotFoundError):
             raise
@@ -38,13 +38,20 @@ def refuse_other_kinds(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for its owner only. Raises StoreError where that cannot be."""
+    """Make a folder for its owner only, or for the group of the folder around it. Raises StoreError where that cannot
+    be.
+    """
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=_mode_in(path.parent, 0o700), exist_ok=True)
     except FileExistsError as error:
         raise StoreError(f"{path} is in the way: a folder belongs there.", "Move it away and try again.") from error
     except OSError as error:
         raise StoreError(f"The folder {path} cannot be made: {error.strerror}.", "Is the disk full?") from error
+
+
+def _mode_in(folder: Path, mode: int) -> int:
+    """As `storage.local_paths.mode_in`."""
+    return mode | mode >> 3 if folder.stat().st_mode & 0o020 else mode
 
 
 def _in_the_way(path: Path, what: str) -> StoreError:

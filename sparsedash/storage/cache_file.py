@@ -11,7 +11,7 @@ import diskcache
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.storage.disk_space import free_in_words, is_full
-from sparsedash.storage.local_paths import kind_of
+from sparsedash.storage.local_paths import kind_of, mode_in
 from sparsedash.storage.plain_disk import PlainDisk
 
 T = TypeVar("T")
@@ -56,6 +56,10 @@ def open_cache(folder: Path, limit: int, policy: str, patience_s: float) -> Any:
     settings = {**_SETTINGS, "size_limit": limit, "eviction_policy": policy}
     if path.exists():
         patiently(lambda: _put_settings(path, settings), patience_s)
+    # diskcache and SQLite would close both to a group that shares the data folder; more files of it are like the first.
+    folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
+    if not path.exists() and (mode := mode_in(folder, 0o600)) != 0o600:
+        path.touch(mode=mode)
     return diskcache.Cache(str(folder), disk=PlainDisk, timeout=_TRY_S, **settings)
 
 

@@ -29,6 +29,12 @@ def kind_of(path: Path) -> Kind:
         return "nothing"
 
 
+def mode_in(folder: Path, mode: int) -> int:
+    """The mode of what is made in this folder, where `mode` is its owner's: its group's too where the folder is."""
+    shared = folder.stat().st_mode & 0o020
+    return mode | mode >> 3 if shared else mode
+
+
 def lies_below(path: Path, folders: Collection[str]) -> bool:
     """Whether a path, with all that lies directly in it, is in one of these folders once every link is followed.
 

@@ -9,6 +9,7 @@ A record whose sum matches but whose form is unknown is another version's: it is
 import hashlib
 import logging
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -275,7 +276,8 @@ class Store:
 
 
 def _claim(folder: Path) -> None:
-    """Make the folder, for its owner only.
+    """Make the folder, for its owner only; one that somebody has made for a group, with the bit that hands the group
+    down, stays the group's.
 
     Raises StoreError for one that holds something else: it is not ours to close.
     """
@@ -283,7 +285,10 @@ def _claim(folder: Path) -> None:
     found = {entry.name for entry in folder.iterdir()}
     if found and not found & {"records", "jobs.sqlite"}:
         raise StoreError(f"The folder {folder} holds other things.", "Name an empty or a new one for the data.")
-    folder.chmod(0o700)
+    mode = folder.stat().st_mode
+    closed = 0o2770 if mode & 0o2070 == 0o2070 else 0o700
+    if stat.S_IMODE(mode) != closed:
+        folder.chmod(closed)
 
 
 def _name(kind: type[R], key: str) -> str:

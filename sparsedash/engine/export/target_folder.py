@@ -56,7 +56,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         lock = FileLock(beside / _LOCK)
         with lock:
             inside = beside / "files"
-            inside.mkdir(mode=0o755)
+            # Under the usual umask nobody but its owner may write there.
+            inside.mkdir(mode=0o775)
             yield inside
             _take_name(inside, folder)
     finally:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from sparsedash.engine.models.content_hash import file_hash, remembered_hash
 from sparsedash.schema import notes
+from sparsedash.storage.local_paths import mode_in
 from sparsedash.storage.store import Store
 from sparsedash.storage.upkeep.unpacked import MODELS, UNFINISHED, noted_files
 
@@ -29,7 +30,7 @@ def unpacked(name: str, write: Callable[[Path], None], store: Store) -> Path:
     given an empty folder, and fills it; what it raises is raised.
     """
     models = store.folder / MODELS
-    models.mkdir(mode=0o700, exist_ok=True)
+    models.mkdir(mode=mode_in(models.parent, 0o700), exist_ok=True)
     folder = models / name
     if _is_unchanged(folder, store):
         return folder

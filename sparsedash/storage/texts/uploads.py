@@ -15,6 +15,7 @@ from typing import Any
 
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.records import Record
+from sparsedash.storage.local_paths import mode_in
 from sparsedash.storage.texts.text_files import texts_of
 from sparsedash.storage.texts.text_refs import TEXT_KINDS, UPLOAD, file_of, uploads_folder
 
@@ -125,14 +126,15 @@ def _megabytes(n_bytes: int) -> str:
 def _put(path: Path, content: bytes) -> None:
     """Write beside the folder under another name, look through it, and only then give it its own."""
     folder = path.parent.parent
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     with NamedTemporaryFile(dir=folder, suffix=path.suffix, delete=False) as file:
         unfinished = Path(file.name)
         try:
             file.write(content)
             file.flush()
             _look_through(unfinished, path.name)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.parent.mkdir(mode=mode_in(folder, 0o700), exist_ok=True)
+            unfinished.chmod(mode_in(folder, 0o600))
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -107,12 +107,12 @@ def _take(backend: Backend, chooser: str) -> None:
     except SparseDashError as error:
         st.session_state[_refusal(chooser)] = f"{error.message} {error.advice}".strip()
     finally:
-        _let_go(file)
+        let_go(file)
 
 
-def _let_go(file: UploadedFile) -> None:
-    """Free the memory that the file takes: Streamlit keeps it for as long as the visitor's page is open, twice."""
-    context = get_script_run_ctx()
+def let_go(file: UploadedFile) -> None:
+    """Free the memory that a file takes which was read: Streamlit keeps it, twice, for as long as the visitor stays."""
+    context = get_script_run_ctx(suppress_warning=True)
     if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
         context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
     file.seek(0)

@@ -12,6 +12,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.texts.uploads import MAX_MEGABYTES
 from sparsedash.ui import frame
+from sparsedash.ui.form.uploads import let_go
 from sparsedash.ui.runs import choices
 from sparsedash.ui.serving import visitor
 
@@ -69,16 +70,18 @@ def open_one(backend: Backend) -> None:
 
 
 def _take(backend: Backend) -> None:
-    """Keep the run that was brought, and tick it."""
+    """Keep the run that was brought, and tick it; a refusal stands until the next file."""
     file = st.session_state[_FIELD]
-    st.session_state[_REFUSED] = ""
     if file is None:
         return
+    st.session_state[_REFUSED] = ""
     try:
         run = backend.transfer.opened(file.getvalue())
     except SparseDashError as error:
         st.session_state[_REFUSED] = f"{error.message} {error.advice}".strip()
         return
+    finally:
+        let_go(file)
     choices.choose([run.key[:ADDRESS_LENGTH]])
     name = backend.user_data.name_of(run.key)
     st.toast(label(f"{wording.title_of(run, name)} is among the runs now."), icon=":material/check_circle:")

@@ -1,5 +1,7 @@
 """A run taken along as a file: in another data folder it opens with the same pages. Two real backends, no worker."""
 
+from io import BytesIO
+
 import pytest
 
 from sparsedash.schema.errors import JobError, StoreError
@@ -86,16 +88,6 @@ def test_where_parts_of_it_are_gone_that_is_said_in_words(open_page, folders, mo
     assert "Some records of this run are not in the data folder any more. Run it again." in words(app)
 
 
-class Brought:
-    """A file as the field of the page gives it."""
-
-    def __init__(self, data):
-        self.data = data
-
-    def getvalue(self):
-        return self.data
-
-
 def test_what_is_brought_is_ticked_and_a_refusal_stays_until_the_next_file(folders, monkeypatch):
     here, there = folders
     state, ticked = {}, []
@@ -103,11 +95,11 @@ def test_what_is_brought_is_ticked_and_a_refusal_stays_until_the_next_file(folde
     monkeypatch.setattr(run_file.st, "toast", lambda *_, **__: None)
     monkeypatch.setattr(run_file.choices, "choose", ticked.append)
     data = here.transfer.packed(here.runs()[0].key)
-    state[run_file._FIELD] = Brought(flip(data))
+    state[run_file._FIELD] = BytesIO(flip(data))
     run_file._take(there)
     assert "changed" in state[run_file._REFUSED] or "damaged" in state[run_file._REFUSED]
     assert (there.runs(), ticked) == ([], [])
-    state[run_file._FIELD] = Brought(data)
+    state[run_file._FIELD] = BytesIO(data)
     run_file._take(there)
     assert state[run_file._REFUSED] == ""
     assert ticked == [[here.runs()[0].key[:16]]] and len(there.runs()) == 1
