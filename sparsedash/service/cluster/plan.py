@@ -5,6 +5,7 @@ calibration; then any machine makes any other sparse model. A search tries one s
 """
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -29,6 +30,7 @@ from sparsedash.storage.text_refs import UPLOAD, file_of
 
 P = TypeVar("P", Record, Passages)
 
+_NUMBER = re.compile(r"\d[\d.,]*")
 _SHARED = ("dense", "calibration")
 """What every part but the first is given, and so finds in its store."""
 
@@ -163,7 +165,7 @@ class RunPlan:
             finished_at=time.time() if self.whole else None,
             seconds=seconds,
             cached=tuple(dict.fromkeys([*first.cached, *others])),
-            warnings=tuple(dict.fromkeys(line for run in made for line in run.warnings)),
+            warnings=_told_once([line for run in made for line in run.warnings]),
         )
 
     def _put(self, part: P) -> None:
@@ -199,6 +201,12 @@ def first_points(asked: RunSettings) -> tuple[int, ...]:
             kind = plain_share(method, asked.calibration), method.takes_channels, method.saliency == "fisher"
             first.setdefault(kind, point)
     return tuple(sorted(first.values())) or (0,)
+
+
+def _told_once(lines: Sequence[str]) -> tuple[str, ...]:
+    """The lines without those that say the same with other numbers: each part looks at a sparse model of its own."""
+    first = {_NUMBER.sub("#", line): line for line in reversed(lines)}
+    return tuple(line for line in dict.fromkeys(lines) if line in first.values())
 
 
 def _uploads(asked: RunSettings | FindSettings, folder: Path) -> dict[str, bytes]:

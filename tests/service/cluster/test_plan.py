@@ -83,6 +83,14 @@ def test_the_run_grows_in_order_whatever_comes_back_first(job, store, machine):
     assert [store.get(Record, key).sparsity_permille for key in run.sparse] == [100, 200, 300]
 
 
+def test_a_warning_that_every_part_has_with_its_own_numbers_is_told_once(job, store, machine):
+    plan = plan_of(job, store)
+    for name, share in (("0", "12.5"), ("1", "13"), ("2", "14.25")):
+        part = plan.part(name)
+        plan.keep(part, made(part, machine, warnings=(f"Layers lose {share} times more.", "Few tokens.")))
+    assert store.get(Run, job.key).warnings == ("Layers lose 12.5 times more.", "Few tokens.")
+
+
 def test_what_came_back_is_not_asked_for_again_by_another_attempt_or_server(job, store, machine):
     plan = plan_of(job, store)
     for name in ("0", "2"):
