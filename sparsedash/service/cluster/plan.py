@@ -19,7 +19,7 @@ from sparsedash.jobs.parts import KeptCalibration, Part, PartEnd
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import plain_share
 from sparsedash.schema.errors import StoreError
-from sparsedash.schema.hashing import canonical_json
+from sparsedash.schema.hashing import STAGE_VERSIONS, canonical_json
 from sparsedash.schema.parts import PartSettings
 from sparsedash.schema.records import Passages, Record, Run, from_json, to_json
 from sparsedash.schema.searches import FindSettings, asked_settings
@@ -141,6 +141,8 @@ class RunPlan:
         if (run.key, run.settings, len(run.sparse), run.dense) != asked:
             raise _not_asked_for(end)
         if run.model_identity != first.model_identity or run.corpora != first.corpora:
+            # Another attempt begins anew: the hub may have a newer model than when the first part was made.
+            self._store.forget(notes.parts_done(self._job.key))
             raise StoreError(
                 f"{end.machine} has another model or text under this name than the machine that began.",
                 "The same files must lie on every machine; see docs/cluster.md.",
@@ -175,7 +177,8 @@ class RunPlan:
     def _note(self) -> None:
         made = [[list(points), to_json(run)] for points, run in self._made.items()]
         calibration = None if self._calibration is None else asdict(self._calibration)
-        self._store.remember(notes.parts_done(self._job.key), json.dumps({"made": made, "calibration": calibration}))
+        noted = {"stages": STAGE_VERSIONS, "made": made, "calibration": calibration}
+        self._store.remember(notes.parts_done(self._job.key), json.dumps(noted))
 
     def _recall(self) -> None:
         told = self._store.recall(notes.parts_done(self._job.key))
@@ -186,7 +189,9 @@ class RunPlan:
         except (ValueError, TypeError, AttributeError, StoreError):
             # Written by another version: the records are there all the same, and machines have them as well.
             return
-        if all(self._store.has(Record, key) for run in made.values() for key in (run.dense, *run.sparse)):
+        if known.get("stages") == STAGE_VERSIONS and all(
+            self._store.has(Record, key) for run in made.values() for key in (run.dense, *run.sparse)
+        ):
             self._made, self._calibration = made, calibration
 
 

@@ -8,6 +8,7 @@ import pytest
 from sparsedash.jobs.parts import KeptCalibration, PartEnd
 from sparsedash.jobs.table import JobTable
 from sparsedash.schema.errors import SparseDashError, StoreError
+from sparsedash.schema.hashing import STAGE_VERSIONS
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.parts import PartSettings
 from sparsedash.schema.records import Record, Run
@@ -104,6 +105,22 @@ def test_what_is_noted_but_gone_is_asked_for_again(job, store, machine):
     plan = plan_of(job, store)
     plan.keep(plan.part("0"), made(plan.part("0"), machine))
     store.drop(Record, store.get(Run, job.key).dense)
+    assert plan_of(job, store).left() == ("0",)
+
+
+def test_what_another_version_of_a_stage_has_made_is_asked_for_again(job, store, machine, monkeypatch):
+    plan = plan_of(job, store)
+    plan.keep(plan.part("0"), made(plan.part("0"), machine))
+    monkeypatch.setitem(STAGE_VERSIONS, "outcomes", 99)
+    assert plan_of(job, store).left() == ("0",)
+
+
+def test_after_two_models_met_under_one_name_another_attempt_begins_anew(job, store, machine):
+    plan = plan_of(job, store)
+    plan.keep(plan.part("0"), made(plan.part("0"), machine))
+    part = plan.part("1")
+    with pytest.raises(StoreError, match="another model or text"):
+        plan.keep(part, made(part, machine, corpora={"calibration": "newer", "evaluation": "b" * 40}))
     assert plan_of(job, store).left() == ("0",)
 
 
