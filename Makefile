@@ -58,7 +58,7 @@ ifeq ($(CHROMIUM),)
 	@if [ -n "$$CI" ]; then echo "No Chromium found: in CI the browser tests must run."; exit 1; fi
 	@echo "No Chromium found: the browser tests are left out. Install Chromium, or name it with CHROMIUM=..."
 endif
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --cov --cov-report=term:skip-covered \
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -rfER --cov --cov-report=term:skip-covered \
 		$(if $(CHROMIUM),,-m "not browser and not long_faults")
 
 faults: .venv/installed-dev
@@ -97,7 +97,7 @@ clean:
 	$(PIP) -r requirements.txt $(CONSTRAINTS)
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-gguf.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-gguf.txt requirements-serve.txt
 	$(PIP) -r requirements-dev.txt $(CONSTRAINTS)
 	@touch $@
 

@@ -5,7 +5,6 @@ reconciling of jobs. Run as a script, once for every visitor, it is the table of
 """
 
 import streamlit as st
-from starlette.middleware import Middleware
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
@@ -31,5 +30,5 @@ else:
         __file__,
         lifespan=server.lifespan,
         routes=[Route("/health", server.health), Route("/overview", server.front_page)],
-        middleware=[Middleware(server.SecurityHeaders)],
+        middleware=server.middleware(),
     )

@@ -6,7 +6,8 @@ Fills a data folder with made-up answers to 5,153 passages by the dense model an
 starts the server on it, and looks at it with a headless Chromium. Prints one line for each figure: the median and the
 slowest, in milliseconds from the key press to the page's last change, with the processor time that the server spent on
 each, which is nearly the same on a busy machine; and the memory of browser and server along many steps. With --runs 300
-there are so many small runs besides, and the page that lists them is looked at.
+there are so many small runs besides, with what calibration leaves and a log for each, and the pages that list and count
+them are looked at.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import psutil
 from playwright.sync_api import Page, sync_playwright
 
 from sparsedash.catalog.presets import METHODS
+from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.records import Run
 from sparsedash.storage.store import Store
 from tests.browser.served import Server, chromium
@@ -29,6 +31,7 @@ from tests.ui import specimens
 
 N_PASSAGES = 5153
 N_RERUNS = 20
+N_BLOCKS = 30
 EVERY = 100
 CALM = "[data-testid=stApp][data-test-script-state=notRunning]"
 WATCH = """() => {
@@ -84,7 +87,51 @@ def fill_runs(folder: Path, n: int) -> None:
         run = replace(run, dense=first.key, sparse=tuple(each.key for each in records), started_at=1.7e9 + i)
         for record in (*records, run):
             store.put(record.key, record)
+        leave_calibration(store, i)
     store.close()
+
+
+def leave_calibration(store: Store, i: int) -> None:
+    """Put what one calibration of a model of 30 blocks leaves into a data folder, small, and the log of a job."""
+    identity = f"sha256:{i % 10:064d}"
+    for block in range(N_BLOCKS):
+        store.put_artefact(f"{i:064d}/{block}", bytes(200), about_artefact("statistics", identity))
+    logs = store.folder / "logs"
+    logs.mkdir(exist_ok=True)
+    (logs / f"{i + 1}.log").write_text("Evaluating.\n")
+
+
+def first_seen(page: Page, address: str) -> float:
+    """Milliseconds from asking for a page, by a visitor who has none of it yet, to its opening sentence and its end."""
+    begun = time.monotonic()
+    page.goto(address)
+    page.wait_for_selector("h1.sd-opening", timeout=60_000)
+    page.wait_for_selector(CALM, timeout=60_000)
+    return 1000 * (time.monotonic() - begun)
+
+
+def by_menu(page: Page, address: str) -> float:
+    """Milliseconds from a click in the menu, on the light page with the published tables, to the page's end."""
+    opened(page, f"{address}/published")
+    begun = time.monotonic()
+    page.get_by_role("link", name="Storage", exact=True).click()
+    page.get_by_role("heading", name="The data folder").wait_for(timeout=60_000)
+    page.wait_for_selector(CALM, timeout=60_000)
+    return 1000 * (time.monotonic() - begun)
+
+
+def walk_storage(page: Page, server: Server, n_reruns: int) -> None:
+    """Print how fast the page is that counts what the data folder holds: opened anew, beside a page that counts
+    nothing; reached by the menu; and run again.
+    """
+    for name in ("published", "storage"):
+        address = f"{server.address}/{name}"
+        took = [first_seen(page, address) for _ in range(n_reruns)]
+        print(f"{name}, opened anew: median {statistics.median(took):.0f} ms, slowest {max(took):.0f} ms", flush=True)
+    took = [by_menu(page, server.address) for _ in range(n_reruns)]
+    print(f"storage, by the menu: median {statistics.median(took):.0f} ms, slowest {max(took):.0f} ms", flush=True)
+    opened(page, f"{server.address}/storage")
+    measured("storage, rerun", server, lambda: reruns(page, n_reruns))
 
 
 def opened(page: Page, address: str) -> None:
@@ -198,6 +245,7 @@ def main() -> None:
                 page = browser.new_page(bypass_csp=True)
                 if arguments.runs:
                     walk_runs(page, server, arguments.reruns)
+                    walk_storage(page, server, arguments.reruns)
                 walk(page, server, arguments.reruns, arguments.steps)
                 browser.close()
         finally:

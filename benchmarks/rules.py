@@ -17,8 +17,8 @@ from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_refs import chosen as slice_of
-from sparsedash.storage.text_refs import names_file
+from sparsedash.storage.texts.text_refs import chosen as slice_of
+from sparsedash.storage.texts.text_refs import names_file
 
 RULES = ("plain", "published")
 

@@ -96,7 +96,7 @@ def against_itself(loaded: LoadedModel, arguments: argparse.Namespace) -> None:
     for name, sample in _works(loaded, pair, ids):
         held, ratios = 0, []
         for seed in range(arguments.self_runs):
-            ratio = timed_rounds(sample, stop, seed, time.monotonic, lambda n, s: None).ratio(seed)
+            ratio = timed_rounds(sample, stop, seed, time.monotonic, lambda n, s: None).ratio
             held += ratio.low <= 1 <= ratio.high
             ratios.append(ratio.value)
         print(

@@ -13,7 +13,7 @@ chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
 found = run_results(backend, chosen.run)
 
 if found is not None and found.sparse:
-    show_mark(found.run, brief=True)
+    show_mark(found.run)
     answer = st.container()
     record = view.choose_record(found)
     assert record.pruned is not None

@@ -13,7 +13,7 @@ jobs = [job for job in backend.jobs(job_watch.LISTED) if job.kind == "export"]
 
 frame.opening(exported.sentence(exports))
 if found is not None and found.sparse:
-    show_mark(found.run, brief=True)
+    show_mark(found.run)
     frame.section(f"Files of {request.title(found)}")
     request.ask_for_files(backend, found)
 else:

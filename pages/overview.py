@@ -70,7 +70,8 @@ if runs or is_example:
     frame.section("Last runs")
     results.list_runs(backend, runs[:LAST_RUNS], chosen.key)
     if chosen.run is not None and is_example:
-        shown = f"{EXAMPLE_TITLE} · {wording.run_title(chosen.run.settings)} · shown above"
+        title, origin = wording.run_title(chosen.run.settings), wording.example_origin(chosen.run)
+        shown = f"{EXAMPLE_TITLE} · {title} · shown above. {origin}"
         frame.show(paragraph(shown, css="sd-muted sd-small"))
     if runs:
         frame.link("runs", "All runs as a table")

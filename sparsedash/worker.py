@@ -34,6 +34,7 @@ from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, 
 from sparsedash.schema.progress import Step
 from sparsedash.schema.secrets import redact_output, redacted
 from sparsedash.storage.disk_space import free_in_words, is_full
+from sparsedash.storage.serving_file import may_use_token
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
 
 log = logging.getLogger("sparsedash.worker")
@@ -172,7 +173,14 @@ class Worker:
             self._store = Store(self._folder, patience_s=self._patience_s)
         if self._works is None:
             self._works = self._load()
-        task = Task(key=job.key, settings=job.settings, store=self._store, on_step=reporter, on_text=reporter.wrote)
+        task = Task(
+            key=job.key,
+            settings=job.settings,
+            store=self._store,
+            on_step=reporter,
+            on_text=reporter.wrote,
+            with_token=may_use_token(job.owner),
+        )
         self._works[job.kind](task)
 
     def _why_stopped(self, job: Job, error: Cancelled) -> tuple[str, str]:

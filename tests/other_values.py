@@ -47,6 +47,7 @@ OTHER = {
         "sparsities_permille": (100,),
         "calibration": CalibrationSettings(seed=1),
         "evaluation": EvaluationSettings(n_passages=10),
+        "residency": "streamed",
     },
 }
 """Another value for every field; None where there is no other beside the defaults of the others."""

@@ -21,7 +21,7 @@ READ = {"engine.pruning", "engine.models", "engine.texts"} | KEPT
 MEASURED = {"engine.calibration", "engine.evaluation"} | READ
 SHOWN = {"service", "jobs", "reporting.charts", "reporting"} | KEPT
 PARTS = {"ui.form", "ui"} | SHOWN
-PAGE_PARTS = {"ui.compare", "ui.jobs", "ui.layers", "ui.models", "ui.overview", "ui.published", "ui.runs"}
+PAGE_PARTS = {"ui.compare", "ui.jobs", "ui.layers", "ui.models", "ui.overview", "ui.published", "ui.runs", "ui.storage"}
 
 ALLOWED: dict[str, set[str]] = {
     # Plain values, tables, numbers, and what is kept: both halves stand on them.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from sparsedash.schema.records import Passages, R, Record, Run, from_json, to_json
+from sparsedash.schema.records import Passages, R, Record, Run, from_lines, to_line
 
 EXAMPLE = "example"
 """The key of the run."""
@@ -35,9 +35,8 @@ def shipped(kind: type[R], key: str) -> R | None:
 
 def write_example(parts: Iterable[Run | Record | Passages], file: Path = FILE) -> None:
     """Write what ships; the same parts give the same bytes."""
-    lines = [f"{type(part).__name__.lower()} {to_json(part)}\n" for part in parts]
     file.parent.mkdir(exist_ok=True)
-    file.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+    file.write_bytes(gzip.compress("".join(map(to_line, parts)).encode(), mtime=0))
 
 
 @cache
@@ -45,21 +44,5 @@ def _all(file: Path) -> dict[str, Run | Record | Passages]:
     """Everything that ships, by its key; nothing where a build left the file out."""
     if not file.is_file():
         return {}
-    found: dict[str, Run | Record | Passages] = {}
-    for line in gzip.decompress(file.read_bytes()).decode().split("\n"):
-        part = _read(*line.split(" ", 1)) if line else None
-        if part is not None:
-            found[part.key] = part
-    return found
-
-
-def _read(kind: str, text: str) -> Run | Record | Passages | None:
-    match kind:
-        case "run":
-            return from_json(Run, text)
-        case "record":
-            return from_json(Record, text)
-        case "passages":
-            return from_json(Passages, text)
-        case _:
-            return None
+    kinds: tuple[type[Run | Record | Passages], ...] = (Run, Record, Passages)
+    return {part.key: part for part in from_lines(gzip.decompress(file.read_bytes()).decode(), kinds)}

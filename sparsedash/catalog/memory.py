@@ -8,7 +8,7 @@ from sparsedash.catalog.dimensions import Dimensions, shipped
 from sparsedash.catalog.published import MODELS
 from sparsedash.schema.cache_keys import shares_read
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import BUILTIN_MODEL, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, Residency, RunSettings
 
 BUILTIN_CONFIG = "smollm2-135m"
 FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
@@ -24,16 +24,21 @@ _SOLVING = 4.5
 Purpose = Literal["calibration", "pruning", "the sequential refit", "the backward pass"]
 
 
+USABLE = 0.9
+"""Share of a machine's memory that a model may take: the system and the server need some."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LeastMemory:
-    """n_bytes: the weights as they are run, and what is largest beside them.
+    """n_bytes: the weights that are in memory as they are run, and what is largest beside them.
 
-    beside_bytes: of that, what purpose needs.
+    beside_bytes: of that, what purpose needs. streamed: whether the weights are read block by block.
     """
 
     n_bytes: int
     beside_bytes: int
     purpose: Purpose
+    streamed: bool = False
 
 
 def dimensions_of(reference: str) -> Dimensions | None:
@@ -42,21 +47,44 @@ def dimensions_of(reference: str) -> Dimensions | None:
     return shipped(config) if config else None
 
 
-def least_memory(counted: Dimensions, settings: RunSettings) -> LeastMemory:
-    """What a run of this model cannot do without."""
+def least_memory(counted: Dimensions, settings: RunSettings, *, streamed: bool = False) -> LeastMemory:
+    """What a run of this model cannot do without. streamed: whether its weights are read block by block."""
+    n_at_once = 1 if streamed else len(counted.widths)
     beside: dict[Purpose, int] = {
         "calibration": _calibration_bytes(counted, settings, n_streams=1),
-        "pruning": _solving_bytes(counted, settings) + _masked_bytes(counted, settings),
-        "the backward pass": max(_fisher_bytes(counted, settings), _sensitivity_bytes(counted, settings)),
+        "pruning": _solving_bytes(counted, settings) + _masked_bytes(counted, settings, n_at_once),
+        "the backward pass": max(
+            _fisher_bytes(counted, settings, n_at_once), _sensitivity_bytes(counted, settings, n_at_once)
+        ),
     }
     if any(method.compensation == "sequential" for method in settings.methods):
         beside["the sequential refit"] = _calibration_bytes(counted, settings, n_streams=3)
     purpose = max(beside, key=beside.__getitem__)
+    n_weights = _streamed_weights(counted) if streamed else counted.n_parameters
     return LeastMemory(
-        n_bytes=counted.n_parameters * _BYTES[settings.dtype] + beside[purpose],
+        n_bytes=n_weights * _BYTES[settings.dtype] + beside[purpose],
         beside_bytes=beside[purpose],
         purpose=purpose,
+        streamed=streamed,
     )
+
+
+def chosen_memory(counted: Dimensions, settings: RunSettings, there_bytes: int | None) -> LeastMemory:
+    """What the run cannot do without in the way that it is run: as asked for, or streamed where it would not fit.
+
+    there_bytes: of the machine; None where the model runs on a GPU.
+    """
+    resident = least_memory(counted, settings)
+    if is_streamed(settings.residency, resident.n_bytes, there_bytes):
+        return least_memory(counted, settings, streamed=True)
+    return resident
+
+
+def is_streamed(asked: Residency, resident_bytes: int, there_bytes: int | None) -> bool:
+    """Whether the weights are read block by block. resident_bytes: what the run takes at least where they are not."""
+    if asked == "auto":
+        return there_bytes is not None and resident_bytes > USABLE * there_bytes
+    return asked == "streamed"
 
 
 def needs_backward(settings: RunSettings) -> bool:
@@ -107,18 +135,30 @@ def _solving_bytes(counted: Dimensions, settings: RunSettings) -> int:
     return int(_SOLVING * 8 * max(width * width for width in counted.widths))
 
 
-def _masked_bytes(counted: Dimensions, settings: RunSettings) -> int:
-    """The sparse weights, which are all there before the first one takes a dense one's place."""
+def _streamed_weights(counted: Dimensions) -> int:
+    """Embeddings and head, and of the blocks one as it is and one as it becomes."""
+    head = counted.hidden * counted.vocabulary
+    outside = counted.n_parameters - counted.n_matmul + head
+    return outside + 2 * (counted.n_matmul - head) // len(counted.widths)
+
+
+def _masked_bytes(counted: Dimensions, settings: RunSettings, n_at_once: int) -> int:
+    """The sparse weights, which are all there before the first one takes a dense one's place.
+
+    n_at_once: blocks whose new weights are in memory together.
+    """
     head = counted.hidden * counted.vocabulary
     weights = {"mlp": counted.n_mlp, "decoder": counted.n_matmul - head}
     scopes = {method.scope for method in settings.methods if not method.takes_channels}
-    return max((weights[scope] for scope in scopes), default=0) * _BYTES[settings.dtype]
+    most = max((weights[scope] for scope in scopes), default=0)
+    return most * n_at_once // len(counted.widths) * _BYTES[settings.dtype]
 
 
-def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:
+def _fisher_bytes(counted: Dimensions, settings: RunSettings, n_at_once: int) -> int:
     """All tokens are judged, and of each about four vectors of each block's two widths and of the vocabulary are kept.
 
-    On the built-in model 1.8 GB; measured in FP32: 2.1 to 2.5 GB more than the loaded model.
+    n_at_once: blocks of which they are kept together; of the others what they are given, and what channels were. On the
+    built-in model 1.8 GB; measured in FP32: 2.1 to 2.5 GB more than the loaded model.
     """
     if not needs_fisher(settings):
         return 0
@@ -127,18 +167,22 @@ def _fisher_bytes(counted: Dimensions, settings: RunSettings) -> int:
     logits = 4 * 4 * counted.vocabulary * n_tokens
     of_blocks = sum(counted.widths) + len(counted.widths) * counted.hidden
     activations = 4 * n_tokens * _BYTES[settings.dtype] * of_blocks
+    if n_at_once < len(counted.widths):
+        activations = n_tokens * _BYTES[settings.dtype] * (of_blocks + 4 * (max(counted.widths) + counted.hidden))
     kept = gradient_bytes(counted.widths, settings, settings.calibration.n_samples)
     return kept + logits + activations
 
 
-def _sensitivity_bytes(counted: Dimensions, settings: RunSettings) -> int:
+def _sensitivity_bytes(counted: Dimensions, settings: RunSettings, n_at_once: int) -> int:
     """In FP32 a change of each block's out-projection and what it does to each token; and the activations.
+
+    n_at_once: blocks whose changes are in memory together.
 
     Those are what each block is given, and of the block that is on its way back four vectors of each width.
     """
     if not _needs_sensitivity(settings):
         return 0
-    changes = 4 * counted.hidden * sum(counted.widths)
+    changes = 4 * counted.hidden * sum(counted.widths) * n_at_once // len(counted.widths)
     streams = (4 + _BYTES[settings.dtype]) * len(counted.widths) * counted.hidden
     of_a_block = 4 * _BYTES[settings.dtype] * (max(counted.widths) + counted.hidden)
     return changes + SENSITIVITY_BATCH_TOKENS * (streams + of_a_block)

@@ -23,6 +23,8 @@ def out_of_memory(kind: str, settings: Mapping[str, Any]) -> tuple[str, str]:
     """What ran out of memory, and what would help, for a job of this kind with these settings."""
     if kind == "export":
         return "Memory ran out.", _FILES
+    if kind == "verify":
+        return "Memory ran out.", "Free some memory, and start it again."
     if kind not in ("run", "find"):
         return "Memory ran out.", _TWO_MODELS
     try:

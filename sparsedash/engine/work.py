@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.hosting.parts import PartSettings
+from sparsedash.schema.hosting.upkeep import VerifySettings
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
-from sparsedash.schema.parts import PartSettings
 from sparsedash.schema.progress import OnStep, OnText
 from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings, S, settings_from_plain
 from sparsedash.storage.store import Store
+from sparsedash.storage.upkeep.verification import verify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,7 @@ class Task:
     """One job as the engine sees it.
 
     key: what the result is stored under. settings: plain, of the kind's own class. on_step, on_text: hear how far.
+    with_token: whether the hub may be asked with the token of whoever runs this program.
     """
 
     key: str
@@ -28,6 +31,7 @@ class Task:
     store: Store
     on_step: OnStep
     on_text: OnText
+    with_token: bool = True
 
 
 Work = Callable[[Task], object]
@@ -40,6 +44,7 @@ def load() -> Mapping[str, Work]:
     from sparsedash.engine.comparison.divergence import measure_divergence
     from sparsedash.engine.comparison.model_pair import ModelPairCache
     from sparsedash.engine.export.export import export
+    from sparsedash.engine.models.hub import token_used
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.run import pipeline
     from sparsedash.engine.run.find import find
@@ -49,7 +54,11 @@ def load() -> Mapping[str, Work]:
     pairs = ModelPairCache(shelf)
 
     def of(kind: type[S], do: Callable[[S, Task], object]) -> Work:
-        return lambda task: do(settings_from_plain(kind, task.settings), task)
+        def work(task: Task) -> object:
+            with token_used(task.with_token):
+                return do(settings_from_plain(kind, task.settings), task)
+
+        return work
 
     def alone(kind: type[S], do: Callable[[S, Task], object]) -> Work:
         """Without the models of pairs in memory, which only prompts and timings need."""
@@ -69,5 +78,6 @@ def load() -> Mapping[str, Work]:
             ContinuationSettings, lambda asked, t: continue_prompt(asked, t.store, pairs, t.on_step, t.on_text)
         ),
         "divergence": of(DivergenceSettings, lambda asked, t: measure_divergence(asked, t.store, pairs, t.on_step)),
+        "verify": of(VerifySettings, lambda asked, t: t.store.put(t.key, verify(t.store, t.on_step))),
         "timing": of(TimingSettings, lambda asked, t: time_models(asked, t.store, pairs, t.on_step)),
     }

@@ -14,7 +14,7 @@ from sparsedash.schema.errors import StoreError
 Connection = sqlite3.Connection
 Row = sqlite3.Row
 
-_VERSION = 5
+_VERSION = 6
 PATIENCE_S = 5.0
 """How long to wait for another process, where somebody waits for the page."""
 
@@ -58,8 +58,14 @@ CREATE TABLE IF NOT EXISTS jobs (
     place REAL,
     taken TEXT NOT NULL DEFAULT '[]',
     priority TEXT NOT NULL DEFAULT 'normal',
-    digest TEXT NOT NULL DEFAULT ''
+    digest TEXT NOT NULL DEFAULT '',
+    owner TEXT NOT NULL DEFAULT ''
 );
+CREATE TABLE IF NOT EXISTS owners (
+    thing TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    PRIMARY KEY (thing, owner)
+) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS one_live_job_per_key ON jobs (key)
     WHERE state IN ('queued', 'running');
 CREATE INDEX IF NOT EXISTS jobs_by_key ON jobs (key);
@@ -158,7 +164,7 @@ def _is_up_to_date(db: sqlite3.Connection, path: Path) -> bool:
             "Upgrade, or name another data folder.",
         )
     names = {row["name"] for row in db.execute("SELECT name FROM sqlite_master")}
-    return version == _VERSION and names >= {"jobs", "one_live_job_per_key", "jobs_by_key", "jobs_by_state"}
+    return version == _VERSION and names >= {"jobs", "owners", "one_live_job_per_key", "jobs_by_key", "jobs_by_state"}
 
 
 def _bring_up_to_date(db: sqlite3.Connection) -> None:
@@ -180,6 +186,8 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
     if version in (2, 3, 4):
         db.execute("ALTER TABLE jobs ADD COLUMN priority TEXT NOT NULL DEFAULT 'normal'")
         db.execute("ALTER TABLE jobs ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
+    if version in (2, 3, 4, 5):
+        db.execute("ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT ''")
     db.execute(f"PRAGMA user_version = {_VERSION}")
 
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from msgspec import Meta
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
-JobKind = Literal["run", "find", "continuation", "divergence", "timing", "export", "part"]
+JobKind = Literal["run", "find", "continuation", "divergence", "timing", "export", "verify", "part"]
 """`part`: of a run, on a machine of a cluster; never in a server's own table."""
 RUNS: tuple[JobKind, ...] = ("run", "find")
 """The kinds whose result is a run: one of given sparsities, and one that looks for the largest."""
-LONG: tuple[JobKind, ...] = (*RUNS, "timing", "export")
+LONG: tuple[JobKind, ...] = (*RUNS, "timing", "export", "verify")
 """Kinds that take minutes: what somebody waits for at the page goes before them."""
 
 Move = Literal["front", "up", "down"]
@@ -57,6 +57,7 @@ class Job:
     taken: what this attempt has spent where, in order, up to the last heartbeat; what comes again is there again.
     place: where somebody has put it among waiting jobs of its priority, see `queue_order`; None where nobody has.
     left_text, right_text: what models have written so far, where the job is a prompt, see `texts`; foreign text.
+    owner: who has asked for this attempt, where others are served; empty for whoever sits in front of the machine.
     """
 
     id: int
@@ -90,6 +91,7 @@ class Job:
     place: float | None = None
     priority: Priority = "normal"
     taken: tuple[Taken, ...] = ()
+    owner: str = ""
     log_path: str
 
     @property

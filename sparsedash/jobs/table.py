@@ -17,6 +17,7 @@ from typing import Any
 
 from sparsedash.jobs.database import PATIENCE_S, Connection, Database, Row
 from sparsedash.jobs.job import LONG, Job, JobKind, JobState, Move, Priority, Taken
+from sparsedash.jobs.owners import Owners
 from sparsedash.jobs.queue import moved, queue_order
 from sparsedash.jobs.rows import asked_digest, job_of, mended
 from sparsedash.schema.errors import JobError, StoreError
@@ -46,28 +47,37 @@ class JobTable:
 
     path: the SQLite file; its folder exists. patience_s: how long to wait while another process keeps it locked. Every
     method may raise StoreError when it cannot be read or written. A row that is damaged is a crashed job for all.
+    owners: who has asked for what.
     """
 
     def __init__(self, path: Path, patience_s: float = PATIENCE_S) -> None:
         self._logs = path.parent / "logs"
         self._database = Database(path, patience_s)
+        self.owners = Owners(self._database)
 
-    def submit(self, kind: JobKind, key: str, settings: Mapping[str, Any]) -> Job:
-        """The live job with this key, or else a new one at the end of the queue."""
+    def submit(self, kind: JobKind, key: str, settings: Mapping[str, Any], owner: str = "", most: int = 0) -> Job:
+        """The live job with this key, or else a new one at the end of the queue.
+
+        owner: who asks. most: how many live jobs are theirs at most; 0: any number. Raises JobError above that.
+        """
         now = time.time()
         with self._database.writing() as db:
+            self.owners.add(key, owner)
             if (row := _live_with(db, key)) and (live := self._job(row)).live:
                 return live
+            _refuse_too_many(db, owner, most)
             asked = (kind, key, canonical_json(settings))
             done = db.execute(
-                "INSERT INTO jobs (kind, key, settings, digest, state, created_at, queued_at)"
-                " VALUES (?, ?, ?, ?, 'queued', ?, ?)",
-                (*asked, asked_digest(*asked), now, now),
+                "INSERT INTO jobs (kind, key, settings, digest, state, created_at, queued_at, owner)"
+                " VALUES (?, ?, ?, ?, 'queued', ?, ?, ?)",
+                (*asked, asked_digest(*asked), now, now, owner),
             )
             return self._job(_row(db, done.lastrowid))
 
-    def retry(self, job_id: int) -> Job:
-        """The job, queued once more; or the live job with its key. Raises JobError when it is done."""
+    def retry(self, job_id: int, owner: str = "", most: int = 0) -> Job:
+        """The job, queued once more; or the live job with its key. Raises JobError when it is done. owner, most: as in
+        `submit`.
+        """
         _refuse_impossible(job_id)
         with self._database.writing() as db:
             job = self._job(_row(db, job_id))
@@ -75,10 +85,12 @@ class JobTable:
                 raise JobError(f"Job {job_id} is done; only a job that ended early can be retried.")
             if (row := _live_with(db, job.key)) and (live := self._job(row)).live:
                 return live
+            _refuse_too_many(db, owner, most)
+            self.owners.add(job.key, owner)
             db.execute(
-                f"UPDATE jobs SET {_FRESH}, state = 'queued', attempt = attempt + 1, queued_at = ?"  # noqa: S608
+                f"UPDATE jobs SET {_FRESH}, state = 'queued', attempt = attempt + 1, queued_at = ?, owner = ?"  # noqa: S608
                 " WHERE id = ?",
-                (time.time(), job_id),
+                (time.time(), owner, job_id),
             )
             return self._job(_row(db, job_id))
 
@@ -210,9 +222,21 @@ class JobTable:
         rows = self._read("WHERE key = ? ORDER BY id DESC LIMIT 1", (key,))
         return rows[0] if rows else None
 
-    def list(self, limit: int) -> tuple[Job, ...]:
-        """The newest jobs, newest first."""
-        return self._read("ORDER BY id DESC LIMIT ?", (limit,))
+    def list(self, limit: int, of: str = "") -> tuple[Job, ...]:
+        """The newest jobs, newest first. of: only those that this owner has asked for."""
+        if not of:
+            return self._read("ORDER BY id DESC LIMIT ?", (limit,))
+        theirs = "WHERE owner = ? OR key IN (SELECT thing FROM owners WHERE owner = ?) ORDER BY id DESC LIMIT ?"
+        return self._read(theirs, (of, of, limit))
+
+    def of_kinds(self, *kinds: JobKind) -> tuple[Job, ...]:
+        """All jobs of these kinds, in whatever state, oldest first."""
+        marks = ", ".join("?" * len(kinds))
+        return self._read(f"WHERE kind IN ({marks}) ORDER BY id", kinds)
+
+    def count(self) -> int:
+        """How many jobs there are, in whatever state."""
+        return int(self._database.read("SELECT count(*) AS n FROM jobs", ())[0]["n"])
 
     def running(self) -> tuple[Job, ...]:
         """The running jobs, in the order in which they were submitted."""
@@ -302,6 +326,16 @@ def _live_with(db: Connection, key: str) -> Row | None:
     query = f"SELECT {_COLUMNS} FROM jobs WHERE key = ? AND {_LIVE}"  # noqa: S608
     row: Row | None = db.execute(query, (key,)).fetchone()
     return row
+
+
+def _refuse_too_many(db: Connection, owner: str, most: int) -> None:
+    """Raises JobError where one more is too many of this owner's; within the transaction, so that none slips in."""
+    query = f"SELECT count(*) FROM jobs WHERE owner = ? AND {_LIVE}"  # noqa: S608
+    if most and db.execute(query, (owner,)).fetchone()[0] >= most:
+        raise JobError(
+            f"You have {most} jobs that wait or run, and no more are allowed at once.",
+            "Wait until one has ended, or cancel one on the jobs page.",
+        )
 
 
 def _refuse_impossible(job_id: int) -> None:

@@ -25,6 +25,7 @@ _STAGES = {
     "divergence": ("start", "load", "diverge"),
     "timing": ("start", "load", "time"),
     "export": ("start", "load", "write", "prove"),
+    "verify": ("start", "verify"),
 }
 _NAMED = 2
 """Stages without a time that are named; of more it is said that there are no times."""
@@ -55,12 +56,20 @@ def what(job: Job) -> tuple[str, str]:
         if job.kind == "export":
             files = settings_from_plain(ExportSettings, job.settings)
             return f"A sparse model in files, {files.form}", f"weights in {files.weights}, proven before they are named"
+        if job.kind == "verify":
+            return "Verification of the data folder", "everything that carries a checksum is read"
         settings = asked_settings(job.kind, job.settings)
     except SettingsError:
         return f"Job {job.id}", "asked for by another version of this program"
     if isinstance(settings, FindSettings):
         return wording.find_title(settings), wording.find_details(settings)
     return wording.run_title(settings), wording.run_details(settings)
+
+
+def named(backend: Backend, job: Job) -> str:
+    """What a job is, after the name of its run, if that has one."""
+    name = backend.user_data.name_of(job.key) if job.makes_run else ""
+    return f"{name}: {what(job)[0]}" if name else what(job)[0]
 
 
 def doing(job: Job) -> tuple[str, str]:
@@ -76,7 +85,7 @@ def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) 
     """
     shown = _shown(backend, job.id, job.attempt)
     if job.stopping:
-        return shown[0], "Stopping: what is finished is kept"
+        return shown[0], "Stopping" if job.kind == "verify" else "Stopping: what is finished is kept"
     if job.state == "queued":
         return 0.0, _place(backend.queue_position(job.id))
     found = _progress(backend, job, clock(), shown[0])
@@ -91,7 +100,7 @@ def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) 
 def heard(backend: Backend, job: Job) -> str:
     """How far a live job is, for those who hear it: a new sentence with every stage, model and tenth of the whole."""
     if job.stopping or job.state == "queued":
-        return f"{what(job)[0]}: {overall(backend, job)[1]}"
+        return f"{named(backend, job)}: {overall(backend, job)[1]}"
     tenths = int(10 * overall(backend, job)[0])
     return ", ".join(part for part in (*doing(job), f"{10 * tenths} percent done") if part)
 

@@ -30,24 +30,30 @@ def answer(found: RunResults, ended: bool = False) -> str:
 
 def figures(found: RunResults) -> list[str]:
     """What the answer rests on: what the models it speaks of cost, and what would decide those that are undecided."""
+    search, rows = _search(found), best(found)
+    if search is None:
+        return costs(found) + _undecided(rows)
+    return costs(found) + (_undecided(_ends(search, rows)) if search.finished else [])
+
+
+def costs(found: RunResults) -> list[str]:
+    """What the models cost that the answer speaks of; of a search also how it got there."""
     rows = best(found)
     if (search := _search(found)) is not None:
-        return _search_figures(search, rows)
+        said = [f"{_removed(row)}: {cost(row.verdict)}." for row in _ends(search, rows)]
+        return [*said, find_steps(search)] if search.finished else said
     spoken_of = [row for row in (largest_within(rows), smallest_beyond(rows)) if row]
-    said = [f"{_removed(row)}: {cost(row.verdict)}." for row in spoken_of or rows[:1]]
-    return said + _undecided(rows)
+    return [f"{_removed(row)}: {cost(row.verdict)}." for row in spoken_of or rows[:1]]
 
 
-def _search_figures(search: FindResult, rows: Sequence[Judged]) -> list[str]:
-    """Of a search: its answer, the step after it, how it got there, and what would decide that step."""
+def _ends(search: FindResult, rows: Sequence[Judged]) -> list[Judged]:
+    """The answer of a finished search, and the step after it."""
     ends = (search.answer, search.next_step) if search.finished else ()
-    spoken_of = [row for row in rows if row.record.sparsity_permille in ends]
-    said = [f"{_removed(row)}: {cost(row.verdict)}." for row in spoken_of]
-    return [*said, find_steps(search), *_undecided(spoken_of)] if search.finished else said
+    return [row for row in rows if row.record.sparsity_permille in ends]
 
 
 def _undecided(rows: Sequence[Judged]) -> list[str]:
-    """What would decide the first of these that is undecided."""
+    """What would decide each of these that is undecided."""
     unknown = [row for row in rows if row.verdict.verdict == "undecided"]
     return [f"{_asked(row)} is undecided: {undecided(row.verdict)}" for row in unknown]
 

@@ -14,7 +14,7 @@ from sparsedash.schema.records import Record, Stopping
 from sparsedash.stats.significance import PairedComparison
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss, Tolerance, ToleranceVerdict, Verdict
 
-_MOST_PASSAGES = 1_000_000
+MOST_PASSAGES = 1_000_000
 WORDS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyond", "undecided": "? undecided"}
 """A verdict with its sign."""
 
@@ -51,7 +51,7 @@ def judgement(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: 
 
 
 def brief_judgement(name: str, found: ToleranceVerdict, beside: str = DENSE) -> str:
-    """As `judgement`, without what is allowed and without the cost; `grounds` says both."""
+    """As `judgement`, without what is allowed and without the cost; `cost_and_open` and `grounds` say both."""
     if name == beside:
         return judgement(name, found, Tolerance(), beside)
     match found.verdict:
@@ -65,12 +65,18 @@ def brief_judgement(name: str, found: ToleranceVerdict, beside: str = DENSE) -> 
             assert_never(found.verdict)
 
 
+def cost_and_open(found: ToleranceVerdict, beside: str = DENSE) -> str:
+    """What stands right under a `brief_judgement`: the cost; and what would decide it, where that is open."""
+    left_open = still_open(found) if found.verdict == "undecided" else ""
+    return f"{first_upper(cost(found, beside))}. {left_open}".strip()
+
+
 def grounds(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: str = DENSE) -> list[str]:
-    """What a `brief_judgement` rests on, in sentences: what is allowed, what it cost, and what is left open."""
+    """What a `brief_judgement` rests on beside the cost: what is allowed, and what only one measure leaves open."""
     if name == beside:
         return []
-    said = [f"Allowed are {allowed(tolerance)}.", f"{first_upper(cost(found, beside))}."]
-    return [*said, *filter(None, [still_open(found)])]
+    left_open = still_open(found) if found.verdict != "undecided" else ""
+    return [f"Allowed are {allowed(tolerance)}.", *filter(None, [left_open])]
 
 
 def _undecided(found: ToleranceVerdict) -> str:
@@ -123,7 +129,7 @@ def still_open(found: ToleranceVerdict) -> str:
         return f"Open: {undecided(found)}"
     if found.accuracy is not None and found.accuracy.verdict == "undecided":
         needed = found.accuracy.needed
-        about = f"; {_about(needed)} passages would decide it" if needed else ""
+        about = f"; {needed_words(needed)} passages would decide it" if needed else ""
         return f"Accuracy alone is undecided{about}. Word perplexity decides."
     return ""
 
@@ -134,13 +140,14 @@ def undecided(found: ToleranceVerdict) -> str:
     if needed is None and found.too_few:
         what = f"{n:,} {plural(n, 'passage')}"
         return f"at least {FEWEST_PASSAGES} passages are needed; {what} cannot say how many would decide it."
-    if needed is None or needed > _MOST_PASSAGES:
-        return f"its loss is so near to what is allowed that over {_MOST_PASSAGES:,} passages would be needed."
-    return f"{_about(needed)} passages would decide it, if it goes on as it did on {n:,}."
+    if needed is None or needed > MOST_PASSAGES:
+        return f"its loss is so near to what is allowed that over {MOST_PASSAGES:,} passages would be needed."
+    return f"{needed_words(needed)} passages would decide it, if it goes on as it did on {n:,}."
 
 
-def _about(needed: int) -> str:
-    return f"over {_MOST_PASSAGES:,}" if needed > _MOST_PASSAGES else f"about {round_up(needed):,}"
+def needed_words(needed: int) -> str:
+    """ "about 420", of passages that would decide something."""
+    return f"over {MOST_PASSAGES:,}" if needed > MOST_PASSAGES else f"about {round_up(needed):,}"
 
 
 def _range(low: str, high: str, loss: Loss) -> str:

@@ -170,6 +170,16 @@ def at_least(least: LeastMemory) -> str:
     return f"at least {size(least.n_bytes)}{beside}"
 
 
+def streamed(resident_bytes: int | None, there_bytes: int | None) -> str:
+    """Why the weights of a model are read block by block."""
+    if resident_bytes is None:
+        return "The weights are read block by block."
+    if there_bytes is None or resident_bytes <= there_bytes:
+        return f"The weights are read block by block; all of them in memory would take {size(resident_bytes)}."
+    there = f"this machine has {size(there_bytes)}"
+    return f"The weights are read block by block: all of them in memory would take {size(resident_bytes)}, and {there}."
+
+
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:
     """ "today 14:05", "yesterday 9:12", "3 June 14:05"; with the year when it is another one."""
     try:
@@ -274,10 +284,15 @@ def example_words(run: Run | None, brief: bool = False) -> str:
         return ""
     if brief:
         return f"{EXAMPLE_TITLE}: this run ships with SparseDash; nothing of it was computed here."
+    return f"{EXAMPLE_TITLE}: this run ships with SparseDash. {example_origin(run)} Nothing of it was computed here."
+
+
+def example_origin(run: Run) -> str:
+    """Where, when and with what the example was made."""
     made = datetime.fromtimestamp(run.finished_at or run.started_at, UTC)
     known = run.versions
     return (
-        f"{EXAMPLE_TITLE}: this run ships with SparseDash. It was made on {made.day} {made:%B %Y} on another machine "
-        f"({run.made_on}), with version {known.get('sparsedash', '?')}, torch {known.get('torch', '?')} and "
-        f"transformers {known.get('transformers', '?')}. Nothing of it was computed here."
+        f"It was made on {made.day} {made:%B %Y} on another machine ({run.made_on}), with version "
+        f"{known.get('sparsedash', '?')}, torch {known.get('torch', '?')} and transformers "
+        f"{known.get('transformers', '?')}."
     )

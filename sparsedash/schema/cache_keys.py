@@ -114,6 +114,11 @@ def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
     return stage_key("pruned", statistics=statistics, method=_what_matters(method), permille=permille)
 
 
+def scores_key(statistics: str, method: MethodSettings) -> str:
+    """Key of the channels' scores by this method, kept where finding them takes long."""
+    return stage_key("pruned", statistics=statistics, scores=_what_matters(method))
+
+
 def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
     """Key of the passages that are answered. corpus: the identity of their text."""
     return digest([corpus, evaluation.n_passages, evaluation.shuffle_seed])

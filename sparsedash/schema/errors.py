@@ -8,6 +8,7 @@
     ├── ExportError        a sparse model cannot be written in the form asked for, or its files are not that model
     ├── StoreError         the data folder cannot be used, or an entry in it is damaged
     │   └── NewerError     an entry in it was written whole by another version, and is left alone
+    ├── AccessError        it is somebody else's, or more than this visitor may
     ├── JobError           a job cannot be found or is not in the right state
     └── Cancelled          somebody asked the work to stop
 
@@ -70,6 +71,10 @@ class NewerError(StoreError):
             "left as it is.",
             "Upgrade, or name another data folder.",
         )
+
+
+class AccessError(SparseDashError):
+    """It is somebody else's, or more than this visitor may."""
 
 
 class JobError(SparseDashError):

@@ -97,6 +97,11 @@ def losses(dense: str, sparse: str) -> NoteName:
     return NoteName(f"losses/{dense}|{sparse}")
 
 
+def artefact_room() -> NoteName:
+    """The bytes that all artefacts may take together, as somebody has chosen."""
+    return NoteName("artefact room")
+
+
 def health() -> NoteName:
     """A note that is never written: asking for it shows whether the store can be read."""
     return NoteName("health")

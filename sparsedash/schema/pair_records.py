@@ -52,10 +52,13 @@ class Divergence:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """The prompts that visitors tried with one pair of records, newest first."""
+    """The prompts that visitors tried with one pair of records, newest first. owner: whose they are; empty where nobody
+    else is served; likewise below.
+    """
 
     key: str
     asked: tuple[ContinuationSettings, ...]
+    owner: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class Choices:
 
     key: str
     better: dict[str, str]
+    owner: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,7 @@ class RunMarks:
 
     key: str
     marks: dict[str, RunMark]
+    owner: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,19 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal, Protocol
 
 Stage = Literal[
-    "start", "load", "text", "calibrate", "prune", "evaluate", "read", "continue", "diverge", "time", "write", "prove"
+    "start",
+    "load",
+    "text",
+    "calibrate",
+    "prune",
+    "evaluate",
+    "read",
+    "continue",
+    "diverge",
+    "time",
+    "write",
+    "prove",
+    "verify",
 ]
 """The parts of a job in the order they happen; `start` is importing the engine, `text` is reading text, or letting the
 model write it.
@@ -24,6 +36,7 @@ STAGE_TITLES: dict[Stage, str] = {
     "time": "Timing both models in turn",
     "write": "Writing the files",
     "prove": "Loading the files in a fresh process",
+    "verify": "Reading everything that carries a checksum",
 }
 
 
@@ -31,7 +44,7 @@ STAGE_TITLES: dict[Stage, str] = {
 class Step:
     """How far work is.
 
-    done, total: in the stage's own unit (`unit`: "tokens", "passages", "batches", "steps").
+    done, total: in the stage's own unit (`unit`: "tokens", "passages", "batches", "steps", "megabytes").
     message: one line for a person, such as which model is being evaluated.
     n_right: of the `done` passages of the record being evaluated, those with the whole last word right; None in any
     other stage. Passages are answered in a shuffled order, chunk by chunk (the first 256; longest first within a

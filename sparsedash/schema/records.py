@@ -4,6 +4,7 @@ One record is one model's answers to one set of passages. The dense model's reco
 """
 
 import sys
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import exp, inf, log
@@ -13,6 +14,7 @@ import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.exports import Export
+from sparsedash.schema.hosting.upkeep import Verification
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts, RunMarks, Timing
 from sparsedash.schema.searches import FindResult, FindSettings
@@ -231,12 +233,42 @@ class Passages:
             raise StoreError("Its texts do not belong together.")
 
 
-Kept = Record | Run | FindResult | Passages | Continuation | Divergence | Prompts | Choices | RunMarks | Timing | Export
+Kept = (
+    Record
+    | Run
+    | FindResult
+    | Passages
+    | Continuation
+    | Divergence
+    | Prompts
+    | Choices
+    | RunMarks
+    | Timing
+    | Export
+    | Verification
+)
 """Everything that the store keeps as a record."""
 
 R = TypeVar(
-    "R", Record, Run, FindResult, Passages, Continuation, Divergence, Prompts, Choices, RunMarks, Timing, Export
+    "R",
+    Record,
+    Run,
+    FindResult,
+    Passages,
+    Continuation,
+    Divergence,
+    Prompts,
+    Choices,
+    RunMarks,
+    Timing,
+    Export,
+    Verification,
 )
+
+K = TypeVar("K", bound=Kept)
+
+KINDS: dict[str, type[Kept]] = {kind.__name__.lower(): kind for kind in get_args(Kept)}
+"""The kinds by the names that they have in the store and in files."""
 
 
 def to_json(record: Kept) -> str:
@@ -249,6 +281,22 @@ def to_json(record: Kept) -> str:
         kind = type(record).__name__.lower()
         raise StoreError(f"This {kind} cannot be kept: a number in it is not finite.") from error
     return text
+
+
+def to_line(record: Kept) -> str:
+    """The record as a line of a file: its kind, a space, its JSON."""
+    return f"{type(record).__name__.lower()} {to_json(record)}\n"
+
+
+def from_lines(lines: str, kinds: Collection[type[K]]) -> Iterator[K]:
+    """The records that `to_line` wrote, in order. Raises StoreError on anything else, and on one of another kind."""
+    known = {kind.__name__.lower(): kind for kind in kinds}
+    # Not splitlines: what it takes for the end of a line stands in JSON as well.
+    for line in filter(None, lines.split("\n")):
+        name, _, text = line.partition(" ")
+        if name not in known:
+            raise StoreError("It holds what does not belong into it.")
+        yield from_json(known[name], text)  # type: ignore[type-var]
 
 
 def names_itself(kind: type[R], key: str, text: str) -> bool:

@@ -12,6 +12,7 @@ from sparsedash.schema.settings import (
     CalibrationSettings,
     Dtype,
     EvaluationSettings,
+    Residency,
     RunSettings,
     calibration_values,
     evaluation_values,
@@ -30,7 +31,7 @@ class FindSettings:
     """One search: a model, one method, one calibration, and what may be lost.
 
     evaluation: its passages are the budget, those that a model answers at most. ratio: what word perplexity may be,
-    times the dense model's. points: what accuracy may fall by, in percentage points.
+    times the dense model's. points: what accuracy may fall by, in percentage points. residency: see RunSettings.
     """
 
     model: str = BUILTIN_MODEL
@@ -40,6 +41,7 @@ class FindSettings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     ratio: float = 1.10
     points: float = 2.0
+    residency: Residency = "auto"
 
     def __post_init__(self) -> None:
         self.run((100,))
@@ -67,6 +69,7 @@ class FindSettings:
             sparsities_permille=permilles,
             calibration=self.calibration,
             evaluation=self.evaluation,
+            residency=self.residency,
         )
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
@@ -76,6 +79,7 @@ class FindSettings:
             "evaluation": evaluation_values(self.evaluation),
             "method": method_values(self.method),
         }
+        del values["residency"]
         return digest({"find": values, "stamps": dict(fingerprints or {})})
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16"]
 TokenWeights = Literal["equal", "residual"]
 Rule = Literal["plain", "published"]
+Residency = Literal["auto", "resident", "streamed"]
 
 BUILTIN_MODEL = "builtin:smollm2-135m"
 BUILTIN_CLOZE = "builtin:cloze"
@@ -92,7 +93,11 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """One job: a model, one calibration, and every method at every sparsity beside the dense model."""
+    """One job: a model, one calibration, and every method at every sparsity beside the dense model.
+
+    residency: whether its weights are all in memory while it runs, or read from their files block by block; auto: as
+    the memory of the machine allows. The results are the same, so that it is no part of any key.
+    """
 
     model: str = BUILTIN_MODEL
     dtype: Dtype = "float32"
@@ -100,10 +105,12 @@ class RunSettings:
     sparsities_permille: tuple[int, ...] = (100, 200)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    residency: Residency = "auto"
 
     def __post_init__(self) -> None:
         reference("model", self.model)
         one_of("dtype", self.dtype, Dtype)
+        one_of("residency", self.residency, Residency)
         if not self.methods:
             raise SettingsError("methods", (), "at least one")
         if len(set(self.methods)) != len(self.methods):
@@ -147,6 +154,7 @@ class RunSettings:
             "evaluation": evaluation_values(self.evaluation),
             "methods": [method_values(method) for method in self.methods],
         }
+        del values["residency"]
         return digest({"settings": values, "stamps": dict(fingerprints or {})})
 
 

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections import OrderedDict
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from sparsedash.jobs.parts import ClusterView
 from sparsedash.jobs.runner import LocalRunner
 from sparsedash.jobs.table import Job, JobKind, JobTable
 from sparsedash.schema import notes
-from sparsedash.schema.errors import NewerError, StoreError
+from sparsedash.schema.errors import AccessError, NewerError, StoreError
 from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.hosting.serving import Serving
+from sparsedash.schema.hosting.upkeep import VerifySettings
 from sparsedash.schema.model_shape import ModelShape, shape_from_plain
 from sparsedash.schema.pair_records import Continuation, Divergence, Timing
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
@@ -25,20 +28,24 @@ from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings, asked_settings, planned_run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service import preflight, problems
+from sparsedash.service.access import Access
 from sparsedash.service.by_arithmetic import START_S
 from sparsedash.service.cluster.runner import cluster_runner
 from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.named_models import NamedModel, named_model
+from sparsedash.service.own_things import OwnExports, OwnRemoval, OwnTransfer, OwnUploads
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.service.run_costs import RunCosts
 from sparsedash.service.run_removal import RunRemoval
+from sparsedash.service.run_transfer import RunTransfer
+from sparsedash.service.upkeep.housekeeping import Housekeeping, Reads
 from sparsedash.storage.data_dir import data_folder, in_full
 from sparsedash.storage.disk_space import require_room
 from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
-from sparsedash.storage.uploads import Uploads, texts_read
+from sparsedash.storage.texts.uploads import Uploads, texts_read
 from sparsedash.storage.user_data import UserData
 
 __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
@@ -47,7 +54,7 @@ log = logging.getLogger(__name__)
 
 default_data_dir = data_folder
 
-_Small = ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings
+_Small = ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings | VerifySettings
 
 MAX_PASSAGES_IN_MEMORY = 80_000
 
@@ -62,16 +69,18 @@ class Backend:
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
     user_data: what those who use the pages leave there. uploads: the text files among it. exports: models in files.
-    costs: the verdicts on all runs. removal: deletes runs.
+    costs: the verdicts on all runs. removal: deletes runs. transfer: runs as files. What it gives and does is
+    everybody's; see `seen_by`.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = in_full(data_dir)
         self._store = Store(self.data_dir)
         self.user_data = UserData(self._store)
-        self.uploads = Uploads(self.data_dir)
-        self.exports = Exports(self._store)
+        self.uploads: Uploads | OwnUploads = Uploads(self.data_dir)
+        self.exports: Exports | OwnExports = Exports(self._store)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
+        self._access = Access(self._table.owners, self._any_run, self._any_record)
         self._cluster = cluster_runner(self.data_dir, self._table, self._store)
         elsewhere = self._cluster.takes if self._cluster else _nowhere_else
         self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
@@ -79,52 +88,116 @@ class Backend:
         self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
         self._left_alone: dict[tuple[type, str], NewerError] = {}
         self.costs = RunCosts(self._store)
-        self.removal = RunRemoval(self._store, self._table, self.costs, self.runs, self._recent.drop)
+        removal = RunRemoval(self._store, self._table, self.costs, self.runs, self._recent.drop)
+        self.removal: RunRemoval | OwnRemoval = removal
+        self.transfer: RunTransfer | OwnTransfer = RunTransfer(self._store, self.run)
+        self._housekeeping = Housekeeping(
+            self._store,
+            self._table,
+            Reads(
+                runs=self.runs,
+                record=self.record,
+                exports=self.exports,
+                removal=removal,
+                drop_upload=self.drop_upload,
+                dropped=self._recent.drop,
+            ),
+        )
         self._try_to_reconcile()
         if self._cluster is not None:
             self._cluster.start()
 
+    def seen_by(self, visitor: str, rules: Serving) -> "Backend":
+        """The same backend for one visitor where others are served: it gives and does what `Access` allows.
+
+        To be asked of the one for everybody. visitor: as `visitor_name` gives it.
+        """
+        assert isinstance(self.uploads, Uploads)
+        assert isinstance(self.exports, Exports)
+        assert isinstance(self.removal, RunRemoval)
+        theirs = copy(self)
+        theirs._access = Access(self._table.owners, self._any_run, self._any_record, visitor=visitor, rules=rules)
+        theirs.user_data = UserData(self._store, visitor)
+        theirs.exports = OwnExports(self.exports, self.uploads, theirs._access)
+        theirs.uploads = OwnUploads(self.uploads, theirs.exports, theirs._access)
+        theirs.removal = OwnRemoval(self.removal, theirs._access)
+        theirs.transfer = OwnTransfer(RunTransfer(self._store, theirs.run), theirs._access)
+        return theirs
+
     def submit(self, settings: RunSettings | FindSettings) -> Job:
-        """The job for these settings: one that is done and whose results are stored, the live one, or a new one."""
+        """The job for these settings: one that is done and whose results are stored, the live one, or a new one.
+
+        Raises AccessError for what the visitor may not read, and JobError beyond their quota; likewise below.
+        """
+        self._access.require_references(settings)
         kind: JobKind = "find" if isinstance(settings, FindSettings) else "run"
         key = settings.key(fingerprints(settings))
         newest = self._table.newest(key)
         if newest is not None and newest.state == "done" and self._is_whole(key):
+            self._access.owners.add(key, self._access.visitor)
             return newest
-        job = self._table.submit(kind, key, asdict(settings))
+        job = self._table.submit(kind, key, asdict(settings), self._access.visitor, self._access.most_jobs)
         self._try_to_reconcile()
         return job
 
     def submit_continuation(self, settings: ContinuationSettings) -> Job:
         """As `submit`, for a prompt that two models continue."""
+        self._access.require_records(settings.left, settings.right, *settings.others)
         stored = self._store.has(Continuation, settings.key())
         return self._submit_small("continuation", settings, stored)
 
     def submit_divergence(self, settings: DivergenceSettings) -> Job:
         """As `submit`, for a text over which two models are compared."""
+        self._access.require_records(settings.left, settings.right)
         stored = self._store.has(Divergence, settings.key())
         return self._submit_small("divergence", settings, stored)
 
     def submit_timing(self, settings: TimingSettings) -> Job:
         """As `submit`, for the speed of a sparse model beside its dense one."""
+        self._access.require_records(settings.dense, settings.sparse)
         return self._submit_small("timing", settings, self._store.has(Timing, settings.key()))
 
     def submit_export(self, settings: ExportSettings) -> Job:
         """As `submit`, for the files of one sparse model."""
+        self._access.require_records(settings.dense, settings.sparse)
+        if settings.dense_gguf:
+            self._access.require_path(settings.dense_gguf)
+        if isinstance(self.exports, OwnExports):
+            self.exports.require_room(settings.to)
         return self._submit_small("export", settings, self.exports.is_whole(settings.key()))
+
+    @property
+    def keeps_house(self) -> bool:
+        """Whether the data folder is this visitor's to look into and to tidy."""
+        return self._access.unlimited
+
+    @property
+    def housekeeping(self) -> Housekeeping:
+        """What there is, and how it is deleted by kind, model or run. Raises AccessError unless `keeps_house`."""
+        if not self.keeps_house:
+            raise AccessError("Only an administrator looks into the data folder.", "Your own runs are on their page.")
+        return self._housekeeping
+
+    def submit_verification(self) -> Job:
+        """The live job that reads everything that carries a checksum, or a new one. Raises AccessError likewise."""
+        assert self.housekeeping
+        return self._submit_small("verify", VerifySettings(), stored=False)
 
     def job(self, job_id: int) -> Job:
         """The job as it is now. Raises JobError when there is none."""
         self._try_to_reconcile()
-        return self._table.get(job_id)
+        job = self._table.get(job_id)
+        self._access.require_job(job)
+        return job
 
     def jobs(self, limit: int = 50) -> tuple[Job, ...]:
         """The newest jobs as they are now, newest first."""
         self._try_to_reconcile()
-        return self._table.list(limit)
+        return self._table.list(limit, "" if self._access.sees_all else self._access.visitor)
 
     def cancel(self, job_id: int) -> Job:
         """Ask a job to stop. One that waits is cancelled at once; one that has ended stays as it is."""
+        self._access.require_to_stop(self._table.get(job_id))
         job = self._table.request_cancel(job_id)
         self._try_to_reconcile()
         return job
@@ -136,21 +209,29 @@ class Backend:
         Raises JobError when the job is done.
         """
         job = self._table.get(job_id)
+        self._access.require_job(job)
         if job.makes_run and not job.live and job.state != "done":
             settings = asked_settings(job.kind, job.settings)
+            self._access.require_references(settings)
             if settings.key(fingerprints(settings)) != job.key:
                 return self.submit(settings)
-        job = self._table.retry(job_id)
+        job = self._table.retry(job_id, self._access.visitor, self._access.most_jobs)
         self._try_to_reconcile()
         return job
 
     def move(self, job_id: int, to: Move) -> Job:
         """Put a waiting job elsewhere in the queue. Raises JobError when it does not wait (any more)."""
+        self._access.require_order(self._table.get(job_id), to)
         return self._table.move(job_id, to)
 
     def prioritise(self, job_id: int, priority: Priority) -> Job:
         """Make a waiting run more or less urgent. Raises JobError when it does not wait (any more), or is a prompt."""
+        self._access.require_order(self._table.get(job_id), priority)
         return self._table.prioritise(job_id, priority)
+
+    def orders_queue(self) -> bool:
+        """Whether the visitor may put jobs before those of others."""
+        return self._access.unlimited
 
     def queue_position(self, job_id: int) -> int | None:
         """1 for the job that is taken next; None when it does not wait."""
@@ -158,20 +239,23 @@ class Backend:
 
     def queue(self) -> tuple[Job, ...]:
         """The jobs that wait, in the order in which they will be taken."""
-        return self._table.queue()
+        return tuple(job for job in self._table.queue() if self._access.sees_job(job))
 
     def log_tail(self, job_id: int, n: int = 40) -> str:
         """The last n lines of the job's log."""
-        return "\n".join(last_lines(Path(self._table.get(job_id).log_path), n))
+        job = self._table.get(job_id)
+        self._access.require_job(job)
+        return "\n".join(last_lines(Path(job.log_path), n))
 
     def runs(self) -> list[Run]:
         """Every run that has a result, newest first."""
-        runs = [self.run(key) for key in self._store.keys(Run)]
+        asked = None if self._access.sees_all else self._access.owners.things(self._access.visitor)
+        runs = [self._any_run(key) for key in self._store.keys(Run) if asked is None or key in asked]
         return sorted((run for run in runs if run), key=lambda run: run.started_at, reverse=True)
 
     def run(self, key: str) -> Run | None:
         """The run as far as it is, or None."""
-        return self._kept(Run, key)
+        return self._any_run(key) if self._access.sees(key) else None
 
     def example(self) -> Run | None:
         """The finished run that ships with the program; `runs` does not name it."""
@@ -179,27 +263,27 @@ class Backend:
 
     def search(self, key: str) -> FindResult | None:
         """What a search has found as far as it is, or None. key: of its run."""
-        return self._kept(FindResult, key)
+        return self._kept(FindResult, key) if self._access.sees(key) else None
 
     def record(self, key: str) -> Record | None:
         """The record, or None."""
-        return self._kept(Record, key)
+        return self._kept(Record, key) if self._access.sees_records(key) else None
 
     def passages(self, key: str) -> Passages | None:
         """The texts that records answer, or None."""
-        return self._kept(Passages, key)
+        return self._kept(Passages, key) if self._access.sees_passages(key) else None
 
     def continuation(self, key: str) -> Continuation | None:
         """What two models wrote, or None."""
-        return self._kept(Continuation, key)
+        return self._kept(Continuation, key) if self._access.sees(key) else None
 
     def divergence(self, key: str) -> Divergence | None:
         """How far two models are apart over a text, or None."""
-        return self._kept(Divergence, key)
+        return self._kept(Divergence, key) if self._access.sees(key) else None
 
     def timing(self, key: str) -> Timing | None:
         """How fast a sparse model is beside its dense one, or None."""
-        return self._kept(Timing, key)
+        return self._kept(Timing, key) if self._access.sees(key) else None
 
     def model_shape(self, identity: str) -> ModelShape | None:
         """The sizes of the dense model with this identity; None where it was not loaded since they are noted."""
@@ -208,7 +292,8 @@ class Backend:
     def newest_job(self, key: str) -> Job | None:
         """The newest job with this key as it is now, or None."""
         self._try_to_reconcile()
-        return self._table.newest(key)
+        job = self._table.newest(key)
+        return job if job is not None and self._access.sees_job(job) else None
 
     def cached(self, settings: RunSettings) -> Cached:
         """Which parts of this run are stored and need not be computed again."""
@@ -216,11 +301,15 @@ class Backend:
 
     def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
         """Why what this field of a form names cannot be used, or None; cheap, since it looks at no result."""
-        return problems.reference_problem(field, reference, self.data_dir)
+        refused = self._access.reference_problem(field, reference)
+        return refused or problems.reference_problem(field, reference, self.data_dir)
 
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
         """What the run or the search will take, about, and why it cannot start if it cannot."""
         settings = planned_run(asked)
+        if refused := self._access.reference_problems(settings):
+            # What may not be read is not looked at either.
+            return preflight.unread(settings, refused)
         stored, counted = self.cached(settings), self._counted(settings)
         return Preflight(
             stored=stored,
@@ -249,7 +338,7 @@ class Backend:
     def drop_upload(self, reference: str) -> None:
         """Delete an uploaded text. Raises CorpusError while a job that waits or runs reads it."""
         live = (*self._table.running(), *self._table.queue())
-        self.uploads.drop(reference, {t for j in live for t in texts_read(j.settings, self.record)})
+        self.uploads.drop(reference, {t for j in live for t in texts_read(j.settings, self._any_record)})
 
     def left_alone(self) -> tuple[NewerError, ...]:
         """What was asked for and is there, but in a newer version's form: it is shown nowhere and stays as it is."""
@@ -263,8 +352,11 @@ class Backend:
         self._runner.reconcile()
 
     def cluster(self) -> ClusterView | None:
-        """The scheduler and its machines as they were a moment ago; None where no scheduler is named."""
-        return None if self._cluster is None else self._cluster.view()
+        """The scheduler and its machines as they were a moment ago; None where no scheduler is named.
+
+        None as well for who may not see whatever runs there.
+        """
+        return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
 
     def expect_work(self) -> None:
         """Have a worker ready by the time that a visitor, who is about to, starts something. Returns at once."""
@@ -296,6 +388,8 @@ class Backend:
 
     def named_model(self, reference: str) -> NamedModel | None:
         """Family and sizes of a model as soon as it is named; None where nothing of it is on this machine."""
+        if self._access.reference_problem("model", reference):
+            return None
         return named_model(reference, self._store)
 
     def _counted(self, settings: RunSettings) -> Dimensions | None:
@@ -320,16 +414,23 @@ class Backend:
     def _submit_small(self, kind: JobKind, settings: _Small, stored: bool) -> Job:
         newest = self._table.newest(settings.key())
         if newest is not None and newest.state == "done" and stored:
+            self._access.owners.add(settings.key(), self._access.visitor)
             return newest
-        job = self._table.submit(kind, settings.key(), asdict(settings))
+        job = self._table.submit(kind, settings.key(), asdict(settings), self._access.visitor, self._access.most_jobs)
         self._try_to_reconcile()
         return job
 
     def _is_whole(self, key: str) -> bool:
-        run = self.run(key)
+        run = self._any_run(key)
         return (
             run is not None and run.finished and all(self._store.has(Record, each) for each in (run.dense, *run.sparse))
         )
+
+    def _any_run(self, key: str) -> Run | None:
+        return self._kept(Run, key)
+
+    def _any_record(self, key: str) -> Record | None:
+        return self._kept(Record, key)
 
     def _kept(self, kind: type[R], key: str) -> R | None:
         if example.is_example(key):

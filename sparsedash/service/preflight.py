@@ -1,11 +1,10 @@
 """Estimates what a run will take before it is started: time and memory, and finds what of it is stored already."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sparsedash.catalog.dimensions import Dimensions
-from sparsedash.catalog.memory import LeastMemory, least_memory, needs_backward
+from sparsedash.catalog.memory import LeastMemory, chosen_memory, least_memory, needs_backward
 from sparsedash.jobs.runner import NVIDIA
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import (
@@ -25,6 +24,7 @@ from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings, 
 from sparsedash.service.by_arithmetic import START_S, seconds_by_arithmetic
 from sparsedash.service.problems import Problem
 from sparsedash.storage.fingerprints import fingerprint
+from sparsedash.storage.machine import memory_bytes
 from sparsedash.storage.store import Store
 
 
@@ -66,12 +66,14 @@ class Memory:
     """How much memory a run may take.
 
     measured_bytes: the peak of an earlier run of this model, by whatever methods; None where there was none. least: by
-    arithmetic; None where the model's dimensions are not known. backward: whether its methods need a backward pass.
-    there_bytes: of this machine; None where that does not tell, since the model runs on a GPU.
+    arithmetic; None where the model's dimensions are not known. resident_bytes: the same with all weights in memory.
+    backward: whether its methods need a backward pass. there_bytes: of this machine; None where that does not tell,
+    since the model runs on a GPU.
     """
 
     measured_bytes: int | None = None
     least: LeastMemory | None = None
+    resident_bytes: int | None = None
     backward: bool = False
     there_bytes: int | None = None
 
@@ -93,6 +95,12 @@ class Preflight:
     duration: Duration
     memory: Memory
     problems: tuple[Problem, ...]
+
+
+def unread(settings: RunSettings, problems: tuple[Problem, ...]) -> Preflight:
+    """What is said of a run whose model or text may not be looked at: why, and nothing else."""
+    nothing = Cached(calibration=False, dense=False, sparse=0, n_sparse=settings.n_sparse)
+    return Preflight(stored=nothing, duration=Duration(), memory=Memory(), problems=problems)
 
 
 def cached(settings: RunSettings, store: Store) -> Cached:
@@ -185,11 +193,13 @@ def expected_seconds(
 def memory(settings: RunSettings, store: Store, counted: Dimensions | None) -> Memory:
     """How much memory the run may take, as far as its model was measured here or its config is known."""
     measured = store.recall(notes.peak_memory(settings.model, settings.dtype))
+    there = None if NVIDIA.is_dir() else memory_bytes()
     return Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
-        least=None if counted is None else least_memory(counted, settings),
+        least=None if counted is None else chosen_memory(counted, settings, there),
+        resident_bytes=None if counted is None else least_memory(counted, settings).n_bytes,
         backward=needs_backward(settings),
-        there_bytes=None if NVIDIA.is_dir() else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        there_bytes=there,
     )
 
 

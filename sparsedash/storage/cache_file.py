@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import diskcache
 
 from sparsedash.schema.errors import StoreError
+from sparsedash.storage.disk_space import free_in_words, is_full
 from sparsedash.storage.local_paths import kind_of
 from sparsedash.storage.plain_disk import PlainDisk
 
@@ -30,7 +31,17 @@ _SETTINGS: dict[str, Any] = {
 _TRIGGERS = {
     f"settings_{what}" for what in ("count_insert", "count_delete", "size_insert", "size_update", "size_delete")
 }
+_DAMAGED = ("malformed", "not a database", "no such", "corrupt")
+"""What SQLite says of such files."""
 _COUNTS = "SELECT count(*), coalesce(sum(CASE typeof(size) WHEN 'integer' THEN size ELSE 0 END), 0) FROM Cache"
+
+# A value in a row has no size of its own there. What a damaged row holds in place of a number counts as none.
+_N_BYTES = "CASE WHEN filename IS NULL THEN coalesce(length(value), 0) ELSE coalesce(CAST(size AS INTEGER), 0) END"
+_USED_AT = "coalesce(CAST(max(access_time, store_time) AS REAL), 0)"
+_TAG = "coalesce(CAST(tag AS BLOB), x'')"
+_OURS = "FROM Cache WHERE raw = 1 AND typeof(key) = 'text'"
+_ENTRIES = f"SELECT CAST(key AS BLOB), {_N_BYTES}, {_USED_AT}, {_TAG} {_OURS} ORDER BY rowid"
+_TAG_SUMS = f"SELECT {_TAG} AS own, count(*), total({_N_BYTES}), max({_USED_AT}) {_OURS} GROUP BY own"
 
 
 def open_cache(folder: Path, limit: int, policy: str, patience_s: float) -> Any:
@@ -96,6 +107,81 @@ def names(cache: Any) -> tuple[list[str], int]:
             if raw == 1 and kind == "text":
                 found.append(key.decode())
     return found, len(rows) - len(found)
+
+
+class Entry(NamedTuple):
+    """One entry without its value: its key, its bytes, when it was last used (seconds since the epoch), its tag."""
+
+    name: str
+    n_bytes: int
+    used_at: float
+    tag: str
+
+
+def entries(cache: Any) -> list[Entry]:
+    """All entries that this program wrote, oldest first; no value is read.
+
+    Where the cache forgets nothing, an entry is last used when it is written.
+    """
+    rows = cache._sql(_ENTRIES).fetchall()
+    return [
+        Entry(name.decode(), n_bytes, used_at, tag.decode(errors="replace"))
+        for name, n_bytes, used_at, tag in rows
+        if _is_text(name)
+    ]
+
+
+class TagSum(NamedTuple):
+    """All entries of one tag together: how many, their bytes, when one of them was last used."""
+
+    tag: str
+    n: int
+    n_bytes: int
+    used_at: float
+
+
+def tag_sums(cache: Any) -> list[TagSum]:
+    """The entries that this program wrote, counted by their tags: there may be hundreds of thousands."""
+    rows = cache._sql(_TAG_SUMS).fetchall()
+    return [TagSum(tag.decode(errors="replace"), n, int(n_bytes), used_at) for tag, n, n_bytes, used_at in rows]
+
+
+def peek(cache: Any, name: str) -> bytes | None:
+    """The value of an entry, or None; it does not count as used. Raises StoreError for what is not ours."""
+    rows = cache._sql("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (name,)).fetchall()
+    found: bytes | None = cache._disk.fetch(*rows[0], False) if rows else None
+    return found
+
+
+def reason(error: Exception) -> object:
+    """Why a cache failed: diskcache hides why SQLite refused behind a Timeout without words or a failed rollback."""
+    if isinstance(error, UnicodeDecodeError):
+        return "the description of its tables is no text"
+    return error.__context__ if isinstance(error.__context__, sqlite3.Error) else error
+
+
+def advice(error: Exception, folder: Path) -> str:
+    """What to do about it. folder: the data folder."""
+    if is_busy(error):
+        return "Another process keeps it locked. Is a database tool or a backup at work on it?"
+    if isinstance(error, UnicodeDecodeError) or (
+        isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED)
+    ):
+        return "Its file is damaged. Stop the server, move the file away, and start again: what it held is then gone."
+    return f"See whether the disk is full and whether the folder may be written to. {room_left(error, folder)}".strip()
+
+
+def room_left(error: Exception, folder: Path) -> str:
+    """How much room is left, where the disk is full; else nothing."""
+    return free_in_words(error, folder) if is_full(error) else ""
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_free(cache: Any) -> bool:

@@ -28,7 +28,7 @@ def require_room(folder: Path) -> None:
         raise StoreError(
             f"Only {megabytes(free)} are free where the data folder {folder} lies; at least "
             f"{megabytes(LEAST_FREE_BYTES)} are needed.",
-            "Free some space, or lower SPARSEDASH_ARTEFACT_GB and start again.",
+            "Free some space: the storage page says what takes it.",
         )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.local_paths import kind_of, local_path
-from sparsedash.storage.text_refs import FILE, file_of
+from sparsedash.storage.texts.text_refs import FILE, file_of
 
 
 def fingerprint(reference: str) -> str:

@@ -1,5 +1,7 @@
 """What lies under a path that somebody typed, however long or odd it is."""
 
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -25,3 +27,22 @@ def kind_of(path: Path) -> Kind:
         return "other" if path.exists() else "nothing"
     except OSError:
         return "nothing"
+
+
+def lies_below(path: Path, folders: Collection[str]) -> bool:
+    """Whether a path, with all that lies directly in it, is in one of these folders once every link is followed.
+
+    Nothing is opened. `..` is refused, whatever it would lead to.
+    """
+    if ".." in path.parts or "\0" in str(path):
+        return False
+    inner = list(path.iterdir()) if kind_of(path) == "folder" and _is_below(path, folders) else []
+    return all(_is_below(each, folders) for each in (path, *inner))
+
+
+def _is_below(path: Path, folders: Collection[str]) -> bool:
+    try:
+        whole = Path(os.path.realpath(path))
+        return any(whole.is_relative_to(os.path.realpath(folder)) for folder in folders)
+    except (OSError, ValueError):
+        return False

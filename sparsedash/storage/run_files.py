@@ -9,12 +9,11 @@ import hashlib
 import io
 import re
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from sparsedash.schema.errors import StoreError
-from sparsedash.schema.records import Passages, Record, Run, from_json, to_json
+from sparsedash.schema.records import Passages, Record, Run, from_lines, to_line
 from sparsedash.schema.searches import FindResult
 from sparsedash.storage.store import Store
 
@@ -28,7 +27,7 @@ _ADVICE = "Write the file anew where the run was made."
 
 Part = Run | Record | Passages | FindResult
 P = TypeVar("P", Run, Record, Passages, FindResult)
-_KINDS: dict[str, type[Part]] = {kind.__name__.lower(): kind for kind in (Run, Record, Passages, FindResult)}
+_KINDS: tuple[type[Part], ...] = (Run, Record, Passages, FindResult)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ def run_file(run: Run, store: Store) -> bytes:
         passages=tuple(_got(store.get(Passages, key), "passages") for key in keys),
         search=store.get(FindResult, run.key) if run.find is not None else None,
     )
-    lines = "".join(f"{type(part).__name__.lower()} {to_json(part)}\n" for part in parts.all).encode()
+    lines = "".join(map(to_line, parts.all)).encode()
     header = f"{_MAGIC} {hashlib.sha256(lines).hexdigest()}\n".encode()
     return header + gzip.compress(lines, mtime=0)
 
@@ -90,7 +89,7 @@ def read_run_file(data: bytes) -> RunParts:
     lines = _unpacked(packed)
     if hashlib.sha256(lines).hexdigest() != digest:
         raise StoreError("This file is not as it was written: it was changed, or a part of it is missing.", _ADVICE)
-    found = list(_parts(lines))
+    found = _parts(lines)
     runs, searches = _of(found, Run), _of(found, FindResult)
     if len(runs) != 1 or len(searches) > 1:
         raise StoreError("This file does not hold one run.", _ADVICE)
@@ -135,15 +134,11 @@ def _unpacked(packed: bytes) -> bytes:
     return lines
 
 
-def _parts(lines: bytes) -> Iterator[Part]:
-    for line in lines.decode(errors="replace").split("\n"):
-        if not line:
-            continue
-        name, _, text = line.partition(" ")
-        kind = _KINDS.get(name)
-        if kind is None:
-            raise StoreError("This file holds what no run has.", _ADVICE)
-        yield from_json(kind, text)  # type: ignore[type-var]
+def _parts(lines: bytes) -> list[Part]:
+    try:
+        return list(from_lines(lines.decode(errors="replace"), _KINDS))
+    except StoreError as error:
+        raise StoreError(f"This file cannot be read. {error.message}", _ADVICE) from error
 
 
 def _of(found: list[Part], kind: type[P]) -> list[P]:

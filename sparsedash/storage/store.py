@@ -8,22 +8,36 @@ A record whose sum matches but whose form is unknown is another version's: it is
 
 import hashlib
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import diskcache
 
-from sparsedash.schema.errors import NewerError, SettingsError, StoreError
+from sparsedash.schema import notes
+from sparsedash.schema.errors import NewerError, StoreError
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.records import R, from_json, names_itself, to_json
-from sparsedash.storage.cache_file import delete, is_busy, is_undecodable, names, open_cache, patiently
-from sparsedash.storage.disk_space import free_in_words, is_full
+from sparsedash.storage.cache_file import (
+    Entry,
+    TagSum,
+    advice,
+    delete,
+    entries,
+    is_undecodable,
+    names,
+    open_cache,
+    patiently,
+    peek,
+    reason,
+    room_left,
+    tag_sums,
+)
 from sparsedash.storage.plain_disk import PlainDisk
+from sparsedash.storage.upkeep.artefact_room import USUAL_GB, bytes_of, kept_room, make_room, room_of_environment
 
-__all__ = ["PATIENCE_S", "WORK_PATIENCE_S", "PlainDisk", "Store"]
+__all__ = ["PATIENCE_S", "WORK_PATIENCE_S", "DamagedEntry", "PlainDisk", "Shelf", "Store"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +46,9 @@ _SHOWN = 12
 """Characters of a key, where it is told."""
 
 T = TypeVar("T")
+Shelf = Literal["records", "artefacts"]
+"""The two caches of a data folder."""
+
 PATIENCE_S = 5.0
 """How long to wait for another process, where somebody waits for the page."""
 
@@ -41,34 +58,34 @@ WORK_PATIENCE_S = 600.0
 
 # What is damaged is quoted by SQLite, and Python cannot read what is no text.
 _FAILS = (OSError, sqlite3.Error, diskcache.Timeout, UnicodeDecodeError)
-_DAMAGED = ("malformed", "not a database", "no such", "corrupt")
-"""What SQLite says of such files."""
 
 
-class _Damaged(Exception):  # noqa: N818 - it names what an entry is
-    """An entry that cannot be read, and is to be dropped."""
+class DamagedEntry(Exception):  # noqa: N818 - it names what an entry is
+    """An entry of which nothing can be read."""
 
 
 class Store:
     """Records and artefacts of one data folder. Safe to share between threads and processes.
 
     folder: created with access for the owner only. artefact_bytes: how much the artefacts may take; None: as
-    SPARSEDASH_ARTEFACT_GB says. patience_s: how long to wait while another process keeps a file locked. Raises
+    `artefact_room` says. patience_s: how long to wait while another process keeps a file locked. Raises
     StoreError when the folder cannot be used, SettingsError on a bad variable.
     """
 
     def __init__(self, folder: Path, artefact_bytes: int | None = None, *, patience_s: float = PATIENCE_S) -> None:
         self.folder = folder
         self._patience_s = patience_s
-        room = _asked_room() if artefact_bytes is None else artefact_bytes
+        self._given_room = artefact_bytes
+        # Said now where it is nonsense, and not when the first artefact is written.
+        room_of_environment()
         try:
             _claim(folder)
             self._records = open_cache(folder / "records", 2**62, "none", patience_s)
-            self._artefacts = open_cache(folder / "artefacts", room, "least-recently-used", patience_s)
+            self._artefacts = open_cache(folder / "artefacts", 2**62, "least-recently-used", patience_s)
         except _FAILS as error:
             raise StoreError(
-                f"The data folder {folder} cannot be used: {_reason(error)}.",
-                f"Name another one with --data-dir or SPARSEDASH_DATA_DIR. {_room(error, folder)}".strip(),
+                f"The data folder {folder} cannot be used: {reason(error)}.",
+                f"Name another one with --data-dir or SPARSEDASH_DATA_DIR. {room_left(error, folder)}".strip(),
             ) from error
 
     def put(self, key: str, record: R) -> None:
@@ -131,17 +148,67 @@ class Store:
 
     @property
     def artefact_room(self) -> int:
-        """Bytes that all artefacts may take together."""
-        return int(self._artefacts.size_limit)
+        """Bytes that all artefacts may take together: as the environment says, else the data folder, else as usual."""
+        if self._given_room is not None:
+            return self._given_room
+        asked = room_of_environment() or kept_room(self.recall(notes.artefact_room()))
+        return asked or bytes_of(USUAL_GB)
 
-    def put_artefact(self, key: str, data: bytes) -> None:
-        """Store bytes that can be computed again; they may be dropped when room runs short."""
-        self._write(self._artefacts, key, data)
-        self._patiently("written", lambda: _make_room(self._artefacts, key))
+    @property
+    def artefact_left(self) -> int:
+        """Bytes that can be stored without another artefact being dropped for them."""
+        used: int = self._patiently("read", self._artefacts.volume)
+        return max(0, self.artefact_room - used)
+
+    def allow_artefacts(self, n_bytes: int) -> None:
+        """From now on the artefacts may take so much, in every process; the environment still says more."""
+        self.remember(notes.artefact_room(), str(n_bytes))
+
+    def shrink_artefacts(self) -> None:
+        """Forget what was used least recently, until no more is taken than may be."""
+        room = self.artefact_room
+        self._patiently("written", lambda: make_room(self._artefacts, room))
+
+    def put_artefact(self, key: str, data: bytes, about: str = "") -> None:
+        """Store bytes that can be computed again; they may be dropped when room runs short. about: kind and model."""
+        self._write(self._artefacts, key, data, tag=about or None)
+        room = self.artefact_room
+        self._patiently("written", lambda: make_room(self._artefacts, room, key))
 
     def get_artefact(self, key: str) -> bytes | None:
         """The bytes, or None where there are none (any more); damaged ones are dropped and count as none."""
         return self._read(self._artefacts, key)
+
+    def has_artefact(self, key: str) -> bool:
+        """Whether the bytes are there; they are not read."""
+        return self._patiently("read", lambda: key in self._artefacts)
+
+    def drop_entry(self, of: Shelf, name: str) -> None:
+        """Delete an entry by the name that `entries` gave it, if it is there, also one that is damaged."""
+        self._patiently("written", lambda: delete(self._shelf(of), name))
+
+    def entries(self, of: Shelf) -> list[Entry]:
+        """What is kept there, without the values; nothing of it counts as used."""
+        return self._patiently("read", lambda: entries(self._shelf(of)))
+
+    def artefact_sums(self) -> list[TagSum]:
+        """How many artefacts there are and how much they take, by what is noted beside them."""
+        return self._patiently("read", lambda: tag_sums(self._artefacts))
+
+    def n_nameless(self, of: Shelf) -> int:
+        """How many entries there are whose names are none that this program has written."""
+        return self._patiently("read", lambda: names(self._shelf(of))[1])
+
+    def raw_value(self, of: Shelf, name: str) -> tuple[bytes, bool] | None:
+        """An entry's bytes and whether their checksum holds, or None; it is neither used nor dropped.
+
+        Raises DamagedEntry where nothing can be read of it.
+        """
+        data = self._patiently("read", lambda: _value(self._shelf(of), name, peek))
+        return None if data is None else (data[_DIGEST_BYTES:], _is_signed(name, data))
+
+    def _shelf(self, of: Shelf) -> Any:
+        return self._records if of == "records" else self._artefacts
 
     def artefact_keys(self) -> list[str]:
         """The keys of all artefacts, oldest first; none is read."""
@@ -151,9 +218,9 @@ class Store:
         """Store a short note, such as an identity, under a name from schema.notes."""
         self._write(self._records, f"note/{name}", text.encode())
 
-    def recall(self, name: NoteName) -> str | None:
-        """The note, or None."""
-        data = self._read(self._records, f"note/{name}")
+    def recall(self, name: NoteName, *, drop: bool = True) -> str | None:
+        """The note, or None. drop: a damaged one is dropped."""
+        data = self._read(self._records, f"note/{name}", drop=drop)
         return None if data is None else data.decode(errors="replace")
 
     def forget(self, name: NoteName) -> None:
@@ -165,34 +232,33 @@ class Store:
         self._records.close()
         self._artefacts.close()
 
-    def _write(self, cache: Any, name: str, data: bytes, digest: bytes | None = None) -> None:
+    def _write(
+        self, cache: Any, name: str, data: bytes, digest: bytes | None = None, *, tag: str | None = None
+    ) -> None:
         signed = (digest or _bound_digest(name, data)) + data
 
         def written() -> None:
             try:
-                cache.set(name, signed)
+                cache.set(name, signed, tag=tag)
             except sqlite3.OperationalError as error:
                 if not is_undecodable(error):
                     raise
                 delete(cache, name)
-                cache.set(name, signed)
+                cache.set(name, signed, tag=tag)
 
         self._patiently("written", written, cache)
 
-    def _read(self, cache: Any, name: str) -> bytes | None:
+    def _read(self, cache: Any, name: str, *, drop: bool = True) -> bytes | None:
         try:
             data = self._patiently("read", lambda: _value(cache, name))
-        except _Damaged as error:
-            self._drop(cache, name, error)
-            return None
-        if data is None:
-            return None
-        digest, value = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-        # The sum of the value alone: of records, and of what earlier versions wrote.
-        if digest != _bound_digest(name, value) and digest != hashlib.sha256(value).digest():
-            self._drop(cache, name, StoreError("its checksum does not match"))
-            return None
-        return value
+            if data is None or _is_signed(name, data):
+                return data and data[_DIGEST_BYTES:]
+            fault: Exception = StoreError("its checksum does not match")
+        except DamagedEntry as error:
+            fault = error
+        if drop:
+            self._drop(cache, name, fault)
+        return None
 
     def _drop(self, cache: Any, name: str, error: Exception) -> None:
         log.warning("Dropped the damaged entry %s: %s", name, error)
@@ -204,19 +270,8 @@ class Store:
             return patiently(action, self._patience_s, cache)
         except _FAILS as error:
             raise StoreError(
-                f"The data folder could not be {verb}: {_reason(error)}.", _advice(error, self.folder)
+                f"The data folder could not be {verb}: {reason(error)}.", advice(error, self.folder)
             ) from error
-
-
-def _asked_room() -> int:
-    asked = os.environ.get("SPARSEDASH_ARTEFACT_GB") or "20"
-    try:
-        gigabytes = float(asked)
-    except ValueError:
-        gigabytes = 0.0
-    if not 0.1 <= gigabytes <= 1_000_000:
-        raise SettingsError("SPARSEDASH_ARTEFACT_GB", asked, "a number from 0.1 to 1,000,000")
-    return int(gigabytes * 2**30)
 
 
 def _claim(folder: Path) -> None:
@@ -231,19 +286,6 @@ def _claim(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def _make_room(cache: Any, written: str) -> None:
-    """Forget what was used least recently until the limit holds, but never the entry just written.
-
-    diskcache would forget ten entries at once, and with few large ones that is all of them.
-    """
-    oldest = "SELECT key FROM Cache WHERE typeof(key) = 'text' AND key != ? ORDER BY access_time LIMIT 1"
-    while cache.volume() > cache.size_limit:
-        rows = cache._sql(oldest, (written,)).fetchall()
-        if not rows:
-            return
-        delete(cache, rows[0][0])
-
-
 def _name(kind: type[R], key: str) -> str:
     return f"{kind.__name__.lower()}/{key}"
 
@@ -254,34 +296,25 @@ def _bound_digest(name: str, data: bytes) -> bytes:
     return hashed.digest()
 
 
-def _value(cache: Any, name: str) -> bytes | None:
+def _is_signed(name: str, data: bytes) -> bool:
+    """Whether bytes begin with the sum of the rest: that of the value alone in records, and in what earlier versions
+    wrote.
+    """
+    digest, value = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    return digest in (_bound_digest(name, value), hashlib.sha256(value).digest())
+
+
+def _get(cache: Any, name: str) -> bytes | None:
+    data: bytes | None = cache.get(name)
+    return data
+
+
+def _value(cache: Any, name: str, read: Callable[[Any, str], bytes | None] = _get) -> bytes | None:
     try:
-        data: bytes | None = cache.get(name)
-        return data
+        return read(cache, name)
     except StoreError as error:
-        raise _Damaged(str(error)) from error
+        raise DamagedEntry(str(error)) from error
     except sqlite3.OperationalError as error:
         if is_undecodable(error):
-            raise _Damaged("a text in its row is not UTF-8") from error
+            raise DamagedEntry("a text in its row is not UTF-8") from error
         raise
-
-
-def _reason(error: Exception) -> object:
-    """diskcache hides why SQLite refused behind a Timeout without words or a failed rollback."""
-    if isinstance(error, UnicodeDecodeError):
-        return "the description of its tables is no text"
-    return error.__context__ if isinstance(error.__context__, sqlite3.Error) else error
-
-
-def _advice(error: Exception, folder: Path) -> str:
-    if is_busy(error):
-        return "Another process keeps it locked. Is a database tool or a backup at work on it?"
-    if isinstance(error, UnicodeDecodeError) or (
-        isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED)
-    ):
-        return "Its file is damaged. Stop the server, move the file away, and start again: what it held is then gone."
-    return f"See whether the disk is full and whether the folder may be written to. {_room(error, folder)}".strip()
-
-
-def _room(error: Exception, folder: Path) -> str:
-    return free_in_words(error, folder) if is_full(error) else ""

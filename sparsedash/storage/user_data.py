@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sparsedash.schema.errors import NewerError
 from sparsedash.schema.hashing import digest
+from sparsedash.schema.hosting.serving import LOCAL
 from sparsedash.schema.pair_records import Choices, Continuation, Prompts, RunMark, RunMarks
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import R
@@ -19,18 +20,21 @@ _MARKS = "runs"
 
 
 class UserData:
-    """The prompts, choices and marks of one data folder, shared by all who use it. Every method may raise StoreError.
+    """The prompts, choices and marks of one owner in one data folder. Every method may raise StoreError.
 
-    What another version wrote in a form unknown here counts as nothing, and is not replaced.
+    owner: empty: all who use the folder share them, as is right while nobody else is served. What another version wrote
+    in a form unknown here counts as nothing, and is not replaced.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, owner: str = LOCAL) -> None:
         self._store = store
+        self._owner = owner
+        self._marks = digest([_MARKS, owner]) if owner else _MARKS
 
     def prompts(self, left: str, right: str) -> tuple[ContinuationSettings, ...]:
         """The prompts tried with these two records on these sides, newest first."""
         with suppress(NewerError):
-            kept = self._store.get(Prompts, digest([left, right]))
+            kept = self._store.get(Prompts, self._prompts_key(left, right))
             return kept.asked if kept else ()
         return ()
 
@@ -45,7 +49,7 @@ class UserData:
     def choices(self, one: str, other: str) -> dict[str, str]:
         """Which record was chosen for each passage or prompt, see pair_records.Choices; the sides do not matter."""
         with suppress(NewerError):
-            kept = self._store.get(Choices, _pair(one, other))
+            kept = self._store.get(Choices, self._pair(one, other))
             return kept.better if kept else {}
         return {}
 
@@ -54,20 +58,21 @@ class UserData:
 
         def changed(kept: Choices | None) -> Choices:
             found = {name: key for name, key in (kept.better if kept else {}).items() if name != subject}
-            return Choices(key=key, better=found if better is None else {**found, subject: better})
+            better_now = found if better is None else {**found, subject: better}
+            return Choices(key=key, better=better_now, owner=self._owner)
 
-        key = _pair(one, other)
+        key = self._pair(one, other)
         self._store.change(Choices, key, changed)
 
     def forget_choices(self, one: str, other: str) -> None:
         """Delete all choices between these two records."""
-        key = _pair(one, other)
-        self._store.put(key, Choices(key=key, better={}))
+        key = self._pair(one, other)
+        self._store.put(key, Choices(key=key, better={}, owner=self._owner))
 
     def marks(self) -> Mapping[str, RunMark]:
         """The names and pins of runs, by the runs' keys; those that have neither are left out."""
         with suppress(NewerError):
-            kept = self._store.get(RunMarks, _MARKS)
+            kept = self._store.get(RunMarks, self._marks)
             return kept.marks if kept else {}
         return {}
 
@@ -86,11 +91,16 @@ class UserData:
         self._mark(runs, lambda mark: replace(mark, pinned=pinned))
 
     def forget_runs(self, runs: Iterable[str]) -> None:
-        """Delete the names and pins of these runs."""
-        self._mark(runs, lambda mark: RunMark())
+        """Delete the names and pins of these runs, whoever gave them."""
+        gone = list(runs)
+        for kept in self._all(RunMarks):
+            if kept.marks.keys() & set(gone):
+                UserData(self._store, kept.owner)._mark(gone, lambda mark: RunMark())
 
     def forget_records(self, gone: Collection[str]) -> None:
-        """Delete the prompts, what was written after them, and the choices, of pairs with one of these records."""
+        """Delete the prompts, what was written after them, and the choices, of pairs with one of these records,
+        whoever left them.
+        """
         for prompts in self._all(Prompts):
             if any({asked.left, asked.right} & set(gone) for asked in prompts.asked):
                 for asked in prompts.asked:
@@ -110,18 +120,22 @@ class UserData:
         def changed(kept: RunMarks | None) -> RunMarks:
             marks = dict(kept.marks) if kept else {}
             marks |= {run: change(marks.get(run, RunMark())) for run in runs}
-            return RunMarks(key=_MARKS, marks={run: mark for run, mark in marks.items() if mark != RunMark()})
+            left = {run: mark for run, mark in marks.items() if mark != RunMark()}
+            return RunMarks(key=self._marks, marks=left, owner=self._owner)
 
-        self._store.change(RunMarks, _MARKS, changed)
+        self._store.change(RunMarks, self._marks, changed)
 
     def _relist(self, asked: ContinuationSettings, head: tuple[ContinuationSettings, ...]) -> None:
         def changed(kept: Prompts | None) -> Prompts:
             rest = (other for other in (kept.asked if kept else ()) if other.key() != asked.key())
-            return Prompts(key=key, asked=(*head, *rest)[:MOST_PROMPTS])
+            return Prompts(key=key, asked=(*head, *rest)[:MOST_PROMPTS], owner=self._owner)
 
-        key = digest([asked.left, asked.right])
+        key = self._prompts_key(asked.left, asked.right)
         self._store.change(Prompts, key, changed)
 
+    def _prompts_key(self, left: str, right: str) -> str:
+        return digest([left, right, self._owner] if self._owner else [left, right])
 
-def _pair(one: str, other: str) -> str:
-    return digest(sorted((one, other)))
+    def _pair(self, one: str, other: str) -> str:
+        pair = sorted((one, other))
+        return digest([*pair, self._owner] if self._owner else pair)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import streamlit as st
+
 from sparsedash.jobs.job import Job
 from sparsedash.reporting.wording import example_words
 from sparsedash.schema.records import Run
@@ -51,12 +53,10 @@ def link_to_files(run: str, record: str) -> None:
     frame.link("models", "Take this model away", run=run, record=record)
 
 
-def show_mark(run: Run | None, brief: bool = False) -> None:
-    """Draw that the run is an example, and the link that fills the form in with its settings; nothing of others.
-
-    brief: without where and when it was made.
-    """
-    if run is None or not (said := example_words(run, brief)):
+def show_mark(run: Run | None) -> None:
+    """Draw that the run is an example, and the link that fills the form in with its settings; nothing of others."""
+    if run is None or not (said := example_words(run, brief=True)):
         return
-    frame.note(said)
-    frame.link("prune", "Run this here", **(form_address(run.settings) or {}))
+    with st.container(key="example", horizontal=True, vertical_alignment="center"):
+        frame.note(said)
+        frame.link("prune", "Run this here", **(form_address(run.settings) or {}))

@@ -72,6 +72,7 @@ def _rest(settings: RunSettings | FindSettings) -> Query:
     }
     found |= {"passages": str(evaluation.n_passages)} if evaluation.n_passages else {}
     found |= {"shuffle": str(seed)} if (seed := evaluation.shuffle_seed) is not None else {}
+    found |= {"residency": settings.residency} if settings.residency != "auto" else {}
     return found | ({"packed": "true"} if calibration.packed else {})
 
 

@@ -16,7 +16,9 @@ from sparsedash.reporting.files.table_file import table_csv, table_file_name
 from sparsedash.reporting.html import Html, Table, element, escape, heading, join, label, paragraph
 from sparsedash.schema.errors import NewerError, SparseDashError
 from sparsedash.service.backend import Backend, default_data_dir
+from sparsedash.storage.serving_file import serving
 from sparsedash.ui import carried, job_notices, menu
+from sparsedash.ui.serving import visitor
 
 P = ParamSpec("P")
 
@@ -36,8 +38,9 @@ def page(title: str) -> Backend:
     st.logo(_WORDMARK)
     st.html(_STYLE)
     menu.begin(title)
+    visitor.draw()
     try:
-        opened = backend()
+        opened = _for_visitor(backend())
         job_notices.tell_endings(opened)
         return opened
     except SparseDashError as error:
@@ -50,6 +53,12 @@ def backend() -> Backend:
     """The one backend of this server. Raises StoreError while the data folder cannot be used."""
     with _opening_backend:
         return _backend()
+
+
+def _for_visitor(opened: Backend) -> Backend:
+    """The backend as whoever is looking has it; the one for everybody while nobody else is served."""
+    rules = serving()
+    return opened if rules is None else opened.seen_by(visitor.current(), rules)
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +84,7 @@ def offer_table(shown: Table, key: str = "") -> None:
         "CSV",
         data=lambda: table_csv(shown),
         file_name=name,
-        mime="text/csv",
+        mime=visitor.media_type("text/csv"),
         on_click="ignore",
         key=f"take-{name}{key}",
         type="tertiary",

@@ -6,7 +6,7 @@ import streamlit as st
 
 from sparsedash.jobs.job import LONG, Job, JobState
 from sparsedash.reporting.html import label
-from sparsedash.reporting.job_status import what
+from sparsedash.reporting.job_status import named
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.ui import browser_notices
@@ -49,8 +49,9 @@ def _tell(backend: Backend) -> tuple[Job, ...]:
         if _is_news(job) and ended not in st.session_state[_TOLD]:
             st.session_state[_TOLD].add(ended)
             words, icon = _ENDED[job.state]
-            said = f"{what(job)[0]} {words}."
-            st.toast(f"{label(what(job)[0])} {words}. [See the jobs](jobs)", icon=f":material/{icon}:", duration="long")
+            title = named(backend, job)
+            said = f"{title} {words}."
+            st.toast(f"{label(title)} {words}. [See the jobs](jobs)", icon=f":material/{icon}:", duration="long")
             browser_notices.tell("SparseDash", said, f"sparsedash-{job.id}-{job.attempt}")
     return jobs
 

@@ -8,13 +8,14 @@ import streamlit as st
 from sparsedash.jobs.job import Job, JobState, Move, Priority
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible
-from sparsedash.reporting.job_status import doing, facts, overall, what, when_started
+from sparsedash.reporting.job_status import doing, facts, named, overall, what, when_started
 from sparsedash.reporting.record_pair import offers
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.searches import FindSettings, asked_settings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, carried, frame
 from sparsedash.ui.form_address import form_address
+from sparsedash.ui.serving import visitor
 
 LOG_LINES = 40
 LOG_CHARACTERS = 16_000
@@ -43,12 +44,14 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
     before.
     queue: all that wait, in order: then a waiting job has buttons that move it there, and a run its priority.
     """
-    details = Html("") if brief else paragraph(what(job)[1], css="sd-muted sd-small")
+    details = Html("") if brief else paragraph(_details(job), css="sd-muted sd-small")
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
         frame.show(element("div", _head(backend, job), details, *_body(backend, job, brief), css="sd-job"))
         if job.state == "cancelled":
             # Somebody wanted it so: nothing went wrong.
-            frame.note(f"{job.error_text} {job.error_advice}".strip())
+            # Of what verification has read, nothing is kept.
+            advice = "" if job.kind == "verify" else job.error_advice
+            frame.note(f"{job.error_text} {advice}".strip())
         elif job.error_text:
             frame.failure(job.error_text, job.error_advice)
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -61,10 +64,10 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
                 _log(backend, job)
 
 
-def named(backend: Backend, job: Job) -> str:
-    """What a job is, after the name of its run, if that has one."""
-    name = backend.user_data.name_of(job.key) if job.makes_run else ""
-    return f"{name}: {what(job)[0]}" if name else what(job)[0]
+def _details(job: Job) -> str:
+    """How it is done, and for whom where that is somebody else."""
+    how = what(job)[1]
+    return how if job.owner in ("", visitor.current()) else f"{how} · for {job.owner}"
 
 
 def _head(backend: Backend, job: Job) -> Html:
@@ -162,7 +165,10 @@ def _moves(backend: Backend, job: Job, peers: list[int]) -> None:
     """The buttons that move it. peers: the ids of those that wait with its priority, in order."""
     first, last = peers[:1] == [job.id], peers[-1:] == [job.id]
     possible: dict[Move, bool] = {"front": not first, "up": not first, "down": not last}
-    for to, (name, icon) in _MOVES.items() if len(peers) > 1 else ():
+    if not backend.orders_queue():
+        possible = {"down": True}
+    for to in possible if len(peers) > 1 else ():
+        name, icon = _MOVES[to]
         st.button(
             name,
             key=f"{to}-{job.id}",
@@ -180,9 +186,10 @@ def _priority(backend: Backend, job: Job) -> None:
         return
     key = f"priority-{job.id}"
     st.session_state[key] = job.priority
+    offered = [each for each in _PRIORITIES if each != "high" or job.priority == "high" or backend.orders_queue()]
     st.selectbox(
         "Priority",
-        list(_PRIORITIES),
+        offered,
         format_func=_PRIORITIES.__getitem__,
         key=key,
         label_visibility="collapsed",
@@ -225,6 +232,9 @@ def _open(backend: Backend, job: Job) -> None:
         return
     if job.kind == "export":
         frame.link("models", "See the files")
+        return
+    if job.kind == "verify":
+        frame.link("storage", "See what was found")
         return
     left, right = (str(job.settings.get(side, "")) for side in ("left", "right"))
     run = next((run for run in backend.runs() if right in run.sparse), None)

@@ -7,10 +7,10 @@ import streamlit as st
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.jobs.queue import queue_order
 from sparsedash.reporting.html import label, paragraph
-from sparsedash.reporting.job_status import doing, heard, overall, what
+from sparsedash.reporting.job_status import doing, heard, named, overall, what
 from sparsedash.service.backend import Backend
 from sparsedash.ui import browser_notices, carried, frame
-from sparsedash.ui.job_panel import draw, named, search_of
+from sparsedash.ui.job_panel import draw, search_of
 from sparsedash.ui.polling import JOB_S
 
 LISTED = 200

@@ -17,6 +17,7 @@ TITLES = {
     "layers": "Layers",
     "models": "Models",
     "published": "Published",
+    "storage": "Storage",
 }
 """The pages by their files, in the order of the menu."""
 

@@ -1,4 +1,4 @@
-"""What the server does beside drawing pages: security headers, the health route, and keeping the jobs going."""
+"""What the server does beside drawing pages: its border, security headers, the health route, keeping the jobs going."""
 
 import base64
 import hashlib
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import streamlit
 from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.ui import browser_notices, chart_files, frame
 from sparsedash.ui.reconciling import Reconciling
+from sparsedash.ui.serving import start
+from sparsedash.ui.serving.border import Border, may_see_details
 
 _reconciling: list[Reconciling] = []
 """Of this server: one while it lives."""
@@ -45,6 +48,11 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
+def middleware() -> list[Middleware]:
+    """What every request goes through, the outermost first. Ends the program, in words, rather than serve strangers."""
+    return [Middleware(SecurityHeaders), Middleware(Border, rules=start.rules())]
+
+
 @asynccontextmanager
 async def lifespan(_app: object) -> AsyncIterator[None]:
     """Reconcile the job table in a thread for as long as the server lives."""
@@ -58,16 +66,19 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
         _reconciling.remove(begun)
 
 
-def health(_request: Request) -> JSONResponse:
+def health(request: Request) -> JSONResponse:
     """The health of the data folder and the jobs as JSON; status 503 while they cannot be used, or nobody looks after
-    the jobs.
+    the jobs. Where others are served, who has not logged in is told the status alone.
     """
     try:
         facts = frame.backend().health()
+        problem = next((problem for begun in _reconciling if (problem := begun.trouble())), "")
     except SparseDashError as error:
-        return _unhealthy(error.message)
-    problems = [problem for begun in _reconciling if (problem := begun.trouble())]
-    return _unhealthy(problems[0]) if problems else JSONResponse(facts)
+        problem = error.message
+    answer = {"status": "error", "problem": problem} if problem else facts
+    if not may_see_details(request.scope):
+        answer = {"status": answer["status"]}
+    return JSONResponse(answer, status_code=503 if problem else 200)
 
 
 def front_page(request: Request) -> RedirectResponse:
@@ -75,10 +86,6 @@ def front_page(request: Request) -> RedirectResponse:
     besides.
     """
     return RedirectResponse(f"/?{request.url.query}")
-
-
-def _unhealthy(problem: str) -> JSONResponse:
-    return JSONResponse({"status": "error", "problem": problem}, status_code=503)
 
 
 def _policy() -> str:

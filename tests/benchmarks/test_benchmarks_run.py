@@ -209,6 +209,15 @@ def reads_statistics_size(printed: str) -> None:
     assert min(*sizes[0], *sizes[1], *plain) > 0
 
 
+def reads_streaming(printed: str) -> None:
+    number = r"([\d.]+)"
+    found = rows(rf"(?:resident|streamed): {number} GB at most \({number} times; at least {number} by the", printed)
+    assert len(found) == 2
+    assert found[0][1] == 1
+    # Even of a tiny model the numbers are the same, whatever it takes.
+    assert printed.count("log-likelihoods at most 0.0e+00 nats apart, widths equal") == 2
+
+
 READERS: dict[str, Callable[[str], None]] = {
     name.removeprefix("reads_"): reader for name, reader in list(globals().items()) if name.startswith("reads_")
 }

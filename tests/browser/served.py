@@ -25,12 +25,12 @@ def chromium() -> str | None:
 class Server:
     """The dashboard on a data folder; it ends with this process at the latest. address: where it answers.
 
-    options: of `streamlit run`. environment: beside ours.
+    options: of `streamlit run`. port: a free one where none is named. environment: beside ours.
     """
 
-    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+    def __init__(self, folder: Path, *options: str, port: int | None = None, **environment: str) -> None:
         self.folder = folder
-        port = free_port()
+        port = port or free_port()
         self.address = f"http://127.0.0.1:{port}"
         self.log = folder.with_name(f"{folder.name}-server.log")
         arguments = ["-m", "streamlit", "run", "app.py", "--server.port", str(port), *options]

@@ -8,7 +8,7 @@ from tests.browser.test_pages import ready
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
-PAGES = ("", "prune", "jobs", "runs", "compare", "layers", "models", "published")
+PAGES = ("", "prune", "jobs", "runs", "compare", "layers", "models", "published", "storage")
 WIDTHS, THEMES = (1440, 390), ("light", "dark")
 NOT_OURS = {"exclude": [["[data-testid=stToast]"]]}
 """A toast is Streamlit's own: a dialog whose name points at nothing."""
@@ -62,7 +62,10 @@ def test_axe_finds_nothing_on_a_page_with_a_run_and_all_of_it_open(path, page, f
     assert violations(page) == {}
 
 
-@pytest.mark.parametrize("path", [*PAGES[:7], "?run=example", "?run=nowhere", "prune?sparsity=x&model=builtin:none"])
+BEFORE = [*PAGES[:7], *PAGES[8:], "?run=example", "?run=nowhere", "prune?sparsity=x&model=builtin:none"]
+
+
+@pytest.mark.parametrize("path", BEFORE)
 def test_axe_finds_nothing_on_a_page_before_anything_has_run(path, page, nothing_yet):
     page.goto(f"{nothing_yet}/{path}")
     ready(page)

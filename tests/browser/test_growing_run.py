@@ -1,5 +1,6 @@
 """A run that grows before somebody's eyes: this test is its worker, so that every moment can be looked at."""
 
+import re
 from dataclasses import asdict, replace
 
 import pytest
@@ -81,6 +82,7 @@ def test_nothing_moves_from_waiting_to_the_end(width, page, start_server, worker
     worker.table.finish(worker.job)
     expect(page.locator(".sd-state-done")).to_be_visible()
     tops.append(page.evaluate(TOPS, PLACES))
+    expect(page.locator(".sd-next")).to_have_text(re.compile("^Next: "))
     assert [{top for top in places if top is not None} for places in zip(*tops, strict=True)] == [
         {places[-1]} for places in zip(*tops, strict=True)
     ]

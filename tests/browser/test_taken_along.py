@@ -20,7 +20,7 @@ def taken(page, button) -> tuple[str, bytes]:
     return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
-@pytest.mark.parametrize(("path", "name"), [("", "word-perplexity"), ("layers", "layers")])
+@pytest.mark.parametrize(("path", "name"), [("", "word-perplexity"), ("layers", "layers"), ("compare", "changes")])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_chart_is_an_svg_and_a_png(path, name, scheme, page, address):
     page.emulate_media(color_scheme=scheme)
@@ -32,6 +32,18 @@ def test_a_chart_is_an_svg_and_a_png(path, name, scheme, page, address):
     file, painted = taken(page, page.get_by_role("button", name="The chart as PNG"))
     assert file.endswith(".png") and painted.startswith(b"\x89PNG")
     assert page.complaints == []
+
+
+@pytest.mark.parametrize(("table", "first"), [(".sd-top", "Next token"), (".sd-slices", "Grouped by")])
+def test_the_tables_of_a_comparison_are_csv(table, first, page, address):
+    page.goto(f"{address}/compare?groups=true")
+    expect(page.locator(table)).to_be_visible()
+    # The button that follows the table.
+    button = page.locator(f"[data-testid=stElementContainer]:has({table}) ~ *").get_by_role("button", name="CSV").first
+    file, lines = taken(page, button)
+    read = list(csv.reader(io.StringIO(lines.decode())))
+    assert file.endswith(".csv") and read[0][0] == first
+    assert len(read) - 1 == page.locator(f"{table} tbody th[scope=row]").count()
 
 
 @pytest.mark.parametrize(

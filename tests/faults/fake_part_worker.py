@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 from sparsedash.schema.hashing import digest
-from sparsedash.schema.parts import PartSettings
+from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages, Record
 from sparsedash.schema.settings import settings_from_plain

@@ -15,7 +15,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.service.problems import problems
 from sparsedash.shell import commands as shell
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import texts_of
+from sparsedash.storage.texts.text_files import texts_of
 from sparsedash.ui import frame
 from tests.faults import odd_values
 from tests.ui import specimens

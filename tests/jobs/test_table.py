@@ -320,7 +320,7 @@ def test_a_table_of_the_second_version_is_brought_over(tmp_path):
     path = tmp_path / "old.sqlite"
     table = JobTable(path)
     job = running(table)
-    as_version(table, 2, "point", "place", "taken", "priority", "digest")
+    as_version(table, 2, "point", "place", "taken", "priority", "digest", "owner")
     table.close()
     for _ in range(2):
         table = JobTable(path)
@@ -394,7 +394,7 @@ def test_a_table_of_the_third_version_is_brought_over(tmp_path):
     path = tmp_path / "old.sqlite"
     table = JobTable(path)
     ids = [submitted(table, key).id for key in "ab"]
-    as_version(table, 3, "place", "taken", "priority", "digest")
+    as_version(table, 3, "place", "taken", "priority", "digest", "owner")
     table.close()
     for _ in range(2):
         table = JobTable(path)
@@ -403,11 +403,26 @@ def test_a_table_of_the_third_version_is_brought_over(tmp_path):
         table.close()
 
 
+def test_a_table_of_the_fifth_version_is_brought_over(tmp_path):
+    path = tmp_path / "old.sqlite"
+    table = JobTable(path)
+    before = submitted(table, "a")
+    table._database._db.execute("DROP TABLE owners")
+    as_version(table, 5, "owner")
+    table.close()
+    for _ in range(2):
+        table = JobTable(path)
+        assert table.get(before.id) == before
+        assert table.submit("run", "b", {}, "ada").owner == "ada"
+        assert table.owners.things("ada") == {"b"}
+        table.close()
+
+
 def test_a_table_of_the_fourth_version_is_brought_over(tmp_path):
     path = tmp_path / "old.sqlite"
     table = JobTable(path)
     ids = [submitted(table, key).id for key in "ab"]
-    as_version(table, 4, "priority", "digest")
+    as_version(table, 4, "priority", "digest", "owner")
     table.close()
     for _ in range(2):
         table = JobTable(path)

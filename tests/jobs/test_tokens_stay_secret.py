@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from starlette.requests import Request
 from streamlit.testing.v1 import AppTest
 
 from sparsedash.reporting.files.html_report import report
@@ -18,6 +19,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.secrets import HIDDEN
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
+from sparsedash.storage.serving_file import serving
 from sparsedash.ui import frame
 from sparsedash.ui.server import health
 from tests.engine.conftest import passages, write_jsonl
@@ -68,7 +70,7 @@ def ended(backend, job):
 def everything_shown(backend, monkeypatch) -> str:
     """What pages and the health route say about these jobs."""
     monkeypatch.setattr(frame, "backend", lambda: backend)
-    shown = [health(None).body.decode()]
+    shown = [health(Request({"type": "http"})).body.decode()]
     for page in ("overview", "jobs", "compare"):
         app = AppTest.from_file(str(APP), default_timeout=60).run()
         app.switch_page(f"pages/{page}.py").run()
@@ -127,3 +129,20 @@ def test_a_token_that_a_hub_repeats_is_kept_and_shown_nowhere(backend, hub, text
     worker.wait(30)
     assert "Fatal Python error: Segmentation fault" in (backend.data_dir / "logs" / "slot-0.log").read_text()
     assert files_with_token(backend.data_dir) == []
+
+
+def test_a_visitor_s_job_asks_the_hub_without_the_token_and_an_administrator_s_with_it(
+    backend, hub, text, tmp_path, monkeypatch
+):
+    rules = tmp_path / "serve.toml"
+    rules.write_text(
+        'address = "https://localhost"\nlogin = "oidc"\nadministrators = ["root"]\n' + f'folders = ["{tmp_path}"]\n'
+    )
+    monkeypatch.setenv("SPARSEDASH_SERVE", str(rules))
+    hub.refuses_with = 403
+    for visitor, sent in (("root", f"Bearer {HIDDEN}"), ("bob", "None"), ("root", f"Bearer {HIDDEN}")):
+        seen = backend.seen_by(visitor, serving())
+        job = ended(backend, seen.submit(settings_of(f"maker/for-{visitor}", text)))
+        said = Path(job.log_path).read_text()
+        assert (job.state, f"Authorization: {sent}" in said) == ("failed", True), said
+    assert len(workers(backend)) == 1, "one worker has done them all"

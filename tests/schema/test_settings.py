@@ -19,6 +19,7 @@ from sparsedash.schema.method_settings import (
     choices,
 )
 from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import (
     MAX_SPARSITY_PERMILLE,
     CalibrationSettings,
@@ -35,7 +36,7 @@ def test_the_table_of_other_values_has_every_field(kind):
     assert set(OTHER[kind]) == {field.name for field in fields(kind)}
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(RunSettings))
+@pytest.mark.parametrize(("name", "value"), other_values(RunSettings, ["residency"]))
 def test_a_run_key_changes_with_every_setting(name, value):
     assert replace(RunSettings(), **{name: value}).key() != RunSettings().key()
 
@@ -248,3 +249,10 @@ def test_a_percent_that_is_no_tenth_or_out_of_range_is_refused(text):
 @given(st.integers(0, MAX_SPARSITY_PERMILLE))
 def test_every_tenth_of_a_percent_is_read_exactly(permille):
     assert parse_percents(f"{permille / 10}") == (permille,)
+
+
+def test_where_the_weights_are_changes_no_key_since_it_changes_no_number():
+    assert len({RunSettings(residency=way).key() for way in ("auto", "resident", "streamed")}) == 1
+    assert len({FindSettings(residency=way).key() for way in ("auto", "resident", "streamed")}) == 1
+    with pytest.raises(SettingsError, match="residency"):
+        RunSettings(residency="somewhere")

@@ -9,7 +9,7 @@ import pytest
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import problems as found_by
 from sparsedash.service.problems import Problem, reference_problem
-from sparsedash.storage.uploads import Uploads
+from sparsedash.storage.texts.uploads import Uploads
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
 NOWHERE = Path("/no/such/data/folder")

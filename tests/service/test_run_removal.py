@@ -6,8 +6,8 @@ import pytest
 
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import passages_key
-from sparsedash.schema.pair_records import Continuation, Prompts, Timing
-from sparsedash.schema.pair_settings import ContinuationSettings, TimingSettings
+from sparsedash.schema.pair_records import Continuation, Divergence, Place, Prompts, Timing
+from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.searches import FindResult
 from sparsedash.service.backend import Backend
@@ -106,6 +106,34 @@ def test_prompts_choices_and_what_was_written_go_with_their_models(backend):
     assert list(backend._store.keys(Continuation)) == [elsewhere.key()]
     assert len(list(backend._store.keys(Prompts))) == 1
     assert backend.user_data.choices(run.dense, run.sparse[0]) == {}
+
+
+def test_what_was_compared_and_written_goes_with_the_models_though_no_list_names_it(backend):
+    one, other = kept(backend, "one"), kept(backend, "other")
+    for left, right in ((one.dense, one.sparse[0]), (other.dense, other.sparse[0])):
+        compared = DivergenceSettings(left=left, right=right, text="Once upon")
+        written = ContinuationSettings(left=left, right=right, prompt="Once")
+        backend._table.submit("divergence", compared.key(), asdict(compared))
+        backend._table.submit("continuation", written.key(), asdict(written))
+        places = (Place(text="upon", nats=0.1, left="a", right="b"),)
+        backend._store.put(compared.key(), Divergence(key=compared.key(), opening="Once", places=places))
+        backend._store.put(written.key(), Continuation(key=written.key(), prompt="Once", left="a", right="b"))
+        for job in backend._table.queue():
+            backend._table.finish(backend._table.claim(job.id, "slot-0", 1))
+    assert backend.divergence(DivergenceSettings(left=one.dense, right=one.sparse[0], text="Once upon").key())
+    backend.removal.remove(["one"])
+    assert list(backend._store.keys(Divergence)) == [compared.key()]
+    assert list(backend._store.keys(Continuation)) == [written.key()]
+    gone = DivergenceSettings(left=one.dense, right=one.sparse[0], text="Once upon").key()
+    assert backend.divergence(gone) is None, "nor is it remembered in memory"
+
+
+def test_a_pinned_run_is_not_deleted_until_it_is_unpinned(backend):
+    kept(backend, "one")
+    backend.user_data.pin_runs(["one"], True)
+    assert "unpin it first" in backend.removal.remove(["one"]).refused["one"]
+    backend.user_data.pin_runs(["one"], False)
+    assert backend.removal.remove(["one"]).refused == {}
 
 
 def test_a_run_under_way_is_not_deleted(backend):

@@ -133,7 +133,7 @@ def test_an_artefact_larger_than_all_the_room_is_kept_until_the_next_one(tmp_pat
 def test_the_room_for_artefacts_is_taken_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "0.5")
     store = Store(tmp_path)
-    assert store._artefacts.size_limit == 2**29
+    assert store.artefact_room == 2**29
     store.close()
 
 

@@ -9,6 +9,7 @@ from sparsedash.jobs.parts import ClusterView
 from sparsedash.jobs.queue import queue_order
 from sparsedash.schema.errors import JobError, NewerError
 from sparsedash.schema.exports import Export, ExportSettings, Form
+from sparsedash.schema.hosting.upkeep import Verification, VerifySettings
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import Continuation, Divergence, Timing
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
@@ -22,7 +23,11 @@ from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.service.run_costs import RunCosts
 from sparsedash.service.run_removal import RunRemoval
-from sparsedash.storage.uploads import Uploads
+from sparsedash.service.run_transfer import RunTransfer
+from sparsedash.service.upkeep.cleanup import Cleanup
+from sparsedash.service.upkeep.holdings import Holdings
+from sparsedash.service.upkeep.housekeeping import ArtefactRoom
+from sparsedash.storage.texts.uploads import Uploads
 from sparsedash.storage.user_data import UserData
 from tests.ui import specimens
 
@@ -39,8 +44,17 @@ KINDS = {
     DivergenceSettings: "divergence",
     TimingSettings: "timing",
     ExportSettings: "export",
+    VerifySettings: "verify",
 }
-Asked = RunSettings | FindSettings | ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings
+Asked = (
+    RunSettings
+    | FindSettings
+    | ContinuationSettings
+    | DivergenceSettings
+    | TimingSettings
+    | ExportSettings
+    | VerifySettings
+)
 
 
 def job(settings: Asked, state: JobState = "running", **changes: object) -> Job:
@@ -131,6 +145,9 @@ class LiveJobs:
     def queue(self):
         return self._backend.queue()
 
+    def of_kinds(self, *kinds):
+        return tuple(job for job in self._backend.stored_jobs if job.kind in kinds)
+
 
 @dataclass(eq=False)
 class FakeExports:
@@ -152,6 +169,53 @@ class FakeExports:
 
     def drop(self, key: str) -> None:
         self.dropped.append(key)
+
+
+NOTHING = Holdings(kinds={}, models=(), runs=(), free_bytes=50_000_000_000)
+
+
+@dataclass(eq=False)
+class FakeHousekeeping:
+    """What a test says that the data folder holds; remembers what was deleted and how much was allowed.
+
+    plan: of whatever is asked for.
+    """
+
+    held: Holdings = NOTHING
+    allowed: ArtefactRoom = field(default_factory=lambda: ArtefactRoom(n_bytes=20 * 2**30, fixed=False))
+    found: Verification | None = None
+    plan: Cleanup = field(default_factory=lambda: Cleanup(removal=None, items=(), stays=(), n_bytes=0))
+    removed: list[object] = field(default_factory=list)
+    asked_for: list[float] = field(default_factory=list)
+
+    def holdings(self) -> Holdings:
+        return self.held
+
+    def room(self) -> ArtefactRoom:
+        return self.allowed
+
+    def allow(self, gigabytes: float) -> None:
+        self.asked_for.append(gigabytes)
+
+    def verification(self) -> Verification | None:
+        return self.found
+
+    def plan_kind(self, what: object) -> Cleanup:
+        return self.plan
+
+    def plan_damaged(self) -> Cleanup:
+        return self.plan
+
+    plan_model = plan_runs = plan_kind
+
+    def remove_kind(self, what: object) -> Cleanup:
+        self.removed.append(what)
+        return self.plan
+
+    def remove_damaged(self) -> Cleanup:
+        return self.remove_kind("damaged")
+
+    remove_model = remove_runs = remove_kind
 
 
 @dataclass(eq=False)
@@ -177,6 +241,8 @@ class FakeBackend:
     prioritised: list[tuple[int, Priority]] = field(default_factory=list)
     uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
     exports: FakeExports = field(default_factory=FakeExports)
+    housekeeping: FakeHousekeeping = field(default_factory=FakeHousekeeping)
+    keeps_house: bool = True
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
     named: NamedModel | None = None
@@ -187,6 +253,7 @@ class FakeBackend:
         store = FakeStore(self)
         self.user_data = UserData(store)
         self.costs = RunCosts(store)
+        self.transfer = RunTransfer(store, self.run)
         self.removal = RunRemoval(store, LiveJobs(self), self.costs, self.runs, lambda kind, key: None)
 
     def add_run(self, found: tuple[Run, list[Record]]) -> Run:
@@ -224,6 +291,9 @@ class FakeBackend:
     def submit_export(self, settings: ExportSettings) -> Job:
         return self._submit(settings)
 
+    def submit_verification(self) -> Job:
+        return self._submit(VerifySettings())
+
     def _submit(self, settings: Asked) -> Job:
         self.submitted.append(settings)
         made = job(settings, "queued", id=len(self.stored_jobs) + 1, stage="", done=0, total=0, rate=None)
@@ -251,6 +321,9 @@ class FakeBackend:
 
     def left_alone(self) -> tuple[NewerError, ...]:
         return ()
+
+    def orders_queue(self) -> bool:
+        return True
 
     def queue_position(self, job_id: int) -> int | None:
         waiting = [found.id for found in self._waiting()]

@@ -12,7 +12,7 @@ from tests.ui.conftest import APP, HOSTILE, links, markup, query_of, shows_as_te
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
-PAGES = ("overview", "prune", "jobs", "runs", "compare", "layers", "models", "published")
+PAGES = ("overview", "prune", "jobs", "runs", "compare", "layers", "models", "published", "storage")
 
 
 @pytest.mark.parametrize("name", PAGES)

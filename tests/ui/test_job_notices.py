@@ -67,3 +67,12 @@ def test_a_clock_that_is_set_back_keeps_no_ending_quiet(open_page, backend):
     app = open_page("overview")
     backend.stored_jobs = [job(SETTINGS, "done", finished_at=1.0)]
     assert len(notices(app.run())) == 1
+
+
+def test_a_run_that_was_given_a_name_is_told_by_it(open_page, backend):
+    backend.user_data.name_run(SETTINGS.key(), "With stories")
+    backend.stored_jobs = [job(SETTINGS)]
+    app = open_page("prune")
+    backend.stored_jobs = [ended(SETTINGS, "done")]
+    (said,) = notices(app.run())
+    assert said.startswith("With stories: SmolLM2 135M (built in) at 10, 20, 30 % is done.")

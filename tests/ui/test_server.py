@@ -14,6 +14,8 @@ from sparsedash.schema.errors import StoreError
 from sparsedash.ui import frame, reconciling, server
 from tests.ui.fake_backend import FakeBackend
 
+ANYBODY = Request({"type": "http"})
+
 
 def headers_of(scope_type: str) -> dict[str, str]:
     """The headers of an answer that went through the middleware."""
@@ -54,7 +56,7 @@ def test_scripts_come_from_this_server_or_are_named_by_their_hash():
 
 def test_health_says_what_the_backend_says(monkeypatch):
     monkeypatch.setattr(frame, "backend", FakeBackend)
-    assert json.loads(server.health(None).body) == {"status": "ok"}
+    assert json.loads(server.health(ANYBODY).body) == {"status": "ok"}
 
 
 def test_health_fails_while_the_data_folder_cannot_be_used(monkeypatch):
@@ -62,7 +64,7 @@ def test_health_fails_while_the_data_folder_cannot_be_used(monkeypatch):
         raise StoreError("no room")
 
     monkeypatch.setattr(frame, "backend", refuse)
-    answer = server.health(None)
+    answer = server.health(ANYBODY)
     assert answer.status_code == 503
     assert json.loads(answer.body)["problem"] == "no room"
 
@@ -129,7 +131,7 @@ def test_whatever_a_round_raises_the_next_one_comes(monkeypatch, caplog, error):
 
 
 def unhealthy():
-    answer = server.health(None)
+    answer = server.health(ANYBODY)
     return answer.status_code == 503 and json.loads(answer.body)["problem"]
 
 

@@ -18,7 +18,8 @@ from sparsedash.engine.calibration.gradients import (
 )
 from sparsedash.engine.calibration.shared_inputs import shared_inputs
 from sparsedash.engine.calibration.statistics import first_tokens, gather
-from sparsedash.engine.calibration.statistics_io import pack, unpack
+from sparsedash.engine.calibration.statistics_io import pack, pack_scores, unpack, unpack_scores
+from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.allocation import ChannelScores
 from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Statistics, layer_of
@@ -28,10 +29,12 @@ from sparsedash.engine.pruning.schedule import reached_permille
 from sparsedash.engine.pruning.sensitivity import reference_change
 from sparsedash.engine.pruning.structured import choose, score_channels, scores_depend_on
 from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key
+from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key, scores_key
+from sparsedash.schema.hosting.upkeep import ArtefactKind, about_artefact
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.settings import TokenWeights
+from sparsedash.storage.halfway import Halfway
 from sparsedash.storage.store import Store
 
 SENSITIVITY_TOKENS = 4096
@@ -107,12 +110,28 @@ class CalibrationCache:
             return score_channels(self._loaded.mlps, data, method, on_block)
         asked = scores_depend_on(method)
         if asked not in self._scores:
-            self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block)
+            key, halfway = scores_key(self._keys.statistics, method), Halfway(self._store, self._loaded.identity)
+
+            def made(index: int, make: Callable[[], ChannelScores]) -> ChannelScores:
+                data = halfway.get(f"{key}/{index}")
+                found = make() if data is None else unpack_scores(data)
+                if data is None:
+                    halfway.keep(f"{key}/{index}", lambda: pack_scores(found))
+                return found
+
+            self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block, made)
         return self._scores[asked]
 
     def keep_statistics(self, index: int, statistics: Statistics) -> None:
         """Put one block's statistics into the store."""
-        self._store.put_artefact(f"{self._keys.statistics}/{index}", pack(statistics))
+        self._store.put_artefact(f"{self._keys.statistics}/{index}", pack(statistics), self._about("statistics"))
+
+    def _about(self, kind: ArtefactKind) -> str:
+        return about_artefact(kind, self._loaded.identity)
+
+    def has_block(self, index: int) -> bool:
+        """Whether the store has one block's statistics."""
+        return self._store.has_artefact(f"{self._keys.statistics}/{index}")
 
     def _has_statistics(self, method: MethodSettings) -> bool:
         wanted = [notes.calibrated(self._keys.statistics)]
@@ -120,6 +139,8 @@ class CalibrationCache:
         return all(self._store.recall(note) is not None for note in wanted)
 
     def _statistics(self, index: int) -> Statistics:
+        # Whoever asks for a block's statistics is done with the weights of the one before.
+        self._loaded.residency.drop()
         data = self._store.get_artefact(f"{self._keys.statistics}/{index}")
         if data is None:
             self._store.forget(notes.calibrated(self._keys.statistics))
@@ -134,6 +155,7 @@ class CalibrationCache:
     def _inputs(self, index: int) -> list[tuple[list[str], Statistics]]:
         """Of one block; from one more pass over all of the calibration text, done once."""
         key, out = self._keys.inputs, self._loaded.family.out
+        self._loaded.residency.drop()
         if self._store.recall(notes.inputs_gathered(key)) is None:
             self._gather_inputs(key)
         found = []
@@ -159,11 +181,16 @@ class CalibrationCache:
 
         def keep(index: int, statistics: list[Statistics]) -> None:
             for number, own in zip(wanted[index], statistics, strict=True):
-                self._store.put_artefact(f"{key}/{index}/{number}", pack(own))
+                self._store.put_artefact(f"{key}/{index}/{number}", pack(own), self._about("inputs"))
 
-        weights, on_step = self._token_weights, self._on_step
-        gather(self._loaded, self._sequences(), watched, keep, on_step, token_weights=weights)
+        def has(index: int) -> bool:
+            return all(self._store.has_artefact(f"{key}/{index}/{number}") for number in wanted[index])
+
+        weights, on_step, halfway = self._token_weights, self._on_step, Halfway(self._store, self._loaded.identity)
+        walked = Walked(halfway, f"{key}/hidden", has)
+        gather(self._loaded, self._sequences(), watched, keep, on_step, token_weights=weights, walked=walked)
         self._store.remember(notes.inputs_gathered(key), str(len(blocks)))
+        halfway.done()
 
     def _mask_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over all of the calibration text, done once."""
@@ -199,7 +226,7 @@ class CalibrationCache:
         if data is None:
             found = gather()
             for number, block in enumerate(found):
-                self._store.put_artefact(f"{key}/{number}", pack_gradients(block))
+                self._store.put_artefact(f"{key}/{number}", pack_gradients(block), self._about("gradients"))
             self._store.remember(notes.gradients_gathered(key), str(len(found)))
             data = self._store.get_artefact(f"{key}/{index}")
         if data is None:
@@ -213,15 +240,16 @@ class CalibrationCache:
         known = self._store.get_artefact(key)
         if known is None:
             known = json.dumps(self._measured_sensitivities()).encode()
-            self._store.put_artefact(key, known)
+            self._store.put_artefact(key, known, self._about("sensitivity"))
         return [float(value) for value in json.loads(known)]
 
     def _measured_sensitivities(self) -> list[float]:
         changes, errors = [], []
         for index, mlp in enumerate(self._loaded.mlps):
             layer = layer_of(mlp, self._statistics(index))
-            changes.append(reference_change(layer))
-            errors.append(layer.mean_square(*changes[-1]))
+            weight, bias = reference_change(layer)
+            errors.append(layer.mean_square(weight, bias))
+            changes.append((self._loaded.residency.hold(weight), bias))
         # Long sequences are cut: only the last predictions of each are judged, and many are wanted.
         short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self._sequences()]
         few = first_tokens(short, SENSITIVITY_TOKENS)

@@ -4,7 +4,7 @@ Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -58,7 +58,9 @@ def mask_gradients(
         if number and masks is not None:
             between = _between(on_step, n_done, n_batches)
             watches = [_MaskGradients(mask) for mask in masks(number / n_rounds, found, between)]
-        _backward(loaded, batches, watches, _mean_loss, _further(on_step, n_done, n_batches))
+        # Where the weights stay in their files, what each block keeps for the way back would fill the memory instead.
+        with _recomputed(loaded) if loaded.residency.streamed else nullcontext():
+            _backward(loaded, batches, watches, _mean_loss, _further(on_step, n_done, n_batches))
         n_done += len(batches)
         order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
         for block, watch in enumerate(watches):
@@ -83,7 +85,7 @@ def sensitivities(
     device = loaded.model.device
     watches = [_ChangedLoss(weight.to(device), bias.to(device)) for weight, bias in changes]
     batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
-    with _recomputed(loaded.blocks):
+    with _recomputed(loaded):
         _backward(loaded, batches, watches, _late_loss, on_step)
     return [float(torch.cat(watch.found).mean()) for watch in watches]
 
@@ -169,10 +171,22 @@ def _between(on_step: OnStep, n_done: int, n_all: int) -> OnBlock:
 
 
 @contextmanager
-def _recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+def _recomputed(loaded: LoadedModel) -> Iterator[None]:
     """Inside, a block keeps only what it is given, and is run again on the way back: less memory for more time."""
-    again = [partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False) for block in blocks]
-    with forward_replaced(blocks, again):
+
+    def entered(block: nn.Module) -> Callable[..., Any]:
+        forward = block.forward
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            loaded.residency.enter(block)
+            return forward(*args, **kwargs)
+
+        return run
+
+    again = [
+        partial(checkpoint, entered(block), use_reentrant=False, preserve_rng_state=False) for block in loaded.blocks
+    ]
+    with forward_replaced(loaded.blocks, again):
         yield
 
 

@@ -15,6 +15,7 @@ from sparsedash.engine.pruning.layer import Sample
 from sparsedash.schema.cache_keys import activations_key
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.hashing import digest
+from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Pruned
 from sparsedash.schema.settings import TokenWeights
@@ -51,6 +52,7 @@ class PassageActivations:
 
     def of(self, index: int) -> list[Sample] | None:
         """The inputs of each watched projection of a block; None where the store has no room for them."""
+        self._loaded.residency.drop()
         found = self._kept(index)
         if found is None:
             self._collect()
@@ -80,7 +82,8 @@ class PassageActivations:
                 name: torch.cat(list(map(_real, map(weigh, walk.hidden), batches)))[:, 0]
                 for name, weigh in TOKEN_WEIGHTS.items()
             }
-            self._store.put_artefact(f"{self._key}/{index}", _pack(real, weights))
+            about = about_artefact("activations", loaded.identity)
+            self._store.put_artefact(f"{self._key}/{index}", _pack(real, weights), about)
 
 
 def mismatch_warning(made: Pruned) -> str | None:

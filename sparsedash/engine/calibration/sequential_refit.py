@@ -5,6 +5,7 @@ of it beside its own loss. Dimensions: d hidden width, m inner width, k kept cha
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import safetensors
 import safetensors.torch
@@ -58,7 +59,8 @@ def refit_sequentially(
                 inputs = inputs.reshape(*tokens.shape, -1)[tokens]
                 sums.add(inputs, dense.hidden[number][tokens], sparse.hidden[number][tokens])
                 steps.further()
-        refitted.append(sums.refit(narrow, damping, strength))
+        made = sums.refit(narrow, damping, strength)
+        refitted.append(replace(made, out_weight=loaded.residency.hold(made.out_weight)))
         sparse.go_back(before)
         with pruned([mlp], [refitted[-1]]):
             for _ in sparse.step(index):
@@ -139,24 +141,18 @@ class _Sums:
         return PrunedMlp(kept, fitted.float(), bias.float())
 
 
-def pack_narrowed(narrowed: Sequence[PrunedMlp]) -> bytes:
-    """Pruned MLPs as safetensors bytes."""
-    tensors = {}
-    for index, narrow in enumerate(narrowed):
-        tensors[f"{index}.kept"] = narrow.kept
-        tensors[f"{index}.out_weight"] = narrow.out_weight.contiguous()
-        if narrow.out_bias is not None:
-            tensors[f"{index}.out_bias"] = narrow.out_bias
+def pack_narrowed(narrow: PrunedMlp) -> bytes:
+    """One pruned MLP as safetensors bytes."""
+    tensors = {"kept": narrow.kept, "out_weight": narrow.out_weight.contiguous()}
+    if narrow.out_bias is not None:
+        tensors["out_bias"] = narrow.out_bias
     return bytes(safetensors.torch.save(tensors))
 
 
-def unpack_narrowed(data: bytes) -> list[PrunedMlp]:
-    """The pruned MLPs that `pack_narrowed` packed. Raises CalibrationError on anything else."""
+def unpack_narrowed(data: bytes) -> PrunedMlp:
+    """The pruned MLP that `pack_narrowed` packed. Raises CalibrationError on anything else."""
     try:
         tensors = safetensors.torch.load(data)
-        return [
-            PrunedMlp(tensors[f"{index}.kept"], tensors[f"{index}.out_weight"], tensors.get(f"{index}.out_bias"))
-            for index in range(sum(name.endswith(".kept") for name in tensors))
-        ]
+        return PrunedMlp(tensors["kept"], tensors["out_weight"], tensors.get("out_bias"))
     except (safetensors.SafetensorError, KeyError) as error:
         raise CalibrationError(f"A stored sparse model cannot be read: {error}.", "Start the run again.") from error

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
+from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample, Statistics
@@ -90,14 +91,18 @@ def calibrate(
     on_step: OnStep,
     *,
     token_weights: TokenWeights,
+    walked: Walked | None = None,
 ) -> None:
-    """Walk the text through the blocks and hand the statistics of each block's MLP to `keep`, in their order."""
+    """Walk the text through the blocks and hand the statistics of each block's MLP to `keep`, in their order.
+
+    walked: see `gather`.
+    """
 
     def keep_only(index: int, found: list[Statistics]) -> None:
         keep(index, found[0])
 
     watched = [[mlp.out] for mlp in loaded.mlps]
-    gather(loaded, sequences, watched, keep_only, on_step, token_weights=token_weights)
+    gather(loaded, sequences, watched, keep_only, on_step, token_weights=token_weights, walked=walked)
 
 
 @torch.no_grad()
@@ -109,11 +114,13 @@ def gather(
     on_step: OnStep,
     *,
     token_weights: TokenWeights,
+    walked: Walked | None = None,
 ) -> None:
     """Walk the text through the blocks and hand the statistics of the watched modules' inputs to `keep`, in order.
 
     watched: of each block, the modules. One block's statistics are in memory at a time. Every HELD_OUT_EVERY-th
-    sequence only serves the held-out sample.
+    sequence only serves the held-out sample. walked: where the hidden states are kept on the way, and those of a walk
+    that was broken off, which is not begun again.
     """
     device = loaded.model.device
     pad = loaded.tokenizer.pad_token_id or 0
@@ -122,8 +129,11 @@ def gather(
     held_out_stride = _held_out_stride(sequences)
     weigh = TOKEN_WEIGHTS[token_weights]
     n_steps = len(loaded.blocks) * len(batches)
-    on_step(Step("calibrate", 0, n_steps, unit="batches"))
-    for index, modules in enumerate(watched):
+    first, hidden = walked.begun() if walked else (0, [])
+    if first:
+        walk.go_back([own.to(device) for own in hidden])
+    on_step(Step("calibrate", first * len(batches), n_steps, unit="batches"))
+    for index, modules in list(enumerate(watched))[first:]:
         gathered = [_Gathered(device, held_out_stride) for _ in modules]
         with capture_inputs(modules, [own.see for own in gathered]):
             for number in walk.step(index):
@@ -135,6 +145,8 @@ def gather(
                 done = index * len(batches) + number + 1
                 on_step(Step("calibrate", done, n_steps, unit="batches"))
         keep(index, [own.statistics() for own in gathered])
+        if walked:
+            walked.reached(index + 1, walk.hidden)
 
 
 class _Gathered:

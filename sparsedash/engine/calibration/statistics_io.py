@@ -1,10 +1,11 @@
-"""Statistics as bytes, with half of each symmetric matrix left out."""
+"""Statistics as bytes, with half of each symmetric matrix left out; and the scores that are made of them."""
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from sparsedash.engine.pruning.allocation import ChannelScores
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.schema.errors import CalibrationError
 
@@ -39,6 +40,20 @@ def unpack(data: bytes) -> Statistics:
         )
     except (safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise CalibrationError(f"Stored statistics cannot be read: {error}.", "Start the run again.") from error
+
+
+def pack_scores(found: ChannelScores) -> bytes:
+    """The scores of one block's channels as safetensors bytes."""
+    return bytes(safetensors.torch.save({"scores": found.scores.contiguous(), "losses": found.losses.contiguous()}))
+
+
+def unpack_scores(data: bytes) -> ChannelScores:
+    """The scores that `pack_scores` packed. Raises CalibrationError on anything else."""
+    try:
+        tensors = safetensors.torch.load(data)
+        return ChannelScores(width=len(tensors["scores"]), scores=tensors["scores"], losses=tensors["losses"])
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise CalibrationError(f"Stored scores cannot be read: {error}.", "Start the run again.") from error
 
 
 def _fold(matrix: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ turn.
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from torch import nn
 
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
 from sparsedash.engine.run.remade import remade
+from sparsedash.engine.run.sparse_model import SparseModel
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.records import Record
@@ -35,10 +36,15 @@ class _Change:
 
 @dataclass(frozen=True, eq=False)
 class RecordModel:
-    """The model of one record. changes: the modules that differ from the loaded model; none for a dense model."""
+    """The model of one record. changes: the modules that differ from the loaded model; none for a dense model.
+
+    streamed: the sparse model in their place, where the weights stay in their files and each block is exchanged only
+    while it runs.
+    """
 
     loaded: LoadedModel
     changes: tuple[_Change, ...] = ()
+    streamed: SparseModel | None = None
 
     @contextmanager
     def active(self) -> Iterator[LoadedModel]:
@@ -46,7 +52,8 @@ class RecordModel:
         try:
             for change in self.changes:
                 _set_(change.module, change.sparse)
-            yield self.loaded
+            with self.streamed.applied() if self.streamed else nullcontext():
+                yield self.loaded
         finally:
             self.rest()
 
@@ -137,6 +144,8 @@ def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> R
     made = remade(record, store, on_step, shelf)
     if made.sparse is None:
         return RecordModel(made.loaded)
+    if made.loaded.residency.streamed:
+        return RecordModel(made.loaded, streamed=made.sparse)
     return RecordModel(made.loaded, _changes(made.loaded.model, made.sparse.applied()))
 
 

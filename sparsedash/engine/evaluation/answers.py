@@ -3,10 +3,11 @@
 import inspect
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from transformers import Cache
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
 
 from sparsedash.engine.models.loading import LoadedModel
 
@@ -16,62 +17,109 @@ MAX_MORE_TOKENS = 12
 _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 
 
-def finish_words(
-    loaded: LoadedModel, mask: Tensor, cache: Cache, n_context: Sequence[int], begun: Sequence[list[int] | None]
-) -> list[str | None]:
-    """The first word that each row goes on to write, greedily.
+@dataclass(frozen=True, eq=False)
+class Unfinished:
+    """Answers of one batch that go on, and what the model keeps of the passages before them.
 
-    mask: (b, t), and cache: of the batch just read; the cache is used up. n_context: tokens of each row's context.
-    begun: tokens of the answer that are known already, None for rows that need no answer (their word is None).
+    written: the tokens of each so far; finishing adds to them. mask: (r, t), 1 where a column of the cache is real.
+    layers: of each, keys and values (r, heads, t, e).
     """
-    written = {row: list(tokens) for row, tokens in enumerate(begun) if tokens is not None}
-    rows = [row for row in written if not _is_finished(loaded, written[row])]
-    if rows:
-        cache.batch_select_indices(torch.tensor(rows, device=mask.device))
-        # The columns of target tokens after the first wrong one were read, but the model did not write them.
-        lengths = [n_context[row] + len(written[row]) - 1 for row in rows]
-        _write_on(loaded, _align_right_(cache, lengths, mask.device), cache, rows, written)
-    return [_first_word(loaded.tokenizer.decode(written[row])) if row in written else None for row in range(len(begun))]
+
+    written: list[list[int]]
+    mask: Tensor
+    layers: list[tuple[Tensor, Tensor]]
 
 
-def _align_right_(cache: Cache, lengths: Sequence[int], device: torch.device) -> Tensor:
-    """Move what was read of each row to the end of the cache, in place; the mask (r, t) of it, 1 where it is real.
+def unfinished(
+    loaded: LoadedModel, cache: Cache, n_context: Sequence[int], begun: Sequence[list[int] | None]
+) -> Unfinished | None:
+    """The answers that are no whole word yet; None where all are.
+
+    cache: of the batch just read. n_context: tokens of each row's context. begun: tokens of the answer that are known
+    already, None for rows that need no answer.
+    """
+    rows = [row for row, tokens in enumerate(begun) if tokens is not None and not _is_finished(loaded, tokens)]
+    if not rows:
+        return None
+    written = [tokens for row in rows if (tokens := begun[row]) is not None]
+    # The columns of target tokens after the first wrong one were read, but the model did not write them.
+    lengths = [n_context[row] + len(tokens) - 1 for row, tokens in zip(rows, written, strict=True)]
+    return Unfinished(written, *_aligned_right(cache, rows, lengths))
+
+
+def finish_(loaded: LoadedModel, parts: Sequence[Unfinished]) -> None:
+    """Let the model write on, greedily, to the end of each word: the answers of many batches together, in place.
+
+    A token more costs a pass over all weights, for one answer as for a hundred.
+    """
+    if parts:
+        mask, cache = _joined(parts)
+        _write_on_(loaded, mask, cache, [tokens for part in parts for tokens in part.written])
+
+
+def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
+    """The word that these tokens begin with, as it is shown."""
+    text = loaded.tokenizer.decode(tokens).rstrip("\ufffd")
+    if not text:
+        return "(part of a character)"
+    word = _WHOLE_WORD.match(text)
+    return word.group() if word else text.strip()[:1]
+
+
+def _aligned_right(
+    cache: Cache, rows: Sequence[int], lengths: Sequence[int]
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Mask and layers of these rows, with what was read of each moved to the end of the cache.
 
     A sliding window counts columns back from the last one: padding between must not take up its room. Positions are
     in the keys already, or are counted from the mask.
     """
-    longest = max(lengths)
-    ends = torch.tensor(lengths, device=device)[:, None]
-    columns = torch.arange(longest, device=device)[None, :] - (longest - ends)
-    for layer in cache.layers:
-        for name in ("keys", "values"):
-            held = getattr(layer, name)
-            where = columns.clamp(min=0)[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
-            setattr(layer, name, held.gather(2, where))
-    return (columns >= 0).long()
+    device = cache.layers[0].keys.device
+    chosen, ends = torch.tensor(rows, device=device), torch.tensor(lengths, device=device)[:, None]
+    columns = torch.arange(max(lengths), device=device)[None, :] - (max(lengths) - ends)
+    where = columns.clamp(min=0)[:, None, :, None]
+
+    def moved(held: Tensor) -> Tensor:
+        return held[chosen].gather(2, where.expand(-1, held.shape[1], -1, held.shape[3]))
+
+    return (columns >= 0).long(), [(moved(layer.keys), moved(layer.values)) for layer in cache.layers]
 
 
-def _write_on(loaded: LoadedModel, mask: Tensor, cache: Cache, rows: list[int], written: dict[int, list[int]]) -> None:
-    """Append tokens to `written` for these rows, in place. mask: (r, t) of just these rows."""
+def _joined(parts: Sequence[Unfinished]) -> tuple[Tensor, Cache]:
+    """One mask and one cache of all parts' rows; the shorter are padded on the left."""
+    longest = max(part.mask.shape[1] for part in parts)
+    mask = torch.cat([nn.functional.pad(part.mask, (longest - part.mask.shape[1], 0)) for part in parts])
+    cache = DynamicCache()
+    for index in range(len(parts[0].layers)):
+        keys, values = (
+            torch.cat([nn.functional.pad(held, (0, 0, longest - held.shape[2], 0)) for held in of_parts])
+            for of_parts in zip(*(part.layers[index] for part in parts), strict=True)
+        )
+        cache.update(keys, values, index)
+    return mask, cache
+
+
+def _write_on_(loaded: LoadedModel, mask: Tensor, cache: Cache, written: list[list[int]]) -> None:
+    """Append tokens to each of `written`, in place. mask: (r, t)."""
     takes_positions = "position_ids" in inspect.signature(loaded.model.forward).parameters
-    going_on = list(range(len(rows)))
+    going_on = list(range(len(written)))
     for _ in range(MAX_MORE_TOKENS):
-        last = torch.tensor([[written[row][-1]] for row in rows], device=mask.device)
+        last = torch.tensor([[tokens[-1]] for tokens in written], device=mask.device)
         extra = {"position_ids": mask.sum(dim=1, keepdim=True)} if takes_positions else {}
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(written), 1)], dim=1)
         output = loaded.model(input_ids=last, attention_mask=mask, cache=cache, use_cache=True, **extra)
         choices = output.logits[:, -1].argmax(dim=-1).tolist()
-        for i in going_on:
-            written[rows[i]].append(choices[i])
-        going_on = [i for i in going_on if not _is_finished(loaded, written[rows[i]])]
+        for row in going_on:
+            written[row].append(choices[row])
+        going_on = [row for row in going_on if not _is_finished(loaded, written[row])]
         if not going_on:
             return
         # Few words have many tokens: those that have should not take the others along.
-        if len(going_on) <= len(rows) // 2:
+        if len(going_on) <= len(written) * 3 // 4:
             chosen = torch.tensor(going_on, device=mask.device)
             cache.batch_select_indices(chosen)
-            mask, rows = mask[chosen], [rows[i] for i in going_on]
-            going_on = list(range(len(rows)))
+            mask, written = mask[chosen], [written[row] for row in going_on]
+            going_on = list(range(len(written)))
 
 
 def _is_finished(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
@@ -84,11 +132,3 @@ def _is_finished(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
     if word is None:
         return bool(text.strip()) or len(tokens) > 1
     return word.end() < len(text)
-
-
-def _first_word(text: str) -> str:
-    text = text.rstrip("\ufffd")
-    if not text:
-        return "(part of a character)"
-    word = _WHOLE_WORD.match(text)
-    return word.group() if word else text.strip()[:1]

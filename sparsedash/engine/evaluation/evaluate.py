@@ -9,7 +9,7 @@ not belong to it, near the beginning: the `published` rule counts it as wrong, w
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from sparsedash.engine.evaluation.answers import finish_words
+from sparsedash.engine.evaluation.answers import Unfinished, finish_, first_word, unfinished
 from sparsedash.engine.evaluation.early_stopping import AnyRule, chunks
+from sparsedash.engine.evaluation.so_far import SoFar
 from sparsedash.engine.evaluation.target_scores import TargetScore, outcome, target_scores
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
@@ -31,6 +32,8 @@ from sparsedash.schema.records import Outcome, Passages, Stopping
 from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings, Rule
 
 BATCH_TOKENS = 2048
+KEPT_BYTES = 256 * 2**20
+"""Answers that are no whole word yet are finished together, once so much of their passages is kept for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +86,29 @@ def evaluate(
     *,
     rule: Rule = "plain",
     stop: AnyRule | None = None,
+    so_far: SoFar | None = None,
 ) -> Evaluated:
     """Ask the model for the last word of every passage, or of as many as `stop` needs.
 
-    message: which model this is, for the progress line.
+    message: which model this is, for the progress line. so_far: where answers are kept on the way, and those of an
+    attempt that was broken off, which are not asked for again.
     """
     questions = [
         _question(loaded, context, target) for context, target in zip(passages.contexts, passages.targets, strict=True)
     ]
-    asked = _Asked(loaded, passages, questions, rule)
+    asked = _Asked(loaded, passages, questions, rule, so_far or SoFar())
     outcomes: dict[int, Outcome] = {}
     stopping = None
-    started = time.perf_counter()
+    started = time.perf_counter() - asked.so_far.seconds
     step = partial(Step, "evaluate", total=len(questions), unit="passages", message=message)
-    on_step(step(done=0, n_right=0))
+
+    def on_read(n_read: int, n_right: int) -> None:
+        before = sum(o.last_word_right for o in outcomes.values())
+        on_step(step(done=len(outcomes) + n_read, n_right=before + n_right))
+
+    on_read(0, 0)
     for chunk in stop.chunks() if stop else chunks(len(questions)):
-        for answered in asked.answers(chunk):
-            outcomes |= answered
-            n_right = sum(o.last_word_right for o in outcomes.values())
-            on_step(step(done=len(outcomes), n_right=n_right))
+        outcomes |= asked.outcomes(chunk, on_read)
         if stop:
             stopping = stop.stopping(outcomes)
         if stopping and stopping.decision != "open":
@@ -109,7 +116,7 @@ def evaluate(
     return Evaluated(
         outcomes=tuple(outcomes[row] for row in sorted(outcomes)),
         stopping=stopping,
-        seconds=time.perf_counter() - started,
+        seconds=max(time.perf_counter() - started, 1e-9),
         n_tokens=sum(len(questions[row].read) for row in outcomes),
     )
 
@@ -137,15 +144,41 @@ class _Asked:
     passages: Passages
     questions: list[_Question]
     rule: Rule
+    so_far: SoFar
 
-    def answers(self, chunk: Sequence[int]) -> Iterator[dict[int, Outcome]]:
-        """The outcomes of these positions, batch by batch."""
+    def outcomes(self, chunk: Sequence[int], on_read: Callable[[int, int], None]) -> dict[int, Outcome]:
+        """The outcomes of these positions. on_read: told after each batch how many are read, and how many right."""
         pad = self.loaded.tokenizer.pad_token_id or 0
         reads = [self.questions[row].read for row in chunk]
+        found: dict[int, Outcome] = {}
+        waiting: list[_Read] = []
+        n_read = n_right = 0
         for part, batch in batches_by_length(reads, BATCH_TOKENS, pad, self.loaded.model.device):
             rows = [chunk[i] for i in part]
-            answered = _answer(self.loaded, [self.questions[row] for row in rows], batch)
-            yield {row: self._outcome(row, *each) for row, each in zip(rows, answered, strict=True)}
+            if known := self.so_far.known(rows):
+                found |= known
+                n_read, n_right = len(found), sum(outcome.last_word_right for outcome in found.values())
+                on_read(n_read, n_right)
+                continue
+            waiting.append(_read(self.loaded, rows, [self.questions[row] for row in rows], batch))
+            n_read += len(rows)
+            n_right += sum(score.first_wrong is None for score in waiting[-1].scores)
+            on_read(n_read, n_right)
+            if sum(read.kept_bytes for read in waiting) >= KEPT_BYTES:
+                found |= self._finished(waiting)
+                waiting = []
+        return found | self._finished(waiting)
+
+    def _finished(self, reads: Sequence["_Read"]) -> dict[int, Outcome]:
+        """The outcomes of these batches, whose answers are finished together."""
+        finish_(self.loaded, [read.unfinished for read in reads if read.unfinished is not None])
+        found = {}
+        for read in reads:
+            for row, score, tokens in zip(read.rows, read.scores, read.begun, strict=True):
+                right = self.loaded.tokenizer.decode(score.target)
+                found[row] = self._outcome(row, score, right if tokens is None else first_word(self.loaded, tokens))
+        self.so_far.add(found)
+        return found
 
     def _outcome(self, row: int, score: TargetScore, answer: str) -> Outcome:
         index, target = self.passages.indices[row], self.passages.targets[row]
@@ -190,11 +223,30 @@ def _with_special(loaded: LoadedModel, context: str) -> bool:
     return not (bos and context.startswith(bos))
 
 
-def _answer(loaded: LoadedModel, questions: Sequence[_Question], batch: Batch) -> list[tuple[TargetScore, str]]:
-    rows = [row for row, question in enumerate(questions) for _ in question.target]
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """One batch that was read. begun: the tokens of each answer that differs from the target, None for the others.
+
+    unfinished: those of them that are no whole word yet; finishing them adds to `begun`.
+    """
+
+    rows: list[int]
+    scores: list[TargetScore]
+    begun: list[list[int] | None]
+    unfinished: Unfinished | None
+
+    @property
+    def kept_bytes(self) -> int:
+        """What is kept of the passages for finishing."""
+        layers = [] if self.unfinished is None else self.unfinished.layers
+        return sum(keys.nbytes + values.nbytes for keys, values in layers)
+
+
+def _read(loaded: LoadedModel, rows: list[int], questions: Sequence[_Question], batch: Batch) -> _Read:
+    places = [row for row, question in enumerate(questions) for _ in question.target]
     columns = [len(q.context) - 1 + i for q in questions for i in range(len(q.target))]
     device = batch.ids.device
-    where = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
+    where = torch.tensor(places, device=device), torch.tensor(columns, device=device)
     # Made here without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
     cache = DynamicCache()
     with head_sees_only(loaded.model, *where):
@@ -205,10 +257,5 @@ def _answer(loaded: LoadedModel, questions: Sequence[_Question], batch: Batch) -
             use_cache=True,
         )
     scores = list(target_scores(output.logits[0].float(), [q.target for q in questions]))
-    words = finish_words(
-        loaded, batch.mask, cache, [len(q.context) for q in questions], [score.first_wrong for score in scores]
-    )
-    return [
-        (score, loaded.tokenizer.decode(score.target) if word is None else word)
-        for score, word in zip(scores, words, strict=True)
-    ]
+    begun = [score.first_wrong for score in scores]
+    return _Read(rows, scores, begun, unfinished(loaded, cache, [len(q.context) for q in questions], begun))

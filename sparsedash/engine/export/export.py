@@ -79,6 +79,12 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
     made = remade(asked.sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
     _refuse_form(settings, pruned, model_type)
+    if made.loaded.residency.streamed and not _is_unrounded(settings, made):
+        raise ExportError(
+            f"This model does not fit into the memory of this machine, and what is rounded to {settings.weights} could "
+            "not be proven here.",
+            f"Write it in {made.loaded.dtype}, or on a machine with more memory.",
+        )
     with _said(folder), ExitStack() as naming, new_folder(folder) as inside:
         on_step(Step("write", 0, 1, message=folder.name))
         written = _write(inside, folder, asked, made, store)
@@ -220,9 +226,13 @@ def _proven(
     return proof
 
 
+def _is_unrounded(settings: ExportSettings, made: RemadeModel) -> bool:
+    return settings.weights in (made.loaded.dtype, "float32")
+
+
 def _expected(asked: _Asked, made: RemadeModel, shelf: ModelShelf) -> Meant:
     loaded, settings = made.loaded, asked.settings
-    unrounded = settings.weights in (loaded.dtype, "float32")
+    unrounded = _is_unrounded(settings, made)
     with _sparse(made).applied(), torch.inference_mode():
         if not unrounded:
             # In place, since there may be no room for a second model; the dense one is read anew when it is needed.

@@ -24,7 +24,8 @@ def exported_tensors(made: SparseModel, width: int | None, weights: str) -> dict
     cannot hold. Asked while the loaded model is the dense one.
     """
     loaded, dtype = made.loaded, _TYPES[weights]
-    changed = dict(changed_tensors(made, width))
+    hold = loaded.residency.hold
+    changed = {name: hold(tensor) for name, tensor in changed_tensors(made, width)}
     dense = _stored_once(loaded.model)
     if strange := sorted(set(changed) - set(dense)):
         raise ExportError(
@@ -38,11 +39,11 @@ def changed_tensors(made: SparseModel, width: int | None) -> Iterator[tuple[str,
     """The tensors that differ from the dense model's, with their names. width: see `exported_tensors`."""
     loaded = made.loaded
     blocks = loaded.projections("decoder")
-    if isinstance(made, PrunedChannels):
-        own = [block_tensors(made, index, width) for index in range(len(blocks))]
-    else:
-        own = [{f"{name}.{_WEIGHT}": weight for name, weight in block.items()} for block in made.masked]
-    for index, (block, tensors) in enumerate(zip(blocks, own, strict=True)):
+    for index, block in enumerate(blocks):
+        if isinstance(made, PrunedChannels):
+            tensors = block_tensors(made, index, width)
+        else:
+            tensors = {f"{name}.{_WEIGHT}": weight for name, weight in made.masked[index].items()}
         for name, tensor in tensors.items():
             module, _, kind = name.rpartition(".")
             yield f"{loaded.family.blocks}.{index}.{name}", _stored(block[module], tensor, kind)

@@ -5,7 +5,7 @@ So nothing may be missing, left over, of another shape, or no number, and sizes 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: weights-only loading raises it on anything but weights
 from typing import Any
@@ -75,7 +75,7 @@ def refuse_impossible(config: PretrainedConfig, reference: str) -> None:
 def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **where: Any) -> PreTrainedModel:
     """The model with these weights and no others, on the CPU. where: as `from_pretrained` takes the place.
 
-    Raises ModelError with the names of tensors that are missing, left over, of another shape, or not finite.
+    Raises ModelError with the names of tensors that are missing, left over, or of another shape.
     """
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -93,7 +93,6 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
             "The folder needs config.json, weights as .safetensors, and the tokenizer's files.",
         ) from error
     _refuse_unlike(reference, found)
-    _refuse_no_numbers(reference, model)
     return model
 
 
@@ -117,21 +116,50 @@ def refuse_damaged_files(folder: Path, reference: str) -> None:
             ) from error
 
 
+def weight_files(folder: Path, reference: str) -> list[Path]:
+    """The files that a loader reads a folder's weights from. Raises ModelError for an index that cannot be read."""
+    if shards := sorted(map(str, _shards(folder, reference))):
+        return [folder / shard for shard in shards]
+    whole = folder / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+
+
 def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
     """Raises ModelError where the config describes far more weights than files of this size can hold.
 
     It is asked on the meta device, before memory is taken for any of them. kind: of MOST_WEIGHTS_A_BYTE.
     """
+    described = n_weights(config, reference)
+    if described > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
+        raise ModelError(
+            f"The config of {reference} describes {described:,} weights, and its files hold {n_bytes:,} bytes.",
+            "See whether config.json is that of this model, and whether all files are there.",
+        )
+
+
+def n_weights(config: PretrainedConfig, reference: str) -> int:
+    """How many weights a config describes, what is shared once; no memory is taken for them. Raises ModelError."""
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except UNREADABLE as error:
         raise ModelError(f"The config of {reference} describes no model: {first_line(error)}", _OTHER_CONFIG) from error
-    n_weights = sum(parameter.numel() for parameter in model.parameters())
-    if n_weights > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callable[[], None] = lambda: None) -> None:
+    """Raises ModelError with the names of weights that are not finite; reads all of them. after_each: called between
+    two of them.
+    """
+    broken = []
+    for name, weight in model.named_parameters():
+        if not _is_finite(weight):
+            broken.append(name)
+        after_each()
+    if broken:
         raise ModelError(
-            f"The config of {reference} describes {n_weights:,} weights, and its files hold {n_bytes:,} bytes.",
-            "See whether config.json is that of this model, and whether all files are there.",
+            f"The checkpoint {reference} holds NaN or infinite values in {_named_few(broken)}.",
+            "Fetch or save the model again.",
         )
 
 
@@ -167,15 +195,6 @@ def _refuse_unlike(reference: str, found: dict[str, Any]) -> None:
         raise ModelError(
             f"The checkpoint {reference} {'; it '.join(parts)}.",
             "Random numbers would stand in for what is missing. Fetch or save the model again.",
-        )
-
-
-def _refuse_no_numbers(reference: str, model: PreTrainedModel) -> None:
-    broken = [name for name, weight in model.named_parameters() if not _is_finite(weight)]
-    if broken:
-        raise ModelError(
-            f"The checkpoint {reference} holds NaN or infinite values in {_named_few(broken)}.",
-            "Fetch or save the model again.",
         )
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from sparsedash.schema import notes
 from sparsedash.schema.notes import NoteName
 from sparsedash.storage.store import Store
-
-_IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".gguf")
+from sparsedash.storage.upkeep.unpacked import IDENTIFYING, identity_of
 
 
 def files_identity(folder: Path, store: Store) -> str:
     """The sha256 of all files that make a model in this folder: names and contents."""
-    files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in _IDENTIFYING)
-    return "sha256:" + _together((f.name, file_hash(f, store)) for f in files)
+    files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in IDENTIFYING)
+    return identity_of((f.name, file_hash(f, store)) for f in files)
 
 
 def file_hash(file: Path, store: Store) -> str:
@@ -46,13 +45,6 @@ def texts_identity(texts: Iterable[str]) -> str:
         data = text.encode("utf-8", "surrogatepass")
         whole.update(len(data).to_bytes(8, "big") + data)
     return "sha256:" + whole.hexdigest()
-
-
-def _together(parts: Iterable[tuple[str, str]]) -> str:
-    whole = hashlib.sha256()
-    for name, content in parts:
-        whole.update(f"{name}\0{content}\n".encode())
-    return whole.hexdigest()
 
 
 def _name(file: Path) -> NoteName:

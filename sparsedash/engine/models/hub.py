@@ -3,6 +3,8 @@
 What goes wrong is told in words.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import NoReturn
@@ -34,6 +36,17 @@ def reachable() -> bool:
     except (HTTPError, OSError):
         return False
     return True
+
+
+@contextmanager
+def token_used(allowed: bool) -> Iterator[None]:
+    """Within, the hub is asked with the token of whoever runs this program, or with none at all."""
+    before = constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
+    constants.HF_HUB_DISABLE_IMPLICIT_TOKEN = before or not allowed
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_IMPLICIT_TOKEN = before
 
 
 def fetch(reference: str, revision: str, *patterns: str) -> Path:

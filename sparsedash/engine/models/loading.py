@@ -7,7 +7,8 @@ with weights-only loading. What is loaded is named by its identity: the hub's co
 import gc
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,12 +23,14 @@ from sparsedash.engine.models.checkpoint import (
     read_model,
     refuse_damaged_files,
     refuse_impossible,
+    refuse_no_numbers,
     refuse_oversized,
 )
 from sparsedash.engine.models.content_hash import files_identity
 from sparsedash.engine.models.dequantise import dequantised
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.modules import Family, blocks_of, family_named, mlps_of, projections_of
+from sparsedash.engine.models.residency import Residency, Resident
 from sparsedash.engine.pruning.surgery import Mlp
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope
@@ -56,7 +59,8 @@ class Source:
 class LoadedModel:
     """A dense model ready to run, with its parts named.
 
-    identity: see Source. dtype: as asked. warnings: what a person should know about how it was read.
+    identity: see Source. dtype: as asked. warnings: what a person should know about how it was read. residency: where
+    its weights are while it runs.
     """
 
     identity: str
@@ -65,6 +69,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     family: Family
     warnings: tuple[str, ...] = ()
+    residency: Residency = field(default_factory=Resident)
 
     @property
     def mlps(self) -> list[Mlp]:
@@ -91,6 +96,9 @@ class LoadedModel:
         return next((limit for limit in limits if limit), 2048)
 
 
+Read = Callable[[Source, Dtype], LoadedModel]
+
+
 class ModelShelf:
     """Keeps the model loaded last, so that the next job for it starts at once.
 
@@ -101,14 +109,18 @@ class ModelShelf:
         self._kept: LoadedModel | None = None
         self.n_loaded = 0
 
-    def take(self, source: Source, dtype: Dtype) -> LoadedModel:
-        """The loaded model; the one kept if it is the same, else a fresh one in its place."""
+    def take(self, source: Source, dtype: Dtype, stream: Read | None = None) -> LoadedModel:
+        """The loaded model; the one kept if it is the same, else a fresh one in its place.
+
+        stream: reads a model whose weights stay in their files; None where they come into memory.
+        """
         kept = self._kept
-        if kept is None or (kept.identity, kept.dtype) != (source.identity, dtype):
+        wanted = (source.identity, dtype, stream is not None)
+        if kept is None or (kept.identity, kept.dtype, kept.residency.streamed) != wanted:
             # Let the old one go first: two models at once may not fit.
             kept = self._kept = None
             gc.collect()
-            kept = self._kept = load(source, dtype)
+            kept = self._kept = (stream or load)(source, dtype)
             self.n_loaded += 1
         return kept
 
@@ -160,6 +172,18 @@ def locate(reference: str, store: Store) -> Source:
 
 def load(source: Source, dtype: Dtype) -> LoadedModel:
     """Read the weights into memory, on the GPU where there is one. Raises ModelError with the reason in words."""
+    loaded = read_whole(source, dtype)
+    refuse_no_numbers(source.reference, loaded.model)
+    if torch.cuda.is_available():
+        loaded.model.to("cuda")
+    return loaded
+
+
+def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
+    """The model with all its weights and its tokenizer; what its files hold in this type already is not copied.
+
+    Raises ModelError with the reason in words. Whether its weights are numbers is not looked at.
+    """
     folder, reference = source.folder, source.reference
     kind = "safetensors" if any(folder.glob("*.safetensors")) else "bin"
     warnings = () if kind == "safetensors" else (_bin_warning(reference),)
@@ -172,6 +196,7 @@ def load(source: Source, dtype: Dtype) -> LoadedModel:
         getattr(torch, dtype),
         pretrained_model_name_or_path=folder,
         use_safetensors=kind == "safetensors",
+        disable_mmap=False,
     )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -181,8 +206,6 @@ def load(source: Source, dtype: Dtype) -> LoadedModel:
             "The folder needs the tokenizer's files beside the weights.",
         ) from error
     model.eval().requires_grad_(False)
-    if torch.cuda.is_available():
-        model.to("cuda")
     return LoadedModel(
         identity=source.identity,
         dtype=dtype,

@@ -1,6 +1,8 @@
 """Prunes channels: scores them, decides each block's width, chooses what is kept, and compensates."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +14,16 @@ from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
 
+T = TypeVar("T")
+
+Made = Callable[[int, Callable[[], T]], T]
+"""Gives what is asked of one block, by its index: as another attempt left it, or made now by calling the second."""
+
+
+def at_once(index: int, make: Callable[[], T]) -> T:
+    """What is asked of a block, made now and kept in memory."""
+    return make()
+
 
 @torch.no_grad()
 def prune(
@@ -22,21 +34,25 @@ def prune(
     *,
     scores: Callable[[], list[ChannelScores]],
     on_layer: Callable[[int, int], None],
+    made: Made[PrunedMlp] = at_once,
 ) -> list[PrunedMlp]:
     """What each MLP becomes at this sparsity; the model itself is left as it is.
 
     scores: gives what `score_channels` finds; not asked where nothing goes. on_layer: called with steps done and all
-    steps. The same arguments give the same weights, to the bit.
+    steps. made: see Made. The same arguments give the same weights, to the bit.
     """
     if permille == 0:
-        return [PrunedMlp(torch.arange(mlp.width), out_weight(mlp).float().cpu()) for mlp in mlps]
+        return [made(index, partial(_all_kept, mlp)) for index, mlp in enumerate(mlps)]
     blocks = scores()
     widths = ALLOCATIONS[method.allocation].widths(blocks, permille, method)
     narrowed = []
-    for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
-        layer = _layer(mlp, calibration, index, method)
-        kept = _kept(layer, blocks[index].scores, n_kept, method)
-        narrowed.append(_refitted(layer, kept, method))
+    for index, n_kept in enumerate(widths):
+
+        def narrow(index: int = index, n_kept: int = n_kept) -> PrunedMlp:
+            layer = _layer(mlps[index], calibration, index, method)
+            return _refitted(layer, _kept(layer, blocks[index].scores, n_kept, method), method)
+
+        narrowed.append(made(index, narrow))
         on_layer(len(mlps) + index + 1, 2 * len(mlps))
     return narrowed
 
@@ -62,20 +78,31 @@ def choose(
 
 @torch.no_grad()
 def score_channels(
-    mlps: list[Mlp], calibration: CalibrationData, method: MethodSettings, on_layer: Callable[[int, int], None]
+    mlps: list[Mlp],
+    calibration: CalibrationData,
+    method: MethodSettings,
+    on_layer: Callable[[int, int], None],
+    made: Made[ChannelScores] = at_once,
 ) -> list[ChannelScores]:
-    """The scores of every block's channels, and what it costs to give some up, whatever the sparsity."""
+    """The scores of every block's channels, and what it costs to give some up, whatever the sparsity.
+
+    made: see Made.
+    """
     needs_losses = ALLOCATIONS[method.allocation].needs_losses
     errors = COMPENSATIONS[method.compensation].errors
     sensitivities = calibration.sensitivities() if needs_losses else []
     blocks = []
     for index, mlp in enumerate(mlps):
-        layer = _layer(mlp, calibration, index, method, refits=False)
-        scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
-        if needs_losses:
-            order = torch.argsort(scores, descending=True, stable=True)
-            losses = sensitivities[index] * errors(layer, order, method.damping)
-        blocks.append(ChannelScores(width=layer.width, scores=scores, losses=losses))
+
+        def score(index: int = index, mlp: Mlp = mlp) -> ChannelScores:
+            layer = _layer(mlp, calibration, index, method, refits=False)
+            scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
+            if needs_losses:
+                order = torch.argsort(scores, descending=True, stable=True)
+                losses = sensitivities[index] * errors(layer, order, method.damping)
+            return ChannelScores(width=layer.width, scores=scores, losses=losses)
+
+        blocks.append(made(index, score))
         on_layer(index + 1, 2 * len(mlps))
     return blocks
 
@@ -96,6 +123,10 @@ def _layer(mlp: Mlp, calibration: CalibrationData, index: int, method: MethodSet
     needs_statistics = refits or not by_gradient or ALLOCATIONS[method.allocation].needs_losses
     known = calibration.statistics(index) if needs_statistics else UNKNOWN
     return layer_of(mlp, known, method.seed + index, calibration.mask_gradients(index) if by_gradient else None)
+
+
+def _all_kept(mlp: Mlp) -> PrunedMlp:
+    return PrunedMlp(torch.arange(mlp.width), out_weight(mlp).float().cpu())
 
 
 def _kept(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -> Tensor:

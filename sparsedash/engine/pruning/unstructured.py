@@ -26,10 +26,12 @@ def prune_weights(
     method: MethodSettings,
     permille: int,
     on_block: Callable[[int, int], None],
+    hold: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> tuple[list[dict[str, Tensor]], LayerErrors]:
     """The new weights (out, in) of each block's projections by name, and what they lose; the model is left as it is.
 
-    on_block: called with blocks done and all blocks. The same arguments give the same weights, to the bit.
+    on_block: called with blocks done and all blocks. hold: keeps the weights of one projection while the others are
+    pruned. The same arguments give the same weights, to the bit.
     """
     masked: list[dict[str, Tensor]] = []
     lost: list[list[_Errors]] = []
@@ -41,7 +43,7 @@ def prune_weights(
             for name, sparse in _sparse(together, known, method, permille).items():
                 if known is not UNKNOWN:
                     errors.append(_errors(weight_of(block[name]).float().cpu(), sparse, known))
-                new[name] = sparse.to(block[name].weight.dtype)
+                new[name] = hold(sparse.to(block[name].weight.dtype))
         masked.append(new)
         lost.append(errors)
         on_block(index + 1, len(projections))

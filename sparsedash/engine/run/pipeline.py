@@ -9,7 +9,7 @@ from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run.run_log import versions
 from sparsedash.engine.run.stages import Stages
 from sparsedash.schema import notes
-from sparsedash.schema.parts import PartSettings
+from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import RunSettings

@@ -5,12 +5,14 @@ from functools import cached_property
 
 from sparsedash.engine.calibration.cache import CalibrationCache
 from sparsedash.engine.calibration.statistics import calibrate, few_tokens_warning
+from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.run.run_texts import RunTexts
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import CalibrationKeys, calibration_keys, shares_read
 from sparsedash.schema.settings import RunSettings
+from sparsedash.storage.halfway import Halfway
 from sparsedash.storage.store import Store
 
 
@@ -81,7 +83,10 @@ class RunCalibration:
         warning = few_tokens_warning(loaded, sum(map(len, sequences)))
         self._run_log.warn(warning)
         keep, on_step = self.cache.keep_statistics, self._run_log.on_step
+        halfway = Halfway(self._store, self._model.identity)
+        walked = Walked(halfway, f"{self.keys.statistics}/hidden", self.cache.has_block)
         with self._run_log.timed("calibrate"):
-            calibrate(loaded, sequences, keep, on_step, token_weights=self._settings.token_weights)
+            calibrate(loaded, sequences, keep, on_step, token_weights=self._settings.token_weights, walked=walked)
         self._store.remember(notes.calibration_warning(self.keys.statistics), warning or "")
         self._store.remember(notes.calibrated(self.keys.statistics), str(len(loaded.mlps)))
+        halfway.done()

@@ -1,5 +1,7 @@
 """The sparse models of a run, made of the dense one and of what its calibration leaves, which is made when missing."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from sparsedash.engine.calibration.cache import CacheEvicted
@@ -15,10 +17,12 @@ from sparsedash.engine.run.run_calibration import RunCalibration, RunParts
 from sparsedash.engine.run.sparse_model import MaskedWeights, PrunedChannels, SparseModel
 from sparsedash.schema.cache_keys import CalibrationKeys, plain_share, pruned_key
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
+from sparsedash.storage.halfway import Halfway
 
-MORE_ROOM = "Allow it more room with SPARSEDASH_ARTEFACT_GB."
+MORE_ROOM = "Allow it more room on the storage page, or with SPARSEDASH_ARTEFACT_GB."
 
 
 class RunPruning:
@@ -28,6 +32,7 @@ class RunPruning:
         self._parts, self._run_log = parts, parts.run_log
         self._store, self._model = parts.store, parts.model
         self._calibrations: dict[float, RunCalibration] = {}
+        self._halfway: Halfway | None = None
 
     def calibration(self, method: MethodSettings) -> RunCalibration:
         """The calibration on the text that this method reads."""
@@ -46,6 +51,7 @@ class RunPruning:
         the store cannot hold what the calibration leaves.
         """
         lost: set[str] = set()
+        self._halfway = Halfway(self._store, self._model.identity)
         calibration = self.calibration(method)
         while True:
             if not calibration.is_known:
@@ -62,6 +68,11 @@ class RunPruning:
                         raise StoreError("What was calibrated does not fit into the store.", MORE_ROOM) from None
                     lost.add(gone.key)
 
+    def answered(self) -> None:
+        """The sparse model that was made last has answered: what was kept of its making can go."""
+        if self._halfway is not None:
+            self._halfway.done()
+
     def _made(self, method: MethodSettings, permille: int) -> SparseModel:
         loaded, cache = self._model.loaded, self.calibration(method).cache
         calibration = cache.data_for(method, permille)
@@ -70,7 +81,8 @@ class RunPruning:
             errors = channel_errors(loaded.mlps, calibration, method, narrowed)
             return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors)
         projections, scope = loaded.projections(method.scope), method.scope
-        masked, errors = prune_weights(projections, calibration, method, permille, self._on_block)
+        hold = loaded.residency.hold
+        masked, errors = prune_weights(projections, calibration, method, permille, self._on_block, hold)
         return MaskedWeights(loaded=loaded, scope=scope, masked=masked, groups=cache.groups, errors=errors)
 
     def _narrowed(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
@@ -79,20 +91,45 @@ class RunPruning:
             return self._chosen(method, permille, calibration)
         text = self.calibration(method)
         key = pruned_key(text.keys.statistics, method, permille)
-        known = self._store.get_artefact(key)
+        known = self._known_narrowed(key)
         if known is None:
             chosen, on_step = self._chosen(method, permille, calibration), self._run_log.on_step
             loaded, sequences = self._model.loaded, text.sequences
             refitted = refit_sequentially(loaded, sequences, chosen, method.damping, method.strength, on_step)
-            known = pack_narrowed(refitted)
-            self._store.put_artefact(key, known)
-        return unpack_narrowed(known)
+            about = about_artefact("weights", loaded.identity)
+            for index, narrow in enumerate(refitted):
+                self._store.put_artefact(f"{key}/{index}", pack_narrowed(narrow), about)
+            return refitted
+        return known
+
+    def _known_narrowed(self, key: str) -> list[PrunedMlp] | None:
+        """What the store has of a sequential refit; None where it lacks a block."""
+        found, hold = [], self._model.loaded.residency.hold
+        for index in range(len(self._model.loaded.mlps)):
+            data = self._store.get_artefact(f"{key}/{index}")
+            if data is None:
+                return None
+            narrow = unpack_narrowed(data)
+            found.append(replace(narrow, out_weight=hold(narrow.out_weight)))
+        return found
 
     def _chosen(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
         """What every MLP becomes by itself, without regard to what the blocks before it have lost."""
         scores = partial(self.calibration(method).cache.channel_scores, method, permille, self._on_block)
-        mlps = self._model.loaded.mlps
-        return prune(mlps, calibration, method, permille, scores=scores, on_layer=self._on_block)
+        loaded, halfway = self._model.loaded, self._halfway or Halfway(self._store, self._model.identity)
+        key = pruned_key(self.calibration(method).keys.statistics, method, permille)
+
+        def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
+            part = f"{key}/chosen/{index}"
+            data = halfway.get(part)
+            narrow = make() if data is None else unpack_narrowed(data)
+            narrow = replace(narrow, out_weight=loaded.residency.hold(narrow.out_weight))
+            if data is None:
+                halfway.keep(part, lambda: pack_narrowed(narrow))
+            return narrow
+
+        return prune(loaded.mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, made=made)
 
     def _on_block(self, done: int, total: int) -> None:
+        self._model.loaded.residency.drop()
         self._run_log.on_step(Step("prune", done, total))

@@ -2,12 +2,14 @@
 
 from sparsedash.engine.evaluation.early_stopping import AnyRule
 from sparsedash.engine.evaluation.evaluate import evaluate
+from sparsedash.engine.evaluation.so_far import SoFar
 from sparsedash.engine.run.run_calibration import RunParts
 from sparsedash.engine.run.run_log import peak_memory_bytes
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import StopWithin, outcomes_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned, Record
+from sparsedash.storage.halfway import Halfway
 
 
 class RunRecords:
@@ -50,9 +52,11 @@ class RunRecords:
         made: what is put on record about a sparse one. label: which model this is, for the progress line.
         """
         settings, passages, loaded = self._settings, self._texts.passages, self._model.loaded
+        halfway = Halfway(self._store, self._model.identity)
         with self._run_log.timed("evaluate"):
             rule, on_step = settings.evaluation.rule, self._run_log.on_step
-            evaluated = evaluate(loaded, passages, on_step, label, rule=rule, stop=stop)
+            so_far = SoFar(halfway, f"{key}/answers")
+            evaluated = evaluate(loaded, passages, on_step, label, rule=rule, stop=stop, so_far=so_far)
         record = Record(
             key=key,
             model=settings.model,
@@ -69,6 +73,7 @@ class RunRecords:
             stopping=evaluated.stopping,
         )
         self._store.put(key, record)
+        halfway.done()
         if self._model.is_first:
             self._store.remember(notes.peak_memory(settings.model, settings.dtype), str(peak_memory_bytes()))
         return record

@@ -14,6 +14,7 @@ from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import mixed_text_identity, own_text_identity, text_key, unread_text_identity
+from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
@@ -135,7 +136,7 @@ class RunTexts:
             with self._run_log.timed("text"):
                 written = sample_texts(loaded, openings(), self._calibration, on_step)
             known = json.dumps(written).encode()
-            self._store.put_artefact(key, known)
+            self._store.put_artefact(key, known, about_artefact("text", self._model.identity))
         return Texts(texts=tuple(json.loads(known)), identity=self._own_identity)
 
 

@@ -6,6 +6,7 @@ Both shapes answer the same questions, and all but `applied` are asked while the
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -32,7 +33,8 @@ class PrunedChannels:
 
     def applied(self) -> AbstractContextManager[None]:
         """Inside it the loaded model is the sparse one, and the dense one again after it."""
-        return pruned(self.loaded.mlps, self.narrowed)
+        both = zip(self.loaded.mlps, self.narrowed, strict=True)
+        return self.loaded.residency.changed([partial(pruned, [mlp], [narrow]) for mlp, narrow in both])
 
     @property
     def widths(self) -> list[int]:
@@ -71,7 +73,8 @@ class MaskedWeights:
 
     def applied(self) -> AbstractContextManager[None]:
         """Inside it the loaded model is the sparse one, and the dense one again after it."""
-        return reweighted(self.loaded.projections(self.scope), self.masked)
+        both = zip(self.loaded.projections(self.scope), self.masked, strict=True)
+        return self.loaded.residency.changed([partial(reweighted, [block], [masked]) for block, masked in both])
 
     @property
     def widths(self) -> list[int]:

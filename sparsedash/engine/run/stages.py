@@ -124,7 +124,9 @@ class Stages:
         announce()
         stop = self._stop_rule()
         with made.applied():
-            return self._records.evaluated(key, facts, label, stop)
+            record = self._records.evaluated(key, facts, label, stop)
+        self._pruning.answered()
+        return record
 
     def prune(self, method: MethodSettings, permille: int) -> SparseModel:
         """The sparse model, not applied yet; calibrates first where the statistics are not there (any more)."""

@@ -3,7 +3,7 @@
 A small one is downloaded whole, once, into the local cache of `datasets`. Of a big one only the first texts are
 streamed, always as many, and kept beside it: either way a text set that was read once can be read without the network.
 
-References: a name in one of the tables, or a file (see sparsedash.storage.text_refs). `self`, text sampled
+References: a name in one of the tables, or a file (see sparsedash.storage.texts.text_refs). `self`, text sampled
 from the model, is made by the pipeline.
 """
 
@@ -25,8 +25,8 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT
 from sparsedash.storage.data_dir import data_folder
 from sparsedash.storage.local_paths import kind_of
-from sparsedash.storage.text_files import is_running, json_lines, texts_of
-from sparsedash.storage.text_refs import chosen, file_of, names_file
+from sparsedash.storage.texts.text_files import is_running, json_lines, texts_of
+from sparsedash.storage.texts.text_refs import chosen, file_of, names_file
 
 TEXTS = Path(__file__).parents[2] / "catalog" / "texts"
 

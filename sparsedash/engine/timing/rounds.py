@@ -43,9 +43,10 @@ class Rounds:
         """Whole rounds."""
         return len(self.dense_first)
 
-    def ratio(self, seed: int) -> SpeedRatio:
+    @property
+    def ratio(self) -> SpeedRatio:
         """The ratio by these rounds."""
-        return speed_ratio(self.dense_s, self.sparse_s, seed)
+        return speed_ratio(self.dense_s, self.sparse_s)
 
 
 def timed_rounds(
@@ -60,7 +61,7 @@ def timed_rounds(
     for _ in range(stop.n_warmup):
         _round(sample, order.random() < 0.5, lambda: on_round(0, 0.0))
     started = clock()
-    while not _is_enough(found, stop, clock() - started, seed):
+    while not _is_enough(found, stop, clock() - started):
         first = order.random() < 0.5
         seconds = _round(sample, first, lambda: on_round(found.n, clock() - started))
         found.dense_s.append(seconds[True])
@@ -77,9 +78,9 @@ def _round(sample: Sample, dense_first: bool, before: Callable[[], None]) -> dic
     return seconds
 
 
-def _is_enough(found: Rounds, stop: Stop, spent_s: float, seed: int) -> bool:
+def _is_enough(found: Rounds, stop: Stop, spent_s: float) -> bool:
     if found.n < LEAST_FOR_AN_INTERVAL:
         return False
     if spent_s >= stop.most_s or found.n >= MOST_ROUNDS:
         return True
-    return found.n >= stop.least_rounds and is_narrow(found.ratio(seed), stop.within)
+    return found.n >= stop.least_rounds and is_narrow(found.ratio, stop.within)

@@ -47,6 +47,11 @@ def time_models(
     with pair_cache.pair((settings.dense, settings.sparse), store, on_step) as (dense, sparse):
         if dense.loaded is not sparse.loaded:
             raise JobError("These are not a model and a sparse one made of it.", "Choose two results of one run.")
+        if dense.loaded.residency.streamed:
+            raise JobError(
+                "This model does not fit into the memory of this machine: what would be timed is its disk.",
+                "Time it on a machine with more memory.",
+            )
         note_shape(dense.loaded, store)
         shape, dtype = shape_of(dense.loaded), settings.dtype or dense.loaded.dtype
         with (
@@ -158,7 +163,7 @@ def _as_phase(found: Rounds, phase: Phase, batch: int, ceiling: float, seed: int
         dense_s=tuple(found.dense_s),
         sparse_s=tuple(found.sparse_s),
         dense_first=tuple(found.dense_first),
-        ratio=found.ratio(seed),
+        ratio=found.ratio,
         ceiling=ceiling,
     )
 

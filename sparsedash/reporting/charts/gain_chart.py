@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sparsedash.reporting.charts.axes import range_of, ticks
+from sparsedash.reporting.charts.far_points import FarGroup, far_notes, short_times, with_far_points_at_the_edge
 from sparsedash.reporting.charts.marks import SYMBOLS, ink
 from sparsedash.reporting.charts.palette import PALETTES, Palette, Theme, axis, frame_of
 from sparsedash.reporting.charts.points import Measure, Point, Reading, TradeoffData
@@ -50,8 +51,10 @@ class Gained:
 
 def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: Theme = "light") -> go.Figure:
     """What is lost, by one measure, against what is won. Only models whose gain is known are drawn."""
+    front = _front(tradeoff, gained, measure, PALETTES[theme])
+    tradeoff = with_far_points_at_the_edge(tradeoff, measure)
     colours, y_range, x_range = PALETTES[theme], range_of(tradeoff, measure), _x_range(tradeoff, gained)
-    traces = [*_ground(tradeoff, measure, x_range, colours), _front(tradeoff, gained, measure, colours)]
+    traces = [*_ground(tradeoff, measure, x_range, colours), front]
     for (label, points), symbol in zip(tradeoff.lines.items(), _symbols(len(tradeoff.lines)), strict=True):
         known = [point for point in points if point.key in gained.gains]
         if known:
@@ -62,6 +65,7 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
     )
     layout |= _axes(gained, measure, x_range, y_range, colours)
     layout |= _legend(_legend_height(tradeoff, gained), colours)
+    layout["annotations"] = far_notes(_far_groups(tradeoff, gained, measure), colours)
     return go.Figure(traces, layout)
 
 
@@ -75,6 +79,16 @@ def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:
         for point in _known(tradeoff, gained)
     ]
     return f"{measure.capitalize()} against {gained.name}: {'; '.join(parts) or 'no model yet'}."
+
+
+def _far_groups(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> list[FarGroup]:
+    """The models at the edge of the chart, each by itself."""
+    found = [(gained.gains[point.key].value, point.readings[measure][0]) for point in _known(tradeoff, gained)]
+    return [
+        FarGroup(places=[x], edge=reading.value, said=[short_times(-reading.farther)])
+        for x, reading in found
+        if reading.farther is not None
+    ]
 
 
 def _known(tradeoff: TradeoffData, gained: Gained) -> list[Point]:

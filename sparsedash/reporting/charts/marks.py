@@ -168,8 +168,30 @@ def strands(line: Line, measure: Measure) -> dict[Role, list[Reading]]:
     return found
 
 
-def strand_trace(tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette) -> Any:
-    """One line of marks with intervals, from dense on; hollow marks stand for fewer passages than dense has."""
+def strand_traces(
+    tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette
+) -> list[Any]:
+    """One line of marks with intervals, from dense on; hollow marks stand for fewer passages than dense has.
+
+    Where marks stand at the edge of the chart, the line by itself leads to where they belong, and is cut off there.
+    """
+    marks = _strand_marks(tradeoff, line, measure, found, colours)
+    if all(reading.farther is None for reading in found):
+        return [marks]
+    across = go.Scatter(
+        x=marks.x,
+        y=[tradeoff.dense_value(measure), *(reading.place for reading in found)],
+        mode="lines",
+        name="line",
+        line=marks.line,
+        hoverinfo="skip",
+    )
+    return [across, marks.update(mode="markers+text")]
+
+
+def _strand_marks(
+    tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette
+) -> go.Scatter:
     colour, _ = ink(found[0].role, colours)
     judged = line.alone and measure in tradeoff.allowed
     hollow = [point.hollow for point in line.points]

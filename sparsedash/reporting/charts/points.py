@@ -22,7 +22,7 @@ class Reading:
 
     role: what it counts. For perplexity the mean change of the target's log-likelihood in nats, as far as the chart
     reaches; for accuracy the change in percentage points; for flips the share of passages in percent, of broken ones
-    below zero; for the share right that in percent.
+    below zero; for the share right that in percent. farther: of a point at the edge of its chart, where it belongs.
     """
 
     role: Role
@@ -30,6 +30,12 @@ class Reading:
     low: float
     high: float
     words: str
+    farther: float | None = None
+
+    @property
+    def place(self) -> float:
+        """Where it belongs, whether the chart reaches there or not."""
+        return self.value if self.farther is None else self.farther
 
 
 Readings = Mapping[Measure, Sequence[Reading]]

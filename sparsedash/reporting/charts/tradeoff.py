@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sparsedash.reporting.charts.axes import MARGIN, end_of_axis, range_of, ticks
+from sparsedash.reporting.charts.far_points import far_groups, far_notes, with_far_points_at_the_edge
 from sparsedash.reporting.charts.labels import Label, Panel, label_layout, room_for, wrapped
 from sparsedash.reporting.charts.marks import (
     SYMBOLS,
@@ -16,7 +17,7 @@ from sparsedash.reporting.charts.marks import (
     ink,
     lines_of,
     live_trace,
-    strand_trace,
+    strand_traces,
     strands,
 )
 from sparsedash.reporting.charts.palette import PALETTES, Palette, Theme, axis, frame_of
@@ -36,6 +37,7 @@ _TOP, _BOTTOM, _LEFT = 44, 52, 52
 
 def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light") -> go.Figure:
     """The chart of one measure against measured MLP sparsity, every value with its 95 % interval."""
+    tradeoff = with_far_points_at_the_edge(tradeoff, measure)
     colours, end, y_range = PALETTES[theme], end_of_axis(tradeoff), range_of(tradeoff, measure)
     lines = lines_of(tradeoff, end)
     labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
@@ -50,6 +52,7 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity",
     layout = frame_of(title, round(height) + _TOP + _BOTTOM + below, colours)
     layout |= _axes(tradeoff, measure, (end, y_range), below, colours)
     layout |= label_layout(labels, Panel(y_range=y_range, height=height), colours)
+    layout["annotations"] += far_notes(far_groups(lines, measure), colours)
     if below:
         layout["annotations"] += verdict_rows(lines, colours)
     if measure == "share right":
@@ -92,7 +95,7 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
 def _line(tradeoff: TradeoffData, line: Line, measure: Measure, colours: Palette) -> tuple[list[Any], list[Label]]:
     """The traces of one method and its labels: one that only keeps the room where it has no point yet."""
     found = strands(line, measure)
-    traces = [strand_trace(tradeoff, line, measure, ends, colours) for ends in found.values()]
+    traces = [each for ends in found.values() for each in strand_traces(tradeoff, line, measure, ends, colours)]
     if not found:
         live = tradeoff.live if measure == "share right" else None
         y = live.reading.value if live is not None and live.label == line.label else None
@@ -115,6 +118,9 @@ def _axes(
 ) -> dict[str, Any]:
     """Both axes. reach: the end of the x axis and the range of the y axis. below: pixels kept free under the x axis."""
     end, y_range = reach
+    # Beside points that do not stand where they belong no number of the axis holds.
+    edges = [reading.value for point in tradeoff.sparse for reading in point.readings[measure] if reading.farther]
+    marked = (max(y_range[0], *edges), y_range[1]) if edges else y_range
     return {
         "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM + below},
         "xaxis": axis(
@@ -128,6 +134,6 @@ def _axes(
             title={"text": tradeoff.taken, "font": {"color": colours.muted, "size": 14}, "standoff": below + 12},
         ),
         "yaxis": axis(
-            colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **ticks(measure, y_range)
+            colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **ticks(measure, marked)
         ),
     }

@@ -1,6 +1,9 @@
 """The trade-off chart as inline SVG, for the report: it needs no script, opens anywhere and can be printed."""
 
+from statistics import fmean
+
 from sparsedash.reporting.charts.axes import range_of, round_places, ticks
+from sparsedash.reporting.charts.far_points import FarGroup, far_groups, with_far_points_at_the_edge
 from sparsedash.reporting.charts.labels import placed
 from sparsedash.reporting.charts.marks import SYMBOLS, Line, lines_of
 from sparsedash.reporting.charts.points import Measure, Point, Reading, TradeoffData
@@ -37,12 +40,14 @@ def drawing(tradeoff: TradeoffData, measure: Measure) -> Html:
 
     measure: one that has a single reading for each model.
     """
+    tradeoff = with_far_points_at_the_edge(tradeoff, measure)
     plane = _Plane(tradeoff, measure)
     lines = [line for line in lines_of(tradeoff, plane.end) if line.points]
     dense = tradeoff.dense_value(measure)
-    drawn = [*_allowed(tradeoff, plane), *_axes(plane, tradeoff), *_across(plane.y(dense))]
+    drawn = [_plot(plane), *_allowed(tradeoff, plane), *_axes(plane, tradeoff), *_across(plane.y(dense))]
     for i, line in enumerate(lines):
         drawn += _line(dense, line, _DASHES[i % len(_DASHES)], plane)
+    drawn += [note for group in far_groups(lines, measure) for note in _far(group, plane)]
     drawn += _labels(dense, lines, plane)
     return element(
         "svg",
@@ -96,13 +101,37 @@ def _labels(dense: float, lines: list[Line], plane: _Plane) -> list[Html]:
 
 def _line(dense: float, line: Line, dash: str, plane: _Plane) -> list[Html]:
     stands = [(plane.x(place), plane.reading(point)) for place, point in zip(line.places, line.points, strict=True)]
-    ends = [(plane.x(0.0), dense), *((x, reading.value) for x, reading in stands)]
+    ends = [(plane.x(0.0), dense), *((x, reading.place) for x, reading in stands)]
     points = " ".join(f"{x},{plane.y(value)}" for x, value in ends)
-    drawn = [element("polyline", points=points, stroke_dasharray=dash, css="sparse")]
+    cut = f"url(#{_cut_off(plane)})" if any(reading.farther is not None for _, reading in stands) else ""
+    drawn = [element("polyline", points=points, stroke_dasharray=dash, css="sparse", clip_path=cut)]
     for x, reading in stands:
         drawn.append(element("line", x1=x, x2=x, y1=plane.y(reading.low), y2=plane.y(reading.high), css="sparse"))
         drawn.append(_text(SYMBOLS[line.symbol], x, plane.y(reading.value), "middle", css="point"))
     return drawn
+
+
+def _far(group: FarGroup, plane: _Plane) -> list[Html]:
+    """The arrows of points at the edge, and above them what stands there."""
+    edge = float(plane.y(group.edge))
+    drawn = [_text("↓", plane.x(place), f"{edge + _LABEL_HEIGHT:.1f}", "middle") for place in group.places]
+    middle = plane.x(fmean(group.places))
+    return drawn + [
+        _text(said, middle, f"{edge - _LABEL_HEIGHT * (i + 1):.1f}", "middle")
+        for i, said in enumerate(reversed(group.said))
+    ]
+
+
+def _plot(plane: _Plane) -> Html:
+    """The plot, beyond which no line leads."""
+    box = element(
+        "rect", x=str(_LEFT), y=str(_TOP), width=str(_WIDTH - _LEFT - _RIGHT), height=str(_HEIGHT - _TOP - _BOTTOM)
+    )
+    return element("clipPath", box, id=_cut_off(plane))
+
+
+def _cut_off(plane: _Plane) -> str:
+    return f"plot-{plane.measure.replace(' ', '-')}"
 
 
 def _text(words: str, x: str, y: str, anchor: str, css: str = "") -> Html:

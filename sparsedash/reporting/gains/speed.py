@@ -19,7 +19,8 @@ def rows(timing: Timing) -> list[list[str]]:
 def circumstances(timing: Timing) -> str:
     """On what it was measured, in one line."""
     threads = f"{timing.n_threads} {wording.plural(timing.n_threads, 'thread')}"
-    return f"{timing.machine}, {threads}, {timing.dtype}; medians of rounds in which both went, in random order"
+    how = "seconds: medians; ratio: the middle half of the rounds, in which both went in random order"
+    return f"{timing.machine}, {threads}, {timing.dtype}; {how}"
 
 
 def explained(timing: Timing) -> str:

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from math import exp
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, element, escape, token
+from sparsedash.reporting.html import Html, Table, element, escape, table, token
 from sparsedash.schema.records import Outcome
 
 LISTED = 5
 """Choices of each model that are listed."""
 UNKNOWN = "–"
+CAPTION = "What each model holds likeliest to come next"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,21 @@ def choices_table(left: Outcome, right: Outcome, names: tuple[str, str], colours
         *(element("th", escape(n), scope="col", css=css) for n, css in zip(names, colours, strict=True)),
     )
     rows = [_row(choice, largest, colours) for choice in found]
-    caption = element("caption", escape("What each model holds likeliest to come next"))
+    caption = element("caption", escape(CAPTION))
     return element("table", caption, element("thead", head), element("tbody", *rows), css="sd-top")
+
+
+def choices_file(left: Outcome, right: Outcome, names: tuple[str, str]) -> Table:
+    """The same table to take along: without bars, and with a word for how the right word begins."""
+    rows = [
+        [choice.text, "yes" if choice.target else "no", *(_said(share) for share in (choice.left, choice.right))]
+        for choice in choices(left, right)
+    ]
+    return table("First choices", CAPTION, ["Next token", "Begins the right word", *names], rows)
+
+
+def _said(share: float | None) -> str:
+    return UNKNOWN if share is None else wording.probability(share)
 
 
 def _probabilities(outcome: Outcome) -> dict[str, float]:
@@ -68,7 +82,7 @@ def _row(choice: Choice, largest: float, colours: tuple[str, str]) -> Html:
         "tr",
         element("th", token(choice.text), sign, scope="row", css="sd-hit" if choice.target else ""),
         element("td", *bars),
-        *(element("td", escape(UNKNOWN if s is None else wording.probability(s))) for s in both),
+        *(element("td", escape(_said(share))) for share in both),
     )
 
 

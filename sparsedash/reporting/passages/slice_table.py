@@ -7,7 +7,7 @@ from math import inf
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.points import times
-from sparsedash.reporting.html import Html, element, escape, join, paragraph
+from sparsedash.reporting.html import Html, Table, element, escape, join, paragraph, table
 from sparsedash.reporting.passages.slices import Slice, slices
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.records import Passages
@@ -16,6 +16,7 @@ from sparsedash.stats.means import anytime_mean_interval, mean_interval
 from sparsedash.stats.tolerance import ALPHA, Losses, losses_of, lost_accuracy_interval
 
 _MEASURES = 2
+_NAME = "Which passages break"
 _HEAD = ("Passages", "Broke", "Mended", "Accuracy, points", "Word perplexity", "Beside all")
 MORE, LESS = "✕ loses more", "✓ loses less"
 
@@ -78,12 +79,6 @@ def _measured(asked: _Asked) -> SliceLosses:
 
 def slice_table(found: SliceLosses, right: str, left: str) -> Html:
     """The table with its caption. right, left: the models' names."""
-    n, level = len(found.rows), f"{100 * (1 - found.alpha):.2f}{wording.NBSP}%"
-    caption = (
-        f"{right} against {left}, paired. {n} groups are looked at, with two intervals each: every one has the level "
-        f"{level}, so that all hold together at 95{wording.NBSP}%. Marked are groups whose whole interval lies on one "
-        f"side of what all passages lost ({times(found.mean)}). A mark is a hint for a test on other passages."
-    )
     drawn: list[Html] = []
     for i, row in enumerate(found.rows):
         if i == 0 or found.rows[i - 1].group.by != row.group.by:
@@ -93,9 +88,23 @@ def slice_table(found: SliceLosses, right: str, left: str) -> Html:
         drawn.append(element("tr", element("th", escape(row.group.name), scope="row"), *cells))
     top = element("tr", *(element("th", escape(cell), scope="col") for cell in ("Group", *_HEAD)))
     inside = element("table", element("thead", top), element("tbody", *drawn), css="sd-table sd-slices")
-    name = "Which passages break"
-    scroll = element("div", inside, css="sd-scroll", role="region", aria_label=name, tabindex="0")
-    return join(paragraph(caption, css="sd-muted sd-small"), scroll)
+    scroll = element("div", inside, css="sd-scroll", role="region", aria_label=_NAME, tabindex="0")
+    return join(paragraph(_caption(found, right, left), css="sd-muted sd-small"), scroll)
+
+
+def slice_file(found: SliceLosses, right: str, left: str) -> Table:
+    """The same table to take along, every group with what it is grouped by."""
+    rows = [[row.group.by, row.group.name, *_cells(row, found.mean)] for row in found.rows]
+    return table(_NAME, _caption(found, right, left), ["Grouped by", "Group", *_HEAD], rows)
+
+
+def _caption(found: SliceLosses, right: str, left: str) -> str:
+    n, level = len(found.rows), f"{100 * (1 - found.alpha):.2f}{wording.NBSP}%"
+    return (
+        f"{right} against {left}, paired. {n} groups are looked at, with two intervals each: every one has the level "
+        f"{level}, so that all hold together at 95{wording.NBSP}%. Marked are groups whose whole interval lies on one "
+        f"side of what all passages lost ({times(found.mean)}). A mark is a hint for a test on other passages."
+    )
 
 
 def _cells(row: SliceLoss, mean: float) -> list[str]:

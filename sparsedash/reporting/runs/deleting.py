@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from sparsedash.reporting.wording import plural
 from sparsedash.service.run_removal import Removal
 
-_UNKNOWN = "All answers stay: other runs here were written by another version of SparseDash, and may need them."
+UNKNOWN = "All answers stay: other runs here were written by another version of SparseDash, and may need them."
 
 
 def asked(plan: Removal, titles: Mapping[str, str]) -> list[str]:
@@ -18,7 +18,7 @@ def asked(plan: Removal, titles: Mapping[str, str]) -> list[str]:
     if plan.n_shared and not plan.unknown:
         said.append(f"The answers of {plan.n_shared} {plural(plan.n_shared, 'model')} stay: other runs use them.")
     if plan.unknown:
-        said.append(_UNKNOWN)
+        said.append(UNKNOWN)
     return said + _refused(plan, titles)
 
 

@@ -6,8 +6,9 @@ from math import inf, isinf
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.points import times
+from sparsedash.reporting.html import Table, table
 from sparsedash.reporting.readings import factor_interval, perplexity
-from sparsedash.reporting.runs.rows import RunRow
+from sparsedash.reporting.runs.rows import RunRow, removed, state
 from sparsedash.reporting.verdicts import WORDS, allowed
 from sparsedash.stats.tolerance import Tolerance, Verdict
 
@@ -22,6 +23,21 @@ ORDERS: dict[str, str] = {
     "longest": "Longest first",
 }
 """The orders of the table by their names in the address, with their words; the usual one first."""
+
+_COLUMNS = (
+    "Run",
+    "What it is",
+    "Method",
+    "Removed",
+    "Verdict",
+    "On the model",
+    "Word perplexity, times dense",
+    "Interval",
+    "Accuracy",
+    "State",
+    "Started",
+    "Took",
+)
 
 _RANK: dict[Verdict, int] = {"within": 0, "undecided": 1, "beyond": 2}
 
@@ -114,6 +130,17 @@ def when(row: RunRow, zone: tzinfo | None) -> tuple[str, str]:
     """When it was started, and how long it took."""
     seconds = row.seconds
     return wording.moment(row.at, zone), "" if seconds is None else wording.duration(seconds)
+
+
+def listing_file(rows: Sequence[RunRow], zone: tzinfo | None) -> Table:
+    """These rows as a table to take along."""
+    return table("All runs", "", list(_COLUMNS), [_cells(row, zone) for row in rows])
+
+
+def _cells(row: RunRow, zone: tzinfo | None) -> list[str]:
+    which, model = verdict(row)
+    words = [row.title, what_it_is(row), wording.methods(row.settings), " ".join(removed(row)).strip()]
+    return [*words, which, model, *cost(row), ", ".join(filter(None, state(row))), *when(row, zone)]
 
 
 def told_away(chosen: Collection[str], shown: Sequence[RunRow]) -> str:

@@ -28,7 +28,7 @@ from sparsedash.service.cluster.calibrations import Fetch, fetch_calibration, ke
 from sparsedash.storage.data_dir import data_folder, in_full
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
-from sparsedash.storage.uploads import Uploads
+from sparsedash.storage.texts.uploads import Uploads
 
 TERM_S, KILL_S = 0.5, 1.0
 """Sooner than on the server: the folder is not lost by it, and somebody waits for a machine."""

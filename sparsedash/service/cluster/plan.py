@@ -20,13 +20,13 @@ from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import plain_share
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.hashing import STAGE_VERSIONS, canonical_json
-from sparsedash.schema.parts import PartSettings
+from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.records import Passages, Record, Run, from_json, to_json
 from sparsedash.schema.searches import FindSettings, asked_settings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.run_files import RunParts, keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_refs import UPLOAD, file_of
+from sparsedash.storage.texts.text_refs import UPLOAD, file_of
 
 P = TypeVar("P", Record, Passages)
 

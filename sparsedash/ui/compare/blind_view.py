@@ -3,7 +3,6 @@
 import secrets
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import label, paragraph
@@ -14,13 +13,13 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import wilson
 from sparsedash.ui import frame
 from sparsedash.ui.compare import open_view
-from sparsedash.ui.compare.selectors import Places, Shown, search
+from sparsedash.ui.compare.selectors import About, Places, Shown, search
 
 
-def begin(backend: Backend, run: Run, pair: Pair, basis: str, about: DeltaGenerator) -> None:
-    """Open the page with the question; how it was answered so far stands in `about`."""
+def begin(backend: Backend, run: Run, pair: Pair, basis: str, places: About) -> None:
+    """Open the page with the question; how it was answered so far stands after the passages."""
     frame.opening("Which answer is better?")
-    with about:
+    with places.about:
         frame.show(paragraph(basis, css="sd-basis"))
         _show_tally(backend, pair)
 

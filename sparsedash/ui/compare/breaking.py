@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.reporting.passages.slice_table import slice_losses, slice_table
+from sparsedash.reporting.passages.slice_table import slice_file, slice_losses, slice_table
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.records import Passages
 from sparsedash.service.backend import Backend
@@ -15,4 +15,6 @@ def show_breaking(backend: Backend, pair: Pair, passages: Passages) -> None:
     box = st.expander("Which passages break?", key="groups", on_change="rerun", bind=BOUND)
     if box.open:
         with box:
-            frame.show(slice_table(slice_losses(backend, pair, passages), pair.right_name, pair.left_name))
+            found = slice_losses(backend, pair, passages)
+            frame.show(slice_table(found, pair.right_name, pair.left_name))
+            frame.offer_table(slice_file(found, pair.right_name, pair.left_name))

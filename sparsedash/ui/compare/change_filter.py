@@ -8,7 +8,7 @@ import streamlit as st
 from sparsedash.reporting.charts.changes import changes_chart, changes_words, clicked_bar
 from sparsedash.reporting.passages.changes import Range, counted, ranges
 from sparsedash.reporting.record_pair import Pair
-from sparsedash.ui import address_bar, frame
+from sparsedash.ui import address_bar, chart_files, frame
 
 CHANGE = "change"
 """The parameter of the address that names a range of changes."""
@@ -49,12 +49,13 @@ def choose_change(by: ChangeFilter, positions: Sequence[int], kind: str) -> None
             tuple(each.high for each in by.ranges[:-1]), tuple(counts), tuple(words), by.chosen, frame.theme()
         ),
         theme=None,
-        config={"displayModeBar": False, "responsive": True},
+        config=chart_files.chart_config("changes"),
         alt=changes_words(counts, words),
         key=key,
         on_select=lambda: _press(key, by, kind),
         selection_mode="points",
     )
+    chart_files.offer_chart()
     options = {"": f"Any change · {len(positions):,}"} | {
         each.address: f"{each.words.capitalize()} · {n:,}" for each, n in zip(by.ranges, counts, strict=True)
     }

@@ -15,6 +15,7 @@ from sparsedash.reporting.side_by_side import side_title
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui.carried import tolerance
+from sparsedash.ui.serving import visitor
 
 
 def offer_files(
@@ -57,7 +58,7 @@ def _button(text: str, name: str, mime: str, made: partial[bytes]) -> None:
         label(text),
         data=made,
         file_name=f"sparsedash-{name}",
-        mime=mime,
+        mime=visitor.media_type(mime),
         on_click="ignore",
         key=f"take-{name}",
         width="stretch",

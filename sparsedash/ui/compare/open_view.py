@@ -3,7 +3,6 @@
 from typing import get_args
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.html import paragraph
@@ -19,7 +18,7 @@ from sparsedash.ui.carried import tolerance
 from sparsedash.ui.compare import kinds
 from sparsedash.ui.compare.change_filter import asked_change, choose_change
 from sparsedash.ui.compare.downloads import offer_files
-from sparsedash.ui.compare.selectors import Places, Shown, search
+from sparsedash.ui.compare.selectors import About, Places, Shown, search
 
 _EXPLAINED = (
     "Accuracy counts the passages whose last word a model gets right. Word perplexity 2 × dense's means that the right "
@@ -27,20 +26,24 @@ _EXPLAINED = (
 )
 
 
-def begin(backend: Backend, run: Run, pair: Pair, basis: str, about: DeltaGenerator) -> None:
-    """Open the page with the verdict on the right model; what it lost or won, and how sure that is, in `about`."""
+def begin(backend: Backend, run: Run, pair: Pair, basis: str, places: About) -> None:
+    """Open the page with the verdict on the right model and what it lost; what else is known after the passages."""
     found = run_results(backend, run, tolerance())
     if found is None:
         return
     verdict = verdict_of(found, pair.left, pair.right)
     name, beside = pair.right_name, pair.left_name
     frame.opening(verdicts.brief_judgement(name, verdict, beside))
+    if name != beside:
+        with places.cost:
+            frame.show(paragraph(verdicts.cost_and_open(verdict, beside), css="sd-cost"))
     notes = [
         verdicts.flips(compare(pair.left, pair.right)),
         *verdicts.grounds(name, verdict, found.tolerance, beside),
         verdicts.endings({beside: pair.left, name: pair.right}),
     ]
-    with about:
+    with places.about:
+        frame.section("What the verdict rests on")
         frame.show(paragraph(f"{name} against {beside}{_measured(pair)} · {basis}", css="sd-basis"))
         frame.note(" ".join(filter(None, notes)))
         frame.show(paragraph(_EXPLAINED, css="sd-muted sd-small"))

@@ -2,9 +2,9 @@
 
 from sparsedash.catalog.example import is_example
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, element, escape, join, paragraph, token
+from sparsedash.reporting.html import Html, Table, element, escape, join, paragraph, table, token
 from sparsedash.reporting.passages.changes import change_words
-from sparsedash.reporting.passages.first_choices import choices_table
+from sparsedash.reporting.passages.first_choices import choices_file, choices_table
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.side_by_side import SideBySide, side_title
 from sparsedash.schema.records import Outcome, Passages
@@ -60,7 +60,10 @@ def _show_answers(position: int, seen: SideBySide, passages: Passages | None) ->
         seen.beside(_answer(left), _answer(right)),
         paragraph(change_words(-pair.fall(position), left.target), css="sd-change"),
     )
-    frame.show(choices_table(left, right, seen.titles, seen.colours), _tokens(position, pair))
+    frame.show(choices_table(left, right, seen.titles, seen.colours))
+    frame.offer_table(choices_file(left, right, seen.titles))
+    if (tokens := _tokens(position, pair)) is not None:
+        frame.show_table(tokens)
 
 
 def _said(outcome: Outcome) -> Html:
@@ -80,21 +83,15 @@ def _answer(outcome: Outcome) -> Html:
     )
 
 
-def _tokens(position: int, pair: Pair) -> Html:
-    """The target's tokens with both probabilities; nothing for a single one, or where the models cut it differently."""
+def _tokens(position: int, pair: Pair) -> Table | None:
+    """The target's tokens with both probabilities; None for a single one, or where the models cut it differently."""
     left, right = pair.outcomes(position)
     if len(left.tokens) < 2 or [t.text for t in left.tokens] != [t.text for t in right.tokens]:
-        return Html("")
+        return None
     head = ["Token", side_title(pair.left_name, pair.left), side_title(pair.right_name, pair.right)]
     rows = [
-        element(
-            "tr",
-            element("th", token(one.text), scope="row"),
-            *(element("td", escape(f"{wording.likelihood(t.log_likelihood)}, rank {t.rank:,}")) for t in (one, other)),
-        )
+        [one.text, *(f"{wording.likelihood(t.log_likelihood)}, rank {t.rank:,}" for t in (one, other))]
         for one, other in zip(left.tokens, right.tokens, strict=True)
     ]
-    caption = element("caption", escape("The target token by token, each given those before it"))
-    top = element("tr", *(element("th", escape(cell), scope="col") for cell in head))
-    table = element("table", caption, element("thead", top), element("tbody", *rows), css="sd-table sd-tokens")
-    return element("div", table, css="sd-scroll", role="region", aria_label="Target tokens", tabindex="0")
+    caption = "The right word token by token, each given those before it"
+    return table("Tokens of the right word", caption, head, rows, [token(one.text) for one in left.tokens])

@@ -29,6 +29,14 @@ class Places:
 
 
 @dataclass(frozen=True, kw_only=True)
+class About:
+    """Where on the page more is said of the verdict. cost: right under it. about: after the passages."""
+
+    cost: DeltaGenerator
+    about: DeltaGenerator
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shown:
     """The passages that can be stepped through, in their order. kind: theirs; None while it would tell too much."""
 
@@ -51,9 +59,9 @@ def begin_choices() -> DeltaGenerator:
             help="Run, models, search, order, files",
         )
     choices = st.container(key="choices")
-    if opened:
-        with choices:
-            frame.show(element("span", css="sd-unseen sd-choices-open"))
+    with choices:
+        # There either way: what follows would else move by one place, and be drawn anew.
+        frame.show(element("span", css=f"sd-unseen{' sd-choices-open' if opened else ''}"))
     return choices
 
 

@@ -3,7 +3,6 @@
 from typing import Protocol
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.side_by_side import SideBySide
@@ -13,7 +12,7 @@ from sparsedash.ui import address_bar
 from sparsedash.ui.compare import blind_view, open_view
 from sparsedash.ui.compare.change_filter import CHANGE
 from sparsedash.ui.compare.kinds import OTHER_WORDS
-from sparsedash.ui.compare.selectors import Places, Shown
+from sparsedash.ui.compare.selectors import About, Places, Shown
 
 _MODE = "blind-mode"
 
@@ -21,8 +20,8 @@ _MODE = "blind-mode"
 class View(Protocol):
     """The steps in which the two views differ; `blind_view` and `open_view` have a function for each."""
 
-    def begin(self, backend: Backend, run: Run, pair: Pair, basis: str, about: DeltaGenerator) -> None:
-        """Draw the page's first sentence, and in `about` more on it. basis: what it rests on, but for the names."""
+    def begin(self, backend: Backend, run: Run, pair: Pair, basis: str, places: About) -> None:
+        """Draw the page's first sentence, and in its places more on it. basis: what it rests on, but for the names."""
 
     def choose_passages(
         self, backend: Backend, run: Run, chosen: Pair, passages: Passages | None, places: Places

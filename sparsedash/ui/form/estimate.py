@@ -66,6 +66,8 @@ def _time(before: Preflight) -> str:
 def _memory(memory: Memory) -> str:
     """What was measured, unless these methods need more than whatever was run then."""
     measured, least = memory.measured_bytes, memory.least
+    if least and least.streamed:
+        return f"{wording.at_least(least)}. {wording.streamed(memory.resident_bytes, memory.there_bytes)}"
     if least and (measured is None or measured < least.n_bytes):
         return wording.at_least(least)
     if measured is None:

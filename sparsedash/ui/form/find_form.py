@@ -21,10 +21,22 @@ from sparsedash.ui.form.more_fields import (
     shuffle_field,
     usual_calibration,
 )
-from sparsedash.ui.form.sureness import choose_size
+from sparsedash.ui.form.sureness import N_PASSAGES, choose_size, other_passages
 from sparsedash.ui.form_address import OWN
 
-_MORE = (CALIBRATION.key, "samples", "length", "seed", "weights", "packed", "shuffle", "rule", "dtype", "width")
+_MORE = (
+    CALIBRATION.key,
+    "samples",
+    "length",
+    "seed",
+    "weights",
+    "packed",
+    "shuffle",
+    "rule",
+    "dtype",
+    "width",
+    "residency",
+)
 """The fields under "More settings", by their names in the address."""
 
 
@@ -40,8 +52,9 @@ def find_settings(backend: Backend, model: str | None) -> FindSettings | None:
         own = choose_own("Use a method of your own instead")
     frame.section("How sure?")
     sizes = st.container()
-    passages = reference(backend, PASSAGES)
-    budget = _budget()
+    with other_passages(N_PASSAGES):
+        passages = reference(backend, PASSAGES)
+        budget = _budget()
     st.session_state.setdefault("more", any(map(asked, _MORE)))
     with st.expander("More settings", key="more", on_change="rerun"):
         group("Calibration")
@@ -50,7 +63,7 @@ def find_settings(backend: Backend, model: str | None) -> FindSettings | None:
         shuffle = shuffle_field()
         rule = rule_field()
         group("Numbers")
-        dtype, width = number_fields()
+        dtype, width, residency = number_fields()
     uploads.show_kept(backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)})
     with about_method:
         say_methods(own or (preset,))
@@ -69,6 +82,7 @@ def find_settings(backend: Backend, model: str | None) -> FindSettings | None:
                 evaluation=EvaluationSettings(corpus=passages, n_passages=budget, shuffle_seed=shuffle, rule=rule),
                 ratio=tolerance.ratio,
                 points=tolerance.points,
+                residency=residency,
             ),
         )
     choose_size(backend, sizes, settings)
@@ -95,7 +109,7 @@ def _number(key: str, label: str, value: float, bounds: tuple[float, float], ste
 
 def _budget() -> int | None:
     n = whole(
-        "passages",
+        N_PASSAGES,
         "Passages that a model answers at most",
         1,
         10_000_000,

@@ -5,7 +5,16 @@ from typing import get_args
 import streamlit as st
 
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import BUILTIN_MODEL, BUILTIN_TEXT, SELF, CalibrationSettings, Dtype, Rule, TokenWeights
+from sparsedash.schema.settings import (
+    BUILTIN_MODEL,
+    BUILTIN_TEXT,
+    SELF,
+    CalibrationSettings,
+    Dtype,
+    Residency,
+    Rule,
+    TokenWeights,
+)
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.form.fields import one_of, whole
 
@@ -69,13 +78,22 @@ def rule_field() -> Rule:
     )
 
 
-def number_fields() -> tuple[Dtype, int]:
-    """Draw the number format and the width multiple."""
-    left, right = st.columns(2)
+def number_fields() -> tuple[Dtype, int, Residency]:
+    """Draw the number format, the width multiple, and where the weights are."""
+    left, middle, right = st.columns(3)
     dtypes: tuple[Dtype, ...] = get_args(Dtype)
     with left:
         dtype = one_of("dtype", "Number format", dtypes)
-    with right:
+    with middle:
         default = MethodSettings().width_multiple
         width = whole("width", "Kept widths are multiples of", 1, 4096, default)
-    return dtype, width or default
+    ways: tuple[Residency, ...] = get_args(Residency)
+    with right:
+        residency = one_of(
+            "residency",
+            "Weights in memory",
+            ways,
+            "auto: all of them where they fit. resident: all of them. streamed: block by block from their files, "
+            "which takes far less memory and gives the same results.",
+        )
+    return dtype, width or default, residency

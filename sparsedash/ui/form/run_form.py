@@ -26,7 +26,7 @@ from sparsedash.ui.form.more_fields import (
     shuffle_field,
     usual_calibration,
 )
-from sparsedash.ui.form.sureness import choose_size
+from sparsedash.ui.form.sureness import choose_size, other_passages
 from sparsedash.ui.form_address import GOALS, MASKS, OWN, SEARCH, SWEEP
 
 DEFAULT_SPARSITIES = "10, 20, 30"
@@ -44,6 +44,7 @@ _MORE = (
     "stop",
     "rule",
     "dtype",
+    "residency",
     "width",
 )
 """The fields under "More settings", by their names in the address."""
@@ -85,7 +86,8 @@ def run_settings(backend: Backend, model: str | None) -> RunSettings | None:
         own = choose_own()
     frame.section("How sure?")
     sizes = st.container()
-    passages = reference(backend, PASSAGES)
+    with other_passages():
+        passages = reference(backend, PASSAGES)
     # Open where the address says something in it, and from then on as the visitor leaves it.
     st.session_state.setdefault("more", any(map(asked, _MORE)))
     with st.expander("More settings", key="more", on_change="rerun"):
@@ -94,7 +96,7 @@ def run_settings(backend: Backend, model: str | None) -> RunSettings | None:
         group("Evaluation")
         evaluation = _evaluation(passages)
         group("Numbers")
-        dtype, width_multiple = number_fields()
+        dtype, width_multiple, residency = number_fields()
     uploads.show_kept(backend, {field.key: field.choices[0].name for field in (PASSAGES, CALIBRATION)})
     with about_methods:
         methods = all_of((*presets, *masks), own, width_multiple)
@@ -112,6 +114,7 @@ def run_settings(backend: Backend, model: str | None) -> RunSettings | None:
                 sparsities_permille=sparsities,
                 calibration=calibration,
                 evaluation=evaluation,
+                residency=residency,
             ),
         )
         if settings is not None:

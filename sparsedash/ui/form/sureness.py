@@ -11,6 +11,7 @@ from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.stats.smallest_loss import smallest_loss
+from sparsedash.ui.address_bar import asked
 from sparsedash.ui.form.fields import PASSAGES
 
 N_PASSAGES = "passages"
@@ -32,6 +33,16 @@ SIZES = (
     Size(name="Decide", text=BUILTIN_CLOZE_402, source="built in"),
     Size(name="Paper", text="lambada_openai", source="LAMBADA, fetched once from the hub"),
 )
+
+
+def other_passages(*also: str) -> DeltaGenerator:
+    """Where passages are named that none of the sizes has; open from the beginning where the address names some.
+
+    also: names of fields that stand there as well.
+    """
+    named = asked(PASSAGES.key) not in ("", *(size.text for size in SIZES))
+    st.session_state.setdefault("others", named or any(map(asked, also)))
+    return st.expander("Other passages, or a text of your own", key="others", on_change="rerun")
 
 
 def choose_size(backend: Backend, place: DeltaGenerator, settings: RunSettings | FindSettings | None) -> None:

@@ -3,24 +3,26 @@
 from collections.abc import Mapping
 
 import streamlit as st
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
-from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD
-from sparsedash.storage.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES
+from sparsedash.storage.serving_file import serving
+from sparsedash.storage.texts.text_refs import TEXT_KINDS, UPLOAD
+from sparsedash.storage.texts.uploads import MAX_MEGABYTES, MAX_TOTAL_BYTES
 from sparsedash.ui import frame
 
 _HOW = (
     "A .jsonl file has one JSON object with a text field in each line, a .txt file blank lines between its texts, a "
     f".parquet file a column named text. At most {MAX_MEGABYTES} MB. It is kept in the server's data folder, where "
-    "everybody who uses this page can choose it, and delete it."
 )
-_SHARED = (
-    "{taken} of {room} are in use. Everybody who uses this page can choose these texts, and delete them. Results that "
-    "were computed from them stay."
-)
+_SHARED = "everybody who uses this page can choose it, and delete it."
+_OWN = "you alone can choose it, and delete it."
+_IN_USE = "{taken} of {room} are in use. {whose} Results that were computed from them stay."
 
 
 def offered(backend: Backend) -> list[str]:
@@ -41,7 +43,7 @@ def field(backend: Backend, chooser: str) -> None:
             [kind.removeprefix(".") for kind in TEXT_KINDS],
             key=f"{chooser}-upload",
             max_upload_size=MAX_MEGABYTES,
-            help=_HOW,
+            help=_HOW + (_SHARED if serving() is None else _OWN),
             on_change=_take,
             args=(backend, chooser),
         )
@@ -63,8 +65,7 @@ def show_kept(backend: Backend, usual: Mapping[str, str]) -> None:
     if not shown.open:
         return
     with shown:
-        taken, room = wording.size(sum(kept.values())), wording.size(MAX_TOTAL_BYTES)
-        frame.show(paragraph(_SHARED.format(taken=taken, room=room), css="sd-muted sd-small"))
+        frame.show(paragraph(_in_use(sum(kept.values())), css="sd-muted sd-small"))
         for reference, n_bytes in kept.items():
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
                 frame.show(paragraph(f"{wording.title(reference)}, {wording.size(n_bytes)}"))
@@ -78,6 +79,15 @@ def show_kept(backend: Backend, usual: Mapping[str, str]) -> None:
                 )
 
 
+def _in_use(n_bytes: int) -> str:
+    rules = serving()
+    if rules is None:
+        room, whose = MAX_TOTAL_BYTES, "Everybody who uses this page can choose these texts, and delete them."
+    else:
+        room, whose = rules.quota.upload_mb * 1_000_000, "You alone can choose these texts, and delete them."
+    return _IN_USE.format(taken=wording.size(n_bytes), room=wording.size(room), whose=whose)
+
+
 def _drop(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:
     """Delete it, and choose something else where it was chosen."""
     backend.drop_upload(reference)
@@ -87,15 +97,26 @@ def _drop(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:
 
 
 def _take(backend: Backend, chooser: str) -> None:
-    """Keep what was brought and choose it; a refusal leaves the choice as it is."""
+    """Keep what was brought and choose it; a refusal leaves the choice as it is, and stands until the next file."""
     file = st.session_state[f"{chooser}-upload"]
-    st.session_state[_refusal(chooser)] = ""
     if file is None:
         return
+    st.session_state[_refusal(chooser)] = ""
     try:
         st.session_state[chooser] = backend.uploads.keep(file.name, file.getvalue())
     except SparseDashError as error:
         st.session_state[_refusal(chooser)] = f"{error.message} {error.advice}".strip()
+    finally:
+        _let_go(file)
+
+
+def _let_go(file: UploadedFile) -> None:
+    """Free the memory that the file takes: Streamlit keeps it for as long as the visitor's page is open, twice."""
+    context = get_script_run_ctx()
+    if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
+    file.seek(0)
+    file.truncate()
 
 
 def _refusal(chooser: str) -> str:

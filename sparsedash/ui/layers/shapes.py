@@ -6,6 +6,7 @@ from sparsedash.reporting.gains.shapes import block_shapes, shapes_csv, shapes_t
 from sparsedash.schema.records import Record
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
+from sparsedash.ui.serving import visitor
 
 
 def show_shapes(backend: Backend, record: Record) -> None:
@@ -21,7 +22,7 @@ def show_shapes(backend: Backend, record: Record) -> None:
             "Shapes and bytes, CSV",
             data=lambda: shapes_csv(shape, made, record.dtype),
             file_name=f"sparsedash-shapes-{record.key[:8]}.csv",
-            mime="text/csv",
+            mime=visitor.media_type("text/csv"),
             on_click="ignore",
             key="take-shapes",
             icon=":material/download:",

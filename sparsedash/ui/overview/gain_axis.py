@@ -7,6 +7,7 @@ from typing import get_args
 import streamlit as st
 
 from sparsedash.reporting import model_names, wording
+from sparsedash.reporting.charts.far_points import far_words
 from sparsedash.reporting.charts.gain_chart import gain_chart, gain_words
 from sparsedash.reporting.charts.points import Measure
 from sparsedash.reporting.charts.tradeoff import clicked
@@ -58,7 +59,8 @@ def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Mea
         chart_files.offer_chart()
         key = clicked(selected["selection"]["points"])
         basis = _MEASURED if name in PHASES else _EXACT
-        frame.show(paragraph(f"{_LINE} {basis}", css="sd-muted sd-small"))
+        said = " ".join(filter(None, (_LINE, far_words(tradeoff, measure), basis)))
+        frame.show(paragraph(said, css="sd-muted sd-small"))
     for said in left_out(known):
         frame.note(said)
     if known.untimed:

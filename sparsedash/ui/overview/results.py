@@ -8,6 +8,7 @@ import streamlit as st
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import model_names, verdicts, wording
 from sparsedash.reporting.cards import card, cards
+from sparsedash.reporting.charts.far_points import far_words
 from sparsedash.reporting.charts.palette import repainting
 from sparsedash.reporting.charts.points import Live, Measure
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
@@ -15,9 +16,10 @@ from sparsedash.reporting.html import Html, element, escape, label, paragraph
 from sparsedash.reporting.job_status import heard, what
 from sparsedash.reporting.record_pair import offers
 from sparsedash.reporting.results_table import numbers_table
-from sparsedash.reporting.run_answer import answer, figures
+from sparsedash.reporting.run_answer import answer, costs, figures
 from sparsedash.reporting.run_ending import run_ending, still_to_come
 from sparsedash.reporting.run_results import RunResults, best, headline, live, run_results
+from sparsedash.reporting.runs.next_step import next_step
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
@@ -26,6 +28,7 @@ from sparsedash.ui import browser_notices, carried, chart_files, frame, job_pane
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.chosen_run import link_to_files
 from sparsedash.ui.overview import gain_axis
+from sparsedash.ui.overview.next_way import show_next
 from sparsedash.ui.polling import JOB_S
 from sparsedash.ui.run_ending import show_ending
 
@@ -56,7 +59,7 @@ _HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
 def show_answer(found: RunResults, job: Job | None) -> None:
-    """Draw the sentence that a run's page opens with, what it leaves undecided, and how the run ended, if early.
+    """Draw the sentence that a run's page opens with, what to do next, and how the run ended, if early.
 
     job: the run's newest.
     """
@@ -64,6 +67,7 @@ def show_answer(found: RunResults, job: Job | None) -> None:
     called = f"{found.name} · " if found.name else ""
     basis = f"{called}{wording.title(found.run.settings.model)} · {wording.details_of(found.run)}"
     frame.opening(answer(found, ended), basis, grows=_grows(job))
+    show_next(found, grows=_grows(job))
     show_ending(found.run, job)
 
 
@@ -72,6 +76,7 @@ def wait_for(backend: Backend, key: str, job: Job) -> None:
     title, details = what(job)
     said = still_to_come(job, "The first results are") if job.live else _no_results(job)
     frame.opening(said, f"{title} · {details}", grows=_grows(job))
+    show_next(None, grows=_grows(job))
     job_watch.watch(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
     if job.live:
         frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
@@ -97,7 +102,8 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         if job is not None and (job.state != "done" or _grows(job)):
             job_panel.draw(backend, job, brief=True)
         _draw_race(backend, found, None, grows=_grows(job))
-    for said in figures(found):
+    # What would decide the rest is said at the top as soon as that is what to do next.
+    for said in costs(found) if next_step(found) else figures(found):
         frame.note(said)
     with st.expander("The numbers as a table"):
         addresses = _comparisons(found)
@@ -149,8 +155,9 @@ def _draw_race(backend: Backend, found: RunResults, now: Live | None, *, grows: 
     chart_files.offer_chart()
     _open_comparison(found, clicked(selected["selection"]["points"]))
     fewer = any(point.hollow for point in tradeoff.sparse)
-    hints = [_HINTS[measure], _DRAWN[measure], _BESIDE, *([_HOLLOW] if fewer or now else [])]
-    frame.show(paragraph(" ".join(hints), css="sd-muted sd-small"))
+    hints = [_HINTS[measure], _DRAWN[measure], far_words(tradeoff, measure), _BESIDE]
+    hints += [_HOLLOW] if fewer or now else []
+    frame.show(paragraph(" ".join(filter(None, hints)), css="sd-muted sd-small"))
 
 
 def _open_comparison(found: RunResults, key: str) -> None:

@@ -1,9 +1,12 @@
 """What the page with all runs says before there is one."""
 
+import streamlit as st
+
 from sparsedash.catalog.example import EXAMPLE
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
 from sparsedash.ui.job_watch import LISTED
+from sparsedash.ui.runs import run_file
 
 
 def explain(backend: Backend) -> None:
@@ -18,6 +21,8 @@ def explain(backend: Backend) -> None:
         one = n_ended == 1
         frame.note(f"{n_ended} {'run' if one else 'runs'} ended before {'it' if one else 'they'} had a result.")
         frame.link("jobs", "See why in the list of jobs")
-    frame.link("prune", "Prune a model")
-    if backend.example() is not None:
-        frame.link("overview", "Look at an example", run=EXAMPLE)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        frame.link("prune", "Prune a model")
+        if backend.example() is not None:
+            frame.link("overview", "Look at an example", run=EXAMPLE)
+        run_file.open_one(backend)

@@ -31,6 +31,7 @@ def show_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
                 _draw(row, shown, row.key in chosen)
     if n_parts > 1:
         _steps(number, n_parts, len(rows))
+    frame.offer_table(listing.listing_file(rows, frame.zone()))
     frame.show(element("p", escape(_UNDER), css="sd-muted sd-small"))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from sparsedash.reporting.charts.far_points import far_words
 from sparsedash.reporting.charts.palette import repainting
 from sparsedash.reporting.charts.points import Measure
 from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
@@ -68,6 +69,7 @@ def _draw(drawn: Overlay) -> None:
         selection_mode="points",
     )
     chart_files.offer_chart()
-    frame.show(drawn.legend(), paragraph(_DRAWN[measure], css="sd-muted sd-small"))
+    said = f"{_DRAWN[measure]} {far_words(drawn.tradeoff(), measure)}".strip()
+    frame.show(drawn.legend(), paragraph(said, css="sd-muted sd-small"))
     if address := drawn.comparisons().get(clicked(selected["selection"]["points"])):
         st.switch_page("pages/compare.py", query_params={**address, **carried.tolerance_address()})

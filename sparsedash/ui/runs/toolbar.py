@@ -12,10 +12,10 @@ from sparsedash.service.backend import Backend
 from sparsedash.storage.user_data import LONGEST_NAME
 from sparsedash.ui import frame
 from sparsedash.ui.address_bar import go
-from sparsedash.ui.runs import choices
+from sparsedash.ui.runs import choices, run_file
 from sparsedash.ui.tolerance import choose_tolerance
 
-_HINT = "Tick runs to lay them over each other in one chart, to pin, name or delete them."
+_HINT = "Tick runs to lay them over each other in one chart, to pin, name, take along or delete them."
 
 
 def show_toolbar(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]) -> None:
@@ -25,6 +25,7 @@ def show_toolbar(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunR
             _act(backend, rows, chosen, listed)
         else:
             frame.show(paragraph(_HINT, css="sd-muted"))
+            run_file.open_one(backend)
         choose_tolerance()
 
 
@@ -44,6 +45,7 @@ def _act(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], lis
     )
     if len(chosen) == 1:
         _name(backend, chosen[0])
+        run_file.offer(backend, chosen[0])
     if stored := [row for row in chosen if row.run is not None]:
         _delete(backend, rows, stored)
     st.button("Clear", key="runs-clear", type="tertiary", on_click=choices.choose, args=([],))

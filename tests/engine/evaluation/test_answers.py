@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from sparsedash.engine.evaluation.answers import finish_words
+from sparsedash.engine.evaluation.answers import finish_, first_word, unfinished
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import FAMILIES
 from tests.engine.tiny import CONFIGS, tiny_tokenizer
@@ -31,16 +31,22 @@ def loaded_of(model_type):
     )
 
 
-def words(loaded, contexts):
-    """What `finish_words` makes of contexts that are answered in one batch."""
+def begun_in_one_batch(loaded, contexts):
+    """The first tokens of the answers to contexts that are read in one batch, and what is left to be finished."""
     ids = [loaded.tokenizer(context).input_ids for context in contexts]
     longest = max(map(len, ids))
     read = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
     cache = DynamicCache()
     logits = loaded.model(input_ids=read, cache=cache, use_cache=True).logits
     begun = [[int(logits[row, len(each) - 1].argmax())] for row, each in enumerate(ids)]
-    return finish_words(loaded, mask, cache, [len(row) for row in ids], begun)
+    return begun, unfinished(loaded, cache, [len(row) for row in ids], begun)
+
+
+def words(loaded, *batches):
+    """The words that a model answers contexts with that are read batch by batch and finished together."""
+    read = [begun_in_one_batch(loaded, contexts) for contexts in batches]
+    finish_(loaded, [part for _, part in read if part is not None])
+    return [first_word(loaded, tokens) for begun, _ in read for tokens in begun]
 
 
 def greedy(loaded, context, n_tokens):
@@ -63,6 +69,17 @@ def test_padding_counts_for_nothing_in_a_window(model_type):
     for context, word in zip(SHORT, alone, strict=True):
         if word != "(part of a character)":
             assert greedy(loaded, context, 16).strip().startswith(word.strip())
+
+
+@pytest.mark.parametrize("model_type", WINDOWED)
+def test_answers_of_several_batches_are_finished_together_as_by_themselves(model_type):
+    loaded = loaded_of(model_type)
+    alone = words(loaded, SHORT[:3]) + words(loaded, [LONG, SHORT[3]]) + words(loaded, SHORT[4:])
+    assert words(loaded, SHORT[:3], [LONG, SHORT[3]], SHORT[4:]) == alone
+
+
+def test_nothing_is_read_where_every_answer_is_a_word():
+    finish_(None, [])
 
 
 class Speller:
@@ -93,7 +110,9 @@ def test_a_word_of_many_tokens_is_written_to_its_end():
     )
     cache = DynamicCache()
     for layer in range(2):
-        cache.update(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2), layer)
-    mask = torch.ones(1, 3, dtype=torch.long)
-    begun = [letters(tokenizer, word)[:1]]
-    assert finish_words(loaded, mask, cache, [3], begun) == [word]
+        cache.update(torch.zeros(2, 1, 3, 2), torch.zeros(2, 1, 3, 2), layer)
+    begun = [letters(tokenizer, word)[:1], None]
+    part = unfinished(loaded, cache, [3, 3], begun)
+    finish_(loaded, [part])
+    assert first_word(loaded, begun[0]) == word
+    assert begun[1] is None

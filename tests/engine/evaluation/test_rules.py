@@ -109,6 +109,7 @@ def test_keys_made_before_there_were_rules_are_those_of_the_plain_one():
     values = asdict(RunSettings()) | {"evaluation": without_rule, "methods": [method]}
     for name in ("token_weights", "packed"):
         del values["calibration"][name]
+    del values["residency"]
     assert RunSettings().key() == digest({"settings": values, "stamps": {}})
     key = outcomes_key("m", "float32", "c", plain, None)
     old = stage_key("outcomes", model="m", dtype="float32", evaluation=without_rule | {"corpus": "c"}, sparse=None)

@@ -10,12 +10,14 @@ import torch
 from filelock import FileLock
 from gguf import GGUFReader
 
-from sparsedash.engine.models.dequantise import damaged_files, dequantised
+from sparsedash.engine.models.dequantise import dequantised
 from sparsedash.engine.models.gguf_reader import GgufReader
 from sparsedash.engine.models.loading import load, locate
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
+from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage.store import Store
+from sparsedash.storage.upkeep.verification import verify
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 
@@ -33,6 +35,10 @@ def flip_a_bit(file):
     data = bytearray(file.read_bytes())
     data[-1000] ^= 64
     file.write_bytes(data)
+
+
+def damaged_files(store):
+    return [damage.name for damage in verify(store, ignore_steps).damaged]
 
 
 def logits(whole, store):

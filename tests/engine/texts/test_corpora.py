@@ -10,7 +10,7 @@ from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.engine.texts.corpora import BUILTIN, CORPORA, openings, read_texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT
-from sparsedash.storage.uploads import Uploads
+from sparsedash.storage.texts.uploads import Uploads
 
 FIRST_PASSAGES = "sha256:1feb799f53783ced0feb97519a67952d9cd147f95da02e31ef82f6500aabb067"
 

@@ -46,7 +46,7 @@ def test_warm_up_rounds_do_not_count_and_do_not_use_up_the_time():
     found = ran(bench)
     assert len(bench.went) == 2 * (found.n + 2)
     assert max(found.dense_s) == 1.2
-    assert found.ratio(0).value == pytest.approx(1.2)
+    assert found.ratio.value == pytest.approx(1.2)
 
 
 def test_it_ends_at_the_least_number_of_rounds_where_the_interval_is_narrow_by_then():
@@ -72,7 +72,7 @@ def test_it_ends_at_the_largest_number_of_rounds_where_a_clock_stands_still():
 
 def test_a_load_that_comes_and_goes_by_rounds_does_not_move_the_ratio():
     found = ran(Bench(lambda n: 3.0 if n // 2 % 3 else 1.0))
-    assert found.ratio(0).value == pytest.approx(1.2)
+    assert found.ratio.value == pytest.approx(1.2)
     assert found.n == 15
 
 

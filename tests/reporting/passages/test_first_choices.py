@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from math import log
 
-from sparsedash.reporting.passages.first_choices import UNKNOWN, choices, choices_table
+from sparsedash.reporting.passages.first_choices import UNKNOWN, choices, choices_file, choices_table
 from sparsedash.schema.records import Candidate, TargetToken
 from tests.factories import outcome
 
@@ -56,3 +56,13 @@ def test_a_model_that_names_nothing_leaves_the_table_of_the_other():
 def test_tokens_and_names_are_shown_as_text():
     drawn = choices_table(answered(("<b>", 0.5)), SPARSE, ("<i>", "b"), ("d", "s"))
     assert "<b>" not in drawn and "<i>" not in drawn
+
+
+def test_the_table_can_be_taken_along_with_the_same_numbers():
+    drawn, file = (
+        choices_table(DENSE, SPARSE, ("Dense", "Sparse"), ("d", "s")),
+        choices_file(DENSE, SPARSE, ("Dense", "Sparse")),
+    )
+    assert file.head == ["Next token", "Begins the right word", "Dense", "Sparse"]
+    assert [row[:2] for row in file.rows] == [[" door", "yes"], [" wall", "no"], [" old", "no"]]
+    assert all(f"<td>{cell}</td>" in drawn for row in file.rows for cell in row[2:])

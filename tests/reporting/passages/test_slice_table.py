@@ -1,10 +1,11 @@
 """What groups of passages lost."""
 
+import html
 from dataclasses import replace
 
 import pytest
 
-from sparsedash.reporting.passages.slice_table import LESS, MORE, slice_losses, slice_table
+from sparsedash.reporting.passages.slice_table import LESS, MORE, slice_file, slice_losses, slice_table
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.stats.means import mean_interval
 from sparsedash.stats.tolerance import losses_of
@@ -75,3 +76,12 @@ def test_a_group_of_one_passage_has_no_interval():
     lonely = replace(passages, targets=("1", *passages.targets[1:]))
     drawn = slice_table(slice_losses(FakeBackend(), pair_of(), lonely), "30 %", "dense")
     assert "(no interval)" in drawn
+
+
+def test_the_table_can_be_taken_along_with_what_each_group_is_grouped_by():
+    found = found_in(pair_of())
+    drawn, file = slice_table(found, "30 %", "dense"), slice_file(found, "30 %", "dense")
+    assert file.head[:3] == ["Grouped by", "Group", "Passages"]
+    assert len(file.rows) == len(found.rows)
+    assert len({row[0] for row in file.rows}) == 5
+    assert all(f"<td>{html.escape(cell)}</td>" in drawn for row in file.rows for cell in row[2:] if cell)

@@ -206,3 +206,15 @@ def test_chosen_runs_that_the_list_does_not_show_are_counted(backend):
     assert listing.told_away([row.key], [row]) == ""
     assert listing.told_away([row.key], []) == "1 of them is not in this list"
     assert listing.told_away([row.key, "k"], []) == "2 of them are not in this list"
+
+
+def test_the_table_can_be_taken_along_with_every_cell(backend):
+    run = add(backend)
+    backend.user_data.name_run(run.key, "With stories")
+    (row,) = listing.listing_file(rows(backend), None).rows
+    head = listing.listing_file([], None).head
+    assert len(row) == len(head)
+    cells = dict(zip(head, row, strict=True))
+    assert (cells["Run"], cells["Verdict"], cells["On the model"]) == ("With stories", "? undecided", "at 10\u00a0%")
+    assert cells["Method"] == "least-squares" and cells["Removed"] == "10, 20, 30\u00a0%"
+    assert cells["Took"] == "5\u00a0min"

@@ -10,7 +10,7 @@ from sparsedash.jobs.parts import MachineFacts, Part, PartEnd, PartProgress, fro
 from sparsedash.jobs.table import JobTable
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.hashing import canonical_json
-from sparsedash.schema.parts import PartSettings
+from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.cluster import machine
 from sparsedash.service.cluster.machine import Machine

@@ -53,7 +53,7 @@ def test_the_empty_overview_leads_to_the_example(open_page, example):
 
 def test_the_example_is_marked_and_is_in_the_list_only_while_it_is_shown(open_page, backend, example):
     said = words(open_page("overview", run=EXAMPLE))
-    assert "Example: this run ships with SparseDash." in said
+    assert said.startswith("Example: this run ships with SparseDash; nothing of it was computed here. ")
     assert "on another machine (a mainframe)" in said
     assert "Example · SmolLM2 135M (built in) at 10, 20, 30 % · shown above" in said
     backend.add_run(specimens.run())
@@ -118,7 +118,10 @@ def test_a_finished_run_shows_three_numbers_a_chart_and_a_table(open_page, finis
     assert chart.alt.startswith("Word perplexity over 120 passages")
     assert "<table" in markup(app)
     assert "Undecided: 120 passages cannot tell whether removing 10 % of the MLP stays within 1.1 ×" in words(app)
-    assert "10 % is undecided: about" in words(app)
+    assert "Next: ask more passages. About " in words(app)
+    assert "10 % is undecided: about" not in words(app)
+    asked = query_of(links(app)["Ask more passages"])
+    assert asked["sparsity"] == "10, 20, 30" and asked["text"] in ("builtin:cloze-402", "lambada_openai")
 
 
 def test_every_sparse_model_in_the_table_is_a_link_to_its_comparison(open_page, finished):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.storage.text_refs import chosen, file_of
+from sparsedash.storage.texts.text_refs import chosen, file_of
 
 HUGE = "9" * 30
 

@@ -15,10 +15,10 @@ import pytest
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.storage import text_files, uploads
-from sparsedash.storage.text_files import texts_of
-from sparsedash.storage.text_refs import chosen, file_of, names_file
-from sparsedash.storage.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads, texts_read
+from sparsedash.storage.texts import text_files, uploads
+from sparsedash.storage.texts.text_files import texts_of
+from sparsedash.storage.texts.text_refs import chosen, file_of, names_file
+from sparsedash.storage.texts.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads, texts_read
 from tests.factories import PRUNED, RECORD
 
 LINE = b'{"text": "the lamp went home"}\n'
@@ -261,5 +261,5 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_the_server_takes_no_more_than_is_kept():
-    config = Path(__file__).parents[2] / ".streamlit" / "config.toml"
+    config = Path(__file__).parents[3] / ".streamlit" / "config.toml"
     assert tomllib.loads(config.read_text())["server"]["maxUploadSize"] == MAX_MEGABYTES

@@ -8,11 +8,11 @@ import pytest
 from pyarrow import parquet
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.storage import text_files
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.local_paths import kind_of, local_path
-from sparsedash.storage.text_files import texts_of
-from sparsedash.storage.text_refs import file_of
+from sparsedash.storage.texts import text_files
+from sparsedash.storage.texts.text_files import texts_of
+from sparsedash.storage.texts.text_refs import file_of
 
 TOO_MUCH = r"holds more than 200 MB of text"
 

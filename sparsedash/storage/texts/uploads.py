@@ -15,8 +15,8 @@ from typing import Any
 
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.records import Record
-from sparsedash.storage.text_files import texts_of
-from sparsedash.storage.text_refs import TEXT_KINDS, UPLOAD, file_of, uploads_folder
+from sparsedash.storage.texts.text_files import texts_of
+from sparsedash.storage.texts.text_refs import TEXT_KINDS, UPLOAD, file_of, uploads_folder
 
 MAX_MEGABYTES = 50
 """Of a file as it arrives; the same number is in .streamlit/config.toml, so that the server takes no more."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.storage.text_refs import TEXT_KINDS
+from sparsedash.storage.texts.text_refs import TEXT_KINDS
 
 MAX_TEXT_BYTES = 200 * 1024 * 1024
 """Of all texts of a file together, some fifty million tokens: a small compressed file can hold more than memory."""

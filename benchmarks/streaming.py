@@ -1,0 +1,213 @@
+"""What a model of a published size takes, resident and streamed: python -m benchmarks.streaming --shape llama-1b
+
+Writes random weights of this shape once (bfloat16, in shards), and lets a process of its own do each way's whole job:
+calibrate, prune at every sparsity, answer passages of text that ships with the program. Prints for each way the seconds
+of every stage, the most memory that the process held, and both as multiples of the first way's. Which answers are right
+means nothing; that both ways give the same ones is looked at.
+
+A large shape takes long: --ways streamed leaves the other one out.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from sparsedash.catalog.dimensions import CONFIGS, dimensions
+from sparsedash.catalog.memory import least_memory
+from sparsedash.catalog.presets import method_named
+from sparsedash.engine.run import pipeline
+from sparsedash.engine.texts.corpora import read_texts
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import (
+    BUILTIN_CLOZE,
+    BUILTIN_TEXT,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+    parse_percents,
+)
+from sparsedash.storage.store import Store
+
+SHAPES = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4},
+    "llama-1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
+}
+"""Of LLaMA's architecture; every config that ships with the program is a shape besides."""
+
+_LLAMA = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False}
+_WORDS = 8000
+_SHARD_BYTES = 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    shipped = sorted(path.stem for path in CONFIGS.glob("*.json"))
+    parser.add_argument("--shape", default="llama-1b", choices=[*SHAPES, *shipped])
+    parser.add_argument("--ways", default="resident,streamed")
+    parser.add_argument("--method", default="least-squares")
+    parser.add_argument("--sparsity", default="10,20")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--passages", type=int, default=100)
+    parser.add_argument("--folder", type=Path, help="for models and data; a new one where not given")
+    parser.add_argument("--one-way", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one_way:
+        one_way(arguments)
+        return
+    folder = arguments.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(exist_ok=True)
+    model = written(arguments.shape, folder)
+    print(f"{arguments.shape}: {sum(f.stat().st_size for f in model.glob('*.safetensors')) / 1e9:.2f} GB in bfloat16")
+    done = {way: measured(way, folder) for way in arguments.ways.split(",")}
+    tell(arguments, model, done)
+
+
+def written(shape: str, folder: Path) -> Path:
+    """A folder with random weights of this shape and a tokenizer of the program's own texts; made once."""
+    model = folder / shape
+    if (model / "config.json").exists():
+        return model
+    model.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer()
+    plain = _LLAMA | SHAPES[shape] if shape in SHAPES else json.loads((CONFIGS / f"{shape}.json").read_text())
+    config = AutoConfig.for_model(**plain | {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0})
+    with torch.device("meta"):
+        shapes = {
+            name: tuple(p.shape)
+            for name, p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_parameters()
+        }
+    index: dict[str, str] = {}
+    for number, names in enumerate(_shards(shapes)):
+        file = f"model-{number:05}.safetensors"
+        tensors = {name: _drawn(name, shapes[name]) for name in names}
+        save_file(tensors, model / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(names, file)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    config.dtype = "bfloat16"
+    tokenizer.save_pretrained(model)
+    config.save_pretrained(model)
+    return model
+
+
+def one_way(arguments: argparse.Namespace) -> None:
+    """The whole job in this process, and what it took as one line of JSON."""
+    folder = arguments.folder
+    store = Store(folder / f"data-{arguments.one_way}")
+    run = pipeline.run(_settings(arguments, folder / arguments.shape), store)
+    records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
+    answers = [[o.log_likelihood for o in record.outcomes] for record in records if record is not None]
+    widths = [record.pruned.widths for record in records if record is not None and record.pruned is not None]
+    print(json.dumps({"seconds": run.seconds, "answers": answers, "widths": widths}))
+
+
+def measured(way: str, folder: Path) -> dict:
+    """Of one way: what its process printed, and the most memory it held, in bytes."""
+    asked = [sys.executable, "-m", "benchmarks.streaming", *sys.argv[1:], "--folder", str(folder), "--one-way", way]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        lines = child.stdout.read().splitlines()
+        _, status, took = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{way} ended with {child.returncode}")
+    return json.loads(lines[-1]) | {"bytes": took.ru_maxrss * 1024}
+
+
+def tell(arguments: argparse.Namespace, model: Path, done: dict[str, dict]) -> None:
+    """Print every way, and all of them against the first."""
+    first = next(iter(done.values()))
+    counted = dimensions(json.loads((model / "config.json").read_text()))
+    for way, found in done.items():
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in found["seconds"].items())
+        least = least_memory(counted, _settings(arguments, model), streamed=way == "streamed").n_bytes
+        share, slower = found["bytes"] / first["bytes"], _whole(found) / _whole(first)
+        print(
+            f"{way}: {found['bytes'] / 1e9:.2f} GB at most ({share:.2f} times; at least {least / 1e9:.2f} by the "
+            f"estimate), {_whole(found):.1f} s ({slower:.2f} times): {stages}"
+        )
+        away = max(
+            abs(a - b)
+            for mine, theirs in zip(found["answers"], first["answers"], strict=True)
+            for a, b in zip(mine, theirs, strict=True)
+        )
+        same = found["widths"] == first["widths"]
+        print(f"  log-likelihoods at most {away:.1e} nats apart, widths {'equal' if same else 'NOT equal'}")
+
+
+def _whole(found: dict) -> float:
+    return sum(found["seconds"].values())
+
+
+def _settings(arguments: argparse.Namespace, model: Path) -> RunSettings:
+    return RunSettings(
+        model=str(model),
+        dtype="bfloat16",
+        methods=tuple(method_named(name) for name in arguments.method.split(",")),
+        sparsities_permille=parse_percents(arguments.sparsity),
+        calibration=CalibrationSettings(
+            corpus=f"file:{_text(arguments, model.parent)}",
+            n_samples=arguments.samples,
+            length=arguments.length,
+            packed=True,
+        ),
+        evaluation=EvaluationSettings(corpus=BUILTIN_CLOZE, n_passages=arguments.passages),
+        residency=arguments.one_way or "auto",
+    )
+
+
+def _text(arguments: argparse.Namespace, folder: Path) -> Path:
+    """Words of the program's own texts drawn by lot: as many as are asked for, which no shipped text has."""
+    file, drawn = folder / f"{arguments.samples}x{arguments.length}.jsonl", random.Random(0)
+    if not file.exists():
+        words = " ".join(read_texts(BUILTIN_TEXT, Path()).texts).split()
+        texts = (" ".join(drawn.choices(words, k=arguments.length)) for _ in range(arguments.samples))
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return file
+
+
+def _shards(shapes: dict[str, tuple[int, ...]]) -> Iterator[list[str]]:
+    names, n_bytes = [], 0
+    for name, shape in shapes.items():
+        names.append(name)
+        n_bytes += 2 * torch.Size(shape).numel()
+        if n_bytes >= _SHARD_BYTES:
+            yield names
+            names, n_bytes = [], 0
+    if names:
+        yield names
+
+
+def _drawn(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    drawn = torch.Generator().manual_seed(sum(map(ord, name)))
+    if len(shape) == 1:
+        return torch.full(shape, float("weight" in name), dtype=torch.bfloat16)
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=drawn)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    texts = [*read_texts(BUILTIN_CLOZE, Path()).texts, *read_texts(BUILTIN_TEXT, Path()).texts]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_WORDS, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="<s>", pad_token="<s>")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What the data folder holds, what takes how much room, and whether it is whole."""
+
+import streamlit as st
+
+from sparsedash.reporting import wording
+from sparsedash.reporting.cards import card, cards
+from sparsedash.reporting.storage import held as words
+from sparsedash.ui import frame
+from sparsedash.ui.storage import holdings, room, verifying
+
+backend = frame.page("Storage")
+if not backend.keeps_house:
+    frame.opening("What the data folder holds is for administrators.", "Your own runs are on the page Runs.")
+    st.stop()
+held = backend.housekeeping.holdings()
+allowed = backend.housekeeping.room()
+
+frame.opening(words.opening(held), str(backend.data_dir))
+if held.is_empty:
+    frame.empty(
+        "Here will be what takes how much room: runs and their answers, what calibration left, unpacked models, "
+        "uploads and models taken away, by kind, by model and by run, each with a way to delete it."
+    )
+    with st.container(horizontal=True):
+        frame.link("prune", "Prune a model")
+        frame.link("runs", "or open a run that was made elsewhere")
+else:
+    frame.show(cards([card(*each, css="") for each in words.cards_of(held, allowed)]))
+
+marks = backend.user_data.marks()
+titles = {
+    each.run.key: wording.title_of(each.run, marks[each.run.key].name if each.run.key in marks else "")
+    for each in held.runs
+}
+if not held.is_empty:
+    verifying.show_verification(backend)
+    holdings.show_kinds(backend, held, titles)
+holdings.show_models(backend, held, titles)
+holdings.show_runs(backend, held, marks, titles)
+room.show_room(backend, allowed, held.artefact_bytes)

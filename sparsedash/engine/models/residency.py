@@ -1,0 +1,170 @@
+"""Where a model's weights are while it runs: all of them in memory, or in their files, one block's in memory at a time.
+
+Nothing else in the engine knows which it is. Streamed weights are views of mapped safetensors files: the system reads
+what is touched, and is told after every block that none of it is needed any more. Numbers are the same, to the bit.
+"""
+
+import ctypes
+import mmap
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from sparsedash.schema.errors import ModelError
+from sparsedash.storage.disk_space import free_in_words
+
+Change = Callable[[], AbstractContextManager[None]]
+"""Gives the `with` inside which one block has other weights."""
+
+
+class Resident:
+    """All weights are in memory."""
+
+    streamed = False
+
+    def enter(self, block: nn.Module) -> None:
+        """Told that this block is about to run."""
+
+    def drop(self) -> None:
+        """Told that what was touched of the weights is not needed for now."""
+
+    def hold(self, tensor: Tensor) -> Tensor:
+        """The same numbers, kept where there is room for as many of them as the model has."""
+        return tensor
+
+    @contextmanager
+    def changed(self, changes: Sequence[Change]) -> Iterator[None]:
+        """Inside, every block has the weights that its change gives it. changes: one for each block."""
+        with ExitStack() as all_blocks:
+            for change in changes:
+                all_blocks.enter_context(change())
+            yield
+
+
+class Streamed:
+    """Weights stay in their files, and so do numbers that are held: in files that nobody else sees.
+
+    A block is changed when it is about to run, and changed back when another one is.
+    """
+
+    streamed = True
+
+    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], scratch: Path) -> None:
+        """scratch: folder for what is held. Weights that are no views of a file are moved there."""
+        self._scratch = scratch
+        self._mapped: list[tuple[StorageWeakRef, int, int]] = []
+        self._blocks = list(blocks)
+        self._changes: Sequence[Change] = ()
+        self._inside: nn.Module | None = None
+        self._current = ExitStack()
+        self._map_weights(model)
+        for block in blocks:
+            block.register_forward_pre_hook(lambda module, inputs: self.enter(module))
+
+    def enter(self, block: nn.Module) -> None:
+        """Bring this block in, with its change, in the place of the one that ran last."""
+        if block is self._inside:
+            return
+        self._leave()
+        if self._changes:
+            self._current.enter_context(self._changes[self._blocks.index(block)]())
+        self._inside = block
+
+    def drop(self) -> None:
+        """Give back the memory of all that was read; it is read again where it is touched."""
+        there = []
+        for storage, address, n_bytes in self._mapped:
+            if not storage.expired():  # type: ignore[no-untyped-call]
+                _not_needed(address, n_bytes)
+                there.append((storage, address, n_bytes))
+        self._mapped = there
+
+    def hold(self, tensor: Tensor) -> Tensor:
+        """The same numbers in a file of their own, which is gone when nothing uses them.
+
+        Raises ModelError when the disk is full.
+        """
+        if not tensor.numel():
+            return tensor
+        tensor = tensor.detach().cpu()
+        try:
+            storage = _new_mapping(self._scratch, tensor.nbytes)
+        except OSError as error:
+            raise ModelError(
+                f"The weights of the sparse model could not be put aside: {error.strerror}. "
+                f"{free_in_words(error, self._scratch)}".strip(),
+                "Free some space.",
+            ) from error
+        held: Tensor = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
+        held.copy_(tensor)
+        self._note(held)
+        self.drop()
+        return held
+
+    @contextmanager
+    def changed(self, changes: Sequence[Change]) -> Iterator[None]:
+        """As Resident's; outside of a block's own run its weights are the dense ones."""
+        self._leave()
+        self._changes = changes
+        try:
+            yield
+        finally:
+            self._leave()
+            self._changes = ()
+
+    def _leave(self) -> None:
+        self._current.close()
+        self._inside = None
+        self.drop()
+
+    def _map_weights(self, model: nn.Module) -> None:
+        for parameter in model.parameters():
+            if parameter.untyped_storage().filename is None:
+                # Few, if any: what a family's code computes from what it reads.
+                parameter.data = self.hold(parameter.data)
+            else:
+                self._note(parameter)
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if all(storage.data_ptr() != address for _, address, _ in self._mapped):
+            known = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            self._mapped.append((known, storage.data_ptr(), storage.nbytes()))
+
+
+Residency = Resident | Streamed
+
+
+def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
+    """Memory that is a new file in this folder, already without a name."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=folder)
+    try:
+        # Room that is missing is told now: when a mapped page cannot be written, the process ends.
+        if sys.platform == "linux":
+            os.posix_fallocate(descriptor, 0, n_bytes)
+        else:
+            os.truncate(descriptor, n_bytes)
+        mapped = torch.UntypedStorage.from_file(name, shared=True, nbytes=n_bytes)
+        assert isinstance(mapped, torch.UntypedStorage)
+        return mapped
+    finally:
+        os.close(descriptor)
+        Path(name).unlink()
+
+
+_ADVICE: int | None = getattr(mmap, "MADV_DONTNEED", None)
+_madvise = ctypes.CDLL(None, use_errno=True).madvise if _ADVICE is not None else None
+
+
+def _not_needed(address: int, n_bytes: int) -> None:
+    """Let go of the pages of one mapped file, which is still mapped. Only for pages that a file stands behind."""
+    if _madvise is not None:
+        _madvise(ctypes.c_void_p(address), ctypes.c_size_t(n_bytes), ctypes.c_int(_ADVICE or 0))

@@ -1,0 +1,191 @@
+"""Who may see, read, start, stop and delete what. The one place that says so; asked where a request enters.
+
+    sees what was asked for          who asked for it, administrators; everybody where `see_each_other` says so
+    stops a job, gives it way        who started it, administrators
+    puts a job before others         administrators
+    tries a job again                who sees it
+    deletes a run, a text, an export who alone it belongs to, administrators; where it is others' too, it stays theirs
+    reads local files                everybody, below the folders of the configuration, and their own uploads
+
+While nobody else is served, whoever sits in front of the machine may do everything.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from sparsedash.catalog import example
+from sparsedash.jobs.job import Job, Move, Priority
+from sparsedash.jobs.owners import Owners
+from sparsedash.schema.errors import AccessError, JobError
+from sparsedash.schema.hosting.serving import LOCAL, Serving
+from sparsedash.schema.records import Record, Run
+from sparsedash.schema.searches import FindSettings
+from sparsedash.schema.settings import RunSettings
+from sparsedash.service.problems import HUB_ID, Problem, ReferenceField
+from sparsedash.service.run_removal import records_of
+from sparsedash.storage.local_paths import kind_of, lies_below, local_path
+from sparsedash.storage.texts.text_refs import FILE, UPLOAD, file_of
+
+
+class Access:
+    """What one visitor may do.
+
+    run, record: what has that key, whoever asked for it. visitor: as `visitor_name` gives it. rules: None while nobody
+    else is served.
+    """
+
+    def __init__(
+        self,
+        owners: Owners,
+        run: Callable[[str], Run | None],
+        record: Callable[[str], Record | None],
+        *,
+        visitor: str = LOCAL,
+        rules: Serving | None = None,
+    ) -> None:
+        self.visitor, self.rules = visitor, rules
+        self.owners = owners
+        self._run, self._record = run, record
+        self._seen: frozenset[str] = frozenset()
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether everything is this visitor's to do."""
+        return self.rules is None or self.rules.administers(self.visitor)
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether all runs and jobs are this visitor's to see."""
+        return self.unlimited or (self.rules is not None and self.rules.see_each_other)
+
+    @property
+    def most_jobs(self) -> int:
+        """How many jobs of this visitor may wait or run; 0: any number."""
+        return 0 if self.unlimited or self.rules is None else max(1, self.rules.quota.queued)
+
+    def is_own(self, thing: str) -> bool:
+        """Whether this is, by its key or its reference, the visitor's or anybody's to change."""
+        return self.unlimited or self.visitor in self.owners.of(thing)
+
+    def sees(self, key: str) -> bool:
+        """Whether the visitor may see the run, or the result of the job, with this key."""
+        return self.sees_all or example.is_example(key) or self.visitor in self.owners.of(key)
+
+    def sees_records(self, *keys: str) -> bool:
+        """Whether the visitor may see these records: each is of a run that is seen."""
+        wanted = {key for key in keys if key and not example.is_example(key)}
+        if not self.sees_all and not wanted <= self._seen:
+            self._seen = records_of(self._own_runs())
+        return self.sees_all or wanted <= self._seen
+
+    def sees_passages(self, key: str) -> bool:
+        """Whether the visitor may see the texts with this key: a run that is seen answers them."""
+        if self.sees_all or example.is_example(key):
+            return True
+        dense = (self._record(run.dense) for run in self._own_runs())
+        return any(record is not None and record.passages_key == key for record in dense)
+
+    def require_records(self, *keys: str) -> None:
+        """Raises AccessError unless `sees_records`."""
+        if not self.sees_records(*keys):
+            raise AccessError("There is no such run of yours.", "Start it yourself, or choose one of yours.")
+
+    def sees_job(self, job: Job) -> bool:
+        """Whether the visitor may see the job, its progress and its log."""
+        return self.sees_all or job.owner == self.visitor or self.sees(job.key)
+
+    def require_job(self, job: Job) -> None:
+        """Raises JobError unless `sees_job`: as if there were none."""
+        if not self.sees_job(job):
+            raise JobError(f"There is no job {job.id}.", "The list of jobs shows those there are.")
+
+    def require_to_stop(self, job: Job) -> None:
+        """Raises AccessError, or JobError, for a job that the visitor may not stop or change."""
+        self.require_job(job)
+        if not self.unlimited and job.owner != self.visitor:
+            raise AccessError(
+                f"Job {job.id} was started by somebody else, who asked for the same before.",
+                "Who started it can stop it, and so can an administrator.",
+            )
+
+    def require_order(self, job: Job, to: Move | Priority) -> None:
+        """As `require_to_stop`, and AccessError for what would put the job before those of others."""
+        self.require_to_stop(job)
+        if not self.unlimited and to in ("front", "up", "high"):
+            raise AccessError(
+                "There is one queue for all, so that only an administrator puts a job before others.",
+                "You can let others go first: move it down, or give it low priority.",
+            )
+
+    def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
+        """Why the visitor may not use what this field names, or None. No file is opened for it."""
+        if self.rules is None:
+            return None
+        found = self._of_model(reference) if field == "model" else self._of_text(reference)
+        return Problem(field=field, message=f"{field.capitalize()}: {found}") if found else None
+
+    def reference_problems(self, settings: RunSettings) -> tuple[Problem, ...]:
+        """What of a run's references the visitor may not use."""
+        found = (
+            self.reference_problem("model", settings.model),
+            self.reference_problem("calibration text", settings.calibration.corpus),
+            self.reference_problem("evaluation text", settings.evaluation.corpus),
+        )
+        return tuple(problem for problem in found if problem)
+
+    def require_references(self, settings: RunSettings | FindSettings) -> None:
+        """Raises AccessError where a run or a search would read what the visitor may not."""
+        named: Iterable[tuple[ReferenceField, str]] = (
+            ("model", settings.model),
+            ("calibration text", settings.calibration.corpus),
+            ("evaluation text", settings.evaluation.corpus),
+        )
+        for field, reference in named:
+            if problem := self.reference_problem(field, reference):
+                raise AccessError(problem.message)
+
+    def require_path(self, path: str) -> None:
+        """Raises AccessError for a path on this machine that is not below the folders of the configuration."""
+        if self.rules is not None and not lies_below(local_path(path), self.rules.folders):
+            raise AccessError(f"{path[:200]}: {self._where()}")
+
+    def _own_runs(self) -> list[Run]:
+        return [run for key in self.owners.things(self.visitor) if (run := self._run(key))]
+
+    def _of_model(self, reference: str) -> str:
+        assert self.rules is not None
+        if reference.startswith("builtin:"):
+            return ""
+        path = local_path(reference)
+        if HUB_ID.fullmatch(reference) and path.suffix != ".gguf" and kind_of(path) == "nothing":
+            return (
+                ""
+                if self.rules.offers(reference)
+                else f"{reference} is not among those offered here. {self._offered()}"
+            )
+        return "" if lies_below(path, self.rules.folders) else self._where()
+
+    def _of_text(self, reference: str) -> str:
+        assert self.rules is not None
+        path = file_of(reference, Path())
+        if reference.startswith(FILE):
+            return "" if path is not None and lies_below(path, self.rules.folders) else self._where()
+        if reference.startswith(UPLOAD) and not self.is_own(upload_named(reference)):
+            return "there is no such upload of yours. Choose another text, or upload it."
+        return ""
+
+    def _where(self) -> str:
+        folders = ", ".join(self.rules.folders) if self.rules else ""
+        return (
+            f"files on this machine are read only below {folders}." if folders else "no file on this machine is read."
+        )
+
+    def _offered(self) -> str:
+        hub = self.rules.hub if self.rules else None
+        return f"Offered: {', '.join(hub)}." if hub else "No model of the hub is."
+
+
+def upload_named(reference: str) -> str:
+    """The reference of an upload as a whole, whichever of its texts are meant."""
+    path = file_of(reference, Path())
+    return f"{UPLOAD}{path.name}@{path.parent.name}" if path is not None else reference

@@ -1,0 +1,59 @@
+"""What a long stage has done so far, kept now and then, so that a job that was killed goes on there.
+
+It is put among the artefacts, as far as there is room that nothing else takes: what is lost is computed again.
+"""
+
+import time
+from collections.abc import Callable
+
+from sparsedash.schema.hosting.upkeep import about_artefact
+from sparsedash.storage.store import Store
+
+EVERY_S = 20.0
+"""Work that a kill may cost. A stage that takes less than this leaves nothing."""
+
+
+class Halfway:
+    """The parts of one stage. model_identity: of the model that it works on. clock: seconds that go by."""
+
+    def __init__(self, store: Store, model_identity: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._clock = store, clock
+        self._about = about_artefact("unfinished", model_identity)
+        self._kept_at = clock()
+        self._pending: dict[str, Callable[[], bytes]] = {}
+        self._left: set[str] = set()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much has been done since parts were kept that they are to be kept again."""
+        return self._clock() - self._kept_at >= EVERY_S
+
+    def get(self, key: str) -> bytes | None:
+        """A part that an earlier attempt has kept; None where there is none (any more)."""
+        data = self._store.get_artefact(key)
+        if data is not None:
+            self._left.add(key)
+        return data
+
+    def keep(self, key: str, part: Callable[[], bytes]) -> None:
+        """Keep a part, with all that came before it, as soon as it is time to and if there is room.
+
+        part: gives its bytes, and is only asked then.
+        """
+        self._pending[key] = part
+        if not self.is_due:
+            return
+        for name, packed in self._pending.items():
+            data = packed()
+            if len(data) <= self._store.artefact_left:
+                self._store.put_artefact(name, data, self._about)
+                self._left.add(name)
+        self._pending.clear()
+        self._kept_at = self._clock()
+
+    def done(self) -> None:
+        """The stage is whole, and its result is kept elsewhere: let the parts go."""
+        self._pending.clear()
+        for key in self._left:
+            self._store.drop_entry("artefacts", key)
+        self._left.clear()

@@ -1,0 +1,1 @@
+"""Texts that visitors give: files by their references, and uploads."""

@@ -1,0 +1,1 @@
+"""The border of the server: where requests come from, who has logged in, and who is looking at a page."""

@@ -1,0 +1,181 @@
+"""Weights that stay in their files: where they are, what is given back, what a changed block is, and other types."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sparsedash.engine.models import residency, streaming
+from sparsedash.engine.models.loading import ModelShelf, load, locate
+from sparsedash.engine.models.modules import FAMILIES
+from sparsedash.engine.models.streaming import stream
+from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
+from sparsedash.schema.errors import ModelError
+from tests.engine.tiny import save_tiny
+
+
+def ids():
+    return torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+def resident_bytes(tensor):
+    """Of the pages that the tensor lies on, those that are in this process's memory, by the kernel's own count."""
+    begin, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    counted, inside = 0, False
+    with Path("/proc/self/smaps").open() as maps:
+        for line in maps:
+            name, _, rest = line.partition(" ")
+            if "-" in name and not name.endswith(":"):
+                first, last = (int(place, 16) for place in name.split("-"))
+                inside = first < end and begin < last
+            elif inside and name == "Rss:":
+                counted += int(rest.split()[0]) * 1024
+    return counted
+
+
+@pytest.fixture
+def streamed(model_folder, store):
+    return stream(locate(str(model_folder), store), "float32", store)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(model_type, store, tmp_path):
+    source = locate(str(save_tiny(tmp_path / "model", model_type)), store)
+    resident, streamed = load(source, "float32"), stream(source, "float32", store)
+    assert streamed.residency.streamed
+    assert not resident.residency.streamed
+    assert torch.equal(streamed.model(ids()).logits, resident.model(ids()).logits)
+
+
+def test_every_weight_is_a_view_of_a_file(streamed):
+    assert all(parameter.untyped_storage().filename for parameter in streamed.model.parameters())
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what is in memory")
+def test_what_was_read_is_given_back_after_every_block_and_read_again(streamed):
+    weight = streamed.mlps[0].out.weight
+    before = weight.sum()
+    assert resident_bytes(weight) > 0
+    streamed.residency.drop()
+    assert resident_bytes(weight) == 0
+    assert weight.sum() == before
+    streamed.model(ids())
+    # Of all the file's pages no more than the last block's and the head's came back.
+    assert resident_bytes(weight) < weight.untyped_storage().nbytes()
+
+
+def test_what_is_held_is_equal_and_leaves_no_file_behind(streamed, store):
+    tensor = torch.arange(5000.0).reshape(50, 100)
+    held = streamed.residency.hold(tensor)
+    streamed.residency.drop()
+    assert torch.equal(held, tensor)
+    assert list((store.folder / streaming.SCRATCH).iterdir()) == []
+    view = held[3:]
+    del held
+    streamed.residency.drop()
+    assert torch.equal(view, tensor[3:])
+
+
+def test_nothing_is_given_back_once_its_file_is_gone_from_memory(streamed, monkeypatch):
+    streamed.residency.drop()
+    n_files = len(streamed.residency._mapped)
+    held = streamed.residency.hold(torch.ones(5000))
+    assert len(streamed.residency._mapped) == n_files + 1
+    del held
+    streamed.residency.drop()
+    assert len(streamed.residency._mapped) == n_files
+
+
+def test_a_full_disk_is_an_error_in_words(streamed, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(residency, "_new_mapping", full)
+    with pytest.raises(ModelError, match="could not be put aside: No space left"):
+        streamed.residency.hold(torch.ones(5000))
+
+
+def test_a_block_is_changed_while_it_runs_and_dense_outside_of_it(streamed, model_folder, store):
+    resident = load(locate(str(model_folder), store), "float32")
+    made = [PrunedMlp(torch.arange(24), out_weight(mlp)[:, :24].clone()) for mlp in resident.mlps]
+    with pruned(resident.mlps, made):
+        expected = resident.model(ids()).logits
+    dense = streamed.model(ids()).logits
+    changes = [lambda m=mlp, n=narrow: pruned([m], [n]) for mlp, narrow in zip(streamed.mlps, made, strict=True)]
+    with streamed.residency.changed(changes):
+        assert torch.equal(streamed.model(ids()).logits, expected)
+        assert torch.equal(streamed.model(ids()).logits, expected)
+        # The last block that ran is still changed; all others are as they were.
+        assert [mlp.width for mlp in streamed.mlps[:-1]] == [mlp.width for mlp in resident.mlps[:-1]]
+    assert [mlp.width for mlp in streamed.mlps] == [mlp.width for mlp in resident.mlps]
+    assert torch.equal(streamed.model(ids()).logits, dense)
+
+
+def test_an_error_inside_leaves_the_dense_model(streamed):
+    made = [PrunedMlp(torch.arange(24), out_weight(mlp)[:, :24].clone()) for mlp in streamed.mlps]
+    widths = [mlp.width for mlp in streamed.mlps]
+    changes = [lambda m=mlp, n=narrow: pruned([m], [n]) for mlp, narrow in zip(streamed.mlps, made, strict=True)]
+    with pytest.raises(KeyError), streamed.residency.changed(changes):
+        streamed.model(ids())
+        raise KeyError
+    assert [mlp.width for mlp in streamed.mlps] == widths
+
+
+def test_another_type_is_written_once_and_equals_what_loading_rounds_to(model_folder, store, monkeypatch):
+    source = locate(str(model_folder), store)
+    resident, streamed = load(source, "bfloat16"), stream(source, "bfloat16", store)
+    assert streamed.identity == resident.identity
+    for (name, one), (_, other) in zip(
+        streamed.model.named_parameters(), resident.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(one, other), name
+    assert torch.equal(streamed.model(ids()).logits, resident.model(ids()).logits)
+    monkeypatch.setattr(streaming, "_recast", lambda *_: pytest.fail("it was written again"))
+    stream(source, "bfloat16", store)
+
+
+def test_weights_in_several_files_are_written_in_several(model_folder, store, monkeypatch):
+    monkeypatch.setattr(streaming, "_SHARD_BYTES", 20_000)
+    source = locate(str(model_folder), store)
+    streamed = stream(source, "bfloat16", store)
+    assert len(list((store.folder / "models").glob("*/model-*.safetensors"))) > 1
+    assert torch.equal(streamed.model(ids()).logits, load(source, "bfloat16").model(ids()).logits)
+
+
+def test_a_checkpoint_in_bin_files_is_written_as_safetensors(model_folder, store, tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for file in model_folder.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    torch.save(load_file(model_folder / "model.safetensors"), folder / "pytorch_model.bin")
+    source = locate(str(folder), store)
+    streamed = stream(source, "float32", store)
+    assert torch.equal(streamed.model(ids()).logits, load(source, "float32").model(ids()).logits)
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name(model_folder, store, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for file in model_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("down_proj.weight"))
+    weights[name][0, 0] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"NaN or infinite values in .*down_proj"):
+        stream(locate(str(folder), store), "float32", store)
+
+
+def test_the_shelf_tells_a_streamed_model_from_a_resident_one(model_folder, store):
+    shelf, source = ModelShelf(), locate(str(model_folder), store)
+
+    def streamed(*asked):
+        return stream(*asked, store)
+
+    first = shelf.take(source, "float32", streamed)
+    assert shelf.take(source, "float32", streamed) is first
+    assert not shelf.take(source, "float32").residency.streamed

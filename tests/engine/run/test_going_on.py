@@ -1,0 +1,124 @@
+"""A job that is killed in a long stage goes on there: no block, no sparse block and no batch is computed twice."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog.presets import method_named
+from sparsedash.engine.evaluation import evaluate
+from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.run import pipeline
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.storage import halfway
+from sparsedash.storage.store import Store
+
+N_BLOCKS = 3
+
+
+class Killed(BaseException):
+    """As a signal: nothing handles it."""
+
+
+@pytest.fixture(autouse=True)
+def everything_is_long(monkeypatch):
+    monkeypatch.setattr(halfway, "EVERY_S", 0.0)
+    # One batch is finished at a time, of a few passages each.
+    monkeypatch.setattr(evaluate, "KEPT_BYTES", 1)
+    monkeypatch.setattr(evaluate, "BATCH_TOKENS", 128)
+
+
+@pytest.fixture
+def settings(model_folder, passage_file):
+    return RunSettings(
+        model=str(model_folder),
+        methods=(replace(method_named("best"), width_multiple=8),),
+        sparsities_permille=(400,),
+        calibration=CalibrationSettings(corpus=f"file:{passage_file}", n_samples=40, length=32),
+        evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=30),
+    )
+
+
+class Watched:
+    """Hears the steps, and is killed at the n-th of a stage."""
+
+    def __init__(self, stage="", at=0):
+        self.steps, self._stage, self._at = [], stage, at
+
+    def __call__(self, step):
+        self.steps.append(step)
+        if step.stage == self._stage and len(self.of(self._stage)) > self._at:
+            raise Killed
+
+    def of(self, stage):
+        return [step.done for step in self.steps if step.stage == stage and not step.message.startswith("backward")]
+
+
+def results(run, store):
+    return [replace(store.get(Record, key), seconds=0, tokens_per_second=0) for key in (run.dense, *run.sparse)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Gives what a run's records are when nothing happens to it, made once."""
+    made = {}
+
+    def of(settings):
+        if settings.key() not in made:
+            store = Store(tmp_path_factory.mktemp("calm"))
+            made[settings.key()] = results(pipeline.run(settings, store, ignore_steps, ModelShelf()), store)
+            store.close()
+        return made[settings.key()]
+
+    return of
+
+
+def killed_and_begun_again(settings, folder, stage, at):
+    """What the second attempt has said, and the records."""
+    store = Store(folder)
+    with pytest.raises(Killed):
+        pipeline.run(settings, store, Watched(stage, at), ModelShelf())
+    store.close()
+    store, again = Store(folder), Watched()
+    found = results(pipeline.run(settings, store, again, ModelShelf()), store)
+    left = [name for name in store._artefacts if any(part in name for part in ("/hidden", "/chosen/", "/answers"))]
+    store.close()
+    return again, found, left
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_calibration_goes_on_at_the_block_where_it_was(at, settings, uninterrupted, tmp_path):
+    # One batch a block, and one step before the first: it is killed in the second block, and in the third.
+    again, found, left = killed_and_begun_again(settings, tmp_path / "data", "calibrate", at)
+    assert again.of("calibrate")[0] == at - 1
+    assert found == uninterrupted(settings)
+    assert left == []
+
+
+@pytest.mark.parametrize("at", range(1, 2 * N_BLOCKS))
+def test_pruning_scores_and_solves_no_block_twice(at, settings, uninterrupted, tmp_path, monkeypatch):
+    from sparsedash.engine.pruning import structured
+
+    solved, scored = [], []
+    refitted, layer = structured._refitted, structured._layer
+    monkeypatch.setattr(structured, "_refitted", lambda *asked: solved.append(1) or refitted(*asked))
+    monkeypatch.setattr(structured, "_layer", lambda *asked, **more: scored.append(1) or layer(*asked, **more))
+    _, found, left = killed_and_begun_again(settings, tmp_path / "data", "prune", at)
+    assert len(solved) == N_BLOCKS
+    assert len(scored) == 2 * N_BLOCKS
+    assert found == uninterrupted(settings)
+    assert left == []
+
+
+@pytest.mark.parametrize("at", [2, 4, 6])
+def test_an_evaluation_asks_no_passage_twice(at, settings, uninterrupted, tmp_path, monkeypatch):
+    asked = []
+    read = evaluate._read
+    monkeypatch.setattr(evaluate, "_read", lambda loaded, rows, *rest: asked.extend(rows) or read(loaded, rows, *rest))
+    _, found, left = killed_and_begun_again(settings, tmp_path / "data", "evaluate", at)
+    # The batch that was read when it was killed was not finished.
+    longest_batch = 128 // 12
+    assert len(asked) <= 2 * 30 + longest_batch
+    assert found == uninterrupted(settings)
+    assert left == []

@@ -1,0 +1,150 @@
+"""Reading everything: a flipped bit is found wherever it is, nothing else is, and nothing is changed by looking."""
+
+from typing import get_args
+
+import pytest
+
+from sparsedash.schema import notes
+from sparsedash.schema.errors import Cancelled
+from sparsedash.schema.hosting.upkeep import Checked, Damage
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Kept, Run
+from sparsedash.storage.store import Store
+from sparsedash.storage.texts.text_refs import file_of
+from sparsedash.storage.upkeep.verification import verify
+from tests.storage.upkeep.every_kind import LARGE, RECORDS, fill, harm_entry, harm_file, take_away
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(tmp_path / "data")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def names(store):
+    return fill(store)
+
+
+def found_in(store):
+    return [(damage.kind, damage.name) for damage in verify(store, ignore_steps).damaged]
+
+
+def every_entry():
+    entries = [("records", f"{type(record).__name__.lower()}/{record.key}") for record in RECORDS]
+    return [*entries, ("records", "note/family/m"), ("artefacts", "small"), ("artefacts", "large")]
+
+
+def test_there_is_a_value_of_every_kind():
+    assert {type(record) for record in RECORDS} == set(get_args(Kept))
+
+
+def test_everything_is_read_and_what_is_sound_is_not_called_damaged(store, names):
+    found = verify(store, ignore_steps)
+    assert (found.damaged, found.n_damaged) == ((), 0)
+    # Beside those there are the entry of the export in its folder, and the note of the unpacked model.
+    expected = {kind: len(of_kind) for kind, of_kind in names.items()}
+    assert found.n_checked == {**expected, "record": expected["record"] + 2}
+    assert set(found.n_checked) == set(get_args(Checked))
+    assert found.n_bytes > 3 * len(LARGE)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("shelf", "name"), every_entry())
+def test_a_bit_that_is_flipped_in_any_entry_is_found_and_nothing_is_dropped(store, names, shelf, name, share):
+    harm_entry(store, shelf, name, share)
+    kind = {"records": "record", "artefacts": "artefact"}[shelf]
+    assert found_in(store) == [(kind, name)]
+    assert found_in(store) == [(kind, name)], "it is there to be found again"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_bit_that_is_flipped_in_any_file_is_found(store, names, share):
+    for kind in ("unpacked model", "upload", "export"):
+        for name in names[kind]:
+            path = {
+                "unpacked model": store.folder / "models" / name,
+                "upload": file_of(name, store.folder),
+                "export": name,
+            }[kind]
+            harm_file(path, share)
+            assert found_in(store) == [(kind, name)]
+            harm_file(path, share)
+    assert found_in(store) == []
+
+
+def test_what_is_damaged_says_where_it_belongs_so_that_it_can_be_deleted(store, names):
+    harm_file(names["export"][0])
+    harm_file(store.folder / "models" / names["unpacked model"][0])
+    whole = {damage.kind: damage.entry for damage in verify(store, ignore_steps).damaged}
+    assert whole == {"export": "taken", "unpacked model": "tiny-0123"}
+
+
+def test_a_file_that_is_missing_from_its_folder_is_damage_and_a_folder_that_is_gone_was_deleted(store, names):
+    export = take_away(store, store.folder / "exports" / "other", "other")
+    (export / "model.safetensors").unlink()
+    (damage,) = verify(store, ignore_steps).damaged
+    assert damage == Damage(kind="export", name=str(export / "model.safetensors"), what="it is missing", entry="other")
+    export.rmdir()
+    assert found_in(store) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("UPDATE Cache SET key = 'run/s' WHERE key = 'run/r'", "it is the entry of another key"),
+        ("UPDATE Cache SET key = 'note/family/n' WHERE key = 'note/family/m'", "its checksum does not match"),
+        ("UPDATE Cache SET mode = 4 WHERE key = 'run/r'", "The store holds a value that this program did not write."),
+        ("UPDATE Cache SET filename = '../x' WHERE key = 'run/r'", ""),
+        ("UPDATE Cache SET filename = CAST(x'ff' AS TEXT) WHERE key = 'run/r'", "a text in its row is not UTF-8"),
+        ("UPDATE Cache SET key = CAST(x'ff' AS TEXT) WHERE key = 'run/r'", "1 of them in records/cache.db"),
+    ],
+)
+def test_a_bit_that_is_flipped_beside_the_value_is_found_where_it_matters(store, names, change, fault):
+    store._records._sql(change)
+    damaged = verify(store, ignore_steps).damaged
+    assert [damage.what.startswith(fault) for damage in damaged] == ([True] if fault else [])
+
+
+def test_what_a_newer_version_wrote_whole_is_no_damage(store, names):
+    store._write(store._records, "run/newer", b'{"key": "newer", "settings": "of another form"}')
+    store._write(store._records, "novelty/x", b'{"key": "x"}')
+    assert found_in(store) == []
+
+
+def test_reading_does_not_count_as_use(store, names):
+    before = store.entries("artefacts")
+    verify(store, ignore_steps)
+    assert store.entries("artefacts") == before
+
+
+def test_it_says_how_far_it_is_in_bytes_and_can_be_stopped_between_two_pieces(store, names):
+    steps = []
+    verify(store, steps.append)
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert {step.stage for step in steps} == {"verify"} and steps[-1].unit == "megabytes"
+
+    def stop(step):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        verify(store, stop)
+
+
+def test_what_is_deleted_while_everything_is_read_is_no_damage(store, names):
+    gone = []
+
+    def delete(step):
+        if not gone:
+            gone.append(step)
+            store.drop(Run, "r")
+            store.drop_entry("artefacts", "large")
+            file_of(names["upload"][0], store.folder).unlink()
+
+    assert verify(store, delete).damaged == ()
+
+
+def test_a_note_of_files_that_is_no_list_of_files_harms_nothing(store, names):
+    store.remember(notes.unpacked_files("tiny-0123"), "[1]")
+    assert found_in(store) == []

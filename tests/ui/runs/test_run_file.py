@@ -1,0 +1,113 @@
+"""A run taken along as a file: in another data folder it opens with the same pages. Two real backends, no worker."""
+
+import pytest
+
+from sparsedash.schema.errors import JobError, StoreError
+from sparsedash.schema.records import Record, Run
+from sparsedash.service.backend import Backend
+from sparsedash.stats.tolerance import Tolerance
+from sparsedash.ui import frame
+from sparsedash.ui.runs import run_file
+from tests.storage.test_run_files import named
+from tests.storage.upkeep.every_kind import flip
+from tests.ui import specimens
+from tests.ui.conftest import words
+
+PAGES = ("overview", "runs", "compare", "layers")
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """A backend with a run, and one with nothing."""
+    monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
+    both = Backend(tmp_path / "here"), Backend(tmp_path / "there")
+    run, records, passages = named(*specimens.run(), specimens.passages())
+    for part in (*records, passages, run):
+        both[0]._store.put(part.key, part)
+    yield both
+    for opened in both:
+        opened.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_run_that_was_taken_along_opens_elsewhere_with_the_same_page(page, folders, open_page, monkeypatch):
+    here, there = folders
+    (run,) = here.runs()
+    shown = []
+    for backend in (here, there):
+        if backend is there:
+            there.transfer.opened(here.transfer.packed(run.key))
+        backend.costs.verdicts(backend.runs(), Tolerance())
+        opened = open_page(page, run=run.key)
+        monkeypatch.setattr(frame, "backend", lambda backend=backend: backend)
+        opened.run()
+        assert not opened.exception
+        shown.append(words(opened))
+    assert shown[0] == shown[1]
+    assert "SmolLM2" in shown[0] or "10 %" in shown[0]
+
+
+def test_a_file_that_was_changed_is_refused_and_nothing_of_it_is_kept(folders):
+    here, there = folders
+    data = here.transfer.packed(here.runs()[0].key)
+    for share in (0.0, 0.2, 0.5, 0.9):
+        with pytest.raises(StoreError):
+            there.transfer.opened(flip(data, share))
+    assert not list(there._store.keys(Run)) and not list(there._store.keys(Record))
+
+
+def test_a_run_that_has_not_finished_or_is_not_there_cannot_be_taken_along(folders):
+    here, _ = folders
+    with pytest.raises(JobError, match="has not finished"):
+        here.transfer.packed("nowhere")
+
+
+def test_a_finished_run_that_is_ticked_can_be_taken_along(open_page, folders, monkeypatch):
+    here, _ = folders
+    (run,) = here.runs()
+    here.costs.verdicts([run], Tolerance())
+    app = open_page("runs", chosen=run.key[:16])
+    monkeypatch.setattr(frame, "backend", lambda: here)
+    app.session_state["run-along"] = True
+    app.run()
+    assert "Names, prompts and blind choices stay here." in words(app)
+    (download,) = (b for b in app.get("download_button") if b.proto.label.startswith("Download,"))
+    assert download.proto.label.endswith("kB")
+
+
+def test_where_parts_of_it_are_gone_that_is_said_in_words(open_page, folders, monkeypatch):
+    here, _ = folders
+    (run,) = here.runs()
+    app = open_page("runs", chosen=run.key[:16])
+    monkeypatch.setattr(frame, "backend", lambda: here)
+    here._store.drop(Record, run.sparse[0])
+    app.session_state["run-along"] = True
+    app.run()
+    assert "Some records of this run are not in the data folder any more. Run it again." in words(app)
+
+
+class Brought:
+    """A file as the field of the page gives it."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def getvalue(self):
+        return self.data
+
+
+def test_what_is_brought_is_ticked_and_a_refusal_stays_until_the_next_file(folders, monkeypatch):
+    here, there = folders
+    state, ticked = {}, []
+    monkeypatch.setattr(run_file.st, "session_state", state)
+    monkeypatch.setattr(run_file.st, "toast", lambda *_, **__: None)
+    monkeypatch.setattr(run_file.choices, "choose", ticked.append)
+    data = here.transfer.packed(here.runs()[0].key)
+    state[run_file._FIELD] = Brought(flip(data))
+    run_file._take(there)
+    assert "changed" in state[run_file._REFUSED] or "damaged" in state[run_file._REFUSED]
+    assert (there.runs(), ticked) == ([], [])
+    state[run_file._FIELD] = Brought(data)
+    run_file._take(there)
+    assert state[run_file._REFUSED] == ""
+    assert ticked == [[here.runs()[0].key[:16]]] and len(there.runs()) == 1
