@@ -14,6 +14,7 @@ import trustme
 from tests import dies_with_us
 
 ROOT = Path(__file__).parents[1]
+PRIVATE = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
 DEADLINE_S = 120.0
 
 
@@ -71,29 +72,13 @@ class DaskHouse:
         return {"SPARSEDASH_SCHEDULER": self.address, **self.certificates.environment}
 
     def start_scheduler(self) -> None:
-        where = [
-            "--host",
-            "tls://127.0.0.1",
-            "--port",
-            str(self.port),
-            "--no-dashboard",
-            "--dashboard-address",
-            "127.0.0.1:0",
-        ]
+        where = ["--host", "tls://127.0.0.1", "--port", str(self.port), *PRIVATE]
         self.scheduler = self._start("scheduler", ["-m", "distributed.cli.dask_scheduler", *where])
 
     def start_worker(self, name: str, n_slots: int = 1, **environment: str) -> None:
         """As docs/cluster.md says to, but for the nanny: a killed worker shall stay away here."""
         size = ["--nworkers", "1", "--nthreads", "1", "--memory-limit", "0", "--resources", f"SLOT={n_slots}"]
-        options = [
-            *size,
-            "--no-nanny",
-            "--no-dashboard",
-            "--name",
-            name,
-            "--local-directory",
-            str(self.folder / "dask"),
-        ]
+        options = [*size, "--no-nanny", *PRIVATE, "--name", name, "--local-directory", str(self.folder / "dask")]
         own = {"SPARSEDASH_DATA_DIR": str(self.data_of(name)), "SPARSEDASH_SCHEDULER": "", **environment}
         command = ["-m", "distributed.cli.dask_worker", self.address, *options]
         self.workers[name] = self._start(name, command, **own)

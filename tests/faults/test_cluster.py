@@ -73,6 +73,18 @@ def test_a_part_that_fails_says_where_and_its_log_comes_along(house):
     assert "Traceback" in Path(failed.log_path).read_text()
 
 
+def test_a_killed_child_is_told_as_on_the_server_with_the_machine_s_name_and_the_machine_goes_on(house):
+    house.begin("ann")
+    house.serve()
+    job = house.submit("endless")
+    eventually(lambda: house.table.get(job.id).stage == "calibrate")
+    for child in house.children_of("ann"):
+        child.kill()
+    crashed = house.until_state(job, "crashed")
+    assert crashed.error_text.startswith("ann: The worker was killed (signal 9)")
+    house.until_state(house.submit("quick"), "done")
+
+
 def test_a_killed_machine_is_named_and_trying_again_makes_only_what_is_missing(house):
     house.begin("ann", "ben")
     house.serve()

@@ -96,6 +96,8 @@ class Machine:
         """The job in this machine's own table, once it has ended."""
         # What an earlier process of this worker left is over: its child ended with it.
         self._runner.reconcile()
+        for left in self._table.queue():
+            self._table.request_cancel(left.id)
         job = self._table.submit(part.kind, part.key, part.settings)
         told, told_at = None, float("-inf")
         try:

@@ -5,6 +5,7 @@ calibration; then any machine makes any other sparse model. A search tries one s
 """
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from sparsedash.jobs.parts import KeptCalibration, Part, PartEnd
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import plain_share
 from sparsedash.schema.errors import StoreError
-from sparsedash.schema.hashing import canonical_json
+from sparsedash.schema.hashing import STAGE_VERSIONS, canonical_json
 from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.records import Passages, Record, Run, from_json, to_json
 from sparsedash.schema.searches import FindSettings, asked_settings
@@ -29,6 +30,7 @@ from sparsedash.storage.texts.text_refs import UPLOAD, file_of
 
 P = TypeVar("P", Record, Passages)
 
+_NUMBER = re.compile(r"\d[\d.,]*")
 _SHARED = ("dense", "calibration")
 """What every part but the first is given, and so finds in its store."""
 
@@ -139,6 +141,8 @@ class RunPlan:
         if (run.key, run.settings, len(run.sparse), run.dense) != asked:
             raise _not_asked_for(end)
         if run.model_identity != first.model_identity or run.corpora != first.corpora:
+            # Another attempt begins anew: the hub may have a newer model than when the first part was made.
+            self._store.forget(notes.parts_done(self._job.key))
             raise StoreError(
                 f"{end.machine} has another model or text under this name than the machine that began.",
                 "The same files must lie on every machine; see docs/cluster.md.",
@@ -163,7 +167,7 @@ class RunPlan:
             finished_at=time.time() if self.whole else None,
             seconds=seconds,
             cached=tuple(dict.fromkeys([*first.cached, *others])),
-            warnings=tuple(dict.fromkeys(line for run in made for line in run.warnings)),
+            warnings=_told_once([line for run in made for line in run.warnings]),
         )
 
     def _put(self, part: P) -> None:
@@ -173,7 +177,8 @@ class RunPlan:
     def _note(self) -> None:
         made = [[list(points), to_json(run)] for points, run in self._made.items()]
         calibration = None if self._calibration is None else asdict(self._calibration)
-        self._store.remember(notes.parts_done(self._job.key), json.dumps({"made": made, "calibration": calibration}))
+        noted = {"stages": STAGE_VERSIONS, "made": made, "calibration": calibration}
+        self._store.remember(notes.parts_done(self._job.key), json.dumps(noted))
 
     def _recall(self) -> None:
         told = self._store.recall(notes.parts_done(self._job.key))
@@ -184,7 +189,9 @@ class RunPlan:
         except (ValueError, TypeError, AttributeError, StoreError):
             # Written by another version: the records are there all the same, and machines have them as well.
             return
-        if all(self._store.has(Record, key) for run in made.values() for key in (run.dense, *run.sparse)):
+        if known.get("stages") == STAGE_VERSIONS and all(
+            self._store.has(Record, key) for run in made.values() for key in (run.dense, *run.sparse)
+        ):
             self._made, self._calibration = made, calibration
 
 
@@ -199,6 +206,12 @@ def first_points(asked: RunSettings) -> tuple[int, ...]:
             kind = plain_share(method, asked.calibration), method.takes_channels, method.saliency == "fisher"
             first.setdefault(kind, point)
     return tuple(sorted(first.values())) or (0,)
+
+
+def _told_once(lines: Sequence[str]) -> tuple[str, ...]:
+    """The lines without those that say the same with other numbers: each part looks at a sparse model of its own."""
+    first = {_NUMBER.sub("#", line): line for line in reversed(lines)}
+    return tuple(line for line in dict.fromkeys(lines) if line in first.values())
 
 
 def _uploads(asked: RunSettings | FindSettings, folder: Path) -> dict[str, bytes]:

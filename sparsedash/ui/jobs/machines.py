@@ -7,7 +7,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
 from sparsedash.ui.polling import MACHINES_S
 
-_HEAD = ["Machine", "Runs", "Memory of that", "Free there", "GPUs"]
+_HEAD = ["Machine", "Runs", "Memory used", "Memory free", "GPUs"]
 
 
 def draw(backend: Backend) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sparsedash.jobs.parts import KeptCalibration, PartEnd
 from sparsedash.jobs.table import JobTable
 from sparsedash.schema.errors import SparseDashError, StoreError
+from sparsedash.schema.hashing import STAGE_VERSIONS
 from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
@@ -83,6 +84,14 @@ def test_the_run_grows_in_order_whatever_comes_back_first(job, store, machine):
     assert [store.get(Record, key).sparsity_permille for key in run.sparse] == [100, 200, 300]
 
 
+def test_a_warning_that_every_part_has_with_its_own_numbers_is_told_once(job, store, machine):
+    plan = plan_of(job, store)
+    for name, share in (("0", "12.5"), ("1", "13"), ("2", "14.25")):
+        part = plan.part(name)
+        plan.keep(part, made(part, machine, warnings=(f"Layers lose {share} times more.", "Few tokens.")))
+    assert store.get(Run, job.key).warnings == ("Layers lose 12.5 times more.", "Few tokens.")
+
+
 def test_what_came_back_is_not_asked_for_again_by_another_attempt_or_server(job, store, machine):
     plan = plan_of(job, store)
     for name in ("0", "2"):
@@ -96,6 +105,22 @@ def test_what_is_noted_but_gone_is_asked_for_again(job, store, machine):
     plan = plan_of(job, store)
     plan.keep(plan.part("0"), made(plan.part("0"), machine))
     store.drop(Record, store.get(Run, job.key).dense)
+    assert plan_of(job, store).left() == ("0",)
+
+
+def test_what_another_version_of_a_stage_has_made_is_asked_for_again(job, store, machine, monkeypatch):
+    plan = plan_of(job, store)
+    plan.keep(plan.part("0"), made(plan.part("0"), machine))
+    monkeypatch.setitem(STAGE_VERSIONS, "outcomes", 99)
+    assert plan_of(job, store).left() == ("0",)
+
+
+def test_after_two_models_met_under_one_name_another_attempt_begins_anew(job, store, machine):
+    plan = plan_of(job, store)
+    plan.keep(plan.part("0"), made(plan.part("0"), machine))
+    part = plan.part("1")
+    with pytest.raises(StoreError, match="another model or text"):
+        plan.keep(part, made(part, machine, corpora={"calibration": "newer", "evaluation": "b" * 40}))
     assert plan_of(job, store).left() == ("0",)
 
 

@@ -1,6 +1,9 @@
 """A scheduler that is dead, wrong or refused is said in words, and runs are done here."""
 
 import contextlib
+import os
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
-from tests.dask_house import eventually, free_port
+from tests.dask_house import ROOT, eventually, free_port
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import save_tiny
 
@@ -59,3 +62,14 @@ def test_while_a_scheduler_is_dead_runs_are_done_here(backend_with, tmp_path):
     assert (done.state, done.worker) == ("done", "slot-0"), done.error_text
     # It is asked in a thread of its own, which may wait longer for an answer than the run took.
     eventually(lambda: "No scheduler answers at tcp://127.0.0.1" in backend.cluster().trouble)
+
+
+def test_where_none_is_named_dask_is_not_even_imported(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from sparsedash.service.backend import Backend\n"
+        f"backend = Backend(Path({str(tmp_path / 'data')!r})); backend.reconcile(); backend.close()\n"
+        "print('distributed' in sys.modules)"
+    )
+    known = {**os.environ, "SPARSEDASH_SCHEDULER": "", "SPARSEDASH_WORKERS": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=known, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

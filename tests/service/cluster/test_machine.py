@@ -1,0 +1,80 @@
+"""One machine by itself, with a fake child: what it gives back, and what it leaves of earlier times."""
+
+import json
+import os
+from dataclasses import asdict
+
+import pytest
+
+from sparsedash.jobs.parts import MachineFacts, Part, PartEnd, PartProgress, from_bytes, to_bytes
+from sparsedash.jobs.table import JobTable
+from sparsedash.schema.errors import JobError
+from sparsedash.schema.hashing import canonical_json
+from sparsedash.schema.hosting.parts import PartSettings
+from sparsedash.schema.settings import RunSettings
+from sparsedash.service.cluster import machine
+from sparsedash.service.cluster.machine import Machine
+from sparsedash.storage.run_files import read_run_file
+from tests.faults.fake_machine import COMMAND
+
+
+def part_of(behaviour, points=(0,)):
+    run = RunSettings(model=f"fake/{behaviour}", sparsities_permille=(100, 200))
+    asked = PartSettings(run=run, run_key=run.key(), points=points)
+    return Part(name="0", kind="part", key=asked.key(), settings=json.loads(canonical_json(asdict(asked))))
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_LINGER_S", "30")
+    made = Machine(tmp_path / "0", command=COMMAND)
+    yield made
+    made._runner.let_go()
+
+
+def never():
+    return False
+
+
+def test_a_part_comes_back_as_the_file_of_a_run(alone):
+    told = []
+    end = alone.do(part_of("quick", (1,)), "ann", told.append, never)
+    assert (end.state, end.machine) == ("done", "ann")
+    parts = read_run_file(end.file)
+    assert (parts.run.key, len(parts.run.sparse)) == (part_of("quick", (1,)).key, 1)
+    assert [record.sparsity_permille for record in parts.records if record.pruned] == [200]
+    assert all(isinstance(progress, PartProgress) and progress.machine == "ann" for progress in told)
+
+
+def test_what_waited_there_before_is_not_done_first(alone):
+    table = JobTable(alone.folder / "jobs.sqlite")
+    left = part_of("endless")
+    before = table.submit("part", left.key, left.settings)
+    assert alone.do(part_of("quick"), "ann", lambda progress: None, never).state == "done"
+    assert table.get(before.id).state == "cancelled"
+    table.close()
+
+
+def test_nobody_wants_it_any_more(alone):
+    assert alone.do(part_of("endless"), "ann", lambda progress: None, lambda: True).state == "cancelled"
+
+
+def test_two_workers_of_one_computer_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_DATA_DIR", str(tmp_path))
+    first = machine._own_folder.__wrapped__()
+    second = machine._own_folder.__wrapped__()
+    assert (first, second) == (tmp_path / "cluster" / "0", tmp_path / "cluster" / "1")
+
+
+def test_what_a_machine_says_of_itself_can_be_read():
+    facts = MachineFacts(**machine._memory())
+    assert facts.total_bytes >= facts.free_bytes > 0
+    assert facts.total_bytes % os.sysconf("SC_PAGE_SIZE") == 0
+
+
+def test_what_crosses_is_checked_when_it_is_read():
+    end = PartEnd(state="done", machine="ann", file=b"\x00\xff")
+    assert from_bytes(PartEnd, to_bytes(end)) == end
+    for wrong in (b"", b"\xff" * 9, to_bytes(PartProgress(machine="ann")), to_bytes(end)[:-3], None):
+        with pytest.raises(JobError, match="speaks another language"):
+            from_bytes(PartEnd, wrong)
