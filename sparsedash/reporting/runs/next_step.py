@@ -38,8 +38,8 @@ def next_step(found: RunResults) -> NextStep | None:
         return None
     within, beyond = largest_within(rows), smallest_beyond(rows)
     if found.run.find is not None and within is not None:
-        said = f"Next: take the model at {wording.permille(within.permille)} away, or see which answers it changed."
-        return NextStep(said=said, link="Take this model away", asked=None)
+        said = f"Next: export the model at {wording.permille(within.permille)}, or see which answers it changed."
+        return NextStep(said=said, link="Export this model", asked=None)
     if unknown := _open(rows, within, beyond):
         return _ask_more(found, unknown)
     if found.run.find is not None:
@@ -65,7 +65,7 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
         return NextStep(said=said, link="Change the settings", asked=asked)
     if counted:
         would = [f"{needed_words(n)} would decide {wording.permille(permille)}" for n, permille in counted[:_SAID]]
-        told = f"{wording.first_upper(', '.join(would))}, if it goes on as on these {total:,}."
+        told = f"{wording.first_upper(', '.join(would))}, if the loss stays what it is on these {total:,}."
     else:
         told = f"With fewer than {FEWEST_PASSAGES} nothing is ever called within."
     evaluation = _more_passages(asked.evaluation, counted[0][0] if counted else FEWEST_PASSAGES)

@@ -112,7 +112,7 @@ def test_a_text_is_looked_for_in_all_rows(open_page, two_runs):
     app.text_input(key="contains").input("SMOLlm2").run()
     assert listed(app) == [TITLE]
     app.text_input(key="contains").input("nowhere").run()
-    assert "No run is like that. Clear the search, or choose all models." in words(app)
+    assert "No run matches. Clear the search, or choose all models." in words(app)
 
 
 def test_order_and_model_go_into_the_address(open_page, two_runs):
