@@ -32,7 +32,7 @@ if not live and jobs and jobs[0].state != "done":
     job_watch.watch(backend, jobs[0])
 
 if exports:
-    frame.section("Taken away")
+    frame.section("Exported")
     exported.list_exports(backend, exports)
 if address_bar.asked("run"):
     frame.link("overview", "Back to the chart", run=chosen.key)

@@ -32,8 +32,8 @@ def invite() -> None:
     """Draw the page that is shown before anything has run."""
     frame.opening("What would pruning cost this language model?")
     frame.empty(
-        "SparseDash removes inner channels of a model's MLPs, asks the dense and the sparse model the same passages, "
-        "and shows what was lost: accuracy with its intervals, and every answer side by side.",
+        "SparseDash removes inner channels of a model's MLPs, lets the dense and the sparse model complete the same "
+        "passages, and shows what was lost: accuracy with its intervals, and every answer side by side.",
         "Nothing has run here yet. The built-in model is small and needs no network: one click calibrates it on text "
         "that it wrote, prunes it twice, and compares the answers.",
     )

@@ -26,4 +26,4 @@ else:
     if listed:
         show_table(listed, {row.key for row in chosen})
     else:
-        frame.note("No run is like that. Clear the search, or choose all models.")
+        frame.note("No run matches. Clear the search, or choose all models.")

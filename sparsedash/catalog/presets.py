@@ -78,7 +78,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         name="random",
-        summary="channels by lot, nothing refitted: the floor every method must beat",
+        summary="channels at random, nothing refitted: what every method must beat",
         settings=MethodSettings(saliency="random", compensation="none"),
     ),
     Method(

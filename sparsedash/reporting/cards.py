@@ -4,11 +4,15 @@ from collections.abc import Sequence
 
 from sparsedash.reporting.html import Html, element, escape, join
 
+_LONG = 7
+"""Characters of a figure that a phone has room for in the usual size."""
+
 
 def card(name: str, figure: str, *below: str, css: str) -> Html:
     """One large number under its name, with lines of small text below it. css: whose number it is."""
     small = (element("dd", escape(text), css="sd-muted") for text in below)
-    return element("div", element("dt", escape(name)), element("dd", escape(figure), css="sd-figure"), *small, css=css)
+    size = "sd-figure sd-long" if len(figure) > _LONG else "sd-figure"
+    return element("div", element("dt", escape(name)), element("dd", escape(figure), css=size), *small, css=css)
 
 
 def cards(drawn: Sequence[Html], grows: bool = False) -> Html:

@@ -37,7 +37,7 @@ def find_steps(result: FindResult) -> str:
     said += f", {answered:,} passages answered instead of {steps * result.n_passages:,}."
     unknown = [trial.permille for trial in result.trials if trial.verdict == "undecided"]
     if unknown:
-        said += f" {wording.permilles(tuple(sorted(unknown)))} stayed undecided and {_is(unknown)} taken for too much."
+        said += f" {wording.permilles(tuple(sorted(unknown)))} stayed undecided and counted as too much."
     return said
 
 
@@ -86,7 +86,3 @@ def _of_what(method: MethodSettings) -> str:
 
 def _go(method: MethodSettings) -> str:
     return "go" if method.takes_channels else "be zero"
-
-
-def _is(permilles: list[int]) -> str:
-    return "was" if len(permilles) == 1 else "were"

@@ -55,7 +55,7 @@ def what(job: Job) -> tuple[str, str]:
             return "Speed of a sparse model", _timed(timed)
         if job.kind == "export":
             files = settings_from_plain(ExportSettings, job.settings)
-            return f"A sparse model in files, {files.form}", f"weights in {files.weights}, proven before they are named"
+            return f"A sparse model in files, {files.form}", f"weights in {files.weights}, checked in a fresh process"
         if job.kind == "verify":
             return "Verification of the data folder", "everything that carries a checksum is read"
         settings = asked_settings(job.kind, job.settings)
@@ -94,7 +94,7 @@ def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) 
         said = f"Part {found.part} of {found.n_parts}{_why_no_time(found.unmeasured)}"
     else:
         said = f"{wording.percent(found.share, 0)} of the run · {wording.time_left(found.remaining_s)}"
-    return found.share, said + (" · done once more, since the store had to drop it" if found.repeated else "")
+    return found.share, said + (" · computed again, since the store had dropped it" if found.repeated else "")
 
 
 def heard(backend: Backend, job: Job) -> str:
@@ -126,9 +126,11 @@ def _why_no_time(stages: tuple[str, ...]) -> str:
     if not stages:
         return ""
     if len(stages) > _NAMED:
-        return " · time left not known: no run like this was measured here yet"
-    were = "was" if len(stages) == 1 else "were"
-    return f" · time left not known: {' and '.join(_DOING[stage] for stage in stages)} {were} not measured here yet"
+        return " · time left not known: no run like this has been measured here yet"
+    have = "has" if len(stages) == 1 else "have"
+    return (
+        f" · time left not known: {' and '.join(_DOING[stage] for stage in stages)} {have} not been measured here yet"
+    )
 
 
 def facts(job: Job) -> str:

@@ -100,7 +100,7 @@ def _caption(found: RunResults) -> str:
     looked = " Of models that were to stop early they, and p, are valid at any look." if early else ""
     whose = "The dense model's interval is" if early else "Intervals of accuracies are"
     return (
-        f"Last word of each passage. {whose} Wilson's. Changes are paired against dense; their intervals are those of "
-        f"the verdict, at levels at which all of the run hold together.{looked} p: of equal accuracy, "
+        f"Last word of each passage. {whose} Wilson's. Changes are paired with dense; their intervals are those of "
+        f"the verdict, at levels that hold for all of the run together.{looked} p: for equal accuracy, "
         f"{'' if early else 'exact McNemar, '}adjusted after Holm{several}."
     )

@@ -91,7 +91,7 @@ def cost(found: ToleranceVerdict, beside: str = DENSE) -> str:
     """
     said = perplexity_cost(found.perplexity, beside)
     if found.accuracy is None:
-        return f"{said}; too little is right to judge accuracy"
+        return f"{said}; too few answers are right to judge accuracy"
     two = found.accuracy
     low, high = signed(-two.high), signed(-two.low)
     return f"{said}, accuracy {signed(-two.value)} points ({_range(low, high, two)})"
@@ -142,7 +142,7 @@ def undecided(found: ToleranceVerdict) -> str:
         return f"at least {FEWEST_PASSAGES} passages are needed; {what} cannot say how many would decide it."
     if needed is None or needed > MOST_PASSAGES:
         return f"its loss is so near to what is allowed that over {MOST_PASSAGES:,} passages would be needed."
-    return f"{needed_words(needed)} passages would decide it, if it goes on as it did on {n:,}."
+    return f"{needed_words(needed)} passages would decide it, if its loss stays what it was on {n:,}."
 
 
 def needed_words(needed: int) -> str:

@@ -61,7 +61,7 @@ def config_problem(config: Mapping[str, Any], folder: Path | str) -> str:
     """Why a model with this config cannot be pruned; empty where nothing speaks against it. folder: its place."""
     family = config.get("model_type", "")
     if family == "":
-        return f"config.json of {folder} says no model_type. Fetch or save the model again."
+        return f"config.json of {folder} has no model_type. Fetch or save the model again."
     if not isinstance(family, str) or family not in FAMILIES:
         return f"models of type {str(family)[:40]!r} cannot be pruned yet; possible: {', '.join(FAMILIES)}."
     if config.get("quantization_config") is not None:

@@ -50,7 +50,7 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
 
 def link_to_files(run: str, record: str) -> None:
     """Draw the link to the page where a sparse model's files are written. record: its name within the run."""
-    frame.link("models", "Take this model away", run=run, record=record)
+    frame.link("models", "Export this model", run=run, record=record)
 
 
 def show_mark(run: Run | None) -> None:

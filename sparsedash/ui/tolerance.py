@@ -13,7 +13,9 @@ def choose_tolerance() -> None:
     with st.popover("What may be lost", type="tertiary"):
         _number(RATIO, "Word perplexity, times the dense model's", allowed.ratio, (1.01, 1000.0), 0.05)
         _number(POINTS, "Accuracy, points", allowed.points, (0.1, 100.0), 0.5)
-        frame.note("A sparse model is within when its whole interval stays inside both, beyond when one is outside.")
+        frame.note(
+            "Within: the whole interval of word perplexity lies inside. Beyond: that of either measure lies outside."
+        )
 
 
 def _number(name: str, title: str, value: float, bounds: tuple[float, float], step: float) -> None:

@@ -20,7 +20,7 @@ PAGES = {
     "runs": "The one run with a result has no model within",
     "compare": "Undecided: 120 passages cannot tell whether 30",
     "layers": "Half of the layers lost",
-    "models": "No model has been taken away yet.",
+    "models": "No model has been exported yet.",
 }
 
 
@@ -349,7 +349,7 @@ def test_on_a_phone_one_button_brings_run_models_search_order_and_files(page, ad
     expect(search.locator("visible=true")).to_be_in_viewport()
     for name in ("Run", "Left", "Right"):
         expect(page.get_by_role("combobox", name=name, exact=False).first).to_be_visible()
-    expect(page.get_by_role("button", name="Take away")).to_be_visible()
+    expect(page.get_by_role("button", name="Download")).to_be_visible()
     ready(page)
     expect(page.get_by_role("button", name="Close")).to_be_focused()
     page.get_by_role("button", name="Close").click()
@@ -360,7 +360,7 @@ def test_on_a_phone_one_button_brings_run_models_search_order_and_files(page, ad
 def test_the_report_opens_from_disk_and_asks_for_nothing(page, address, tmp_path):
     page.goto(f"{address}/compare")
     ready(page)
-    page.get_by_role("button", name="Take away").click()
+    page.get_by_role("button", name="Download").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Report, one HTML file").click()
     path = tmp_path / "report.html"

@@ -60,7 +60,7 @@ def test_runs_are_ticked_laid_over_each_other_and_a_copied_link_shows_the_same(r
     runs.wait_for_url(re.compile("measure=flips"))
     runs.get_by_label("Search").fill("owner")
     runs.get_by_label("Search").press("Enter")
-    runs.wait_for_url(re.compile("text=owner"))
+    runs.wait_for_url(re.compile("contains=owner"))
     expect(titles(runs)).to_have_text(["owner/second", "owner/first"])
     runs.reload()
     ready(runs)

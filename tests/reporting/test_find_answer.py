@@ -96,7 +96,7 @@ def test_how_it_got_there_counts_trials_and_passages_and_names_what_stayed_undec
     result = found(trial(200, "within"), trial(300, "undecided", 400), answer=200)
     assert find_steps(result).replace("\u00a0", " ") == (
         "2 trials among 3 steps of sparsity, 800 passages answered instead of 1,200. "
-        "30 % stayed undecided and was taken for too much."
+        "30 % stayed undecided and counted as too much."
     )
 
 

@@ -89,7 +89,7 @@ def test_one_passage_is_too_few_to_judge_whatever_was_lost_on_it(one_passage):
     assert f"30 % is undecided: {open_} 60 % is undecided: {open_}" in overview
     assert compare == (
         f"Too few to judge: 1 passage cannot tell whether 30 % stays within {ALLOWED}. "
-        "Word perplexity 18,034 × dense's (no interval); too little is right to judge accuracy. "
+        "Word perplexity 18,034 × dense's (no interval); too few answers are right to judge accuracy. "
         f"Open: {open_}"
     )
     told, line, verdict = everywhere_else(one_passage, 0)
@@ -106,7 +106,7 @@ def test_ten_passages_show_a_loss_that_is_beyond_doubt():
         f"Removing 30 % of the MLP goes beyond what is allowed, {ALLOWED}, on 10 passages. "
         "30 % (measured 29.1 % of the MLPs, 10.0 % of all linear weights): word perplexity "
     )
-    assert overview.endswith("too little is right to judge accuracy.")
+    assert overview.endswith("too few answers are right to judge accuracy.")
     assert compare.startswith(
         f"90 % goes beyond what is allowed, {ALLOWED}: word perplexity over 1,000,000 × dense's ("
     )
@@ -125,7 +125,7 @@ def test_a_loss_beyond_all_numbers_is_said_once():
 def test_ten_passages_without_any_loss_are_too_few_and_thirty_would_do():
     overview, compare = said_of(run_of(10, 3, (30, 0.0, 0.0, 3)))
     assert overview.startswith("Too few to judge: 10 passages cannot show that removing 30 % of the MLP stays within")
-    assert compare.endswith("Open: about 30 passages would decide it, if it goes on as it did on 10.")
+    assert compare.endswith("Open: about 30 passages would decide it, if its loss stays what it was on 10.")
 
 
 def test_equal_models_are_within_and_leave_nothing_open():

@@ -50,14 +50,14 @@ def test_a_tolerance_is_said_as_it_was_typed():
 def test_the_cost_is_said_on_both_measures_with_their_intervals():
     said = plain(verdicts.cost(judged(0.3, broke=30, mended=10)))
     assert said.startswith("word perplexity 1.35 × dense's (97.5 % interval 1.32 to 1.38), accuracy −2.0 points (95 % ")
-    assert plain(verdicts.cost(judged(0.3, n_right=3))).endswith("; too little is right to judge accuracy")
+    assert plain(verdicts.cost(judged(0.3, n_right=3))).endswith("; too few answers are right to judge accuracy")
     assert "(no interval)" in verdicts.cost(judged(0.3, n=1, n_right=0))
 
 
 def test_what_is_open_is_said_with_the_passages_that_would_close_it():
     assert verdicts.still_open(judged(0.02)) == ""
     open_ = verdicts.still_open(judged(0.09))
-    assert open_.startswith("Open: about") and "would decide it, if it goes on as it did on 1,000" in open_
+    assert open_.startswith("Open: about") and "would decide it, if its loss stays what it was on 1,000" in open_
     accuracy = verdicts.still_open(judged(0.02, broke=30, mended=20))
     assert accuracy.startswith("Accuracy alone is undecided; about") and accuracy.endswith("Word perplexity decides.")
 

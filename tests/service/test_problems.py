@@ -75,7 +75,7 @@ def test_a_local_model_is_fine_when_it_is_there(tmp_path):
 
 CONFIGS = {
     "models of type 'bert' cannot be pruned yet; possible: bloom,": '{"model_type": "bert"}',
-    "says no model_type": "{}",
+    "has no model_type": "{}",
     "models of type 'None' cannot be pruned yet": '{"model_type": null}',
     "models of type \"['llama']\" cannot be pruned yet": '{"model_type": ["llama"]}',
     "is not JSON that can be read": "{",

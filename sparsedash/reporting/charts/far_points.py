@@ -14,9 +14,9 @@ from sparsedash.reporting.charts.palette import Palette
 from sparsedash.reporting.charts.points import FARTHEST_BELOW, Measure, Point, Reading, TradeoffData
 
 _EXPLAINED = "An arrow at the lower edge: the point lies farther down, at the value that stands there."
-_REACH, _BANDS = 3, 12
-"""A point may stand at its own place so many times as far below dense as the middle point of the leading line, and so
-many times as far as what may be lost.
+_BANDS, _DEEPEST, _MIDDLE = 12, 2, 4
+"""A point may stand at its own place so many times as far below dense as what may be lost, and so many times as far as
+the deepest point of the leading line, unless its middle one says less: a sweep up to 90 % draws its axis out by itself.
 """
 _ROOM = 0.14
 """Of what the others take, kept free below them for the points at the edge."""
@@ -105,7 +105,8 @@ def _far(tradeoff: TradeoffData) -> Collection[str]:
     if not leading:
         return []
     allowed = tradeoff.allowed.get("word perplexity", 0.0)
-    limit = -max(_BANDS * allowed, _REACH * median_high([-_reading(point).low for point in leading]))
+    depths = [-_reading(point).low for point in leading]
+    limit = -max(_BANDS * allowed, min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)))
     near = [point for point in tradeoff.sparse if _reading(point).value >= limit or point.verdict == "undecided"]
     if not near:
         return []

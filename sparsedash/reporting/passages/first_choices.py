@@ -10,7 +10,7 @@ from sparsedash.schema.records import Outcome
 LISTED = 5
 """Choices of each model that are listed."""
 UNKNOWN = "–"
-CAPTION = "What each model holds likeliest to come next"
+CAPTION = "What each model thinks most likely to come next"
 
 
 @dataclass(frozen=True, kw_only=True)

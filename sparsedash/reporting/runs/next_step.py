@@ -38,12 +38,12 @@ def next_step(found: RunResults) -> NextStep | None:
         return None
     within, beyond = largest_within(rows), smallest_beyond(rows)
     if found.run.find is not None and within is not None:
-        said = f"Next: take the model at {wording.permille(within.permille)} away, or see which answers it changed."
-        return NextStep(said=said, link="Take this model away", asked=None)
+        said = f"Next: export the model at {wording.permille(within.permille)}, or see which answers it changed."
+        return NextStep(said=said, link="Export this model", asked=None)
     if unknown := _open(rows, within, beyond):
         return _ask_more(found, unknown)
     if found.run.find is not None:
-        said = "Next: allow more, or look with another method."
+        said = "Next: allow more, or search with another method."
         return NextStep(said=said, link="Change the settings", asked=found.run.find)
     return _look_between(found, rows, within, beyond)
 
@@ -65,11 +65,11 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
         return NextStep(said=said, link="Change the settings", asked=asked)
     if counted:
         would = [f"{needed_words(n)} would decide {wording.permille(permille)}" for n, permille in counted[:_SAID]]
-        told = f"{wording.first_upper(', '.join(would))}, if it goes on as on these {total:,}."
+        told = f"{wording.first_upper(', '.join(would))}, if the loss stays what it is on these {total:,}."
     else:
         told = f"With fewer than {FEWEST_PASSAGES} nothing is ever called within."
-    n_needed = counted[0][0] if counted else FEWEST_PASSAGES
-    more = replace(asked, evaluation=_more_passages(asked.evaluation, n_needed))
+    evaluation = _more_passages(asked.evaluation, counted[0][0] if counted else FEWEST_PASSAGES)
+    more = replace(asked, evaluation=evaluation if counted else replace(evaluation, n_passages=None))
     return NextStep(said=f"Next: ask more passages. {told}", link="Ask more passages", asked=more)
 
 
@@ -92,11 +92,11 @@ def _more_passages(now: EvaluationSettings, needed: int) -> EvaluationSettings:
 
 def _look_between(found: RunResults, rows: Sequence[Judged], within: Judged | None, beyond: Judged | None) -> NextStep:
     if within is not None and beyond is not None:
-        said = f"Next: look for the most that can go, between {_both(within, beyond)}."
+        said = f"Next: search for the most that can go, between {_both(within, beyond)}."
     elif within is not None:
-        said = f"Next: look whether more than {wording.permille(within.permille)} can go."
+        said = f"Next: see whether more than {wording.permille(within.permille)} can go."
     else:
-        said = f"Next: look whether less than {wording.permille(rows[0].permille)} can go, or race other methods."
+        said = f"Next: see whether less than {wording.permille(rows[0].permille)} can go, or race other methods."
     settings, method = found.run.settings, rows[0].method
     if method.pattern in FIXED_PERMILLE:
         return NextStep(said="Next: race other methods.", link="Change the settings", asked=settings)
@@ -109,7 +109,7 @@ def _look_between(found: RunResults, rows: Sequence[Judged], within: Judged | No
         ratio=found.tolerance.ratio,
         points=found.tolerance.points,
     )
-    return NextStep(said=said, link="Look for it", asked=search)
+    return NextStep(said=said, link="Set up a search", asked=search)
 
 
 def _both(low: Judged, high: Judged) -> str:

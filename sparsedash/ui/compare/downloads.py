@@ -25,7 +25,7 @@ def offer_files(
     kind, positions = view
     named = f"{kind}-{pair.right.key[:8]}"
     view_of_pair = (pair.left, pair.right, positions, passages)
-    with st.popover("Take away", icon=":material/download:"):
+    with st.popover("Download", icon=":material/download:"):
         _button("Report, one HTML file", "report.html", "text/html", partial(_report, backend, run, pair, passages))
         shown = f"These {len(positions):,} passages"
         _button(f"{shown}, CSV", f"{named}.csv", "text/csv", partial(view_csv, *view_of_pair))

@@ -1,4 +1,4 @@
-"""The kinds of passages as a row of buttons whose numbers add up, and the switch inside each: only other words."""
+"""The kinds of passages as a row of buttons whose numbers add up, and the switch inside each: only different words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> KindShown:
     )
     other = pair.differing(by_kind[chosen])
     only = st.toggle(
-        f"Only other words · {len(other):,}",
+        f"Only different words · {len(other):,}",
         key=OTHER_WORDS,
         bind=BOUND,
         on_change=address_bar.go,

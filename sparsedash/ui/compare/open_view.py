@@ -22,7 +22,7 @@ from sparsedash.ui.compare.selectors import About, Places, Shown, search
 
 _EXPLAINED = (
     "Accuracy counts the passages whose last word a model gets right. Word perplexity 2 × dense's means that the right "
-    "word became half as likely, on a geometric average over the passages: it sees a loss long before answers change."
+    "word became half as likely, as a geometric mean over the passages: it sees a loss long before answers change."
 )
 
 

@@ -48,7 +48,7 @@ def try_prompt(backend: Backend, view: View, pair: Pair, run: Run) -> None:
             f"All {len(names) + 2} models of the run",
             value=True,
             key=_ALL,
-            help="Else only the two that are compared. These begin first; another one writes as soon as it is made.",
+            help="Off: only the two that are compared. These begin first; the others write as soon as each is made.",
         )
     with st.expander("More settings"):
         _more_settings()

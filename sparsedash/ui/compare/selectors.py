@@ -126,7 +126,7 @@ def current(shown: Shown, chosen: Pair) -> int | None:
 
 def _what_else() -> str:
     """What else can be undone where the choices together leave nothing."""
-    steps = {"words": "switch “Only other words” off", "change": "show any change", "search": "clear the search"}
+    steps = {"words": "switch “Only different words” off", "change": "show any change", "search": "clear the search"}
     return "".join(f", or {words}" for name, words in steps.items() if address_bar.asked(name))
 
 

@@ -31,8 +31,8 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
     frame.show(facts(rows))
     if before.memory.too_little:
         frame.note(
-            f"This machine has {wording.size(before.memory.there_bytes or 0)} of memory: the run is likely to end for "
-            "want of it. A smaller model or bfloat16 takes less."
+            f"This machine has {wording.size(before.memory.there_bytes or 0)} of memory: the run is likely to run "
+            "out of it. A smaller model or bfloat16 takes less."
         )
     for problem in before.problems:
         frame.failure(problem.message)
@@ -60,7 +60,7 @@ def _time(before: Preflight) -> str:
         return f"about {wording.duration(known)}{by}"
     if not known or len(before.duration.unknown) > _NAMED:
         return "not known: no run like this has finished here yet"
-    return f"about {wording.duration(known)}, and {unknown}, which was not measured here yet"
+    return f"about {wording.duration(known)}, and {unknown}, which has not been measured here yet"
 
 
 def _memory(memory: Memory) -> str:

@@ -47,7 +47,7 @@ def find_settings(backend: Backend, model: str | None) -> FindSettings | None:
     tolerance = _tolerance()
     about_method = st.container()
     st.session_state.setdefault("another", any(map(asked, ("with", OWN))))
-    with st.expander("Take another method", key="another", on_change="rerun"):
+    with st.expander("Choose another method", key="another", on_change="rerun"):
         preset = choose_one()
         own = choose_own("Use a method of your own instead")
     frame.section("How sure?")
@@ -95,7 +95,7 @@ def _tolerance() -> Tolerance:
     with left:
         ratio = _number("within", "Word perplexity, at most times dense's", usual.ratio, (1.01, 1000.0), 0.05)
     with right:
-        points = _number("points", "Accuracy, at most points lost", usual.points, (0.1, 100.0), 0.5)
+        points = _number("points", "Accuracy, points lost at most", usual.points, (0.1, 100.0), 0.5)
     return Tolerance(ratio=ratio, points=points)
 
 
@@ -110,13 +110,13 @@ def _number(key: str, label: str, value: float, bounds: tuple[float, float], ste
 def _budget() -> int | None:
     n = whole(
         N_PASSAGES,
-        "Passages that a model answers at most",
+        "Passages to answer, at most",
         1,
         10_000_000,
         None,
         "all",
         "The dense model answers all of them. A trial stops as soon as its verdict is beyond doubt; one that stays "
-        "undecided is taken for too much.",
+        "undecided counts as too much.",
     )
     if n is not None and n < FEWEST_PASSAGES:
         hint(f"With fewer than {FEWEST_PASSAGES} passages nothing is ever called within.")

@@ -40,7 +40,7 @@ _ABOUT = {
     "compensation": "none: what stays is left as it is. bias: the mean of what went. least-squares: what stays is "
     "refitted to the dense outputs. sequential: and once more on the sparse model's own activations, layer by layer.",
     "allocation": "uniform: every layer the same share. global: one threshold for all scores. standardised: the "
-    "same, each layer's scores in standard deviations. sensitivity: more from layers that the model minds less.",
+    "same, with each layer's scores in standard deviations. sensitivity: more from layers that the model minds less.",
     "scope": "The projections whose weights can go: those of the MLPs, or all of the decoder blocks.",
     "damping": "Pulls the refit towards the original weights, as a share of the median of diag H, the activations' "
     "second moments. Larger is steadier and fits less closely.",

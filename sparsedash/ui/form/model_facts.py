@@ -9,11 +9,11 @@ def show_facts(backend: Backend, model: str) -> None:
     """Draw family and sizes as far as they are known without loading it, or that they are not."""
     named = backend.named_model(model)
     if named is None:
-        hint("Nothing of it lies on this machine: family, memory and time are known once it was read.")
+        hint("It is not on this machine yet: family, memory and time are known once it has been read.")
         return
     counted = named.counted
     if counted is None:
-        hint(f"Family: {named.family}. Its sizes, and so memory and time, are known once it was read.")
+        hint(f"Family: {named.family}. Its sizes, and so memory and time, are known once it has been read.")
         return
     family = f"Family: {named.family}. " if named.family else ""
     widths = sorted(set(counted.widths))

@@ -46,7 +46,7 @@ def calibration_fields(corpus: str | None) -> CalibrationSettings | None:
         "Join the documents and cut them into full samples",
         key="packed",
         bind=BOUND,
-        help="As the published program does. Else every document is a sample of its own, which begins as the "
+        help="As the published program does. Otherwise every document is a sample of its own, which begins as the "
         "passages begin. A running text is always joined.",
     )
     if corpus is None:
@@ -63,7 +63,7 @@ def calibration_fields(corpus: str | None) -> CalibrationSettings | None:
 
 def shuffle_field() -> int | None:
     """Draw the field for the seed that draws the passages."""
-    return whole("shuffle", "Shuffle them with seed", 0, 2**31 - 1, None, "file order")
+    return whole("shuffle", "Shuffle the passages, with seed", 0, 2**31 - 1, None, "file order")
 
 
 def rule_field() -> Rule:

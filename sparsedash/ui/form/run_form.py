@@ -80,7 +80,7 @@ def run_settings(backend: Backend, model: str | None) -> RunSettings | None:
     about_sweep = st.container()
     about_methods = st.container()
     st.session_state.setdefault("race", any(map(asked, ("method", MASKS, OWN))))
-    with st.expander("Race several methods, or take another", key="race", on_change="rerun"):
+    with st.expander("Race several methods, or choose another", key="race", on_change="rerun"):
         presets = choose_presets()
         masks = choose_masks()
         own = choose_own()

@@ -88,4 +88,4 @@ def _shown(n_passages: int) -> str:
     if not n_passages:
         return ""
     least = smallest_loss(n_passages)
-    return f"shows losses from about {least.ratio:.2f}{wording.NBSP}× word perplexity or {least.points:.1f} points"
+    return f"can show losses from about {least.ratio:.2f}{wording.NBSP}× word perplexity or {least.points:.1f} points"

@@ -15,10 +15,10 @@ _WHERE = {"proven here": "✓ proven here", "should load": "should load", "canno
 def sentence(exports: list[Export]) -> str:
     """The page's answer."""
     if not exports:
-        return "No model has been taken away yet."
+        return "No model has been exported yet."
     smallest = min(export.n_bytes / export.base_bytes for export in exports if export.base_bytes)
     few = "One model is" if len(exports) == 1 else f"{len(exports)} models are"
-    return f"{few} ready to be taken away; the smallest takes {wording.percent(smallest, 0)} of its dense model."
+    return f"{few} exported; the smallest takes {wording.percent(smallest, 0)} of its dense model."
 
 
 def list_exports(backend: Backend, exports: list[Export]) -> None:

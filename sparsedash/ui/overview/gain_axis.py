@@ -25,9 +25,9 @@ AGAINST, SPARSITY = "against", "sparsity"
 _OPTIONS = {SPARSITY: "Sparsity"} | {name: NAMES[name] for name in get_args(GainName)}
 AS_RUN, ALL = "run", "all"
 _NUMBERS = {AS_RUN: "As in the run"} | {name: name for name in get_args(Dtype)}
-_THREADS = {ALL: "As many as torch takes"} | {str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}
+_THREADS = {ALL: "As many as torch uses"} | {str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}
 _LINE = (
-    "The line joins the models that nobody beats: none is as good in both and better in one. Bars: 95 % intervals. A "
+    "The line joins the models that no other beats: none is as good in both and better in one. Bars: 95 % intervals. A "
     "click on a point opens its answers beside the dense model's."
 )
 _EXACT = "Exact, from the widths of the layers; nothing was measured for it."
@@ -74,7 +74,7 @@ def _chosen_timing() -> Timed:
     """Draw what the speed is measured with: the numbers of the weights and the threads, both kept in the address."""
     numbers, threads = st.columns(2)
     with numbers:
-        dtype = select("numbers", "Numbers while timed", _NUMBERS, AS_RUN)
+        dtype = select("numbers", "Number format while timed", _NUMBERS, AS_RUN)
     with threads:
         n_threads = select("threads", "Threads", _THREADS, ALL)
     return Timed(

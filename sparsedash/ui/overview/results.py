@@ -37,7 +37,7 @@ _GROWN = "run-grown"
 """Of the session: the job whose run grew on this page."""
 _CLICK = "A click on a point, or on its name in the table, opens its answers beside the dense model's."
 _HINTS: dict[Measure, str] = {
-    "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, on a geometric average "
+    "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean "
     f"over the passages. It sees a loss sooner than accuracy does. {_CLICK}",
     "accuracy": f"−2 means two fewer right last words in a hundred. {_CLICK}",
     "flips": "Broke: the dense model was right and the sparse one is wrong. Mended: the other way round. Equal "
@@ -46,11 +46,11 @@ _HINTS: dict[Measure, str] = {
 }
 _JUDGED = (
     "The green band is what may be lost: ✓ within, ✕ beyond, ? undecided, by intervals that hold for all comparisons; "
-    "of several methods the verdicts stand under the axis"
+    "with several methods the verdicts stand under the axis"
 )
 _DRAWN: dict[Measure, str] = {
-    "word perplexity": f"Bars: the intervals of the verdict, in the table with their levels. {_JUDGED}.",
-    "accuracy": f"Bars: the intervals of the verdict, on paired differences. {_JUDGED}.",
+    "word perplexity": f"Bars: the intervals that the verdict rests on; the table has their levels. {_JUDGED}.",
+    "accuracy": f"Bars: the intervals that the verdict rests on, of paired differences. {_JUDGED}.",
     "flips": "Bars: 95 % intervals.",
     "share right": "Bars and the blue band: 95 % intervals of each model by itself. A loss is judged by changes.",
 }

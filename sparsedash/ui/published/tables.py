@@ -42,20 +42,27 @@ _CAPTION = (
 
 def opening() -> str:
     """What the tables come to, in one sentence."""
+    shown = sum(published_interval(row).shown for row in ROWS)
+    which = f"{shown or 'None'} of {len(ROWS)} published results"
+    return (
+        f"{which} of pruning without retraining {'show' if shown > 1 else 'shows'} a difference from the dense model."
+    )
+
+
+def _basis() -> str:
+    """What that sentence rests on, and what follows besides."""
     ratios = [found for row in LAST_TOKEN if (found := ratio(row))]
     reproduced = sum(found.reproduced for found in ratios)
-    shown = sum(published_interval(row).shown for row in ROWS)
-    change = f"{shown or 'none'} of {len(ROWS)} results {'show' if shown > 1 else 'shows'}"
     return (
-        f"What the retraining-free method cost, as published: judged by their totals alone, {change} a difference from "
-        f"the dense model, and {reproduced} of {len(ratios)} shares of removed weights follow from the models' configs."
+        "Judged by the published totals alone, which show less than answers compared one by one. "
+        f"{reproduced} of {len(ratios)} published shares of removed weights follow from the models' configs."
     )
 
 
 def show_source() -> None:
-    """Draw a link to where the tables were published."""
+    """Draw what the opening rests on, and a link to where the tables were published."""
     named = element("a", escape(SOURCE), href=SOURCE_URL, rel="noopener noreferrer")
-    frame.show(element("p", named, css="sd-basis"))
+    frame.show(element("p", escape(f"{_basis()} Source: "), named, css="sd-basis"))
 
 
 def show_tables() -> None:
@@ -73,10 +80,10 @@ def show_row(backend: Backend) -> None:
     """Draw one row by itself: its flaws, what was measured here, what repeating it takes, and a link for that."""
     frame.section("Repeat a row")
     frame.note(
-        f"By {METHOD}, with the calibration size and the rounds of the published scripts, the documents joined and "
-        "cut into pieces of 512 tokens as there. One thing differs: the scripts square the gradient of two pieces at "
-        "a time, here it is that of each. This may be far too much for this machine: the form that the link opens "
-        "takes less as well."
+        f"A row is repeated by {METHOD}, with calibration size and rounds as in the published scripts, and with the "
+        "documents joined and cut into pieces of 512 tokens as they do. One thing differs: the scripts square the "
+        "gradient of two pieces at a time; here the gradient of each piece is squared. A row may be far too much for "
+        "this machine: the form behind the link can ask for less."
     )
     by_name = {row.name: row for row in ROWS}
     titles = {name: _title(row) for name, row in by_name.items()}

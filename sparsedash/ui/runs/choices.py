@@ -10,9 +10,9 @@ from sparsedash.reporting.runs.rows import RunRow
 from sparsedash.ui import address_bar
 from sparsedash.ui.address_bar import BOUND, asked, go
 
-CHOSEN, TOGETHER, PAGE, TEXT = "chosen", "together", "page", "text"
+CHOSEN, TOGETHER, PAGE, TEXT = "chosen", "together", "page", "contains"
 """Parameters of the address: the runs that are ticked; whether they are laid over each other; which part of the table
-is shown; the text that is looked for.
+is shown; the text that is looked for. No field of another page may be called as the last: Streamlit hands values on.
 """
 
 A_PAGE = 25

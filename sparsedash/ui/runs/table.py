@@ -14,9 +14,10 @@ from sparsedash.ui.runs import choices
 
 _HEAD = ("Run", "Method", "Removed", "Verdict", "Cost", "Started")
 _UNDER = (
-    "Verdict and cost are those of one model of each run, the one that its page speaks of: of the best method the "
-    "largest sparsity within what may be lost, else the smallest beyond it. Cost: word perplexity, times the dense "
-    "model's, with the interval of the verdict, and the change of accuracy. The last line is how long the run took."
+    "Verdict and cost are of one model of each run, the one that its page speaks of: by the best method, the largest "
+    "sparsity within what may be lost; where there is none, the smallest beyond it. Cost: word perplexity as a "
+    "multiple of the dense model's, with the interval of the verdict, and the change of accuracy. The last line of a "
+    "row says how long the run took."
 )
 
 

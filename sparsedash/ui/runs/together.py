@@ -19,7 +19,7 @@ from sparsedash.ui.address_bar import BOUND
 MEASURE = "measure"
 _JUDGED = "The green band is what may be lost: ✓ within, ✕ beyond, ? undecided, under the axis where there are several."
 _CLICK = "A click on a point opens its answers beside the dense model's."
-_VERDICT = f"Each run against its own dense model. Bars: the intervals of the verdict. {_JUDGED} {_CLICK}"
+_VERDICT = f"Each run against its own dense model. Bars: the intervals that the verdict rests on. {_JUDGED} {_CLICK}"
 _DRAWN: dict[Measure, str] = {
     "word perplexity": _VERDICT,
     "accuracy": _VERDICT,

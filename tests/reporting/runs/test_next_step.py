@@ -22,7 +22,7 @@ def step_of(*sparse, finished=True):
 def test_what_is_undecided_says_how_many_passages_would_decide_it_and_leads_to_them():
     step = step_of(shifted(0.01, 100), shifted(0.09, 200, spread=1.0), shifted(0.3, 300))
     assert plain(step.said).startswith("Next: ask more passages. About ")
-    assert plain(step.said).endswith(" would decide 20 %, if it goes on as on these 120.")
+    assert plain(step.said).endswith(" would decide 20 %, if the loss stays what it is on these 120.")
     assert step.link == "Ask more passages"
     assert isinstance(step.asked, RunSettings)
 
@@ -35,7 +35,7 @@ def test_of_many_that_are_undecided_the_two_are_told_that_take_the_fewest_passag
 
 def test_what_is_undecided_and_changes_nothing_of_the_answer_is_left_alone():
     step = step_of(shifted(0.09, 100, spread=1.0), shifted(0.01, 200), shifted(0.3, 300))
-    assert plain(step.said) == "Next: look for the most that can go, between 20 and 30 %."
+    assert plain(step.said) == "Next: search for the most that can go, between 20 and 30 %."
 
 
 def test_more_passages_are_the_smallest_text_that_has_enough():
@@ -60,16 +60,14 @@ def test_a_text_of_which_not_all_was_asked_is_asked_for_more(corpus, n_texts):
 
 def test_between_within_and_beyond_the_most_is_looked_for_by_what_may_be_lost():
     step = step_of(shifted(0.01, 100), shifted(0.3, 200))
-    assert plain(step.said) == "Next: look for the most that can go, between 10 and 20 %."
+    assert plain(step.said) == "Next: search for the most that can go, between 10 and 20 %."
     assert isinstance(step.asked, FindSettings)
     assert (step.asked.ratio, step.asked.points) == (Tolerance().ratio, Tolerance().points)
 
 
 def test_where_all_is_within_more_is_tried_and_where_all_is_beyond_less():
-    assert plain(step_of(shifted(0.01, 100)).said) == "Next: look whether more than 10 % can go."
-    assert plain(step_of(shifted(0.3, 100)).said) == (
-        "Next: look whether less than 10 % can go, or race other methods."
-    )
+    assert plain(step_of(shifted(0.01, 100)).said) == "Next: see whether more than 10 % can go."
+    assert plain(step_of(shifted(0.3, 100)).said) == ("Next: see whether less than 10 % can go, or race other methods.")
 
 
 @pytest.mark.parametrize("n", [1, 10])
@@ -92,9 +90,9 @@ def test_a_search_leads_to_its_model_or_to_another_method():
 
     for slope in (0.0, 0.3, 4.0):
         found = after(specimens.search(slope=slope))
-        assert found.asked is None and found.link == "Take this model away"
+        assert found.asked is None and found.link == "Export this model"
     nothing = after(specimens.search(slope=60.0))
-    assert nothing.said == "Next: allow more, or look with another method."
+    assert nothing.said == "Next: allow more, or search with another method."
     assert isinstance(nothing.asked, FindSettings)
 
 

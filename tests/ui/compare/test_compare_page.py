@@ -118,7 +118,7 @@ def test_the_kinds_carry_counts_that_add_up_to_all(open_page, finished):
 def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_page, finished):
     app = open_page("compare", filter="both-wrong")
     switch = app.toggle(key="words")
-    n = int(switch.label.removeprefix("Only other words · "))
+    n = int(switch.label.removeprefix("Only different words · "))
     assert 0 < n < 82
     switch.set_value(True).run()
     assert f"1 of {n}" in words(app)
@@ -130,7 +130,7 @@ def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_page
 
 def test_what_both_got_right_was_said_in_the_same_words(open_page, finished):
     app = open_page("compare", filter="both-right")
-    assert app.toggle(key="words").label == "Only other words · 0"
+    assert app.toggle(key="words").label == "Only different words · 0"
 
 
 def test_a_kind_is_chosen_by_its_button_and_kept_in_the_address(open_page, finished):

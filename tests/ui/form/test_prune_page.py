@@ -143,7 +143,7 @@ def test_what_was_measured_is_said_beside_what_was_not(open_page, backend):
     some = Duration(seconds=245.0, unknown=("pruning",))
     backend.before = replace(backend.before, duration=some)
     said = words(open_page("prune"))
-    assert "Time about 4 min, and pruning, which was not measured here yet" in said
+    assert "Time about 4 min, and pruning, which has not been measured here yet" in said
 
 
 LEAST = LeastMemory(n_bytes=2_340_000_000, beside_bytes=1_800_000_000, purpose="the backward pass")
@@ -191,10 +191,10 @@ def test_how_sure_is_one_choice_that_fills_in_the_passages(open_page, backend):
 def test_every_size_says_its_time_and_the_smallest_loss_it_shows(open_page):
     captions = open_page("prune").radio(key="sure").proto.captions
     assert [text.replace("\xa0", " ") for text in captions] == [
-        "132 passages, built in · about 4 min · shows losses from about 1.23 × word perplexity or 4.4 points",
-        "402 passages, built in · about 4 min · shows losses from about 1.13 × word perplexity or 2.5 points",
+        "132 passages, built in · about 4 min · can show losses from about 1.23 × word perplexity or 4.4 points",
+        "402 passages, built in · about 4 min · can show losses from about 1.13 × word perplexity or 2.5 points",
         "5,153 passages, LAMBADA, fetched once from the hub · about 4 min · "
-        "shows losses from about 1.03 × word perplexity or 0.7 points",
+        "can show losses from about 1.03 × word perplexity or 0.7 points",
     ]
 
 
@@ -218,7 +218,7 @@ LLAMA = NamedModel(family="llama", counted=shipped("llama-7b"))
 @pytest.mark.parametrize(
     ("named", "said"),
     [
-        (None, "Nothing of it lies on this machine"),
+        (None, "It is not on this machine yet"),
         (LLAMA, "Family: llama. 32 blocks of 11,008 channels, 6.7 billion weights, 27.0 GB in FP32."),
         (NamedModel(family="phi3", counted=None), "Family: phi3. Its sizes, and so memory and time, are known once"),
     ],

@@ -47,7 +47,7 @@ GGUF = replace(
 
 def test_without_runs_the_page_invites(open_page):
     app = open_page("models")
-    assert "No model has been taken away yet." in words(app)
+    assert "No model has been exported yet." in words(app)
     assert "Prune a model" in links(app)
 
 
@@ -98,7 +98,7 @@ def test_what_was_taken_away_is_listed_with_its_proof_and_the_command_to_the_hub
     finished.exports.stored = [MADE]
     app = open_page("models")
     said = words(app)
-    assert said.startswith("One model is ready to be taken away; the smallest takes 93 % of its dense model.")
+    assert said.startswith("One model is exported; the smallest takes 93 % of its dense model.")
     assert "filled up with zeros · float32 · 500 MB, 93 % of the dense model" in said
     assert "differ by at most 3.1e-05, 50 of 50 passages are answered as by the model in memory" in said
     assert "transformers 5.24.0 ✓ proven here" in said
@@ -126,7 +126,7 @@ def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(open_pag
 
 @pytest.mark.parametrize("page", ["overview", "compare", "layers"])
 def test_every_page_about_a_sparse_model_leads_to_its_files(page, open_page, finished):
-    (address,) = [to for label, to in links(open_page(page)).items() if label == "Take this model away"]
+    (address,) = [to for label, to in links(open_page(page)).items() if label == "Export this model"]
     assert address.startswith("models")
     assert set(query_of(address)) == {"run", "record"}
     assert words(open_page("models", **query_of(address))).count("there is no such model") == 0

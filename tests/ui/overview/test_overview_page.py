@@ -74,7 +74,7 @@ def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
     said = words(open_page("overview", run=SETTINGS.key()))
     assert "Evaluating · 20 % sparse" in said
     assert "1,234 of 2,880 tokens · 412 tokens a second" in said
-    assert "Part 1 of 5 · time left not known: pruning was not measured here yet" in said
+    assert "Part 1 of 5 · time left not known: pruning has not been measured here yet" in said
 
 
 TAKEN = (

@@ -109,10 +109,10 @@ def test_order_and_model_come_from_the_address(open_page, two_runs):
 
 def test_a_text_is_looked_for_in_all_rows(open_page, two_runs):
     app = open_page("runs")
-    app.text_input(key="text").input("SMOLlm2").run()
+    app.text_input(key="contains").input("SMOLlm2").run()
     assert listed(app) == [TITLE]
-    app.text_input(key="text").input("nowhere").run()
-    assert "No run is like that. Clear the search, or choose all models." in words(app)
+    app.text_input(key="contains").input("nowhere").run()
+    assert "No run matches. Clear the search, or choose all models." in words(app)
 
 
 def test_order_and_model_go_into_the_address(open_page, two_runs):
@@ -313,3 +313,11 @@ def test_the_overview_leads_to_all_runs(open_page, finished):
 def test_verdicts_are_by_what_may_be_lost(backend, two_runs):
     found = backend.costs.verdicts(backend.runs(), Tolerance(ratio=1000.0, points=100.0))
     assert {each.verdict for of_run in found.values() for each in of_run.values()} == {"within"}
+
+
+def test_what_is_looked_for_here_is_nothing_to_the_form(open_page, two_runs):
+    app = open_page("runs")
+    app.switch_page("pages/prune.py").run()
+    assert not app.exception
+    assert app.selectbox(key="text").value == "builtin:cloze"
+    assert "text" not in app.query_params
