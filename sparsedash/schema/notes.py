@@ -40,6 +40,11 @@ def peak_memory(model: str, dtype: str) -> NoteName:
     return NoteName(f"memory/{model}/{dtype}")
 
 
+def expected_seconds(run: str) -> NoteName:
+    """How long a run was expected to take when it was asked for. run: its key."""
+    return NoteName(f"expected/{run}")
+
+
 def machine_speed(machine: str, n_cores: int) -> NoteName:
     """How fast this machine multiplies matrices."""
     return NoteName(f"speed/{machine}/{n_cores}")

@@ -136,7 +136,10 @@ class Backend:
         if newest is not None and newest.state == "done" and self._is_whole(key):
             self._access.owners.add(key, self._access.visitor)
             return newest
+        expected = self.preflight(settings).duration.total_s
         job = self._table.submit(kind, key, asdict(settings), self._access.visitor, self._access.most_jobs)
+        if job.state == "queued" and expected is not None:
+            self._store.remember(notes.expected_seconds(key), f"{expected:.1f}")
         self._try_to_reconcile()
         return job
 
@@ -325,6 +328,14 @@ class Backend:
             memory=preflight.memory(settings, self._store, counted),
             problems=problems.problems(settings, self.data_dir),
         )
+
+    def expected_s(self, job: Job) -> float | None:
+        """Seconds that a run was expected to take when it was asked for; None where that was not known."""
+        said = self._store.recall(notes.expected_seconds(job.key))
+        try:
+            return float(said) if said else None
+        except ValueError:
+            return None
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
         """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be.

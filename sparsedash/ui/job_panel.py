@@ -94,9 +94,9 @@ def _body(backend: Backend, job: Job, steady: bool) -> list[Html]:
             parts = element("b", escape(stage)), escape(f" · {more}" if more else "")
             return _lines(*overall(backend, job), join(*parts), facts(job))
         case "done" if steady:
-            return _lines(1.0, f"Done{_took(job)}", escape(_times(job)))
+            return _lines(1.0, f"Done{_took(job)}", escape(_times(backend, job)))
         case _:
-            return [paragraph(_times(job), css="sd-muted sd-small")]
+            return [paragraph(_times(backend, job), css="sd-muted sd-small")]
 
 
 def _lines(share: float, whole: str, stage: Html, far: str = "") -> list[Html]:
@@ -129,11 +129,13 @@ def _bar(share: float, said: str) -> Html:
     )
 
 
-def _times(job: Job) -> str:
+def _times(backend: Backend, job: Job) -> str:
     zone = frame.zone()
     parts = [f"asked {wording.moment(job.created_at, zone)}"]
     if job.started_at is not None and job.finished_at is not None:
         parts.append(f"took {wording.duration(job.finished_at - job.started_at)}")
+        expected = backend.expected_s(job) if job.makes_run and job.state == "done" and job.attempt == 1 else None
+        parts += [] if expected is None else [f"{wording.duration(expected)} expected"]
     if job.attempt > 1:
         parts.append(f"attempt {job.attempt}")
     return " · ".join(parts)

@@ -387,7 +387,16 @@ class Machines:
         pass
 
 
-UNASKED = {"close", "expect_work", "expected_seconds", "is_measuring", "left_alone", "model_shape", "reconcile"}
+UNASKED = {
+    "close",
+    "expect_work",
+    "expected_s",
+    "expected_seconds",
+    "is_measuring",
+    "left_alone",
+    "model_shape",
+    "reconcile",
+}
 """What says or does nothing of anybody's: how long stages take, the sizes of a model, that jobs are looked after."""
 
 ASKED = {

@@ -15,7 +15,7 @@ from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.searches import PLANNED, FindResult, FindSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import backend as backend_module
 from sparsedash.service.backend import Backend, default_data_dir
 from sparsedash.storage.fingerprints import fingerprints
@@ -73,6 +73,17 @@ def work(backend: Backend, job) -> None:
 def test_the_same_request_by_two_visitors_is_one_job(backend):
     assert backend.submit(SETTINGS) == backend.submit(RunSettings(**vars(SETTINGS)))
     assert backend.submit(replace(SETTINGS, dtype="bfloat16")).id == 2
+
+
+def test_what_a_run_was_expected_to_take_is_kept_as_it_was_when_it_was_asked_for(backend, monkeypatch):
+    monkeypatch.setattr(backend._speed, "known", lambda: 1e11)
+    settings = RunSettings(calibration=CalibrationSettings(corpus=BUILTIN_TEXT))
+    expected = backend.preflight(settings).duration.total_s
+    job = backend.submit(settings)
+    assert expected is not None
+    assert backend.expected_s(job) == pytest.approx(expected, abs=0.1)
+    backend._store.remember(notes.expected_seconds(job.key), "nonsense")
+    assert backend.expected_s(job) is None
 
 
 def test_many_visitors_at_the_same_moment_get_one_job(backend):

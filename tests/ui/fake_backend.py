@@ -243,6 +243,7 @@ class FakeBackend:
     exports: FakeExports = field(default_factory=FakeExports)
     housekeeping: FakeHousekeeping = field(default_factory=FakeHousekeeping)
     keeps_house: bool = True
+    expected_at_first: float | None = None
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
     named: NamedModel | None = None
@@ -375,6 +376,9 @@ class FakeBackend:
 
     def cached(self, settings: RunSettings) -> Cached:
         return self.before.stored
+
+    def expected_s(self, job) -> float | None:
+        return self.expected_at_first
 
     def expected_seconds(self, settings: RunSettings) -> dict[str, float | None]:
         return self.expected

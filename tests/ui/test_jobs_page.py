@@ -81,6 +81,13 @@ def test_old_jobs_come_when_asked_for(open_page, backend):
     assert words(app).count("✓ Done") == 30
 
 
+def test_a_run_that_is_done_says_what_was_expected_beside_what_it_took(open_page, backend):
+    backend.stored_jobs = [job(SETTINGS, "done", id=1, started_at=100.0, finished_at=400.0)]
+    assert "expected" not in words(open_page("jobs"))
+    backend.expected_at_first = 120.0
+    assert "took 5 min · 2 min expected" in words(open_page("jobs"))
+
+
 def test_a_cancelled_job_is_told_as_no_error(open_page, backend):
     stopped = {"error_text": "Stopped on request.", "error_advice": "What was finished is kept."}
     backend.stored_jobs = [job(SETTINGS, "cancelled", **stopped)]
