@@ -65,7 +65,7 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
         return NextStep(said=said, link="Change the settings", asked=asked)
     if counted:
         would = [f"{needed_words(n)} would decide {wording.permille(permille)}" for n, permille in counted[:_SAID]]
-        told = f"{wording.first_upper(', '.join(would))}, if the loss stays what it is on these {total:,}."
+        told = f"{wording.first_upper(', '.join(would))}, judging by these {total:,}."
     else:
         told = f"With fewer than {FEWEST_PASSAGES} nothing is ever called within."
     evaluation = _more_passages(asked.evaluation, counted[0][0] if counted else FEWEST_PASSAGES)

@@ -9,11 +9,13 @@ from streamlit.delta_generator import DeltaGenerator
 from sparsedash.reporting import model_names, wording
 from sparsedash.reporting.html import element, escape
 from sparsedash.reporting.record_pair import Kind, Pair, offers, pair, told_apart
+from sparsedash.reporting.run_results import best, run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.address_bar import BOUND
+from sparsedash.ui.carried import tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ def _mark(run: Run) -> str:
 
 
 def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
-    """Draw the two choices of records; dense beside the run's last one unless the address names others there are.
+    """Draw the two choices of records; dense beside the last one, of the best method, unless the address names others.
 
     Offered is every record over the same passages, also of other runs. None where a chosen record is lost.
     """
@@ -91,7 +93,7 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
     by_address = {offer.address: offer for offer in offered}
     names = {address: offer.name for address, offer in by_address.items()}
     addresses = {offer.key: offer.address for offer in offered}
-    last = model_names.record_names(run)[-1][0]
+    last = _last(backend, run)
     columns = st.columns(2, wrap=False)
     below = st.container()
     chosen = []
@@ -102,6 +104,13 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
             )
         chosen.append(by_address[picked])
     return pair(backend, *chosen)
+
+
+def _last(backend: Backend, run: Run) -> str:
+    """The key of the run's last record; of several methods, that of the best one's last."""
+    found = run_results(backend, run, tolerance()) if model_names.has_several_methods(run.settings) else None
+    rows = best(found) if found is not None else []
+    return rows[-1].record.key if rows else model_names.record_names(run)[-1][0]
 
 
 def search(chosen: Pair, passages: Passages | None) -> Sequence[int]:

@@ -22,7 +22,7 @@ def step_of(*sparse, finished=True):
 def test_what_is_undecided_says_how_many_passages_would_decide_it_and_leads_to_them():
     step = step_of(shifted(0.01, 100), shifted(0.09, 200, spread=1.0), shifted(0.3, 300))
     assert plain(step.said).startswith("Next: ask more passages. About ")
-    assert plain(step.said).endswith(" would decide 20 %, if the loss stays what it is on these 120.")
+    assert plain(step.said).endswith(" would decide 20 %, judging by these 120.")
     assert step.link == "Ask more passages"
     assert isinstance(step.asked, RunSettings)
 

@@ -228,6 +228,12 @@ def test_f_goes_to_the_next_kind_that_has_passages(open_page, finished):
     assert app.query_params["filter"] == "both-wrong"
 
 
+def test_of_several_methods_the_best_one_is_opened_and_not_the_last(open_page, backend):
+    methods = (method_named("least-squares"), method_named("magnitude"))
+    backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
+    assert open_page("compare").selectbox(key="chosen-right").value == "least-squares 30 %"
+
+
 def test_records_of_other_runs_over_the_same_passages_are_offered(open_page, backend):
     other = replace(SETTINGS, methods=(method_named("magnitude"),))
     backend.add_run(specimens.run(other))
