@@ -32,7 +32,8 @@ class Part:
     """What one machine is asked to do for a job.
 
     name: tells it from the other parts of the attempt. key: what its result is kept under there. known: the file of a
-    run with records that need not be made again, or nothing. texts: uploads that it reads, by name.
+    run with records that need not be made again, or nothing. texts: uploads that it reads, by name. owner: who asked,
+    where the machine must ask the hub without its token; else empty.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Part:
     known: bytes = b""
     texts: dict[str, bytes] = field(default_factory=dict)
     calibration: KeptCalibration | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

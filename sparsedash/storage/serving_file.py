@@ -28,9 +28,12 @@ def serving() -> Serving | None:
 
 
 def may_use_token(owner: str) -> bool:
-    """Whether a job of this owner may use the hub's token: it is that of whoever runs the server."""
+    """Whether a job of this owner may use the hub's token: it is that of whoever runs the server.
+
+    Where nobody says who administers, as on a machine of a cluster, no visitor's may.
+    """
     rules = serving()
-    return owner == LOCAL or rules is None or rules.administers(owner)
+    return owner == LOCAL or (rules is not None and rules.administers(owner))
 
 
 @lru_cache(maxsize=4)

@@ -63,6 +63,18 @@ class Server:
         return bool(command) and "sparsedash.worker" in command and str(self.folder) in command
 
 
+def bring(page, address: str, file: dict | Path) -> None:
+    """Upload a text on the form, as passages to answer. file: as Playwright takes it."""
+    page.goto(f"{address}/prune")
+    page.wait_for_selector("h1.sd-opening")
+    page.locator("summary").filter(has_text="a text of your own").click()
+    page.get_by_role("button", name="Upload a text").first.wait_for()
+    # What is drawn anew meanwhile would close it again.
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+    page.get_by_role("button", name="Upload a text").first.click()
+    page.locator("input[type=file]").first.set_input_files(file)
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from playwright.sync_api import expect
 
 from tests.browser.others import fill
-from tests.browser.served import DEADLINE_S, Server, free_port
+from tests.browser.served import DEADLINE_S, Server, bring, free_port
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 ROOT = Path(__file__).parents[2]
@@ -127,11 +127,8 @@ def test_a_deep_link_shows_one_s_own_run_through_the_proxy(page, proxied):
 
 
 def test_an_upload_and_a_download_pass_through_the_proxy(page, proxied):
-    page.goto(f"{proxied.proxy}/prune")
-    page.wait_for_selector("h1.sd-opening")
-    page.get_by_role("button", name="Upload a text").first.click()
     text = {"name": "mine.txt", "mimeType": "text/plain", "buffer": b"Once upon a time there was a door."}
-    page.locator("input[type=file]").first.set_input_files(text)
+    bring(page, proxied.proxy, text)
     expect(page.get_by_role("combobox", name="Passages to answer")).to_have_value(re.compile("^upload:mine.txt"))
     page.goto(f"{proxied.proxy}/overview?run={proxied.keys['ada']}")
     page.locator("summary").filter(has_text="The numbers as a table").click()

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from sparsedash.ui.menu import TITLES
 from tests.browser import others
 from tests.browser.others import Provider, fill, log_in, serve
-from tests.browser.served import DEADLINE_S, Server
+from tests.browser.served import DEADLINE_S, Server, bring
 
 STREAM = "/_stcore/stream"
 OF_A_RUN = ("overview", "compare", "layers", "models")
@@ -274,20 +274,15 @@ def test_a_page_of_another_port_drives_neither_a_server_that_serves_others_nor_o
         expect(page).to_have_title("refused")
 
 
-def bring(page, house, name):
-    """Upload a text of this name on the form."""
-    page.goto(f"{house.address}/prune")
-    ready(page)
-    page.get_by_role("button", name="Upload a text").first.click()
-    text = {"name": name, "mimeType": "text/plain", "buffer": f"Once upon a time there was {name}.".encode()}
-    page.locator("input[type=file]").first.set_input_files(text)
+def text(name):
+    return {"name": name, "mimeType": "text/plain", "buffer": f"Once upon a time there was {name}.".encode()}
 
 
 def test_an_upload_counts_as_its_visitor_s_and_one_too_many_is_refused(visit, house):
     page, other = visit("ada"), visit("bob")
-    bring(page, house, "first.txt")
+    bring(page, house.address, text("first.txt"))
     expect(page.get_by_role("combobox", name="Passages to answer")).to_have_value(re.compile("^upload:first.txt"))
-    bring(page, house, "second.txt")
+    bring(page, house.address, text("second.txt"))
     expect(page.get_by_text("You have 1 uploads")).to_be_visible()
     other.goto(page.url)
     ready(other)

@@ -34,7 +34,7 @@ def written(tmp_path, monkeypatch):
 def test_without_the_variable_nobody_else_is_served_and_the_token_is_used(monkeypatch):
     monkeypatch.delenv("SPARSEDASH_SERVE", raising=False)
     assert serving() is None
-    assert may_use_token("whoever")
+    assert [may_use_token(owner) for owner in ("", "whoever")] == [True, False]
 
 
 def test_what_the_file_says_counts_and_the_rest_has_its_usual_value(written):

@@ -98,7 +98,7 @@ class Machine:
         self._runner.reconcile()
         for left in self._table.queue():
             self._table.request_cancel(left.id)
-        job = self._table.submit(part.kind, part.key, part.settings)
+        job = self._table.submit(part.kind, part.key, part.settings, part.owner)
         told, told_at = None, float("-inf")
         try:
             while job.live:

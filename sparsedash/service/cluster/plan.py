@@ -25,6 +25,7 @@ from sparsedash.schema.records import Passages, Record, Run, from_json, to_json
 from sparsedash.schema.searches import FindSettings, asked_settings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.run_files import RunParts, keep_run, read_run_file, run_file
+from sparsedash.storage.serving_file import may_use_token
 from sparsedash.storage.store import Store
 from sparsedash.storage.texts.text_refs import UPLOAD, file_of
 
@@ -55,7 +56,8 @@ class FindPlan:
     def part(self, name: str) -> Part:
         """See Plan."""
         texts = _uploads(self._asked, self._store.folder)
-        return Part(name=name, kind="find", key=self._job.key, settings=self._job.settings, texts=texts)
+        asked, owner = self._job.settings, _without_token(self._job)
+        return Part(name=name, kind="find", key=self._job.key, settings=asked, texts=texts, owner=owner)
 
     def keep(self, part: Part, end: PartEnd) -> None:
         """See Plan."""
@@ -105,6 +107,7 @@ class RunPlan:
             known=run_file(replace(self._grown(), sparse=()), self._store) if self._made else b"",
             texts=_uploads(self._asked, self._store.folder),
             calibration=self._calibration,
+            owner=_without_token(self._job),
         )
 
     def keep(self, part: Part, end: PartEnd) -> None:
@@ -193,6 +196,11 @@ class RunPlan:
             self._store.has(Record, key) for run in made.values() for key in (run.dense, *run.sparse)
         ):
             self._made, self._calibration = made, calibration
+
+
+def _without_token(job: Job) -> str:
+    """Who asked, where their jobs go without the hub's token; else empty."""
+    return "" if may_use_token(job.owner) else job.owner
 
 
 def first_points(asked: RunSettings) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -15,6 +15,7 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.service.cluster import machine
 from sparsedash.service.cluster.machine import Machine
 from sparsedash.storage.run_files import read_run_file
+from sparsedash.storage.serving_file import may_use_token
 from tests.faults.fake_machine import COMMAND
 
 
@@ -44,6 +45,15 @@ def test_a_part_comes_back_as_the_file_of_a_run(alone):
     assert (parts.run.key, len(parts.run.sparse)) == (part_of("quick", (1,)).key, 1)
     assert [record.sparsity_permille for record in parts.records if record.pruned] == [200]
     assert all(isinstance(progress, PartProgress) and progress.machine == "ann" for progress in told)
+
+
+def test_a_visitor_s_part_is_a_visitor_s_job_there_and_goes_without_the_token(alone):
+    part = from_bytes(Part, to_bytes(replace(part_of("quick"), owner="bob")))
+    assert alone.do(part, "ann", lambda progress: None, never).state == "done"
+    table = JobTable(alone.folder / "jobs.sqlite")
+    (job,) = table.list(9)
+    table.close()
+    assert (job.owner, may_use_token(job.owner)) == ("bob", False)
 
 
 def test_what_waited_there_before_is_not_done_first(alone):

@@ -165,6 +165,14 @@ def test_an_upload_goes_along_and_one_that_is_gone_is_told(job, store):
         plan.part("0")
 
 
+@pytest.mark.parametrize(("owner", "named"), [("", ""), ("root", ""), ("bob", "bob")])
+def test_a_part_names_the_visitor_whose_jobs_go_without_the_token(job, store, tmp_path, monkeypatch, owner, named):
+    rules = tmp_path / "serve.toml"
+    rules.write_text('address = "https://localhost"\nlogin = "oidc"\nadministrators = ["root"]\n')
+    monkeypatch.setenv("SPARSEDASH_SERVE", str(rules))
+    assert plan_of(replace(job, owner=owner), store).part("0").owner == named
+
+
 def test_the_first_part_calibrates_for_every_kind_of_method():
     plain = MethodSettings()
     other = MethodSettings(compensation="none")
