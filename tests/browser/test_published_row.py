@@ -56,7 +56,7 @@ def test_a_person_repeats_a_published_row(page, address):
     assert done.is_visible(), page.locator(".sd-alert").inner_text()
 
     page.get_by_role("link", name="Published", exact=True).first.click()
-    expect(page.locator("h1")).to_contain_text("7 of 8 shares")
+    expect(page.locator("h1")).to_contain_text("20 published results of pruning without retraining")
     choose_row(page)
     expect(facts(page)).to_contain_text(re.compile(r"% of 12 → [\d.]+.% of 12"))
     expect(facts(page)).to_contain_text("retrain-free (published)")
