@@ -19,6 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.disk_space import free_in_words
+from sparsedash.storage.local_paths import mode_in
 
 Change = Callable[[], AbstractContextManager[None]]
 """Gives the `with` inside which one block has other weights."""
@@ -144,7 +145,7 @@ Residency = Resident | Streamed
 
 def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
     """Memory that is a new file in this folder, already without a name."""
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=folder)
     try:
         # Room that is missing is told now: when a mapped page cannot be written, the process ends.
