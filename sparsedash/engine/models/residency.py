@@ -80,12 +80,9 @@ class Streamed:
 
     def drop(self) -> None:
         """Give back the memory of all that was read; it is read again where it is touched."""
-        there = []
-        for storage, address, n_bytes in self._mapped:
-            if not storage.expired():  # type: ignore[no-untyped-call]
-                _not_needed(address, n_bytes)
-                there.append((storage, address, n_bytes))
-        self._mapped = there
+        self._forget_gone()
+        for _, address, n_bytes in self._mapped:
+            _not_needed(address, n_bytes)
 
     def hold(self, tensor: Tensor) -> Tensor:
         """The same numbers in a file of their own, which is gone when nothing uses them.
@@ -133,7 +130,12 @@ class Streamed:
             else:
                 self._note(parameter)
 
+    def _forget_gone(self) -> None:
+        self._mapped = [each for each in self._mapped if not each[0].expired()]  # type: ignore[no-untyped-call]
+
     def _note(self, tensor: Tensor) -> None:
+        # Before it is asked who lies there: what is gone may have made room for this.
+        self._forget_gone()
         storage = tensor.untyped_storage()
         if all(storage.data_ptr() != address for _, address, _ in self._mapped):
             known = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
