@@ -37,4 +37,6 @@ if not held.is_empty:
     holdings.show_kinds(backend, held, titles)
 holdings.show_models(backend, held, titles)
 holdings.show_runs(backend, held, marks, titles)
+if not held.is_empty:
+    frame.offer_table(words.whole_table(held, marks, frame.zone()))
 room.show_room(backend, allowed, held.artefact_bytes)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 
 from sparsedash.reporting import wording
+from sparsedash.reporting.html import Table, table
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.service.upkeep.cleanup import DELETABLE
 from sparsedash.service.upkeep.holdings import Holding, HoldingKind, Holdings, ModelHolding, RunHolding
@@ -146,6 +147,17 @@ def run_row(found: RunHolding, marks: Mapping[str, RunMark], zone: tzinfo | None
         size=amount(found.n_bytes),
         used=wording.moment(found.run.started_at, zone),
     )
+
+
+def whole_table(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None) -> Table:
+    """All three tables as one, every run in it."""
+    found = [
+        *(("kind", row) for _, row, _ in kind_rows(held, zone)),
+        *(("model", model_row(model, zone)) for model in held.models),
+        *(("run", run_row(run, marks, zone)) for run in held.runs),
+    ]
+    rows = [[by, row.title, row.about, row.number, row.size, row.used] for by, row in found]
+    return table("What the data folder holds", "", ["By", "What", "About", "How many", "Size", "Last use"], rows)
 
 
 def _of_kind(kind: HoldingKind, holding: Holding, zone: tzinfo | None) -> HeldRow:

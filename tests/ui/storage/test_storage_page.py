@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.reporting.storage import held as held_words
 from sparsedash.schema.hosting.upkeep import Damage, Verification, VerifySettings
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.service.run_removal import Removal
@@ -228,3 +229,12 @@ def test_where_others_are_served_it_is_for_administrators(open_page, backend):
     said = words(open_page("storage"))
     assert "What the data folder holds is for administrators." in said
     assert str(backend.data_dir) not in said
+
+
+def test_what_there_is_can_be_taken_along_as_one_table(open_page, backend, house):
+    held = house.holdings()
+    made = held_words.whole_table(held, backend.user_data.marks(), None)
+    assert {row[0] for row in made.rows} == {"kind", "model", "run"}
+    assert len([row for row in made.rows if row[0] == "run"]) == len(held.runs)
+    app = open_page("storage")
+    assert "CSV" in [button.label for button in app.get("download_button")]
