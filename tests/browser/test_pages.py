@@ -21,6 +21,7 @@ PAGES = {
     "compare": "Undecided: 120 passages cannot tell whether 30",
     "layers": "Half of the layers lost",
     "models": "No model has been exported yet.",
+    "storage": "The data folder takes",
 }
 
 
@@ -39,7 +40,7 @@ def ready(page):
 def test_a_deep_link_is_the_first_thing_a_fresh_server_answers(path, sentence, page, start_server, folder_with_a_run):
     page.goto(f"{start_server(folder_with_a_run)}/{path}")
     expect(page.locator("h1")).to_contain_text(sentence)
-    expect(page.locator(".st-key-menu a")).to_have_count(8)
+    expect(page.locator(".st-key-menu a")).to_have_count(9)
     assert page.complaints == []
 
 
