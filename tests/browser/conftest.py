@@ -22,9 +22,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.browser)
-            if os.environ.get("CI"):
-                # On a busy machine a page may draw itself anew between two looks. What needed it is named at the end.
-                item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def leave_out(reason: str) -> None:
