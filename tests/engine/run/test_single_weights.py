@@ -148,9 +148,9 @@ def test_the_inputs_are_gathered_once_and_only_where_single_weights_go(settings,
     passes = []
     gather = cache.gather
 
-    def counting(*arguments, token_weights):
+    def counting(*arguments, token_weights, walked):
         passes.append(token_weights)
-        return gather(*arguments, token_weights=token_weights)
+        return gather(*arguments, token_weights=token_weights, walked=walked)
 
     monkeypatch.setattr(cache, "gather", counting)
     pipeline.run(replace(settings, methods=(SPARSEGPT, WANDA)), store)
