@@ -17,6 +17,7 @@ from sparsedash.engine.calibration.token_weights import residual_weights
 from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import makeup
+from sparsedash.engine.pruning.linalg import complement
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
@@ -131,14 +132,23 @@ class _Sums:
         shift = strength * self._shift.double().cpu() / self._total
         weight = out_weight(self._mlp).double().cpu()
         if self._mlp.out.bias is None:
-            fitted = weight[:, kept] + makeup(moment, weight, kept, damping, shift)
-            return PrunedMlp(kept, fitted.float())
+            return PrunedMlp(kept, _fitted(moment, weight, kept, damping, shift).float())
         mean = self._mean_input.double().cpu() / self._total
         mean_shift = strength * self._mean_shift.double().cpu() / self._total
         moment, shift = moment - torch.outer(mean, mean), shift - torch.outer(mean_shift, mean)
-        fitted = weight[:, kept] + makeup(moment, weight, kept, damping, shift)
+        fitted = _fitted(moment, weight, kept, damping, shift)
         bias = self._mlp.out.bias.double().cpu() + mean_shift + weight @ mean - fitted @ mean[kept]
         return PrunedMlp(kept, fitted.float(), bias.float())
+
+
+def _fitted(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor) -> Tensor:
+    """The kept columns (d, k) that make up for those that go, and move the output by y besides.
+
+    moment: (m, m). weight: (d, m). shift: (d, m), the mean of y x^T.
+    """
+    gone = complement(kept, moment.shape[0])
+    cross = moment[kept][:, gone] @ weight[:, gone].T + shift[:, kept].T
+    return weight[:, kept] + makeup(moment[kept][:, kept], cross, damping)
 
 
 def pack_narrowed(narrow: PrunedMlp) -> bytes:

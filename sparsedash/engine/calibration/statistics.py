@@ -183,11 +183,10 @@ class _Gathered:
         self._held_out.append((kept, weights[held_out][:: self._stride]))
 
     def statistics(self) -> Statistics:
-        moment = self._moment.tril_()
-        moment = moment + moment.tril(-1).T
+        moment = mirrored_(self._moment)
         held_out, weights = (torch.cat(parts).cpu() for parts in zip(*self._held_out, strict=True))
         return Statistics(
-            second_moment=(moment / self._total_weight).cpu(),
+            second_moment=moment.div_(self._total_weight).cpu(),
             mean=(self._sum / self._total_weight).cpu(),
             held_out=Sample(inputs=held_out, weights=weights),
             n_tokens=self._n_tokens,
@@ -203,6 +202,17 @@ def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
     for start in range(0, width, _COLUMNS):
         stop = min(start + _COLUMNS, width)
         moment[start:, start:stop].addmm_(activations[:, start:].T, activations[:, start:stop])
+
+
+def mirrored_(moment: Tensor) -> Tensor:
+    """The symmetric matrix (m, m) whose lower triangle this is, in its place: a second one may be a gigabyte."""
+    width = moment.shape[0]
+    for start in range(0, width, _COLUMNS):
+        stop = min(start + _COLUMNS, width)
+        moment[start:stop, stop:] = moment[stop:, start:stop].T
+        square = moment[start:stop, start:stop].tril()
+        moment[start:stop, start:stop] = square + square.tril(-1).T
+    return moment
 
 
 def _pieces(loaded: LoadedModel, text: str, length: int) -> list[list[int]]:

@@ -41,24 +41,22 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, T
     weight, mean = layer.out_weight.double(), layer.mean.double()
     fitted = weight[:, kept]
     if len(kept) < layer.width:
-        fitted = fitted + makeup(layer.moment(), weight, kept, damping)
+        gone = complement(kept, layer.width)
+        cross = layer.moment_of(kept, gone) @ weight[:, gone].T
+        fitted = fitted + makeup(layer.moment_of(kept, kept), cross, damping)
     if layer.out_bias is None:
         return fitted.float(), None
     shifted = layer.out_bias.double() + weight @ mean - fitted @ mean[kept]
     return fitted.float(), shifted.float()
 
 
-def makeup(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor | None = None) -> Tensor:
-    """What to add to the kept columns (d, k), so that they make up for those that go.
+def makeup(moment: Tensor, cross: Tensor, damping: float) -> Tensor:
+    """What to add to the kept columns (d, k), so that they make up for what is missing: cross^T (H_KK + lam I)^-1.
 
-    It is (W_P H_PK + shift_K) (H_KK + lam I)^-1. moment: (m, m). weight: (d, m). shift: (d, m), the mean of y x^T where
-    the output is to move by y besides.
+    moment: (k, k), H of what is kept. cross: (k, d), the mean of x_K y^T, where y is what is missing in the output:
+    H_KP W_P^T where columns go, and more where the output is to move besides.
     """
-    gone = complement(kept, moment.shape[0])
-    cross = moment[kept][:, gone] @ weight[:, gone].T
-    if shift is not None:
-        cross = cross + shift[:, kept].T
-    return torch.cholesky_solve(cross, damped_cholesky(moment[kept][:, kept], damping)).T
+    return torch.cholesky_solve(cross, damped_cholesky(moment, damping)).T
 
 
 @dataclass(frozen=True)

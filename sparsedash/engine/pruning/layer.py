@@ -81,6 +81,14 @@ class Layer:
         """
         return self.second_moment.double() if self.out_bias is None else self.covariance()
 
+    def moment_of(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """These rows and columns of `moment` (rows, columns), without making all of it: it may have gigabytes."""
+        part = self.second_moment[rows][:, columns].double()
+        if self.out_bias is not None:
+            mean = self.mean.double()
+            part -= torch.outer(mean[rows], mean[columns])
+        return part
+
     def covariance(self) -> Tensor:
         """(m, m) float64, of the inner activations over the calibration tokens."""
         mean = self.mean.double()

@@ -22,24 +22,28 @@ def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE) -> t
     R is lam = damping * the median of moment's diagonal. The median, because a few enormous activations must not decide
     it. Where the factorisation fails, each of the diagonal grows by its own rounding first: channels that are enormous
     at the same tokens are collinear, and rounding alone makes them contradict each other. After that the damping grows
-    tenfold while it fails. moment: (m, m) float64, symmetric. rounding: relative, of what the moment was summed in.
+    tenfold while it fails. moment: (m, m) float64, symmetric; its diagonal is changed on the way, and put back.
+    rounding: relative, of what the moment was summed in.
     Raises CalibrationError when it still fails, or when the moment is not finite.
     """
     _require_finite(moment)
-    diagonal = moment.diagonal()
+    # No damped copy beside it: at a width of 11,008 one takes a gigabyte.
+    diagonal = moment.diagonal().clone()
     scale = float(diagonal.median())
     if scale <= 0:
         scale = float(diagonal.mean()) or 1.0
     ridge = diagonal.new_full(diagonal.shape, damping * scale)
     own = rounding * diagonal.clamp_min(0)
     ridges = [ridge, *(ridge * 10**attempt + own for attempt in range(MAX_DAMPING_RETRIES))]
-    for ridge in ridges if rounding else ridges[1:]:
-        damped = moment.clone()
-        damped.diagonal().add_(ridge)
-        factor: Tensor
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            return factor, ridge
+    try:
+        for ridge in ridges if rounding else ridges[1:]:
+            moment.diagonal().copy_(diagonal + ridge)
+            factor: Tensor
+            factor, failed = torch.linalg.cholesky_ex(moment)
+            if not failed:
+                return factor, ridge
+    finally:
+        moment.diagonal().copy_(diagonal)
     raise CalibrationError(
         "The least squares could not be solved even with heavy damping.", "Calibrate on more or more varied text."
     )

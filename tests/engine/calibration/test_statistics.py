@@ -12,6 +12,7 @@ from sparsedash.engine.calibration.statistics import (
     calibrate,
     calibration_sequences,
     few_tokens_warning,
+    mirrored_,
 )
 from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
 from sparsedash.engine.texts.corpora import Texts
@@ -123,3 +124,12 @@ def test_too_few_tokens_are_refused_and_few_are_told(loaded):
         few_tokens_warning(loaded, 3 * width)
     assert "8 tokens a channel" in (few_tokens_warning(loaded, 8 * width) or "")
     assert few_tokens_warning(loaded, 24 * width) is None
+
+
+@pytest.mark.parametrize("width", [1, 5, 511, 512, 513, 1100])
+def test_a_lower_triangle_is_mirrored_in_its_place(width):
+    drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(width))
+    expected = drawn.tril() + drawn.tril(-1).T
+    mirrored = mirrored_(drawn)
+    assert torch.equal(mirrored, expected)
+    assert mirrored.data_ptr() == drawn.data_ptr()

@@ -44,6 +44,20 @@ def test_with_a_bias_least_squares_is_regression_with_an_intercept():
     assert torch.allclose(bias.double(), solution[:, -1], atol=1e-3)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_part_of_the_moment_is_that_of_the_whole_to_the_bit(bias):
+    made = layer(m=9, bias=bias)
+    rows, columns = torch.tensor([0, 3, 8]), torch.tensor([1, 2])
+    assert torch.equal(made.moment_of(rows, columns), made.moment()[rows][:, columns])
+
+
+def test_damping_leaves_the_moment_as_it_was():
+    moment = layer(m=6).moment()
+    before = moment.clone()
+    damped_cholesky(moment, 0.5)
+    assert torch.equal(moment, before)
+
+
 def test_heavy_damping_leaves_the_dense_columns():
     one = layer()
     weight, _ = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e9)
