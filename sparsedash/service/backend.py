@@ -136,9 +136,8 @@ class Backend:
         if newest is not None and newest.state == "done" and self._is_whole(key):
             self._access.owners.add(key, self._access.visitor)
             return newest
-        expected = self.preflight(settings).duration.total_s
         job = self._table.submit(kind, key, asdict(settings), self._access.visitor, self._access.most_jobs)
-        if job.state == "queued" and expected is not None:
+        if job.state == "queued" and (expected := self.preflight(settings).duration.total_s) is not None:
             self._store.remember(notes.expected_seconds(key), f"{expected:.1f}")
         self._try_to_reconcile()
         return job

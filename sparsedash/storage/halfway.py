@@ -5,9 +5,12 @@ It is put among the artefacts, as far as there is room that nothing else takes: 
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.storage.store import Store
+
+T = TypeVar("T")
 
 EVERY_S = 20.0
 """Work that a kill may cost. A stage that takes less than this leaves nothing."""
@@ -50,6 +53,15 @@ class Halfway:
                 self._left.add(name)
         self._pending.clear()
         self._kept_at = self._clock()
+
+    def made(self, key: str, make: Callable[[], T], pack: Callable[[T], bytes], unpack: Callable[[bytes], T]) -> T:
+        """A part as an earlier attempt has kept it, or as it is made now, which is kept as `keep` does."""
+        data = self.get(key)
+        if data is not None:
+            return unpack(data)
+        part = make()
+        self.keep(key, lambda: pack(part))
+        return part
 
     def done(self) -> None:
         """The stage is whole, and its result is kept elsewhere: let the parts go."""

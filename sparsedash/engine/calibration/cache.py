@@ -113,11 +113,7 @@ class CalibrationCache:
             key, halfway = scores_key(self._keys.statistics, method), Halfway(self._store, self._loaded.identity)
 
             def made(index: int, make: Callable[[], ChannelScores]) -> ChannelScores:
-                data = halfway.get(f"{key}/{index}")
-                found = make() if data is None else unpack_scores(data)
-                if data is None:
-                    halfway.keep(f"{key}/{index}", lambda: pack_scores(found))
-                return found
+                return halfway.made(f"{key}/{index}", make, pack_scores, unpack_scores)
 
             self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block, made)
         return self._scores[asked]

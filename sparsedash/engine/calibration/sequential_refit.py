@@ -5,7 +5,6 @@ of it beside its own loss. Dimensions: d hidden width, m inner width, k kept cha
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import safetensors
 import safetensors.torch
@@ -60,8 +59,7 @@ def refit_sequentially(
                 inputs = inputs.reshape(*tokens.shape, -1)[tokens]
                 sums.add(inputs, dense.hidden[number][tokens], sparse.hidden[number][tokens])
                 steps.further()
-        made = sums.refit(narrow, damping, strength)
-        refitted.append(replace(made, out_weight=loaded.residency.hold(made.out_weight)))
+        refitted.append(sums.refit(narrow, damping, strength).held(loaded.residency.hold))
         sparse.go_back(before)
         with pruned([mlp], [refitted[-1]]):
             for _ in sparse.step(index):

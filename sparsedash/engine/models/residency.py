@@ -1,6 +1,6 @@
 """Where a model's weights are while it runs: all of them in memory, or in their files, one block's in memory at a time.
 
-Nothing else in the engine knows which it is. Streamed weights are views of mapped safetensors files: the system reads
+Little else in the engine asks which it is. Streamed weights are views of mapped safetensors files: the system reads
 what is touched, and is told after every block that none of it is needed any more. Numbers are the same, to the bit.
 """
 

@@ -3,9 +3,9 @@
 Dimensions: d hidden width, m inner width, k kept channels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,10 @@ class PrunedMlp:
     kept: Tensor
     out_weight: Tensor
     out_bias: Tensor | None = None
+
+    def held(self, hold: Callable[[Tensor], Tensor]) -> "PrunedMlp":
+        """The same with its weight where `hold` keeps it."""
+        return replace(self, out_weight=hold(self.out_weight))
 
     def change(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """What it adds to a dense out-projection (d, m) and its bias (d,): an affine map of all inner activations."""

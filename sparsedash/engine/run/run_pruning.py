@@ -1,7 +1,6 @@
 """The sparse models of a run, made of the dense one and of what its calibration leaves, which is made when missing."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from sparsedash.engine.calibration.cache import CacheEvicted
@@ -109,24 +108,22 @@ class RunPruning:
             data = self._store.get_artefact(f"{key}/{index}")
             if data is None:
                 return None
-            narrow = unpack_narrowed(data)
-            found.append(replace(narrow, out_weight=hold(narrow.out_weight)))
+            found.append(unpack_narrowed(data).held(hold))
         return found
 
     def _chosen(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
         """What every MLP becomes by itself, without regard to what the blocks before it have lost."""
         scores = partial(self.calibration(method).cache.channel_scores, method, permille, self._on_block)
         loaded, halfway = self._model.loaded, self._halfway or Halfway(self._store, self._model.identity)
-        key = pruned_key(self.calibration(method).keys.statistics, method, permille)
+        key, hold = pruned_key(self.calibration(method).keys.statistics, method, permille), loaded.residency.hold
 
         def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
-            part = f"{key}/chosen/{index}"
-            data = halfway.get(part)
-            narrow = make() if data is None else unpack_narrowed(data)
-            narrow = replace(narrow, out_weight=loaded.residency.hold(narrow.out_weight))
-            if data is None:
-                halfway.keep(part, lambda: pack_narrowed(narrow))
-            return narrow
+            return halfway.made(
+                f"{key}/chosen/{index}",
+                lambda: make().held(hold),
+                pack_narrowed,
+                lambda data: unpack_narrowed(data).held(hold),
+            )
 
         return prune(loaded.mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, made=made)
 
