@@ -1,7 +1,9 @@
 """How diskcache keeps keys and values here: as they are, never pickled."""
 
+import io
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,14 @@ from sparsedash.storage.local_paths import kind_of
 log = logging.getLogger(__name__)
 
 _OWN_FILE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{28}\.val")
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A value with the sum that is kept before it; not joined here, since that would be a second copy of a gigabyte."""
+
+    digest: bytes
+    data: bytes
 
 
 class PlainDisk(diskcache.Disk):  # type: ignore[misc]
@@ -32,10 +42,15 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         return key
 
     def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> Any:
-        """As the parent does for bytes. Raises StoreError on any other type."""
-        if read or type(value) is not bytes:
-            raise StoreError(f"A value in the store is bytes, not {type(value).__name__}.")
-        return super().store(value, read, key)
+        """As the parent does for bytes, signed or as they are. Raises StoreError on any other type."""
+        data = value.data if type(value) is Signed else value
+        if read or type(data) is not bytes:
+            raise StoreError(f"A value in the store is bytes, not {type(data).__name__}.")
+        if type(value) is not Signed:
+            return super().store(data, read, key)
+        if len(data) < self.min_file_size:
+            return super().store(value.digest + data, read, key)
+        return super().store(_Joined(value), True, key)
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
         """The bytes. Raises StoreError on a pickle, a path out of the store, or anything else not ours."""
@@ -57,6 +72,18 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         """Remove the file of a dropped entry, unless a tampered row names one that is not the store's."""
         if _is_own_file(file_path):
             super().remove(file_path)
+
+
+class _Joined:
+    """Reads the sum of a signed value, then the value."""
+
+    def __init__(self, signed: Signed) -> None:
+        self._parts = io.BytesIO(signed.digest), io.BytesIO(signed.data)
+
+    def read(self, n_bytes: int) -> bytes:
+        """The next so many bytes, or fewer; none at the end."""
+        digest, data = self._parts
+        return digest.read(n_bytes) or data.read(n_bytes)
 
 
 def _is_own_file(name: object) -> bool:

@@ -35,7 +35,7 @@ from sparsedash.storage.cache_file import (
     room_left,
     tag_sums,
 )
-from sparsedash.storage.plain_disk import PlainDisk
+from sparsedash.storage.plain_disk import PlainDisk, Signed
 from sparsedash.storage.upkeep.artefact_room import USUAL_GB, bytes_of, kept_room, make_room, room_of_environment
 
 __all__ = ["PATIENCE_S", "WORK_PATIENCE_S", "DamagedEntry", "PlainDisk", "Shelf", "Store"]
@@ -236,7 +236,7 @@ class Store:
     def _write(
         self, cache: Any, name: str, data: bytes, digest: bytes | None = None, *, tag: str | None = None
     ) -> None:
-        signed = (digest or _bound_digest(name, data)) + data
+        signed = Signed(digest or _bound_digest(name, data), data)
 
         def written() -> None:
             try:
@@ -295,7 +295,7 @@ def _name(kind: type[R], key: str) -> str:
     return f"{kind.__name__.lower()}/{key}"
 
 
-def _bound_digest(name: str, data: bytes) -> bytes:
+def _bound_digest(name: str, data: bytes | memoryview) -> bytes:
     hashed = hashlib.sha256(f"{name}\0".encode())
     hashed.update(data)
     return hashed.digest()
@@ -305,7 +305,8 @@ def _is_signed(name: str, data: bytes) -> bool:
     """Whether bytes begin with the sum of the rest: that of the value alone in records, and in what earlier versions
     wrote.
     """
-    digest, value = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    # Without a copy: a value may be a gigabyte.
+    digest, value = data[:_DIGEST_BYTES], memoryview(data)[_DIGEST_BYTES:]
     return digest in (_bound_digest(name, value), hashlib.sha256(value).digest())
 
 

@@ -26,7 +26,7 @@ from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Statistics
 from sparsedash.engine.pruning.patterns import mask_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.schedule import reached_permille
-from sparsedash.engine.pruning.sensitivity import reference_change
+from sparsedash.engine.pruning.sensitivity import reference_cut
 from sparsedash.engine.pruning.structured import choose, score_channels, scores_depend_on
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key, scores_key
@@ -243,8 +243,9 @@ class CalibrationCache:
         changes, errors = [], []
         for index, mlp in enumerate(self._loaded.mlps):
             layer = layer_of(mlp, self._statistics(index))
-            weight, bias = reference_change(layer)
-            errors.append(layer.mean_square(weight, bias))
+            cut = reference_cut(layer)
+            weight, bias = cut.change(layer.out_weight, layer.out_bias)
+            errors.append(cut.lost or 0.0)
             changes.append((self._loaded.residency.hold(weight), bias))
         # Long sequences are cut: only the last predictions of each are judged, and many are wanted.
         short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self._sequences()]

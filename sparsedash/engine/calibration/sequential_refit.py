@@ -11,12 +11,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsedash.engine.calibration.statistics import add_second_moment_, held_out
+from sparsedash.engine.calibration.statistics import add_second_moment_, held_out, mirrored_
 from sparsedash.engine.calibration.token_weights import residual_weights
 from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.pruning.compensation import makeup
-from sparsedash.engine.pruning.linalg import complement
+from sparsedash.engine.pruning.linalg import complement, damped_solution
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
@@ -125,18 +124,18 @@ class _Sums:
     def refit(self, narrow: PrunedMlp, damping: float, strength: float) -> PrunedMlp:
         """The narrowed MLP with the best out-projection. A block that keeps everything is refitted as well."""
         kept = narrow.kept
-        moment = self._moment.tril().double().cpu() / self._total
-        moment = moment + moment.tril(-1).T
-        shift = strength * self._shift.double().cpu() / self._total
-        weight = out_weight(self._mlp).double().cpu()
+        moment = mirrored_(self._moment).div_(self._total).cpu()
+        shift = (strength * self._shift / self._total).cpu()
+        weight = out_weight(self._mlp).to("cpu", torch.float32, copy=True)
         if self._mlp.out.bias is None:
-            return PrunedMlp(kept, _fitted(moment, weight, kept, damping, shift).float())
-        mean = self._mean_input.double().cpu() / self._total
-        mean_shift = strength * self._mean_shift.double().cpu() / self._total
-        moment, shift = moment - torch.outer(mean, mean), shift - torch.outer(mean_shift, mean)
-        fitted = _fitted(moment, weight, kept, damping, shift)
-        bias = self._mlp.out.bias.double().cpu() + mean_shift + weight @ mean - fitted @ mean[kept]
-        return PrunedMlp(kept, fitted.float(), bias.float())
+            return PrunedMlp(kept, _fitted(moment, weight, kept, damping, shift))
+        mean = (self._mean_input / self._total).cpu()
+        mean_shift = (strength * self._mean_shift / self._total).cpu()
+        fitted = _fitted(
+            moment.addr_(mean, mean, alpha=-1), weight, kept, damping, shift.addr_(mean_shift, mean, alpha=-1)
+        )
+        means = mean_shift + weight @ mean - fitted @ mean[kept]
+        return PrunedMlp(kept, fitted, self._mlp.out.bias.float().cpu() + means)
 
 
 def _fitted(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor) -> Tensor:
@@ -146,7 +145,7 @@ def _fitted(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift:
     """
     gone = complement(kept, moment.shape[0])
     cross = moment[kept][:, gone] @ weight[:, gone].T + shift[:, kept].T
-    return weight[:, kept] + makeup(moment[kept][:, kept], cross, damping)
+    return weight[:, kept] + damped_solution(moment[kept][:, kept], cross, damping)[0].T
 
 
 def pack_narrowed(narrow: PrunedMlp) -> bytes:
@@ -154,6 +153,8 @@ def pack_narrowed(narrow: PrunedMlp) -> bytes:
     tensors = {"kept": narrow.kept, "out_weight": narrow.out_weight.contiguous()}
     if narrow.out_bias is not None:
         tensors["out_bias"] = narrow.out_bias
+    if narrow.lost is not None:
+        tensors["lost"] = torch.tensor(narrow.lost, dtype=torch.float64)
     return bytes(safetensors.torch.save(tensors))
 
 
@@ -161,6 +162,7 @@ def unpack_narrowed(data: bytes) -> PrunedMlp:
     """The pruned MLP that `pack_narrowed` packed. Raises CalibrationError on anything else."""
     try:
         tensors = safetensors.torch.load(data)
-        return PrunedMlp(tensors["kept"], tensors["out_weight"], tensors.get("out_bias"))
+        lost = float(tensors["lost"]) if "lost" in tensors else None
+        return PrunedMlp(tensors["kept"], tensors["out_weight"], tensors.get("out_bias"), lost)
     except (safetensors.SafetensorError, KeyError) as error:
         raise CalibrationError(f"A stored sparse model cannot be read: {error}.", "Start the run again.") from error

@@ -5,9 +5,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from sparsedash.engine.calibration.statistics import mirrored_
 from sparsedash.engine.pruning.allocation import ChannelScores
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.schema.errors import CalibrationError
+
+_ROWS = 512
 
 
 def pack(statistics: Statistics) -> bytes:
@@ -63,20 +66,22 @@ def _fold(matrix: Tensor) -> Tensor:
         matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
         width += 1
     half = width // 2
-    folded = torch.zeros(width + 1, half)
-    folded[1 : half + 1] = matrix[:half, :half].tril()
+    # Little more than the result at a time: at a width of 16,384 half of the matrix is half a gigabyte.
+    folded = torch.empty(width + 1, half)
     folded[half + 1 :] = matrix[half:, :half]
-    folded[:half] += matrix[half:, half:].triu()
+    folded[1 : half + 1] = matrix[:half, :half]
+    folded[: half + 1].tril_(-1)
+    for start in range(0, half, _ROWS):
+        rows = slice(start, min(start + _ROWS, half))
+        folded[rows] += matrix[half:, half:][rows].triu(start)
     return folded
 
 
 def _unfold(folded: Tensor, width: int) -> Tensor:
     even, half = folded.shape[0] - 1, folded.shape[1]
     matrix = torch.empty(even, even)
-    first = folded[1 : half + 1].tril()
-    second = folded[:half].triu()
-    matrix[:half, :half] = first + first.tril(-1).T
-    matrix[half:, half:] = second + second.triu(1).T
     matrix[half:, :half] = folded[half + 1 :]
     matrix[:half, half:] = folded[half + 1 :].T
+    for square, lower in ((matrix[:half, :half], folded[1 : half + 1]), (matrix[half:, half:], folded[:half].T)):
+        mirrored_(square.copy_(lower))
     return matrix[:width, :width].contiguous()

@@ -1,7 +1,6 @@
 """How the weights that stay make up for those that go: bias, least squares. To add a way: one function and one row.
 
-Dimensions: d hidden width, m inner width, k kept channels. Every function returns the new out-projection (d, k) and its
-new bias (d,), None to leave the bias as it is.
+Dimensions: d hidden width, m inner width, k kept channels, p channels that go.
 """
 
 from collections.abc import Callable
@@ -12,15 +11,19 @@ from torch import Tensor
 
 from sparsedash.engine.pruning.error_curves import bias_errors, cut_errors, refit_errors
 from sparsedash.engine.pruning.layer import Layer
-from sparsedash.engine.pruning.linalg import complement, damped_cholesky
+from sparsedash.engine.pruning.linalg import complement, damped_solution, energy
+from sparsedash.engine.pruning.surgery import PrunedMlp
 
 
-def none(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, Tensor | None]:
+def none(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     """The kept columns as they are."""
-    return layer.out_weight[:, kept], layer.out_bias
+    gone, lost = complement(kept, layer.width), None
+    if len(layer.second_moment):
+        lost = energy(layer.out_weight[:, gone], layer.part(gone, gone))
+    return PrunedMlp(kept, layer.out_weight[:, kept], layer.out_bias, lost)
 
 
-def bias(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, Tensor | None]:
+def bias(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     """The kept columns as they are, and in the bias the mean of what is gone; a layer without a bias is given one.
 
     Source: FLAP, arXiv:2312.11983.
@@ -28,46 +31,57 @@ def bias(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, Tensor | N
     gone = complement(kept, layer.width)
     mean = layer.out_weight[:, gone].double() @ layer.mean[gone].double()
     before = 0.0 if layer.out_bias is None else layer.out_bias.double()
-    return layer.out_weight[:, kept], (before + mean).float()
+    lost = energy(layer.out_weight[:, gone], layer.covariance_of(gone, gone))
+    return PrunedMlp(kept, layer.out_weight[:, kept], (before + mean).float(), lost)
 
 
-def least_squares(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, Tensor | None]:
+def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     """The columns that reproduce the dense output best over the calibration tokens, pulled towards the dense ones.
 
     Minimises E ||W x - W' x_K||^2 + lam ||W' - W_K||^2, hence W' = W_K + W_P H_PK (H_KK + lam I)^-1, with
     lam = damping * median(diag H_KK). Where the layer has a bias, H is the covariance and the bias takes up the means.
     Raises CalibrationError when it cannot be solved even with heavy damping.
     """
-    weight, mean = layer.out_weight.double(), layer.mean.double()
-    fitted = weight[:, kept]
+    weight = layer.out_weight
+    fitted, lost = weight[:, kept], 0.0
     if len(kept) < layer.width:
-        gone = complement(kept, layer.width)
-        cross = layer.moment_of(kept, gone) @ weight[:, gone].T
-        fitted = fitted + makeup(layer.moment_of(kept, kept), cross, damping)
+        added, lost = _made_up(layer, kept, damping)
+        fitted = fitted + added
     if layer.out_bias is None:
-        return fitted.float(), None
-    shifted = layer.out_bias.double() + weight @ mean - fitted @ mean[kept]
-    return fitted.float(), shifted.float()
+        return PrunedMlp(kept, fitted, None, lost)
+    mean = layer.mean.double()
+    shifted = layer.out_bias.double() + weight.double() @ mean - fitted.double() @ mean[kept]
+    return PrunedMlp(kept, fitted, shifted.float(), lost)
 
 
-def makeup(moment: Tensor, cross: Tensor, damping: float) -> Tensor:
-    """What to add to the kept columns (d, k), so that they make up for what is missing: cross^T (H_KK + lam I)^-1.
+def _made_up(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, float]:
+    """What is added to the kept columns (d, k), and the mean squared error that is left.
 
-    moment: (k, k), H of what is kept. cross: (k, d), the mean of x_K y^T, where y is what is missing in the output:
-    H_KP W_P^T where columns go, and more where the output is to move besides.
+    With A = H_KK + R and V = W_P H_PK A^-1, that is tr W_P H_PP W_P^T - tr V H_KP W_P^T - tr V R V^T: nothing has to be
+    multiplied with all of H once more.
     """
-    return torch.cholesky_solve(cross, damped_cholesky(moment, damping)).T
+    gone = complement(kept, layer.width)
+    missing, beside = layer.out_weight[:, gone], layer.moment_of(kept, gone)
+    cross = beside @ missing.T
+    # Whichever is narrower: a column of each channel that goes, or of each output.
+    if few := len(gone) < len(missing):
+        solution, ridge = damped_solution(layer.moment_of(kept, kept), beside, damping)
+    else:
+        solution, ridge = damped_solution(layer.moment_of(kept, kept), cross, damping)
+    added = missing @ solution.T if few else solution.T
+    explained = (added * cross.T).sum(dtype=torch.float64) + (added.square() @ ridge.float()).sum(dtype=torch.float64)
+    return added, max(0.0, energy(missing, layer.moment_of(gone, gone)) - float(explained))
 
 
 @dataclass(frozen=True)
 class Compensation:
-    """refit: the new out-projection and bias of one layer by its own statistics.
+    """refit: what one layer becomes when these channels stay, by its own statistics. Its third argument is the damping.
 
     errors: what the layer loses then, for every number of kept channels; see error_curves. sequential: refitted once
     more, block after block, on the sparse model's own activations.
     """
 
-    refit: Callable[[Layer, Tensor, float], tuple[Tensor, Tensor | None]]
+    refit: Callable[[Layer, Tensor, float], PrunedMlp]
     errors: Callable[[Layer, Tensor, float], Tensor]
     sequential: bool = False
 

@@ -14,12 +14,12 @@ from sparsedash.engine.pruning.linalg import damped_factor
 
 def cut_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
     """The errors where the kept columns are left as they are."""
-    return _uncompensated(layer.out_weight, layer.second_moment.double(), order)
+    return _uncompensated(layer.out_weight, layer.part(order, order), order)
 
 
 def bias_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
     """The errors where the bias takes up the mean of what goes."""
-    return _uncompensated(layer.out_weight, layer.covariance(), order)
+    return _uncompensated(layer.out_weight, layer.covariance_of(order, order), order)
 
 
 def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
@@ -28,17 +28,21 @@ def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
     With H + R = L L^T in this order and R the ridge, keeping k leaves W_P (S - R_P) W_P^T, where S is the trailing
     block of L times its transpose. So column c of W L is lost by every k <= c: one factorisation gives all.
     """
-    factor, ridge = damped_factor(layer.moment()[order][:, order], damping)
-    weight = layer.out_weight.double()[:, order]
-    lost = (weight @ factor).square().sum(dim=0) - ridge * weight.square().sum(dim=0)
-    return _of_every_number(lost)
+    factor, ridge = damped_factor(layer.moment(order), damping)
+    weight = layer.out_weight[:, order].to(factor)
+    lost = (weight @ factor).square().sum(dim=0) - ridge.to(factor) * weight.square().sum(dim=0)
+    return _of_every_number(lost.double())
 
 
 def _uncompensated(weight: Tensor, moment: Tensor, order: Tensor) -> Tensor:
-    """W_P H_PP W_P^T for what goes: each channel by itself, and with each of those that go before it."""
-    weight = weight.double()[:, order]
-    products = (weight.T @ weight) * moment[order][:, order]
-    return _of_every_number(2 * products.triu(1).sum(dim=1) + products.diagonal())
+    """W_P H_PP W_P^T for what goes: each channel by itself, and with each of those that go before it.
+
+    moment: (m, m) in this order; overwritten.
+    """
+    weight = weight[:, order]
+    products = moment.mul_(weight.T @ weight)
+    alone = products.diagonal().double()
+    return _of_every_number(2 * products.triu_(1).sum(dim=1, dtype=torch.float64) + alone)
 
 
 def _of_every_number(lost: Tensor) -> Tensor:

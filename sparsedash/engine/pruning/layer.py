@@ -35,6 +35,8 @@ class Statistics:
     n_tokens: int
 
 
+_ROWS = 512
+
 UNKNOWN = Statistics(
     second_moment=torch.empty(0, 0),
     mean=torch.empty(0),
@@ -74,25 +76,30 @@ class Layer:
             found += float(2 * bias @ (weight @ self.mean) + bias @ bias)
         return found
 
-    def moment(self) -> Tensor:
-        """(m, m) float64 that a fit of the out-projection minimises over.
+    def moment(self, order: Tensor | None = None) -> Tensor:
+        """(m, m) float32 that a fit of the out-projection minimises over, its channels in this order.
 
         The second moment; the covariance where the layer has a bias, which then takes up the means.
         """
-        return self.second_moment.double() if self.out_bias is None else self.covariance()
+        channels = torch.arange(self.width) if order is None else order
+        return self.moment_of(channels, channels)
 
     def moment_of(self, rows: Tensor, columns: Tensor) -> Tensor:
         """These rows and columns of `moment` (rows, columns), without making all of it: it may have gigabytes."""
-        part = self.second_moment[rows][:, columns].double()
-        if self.out_bias is not None:
-            mean = self.mean.double()
-            part -= torch.outer(mean[rows], mean[columns])
-        return part
+        return self.part(rows, columns) if self.out_bias is None else self.covariance_of(rows, columns)
 
-    def covariance(self) -> Tensor:
-        """(m, m) float64, of the inner activations over the calibration tokens."""
-        mean = self.mean.double()
-        return self.second_moment.double() - torch.outer(mean, mean)
+    def covariance_of(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """(rows, columns) float32, of the inner activations over the calibration tokens."""
+        return self.part(rows, columns).addr_(self.mean[rows], self.mean[columns], alpha=-1)
+
+    def part(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """These rows and columns of the second moment, (rows, columns)."""
+        found = self.second_moment.new_empty(len(rows), len(columns))
+        for start in range(0, len(rows), _ROWS):
+            # All columns of all rows would be a second copy.
+            some = slice(start, start + _ROWS)
+            found[some] = self.second_moment[rows[some]][:, columns]
+        return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -115,7 +122,8 @@ def layer_of(mlp: Mlp, known: Statistics, seed: int = 0, mask_gradients: Tensor 
     """One MLP with its statistics, on the CPU; what is computed with in float32."""
     bias = mlp.out.bias
     return Layer(
-        out_weight=out_weight(mlp).detach().float().cpu(),
+        # A copy: how a product rounds depends on where in memory its factors lie, and a file's tensors lie anywhere.
+        out_weight=out_weight(mlp).detach().to("cpu", torch.float32, copy=True),
         out_bias=None if bias is None else bias.detach().float().cpu(),
         inner_weights=[weight.detach().cpu() for weight in inner_weights(mlp)],
         second_moment=known.second_moment,

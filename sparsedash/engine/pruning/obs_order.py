@@ -12,12 +12,12 @@ from sparsedash.engine.pruning.layer import Layer
 from sparsedash.engine.pruning.linalg import damped_cholesky
 
 DAMPING = 0.1
-_LAST_DIGITS = 1e-13
+_LAST_DIGITS = {torch.float32: 1e-6, torch.float64: 1e-13}
 ROUNDS = 256
 """Channels leave in at most this many rounds: one at a time up to this width, a few at a time above it."""
 _LOOKED_AT = 3
 """How many times as many channels as leave in a round are looked at for it."""
-_TINY, _HUGE = torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
+_TINY, _HUGE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
 def elimination_order(layer: Layer, damping: float = DAMPING) -> Tensor:
@@ -27,8 +27,9 @@ def elimination_order(layer: Layer, damping: float = DAMPING) -> Tensor:
     that are left and w_j its column after those have taken over what is gone.
     Source: ZipLM, arXiv:2302.04089; SlimGPT, arXiv:2412.18110.
     """
-    weight = layer.out_weight.double().clone()
     inverse = torch.cholesky_inverse(damped_cholesky(layer.moment(), damping))
+    # In the precision that the inverse took: single, but for contradictions that its digits cannot tell apart.
+    weight = layer.out_weight.to(inverse, copy=True)
     at_once = math.ceil(layer.width / ROUNDS)
     channels, left = torch.arange(layer.width), torch.ones(layer.width, dtype=torch.bool)
     order: list[Tensor] = []
@@ -75,7 +76,8 @@ def _next(weight: Tensor, inverse: Tensor, among: Tensor, n: int) -> Tensor:
 def _mend_(weight: Tensor, inverse: Tensor, leaving: Tensor) -> None:
     """Let the others take over what these channels did, in place: W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1 P_J:."""
     # After many rounds what is left of the inverse may have lost its last digits: damped then, by as little as will do.
-    factor = damped_cholesky(inverse[leaving][:, leaving], _LAST_DIGITS, rounding=0.0)
+    digits = _LAST_DIGITS[inverse.dtype]
+    factor = damped_cholesky(inverse[leaving][:, leaving], digits, rounding=0.0).to(inverse)
     rows = torch.linalg.solve_triangular(factor, inverse[leaving], upper=False)
     columns = torch.linalg.solve_triangular(factor, weight[:, leaving].T, upper=False)
     weight.addmm_(columns.T, rows, alpha=-1)

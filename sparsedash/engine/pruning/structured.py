@@ -126,7 +126,7 @@ def _layer(mlp: Mlp, calibration: CalibrationData, index: int, method: MethodSet
 
 
 def _all_kept(mlp: Mlp) -> PrunedMlp:
-    return PrunedMlp(torch.arange(mlp.width), out_weight(mlp).float().cpu())
+    return PrunedMlp(torch.arange(mlp.width), out_weight(mlp).float().cpu(), lost=0.0)
 
 
 def _kept(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -> Tensor:
@@ -137,6 +137,5 @@ def _kept(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -> 
 
 def _refitted(layer: Layer, kept: Tensor, method: MethodSettings) -> PrunedMlp:
     if len(kept) == layer.width:
-        return PrunedMlp(kept, layer.out_weight)
-    weight, bias = COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
-    return PrunedMlp(kept, weight, bias)
+        return PrunedMlp(kept, layer.out_weight, lost=0.0)
+    return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)

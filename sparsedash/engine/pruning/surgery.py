@@ -33,12 +33,14 @@ class Mlp:
 class PrunedMlp:
     """The narrower MLP that one MLP is to become.
 
-    kept: (k,) int64, ascending. out_weight: (d, k). out_bias: (d,), or None to leave the bias as it is.
+    kept: (k,) int64, ascending. out_weight: (d, k). out_bias: (d,), or None to leave the bias as it is. lost: mean
+    squared error of its output over the calibration tokens; None where whoever made it does not know.
     """
 
     kept: Tensor
     out_weight: Tensor
     out_bias: Tensor | None = None
+    lost: float | None = None
 
     def held(self, hold: Callable[[Tensor], Tensor]) -> "PrunedMlp":
         """The same with its weight where `hold` keeps it."""

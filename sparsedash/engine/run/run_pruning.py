@@ -32,6 +32,7 @@ class RunPruning:
         self._store, self._model = parts.store, parts.model
         self._calibrations: dict[float, RunCalibration] = {}
         self._halfway: Halfway | None = None
+        self._energies: dict[str, dict[int, float]] = {}
 
     def calibration(self, method: MethodSettings) -> RunCalibration:
         """The calibration on the text that this method reads."""
@@ -77,7 +78,8 @@ class RunPruning:
         calibration = cache.data_for(method, permille)
         if PATTERNS[method.pattern].channels:
             narrowed = self._narrowed(method, permille, calibration)
-            errors = channel_errors(loaded.mlps, calibration, method, narrowed)
+            energies = self._energies.setdefault(self.calibration(method).keys.statistics, {})
+            errors = channel_errors(loaded.mlps, calibration, method, narrowed, energies)
             return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors)
         projections, scope = loaded.projections(method.scope), method.scope
         hold = loaded.residency.hold

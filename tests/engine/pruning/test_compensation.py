@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
-from sparsedash.engine.pruning.linalg import damped_cholesky
+from sparsedash.engine.pruning.linalg import damped_cholesky, damped_factor, damped_solution
 from sparsedash.schema.errors import CalibrationError
 from tests.engine.pruning.layers import inputs, layer
 
@@ -13,7 +13,8 @@ KEPT = torch.tensor([0, 2, 3, 6, 7])
 
 def test_none_keeps_the_columns():
     one = layer(bias=True)
-    weight, bias = COMPENSATIONS["none"].refit(one, KEPT, 0.01)
+    made = COMPENSATIONS["none"].refit(one, KEPT, 0.01)
+    weight, bias = made.out_weight, made.out_bias
     assert torch.equal(weight, one.out_weight[:, KEPT])
     assert torch.equal(bias, one.out_bias)
 
@@ -21,7 +22,8 @@ def test_none_keeps_the_columns():
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_the_bias_takes_up_the_mean_of_what_is_gone(has_bias):
     one, x = layer(bias=has_bias), inputs(8)
-    weight, bias = COMPENSATIONS["bias"].refit(one, KEPT, 0.01)
+    made = COMPENSATIONS["bias"].refit(one, KEPT, 0.01)
+    weight, bias = made.out_weight, made.out_bias
     before = x @ one.out_weight.T + (one.out_bias if has_bias else 0)
     after = x[:, KEPT] @ weight.T + bias
     assert torch.allclose(before.mean(dim=0), after.mean(dim=0), atol=1e-4)
@@ -29,14 +31,15 @@ def test_the_bias_takes_up_the_mean_of_what_is_gone(has_bias):
 
 def test_least_squares_is_the_closed_form_of_ordinary_regression():
     one, x = layer(), inputs(8).double()
-    weight, _ = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e-9)
+    weight = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e-9).out_weight
     by_regression = torch.linalg.lstsq(x[:, KEPT], x @ one.out_weight.double().T).solution.T
     assert torch.allclose(weight.double(), by_regression, atol=1e-3)
 
 
 def test_with_a_bias_least_squares_is_regression_with_an_intercept():
     one, x = layer(bias=True), inputs(8).double()
-    weight, bias = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e-9)
+    made = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e-9)
+    weight, bias = made.out_weight, made.out_bias
     ones = torch.ones(len(x), 1).double()
     target = x @ one.out_weight.double().T + one.out_bias.double()
     solution = torch.linalg.lstsq(torch.cat([x[:, KEPT], ones], dim=1), target).solution.T
@@ -60,7 +63,7 @@ def test_damping_leaves_the_moment_as_it_was():
 
 def test_heavy_damping_leaves_the_dense_columns():
     one = layer()
-    weight, _ = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e9)
+    weight = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e9).out_weight
     assert torch.allclose(weight, one.out_weight[:, KEPT], atol=1e-4)
 
 
@@ -94,3 +97,37 @@ def test_channels_that_are_enormous_together_cost_the_others_no_damping():
 def test_a_moment_that_cannot_be_solved_is_told(value, told):
     with pytest.raises(CalibrationError, match=told):
         damped_cholesky(torch.diag(torch.tensor([1.0, 1.0, value])).double(), 0.01)
+
+
+def _solved_exactly(moment, right, damping):
+    double = moment.double()
+    ridge = damping * moment.diagonal().median() * torch.eye(len(moment)).double()
+    return torch.linalg.solve(double + ridge, right.double()).float()
+
+
+def test_a_fit_is_solved_in_single_precision_and_is_as_good():
+    moment, right = layer(m=200, x=inputs(200, 4000)).moment(), torch.randn(200, 30)
+    factor, _ = damped_factor(moment, 0.01)
+    assert factor.dtype == torch.float32
+    found, _ = damped_solution(moment, right, 0.01)
+    assert torch.allclose(found, _solved_exactly(moment, right, 0.01), rtol=1e-3, atol=1e-3)
+
+
+def test_where_single_precision_does_not_reach_it_is_solved_in_double():
+    """Eigenvalues that differ by more than its digits: what it gives is off."""
+    turned = torch.linalg.qr(torch.randn(60, 60, generator=torch.Generator().manual_seed(0))).Q.double()
+    moment = (turned * torch.logspace(0, -6, 60).double()) @ turned.T
+    moment, right = ((moment + moment.T) / 2).float(), torch.randn(60, 3)
+    damping = 1e-6 / float(moment.diagonal().median())
+    exact = _solved_exactly(moment, right, damping)
+    in_single = torch.linalg.solve(moment + 1e-6 * torch.eye(60), right)
+    found, _ = damped_solution(moment, right, damping)
+    assert not torch.allclose(in_single, exact, rtol=1e-3)
+    assert torch.allclose(found, exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
+
+
+def test_a_ridge_below_the_digits_of_single_precision_is_added_in_double():
+    alike = torch.ones(2, 2)
+    factor, ridge = damped_factor(alike, 1e-9)
+    assert factor.dtype == torch.float64
+    assert torch.allclose(factor @ factor.T - alike, torch.diag(ridge), atol=1e-12)

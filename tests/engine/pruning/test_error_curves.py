@@ -12,13 +12,10 @@ from tests.engine.pruning.layers import layer
 TINY = 1e-9
 
 
-def change(one, kept, name, damping=TINY):
-    """(d, m) and (d,): what is added to the out-projection and its bias when only these channels are kept."""
-    weight, bias = COMPENSATIONS[name].refit(one, kept, damping)
-    changed = -one.out_weight.clone()
-    changed[:, kept] += weight
-    dense = torch.zeros(len(weight)) if one.out_bias is None else one.out_bias
-    return changed, torch.zeros(len(weight)) if bias is None else bias - dense
+def error(one, kept, name, damping=TINY):
+    """What the output loses when only these channels are kept, by the second moment of all channels."""
+    made = COMPENSATIONS[name].refit(one, kept, damping)
+    return one.mean_square(*made.change(one.out_weight, one.out_bias))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -29,8 +26,18 @@ def test_every_number_of_channels_has_the_error_that_it_has_by_itself(name, bias
     assert len(errors) == 13
     for n in range(1, 12):
         kept = order[:n].sort().values
-        expected = one.mean_square(*change(one, kept, name))
+        expected = error(one, kept, name)
         assert float(errors[n]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("damping", [TINY, 0.1, 10])
+@pytest.mark.parametrize("n_gone", [2, 7])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", COMPENSATIONS)
+def test_what_is_left_is_known_without_another_product_with_the_moment(name, bias, n_gone, damping):
+    one, kept = layer(m=12, bias=bias), torch.arange(12 - n_gone)
+    made = COMPENSATIONS[name].refit(one, kept, damping)
+    assert made.lost == pytest.approx(error(one, kept, name, damping), rel=1e-3, abs=1e-4)
 
 
 def test_every_pair_that_goes_has_the_error_of_its_own_refit():
@@ -38,7 +45,7 @@ def test_every_pair_that_goes_has_the_error_of_its_own_refit():
     for pair in itertools.combinations(range(6), 2):
         kept = complement(torch.tensor(pair), 6)
         errors = COMPENSATIONS["least-squares"].errors(one, torch.cat([kept, torch.tensor(pair)]), TINY)
-        expected = one.mean_square(*change(one, kept, "least-squares"))
+        expected = error(one, kept, "least-squares")
         assert float(errors[4]) == pytest.approx(expected, rel=1e-3)
 
 

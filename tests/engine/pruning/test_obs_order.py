@@ -50,7 +50,7 @@ def test_weights_that_are_no_numbers_end_it_all_the_same():
 
 def test_several_that_leave_at_a_time_are_mended_as_if_they_left_one_by_one(monkeypatch):
     one = layer(m=20)
-    weight, inverse = one.out_weight.double(), torch.linalg.inv(one.moment())
+    weight, inverse = one.out_weight.double(), torch.linalg.inv(one.moment().double())
     apart = weight.clone(), inverse.clone()
     together = weight.clone(), inverse.clone()
     for channel in (3, 11, 7):

@@ -5,7 +5,7 @@ import torch
 
 from sparsedash.engine.pruning.error_curves import refit_errors
 from sparsedash.engine.pruning.saliency import activation_aware
-from sparsedash.engine.pruning.sensitivity import REFERENCE_KEPT, reference_change
+from sparsedash.engine.pruning.sensitivity import REFERENCE_KEPT, reference_cut
 from tests.engine.pruning.layers import inputs, layer
 
 
@@ -16,8 +16,9 @@ def test_the_reference_damage_is_the_error_of_the_refit(bias):
     own = layer(m=32, d=5, bias=bias, x=inputs(32) + (10 if bias else 0))
     order = torch.argsort(activation_aware(own), descending=True)
     errors = refit_errors(own, order, 1e-9)
-    found = own.mean_square(*reference_change(own))
-    assert found == pytest.approx(float(errors[int(32 * REFERENCE_KEPT)]), rel=0.05)
+    cut = reference_cut(own)
+    assert cut.lost == pytest.approx(float(errors[int(32 * REFERENCE_KEPT)]), rel=0.05)
+    assert own.mean_square(*cut.change(own.out_weight, own.out_bias)) == pytest.approx(cut.lost, rel=1e-3)
 
 
 def test_a_mean_square_is_that_of_the_outputs():
