@@ -7,8 +7,7 @@ from typing import Literal
 from sparsedash.catalog.dimensions import Dimensions, shipped
 from sparsedash.catalog.published import MODELS
 from sparsedash.schema.cache_keys import shares_read
-from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import BUILTIN_MODEL, Residency, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, Residency, RunSettings
 
 BUILTIN_CONFIG = "smollm2-135m"
 FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
@@ -19,7 +18,7 @@ _CONFIGS = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for 
 
 
 _SOLVING = 4.5
-"""Matrices in double precision of the widest MLP's inner width that solving holds at once, as measured."""
+"""Matrices in single precision of the widest MLP's inner width that solving holds at once, as measured."""
 
 Purpose = Literal["calibration", "pruning", "the sequential refit", "the backward pass"]
 
@@ -111,10 +110,20 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     """
     if not settings.reads_text:
         return 0
+    gradients = gradient_bytes(widths, settings, n_sequences)
+    if not _collects_whole_moments(widths, settings):
+        return gradients
     moments = len(shares_read(settings)) * sum(width * width for width in widths)
     if any(not method.takes_channels for method in settings.methods):
         moments += 2 * hidden * hidden * len(widths)
-    return 2 * moments + gradient_bytes(widths, settings, n_sequences)
+    return 2 * moments + gradients
+
+
+def _collects_whole_moments(widths: Sequence[int], settings: RunSettings) -> bool:
+    """Not where there are too few tokens for them, as far as is known before the text is read."""
+    n_tokens = settings.calibration.n_samples * settings.calibration.length
+    solves = any(method.solves for method in settings.methods)
+    return solves or n_tokens >= MIN_TOKENS_PER_CHANNEL * max(widths)
 
 
 def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: int) -> int:
@@ -126,13 +135,14 @@ def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: in
         return 0
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     streams = n_streams * n_tokens * counted.hidden * _BYTES[settings.dtype]
-    return streams + 2 * 4 * max(width * width for width in counted.widths)
+    whole = _collects_whole_moments(counted.widths, settings)
+    return streams + (2 * 4 * max(counted.widths) ** 2 if whole else 0)
 
 
 def _solving_bytes(counted: Dimensions, settings: RunSettings) -> int:
-    if not any(map(_solves, settings.methods)):
+    if not any(method.solves for method in settings.methods):
         return 0
-    return int(_SOLVING * 8 * max(width * width for width in counted.widths))
+    return int(_SOLVING * 4 * max(width * width for width in counted.widths))
 
 
 def _streamed_weights(counted: Dimensions) -> int:
@@ -186,12 +196,6 @@ def _sensitivity_bytes(counted: Dimensions, settings: RunSettings, n_at_once: in
     streams = (4 + _BYTES[settings.dtype]) * len(counted.widths) * counted.hidden
     of_a_block = 4 * _BYTES[settings.dtype] * (max(counted.widths) + counted.hidden)
     return changes + SENSITIVITY_BATCH_TOKENS * (streams + of_a_block)
-
-
-def _solves(method: MethodSettings) -> bool:
-    """Whether the method looks at second moments as a whole, not only at their diagonals."""
-    refits = method.compensation in ("least-squares", "sequential")
-    return refits or method.saliency == "obs" or method.allocation == "sensitivity"
 
 
 def needs_fisher(settings: RunSettings) -> bool:

@@ -114,6 +114,12 @@ class MethodSettings:
         return not blind or self.allocation == "sensitivity"
 
     @property
+    def solves(self) -> bool:
+        """Whether the method looks at second moments as a whole, not only at their diagonals."""
+        refits = self.compensation in ("least-squares", "sequential")
+        return refits or self.saliency == "obs" or self.allocation == "sensitivity"
+
+    @property
     def reads_again(self) -> bool:
         """Whether pruning takes passes over the calibration text of its own, beside the calibration."""
         sequential = self.compensation == "sequential"

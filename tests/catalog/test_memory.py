@@ -40,9 +40,10 @@ def test_without_a_backward_pass_it_is_the_text_on_its_way_and_the_widest_layers
 
 
 @pytest.mark.parametrize("name", ["least-squares", "obs"])
-def test_solving_takes_several_matrices_in_double_precision(name):
-    found = least_memory(SMALL, settings(name))
-    assert found.beside_bytes == 4.5 * 8 * 30 * 30
+def test_solving_takes_several_matrices_in_single_precision(name):
+    wide = replace(SMALL, widths=(200, 300))
+    found = least_memory(wide, settings(name))
+    assert found.beside_bytes == 4.5 * 4 * 300 * 300
     assert found.purpose == "pruning"
 
 
@@ -60,8 +61,8 @@ def test_single_weights_are_all_there_twice():
         )
         for scope in ("mlp", "decoder")
     }
-    # In the MLPs less than the moments of the calibration.
-    assert found["mlp"].beside_bytes == 2 * 4 * 30 * 30 + 8 * 10 * 2
+    # Eight tokens are too few for whole moments.
+    assert (found["mlp"].beside_bytes, found["mlp"].purpose) == (2 * 1_500, "pruning")
     assert (found["decoder"].beside_bytes, found["decoder"].purpose) == (2 * 4_000, "pruning")
 
 

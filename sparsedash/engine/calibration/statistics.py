@@ -67,14 +67,27 @@ def held_out(rows: Sequence[int]) -> Tensor:
     return torch.tensor([[row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1] for row in rows])
 
 
-def few_tokens_warning(loaded: LoadedModel, n_tokens: int) -> str | None:
-    """A warning when there are too few tokens to trust the fit. Raises CalibrationError when there are far too few."""
+def enough_tokens(loaded: LoadedModel, n_tokens: int) -> bool:
+    """Whether there are so many that second moments tell how channels go together."""
+    return n_tokens >= MIN_TOKENS_PER_CHANNEL * max(mlp.width for mlp in loaded.mlps)
+
+
+def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> str | None:
+    """A warning when there are too few tokens to trust the fit. solves: whether a method looks at whole second moments.
+
+    Raises CalibrationError when it does, and there are far too few for that.
+    """
     width = max(mlp.width for mlp in loaded.mlps)
-    if n_tokens < MIN_TOKENS_PER_CHANNEL * width:
-        raise CalibrationError(
-            f"{n_tokens:,} calibration tokens are too few for {width:,} channels; needed: {MIN_TOKENS_PER_CHANNEL} "
-            f"a channel.",
-            "Ask for more samples, longer ones, or a larger text set.",
+    if not enough_tokens(loaded, n_tokens):
+        if solves:
+            raise CalibrationError(
+                f"{n_tokens:,} calibration tokens are too few for {width:,} channels; needed: {MIN_TOKENS_PER_CHANNEL} "
+                f"a channel.",
+                "Ask for more samples, longer ones, or a larger text set, or choose a method that refits nothing.",
+            )
+        return (
+            f"Calibrated on {n_tokens:,} tokens for {width:,} channels: enough to rank channels one by one, not for a "
+            f"refit. What the layers lose is known on held-out tokens only."
         )
     if n_tokens < FEW_TOKENS_PER_CHANNEL * width:
         return (
@@ -118,15 +131,16 @@ def gather(
 ) -> None:
     """Walk the text through the blocks and hand the statistics of the watched modules' inputs to `keep`, in order.
 
-    watched: of each block, the modules. One block's statistics are in memory at a time. Every HELD_OUT_EVERY-th
-    sequence only serves the held-out sample. walked: where the hidden states are kept on the way, and those of a walk
-    that was broken off, which is not begun again.
+    watched: of each block, the modules. One block's statistics are in memory at a time; of second moments only the
+    diagonal where there are too few tokens for more. Every HELD_OUT_EVERY-th sequence only serves the held-out sample.
+    walked: where the hidden states are kept on the way, and those of a walk that was broken off, which is not begun
+    again.
     """
     device = loaded.model.device
     pad = loaded.tokenizer.pad_token_id or 0
     batches = batches_by_length(sequences, BATCH_TOKENS, pad, device)
     walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in batches])
-    held_out_stride = _held_out_stride(sequences)
+    held_out_stride, whole = _held_out_stride(sequences), enough_tokens(loaded, sum(map(len, sequences)))
     weigh = TOKEN_WEIGHTS[token_weights]
     n_steps = len(loaded.blocks) * len(batches)
     first, hidden = walked.begun() if walked else (0, [])
@@ -134,7 +148,7 @@ def gather(
         walk.go_back([own.to(device) for own in hidden])
     on_step(Step("calibrate", first * len(batches), n_steps, unit="batches"))
     for index, modules in list(enumerate(watched))[first:]:
-        gathered = [_Gathered(device, held_out_stride) for _ in modules]
+        gathered = [_Gathered(device, held_out_stride, whole=whole) for _ in modules]
         with capture_inputs(modules, [own.see for own in gathered]):
             for number in walk.step(index):
                 rows, batch = batches[number]
@@ -150,10 +164,10 @@ def gather(
 
 
 class _Gathered:
-    """Running sums over the tokens that one module is given."""
+    """Running sums over the tokens that one module is given. whole: of the second moment, or of its diagonal alone."""
 
-    def __init__(self, device: torch.device, held_out_stride: int) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, held_out_stride: int, *, whole: bool) -> None:
+        self._device, self._whole = device, whole
         self._moment = self._sum = torch.empty(0)
         self._held_out: list[tuple[Tensor, Tensor]] = []
         self._stride = held_out_stride
@@ -169,13 +183,16 @@ class _Gathered:
         del self._seen
         if not len(self._sum):
             width = activations.shape[-1]
-            self._moment = torch.zeros(width, width, device=self._device)
+            self._moment = torch.zeros((width, width) if self._whole else width, device=self._device)
             self._sum = torch.zeros(width, device=self._device)
         # The square root on either side of the second moment.
         roots = weights[fitted].sqrt()[:, None]
         # In place: what a mask picks is a copy already, and there may be gigabytes of it.
         fit = activations[fitted].float().mul_(roots)
-        add_second_moment_(self._moment, fit)
+        if self._whole:
+            add_second_moment_(self._moment, fit)
+        else:
+            self._moment += fit.square().sum(dim=0)
         self._sum += fit.mul_(roots).sum(dim=0)
         self._n_tokens += len(fit)
         self._total_weight += float(weights[fitted].sum())
@@ -183,7 +200,7 @@ class _Gathered:
         self._held_out.append((kept, weights[held_out][:: self._stride]))
 
     def statistics(self) -> Statistics:
-        moment = mirrored_(self._moment)
+        moment = mirrored_(self._moment) if self._whole else self._moment
         held_out, weights = (torch.cat(parts).cpu() for parts in zip(*self._held_out, strict=True))
         return Statistics(
             second_moment=moment.div_(self._total_weight).cpu(),

@@ -19,7 +19,7 @@ def pack(statistics: Statistics) -> bytes:
     The lower triangle is folded into (m + 1) / 2 columns: 4.7 MB instead of 9.4 MB at width 1,536.
     """
     tensors = {
-        "second_moment": _fold(statistics.second_moment),
+        "second_moment": _fold(statistics.second_moment) if statistics.is_whole else statistics.second_moment,
         "mean": statistics.mean,
         "held_out": statistics.held_out.inputs,
         "held_out_weights": statistics.held_out.weights,
@@ -32,11 +32,11 @@ def unpack(data: bytes) -> Statistics:
     """The statistics that `pack` packed. Raises CalibrationError on anything else."""
     try:
         tensors = safetensors.torch.load(data)
-        held_out = tensors["held_out"]
+        held_out, moment = tensors["held_out"], tensors["second_moment"]
         # Statistics from before there were weights have none.
         weights = tensors.get("held_out_weights", torch.ones(len(held_out)))
         return Statistics(
-            second_moment=_unfold(tensors["second_moment"], len(tensors["mean"])),
+            second_moment=_unfold(moment, len(tensors["mean"])) if moment.ndim == 2 else moment,
             mean=tensors["mean"],
             held_out=Sample(inputs=held_out, weights=weights),
             n_tokens=int(tensors["n_tokens"]),

@@ -17,9 +17,8 @@ from sparsedash.engine.pruning.surgery import PrunedMlp
 
 def none(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     """The kept columns as they are."""
-    gone, lost = complement(kept, layer.width), None
-    if len(layer.second_moment):
-        lost = energy(layer.out_weight[:, gone], layer.part(gone, gone))
+    gone = complement(kept, layer.width)
+    lost = energy(layer.out_weight[:, gone], layer.part(gone, gone)) if layer.known.is_whole else None
     return PrunedMlp(kept, layer.out_weight[:, kept], layer.out_bias, lost)
 
 
@@ -31,7 +30,7 @@ def bias(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     gone = complement(kept, layer.width)
     mean = layer.out_weight[:, gone].double() @ layer.mean[gone].double()
     before = 0.0 if layer.out_bias is None else layer.out_bias.double()
-    lost = energy(layer.out_weight[:, gone], layer.covariance_of(gone, gone))
+    lost = energy(layer.out_weight[:, gone], layer.covariance_of(gone, gone)) if layer.known.is_whole else None
     return PrunedMlp(kept, layer.out_weight[:, kept], (before + mean).float(), lost)
 
 

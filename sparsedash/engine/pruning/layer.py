@@ -25,8 +25,9 @@ class Sample:
 class Statistics:
     """What calibration keeps about the inner activations x of one MLP.
 
-    second_moment: (m, m) float32, weighted mean of x x^T over the tokens. mean: (m,) float32, weighted as well.
-    held_out: tokens that are in neither of them. n_tokens: how many are.
+    second_moment: (m, m) float32, weighted mean of x x^T over the tokens; its diagonal (m,) alone where they are too
+    few for more. mean: (m,) float32, weighted as well. held_out: tokens that are in neither of them. n_tokens: how
+    many are.
     """
 
     second_moment: Tensor
@@ -34,11 +35,21 @@ class Statistics:
     held_out: Sample
     n_tokens: int
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the second moment is known."""
+        return self.second_moment.ndim == 2
+
+    @property
+    def mean_squares(self) -> Tensor:
+        """(m,), of each channel: the diagonal of the second moment."""
+        return self.second_moment.diagonal() if self.is_whole else self.second_moment
+
 
 _ROWS = 512
 
 UNKNOWN = Statistics(
-    second_moment=torch.empty(0, 0),
+    second_moment=torch.empty(0),
     mean=torch.empty(0),
     held_out=Sample(inputs=torch.empty(0), weights=torch.empty(0)),
     n_tokens=0,
@@ -50,7 +61,7 @@ UNKNOWN = Statistics(
 class Layer:
     """One MLP as the saliencies and the compensations see it: its weights and its statistics.
 
-    out_weight: (d, m). out_bias: (d,) or None. inner_weights: (m, d) each. second_moment, mean: see Statistics.
+    out_weight: (d, m). out_bias: (d,) or None. inner_weights: (m, d) each. known: of its inner activations.
     seed: differs from block to block, for whatever is drawn by lot.
     mask_gradients: (s, m), for each of s sequences the derivative of its loss by each channel's mask; None where the
     saliency does not ask for it.
@@ -59,8 +70,7 @@ class Layer:
     out_weight: Tensor
     out_bias: Tensor | None
     inner_weights: list[Tensor]
-    second_moment: Tensor
-    mean: Tensor
+    known: Statistics
     seed: int
     mask_gradients: Tensor | None = None
 
@@ -69,9 +79,14 @@ class Layer:
         """Inner channels, m."""
         return self.out_weight.shape[1]
 
+    @property
+    def mean(self) -> Tensor:
+        """(m,), of the inner activations."""
+        return self.known.mean
+
     def mean_square(self, weight: Tensor, bias: Tensor | None = None) -> float:
         """Mean over the calibration tokens of ||A x + b||^2, for a map A (n, m), b (n,) of the inner activations."""
-        found = energy(weight, self.second_moment)
+        found = energy(weight, self.known.second_moment)
         if bias is not None:
             found += float(2 * bias @ (weight @ self.mean) + bias @ bias)
         return found
@@ -94,11 +109,12 @@ class Layer:
 
     def part(self, rows: Tensor, columns: Tensor) -> Tensor:
         """These rows and columns of the second moment, (rows, columns)."""
-        found = self.second_moment.new_empty(len(rows), len(columns))
+        moment = self.known.second_moment
+        found = moment.new_empty(len(rows), len(columns))
         for start in range(0, len(rows), _ROWS):
             # All columns of all rows would be a second copy.
             some = slice(start, start + _ROWS)
-            found[some] = self.second_moment[rows[some]][:, columns]
+            found[some] = moment[rows[some]][:, columns]
         return found
 
 
@@ -126,8 +142,7 @@ def layer_of(mlp: Mlp, known: Statistics, seed: int = 0, mask_gradients: Tensor 
         out_weight=out_weight(mlp).detach().to("cpu", torch.float32, copy=True),
         out_bias=None if bias is None else bias.detach().float().cpu(),
         inner_weights=[weight.detach().cpu() for weight in inner_weights(mlp)],
-        second_moment=known.second_moment,
-        mean=known.mean,
+        known=known,
         seed=seed,
         mask_gradients=mask_gradients,
     )

@@ -40,7 +40,8 @@ def channel_errors(
     narrowed: list[PrunedMlp],
     energies: dict[int, float],
 ) -> LayerErrors:
-    """What each narrowed MLP loses; asked while the model is still the dense one. Nothing without statistics.
+    """What each narrowed MLP loses; asked while the model is still the dense one. Nothing without statistics, and only
+    the errors on held-out tokens where those are not whole.
 
     energies: of each block's dense output by its index, as far as known from these statistics; added to.
     """
@@ -49,16 +50,17 @@ def channel_errors(
     fitted, held_out, uncompensated = [], [], []
     for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
         known = calibration.statistics(index)
-        layer = layer_of(mlp, known)
-        if index not in energies:
-            energies[index] = layer.mean_square(layer.out_weight)
-        whole, lost = energies[index], narrow.lost
-        if lost is None:
-            lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
-        fitted.append(_share(lost, whole))
-        # Only the columns that go: they are few.
-        gone = complement(narrow.kept, layer.width)
-        uncompensated.append(_share(energy(layer.out_weight[:, gone], layer.part(gone, gone)), whole))
+        if known.is_whole:
+            layer = layer_of(mlp, known)
+            if index not in energies:
+                energies[index] = layer.mean_square(layer.out_weight)
+            whole, lost = energies[index], narrow.lost
+            if lost is None:
+                lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
+            fitted.append(_share(lost, whole))
+            # Only the columns that go: they are few.
+            gone = complement(narrow.kept, layer.width)
+            uncompensated.append(_share(energy(layer.out_weight[:, gone], layer.part(gone, gone)), whole))
         if len(known.held_out):
             held_out.append(_sample_error(mlp, narrow, known.held_out))
     needs_losses = ALLOCATIONS[method.allocation].needs_losses

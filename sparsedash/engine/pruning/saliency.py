@@ -21,7 +21,7 @@ def activation_aware(layer: Layer) -> Tensor:
     Source: Wanda, arXiv:2306.11695, taken over the whole column.
     """
     columns: Tensor = torch.linalg.vector_norm(layer.out_weight.float(), dim=0)
-    return columns * layer.second_moment.diagonal().sqrt()
+    return columns * layer.known.mean_squares.sqrt()
 
 
 def magnitude(layer: Layer) -> Tensor:
@@ -37,7 +37,7 @@ def fluctuation(layer: Layer) -> Tensor:
 
     Source: WIFV of FLAP, arXiv:2312.11983.
     """
-    variance = (layer.second_moment.diagonal() - layer.mean.square()).clamp_min(0)
+    variance = (layer.known.mean_squares - layer.mean.square()).clamp_min(0)
     return variance * layer.out_weight.float().square().sum(dim=0)
 
 

@@ -15,8 +15,8 @@ from sparsedash.schema.method_settings import MethodSettings
 Projections = dict[str, nn.Linear]
 """One block's projections by name."""
 
-_Errors = tuple[float, float, float | None]
-"""Fitted, without compensation, and held out."""
+_Errors = tuple[float | None, float | None, float | None]
+"""Fitted, without compensation, and held out; None for what is not known."""
 
 
 @torch.no_grad()
@@ -91,8 +91,8 @@ def _errors(dense: Tensor, sparse: Tensor, known: Statistics) -> _Errors:
     as_they_are = dense.masked_fill(sparse == 0, 0)
     held_out = known.held_out
     return (
-        share_lost(dense, sparse, known.second_moment),
-        share_lost(dense, as_they_are, known.second_moment),
+        share_lost(dense, sparse, known.second_moment) if known.is_whole else None,
+        share_lost(dense, as_they_are, known.second_moment) if known.is_whole else None,
         share_lost_of_sample(dense, sparse, held_out) if len(held_out) else None,
     )
 
@@ -100,13 +100,12 @@ def _errors(dense: Tensor, sparse: Tensor, known: Statistics) -> _Errors:
 def _averaged(blocks: list[list[_Errors]]) -> LayerErrors:
     """The errors of each block's projections, averaged; none where none were measured.
 
-    Blocks without held-out tokens have no held-out error.
+    Of each kind those of the blocks in which every projection has one.
     """
     if not all(blocks):
         return LayerErrors()
-    held_out = [[error for _, _, error in errors if error is not None] for errors in blocks]
-    return LayerErrors(
-        fitted=[fmean(fitted for fitted, _, _ in errors) for errors in blocks],
-        uncompensated=[fmean(plain for _, plain, _ in errors) for errors in blocks],
-        held_out=[fmean(own) for own, errors in zip(held_out, blocks, strict=True) if len(own) == len(errors)],
+    fitted, uncompensated, held_out = (
+        [fmean(known) for errors in kind if len(known := [own for own in errors if own is not None]) == len(errors)]
+        for kind in zip(*(zip(*errors, strict=True) for errors in blocks), strict=True)
     )
+    return LayerErrors(fitted=fitted, uncompensated=uncompensated, held_out=held_out)

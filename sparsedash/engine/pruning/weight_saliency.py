@@ -79,7 +79,7 @@ def sparse_weight(
     weight: (n, d) float32. factor: from `inverse_factor` where it is needed.
     """
     saliency, pattern = WEIGHT_SALIENCIES[method.saliency], PATTERNS[method.pattern]
-    sizes = known.second_moment.diagonal().clamp_min(0).sqrt()
+    sizes = known.mean_squares.clamp_min(0).sqrt()
     columns = Columns(sizes=sizes, pivots=sizes if factor is None else factor.diagonal())
 
     def zeros(part: Tensor, some: slice) -> Tensor:

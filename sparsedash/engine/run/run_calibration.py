@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sparsedash.engine.calibration.cache import CalibrationCache
-from sparsedash.engine.calibration.statistics import calibrate, few_tokens_warning
+from sparsedash.engine.calibration.statistics import calibrate, enough_tokens, few_tokens_warning
 from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
@@ -14,6 +14,9 @@ from sparsedash.schema.cache_keys import CalibrationKeys, calibration_keys, shar
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.halfway import Halfway
 from sparsedash.storage.store import Store
+
+_DIAGONAL = "diagonal"
+"""Noted where there were too few tokens for whole second moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class RunCalibration:
 
     def __init__(self, parts: RunParts, plain_share: float) -> None:
         self._settings, self._reads_text = parts.settings.calibration, plain_share in shares_read(parts.settings)
+        self._solves = any(method.solves for method in parts.settings.methods)
         self._store, self._run_log = parts.store, parts.run_log
         self._model, self._texts, self._share = parts.model, parts.texts, plain_share
 
@@ -53,6 +57,11 @@ class RunCalibration:
     def is_known(self) -> bool:
         """Whether the store has what the calibration leaves, as far as is known before it is read."""
         return self._store.recall(notes.calibrated(self.keys.statistics)) is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what the store has is enough for every method, whole second moments included."""
+        return self._store.recall(notes.calibrated(self.keys.statistics)) != _DIAGONAL
 
     @property
     def warning(self) -> str | None:
@@ -80,7 +89,8 @@ class RunCalibration:
     def calibrate(self) -> None:
         """Collect the statistics, and keep them. Raises CalibrationError where there is far too little text."""
         loaded, sequences = self._model.loaded, self.sequences
-        warning = few_tokens_warning(loaded, sum(map(len, sequences)))
+        n_tokens = sum(map(len, sequences))
+        warning = few_tokens_warning(loaded, n_tokens, solves=self._solves)
         self._run_log.warn(warning)
         keep, on_step = self.cache.keep_statistics, self._run_log.on_step
         halfway = Halfway(self._store, self._model.identity)
@@ -88,5 +98,6 @@ class RunCalibration:
         with self._run_log.timed("calibrate"):
             calibrate(loaded, sequences, keep, on_step, token_weights=self._settings.token_weights, walked=walked)
         self._store.remember(notes.calibration_warning(self.keys.statistics), warning or "")
-        self._store.remember(notes.calibrated(self.keys.statistics), str(len(loaded.mlps)))
+        left = str(len(loaded.mlps)) if enough_tokens(loaded, n_tokens) else _DIAGONAL
+        self._store.remember(notes.calibrated(self.keys.statistics), left)
         halfway.done()

@@ -78,8 +78,9 @@ class Stages:
         if not self._settings.reads_text:
             return
         calibrations = [self._pruning.calibration(method) for method in self._settings.methods if method.reads_text]
-        if not all(calibration.is_known for calibration in calibrations):
-            few_tokens_warning(self.loaded, sum(self.texts.expected_lengths))
+        solves = any(method.solves for method in self._settings.methods)
+        if not all(own.is_known and (own.is_whole or not solves) for own in calibrations):
+            few_tokens_warning(self.loaded, sum(self.texts.expected_lengths), solves=solves)
         self._require_room()
         for calibration in calibrations:
             # What is stored is no steadier than it was when it was made.

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
+from sparsedash.engine.calibration import statistics
 from sparsedash.engine.calibration.statistics import (
     HELD_OUT_EVERY,
     add_second_moment_,
@@ -121,9 +122,25 @@ def test_a_running_text_is_cut_into_whole_pieces_in_a_drawn_order(loaded):
 def test_too_few_tokens_are_refused_and_few_are_told(loaded):
     width = loaded.mlps[0].width
     with pytest.raises(CalibrationError, match="too few"):
-        few_tokens_warning(loaded, 3 * width)
-    assert "8 tokens a channel" in (few_tokens_warning(loaded, 8 * width) or "")
-    assert few_tokens_warning(loaded, 24 * width) is None
+        few_tokens_warning(loaded, 3 * width, solves=True)
+    assert "not for a refit" in (few_tokens_warning(loaded, 3 * width, solves=False) or "")
+    for solves in (False, True):
+        assert "8 tokens a channel" in (few_tokens_warning(loaded, 8 * width, solves=solves) or "")
+        assert few_tokens_warning(loaded, 24 * width, solves=solves) is None
+
+
+@pytest.mark.parametrize("token_weights", ["equal", "residual"])
+def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, token_weights):
+    whole, diagonal = [], []
+    sequences = _sequences(loaded, passages(50), n_samples=20, length=24)
+    for kept, enough in ((whole, True), (diagonal, False)):
+        monkeypatch.setattr(statistics, "enough_tokens", lambda *_, enough=enough: enough)
+        calibrate(loaded, sequences, lambda _, own, to=kept: to.append(own), ignore_steps, token_weights=token_weights)
+    for own, one in zip(whole, diagonal, strict=True):
+        assert own.is_whole and not one.is_whole
+        assert torch.allclose(own.mean_squares, one.mean_squares, rtol=1e-4)
+        assert torch.equal(own.mean, one.mean)
+        assert torch.equal(own.held_out.inputs, one.held_out.inputs)
 
 
 @pytest.mark.parametrize("width", [1, 5, 511, 512, 513, 1100])

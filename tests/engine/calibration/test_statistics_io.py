@@ -17,6 +17,14 @@ def test_packed_statistics_come_back_to_the_bit(width):
     back = unpack(pack(known))
     assert torch.equal(back.second_moment.tril(), known.second_moment.tril())
     assert torch.equal(back.second_moment, back.second_moment.T)
+
+
+def test_a_diagonal_alone_survives_as_well():
+    held_out = Sample(inputs=torch.randn(4, 6), weights=torch.rand(4))
+    known = Statistics(second_moment=torch.rand(6), mean=torch.rand(6), held_out=held_out, n_tokens=20)
+    back = unpack(pack(known))
+    assert not back.is_whole
+    assert torch.equal(back.mean_squares, known.mean_squares)
     assert torch.equal(back.mean, known.mean)
     assert torch.equal(back.held_out.inputs, held_out.inputs)
     assert torch.equal(back.held_out.weights, held_out.weights)

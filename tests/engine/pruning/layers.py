@@ -2,7 +2,7 @@
 
 import torch
 
-from sparsedash.engine.pruning.layer import Layer
+from sparsedash.engine.pruning.layer import Layer, Sample, Statistics
 
 
 def inputs(m, n_tokens=400, seed=0):
@@ -21,8 +21,12 @@ def layer(m=8, d=5, seed=0, bias=False, x=None, weight=None, gradients=None):
         out_weight=drawn if weight is None else weight,
         out_bias=torch.randn(d, generator=generator) if bias else None,
         inner_weights=[torch.randn(m, d, generator=generator) for _ in range(2)],
-        second_moment=x.T @ x / len(x),
-        mean=x.mean(dim=0),
+        known=Statistics(
+            second_moment=x.T @ x / len(x),
+            mean=x.mean(dim=0),
+            held_out=Sample(inputs=torch.empty(0, m), weights=torch.empty(0)),
+            n_tokens=len(x),
+        ),
         seed=seed,
         mask_gradients=gradients,
     )

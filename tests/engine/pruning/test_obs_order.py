@@ -15,7 +15,7 @@ TINY = 1e-9
 
 def loss_without(one, gone, damping=TINY):
     """Damped squared error of the best refit without these channels, by the Schur complement."""
-    moment = one.second_moment.double().clone()
+    moment = one.known.second_moment.double().clone()
     moment.diagonal().add_(damping * float(moment.diagonal().median()))
     gone = torch.tensor(gone)
     kept = complement(gone, one.width)

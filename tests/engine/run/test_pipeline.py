@@ -468,6 +468,19 @@ def test_too_little_calibration_text_is_refused_before_anything_is_evaluated(set
     assert "evaluate" not in steps
 
 
+def test_methods_that_refit_nothing_need_little_text_and_lose_only_the_errors_on_it(settings, store):
+    little = replace(settings.calibration, n_samples=2)
+    names = ("wanda-channels", "flap", "wanda")
+    plain = replace(settings, calibration=little, methods=tuple(map(method_named, names)))
+    run, _ = _run(plain, store)
+    for key in run.sparse:
+        made = store.get(Record, key).pruned
+        assert not made.layer_errors
+        assert not made.lost_without
+    with pytest.raises(CalibrationError, match="refits nothing"):
+        _run(replace(plain, methods=(method_named("least-squares"),)), store)
+
+
 def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
     run, _ = _run(settings, store)
     store._records.delete(f"record/{run.sparse[1]}")
