@@ -82,11 +82,11 @@ class Pruned:
     mlp_sparsity: removed inner channels / all inner channels; where single weights go, zeros / weights of the MLPs.
     matmul_ratio: zeros / all weights of Linear and Conv layers, output head included.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single weights go that of
-    its projections' outputs, averaged; empty where the method needs no text. held_out_errors: on text kept out of the
-    fit; empty when there was too little text to keep any out. uncompensated_errors: on calibration text, had the kept
-    weights stayed as they are. passage_errors: on a few passages of the evaluation. sensitivities: what the model loses
-    with one unit of squared error at each block's output; empty where the method does not measure them. The last three
-    are empty in records of before they were kept.
+    its projections' outputs, averaged; empty where the method needs no text, or the text was too little for whole
+    second moments. held_out_errors: on text kept out of the fit; empty when there was too little text to keep any out.
+    uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few
+    passages of the evaluation. sensitivities: what the model loses with one unit of squared error at each block's
+    output; empty where the method does not measure them. The last three are empty in records of before they were kept.
     """
 
     method: MethodSettings

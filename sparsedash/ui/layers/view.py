@@ -41,7 +41,12 @@ def show_layers(made: Pruned) -> None:
         chart_files.offer_chart()
     with st.expander("The numbers as a table"):
         frame.show_table(layers_table(made))
-    if not made.layer_errors:
+    if made.method.reads_text and not made.layer_errors:
+        frame.note(
+            "The calibration text was too short for whole second moments. It told which channels matter, but not what "
+            "the layers lose on it."
+        )
+    elif not made.layer_errors:
         frame.note(
             "This method depends on no calibration text, so none was read, and what the layers lose on it was not "
             "measured."
@@ -75,7 +80,8 @@ def sentence(made: Pruned) -> str:
 def basis(record: Record, made: Pruned) -> str:
     """What the sentence rests on: the model, how it was pruned, and the text it was fitted to."""
     name = model_names.record_name(record, several_methods=True)
-    calibrated = wording.calibrated(made.calibration) if made.layer_errors else wording.NO_TEXT
+    read = made.method.reads_text or made.layer_errors
+    calibrated = wording.calibrated(made.calibration) if read else wording.NO_TEXT
     return f"{wording.title(record.model)} · {name} · {calibrated} · {record.dtype}"
 
 
@@ -117,6 +123,8 @@ def _caption(made: Pruned) -> str:
 def _numbers(made: Pruned) -> list[Html]:
     held_out = _ratio(times_more(made, made.held_out_errors), "as much on held-out text")
     numbers = [_number("Lost on calibration text", made.layer_errors, held_out)] if made.layer_errors else []
+    if made.held_out_errors and not made.layer_errors:
+        numbers.append(_number("Lost on held-out text", made.held_out_errors, ""))
     if made.passage_errors:
         more = times_more(made, made.passage_errors)
         below = _ratio(more, "that on calibration text")

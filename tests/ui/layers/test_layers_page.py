@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.example import EXAMPLE
+from sparsedash.catalog.presets import method_named
 from sparsedash.ui.layers.view import sentence, times_more
 from tests.factories import THREE_LAYERS as LAYERS
 from tests.ui import specimens
@@ -104,7 +105,8 @@ def test_a_fit_that_holds_for_its_own_text_only_is_said():
 def test_a_model_that_no_calibration_text_was_read_for_is_shown_by_its_passages(open_page, measured):
     for key, record in measured.stored_records.items():
         if record.pruned:
-            blind = replace(record.pruned, layer_errors=(), held_out_errors=(), uncompensated_errors=())
+            none = {"layer_errors": (), "held_out_errors": (), "uncompensated_errors": ()}
+            blind = replace(record.pruned, method=method_named("random"), **none)
             measured.stored_records[key] = replace(record, key=key, pruned=blind)
     measured.stored_runs[0] = replace(measured.stored_runs[0], key="blind")
     app = open_page("layers", run="blind")
@@ -114,6 +116,21 @@ def test_a_model_that_no_calibration_text_was_read_for_is_shown_by_its_passages(
     assert "none was read, and what the layers lose on it was not measured" in said
     assert markup(app).count('class="sd-figure"') == 1
     assert sentence(replace(LAYERS, layer_errors=(), held_out_errors=(), passage_errors=())).endswith("not measured.")
+
+
+def test_a_model_of_too_little_text_for_moments_says_what_is_known(open_page, measured):
+    for key, record in measured.stored_records.items():
+        if record.pruned:
+            few = {"layer_errors": (), "uncompensated_errors": ()}
+            ranked = replace(record.pruned, method=method_named("wanda-channels"), **few)
+            measured.stored_records[key] = replace(record, key=key, pruned=ranked)
+    measured.stored_runs[0] = replace(measured.stored_runs[0], key="few")
+    app = open_page("layers", run="few")
+    said = words(app)
+    assert "too short for whole second moments" in said
+    assert "depends on no calibration text" not in said
+    assert "needs no calibration text" not in said
+    assert "Lost on held-out text" in markup(app)
 
 
 def test_what_was_not_measured_raises_no_alarm():
