@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
+import torch
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.evaluation import evaluate
@@ -74,13 +76,14 @@ def uninterrupted(tmp_path_factory):
     return of
 
 
-def killed_and_begun_again(settings, folder, stage, at):
-    """What the second attempt has said, and the records."""
+def killed_and_begun_again(settings, folder, stage, at, meanwhile=lambda store: None):
+    """What the second attempt has said, and the records. meanwhile: done to the store between the two."""
     store = Store(folder)
     with pytest.raises(Killed):
         pipeline.run(settings, store, Watched(stage, at), ModelShelf())
     store.close()
     store, again = Store(folder), Watched()
+    meanwhile(store)
     found = results(pipeline.run(settings, store, again, ModelShelf()), store)
     left = [name for name in store._artefacts if any(part in name for part in ("/hidden", "/chosen/", "/answers"))]
     store.close()
@@ -109,6 +112,28 @@ def test_pruning_scores_and_solves_no_block_twice(at, settings, uninterrupted, t
     assert len(scored) == 2 * N_BLOCKS
     assert found == uninterrupted(settings)
     assert left == []
+
+
+LEFT = {
+    "garbage": b"no form at all",
+    "cut": (10**6).to_bytes(8, "little") + b'{"kept":',
+    "other names": safetensors.torch.save({"another name": torch.zeros(2)}),
+    "other batches": safetensors.torch.save({"block": torch.tensor(1), "0": torch.zeros(1, 2, 3)}),
+    "other fields": b'[1.5, [[0, {"index": 0, "of another version": true}]]]',
+}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT.keys())
+@pytest.mark.parametrize(("stage", "at"), [("calibrate", 2), ("prune", 2), ("prune", N_BLOCKS + 2), ("evaluate", 2)])
+def test_what_another_version_has_left_counts_as_none(left, stage, at, settings, uninterrupted, tmp_path):
+    def spoil(store):
+        found = [entry.name for entry in store.entries("artefacts") if entry.tag.startswith("unfinished ")]
+        assert found
+        for name in found:
+            store.put_artefact(name, left, "unfinished tiny")
+
+    _, found, _ = killed_and_begun_again(settings, tmp_path / "data", stage, at, spoil)
+    assert found == uninterrupted(settings)
 
 
 @pytest.mark.parametrize("at", [2, 4, 6])
