@@ -84,3 +84,4 @@ class Halfway:
         for key in self._left:
             self._store.drop_entry("artefacts", key)
         self._left.clear()
+        self._kept_at = self._clock()

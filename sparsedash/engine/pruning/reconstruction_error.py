@@ -5,15 +5,20 @@ Dimensions: d hidden width, m inner width, t tokens.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
-from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Sample, layer_of
+from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Sample, Statistics, layer_of
 from sparsedash.engine.pruning.linalg import complement, energy
+from sparsedash.engine.pruning.structured import Made, at_once
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
+
+BlockErrors = tuple[float, float, float | None]
+"""Of one block: fitted, uncompensated and held out, as in LayerErrors; None where no tokens were held out."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,28 +39,28 @@ class LayerErrors:
 
 @torch.no_grad()
 def channel_errors(
-    mlps: list[Mlp], calibration: CalibrationData, method: MethodSettings, narrowed: list[PrunedMlp]
+    mlps: list[Mlp],
+    calibration: CalibrationData,
+    method: MethodSettings,
+    narrowed: list[PrunedMlp],
+    made: Made[BlockErrors] = at_once,
 ) -> LayerErrors:
-    """What each narrowed MLP loses; asked while the model is still the dense one. Nothing without statistics."""
+    """What each narrowed MLP loses; asked while the model is still the dense one. Nothing without statistics.
+
+    made: see Made.
+    """
     if calibration.statistics(0) is UNKNOWN:
         return LayerErrors()
-    fitted, held_out, uncompensated = [], [], []
-    for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
-        known = calibration.statistics(index)
-        layer = layer_of(mlp, known)
-        gone = complement(narrow.kept, layer.width)
-        whole = layer.mean_square(layer.out_weight)
-        fitted.append(_share(layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias)), whole))
-        # Only the columns that go: they are few.
-        cut = energy(layer.out_weight[:, gone], layer.second_moment[gone][:, gone])
-        uncompensated.append(_share(cut, whole))
-        if len(known.held_out):
-            held_out.append(_sample_error(mlp, narrow, known.held_out))
+
+    def lost(index: int) -> BlockErrors:
+        return _block_errors(mlps[index], narrowed[index], calibration.statistics(index))
+
+    errors = [made(index, partial(lost, index)) for index in range(len(mlps))]
     needs_losses = ALLOCATIONS[method.allocation].needs_losses
     return LayerErrors(
-        fitted=fitted,
-        held_out=held_out,
-        uncompensated=uncompensated,
+        fitted=[fitted for fitted, _, _ in errors],
+        held_out=[held_out for _, _, held_out in errors if held_out is not None],
+        uncompensated=[plain for _, plain, _ in errors],
         sensitivities=calibration.sensitivities() if needs_losses else [],
     )
 
@@ -89,6 +94,17 @@ def share_lost(dense: Tensor, sparse: Tensor, moment: Tensor) -> float:
 def share_lost_of_sample(dense: Tensor, sparse: Tensor, sample: Sample) -> float:
     """The same share on this sample of its inputs."""
     return _sample_lost(dense, sparse - dense, torch.zeros(len(dense)), sample)
+
+
+def _block_errors(mlp: Mlp, narrow: PrunedMlp, known: Statistics) -> BlockErrors:
+    layer = layer_of(mlp, known)
+    gone = complement(narrow.kept, layer.width)
+    whole = layer.mean_square(layer.out_weight)
+    fitted = _share(layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias)), whole)
+    # Only the columns that go: they are few.
+    cut = energy(layer.out_weight[:, gone], layer.second_moment[gone][:, gone])
+    held_out = _sample_error(mlp, narrow, known.held_out) if len(known.held_out) else None
+    return fitted, _share(cut, whole), held_out
 
 
 def _share(lost: float, whole: float) -> float:

@@ -1,17 +1,21 @@
 """The sparse models of a run, made of the dense one and of what its calibration leaves, which is made when missing."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
+from typing import TypeVar
+
+from torch import Tensor
 
 from sparsedash.engine.calibration.cache import CacheEvicted
+from sparsedash.engine.calibration.masked_io import pack_errors, pack_masked, unpack_errors, unpack_masked
 from sparsedash.engine.calibration.sequential_refit import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import CalibrationData
 from sparsedash.engine.pruning.patterns import PATTERNS
-from sparsedash.engine.pruning.reconstruction_error import channel_errors
-from sparsedash.engine.pruning.structured import prune
+from sparsedash.engine.pruning.reconstruction_error import LayerErrors, channel_errors
+from sparsedash.engine.pruning.structured import Made, prune
 from sparsedash.engine.pruning.surgery import PrunedMlp
-from sparsedash.engine.pruning.unstructured import prune_weights
+from sparsedash.engine.pruning.unstructured import MaskedBlock, prune_weights
 from sparsedash.engine.run.run_calibration import RunCalibration, RunParts
 from sparsedash.engine.run.sparse_model import MaskedWeights, PrunedChannels, SparseModel
 from sparsedash.schema.cache_keys import CalibrationKeys, plain_share, pruned_key
@@ -20,6 +24,8 @@ from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
 from sparsedash.storage.halfway import Halfway
+
+T = TypeVar("T")
 
 MORE_ROOM = "Allow it more room on the storage page, or with SPARSEDASH_ARTEFACT_GB."
 
@@ -31,7 +37,6 @@ class RunPruning:
         self._parts, self._run_log = parts, parts.run_log
         self._store, self._model = parts.store, parts.model
         self._calibrations: dict[float, RunCalibration] = {}
-        self._halfway: Halfway | None = None
 
     def calibration(self, method: MethodSettings) -> RunCalibration:
         """The calibration on the text that this method reads."""
@@ -50,7 +55,6 @@ class RunPruning:
         the store cannot hold what the calibration leaves.
         """
         lost: set[str] = set()
-        self._halfway = Halfway(self._store, self._model.identity)
         calibration = self.calibration(method)
         while True:
             if not calibration.is_known:
@@ -60,29 +64,44 @@ class RunPruning:
                 self._run_log.note_cached("calibration")
             with self._run_log.timed("prune"):
                 try:
-                    return self._made(method, permille)
+                    return self._pruned(method, permille)
                 except CacheEvicted as gone:
                     if gone.key in lost:
                         # It was made again just now, and pushed out again.
                         raise StoreError("What was calibrated does not fit into the store.", MORE_ROOM) from None
                     lost.add(gone.key)
 
+    @cached_property
+    def _halfway(self) -> Halfway:
+        return Halfway(self._store, self._model.identity)
+
     def answered(self) -> None:
         """The sparse model that was made last has answered: what was kept of its making can go."""
-        if self._halfway is not None:
-            self._halfway.done()
+        self._halfway.done()
 
-    def _made(self, method: MethodSettings, permille: int) -> SparseModel:
+    def _pruned(self, method: MethodSettings, permille: int) -> SparseModel:
         loaded, cache = self._model.loaded, self.calibration(method).cache
         calibration = cache.data_for(method, permille)
         if PATTERNS[method.pattern].channels:
             narrowed = self._narrowed(method, permille, calibration)
-            errors = channel_errors(loaded.mlps, calibration, method, narrowed)
+            made = self._made(method, permille, "errors", pack_errors, lambda index, data: unpack_errors(data))
+            errors = channel_errors(loaded.mlps, calibration, method, narrowed, made)
             return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors)
-        projections, scope = loaded.projections(method.scope), method.scope
-        hold = loaded.residency.hold
-        masked, errors = prune_weights(projections, calibration, method, permille, self._on_block, hold)
-        return MaskedWeights(loaded=loaded, scope=scope, masked=masked, groups=cache.groups, errors=errors)
+        masked, errors = self._masked(method, permille, calibration)
+        return MaskedWeights(loaded=loaded, scope=method.scope, masked=masked, groups=cache.groups, errors=errors)
+
+    def _masked(
+        self, method: MethodSettings, permille: int, calibration: CalibrationData
+    ) -> tuple[list[dict[str, Tensor]], LayerErrors]:
+        loaded, hold = self._model.loaded, self._model.loaded.residency.hold
+        projections = loaded.projections(method.scope)
+
+        def unpack(index: int, data: bytes) -> MaskedBlock:
+            return unpack_masked(data, projections[index]).held(hold)
+
+        pack = partial(pack_masked, refitted=method.compensation != "none")
+        made, on_block = self._made(method, permille, "masked", pack, unpack), self._on_block
+        return prune_weights(projections, calibration, method, permille, on_block=on_block, hold=hold, made=made)
 
     def _narrowed(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
         """What every MLP becomes; a sequential refit is kept, since it needs passes over the text."""
@@ -114,18 +133,29 @@ class RunPruning:
     def _chosen(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
         """What every MLP becomes by itself, without regard to what the blocks before it have lost."""
         scores = partial(self.calibration(method).cache.channel_scores, method, permille, self._on_block)
-        loaded, halfway = self._model.loaded, self._halfway or Halfway(self._store, self._model.identity)
-        key, hold = pruned_key(self.calibration(method).keys.statistics, method, permille), loaded.residency.hold
+        loaded, hold = self._model.loaded, self._model.loaded.residency.hold
+        keep = self._made(method, permille, "chosen", pack_narrowed, lambda _, data: unpack_narrowed(data).held(hold))
 
         def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
-            return halfway.made(
-                f"{key}/chosen/{index}",
-                lambda: make().held(hold),
-                pack_narrowed,
-                lambda data: unpack_narrowed(data).held(hold),
-            )
+            return keep(index, lambda: make().held(hold))
 
         return prune(loaded.mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, made=made)
+
+    def _made(
+        self,
+        method: MethodSettings,
+        permille: int,
+        what: str,
+        pack: Callable[[T], bytes],
+        unpack: Callable[[int, bytes], T],
+    ) -> Made[T]:
+        """What is found of one block after another for a sparse model, kept on the way. unpack: given its index."""
+        key, halfway = pruned_key(self.calibration(method).keys.statistics, method, permille), self._halfway
+
+        def made(index: int, make: Callable[[], T]) -> T:
+            return halfway.made(f"{key}/{what}/{index}", make, pack, partial(unpack, index))
+
+        return made
 
     def _on_block(self, done: int, total: int) -> None:
         self._model.loaded.residency.drop()

@@ -9,6 +9,7 @@ import torch
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.pruning import reconstruction_error, structured, unstructured
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
@@ -17,6 +18,7 @@ from sparsedash.storage import halfway
 from sparsedash.storage.store import Store
 
 N_BLOCKS = 3
+PARTS = ("/hidden", "/chosen/", "/errors/", "/masked/", "/answers")
 
 
 class Killed(BaseException):
@@ -85,7 +87,7 @@ def killed_and_begun_again(settings, folder, stage, at, meanwhile=lambda store: 
     store, again = Store(folder), Watched()
     meanwhile(store)
     found = results(pipeline.run(settings, store, again, ModelShelf()), store)
-    left = [name for name in store._artefacts if any(part in name for part in ("/hidden", "/chosen/", "/answers"))]
+    left = [name for name in store._artefacts if any(part in name for part in PARTS)]
     store.close()
     return again, found, left
 
@@ -101,8 +103,6 @@ def test_a_calibration_goes_on_at_the_block_where_it_was(at, settings, uninterru
 
 @pytest.mark.parametrize("at", range(1, 2 * N_BLOCKS))
 def test_pruning_scores_and_solves_no_block_twice(at, settings, uninterrupted, tmp_path, monkeypatch):
-    from sparsedash.engine.pruning import structured
-
     solved, scored = [], []
     refitted, layer = structured._refitted, structured._layer
     monkeypatch.setattr(structured, "_refitted", lambda *asked: solved.append(1) or refitted(*asked))
@@ -110,6 +110,19 @@ def test_pruning_scores_and_solves_no_block_twice(at, settings, uninterrupted, t
     _, found, left = killed_and_begun_again(settings, tmp_path / "data", "prune", at)
     assert len(solved) == N_BLOCKS
     assert len(scored) == 2 * N_BLOCKS
+    assert found == uninterrupted(settings)
+    assert left == []
+
+
+@pytest.mark.parametrize("at", range(N_BLOCKS))
+@pytest.mark.parametrize("name", ["sparsegpt", "wanda"])
+def test_no_block_is_masked_twice(name, at, settings, uninterrupted, tmp_path, monkeypatch):
+    masked = []
+    mask = unstructured._masked
+    monkeypatch.setattr(unstructured, "_masked", lambda *asked: masked.append(1) or mask(*asked))
+    settings = replace(settings, methods=(method_named(name),))
+    _, found, left = killed_and_begun_again(settings, tmp_path / "data", "prune", at)
+    assert len(masked) == N_BLOCKS
     assert found == uninterrupted(settings)
     assert left == []
 
@@ -138,12 +151,15 @@ def test_what_another_version_has_left_counts_as_none(left, stage, at, settings,
 
 @pytest.mark.parametrize("at", [2, 4, 6])
 def test_an_evaluation_asks_no_passage_twice(at, settings, uninterrupted, tmp_path, monkeypatch):
-    asked = []
+    asked, measured = [], []
+    measure = reconstruction_error._block_errors
+    monkeypatch.setattr(reconstruction_error, "_block_errors", lambda *asked: measured.append(1) or measure(*asked))
     read = evaluate._read
     monkeypatch.setattr(evaluate, "_read", lambda loaded, rows, *rest: asked.extend(rows) or read(loaded, rows, *rest))
     _, found, left = killed_and_begun_again(settings, tmp_path / "data", "evaluate", at)
     # The batch that was read when it was killed was not finished.
     longest_batch = 128 // 12
     assert len(asked) <= 2 * 30 + longest_batch
+    assert len(measured) == N_BLOCKS
     assert found == uninterrupted(settings)
     assert left == []
