@@ -78,6 +78,12 @@ class Halfway:
         self.keep(key, lambda: pack(part))
         return part
 
+    def numbered(
+        self, key: str, pack: Callable[[T], bytes], unpack: Callable[[bytes], T]
+    ) -> Callable[[int, Callable[[], T]], T]:
+        """`made` for parts that are told apart by their numbers alone."""
+        return lambda number, make: self.made(f"{key}/{number}", make, pack, unpack)
+
     def done(self) -> None:
         """The stage is whole, and its result is kept elsewhere: let the parts go."""
         self._pending.clear()

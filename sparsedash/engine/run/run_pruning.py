@@ -2,18 +2,17 @@
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import TypeVar
 
 from torch import Tensor
 
 from sparsedash.engine.calibration.cache import CacheEvicted
-from sparsedash.engine.calibration.masked_io import pack_errors, pack_masked, unpack_errors, unpack_masked
+from sparsedash.engine.calibration.parts_io import pack_errors, pack_masked, unpack_errors, unpack_masked
 from sparsedash.engine.calibration.sequential_refit import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import CalibrationData
 from sparsedash.engine.pruning.patterns import PATTERNS
 from sparsedash.engine.pruning.reconstruction_error import LayerErrors, channel_errors
-from sparsedash.engine.pruning.structured import Made, prune
+from sparsedash.engine.pruning.structured import prune
 from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.engine.pruning.unstructured import MaskedBlock, prune_weights
 from sparsedash.engine.run.run_calibration import RunCalibration, RunParts
@@ -24,8 +23,6 @@ from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
 from sparsedash.storage.halfway import Halfway
-
-T = TypeVar("T")
 
 MORE_ROOM = "Allow it more room on the storage page, or with SPARSEDASH_ARTEFACT_GB."
 
@@ -84,7 +81,8 @@ class RunPruning:
         calibration = cache.data_for(method, permille)
         if PATTERNS[method.pattern].channels:
             narrowed = self._narrowed(method, permille, calibration)
-            made = self._made(method, permille, "errors", pack_errors, lambda index, data: unpack_errors(data))
+            key = self._parts_key(method, permille)
+            made = self._halfway.numbered(f"{key}/errors", pack_errors, unpack_errors)
             errors = channel_errors(loaded.mlps, calibration, method, narrowed, made)
             return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors)
         masked, errors = self._masked(method, permille, calibration)
@@ -94,13 +92,19 @@ class RunPruning:
         self, method: MethodSettings, permille: int, calibration: CalibrationData
     ) -> tuple[list[dict[str, Tensor]], LayerErrors]:
         loaded, hold = self._model.loaded, self._model.loaded.residency.hold
-        projections = loaded.projections(method.scope)
+        projections, key = loaded.projections(method.scope), self._parts_key(method, permille)
 
-        def unpack(index: int, data: bytes) -> MaskedBlock:
-            return unpack_masked(data, projections[index]).held(hold)
+        def pack(block: MaskedBlock) -> bytes:
+            return pack_masked(block, refitted=method.compensation != "none")
 
-        pack = partial(pack_masked, refitted=method.compensation != "none")
-        made, on_block = self._made(method, permille, "masked", pack, unpack), self._on_block
+        def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
+            def unpack(data: bytes) -> MaskedBlock:
+                return unpack_masked(data, projections[index]).held(hold)
+
+            found: MaskedBlock = self._halfway.made(f"{key}/masked/{index}", make, pack, unpack)
+            return found
+
+        on_block = self._on_block
         return prune_weights(projections, calibration, method, permille, on_block=on_block, hold=hold, made=made)
 
     def _narrowed(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
@@ -134,28 +138,17 @@ class RunPruning:
         """What every MLP becomes by itself, without regard to what the blocks before it have lost."""
         scores = partial(self.calibration(method).cache.channel_scores, method, permille, self._on_block)
         loaded, hold = self._model.loaded, self._model.loaded.residency.hold
-        keep = self._made(method, permille, "chosen", pack_narrowed, lambda _, data: unpack_narrowed(data).held(hold))
+        key = f"{self._parts_key(method, permille)}/chosen"
+        keep = self._halfway.numbered(key, pack_narrowed, lambda data: unpack_narrowed(data).held(hold))
 
         def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
             return keep(index, lambda: make().held(hold))
 
         return prune(loaded.mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, made=made)
 
-    def _made(
-        self,
-        method: MethodSettings,
-        permille: int,
-        what: str,
-        pack: Callable[[T], bytes],
-        unpack: Callable[[int, bytes], T],
-    ) -> Made[T]:
-        """What is found of one block after another for a sparse model, kept on the way. unpack: given its index."""
-        key, halfway = pruned_key(self.calibration(method).keys.statistics, method, permille), self._halfway
-
-        def made(index: int, make: Callable[[], T]) -> T:
-            return halfway.made(f"{key}/{what}/{index}", make, pack, partial(unpack, index))
-
-        return made
+    def _parts_key(self, method: MethodSettings, permille: int) -> str:
+        """Under which is kept what is found of a sparse model, until it has answered."""
+        return pruned_key(self.calibration(method).keys.statistics, method, permille)
 
     def _on_block(self, done: int, total: int) -> None:
         self._model.loaded.residency.drop()

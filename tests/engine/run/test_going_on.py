@@ -1,4 +1,4 @@
-"""A job that is killed in a long stage goes on there: no block, no sparse block and no batch is computed twice."""
+"""A job that is killed in a long stage goes on there: nothing is computed twice."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 
 from sparsedash.catalog.presets import method_named
+from sparsedash.engine.calibration import gradients
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning import reconstruction_error, structured, unstructured
@@ -18,7 +19,7 @@ from sparsedash.storage import halfway
 from sparsedash.storage.store import Store
 
 N_BLOCKS = 3
-PARTS = ("/hidden", "/chosen/", "/errors/", "/masked/", "/answers")
+PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/errors/", "/masked/", "/answers")
 
 
 class Killed(BaseException):
@@ -31,6 +32,8 @@ def everything_is_long(monkeypatch):
     # One batch is finished at a time, of a few passages each.
     monkeypatch.setattr(evaluate, "KEPT_BYTES", 1)
     monkeypatch.setattr(evaluate, "BATCH_TOKENS", 128)
+    monkeypatch.setattr(gradients, "FISHER_BATCH_TOKENS", 256)
+    monkeypatch.setattr(gradients, "SENSITIVITY_BATCH_TOKENS", 256)
 
 
 @pytest.fixture
@@ -44,6 +47,11 @@ def settings(model_folder, passage_file):
     )
 
 
+def told(step):
+    """The stage, or "backward" for a backward pass."""
+    return "backward" if step.message.startswith("backward") else step.stage
+
+
 class Watched:
     """Hears the steps, and is killed at the n-th of a stage."""
 
@@ -52,11 +60,11 @@ class Watched:
 
     def __call__(self, step):
         self.steps.append(step)
-        if step.stage == self._stage and len(self.of(self._stage)) > self._at:
+        if told(step) == self._stage and len(self.of(self._stage)) > self._at:
             raise Killed
 
     def of(self, stage):
-        return [step.done for step in self.steps if step.stage == stage and not step.message.startswith("backward")]
+        return [step.done for step in self.steps if told(step) == stage]
 
 
 def results(run, store):
@@ -123,6 +131,20 @@ def test_no_block_is_masked_twice(name, at, settings, uninterrupted, tmp_path, m
     settings = replace(settings, methods=(method_named(name),))
     _, found, left = killed_and_begun_again(settings, tmp_path / "data", "prune", at)
     assert len(masked) == N_BLOCKS
+    assert found == uninterrupted(settings)
+    assert left == []
+
+
+@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("name", ["best", "retrain-free (published)"])
+def test_no_batch_of_a_backward_pass_is_read_twice(name, at, settings, uninterrupted, tmp_path, monkeypatch):
+    read = []
+    watched = gradients._watched
+    monkeypatch.setattr(gradients, "_watched", lambda *asked: read.append(1) or watched(*asked))
+    method = replace(method_named(name), width_multiple=8)
+    settings = replace(settings, methods=(method,))
+    again, found, left = killed_and_begun_again(settings, tmp_path / "data", "backward", at)
+    assert len(read) == again.of("backward")[-1] > at
     assert found == uninterrupted(settings)
     assert left == []
 

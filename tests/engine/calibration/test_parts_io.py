@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsedash.engine.calibration.masked_io import pack_errors, pack_masked, unpack_errors, unpack_masked
+from sparsedash.engine.calibration.parts_io import pack_errors, pack_masked, unpack_errors, unpack_masked
 from sparsedash.engine.pruning.unstructured import MaskedBlock
 from sparsedash.schema.errors import CalibrationError
 

@@ -1,6 +1,6 @@
-"""Single weights set to zero, and what else was found of one block, as bytes."""
+"""What is found of one block or one batch, as bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -16,6 +16,34 @@ from sparsedash.schema.errors import CalibrationError
 
 _BITS = {2: torch.int16, 4: torch.int32}
 """Whole numbers as wide as a weight: a zero is one whose bits are all zero."""
+
+
+def pack_tensors(tensors: Sequence[Tensor]) -> bytes:
+    """Tensors as safetensors bytes."""
+    return bytes(safetensors.torch.save({str(number): own.contiguous() for number, own in enumerate(tensors)}))
+
+
+def unpack_tensors(data: bytes) -> list[Tensor]:
+    """The tensors that `pack_tensors` packed. Raises CalibrationError on anything else."""
+    try:
+        tensors = safetensors.torch.load(data)
+        return [tensors[str(number)] for number in range(len(tensors))]
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise CalibrationError(f"Stored parts cannot be read: {error}.", "Start the run again.") from error
+
+
+def pack_gradients(gradients: Tensor) -> bytes:
+    """The mask gradients (s, m) of one block as safetensors bytes."""
+    return bytes(safetensors.torch.save({"mask_gradients": gradients.contiguous()}))
+
+
+def unpack_gradients(data: bytes) -> Tensor:
+    """The mask gradients that `pack_gradients` packed. Raises CalibrationError on anything else."""
+    try:
+        found: Tensor = safetensors.torch.load(data)["mask_gradients"]
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise CalibrationError(f"Stored gradients cannot be read: {error}.", "Start the run again.") from error
+    return found
 
 
 def pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
