@@ -1,7 +1,8 @@
 """How many weights a model has, by arithmetic from its config.json: no weights, no torch, no download.
 
 One function and one row add an architecture. A test holds every count equal to that of the real model class, built
-without memory for its weights.
+without memory for its weights. Families without a row of their own are counted by what nearly all have in common:
+their projections exactly, norms and biases about.
 """
 
 import json
@@ -11,9 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sparsedash.catalog.families import FAMILIES, Family
+
 CONFIGS = Path(__file__).parent / "configs"
 
 _STORED_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_SHARE_THEIR_HEAD = {"falcon", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "smollm3", "starcoder2"}
+"""Families without a row whose head is the embedding where the config does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +60,12 @@ def shipped(name: str) -> Dimensions:
 
 
 def dimensions(config: Mapping[str, Any]) -> Dimensions:
-    """The dimensions of a model with this config.json. Raises KeyError for an architecture without a row."""
-    counted = _ARCHITECTURES[config["model_type"]](config)
+    """The dimensions of a model with this config.json. Raises KeyError for a family that is none of ours.
+
+    So it does where a size is missing.
+    """
+    family = config["model_type"]
+    counted = _ARCHITECTURES[family](config) if family in _ARCHITECTURES else _usual(config, FAMILIES[family])
     return Dimensions(
         hidden=counted.hidden,
         vocabulary=counted.head // counted.hidden,
@@ -64,7 +73,7 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
         per_channel=counted.n_projections * counted.hidden,
         n_matmul=counted.n_matmul,
         n_parameters=counted.n_matmul + counted.n_rest,
-        stored_bytes=_STORED_BYTES[config.get("torch_dtype") or config["dtype"]],
+        stored_bytes=_STORED_BYTES[config.get("torch_dtype") or config.get("dtype") or "float32"],
     )
 
 
@@ -92,7 +101,7 @@ class _Counted:
 def _gptj(config: Mapping[str, Any]) -> _Counted:
     """One norm a block; attention without biases, an MLP and a head with them; embeddings and head are two matrices."""
     d, n_blocks, words = config["n_embd"], config["n_layer"], config["vocab_size"]
-    m = config["n_inner"] or 4 * d
+    m = config.get("n_inner") or 4 * d
     return _Counted(
         n_blocks=n_blocks,
         hidden=d,
@@ -139,7 +148,8 @@ def _llama(config: Mapping[str, Any]) -> _Counted:
 def _qwen2(config: Mapping[str, Any]) -> _Counted:
     """As LLaMA, with biases of queries, keys and values."""
     plain = _llama(config)
-    heads, of_keys = config["num_attention_heads"], config["num_key_value_heads"]
+    heads = config["num_attention_heads"]
+    of_keys = config.get("num_key_value_heads") or heads
     biases = plain.hidden // heads * (heads + 2 * of_keys)
     return replace(plain, n_rest=plain.n_rest + plain.n_blocks * biases)
 
@@ -156,6 +166,32 @@ def _bloom(config: Mapping[str, Any]) -> _Counted:
         head=config["vocab_size"] * d,
         n_rest=2 * d + n_blocks * (4 * d + 4 * d + 4 * d + d) + 2 * d,
     )
+
+
+def _usual(config: Mapping[str, Any], family: Family) -> _Counted:
+    """As most are: an attention of four projections, an MLP as its family says; of the rest only embeddings in full."""
+    d, n_blocks = _named(config, "hidden_size", "n_embd"), _named(config, "num_hidden_layers", "n_layer", "num_layers")
+    heads, words = _named(config, "num_attention_heads", "n_head", "num_heads"), config["vocab_size"]
+    of_keys = config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
+    if config.get("multi_query", config["model_type"] == "falcon") and not config.get("new_decoder_architecture"):
+        of_keys = 1
+    shares = config.get("tie_word_embeddings", config["model_type"] in _SHARE_THEIR_HEAD)
+    learned = {"gpt2": "n_positions", "gpt_neo": "max_position_embeddings"}.get(config["model_type"])
+    positions = config[learned] if learned else 0
+    return _Counted(
+        n_blocks=n_blocks,
+        hidden=d,
+        width=config.get(family.width) or 4 * d,
+        n_projections=len(family.inner) * family.fused + 1,
+        n_attention=2 * d * (config.get("head_dim") or d // heads) * (heads + of_keys),
+        head=words * d,
+        n_rest=positions * d + n_blocks * 4 * d + (0 if shares else words * d),
+    )
+
+
+def _named(config: Mapping[str, Any], *names: str) -> int:
+    """The size that goes by one of these names. Raises KeyError where none is there."""
+    return int(config[next((name for name in names if config.get(name)), names[0])])
 
 
 _ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], _Counted]] = {

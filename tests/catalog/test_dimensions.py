@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsedash.catalog.dimensions import CONFIGS, dimensions, shipped
+from sparsedash.catalog.dimensions import _ARCHITECTURES, CONFIGS, dimensions, shipped
 from sparsedash.catalog.published import MODELS
 from sparsedash.engine.models.modules import FAMILIES, mlps_of
 from sparsedash.engine.models.weight_counts import n_matmul_weights, weights_per_channel
@@ -56,7 +56,43 @@ def test_every_published_model_and_the_built_in_one_ship_their_config():
     assert set(NAMES) == {model.config for model in MODELS} | {"smollm2-135m"}
 
 
-def test_an_architecture_without_a_row_is_refused():
+SIZES = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "vocab_size": 32_000}
+GPT_SIZES = {"n_embd": 1024, "n_layer": 4, "n_head": 16, "vocab_size": 32_000, "n_positions": 1024}
+GROUPED = SIZES | {"intermediate_size": 2816, "num_key_value_heads": 4}
+OTHERS = {
+    "falcon": SIZES,
+    "gemma2": GROUPED | {"head_dim": 128},
+    "gemma3_text": GROUPED | {"head_dim": 128},
+    "gpt2": GPT_SIZES,
+    "gpt_neo": {"hidden_size": 1024, "num_layers": 4, "num_heads": 16, "vocab_size": 32_000}
+    | {"max_position_embeddings": 2048, "attention_types": [[["global", "local"], 2]]},
+    "gpt_neox": SIZES | {"intermediate_size": 4096},
+    "olmo2": GROUPED,
+    "phi": SIZES | {"intermediate_size": 4096},
+    "phi3": GROUPED | {"pad_token_id": 0},
+    "qwen3": GROUPED | {"head_dim": 128},
+    "smollm3": GROUPED | {"pad_token_id": 0},
+    "starcoder2": GROUPED,
+}
+
+
+@pytest.mark.parametrize("family", sorted(OTHERS))
+def test_a_family_without_a_row_is_counted_all_the_same(family):
+    config = OTHERS[family] | {"model_type": family}
+    parsed = AutoConfig.for_model(**config)
+    counted, model = dimensions(parsed.to_dict()), _without_weights(config)
+    assert counted.widths == tuple(mlp.width for mlp in mlps_of(model, FAMILIES[family]))
+    assert counted.n_matmul == n_matmul_weights(model)
+    assert counted.n_parameters == pytest.approx(sum(own.numel() for own in model.parameters()), rel=2e-3)
+    # Families rarely write all that they know into their config.
+    assert dimensions({"tie_word_embeddings": parsed.tie_word_embeddings} | config).n_matmul == counted.n_matmul
+
+
+def test_every_family_is_counted():
+    assert set(FAMILIES) == set(_ARCHITECTURES) | set(OTHERS)
+
+
+def test_a_family_that_is_none_of_ours_is_refused():
     with pytest.raises(KeyError, match="mamba"):
         dimensions({"model_type": "mamba"})
 

@@ -1,13 +1,62 @@
 """Workers with the real engine, one for each data folder named on the standard input: forked, since torch is slow to
 import. Prints the process of each.
+
+    forking_worker.py [counted]
+
+counted: everything that a long stage has done so far is kept at once, its blocks and batches are counted in the data
+folder's file `counted`, and its file `killed` names those at which the worker kills itself.
 """
 
+import functools
+import json
 import os
 import signal
 import sys
+from pathlib import Path
 
+from sparsedash.engine.calibration import gradients, walked
+from sparsedash.engine.evaluation import evaluate
+from sparsedash.engine.pruning import reconstruction_error, structured, unstructured
 from sparsedash.engine.work import load
+from sparsedash.storage import halfway
 from sparsedash.worker import main
+
+COUNTED = {
+    "calibrated blocks": (walked.Walked, "reached"),
+    "batches on the way back": (gradients, "_watched"),
+    "scored and solved blocks": (structured, "_layer"),
+    "measured blocks": (reconstruction_error, "_block_errors"),
+    "masked blocks": (unstructured, "_masked"),
+    "answered batches": (evaluate, "_read"),
+}
+"""What is called once for each of them."""
+
+
+def keep_and_count_all(folder):
+    """Make every stage a long one, of many blocks and batches."""
+    halfway.EVERY_S = 0.0
+    evaluate.KEPT_BYTES, evaluate.BATCH_TOKENS = 0, 64
+    gradients.SENSITIVITY_BATCH_TOKENS = 256
+    killed_at = json.loads((folder / "killed").read_text())
+
+    def count(what):
+        with (folder / "counted").open("a") as ledger:
+            ledger.write(f"{what}\n")
+        n_begun = (folder / "counted").read_text().splitlines().count(what)
+        if n_begun in killed_at.get(what, []):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counting(what, call):
+        @functools.wraps(call)
+        def counted(*args, **kwargs):
+            count(what)
+            return call(*args, **kwargs)
+
+        return counted
+
+    for what, (where, name) in COUNTED.items():
+        setattr(where, name, counting(what, getattr(where, name)))
+
 
 load()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -17,5 +66,7 @@ for line in sys.stdin:
     if not pid:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if "counted" in sys.argv:
+            keep_and_count_all(Path(line.strip()))
         os._exit(main(["--data-dir", line.strip()]))
     print(pid, flush=True)

@@ -17,6 +17,7 @@ from tests import dies_with_us
 
 FAKE_WORKER = (sys.executable, "-P", str(Path(__file__).with_name("fake_worker.py")))
 FAKE_SERVER = (sys.executable, "-P", str(Path(__file__).with_name("fake_server.py")))
+FORKING_WORKER = Path(__file__).with_name("forking_worker.py")
 DEADLINE_S = 60.0
 
 
@@ -25,6 +26,36 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came about"
         time.sleep(0.01)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, whoever has to be told of it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+class Forking:
+    """Starts real workers without importing torch each time. counted: such that their work is counted, and they can be
+    killed in it; see forking_worker.
+    """
+
+    def __init__(self, *, counted: bool = False) -> None:
+        command = [sys.executable, "-P", str(FORKING_WORKER), *(["counted"] if counted else [])]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        environment = worker_environment(0) | {"SPARSEDASH_LINGER_S": "0"}
+        self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
+        assert self.process.stdout.readline().strip() == "ready"
+
+    def start(self, folder: Path) -> int:
+        self.process.stdin.write(f"{folder}\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def end(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(60)
+        self.process.stdout.close()
 
 
 class House:

@@ -9,20 +9,16 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from sparsedash.engine.export.export import file_hashes
 from sparsedash.jobs.job import Job
-from sparsedash.jobs.runner import worker_environment
 from sparsedash.schema.exports import Export, ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation
@@ -33,7 +29,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny_gguf import write_tiny_gguf
-from tests.faults.house import eventually
+from tests.faults.house import Forking, eventually, gone
 
 pytestmark = pytest.mark.faults
 
@@ -43,34 +39,6 @@ OF_A_FINISHED_RUN = ("continuation", "write", "prove")
 
 N_EACH = 9
 LARGER = {"hidden_size": 128, "intermediate_size": 768, "num_hidden_layers": 6, "head_dim": 32}
-
-
-class Forking:
-    """Starts real workers without importing torch each time."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-P", str(Path(__file__).with_name("forking_worker.py"))]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        environment = worker_environment(0) | {"SPARSEDASH_LINGER_S": "0"}
-        self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
-        assert self.process.stdout.readline().strip() == "ready"
-
-    def start(self, folder: Path) -> int:
-        self.process.stdin.write(f"{folder}\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def end(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(60)
-        self.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def forking() -> Iterator[Forking]:
-    forking = Forking()
-    yield forking
-    forking.end()
 
 
 @dataclass(frozen=True)
@@ -124,12 +92,6 @@ def whole(tmp_path_factory, forking) -> Iterator[Whole]:
             "prove": wrote.finished_at - wrote.started_at,
         }
         yield Whole(folder, asked, prompt, to_export, seconds, numbers(folder / "data"))
-
-
-def gone(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    return True
 
 
 def finished(backend: Backend, job: Job, forking: Forking) -> None:

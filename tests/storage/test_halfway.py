@@ -2,6 +2,7 @@
 
 import pytest
 
+from sparsedash.schema.errors import CalibrationError
 from sparsedash.storage.halfway import EVERY_S, Halfway
 from sparsedash.storage.store import Store
 
@@ -46,10 +47,20 @@ def test_another_attempt_finds_it_and_lets_it_go_when_it_is_whole(store):
     clock.now = EVERY_S
     halfway.keep("a", lambda: b"1")
     again = Halfway(store, "tiny")
-    assert again.get("a") == b"1"
-    assert again.get("b") is None
+    assert again.get("a", bytes) == b"1"
+    assert again.get("b", bytes) is None
     again.done()
     assert store.get_artefact("a") is None
+
+
+def test_what_cannot_be_read_is_dropped_and_made_again(store, caplog):
+    def unpack(data):
+        raise CalibrationError("It is of another form.")
+
+    store.put_artefact("a", b"another version's")
+    assert Halfway(store, "tiny").made("a", lambda: "made", str.encode, unpack) == "made"
+    assert store.get_artefact("a") is None
+    assert "It is of another form." in caplog.text
 
 
 def test_nothing_else_is_dropped_for_it(tmp_path):

@@ -4,30 +4,23 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
-from statistics import median
 
 from torch import Tensor
 
-from sparsedash.catalog.memory import SENSITIVITY_BATCH_TOKENS
-from sparsedash.engine.calibration.gradients import (
-    OnBlock,
-    mask_gradients,
-    pack_gradients,
-    sensitivities,
-    unpack_gradients,
-)
+from sparsedash.engine.calibration.block_sensitivity import block_sensitivities
+from sparsedash.engine.calibration.gradients import OnBlock, mask_gradients
+from sparsedash.engine.calibration.parts_io import pack_gradients, pack_tensors, unpack_gradients, unpack_tensors
 from sparsedash.engine.calibration.shared_inputs import shared_inputs
-from sparsedash.engine.calibration.statistics import first_tokens, gather
+from sparsedash.engine.calibration.statistics import gather
 from sparsedash.engine.calibration.statistics_io import pack, pack_scores, unpack, unpack_scores
 from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.allocation import ChannelScores
-from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Statistics, layer_of
+from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Statistics
 from sparsedash.engine.pruning.patterns import mask_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.schedule import reached_permille
-from sparsedash.engine.pruning.sensitivity import reference_cut
-from sparsedash.engine.pruning.structured import choose, score_channels, scores_depend_on
+from sparsedash.engine.pruning.structured import Made, choose, score_channels, scores_depend_on
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key, scores_key
 from sparsedash.schema.hosting.upkeep import ArtefactKind, about_artefact
@@ -36,8 +29,6 @@ from sparsedash.schema.progress import OnStep
 from sparsedash.schema.settings import TokenWeights
 from sparsedash.storage.halfway import Halfway
 from sparsedash.storage.store import Store
-
-SENSITIVITY_TOKENS = 4096
 
 
 class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which no user meets
@@ -110,17 +101,16 @@ class CalibrationCache:
             return score_channels(self._loaded.mlps, data, method, on_block)
         asked = scores_depend_on(method)
         if asked not in self._scores:
-            key, halfway = scores_key(self._keys.statistics, method), Halfway(self._store, self._loaded.identity)
-
-            def made(index: int, make: Callable[[], ChannelScores]) -> ChannelScores:
-                return halfway.made(f"{key}/{index}", make, pack_scores, unpack_scores)
-
+            made = self._halfway().numbered(scores_key(self._keys.statistics, method), pack_scores, unpack_scores)
             self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block, made)
         return self._scores[asked]
 
     def keep_statistics(self, index: int, statistics: Statistics) -> None:
         """Put one block's statistics into the store."""
         self._store.put_artefact(f"{self._keys.statistics}/{index}", pack(statistics), self._about("statistics"))
+
+    def _halfway(self) -> Halfway:
+        return Halfway(self._store, self._loaded.identity)
 
     def _about(self, kind: ArtefactKind) -> str:
         return about_artefact(kind, self._loaded.identity)
@@ -182,7 +172,7 @@ class CalibrationCache:
         def has(index: int) -> bool:
             return all(self._store.has_artefact(f"{key}/{index}/{number}") for number in wanted[index])
 
-        weights, on_step, halfway = self._token_weights, self._on_step, Halfway(self._store, self._loaded.identity)
+        weights, on_step, halfway = self._token_weights, self._on_step, self._halfway()
         walked = Walked(halfway, f"{key}/hidden", has)
         gather(self._loaded, self._sequences(), watched, keep, on_step, token_weights=weights, walked=walked)
         self._store.remember(notes.inputs_gathered(key), str(len(blocks)))
@@ -191,8 +181,8 @@ class CalibrationCache:
     def _mask_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over all of the calibration text, done once."""
 
-        def gather() -> list[Tensor]:
-            return mask_gradients(self._loaded, self._sequences(), self._on_step)
+        def gather(made: Made[list[Tensor]]) -> list[Tensor]:
+            return mask_gradients(self._loaded, self._sequences(), self._on_step, made=made)
 
         return self._gradients(self._keys.gradients, gather, index)
 
@@ -207,23 +197,25 @@ class CalibrationCache:
             kept = choose(mlps, so_far, on_the_way, reached, on_block)
             return [mask_of(own, mlp.width) for own, mlp in zip(kept, mlps, strict=True)]
 
-        def gather() -> list[Tensor]:
+        def gather(made: Made[list[Tensor]]) -> list[Tensor]:
             sequences, on_step, n = self._sequences(), self._on_step, method.rounds
-            return mask_gradients(self._loaded, sequences, on_step, n_rounds=n, masks=masks)
+            return mask_gradients(self._loaded, sequences, on_step, n_rounds=n, masks=masks, made=made)
 
         key = scheduled_gradients_key(self._keys, method, permille)
         return self._gradients(key, gather, index)
 
-    def _gradients(self, key: str, gather: Callable[[], list[Tensor]], index: int) -> Tensor:
+    def _gradients(self, key: str, gather: Callable[[Made[list[Tensor]]], list[Tensor]], index: int) -> Tensor:
         """Of one block, from the store; all blocks' are gathered where they are not there (any more)."""
         data = None
         if self._store.recall(notes.gradients_gathered(key)) is not None:
             data = self._store.get_artefact(f"{key}/{index}")
         if data is None:
-            found = gather()
+            halfway = self._halfway()
+            found = gather(halfway.numbered(f"{key}/batch", pack_tensors, unpack_tensors))
             for number, block in enumerate(found):
                 self._store.put_artefact(f"{key}/{number}", pack_gradients(block), self._about("gradients"))
             self._store.remember(notes.gradients_gathered(key), str(len(found)))
+            halfway.done()
             data = self._store.get_artefact(f"{key}/{index}")
         if data is None:
             self._store.forget(notes.gradients_gathered(key))
@@ -235,26 +227,12 @@ class CalibrationCache:
         key = self._keys.sensitivity
         known = self._store.get_artefact(key)
         if known is None:
-            known = json.dumps(self._measured_sensitivities()).encode()
+            halfway = self._halfway()
+            found = block_sensitivities(self._loaded, self._statistics, self._sequences(), self._on_step, halfway, key)
+            known = json.dumps(found).encode()
             self._store.put_artefact(key, known, self._about("sensitivity"))
+            halfway.done()
         return [float(value) for value in json.loads(known)]
-
-    def _measured_sensitivities(self) -> list[float]:
-        changes, errors = [], []
-        for index, mlp in enumerate(self._loaded.mlps):
-            layer = layer_of(mlp, self._statistics(index))
-            cut = reference_cut(layer)
-            weight, bias = cut.change(layer.out_weight, layer.out_bias)
-            errors.append(cut.lost or 0.0)
-            changes.append((self._loaded.residency.hold(weight), bias))
-        # Long sequences are cut: only the last predictions of each are judged, and many are wanted.
-        short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self._sequences()]
-        few = first_tokens(short, SENSITIVITY_TOKENS)
-        losses = sensitivities(self._loaded, few, changes, self._on_step)
-        found = [loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)]
-        # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
-        usual = median([value for value in found if value > 0] or [0.0])
-        return [value or usual for value in found]
 
 
 def _gets_sparser_in_rounds(method: MethodSettings) -> bool:

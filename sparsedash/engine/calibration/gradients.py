@@ -6,12 +6,10 @@ Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, Protocol
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -20,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsedash.catalog.memory import FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.schema.errors import CalibrationError
+from sparsedash.engine.pruning.structured import Made, at_once
 from sparsedash.schema.progress import OnStep, Step
 
 N_LATE = 8
@@ -40,38 +38,46 @@ def mask_gradients(
     *,
     n_rounds: int = 1,
     masks: Masks | None = None,
+    made: Made[list[Tensor]] = at_once,
 ) -> list[Tensor]:
     """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's mask.
 
     n_rounds: the sequences are read in so many parts, at most one for each of them; the dense model reads the first,
     with all masks at 1, and the others are read with what `masks` gives after each. A channel whose mask is 0 has a
-    derivative as well, and may come back. Source: arXiv:2204.09656, whose Fisher information is made of them; the
-    rounds are those of the program behind the published tables, PytorchRetrainFreePruner of neural-compressor.
+    derivative as well, and may come back. made: see Made, here of one batch after another.
+    Source: arXiv:2204.09656, whose Fisher information is made of them; the rounds are those of the program behind the
+    published tables, PytorchRetrainFreePruner of neural-compressor.
     """
     n_rounds = min(n_rounds, len(sequences))
     ends = [len(sequences) * number // n_rounds for number in range(n_rounds + 1)]
     rounds = [_batches(loaded, sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)]
     n_batches, n_done = sum(map(len, rounds)), 0
     found = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
-    watches = [_MaskGradients() for _ in loaded.mlps]
+
+    def watches(done: float) -> list[_MaskGradients]:
+        if not done or masks is None:
+            return [_MaskGradients() for _ in loaded.mlps]
+        return [_MaskGradients(mask) for mask in masks(done, found, _between(on_step, n_done, n_batches))]
+
     for number, batches in enumerate(rounds):
-        if number and masks is not None:
-            between = _between(on_step, n_done, n_batches)
-            watches = [_MaskGradients(mask) for mask in masks(number / n_rounds, found, between)]
         # Where the weights stay in their files, what each block keeps for the way back would fill the memory instead.
         with _recomputed(loaded) if loaded.residency.streamed else nullcontext():
-            _backward(loaded, batches, watches, _mean_loss, _further(on_step, n_done, n_batches))
+            asked, further = partial(watches, number / n_rounds), _further(on_step, n_done, n_batches)
+            parts = _backward(loaded, batches, asked, _mean_loss, further, _shifted(made, n_done))
         n_done += len(batches)
         order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
-        for block, watch in enumerate(watches):
+        for block, before in enumerate(found):
             # One block after another, and nothing kept twice: all of them may be gigabytes.
-            found[block] = torch.cat([found[block], torch.cat(watch.found)[order].cpu()])
-            watch.found.clear()
+            found[block] = torch.cat([before, torch.cat([part.pop(0) for part in parts])[order]])
     return found
 
 
 def sensitivities(
-    loaded: LoadedModel, sequences: Sequence[Sequence[int]], changes: Sequence[tuple[Tensor, Tensor]], on_step: OnStep
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    changes: Sequence[tuple[Tensor, Tensor]],
+    on_step: OnStep,
+    made: Made[list[Tensor]] = at_once,
 ) -> list[float]:
     """How much the model minds when one block alone is changed, for every block.
 
@@ -80,17 +86,19 @@ def sensitivities(
     information, here the empirical one (the text's own next tokens are judged, not draws from the model), this stands,
     up to a factor that all blocks share, for the divergence from the dense model; one token at a time, since what
     happens at different tokens is taken as unrelated, which measures steadily on little text. changes: (d, m) and (d,)
-    of each block, added to its out-projection's weight and bias.
+    of each block, added to its out-projection's weight and bias. made: as in `mask_gradients`.
     """
     device = loaded.model.device
     watches = [_ChangedLoss(weight.to(device), bias.to(device)) for weight, bias in changes]
     batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
     with _recomputed(loaded):
-        _backward(loaded, batches, watches, _late_loss, on_step)
-    return [float(torch.cat(watch.found).mean()) for watch in watches]
+        parts = _backward(loaded, batches, lambda: watches, _late_loss, on_step, made)
+    return [float(torch.cat(block).mean()) for block in zip(*parts, strict=True)]
 
 
 class _Watch(Protocol):
+    found: list[Tensor]
+
     def attach(self, out: nn.Module, real: Tensor) -> RemovableHandle:
         """See one MLP's out-projection on the way forward. real: (b, t), which tokens are."""
         ...
@@ -147,16 +155,31 @@ def _batches(loaded: LoadedModel, sequences: Sequence[Sequence[int]], n_tokens: 
 def _backward(
     loaded: LoadedModel,
     batches: Sequence[tuple[list[int], Batch]],
-    watches: Sequence[_Watch],
+    watches: Callable[[], Sequence[_Watch]],
     loss: Callable[[Any, Batch], Tensor],
     on_step: OnStep,
-) -> None:
-    """One pass over all batches."""
+    made: Made[list[Tensor]],
+) -> list[list[Tensor]]:
+    """What each block's watch gathers of each batch. watches: asked where a batch must be read, and then only once."""
+    asked = cache(watches)
+
+    def read(batch: Batch) -> list[Tensor]:
+        with _watched(loaded, asked(), batch.mask.bool()), torch.enable_grad():
+            loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
+        return [watch.found.pop().cpu() for watch in asked()]
+
+    parts = []
     for number, (_, batch) in enumerate(batches):
         on_step(Step("calibrate", number, len(batches), unit="batches", message="backward pass"))
-        with _watched(loaded, watches, batch.mask.bool()), torch.enable_grad():
-            loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
+        # A list of the caller's own: the part itself may still have to be kept.
+        parts.append(list(made(number, partial(read, batch))))
     on_step(Step("calibrate", len(batches), len(batches), unit="batches", message="backward pass"))
+    return parts
+
+
+def _shifted(made: Made[list[Tensor]], n_before: int) -> Made[list[Tensor]]:
+    """Of one round, whose batches are numbered after those of the rounds before it."""
+    return lambda number, make: made(n_before + number, make)
 
 
 def _further(on_step: OnStep, n_before: int, n_all: int) -> OnStep:
@@ -222,17 +245,3 @@ def _loss(model: Any, batch: Batch, weights: Tensor) -> Tensor:
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
     losses = nn.functional.cross_entropy(logits[0].float(), batch.ids[:, 1:][asked], reduction="none")
     return (losses * weights[asked]).sum()
-
-
-def pack_gradients(gradients: Tensor) -> bytes:
-    """The mask gradients (s, m) of one block as safetensors bytes."""
-    return bytes(safetensors.torch.save({"mask_gradients": gradients.contiguous()}))
-
-
-def unpack_gradients(data: bytes) -> Tensor:
-    """The mask gradients that `pack_gradients` packed. Raises CalibrationError on anything else."""
-    try:
-        found: Tensor = safetensors.torch.load(data)["mask_gradients"]
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise CalibrationError(f"Stored gradients cannot be read: {error}.", "Start the run again.") from error
-    return found

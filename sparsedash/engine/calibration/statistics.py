@@ -143,9 +143,7 @@ def gather(
     held_out_stride, whole = _held_out_stride(sequences), enough_tokens(loaded, sum(map(len, sequences)))
     weigh = TOKEN_WEIGHTS[token_weights]
     n_steps = len(loaded.blocks) * len(batches)
-    first, hidden = walked.begun() if walked else (0, [])
-    if first:
-        walk.go_back([own.to(device) for own in hidden])
+    first = walked.resume(walk) if walked else 0
     on_step(Step("calibrate", first * len(batches), n_steps, unit="batches"))
     for index, modules in list(enumerate(watched))[first:]:
         gathered = [_Gathered(device, held_out_stride, whole=whole) for _ in modules]

@@ -1,12 +1,15 @@
 """How far a walk over the calibration text has come: kept now and then, so that a killed one goes on there."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from sparsedash.engine.models.block_walk import BlockWalk
+from sparsedash.schema.errors import CalibrationError
 from sparsedash.storage.halfway import Halfway
 
 _BLOCK = "block"
@@ -21,16 +24,14 @@ class Walked:
     def __init__(self, halfway: Halfway, key: str, has: Callable[[int], bool]) -> None:
         self._halfway, self._key, self._has = halfway, key, has
 
-    def begun(self) -> tuple[int, list[Tensor]]:
-        """The block that is next, and the hidden states (b, t, d) of every batch before it; 0 and none: the first."""
-        data = self._halfway.get(self._key)
-        if data is None:
-            return 0, []
-        tensors = safetensors.torch.load(data)
-        index = int(tensors.pop(_BLOCK))
-        if not all(map(self._has, range(index))):
-            return 0, []
-        return index, [tensors[str(number)] for number in range(len(tensors))]
+    def resume(self, walk: BlockWalk) -> int:
+        """The block that is next: the first, or the one to which a broken off walk had come; `walk` is taken there."""
+        entered = walk.hidden
+        index, hidden = self._halfway.get(self._key, partial(_unpacked, [own.shape for own in entered])) or (0, [])
+        if not index or not all(map(self._has, range(index))):
+            return 0
+        walk.go_back([own.to(first.device) for own, first in zip(hidden, entered, strict=True)])
+        return index
 
     def reached(self, index: int, hidden: Sequence[Tensor]) -> None:
         """Keep what is before the block with this index, from time to time."""
@@ -42,3 +43,16 @@ class Walked:
         # Not asked for later: until then all hidden states would be in memory twice.
         if self._halfway.is_due:
             self._halfway.keep(self._key, packed)
+
+
+def _unpacked(shapes: Sequence[torch.Size], data: bytes) -> tuple[int, list[Tensor]]:
+    """The block and the hidden states. shapes: of what they take the place of."""
+    try:
+        tensors = safetensors.torch.load(data)
+        index = int(tensors.pop(_BLOCK))
+        hidden = [tensors[str(number)] for number in range(len(tensors))]
+    except (safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise CalibrationError(f"Stored hidden states cannot be read: {error}.", "Start the run again.") from error
+    if index < 0 or [own.shape for own in hidden] != list(shapes):
+        raise CalibrationError("Stored hidden states are of other batches.", "Start the run again.")
+    return index, hidden

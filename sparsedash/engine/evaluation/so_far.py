@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from sparsedash.schema.errors import StoreError
 from sparsedash.schema.records import Outcome
 from sparsedash.storage.halfway import Halfway
 
@@ -19,9 +20,8 @@ class SoFar:
         self._halfway, self._key = halfway, key
         self._answers: dict[int, Outcome] = {}
         self.seconds = 0.0
-        if halfway is not None and (data := halfway.get(key)) is not None:
-            self.seconds, answers = msgspec.json.decode(data, type=tuple[float, list[tuple[int, Outcome]]])
-            self._answers = dict(answers)
+        if halfway is not None and (known := halfway.get(key, _unpacked)) is not None:
+            self.seconds, self._answers = known
         self._started = time.perf_counter() - self.seconds
 
     def known(self, rows: Sequence[int]) -> dict[int, Outcome]:
@@ -40,3 +40,11 @@ class SoFar:
 
     def _packed(self) -> bytes:
         return msgspec.json.encode((time.perf_counter() - self._started, list(self._answers.items())))
+
+
+def _unpacked(data: bytes) -> tuple[float, dict[int, Outcome]]:
+    try:
+        seconds, answers = msgspec.json.decode(data, type=tuple[float, list[tuple[int, Outcome]]])
+    except msgspec.DecodeError as error:
+        raise StoreError(f"Stored answers cannot be read: {error}.", "Start the run again.") from error
+    return seconds, dict(answers)

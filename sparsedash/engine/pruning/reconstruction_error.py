@@ -5,15 +5,20 @@ Dimensions: d hidden width, m inner width, t tokens.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
-from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Sample, layer_of
+from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Layer, Sample, layer_of
 from sparsedash.engine.pruning.linalg import complement, energy
+from sparsedash.engine.pruning.structured import Made, at_once
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
+
+BlockErrors = tuple[float | None, float | None, float | None]
+"""Of one block: fitted, uncompensated and held out, as in LayerErrors; None for what is not known."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,35 +44,29 @@ def channel_errors(
     method: MethodSettings,
     narrowed: list[PrunedMlp],
     energies: dict[int, float],
+    made: Made[BlockErrors] = at_once,
 ) -> LayerErrors:
     """What each narrowed MLP loses; asked while the model is still the dense one. Nothing without statistics, and only
     the errors on held-out tokens where those are not whole.
 
-    energies: of each block's dense output by its index, as far as known from these statistics; added to.
+    energies: of each block's dense output by its index, as far as known from these statistics; added to. made: see
+    Made.
     """
     if calibration.statistics(0) is UNKNOWN:
         return LayerErrors()
-    fitted, held_out, uncompensated = [], [], []
-    for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
-        known = calibration.statistics(index)
-        if known.is_whole:
-            layer = layer_of(mlp, known)
-            if index not in energies:
-                energies[index] = layer.mean_square(layer.out_weight)
-            whole, lost = energies[index], narrow.lost
-            if lost is None:
-                lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
-            fitted.append(_share(lost, whole))
-            # Only the columns that go: they are few.
-            gone = complement(narrow.kept, layer.width)
-            uncompensated.append(_share(energy(layer.out_weight[:, gone], layer.part(gone, gone)), whole))
-        if len(known.held_out):
-            held_out.append(_sample_error(mlp, narrow, known.held_out))
+
+    def lost(index: int) -> BlockErrors:
+        layer = layer_of(mlps[index], calibration.statistics(index))
+        if index not in energies and layer.known.is_whole:
+            energies[index] = layer.mean_square(layer.out_weight)
+        return _block_errors(mlps[index], narrowed[index], layer, energies.get(index))
+
+    errors = [made(index, partial(lost, index)) for index in range(len(mlps))]
     needs_losses = ALLOCATIONS[method.allocation].needs_losses
     return LayerErrors(
-        fitted=fitted,
-        held_out=held_out,
-        uncompensated=uncompensated,
+        fitted=[fitted for fitted, _, _ in errors if fitted is not None],
+        held_out=[held_out for _, _, held_out in errors if held_out is not None],
+        uncompensated=[plain for _, plain, _ in errors if plain is not None],
         sensitivities=calibration.sensitivities() if needs_losses else [],
     )
 
@@ -101,6 +100,21 @@ def share_lost(dense: Tensor, sparse: Tensor, moment: Tensor) -> float:
 def share_lost_of_sample(dense: Tensor, sparse: Tensor, sample: Sample) -> float:
     """The same share on this sample of its inputs."""
     return _sample_lost(dense, sparse - dense, torch.zeros(len(dense)), sample)
+
+
+def _block_errors(mlp: Mlp, narrow: PrunedMlp, layer: Layer, whole: float | None) -> BlockErrors:
+    """whole: energy of its dense output; None where it is not known."""
+    sample = layer.known.held_out
+    held_out = _sample_error(mlp, narrow, sample) if len(sample) else None
+    if whole is None:
+        return None, None, held_out
+    lost = narrow.lost
+    if lost is None:
+        lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
+    # Only the columns that go: they are few.
+    gone = complement(narrow.kept, layer.width)
+    cut = energy(layer.out_weight[:, gone], layer.part(gone, gone))
+    return _share(lost, whole), _share(cut, whole), held_out
 
 
 def _share(lost: float, whole: float) -> float:

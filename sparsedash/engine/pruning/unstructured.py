@@ -1,13 +1,16 @@
 """Sets single weights to zero, projection by projection, by the statistics of each projection's inputs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
 from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Sample, Statistics
-from sparsedash.engine.pruning.reconstruction_error import LayerErrors, share_lost, share_lost_of_sample
+from sparsedash.engine.pruning.reconstruction_error import BlockErrors, LayerErrors, share_lost, share_lost_of_sample
+from sparsedash.engine.pruning.structured import Made, at_once
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.engine.pruning.weight_saliency import inverse_factor, needs_factor, sparse_weight
 from sparsedash.schema.method_settings import MethodSettings
@@ -15,8 +18,17 @@ from sparsedash.schema.method_settings import MethodSettings
 Projections = dict[str, nn.Linear]
 """One block's projections by name."""
 
-_Errors = tuple[float | None, float | None, float | None]
-"""Fitted, without compensation, and held out; None for what is not known."""
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaskedBlock:
+    """New weights (out, in) of one block's projections by name, and what each of these loses."""
+
+    weights: dict[str, Tensor]
+    errors: list[BlockErrors]
+
+    def held(self, hold: Callable[[Tensor], Tensor]) -> "MaskedBlock":
+        """The same with its weights where `hold` keeps them."""
+        return replace(self, weights={name: hold(weight) for name, weight in self.weights.items()})
 
 
 @torch.no_grad()
@@ -25,29 +37,25 @@ def prune_weights(
     calibration: CalibrationData,
     method: MethodSettings,
     permille: int,
+    *,
     on_block: Callable[[int, int], None],
     hold: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    made: Made[MaskedBlock] = at_once,
 ) -> tuple[list[dict[str, Tensor]], LayerErrors]:
     """The new weights (out, in) of each block's projections by name, and what they lose; the model is left as it is.
 
     on_block: called with blocks done and all blocks. hold: keeps the weights of one projection while the others are
-    pruned. The same arguments give the same weights, to the bit.
+    pruned. made: see Made. The same arguments give the same weights, to the bit.
     """
-    masked: list[dict[str, Tensor]] = []
-    lost: list[list[_Errors]] = []
-    for index, block in enumerate(projections):
-        new: dict[str, Tensor] = {}
-        errors: list[_Errors] = []
-        for names, known in calibration.inputs(index):
-            together = {name: block[name] for name in names if name in block}
-            for name, sparse in _sparse(together, known, method, permille).items():
-                if known is not UNKNOWN:
-                    errors.append(_errors(weight_of(block[name]).float().cpu(), sparse, known))
-                new[name] = hold(sparse.to(block[name].weight.dtype))
-        masked.append(new)
-        lost.append(errors)
+
+    def mask(index: int) -> MaskedBlock:
+        return _masked(projections[index], calibration.inputs(index), method, permille, hold)
+
+    blocks: list[MaskedBlock] = []
+    for index in range(len(projections)):
+        blocks.append(made(index, partial(mask, index)))
         on_block(index + 1, len(projections))
-    return masked, _averaged(lost)
+    return [block.weights for block in blocks], _averaged([block.errors for block in blocks])
 
 
 @torch.no_grad()
@@ -76,6 +84,24 @@ def weight_passage_errors(
     return found
 
 
+def _masked(
+    block: Projections,
+    inputs: list[tuple[list[str], Statistics]],
+    method: MethodSettings,
+    permille: int,
+    hold: Callable[[Tensor], Tensor],
+) -> MaskedBlock:
+    new: dict[str, Tensor] = {}
+    errors: list[BlockErrors] = []
+    for names, known in inputs:
+        together = {name: block[name] for name in names if name in block}
+        for name, sparse in _sparse(together, known, method, permille).items():
+            if known is not UNKNOWN:
+                errors.append(_errors(weight_of(block[name]).float().cpu(), sparse, known))
+            new[name] = hold(sparse.to(block[name].weight.dtype))
+    return MaskedBlock(weights=new, errors=errors)
+
+
 def _sparse(together: Projections, known: Statistics, method: MethodSettings, permille: int) -> dict[str, Tensor]:
     """The new weights, (out, in) float32, of projections that are given the same."""
     if not together:
@@ -87,7 +113,7 @@ def _sparse(together: Projections, known: Statistics, method: MethodSettings, pe
     }
 
 
-def _errors(dense: Tensor, sparse: Tensor, known: Statistics) -> _Errors:
+def _errors(dense: Tensor, sparse: Tensor, known: Statistics) -> BlockErrors:
     as_they_are = dense.masked_fill(sparse == 0, 0)
     held_out = known.held_out
     return (
@@ -97,7 +123,7 @@ def _errors(dense: Tensor, sparse: Tensor, known: Statistics) -> _Errors:
     )
 
 
-def _averaged(blocks: list[list[_Errors]]) -> LayerErrors:
+def _averaged(blocks: list[list[BlockErrors]]) -> LayerErrors:
     """The errors of each block's projections, averaged; none where none were measured.
 
     Of each kind those of the blocks in which every projection has one.

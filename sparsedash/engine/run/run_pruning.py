@@ -1,17 +1,20 @@
 """The sparse models of a run, made of the dense one and of what its calibration leaves, which is made when missing."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
+
+from torch import Tensor
 
 from sparsedash.engine.calibration.cache import CacheEvicted
+from sparsedash.engine.calibration.parts_io import pack_errors, pack_masked, unpack_errors, unpack_masked
 from sparsedash.engine.calibration.sequential_refit import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import CalibrationData
 from sparsedash.engine.pruning.patterns import PATTERNS
-from sparsedash.engine.pruning.reconstruction_error import channel_errors
+from sparsedash.engine.pruning.reconstruction_error import LayerErrors, channel_errors
 from sparsedash.engine.pruning.structured import prune
 from sparsedash.engine.pruning.surgery import PrunedMlp
-from sparsedash.engine.pruning.unstructured import prune_weights
+from sparsedash.engine.pruning.unstructured import MaskedBlock, prune_weights
 from sparsedash.engine.run.run_calibration import RunCalibration, RunParts
 from sparsedash.engine.run.sparse_model import MaskedWeights, PrunedChannels, SparseModel
 from sparsedash.schema.cache_keys import CalibrationKeys, plain_share, pruned_key
@@ -31,7 +34,6 @@ class RunPruning:
         self._parts, self._run_log = parts, parts.run_log
         self._store, self._model = parts.store, parts.model
         self._calibrations: dict[float, RunCalibration] = {}
-        self._halfway: Halfway | None = None
         self._energies: dict[str, dict[int, float]] = {}
 
     def calibration(self, method: MethodSettings) -> RunCalibration:
@@ -51,7 +53,6 @@ class RunPruning:
         the store cannot hold what the calibration leaves.
         """
         lost: set[str] = set()
-        self._halfway = Halfway(self._store, self._model.identity)
         calibration = self.calibration(method)
         while True:
             if not calibration.is_known:
@@ -61,30 +62,52 @@ class RunPruning:
                 self._run_log.note_cached("calibration")
             with self._run_log.timed("prune"):
                 try:
-                    return self._made(method, permille)
+                    return self._pruned(method, permille)
                 except CacheEvicted as gone:
                     if gone.key in lost:
                         # It was made again just now, and pushed out again.
                         raise StoreError("What was calibrated does not fit into the store.", MORE_ROOM) from None
                     lost.add(gone.key)
 
+    @cached_property
+    def _halfway(self) -> Halfway:
+        return Halfway(self._store, self._model.identity)
+
     def answered(self) -> None:
         """The sparse model that was made last has answered: what was kept of its making can go."""
-        if self._halfway is not None:
-            self._halfway.done()
+        self._halfway.done()
 
-    def _made(self, method: MethodSettings, permille: int) -> SparseModel:
+    def _pruned(self, method: MethodSettings, permille: int) -> SparseModel:
         loaded, cache = self._model.loaded, self.calibration(method).cache
         calibration = cache.data_for(method, permille)
         if PATTERNS[method.pattern].channels:
             narrowed = self._narrowed(method, permille, calibration)
             energies = self._energies.setdefault(self.calibration(method).keys.statistics, {})
-            errors = channel_errors(loaded.mlps, calibration, method, narrowed, energies)
+            key = self._parts_key(method, permille)
+            made = self._halfway.numbered(f"{key}/errors", pack_errors, unpack_errors)
+            errors = channel_errors(loaded.mlps, calibration, method, narrowed, energies, made)
             return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors)
-        projections, scope = loaded.projections(method.scope), method.scope
-        hold = loaded.residency.hold
-        masked, errors = prune_weights(projections, calibration, method, permille, self._on_block, hold)
-        return MaskedWeights(loaded=loaded, scope=scope, masked=masked, groups=cache.groups, errors=errors)
+        masked, errors = self._masked(method, permille, calibration)
+        return MaskedWeights(loaded=loaded, scope=method.scope, masked=masked, groups=cache.groups, errors=errors)
+
+    def _masked(
+        self, method: MethodSettings, permille: int, calibration: CalibrationData
+    ) -> tuple[list[dict[str, Tensor]], LayerErrors]:
+        loaded, hold = self._model.loaded, self._model.loaded.residency.hold
+        projections, key = loaded.projections(method.scope), self._parts_key(method, permille)
+
+        def pack(block: MaskedBlock) -> bytes:
+            return pack_masked(block, refitted=method.compensation != "none")
+
+        def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
+            def unpack(data: bytes) -> MaskedBlock:
+                return unpack_masked(data, projections[index]).held(hold)
+
+            found: MaskedBlock = self._halfway.made(f"{key}/masked/{index}", make, pack, unpack)
+            return found
+
+        on_block = self._on_block
+        return prune_weights(projections, calibration, method, permille, on_block=on_block, hold=hold, made=made)
 
     def _narrowed(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
         """What every MLP becomes; a sequential refit is kept, since it needs passes over the text."""
@@ -116,18 +139,18 @@ class RunPruning:
     def _chosen(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
         """What every MLP becomes by itself, without regard to what the blocks before it have lost."""
         scores = partial(self.calibration(method).cache.channel_scores, method, permille, self._on_block)
-        loaded, halfway = self._model.loaded, self._halfway or Halfway(self._store, self._model.identity)
-        key, hold = pruned_key(self.calibration(method).keys.statistics, method, permille), loaded.residency.hold
+        loaded, hold = self._model.loaded, self._model.loaded.residency.hold
+        key = f"{self._parts_key(method, permille)}/chosen"
+        keep = self._halfway.numbered(key, pack_narrowed, lambda data: unpack_narrowed(data).held(hold))
 
         def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
-            return halfway.made(
-                f"{key}/chosen/{index}",
-                lambda: make().held(hold),
-                pack_narrowed,
-                lambda data: unpack_narrowed(data).held(hold),
-            )
+            return keep(index, lambda: make().held(hold))
 
         return prune(loaded.mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, made=made)
+
+    def _parts_key(self, method: MethodSettings, permille: int) -> str:
+        """Under which is kept what is found of a sparse model, until it has answered."""
+        return pruned_key(self.calibration(method).keys.statistics, method, permille)
 
     def _on_block(self, done: int, total: int) -> None:
         self._model.loaded.residency.drop()

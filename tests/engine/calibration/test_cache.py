@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sparsedash.catalog.memory import SENSITIVITY_BATCH_TOKENS
-from sparsedash.engine.calibration import cache
-from sparsedash.engine.calibration.cache import SENSITIVITY_TOKENS, CalibrationCache
+from sparsedash.engine.calibration import block_sensitivity
+from sparsedash.engine.calibration.block_sensitivity import SENSITIVITY_TOKENS
+from sparsedash.engine.calibration.cache import CalibrationCache
 from sparsedash.engine.calibration.statistics import calibrate
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import family_named
@@ -53,12 +54,15 @@ def test_a_block_with_many_dead_channels_still_has_a_sensitivity(loaded, store):
 
 def test_a_block_that_loses_nothing_in_the_little_text_counts_as_the_others(loaded, store, monkeypatch):
     own = kept(loaded, store, texts())
-    usual = own._measured_sensitivities()
-    losses = cache.sensitivities
-    monkeypatch.setattr(
-        cache, "sensitivities", lambda *arguments: [0.0 if i == 2 else v for i, v in enumerate(losses(*arguments))]
-    )
-    found = own._measured_sensitivities()
+    usual = own.data.sensitivities()
+    store.drop_entry("artefacts", own._keys.sensitivity)
+    losses = block_sensitivity.sensitivities
+
+    def none_of_the_last(*asked):
+        return [*losses(*asked)[:2], 0.0]
+
+    monkeypatch.setattr(block_sensitivity, "sensitivities", none_of_the_last)
+    found = own.data.sensitivities()
     assert found[:2] == usual[:2]
     assert found[2] == median(usual[:2])
 
@@ -68,7 +72,7 @@ def test_long_sequences_are_cut_so_that_many_predictions_are_judged(loaded, stor
     own = kept(loaded, store, texts())
     own._sequences = lambda: [[5] * 2000] * 20
     asked = []
-    monkeypatch.setattr(cache, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3)
+    monkeypatch.setattr(block_sensitivity, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3)
     own.data.sensitivities()
     assert {len(ids) for ids in asked} == {SENSITIVITY_BATCH_TOKENS}
     assert sum(map(len, asked)) == SENSITIVITY_TOKENS

@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-from sparsedash.engine.calibration.gradients import (
-    N_LATE,
-    mask_gradients,
-    pack_gradients,
-    sensitivities,
-    unpack_gradients,
-)
+from sparsedash.engine.calibration.gradients import N_LATE, mask_gradients, sensitivities
+from sparsedash.engine.calibration.parts_io import pack_gradients, unpack_gradients
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import family_named
 from sparsedash.engine.pruning.surgery import out_weight

@@ -1,12 +1,16 @@
-"""A job that is killed in a long stage goes on there: no block, no sparse block and no batch is computed twice."""
+"""A job that is killed in a long stage goes on there: nothing is computed twice."""
 
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
+import torch
 
 from sparsedash.catalog.presets import method_named
+from sparsedash.engine.calibration import gradients
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.pruning import reconstruction_error, structured, unstructured
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
@@ -15,6 +19,7 @@ from sparsedash.storage import halfway
 from sparsedash.storage.store import Store
 
 N_BLOCKS = 3
+PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/errors/", "/masked/", "/answers")
 
 
 class Killed(BaseException):
@@ -27,6 +32,8 @@ def everything_is_long(monkeypatch):
     # One batch is finished at a time, of a few passages each.
     monkeypatch.setattr(evaluate, "KEPT_BYTES", 1)
     monkeypatch.setattr(evaluate, "BATCH_TOKENS", 128)
+    monkeypatch.setattr(gradients, "FISHER_BATCH_TOKENS", 256)
+    monkeypatch.setattr(gradients, "SENSITIVITY_BATCH_TOKENS", 256)
 
 
 @pytest.fixture
@@ -40,6 +47,11 @@ def settings(model_folder, passage_file):
     )
 
 
+def told(step):
+    """The stage, or "backward" for a backward pass."""
+    return "backward" if step.message.startswith("backward") else step.stage
+
+
 class Watched:
     """Hears the steps, and is killed at the n-th of a stage."""
 
@@ -48,11 +60,11 @@ class Watched:
 
     def __call__(self, step):
         self.steps.append(step)
-        if step.stage == self._stage and len(self.of(self._stage)) > self._at:
+        if told(step) == self._stage and len(self.of(self._stage)) > self._at:
             raise Killed
 
     def of(self, stage):
-        return [step.done for step in self.steps if step.stage == stage and not step.message.startswith("backward")]
+        return [step.done for step in self.steps if told(step) == stage]
 
 
 def results(run, store):
@@ -74,15 +86,16 @@ def uninterrupted(tmp_path_factory):
     return of
 
 
-def killed_and_begun_again(settings, folder, stage, at):
-    """What the second attempt has said, and the records."""
+def killed_and_begun_again(settings, folder, stage, at, meanwhile=lambda store: None):
+    """What the second attempt has said, and the records. meanwhile: done to the store between the two."""
     store = Store(folder)
     with pytest.raises(Killed):
         pipeline.run(settings, store, Watched(stage, at), ModelShelf())
     store.close()
     store, again = Store(folder), Watched()
+    meanwhile(store)
     found = results(pipeline.run(settings, store, again, ModelShelf()), store)
-    left = [name for name in store._artefacts if any(part in name for part in ("/hidden", "/chosen/", "/answers"))]
+    left = [name for name in store._artefacts if any(part in name for part in PARTS)]
     store.close()
     return again, found, left
 
@@ -98,8 +111,6 @@ def test_a_calibration_goes_on_at_the_block_where_it_was(at, settings, uninterru
 
 @pytest.mark.parametrize("at", range(1, 2 * N_BLOCKS))
 def test_pruning_scores_and_solves_no_block_twice(at, settings, uninterrupted, tmp_path, monkeypatch):
-    from sparsedash.engine.pruning import structured
-
     solved, scored = [], []
     refitted, layer = structured._refitted, structured._layer
     monkeypatch.setattr(structured, "_refitted", lambda *asked: solved.append(1) or refitted(*asked))
@@ -111,14 +122,66 @@ def test_pruning_scores_and_solves_no_block_twice(at, settings, uninterrupted, t
     assert left == []
 
 
+@pytest.mark.parametrize("at", range(N_BLOCKS))
+@pytest.mark.parametrize("name", ["sparsegpt", "wanda"])
+def test_no_block_is_masked_twice(name, at, settings, uninterrupted, tmp_path, monkeypatch):
+    masked = []
+    mask = unstructured._masked
+    monkeypatch.setattr(unstructured, "_masked", lambda *asked: masked.append(1) or mask(*asked))
+    settings = replace(settings, methods=(method_named(name),))
+    _, found, left = killed_and_begun_again(settings, tmp_path / "data", "prune", at)
+    assert len(masked) == N_BLOCKS
+    assert found == uninterrupted(settings)
+    assert left == []
+
+
+@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("name", ["best", "retrain-free (published)"])
+def test_no_batch_of_a_backward_pass_is_read_twice(name, at, settings, uninterrupted, tmp_path, monkeypatch):
+    read = []
+    watched = gradients._watched
+    monkeypatch.setattr(gradients, "_watched", lambda *asked: read.append(1) or watched(*asked))
+    method = replace(method_named(name), width_multiple=8)
+    settings = replace(settings, methods=(method,))
+    again, found, left = killed_and_begun_again(settings, tmp_path / "data", "backward", at)
+    assert len(read) == again.of("backward")[-1] > at
+    assert found == uninterrupted(settings)
+    assert left == []
+
+
+LEFT = {
+    "garbage": b"no form at all",
+    "cut": (10**6).to_bytes(8, "little") + b'{"kept":',
+    "other names": safetensors.torch.save({"another name": torch.zeros(2)}),
+    "other batches": safetensors.torch.save({"block": torch.tensor(1), "0": torch.zeros(1, 2, 3)}),
+    "other fields": b'[1.5, [[0, {"index": 0, "of another version": true}]]]',
+}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT.keys())
+@pytest.mark.parametrize(("stage", "at"), [("calibrate", 2), ("prune", 2), ("prune", N_BLOCKS + 2), ("evaluate", 2)])
+def test_what_another_version_has_left_counts_as_none(left, stage, at, settings, uninterrupted, tmp_path):
+    def spoil(store):
+        found = [entry.name for entry in store.entries("artefacts") if entry.tag.startswith("unfinished ")]
+        assert found
+        for name in found:
+            store.put_artefact(name, left, "unfinished tiny")
+
+    _, found, _ = killed_and_begun_again(settings, tmp_path / "data", stage, at, spoil)
+    assert found == uninterrupted(settings)
+
+
 @pytest.mark.parametrize("at", [2, 4, 6])
 def test_an_evaluation_asks_no_passage_twice(at, settings, uninterrupted, tmp_path, monkeypatch):
-    asked = []
+    asked, measured = [], []
+    measure = reconstruction_error._block_errors
+    monkeypatch.setattr(reconstruction_error, "_block_errors", lambda *asked: measured.append(1) or measure(*asked))
     read = evaluate._read
     monkeypatch.setattr(evaluate, "_read", lambda loaded, rows, *rest: asked.extend(rows) or read(loaded, rows, *rest))
     _, found, left = killed_and_begun_again(settings, tmp_path / "data", "evaluate", at)
     # The batch that was read when it was killed was not finished.
     longest_batch = 128 // 12
     assert len(asked) <= 2 * 30 + longest_batch
+    assert len(measured) == N_BLOCKS
     assert found == uninterrupted(settings)
     assert left == []

@@ -103,7 +103,7 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     calls = []
     mask_gradients = cache.mask_gradients
 
-    def counting(loaded, sequences, on_step, *, n_rounds, masks):
+    def counting(loaded, sequences, on_step, *, n_rounds, masks, made):
         widths = []
 
         def noting(done, so_far, on_block):
@@ -112,7 +112,7 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
             return found
 
         calls.append(widths)
-        return mask_gradients(loaded, sequences, on_step, n_rounds=n_rounds, masks=noting)
+        return mask_gradients(loaded, sequences, on_step, n_rounds=n_rounds, masks=noting, made=made)
 
     monkeypatch.setattr(cache, "mask_gradients", counting)
     rounds = MethodSettings(saliency="fisher", compensation="none", allocation="global", rounds=3, width_multiple=8)
@@ -223,9 +223,9 @@ def test_gradients_that_the_store_has_lost_are_gathered_again_without_a_calibrat
     calls = []
     mask_gradients = cache.mask_gradients
 
-    def losing(loaded, sequences, on_step):
+    def losing(loaded, sequences, on_step, **more):
         calls.append(1)
-        return mask_gradients(loaded, sequences, on_step)
+        return mask_gradients(loaded, sequences, on_step, **more)
 
     read = store.get_artefact
     monkeypatch.setattr(cache, "mask_gradients", losing)
