@@ -43,8 +43,8 @@ def show_layers(made: Pruned) -> None:
         frame.show_table(layers_table(made))
     if made.method.reads_text and not made.layer_errors:
         frame.note(
-            "The calibration text was too short for whole second moments. It told which channels matter, but not what "
-            "the layers lose on it."
+            "The calibration text was short: enough to tell which channels matter, too little to measure what the "
+            "layers lose on it."
         )
     elif not made.layer_errors:
         frame.note(

@@ -127,7 +127,7 @@ def test_a_model_of_too_little_text_for_moments_says_what_is_known(open_page, me
     measured.stored_runs[0] = replace(measured.stored_runs[0], key="few")
     app = open_page("layers", run="few")
     said = words(app)
-    assert "too short for whole second moments" in said
+    assert "too little to measure what the layers lose on it" in said
     assert "depends on no calibration text" not in said
     assert "needs no calibration text" not in said
     assert "Lost on held-out text" in markup(app)
