@@ -256,6 +256,6 @@ def _read(loaded: LoadedModel, rows: list[int], questions: Sequence[_Question], 
             cache=cache,
             use_cache=True,
         )
-    scores = list(target_scores(output.logits[0].float(), [q.target for q in questions]))
+    scores = list(target_scores(output.logits.float(), [q.target for q in questions]))
     begun = [score.first_wrong for score in scores]
     return _Read(rows, scores, begun, unfinished(loaded, cache, [len(q.context) for q in questions], begun))
