@@ -24,7 +24,7 @@ help:
 	@echo "make check    what CI does: Chromium must be there, then make test"
 	@echo "make format   write the format"
 	@echo "make faults   kill real workers and servers all over a run, lock tables; many minutes"
-	@echo "make bench    every benchmark on a tiny model: that it runs, not how fast"
+	@echo "make bench    how fast the engine is beside its limits and its peer: a tiny model, or MODEL=... and more in ARGS=..."
 	@echo "make audit    known weaknesses of what is installed, where a service that knows them can be reached"
 	@echo "make licences the licence of every package; fails where one is not allowed"
 	@echo "make sbom     what the product is made of, as CycloneDX, in sbom.json"
@@ -64,9 +64,8 @@ endif
 faults: .venv/installed-dev
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests/faults -m faults -s
 
-bench: export CHROMIUM := $(CHROMIUM)
 bench: .venv/installed-dev
-	$(BIN)/python -m benchmarks.small
+	$(BIN)/python -m $(if $(MODEL),benchmarks.speed --model $(MODEL) $(ARGS),benchmarks.small speed)
 
 # Not in CI: what is known changes from day to day, and would turn a commit red that changed nothing (docs/adr/0014).
 audit: .venv/installed-dev .venv/built-in-model $(AUDIT)/installed

@@ -35,9 +35,14 @@ class Pace:
         self._rate = matmul_flops(self._dtype, self._side)
         self._started = time.perf_counter()
 
-    def piece(self) -> None:
-        """A piece is done: it counts at the mean of the rates before and after it."""
+    def piece(self, least_s: float = 0.0) -> None:
+        """A piece is done: it counts at the mean of the rates before and after it.
+
+        least_s: one that took less goes on, since measuring the rate takes its time too.
+        """
         seconds = time.perf_counter() - self._started
+        if seconds < least_s:
+            return
         before = self._rate
         self.begin()
         self.seconds += seconds
@@ -51,3 +56,7 @@ class Pace:
     def share(self, flops: float) -> float:
         """Part of what matrix multiplication could have done meanwhile."""
         return flops / self._possible
+
+    def times(self, other: "Pace") -> float:
+        """How many times as long as the other work this took, had the machine been as fast for both."""
+        return self._possible / other._possible

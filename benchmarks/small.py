@@ -16,7 +16,6 @@ OPTIONS = {
     "coverage": "--methods random --sparsity 30,50 --passages 40 --draws 100 --sizes 30,400 --power-draws 10 "
     "--model {model} --data-dir {folder} --picture {folder}.svg",
     "early_stopping": "--n 400 --runs 5 --evaluation builtin:cloze --passages 20 --model {model}",
-    "evaluation": "--passages 8 --side 512 --model {model} --data-dir {folder}",
     "find": "--evaluation builtin:cloze --calibration builtin:cloze --passages 40 --samples 40 --length 32 --seeds 0,1 "
     "--within 100 --within-points 50 --model {model} --data-dir {folder}",
     "find_draws": "--calibration builtin:cloze --samples 40 --length 32 --drawn 40 --draws 2 --model {model} "
@@ -31,6 +30,7 @@ OPTIONS = {
     "--model {model}",
     "rules": "--passages 12 --model {model} --data-dir {folder}",
     "sessions": "--sessions 4 --seconds 3 --settle 0 --runs 5 --jobs 8 --reruns 3 --model {model}",
+    "speed": "--passages 8 --samples 8 --length 32 --side 512 --model {model} --data-dir {folder}",
     "statistics_size": "--width 1024 --hidden 256 --blocks 32",
     "streaming": "--shape tiny --samples 60 --length 64 --passages 8 --sparsity 25 --folder {folder}",
     "timing": "--dtypes float32 --sparsities 50 --prompt 32 --most-s 1 --rounds 3 --self-runs 2 --samples 40 "

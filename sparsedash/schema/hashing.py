@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 STAGE_VERSIONS: dict[str, int] = {
-    "text": 1,
+    "text": 2,
     "statistics": 1,
     "gradients": 1,
     "inputs": 1,

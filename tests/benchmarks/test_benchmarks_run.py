@@ -82,20 +82,6 @@ def reads_find_draws(printed: str) -> None:
         assert near <= 2 and 0 < passages <= models <= most
 
 
-def reads_evaluation(printed: str) -> None:
-    assert rows(r"\S+, float32, (\d+) passages, [\d,]+ tokens$", printed) == [(8,)]
-    ((rate,),) = rows(r"matmul rate +([\d.]+) GFLOP/s$", printed)
-    paces = rows(r"(?:forward of the blocks|evaluator) +([\d.]+) tokens/s +([\d.]+%) of the matmul rate$", printed)
-    assert len(paces) == 2 and min(rate, *paces[0], *paces[1]) > 0
-    assert rows(r"last word +(\d+) of (\d+)$", printed)[0][1] == 8
-    if find_spec("lm_eval") is None:
-        assert "lm-evaluation-harness  not installed (pip install lm_eval)\n" in printed
-    else:
-        ((speed, ratio),) = rows(r"lm-evaluation-harness +([\d.]+) tokens/s +([\d.]+) times our wall time$", printed)
-        assert speed > 0 and ratio > 0
-        assert rows(r"verdicts +(\d+) of (\d+) equal", printed) == [(8, 8)]
-
-
 def reads_timing(printed: str) -> None:
     number = r"([\d.]+)"
     phases = rows(
@@ -200,6 +186,23 @@ def reads_sessions(printed: str) -> None:
         printed,
     )
     assert min(before, most) > 0 and ratio == pytest.approx(after / before, abs=0.02)
+
+
+def reads_speed(printed: str) -> None:
+    begun = r"\S+, (\d+) passages, own text of (\d+) x (\d+) tokens; \d+ threads, load [\d.]+$"
+    assert rows(begun, printed) == [(8, 8, 32)]
+    dtype, speed = r"(?:float32|bfloat16) +", r" +([\d.]+) tokens/s +"
+    assert len(rows(rf"{dtype}matrix rate +([\d.]+) GFLOP/s$", printed)) == 2
+    for name in ("bare forward", "evaluation", "own text"):
+        shares = rows(rf"{dtype}{name}{speed}([\d.]+)% of the matrix rate$", printed)
+        assert len(shares) == 2 and min(min(pair) for pair in shares) > 0
+    times = rows(rf"{dtype}calibration{speed}([\d.]+) times a bare forward's time$", printed)
+    assert len(times) == 2 and min(min(pair) for pair in times) > 0
+    if find_spec("lm_eval") is None:
+        assert printed.count("lm-evaluation-harness  not installed (pip install lm_eval)\n") == 2
+    else:
+        beside = r"([\d.]+) times the evaluation's time; (\d+) of (\d+) verdicts equal, log-likelihoods within"
+        assert [pair[2:] for pair in rows(rf"{dtype}lm-evaluation-harness{speed}{beside}", printed)] == [(8, 8)] * 2
 
 
 def reads_statistics_size(printed: str) -> None:

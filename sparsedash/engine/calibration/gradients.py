@@ -243,5 +243,5 @@ def _loss(model: Any, batch: Batch, weights: Tensor) -> Tensor:
     asked = weights > 0
     with head_sees_only(model, *asked.nonzero(as_tuple=True)):
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
-    losses = nn.functional.cross_entropy(logits[0].float(), batch.ids[:, 1:][asked], reduction="none")
+    losses = nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][asked], reduction="none")
     return (losses * weights[asked]).sum()

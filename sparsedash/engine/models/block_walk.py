@@ -73,12 +73,13 @@ def capture_inputs(modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tenso
 
 @contextmanager
 def head_sees_only(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
-    """Inside, the output head is given the hidden states at these places only, as one row (1, n, d).
+    """Inside, the output head is given the hidden states at these places only, and the logits are (n, vocabulary).
 
-    A vocabulary's worth of logits at every position would cost a fifth of the time and most of the memory.
+    A vocabulary's worth of logits at every position would cost a fifth of the time and most of the memory. Two
+    dimensions: of a slice of three, torch may copy the whole head for every row.
     """
     head: nn.Module = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns][None],))
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns],))
     try:
         yield
     finally:

@@ -1,17 +1,26 @@
 """Calibration text that a model writes itself."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from sparsedash.engine.models.block_walk import head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import CalibrationSettings
 
-SAMPLE_BATCH = 32
+MOST_TEXTS, FEWEST_TEXTS = 64, 32
+CACHE_BYTES = 2**30
+"""Texts that are written at once: the most, but no more than have room in this for what is kept of them, or the
+fewest.
+"""
 
 
 @torch.inference_mode()
@@ -22,63 +31,98 @@ def sample_texts(
 
     The same settings and the same model give the same texts on the same machine.
     """
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(settings.seed)
     n_samples, length = settings.n_samples, settings.length
     message = f"the model writes {n_samples:,} × {length:,} tokens to calibrate on"
     step = Step("text", 0, n_samples * length, unit="tokens", message=message)
+    luck = torch.rand(n_samples, length, generator=torch.Generator().manual_seed(settings.seed))
+    prompts = [loaded.tokenizer(openings[i % len(openings)]).input_ids for i in range(n_samples)]
+    at_once = _texts_at_once(loaded, length)
     texts: list[str] = []
-    try:
-        while len(texts) < n_samples:
-            n_now = min(SAMPLE_BATCH, n_samples - len(texts))
-            prompts = [openings[(len(texts) + i) % len(openings)] for i in range(n_now)]
-            begun = replace(step, done=len(texts) * length)
-            texts += _write(loaded, prompts, length, begun, on_step)
-    finally:
-        torch.random.set_rng_state(generator_state)
+    for start in range(0, n_samples, at_once):
+        part = slice(start, start + at_once)
+
+        def on_token(n_tokens: int, n_texts: int = len(prompts[part]), begun: int = start) -> None:
+            on_step(replace(step, done=begun * length + n_texts * n_tokens))
+
+        written = _write(loaded, prompts[part], luck[part].to(loaded.model.device), on_token)
+        texts += loaded.tokenizer.batch_decode(written, skip_special_tokens=True)
     return texts
 
 
-class _Progress(StoppingCriteria):  # type: ignore[misc]
-    """Never stops the writing itself; reports every token of every text, and lets `Cancelled` through.
+def _texts_at_once(loaded: LoadedModel, length: int) -> int:
+    """How many texts of this length are written together, by what the model keeps of one token."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=loaded.model.device)
+    layers = loaded.model(input_ids=token, use_cache=True).cache.layers
+    n_bytes = length * sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    return int(min(MOST_TEXTS, max(FEWEST_TEXTS, CACHE_BYTES // n_bytes)))
 
-    begun: how far all texts were before these. n_read: tokens of each that were not written but given.
+
+def _write(
+    loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, on_token: Callable[[int], None]
+) -> list[list[int]]:
+    """Prompts and what follows them, each as many tokens long as `luck` is wide at least; nobody stops early.
+
+    luck: (n, length), in [0, 1). on_token: told after each token how long the shortest text is.
     """
-
-    def __init__(self, on_step: OnStep, begun: Step, n_read: int) -> None:
-        self._on_step, self._begun, self._length = on_step, begun, n_read
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        n_texts, self._length = input_ids.shape[0], self._length + 1
-        self._on_step(replace(self._begun, done=self._begun.done + n_texts * self._length))
-        return torch.zeros(n_texts, dtype=torch.bool, device=input_ids.device)
-
-
-def _write(loaded: LoadedModel, prompts: Sequence[str], length: int, begun: Step, on_step: OnStep) -> list[str]:
-    """Prompts and what follows them, each `length` tokens long at least; nobody stops early."""
-    # A copy's padding side, so that the shared tokenizer keeps its own.
-    encoded = loaded.tokenizer(list(prompts)).input_ids
-    longest = max(map(len, encoded))
-    ids = torch.full((len(encoded), longest), _pad(loaded))
+    longest, shortest = max(map(len, prompts)), min(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(encoded):
+    for row, tokens in enumerate(prompts):
         ids[row, longest - len(tokens) :] = torch.tensor(tokens)
         mask[row, longest - len(tokens) :] = 1
-    n_new = max(1, length - min(map(len, encoded)))
+    n_new = max(1, luck.shape[1] - shortest)
+    ids, mask = ids.to(luck.device), mask.to(luck.device)
+    written = [ids]
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = partial(_RoomyLayer, longest + n_new)
+    takes_positions = "position_ids" in inspect.signature(loaded.model.forward).parameters
+    rows = torch.arange(len(prompts), device=luck.device)
+    with head_sees_only(loaded.model, rows, torch.full_like(rows, -1)):
+        for number in range(n_new):
+            n_read = written[-1].shape[1]
+            extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -n_read:]} if takes_positions else {}
+            output = loaded.model(input_ids=written[-1], attention_mask=mask, cache=cache, use_cache=True, **extra)
+            written.append(_drawn(loaded, output.logits.float(), luck[:, number]))
+            mask = torch.cat([mask, torch.ones_like(written[-1])], dim=1)
+            on_token(min(luck.shape[1], shortest + number + 1))
+    texts = torch.cat(written, dim=1)
+    return [row[kept].tolist() for row, kept in zip(texts, mask.bool(), strict=True)]
+
+
+def _drawn(loaded: LoadedModel, logits: Tensor, luck: Tensor) -> Tensor:
+    """One token for each row (n, 1), never the one that ends a text. logits: (n, vocabulary), changed in place.
+
+    The token at which the chances, summed up in the vocabulary's order, pass the row's luck (n,): one random number
+    a row, where choosing among weighed tokens takes one for each of the vocabulary.
+    """
     ends = loaded.model.generation_config.eos_token_id
-    output = loaded.model.generate(
-        ids.to(loaded.model.device),
-        attention_mask=mask.to(loaded.model.device),
-        max_new_tokens=n_new,
-        pad_token_id=_pad(loaded),
-        suppress_tokens=[ends] if isinstance(ends, int) else ends,
-        stopping_criteria=StoppingCriteriaList([_Progress(on_step, begun, length - n_new)]),
-        do_sample=True,
-        top_k=0,
-    )
-    texts: list[str] = loaded.tokenizer.batch_decode(output, skip_special_tokens=True)
-    return texts
+    if ends is not None:
+        logits[:, ends] = float("-inf")
+    chances = logits.softmax(dim=-1).cumsum(dim=-1)
+    reached = luck[:, None] * chances[:, -1:]
+    return torch.searchsorted(chances, reached, right=True).clamp_(max=logits.shape[1] - 1)
 
 
-def _pad(loaded: LoadedModel) -> int:
-    return loaded.tokenizer.pad_token_id or loaded.tokenizer.eos_token_id or 0
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer of a cache with room for so many tokens from the beginning, so that none is copied for the next one."""
+
+    def __init__(self, n_tokens: int) -> None:
+        super().__init__()
+        self._n_tokens = n_tokens
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._room = [
+            states.new_empty(*states.shape[:2], self._n_tokens, states.shape[3])
+            for states in (key_states, value_states)
+        ]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        stop = start + key_states.shape[2]
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, start:stop] = states
+        self.keys, self.values = (room[:, :, :stop] for room in self._room)
+        return self.keys, self.values

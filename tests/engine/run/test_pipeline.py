@@ -403,13 +403,13 @@ def test_writing_text_counts_the_tokens_that_were_asked_for(settings, store):
         if step.unit == "tokens":
             written.append(step)
 
-    own = replace(settings, calibration=CalibrationSettings(n_samples=40, length=128))
+    own = replace(settings, calibration=CalibrationSettings(n_samples=80, length=128))
     pipeline.run(own, store, watch)
     counts = [step.done for step in written]
-    assert {step.total for step in written} == {40 * 128}
+    assert {step.total for step in written} == {80 * 128}
     assert counts == sorted(counts)
-    assert 32 < counts[0] < 32 * 128
-    assert 32 * 128 in counts and counts[-1] == 40 * 128
+    assert 64 < counts[0] < 64 * 128
+    assert 64 * 128 in counts and counts[-1] == 80 * 128
 
 
 def test_a_self_written_text_is_the_same_for_the_same_seed(settings, store, tmp_path):
