@@ -12,8 +12,10 @@ from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, Re
 BUILTIN_CONFIG = "smollm2-135m"
 FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
 """Tokens in one batch of a backward pass: many where all of the calibration text is read, few where little is."""
+SENSITIVITY_TOKENS = 4096
+"""Tokens that blocks' sensitivities are measured on."""
 
-_BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}
 _CONFIGS = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for model in MODELS}
 
 
@@ -61,7 +63,7 @@ def least_memory(counted: Dimensions, settings: RunSettings, *, streamed: bool =
     purpose = max(beside, key=beside.__getitem__)
     n_weights = _streamed_weights(counted) if streamed else counted.n_parameters
     return LeastMemory(
-        n_bytes=n_weights * _BYTES[settings.dtype] + beside[purpose],
+        n_bytes=n_weights * BYTES[settings.dtype] + beside[purpose],
         beside_bytes=beside[purpose],
         purpose=purpose,
         streamed=streamed,
@@ -88,7 +90,7 @@ def is_streamed(asked: Residency, resident_bytes: int, there_bytes: int | None) 
 
 def needs_backward(settings: RunSettings) -> bool:
     """Whether one of the run's methods looks at derivatives."""
-    return needs_fisher(settings) or _needs_sensitivity(settings)
+    return needs_fisher(settings) or needs_sensitivity(settings)
 
 
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
@@ -134,7 +136,7 @@ def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: in
     if not settings.reads_text:
         return 0
     n_tokens = settings.calibration.n_samples * settings.calibration.length
-    streams = n_streams * n_tokens * counted.hidden * _BYTES[settings.dtype]
+    streams = n_streams * n_tokens * counted.hidden * BYTES[settings.dtype]
     whole = _collects_whole_moments(counted.widths, settings)
     return streams + (2 * 4 * max(counted.widths) ** 2 if whole else 0)
 
@@ -161,7 +163,7 @@ def _masked_bytes(counted: Dimensions, settings: RunSettings, n_at_once: int) ->
     weights = {"mlp": counted.n_mlp, "decoder": counted.n_matmul - head}
     scopes = {method.scope for method in settings.methods if not method.takes_channels}
     most = max((weights[scope] for scope in scopes), default=0)
-    return most * n_at_once // len(counted.widths) * _BYTES[settings.dtype]
+    return most * n_at_once // len(counted.widths) * BYTES[settings.dtype]
 
 
 def _fisher_bytes(counted: Dimensions, settings: RunSettings, n_at_once: int) -> int:
@@ -176,9 +178,9 @@ def _fisher_bytes(counted: Dimensions, settings: RunSettings, n_at_once: int) ->
     n_tokens = max(FISHER_BATCH_TOKENS, settings.calibration.length)
     logits = 4 * 4 * counted.vocabulary * n_tokens
     of_blocks = sum(counted.widths) + len(counted.widths) * counted.hidden
-    activations = 4 * n_tokens * _BYTES[settings.dtype] * of_blocks
+    activations = 4 * n_tokens * BYTES[settings.dtype] * of_blocks
     if n_at_once < len(counted.widths):
-        activations = n_tokens * _BYTES[settings.dtype] * (of_blocks + 4 * (max(counted.widths) + counted.hidden))
+        activations = n_tokens * BYTES[settings.dtype] * (of_blocks + 4 * (max(counted.widths) + counted.hidden))
     kept = gradient_bytes(counted.widths, settings, settings.calibration.n_samples)
     return kept + logits + activations
 
@@ -190,11 +192,11 @@ def _sensitivity_bytes(counted: Dimensions, settings: RunSettings, n_at_once: in
 
     Those are what each block is given, and of the block that is on its way back four vectors of each width.
     """
-    if not _needs_sensitivity(settings):
+    if not needs_sensitivity(settings):
         return 0
     changes = 4 * counted.hidden * sum(counted.widths) * n_at_once // len(counted.widths)
-    streams = (4 + _BYTES[settings.dtype]) * len(counted.widths) * counted.hidden
-    of_a_block = 4 * _BYTES[settings.dtype] * (max(counted.widths) + counted.hidden)
+    streams = (4 + BYTES[settings.dtype]) * len(counted.widths) * counted.hidden
+    of_a_block = 4 * BYTES[settings.dtype] * (max(counted.widths) + counted.hidden)
     return changes + SENSITIVITY_BATCH_TOKENS * (streams + of_a_block)
 
 
@@ -203,5 +205,6 @@ def needs_fisher(settings: RunSettings) -> bool:
     return any(method.saliency == "fisher" for method in settings.methods)
 
 
-def _needs_sensitivity(settings: RunSettings) -> bool:
+def needs_sensitivity(settings: RunSettings) -> bool:
+    """Whether one of the run's methods asks how much the model minds what each block loses."""
     return any(method.allocation == "sensitivity" for method in settings.methods)

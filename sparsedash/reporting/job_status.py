@@ -170,8 +170,9 @@ def _progress(backend: Backend, job: Job, now: float, shown: float) -> RunProgre
         calibrated=stored.calibration,
         answered=stored.dense,
         n_stored=min(max(0, stored.sparse - max(0, behind - 1)), settings.n_sparse - behind),
+        goes_on=job.attempt > 1,
     )
-    return run_progress(settings, _expected(backend, job.id, job.attempt, settings), at, shown)
+    return run_progress(settings, _expected(backend, (job.id, job.attempt, job.stage, job.point), settings), at, shown)
 
 
 @lru_cache(maxsize=64)
@@ -181,8 +182,10 @@ def _shown(backend: Backend, job_id: int, attempt: int) -> list[float]:
 
 
 @lru_cache(maxsize=64)
-def _expected(backend: Backend, job_id: int, attempt: int, settings: RunSettings) -> Mapping[str, float | None]:
-    """What the stages are expected to take, asked once for every attempt: all runs each second would be much."""
+def _expected(backend: Backend, where: tuple[object, ...], settings: RunSettings) -> Mapping[str, float | None]:
+    """What the stages are expected to take, asked once wherever a job is: all runs each second would be much, and more
+    is known of a model that is loaded, and of a machine that is measured, than before.
+    """
     return {str(stage): seconds for stage, seconds in backend.expected_seconds(settings).items()}
 
 

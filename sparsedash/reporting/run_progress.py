@@ -33,7 +33,8 @@ class Now:
 
     share: how far the stage is, 0 to 1. rest_s: of the stage, by its own rate; None while that is not known.
     calibrated, answered: whether the calibration and the dense answers are stored already. n_stored: of the sparse
-    models behind the present one, those whose answers are.
+    models behind the present one, those whose answers are. goes_on: whether an earlier attempt has begun the run, so
+    that what is stored already is a part of it.
     """
 
     taken: Sequence[Taken]
@@ -42,6 +43,7 @@ class Now:
     calibrated: bool = False
     answered: bool = False
     n_stored: int = 0
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,12 @@ def run_progress(
         unmeasured = (parts[here][0], *unmeasured)
     elif not unmeasured:
         remaining = rest_here + sum(known[at] or 0.0 for at in later)
-        elapsed = sum(spent.values())
-        share = elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 0.0
+        done = sum(spent.values())
+        if now.goes_on:
+            left_out = set(range(len(parts))) - spent.keys() - {here, *later}
+            before = max(0.0, (known[here] or 0.0) - spent.get(here, 0.0) - rest_here)
+            done += before + sum(known[at] or 0.0 for at in left_out)
+        share = done / (done + remaining) if done + remaining > 0 else 0.0
     return RunProgress(
         share=max(shown, min(ALMOST, share)),
         part=part,

@@ -7,6 +7,7 @@ from math import exp, isfinite
 from sys import float_info
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.catalog.disk import Disk
 from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_name
 from sparsedash.schema.method_settings import MethodSettings
@@ -168,6 +169,12 @@ def at_least(least: LeastMemory) -> str:
     """The least memory of a run, and what the most of it beside the weights is for."""
     beside = f", {size(least.beside_bytes)} of it for {least.purpose}" if least.beside_bytes else ""
     return f"at least {size(least.n_bytes)}{beside}"
+
+
+def disk(takes: Disk) -> str:
+    """What a run takes in the data folder."""
+    passing = f", and up to {size(takes.passing_bytes)} more while it runs" if takes.passing_bytes else ""
+    return f"about {size(takes.stays_bytes)}{passing}"
 
 
 def streamed(resident_bytes: int | None, there_bytes: int | None) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 STAGE_VERSIONS: dict[str, int] = {
     "text": 2,
-    "statistics": 1,
+    "statistics": 2,
     "gradients": 1,
     "inputs": 1,
     "sensitivity": 5,
@@ -14,7 +14,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "pruned": 4,
     "solve": 3,
     "elimination": 3,
-    "outcomes": 2,
+    "outcomes": 3,
     "continuation": 1,
     "divergence": 1,
     "timing": 1,

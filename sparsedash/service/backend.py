@@ -31,6 +31,7 @@ from sparsedash.service import preflight, problems
 from sparsedash.service.access import Access
 from sparsedash.service.by_arithmetic import START_S
 from sparsedash.service.cluster.runner import cluster_runner
+from sparsedash.service.earlier_runs import expected_seconds
 from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.named_models import NamedModel, named_model
@@ -313,6 +314,7 @@ class Backend:
             # What may not be read is not looked at either.
             return preflight.unread(settings, refused)
         stored, counted = self.cached(settings), self._counted(settings)
+        memory = preflight.memory(settings, self._store, counted)
         return Preflight(
             stored=stored,
             duration=preflight.duration(
@@ -324,7 +326,8 @@ class Backend:
                 start_s=self._start_s(ready=True),
                 counted=counted,
             ),
-            memory=preflight.memory(settings, self._store, counted),
+            memory=memory,
+            disk=preflight.disk_need(settings, self._store, counted, memory),
             problems=problems.problems(settings, self.data_dir),
         )
 
@@ -342,7 +345,7 @@ class Backend:
         start: of a worker that has to load the engine first.
         """
         speed, counted = self._speed.known(), self._counted(settings)
-        found = preflight.expected_seconds(settings, self.runs(), self.record, speed, counted=counted)
+        found = expected_seconds(settings, self.runs(), self.record, speed, counted=counted)
         return {"start": self._start_s(), **found}
 
     def drop_upload(self, reference: str) -> None:

@@ -1,9 +1,10 @@
 """Estimates what a run will take before it is started: time and memory, and finds what of it is stored already."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sparsedash.catalog.dimensions import Dimensions
+from sparsedash.catalog.disk import Disk, disk
 from sparsedash.catalog.memory import LeastMemory, chosen_memory, least_memory, needs_backward
 from sparsedash.jobs.runner import NVIDIA
 from sparsedash.schema import notes
@@ -20,9 +21,11 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings, RunSettings
-from sparsedash.service.by_arithmetic import START_S, seconds_by_arithmetic
+from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
+from sparsedash.service.by_arithmetic import START_S, n_passages
+from sparsedash.service.earlier_runs import expected_seconds, times
 from sparsedash.service.problems import Problem
+from sparsedash.storage.disk_space import free_bytes
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.machine import memory_bytes
 from sparsedash.storage.store import Store
@@ -43,19 +46,19 @@ class Duration:
     """How long a run may take. seconds: of the parts that are known. unknown: the other parts, in words.
 
     counted: parts that no run has measured here, so that they were counted from the speed of this machine.
+    parts: those that are known, with the seconds of each.
     """
 
     seconds: float = 0.0
     unknown: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
+    parts: tuple[tuple[str, float], ...] = ()
 
     @property
     def total_s(self) -> float | None:
         """Seconds of the whole run; None where a part was never measured."""
         return None if self.unknown else self.seconds
 
-
-_LAST_LOADS = 5
 
 _PARTS: dict[str, Stage] = {"loading": "load", "answering": "evaluate", "pruning": "prune", "calibrating": "calibrate"}
 """The stage that each part of the estimate is named after."""
@@ -84,17 +87,32 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiskNeed:
+    """What the run takes in the data folder where nothing of it is stored. free_bytes: of its disk, where it tells."""
+
+    takes: Disk
+    free_bytes: int | None = None
+
+    @property
+    def too_little(self) -> bool:
+        """Whether it takes more than is free."""
+        wanted = self.takes.stays_bytes + self.takes.passing_bytes
+        return self.free_bytes is not None and wanted > self.free_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preflight:
     """What is known of a run before it is started.
 
     stored: what need not be computed again. duration: from what was measured here before. problems: why it cannot
-    start.
+    start. disk: None where the model's dimensions are not known.
     """
 
     stored: Cached
     duration: Duration
     memory: Memory
     problems: tuple[Problem, ...]
+    disk: DiskNeed | None = None
 
 
 def unread(settings: RunSettings, problems: tuple[Problem, ...]) -> Preflight:
@@ -147,9 +165,9 @@ def duration(
     parts: dict[str, float | None] = {}
     if n_models:
         parts["loading"] = expected["load"]
-        parts["answering"] = _times(n_models, expected["evaluate"])
+        parts["answering"] = times(n_models, expected["evaluate"])
     if n_sparse:
-        parts["pruning"] = _times(n_sparse, expected["prune"])
+        parts["pruning"] = times(n_sparse, expected["prune"])
     if n_sparse and settings.reads_text and not stored.calibration:
         calibrate, text = expected["calibrate"], expected["text"]
         n_calibrations = len(shares_read(settings))
@@ -160,34 +178,8 @@ def duration(
         seconds=sum(part for part in parts.values() if part is not None),
         unknown=tuple(name for name, part in parts.items() if part is None),
         counted=tuple(name for name, part in parts.items() if part is not None and _PARTS.get(name) in new),
+        parts=tuple((name, part) for name, part in parts.items() if part is not None),
     )
-
-
-def expected_seconds(
-    settings: RunSettings,
-    runs: Iterable[Run],
-    record: Callable[[str], Record | None],
-    speed: float | None = None,
-    *,
-    counted: Dimensions | None = None,
-) -> dict[Stage, float | None]:
-    """Seconds of each stage, for one model, by earlier runs of the same model; None where none has measured it.
-
-    text: letting the model write it; nothing where it is read. runs, record, speed, counted: as in `duration`; with
-    both of the last, what none has measured is counted.
-    """
-    wanted = (settings.model, settings.dtype)
-    before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
-    text, calibrate = _calibration_seconds(settings.calibration, before)
-    measured: dict[Stage, float | None] = {
-        "load": _loading_seconds(before),
-        "text": text,
-        "calibrate": calibrate,
-        "prune": _pruning_seconds(settings, before),
-        "evaluate": _evaluation_seconds(settings, before, record),
-    }
-    by_speed = seconds_by_arithmetic(settings, speed, counted)
-    return {stage: by_speed.get(stage) if seconds is None else seconds for stage, seconds in measured.items()}
 
 
 def memory(settings: RunSettings, store: Store, counted: Dimensions | None) -> Memory:
@@ -203,80 +195,13 @@ def memory(settings: RunSettings, store: Store, counted: Dimensions | None) -> M
     )
 
 
-def _evaluation_seconds(
-    settings: RunSettings, before: Sequence[Run], record: Callable[[str], Record | None]
-) -> float | None:
-    """For one model; the passages of another text set are taken to be as long as those measured."""
-    evaluation = settings.evaluation
-    n_passages, a_passage = evaluation.n_passages, None
-    for run in before:
-        dense = record(run.dense)
-        if dense is None:
-            continue
-        if a_passage is None:
-            a_passage = dense.seconds / len(dense.outcomes)
-        whole = run.settings.evaluation.n_passages is None
-        if n_passages is None and whole and run.settings.evaluation.corpus == evaluation.corpus:
-            n_passages = len(dense.outcomes)
-        if n_passages is not None:
-            return n_passages * a_passage
-    return None
-
-
-def _loading_seconds(before: Sequence[Run]) -> float | None:
-    """The longest of the last few: where the model was in memory still, loading took no time."""
-    found = [run.seconds["load"] for run in before if "load" in run.seconds]
-    return max(found[:_LAST_LOADS], default=None)
-
-
-def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> tuple[float, float] | tuple[None, None]:
-    """For writing the text, which is nothing where it is read, and for one calibration."""
-    for run in before:
-        done = run.settings.calibration
-        if "calibrate" not in run.seconds or (wanted.corpus == SELF != done.corpus):
-            continue
-        more = _n_tokens(wanted) / _n_tokens(done)
-        written = run.seconds.get("text", 0.0) if wanted.corpus == SELF else 0.0
-        return written * more, run.seconds["calibrate"] * more / max(1, len(shares_read(run.settings)))
-    return None, None
-
-
-def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
-    """For one model, from runs of the same methods where there are any: one can take a hundred times as long as
-    another.
-
-    What methods take that read the text again grows with it, and no others tell of it; the largest, since a run that
-    found in the store what it would have read for measured nothing.
-    """
-    same = [run for run in before if set(run.settings.methods) == set(settings.methods)]
-    if _reads_again(settings):
-        wanted = _n_tokens(settings.calibration)
-        found = (_times(wanted / _n_tokens(run.settings.calibration), _seconds_a_pruning(run)) for run in same)
-        return max((value for value in found if value is not None), default=None)
-    others = [run for run in before if not _reads_again(run.settings)]
-    return _first(map(_seconds_a_pruning, (*same, *others)))
-
-
-def _reads_again(settings: RunSettings) -> bool:
-    return any(method.reads_again for method in settings.methods)
-
-
-def _n_tokens(calibration: CalibrationSettings) -> int:
-    return calibration.n_samples * calibration.length
-
-
-def _seconds_a_pruning(run: Run) -> float | None:
-    n_cached = sum(what.endswith("sparse") for what in run.cached)
-    n_pruned = len(run.sparse) - n_cached
-    return run.seconds["prune"] / n_pruned if "prune" in run.seconds and n_pruned > 0 else None
-
-
-def _first(values: Iterable[float | None]) -> float | None:
-    return next((value for value in values if value is not None), None)
-
-
-def _times(n: float, value: float | None) -> float | None:
-    return None if value is None else n * value
+def disk_need(settings: RunSettings, store: Store, counted: Dimensions | None, known: Memory) -> DiskNeed | None:
+    """What the run takes in the data folder; None where the model's dimensions are not known. known: its memory."""
+    if counted is None:
+        return None
+    streamed = known.least is not None and known.least.streamed
+    takes = disk(counted, settings, n_passages(settings) or 0, streamed=streamed)
+    return DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
 
 
 def _noted(store: Store, name: Callable[[str, str], NoteName], reference: str) -> str | None:

@@ -32,6 +32,14 @@ def require_room(folder: Path) -> None:
         )
 
 
+def free_bytes(folder: Path) -> int | None:
+    """How much is free on the folder's disk; None where it does not tell."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
 def is_full(error: BaseException | None) -> bool:
     """Whether this error, or what it was raised for, is a disk without room."""
     while error is not None:

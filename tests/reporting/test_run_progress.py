@@ -121,6 +121,25 @@ def test_what_is_stored_takes_no_time_and_is_no_part():
     assert (whole.part, whole.n_parts) == (2, 2)
 
 
+def test_what_an_earlier_attempt_has_done_is_behind_one_that_goes_on():
+    # Killed with half of the calibration done, which goes on after 10 s of starting and loading.
+    taken = (Taken("start", None, 8.0), Taken("load", None, 2.0), Taken("calibrate", 0, 0.0))
+    now = Now(taken=taken, share=0.5, rest_s=15.0, answered=True, goes_on=True)
+    found = run_progress(RUN, KNOWN, now)
+    assert found.remaining_s == pytest.approx(15 + 2 * (4 + 20))
+    assert found.share == pytest.approx(1 - found.remaining_s / 168)
+
+
+def test_one_that_goes_on_begins_where_what_is_stored_ends():
+    stored = {"calibrated": True, "answered": True, "n_stored": 1}
+    begun = Now(taken=(Taken("start", None, 0.0),), **stored)
+    assert run_progress(RUN, KNOWN, begun).share == 0.0
+    # The text, the calibration, the dense answers and one model of two are 134 s of 168 s.
+    found = run_progress(RUN, KNOWN, replace(begun, goes_on=True))
+    assert found.remaining_s == pytest.approx(8 + 2 + 4 + 20)
+    assert found.share == pytest.approx(134 / 168)
+
+
 def test_stages_that_were_left_out_are_no_parts_behind_it_either():
     taken = (Taken("start", None, 8.0), Taken("load", None, 2.0), Taken("prune", 1, 2.0))
     found = run_progress(RUN, KNOWN, Now(taken=taken, calibrated=True, answered=True))

@@ -46,9 +46,7 @@ def test_a_published_model_by_the_config_that_ships(store):
     assert named_model("facebook/opt-1.3b", store).counted == shipped("opt-1.3b")
 
 
-def test_a_family_without_arithmetic_by_what_was_noted_when_it_was_loaded(store, tmp_path):
-    name = folder_with(tmp_path, model_type="phi3")
-    assert (named_model(name, store).family, named_model(name, store).counted) == ("phi3", None)
+def test_a_model_by_what_was_noted_when_it_was_loaded(store):
     store.remember(notes.model_identity("owner/model", ""), "id")
     store.remember(notes.model_shape("id"), SHAPE.plain())
     found = named_model("owner/model", store)

@@ -7,7 +7,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.memory import SENSITIVITY_BATCH_TOKENS
+from sparsedash.catalog.memory import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration.gradients import sensitivities
 from sparsedash.engine.calibration.parts_io import pack_tensors, unpack_tensors
 from sparsedash.engine.calibration.statistics import first_tokens
@@ -16,8 +16,6 @@ from sparsedash.engine.pruning.layer import Statistics, layer_of
 from sparsedash.engine.pruning.sensitivity import reference_cut
 from sparsedash.schema.progress import OnStep
 from sparsedash.storage.halfway import Halfway
-
-SENSITIVITY_TOKENS = 4096
 
 
 def block_sensitivities(

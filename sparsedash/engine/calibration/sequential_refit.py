@@ -4,7 +4,8 @@ What the blocks before have lost arrives at a block as a shift of the residual s
 of it beside its own loss. Dimensions: d hidden width, m inner width, k kept channels; b, t of one batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import safetensors
 import safetensors.torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from sparsedash.engine.calibration.statistics import add_second_moment_, held_out, mirrored_
 from sparsedash.engine.calibration.token_weights import residual_weights
+from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.linalg import complement, damped_solution
@@ -23,6 +25,16 @@ from sparsedash.schema.progress import OnStep, Step
 BATCH_TOKENS = 4096
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refits:
+    """Where refitted blocks are kept, by their index. walked: how far the dense and the sparse model have come."""
+
+    walked: Walked
+    has: Callable[[int], bool]
+    get: Callable[[int], PrunedMlp]
+    put: Callable[[int, PrunedMlp], None]
+
+
 @torch.no_grad()
 def refit_sequentially(
     loaded: LoadedModel,
@@ -31,6 +43,7 @@ def refit_sequentially(
     damping: float,
     strength: float,
     on_step: OnStep,
+    refits: Refits | None = None,
 ) -> list[PrunedMlp]:
     """The same channels with refitted out-projections, which also make up for what the blocks before them lost.
 
@@ -38,7 +51,8 @@ def refit_sequentially(
     Where that is given something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of
     the other. Walks the dense and the sparse model side by side, which is three forward passes over the text: each
     block of the sparse one is run with its dense MLP, for what that is given, and again with the refitted one. Held-out
-    sequences are not fitted.
+    sequences are not fitted. refits: where the blocks are kept on the way, and those that were refitted before the work
+    was broken off.
     """
     device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
     numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
@@ -46,8 +60,10 @@ def refit_sequentially(
     fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
     strength = strength if _adds_output(loaded, batches[0]) else 0.0
-    steps, refitted = _Steps(on_step, 3 * len(loaded.blocks) * len(batches)), []
-    for index, (mlp, narrow) in enumerate(zip(loaded.mlps, narrowed, strict=True)):
+    first = refits.walked.resume(dense, sparse) if refits else 0
+    steps = _Steps(on_step, 3 * first * len(batches), 3 * len(loaded.blocks) * len(batches))
+    refitted = [refits.get(index) for index in range(first)] if refits else []
+    for index, (mlp, narrow) in list(enumerate(zip(loaded.mlps, narrowed, strict=True)))[first:]:
         for _ in dense.step(index):
             steps.further()
         before, sums = sparse.hidden, _Sums(mlp)
@@ -63,6 +79,9 @@ def refit_sequentially(
         with pruned([mlp], [refitted[-1]]):
             for _ in sparse.step(index):
                 steps.further()
+        if refits:
+            refits.put(index, refitted[-1])
+            refits.walked.reached(index + 1, [*dense.hidden, *sparse.hidden])
     return refitted
 
 
@@ -87,8 +106,8 @@ def _adds_output(loaded: LoadedModel, batch: Batch) -> bool:
 class _Steps:
     """Tells batch by batch how far it is."""
 
-    def __init__(self, on_step: OnStep, total: int) -> None:
-        self._on_step, self._done, self._total = on_step, -1, total
+    def __init__(self, on_step: OnStep, n_before: int, total: int) -> None:
+        self._on_step, self._done, self._total = on_step, n_before - 1, total
         self.further()
 
     def further(self) -> None:

@@ -21,7 +21,7 @@ from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, CalibrationSettings, TokenWeights
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 HELD_OUT_EVERY = 16
 HELD_OUT_TOKENS = 512
 FEW_TOKENS_PER_CHANNEL = 20
@@ -183,17 +183,20 @@ class _Gathered:
             width = activations.shape[-1]
             self._moment = torch.zeros((width, width) if self._whole else width, device=self._device)
             self._sum = torch.zeros(width, device=self._device)
-        # The square root on either side of the second moment.
-        roots = weights[fitted].sqrt()[:, None]
-        # In place: what a mask picks is a copy already, and there may be gigabytes of it.
-        fit = activations[fitted].float().mul_(roots)
+        own = weights[fitted]
+        # In place: what a mask picks is a copy already, and there may be gigabytes of it. A weight of one costs nothing.
+        roots = None if bool((own == 1).all()) else own.sqrt()[:, None]
+        fit = activations[fitted].float()
+        if roots is not None:
+            # The square root on either side of the second moment.
+            fit.mul_(roots)
         if self._whole:
             add_second_moment_(self._moment, fit)
         else:
             self._moment += fit.square().sum(dim=0)
-        self._sum += fit.mul_(roots).sum(dim=0)
+        self._sum += (fit if roots is None else fit.mul_(roots)).sum(dim=0)
         self._n_tokens += len(fit)
-        self._total_weight += float(weights[fitted].sum())
+        self._total_weight += float(own.sum())
         kept = activations[held_out][:: self._stride].float()
         self._held_out.append((kept, weights[held_out][:: self._stride]))
 

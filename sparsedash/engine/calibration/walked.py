@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 
 import safetensors
 import safetensors.torch
@@ -16,7 +17,7 @@ _BLOCK = "block"
 
 
 class Walked:
-    """The hidden states before one block, of every batch.
+    """The hidden states before one block, of every batch of one walk, or of several side by side.
 
     halfway, key: where they are kept. has: whether the store has what the walk leaves of a block.
     """
@@ -24,17 +25,19 @@ class Walked:
     def __init__(self, halfway: Halfway, key: str, has: Callable[[int], bool]) -> None:
         self._halfway, self._key, self._has = halfway, key, has
 
-    def resume(self, walk: BlockWalk) -> int:
-        """The block that is next: the first, or the one to which a broken off walk had come; `walk` is taken there."""
-        entered = walk.hidden
+    def resume(self, *walks: BlockWalk) -> int:
+        """The block that is next: the first, or the one to which broken off walks had come; `walks` are taken there."""
+        entered = [own for walk in walks for own in walk.hidden]
         index, hidden = self._halfway.get(self._key, partial(_unpacked, [own.shape for own in entered])) or (0, [])
         if not index or not all(map(self._has, range(index))):
             return 0
-        walk.go_back([own.to(first.device) for own, first in zip(hidden, entered, strict=True)])
+        found = iter(own.to(first.device) for own, first in zip(hidden, entered, strict=True))
+        for walk in walks:
+            walk.go_back(list(islice(found, len(walk.hidden))))
         return index
 
     def reached(self, index: int, hidden: Sequence[Tensor]) -> None:
-        """Keep what is before the block with this index, from time to time."""
+        """Keep what is before the block with this index, of all walks one after another, from time to time."""
 
         def packed() -> bytes:
             named = {str(number): own.contiguous().cpu() for number, own in enumerate(hidden)}

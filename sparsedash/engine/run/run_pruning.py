@@ -7,7 +7,8 @@ from torch import Tensor
 
 from sparsedash.engine.calibration.cache import CacheEvicted
 from sparsedash.engine.calibration.parts_io import pack_errors, pack_masked, unpack_errors, unpack_masked
-from sparsedash.engine.calibration.sequential_refit import pack_narrowed, refit_sequentially, unpack_narrowed
+from sparsedash.engine.calibration.sequential_refit import Refits, pack_narrowed, refit_sequentially, unpack_narrowed
+from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import CalibrationData
 from sparsedash.engine.pruning.patterns import PATTERNS
@@ -113,28 +114,31 @@ class RunPruning:
         """What every MLP becomes; a sequential refit is kept, since it needs passes over the text."""
         if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
             return self._chosen(method, permille, calibration)
-        text = self.calibration(method)
-        key = pruned_key(text.keys.statistics, method, permille)
-        known = self._known_narrowed(key)
-        if known is None:
-            chosen, on_step = self._chosen(method, permille, calibration), self._run_log.on_step
-            loaded, sequences = self._model.loaded, text.sequences
-            refitted = refit_sequentially(loaded, sequences, chosen, method.damping, method.strength, on_step)
-            about = about_artefact("weights", loaded.identity)
-            for index, narrow in enumerate(refitted):
-                self._store.put_artefact(f"{key}/{index}", pack_narrowed(narrow), about)
-            return refitted
-        return known
+        loaded, text, refits = self._model.loaded, self.calibration(method), self._refits(method, permille)
+        if all(map(refits.has, range(len(loaded.mlps)))):
+            return [refits.get(index) for index in range(len(loaded.mlps))]
+        chosen, on_step = self._chosen(method, permille, calibration), self._run_log.on_step
+        damping, strength = method.damping, method.strength
+        return refit_sequentially(loaded, text.sequences, chosen, damping, strength, on_step, refits)
 
-    def _known_narrowed(self, key: str) -> list[PrunedMlp] | None:
-        """What the store has of a sequential refit; None where it lacks a block."""
-        found, hold = [], self._model.loaded.residency.hold
-        for index in range(len(self._model.loaded.mlps)):
-            data = self._store.get_artefact(f"{key}/{index}")
+    def _refits(self, method: MethodSettings, permille: int) -> Refits:
+        """What the store has of a sequential refit."""
+        key, store, hold = self._parts_key(method, permille), self._store, self._model.loaded.residency.hold
+        about = about_artefact("weights", self._model.identity)
+
+        def has(index: int) -> bool:
+            return store.has_artefact(f"{key}/{index}")
+
+        def get(index: int) -> PrunedMlp:
+            data = store.get_artefact(f"{key}/{index}")
             if data is None:
-                return None
-            found.append(unpack_narrowed(data).held(hold))
-        return found
+                raise CacheEvicted(key)
+            return unpack_narrowed(data).held(hold)
+
+        def put(index: int, narrow: PrunedMlp) -> None:
+            store.put_artefact(f"{key}/{index}", pack_narrowed(narrow), about)
+
+        return Refits(walked=Walked(self._halfway, f"{key}/hidden", has), has=has, get=get, put=put)
 
     def _chosen(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> list[PrunedMlp]:
         """What every MLP becomes by itself, without regard to what the blocks before it have lost."""

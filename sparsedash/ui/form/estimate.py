@@ -27,13 +27,18 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
         time += ", less where trials stop early"
     if before.duration.unknown and backend.is_measuring():
         _wait(backend)
-    rows = [("Time", time), ("Memory", _memory(before.memory)), ("Stored already", _stored(before.stored))]
-    frame.show(facts(rows))
+    rows = [("Time", time), *_stages(before), ("Memory", _memory(before.memory))]
+    if before.disk is not None and not everything_stored(before.stored):
+        rows.append(("Disk", wording.disk(before.disk.takes)))
+    frame.show(facts([*rows, ("Stored already", _stored(before.stored))]))
     if before.memory.too_little:
         frame.note(
             f"This machine has {wording.size(before.memory.there_bytes or 0)} of memory: the run is likely to run "
             "out of it. A smaller model or bfloat16 takes less."
         )
+    if before.disk is not None and before.disk.too_little and not everything_stored(before.stored):
+        free = wording.size(before.disk.free_bytes or 0)
+        frame.note(f"The data folder's disk has {free} left: the run is likely to fill it.")
     for problem in before.problems:
         frame.failure(problem.message)
     return not before.problems
@@ -61,6 +66,14 @@ def _time(before: Preflight) -> str:
     if not known or len(before.duration.unknown) > _NAMED:
         return "not known: no run like this has finished here yet"
     return f"about {wording.duration(known)}, and {unknown}, which has not been measured here yet"
+
+
+def _stages(before: Preflight) -> list[tuple[str, str]]:
+    """The time of every stage, where more than one is known."""
+    parts = before.duration.parts
+    if everything_stored(before.stored) or len(parts) < 2:
+        return []
+    return [("Of it", ", ".join(f"{name} {wording.duration(seconds)}" for name, seconds in parts))]
 
 
 def _memory(memory: Memory) -> str:

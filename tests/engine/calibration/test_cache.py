@@ -5,9 +5,8 @@ from statistics import median
 import pytest
 import torch
 
-from sparsedash.catalog.memory import SENSITIVITY_BATCH_TOKENS
+from sparsedash.catalog.memory import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration import block_sensitivity
-from sparsedash.engine.calibration.block_sensitivity import SENSITIVITY_TOKENS
 from sparsedash.engine.calibration.cache import CalibrationCache
 from sparsedash.engine.calibration.statistics import calibrate
 from sparsedash.engine.models.loading import LoadedModel

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.calibration import gradients
+from sparsedash.engine.calibration import gradients, sequential_refit
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning import reconstruction_error, structured, unstructured
@@ -48,7 +48,9 @@ def settings(model_folder, passage_file):
 
 
 def told(step):
-    """The stage, or "backward" for a backward pass."""
+    """The stage, or "backward" for a backward pass, "refit" for a sequential refit."""
+    if (step.stage, step.unit) == ("prune", "batches"):
+        return "refit"
     return "backward" if step.message.startswith("backward") else step.stage
 
 
@@ -145,6 +147,21 @@ def test_no_batch_of_a_backward_pass_is_read_twice(name, at, settings, uninterru
     settings = replace(settings, methods=(method,))
     again, found, left = killed_and_begun_again(settings, tmp_path / "data", "backward", at)
     assert len(read) == again.of("backward")[-1] > at
+    assert found == uninterrupted(settings)
+    assert left == []
+
+
+@pytest.mark.parametrize("at", [1, 4, 7])
+def test_a_sequential_refit_goes_on_at_the_block_where_it_was(at, settings, uninterrupted, tmp_path, monkeypatch):
+    # Three batches a block, and one step before the first.
+    refitted = []
+    refit = sequential_refit._Sums.refit
+    monkeypatch.setattr(sequential_refit._Sums, "refit", lambda *asked: refitted.append(1) or refit(*asked))
+    method = replace(method_named("obs-sequential"), width_multiple=8)
+    settings = replace(settings, methods=(method,))
+    again, found, left = killed_and_begun_again(settings, tmp_path / "data", "refit", at)
+    assert again.of("refit")[0] == 3 * (at // 3)
+    assert len(refitted) <= N_BLOCKS + 1
     assert found == uninterrupted(settings)
     assert left == []
 

@@ -6,12 +6,13 @@ from dataclasses import fields, replace
 import pytest
 
 from sparsedash.catalog.dimensions import shipped
+from sparsedash.catalog.disk import Disk
 from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.named_models import NamedModel
-from sparsedash.service.preflight import Duration, Memory
+from sparsedash.service.preflight import DiskNeed, Duration, Memory
 from sparsedash.service.problems import Problem
 from sparsedash.ui.form_address import form_address
 from tests.ui import specimens
@@ -131,6 +132,16 @@ def test_the_estimate_says_time_memory_and_what_is_stored(open_page):
     said = words(open_page("prune"))
     assert "Time about 4 min Memory about 1.2 GB" in said
     assert "Stored already calibration, dense answers, 1 of 3 sparse models" in said
+
+
+def test_the_estimate_says_the_time_of_every_stage_and_the_disk(open_page, backend):
+    known = Duration(seconds=245.0, parts=(("loading", 5.0), ("pruning", 240.0)))
+    takes = DiskNeed(takes=Disk(stays_bytes=1_200_000_000, passing_bytes=640_000_000), free_bytes=500_000_000)
+    backend.before = replace(backend.before, duration=known, disk=takes)
+    said = words(open_page("prune"))
+    assert "Of it loading 5 s, pruning 4 min" in said
+    assert "Disk about 1.2 GB, and up to 640 MB more while it runs" in said
+    assert "The data folder's disk has 500 MB left: the run is likely to fill it." in said
 
 
 def test_without_measurements_the_estimate_does_not_guess(open_page, backend):

@@ -1,0 +1,54 @@
+"""What a run takes in the data folder, by arithmetic from the model's dimensions: nothing is loaded or downloaded."""
+
+from dataclasses import dataclass
+
+from sparsedash.catalog.dimensions import Dimensions
+from sparsedash.catalog.memory import BYTES, kept_bytes, needs_sensitivity
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import RunSettings
+
+ANSWER_BYTES = 1000
+"""One answer in a record, about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """stays_bytes: what the run leaves. passing_bytes: what is kept besides while it is under way, at most."""
+
+    stays_bytes: int
+    passing_bytes: int
+
+
+def disk(counted: Dimensions, settings: RunSettings, n_passages: int, *, streamed: bool) -> Disk:
+    """What a run of this model takes where nothing of it is stored. streamed: whether it is read block by block."""
+    itemsize, calibration = BYTES[settings.dtype], settings.calibration
+    stays = kept_bytes(counted.widths, counted.hidden, settings, calibration.n_samples)
+    stays += sum(_out_bytes(counted, permille) for method, permille in settings.points if _refits_in_order(method))
+    stays += (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
+    if streamed and counted.stored_bytes != itemsize:
+        # A copy in the run's own type, which can be read block by block.
+        stays += counted.n_parameters * itemsize
+    streams = 2 if any(map(_refits_in_order, settings.methods)) else 1
+    passing = [streams * calibration.n_samples * calibration.length * counted.hidden * itemsize]
+    passing += [_model_bytes(counted, method, permille, itemsize) for method, permille in settings.points]
+    if needs_sensitivity(settings):
+        passing.append(_out_bytes(counted, 0))
+    return Disk(stays_bytes=stays, passing_bytes=max(passing) if settings.points else 0)
+
+
+def _refits_in_order(method: MethodSettings) -> bool:
+    return method.compensation == "sequential"
+
+
+def _out_bytes(counted: Dimensions, permille: int) -> int:
+    """Of all out-projections in single precision, with as many channels as are left."""
+    return 4 * counted.hidden * sum(counted.widths) * (1000 - permille) // 1000
+
+
+def _model_bytes(counted: Dimensions, method: MethodSettings, permille: int, itemsize: int) -> int:
+    """What is kept of one sparse model until it has answered; of masked weights a bit each, and what is left."""
+    if method.takes_channels:
+        return _out_bytes(counted, permille)
+    n = counted.n_mlp if method.scope == "mlp" else counted.n_matmul - counted.vocabulary * counted.hidden
+    refitted = n * itemsize * (1000 - permille) // 1000 if method.compensation != "none" else 0
+    return n // 8 + refitted
