@@ -16,7 +16,7 @@ from sparsedash.schema.settings import SELF, RunSettings
 TOKENS_A_PASSAGE = 115
 """Of the built-in passages, and nearly as many of LAMBADA's."""
 
-_READING, _ANSWERING, _WRITING = 0.8, 0.68, 0.12
+_READING, _ANSWERING, _WRITING = 0.8, 0.68, 0.17
 """Shares of the measured speed: of the passes over text, of answering with its small batches, and of writing token by
 token.
 """

@@ -184,7 +184,7 @@ class _Gathered:
             self._moment = torch.zeros((width, width) if self._whole else width, device=self._device)
             self._sum = torch.zeros(width, device=self._device)
         own = weights[fitted]
-        # In place: what a mask picks is a copy already, and there may be gigabytes of it. A weight of one costs nothing.
+        # In place: what a mask picks is a copy already, and there may be gigabytes of it. Weights of one cost nothing.
         roots = None if bool((own == 1).all()) else own.sqrt()[:, None]
         fit = activations[fitted].float()
         if roots is not None:
