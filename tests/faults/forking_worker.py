@@ -22,7 +22,7 @@ from sparsedash.storage import halfway
 from sparsedash.worker import main
 
 COUNTED = {
-    "calibrated blocks": (walked.Walked, "reached"),
+    "calibrated and refitted blocks": (walked.Walked, "reached"),
     "batches on the way back": (gradients, "_watched"),
     "scored and solved blocks": (structured, "_layer"),
     "measured blocks": (reconstruction_error, "_block_errors"),

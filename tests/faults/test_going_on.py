@@ -49,7 +49,7 @@ def calm(tmp_path_factory, forking) -> Calm:
     text = f"file:{write_jsonl(folder / 'passages.jsonl', passages(60))}"
     asked = RunSettings(
         model=str(save_tiny(folder / "model", num_hidden_layers=N_BLOCKS)),
-        methods=(replace(method_named("obs-by-sensitivity"), width_multiple=8), method_named("sparsegpt")),
+        methods=(replace(method_named("obs-sequential"), width_multiple=8), method_named("sparsegpt")),
         sparsities_permille=(400,),
         calibration=CalibrationSettings(corpus=text, n_samples=60, length=64),
         evaluation=EvaluationSettings(corpus=text, n_passages=24),

@@ -41,6 +41,13 @@ N_EACH = 9
 LARGER = {"hidden_size": 128, "intermediate_size": 768, "num_hidden_layers": 6, "head_dim": 32}
 
 
+@pytest.fixture(scope="module")
+def forking() -> Iterator[Forking]:
+    forking = Forking()
+    yield forking
+    forking.end()
+
+
 @dataclass(frozen=True)
 class Whole:
     """What nobody disturbed. seconds: of each stage."""
