@@ -156,6 +156,7 @@ def gather(
                     own.add(real & ~kept_out, real & kept_out, weights)
                 done = index * len(batches) + number + 1
                 on_step(Step("calibrate", done, n_steps, unit="batches"))
+        loaded.residency.drop()
         keep(index, [own.statistics() for own in gathered])
         if walked:
             walked.reached(index + 1, walk.hidden)

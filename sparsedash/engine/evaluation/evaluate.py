@@ -11,7 +11,7 @@ not belong to it, near the beginning: the `published` rule counts it as wrong, w
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from random import Random
 from typing import Any
 
@@ -33,8 +33,10 @@ from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings, Ru
 
 BATCH_TOKENS = 1024
 """Read at once: of twice as many, what a block works on no longer fits into the caches of a processor."""
-KEPT_BYTES = 256 * 2**20
-"""Answers that are no whole word yet are finished together, once so much of their passages is kept for it."""
+KEPT_BYTES, KEPT_SHARE = 256 * 2**20, 1 / 8
+"""Answers that are no whole word yet are finished together, once so much of their passages is kept for it, or this
+share of the model's weights where that is more: each token that is written takes a pass over all of them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +167,15 @@ class _Asked:
             n_read += len(rows)
             n_right += sum(score.first_wrong is None for score in waiting[-1].scores)
             on_read(n_read, n_right)
-            if sum(read.kept_bytes for read in waiting) >= KEPT_BYTES:
+            if sum(read.kept_bytes for read in waiting) >= self._kept_bytes:
                 found |= self._finished(waiting)
                 waiting = []
         return found | self._finished(waiting)
+
+    @cached_property
+    def _kept_bytes(self) -> int:
+        n_bytes = sum(int(weight.nbytes) for weight in self.loaded.model.parameters())
+        return max(KEPT_BYTES, int(KEPT_SHARE * n_bytes))
 
     def _finished(self, reads: Sequence["_Read"]) -> dict[int, Outcome]:
         """The outcomes of these batches, whose answers are finished together."""

@@ -35,6 +35,7 @@ class Resident:
 
     def drop(self) -> None:
         """Told that what was touched of the weights is not needed for now."""
+        give_back_freed()
 
     def hold(self, tensor: Tensor) -> Tensor:
         """The same numbers, kept where there is room for as many of them as the model has."""
@@ -80,9 +81,8 @@ class Streamed:
 
     def drop(self) -> None:
         """Give back the memory of all that was read; it is read again where it is touched."""
-        self._forget_gone()
-        for _, address, n_bytes in self._mapped:
-            _not_needed(address, n_bytes)
+        self._let_go()
+        give_back_freed()
 
     def hold(self, tensor: Tensor) -> Tensor:
         """The same numbers in a file of their own, which is gone when nothing uses them.
@@ -103,7 +103,7 @@ class Streamed:
         held: Tensor = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
         held.copy_(tensor)
         self._note(held)
-        self.drop()
+        self._let_go()
         return held
 
     @contextmanager
@@ -120,7 +120,12 @@ class Streamed:
     def _leave(self) -> None:
         self._current.close()
         self._inside = None
-        self.drop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._forget_gone()
+        for _, address, n_bytes in self._mapped:
+            _not_needed(address, n_bytes)
 
     def _map_weights(self, model: nn.Module) -> None:
         for parameter in model.parameters():
@@ -163,6 +168,13 @@ def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
         Path(name).unlink()
 
 
+def give_back_freed() -> None:
+    """Let the system have what was freed: the C library keeps gigabytes of it for the next time, in pieces."""
+    if _trim is not None:
+        _trim(0)
+
+
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 _ADVICE: int | None = getattr(mmap, "MADV_DONTNEED", None)
 _madvise = ctypes.CDLL(None, use_errno=True).madvise if _ADVICE is not None else None
 
