@@ -167,6 +167,9 @@ class _Asked:
             n_read += len(rows)
             n_right += sum(score.first_wrong is None for score in waiting[-1].scores)
             on_read(n_read, n_right)
+            if waiting[-1].unfinished is None:
+                # Nothing to wait for: what is whole can be kept, should the job be killed.
+                found |= self._finished([waiting.pop()])
             if sum(read.kept_bytes for read in waiting) >= self._kept_bytes:
                 found |= self._finished(waiting)
                 waiting = []
