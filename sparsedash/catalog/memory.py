@@ -25,13 +25,16 @@ _SOLVING = 4.5
 Purpose = Literal["calibration", "pruning", "the sequential refit", "the backward pass"]
 
 
+RUNTIME_BYTES = 450_000_000
+"""Of the engine itself, before it has loaded a model: torch, transformers and what they need, as measured."""
+
 USABLE = 0.9
 """Share of a machine's memory that a model may take: the system and the server need some."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeastMemory:
-    """n_bytes: the weights that are in memory as they are run, and what is largest beside them.
+    """n_bytes: the engine, the weights that are in memory as they are run, and what is largest beside them.
 
     beside_bytes: of that, what purpose needs. streamed: whether the weights are read block by block.
     """
@@ -63,7 +66,7 @@ def least_memory(counted: Dimensions, settings: RunSettings, *, streamed: bool =
     purpose = max(beside, key=beside.__getitem__)
     n_weights = _streamed_weights(counted) if streamed else counted.n_parameters
     return LeastMemory(
-        n_bytes=n_weights * BYTES[settings.dtype] + beside[purpose],
+        n_bytes=RUNTIME_BYTES + n_weights * BYTES[settings.dtype] + beside[purpose],
         beside_bytes=beside[purpose],
         purpose=purpose,
         streamed=streamed,

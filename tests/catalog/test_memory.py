@@ -8,6 +8,7 @@ from sparsedash.catalog.choices import MODELS
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.memory import (
     FISHER_BATCH_TOKENS,
+    RUNTIME_BYTES,
     SENSITIVITY_BATCH_TOKENS,
     dimensions_of,
     gradient_bytes,
@@ -35,7 +36,7 @@ def settings(*names, **changes):
 def test_without_a_backward_pass_it_is_the_text_on_its_way_and_the_widest_layers_moments_twice():
     found = least_memory(SMALL, settings("wanda-channels", "flap"))
     assert found.beside_bytes == 2 * 4 * 30 * 30 + N_TOKENS * 10 * 4
-    assert found.n_bytes == 4 * 6_000 + found.beside_bytes
+    assert found.n_bytes == RUNTIME_BYTES + 4 * 6_000 + found.beside_bytes
     assert found.purpose == "calibration"
 
 
@@ -97,7 +98,7 @@ def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample()
     found = least_memory(SMALL, asked)
     assert gradient_bytes(SMALL.widths, asked, 7) == 4 * 7 * 50
     assert found.beside_bytes == 4 * 7 * 50 + FISHER_BATCH_TOKENS * (OF_BLOCKS + 16 * 100)
-    assert found.n_bytes == 4 * 6_000 + found.beside_bytes
+    assert found.n_bytes == RUNTIME_BYTES + 4 * 6_000 + found.beside_bytes
 
 
 def test_a_long_sequence_is_a_batch_of_its_own():
@@ -125,7 +126,7 @@ def test_half_the_format_takes_half_the_weights_and_of_the_blocks_vectors():
     found = least_memory(SMALL, settings("best", dtype="bfloat16"))
     a_token = (4 + 2) * 2 * 10 + 4 * 2 * (30 + 10)
     assert found.beside_bytes == CHANGES + SENSITIVITY_BATCH_TOKENS * a_token
-    assert found.n_bytes == 2 * 6_000 + found.beside_bytes
+    assert found.n_bytes == RUNTIME_BYTES + 2 * 6_000 + found.beside_bytes
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)

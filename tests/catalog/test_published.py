@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.catalog.memory import RUNTIME_BYTES
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
 from sparsedash.schema.method_settings import MethodSettings
@@ -108,7 +109,7 @@ def test_the_model_that_is_gone_has_a_stand_in_that_is_named():
 
 def test_what_a_run_takes_follows_from_the_config_and_the_format():
     single, half = (run_cost(row, lambda _: None) for row in LAST_WORD[:2])
-    weights = [row.memory.n_bytes - row.memory.beside_bytes for row in (single, half)]
+    weights = [row.memory.n_bytes - row.memory.beside_bytes - RUNTIME_BYTES for row in (single, half)]
     assert weights == [4 * 6_050_882_784, 2 * 6_050_882_784]
     assert single.download_bytes == half.download_bytes == 4 * 6_050_882_784
     kept = 6_004 * 28 * 16384 * 4

@@ -86,14 +86,15 @@ def _aligned_right(
 
 
 def _joined(parts: Sequence[Unfinished]) -> tuple[Tensor, Cache]:
-    """One mask and one cache of all parts' rows; the shorter are padded on the left."""
+    """One mask and one cache of all parts' rows, which lose theirs on the way; the shorter are padded on the left."""
     longest = max(part.mask.shape[1] for part in parts)
     mask = torch.cat([nn.functional.pad(part.mask, (longest - part.mask.shape[1], 0)) for part in parts])
     cache = DynamicCache()
     for index in range(len(parts[0].layers)):
+        # Let go of layer by layer: all of them twice may be gigabytes.
         keys, values = (
             torch.cat([nn.functional.pad(held, (0, 0, longest - held.shape[2], 0)) for held in of_parts])
-            for of_parts in zip(*(part.layers[index] for part in parts), strict=True)
+            for of_parts in zip(*(part.layers.pop(0) for part in parts), strict=True)
         )
         cache.update(keys, values, index)
     return mask, cache

@@ -189,6 +189,7 @@ class _Asked:
                 right = self.loaded.tokenizer.decode(score.target)
                 found[row] = self._outcome(row, score, right if tokens is None else first_word(self.loaded, tokens))
         self.so_far.add(found)
+        self.loaded.residency.drop()
         return found
 
     def _outcome(self, row: int, score: TargetScore, answer: str) -> Outcome:

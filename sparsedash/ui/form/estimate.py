@@ -73,7 +73,7 @@ def _stages(before: Preflight) -> list[tuple[str, str]]:
     parts = before.duration.parts
     if everything_stored(before.stored) or len(parts) < 2:
         return []
-    return [("Of it", ", ".join(f"{name} {wording.duration(seconds)}" for name, seconds in parts))]
+    return [("By stage", ", ".join(f"{name} {wording.duration(seconds)}" for name, seconds in parts))]
 
 
 def _memory(memory: Memory) -> str:

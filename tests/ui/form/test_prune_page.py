@@ -139,7 +139,7 @@ def test_the_estimate_says_the_time_of_every_stage_and_the_disk(open_page, backe
     takes = DiskNeed(takes=Disk(stays_bytes=1_200_000_000, passing_bytes=640_000_000), free_bytes=500_000_000)
     backend.before = replace(backend.before, duration=known, disk=takes)
     said = words(open_page("prune"))
-    assert "Of it loading 5 s, pruning 4 min" in said
+    assert "By stage loading 5 s, pruning 4 min" in said
     assert "Disk about 1.2 GB, and up to 640 MB more while it runs" in said
     assert "The data folder's disk has 500 MB left: the run is likely to fill it." in said
 
