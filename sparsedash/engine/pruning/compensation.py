@@ -41,11 +41,10 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     lam = damping * median(diag H_KK). Where the layer has a bias, H is the covariance and the bias takes up the means.
     Raises CalibrationError when it cannot be solved even with heavy damping.
     """
-    weight = layer.out_weight
-    fitted, lost = weight[:, kept], 0.0
+    weight, added, lost = layer.out_weight, None, 0.0
     if len(kept) < layer.width:
         added, lost = _made_up(layer, kept, damping)
-        fitted = fitted + added
+    fitted = weight[:, kept] if added is None else weight[:, kept] + added
     if layer.out_bias is None:
         return PrunedMlp(kept, fitted, None, lost)
     mean = layer.mean.double()
@@ -61,13 +60,12 @@ def _made_up(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, float]
     """
     gone = complement(kept, layer.width)
     missing, beside = layer.out_weight[:, gone], layer.moment_of(kept, gone)
-    cross = beside @ missing.T
     # Whichever is narrower: a column of each channel that goes, or of each output.
-    if few := len(gone) < len(missing):
-        solution, ridge = damped_solution(layer.moment_of(kept, kept), beside, damping)
-    else:
-        solution, ridge = damped_solution(layer.moment_of(kept, kept), cross, damping)
+    few = len(gone) < len(missing)
+    right = beside if few else beside @ missing.T
+    solution, ridge = damped_solution(layer.moment_of(kept, kept), right, damping)
     added = missing @ solution.T if few else solution.T
+    cross = beside @ missing.T if few else right
     explained = (added * cross.T).sum(dtype=torch.float64) + (added.square() @ ridge.float()).sum(dtype=torch.float64)
     return added, max(0.0, energy(missing, layer.moment_of(gone, gone)) - float(explained))
 
