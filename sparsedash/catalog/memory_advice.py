@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sparsedash.catalog.memory import LeastMemory, Purpose, dimensions_of, least_memory
+from sparsedash.catalog.memory import RUNTIME_BYTES, LeastMemory, Purpose, dimensions_of, least_memory
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.searches import asked_settings, planned_run
 from sparsedash.schema.settings import RunSettings
@@ -35,11 +35,11 @@ def out_of_memory(kind: str, settings: Mapping[str, Any]) -> tuple[str, str]:
     if counted is None:
         return f"Memory ran out with {asked.model} in {asked.dtype}.", _GENERAL
     least = least_memory(counted, asked)
-    weights = least.n_bytes - least.beside_bytes
+    weights = least.n_bytes - least.beside_bytes - RUNTIME_BYTES
     return (
         f"Memory ran out: {asked.model} in {asked.dtype} takes at least {_gigabytes(least.n_bytes)}, "
         f"{_gigabytes(weights)} for {counted.n_parameters / 1e9:.2f} billion weights and "
-        f"{_gigabytes(least.beside_bytes)} for {least.purpose}.",
+        f"{_gigabytes(least.beside_bytes)} for {least.purpose}, the rest for the program itself.",
         _advice(asked, least, weights),
     )
 
