@@ -31,6 +31,7 @@ def everything_is_long(monkeypatch):
     monkeypatch.setattr(halfway, "EVERY_S", 0.0)
     # One batch is finished at a time, of a few passages each.
     monkeypatch.setattr(evaluate, "KEPT_BYTES", 1)
+    monkeypatch.setattr(evaluate, "KEPT_SHARE", 0)
     monkeypatch.setattr(evaluate, "BATCH_TOKENS", 128)
     monkeypatch.setattr(gradients, "FISHER_BATCH_TOKENS", 256)
     monkeypatch.setattr(gradients, "SENSITIVITY_BATCH_TOKENS", 256)
