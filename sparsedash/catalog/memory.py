@@ -127,8 +127,7 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
 def _collects_whole_moments(widths: Sequence[int], settings: RunSettings) -> bool:
     """Not where there are too few tokens for them, as far as is known before the text is read."""
     n_tokens = settings.calibration.n_samples * settings.calibration.length
-    solves = any(method.solves for method in settings.methods)
-    return solves or n_tokens >= MIN_TOKENS_PER_CHANNEL * max(widths)
+    return settings.solves or n_tokens >= MIN_TOKENS_PER_CHANNEL * max(widths)
 
 
 def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: int) -> int:
@@ -145,7 +144,7 @@ def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: in
 
 
 def _solving_bytes(counted: Dimensions, settings: RunSettings) -> int:
-    if not any(method.solves for method in settings.methods):
+    if not settings.solves:
         return 0
     return int(_SOLVING * 4 * max(width * width for width in counted.widths))
 

@@ -143,6 +143,11 @@ class RunSettings:
         return any(method.reads_text for method in self.methods)
 
     @property
+    def solves(self) -> bool:
+        """Whether any of its methods looks at second moments as a whole."""
+        return any(method.solves for method in self.methods)
+
+    @property
     def made_permille(self) -> tuple[int, ...]:
         """The sparsities of all points, each once: those asked for, and those that patterns decide themselves."""
         return tuple(dict.fromkeys(permille for _, permille in self.points))

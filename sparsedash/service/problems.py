@@ -57,8 +57,7 @@ def _size_problem(settings: RunSettings) -> Problem | None:
     asked = settings.calibration
     counted = dimensions_of(BUILTIN_MODEL) if settings.model == BUILTIN_MODEL else None
     needed = MIN_TOKENS_PER_CHANNEL * max(counted.widths) if counted else 0
-    solves = any(method.solves for method in settings.methods)
-    if not solves or asked.n_samples * asked.length >= needed:
+    if not settings.solves or asked.n_samples * asked.length >= needed:
         return None
     message = (
         f"Calibration: {asked.n_samples:,} x {asked.length:,} tokens are too few for this model; needed: {needed:,}, "

@@ -12,12 +12,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsedash.engine.calibration.statistics import add_second_moment_, held_out, mirrored_
+from sparsedash.engine.calibration.statistics import held_out
 from sparsedash.engine.calibration.token_weights import residual_weights
 from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.pruning.linalg import complement, damped_solution
+from sparsedash.engine.pruning.linalg import add_second_moment_, complement, damped_solution, mirrored_, part_of
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
@@ -163,8 +163,8 @@ def _fitted(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift:
     moment: (m, m). weight: (d, m). shift: (d, m), the mean of y x^T.
     """
     gone = complement(kept, moment.shape[0])
-    cross = moment[kept][:, gone] @ weight[:, gone].T + shift[:, kept].T
-    return weight[:, kept] + damped_solution(moment[kept][:, kept], cross, damping)[0].T
+    cross = part_of(moment, kept, gone) @ weight[:, gone].T + shift[:, kept].T
+    return weight[:, kept] + damped_solution(part_of(moment, kept, kept), cross, damping)[0].T
 
 
 def pack_narrowed(narrow: PrunedMlp) -> bytes:

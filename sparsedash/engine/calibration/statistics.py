@@ -16,6 +16,7 @@ from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample, Statistics
+from sparsedash.engine.pruning.linalg import add_second_moment_, mirrored_
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
@@ -25,7 +26,6 @@ BATCH_TOKENS = 2048
 HELD_OUT_EVERY = 16
 HELD_OUT_TOKENS = 512
 FEW_TOKENS_PER_CHANNEL = 20
-_COLUMNS = 512
 
 
 def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: CalibrationSettings) -> list[list[int]]:
@@ -210,28 +210,6 @@ class _Gathered:
             held_out=Sample(inputs=held_out, weights=weights),
             n_tokens=self._n_tokens,
         )
-
-
-def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
-    """Add x^T x to the lower triangle of `moment`, in place; what is above it is left undefined.
-
-    moment: (m, m). activations: (n, m). Column blocks skip most of the upper triangle, which is half of the work.
-    """
-    width = moment.shape[0]
-    for start in range(0, width, _COLUMNS):
-        stop = min(start + _COLUMNS, width)
-        moment[start:, start:stop].addmm_(activations[:, start:].T, activations[:, start:stop])
-
-
-def mirrored_(moment: Tensor) -> Tensor:
-    """The symmetric matrix (m, m) whose lower triangle this is, in its place: a second one may be a gigabyte."""
-    width = moment.shape[0]
-    for start in range(0, width, _COLUMNS):
-        stop = min(start + _COLUMNS, width)
-        moment[start:stop, stop:] = moment[stop:, start:stop].T
-        square = moment[start:stop, start:stop].tril()
-        moment[start:stop, start:stop] = square + square.tril(-1).T
-    return moment
 
 
 def _pieces(loaded: LoadedModel, text: str, length: int) -> list[list[int]]:

@@ -41,10 +41,11 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     lam = damping * median(diag H_KK). Where the layer has a bias, H is the covariance and the bias takes up the means.
     Raises CalibrationError when it cannot be solved even with heavy damping.
     """
-    weight, added, lost = layer.out_weight, None, 0.0
-    if len(kept) < layer.width:
-        added, lost = _made_up(layer, kept, damping)
-    fitted = weight[:, kept] if added is None else weight[:, kept] + added
+    weight = layer.out_weight
+    if len(kept) == layer.width:
+        return PrunedMlp(kept, weight, layer.out_bias, 0.0)
+    added, lost = _made_up(layer, kept, damping)
+    fitted = weight[:, kept] + added
     if layer.out_bias is None:
         return PrunedMlp(kept, fitted, None, lost)
     mean = layer.mean.double()

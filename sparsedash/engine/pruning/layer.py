@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.linalg import energy
+from sparsedash.engine.pruning.linalg import energy, part_of
 from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
 
 
@@ -45,8 +45,6 @@ class Statistics:
         """(m,), of each channel: the diagonal of the second moment."""
         return self.second_moment.diagonal() if self.is_whole else self.second_moment
 
-
-_ROWS = 512
 
 UNKNOWN = Statistics(
     second_moment=torch.empty(0),
@@ -109,13 +107,7 @@ class Layer:
 
     def part(self, rows: Tensor, columns: Tensor) -> Tensor:
         """These rows and columns of the second moment, (rows, columns)."""
-        moment = self.known.second_moment
-        found = moment.new_empty(len(rows), len(columns))
-        for start in range(0, len(rows), _ROWS):
-            # All columns of all rows would be a second copy.
-            some = slice(start, start + _ROWS)
-            found[some] = moment[rows[some]][:, columns]
-        return found
+        return part_of(self.known.second_moment, rows, columns)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,4 +1,4 @@
-"""Linear algebra that saliencies and compensation share: damping (a ridge) of second moments, and solving with them."""
+"""Linear algebra of second moments: summing them, damping them (a ridge), and solving with them."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ SINGLE = 4e-6
 MISSED = 1e-6
 """What single precision may leave unexplained, as a share of what a fit explains; real models leave some 1e-12."""
 
-_ROWS = 512
+AT_ONCE = 512
+"""Rows or columns of a matrix that are worked on together, where all of it would be copied otherwise."""
 
 
 def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE) -> Tensor:
@@ -74,8 +75,8 @@ def _missed(moment: Tensor, ridge: Tensor, right: Tensor, solution: Tensor, fact
     signs = torch.randint(2, (right.shape[1],), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
     wanted, found = (torch.mv(part, signs) for part in (right.double(), solution.double()))
     left = wanted - ridge * found
-    for start in range(0, len(moment), _ROWS):
-        left[start : start + _ROWS] -= moment[start : start + _ROWS].double() @ found
+    for start in range(0, len(moment), AT_ONCE):
+        left[start : start + AT_ONCE] -= moment[start : start + AT_ONCE].double() @ found
     both = torch.stack([left, wanted], dim=1).to(factor)
     rest, whole = torch.linalg.solve_triangular(factor, both, upper=False).square().sum(dim=0).tolist()
     return rest / whole if whole > 0 else 0.0
@@ -84,6 +85,37 @@ def _missed(moment: Tensor, ridge: Tensor, right: Tensor, solution: Tensor, fact
 def energy(weight: Tensor, moment: Tensor) -> float:
     """Mean of ||A x||^2 over inputs x with this second moment (m, m). weight: A, (n, m)."""
     return float(((weight @ moment) * weight).sum(dtype=torch.float64))
+
+
+def part_of(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """These rows and columns of a matrix, (rows, columns), without a copy of all columns on the way."""
+    found = matrix.new_empty(len(rows), len(columns))
+    for start in range(0, len(rows), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        found[some] = matrix[rows[some]][:, columns]
+    return found
+
+
+def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
+    """Add x^T x to the lower triangle of `moment`, in place; what is above it is left undefined.
+
+    moment: (m, m). activations: (n, m). Column blocks skip most of the upper triangle, which is half of the work.
+    """
+    width = moment.shape[0]
+    for start in range(0, width, AT_ONCE):
+        stop = min(start + AT_ONCE, width)
+        moment[start:, start:stop].addmm_(activations[:, start:].T, activations[:, start:stop])
+
+
+def mirrored_(moment: Tensor) -> Tensor:
+    """The symmetric matrix (m, m) whose lower triangle this is, in its place: a second one may be a gigabyte."""
+    width = moment.shape[0]
+    for start in range(0, width, AT_ONCE):
+        stop = min(start + AT_ONCE, width)
+        moment[start:stop, stop:] = moment[stop:, start:stop].T
+        square = moment[start:stop, start:stop].tril()
+        moment[start:stop, start:stop] = square + square.tril(-1).T
+    return moment
 
 
 def _require_finite(moment: Tensor) -> None:

@@ -38,7 +38,7 @@ class RunCalibration:
 
     def __init__(self, parts: RunParts, plain_share: float) -> None:
         self._settings, self._reads_text = parts.settings.calibration, plain_share in shares_read(parts.settings)
-        self._solves = any(method.solves for method in parts.settings.methods)
+        self._solves = parts.settings.solves
         self._store, self._run_log = parts.store, parts.run_log
         self._model, self._texts, self._share = parts.model, parts.texts, plain_share
 

@@ -78,7 +78,7 @@ class Stages:
         if not self._settings.reads_text:
             return
         calibrations = [self._pruning.calibration(method) for method in self._settings.methods if method.reads_text]
-        solves = any(method.solves for method in self._settings.methods)
+        solves = self._settings.solves
         if not all(own.is_known and (own.is_whole or not solves) for own in calibrations):
             few_tokens_warning(self.loaded, sum(self.texts.expected_lengths), solves=solves)
         self._require_room()

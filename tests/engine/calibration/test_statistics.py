@@ -9,13 +9,12 @@ import torch
 from sparsedash.engine.calibration import statistics
 from sparsedash.engine.calibration.statistics import (
     HELD_OUT_EVERY,
-    add_second_moment_,
     calibrate,
     calibration_sequences,
     few_tokens_warning,
-    mirrored_,
 )
 from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
+from sparsedash.engine.pruning.linalg import add_second_moment_, mirrored_
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
