@@ -11,7 +11,8 @@ belong.
 import argparse
 
 from benchmarks.arguments import answers_parser
-from sparsedash.engine.evaluation.evaluate import choose_passages, evaluate
+from sparsedash.engine.evaluation.evaluate import evaluate
+from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.models.loading import load, locate
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.progress import ignore_steps

@@ -20,6 +20,7 @@ from benchmarks.arguments import answers_parser
 from benchmarks.machine import SIDE, Pace
 from sparsedash.engine.calibration import statistics
 from sparsedash.engine.evaluation import evaluate as evaluation
+from sparsedash.engine.evaluation import questions
 from sparsedash.engine.models.block_walk import batches_by_length
 from sparsedash.engine.models.loading import load, locate
 from sparsedash.engine.models.weight_counts import n_matmul_weights
@@ -36,7 +37,7 @@ def main() -> None:
     arguments = _arguments()
     source = locate(arguments.model, Store(arguments.data_dir))
     settings = EvaluationSettings(n_passages=arguments.passages)
-    chosen = evaluation.choose_passages(read_texts(arguments.evaluation), settings)
+    chosen = questions.choose_passages(read_texts(arguments.evaluation), settings)
     print(
         f"{arguments.model}, {len(chosen.indices)} passages, own text of {arguments.samples} x {arguments.length} "
         f"tokens; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
@@ -132,7 +133,7 @@ def _agreement(outcomes, answers) -> str:
 
 def _reads(loaded, chosen):
     """What the evaluator lets the model read of each passage."""
-    asked = evaluation.questions_of(loaded, list(zip(chosen.contexts, chosen.targets, strict=True)))
+    asked = questions.questions_of(loaded, list(zip(chosen.contexts, chosen.targets, strict=True)))
     return [question["ids"][:-1] for question in asked]
 
 

@@ -12,24 +12,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from random import Random
-from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from sparsedash.engine.evaluation.answers import Unfinished, finish_, first_word, unfinished
 from sparsedash.engine.evaluation.early_stopping import AnyRule, chunks
+from sparsedash.engine.evaluation.questions import Question
 from sparsedash.engine.evaluation.so_far import SoFar
 from sparsedash.engine.evaluation.target_scores import TargetScore, outcome, target_scores
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.texts.corpora import Texts
-from sparsedash.schema.cache_keys import passages_key
-from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Outcome, Passages, Stopping
-from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings, Rule
+from sparsedash.schema.settings import PUBLISHED_LONGEST, Rule
 
 BATCH_TOKENS = 1024
 """Read at once: of twice as many, what a block works on no longer fits into the caches of a processor."""
@@ -49,37 +45,6 @@ class Evaluated:
     n_tokens: int
 
 
-@dataclass(frozen=True)
-class _Question:
-    """Token ids of one passage: the context and the target after it."""
-
-    context: list[int]
-    target: list[int]
-
-    @property
-    def read(self) -> list[int]:
-        """What the model reads; it never sees the last target token."""
-        return (self.context + self.target)[:-1]
-
-
-def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
-    """The passages that are answered, in corpus order, each cut before its last word.
-
-    Raises CorpusError for a passage that is a single word.
-    """
-    order = list(range(len(texts.texts)))
-    if settings.shuffle_seed is not None:
-        Random(settings.shuffle_seed).shuffle(order)
-    indices = tuple(sorted(order[: settings.n_passages]))
-    pairs = [_split(texts.texts[index], index) for index in indices]
-    return Passages(
-        key=passages_key(texts.identity, settings),
-        indices=indices,
-        contexts=tuple(context for context, _ in pairs),
-        targets=tuple(target for _, target in pairs),
-    )
-
-
 @torch.inference_mode()
 def evaluate(
     loaded: LoadedModel,
@@ -96,9 +61,8 @@ def evaluate(
     message: which model this is, for the progress line. so_far: where answers are kept on the way, and those of an
     attempt that was broken off, which are not asked for again.
     """
-    questions = [
-        _question(loaded, context, target) for context, target in zip(passages.contexts, passages.targets, strict=True)
-    ]
+    pairs = zip(passages.contexts, passages.targets, strict=True)
+    questions = [Question.of(loaded, context, target) for context, target in pairs]
     asked = _Asked(loaded, passages, questions, rule, so_far or SoFar())
     outcomes: dict[int, Outcome] = {}
     stopping = None
@@ -124,28 +88,13 @@ def evaluate(
     )
 
 
-def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Passages as plain values that another program can ask a model: `ids` of context and target, `n_target` of them
-    the target's, and the `text` that they are the end of, encoded with `special` tokens or without.
-
-    pairs: context and target of each passage.
-    """
-    asked = []
-    for context, target in pairs:
-        question = _question(loaded, context, target)
-        ids = question.context + question.target
-        special = _with_special(loaded, context)
-        asked.append({"ids": ids, "n_target": len(question.target), "text": context + target, "special": special})
-    return asked
-
-
 @dataclass(frozen=True, eq=False)
 class _Asked:
     """A model, and what it is asked."""
 
     loaded: LoadedModel
     passages: Passages
-    questions: list[_Question]
+    questions: list[Question]
     rule: Rule
     so_far: SoFar
 
@@ -203,38 +152,6 @@ class _Asked:
         return found
 
 
-def _split(text: str, index: int) -> tuple[str, str]:
-    context, space, word = text.rstrip("\n").rpartition(" ")
-    if not context.strip() or not word:
-        raise CorpusError(
-            f"Passage {index + 1} has no last word after a context: {text[:40]!r}.",
-            "Each passage needs several words and must end with its target.",
-        )
-    # White space at the end of the context belongs to the target, or the words would be encoded otherwise.
-    stripped = context.rstrip()
-    return stripped, context[len(stripped) :] + space + word
-
-
-def _question(loaded: LoadedModel, context: str, target: str) -> _Question:
-    tokenizer = loaded.tokenizer
-    special = _with_special(loaded, context)
-    whole = tokenizer(context + target, add_special_tokens=special).input_ids
-    n_context = len(tokenizer(context, add_special_tokens=special).input_ids)
-    if len(whole) <= n_context:
-        # The last word merged into the context's last token; the model can only be asked for that token.
-        n_context = len(whole) - 1
-    start = max(0, len(whole) - loaded.max_length - 1)
-    if start >= n_context:
-        raise CorpusError(f"The target {target[:40]!r} is longer than the model can read.")
-    return _Question(whole[start:n_context], whole[n_context:])
-
-
-def _with_special(loaded: LoadedModel, context: str) -> bool:
-    """Whether the tokenizer is to add its own beginning: not where the text has it."""
-    bos = loaded.tokenizer.bos_token
-    return not (bos and context.startswith(bos))
-
-
 @dataclass(frozen=True, eq=False)
 class _Read:
     """One batch that was read. begun: the tokens of each answer that differs from the target, None for the others.
@@ -254,7 +171,7 @@ class _Read:
         return sum(keys.nbytes + values.nbytes for keys, values in layers)
 
 
-def _read(loaded: LoadedModel, rows: list[int], questions: Sequence[_Question], batch: Batch) -> _Read:
+def _read(loaded: LoadedModel, rows: list[int], questions: Sequence[Question], batch: Batch) -> _Read:
     places = [row for row, question in enumerate(questions) for _ in question.target]
     columns = [len(q.context) - 1 + i for q in questions for i in range(len(q.target))]
     device = batch.ids.device

@@ -20,7 +20,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sparsedash.engine.evaluation.evaluate import questions_of
+from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export import reloaded
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import ExportError

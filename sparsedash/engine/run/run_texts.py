@@ -7,7 +7,7 @@ from math import ceil
 from random import Random
 
 from sparsedash.engine.calibration.statistics import calibration_sequences
-from sparsedash.engine.evaluation.evaluate import choose_passages
+from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.texts.corpora import Texts, openings, read_texts

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.engine.evaluation.early_stopping import FIRST_CHUNK, StopRule, ToleranceRule, chunks
-from sparsedash.engine.evaluation.evaluate import choose_passages, evaluate
+from sparsedash.engine.evaluation.evaluate import evaluate
+from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from sparsedash.engine.evaluation.evaluate import choose_passages, evaluate
+from sparsedash.engine.evaluation.evaluate import evaluate
+from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.texts.corpora import Texts

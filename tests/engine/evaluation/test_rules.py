@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sparsedash.engine.evaluation.evaluate import choose_passages, evaluate
+from sparsedash.engine.evaluation.evaluate import evaluate
+from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.models.loading import load, locate
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.texts.corpora import Texts

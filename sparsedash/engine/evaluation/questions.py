@@ -1,0 +1,95 @@
+"""What is asked: a passage's context and last word as the tokens that the model reads, and those it is to answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.texts.corpora import Texts
+from sparsedash.schema.cache_keys import passages_key
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.records import Passages
+from sparsedash.schema.settings import EvaluationSettings
+
+
+@dataclass(frozen=True)
+class Question:
+    """Token ids of one passage: the context and the target after it."""
+
+    context: list[int]
+    target: list[int]
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, context: str, target: str) -> "Question":
+        """Context and target in tokens, cut at the front to what the model can read.
+
+        Raises CorpusError for a target that is longer than that.
+        """
+        tokenizer = loaded.tokenizer
+        special = _with_special(loaded, context)
+        whole = tokenizer(context + target, add_special_tokens=special).input_ids
+        n_context = len(tokenizer(context, add_special_tokens=special).input_ids)
+        if len(whole) <= n_context:
+            # The last word merged into the context's last token; the model can only be asked for that token.
+            n_context = len(whole) - 1
+        start = max(0, len(whole) - loaded.max_length - 1)
+        if start >= n_context:
+            raise CorpusError(f"The target {target[:40]!r} is longer than the model can read.")
+        return cls(whole[start:n_context], whole[n_context:])
+
+    @property
+    def read(self) -> list[int]:
+        """What the model reads; it never sees the last target token."""
+        return (self.context + self.target)[:-1]
+
+
+def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
+    """The passages that are answered, in corpus order, each cut before its last word.
+
+    Raises CorpusError for a passage that is a single word.
+    """
+    order = list(range(len(texts.texts)))
+    if settings.shuffle_seed is not None:
+        Random(settings.shuffle_seed).shuffle(order)
+    indices = tuple(sorted(order[: settings.n_passages]))
+    pairs = [_split(texts.texts[index], index) for index in indices]
+    return Passages(
+        key=passages_key(texts.identity, settings),
+        indices=indices,
+        contexts=tuple(context for context, _ in pairs),
+        targets=tuple(target for _, target in pairs),
+    )
+
+
+def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Passages as plain values that another program can ask a model: `ids` of context and target, `n_target` of them
+    the target's, and the `text` that they are the end of, encoded with `special` tokens or without.
+
+    pairs: context and target of each passage.
+    """
+    asked = []
+    for context, target in pairs:
+        question = Question.of(loaded, context, target)
+        ids = question.context + question.target
+        special = _with_special(loaded, context)
+        asked.append({"ids": ids, "n_target": len(question.target), "text": context + target, "special": special})
+    return asked
+
+
+def _split(text: str, index: int) -> tuple[str, str]:
+    context, space, word = text.rstrip("\n").rpartition(" ")
+    if not context.strip() or not word:
+        raise CorpusError(
+            f"Passage {index + 1} has no last word after a context: {text[:40]!r}.",
+            "Each passage needs several words and must end with its target.",
+        )
+    # White space at the end of the context belongs to the target, or the words would be encoded otherwise.
+    stripped = context.rstrip()
+    return stripped, context[len(stripped) :] + space + word
+
+
+def _with_special(loaded: LoadedModel, context: str) -> bool:
+    """Whether the tokenizer is to add its own beginning: not where the text has it."""
+    bos = loaded.tokenizer.bos_token
+    return not (bos and context.startswith(bos))
