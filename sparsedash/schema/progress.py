@@ -1,8 +1,8 @@
-"""How long work tells how far it is, and how it is stopped."""
+"""How long work tells how far it is, how it is stopped, and how it goes on after an attempt that was broken off."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 Stage = Literal[
     "start",
@@ -80,3 +80,16 @@ class OnText(Protocol):
 
 def ignore_text(*texts: str) -> None:
     """Texts for those who want them only when they are whole."""
+
+
+T = TypeVar("T")
+
+Made = Callable[[int, Callable[[], T]], T]
+"""Gives one part of long work, such as a block's, by its number: as an earlier attempt left it, or made now by calling
+the second.
+"""
+
+
+def at_once(index: int, make: Callable[[], T]) -> T:
+    """The part made now, and kept in memory only."""
+    return make()

@@ -20,12 +20,12 @@ from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Statistics
 from sparsedash.engine.pruning.patterns import mask_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.schedule import reached_permille
-from sparsedash.engine.pruning.structured import Made, choose, score_channels, scores_depend_on
+from sparsedash.engine.pruning.structured import choose, score_channels, scores_depend_on
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import CalibrationKeys, scheduled_gradients_key, scores_key
 from sparsedash.schema.hosting.upkeep import ArtefactKind, about_artefact
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import OnStep
+from sparsedash.schema.progress import Made, OnStep
 from sparsedash.schema.settings import TokenWeights
 from sparsedash.storage.halfway import Halfway
 from sparsedash.storage.store import Store

@@ -18,8 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsedash.catalog.memory import FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.pruning.structured import Made, at_once
-from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.progress import Made, OnStep, Step, at_once
 
 N_LATE = 8
 

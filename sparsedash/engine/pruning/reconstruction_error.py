@@ -13,9 +13,9 @@ from torch import Tensor
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Layer, Sample, layer_of
 from sparsedash.engine.pruning.linalg import complement, energy
-from sparsedash.engine.pruning.structured import Made, at_once
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import Made, at_once
 
 BlockErrors = tuple[float | None, float | None, float | None]
 """Of one block: fitted, uncompensated and held out, as in LayerErrors; None for what is not known."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,16 +12,7 @@ from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Layer, lay
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
-
-T = TypeVar("T")
-
-Made = Callable[[int, Callable[[], T]], T]
-"""Gives what is asked of one block, by its index: as another attempt left it, or made now by calling the second."""
-
-
-def at_once(index: int, make: Callable[[], T]) -> T:
-    """What is asked of a block, made now and kept in memory."""
-    return make()
+from sparsedash.schema.progress import Made, at_once
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Sample, Statistics
 from sparsedash.engine.pruning.reconstruction_error import BlockErrors, LayerErrors, share_lost, share_lost_of_sample
-from sparsedash.engine.pruning.structured import Made, at_once
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.engine.pruning.weight_saliency import inverse_factor, needs_factor, sparse_weight
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import Made, at_once
 
 Projections = dict[str, nn.Linear]
 """One block's projections by name."""

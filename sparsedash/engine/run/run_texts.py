@@ -1,10 +1,12 @@
 """The calibration and evaluation texts of a run, each read, or written by the model, when first asked for."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import ceil
 from random import Random
+
+import msgspec
 
 from sparsedash.engine.calibration.statistics import calibration_sequences
 from sparsedash.engine.evaluation.questions import choose_passages
@@ -14,12 +16,14 @@ from sparsedash.engine.texts.corpora import Texts, openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import mixed_text_identity, own_text_identity, text_key, unread_text_identity
+from sparsedash.schema.errors import StoreError
 from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
 from sparsedash.storage.fingerprints import fingerprint
+from sparsedash.storage.halfway import Halfway
 from sparsedash.storage.store import Store
 
 
@@ -133,11 +137,24 @@ class RunTexts:
         known = self._store.get_artefact(key)
         if known is None:
             loaded, on_step = self._model.loaded, self._run_log.on_step
+            halfway = Halfway(self._store, self._model.identity)
+            made = halfway.numbered(f"{key}/texts", _packed, _unpacked)
             with self._run_log.timed("text"):
-                written = sample_texts(loaded, openings(), self._calibration, on_step)
-            known = json.dumps(written).encode()
+                known = _packed(sample_texts(loaded, openings(), self._calibration, on_step, made))
             self._store.put_artefact(key, known, about_artefact("text", self._model.identity))
-        return Texts(texts=tuple(json.loads(known)), identity=self._own_identity)
+            halfway.done()
+        return Texts(texts=tuple(_unpacked(known)), identity=self._own_identity)
+
+
+def _packed(texts: Sequence[str]) -> bytes:
+    return msgspec.json.encode(texts)
+
+
+def _unpacked(data: bytes) -> list[str]:
+    try:
+        return msgspec.json.decode(data, type=list[str])
+    except msgspec.DecodeError as error:
+        raise StoreError(f"Stored calibration text cannot be read: {error}.", "Start the run again.") from error
 
 
 def _identity_note(reference: str) -> NoteName:

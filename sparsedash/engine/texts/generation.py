@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from sparsedash.engine.models.block_walk import head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.progress import Made, OnStep, Step, at_once
 from sparsedash.schema.settings import CalibrationSettings
 
 MOST_TEXTS, FEWEST_TEXTS = 64, 32
@@ -25,27 +25,35 @@ fewest.
 
 @torch.inference_mode()
 def sample_texts(
-    loaded: LoadedModel, openings: Sequence[str], settings: CalibrationSettings, on_step: OnStep
+    loaded: LoadedModel,
+    openings: Sequence[str],
+    settings: CalibrationSettings,
+    on_step: OnStep,
+    made: Made[list[str]] = at_once,
 ) -> list[str]:
     """Texts of about `length` tokens, n_samples of them, sampled from the model after the openings in turn.
 
-    The same settings and the same model give the same texts on the same machine.
+    The same settings and the same model give the same texts on the same machine. made: see Made; a part is the texts
+    that are written at once.
     """
     n_samples, length = settings.n_samples, settings.length
     message = f"the model writes {n_samples:,} × {length:,} tokens to calibrate on"
     step = Step("text", 0, n_samples * length, unit="tokens", message=message)
     luck = torch.rand(n_samples, length, generator=torch.Generator().manual_seed(settings.seed))
     prompts = [loaded.tokenizer(openings[i % len(openings)]).input_ids for i in range(n_samples)]
-    at_once = _texts_at_once(loaded, length)
+    n_at_once = _texts_at_once(loaded, length)
     texts: list[str] = []
-    for start in range(0, n_samples, at_once):
-        part = slice(start, start + at_once)
+    for number, start in enumerate(range(0, n_samples, n_at_once)):
+        part = slice(start, start + n_at_once)
 
         def on_token(n_tokens: int, n_texts: int = len(prompts[part]), begun: int = start) -> None:
             on_step(replace(step, done=begun * length + n_texts * n_tokens))
 
-        written = _write(loaded, prompts[part], luck[part].to(loaded.model.device), on_token)
-        texts += loaded.tokenizer.batch_decode(written, skip_special_tokens=True)
+        def write(part: slice = part, on_token: Callable[[int], None] = on_token) -> list[str]:
+            written = _write(loaded, prompts[part], luck[part].to(loaded.model.device), on_token)
+            return list(loaded.tokenizer.batch_decode(written, skip_special_tokens=True))
+
+        texts += made(number, write)
     return texts
 
 

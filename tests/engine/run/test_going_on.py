@@ -12,6 +12,7 @@ from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning import reconstruction_error, structured, unstructured
 from sparsedash.engine.run import pipeline
+from sparsedash.engine.texts import generation
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -19,7 +20,7 @@ from sparsedash.storage import halfway
 from sparsedash.storage.store import Store
 
 N_BLOCKS = 3
-PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/errors/", "/masked/", "/answers")
+PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/errors/", "/masked/", "/answers", "/texts/")
 
 
 class Killed(BaseException):
@@ -163,6 +164,21 @@ def test_a_sequential_refit_goes_on_at_the_block_where_it_was(at, settings, unin
     again, found, left = killed_and_begun_again(settings, tmp_path / "data", "refit", at)
     assert again.of("refit")[0] == 3 * (at // 3)
     assert len(refitted) <= N_BLOCKS + 1
+    assert found == uninterrupted(settings)
+    assert left == []
+
+
+@pytest.mark.parametrize("at", [5, 60])
+def test_no_text_that_the_model_wrote_itself_is_written_twice(at, settings, uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "MOST_TEXTS", 2)
+    monkeypatch.setattr(generation, "FEWEST_TEXTS", 2)
+    settings = replace(settings, calibration=CalibrationSettings(n_samples=40, length=64))
+    written = []
+    write = generation._write
+    monkeypatch.setattr(generation, "_write", lambda *asked: written.append(1) or write(*asked))
+    _, found, left = killed_and_begun_again(settings, tmp_path / "data", "text", at)
+    # One was under way when it was killed.
+    assert len(written) == 20 + 1
     assert found == uninterrupted(settings)
     assert left == []
 
