@@ -40,9 +40,9 @@ def peak_memory(model: str, dtype: str) -> NoteName:
     return NoteName(f"memory/{model}/{dtype}")
 
 
-def expected_seconds(run: str) -> NoteName:
-    """How long a run was expected to take when it was asked for. run: its key."""
-    return NoteName(f"expected/{run}")
+def forecast(run: str) -> NoteName:
+    """What a run was expected to take when it was asked for, as Forecast writes it. run: its key."""
+    return NoteName(f"forecast/{run}")
 
 
 def machine_speed(machine: str, n_cores: int) -> NoteName:

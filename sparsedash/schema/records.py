@@ -200,6 +200,8 @@ class Run:
     cached: the stages that were read from the store instead of computed.
     made_on: the machine on which a run that ships with the program was made; empty for one made here.
     find: of a search, what it was asked for; its trials are the sparsities of the settings, which grow with it.
+    peak_bytes, disk_bytes: the most memory that the attempt that finished it has held, and what it left in the data
+    folder; None where that was not measured.
     """
 
     key: str
@@ -217,6 +219,8 @@ class Run:
     versions: dict[str, str]
     made_on: str = ""
     find: FindSettings | None = None
+    peak_bytes: int | None = None
+    disk_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.named_models import NamedModel, named_model
 from sparsedash.service.own_things import OwnExports, OwnRemoval, OwnTransfer, OwnUploads
-from sparsedash.service.preflight import Cached, Preflight
+from sparsedash.service.preflight import Cached, Forecast, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.service.run_costs import RunCosts
 from sparsedash.service.run_removal import RunRemoval
@@ -138,8 +138,8 @@ class Backend:
             self._access.owners.add(key, self._access.visitor)
             return newest
         job = self._table.submit(kind, key, asdict(settings), self._access.visitor, self._access.most_jobs)
-        if job.state == "queued" and (expected := self.preflight(settings).duration.total_s) is not None:
-            self._store.remember(notes.expected_seconds(key), f"{expected:.1f}")
+        if job.state == "queued":
+            self._store.remember(notes.forecast(key), self.preflight(settings).forecast.plain())
         self._try_to_reconcile()
         return job
 
@@ -331,13 +331,9 @@ class Backend:
             problems=problems.problems(settings, self.data_dir),
         )
 
-    def expected_s(self, job: Job) -> float | None:
-        """Seconds that a run was expected to take when it was asked for; None where that was not known."""
-        said = self._store.recall(notes.expected_seconds(job.key))
-        try:
-            return float(said) if said else None
-        except ValueError:
-            return None
+    def forecast(self, job: Job) -> Forecast | None:
+        """What a run was expected to take when it was asked for; None where that was not kept."""
+        return preflight.forecast_from_plain(self._store.recall(notes.forecast(job.key)))
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
         """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be.

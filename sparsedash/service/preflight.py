@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.disk import Disk, disk
 from sparsedash.catalog.memory import LeastMemory, chosen_memory, least_memory, needs_backward
@@ -101,6 +103,24 @@ class DiskNeed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a run was expected to take when it was asked for; None what was not known then.
+
+    parts: seconds of each part, as in Duration. disk_bytes: what it leaves in the data folder; of a run of which
+    nothing was stored before.
+    """
+
+    seconds: float | None
+    parts: tuple[tuple[str, float], ...]
+    memory_bytes: int | None
+    disk_bytes: int | None
+
+    def plain(self) -> str:
+        """All of it as one JSON text."""
+        return msgspec.json.encode(self).decode()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preflight:
     """What is known of a run before it is started.
 
@@ -113,6 +133,18 @@ class Preflight:
     memory: Memory
     problems: tuple[Problem, ...]
     disk: DiskNeed | None = None
+
+    @property
+    def forecast(self) -> Forecast:
+        """What the run is expected to take, as far as that is known."""
+        least, there = self.memory.least, self.stored
+        is_new = not (there.calibration or there.dense or there.sparse)
+        return Forecast(
+            seconds=self.duration.total_s,
+            parts=self.duration.parts,
+            memory_bytes=self.memory.measured_bytes if least is None else least.n_bytes,
+            disk_bytes=self.disk.takes.stays_bytes if self.disk is not None and is_new else None,
+        )
 
 
 def unread(settings: RunSettings, problems: tuple[Problem, ...]) -> Preflight:
@@ -223,3 +255,11 @@ def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | 
     if text is None or plain is None:
         return None
     return statistics_key(model, settings.dtype, mixed_text_identity(text, plain, share), calibration)
+
+
+def forecast_from_plain(text: str | None) -> Forecast | None:
+    """The forecast that `plain` wrote; None for anything else."""
+    try:
+        return msgspec.json.decode(text or "", type=Forecast)
+    except (msgspec.MsgspecError, RecursionError):
+        return None

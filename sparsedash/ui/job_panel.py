@@ -10,9 +10,11 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible
 from sparsedash.reporting.job_status import doing, facts, named, overall, what, when_started
 from sparsedash.reporting.record_pair import offers
+from sparsedash.reporting.runs.took import took
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.searches import FindSettings, asked_settings
 from sparsedash.service.backend import Backend
+from sparsedash.service.preflight import Forecast
 from sparsedash.ui import address_bar, carried, frame
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.serving import visitor
@@ -60,6 +62,8 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
                 _moves(backend, job, [other.id for other in queue if other.priority == job.priority])
                 _priority(backend, job)
             _change(job)
+            if not brief:
+                _took_button(backend, job)
             if job.started_at is not None:
                 _log(backend, job)
 
@@ -134,8 +138,8 @@ def _times(backend: Backend, job: Job) -> str:
     parts = [f"asked {wording.moment(job.created_at, zone)}"]
     if job.started_at is not None and job.finished_at is not None:
         parts.append(f"took {wording.duration(job.finished_at - job.started_at)}")
-        expected = backend.expected_s(job) if job.makes_run and job.state == "done" and job.attempt == 1 else None
-        parts += [] if expected is None else [f"{wording.duration(expected)} expected"]
+        forecast = _forecast(backend, job)
+        parts += [f"{wording.duration(forecast.seconds)} expected"] if forecast and forecast.seconds is not None else []
     if job.attempt > 1:
         parts.append(f"attempt {job.attempt}")
     return " · ".join(parts)
@@ -253,6 +257,28 @@ def search_of(job: Job) -> FindSettings | None:
     except SettingsError:
         return None
     return asked if isinstance(asked, FindSettings) else None
+
+
+def _forecast(backend: Backend, job: Job) -> Forecast | None:
+    """What a run that is done was expected to take; None where it went on after an attempt that was broken off."""
+    return backend.forecast(job) if job.makes_run and job.state == "done" and job.attempt == 1 else None
+
+
+def _took_button(backend: Backend, job: Job) -> None:
+    """What a run took, beside what was expected: behind a button, since results are read for it."""
+    forecast = _forecast(backend, job)
+    if forecast is None or job.started_at is None or job.finished_at is None:
+        return
+    shown = st.popover("What it took", key=f"took-{job.id}", on_change="rerun", type="tertiary")
+    if shown.open:
+        with shown, frame.told():
+            run = backend.run(job.key)
+            if run is None:
+                frame.note("Its results are gone.")
+            elif run.cached:
+                frame.note(f"Parts of it were stored already: {', '.join(run.cached)}.")
+            else:
+                frame.show(took(run, job.finished_at - job.started_at, forecast).html)
 
 
 def _log(backend: Backend, job: Job) -> None:

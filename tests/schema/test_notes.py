@@ -18,7 +18,7 @@ NAMES = {
     "file_hash": (("/a/b.txt", 12, 345), "hash//a/b.txt|12|345"),
     "model_type": (("gpt2@0123",), "family/gpt2@0123"),
     "unpacked_files": (("tiny-0123",), "unpacked/tiny-0123"),
-    "expected_seconds": (("k",), "expected/k"),
+    "forecast": (("k",), "forecast/k"),
     "machine_speed": (("box", 2), "speed/box/2"),
     "model_shape": (("f",), "shape/f"),
     "peak_memory": (("gpt2", "float32"), "memory/gpt2/float32"),

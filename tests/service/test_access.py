@@ -390,7 +390,7 @@ class Machines:
 UNASKED = {
     "close",
     "expect_work",
-    "expected_s",
+    "forecast",
     "expected_seconds",
     "is_measuring",
     "left_alone",

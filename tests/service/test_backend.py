@@ -78,12 +78,27 @@ def test_the_same_request_by_two_visitors_is_one_job(backend):
 def test_what_a_run_was_expected_to_take_is_kept_as_it_was_when_it_was_asked_for(backend, monkeypatch):
     monkeypatch.setattr(backend._speed, "known", lambda: 1e11)
     settings = RunSettings(calibration=CalibrationSettings(corpus=BUILTIN_TEXT))
-    expected = backend.preflight(settings).duration.total_s
+    before = backend.preflight(settings)
     job = backend.submit(settings)
-    assert expected is not None
-    assert backend.expected_s(job) == pytest.approx(expected, abs=0.1)
-    backend._store.remember(notes.expected_seconds(job.key), "nonsense")
-    assert backend.expected_s(job) is None
+    forecast = backend.forecast(job)
+    assert forecast is not None
+    assert forecast.seconds == before.duration.total_s is not None
+    assert dict(forecast.parts).keys() == {"starting", "loading", "calibrating", "pruning", "answering"}
+    assert forecast.memory_bytes == before.memory.least.n_bytes
+    assert forecast.disk_bytes == before.disk.takes.stays_bytes > 0
+
+
+@pytest.mark.parametrize("kept", ["nonsense", "[]", "12.5", '{"seconds": "x"}', "[" * 10_000])
+def test_a_forecast_that_cannot_be_read_is_none(kept, backend):
+    job = backend.submit(SETTINGS)
+    backend._store.remember(notes.forecast(job.key), kept)
+    assert backend.forecast(job) is None
+
+
+def test_nothing_is_foreseen_of_the_disk_where_a_part_of_the_run_is_stored(backend):
+    work(backend, backend.submit(SETTINGS))
+    stored = replace(backend.preflight(SETTINGS).stored, dense=True)
+    assert replace(backend.preflight(SETTINGS), stored=stored).forecast.disk_bytes is None
 
 
 def test_many_visitors_at_the_same_moment_get_one_job(backend):

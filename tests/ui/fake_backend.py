@@ -19,7 +19,7 @@ from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Cached, Preflight
 from sparsedash.service.named_models import NamedModel
-from sparsedash.service.preflight import Duration, Memory
+from sparsedash.service.preflight import Duration, Forecast, Memory
 from sparsedash.service.problems import Problem, ReferenceField
 from sparsedash.service.run_costs import RunCosts
 from sparsedash.service.run_removal import RunRemoval
@@ -243,7 +243,7 @@ class FakeBackend:
     exports: FakeExports = field(default_factory=FakeExports)
     housekeeping: FakeHousekeeping = field(default_factory=FakeHousekeeping)
     keeps_house: bool = True
-    expected_at_first: float | None = None
+    forecast_at_first: Forecast | None = None
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
     named: NamedModel | None = None
@@ -377,8 +377,8 @@ class FakeBackend:
     def cached(self, settings: RunSettings) -> Cached:
         return self.before.stored
 
-    def expected_s(self, job) -> float | None:
-        return self.expected_at_first
+    def forecast(self, job) -> Forecast | None:
+        return self.forecast_at_first
 
     def expected_seconds(self, settings: RunSettings) -> dict[str, float | None]:
         return self.expected

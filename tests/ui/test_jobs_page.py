@@ -6,11 +6,13 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.service.preflight import Forecast
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
+FORECAST = Forecast(seconds=120.0, parts=(("calibrating", 60.0),), memory_bytes=1_000_000_000, disk_bytes=None)
 MOVES = ("To the front", "Up", "Down")
 
 
@@ -84,8 +86,34 @@ def test_old_jobs_come_when_asked_for(open_page, backend):
 def test_a_run_that_is_done_says_what_was_expected_beside_what_it_took(open_page, backend):
     backend.stored_jobs = [job(SETTINGS, "done", id=1, started_at=100.0, finished_at=400.0)]
     assert "expected" not in words(open_page("jobs"))
-    backend.expected_at_first = 120.0
-    assert "took 5 min · 2 min expected" in words(open_page("jobs"))
+    backend.forecast_at_first = FORECAST
+    app = open_page("jobs")
+    assert "took 5 min · 2 min expected" in words(app)
+    assert "1.0 GB" not in words(app)
+
+
+def told(open_page, backend, **changes):
+    """What is behind the button of a run that is done."""
+    backend.stored_jobs = [job(SETTINGS, "done", id=1, started_at=100.0, finished_at=400.0)]
+    backend.forecast_at_first = FORECAST
+    backend.stored_runs = [replace(specimens.run()[0], key=backend.stored_jobs[0].key, **changes)]
+    app = open_page("jobs")
+    app.session_state["took-1"] = True
+    return words(app.run())
+
+
+def test_every_part_of_a_run_that_is_done_stands_beside_what_was_expected(open_page, backend):
+    said = told(open_page, backend, peak_bytes=900_000_000, disk_bytes=12_000_000)
+    for row in ("Time 5 min 2 min", "of it calibrating 2 min 1 min", "of it pruning 12 s not known"):
+        assert row in said
+    assert "Memory, at most 900 MB 1.0 GB" in said
+    assert "Left on the disk 12 MB not known" in said
+
+
+def test_what_was_stored_already_is_not_held_against_what_was_expected(open_page, backend):
+    said = told(open_page, backend, cached=("calibration",))
+    assert "Parts of it were stored already: calibration." in said
+    assert "Memory" not in said
 
 
 def test_a_cancelled_job_is_told_as_no_error(open_page, backend):

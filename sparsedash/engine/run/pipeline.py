@@ -75,17 +75,21 @@ def finished(grown: Run, stages: Stages) -> Run:
         finished=True,
         finished_at=time.time(),
         seconds=stages.run_log.seconds,
+        peak_bytes=stages.run_log.peak_bytes,
+        disk_bytes=stages.run_log.disk_bytes,
         cached=tuple(stages.run_log.cached),
         warnings=tuple(stages.run_log.warnings),
     )
 
 
 def begun(key: str, settings: RunSettings, stages: Stages) -> Run:
-    """A run without any record."""
+    """A run without any record. What its model's files take once they are unpacked is not this run's alone."""
+    identity = stages.source.identity
+    stages.run_log.begin()
     return Run(
         key=key,
         settings=settings,
-        model_identity=stages.source.identity,
+        model_identity=identity,
         corpora={"calibration": stages.texts.calibration_identity(), "evaluation": stages.texts.evaluation_identity},
         dense="",
         sparse=(),

@@ -1,31 +1,48 @@
 """The log of one run: seconds of each stage, what came from the store, and warnings for a person."""
 
 import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import sparsedash
 from sparsedash.schema.progress import OnStep, Stage, Step
+from sparsedash.storage.machine import forget_peak_memory, peak_memory_bytes
+from sparsedash.storage.upkeep.folder_sizes import folder_size
 
 
 class RunLog:
     """What one run took, and what a person should know about it.
 
-    seconds: spent in each stage. cached: what was read from the store instead of computed. warnings: for a person.
-    point: the sparse model that is made or asked, as in Step; set by whoever goes through them.
+    folder: the data folder. seconds: spent in each stage. cached: what was read from the store instead of computed.
+    warnings: for a person. point: the sparse model that is made or asked, as in Step; set by whoever goes through them.
     """
 
-    def __init__(self, on_step: OnStep) -> None:
-        self._on_step = on_step
+    def __init__(self, on_step: OnStep, folder: Path) -> None:
+        self._on_step, self._folder = on_step, folder
         self.point: int | None = None
         self.seconds: dict[str, float] = {}
         self.cached: list[str] = []
         self.warnings: list[str] = []
+        self._stored_before = 0
+
+    def begin(self) -> None:
+        """From now on the memory and the disk that are taken count as this run's."""
+        forget_peak_memory()
+        self._stored_before = folder_size(self._folder).n_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that this process has held since the run began, its earlier models' included."""
+        return peak_memory_bytes()
+
+    @property
+    def disk_bytes(self) -> int:
+        """By how much the data folder has grown since the run began; 0 where more was deleted."""
+        return max(0, folder_size(self._folder).n_bytes - self._stored_before)
 
     def on_step(self, step: Step) -> None:
         """Tell how far the work is, and on which sparse model."""
@@ -59,10 +76,3 @@ def versions() -> dict[str, str]:
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # macOS counts in bytes, Linux in kilobytes.
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -4,7 +4,6 @@ from sparsedash.engine.evaluation.early_stopping import AnyRule
 from sparsedash.engine.evaluation.evaluate import evaluate
 from sparsedash.engine.evaluation.so_far import SoFar
 from sparsedash.engine.run.run_calibration import RunParts
-from sparsedash.engine.run.run_log import peak_memory_bytes
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import StopWithin, outcomes_key
 from sparsedash.schema.method_settings import MethodSettings
@@ -75,5 +74,5 @@ class RunRecords:
         self._store.put(key, record)
         halfway.done()
         if self._model.is_first:
-            self._store.remember(notes.peak_memory(settings.model, settings.dtype), str(peak_memory_bytes()))
+            self._store.remember(notes.peak_memory(settings.model, settings.dtype), str(self._run_log.peak_bytes))
         return record

@@ -36,7 +36,7 @@ class Stages:
 
     def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
         self._settings, self._store = settings, store
-        self.run_log = RunLog(on_step)
+        self.run_log = RunLog(on_step, store.folder)
         self._model = RunModel(settings, store, shelf, self.run_log)
         self.texts = RunTexts(settings, store, self._model, self.run_log)
         parts = RunParts(settings=settings, store=store, model=self._model, texts=self.texts, run_log=self.run_log)

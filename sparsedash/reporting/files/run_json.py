@@ -46,6 +46,8 @@ def run_document(
             for record, p, verdict in zip(sparse, adjusted, verdicts, strict=True)
         ],
         "seconds": run.seconds,
+        "peak_bytes": run.peak_bytes,
+        "disk_bytes": run.disk_bytes,
         "cached": list(run.cached),
         "warnings": list(run.warnings),
         "versions": run.versions,

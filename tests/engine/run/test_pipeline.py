@@ -18,6 +18,7 @@ from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import preflight
 from sparsedash.storage.store import Store
+from sparsedash.storage.upkeep.folder_sizes import folder_size
 
 
 @pytest.fixture
@@ -203,6 +204,15 @@ def test_too_little_calibration_text_is_no_matter_where_none_is_read(settings, s
     lots = replace(settings, methods=(MethodSettings(saliency="random", compensation="none", width_multiple=8),))
     run, _ = _run(replace(lots, calibration=replace(settings.calibration, n_samples=1)), store)
     assert run.finished and run.warnings == ()
+
+
+def test_a_run_says_what_it_took_of_memory_and_disk(settings, store):
+    run, _ = _run(settings, store)
+    assert 10**8 < run.peak_bytes < 10**11
+    lies_there = folder_size(store.folder).n_bytes
+    assert 0 < run.disk_bytes <= lies_there
+    again, _ = _run(settings, store)
+    assert again.disk_bytes < 10**5
 
 
 def test_nothing_removed_needs_no_backward_pass(settings, store, monkeypatch):
