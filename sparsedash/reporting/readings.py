@@ -1,6 +1,7 @@
 """What a model's answers come to on each measure of the trade-off chart, with 95 % intervals."""
 
 from dataclasses import replace
+from math import isinf
 
 from sparsedash.reporting.charts.points import FARTHEST_ABOVE, FARTHEST_BELOW, Live, Reading, Readings, times
 from sparsedash.reporting.wording import signed, signed_interval
@@ -55,8 +56,12 @@ def answering(label: str, permille: int, right: int, done: int) -> Live:
 def perplexity(lost: Loss) -> Reading:
     """The change of the log-likelihood, upwards better, with the interval that its verdict was made from.
 
-    What is farther than the chart reaches stands at its edge.
+    What is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
     """
+    if isinf(lost.low):
+        value = min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -lost.value))
+        words = f"{times(-value)} that of dense (no interval)"
+        return Reading(role="sparse", value=value, low=value, high=value, words=words)
     value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -nats)) for nats in (lost.value, lost.high, lost.low))
     reading = Reading(role="sparse", value=value, low=low, high=high, words="")
     return replace(reading, words=f"{times(-value)} that of dense ({factor_interval(reading)})")

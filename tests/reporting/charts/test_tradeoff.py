@@ -242,6 +242,13 @@ class TestPerplexity:
         mean = sum(s.log_likelihood - d.log_likelihood for d, s in pairs) / len(pairs)
         assert reading.value == pytest.approx(mean)
 
+    def test_one_passage_has_no_bar_which_would_be_as_high_as_the_chart(self):
+        dense, sparse = (replace(record, outcomes=record.outcomes[:1]) for record in (DENSE, TEN))
+        (reading,) = read("word perplexity", dense, sparse)
+        lost = dense.outcomes[0].log_likelihood - sparse.outcomes[0].log_likelihood
+        assert (reading.low, reading.value, reading.high) == (-lost, -lost, -lost)
+        assert reading.words == f"{times(lost)} that of dense (no interval)"
+
     def test_the_axis_speaks_of_factors(self):
         axis = chart(measure="word perplexity")["layout"]["yaxis"]
         at = dict(zip(axis["ticktext"], axis["tickvals"], strict=True))
