@@ -340,8 +340,8 @@ class Backend:
 
         start: of a worker that has to load the engine first.
         """
-        speed, counted = self._speed.known(), self._counted(settings)
-        found = expected_seconds(settings, self.runs(), self.record, speed, counted=counted)
+        speeds, counted = self._speed.known(), self._counted(settings)
+        found = expected_seconds(settings, self.runs(), self.record, speeds, counted=counted)
         return {"start": self._start_s(), **found}
 
     def drop_upload(self, reference: str) -> None:

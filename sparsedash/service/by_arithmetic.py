@@ -1,25 +1,45 @@
 """How long the stages of a run take by arithmetic: the operations they need over the measured speed of the machine.
 
 It serves where no run of the model has finished here. The shares of that speed were measured on two cores of one
-machine with the built-in model, in FP32; other models keep them roughly, as they too are mostly matrix products.
+machine with the built-in model; other models keep them roughly, as they too are mostly matrix products.
 """
 
+from dataclasses import dataclass
+from math import ceil
 from statistics import fmean
 
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.dimensions import Dimensions
-from sparsedash.catalog.memory import SENSITIVITY_TOKENS
+from sparsedash.catalog.memory import (
+    BYTES,
+    FISHER_BATCH_TOKENS,
+    SENSITIVITY_BATCH_TOKENS,
+    SENSITIVITY_TOKENS,
+    is_streamed,
+    least_memory,
+)
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
-from sparsedash.schema.settings import SELF, RunSettings
+from sparsedash.schema.settings import SELF, Dtype, RunSettings
+from sparsedash.service.machine_speed import Speeds
+from sparsedash.storage.machine import memory_bytes
 
 TOKENS_A_PASSAGE = 115
 """Of the built-in passages, and nearly as many of LAMBADA's."""
 
-_READING, _ANSWERING, _WRITING = 0.8, 0.68, 0.17
-"""Shares of the measured speed: of the passes over text, of answering with its small batches, and of writing token by
-token.
+_READING: dict[Dtype, float] = {"float32": 0.82, "bfloat16": 0.6}
+_ANSWERING: dict[Dtype, float] = {"float32": 0.75, "bfloat16": 0.55}
+_WRITING: dict[Dtype, float] = {"float32": 0.35, "bfloat16": 0.27}
+"""Shares of the speed of such products: of the passes over text, of answering with its small batches, and of writing
+token by token.
 """
+
+_GATHERING = 0.7
+"""Share of the speed in single precision: of summing up second moments, half of each."""
+
+_BATCH_TOKENS = 1024
+_FINISHING = 8
+"""Answering reads the blocks of a model in its files once for so many tokens, and so often for the words that go on."""
 
 _SOLVING, _ORDERING, _LOSING, _INVERTING = 2.0, 12.0, 3.5, 2.6
 """In cubes of a width at the measured speed: one block's least squares and what it loses by them, the order in which
@@ -49,58 +69,85 @@ _LOADING_BYTES_A_SECOND = 5e8
 
 
 def seconds_by_arithmetic(
-    settings: RunSettings, speed: float | None, counted: Dimensions | None
+    settings: RunSettings, speeds: Speeds | None, counted: Dimensions | None
 ) -> dict[Stage, float | None]:
     """Seconds of each stage, for one model; None for what cannot be counted.
 
-    speed: float32 operations a second. counted: the model's sizes, where they are known.
+    speeds: of this machine. counted: the model's sizes, where they are known.
     """
-    if counted is None or not speed:
+    if counted is None or speeds is None:
         return dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
-    a_token = _operations_a_token(counted)
+    dtype, a_token = settings.dtype, _operations_a_token(counted)
+    speed, walk_s = speeds.of(dtype), _walk_s(settings, speeds, counted)
     n_tokens, n = settings.calibration.n_samples * settings.calibration.length, n_passages(settings)
     own = settings.calibration.corpus == SELF
-    gathered = 2.0 * _powers(counted, 2)
+    reading = _Reading(a_token / (_READING[dtype] * speed), 2.0 * counted.n_matmul / (_READING[dtype] * speed), walk_s)
+    gathering = _powers(counted, 2) / (_GATHERING * speeds.float32)
+    n_asked = n and n * TOKENS_A_PASSAGE
     return {
         "load": _LOADING_S + 4.0 * counted.n_parameters / _LOADING_BYTES_A_SECOND,
-        "text": n_tokens * 2.0 * counted.n_matmul / (_WRITING * speed) if own else 0.0,
-        "calibrate": n_tokens * (a_token + gathered) / (_READING * speed),
-        "prune": fmean(_method_s(method, n_tokens, counted, speed) for method in settings.methods),
-        "evaluate": n and n * TOKENS_A_PASSAGE * a_token / (_ANSWERING * speed),
+        "text": n_tokens * 2.0 * counted.n_matmul / (_WRITING[dtype] * speed) if own else 0.0,
+        "calibrate": walk_s + n_tokens * (reading.a_token + gathering),
+        "prune": fmean(_method_s(each, n_tokens, counted, speeds, reading) for each in settings.methods),
+        "evaluate": n_asked
+        and n_asked * a_token / (_ANSWERING[dtype] * speed) + walk_s * (ceil(n_asked / _BATCH_TOKENS) + _FINISHING),
     }
 
 
-def _method_s(method: MethodSettings, n_tokens: int, counted: Dimensions, speed: float) -> float:
+@dataclass(frozen=True)
+class _Reading:
+    """Seconds of going over text: for a token in the blocks, for one with the head, and, of weights that stay in their
+    files, for all blocks once.
+    """
+
+    a_token: float
+    with_head: float
+    walk: float
+
+    def there_and_back(self, n_tokens: int, batch_tokens: int) -> float:
+        """A backward pass, in batches: the blocks are read on the way there and on the way back."""
+        return _THERE_AND_BACK * n_tokens * self.with_head + 2 * ceil(n_tokens / batch_tokens) * self.walk
+
+
+def _walk_s(settings: RunSettings, speeds: Speeds, counted: Dimensions) -> float:
+    """Seconds of reading all blocks from the disk, where they stay there and the system cannot keep them in memory."""
+    n_bytes = BYTES[settings.dtype] * (counted.n_matmul - counted.vocabulary * counted.hidden)
+    there = memory_bytes()
+    streamed = is_streamed(settings.residency, least_memory(counted, settings).n_bytes, there)
+    return n_bytes / speeds.disk if streamed and speeds.disk and n_bytes > there / 2 else 0.0
+
+
+def _method_s(method: MethodSettings, n_tokens: int, counted: Dimensions, speeds: Speeds, reading: _Reading) -> float:
     """Seconds of one sparse model, as if nothing were found for another one that serves it as well."""
     if not method.takes_channels:
-        return _masking_s(method, n_tokens, counted, speed)
-    a_token, with_head = _operations_a_token(counted), 2.0 * counted.n_matmul
-    cubes, read = _SOLVING, 0.0
+        return _masking_s(method, n_tokens, counted, speeds, reading)
+    cubes, read_s = _SOLVING, 0.0
     if method.saliency == "obs":
         cubes += _ORDERING
     if method.allocation == "sensitivity":
         cubes += _LOSING
-        read += SENSITIVITY_TOKENS * _THERE_AND_BACK * with_head
+        read_s += reading.there_and_back(SENSITIVITY_TOKENS, SENSITIVITY_BATCH_TOKENS)
     if method.saliency == "fisher":
-        read += n_tokens * _THERE_AND_BACK * with_head
+        read_s += reading.there_and_back(n_tokens, FISHER_BATCH_TOKENS)
     if method.compensation == "sequential":
         cubes += _SOLVING
-        read += n_tokens * (3.0 * a_token + 2.0 * _powers(counted, 2))
-    return (cubes * _powers(counted, 3) + read / _READING) / speed + _UNPACKING_S * _powers(counted, 2)
+        sums = 2 * n_tokens * _powers(counted, 2) / (_GATHERING * speeds.float32)
+        read_s += 3 * (n_tokens * reading.a_token + reading.walk) + sums
+    return cubes * _powers(counted, 3) / speeds.float32 + read_s + _UNPACKING_S * _powers(counted, 2)
 
 
-def _masking_s(method: MethodSettings, n_tokens: int, counted: Dimensions, speed: float) -> float:
+def _masking_s(method: MethodSettings, n_tokens: int, counted: Dimensions, speeds: Speeds, reading: _Reading) -> float:
     """Single weights: one more pass over the text for the inputs, and every projection by itself."""
     hidden, n_blocks = counted.hidden, len(counted.widths)
     out = hidden * sum(counted.widths)
     others = counted.n_matmul - counted.vocabulary * hidden - out
     products = float(others * hidden + hidden * _powers(counted, 2))
-    a_token = _operations_a_token(counted) + 2.0 * _INPUTS * n_blocks * hidden**2
-    read = n_tokens * a_token if method.reads_text else 0.0
+    sums = _INPUTS * n_blocks * hidden**2 / (_GATHERING * speeds.float32)
+    read_s = reading.walk + n_tokens * (reading.a_token + sums) if method.reads_text else 0.0
     work = _MEASURING * products
     if method.saliency == "obs" or method.compensation != "none":
         work += _MENDING * products + _INVERTING * (_powers(counted, 3) + _INPUTS * n_blocks * hidden**3)
-    return (work + read / _READING) / speed
+    return work / speeds.float32 + read_s
 
 
 def _operations_a_token(counted: Dimensions) -> float:

@@ -8,6 +8,7 @@ from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
 from sparsedash.service.by_arithmetic import seconds_by_arithmetic
+from sparsedash.service.machine_speed import Speeds
 
 _LAST_LOADS = 5
 
@@ -16,13 +17,13 @@ def expected_seconds(
     settings: RunSettings,
     runs: Iterable[Run],
     record: Callable[[str], Record | None],
-    speed: float | None = None,
+    speeds: Speeds | None = None,
     *,
     counted: Dimensions | None = None,
 ) -> dict[Stage, float | None]:
     """Seconds of each stage, for one model, by earlier runs of the same model; None where none has measured it.
 
-    text: letting the model write it; nothing where it is read. runs, record, speed, counted: as in
+    text: letting the model write it; nothing where it is read. runs, record, speeds, counted: as in
     `preflight.duration`; with both of the last, what none has measured is counted.
     """
     wanted = (settings.model, settings.dtype)
@@ -35,7 +36,7 @@ def expected_seconds(
         "prune": _pruning_seconds(settings, before),
         "evaluate": _evaluation_seconds(settings, before, record),
     }
-    by_speed = seconds_by_arithmetic(settings, speed, counted)
+    by_speed = seconds_by_arithmetic(settings, speeds, counted)
     return {stage: by_speed.get(stage) if seconds is None else seconds for stage, seconds in measured.items()}
 
 

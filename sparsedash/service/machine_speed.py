@@ -1,7 +1,7 @@
-"""How fast this machine multiplies matrices: measured once by a small process of its own, then read from the store.
+"""How fast this machine multiplies matrices and reads its disk: measured once by a small process of its own, then read
+from the store.
 
-The front may not import torch, and a measurement in the server would make its pages wait; numpy asks the same kind of
-library for the same products.
+The front may not import torch, and a measurement in the server would make its pages wait.
 """
 
 import os
@@ -10,19 +10,31 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 
-import numpy as np
+import msgspec
 
 from sparsedash.schema import notes
+from sparsedash.schema.settings import Dtype
 from sparsedash.storage.store import Store
 
-_TOKENS, _HIDDEN, _WIDTH = 2048, 576, 1536
-"""The shapes of the built-in model's largest product over one batch."""
-
-_BURSTS, _BURST_S, _PAUSE_S = 8, 0.1, 0.2
-"""Spread over some seconds: the page that asks for the measurement keeps the machine busy while it opens."""
-
+_MEASURING = "sparsedash.engine.timing.machine_speed"
 _OLD_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speeds:
+    """float32, bfloat16: multiply-adds times two, per second, of products of such numbers on all cores. disk: bytes
+    that are read per second; 0 where that could not be measured.
+    """
+
+    float32: float
+    bfloat16: float
+    disk: float = 0.0
+
+    def of(self, dtype: Dtype) -> float:
+        """The speed of products of this type of number."""
+        return self.float32 if dtype == "float32" else self.bfloat16
 
 
 class MachineSpeed:
@@ -34,20 +46,20 @@ class MachineSpeed:
         self._failed = False
         self._lock = threading.Lock()
 
-    def known(self) -> float | None:
-        """Multiply-adds times two, per second, on all cores; None until it was measured, which this begins.
+    def known(self) -> Speeds | None:
+        """What was measured; None until it was, which this begins.
 
         It takes some seconds. What was measured long ago, when the machine may have been busy, is measured anew
         meanwhile; what was measured on another machine with the same data folder does not count.
         """
         name = notes.machine_speed(platform.node(), os.cpu_count() or 1)
-        noted, _, then = (self._store.recall(name) or "").partition(" at ")
-        known, age_s = _number(noted), time.time() - (_number(then) or 0.0)
-        if known is None or not 0.0 <= age_s < _OLD_S:
+        noted = _noted(self._store.recall(name) or "")
+        known = None if noted is None else noted.speeds
+        if noted is None or not 0.0 <= time.time() - noted.at < _OLD_S:
             measured = self._measured()
             if measured is not None:
                 known = measured
-                self._store.remember(name, f"{measured} at {time.time()}")
+                self._store.remember(name, msgspec.json.encode(_Noted(measured, time.time())).decode())
         return known
 
     def is_measuring(self) -> bool:
@@ -55,18 +67,18 @@ class MachineSpeed:
         with self._lock:
             return self._measuring is not None and self._measuring.poll() is None
 
-    def _measured(self) -> float | None:
+    def _measured(self) -> Speeds | None:
         """What the process has printed; begins it where there is none, unless one has failed."""
         with self._lock:
             if self._measuring is None and not self._failed:
-                command = [sys.executable, "-m", __name__]
+                command = [sys.executable, "-m", _MEASURING, str(self._store.folder)]
                 quiet = subprocess.DEVNULL
                 self._measuring = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=quiet, text=True)  # noqa: S603
             if self._measuring is None or self._measuring.poll() is None:
                 return None
             printed, _ = self._measuring.communicate()
             self._measuring = None
-            found = _number(printed)
+            found = _speeds(printed)
             self._failed = found is None
             return found
 
@@ -79,30 +91,28 @@ class MachineSpeed:
                 self._measuring = None
 
 
-def measure(bursts: int = _BURSTS) -> float:
-    """Multiply-adds times two, per second, of float32 products on all cores: what the fastest quarter of them reach."""
-    random = np.random.default_rng(0)
-    left = random.random((_TOKENS, _HIDDEN), dtype=np.float32)
-    right = random.random((_HIDDEN, _WIDTH), dtype=np.float32)
-    out = left @ right  # the first one wakes the library's threads
-    taken: list[float] = []
-    for _ in range(bursts):
-        burst_ends = time.perf_counter() + _BURST_S
-        while (begun := time.perf_counter()) < burst_ends:
-            np.matmul(left, right, out=out)
-            taken.append(time.perf_counter() - begun)
-        time.sleep(_PAUSE_S)
-    return 2.0 * _TOKENS * _HIDDEN * _WIDTH / sorted(taken)[len(taken) // 4]
+@dataclass(frozen=True)
+class _Noted:
+    speeds: Speeds
+    at: float
 
 
-def _number(text: str) -> float | None:
-    """A speed that can be divided by, or None."""
+def _noted(text: str) -> _Noted | None:
     try:
-        value = float(text)
-    except ValueError:
+        noted = msgspec.json.decode(text, type=_Noted)
+    except (msgspec.MsgspecError, RecursionError):
         return None
-    return value if 1e6 < value < 1e18 else None
+    return noted if _are_speeds(noted.speeds) else None
 
 
-if __name__ == "__main__":
-    sys.stdout.write(f"{measure()}\n")
+def _speeds(text: str) -> Speeds | None:
+    """Speeds that can be divided by, or None."""
+    try:
+        found = msgspec.json.decode(text, type=Speeds)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return found if _are_speeds(found) else None
+
+
+def _are_speeds(found: Speeds) -> bool:
+    return all(1e6 < speed < 1e18 for speed in (found.float32, found.bfloat16)) and 0.0 <= found.disk < 1e18

@@ -26,6 +26,7 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
 from sparsedash.service.by_arithmetic import START_S, n_passages
 from sparsedash.service.earlier_runs import expected_seconds, times
+from sparsedash.service.machine_speed import Speeds
 from sparsedash.service.problems import Problem
 from sparsedash.storage.disk_space import free_bytes
 from sparsedash.storage.fingerprints import fingerprint
@@ -179,18 +180,18 @@ def duration(
     stored: Cached,
     runs: Iterable[Run],
     record: Callable[[str], Record | None],
-    speed: float | None = None,
+    speeds: Speeds | None = None,
     *,
     start_s: float = START_S,
     counted: Dimensions | None = None,
 ) -> Duration:
     """How long the run may take, judged by earlier runs of the same model, and by arithmetic where they say nothing.
 
-    runs: newest first. record: gives the record of a key. speed: of this machine; see MachineSpeed. start_s: until a
+    runs: newest first. record: gives the record of a key. speeds: of this machine. start_s: until a
     worker has the engine. counted: the model's sizes, where they are known.
     """
     measured = expected_seconds(settings, runs, record)
-    expected = expected_seconds(settings, runs, record, speed, counted=counted)
+    expected = expected_seconds(settings, runs, record, speeds, counted=counted)
     new: set[Stage] = {stage for stage, seconds in measured.items() if seconds is None}
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)

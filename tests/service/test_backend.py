@@ -18,6 +18,7 @@ from sparsedash.schema.searches import PLANNED, FindResult, FindSettings
 from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import backend as backend_module
 from sparsedash.service.backend import Backend, default_data_dir
+from sparsedash.service.machine_speed import Speeds
 from sparsedash.storage.fingerprints import fingerprints
 from sparsedash.storage.store import Store
 from tests.factories import answered
@@ -76,7 +77,7 @@ def test_the_same_request_by_two_visitors_is_one_job(backend):
 
 
 def test_what_a_run_was_expected_to_take_is_kept_as_it_was_when_it_was_asked_for(backend, monkeypatch):
-    monkeypatch.setattr(backend._speed, "known", lambda: 1e11)
+    monkeypatch.setattr(backend._speed, "known", lambda: Speeds(float32=1e11, bfloat16=2e11))
     settings = RunSettings(calibration=CalibrationSettings(corpus=BUILTIN_TEXT))
     before = backend.preflight(settings)
     job = backend.submit(settings)

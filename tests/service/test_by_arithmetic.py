@@ -7,14 +7,16 @@ import pytest
 from sparsedash.catalog.memory import dimensions_of
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service import by_arithmetic
 from sparsedash.service.by_arithmetic import seconds_by_arithmetic
+from sparsedash.service.machine_speed import Speeds
 
-SPEED = 2e11
+SPEEDS = Speeds(float32=2e11, bfloat16=4e11, disk=1e9)
 WRITTEN = RunSettings(calibration=CalibrationSettings(corpus="builtin:smollm2-text"))
 
 
-def counted(settings=WRITTEN, speed=SPEED):
-    return seconds_by_arithmetic(settings, speed, dimensions_of(settings.model))
+def counted(settings=WRITTEN, speeds=SPEEDS):
+    return seconds_by_arithmetic(settings, speeds, dimensions_of(settings.model))
 
 
 def test_every_stage_of_the_first_run_can_be_counted():
@@ -22,10 +24,33 @@ def test_every_stage_of_the_first_run_can_be_counted():
 
 
 def test_a_machine_twice_as_fast_takes_half_as_long():
+    twice = replace(SPEEDS, float32=4e11, bfloat16=8e11)
     for stage in ("calibrate", "evaluate"):
-        assert 2 * counted(speed=2 * SPEED)[stage] == counted()[stage]
+        assert 2 * counted(speeds=twice)[stage] == counted()[stage]
     # What is read from the store does not come faster.
-    assert counted()["prune"] / 2 < counted(speed=2 * SPEED)["prune"] < counted()["prune"]
+    assert counted()["prune"] / 2 < counted(speeds=twice)["prune"] < counted()["prune"]
+
+
+def test_in_bfloat16_text_is_read_at_the_speed_of_such_products_and_solved_in_single_precision():
+    half = counted(replace(WRITTEN, dtype="bfloat16"))
+    assert half["evaluate"] < counted()["evaluate"]
+    assert half["calibrate"] < counted()["calibrate"]
+    assert half["prune"] == counted()["prune"]
+    faster = replace(SPEEDS, bfloat16=8e11)
+    assert counted(replace(WRITTEN, dtype="bfloat16"), faster)["evaluate"] == half["evaluate"] / 2
+    assert counted(speeds=faster) == counted()
+
+
+def test_weights_that_no_memory_holds_come_from_the_disk_again_and_again(monkeypatch):
+    streamed = replace(WRITTEN, residency="streamed", methods=(method_named("best"),))
+    assert counted(streamed) == counted(replace(streamed, residency="resident"))
+    monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda: 10**8)
+    for stage in ("calibrate", "prune", "evaluate"):
+        assert counted(streamed)[stage] > counted(replace(streamed, residency="resident"))[stage]
+    slow, fast = (counted(streamed, replace(SPEEDS, disk=disk))["evaluate"] for disk in (1e8, 1e12))
+    assert fast < slow
+    # Where the disk was not measured, nothing is said of it.
+    assert counted(streamed, replace(SPEEDS, disk=0.0)) == counted(replace(streamed, residency="resident"))
 
 
 def test_passages_and_calibration_text_count_in_proportion():
@@ -75,4 +100,4 @@ def test_a_race_takes_the_mean_of_its_methods_for_each_model():
 def test_what_no_formula_tells_is_not_known():
     assert counted(replace(WRITTEN, evaluation=EvaluationSettings(corpus="file:/x.txt")))["evaluate"] is None
     assert set(counted(replace(WRITTEN, model="owner/model")).values()) == {None}
-    assert set(counted(speed=None).values()) == {None}
+    assert set(counted(speeds=None).values()) == {None}

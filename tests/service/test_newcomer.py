@@ -11,6 +11,7 @@ from sparsedash.catalog.presets import METHODS
 from sparsedash.catalog.published import MODELS
 from sparsedash.schema.settings import BUILTIN_MODEL, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
+from sparsedash.service.machine_speed import Speeds
 
 SIZES = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "vocab_size": 32_000}
 
@@ -19,7 +20,7 @@ SIZES = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16,
 def backend(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
     backend = Backend(tmp_path / "data")
-    monkeypatch.setattr(backend._speed, "known", lambda: 1e11)
+    monkeypatch.setattr(backend._speed, "known", lambda: Speeds(float32=1e11, bfloat16=2e11))
     yield backend
     backend.close()
 

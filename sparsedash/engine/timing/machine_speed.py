@@ -1,0 +1,70 @@
+"""How fast this machine multiplies matrices and reads its disk, measured in a process of its own and printed:
+
+python -m sparsedash.engine.timing.machine_speed FOLDER
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+_TOKENS, _HIDDEN, _WIDTH = 2048, 576, 1536
+"""The shapes of the built-in model's largest product over one batch."""
+
+_BURSTS, _BURST_S, _PAUSE_S = 8, 0.1, 0.2
+"""Spread over some seconds: the page that asks for the measurement keeps the machine busy while it opens."""
+
+_BLOCK_BYTES, _N_BLOCKS = 2**24, 8
+_ROOM = 4
+"""The disk is measured where so many times as much is free as is written."""
+
+
+def measure(folder: Path, bursts: int = _BURSTS) -> dict[str, float]:
+    """Multiply-adds times two, per second, of float32 and bfloat16 products on all cores, and `disk`, the bytes that
+    are read per second from the disk of this folder; 0 where that cannot be measured.
+    """
+    found: dict[str, float] = {dtype: _products(getattr(torch, dtype), bursts) for dtype in ("float32", "bfloat16")}
+    return {**found, "disk": _reading(folder)}
+
+
+@torch.inference_mode()
+def _products(dtype: torch.dtype, bursts: int) -> float:
+    """What the fastest quarter of them reach."""
+    left, right = torch.rand(_TOKENS, _HIDDEN).to(dtype), torch.rand(_HIDDEN, _WIDTH).to(dtype)
+    out = left @ right  # the first one wakes the library's threads
+    taken: list[float] = []
+    for _ in range(bursts):
+        burst_ends = time.perf_counter() + _BURST_S
+        while (begun := time.perf_counter()) < burst_ends:
+            torch.mm(left, right, out=out)
+            taken.append(time.perf_counter() - begun)
+        time.sleep(_PAUSE_S)
+    return 2.0 * _TOKENS * _HIDDEN * _WIDTH / sorted(taken)[len(taken) // 4]
+
+
+def _reading(folder: Path) -> float:
+    """Of a file that was written, and then forgotten by the system, so that it comes from the disk."""
+    with suppress(OSError, AttributeError), tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        state = os.fstatvfs(file.fileno())
+        if state.f_bavail * state.f_frsize < _ROOM * _N_BLOCKS * _BLOCK_BYTES:
+            return 0.0
+        for _ in range(_N_BLOCKS):
+            # What compresses well would come faster than weights do.
+            file.write(os.urandom(_BLOCK_BYTES))
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        begun, n_bytes = time.perf_counter(), 0
+        while read := file.read(_BLOCK_BYTES):
+            n_bytes += len(read)
+        return n_bytes / (time.perf_counter() - begun)
+    return 0.0
+
+
+if __name__ == "__main__":
+    json.dump(measure(Path(sys.argv[1])), sys.stdout)
