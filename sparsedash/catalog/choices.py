@@ -6,7 +6,7 @@ The engine's tables implement these; a test holds them equal.
 from dataclasses import dataclass
 
 from sparsedash.catalog import families
-from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_MODEL, BUILTIN_TEXT, SELF
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_MODEL, BUILTIN_TEXT, SELF, RunSettings
 
 SHIPPED = "ships with the program"
 DOWNLOADED = "downloaded once, then read from the local cache"
@@ -149,3 +149,10 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         reading=DOWNLOADED,
     ),
 )
+
+
+def n_passages(settings: RunSettings) -> int | None:
+    """How many passages are answered, as far as is known before the text is read."""
+    asked, corpus = settings.evaluation.n_passages, settings.evaluation.corpus
+    known = next((choice.n_texts for choice in EVALUATION_CORPORA if choice.name == corpus), 0)
+    return min(asked, known) if asked and known else asked or known or None

@@ -28,7 +28,8 @@ class Dimensions:
     hidden: width of the residual stream. vocabulary: tokens it can predict. widths: inner channels of each block.
     per_channel: weights that leave with one channel of any block. n_matmul: weights of Linear and Conv layers, the
     output head included even where it shares the embedding's. n_parameters: everything, embeddings, norms and biases
-    too; what is shared counts once. stored_bytes: of one weight on the hub.
+    too; what is shared counts once. stored_bytes: of one weight on the hub. kept_of_a_token: keys and values of all
+    blocks, numbers that are kept of each token while a text is written.
     """
 
     hidden: int
@@ -38,6 +39,7 @@ class Dimensions:
     n_matmul: int
     n_parameters: int
     stored_bytes: int
+    kept_of_a_token: int
 
     @property
     def n_mlp(self) -> int:
@@ -74,6 +76,7 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
         n_matmul=counted.n_matmul,
         n_parameters=counted.n_matmul + counted.n_rest,
         stored_bytes=_STORED_BYTES[config.get("torch_dtype") or config.get("dtype") or "float32"],
+        kept_of_a_token=2 * counted.n_blocks * (counted.keys or counted.hidden),
     )
 
 
@@ -82,6 +85,7 @@ class _Counted:
     """hidden, width: of every block. n_projections: of its MLP. n_attention: weights of its attention's projections.
 
     head: weights of the output head. n_rest: parameters that are in no Linear layer; a shared embedding is the head's.
+    keys: width of the keys of one block, which its values share; 0 where it is that of the residual stream.
     """
 
     n_blocks: int
@@ -91,6 +95,7 @@ class _Counted:
     n_attention: int
     head: int
     n_rest: int
+    keys: int = 0
 
     @property
     def n_matmul(self) -> int:
@@ -133,15 +138,17 @@ def _llama(config: Mapping[str, Any]) -> _Counted:
     d, m, n_blocks = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     heads = config["num_attention_heads"]
     of_a_head = config.get("head_dim") or d // heads
+    keys = of_a_head * (config.get("num_key_value_heads") or heads)
     embedding = config["vocab_size"] * d
     return _Counted(
         n_blocks=n_blocks,
         hidden=d,
         width=m,
         n_projections=3,
-        n_attention=2 * d * of_a_head * (heads + (config.get("num_key_value_heads") or heads)),
+        n_attention=2 * d * (of_a_head * heads + keys),
         head=embedding,
         n_rest=n_blocks * 2 * d + d + (0 if config.get("tie_word_embeddings") else embedding),
+        keys=keys,
     )
 
 
@@ -176,6 +183,7 @@ def _usual(config: Mapping[str, Any], family: Family) -> _Counted:
     if config.get("multi_query", config["model_type"] == "falcon") and not config.get("new_decoder_architecture"):
         of_keys = 1
     shares = config.get("tie_word_embeddings", config["model_type"] in _SHARE_THEIR_HEAD)
+    of_a_head = config.get("head_dim") or d // heads
     learned = {"gpt2": "n_positions", "gpt_neo": "max_position_embeddings"}.get(config["model_type"])
     positions = config[learned] if learned else 0
     return _Counted(
@@ -183,9 +191,10 @@ def _usual(config: Mapping[str, Any], family: Family) -> _Counted:
         hidden=d,
         width=config.get(family.width) or 4 * d,
         n_projections=len(family.inner) * family.fused + 1,
-        n_attention=2 * d * (config.get("head_dim") or d // heads) * (heads + of_keys),
+        n_attention=2 * d * of_a_head * (heads + of_keys),
         head=words * d,
         n_rest=positions * d + n_blocks * 4 * d + (0 if shares else words * d),
+        keys=of_a_head * of_keys,
     )
 
 

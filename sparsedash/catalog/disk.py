@@ -3,9 +3,23 @@
 from dataclasses import dataclass
 
 from sparsedash.catalog.dimensions import Dimensions
+from sparsedash.catalog.engine_limits import (
+    HELD_OUT_EVERY,
+    HELD_OUT_TOKENS,
+    MISMATCH_PASSAGES,
+    MISMATCH_TOKENS,
+    TOKENS_A_PASSAGE,
+)
 from sparsedash.catalog.memory import BYTES, kept_bytes, needs_sensitivity
+from sparsedash.schema.cache_keys import shares_read
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings
+
+_INPUTS = 3
+"""Inputs of a block's projections that are as wide as the residual stream."""
+
+_SAMPLE_ITEMSIZE = 2
+"""Bytes of a number that passages put into a block."""
 
 ANSWER_BYTES = 1000
 """One answer in a record, about."""
@@ -23,6 +37,7 @@ def disk(counted: Dimensions, settings: RunSettings, n_passages: int, *, streame
     """What a run of this model takes where nothing of it is stored. streamed: whether it is read block by block."""
     itemsize, calibration = BYTES[settings.dtype], settings.calibration
     stays = kept_bytes(counted.widths, counted.hidden, settings, calibration.n_samples)
+    stays += _sample_bytes(counted, settings, n_passages)
     stays += sum(_out_bytes(counted, permille) for method, permille in settings.points if _refits_in_order(method))
     stays += (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
     if streamed and counted.stored_bytes != itemsize:
@@ -34,6 +49,19 @@ def disk(counted: Dimensions, settings: RunSettings, n_passages: int, *, streame
     if needs_sensitivity(settings):
         passing.append(_out_bytes(counted, 0))
     return Disk(stays_bytes=stays, passing_bytes=max(passing) if settings.points else 0)
+
+
+def _sample_bytes(counted: Dimensions, settings: RunSettings, n_passages: int) -> int:
+    """Inputs of the projections that are pruned, of the tokens that are kept out of every fit and of a few passages."""
+    if not settings.reads_text:
+        return 0
+    inputs = sum(counted.widths)
+    if any(not method.takes_channels for method in settings.methods):
+        inputs += _INPUTS * counted.hidden * len(counted.widths)
+    kept_out = settings.calibration.n_samples * settings.calibration.length // HELD_OUT_EVERY
+    kept_out //= max(1, kept_out // HELD_OUT_TOKENS)
+    passages = min(n_passages, MISMATCH_PASSAGES) * min(TOKENS_A_PASSAGE, MISMATCH_TOKENS)
+    return inputs * (len(shares_read(settings)) * 4 * kept_out + _SAMPLE_ITEMSIZE * passages)
 
 
 def _refits_in_order(method: MethodSettings) -> bool:

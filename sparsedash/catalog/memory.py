@@ -4,25 +4,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sparsedash.catalog.choices import n_passages
 from sparsedash.catalog.dimensions import Dimensions, shipped
+from sparsedash.catalog.engine_limits import (
+    CACHE_BYTES,
+    FEWEST_TEXTS,
+    FISHER_BATCH_TOKENS,
+    KEPT_BYTES,
+    KEPT_SHARE,
+    MOST_TEXTS,
+    SENSITIVITY_BATCH_TOKENS,
+    TOKENS_A_PASSAGE,
+)
 from sparsedash.catalog.published import MODELS
 from sparsedash.schema.cache_keys import shares_read
-from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, Residency, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, Residency, RunSettings
 
 BUILTIN_CONFIG = "smollm2-135m"
-FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
-"""Tokens in one batch of a backward pass: many where all of the calibration text is read, few where little is."""
-SENSITIVITY_TOKENS = 4096
-"""Tokens that blocks' sensitivities are measured on."""
 
 BYTES = {"float32": 4, "bfloat16": 2}
 _CONFIGS = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for model in MODELS}
 
 
+_DRAWING = 3
+"""Numbers in single precision of each token that could come next, for each text that is written."""
+
 _SOLVING = 4.5
 """Matrices in single precision of the widest MLP's inner width that solving holds at once, as measured."""
 
-Purpose = Literal["calibration", "pruning", "the sequential refit", "the backward pass"]
+Purpose = Literal[
+    "the text that the model writes", "calibration", "pruning", "the sequential refit", "the backward pass", "answering"
+]
 
 
 RUNTIME_BYTES = 450_000_000
@@ -55,6 +67,8 @@ def least_memory(counted: Dimensions, settings: RunSettings, *, streamed: bool =
     """What a run of this model cannot do without. streamed: whether its weights are read block by block."""
     n_at_once = 1 if streamed else len(counted.widths)
     beside: dict[Purpose, int] = {
+        "the text that the model writes": _writing_bytes(counted, settings),
+        "answering": _answering_bytes(counted, settings),
         "calibration": _calibration_bytes(counted, settings, n_streams=1),
         "pruning": _solving_bytes(counted, settings) + _masked_bytes(counted, settings, n_at_once),
         "the backward pass": max(
@@ -141,6 +155,26 @@ def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: in
     streams = n_streams * n_tokens * counted.hidden * BYTES[settings.dtype]
     whole = _collects_whole_moments(counted.widths, settings)
     return streams + (2 * 4 * max(counted.widths) ** 2 if whole else 0)
+
+
+def _writing_bytes(counted: Dimensions, settings: RunSettings) -> int:
+    """Keys and values of the texts that are written at once, and what their next tokens are drawn from."""
+    asked = settings.calibration
+    if asked.corpus != SELF or not settings.reads_text:
+        return 0
+    a_text = asked.length * counted.kept_of_a_token * BYTES[settings.dtype]
+    n_texts = min(asked.n_samples, MOST_TEXTS, max(FEWEST_TEXTS, CACHE_BYTES // a_text))
+    return n_texts * (a_text + _DRAWING * 4 * counted.vocabulary)
+
+
+def _answering_bytes(counted: Dimensions, settings: RunSettings) -> int:
+    """Keys and values of the passages whose answers are no whole words yet: all of them, at worst."""
+    itemsize = BYTES[settings.dtype]
+    kept = max(KEPT_BYTES, int(KEPT_SHARE * counted.n_parameters * itemsize))
+    asked = n_passages(settings)
+    if asked is None:
+        return kept
+    return min(kept, asked * TOKENS_A_PASSAGE * counted.kept_of_a_token * itemsize)
 
 
 def _solving_bytes(counted: Dimensions, settings: RunSettings) -> int:

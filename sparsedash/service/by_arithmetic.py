@@ -8,24 +8,21 @@ from dataclasses import dataclass
 from math import ceil
 from statistics import fmean
 
-from sparsedash.catalog.choices import EVALUATION_CORPORA
+from sparsedash.catalog.choices import n_passages
 from sparsedash.catalog.dimensions import Dimensions
-from sparsedash.catalog.memory import (
-    BYTES,
+from sparsedash.catalog.engine_limits import (
+    BATCH_TOKENS,
     FISHER_BATCH_TOKENS,
     SENSITIVITY_BATCH_TOKENS,
     SENSITIVITY_TOKENS,
-    is_streamed,
-    least_memory,
+    TOKENS_A_PASSAGE,
 )
+from sparsedash.catalog.memory import BYTES, is_streamed, least_memory
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.settings import SELF, Dtype, RunSettings
 from sparsedash.service.machine_speed import Speeds
 from sparsedash.storage.machine import memory_bytes
-
-TOKENS_A_PASSAGE = 115
-"""Of the built-in passages, and nearly as many of LAMBADA's."""
 
 _READING: dict[Dtype, float] = {"float32": 0.82, "bfloat16": 0.6}
 _ANSWERING: dict[Dtype, float] = {"float32": 0.75, "bfloat16": 0.55}
@@ -37,9 +34,8 @@ token by token.
 _GATHERING = 0.7
 """Share of the speed in single precision: of summing up second moments, half of each."""
 
-_BATCH_TOKENS = 1024
 _FINISHING = 8
-"""Answering reads the blocks of a model in its files once for so many tokens, and so often for the words that go on."""
+"""Times that answering reads the blocks of a model in its files for the words that go on, beside once a batch."""
 
 _SOLVING, _ORDERING, _LOSING, _INVERTING = 2.0, 12.0, 3.5, 2.6
 """In cubes of a width at the measured speed: one block's least squares and what it loses by them, the order in which
@@ -90,7 +86,7 @@ def seconds_by_arithmetic(
         "calibrate": walk_s + n_tokens * (reading.a_token + gathering),
         "prune": fmean(_method_s(each, n_tokens, counted, speeds, reading) for each in settings.methods),
         "evaluate": n_asked
-        and n_asked * a_token / (_ANSWERING[dtype] * speed) + walk_s * (ceil(n_asked / _BATCH_TOKENS) + _FINISHING),
+        and n_asked * a_token / (_ANSWERING[dtype] * speed) + walk_s * (ceil(n_asked / BATCH_TOKENS) + _FINISHING),
     }
 
 
@@ -157,10 +153,3 @@ def _operations_a_token(counted: Dimensions) -> float:
 
 def _powers(counted: Dimensions, power: int) -> int:
     return sum(width**power for width in counted.widths)
-
-
-def n_passages(settings: RunSettings) -> int | None:
-    """How many passages are answered, as far as is known before the text is read."""
-    asked, corpus = settings.evaluation.n_passages, settings.evaluation.corpus
-    known = next((choice.n_texts for choice in EVALUATION_CORPORA if choice.name == corpus), 0)
-    return min(asked, known) if asked and known else asked or known or None

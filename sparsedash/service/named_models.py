@@ -61,4 +61,5 @@ def _counted(shape: ModelShape) -> Dimensions:
         n_matmul=shape.n_matmul,
         n_parameters=shape.n_parameters,
         stored_bytes=_MEMORY_BYTES,
+        kept_of_a_token=2 * len(shape.widths) * shape.keys,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from sparsedash.catalog.choices import n_passages
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.disk import Disk, disk
 from sparsedash.catalog.memory import LeastMemory, chosen_memory, least_memory, needs_backward
@@ -24,7 +25,7 @@ from sparsedash.schema.notes import NoteName
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
-from sparsedash.service.by_arithmetic import START_S, n_passages
+from sparsedash.service.by_arithmetic import START_S
 from sparsedash.service.earlier_runs import expected_seconds, times
 from sparsedash.service.machine_speed import Speeds
 from sparsedash.service.problems import Problem

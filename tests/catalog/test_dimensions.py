@@ -10,6 +10,8 @@ from sparsedash.catalog.dimensions import _ARCHITECTURES, CONFIGS, dimensions, s
 from sparsedash.catalog.published import MODELS
 from sparsedash.engine.models.modules import FAMILIES, mlps_of
 from sparsedash.engine.models.weight_counts import n_matmul_weights, weights_per_channel
+from tests.engine.tiny import CONFIGS as CONFIGS_OF_TINY
+from tests.engine.tiny import tiny_model
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.json"))
 
@@ -86,6 +88,14 @@ def test_a_family_without_a_row_is_counted_all_the_same(family):
     assert counted.n_parameters == pytest.approx(sum(own.numel() for own in model.parameters()), rel=2e-3)
     # Families rarely write all that they know into their config.
     assert dimensions({"tie_word_embeddings": parsed.tie_word_embeddings} | config).n_matmul == counted.n_matmul
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS_OF_TINY))
+def test_what_is_kept_of_a_token_is_what_the_model_keeps(family):
+    model = tiny_model(family)
+    kept = model(torch.tensor([[1, 2, 3]]), use_cache=True).cache.layers
+    counted = dimensions(model.config.to_dict()).kept_of_a_token
+    assert 3 * counted == sum(layer.keys.numel() + layer.values.numel() for layer in kept)
 
 
 def test_every_family_is_counted():

@@ -18,8 +18,20 @@ def takes(name="least-squares", *, streamed=False, n_passages=100, **changed):
     return disk(SMALL, replace(SETTINGS, methods=(method_named(name),), **changed), n_passages, streamed=streamed)
 
 
-def test_half_of_every_second_moment_and_the_answers_stay():
-    assert takes().stays_bytes == 2 * N_BLOCKS * M * M + 3 * 100 * ANSWER_BYTES
+def test_half_of_every_second_moment_a_sample_of_tokens_and_the_answers_stay():
+    kept_out, of_passages = 64 * 128 // 16, 8 * 115
+    sample = N_BLOCKS * M * (4 * kept_out + 2 * of_passages)
+    assert takes().stays_bytes == 2 * N_BLOCKS * M * M + sample + 3 * 100 * ANSWER_BYTES
+
+
+def test_of_much_text_a_sample_of_about_512_tokens_is_kept_and_of_few_passages_all():
+    def sample(n_samples, n_passages=100):
+        asked = CalibrationSettings(n_samples=n_samples, length=128)
+        stays = takes(calibration=asked, n_passages=n_passages).stays_bytes
+        return stays - 2 * N_BLOCKS * M * M - 3 * n_passages * ANSWER_BYTES
+
+    assert sample(64) == sample(128 * 64) == sample(128 * 64, 8)
+    assert sample(64) - sample(64, 1) == N_BLOCKS * M * 2 * 7 * 115
 
 
 def test_blocks_that_are_solved_pass_until_the_sparsest_model_has_answered():

@@ -6,21 +6,27 @@ import pytest
 
 from sparsedash.catalog.choices import MODELS
 from sparsedash.catalog.dimensions import Dimensions
-from sparsedash.catalog.memory import (
+from sparsedash.catalog.engine_limits import (
+    FEWEST_TEXTS,
     FISHER_BATCH_TOKENS,
-    RUNTIME_BYTES,
+    KEPT_BYTES,
+    MOST_TEXTS,
     SENSITIVITY_BATCH_TOKENS,
-    dimensions_of,
-    gradient_bytes,
-    kept_bytes,
-    least_memory,
 )
+from sparsedash.catalog.memory import RUNTIME_BYTES, dimensions_of, gradient_bytes, kept_bytes, least_memory
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
 
 SMALL = Dimensions(
-    hidden=10, vocabulary=100, widths=(20, 30), per_channel=30, n_matmul=5_000, n_parameters=6_000, stored_bytes=2
+    hidden=10,
+    vocabulary=100,
+    widths=(20, 30),
+    per_channel=30,
+    n_matmul=5_000,
+    n_parameters=6_000,
+    stored_bytes=2,
+    kept_of_a_token=1,
 )
 OF_BLOCKS = 4 * 4 * (20 + 30 + 2 * 10)
 CHANGES = 4 * 10 * 50
@@ -28,9 +34,10 @@ N_TOKENS = 7 * 64
 
 
 def settings(*names, **changes):
-    calibration = CalibrationSettings(n_samples=7, length=64)
+    calibration = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=64)
     methods = tuple(map(method_named, names)) or RunSettings().methods
-    return replace(RunSettings(methods=methods, calibration=calibration), **changes)
+    made = RunSettings(methods=methods, calibration=calibration, evaluation=EvaluationSettings(n_passages=1))
+    return replace(made, **changes)
 
 
 def test_without_a_backward_pass_it_is_the_text_on_its_way_and_the_widest_layers_moments_twice():
@@ -50,7 +57,7 @@ def test_solving_takes_several_matrices_in_single_precision(name):
 
 def test_single_weights_are_all_there_twice():
     assert SMALL.n_mlp == 1_500 and SMALL.n_matmul - 10 * 100 == 4_000
-    little = CalibrationSettings(n_samples=1, length=8)
+    little = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=1, length=8)
     found = {
         scope: least_memory(
             SMALL,
@@ -76,7 +83,8 @@ def test_the_store_keeps_the_inputs_of_all_projections_where_single_weights_go()
 @pytest.mark.parametrize("name", ["random", "magnitude", "magnitude-weights", "magnitude-2:4"])
 def test_a_run_that_depends_on_no_calibration_text_needs_no_room_for_any(name):
     assert kept_bytes(SMALL.widths, 10, settings(name), 7) == 0
-    weights = {"magnitude-weights": 4 * 4_000, "magnitude-2:4": 4 * 4_000}.get(name, 0)
+    one_passage = 115 * 1 * 4
+    weights = {"magnitude-weights": 4 * 4_000, "magnitude-2:4": 4 * 4_000}.get(name, one_passage)
     assert least_memory(SMALL, settings(name)).beside_bytes == weights
     assert least_memory(SMALL, settings(name, "best")) == least_memory(SMALL, settings("best"))
 
@@ -88,7 +96,7 @@ def test_a_sequential_refit_walks_the_text_three_times():
 
 
 def test_much_text_takes_more_than_the_backward_pass():
-    much = CalibrationSettings(n_samples=7, length=8192)
+    much = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=8192)
     found = least_memory(SMALL, settings("best", calibration=much))
     assert found.purpose == "calibration"
 
@@ -103,7 +111,9 @@ def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample()
 
 def test_a_long_sequence_is_a_batch_of_its_own():
     asked = settings("retrain-free (published)")
-    long = replace(asked, calibration=CalibrationSettings(n_samples=7, length=2 * FISHER_BATCH_TOKENS))
+    long = replace(
+        asked, calibration=CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=2 * FISHER_BATCH_TOKENS)
+    )
     found = least_memory(SMALL, long)
     assert found.beside_bytes == 4 * 7 * 50 + 2 * FISHER_BATCH_TOKENS * (OF_BLOCKS + 16 * 100)
 
@@ -137,3 +147,34 @@ def test_every_model_of_the_list_is_known_and_no_other(model):
 
 def test_the_built_in_model_is_the_one_of_135_million_parameters():
     assert round(dimensions_of(BUILTIN_MODEL).n_parameters / 1e6) == 135
+
+
+def test_text_that_the_model_writes_itself_takes_what_is_kept_of_as_many_texts_as_are_written_at_once():
+    def beside(n_samples, kept=10_000, **changes):
+        asked = settings(calibration=CalibrationSettings(n_samples=n_samples, length=100), **changes)
+        found = least_memory(replace(SMALL, kept_of_a_token=kept), asked)
+        assert found.purpose == "the text that the model writes"
+        return found.beside_bytes
+
+    a_text, drawing = 100 * 10_000 * 4, 3 * 4 * 100
+    assert beside(7) == 7 * (a_text + drawing)
+    assert beside(100) == MOST_TEXTS * (a_text + drawing)
+    assert beside(7, dtype="bfloat16") == 7 * (a_text // 2 + drawing)
+    # Of what takes much room, fewer are written at once, but not ever fewer.
+    assert beside(100, kept=100_000) == FEWEST_TEXTS * (10 * a_text + drawing)
+    assert least_memory(SMALL, settings("random", calibration=CalibrationSettings())).purpose != (
+        "the text that the model writes"
+    )
+
+
+def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
+    def beside(n_passages, kept=10_000):
+        asked = settings("random", evaluation=EvaluationSettings(corpus="file:/x.txt", n_passages=n_passages))
+        found = least_memory(replace(SMALL, kept_of_a_token=kept), asked)
+        assert found.purpose == "answering"
+        return found.beside_bytes
+
+    assert beside(5) == 5 * 115 * 10_000 * 4
+    assert beside(5_000) == beside(None) == KEPT_BYTES
+    large = replace(SMALL, kept_of_a_token=10_000, n_parameters=10**9)
+    assert least_memory(large, settings("random", evaluation=EvaluationSettings())).beside_bytes == 10**9 * 4 // 8

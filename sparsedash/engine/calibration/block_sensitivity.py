@@ -7,7 +7,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.memory import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
+from sparsedash.catalog.engine_limits import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration.gradients import sensitivities
 from sparsedash.engine.calibration.parts_io import pack_tensors, unpack_tensors
 from sparsedash.engine.calibration.statistics import first_tokens

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from sparsedash.catalog.memory import FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
+from sparsedash.catalog.engine_limits import FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.progress import Made, OnStep, Step, at_once

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from sparsedash.catalog.engine_limits import MISMATCH_PASSAGES, MISMATCH_TOKENS
 from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
 from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
@@ -23,8 +24,6 @@ from sparsedash.stats.layer_errors import ALARM
 from sparsedash.stats.layer_errors import mismatch as mismatch_of
 from sparsedash.storage.store import Store
 
-N_PASSAGES = 8
-PASSAGE_TOKENS = 128
 BATCH_TOKENS = 2048
 
 
@@ -44,9 +43,9 @@ class PassageActivations:
         """watched: of each block, the names of the projections. token_weights: those of the calibration."""
         self._store, self._loaded, self._on_step = store, loaded, on_step
         self._watched, self._token_weights = watched, token_weights
-        pairs = list(zip(passages.contexts, passages.targets, strict=True))[:N_PASSAGES]
+        pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
         read = [loaded.tokenizer(context + target).input_ids for context, target in pairs]
-        self._sequences = [ids[:PASSAGE_TOKENS] for ids in read]
+        self._sequences = [ids[:MISMATCH_TOKENS] for ids in read]
         tokens = digest(self._sequences)
         self._key = activations_key(loaded.identity, loaded.dtype, tokens, digest(watched))
 

@@ -11,6 +11,7 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
+from sparsedash.catalog.engine_limits import HELD_OUT_EVERY, HELD_OUT_TOKENS
 from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
 from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length, capture_inputs
@@ -23,8 +24,6 @@ from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, CalibrationSettings, TokenWeights
 
 BATCH_TOKENS = 2048
-HELD_OUT_EVERY = 16
-HELD_OUT_TOKENS = 512
 FEW_TOKENS_PER_CHANNEL = 20
 
 

@@ -16,6 +16,7 @@ from functools import cached_property, partial
 import torch
 from transformers import DynamicCache
 
+from sparsedash.catalog.engine_limits import BATCH_TOKENS, KEPT_BYTES, KEPT_SHARE
 from sparsedash.engine.evaluation.answers import Unfinished, finish_, first_word, unfinished
 from sparsedash.engine.evaluation.early_stopping import AnyRule, chunks
 from sparsedash.engine.evaluation.questions import Question
@@ -26,13 +27,6 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Outcome, Passages, Stopping
 from sparsedash.schema.settings import PUBLISHED_LONGEST, Rule
-
-BATCH_TOKENS = 1024
-"""Read at once: of twice as many, what a block works on no longer fits into the caches of a processor."""
-KEPT_BYTES, KEPT_SHARE = 256 * 2**20, 1 / 8
-"""Answers that are no whole word yet are finished together, once so much of their passages is kept for it, or this
-share of the model's weights where that is more: each token that is written takes a pass over all of them.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,16 +11,11 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from sparsedash.catalog.engine_limits import CACHE_BYTES, FEWEST_TEXTS, MOST_TEXTS
 from sparsedash.engine.models.block_walk import head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.progress import Made, OnStep, Step, at_once
 from sparsedash.schema.settings import CalibrationSettings
-
-MOST_TEXTS, FEWEST_TEXTS = 64, 32
-CACHE_BYTES = 2**30
-"""Texts that are written at once: the most, but no more than have room in this for what is kept of them, or the
-fewest.
-"""
 
 
 @torch.inference_mode()

@@ -27,7 +27,8 @@ def took(run: Run, whole_s: float, forecast: Forecast) -> Table:
             rows.append([f"of it {part}", _time(sum(measured)), _time(expected.get(part))])
     rows.append(["Memory, at most", _size(run.peak_bytes), _size(forecast.memory_bytes)])
     rows.append(["Left on the disk", _size(run.disk_bytes), _size(forecast.disk_bytes)])
-    return table("what it took", "What it took", ["", "took", "expected"], rows)
+    caption = "What was measured, beside what was expected when it was asked for."
+    return table("what it took", caption, ["", "took", "expected"], rows)
 
 
 def _time(seconds: float | None) -> str:

@@ -5,7 +5,7 @@ from statistics import median
 import pytest
 import torch
 
-from sparsedash.catalog.memory import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
+from sparsedash.catalog.engine_limits import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration import block_sensitivity
 from sparsedash.engine.calibration.cache import CalibrationCache
 from sparsedash.engine.calibration.statistics import calibrate

@@ -9,8 +9,8 @@ import torch
 from sparsedash.engine.calibration import mismatch
 from sparsedash.engine.calibration.mismatch import (
     ALARM,
-    N_PASSAGES,
-    PASSAGE_TOKENS,
+    MISMATCH_PASSAGES,
+    MISMATCH_TOKENS,
     PassageActivations,
     mismatch_warning,
 )
@@ -39,7 +39,7 @@ def settings(model_folder, passage_file):
 
 @pytest.fixture
 def passages():
-    split = [text.rsplit(" ", 1) for text in texts(N_PASSAGES + 2)]
+    split = [text.rsplit(" ", 1) for text in texts(MISMATCH_PASSAGES + 2)]
     return Passages(
         key="p",
         indices=tuple(range(len(split))),
@@ -66,9 +66,9 @@ def inner(loaded, index, ids):
 def first_of(loaded, passages):
     """The token ids of the first few passages, longest first."""
     first = [
-        loaded.tokenizer(context + target).input_ids[:PASSAGE_TOKENS]
+        loaded.tokenizer(context + target).input_ids[:MISMATCH_TOKENS]
         for context, target in list(zip(passages.contexts, passages.targets, strict=True))
-    ][:N_PASSAGES]
+    ][:MISMATCH_PASSAGES]
     return sorted(first, key=len, reverse=True)
 
 
