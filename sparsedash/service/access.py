@@ -21,9 +21,9 @@ from sparsedash.schema.hosting.serving import LOCAL, Serving
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.searches import FindSettings
 from sparsedash.schema.settings import RunSettings
-from sparsedash.service.problems import HUB_ID, Problem, ReferenceField
+from sparsedash.service.problems import Problem, ReferenceField, is_hub_id
 from sparsedash.service.run_removal import records_of
-from sparsedash.storage.local_paths import kind_of, lies_below, local_path
+from sparsedash.storage.local_paths import lies_below, local_path
 from sparsedash.storage.texts.text_refs import FILE, UPLOAD, file_of
 
 
@@ -156,14 +156,13 @@ class Access:
         assert self.rules is not None
         if reference.startswith("builtin:"):
             return ""
-        path = local_path(reference)
-        if HUB_ID.fullmatch(reference) and path.suffix != ".gguf" and kind_of(path) == "nothing":
+        if is_hub_id(reference):
             return (
                 ""
                 if self.rules.offers(reference)
                 else f"{reference} is not among those offered here. {self._offered()}"
             )
-        return "" if lies_below(path, self.rules.folders) else self._where()
+        return "" if lies_below(local_path(reference), self.rules.folders) else self._where()
 
     def _of_text(self, reference: str) -> str:
         assert self.rules is not None

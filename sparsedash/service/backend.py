@@ -34,7 +34,7 @@ from sparsedash.service.cluster.runner import cluster_runner
 from sparsedash.service.earlier_runs import expected_seconds
 from sparsedash.service.exports import Exports
 from sparsedash.service.machine_speed import MachineSpeed
-from sparsedash.service.named_models import NamedModel, named_model
+from sparsedash.service.named_models import NamedModel, fetch_config, named_model
 from sparsedash.service.own_things import OwnExports, OwnRemoval, OwnTransfer, OwnUploads
 from sparsedash.service.preflight import Cached, Forecast, Preflight
 from sparsedash.service.problems import Problem, ReferenceField
@@ -400,6 +400,12 @@ class Backend:
         if self._access.reference_problem("model", reference):
             return None
         return named_model(reference, self._store)
+
+    def fetch_config(self, reference: str) -> None:
+        """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises ModelError, AccessError."""
+        if problem := self._access.reference_problem("model", reference):
+            raise AccessError(problem.message)
+        fetch_config(reference, with_token=self._access.unlimited)
 
     def _counted(self, settings: RunSettings) -> Dimensions | None:
         named = self.named_model(settings.model)

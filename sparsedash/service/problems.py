@@ -85,6 +85,12 @@ def _of_model(reference: str) -> str:
     return _nowhere(reference) if kind == "nothing" else f"{reference} is neither a folder nor a .gguf file."
 
 
+def is_hub_id(reference: str) -> bool:
+    """Whether this names a model on the hub, and nothing on this machine."""
+    path = local_path(reference)
+    return HUB_ID.fullmatch(reference) is not None and path.suffix != ".gguf" and kind_of(path) == "nothing"
+
+
 def _nowhere(reference: str) -> str:
     return f"there is no {reference} on this machine."
 

@@ -10,6 +10,7 @@ from sparsedash.schema.hosting.serving import Quota, Serving
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service import backend as backend_module
 from sparsedash.service.backend import Backend
 from sparsedash.service.own_things import OwnUploads
 from tests.service.test_backend import SETTINGS, record, run
@@ -219,6 +220,16 @@ def test_models_of_the_hub_are_those_on_the_list(house):
     assert problem(house.of("ada", hub=None), "model", "other/model") == ""
 
 
+def test_the_hub_is_asked_for_models_on_the_list_and_with_the_token_for_administrators(house, monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend_module, "fetch_config", lambda reference, **how: asked.append((reference, how)))
+    with pytest.raises(AccessError, match="not among those offered"):
+        house.of("ada").fetch_config("other/model")
+    house.of("ada").fetch_config("owner/model")
+    house.of("root").fetch_config("owner/model")
+    assert asked == [("owner/model", {"with_token": False}), ("owner/model", {"with_token": True})]
+
+
 def test_an_export_goes_where_an_administrator_says_and_below_the_folders_then(house):
     house.done(house.of("ada"))
     asked = PAIRS["export"]
@@ -400,7 +411,19 @@ UNASKED = {
 """What says or does nothing of anybody's: how long stages take, the sizes of a model, that jobs are looked after."""
 
 ASKED = {
-    *("cached", "cancel", "continuation", "divergence", "drop_upload", "example", "health", "job", "jobs", "log_tail"),
+    *(
+        "cached",
+        "cancel",
+        "fetch_config",
+        "continuation",
+        "divergence",
+        "drop_upload",
+        "example",
+        "health",
+        "job",
+        "jobs",
+        "log_tail",
+    ),
     *(
         "move",
         "named_model",

@@ -6,9 +6,13 @@ import pytest
 
 from sparsedash.catalog.dimensions import CONFIGS, shipped
 from sparsedash.schema import notes
+from sparsedash.schema.errors import ModelError
 from sparsedash.schema.model_shape import ModelShape
-from sparsedash.service.named_models import named_model
+from sparsedash.service import named_models
+from sparsedash.service.named_models import fetch_config, named_model
 from sparsedash.storage.store import Store
+from tests.engine.hub_client import environment
+from tests.engine.hub_stand_in import Hub
 
 SHAPE = ModelShape(
     family="phi3",
@@ -67,3 +71,41 @@ def test_a_family_that_cannot_be_pruned_says_so(store, tmp_path):
 
 def test_of_a_model_that_is_not_here_nothing_is_known(store):
     assert named_model("owner/never-fetched", store) is None
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A stand-in for the hub, which has one model, and of that more than its config."""
+    found = Hub()
+    folder = tmp_path / "of the hub"
+    folder.mkdir()
+    (folder / "config.json").write_text((CONFIGS / "llama-7b.json").read_text())
+    (folder / "model.safetensors").write_bytes(b"weights")
+    found.add("models", "owner/never-seen", folder)
+    for name, value in environment(found.url, tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    yield found
+    found.stop()
+
+
+def test_a_model_that_was_never_fetched_is_known_by_its_config_alone(hub, store):
+    assert named_model("owner/never-seen", store) is None
+    fetch_config("owner/never-seen", with_token=True)
+    assert named_model("owner/never-seen", store).counted == shipped("llama-7b")
+    assert not any("safetensors" in request for request in hub.asked)
+
+
+def test_what_the_hub_refuses_is_told_and_nothing_is_known(hub, store):
+    with pytest.raises(ModelError, match="There is no owner/missing on the hub") as refused:
+        fetch_config("owner/missing", with_token=False)
+    assert "Check the spelling" in refused.value.advice
+    assert named_model("owner/missing", store) is None
+
+
+@pytest.mark.parametrize("command", ["false", "true", "yes"])
+def test_a_process_that_says_nothing_of_use_is_told(command, monkeypatch):
+    monkeypatch.setattr(named_models.sys, "executable", command)
+    monkeypatch.setattr(named_models, "_PATIENCE_S", 0.5)
+    with pytest.raises(ModelError, match=r"could not be fetched|did not answer"):
+        fetch_config("owner/model", with_token=False)

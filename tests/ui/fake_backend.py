@@ -3,11 +3,12 @@
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from sparsedash.catalog.dimensions import shipped
 from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.jobs.job import Job, JobState, Move, Priority
 from sparsedash.jobs.parts import ClusterView
 from sparsedash.jobs.queue import queue_order
-from sparsedash.schema.errors import JobError, NewerError
+from sparsedash.schema.errors import JobError, ModelError, NewerError
 from sparsedash.schema.exports import Export, ExportSettings, Form
 from sparsedash.schema.hosting.upkeep import Verification, VerifySettings
 from sparsedash.schema.model_shape import ModelShape
@@ -243,6 +244,8 @@ class FakeBackend:
     exports: FakeExports = field(default_factory=FakeExports)
     housekeeping: FakeHousekeeping = field(default_factory=FakeHousekeeping)
     keeps_house: bool = True
+    looked_up: list[str] = field(default_factory=list)
+    hub_says: ModelError | None = None
     forecast_at_first: Forecast | None = None
     texts_in_use: set[str] = field(default_factory=set)
     before: Preflight = BEFORE
@@ -389,6 +392,12 @@ class FakeBackend:
     def preflight(self, settings: RunSettings | FindSettings) -> Preflight:
         self.asked_about.append(settings)
         return self.before
+
+    def fetch_config(self, reference: str) -> None:
+        self.looked_up.append(reference)
+        if self.hub_says is not None:
+            raise self.hub_says
+        self.named = NamedModel(family="llama", counted=shipped("llama-7b"))
 
     def is_measuring(self) -> bool:
         return False

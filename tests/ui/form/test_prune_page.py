@@ -9,6 +9,7 @@ from sparsedash.catalog.dimensions import shipped
 from sparsedash.catalog.disk import Disk
 from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_named
+from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.named_models import NamedModel
@@ -237,6 +238,34 @@ LLAMA = NamedModel(family="llama", counted=shipped("llama-7b"))
 def test_a_model_is_known_as_soon_as_it_is_named(named, said, open_page, backend):
     backend.named = named
     assert said in words(open_page("prune", model="some/model"))
+
+
+LISTED = "EleutherAI/gpt-j-6b"
+"""A name that the select box of the test client knows."""
+
+
+def test_a_model_that_is_not_here_is_looked_up_on_the_hub_when_somebody_asks(open_page, backend):
+    app = open_page("prune", model=LISTED)
+    assert backend.looked_up == []
+    button(app, "Look it up on the hub").click().run()
+    assert backend.looked_up == [LISTED]
+    assert "Family: llama. 32 blocks" in words(app)
+    assert "Look it up on the hub" not in [each.label for each in app.button]
+
+
+def test_what_the_hub_refuses_is_told(open_page, backend):
+    backend.hub_says = ModelError("There is no the model on the hub.", "Check the spelling.")
+    app = open_page("prune", model=LISTED)
+    button(app, "Look it up on the hub").click().run()
+    assert [toast.value for toast in app.toast] == ["There is no the model on the hub. Check the spelling."]
+    assert "It is not on this machine yet" in words(app)
+
+
+def test_what_is_no_hub_id_is_not_looked_up_there(open_page, backend, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert "Look it up on the hub" not in [each.label for each in open_page("prune", model=str(folder)).button]
 
 
 def test_a_race_of_several_methods_says_how_many_models_it_makes(open_page):
