@@ -32,7 +32,7 @@ OPTIONS = {
     "sessions": "--sessions 4 --seconds 3 --settle 0 --runs 5 --jobs 8 --reruns 3 --model {model}",
     "speed": "--passages 8 --samples 8 --length 32 --side 512 --model {model} --data-dir {folder}",
     "statistics_size": "--width 1024 --hidden 256 --blocks 32",
-    "streaming": "--shape tiny --samples 60 --length 64 --passages 8 --sparsity 25 --folder {folder}",
+    "streaming": "--shape tiny --samples 60 --length 64 --passages 8 --sparsity 25 --export --folder {folder}",
     "timing": "--dtypes float32 --sparsities 50 --prompt 32 --most-s 1 --rounds 3 --self-runs 2 --samples 40 "
     "--model {model} --data-dir {folder}",
 }

@@ -1,21 +1,23 @@
 """What a model of a published size takes, resident and streamed: python -m benchmarks.streaming --shape llama-1b
 
 Writes random weights of this shape once (bfloat16, in shards), and lets a process of its own do each way's whole job:
-calibrate, prune at every sparsity, answer passages of text that ships with the program. Prints for each way the seconds
-of every stage, the most memory that the process held, and both as multiples of the first way's. Which answers are right
-means nothing; that both ways give the same ones is looked at.
+calibrate, prune at every sparsity, answer passages of text that ships with the program, and with --export write the
+sparsest model. Prints for each way the seconds of every stage beside what the form would have foreseen after measuring
+this machine, the most memory that the process held in it, and the whole as multiples of the first way's. Which answers
+are right means nothing; that both ways give the same ones is looked at.
 
 A large shape takes long: --ways streamed leaves the other one out.
 """
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,11 +25,16 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sparsedash.catalog.dimensions import CONFIGS, dimensions
+from sparsedash.catalog.dimensions import CONFIGS, Dimensions, dimensions
 from sparsedash.catalog.memory import least_memory
 from sparsedash.catalog.presets import method_named
+from sparsedash.engine.export.export import export
+from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.texts.corpora import read_texts
+from sparsedash.engine.timing.machine_speed import measure
+from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import (
     BUILTIN_CLOZE,
@@ -37,6 +44,9 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
 )
+from sparsedash.service.by_arithmetic import seconds_by_arithmetic
+from sparsedash.service.machine_speed import Speeds
+from sparsedash.storage.machine import forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import Store
 
 SHAPES = {
@@ -46,6 +56,9 @@ SHAPES = {
 """Of LLaMA's architecture; every config that ships with the program is a shape besides."""
 
 _LLAMA = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False}
+_PARTS = {"export": ("write", "prove")}
+"""The stages that a row's memory is of, where it goes by another name."""
+
 _WORDS = 8000
 _SHARD_BYTES = 2**30
 
@@ -61,6 +74,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--passages", type=int, default=100)
     parser.add_argument("--folder", type=Path, help="for models and data; a new one where not given")
+    parser.add_argument("--export", action="store_true", help="write the sparsest model, and load it again as a proof")
     parser.add_argument("--one-way", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one_way:
@@ -104,25 +118,50 @@ def written(shape: str, folder: Path) -> Path:
 def one_way(arguments: argparse.Namespace) -> None:
     """The whole job in this process, and what it took as one line of JSON."""
     folder = arguments.folder
-    store = Store(folder / f"data-{arguments.one_way}")
-    run = pipeline.run(_settings(arguments, folder / arguments.shape), store)
+    speeds = measure(folder)
+    store, shelf, peaks = Store(folder / f"data-{arguments.one_way}"), ModelShelf(), Peaks()
+    run = pipeline.run(_settings(arguments, folder / arguments.shape), store, peaks, shelf)
     records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
     answers = [[o.log_likelihood for o in record.outcomes] for record in records if record is not None]
     widths = [record.pruned.widths for record in records if record is not None and record.pruned is not None]
-    print(json.dumps({"seconds": run.seconds, "answers": answers, "widths": widths}))
+    seconds = run.seconds
+    if arguments.export:
+        asked = ExportSettings(dense=run.dense, sparse=run.sparse[-1], form="uniform", weights="bfloat16")
+        begun = time.perf_counter()
+        export(asked, store, shelf, peaks)
+        seconds = seconds | {"export": time.perf_counter() - begun}
+    peaks.look()
+    found = {"seconds": seconds, "answers": answers, "widths": widths, "speeds": speeds, "peaks": peaks.of}
+    print(json.dumps(found))
+
+
+class Peaks:
+    """Hears the steps of a job. of: the most memory that this process has held in each stage so far, in bytes."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, int] = {}
+        self._stage = "start"
+
+    def __call__(self, step: Step) -> None:
+        if step.stage != self._stage:
+            self.look()
+            self._stage = step.stage
+
+    def look(self) -> None:
+        """Put what the present stage has taken down."""
+        self.of[self._stage] = max(self.of.get(self._stage, 0), peak_memory_bytes())
+        forget_peak_memory()
 
 
 def measured(way: str, folder: Path) -> dict:
-    """Of one way: what its process printed, and the most memory it held, in bytes."""
+    """Of one way: what its process printed."""
     asked = [sys.executable, "-m", "benchmarks.streaming", *sys.argv[1:], "--folder", str(folder), "--one-way", way]
     with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         lines = child.stdout.read().splitlines()
-        _, status, took = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"{way} ended with {child.returncode}")
-    return json.loads(lines[-1]) | {"bytes": took.ru_maxrss * 1024}
+    return json.loads(lines[-1])
 
 
 def tell(arguments: argparse.Namespace, model: Path, done: dict[str, dict]) -> None:
@@ -130,13 +169,22 @@ def tell(arguments: argparse.Namespace, model: Path, done: dict[str, dict]) -> N
     first = next(iter(done.values()))
     counted = dimensions(json.loads((model / "config.json").read_text()))
     for way, found in done.items():
-        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in found["seconds"].items())
-        least = least_memory(counted, _settings(arguments, model), streamed=way == "streamed").n_bytes
-        share, slower = found["bytes"] / first["bytes"], _whole(found) / _whole(first)
+        settings = replace(_settings(arguments, model), residency=way)
+        least = least_memory(counted, settings, streamed=way == "streamed").n_bytes
+        share, slower = _most(found) / _most(first), _whole(found) / _whole(first)
         print(
-            f"{way}: {found['bytes'] / 1e9:.2f} GB at most ({share:.2f} times; at least {least / 1e9:.2f} by the "
-            f"estimate), {_whole(found):.1f} s ({slower:.2f} times): {stages}"
+            f"{way}: {_most(found) / 1e9:.2f} GB at most ({share:.2f} times; at least {least / 1e9:.2f} by the "
+            f"estimate), {_whole(found):.1f} s ({slower:.2f} times)"
         )
+        foreseen = _foreseen(settings, Speeds(**found["speeds"]), counted)
+        for stage, seconds in found["seconds"].items():
+            ratio = (
+                f"{seconds / foreseen[stage]:6.2f} times the {foreseen[stage]:.1f} s foreseen"
+                if stage in foreseen
+                else ""
+            )
+            peak = max(found["peaks"].get(each, 0) for each in _PARTS.get(stage, (stage,)))
+            print(f"  {stage:10}{seconds:9.1f} s {peak / 1e9:6.2f} GB {ratio}")
         away = max(
             abs(a - b)
             for mine, theirs in zip(found["answers"], first["answers"], strict=True)
@@ -144,6 +192,17 @@ def tell(arguments: argparse.Namespace, model: Path, done: dict[str, dict]) -> N
         )
         same = found["widths"] == first["widths"]
         print(f"  log-likelihoods at most {away:.1e} nats apart, widths {'equal' if same else 'NOT equal'}")
+
+
+def _foreseen(settings: RunSettings, speeds: Speeds, counted: Dimensions) -> dict[str, float]:
+    """Seconds of every stage of the whole run by arithmetic, which know one model's."""
+    found = seconds_by_arithmetic(settings, speeds, counted)
+    n_of = {"evaluate": 1 + settings.n_sparse, "prune": settings.n_sparse}
+    return {stage: n_of.get(stage, 1) * seconds for stage, seconds in found.items() if seconds}
+
+
+def _most(found: dict) -> int:
+    return max(found["peaks"].values())
 
 
 def _whole(found: dict) -> float:
