@@ -143,6 +143,7 @@ class Peaks:
         self._stage = "start"
 
     def __call__(self, step: Step) -> None:
+        """Look at the end of each stage."""
         if step.stage != self._stage:
             self.look()
             self._stage = step.stage
@@ -178,11 +179,8 @@ def tell(arguments: argparse.Namespace, model: Path, done: dict[str, dict]) -> N
         )
         foreseen = _foreseen(settings, Speeds(**found["speeds"]), counted)
         for stage, seconds in found["seconds"].items():
-            ratio = (
-                f"{seconds / foreseen[stage]:6.2f} times the {foreseen[stage]:.1f} s foreseen"
-                if stage in foreseen
-                else ""
-            )
+            expected = foreseen.get(stage)
+            ratio = f"{seconds / expected:6.2f} times the {expected:.1f} s foreseen" if expected else ""
             peak = max(found["peaks"].get(each, 0) for each in _PARTS.get(stage, (stage,)))
             print(f"  {stage:10}{seconds:9.1f} s {peak / 1e9:6.2f} GB {ratio}")
         away = max(

@@ -217,9 +217,8 @@ def reads_streaming(printed: str) -> None:
     found = rows(rf"(?:resident|streamed): {number} GB at most \({number} times; at least {number} by the", printed)
     assert len(found) == 2
     assert found[0][1] == 1
-    parts = re.findall(
-        r"^  (\w+) +[\d.]+ s +[\d.]+ GB (?: +[\d.]+ times the [\d.]+ s foreseen)?$", printed, re.MULTILINE
-    )
+    row = r"^  (\w+) +[\d.]+ s +[\d.]+ GB (?: +[\d.]+ times the [\d.]+ s foreseen)?$"
+    parts = re.findall(row, printed, re.MULTILINE)
     assert [name for name in parts if name != "text"] == 2 * ["load", "evaluate", "calibrate", "prune", "export"]
     # Even of a tiny model the numbers are the same, whatever it takes.
     assert printed.count("log-likelihoods at most 0.0e+00 nats apart, widths equal") == 2
