@@ -23,15 +23,16 @@ class Method:
 
 METHODS: tuple[Method, ...] = (
     Method(
-        name="least-squares",
-        summary="channels by weight times activation; what stays is refitted to make up for what went",
-        settings=MethodSettings(),
-    ),
-    Method(
         name="best",
         summary="channels that the others make up for best, most from blocks that the model minds least; then "
         "refitted; half of the calibration tokens are plain stories, so that ordinary text is not forgotten",
         settings=MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1, plain_text=0.5),
+    ),
+    Method(
+        name="least-squares",
+        summary="channels by weight times activation; what stays is refitted to make up for what went; the quickest "
+        "that refits",
+        settings=MethodSettings(),
     ),
     Method(
         name="least-squares-by-sensitivity",
@@ -113,7 +114,8 @@ METHODS: tuple[Method, ...] = (
     ),
 )
 
-DEFAULT_METHOD = "least-squares"
+DEFAULT_METHOD = "best"
+"""What the form and the shell begin with, and recommend; chosen by a protocol, see docs/adr/0032."""
 
 
 def method_named(name: str) -> MethodSettings:

@@ -95,6 +95,7 @@ class EvaluationSettings:
 class RunSettings:
     """One job: a model, one calibration, and every method at every sparsity beside the dense model.
 
+    methods: where none is named, the plain one of MethodSettings; what the form recommends is catalog.presets'.
     residency: whether its weights are all in memory while it runs, or read from their files block by block; auto: as
     the memory of the machine allows. The results are the same, so that it is no part of any key.
     """

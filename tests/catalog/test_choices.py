@@ -58,7 +58,8 @@ def test_what_a_newcomer_gets_needs_no_network():
     assert settings.model == BUILTIN_MODEL == MODELS[0].name
     assert settings.evaluation.corpus == BUILTIN_CLOZE == EVALUATION_CORPORA[0].name
     assert settings.calibration.corpus == "self" == CALIBRATION_CORPORA[0].name
-    assert settings.methods == (method_named(DEFAULT_METHOD),)
+    assert METHODS[0].name == DEFAULT_METHOD
+    assert method_named(DEFAULT_METHOD).takes_channels
 
 
 def test_families_are_listed_in_alphabetical_order():

@@ -27,6 +27,7 @@ def arguments(model_folder, passage_file, tmp_path):  # noqa: F811
         *("--calibration-length", "32"),
         *("--evaluation", f"file:{passage_file}"),
         *("--passages", "12"),
+        *("--method", "least-squares"),
         *("--sparsity", "50,12.5"),
         *("--width-multiple", "4"),
         *("--data-dir", str(tmp_path / "data")),

@@ -26,7 +26,7 @@ def test_the_form_begins_with_the_default_run(open_page, backend):
     app = open_page("prune")
     button(app, "Start").click().run()
     own = replace(SETTINGS.calibration, corpus="builtin:smollm2-text")
-    assert backend.submitted == [replace(SETTINGS, calibration=own)]
+    assert backend.submitted == [replace(SETTINGS, methods=(method_named("best"),), calibration=own)]
     assert app.query_params["run"] == backend.submitted[0].key()
     assert "Waiting" in words(app)
 
@@ -216,12 +216,12 @@ def test_a_search_has_the_same_three_sizes(open_page):
 
 def test_one_method_is_recommended_until_others_are_chosen(open_page):
     app = open_page("prune")
-    assert "By least-squares, which is recommended." in words(app)
+    assert "By best, which is recommended." in words(app)
     assert not app.session_state["race"]
     raced = open_page("prune", method=["best", "random"])
     assert "2 methods race: best, random." in words(raced)
     assert raced.session_state["race"]
-    assert "By best." in words(open_page("prune", method="best"))
+    assert "By least-squares." in words(open_page("prune", method="least-squares"))
 
 
 LLAMA = NamedModel(family="llama", counted=shipped("llama-7b"))
@@ -283,7 +283,7 @@ class TestAMethodOfOnesOwn:
         assert "Its name in charts: random + none + global" in words(app)
         button(app, "Start").click().run()
         asked = backend.submitted[0].methods
-        assert asked[0] == method_named("least-squares")
+        assert asked[0] == method_named("best")
         assert (asked[1].saliency, asked[1].compensation, asked[1].allocation) == ("random", "none", "global")
 
     def test_it_may_be_the_only_one(self, open_page, backend):
@@ -299,7 +299,7 @@ class TestAMethodOfOnesOwn:
         assert button(app, "Start").disabled
 
     def test_the_same_method_is_raced_once(self, open_page, backend):
-        app = open_page("prune", own="true")
+        app = open_page("prune", own="true", method="least-squares")
         button(app, "Start").click().run()
         assert backend.submitted[0].methods == (method_named("least-squares"),)
 
@@ -413,7 +413,7 @@ def test_presets_of_masks_are_a_field_of_their_own_that_says_what_they_do_not_br
     assert "do not make the model smaller or faster by themselves" in words(app)
     masks.set_value(["wanda-2:4"]).run()
     button(app, "Start").click().run()
-    assert backend.submitted[0].methods == (method_named("least-squares"), method_named("wanda-2:4"))
+    assert backend.submitted[0].methods == (method_named("best"), method_named("wanda-2:4"))
 
 
 def test_an_evaluation_may_stop_early(open_page, backend):
