@@ -32,8 +32,8 @@ def own_text_identity(model: str, dtype: Dtype, calibration: CalibrationSettings
 
 
 def plain_share(method: MethodSettings, calibration: CalibrationSettings) -> float:
-    """The share of the calibration tokens that this method takes from plain text; none where all of it is plain."""
-    return 0.0 if calibration.corpus in (SELF, BUILTIN_TEXT) or not method.reads_text else method.plain_text
+    """The share of the calibration tokens that this method takes from plain text; none where all of it is that text."""
+    return 0.0 if calibration.corpus == BUILTIN_TEXT or not method.reads_text else method.plain_text
 
 
 def shares_read(settings: RunSettings) -> tuple[float, ...]:

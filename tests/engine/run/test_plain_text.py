@@ -80,7 +80,8 @@ def test_a_run_gives_each_method_the_calibration_that_it_asks_for(settings, stor
 
 def test_text_that_is_plain_anyway_is_taken_as_it_is():
     assert plain_share(HALF, CalibrationSettings(corpus="wikitext-2")) == 0.5
-    assert plain_share(HALF, CalibrationSettings(corpus=SELF)) == 0
+    # What a model writes itself need not be plain: Gemma 3 270M does not go on with a story.
+    assert plain_share(HALF, CalibrationSettings(corpus=SELF)) == 0.5
     assert plain_share(HALF, CalibrationSettings(corpus=BUILTIN_TEXT)) == 0
     blind = MethodSettings(saliency="random", compensation="none", plain_text=0.5)
     assert plain_share(blind, CalibrationSettings(corpus="wikitext-2")) == 0
