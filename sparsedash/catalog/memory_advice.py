@@ -12,6 +12,8 @@ _GENERAL = "Choose a smaller model, bfloat16 or less calibration text, or free s
 _TWO_MODELS = "Both models are held at once: compare models of a smaller run, or free some memory."
 _FILES = "The model and its copy in files are held at once: free some memory, or choose bfloat16."
 _SMALLER: dict[Purpose, str] = {
+    "the text that the model writes": "take shorter calibration samples, or a text that is there already",
+    "answering": "answer fewer passages",
     "calibration": "take fewer or shorter calibration samples",
     "pruning": "choose a method that refits nothing, such as wanda-channels",
     "the sequential refit": "take fewer calibration samples, or least-squares instead of the sequential refit",

@@ -1,6 +1,7 @@
 """What a run takes in memory at least: the weights, and beside them the moments of a layer or the backward pass."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -13,7 +14,8 @@ from sparsedash.catalog.engine_limits import (
     MOST_TEXTS,
     SENSITIVITY_BATCH_TOKENS,
 )
-from sparsedash.catalog.memory import RUNTIME_BYTES, dimensions_of, gradient_bytes, kept_bytes, least_memory
+from sparsedash.catalog.memory import RUNTIME_BYTES, Purpose, dimensions_of, gradient_bytes, kept_bytes, least_memory
+from sparsedash.catalog.memory_advice import _SMALLER
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_MODEL, BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
@@ -178,3 +180,7 @@ def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
     assert beside(5_000) == beside(None) == KEPT_BYTES
     large = replace(SMALL, kept_of_a_token=10_000, n_parameters=10**9)
     assert least_memory(large, settings("random", evaluation=EvaluationSettings())).beside_bytes == 10**9 * 4 // 8
+
+
+def test_whatever_took_most_of_the_memory_can_be_made_smaller():
+    assert set(_SMALLER) == set(get_args(Purpose))

@@ -56,7 +56,7 @@ def backend(tmp_path, hub, monkeypatch):
 
 def workers(backend):
     children = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-    return [p for p in children if str(backend.data_dir) in p.cmdline()]
+    return [p for p in children if {"sparsedash.worker", str(backend.data_dir)} <= set(p.cmdline())]
 
 
 def ended(backend, job):
