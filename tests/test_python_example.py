@@ -29,7 +29,7 @@ def example(*options: str) -> list[str]:
 def test_it_prints_a_paired_verdict_on_every_sparsity_and_keeps_the_run(model_folder, tmp_path):  # noqa: F811
     asked = ("--model", str(model_folder), "--passages", "12", "--sparsity", "25,50", "--data-dir", str(tmp_path))
     first, dense, *sparse = example(*asked)
-    assert first == f"{model_folder}, least-squares, the first 12 passages of builtin:cloze"
+    assert first == f"{model_folder}, best, the first 12 passages of builtin:cloze"
     assert re.fullmatch(r"dense      [\d.]+% right", dense)
     verdicts = [[float(number) for number in VERDICT.fullmatch(line).groups()] for line in sparse]
     assert [percent for percent, *_ in verdicts] == [25, 50]
