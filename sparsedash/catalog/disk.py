@@ -10,13 +10,10 @@ from sparsedash.catalog.engine_limits import (
     MISMATCH_TOKENS,
     TOKENS_A_PASSAGE,
 )
-from sparsedash.catalog.memory import BYTES, kept_bytes, needs_sensitivity
+from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, kept_bytes, needs_sensitivity
 from sparsedash.schema.cache_keys import shares_read
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings
-
-_INPUTS = 3
-"""Inputs of a block's projections that are as wide as the residual stream."""
 
 _SAMPLE_ITEMSIZE = 2
 """Bytes of a number that passages put into a block."""
@@ -57,7 +54,7 @@ def _sample_bytes(counted: Dimensions, settings: RunSettings, n_passages: int) -
         return 0
     inputs = sum(counted.widths)
     if any(not method.takes_channels for method in settings.methods):
-        inputs += _INPUTS * counted.hidden * len(counted.widths)
+        inputs += STREAM_INPUTS * counted.hidden * len(counted.widths)
     kept_out = settings.calibration.n_samples * settings.calibration.length // HELD_OUT_EVERY
     kept_out //= max(1, kept_out // HELD_OUT_TOKENS)
     passages = min(n_passages, MISMATCH_PASSAGES) * min(TOKENS_A_PASSAGE, MISMATCH_TOKENS)

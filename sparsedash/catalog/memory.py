@@ -23,6 +23,8 @@ from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SE
 BUILTIN_CONFIG = "smollm2-135m"
 
 BYTES = {"float32": 4, "bfloat16": 2}
+STREAM_INPUTS = 3
+"""Inputs of a block's projections that are as wide as the residual stream."""
 _CONFIGS = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for model in MODELS}
 
 

@@ -58,11 +58,10 @@ def perplexity(lost: Loss) -> Reading:
 
     What is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
     """
+    value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -nats)) for nats in (lost.value, lost.high, lost.low))
     if isinf(lost.low):
-        value = min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -lost.value))
         words = f"{times(-value)} that of dense (no interval)"
         return Reading(role="sparse", value=value, low=value, high=value, words=words)
-    value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -nats)) for nats in (lost.value, lost.high, lost.low))
     reading = Reading(role="sparse", value=value, low=low, high=high, words="")
     return replace(reading, words=f"{times(-value)} that of dense ({factor_interval(reading)})")
 

@@ -141,8 +141,12 @@ class Access:
             ("evaluation text", settings.evaluation.corpus),
         )
         for field, reference in named:
-            if problem := self.reference_problem(field, reference):
-                raise AccessError(problem.message)
+            self.require_reference(field, reference)
+
+    def require_reference(self, field: ReferenceField, reference: str) -> None:
+        """Raises AccessError for what the visitor may not use, as `reference_problem` says."""
+        if problem := self.reference_problem(field, reference):
+            raise AccessError(problem.message)
 
     def require_path(self, path: str) -> None:
         """Raises AccessError for a path on this machine that is not below the folders of the configuration."""

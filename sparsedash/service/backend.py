@@ -403,8 +403,7 @@ class Backend:
 
     def fetch_config(self, reference: str) -> None:
         """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises ModelError, AccessError."""
-        if problem := self._access.reference_problem("model", reference):
-            raise AccessError(problem.message)
+        self._access.require_reference("model", reference)
         fetch_config(reference, with_token=self._access.unlimited)
 
     def _counted(self, settings: RunSettings) -> Dimensions | None:

@@ -17,7 +17,7 @@ from sparsedash.catalog.engine_limits import (
     SENSITIVITY_TOKENS,
     TOKENS_A_PASSAGE,
 )
-from sparsedash.catalog.memory import BYTES, is_streamed, least_memory
+from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, is_streamed, least_memory
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.settings import SELF, Dtype, RunSettings
@@ -51,9 +51,6 @@ _MENDING, _MEASURING = 13.0, 6.0
 
 _THERE_AND_BACK = 3.0
 """A backward pass, in passes over the text."""
-
-_INPUTS = 3
-"""Inputs of a block's projections that are as wide as the residual stream."""
 
 START_S = 6.0
 """Seconds that importing the engine takes: 5 to 10 as measured; a worker that waits already has done it."""
@@ -138,11 +135,11 @@ def _masking_s(method: MethodSettings, n_tokens: int, counted: Dimensions, speed
     out = hidden * sum(counted.widths)
     others = counted.n_matmul - counted.vocabulary * hidden - out
     products = float(others * hidden + hidden * _powers(counted, 2))
-    sums = _INPUTS * n_blocks * hidden**2 / (_GATHERING * speeds.float32)
+    sums = STREAM_INPUTS * n_blocks * hidden**2 / (_GATHERING * speeds.float32)
     read_s = reading.walk + n_tokens * (reading.a_token + sums) if method.reads_text else 0.0
     work = _MEASURING * products
     if method.saliency == "obs" or method.compensation != "none":
-        work += _MENDING * products + _INVERTING * (_powers(counted, 3) + _INPUTS * n_blocks * hidden**3)
+        work += _MENDING * products + _INVERTING * (_powers(counted, 3) + STREAM_INPUTS * n_blocks * hidden**3)
     return work / speeds.float32 + read_s
 
 

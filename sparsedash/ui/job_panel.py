@@ -46,9 +46,10 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
     before.
     queue: all that wait, in order: then a waiting job has buttons that move it there, and a run its priority.
     """
+    forecast = _forecast(backend, job)
     details = Html("") if brief else paragraph(_details(job), css="sd-muted sd-small")
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
-        frame.show(element("div", _head(backend, job), details, *_body(backend, job, brief), css="sd-job"))
+        frame.show(element("div", _head(backend, job), details, *_body(backend, job, brief, forecast), css="sd-job"))
         if job.state == "cancelled":
             # Somebody wanted it so: nothing went wrong.
             # Of what verification has read, nothing is kept.
@@ -62,8 +63,8 @@ def draw(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job
                 _moves(backend, job, [other.id for other in queue if other.priority == job.priority])
                 _priority(backend, job)
             _change(job)
-            if not brief:
-                _took_button(backend, job)
+            if not brief and forecast is not None:
+                _took_button(backend, job, forecast)
             if job.started_at is not None:
                 _log(backend, job)
 
@@ -89,7 +90,7 @@ def _head(backend: Backend, job: Job) -> Html:
     )
 
 
-def _body(backend: Backend, job: Job, steady: bool) -> list[Html]:
+def _body(backend: Backend, job: Job, steady: bool, forecast: Forecast | None) -> list[Html]:
     match job.state:
         case "queued":
             return _lines(*overall(backend, job), escape(when_started(backend, job)))
@@ -98,9 +99,9 @@ def _body(backend: Backend, job: Job, steady: bool) -> list[Html]:
             parts = element("b", escape(stage)), escape(f" · {more}" if more else "")
             return _lines(*overall(backend, job), join(*parts), facts(job))
         case "done" if steady:
-            return _lines(1.0, f"Done{_took(job)}", escape(_times(backend, job)))
+            return _lines(1.0, f"Done{_took(job)}", escape(_times(job, forecast)))
         case _:
-            return [paragraph(_times(backend, job), css="sd-muted sd-small")]
+            return [paragraph(_times(job, forecast), css="sd-muted sd-small")]
 
 
 def _lines(share: float, whole: str, stage: Html, far: str = "") -> list[Html]:
@@ -133,12 +134,11 @@ def _bar(share: float, said: str) -> Html:
     )
 
 
-def _times(backend: Backend, job: Job) -> str:
+def _times(job: Job, forecast: Forecast | None) -> str:
     zone = frame.zone()
     parts = [f"asked {wording.moment(job.created_at, zone)}"]
     if job.started_at is not None and job.finished_at is not None:
         parts.append(f"took {wording.duration(job.finished_at - job.started_at)}")
-        forecast = _forecast(backend, job)
         parts += [f"{wording.duration(forecast.seconds)} expected"] if forecast and forecast.seconds is not None else []
     if job.attempt > 1:
         parts.append(f"attempt {job.attempt}")
@@ -264,10 +264,9 @@ def _forecast(backend: Backend, job: Job) -> Forecast | None:
     return backend.forecast(job) if job.makes_run and job.state == "done" and job.attempt == 1 else None
 
 
-def _took_button(backend: Backend, job: Job) -> None:
+def _took_button(backend: Backend, job: Job, forecast: Forecast) -> None:
     """What a run took, beside what was expected: behind a button, since results are read for it."""
-    forecast = _forecast(backend, job)
-    if forecast is None or job.started_at is None or job.finished_at is None:
+    if job.started_at is None or job.finished_at is None:
         return
     shown = st.popover("What it took", key=f"took-{job.id}", on_change="rerun", type="tertiary")
     if shown.open:

@@ -37,18 +37,19 @@ def sample_texts(
     luck = torch.rand(n_samples, length, generator=torch.Generator().manual_seed(settings.seed))
     prompts = [loaded.tokenizer(openings[i % len(openings)]).input_ids for i in range(n_samples)]
     n_at_once = _texts_at_once(loaded, length)
-    texts: list[str] = []
-    for number, start in enumerate(range(0, n_samples, n_at_once)):
+
+    def write(start: int) -> list[str]:
         part = slice(start, start + n_at_once)
 
-        def on_token(n_tokens: int, n_texts: int = len(prompts[part]), begun: int = start) -> None:
-            on_step(replace(step, done=begun * length + n_texts * n_tokens))
+        def on_token(n_tokens: int) -> None:
+            on_step(replace(step, done=start * length + len(prompts[part]) * n_tokens))
 
-        def write(part: slice = part, on_token: Callable[[int], None] = on_token) -> list[str]:
-            written = _write(loaded, prompts[part], luck[part].to(loaded.model.device), on_token)
-            return list(loaded.tokenizer.batch_decode(written, skip_special_tokens=True))
+        written = _write(loaded, prompts[part], luck[part].to(loaded.model.device), on_token)
+        return list(loaded.tokenizer.batch_decode(written, skip_special_tokens=True))
 
-        texts += made(number, write)
+    texts: list[str] = []
+    for number, start in enumerate(range(0, n_samples, n_at_once)):
+        texts += made(number, partial(write, start))
     return texts
 
 
