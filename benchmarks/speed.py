@@ -8,7 +8,8 @@ the evaluator; lm-evaluation-harness on the same passages, where lm_eval is inst
 one; text that the model writes itself; and calibration on that text against a bare forward over it. The matrix rate is
 measured again every few seconds, since a shared machine drifts: shares and ratios are of what it could have done
 meanwhile. As work counts what the weights of the blocks do, in own text those of the head too; attention's own products
-do not.
+do not. Where the engine multiplies bfloat16 numbers in single precision, because that is faster here, so does the
+product that gives the rate; the harness multiplies as torch does.
 """
 
 import os
@@ -23,6 +24,7 @@ from sparsedash.engine.evaluation import evaluate as evaluation
 from sparsedash.engine.evaluation import questions
 from sparsedash.engine.models.block_walk import batches_by_length
 from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.products import fastest_products, float32_is_faster
 from sparsedash.engine.models.weight_counts import n_matmul_weights
 from sparsedash.engine.texts.corpora import openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
@@ -52,7 +54,8 @@ def _lines(loaded, chosen, arguments) -> None:
     of_blocks = 2 * (n_weights - loaded.model.get_output_embeddings().weight.numel())
 
     def started():
-        return Pace(loaded.model.dtype, arguments.side)
+        widened = loaded.dtype == "bfloat16" and float32_is_faster()
+        return Pace(torch.float32 if widened else loaded.model.dtype, arguments.side)
 
     def line(name, pace, n_tokens, ratio):
         print(f"{loaded.dtype:9} {name:22} {n_tokens / pace.seconds:9.1f} tokens/s  {ratio}", flush=True)
@@ -60,13 +63,15 @@ def _lines(loaded, chosen, arguments) -> None:
     def share(name, pace, n_tokens, flops_a_token):
         line(name, pace, n_tokens, f"{pace.share(n_tokens * flops_a_token):6.1%} of the matrix rate")
 
-    evaluation.evaluate(loaded, _first(chosen, 8), ignore_steps)
-    forward, n_read = _forward(loaded, _reads(loaded, chosen), evaluation.BATCH_TOKENS, started())
+    with fastest_products(loaded.dtype):
+        evaluation.evaluate(loaded, _first(chosen, 8), ignore_steps)
+        forward, n_read = _forward(loaded, _reads(loaded, chosen), evaluation.BATCH_TOKENS, started())
     print(f"{loaded.dtype:9} {'matrix rate':22} {forward.rate / 1e9:9.1f} GFLOP/s")
     share("bare forward", forward, n_read, of_blocks)
 
     ours = started()
-    evaluated = evaluation.evaluate(loaded, chosen, lambda _: ours.piece(PIECE_S))
+    with fastest_products(loaded.dtype):
+        evaluated = evaluation.evaluate(loaded, chosen, lambda _: ours.piece(PIECE_S))
     ours.piece()
     share("evaluation", ours, evaluated.n_tokens, of_blocks)
     harness, answers = _harness_answers(loaded, chosen, started)
@@ -76,13 +81,15 @@ def _lines(loaded, chosen, arguments) -> None:
         beside = f"{harness.times(ours):6.2f} times the evaluation's time; {_agreement(evaluated.outcomes, answers)}"
         line("lm-evaluation-harness", harness, evaluated.n_tokens, beside)
 
-    writing, texts = _own_texts(loaded, arguments, started())
+    with fastest_products(loaded.dtype):
+        writing, texts = _own_texts(loaded, arguments, started())
     share("own text", writing, arguments.samples * arguments.length, 2 * n_weights)
 
     sequences = [loaded.tokenizer(text).input_ids[: arguments.length] for text in texts]
-    bare, n_read = _forward(loaded, sequences, statistics.BATCH_TOKENS, started())
-    pace = started()
-    statistics.calibrate(loaded, sequences, lambda *_: None, lambda _: pace.piece(PIECE_S), token_weights="equal")
+    with fastest_products(loaded.dtype):
+        bare, n_read = _forward(loaded, sequences, statistics.BATCH_TOKENS, started())
+        pace = started()
+        statistics.calibrate(loaded, sequences, lambda *_: None, lambda _: pace.piece(PIECE_S), token_weights="equal")
     pace.piece()
     line("calibration", pace, n_read, f"{pace.times(bare):6.2f} times a bare forward's time")
 

@@ -20,6 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.disk_space import free_in_words
 from sparsedash.storage.local_paths import mode_in
+from sparsedash.storage.machine import mapped_files
 
 Change = Callable[[], AbstractContextManager[None]]
 """Gives the `with` inside which one block has other weights."""
@@ -128,12 +129,15 @@ class Streamed:
             _not_needed(address, n_bytes)
 
     def _map_weights(self, model: nn.Module) -> None:
+        files = mapped_files()
         for parameter in model.parameters():
-            if parameter.untyped_storage().filename is None:
-                # Few, if any: what a family's code computes from what it reads.
-                parameter.data = self.hold(parameter.data)
-            else:
+            begin = parameter.untyped_storage().data_ptr()
+            end = begin + parameter.untyped_storage().nbytes()
+            if any(first <= begin and end <= last for first, last in files):
                 self._note(parameter)
+            else:
+                # Few, if any: what a family's code computes from what it reads; all, where no system tells.
+                parameter.data = self.hold(parameter.data)
 
     def _forget_gone(self) -> None:
         self._mapped = [each for each in self._mapped if not each[0].expired()]  # type: ignore[no-untyped-call]
@@ -180,6 +184,7 @@ _madvise = ctypes.CDLL(None, use_errno=True).madvise if _ADVICE is not None else
 
 
 def _not_needed(address: int, n_bytes: int) -> None:
-    """Let go of the pages of one mapped file, which is still mapped. Only for pages that a file stands behind."""
+    """Let go of all pages that this lies on, of a file that is still mapped. Only where a file stands behind them."""
     if _madvise is not None:
-        _madvise(ctypes.c_void_p(address), ctypes.c_size_t(n_bytes), ctypes.c_int(_ADVICE or 0))
+        begin = address - address % mmap.PAGESIZE
+        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(address + n_bytes - begin), ctypes.c_int(_ADVICE or 0))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.products import fastest_products
 from sparsedash.engine.run.pipeline import begun, finished
 from sparsedash.engine.run.stages import Stages
 from sparsedash.schema.cache_keys import StopWithin
@@ -29,8 +30,13 @@ def find(
     holds is not done again, so that a search that was stopped goes on. The result and its run are kept after every
     trial. run_key: the name to keep both under. Raises SparseDashError, and nothing half-done is kept.
     """
+    with fastest_products(settings.dtype):
+        return _find(settings, store, on_step, shelf or ModelShelf(), run_key)
+
+
+def _find(settings: FindSettings, store: Store, on_step: OnStep, shelf: ModelShelf, run_key: str | None) -> FindResult:
     # The first step stands in until the model's widths are known.
-    stages = Stages(settings.run((1,)), store, on_step, shelf or ModelShelf())
+    stages = Stages(settings.run((1,)), store, on_step, shelf)
     key = run_key or settings.key(fingerprints(settings))
     run = replace(begun(key, settings.run((1,)), stages), find=settings)
     before = store.get(FindResult, key)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.products import fastest_products
 from sparsedash.engine.run.run_log import versions
 from sparsedash.engine.run.stages import Stages
 from sparsedash.schema import notes
@@ -30,13 +31,15 @@ def run(
     show it while it grows; one that was finished before stays as it is until it is finished again. shelf: keeps the
     model between jobs. run_key: the name to keep it under. Raises SparseDashError, and nothing half-done is kept.
     """
-    return _run(settings, Stages(settings, store, on_step, shelf or ModelShelf()), store, run_key)
+    with fastest_products(settings.dtype):
+        return _run(settings, Stages(settings, store, on_step, shelf or ModelShelf()), store, run_key)
 
 
 def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> Run:
     """A part of a run, as a run of its own name with fewer sparse models; also notes which calibrations it leaves."""
     stages = Stages(settings.run, store, on_step, shelf)
-    made = _run(settings.run, stages, store, settings.key(), settings.points)
+    with fastest_products(settings.run.dtype):
+        made = _run(settings.run, stages, store, settings.key(), settings.points)
     store.remember(notes.part_calibrations(made.key), json.dumps(stages.calibration_keys))
     return made
 

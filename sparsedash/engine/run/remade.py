@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
+from sparsedash.engine.models.products import fastest_products
 from sparsedash.engine.run.sparse_model import SparseModel
 from sparsedash.engine.run.stages import Stages
 from sparsedash.schema.errors import JobError
@@ -36,9 +37,11 @@ def remade(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> 
     if record.pruned is None:
         return RemadeModel(source=stages.source, loaded=stages.loaded, sparse=None)
     method = record.pruned.method
+    with fastest_products(record.dtype):
+        sparse = stages.prune(method, record.pruned.sparsity_permille)
     return RemadeModel(
         source=stages.source,
         loaded=stages.loaded,
-        sparse=stages.prune(method, record.pruned.sparsity_permille),
+        sparse=sparse,
         calibration_identity=stages.calibration_identity(method) if method.reads_text else "",
     )

@@ -1,0 +1,104 @@
+"""Products of bfloat16 numbers on processors that multiply single precision faster.
+
+Not every processor has units for bfloat16, and some that have them are slower with them. Either way a product is summed
+in single precision and rounded once at its end, so the numbers differ by the order of the sum alone.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sparsedash.schema.settings import Dtype
+
+_ROWS = 192
+"""Inputs from which on it pays to widen a weight for them."""
+
+_PIECE = 2**22
+"""Values of a weight that are widened at once: all of a large one would take as much memory again, twice."""
+
+_FASTER = 1.3
+"""So much faster must single precision be, that a noisy measurement does not decide otherwise the next time."""
+
+_TRIAL, _TRIALS = (256, 1024, 1024), 5
+
+
+def fastest_products(dtype: Dtype) -> AbstractContextManager[object]:
+    """Inside, linear layers with weights of this type multiply in the way that is fastest on this machine."""
+    return _Widened() if dtype == "bfloat16" and float32_is_faster() else nullcontext()
+
+
+@cache
+def float32_is_faster() -> bool:
+    """Whether this machine's products in single precision are clearly faster than in bfloat16; measured once."""
+    left, right = torch.rand(_TRIAL[0], _TRIAL[1]), torch.rand(_TRIAL[2], _TRIAL[1])
+    with torch.inference_mode():
+        return _FASTER * _seconds(left, right) < _seconds(left.bfloat16(), right.bfloat16())
+
+
+def _seconds(left: Tensor, right: Tensor) -> float:
+    taken = []
+    for _ in range(_TRIALS):
+        begun = time.perf_counter()
+        nn.functional.linear(left, right)
+        taken.append(time.perf_counter() - begun)
+    return min(taken)
+
+
+class _Widened(TorchFunctionMode):
+    """Lets linear layers multiply in single precision, where weights are bfloat16 ones that need no gradient."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is nn.functional.linear and not kwargs and _is_worth_it(*args[:2]):
+            return _Product.apply(*args)  # type: ignore[no-untyped-call]
+        if func is torch.addmm and not kwargs and _is_worth_it(args[1], args[2].t()):
+            return _Product.apply(args[1], args[2].t(), args[0])  # type: ignore[no-untyped-call]
+        return func(*args, **(kwargs or {}))
+
+
+def _is_worth_it(inputs: Tensor, weight: Tensor) -> bool:
+    return (
+        weight.dtype == inputs.dtype == torch.bfloat16
+        and weight.device.type == "cpu"
+        and not weight.requires_grad
+        and inputs.numel() >= _ROWS * inputs.shape[-1]
+    )
+
+
+class _Product(torch.autograd.Function):
+    """inputs (..., n), weight (m, n), bias (m,) or none: (..., m). The gradient is that of the inputs alone."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _product(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _product(gradient, weight.t(), None), None, None
+
+
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """inputs (..., n) times the transpose of weight (m, n), plus bias (m,), piece by piece of the outputs."""
+    rows = inputs.reshape(-1, inputs.shape[-1]).float()
+    outputs = inputs.new_empty(len(rows), len(weight))
+    n_at_once = min(len(weight), max(1, _PIECE // weight.shape[1]))
+    wide = rows.new_empty(n_at_once, weight.shape[1])
+    for start in range(0, len(weight), n_at_once):
+        own = slice(start, start + n_at_once)
+        piece = weight[own]
+        product = rows @ wide[: len(piece)].copy_(piece).t()
+        outputs[:, own] = product if bias is None else product.add_(bias[own])
+    return outputs.reshape(*inputs.shape[:-1], len(weight))

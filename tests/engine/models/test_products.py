@@ -1,0 +1,109 @@
+"""Products of bfloat16 numbers by way of single precision: the same numbers, only where it is faster and allowed."""
+
+import pytest
+import torch
+from torch import nn
+
+from sparsedash.engine.models import products
+from sparsedash.engine.models.products import fastest_products
+from tests.engine.tiny import tiny_model
+
+N_TOKENS = 256
+
+
+@pytest.fixture
+def faster(monkeypatch):
+    """As on a machine whose single precision is faster."""
+    monkeypatch.setattr(products, "float32_is_faster", lambda: True)
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def wide(inputs, weight, bias=None):
+    """The product, rounded once."""
+    return nn.functional.linear(inputs.double(), weight.double(), None if bias is None else bias.double()).bfloat16()
+
+
+def is_rounded_alike(found, expected):
+    """Whether they are the same but for a last digit, where another order of summing moved a number over an edge."""
+    apart = (found.double() - expected.double()).abs()
+    return found.dtype == expected.dtype and bool((apart <= 2**-7 * expected.double().abs() + 2**-14).all())
+
+
+@pytest.mark.parametrize("bias", [None, drawn(96, seed=2)])
+@pytest.mark.parametrize("piece", [1, 1000, 2**22])
+def test_a_product_is_that_of_double_precision_rounded_once_however_it_is_cut(faster, monkeypatch, bias, piece):
+    monkeypatch.setattr(products, "_PIECE", piece)
+    inputs, weight = drawn(2, N_TOKENS, 64), drawn(96, 64, seed=1)
+    with fastest_products("bfloat16"):
+        found = nn.functional.linear(inputs, weight, bias)
+    assert is_rounded_alike(found, wide(inputs, weight, bias))
+
+
+def test_the_layer_of_gpt_2_is_multiplied_so_as_well(faster):
+    inputs, weight, bias = drawn(N_TOKENS, 64), drawn(64, 96, seed=1), drawn(96, seed=2)
+    with fastest_products("bfloat16"):
+        found = torch.addmm(bias, inputs, weight)
+    assert is_rounded_alike(found, wide(inputs, weight.t(), bias))
+
+
+def test_the_gradient_of_the_inputs_is_that_of_an_ordinary_product(faster):
+    weight, found = drawn(96, 64, seed=1), []
+    for dtype in ("float32", "bfloat16"):
+        inputs = drawn(1, N_TOKENS, 64).requires_grad_()
+        with fastest_products(dtype):
+            nn.functional.linear(inputs, weight).float().square().sum().backward()
+        found.append(inputs.grad)
+    assert torch.allclose(found[0].float(), found[1].float(), rtol=0.02, atol=0.05 * float(found[0].abs().max()))
+
+
+def counted(monkeypatch):
+    calls, real = [], products._product
+    monkeypatch.setattr(products, "_product", lambda *args: calls.append(args) or real(*args))
+    return calls
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "opt", "bloom", "gptj"])
+def test_all_projections_of_a_model_go_that_way_with_nearly_the_same_logits(faster, monkeypatch, model_type):
+    model = tiny_model(model_type).bfloat16().eval().requires_grad_(False)
+    ids = torch.randint(1, 400, (8, 40), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = model(ids).logits.float()
+        calls = counted(monkeypatch)
+        with fastest_products("bfloat16"):
+            found = model(ids).logits.float()
+    assert len(calls) >= 4 * model.config.num_hidden_layers
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize("n_tokens", [1, products._ROWS - 1])
+def test_few_tokens_are_multiplied_as_they_are(faster, monkeypatch, n_tokens):
+    calls, inputs, weight = counted(monkeypatch), drawn(n_tokens, 64), drawn(96, 64, seed=1)
+    with fastest_products("bfloat16"):
+        assert torch.equal(nn.functional.linear(inputs, weight), inputs @ weight.t())
+    assert not calls
+
+
+def test_nothing_changes_for_single_precision_for_weights_that_learn_and_where_bfloat16_is_as_fast(monkeypatch):
+    calls = counted(monkeypatch)
+    inputs, weight = drawn(N_TOKENS, 64), drawn(96, 64, seed=1)
+    monkeypatch.setattr(products, "float32_is_faster", lambda: True)
+    with fastest_products("float32"):
+        nn.functional.linear(inputs, weight)
+    with fastest_products("bfloat16"):
+        nn.functional.linear(inputs.float(), weight.float())
+        nn.functional.linear(inputs, weight.clone().requires_grad_())
+    monkeypatch.setattr(products, "float32_is_faster", lambda: False)
+    with fastest_products("bfloat16"):
+        nn.functional.linear(inputs, weight)
+    assert not calls
+
+
+@pytest.mark.parametrize(("of_float32", "is_faster"), [(1.0, True), (1.9, False), (2.1, False), (1.5, True)])
+def test_single_precision_must_be_clearly_faster(monkeypatch, of_float32, is_faster):
+    products.float32_is_faster.cache_clear()
+    monkeypatch.setattr(products, "_seconds", lambda left, _: of_float32 if left.dtype == torch.float32 else 2.0)
+    assert products.float32_is_faster() is is_faster
+    products.float32_is_faster.cache_clear()
