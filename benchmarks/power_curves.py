@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import svg
 from sparsedash.stats.means import Moments
 from sparsedash.stats.tolerance import FEWEST_RIGHT, Losses, Tolerance, judge_all
 
@@ -14,8 +15,6 @@ RATIOS = (1.0, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5
 PASSAGES_IN_ALL = 8_000_000
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _PANEL, _DEEP = 860, 320, 56, 48, 330, 210
-_COLOURS = ("#9a9fa8", "#c2571a", "#0b7a5b", "#2f5d9b", "#22262b")
-_DASHES = ("2 3", "6 4", "", "10 3 2 3", "")
 
 
 def power(population, arguments):
@@ -60,25 +59,15 @@ def _chances(population, n, nats, draws, rng):
 
 def picture(curves, tolerance):
     """Both chances against the true loss as an SVG: a panel each, a line for each number of passages."""
-    drawn = [f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fcfbf8"/>']
+    drawn = []
     for panel, title in enumerate(("\u2713 called within", "\u2715 called beyond")):
         left = _LEFT + panel * (_PANEL + 70)
-        drawn += [_text(left, 24, f"{title}, % of models, by their true loss", "start", 15), *_grid(left, tolerance)]
-        for (n, curve), colour, dash in zip(curves.items(), _COLOURS, _DASHES, strict=False):
-            points = " ".join(
-                f"{_x(left, ratio):.1f},{_y(chances[panel]):.1f}" for ratio, chances in zip(RATIOS, curve, strict=True)
-            )
-            drawn.append(
-                f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}">'
-                f"<title>{n:,} passages</title></polyline>"
-            )
-    drawn += _legend(curves)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        'font-family="sans-serif" fill="#22262b"><title>The chance of each verdict against the true loss</title>\n'
-        + "\n".join(drawn)
-        + "\n</svg>\n"
-    )
+        drawn += [svg.text(left, 24, f"{title}, % of models, by their true loss", size=15), *_grid(left, tolerance)]
+        for number, (n, curve) in enumerate(curves.items()):
+            points = [(_x(left, ratio), _y(chances[panel])) for ratio, chances in zip(RATIOS, curve, strict=True)]
+            drawn.append(svg.curve(points, number, f"{n:,} passages"))
+    drawn += svg.legend([f"{n:,} passages" for n in curves], _LEFT, _HEIGHT - 16)
+    return svg.document(_WIDTH, _HEIGHT, "The chance of each verdict against the true loss", drawn)
 
 
 def _x(left, ratio):
@@ -93,27 +82,10 @@ def _grid(left, tolerance):
     drawn = []
     for percent in (0, 50, 80, 100):
         y = _y(percent)
-        drawn.append(f'<line x1="{left}" x2="{left + _PANEL}" y1="{y}" y2="{y}" stroke="#e7e4db"/>')
-        drawn.append(_text(left - 8, y + 4, f"{percent}", "end", 12))
+        drawn += [svg.line(left, y, left + _PANEL, y), svg.text(left - 8, y + 4, f"{percent}", "end")]
     for ratio in (1.0, 1.1, 1.2, 1.3, 1.4, 1.5):
-        drawn.append(_text(_x(left, ratio), _TOP + _DEEP + 18, f"{ratio:g} ×", "middle", 12))
+        drawn.append(svg.text(_x(left, ratio), _TOP + _DEEP + 18, f"{ratio:g} ×", "middle"))
     at = _x(left, tolerance)
-    drawn.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{_TOP + _DEEP}" stroke="#0b7a5b" opacity="0.5"/>')
-    drawn.append(_text(at + 4, _TOP - 6, "allowed", "start", 12))
+    drawn.append(svg.line(at, _TOP, at, _TOP + _DEEP, "#0b7a5b", ' opacity="0.5"'))
+    drawn.append(svg.text(at + 4, _TOP - 6, "allowed"))
     return drawn
-
-
-def _legend(curves):
-    drawn, at, y = [], _LEFT, _HEIGHT - 16
-    for n, colour, dash in zip(curves, _COLOURS, _DASHES, strict=False):
-        drawn.append(
-            f'<line x1="{at}" x2="{at + 28}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="2" '
-            f'stroke-dasharray="{dash}"/>'
-        )
-        drawn.append(_text(at + 34, y, f"{n:,} passages", "start", 13))
-        at += 150
-    return drawn
-
-
-def _text(x, y, words, anchor, size):
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{words}</text>'

@@ -20,6 +20,7 @@ OPTIONS = {
     "--within 100 --within-points 50 --model {model} --data-dir {folder}",
     "find_draws": "--calibration builtin:cloze --samples 40 --length 32 --drawn 40 --draws 2 --model {model} "
     "--data-dir {folder}",
+    "growth": "--doublings 1 --hidden 64 --shrink 32 --side 256 --picture {folder}.svg",
     "huge_pages": "--rounds 1 --model {model}",
     "pages": "--methods 1 --passages 200 --reruns 2 --steps 4",
     "precision": "--passages 12 --piece 6 --model {model} --data-dir {folder}",
@@ -30,7 +31,7 @@ OPTIONS = {
     "--model {model}",
     "rules": "--passages 12 --model {model} --data-dir {folder}",
     "sessions": "--sessions 4 --seconds 3 --settle 0 --runs 5 --jobs 8 --reruns 3 --model {model}",
-    "speed": "--passages 8 --samples 8 --length 32 --side 512 --model {model} --data-dir {folder}",
+    "speed": "--passages 8 --samples 8 --length 32 --side 512 --neighbour --model {model} --data-dir {folder}",
     "statistics_size": "--width 1024 --hidden 256 --blocks 32",
     "streaming": "--shape tiny --samples 60 --length 64 --passages 8 --sparsity 25 --export --folder {folder}",
     "timing": "--dtypes float32 --sparsities 50 --prompt 32 --most-s 1 --rounds 3 --self-runs 2 --samples 40 "

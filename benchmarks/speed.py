@@ -5,14 +5,18 @@
 
 For each type of number: the rate of a large matrix product; a bare forward of the blocks over the passages' batches;
 the evaluator; lm-evaluation-harness on the same passages, where lm_eval is installed, with the verdicts compared one by
-one; text that the model writes itself; and calibration on that text against a bare forward over it. The matrix rate is
-measured again every few seconds, since a shared machine drifts: shares and ratios are of what it could have done
-meanwhile. As work counts what the weights of the blocks do, in own text those of the head too; attention's own products
-do not. Where the engine multiplies bfloat16 numbers in single precision, because that is faster here, so does the
-product that gives the rate; the harness multiplies as torch does.
+one; text that the model writes itself, with --neighbour also while another process takes a core; and calibration on
+that text against a bare forward over it. The matrix rate is measured again every few seconds, since a shared machine
+drifts: shares and ratios are of what it could have done meanwhile. As work counts what the weights of the blocks do, in
+own text those of the head too; attention's own products do not. Where the engine multiplies bfloat16 numbers in single
+precision, because that is faster here, so does the product that gives the rate; the harness multiplies as torch does.
 """
 
 import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -83,7 +87,15 @@ def _lines(loaded, chosen, arguments) -> None:
 
     with fastest_products(loaded.dtype):
         writing, texts = _own_texts(loaded, arguments, started())
-    share("own text", writing, arguments.samples * arguments.length, 2 * n_weights)
+    n_written = arguments.samples * arguments.length
+    share("own text", writing, n_written, 2 * n_weights)
+    if arguments.neighbour:
+        with _a_core_taken(), fastest_products(loaded.dtype):
+            begun = time.perf_counter()
+            _own_texts(loaded, arguments)
+            seconds = time.perf_counter() - begun
+        beside = f"{writing.seconds / seconds:6.1%} of the tokens a second of before"
+        print(f"{loaded.dtype:9} {'own text, core taken':22} {n_written / seconds:9.1f} tokens/s  {beside}", flush=True)
 
     sequences = [loaded.tokenizer(text).input_ids[: arguments.length] for text in texts]
     with fastest_products(loaded.dtype):
@@ -94,11 +106,24 @@ def _lines(loaded, chosen, arguments) -> None:
     line("calibration", pace, n_read, f"{pace.times(bare):6.2f} times a bare forward's time")
 
 
-def _own_texts(loaded, arguments, pace):
+def _own_texts(loaded, arguments, pace=None):
+    """The pace of writing, and what was written. Without a pace nothing is measured in between."""
     asked = CalibrationSettings(n_samples=arguments.samples, length=arguments.length)
-    texts = sample_texts(loaded, openings(), asked, lambda _: pace.piece(PIECE_S))
-    pace.piece()
+    texts = sample_texts(loaded, openings(), asked, (lambda _: pace.piece(PIECE_S)) if pace else ignore_steps)
+    if pace:
+        pace.piece()
     return pace, texts
+
+
+@contextmanager
+def _a_core_taken():
+    """Inside, another process never rests."""
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        neighbour.kill()
+        neighbour.wait()
 
 
 def _forward(loaded, sequences, n_tokens, pace):
@@ -153,6 +178,9 @@ def _arguments():
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--samples", type=int, default=64, help="of the model's own text")
     parser.add_argument("--length", type=int, default=256, help="tokens of each")
+    parser.add_argument(
+        "--neighbour", action="store_true", help="own text once more, beside a process that never rests"
+    )
     parser.add_argument("--side", type=int, default=SIDE, help="of the square matrices whose product gives the rate")
     return parser.parse_args()
 

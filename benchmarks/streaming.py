@@ -6,7 +6,10 @@ sparsest model. Prints for each way the seconds of every stage beside what the f
 this machine, the most memory that the process held in it, and the whole as multiples of the first way's. Which answers
 are right means nothing; that both ways give the same ones is looked at.
 
-A large shape takes long: --ways streamed leaves the other one out.
+A large shape takes long: --ways streamed leaves the other one out. A real model instead, by every preset:
+
+    python -m benchmarks.streaming --model builtin:smollm2-135m --dtype float32 --method all --sparsity 20 \\
+        --calibration file:TEXTS.jsonl --evaluation file:PASSAGES.jsonl --passages 500
 """
 
 import argparse
@@ -19,6 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors.torch import save_file
@@ -27,9 +31,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from sparsedash.catalog.dimensions import CONFIGS, Dimensions, dimensions
 from sparsedash.catalog.memory import least_memory
-from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.export.export import export
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelShelf, locate
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.engine.timing.machine_speed import measure
@@ -40,6 +44,7 @@ from sparsedash.schema.settings import (
     BUILTIN_CLOZE,
     BUILTIN_TEXT,
     CalibrationSettings,
+    Dtype,
     EvaluationSettings,
     RunSettings,
     parse_percents,
@@ -55,7 +60,7 @@ SHAPES = {
 }
 """Of LLaMA's architecture; every config that ships with the program is a shape besides."""
 
-_LLAMA = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False}
+LLAMA = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False}
 _PARTS = {"export": ("write", "prove")}
 """The stages that a row's memory is of, where it goes by another name."""
 
@@ -67,8 +72,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     shipped = sorted(path.stem for path in CONFIGS.glob("*.json"))
     parser.add_argument("--shape", default="llama-1b", choices=[*SHAPES, *shipped])
+    parser.add_argument("--model", help="this one, whose weights are there, instead of a shape")
+    parser.add_argument("--dtype", default="bfloat16", choices=get_args(Dtype))
+    parser.add_argument("--calibration", help="texts instead of words drawn by lot")
+    parser.add_argument("--evaluation", default=BUILTIN_CLOZE)
     parser.add_argument("--ways", default="resident,streamed")
-    parser.add_argument("--method", default="least-squares")
+    parser.add_argument("--method", default="least-squares", help="several by commas, or all")
     parser.add_argument("--sparsity", default="10,20")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--length", type=int, default=512)
@@ -80,22 +89,28 @@ def main() -> None:
     if arguments.one_way:
         one_way(arguments)
         return
-    folder = arguments.folder or Path(tempfile.mkdtemp())
+    arguments.folder = folder = arguments.folder or Path(tempfile.mkdtemp())
     folder.mkdir(exist_ok=True)
-    model = written(arguments.shape, folder)
-    print(f"{arguments.shape}: {sum(f.stat().st_size for f in model.glob('*.safetensors')) / 1e9:.2f} GB in bfloat16")
+    if not arguments.model:
+        model = written(arguments.shape, folder)
+        n_bytes = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+        print(f"{arguments.shape}: {n_bytes / 1e9:.2f} GB in bfloat16")
     done = {way: measured(way, folder) for way in arguments.ways.split(",")}
-    tell(arguments, model, done)
+    tell(arguments, done)
 
 
 def written(shape: str, folder: Path) -> Path:
     """A folder with random weights of this shape and a tokenizer of the program's own texts; made once."""
-    model = folder / shape
+    plain = LLAMA | SHAPES[shape] if shape in SHAPES else json.loads((CONFIGS / f"{shape}.json").read_text())
+    return write_model(plain, folder / shape)
+
+
+def write_model(plain: dict, model: Path) -> Path:
+    """The folder with random weights for this config; made once."""
     if (model / "config.json").exists():
         return model
     model.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
-    plain = _LLAMA | SHAPES[shape] if shape in SHAPES else json.loads((CONFIGS / f"{shape}.json").read_text())
     config = AutoConfig.for_model(**plain | {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0})
     with torch.device("meta"):
         shapes = {
@@ -120,19 +135,21 @@ def one_way(arguments: argparse.Namespace) -> None:
     folder = arguments.folder
     speeds = measure(folder)
     store, shelf, peaks = Store(folder / f"data-{arguments.one_way}"), ModelShelf(), Peaks()
-    run = pipeline.run(_settings(arguments, folder / arguments.shape), store, peaks, shelf)
-    records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
-    answers = [[o.log_likelihood for o in record.outcomes] for record in records if record is not None]
-    widths = [record.pruned.widths for record in records if record is not None and record.pruned is not None]
+    run = pipeline.run(_settings(arguments), store, peaks, shelf)
+    records = [record for key in (run.dense, *run.sparse) if (record := store.get(Record, key)) is not None]
+    answers = [[o.log_likelihood for o in record.outcomes] for record in records]
+    verdicts = [[(o.last_word_right, o.last_token_right) for o in record.outcomes] for record in records]
+    widths = [record.pruned.widths for record in records if record.pruned is not None]
     seconds = run.seconds
     if arguments.export:
-        asked = ExportSettings(dense=run.dense, sparse=run.sparse[-1], form="uniform", weights="bfloat16")
+        asked = ExportSettings(dense=run.dense, sparse=run.sparse[-1], form="uniform", weights=arguments.dtype)
         begun = time.perf_counter()
         export(asked, store, shelf, peaks)
         seconds = seconds | {"export": time.perf_counter() - begun}
     peaks.look()
-    found = {"seconds": seconds, "answers": answers, "widths": widths, "speeds": speeds, "peaks": peaks.of}
-    print(json.dumps(found))
+    found = {"seconds": seconds, "answers": answers, "verdicts": verdicts, "widths": widths}
+    config = json.loads((locate(run.settings.model, store).folder / "config.json").read_text())
+    print(json.dumps(found | {"speeds": speeds, "peaks": peaks.of, "config": config}))
 
 
 class Peaks:
@@ -165,12 +182,12 @@ def measured(way: str, folder: Path) -> dict:
     return json.loads(lines[-1])
 
 
-def tell(arguments: argparse.Namespace, model: Path, done: dict[str, dict]) -> None:
+def tell(arguments: argparse.Namespace, done: dict[str, dict]) -> None:
     """Print every way, and all of them against the first."""
     first = next(iter(done.values()))
-    counted = dimensions(json.loads((model / "config.json").read_text()))
+    counted = dimensions(first["config"])
     for way, found in done.items():
-        settings = replace(_settings(arguments, model), residency=way)
+        settings = replace(_settings(arguments), residency=way)
         least = least_memory(counted, settings, streamed=way == "streamed").n_bytes
         share, slower = _most(found) / _most(first), _whole(found) / _whole(first)
         print(
@@ -188,8 +205,9 @@ def tell(arguments: argparse.Namespace, model: Path, done: dict[str, dict]) -> N
             for mine, theirs in zip(found["answers"], first["answers"], strict=True)
             for a, b in zip(mine, theirs, strict=True)
         )
-        same = found["widths"] == first["widths"]
-        print(f"  log-likelihoods at most {away:.1e} nats apart, widths {'equal' if same else 'NOT equal'}")
+        same = [f"{name} {'equal' if found[name] == first[name] else 'NOT equal'}" for name in ("widths", "verdicts")]
+        n_answers = sum(map(len, found["answers"]))
+        print(f"  {n_answers} answers: log-likelihoods at most {away:.1e} nats apart, {', '.join(same)}")
 
 
 def _foreseen(settings: RunSettings, speeds: Speeds, counted: Dimensions) -> dict[str, float]:
@@ -207,29 +225,28 @@ def _whole(found: dict) -> float:
     return sum(found["seconds"].values())
 
 
-def _settings(arguments: argparse.Namespace, model: Path) -> RunSettings:
+def _settings(arguments: argparse.Namespace) -> RunSettings:
+    names = [each.name for each in METHODS] if arguments.method == "all" else arguments.method.split(",")
+    drawn = f"file:{words_drawn(arguments.samples, arguments.length, arguments.folder)}"
     return RunSettings(
-        model=str(model),
-        dtype="bfloat16",
-        methods=tuple(method_named(name) for name in arguments.method.split(",")),
+        model=arguments.model or str(arguments.folder / arguments.shape),
+        dtype=arguments.dtype,
+        methods=tuple(method_named(name) for name in names),
         sparsities_permille=parse_percents(arguments.sparsity),
         calibration=CalibrationSettings(
-            corpus=f"file:{_text(arguments, model.parent)}",
-            n_samples=arguments.samples,
-            length=arguments.length,
-            packed=True,
+            corpus=arguments.calibration or drawn, n_samples=arguments.samples, length=arguments.length, packed=True
         ),
-        evaluation=EvaluationSettings(corpus=BUILTIN_CLOZE, n_passages=arguments.passages),
+        evaluation=EvaluationSettings(corpus=arguments.evaluation, n_passages=arguments.passages),
         residency=arguments.one_way or "auto",
     )
 
 
-def _text(arguments: argparse.Namespace, folder: Path) -> Path:
-    """Words of the program's own texts drawn by lot: as many as are asked for, which no shipped text has."""
-    file, drawn = folder / f"{arguments.samples}x{arguments.length}.jsonl", random.Random(0)
+def words_drawn(n_texts: int, length: int, folder: Path) -> Path:
+    """A file of such texts: words of the program's own drawn by lot, as many as are asked for, which none ships."""
+    file, drawn = folder / f"{n_texts}x{length}.jsonl", random.Random(0)
     if not file.exists():
         words = " ".join(read_texts(BUILTIN_TEXT, Path()).texts).split()
-        texts = (" ".join(drawn.choices(words, k=arguments.length)) for _ in range(arguments.samples))
+        texts = (" ".join(drawn.choices(words, k=length)) for _ in range(n_texts))
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return file
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import small
+from benchmarks import growth, small
 from tests.browser.conftest import leave_out
 from tests.browser.served import chromium
 from tests.engine.conftest import model_folder  # noqa: F401 - a fixture
@@ -196,6 +196,8 @@ def reads_speed(printed: str) -> None:
     for name in ("bare forward", "evaluation", "own text"):
         shares = rows(rf"{dtype}{name}{speed}([\d.]+)% of the matrix rate$", printed)
         assert len(shares) == 2 and min(min(pair) for pair in shares) > 0
+    taken = rows(rf"{dtype}own text, core taken{speed}([\d.]+)% of the tokens a second of before$", printed)
+    assert len(taken) == 2 and min(min(pair) for pair in taken) > 0
     times = rows(rf"{dtype}calibration{speed}([\d.]+) times a bare forward's time$", printed)
     assert len(times) == 2 and min(min(pair) for pair in times) > 0
     if find_spec("lm_eval") is None:
@@ -203,6 +205,15 @@ def reads_speed(printed: str) -> None:
     else:
         beside = r"([\d.]+) times the evaluation's time; (\d+) of (\d+) verdicts equal, log-likelihoods within"
         assert [pair[2:] for pair in rows(rf"{dtype}lm-evaluation-harness{speed}{beside}", printed)] == [(8, 8)] * 2
+
+
+def reads_growth(printed: str) -> None:
+    grown = re.findall(r"^(\w+) \d+ \(([12]) times\): (.*)$", printed, re.MULTILINE)
+    assert [(name, size) for name, size, _ in grown] == [(n, s) for n in growth.SMALLEST for s in ("1", "2")]
+    for name, size, told in grown:
+        stages = re.findall(r"([a-z ]+) [\d.]+ s \(([\d.]+) times\)", told)
+        assert {stage.strip() for stage, _ in stages} == {growth.STAGES[stage] for stage in growth.STAGES_OF[name]}
+        assert size == "2" or all(times == "1.00" for _, times in stages)
 
 
 def reads_statistics_size(printed: str) -> None:
@@ -217,11 +228,11 @@ def reads_streaming(printed: str) -> None:
     found = rows(rf"(?:resident|streamed): {number} GB at most \({number} times; at least {number} by the", printed)
     assert len(found) == 2
     assert found[0][1] == 1
-    row = r"^  (\w+) +[\d.]+ s +[\d.]+ GB (?: +[\d.]+ times the [\d.]+ s foreseen)?$"
+    row = r"^  (\w+) +[\d.]+ s +[\d.]+ GB (?: *[\d.]+ times the [\d.]+ s foreseen)?$"
     parts = re.findall(row, printed, re.MULTILINE)
     assert [name for name in parts if name != "text"] == 2 * ["load", "evaluate", "calibrate", "prune", "export"]
     # Even of a tiny model the numbers are the same, whatever it takes.
-    assert printed.count("log-likelihoods at most 0.0e+00 nats apart, widths equal") == 2
+    assert printed.count("16 answers: log-likelihoods at most 0.0e+00 nats apart, widths equal, verdicts equal") == 2
 
 
 READERS: dict[str, Callable[[str], None]] = {
