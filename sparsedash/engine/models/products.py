@@ -49,7 +49,7 @@ def float32_is_faster() -> bool:
     finally:
         torch.set_num_threads(n_threads)
     single, half = (min(own) for own in zip(*taken, strict=True))
-    return _FASTER * single < half
+    return bool(_FASTER * single < half)
 
 
 @torch.inference_mode()
