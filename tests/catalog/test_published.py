@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.catalog.dimensions import shipped
 from sparsedash.catalog.memory import RUNTIME_BYTES
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
+from sparsedash.catalog.runs_at_size import RUNS_AT_SIZE
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_MODEL, RunSettings
 from sparsedash.service import reproduction
@@ -17,6 +19,19 @@ from tests.factories import PRUNED, RECORD, RUN, outcome
 
 TWENTY_PERCENT = LAST_TOKEN[0]
 by_name = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+
+def test_every_row_was_run_at_its_real_size():
+    for row in ROWS:
+        run = RUNS_AT_SIZE[published_model(row.model).config]
+        assert method_named(run.method)
+        assert run.n_tokens * run.n_passages * run.seconds > 0
+        # Less than the weights, which stayed in their files, and what the engine takes itself.
+        assert (
+            RUNTIME_BYTES / 2
+            < run.peak_bytes
+            < RUNTIME_BYTES + 2 * shipped(published_model(row.model).config).n_parameters
+        )
 
 
 def test_there_are_eight_rows_by_the_last_token_and_twelve_by_the_last_word():

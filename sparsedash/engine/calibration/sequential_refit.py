@@ -164,7 +164,7 @@ def _fitted(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift:
     """
     gone = complement(kept, moment.shape[0])
     cross = part_of(moment, kept, gone) @ weight[:, gone].T + shift[:, kept].T
-    return weight[:, kept] + damped_solution(part_of(moment, kept, kept), cross, damping)[0].T
+    return weight[:, kept] + damped_solution(lambda some: part_of(moment, kept[some], kept), cross, damping)[0].T
 
 
 def pack_narrowed(narrow: PrunedMlp) -> bytes:

@@ -64,7 +64,7 @@ def _made_up(layer: Layer, kept: Tensor, damping: float) -> tuple[Tensor, float]
     # Whichever is narrower: a column of each channel that goes, or of each output.
     few = len(gone) < len(missing)
     right = beside if few else beside @ missing.T
-    solution, ridge = damped_solution(layer.moment_of(kept, kept), right, damping)
+    solution, ridge = damped_solution(lambda some: layer.moment_of(kept[some], kept), right, damping)
     added = missing @ solution.T if few else solution.T
     cross = beside @ missing.T if few else right
     explained = (added * cross.T).sum(dtype=torch.float64) + (added.square() @ ridge.float()).sum(dtype=torch.float64)

@@ -1,5 +1,7 @@
 """Linear algebra of second moments: summing them, damping them (a ridge), and solving with them."""
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -32,42 +34,75 @@ def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE) -> t
     where single precision does not reach. rounding: relative, of what the moment was summed in.
     Raises CalibrationError when it still fails, or when the moment is not finite.
     """
+    return _factored(lambda dtype: _by_columns(len(moment), dtype).copy_(moment), moment.dtype, damping, rounding)
+
+
+def damped_solution(rows: Callable[[slice], Tensor], right: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """(moment + R)^-1 right, and the diagonal (m,) of R, see `damped_factor`.
+
+    In single precision first, which is twice as fast and takes half the memory; what comes out is tried on one random
+    combination of the columns, and solved in double where it is off. rows: gives these rows of the moment (m, m),
+    float32, which is never there beside its factor: at a width of 11,008 either takes half a gigabyte. right: (m, n)
+    float32.
+    """
+
+    def copied(dtype: torch.dtype) -> Tensor:
+        moment = _by_columns(len(right), dtype)
+        for some in _pieces(len(right)):
+            moment[some] = rows(some)
+        return moment
+
+    factor, ridge = _factored(copied, torch.float32, damping, SINGLE)
+    solution = _solved(factor, right)
+    if factor.dtype == torch.float64 or _missed(rows, ridge, right, solution, factor) <= MISSED:
+        return solution.float(), ridge
+    factor, ridge = _factored(copied, torch.float64, damping, SINGLE)
+    return _solved(factor, right).float(), ridge
+
+
+def _by_columns(size: int, dtype: torch.dtype) -> Tensor:
+    """Room for a matrix (size, size), column after column, as LAPACK wants it: any other is copied there and back."""
+    return torch.empty(size, size, dtype=dtype).T
+
+
+def _solved(factor: Tensor, right: Tensor) -> Tensor:
+    """A^-1 right in the type of A's lower Cholesky factor; `cholesky_solve` would copy the factor."""
+    half: Tensor = torch.linalg.solve_triangular(factor, right.to(factor), upper=False)
+    whole: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return whole
+
+
+def _factored(
+    copied: Callable[[torch.dtype], Tensor], first: torch.dtype, damping: float, rounding: float
+) -> tuple[Tensor, Tensor]:
+    """See `damped_factor`. copied: gives the moment in this type, to be overwritten. first: the type that is tried."""
+    moment = copied(first)
     _require_finite(moment)
-    diagonal = moment.diagonal().double()
+    diagonal = moment.diagonal().double().clone()
     scale = float(diagonal.median())
     if scale <= 0:
         scale = float(diagonal.mean()) or 1.0
     ridge = diagonal.new_full(diagonal.shape, damping * scale)
     own = rounding * diagonal.clamp_min(0)
     ridges = [ridge, *(ridge * 10**attempt + own for attempt in range(MAX_DAMPING_RETRIES))]
+    untouched = True
     for ridge in ridges if rounding else ridges[1:]:
-        for dtype in dict.fromkeys((moment.dtype, torch.float64)):
-            # No second copy of all of it: at a width of 11,008 one takes half a gigabyte.
-            damped = moment.to(dtype, copy=True)
-            damped.diagonal().add_(ridge)
-            _, failed = torch.linalg.cholesky_ex(damped, out=(damped, torch.empty(0, dtype=torch.int32)))
+        for dtype in dict.fromkeys((first, torch.float64)):
+            if not untouched:
+                # The old one goes first: two may be a gigabyte.
+                del moment
+                moment = copied(dtype)
+            untouched = False
+            moment.diagonal().add_(ridge)
+            _, failed = torch.linalg.cholesky_ex(moment, out=(moment, torch.empty(0, dtype=torch.int32)))
             if not failed:
-                return damped, ridge
+                return moment, ridge
     raise CalibrationError(
         "The least squares could not be solved even with heavy damping.", "Calibrate on more or more varied text."
     )
 
 
-def damped_solution(moment: Tensor, right: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """(moment + R)^-1 right, and the diagonal (m,) of R, see `damped_factor`.
-
-    In single precision first, which is twice as fast and takes half the memory; what comes out is tried on one random
-    combination of the columns, and solved in double where it is off. moment: (m, m) float32. right: (m, n) float32.
-    """
-    factor, ridge = damped_factor(moment, damping)
-    solution = torch.cholesky_solve(right.to(factor), factor)
-    if factor.dtype == torch.float64 or _missed(moment, ridge, right, solution, factor) <= MISSED:
-        return solution.float(), ridge
-    factor, ridge = damped_factor(moment.double(), damping)
-    return torch.cholesky_solve(right.double(), factor).float(), ridge
-
-
-def _missed(moment: Tensor, ridge: Tensor, right: Tensor, solution: Tensor, factor: Tensor) -> float:
+def _missed(rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solution: Tensor, factor: Tensor) -> float:
     """What a solution in single precision leaves to be explained, as a share of what the exact one explains.
 
     Of one combination of its columns, drawn by lot; the share that a fit by it loses.
@@ -75,11 +110,17 @@ def _missed(moment: Tensor, ridge: Tensor, right: Tensor, solution: Tensor, fact
     signs = torch.randint(2, (right.shape[1],), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
     wanted, found = (torch.mv(part, signs) for part in (right.double(), solution.double()))
     left = wanted - ridge * found
-    for start in range(0, len(moment), AT_ONCE):
-        left[start : start + AT_ONCE] -= moment[start : start + AT_ONCE].double() @ found
+    for some in _pieces(len(right)):
+        left[some] -= rows(some).double() @ found
     both = torch.stack([left, wanted], dim=1).to(factor)
     rest, whole = torch.linalg.solve_triangular(factor, both, upper=False).square().sum(dim=0).tolist()
     return rest / whole if whole > 0 else 0.0
+
+
+def _pieces(n_rows: int) -> Iterator[slice]:
+    """All rows, AT_ONCE at a time."""
+    for start in range(0, n_rows, AT_ONCE):
+        yield slice(start, min(start + AT_ONCE, n_rows))
 
 
 def energy(weight: Tensor, moment: Tensor) -> float:
@@ -90,8 +131,7 @@ def energy(weight: Tensor, moment: Tensor) -> float:
 def part_of(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """These rows and columns of a matrix, (rows, columns), without a copy of all columns on the way."""
     found = matrix.new_empty(len(rows), len(columns))
-    for start in range(0, len(rows), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
+    for some in _pieces(len(rows)):
         found[some] = matrix[rows[some]][:, columns]
     return found
 

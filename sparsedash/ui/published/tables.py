@@ -10,6 +10,7 @@ from sparsedash.catalog.published import (
     notes,
     published_model,
 )
+from sparsedash.catalog.runs_at_size import RUNS_AT_SIZE
 from sparsedash.reporting import wording
 from sparsedash.reporting.cards import facts
 from sparsedash.reporting.html import element, escape, label, table
@@ -145,7 +146,7 @@ def _facts(backend: Backend, runs: list[Run], row: PublishedRow) -> list[tuple[s
             ("Change, paired", f"{wording.signed(here.difference)} points, {wording.signed_interval(here.interval)}"),
             ("By", wording.run_details(here.run.settings)),
         ]
-    return [*known, *_taken(takes), ("Model", published_model(row.model).reference)]
+    return [*known, *_taken(takes), *_at_size(row), ("Model", published_model(row.model).reference)]
 
 
 def _taken(takes: RunCost) -> list[tuple[str, str]]:
@@ -160,6 +161,18 @@ def _taken(takes: RunCost) -> list[tuple[str, str]]:
         "SPARSEDASH_ARTEFACT_GB must leave room"
     )
     return [("Time", time), ("Memory", memory), ("Disk", disk)]
+
+
+def _at_size(row: PublishedRow) -> list[tuple[str, str]]:
+    found = RUNS_AT_SIZE.get(published_model(row.model).config)
+    if found is None:
+        return []
+    what = (
+        f"{wording.duration(found.seconds)} and {wording.size(found.peak_bytes)} of memory on two cores, for 10 and "
+        f"20 % by {found.method} on {found.n_tokens:,} tokens and {found.n_passages} passages; in BF16, with random "
+        "weights of its shapes, left in their files"
+    )
+    return [("Tried at its size", what)]
 
 
 def _score(score: Score) -> str:

@@ -109,19 +109,19 @@ def test_a_fit_is_solved_in_single_precision_and_is_as_good():
     moment, right = layer(m=200, x=inputs(200, 4000)).moment(), torch.randn(200, 30)
     factor, _ = damped_factor(moment, 0.01)
     assert factor.dtype == torch.float32
-    found, _ = damped_solution(moment, right, 0.01)
+    found, _ = damped_solution(moment.__getitem__, right, 0.01)
     assert torch.allclose(found, _solved_exactly(moment, right, 0.01), rtol=1e-3, atol=1e-3)
 
 
 def test_where_single_precision_does_not_reach_it_is_solved_in_double():
     """Eigenvalues that differ by more than its digits: what it gives is off."""
     turned = torch.linalg.qr(torch.randn(60, 60, generator=torch.Generator().manual_seed(0))).Q.double()
-    moment = (turned * torch.logspace(0, -6, 60).double()) @ turned.T
-    moment, right = ((moment + moment.T) / 2).float(), torch.randn(60, 3)
-    damping = 1e-6 / float(moment.diagonal().median())
+    moment = (turned * torch.logspace(0, -7, 60).double()) @ turned.T
+    moment, right = ((moment + moment.T) / 2).float(), inputs(3, 60)
+    damping = 1e-7 / float(moment.diagonal().median())
     exact = _solved_exactly(moment, right, damping)
-    in_single = torch.linalg.solve(moment + 1e-6 * torch.eye(60), right)
-    found, _ = damped_solution(moment, right, damping)
+    in_single = torch.linalg.solve(moment + 1e-7 * torch.eye(60), right)
+    found, _ = damped_solution(moment.__getitem__, right, damping)
     assert not torch.allclose(in_single, exact, rtol=1e-3)
     assert torch.allclose(found, exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS
+from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS, published_model
+from sparsedash.catalog.runs_at_size import RUNS_AT_SIZE
 from sparsedash.reporting.html import label
 from sparsedash.service.reproduction import run_settings
 from tests.ui import specimens
@@ -45,6 +46,13 @@ def test_a_row_says_what_repeating_it_takes(open_page):
     assert "at least 77.3 GB, 52.5 GB of it for calibration" in text
     assert "One passage is 0.019 points." in text and "One passage is 0.021 points." in text
     assert "not known before this method has run here" in text
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
+def test_every_row_says_with_what_its_model_was_run_at_its_real_size(open_page, row):
+    run = RUNS_AT_SIZE[published_model(row.model).config]
+    text = words(open_page("published", row=row.name))
+    assert f"by {run.method} on {run.n_tokens:,} tokens and {run.n_passages} passages; in BF16, with random" in text
 
 
 def test_the_row_that_is_chosen_stands_in_the_address(open_page):

@@ -1,0 +1,24 @@
+"""What pruning the published models took at their real size on two cores: of their shapes, not of their answers.
+
+Their weights cannot be had everywhere, and what a run takes does not depend on them: these had random ones.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunAtSize:
+    """One run in BF16 at 10 and 20 %, weights left in their files, as `benchmarks/streaming.py` printed it.
+
+    method: by its preset's name. peak_bytes: the most memory that its process held.
+    """
+
+    method: str
+    n_tokens: int
+    n_passages: int
+    seconds: float
+    peak_bytes: float
+
+
+RUNS_AT_SIZE: dict[str, RunAtSize] = {}
+"""By the config in `configs`. docs/results.md has every stage."""
