@@ -7,6 +7,7 @@ from typing import Literal
 from sparsedash.catalog.choices import n_passages
 from sparsedash.catalog.dimensions import Dimensions, shipped
 from sparsedash.catalog.engine_limits import (
+    BATCH_TOKENS,
     CACHE_BYTES,
     FEWEST_TEXTS,
     FISHER_BATCH_TOKENS,
@@ -31,8 +32,10 @@ _CONFIGS = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for 
 _DRAWING = 3
 """Numbers in single precision of each token that could come next, for each text that is written."""
 
-_SOLVING = 4.5
-"""Matrices in single precision of the widest MLP's inner width that solving holds at once, as measured."""
+_SOLVING, _MASKING = 3.5, 4.2
+"""Matrices in single precision of the widest MLP's inner width that solving holds at once, and that making up for
+single weights does, as measured.
+"""
 
 Purpose = Literal[
     "the text that the model writes", "calibration", "pruning", "the sequential refit", "the backward pass", "answering"
@@ -170,19 +173,19 @@ def _writing_bytes(counted: Dimensions, settings: RunSettings) -> int:
 
 
 def _answering_bytes(counted: Dimensions, settings: RunSettings) -> int:
-    """Keys and values of the passages whose answers are no whole words yet: all of them, at worst."""
+    """Keys and values of passages whose answers are no whole words yet, and of the batch after them: all, at worst."""
     itemsize = BYTES[settings.dtype]
-    kept = max(KEPT_BYTES, int(KEPT_SHARE * counted.n_parameters * itemsize))
+    a_token = counted.kept_of_a_token * itemsize
+    kept = max(KEPT_BYTES, int(KEPT_SHARE * counted.n_parameters * itemsize)) + BATCH_TOKENS * a_token
     asked = n_passages(settings)
-    if asked is None:
-        return kept
-    return min(kept, asked * TOKENS_A_PASSAGE * counted.kept_of_a_token * itemsize)
+    return kept if asked is None else min(kept, asked * TOKENS_A_PASSAGE * a_token)
 
 
 def _solving_bytes(counted: Dimensions, settings: RunSettings) -> int:
     if not settings.solves:
         return 0
-    return int(_SOLVING * 4 * max(width * width for width in counted.widths))
+    n_matrices = _SOLVING if all(method.takes_channels for method in settings.methods) else _MASKING
+    return int(n_matrices * 4 * max(width * width for width in counted.widths))
 
 
 def _streamed_weights(counted: Dimensions) -> int:

@@ -21,4 +21,4 @@ class RunAtSize:
 
 
 RUNS_AT_SIZE: dict[str, RunAtSize] = {}
-"""By the config in `configs`. docs/results.md has every stage."""
+"""By the config in `configs`; those that were not run yet are missing. docs/results.md has every stage."""

@@ -35,8 +35,8 @@ def unfinished(
 ) -> Unfinished | None:
     """The answers that are no whole word yet; None where all are.
 
-    cache: of the batch just read. n_context: tokens of each row's context. begun: tokens of the answer that are known
-    already, None for rows that need no answer.
+    cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: tokens of the answer that
+    are known already, None for rows that need no answer.
     """
     rows = [row for row, tokens in enumerate(begun) if tokens is not None and not _is_finished(loaded, tokens)]
     if not rows:
@@ -53,7 +53,7 @@ def finish_(loaded: LoadedModel, parts: Sequence[Unfinished]) -> None:
     A token more costs a pass over all weights, for one answer as for a hundred.
     """
     if parts:
-        mask, cache = _joined(parts)
+        mask, cache = _joined(loaded, parts)
         _write_on_(loaded, mask, cache, [tokens for part in parts for tokens in part.written])
 
 
@@ -69,7 +69,7 @@ def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
 def _aligned_right(
     cache: Cache, rows: Sequence[int], lengths: Sequence[int]
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Mask and layers of these rows, with what was read of each moved to the end of the cache.
+    """Mask and layers of these rows, with what was read of each moved to the end. Takes the cache's layers from it.
 
     A sliding window counts columns back from the last one: padding between must not take up its room. Positions are
     in the keys already, or are counted from the mask.
@@ -82,21 +82,27 @@ def _aligned_right(
     def moved(held: Tensor) -> Tensor:
         return held[chosen].gather(2, where.expand(-1, held.shape[1], -1, held.shape[3]))
 
-    return (columns >= 0).long(), [(moved(layer.keys), moved(layer.values)) for layer in cache.layers]
+    layers = []
+    while cache.layers:
+        # Let go of layer by layer: all of them twice may be gigabytes.
+        layer = cache.layers.pop(0)
+        layers.append((moved(layer.keys), moved(layer.values)))
+    return (columns >= 0).long(), layers
 
 
-def _joined(parts: Sequence[Unfinished]) -> tuple[Tensor, Cache]:
+def _joined(loaded: LoadedModel, parts: Sequence[Unfinished]) -> tuple[Tensor, Cache]:
     """One mask and one cache of all parts' rows, which lose theirs on the way; the shorter are padded on the left."""
     longest = max(part.mask.shape[1] for part in parts)
     mask = torch.cat([nn.functional.pad(part.mask, (longest - part.mask.shape[1], 0)) for part in parts])
     cache = DynamicCache()
     for index in range(len(parts[0].layers)):
-        # Let go of layer by layer: all of them twice may be gigabytes.
+        # Layer by layer, as above; and given back, since the next one is as large and finds no room in the gaps.
         keys, values = (
             torch.cat([nn.functional.pad(held, (0, 0, longest - held.shape[2], 0)) for held in of_parts])
             for of_parts in zip(*(part.layers.pop(0) for part in parts), strict=True)
         )
         cache.update(keys, values, index)
+        loaded.residency.drop()
     return mask, cache
 
 

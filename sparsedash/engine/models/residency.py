@@ -121,7 +121,7 @@ class Streamed:
     def _leave(self) -> None:
         self._current.close()
         self._inside = None
-        self._let_go()
+        self.drop()
 
     def _let_go(self) -> None:
         self._forget_gone()

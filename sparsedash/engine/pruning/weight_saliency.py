@@ -64,10 +64,9 @@ def inverse_factor(known: Statistics, damping: float) -> Tensor:
     The square of U_jj is what is left of the inverse at j when all columns before j are settled. With the columns
     turned over, H = R R^T for an upper R, and U = R^-1: one factorisation and no inverse of an inverse.
     """
-    turned = known.second_moment.flip(0, 1)
-    upper = damped_cholesky(turned, damping).flip(0, 1)
+    upper = damped_cholesky(known.second_moment.flip(0, 1), damping).flip(0, 1)
     unit = torch.eye(len(upper), dtype=upper.dtype)
-    factor: Tensor = torch.linalg.solve_triangular(upper, unit, upper=True)
+    factor: Tensor = torch.linalg.solve_triangular(upper, unit, upper=True, out=unit)
     return factor.float()
 
 

@@ -49,10 +49,12 @@ def test_a_row_says_what_repeating_it_takes(open_page):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
-def test_every_row_says_with_what_its_model_was_run_at_its_real_size(open_page, row):
-    run = RUNS_AT_SIZE[published_model(row.model).config]
+def test_a_row_says_with_what_its_model_was_run_at_its_real_size(open_page, row):
+    run = RUNS_AT_SIZE.get(published_model(row.model).config)
     text = words(open_page("published", row=row.name))
-    assert f"by {run.method} on {run.n_tokens:,} tokens and {run.n_passages} passages; in BF16, with random" in text
+    assert ("Tried at its size" in text) == (run is not None)
+    if run:
+        assert f"by {run.method} on {run.n_tokens:,} tokens and {run.n_passages} passages; in BF16, with random" in text
 
 
 def test_the_row_that_is_chosen_stands_in_the_address(open_page):
