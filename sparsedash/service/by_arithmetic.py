@@ -1,7 +1,7 @@
 """How long the stages of a run take by arithmetic: the operations they need over the measured speed of the machine.
 
-It serves where no run of the model has finished here. The shares of that speed were measured on two cores of one
-machine with the built-in model; other models keep them roughly, as they too are mostly matrix products.
+It serves where no run of the model has finished here. What comes beside the products was measured on two cores of two
+machines, with models of 135 million to 6.7 billion parameters: the wider a model is, the less it weighs.
 """
 
 from dataclasses import dataclass
@@ -24,12 +24,20 @@ from sparsedash.schema.settings import SELF, Dtype, RunSettings
 from sparsedash.service.machine_speed import Speeds
 from sparsedash.storage.machine import memory_bytes
 
-_READING: dict[Dtype, float] = {"float32": 0.82, "bfloat16": 0.6}
-_ANSWERING: dict[Dtype, float] = {"float32": 0.75, "bfloat16": 0.55}
-_WRITING: dict[Dtype, float] = {"float32": 0.35, "bfloat16": 0.27}
-"""Shares of the speed of such products: of the passes over text, of answering with its small batches, and of writing
-token by token.
+_PRODUCTS = 0.93
+"""Share of the measured speed of products that a model's own reach."""
+
+_BESIDE: dict[Dtype, float] = {"float32": 70.0, "bfloat16": 190.0}
+_STREAM_NUMBERS, _INNER_NUMBERS = 8, 3
+"""What a block does beside its products, in operations at the speed of single precision for each number that it
+writes; and how many of these there are for each of its two widths.
 """
+
+_ANSWERING = 0.85
+"""Share of the speed of reading, of answering: its batches are small, and words go on."""
+
+_WRITING: dict[Dtype, float] = {"float32": 0.35, "bfloat16": 0.27}
+"""Share of the speed of products, of writing token by token."""
 
 _GATHERING = 0.7
 """Share of the speed in single precision: of summing up second moments, half of each."""
@@ -70,11 +78,12 @@ def seconds_by_arithmetic(
     """
     if counted is None or speeds is None:
         return dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
-    dtype, a_token = settings.dtype, _operations_a_token(counted)
-    speed, walk_s = speeds.of(dtype), _walk_s(settings, speeds, counted)
+    dtype, walk_s = settings.dtype, _walk_s(settings, speeds, counted)
+    speed, a_token_s = speeds.of(dtype), _token_s(counted, speeds, dtype)
     n_tokens, n = settings.calibration.n_samples * settings.calibration.length, n_passages(settings)
     own = settings.calibration.corpus == SELF
-    reading = _Reading(a_token / (_READING[dtype] * speed), 2.0 * counted.n_matmul / (_READING[dtype] * speed), walk_s)
+    head_s = 2.0 * counted.vocabulary * counted.hidden / (_PRODUCTS * speed)
+    reading = _Reading(a_token_s, a_token_s + head_s, walk_s)
     gathering = _powers(counted, 2) / (_GATHERING * speeds.float32)
     n_asked = n and n * TOKENS_A_PASSAGE
     return {
@@ -82,8 +91,7 @@ def seconds_by_arithmetic(
         "text": n_tokens * 2.0 * counted.n_matmul / (_WRITING[dtype] * speed) if own else 0.0,
         "calibrate": walk_s + n_tokens * (reading.a_token + gathering),
         "prune": fmean(_method_s(each, n_tokens, counted, speeds, reading) for each in settings.methods),
-        "evaluate": n_asked
-        and n_asked * a_token / (_ANSWERING[dtype] * speed) + walk_s * (ceil(n_asked / BATCH_TOKENS) + _FINISHING),
+        "evaluate": n_asked and n_asked * a_token_s / _ANSWERING + walk_s * (ceil(n_asked / BATCH_TOKENS) + _FINISHING),
     }
 
 
@@ -143,9 +151,11 @@ def _masking_s(method: MethodSettings, n_tokens: int, counted: Dimensions, speed
     return work / speeds.float32 + read_s
 
 
-def _operations_a_token(counted: Dimensions) -> float:
-    """Of all blocks, without the output head."""
-    return 2.0 * (counted.n_matmul - counted.vocabulary * counted.hidden)
+def _token_s(counted: Dimensions, speeds: Speeds, dtype: Dtype) -> float:
+    """Seconds in which all blocks read a token, without the output head."""
+    products = 2.0 * (counted.n_matmul - counted.vocabulary * counted.hidden)
+    numbers = _STREAM_NUMBERS * counted.hidden * len(counted.widths) + _INNER_NUMBERS * _powers(counted, 1)
+    return products / (_PRODUCTS * speeds.of(dtype)) + _BESIDE[dtype] * numbers / speeds.float32
 
 
 def _powers(counted: Dimensions, power: int) -> int:

@@ -8,9 +8,9 @@ import pytest
 from sparsedash.catalog.choices import MODELS
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.engine_limits import (
+    BATCH_TOKENS,
     FEWEST_TEXTS,
     FISHER_BATCH_TOKENS,
-    BATCH_TOKENS,
     KEPT_BYTES,
     MOST_TEXTS,
     SENSITIVITY_BATCH_TOKENS,
