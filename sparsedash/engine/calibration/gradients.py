@@ -4,7 +4,7 @@ Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsedash.catalog.engine_limits import FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.models.block_walk import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.products import same_products
 from sparsedash.schema.progress import Made, OnStep, Step, at_once
 
 N_LATE = 8
@@ -205,8 +206,13 @@ def _recomputed(loaded: LoadedModel) -> Iterator[None]:
 
         return run
 
+    def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+        """For the way there, and for the way back, where a block must find the same tensors."""
+        return nullcontext(), same_products()
+
     again = [
-        partial(checkpoint, entered(block), use_reentrant=False, preserve_rng_state=False) for block in loaded.blocks
+        partial(checkpoint, entered(block), use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        for block in loaded.blocks
     ]
     with forward_replaced(loaded.blocks, again):
         yield

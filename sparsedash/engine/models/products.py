@@ -5,8 +5,9 @@ in single precision and rounded once at its end, so the numbers differ by the or
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -28,9 +29,27 @@ _FASTER = 1.3
 _TRIAL, _TRIALS = (256, 512, 512), 9
 
 
-def fastest_products(dtype: Dtype) -> AbstractContextManager[object]:
+_widens: ContextVar[bool] = ContextVar("widens", default=False)
+"""Whether what runs now is inside `fastest_products`, and that makes a difference."""
+
+
+@contextmanager
+def fastest_products(dtype: Dtype) -> Iterator[None]:
     """Inside, linear layers with weights of this type multiply in the way that is fastest on this machine."""
-    return _Widened() if dtype == "bfloat16" and float32_is_faster() else nullcontext()
+    if dtype != "bfloat16" or not float32_is_faster():
+        yield
+        return
+    before = _widens.set(True)
+    try:
+        with _Widened():
+            yield
+    finally:
+        _widens.reset(before)
+
+
+def same_products() -> AbstractContextManager[object]:
+    """To be entered where what holds now is lost: torch goes the way back, and blocks again, without such modes."""
+    return _Widened() if _widens.get() else nullcontext()
 
 
 @cache

@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from sparsedash.engine.calibration.gradients import sensitivities
 from sparsedash.engine.models import products
+from sparsedash.engine.models.loading import load, locate
 from sparsedash.engine.models.products import fastest_products
-from tests.engine.tiny import tiny_model
+from sparsedash.schema.progress import ignore_steps
+from tests.engine.tiny import save_tiny, tiny_model
 
 N_TOKENS = 256
 
@@ -107,3 +110,17 @@ def test_single_precision_must_be_clearly_faster(monkeypatch, of_float32, is_fas
     monkeypatch.setattr(products, "_seconds", lambda left, _: of_float32 if left.dtype == torch.float32 else 2.0)
     assert products.float32_is_faster() is is_faster
     products.float32_is_faster.cache_clear()
+
+
+def test_blocks_that_run_again_on_the_way_back_are_multiplied_as_on_the_way_there(faster, monkeypatch, tmp_path, store):
+    """Where one way is not the other, torch finds other tensors than it kept, and the backward pass fails."""
+    loaded = load(locate(str(save_tiny(tmp_path / "model")), store), "bfloat16")
+    ids = torch.randint(1, 400, (16, 40), generator=torch.Generator().manual_seed(2)).tolist()
+    hidden = loaded.model.config.hidden_size
+    changes = [(torch.ones(hidden, mlp.width), torch.zeros(hidden)) for mlp in loaded.mlps]
+    expected = sensitivities(loaded, ids, changes, ignore_steps)
+    calls = counted(monkeypatch)
+    with fastest_products("bfloat16"):
+        found = sensitivities(loaded, ids, changes, ignore_steps)
+    assert calls
+    assert found == pytest.approx(expected, rel=0.1)
