@@ -28,7 +28,7 @@ from sparsedash.engine.evaluation import evaluate as evaluation
 from sparsedash.engine.evaluation import questions
 from sparsedash.engine.models.block_walk import batches_by_length
 from sparsedash.engine.models.loading import load, locate
-from sparsedash.engine.models.products import fastest_products, float32_is_faster
+from sparsedash.engine.models.products import are_widened, fastest_products
 from sparsedash.engine.models.weight_counts import n_matmul_weights
 from sparsedash.engine.texts.corpora import openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
@@ -58,8 +58,7 @@ def _lines(loaded, chosen, arguments) -> None:
     of_blocks = 2 * (n_weights - loaded.model.get_output_embeddings().weight.numel())
 
     def started():
-        widened = loaded.dtype == "bfloat16" and float32_is_faster()
-        return Pace(torch.float32 if widened else loaded.model.dtype, arguments.side)
+        return Pace(torch.float32 if are_widened(loaded.dtype) else loaded.model.dtype, arguments.side)
 
     def line(name, pace, n_tokens, ratio):
         print(f"{loaded.dtype:9} {name:22} {n_tokens / pace.seconds:9.1f} tokens/s  {ratio}", flush=True)

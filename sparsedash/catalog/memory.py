@@ -26,8 +26,8 @@ BUILTIN_CONFIG = "smollm2-135m"
 BYTES = {"float32": 4, "bfloat16": 2}
 STREAM_INPUTS = 3
 """Inputs of a block's projections that are as wide as the residual stream."""
-_CONFIGS = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for model in MODELS}
 
+_CONFIGS = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for model in MODELS}
 
 _DRAWING = 3
 """Numbers in single precision of each token that could come next, for each text that is written."""

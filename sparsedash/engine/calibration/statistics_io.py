@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ChannelScores
 from sparsedash.engine.pruning.layer import Sample, Statistics
-from sparsedash.engine.pruning.linalg import AT_ONCE, mirrored_
+from sparsedash.engine.pruning.linalg import mirrored_, pieces
 from sparsedash.schema.errors import CalibrationError
 
 
@@ -69,9 +69,8 @@ def _fold(matrix: Tensor) -> Tensor:
     folded[half + 1 :] = matrix[half:, :half]
     folded[1 : half + 1] = matrix[:half, :half]
     folded[: half + 1].tril_(-1)
-    for start in range(0, half, AT_ONCE):
-        rows = slice(start, min(start + AT_ONCE, half))
-        folded[rows] += matrix[half:, half:][rows].triu(start)
+    for rows in pieces(half):
+        folded[rows] += matrix[half:, half:][rows].triu(rows.start)
     return folded
 
 

@@ -28,7 +28,6 @@ _FASTER = 1.3
 
 _TRIAL, _TRIALS = (256, 512, 512), 9
 
-
 _widens: ContextVar[bool] = ContextVar("widens", default=False)
 """Whether what runs now is inside `fastest_products`, and that makes a difference."""
 
@@ -36,7 +35,7 @@ _widens: ContextVar[bool] = ContextVar("widens", default=False)
 @contextmanager
 def fastest_products(dtype: Dtype) -> Iterator[None]:
     """Inside, linear layers with weights of this type multiply in the way that is fastest on this machine."""
-    if dtype != "bfloat16" or not float32_is_faster():
+    if not are_widened(dtype):
         yield
         return
     before = _widens.set(True)
@@ -45,6 +44,11 @@ def fastest_products(dtype: Dtype) -> Iterator[None]:
             yield
     finally:
         _widens.reset(before)
+
+
+def are_widened(dtype: Dtype) -> bool:
+    """Whether the fastest way for such numbers is that of single precision."""
+    return dtype == "bfloat16" and float32_is_faster()
 
 
 def same_products() -> AbstractContextManager[object]:

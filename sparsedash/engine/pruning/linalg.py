@@ -48,7 +48,7 @@ def damped_solution(rows: Callable[[slice], Tensor], right: Tensor, damping: flo
 
     def copied(dtype: torch.dtype) -> Tensor:
         moment = _by_columns(len(right), dtype)
-        for some in _pieces(len(right)):
+        for some in pieces(len(right)):
             moment[some] = rows(some)
         return moment
 
@@ -110,14 +110,14 @@ def _missed(rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solut
     signs = torch.randint(2, (right.shape[1],), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
     wanted, found = (torch.mv(part, signs) for part in (right.double(), solution.double()))
     left = wanted - ridge * found
-    for some in _pieces(len(right)):
+    for some in pieces(len(right)):
         left[some] -= rows(some).double() @ found
     both = torch.stack([left, wanted], dim=1).to(factor)
     rest, whole = torch.linalg.solve_triangular(factor, both, upper=False).square().sum(dim=0).tolist()
     return rest / whole if whole > 0 else 0.0
 
 
-def _pieces(n_rows: int) -> Iterator[slice]:
+def pieces(n_rows: int) -> Iterator[slice]:
     """All rows, AT_ONCE at a time."""
     for start in range(0, n_rows, AT_ONCE):
         yield slice(start, min(start + AT_ONCE, n_rows))
@@ -131,7 +131,7 @@ def energy(weight: Tensor, moment: Tensor) -> float:
 def part_of(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """These rows and columns of a matrix, (rows, columns), without a copy of all columns on the way."""
     found = matrix.new_empty(len(rows), len(columns))
-    for some in _pieces(len(rows)):
+    for some in pieces(len(rows)):
         found[some] = matrix[rows[some]][:, columns]
     return found
 
@@ -142,19 +142,17 @@ def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
     moment: (m, m). activations: (n, m). Column blocks skip most of the upper triangle, which is half of the work.
     """
     width = moment.shape[0]
-    for start in range(0, width, AT_ONCE):
-        stop = min(start + AT_ONCE, width)
-        moment[start:, start:stop].addmm_(activations[:, start:].T, activations[:, start:stop])
+    for some in pieces(width):
+        moment[some.start :, some].addmm_(activations[:, some.start :].T, activations[:, some])
 
 
 def mirrored_(moment: Tensor) -> Tensor:
     """The symmetric matrix (m, m) whose lower triangle this is, in its place: a second one may be a gigabyte."""
     width = moment.shape[0]
-    for start in range(0, width, AT_ONCE):
-        stop = min(start + AT_ONCE, width)
-        moment[start:stop, stop:] = moment[stop:, start:stop].T
-        square = moment[start:stop, start:stop].tril()
-        moment[start:stop, start:stop] = square + square.tril(-1).T
+    for some in pieces(width):
+        moment[some, some.stop :] = moment[some.stop :, some].T
+        square = moment[some, some].tril()
+        moment[some, some] = square + square.tril(-1).T
     return moment
 
 
