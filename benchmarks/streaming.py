@@ -34,7 +34,7 @@ from sparsedash.catalog.memory import least_memory
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.export.export import export
 from sparsedash.engine.models.loading import ModelShelf, locate
-from sparsedash.engine.run import pipeline
+from sparsedash.engine.run import pipeline, run_model
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.engine.timing.machine_speed import measure
 from sparsedash.schema.exports import ExportSettings
@@ -142,6 +142,9 @@ def one_way(arguments: argparse.Namespace) -> None:
     widths = [record.pruned.widths for record in records if record.pruned is not None]
     seconds = run.seconds
     if arguments.export:
+        if arguments.one_way == "streamed":
+            # An export asks the machine where weights have room, as `auto` does.
+            run_model.memory_bytes = lambda: 0
         asked = ExportSettings(dense=run.dense, sparse=run.sparse[-1], form="uniform", weights=arguments.dtype)
         begun = time.perf_counter()
         export(asked, store, shelf, peaks)

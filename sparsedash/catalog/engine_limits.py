@@ -2,6 +2,10 @@
 
 BATCH_TOKENS = 1024
 """Read at once in answering: of twice as many, what a block works on no longer fits into the caches of a processor."""
+TOGETHER_TOKENS = 4 * BATCH_TOKENS
+"""Of batches that go through a model together whose weights lie in files: each block is read once for all of them. With
+more, too little would be heard of it for too long.
+"""
 
 FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
 """Tokens in one batch of a backward pass: many where all of the calibration text is read, few where little is."""

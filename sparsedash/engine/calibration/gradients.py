@@ -197,21 +197,12 @@ def _between(on_step: OnStep, n_done: int, n_all: int) -> OnBlock:
 def _recomputed(loaded: LoadedModel) -> Iterator[None]:
     """Inside, a block keeps only what it is given, and is run again on the way back: less memory for more time."""
 
-    def entered(block: nn.Module) -> Callable[..., Any]:
-        forward = block.forward
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            loaded.residency.enter(block)
-            return forward(*args, **kwargs)
-
-        return run
-
     def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
         """For the way there, and for the way back, where a block must find the same tensors."""
         return nullcontext(), same_products()
 
     again = [
-        partial(checkpoint, entered(block), use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
         for block in loaded.blocks
     ]
     with forward_replaced(loaded.blocks, again):

@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
-from transformers import DynamicCache
 
-from sparsedash.catalog.engine_limits import BATCH_TOKENS, KEPT_BYTES, KEPT_SHARE
-from sparsedash.engine.evaluation.answers import Unfinished, finish_, first_word, unfinished
+from sparsedash.catalog.engine_limits import BATCH_TOKENS, KEPT_BYTES, KEPT_SHARE, TOGETHER_TOKENS
+from sparsedash.engine.evaluation.answers import finish_, first_word
 from sparsedash.engine.evaluation.early_stopping import AnyRule, chunks
 from sparsedash.engine.evaluation.questions import Question
+from sparsedash.engine.evaluation.reading import Asked, Read, read, that_fit
 from sparsedash.engine.evaluation.so_far import SoFar
-from sparsedash.engine.evaluation.target_scores import TargetScore, outcome, target_scores
-from sparsedash.engine.models.block_walk import Batch, batches_by_length, head_sees_only
+from sparsedash.engine.evaluation.target_scores import TargetScore, outcome
+from sparsedash.engine.models.block_walk import batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Outcome, Passages, Stopping
@@ -67,7 +67,6 @@ def evaluate(
         before = sum(o.last_word_right for o in outcomes.values())
         on_step(step(done=len(outcomes) + n_read, n_right=before + n_right))
 
-    on_read(0, 0)
     for chunk in stop.chunks() if stop else chunks(len(questions)):
         outcomes |= asked.outcomes(chunk, on_read)
         if stop:
@@ -93,42 +92,57 @@ class _Asked:
     so_far: SoFar
 
     def outcomes(self, chunk: Sequence[int], on_read: Callable[[int, int], None]) -> dict[int, Outcome]:
-        """The outcomes of these positions. on_read: told after each batch how many are read, and how many right."""
-        pad = self.loaded.tokenizer.pad_token_id or 0
-        reads = [self.questions[row].read for row in chunk]
+        """The outcomes of these positions. on_read: told again and again how many are read, and how many are right."""
+        found, asked = self._known_and_asked(chunk)
+        n_right = sum(outcome.last_word_right for outcome in found.values())
+        n_read, fit = len(found), 0.0
+        waiting: list[Read] = []
+        on_read(n_read, n_right)
+        while asked:
+            together = that_fit(asked, fit)
+            asked = asked[len(together) :]
+            reads = read(self.loaded, together, partial(on_read, n_read, n_right))
+            n_read += sum(len(each.rows) for each in reads)
+            n_right += sum(score.first_wrong is None for each in reads for score in each.scores)
+            on_read(n_read, n_right)
+            # Nothing to wait for: what is whole can be kept, should the job be killed.
+            found |= self._finished([each for each in reads if each.unfinished is None])
+            waiting += [each for each in reads if each.unfinished is not None]
+            room = self._kept_bytes - sum(each.kept_bytes for each in waiting)
+            if room <= 0:
+                found |= self._finished(waiting)
+                waiting, room = [], self._kept_bytes
+            if self.loaded.residency.streamed:
+                # In memory nothing is spared by it, and answers would come later.
+                fit = min(TOGETHER_TOKENS, room / reads[0].bytes_a_token)
+        return found | self._finished(waiting)
+
+    def _known_and_asked(self, chunk: Sequence[int]) -> tuple[dict[int, Outcome], Sequence[Asked]]:
+        """What an earlier attempt has of these positions, and the batches that are left to read."""
+        reads, pad = [self.questions[row].read for row in chunk], self.loaded.tokenizer.pad_token_id or 0
         found: dict[int, Outcome] = {}
-        waiting: list[_Read] = []
-        n_read = n_right = 0
+        asked = []
         for part, batch in batches_by_length(reads, BATCH_TOKENS, pad, self.loaded.model.device):
             rows = [chunk[i] for i in part]
             if known := self.so_far.known(rows):
                 found |= known
-                n_read, n_right = len(found), sum(outcome.last_word_right for outcome in found.values())
-                on_read(n_read, n_right)
-                continue
-            waiting.append(_read(self.loaded, rows, [self.questions[row] for row in rows], batch))
-            n_read += len(rows)
-            n_right += sum(score.first_wrong is None for score in waiting[-1].scores)
-            on_read(n_read, n_right)
-            if waiting[-1].unfinished is None:
-                # Nothing to wait for: what is whole can be kept, should the job be killed.
-                found |= self._finished([waiting.pop()])
-            if sum(read.kept_bytes for read in waiting) >= self._kept_bytes:
-                found |= self._finished(waiting)
-                waiting = []
-        return found | self._finished(waiting)
+            else:
+                asked.append(Asked(rows, [self.questions[row] for row in rows], batch))
+        return found, asked
 
     @cached_property
     def _kept_bytes(self) -> int:
         n_bytes = sum(int(weight.nbytes) for weight in self.loaded.model.parameters())
         return max(KEPT_BYTES, int(KEPT_SHARE * n_bytes))
 
-    def _finished(self, reads: Sequence["_Read"]) -> dict[int, Outcome]:
+    def _finished(self, reads: Sequence[Read]) -> dict[int, Outcome]:
         """The outcomes of these batches, whose answers are finished together."""
-        finish_(self.loaded, [read.unfinished for read in reads if read.unfinished is not None])
+        if not reads:
+            return {}
+        finish_(self.loaded, [each.unfinished for each in reads if each.unfinished is not None])
         found = {}
-        for read in reads:
-            for row, score, tokens in zip(read.rows, read.scores, read.begun, strict=True):
+        for each in reads:
+            for row, score, tokens in zip(each.rows, each.scores, each.begun, strict=True):
                 right = self.loaded.tokenizer.decode(score.target)
                 found[row] = self._outcome(row, score, right if tokens is None else first_word(self.loaded, tokens))
         self.so_far.add(found)
@@ -144,41 +158,3 @@ class _Asked:
         if self.rule == "published" and too_long:
             return replace(found, last_token_right=False)
         return found
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """One batch that was read. begun: the tokens of each answer that differs from the target, None for the others.
-
-    unfinished: those of them that are no whole word yet; finishing them adds to `begun`.
-    """
-
-    rows: list[int]
-    scores: list[TargetScore]
-    begun: list[list[int] | None]
-    unfinished: Unfinished | None
-
-    @property
-    def kept_bytes(self) -> int:
-        """What is kept of the passages for finishing."""
-        layers = [] if self.unfinished is None else self.unfinished.layers
-        return sum(keys.nbytes + values.nbytes for keys, values in layers)
-
-
-def _read(loaded: LoadedModel, rows: list[int], questions: Sequence[Question], batch: Batch) -> _Read:
-    places = [row for row, question in enumerate(questions) for _ in question.target]
-    columns = [len(q.context) - 1 + i for q in questions for i in range(len(q.target))]
-    device = batch.ids.device
-    where = torch.tensor(places, device=device), torch.tensor(columns, device=device)
-    # Made here without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
-    cache = DynamicCache()
-    with head_sees_only(loaded.model, *where):
-        output = loaded.model(
-            # Padding is on the right, where a causal model's real tokens never look: no mask, and attention is faster.
-            input_ids=batch.ids,
-            cache=cache,
-            use_cache=True,
-        )
-    scores = list(target_scores(output.logits.float(), [q.target for q in questions]))
-    begun = [score.first_wrong for score in scores]
-    return _Read(rows, scores, begun, unfinished(loaded, cache, [len(q.context) for q in questions], begun))

@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import save_torch_state_dict
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsedash.engine.models.loading import Source
@@ -22,15 +23,25 @@ _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
 def write_checkpoint(
-    folder: Path, base: Source, tensors: Mapping[str, Tensor], shard_mb: int, changes: Mapping[str, Any]
+    folder: Path,
+    base: Source,
+    tensors: Mapping[str, Tensor],
+    shard_mb: int,
+    changes: Mapping[str, Any],
+    on_shard: Callable[[], None],
 ) -> None:
     """Write weights in shards with their index, the changed config and the base's other files into the folder.
 
-    changes: to the base's config.json.
+    changes: to the base's config.json. on_shard: called after each.
     """
-    save_torch_state_dict(
-        dict(tensors), folder, max_shard_size=shard_mb * 10**6, metadata={"format": "pt"}, shared_tensors_to_discard=[]
-    )
+    plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=shard_mb * 10**6)
+    for file, names in plan.filename_to_tensors.items():
+        save_file({name: tensors[name] for name in names}, folder / file, metadata={"format": "pt"})
+        on_shard()
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        text = json.dumps(index, indent=2, sort_keys=True)
+        (folder / "model.safetensors.index.json").write_text(f"{text}\n", encoding="utf-8")
     config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     text = json.dumps(config | dict(changes), indent=2, ensure_ascii=False)
     (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")

@@ -35,6 +35,9 @@ from sparsedash.storage.recipes import RECIPE
 from sparsedash.storage.store import Store
 
 CARD = "README.md"
+STREAMED_SHARD_MB = 1_000
+"""The largest file of weights that stay in files themselves: it goes through memory whole."""
+
 _NAMING = "exports.lock"
 """Of the data folder: held from an export's record to its folder's name."""
 
@@ -179,7 +182,9 @@ def _write(inside: Path, folder: Path, asked: _Asked, made: RemadeModel, store: 
     tensors = exported_tensors(sparse, width, settings.weights)
     require_room(folder, tensors_bytes(tensors))
     changes = config_changes(made.source, family.width, width, settings.weights)
-    write_checkpoint(inside, made.source, tensors, settings.shard_mb, changes)
+    residency = made.loaded.residency
+    shard_mb = min(settings.shard_mb, STREAMED_SHARD_MB) if residency.streamed else settings.shard_mb
+    write_checkpoint(inside, made.source, tensors, shard_mb, changes, residency.drop)
     each = next(tensor.element_size() for tensor in tensors.values() if tensor.is_floating_point())
     dense = sum(parameter.numel() for parameter in made.loaded.model.parameters()) * each
     layout = f"{width:,} channels in every block" if width else "the dense widths, zeros where something is gone"

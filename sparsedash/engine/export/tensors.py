@@ -32,7 +32,11 @@ def exported_tensors(made: SparseModel, width: int | None, weights: str) -> dict
             f"The sparse model has {strange[0]}, for which its family's stock code has no place.",
             "Choose a method that gives no layer a bias, such as least-squares.",
         )
-    return {name: _cast(name, changed.get(name, tensor), dtype) for name, tensor in dense.items()}
+    cast = {}
+    for name, tensor in dense.items():
+        cast[name] = _cast(name, changed.get(name, tensor), dtype)
+        loaded.residency.drop()
+    return cast
 
 
 def changed_tensors(made: SparseModel, width: int | None) -> Iterator[tuple[str, Tensor]]:

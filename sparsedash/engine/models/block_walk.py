@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +33,19 @@ class _Walked:
 class BlockWalk:
     """Takes batches through the decoder blocks, one block at a time over all of them."""
 
-    def __init__(self, body: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Batch]) -> None:
-        """body: the model without its output head. Runs the embeddings, none of the blocks."""
-        self._blocks = blocks
-        tuples = _returns_tuples(body, blocks, batches[0])
-        self._walked = [_enter(body, blocks, batch, tuples) for batch in batches]
+    def __init__(
+        self, body: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Batch], caches: Sequence[Cache] = ()
+    ) -> None:
+        """body: the model without its output head. Runs the embeddings, none of the blocks.
+
+        caches: one for each batch, filled block by block; none where nothing is written on.
+        """
+        self._blocks, self._batches = blocks, batches
+        self._tuples = _returns_tuples(body, blocks, batches[0])
+        cached = caches or [None] * len(batches)
+        self._walked = [
+            _enter(body, blocks, batch, self._tuples, cache) for batch, cache in zip(batches, cached, strict=True)
+        ]
 
     @property
     def hidden(self) -> list[Tensor]:
@@ -55,6 +64,13 @@ class BlockWalk:
             output = self._blocks[index](walked.hidden, *args, **kwargs)
             walked.hidden = output[0] if isinstance(output, tuple) else output
             yield number
+
+    def output(self, model: nn.Module, number: int) -> Any:
+        """What the model with its head makes of the hidden states of a batch, which are through the last block."""
+        hidden = self._walked[number].hidden
+        given = (hidden,) if self._tuples else hidden
+        with forward_replaced(self._blocks, [lambda *args, **kwargs: given] * len(self._blocks)):
+            return model(input_ids=self._batches[number].ids, use_cache=False)
 
 
 @contextmanager
@@ -89,28 +105,38 @@ def head_sees_only(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
 @contextmanager
 def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Iterator[None]:
     """Inside, every block's forward is replaced by its stub."""
+    before = [vars(block).get("forward") for block in blocks]
     for block, stub in zip(blocks, stubs, strict=True):
         block.forward = stub
     try:
         yield
     finally:
-        for block in blocks:
-            # The stub lies on the instance; without it the class's own forward shows again.
-            del block.forward
+        for block, own in zip(blocks, before, strict=True):
+            if own is None:
+                # The stub lies on the instance; without it the class's own forward shows again.
+                del block.forward
+            else:
+                block.forward = own
 
 
 def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> bool:
-    """Whether the blocks of this family return (hidden,) or hidden, seen on one token."""
+    """Whether the blocks of this family return (hidden,) or hidden, seen on one token of the first."""
     seen: list[bool] = []
     handle = blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(isinstance(output, tuple)))
+
+    def stub(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden,) if seen[0] else hidden
+
     try:
-        body(input_ids=batch.ids[:1, :1], use_cache=False)
+        with forward_replaced(blocks[1:], [stub] * (len(blocks) - 1)):
+            body(input_ids=batch.ids[:1, :1], use_cache=False)
     finally:
         handle.remove()
     return seen[0]
 
 
-def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: bool) -> _Walked:
+def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: bool, cache: Cache | None) -> _Walked:
     first: list[Tensor] = []
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -121,9 +147,11 @@ def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: b
         calls.append((args[1:], kwargs))
         return (hidden,) if tuples else hidden
 
+    kept = {} if cache is None else {"cache": cache}
     with forward_replaced(blocks, [stub] * len(blocks)):
-        # Without the mask: padding is on the right, where a causal model's real tokens never look.
-        body(input_ids=batch.ids, use_cache=False)
+        # Without the mask: padding is on the right, where a causal model's real tokens never look, and attention
+        # without one is faster.
+        body(input_ids=batch.ids, use_cache=cache is not None, **kept)
     return _Walked(first[0], calls)
 
 

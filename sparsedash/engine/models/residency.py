@@ -1,7 +1,8 @@
 """Where a model's weights are while it runs: all of them in memory, or in their files, one block's in memory at a time.
 
 Little else in the engine asks which it is. Streamed weights are views of mapped safetensors files: the system reads
-what is touched, and is told after every block that none of it is needed any more. Numbers are the same, to the bit.
+what is touched, and is told at every block that the next one comes soon and that the one before is not needed any more.
+Numbers are the same, to the bit.
 """
 
 import ctypes
@@ -11,7 +12,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +33,6 @@ class Resident:
     """All weights are in memory."""
 
     streamed = False
-
-    def enter(self, block: nn.Module) -> None:
-        """Told that this block is about to run."""
 
     def drop(self) -> None:
         """Told that what was touched of the weights is not needed for now."""
@@ -68,17 +68,31 @@ class Streamed:
         self._inside: nn.Module | None = None
         self._current = ExitStack()
         self._map_weights(model)
+        self._dense = [dict(block.named_parameters()) for block in blocks]
         for block in blocks:
-            block.register_forward_pre_hook(lambda module, inputs: self.enter(module))
+            # No hook: one would be called as well where something else stands in for the block's forward.
+            block.forward = self._entering(block)
 
-    def enter(self, block: nn.Module) -> None:
+    def _entering(self, block: nn.Module) -> Callable[..., Any]:
+        forward = block.forward
+
+        @wraps(forward)
+        def entering(*args: Any, **kwargs: Any) -> Any:
+            self._enter(block)
+            return forward(*args, **kwargs)
+
+        return entering
+
+    def _enter(self, block: nn.Module) -> None:
         """Bring this block in, with its change, in the place of the one that ran last."""
         if block is self._inside:
             return
         self._leave()
+        index = self._blocks.index(block)
         if self._changes:
-            self._current.enter_context(self._changes[self._blocks.index(block)]())
+            self._current.enter_context(self._changes[index]())
         self._inside = block
+        self._ask_for(index + 1)
 
     def drop(self) -> None:
         """Give back the memory of all that was read; it is read again where it is touched."""
@@ -117,6 +131,20 @@ class Streamed:
         finally:
             self._leave()
             self._changes = ()
+
+    def _ask_for(self, index: int) -> None:
+        """Let the system begin to read this block, all but what a change like that of the block before replaces."""
+        if index == len(self._blocks):
+            return
+        now = dict(self._blocks[index - 1].named_parameters())
+        for name, parameter in self._dense[index].items():
+            replaced = now.get(name)
+            if replaced is self._dense[index - 1].get(name) or not self._is_held(replaced):
+                _needed_soon(parameter.data_ptr(), parameter.nbytes)
+
+    def _is_held(self, tensor: Tensor | None) -> bool:
+        """Whether these numbers lie in a file themselves, and are not made of others that would have to be read."""
+        return tensor is not None and any(tensor.data_ptr() == address for _, address, _ in self._mapped)
 
     def _leave(self) -> None:
         self._current.close()
@@ -179,12 +207,22 @@ def give_back_freed() -> None:
 
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-_ADVICE: int | None = getattr(mmap, "MADV_DONTNEED", None)
-_madvise = ctypes.CDLL(None, use_errno=True).madvise if _ADVICE is not None else None
+_NOT_NEEDED: int | None = getattr(mmap, "MADV_DONTNEED", None)
+_NEEDED_SOON: int | None = getattr(mmap, "MADV_WILLNEED", None)
+_madvise = ctypes.CDLL(None, use_errno=True).madvise if _NOT_NEEDED is not None else None
 
 
 def _not_needed(address: int, n_bytes: int) -> None:
     """Let go of all pages that this lies on, of a file that is still mapped. Only where a file stands behind them."""
-    if _madvise is not None:
+    _advise(address, n_bytes, _NOT_NEEDED)
+
+
+def _needed_soon(address: int, n_bytes: int) -> None:
+    """Have the pages read that this lies on, while something else is done."""
+    _advise(address, n_bytes, _NEEDED_SOON)
+
+
+def _advise(address: int, n_bytes: int, advice: int | None) -> None:
+    if _madvise is not None and advice is not None:
         begin = address - address % mmap.PAGESIZE
-        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(address + n_bytes - begin), ctypes.c_int(_ADVICE or 0))
+        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(address + n_bytes - begin), ctypes.c_int(advice))

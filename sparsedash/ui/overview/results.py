@@ -75,8 +75,10 @@ def wait_for(backend: Backend, key: str, job: Job) -> None:
     """Draw the page of a run that has no results: with its job in the place that it keeps when they come."""
     title, details = what(job)
     said = still_to_come(job, "The first results are") if job.live else _no_results(job)
-    frame.opening(said, f"{title} · {details}", grows=_grows(job))
-    show_next(None, grows=_grows(job))
+    # Nothing comes any more where it has ended without any: no room is kept for it.
+    grows = job.live and _grows(job)
+    frame.opening(said, f"{title} · {details}", grows=grows)
+    show_next(None, grows=grows)
     job_watch.watch(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
     if job.live:
         frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")

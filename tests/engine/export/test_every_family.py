@@ -69,7 +69,7 @@ def differences(tmp_path_factory):
             target.mkdir()
             tensors = exported_tensors(made, width, "float32")
             changes = config_changes(source, FAMILIES[family].width, width, "float32")
-            write_checkpoint(target, source, tensors, 1, changes)
+            write_checkpoint(target, source, tensors, 1, changes, made.loaded.residency.drop)
             with made.applied():
                 meant[family, form] = reloaded.answer(made.loaded.model, asked, 3)
             calls.append((str(target), str(place / "questions.json"), f"{target}.json"))

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsedash.engine.models import residency, streaming
+from sparsedash.engine.models.block_walk import forward_replaced
 from sparsedash.engine.models.loading import ModelShelf, load, locate
 from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.models.streaming import stream
@@ -128,6 +129,41 @@ def test_a_block_is_changed_while_it_runs_and_dense_outside_of_it(streamed, mode
         assert [mlp.width for mlp in streamed.mlps[:-1]] == [mlp.width for mlp in resident.mlps[:-1]]
     assert [mlp.width for mlp in streamed.mlps] == [mlp.width for mlp in resident.mlps]
     assert torch.equal(streamed.model(ids()).logits, dense)
+
+
+def asked_for(streamed, monkeypatch):
+    """Of each block, the names of the weights that the system is told to read ahead, while the model runs once."""
+    asked = []
+    monkeypatch.setattr(residency, "_needed_soon", lambda address, n_bytes: asked.append((address, n_bytes)))
+    blocks = [dict(block.named_parameters()) for block in streamed.blocks]
+    streamed.model(ids())
+    return [{name for name, p in block.items() if (p.data_ptr(), p.nbytes) in asked} for block in blocks]
+
+
+def test_the_next_block_is_asked_for_while_one_runs(streamed, monkeypatch):
+    names = {name for name, _ in streamed.blocks[0].named_parameters()}
+    first, *others = asked_for(streamed, monkeypatch)
+    assert first == set()
+    assert others == [names] * len(others)
+
+
+def test_weights_in_whose_place_others_come_are_not_asked_for(streamed, monkeypatch):
+    made = [PrunedMlp(torch.arange(24), out_weight(mlp)[:, :24].clone()) for mlp in streamed.mlps]
+    made = [narrow.held(streamed.residency.hold) for narrow in made]
+    changes = [lambda m=mlp, n=narrow: pruned([m], [n]) for mlp, narrow in zip(streamed.mlps, made, strict=True)]
+    names = {name for name, _ in streamed.blocks[0].named_parameters()}
+    with streamed.residency.changed(changes):
+        _, *others = asked_for(streamed, monkeypatch)
+    # Of the projections into the MLP, rows are taken.
+    assert others == [names - {"mlp.down_proj.weight"}] * len(others)
+
+
+def test_what_stands_in_for_a_block_brings_no_weights_in(streamed, monkeypatch):
+    monkeypatch.setattr(streamed.residency, "_enter", lambda block: pytest.fail("brought in"))
+    with forward_replaced(streamed.blocks, [lambda hidden, *args, **kwargs: hidden] * len(streamed.blocks)):
+        streamed.model(ids())
+    with pytest.raises(pytest.fail.Exception):
+        streamed.model(ids())
 
 
 def test_an_error_inside_leaves_the_dense_model(streamed):

@@ -193,7 +193,9 @@ LEFT = {
 
 
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT.keys())
-@pytest.mark.parametrize(("stage", "at"), [("calibrate", 2), ("prune", 2), ("prune", N_BLOCKS + 2), ("evaluate", 2)])
+@pytest.mark.parametrize(
+    ("stage", "at"), [("calibrate", 2), ("prune", 2), ("prune", N_BLOCKS + 2), ("evaluate", 2 * (N_BLOCKS + 1))]
+)
 def test_what_another_version_has_left_counts_as_none(left, stage, at, settings, uninterrupted, tmp_path):
     def spoil(store):
         found = [entry.name for entry in store.entries("artefacts") if entry.tag.startswith("unfinished ")]
@@ -205,13 +207,18 @@ def test_what_another_version_has_left_counts_as_none(left, stage, at, settings,
     assert found == uninterrupted(settings)
 
 
-@pytest.mark.parametrize("at", [2, 4, 6])
+@pytest.mark.parametrize("at", [2 * (N_BLOCKS + 1), 4 * (N_BLOCKS + 1), 4 * (N_BLOCKS + 1) + 2, 6 * (N_BLOCKS + 1)])
 def test_an_evaluation_asks_no_passage_twice(at, settings, uninterrupted, tmp_path, monkeypatch):
     asked, measured = [], []
     measure = reconstruction_error._block_errors
     monkeypatch.setattr(reconstruction_error, "_block_errors", lambda *asked: measured.append(1) or measure(*asked))
-    read = evaluate._read
-    monkeypatch.setattr(evaluate, "_read", lambda loaded, rows, *rest: asked.extend(rows) or read(loaded, rows, *rest))
+    read = evaluate.read
+
+    def watched(loaded, batches, on_block):
+        asked.extend(row for batch in batches for row in batch.rows)
+        return read(loaded, batches, on_block)
+
+    monkeypatch.setattr(evaluate, "read", watched)
     _, found, left = killed_and_begun_again(settings, tmp_path / "data", "evaluate", at)
     # The batch that was read when it was killed was not finished.
     longest_batch = 128 // 12

@@ -8,6 +8,7 @@ from sparsedash.catalog.presets import METHODS
 from sparsedash.engine.comparison.continuation import continue_prompt
 from sparsedash.engine.comparison.divergence import measure_divergence
 from sparsedash.engine.comparison.model_pair import ModelPairCache
+from sparsedash.engine.export import export as exporting
 from sparsedash.engine.export.export import export
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline, run_model
@@ -98,6 +99,24 @@ def test_an_export_holds_the_same_weights_and_is_proven(both, tmp_path, monkeypa
         assert found.proof.holds
         hashes.append(found.files["model.safetensors"])
     assert hashes[0] == hashes[1]
+
+
+def test_a_streamed_export_lets_go_of_every_file_that_it_has_written(both, tmp_path, monkeypatch):
+    store, shelf, run = both["streamed"]
+    streamed_by_itself(monkeypatch)
+    monkeypatch.setattr(exporting, "STREAMED_SHARD_MB", 0)
+    dropped, write = [], exporting.write_checkpoint
+
+    def watched(folder, *rest):
+        *given, on_shard = rest
+        seen = lambda: dropped.append(len(list(folder.glob("*.safetensors")))) or on_shard()  # noqa: E731
+        write(folder, *given, seen)
+
+    monkeypatch.setattr(exporting, "write_checkpoint", watched)
+    asked = ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded", to=str(tmp_path / "shards"))
+    assert export(asked, store, shelf, ignore_steps).proof.holds
+    assert dropped == list(range(1, len(dropped) + 1))
+    assert len(dropped) > 3
 
 
 def test_what_would_be_rounded_on_export_is_refused_in_words(both, tmp_path, monkeypatch):

@@ -1,0 +1,87 @@
+"""Batches that go through a model together: fewer readings of its files, the same answers."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sparsedash.engine.evaluation import evaluate as evaluating
+from sparsedash.engine.evaluation.evaluate import evaluate
+from sparsedash.engine.evaluation.questions import choose_passages
+from sparsedash.engine.evaluation.reading import that_fit
+from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.streaming import stream
+from sparsedash.engine.texts.corpora import Texts
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.settings import EvaluationSettings
+from tests.engine.conftest import passages
+
+
+def of_tokens(*numbers):
+    return [SimpleNamespace(batch=SimpleNamespace(ids=torch.zeros(n, 1))) for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "n_tokens", "fit"),
+    [((5, 4, 3), 0, 1), ((5, 4, 3), 8, 1), ((5, 4, 3), 9, 2), ((5, 4, 3), 11.9, 2), ((5, 4, 3), 99, 3), ((), 9, 0)],
+)
+def test_as_many_batches_go_together_as_fit_and_one_at_least(numbers, n_tokens, fit):
+    assert len(that_fit(of_tokens(*numbers), n_tokens)) == fit
+
+
+@pytest.fixture
+def entered(monkeypatch):
+    """The blocks that were brought in, one entry each time."""
+    monkeypatch.setattr(evaluating, "BATCH_TOKENS", 64)
+    monkeypatch.setattr(evaluating, "TOGETHER_TOKENS", 4 * 64)
+    return []
+
+
+def answers(loaded, steps=ignore_steps):
+    texts = Texts(texts=tuple(passages(30)), identity="t")
+    return evaluate(loaded, choose_passages(texts, EvaluationSettings(corpus="t")), steps).outcomes
+
+
+def test_a_streamed_models_blocks_are_read_once_for_several_batches(model_folder, store, entered, monkeypatch):
+    source = locate(str(model_folder), store)
+    streamed = stream(source, "float32", store)
+    enter = type(streamed.residency)._enter
+
+    def watched(self, block):
+        if block is not self._inside:
+            entered.append(block)
+        enter(self, block)
+
+    monkeypatch.setattr(type(streamed.residency), "_enter", watched)
+    monkeypatch.setattr(evaluating, "finish_", lambda loaded, parts: None)
+    alone, together = [], []
+    monkeypatch.setattr(evaluating, "that_fit", lambda asked, n_tokens: that_fit(asked, 0))
+    one_by_one = answers(streamed, lambda step: alone.append(step.done))
+    n_alone = entered.count(streamed.blocks[-1])
+    entered.clear()
+    monkeypatch.setattr(evaluating, "that_fit", that_fit)
+    assert answers(streamed, lambda step: together.append(step.done)) == one_by_one
+    # The first batch is read by itself: what a token takes is not known before.
+    assert entered.count(streamed.blocks[-1]) <= 1 + -(-(n_alone - 1) // 3) < n_alone
+    assert set(together) < set(alone)
+
+
+def test_what_goes_together_is_no_other_number(model_folder, store, entered):
+    source = locate(str(model_folder), store)
+    assert answers(stream(source, "float32", store)) == answers(load(source, "float32"))
+
+
+def test_a_resident_model_is_read_batch_by_batch(model_folder, store, entered, monkeypatch):
+    fits = []
+    monkeypatch.setattr(evaluating, "that_fit", lambda asked, n: fits.append(n) or that_fit(asked, n))
+    answers(load(locate(str(model_folder), store), "float32"))
+    assert len(fits) > 3
+    assert set(fits) == {0}
+
+
+def test_a_step_is_told_after_every_block(model_folder, store, entered):
+    loaded, steps = load(locate(str(model_folder), store), "float32"), []
+    answers(loaded, steps.append)
+    by_count = [sum(step.done == done for step in steps) for done in sorted({step.done for step in steps})]
+    # Blocks, and one more when a batch is behind all of them; then all are read.
+    assert set(by_count[:-1]) == {len(loaded.blocks) + 1}
