@@ -135,7 +135,7 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     if not settings.reads_text:
         return 0
     gradients = gradient_bytes(widths, settings, n_sequences)
-    if not _collects_whole_moments(widths, settings):
+    if not collects_whole_moments(widths, settings):
         return gradients
     moments = len(shares_read(settings)) * sum(width * width for width in widths)
     if any(not method.takes_channels for method in settings.methods):
@@ -143,8 +143,8 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     return 2 * moments + gradients
 
 
-def _collects_whole_moments(widths: Sequence[int], settings: RunSettings) -> bool:
-    """Not where there are too few tokens for them, as far as is known before the text is read."""
+def collects_whole_moments(widths: Sequence[int], settings: RunSettings) -> bool:
+    """Whether there are tokens enough for more of second moments than their diagonal, as far as is known beforehand."""
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     return settings.solves or n_tokens >= MIN_TOKENS_PER_CHANNEL * max(widths)
 
@@ -158,7 +158,7 @@ def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: in
         return 0
     n_tokens = settings.calibration.n_samples * settings.calibration.length
     streams = n_streams * n_tokens * counted.hidden * BYTES[settings.dtype]
-    whole = _collects_whole_moments(counted.widths, settings)
+    whole = collects_whole_moments(counted.widths, settings)
     return streams + (2 * 4 * max(counted.widths) ** 2 if whole else 0)
 
 

@@ -17,7 +17,7 @@ from sparsedash.catalog.engine_limits import (
     SENSITIVITY_TOKENS,
     TOKENS_A_PASSAGE,
 )
-from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, is_streamed, least_memory
+from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, collects_whole_moments, is_streamed, least_memory
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.settings import SELF, Dtype, RunSettings
@@ -54,6 +54,9 @@ factor of an inverse. As measured at widths of 1,536 to 11,008.
 _UNPACKING_S = 3e-8
 """Seconds in which one value of a second moment is read from the store, checked and unfolded, three times a model."""
 
+_JUDGING_S = 6e-8
+"""Seconds a weight of the out-projections in which the channels of a model are chosen and judged on samples alone."""
+
 _MENDING, _MEASURING = 13.0, 6.0
 """The same in a projection's weights times its inputs: making up for single weights, and telling what they lost."""
 
@@ -84,13 +87,14 @@ def seconds_by_arithmetic(
     own = settings.calibration.corpus == SELF
     head_s = 2.0 * counted.vocabulary * counted.hidden / (_PRODUCTS * speed)
     reading = _Reading(a_token_s, a_token_s + head_s, walk_s)
-    gathering = _powers(counted, 2) / (_GATHERING * speeds.float32)
+    whole = settings.reads_text and collects_whole_moments(counted.widths, settings)
+    gathering = _powers(counted, 2) / (_GATHERING * speeds.float32) if whole else 0.0
     n_asked = n and n * TOKENS_A_PASSAGE
     return {
         "load": _LOADING_S + 4.0 * counted.n_parameters / _LOADING_BYTES_A_SECOND,
         "text": n_tokens * 2.0 * counted.n_matmul / (_WRITING[dtype] * speed) if own else 0.0,
         "calibrate": walk_s + n_tokens * (reading.a_token + gathering),
-        "prune": fmean(_method_s(each, n_tokens, counted, speeds, reading) for each in settings.methods),
+        "prune": fmean(_method_s(each, n_tokens, counted, speeds, reading, whole) for each in settings.methods),
         "evaluate": n_asked and n_asked * a_token_s / _ANSWERING + walk_s * (ceil(n_asked / BATCH_TOKENS) + _FINISHING),
     }
 
@@ -118,8 +122,13 @@ def _walk_s(settings: RunSettings, speeds: Speeds, counted: Dimensions) -> float
     return n_bytes / speeds.disk if streamed and speeds.disk and n_bytes > there / 2 else 0.0
 
 
-def _method_s(method: MethodSettings, n_tokens: int, counted: Dimensions, speeds: Speeds, reading: _Reading) -> float:
-    """Seconds of one sparse model, as if nothing were found for another one that serves it as well."""
+def _method_s(
+    method: MethodSettings, n_tokens: int, counted: Dimensions, speeds: Speeds, reading: _Reading, whole: bool
+) -> float:
+    """Seconds of one sparse model, as if nothing were found for another one that serves it as well.
+
+    whole: whether there are second moments, by which it is judged.
+    """
     if not method.takes_channels:
         return _masking_s(method, n_tokens, counted, speeds, reading)
     cubes, read_s = _SOLVING, 0.0
@@ -134,6 +143,8 @@ def _method_s(method: MethodSettings, n_tokens: int, counted: Dimensions, speeds
         cubes += _SOLVING
         sums = 2 * n_tokens * _powers(counted, 2) / (_GATHERING * speeds.float32)
         read_s += 3 * (n_tokens * reading.a_token + reading.walk) + sums
+    if not whole:
+        return _JUDGING_S * counted.hidden * _powers(counted, 1) + read_s
     return cubes * _powers(counted, 3) / speeds.float32 + read_s + _UNPACKING_S * _powers(counted, 2)
 
 

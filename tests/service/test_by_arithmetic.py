@@ -108,6 +108,20 @@ def test_pruning_by_every_method_can_be_counted(method):
     assert pruning(method.name) > 0
 
 
+def test_where_too_little_is_read_for_second_moments_none_are_counted():
+    def asked(n_samples, name="wanda-channels"):
+        text = CalibrationSettings(corpus="file:/y.jsonl", n_samples=n_samples, length=512)
+        return counted(replace(WRITTEN, model="huggyllama/llama-7b", methods=(method_named(name),), calibration=text))
+
+    few, many = asked(8), asked(88)
+    # One token takes less, too: nothing is summed up but squares.
+    assert few["calibrate"] / 8 < 0.8 * many["calibrate"] / 88
+    assert few["prune"] < many["prune"] / 5
+    # Without any text there are none either.
+    assert asked(88, "random")["prune"] == few["prune"]
+    assert asked(8, "least-squares")["prune"] > many["prune"] / 2
+
+
 def test_what_a_method_does_more_takes_longer():
     assert pruning("least-squares") < pruning("least-squares-by-sensitivity") < pruning("obs-by-sensitivity")
     assert pruning("obs-by-sensitivity") < pruning("obs-sequential")
