@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property, partial
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from sparsedash.schema.hosting.upkeep import about_artefact
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
 from sparsedash.storage.halfway import Halfway
+
+T = TypeVar("T")
 
 MORE_ROOM = "Allow it more room on the storage page, or with SPARSEDASH_ARTEFACT_GB."
 
@@ -97,8 +100,7 @@ class RunPruning:
         loaded, hold = self._model.loaded, self._model.loaded.residency.hold
         projections, key = loaded.projections(method.scope), self._parts_key(method, permille)
 
-        def pack(block: MaskedBlock) -> bytes:
-            return pack_masked(block, refitted=method.compensation != "none")
+        pack = self._packing(partial(pack_masked, refitted=method.compensation != "none"))
 
         def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
             def unpack(data: bytes) -> MaskedBlock:
@@ -145,12 +147,23 @@ class RunPruning:
         scores = partial(self.calibration(method).cache.channel_scores, method, permille, self._on_block)
         loaded, hold = self._model.loaded, self._model.loaded.residency.hold
         key = f"{self._parts_key(method, permille)}/chosen"
-        keep = self._halfway.numbered(key, pack_narrowed, lambda data: unpack_narrowed(data).held(hold))
+        pack = self._packing(pack_narrowed)
+        keep = self._halfway.numbered(key, pack, lambda data: unpack_narrowed(data).held(hold))
 
         def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
             return keep(index, lambda: make().held(hold))
 
         return prune(loaded.mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, made=made)
+
+    def _packing(self, pack: Callable[[T], bytes]) -> Callable[[T], bytes]:
+        """The same, after which what was read for it is let go: many parts may be packed one after another."""
+
+        def packed(part: T) -> bytes:
+            data = pack(part)
+            self._model.loaded.residency.drop()
+            return data
+
+        return packed
 
     def _parts_key(self, method: MethodSettings, permille: int) -> str:
         """Under which is kept what is found of a sparse model, until it has answered."""

@@ -1,6 +1,7 @@
 """A streamed run gives what a resident one gives: every preset, the search, continuations, and exports."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -10,8 +11,9 @@ from sparsedash.engine.comparison.divergence import measure_divergence
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.export import export as exporting
 from sparsedash.engine.export.export import export
+from sparsedash.engine.models import residency
 from sparsedash.engine.models.loading import ModelShelf
-from sparsedash.engine.run import pipeline, run_model
+from sparsedash.engine.run import pipeline, run_model, run_pruning
 from sparsedash.engine.timing.timing import time_models
 from sparsedash.schema.errors import ExportError, JobError
 from sparsedash.schema.exports import ExportSettings
@@ -19,6 +21,7 @@ from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSett
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.storage import halfway
 from sparsedash.storage.store import Store
 
 
@@ -99,6 +102,24 @@ def test_an_export_holds_the_same_weights_and_is_proven(both, tmp_path, monkeypa
         assert found.proof.holds
         hashes.append(found.files["model.safetensors"])
     assert hashes[0] == hashes[1]
+
+
+def test_parts_that_are_kept_together_are_let_go_of_one_by_one(settings, tmp_path, monkeypatch):
+    """They were put aside, and packing reads them: all of a model's would be in memory at once."""
+    # All of them, late.
+    monkeypatch.setattr(
+        halfway.Halfway, "is_due", property(lambda kept: sum("/chosen/" in k for k in kept._pending) == 3)
+    )
+    told = []
+    pack, drop = run_pruning.pack_narrowed, residency.Streamed.drop
+    monkeypatch.setattr(run_pruning, "pack_narrowed", lambda part: told.append("pack") or pack(part))
+    monkeypatch.setattr(residency.Streamed, "drop", lambda self: told.append("drop") or drop(self))
+    one = replace(settings, methods=settings.methods[:1], sparsities_permille=(400,), residency="streamed")
+    store = Store(tmp_path / "data")
+    pipeline.run(one, store, ignore_steps, ModelShelf())
+    store.close()
+    after = [then for now, then in pairwise(told) if now == "pack"]
+    assert after == ["drop"] * 3
 
 
 def test_a_streamed_export_lets_go_of_every_file_that_it_has_written(both, tmp_path, monkeypatch):
