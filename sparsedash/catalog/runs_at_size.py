@@ -20,7 +20,18 @@ class RunAtSize:
     peak_bytes: float
 
 
+def _without_refit(n_passages: int, seconds: float, peak_bytes: float) -> RunAtSize:
+    return RunAtSize(
+        method="wanda-channels", n_tokens=4_096, n_passages=n_passages, seconds=seconds, peak_bytes=peak_bytes
+    )
+
+
 RUNS_AT_SIZE: dict[str, RunAtSize] = {
-    "llama-7b": RunAtSize(method="least-squares", n_tokens=45_056, n_passages=100, seconds=6_570.0, peak_bytes=7.48e9)
+    "opt-1.3b": _without_refit(20, 232.0, 1.48e9),
+    "bloom-1b7": _without_refit(20, 234.0, 2.40e9),
+    "opt-2.7b": _without_refit(20, 516.0, 3.94e9),
+    "gpt-j-6b": _without_refit(10, 801.0, 7.32e9),
+    "bloom-7b1": _without_refit(10, 853.0, 4.17e9),
+    "llama-7b": RunAtSize(method="least-squares", n_tokens=45_056, n_passages=100, seconds=6_570.0, peak_bytes=7.48e9),
 }
-"""By the config in `configs`; those that were not run yet are missing. docs/results.md has every stage."""
+"""By the config in `configs`. docs/results.md has every stage."""
