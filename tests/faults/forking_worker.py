@@ -27,7 +27,7 @@ COUNTED = {
     "scored and solved blocks": (structured, "_layer"),
     "measured blocks": (reconstruction_error, "_block_errors"),
     "masked blocks": (unstructured, "_masked"),
-    "answered batches": (evaluate, "_read"),
+    "answered batches": (evaluate, "read"),
 }
 """What is called once for each of them."""
 
