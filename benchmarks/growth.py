@@ -27,7 +27,7 @@ from sparsedash.engine.run import pipeline
 from sparsedash.schema.settings import BUILTIN_CLOZE, SELF, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
 
-SMALLEST = {"passages": 16, "tokens": 8192, "width": 512, "depth": 4}
+SMALLEST = {"passages": 16, "tokens": 8192, "width": 256, "depth": 4}
 """What is doubled; where another one is, `passages` and `tokens` stay at this, `width` and `depth` at twice of it."""
 
 STAGES = {"evaluate": "answering", "text": "own text", "calibrate": "calibrating", "prune": "pruning"}

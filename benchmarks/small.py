@@ -20,7 +20,7 @@ OPTIONS = {
     "--within 100 --within-points 50 --model {model} --data-dir {folder}",
     "find_draws": "--calibration builtin:cloze --samples 40 --length 32 --drawn 40 --draws 2 --model {model} "
     "--data-dir {folder}",
-    "growth": "--doublings 1 --hidden 64 --shrink 32 --side 256 --picture {folder}.svg",
+    "growth": "--doublings 1 --hidden 64 --shrink 16 --side 256 --picture {folder}.svg",
     "huge_pages": "--rounds 1 --model {model}",
     "pages": "--methods 1 --passages 200 --reruns 2 --steps 4",
     "precision": "--passages 12 --piece 6 --model {model} --data-dir {folder}",
