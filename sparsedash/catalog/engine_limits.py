@@ -12,10 +12,10 @@ FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
 SENSITIVITY_TOKENS = 4096
 """Tokens that blocks' sensitivities are measured on."""
 
-MOST_TEXTS, FEWEST_TEXTS = 64, 32
-CACHE_BYTES = 2**30
+MOST_TEXTS, FEWEST_TEXTS = 128, 32
+CACHE_BYTES = 3 * 2**29
 """Texts that a model writes at once: the most, but no more than have room in this for what is kept of them, or the
-fewest.
+fewest, which are also the fewest that a thread of their own is worth: each of them reads all weights.
 """
 
 KEPT_BYTES, KEPT_SHARE = 256 * 2**20, 1 / 8

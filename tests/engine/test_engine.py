@@ -1,12 +1,13 @@
 """What importing the engine arranges before torch and the hub's clients are there."""
 
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
 
-ARRANGED = {"THP_MEM_ALLOC_ENABLE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+ARRANGED = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
 
 
 def printed_by(code: str, asked: dict[str, str]) -> list[str]:
@@ -37,3 +38,20 @@ def test_the_hubs_client_tells_the_hub_nothing_about_its_user(asked, found):
 def test_no_download_is_counted():
     code = "import sparsedash.engine.texts.corpora, datasets; print(datasets.config.HF_UPDATE_DOWNLOAD_COUNTS)"
     assert printed_by(code, {}) == ["False"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is arranged")
+@pytest.mark.parametrize(("asked", "stays"), [({}, True), ({"MALLOC_ARENA_TEST": "8"}, False)])
+def test_freed_memory_stays_for_the_next_tensor_unless_somebody_says_otherwise(asked, stays):
+    # Cleared and freed again and again: new pages each time, where the system has got the old ones back.
+    code = (
+        "import resource, sparsedash.engine, torch\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "clear = lambda: [torch.ones(2**21) for _ in range(4)]\n"
+        "clear(); before = faults()\n"
+        "for _ in range(20): clear()\n"
+        "print(faults() - before)"
+    )
+    (found,) = printed_by(code, asked)
+    n_pages = 20 * 4 * 2**23 // 4096
+    assert (int(found) < n_pages / 10) is stays

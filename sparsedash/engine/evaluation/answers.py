@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.roomy_cache import RoomyLayer
 
 MAX_MORE_TOKENS = 12
 """A word that goes on for longer is shown as far as it came."""
@@ -19,32 +20,35 @@ _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 
 @dataclass(frozen=True, eq=False)
 class Unfinished:
-    """Answers of one batch that go on, and what the model keeps of the passages before them.
+    """Answers that go on after equally many tokens, and what the model keeps of those.
 
-    written: the tokens of each so far; finishing adds to them. mask: (r, t), 1 where a column of the cache is real.
-    layers: of each, keys and values (r, heads, t, e).
+    written: the tokens of each so far; finishing adds to them. layers: of each, keys and values (r, heads, t, e).
     """
 
     written: list[list[int]]
-    mask: Tensor
     layers: list[tuple[Tensor, Tensor]]
 
 
 def unfinished(
     loaded: LoadedModel, cache: Cache, n_context: Sequence[int], begun: Sequence[list[int] | None]
-) -> Unfinished | None:
-    """The answers that are no whole word yet; None where all are.
+) -> list[Unfinished]:
+    """The answers that are no whole word yet, a part for every length of what was read.
 
     cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: tokens of the answer that
     are known already, None for rows that need no answer.
     """
-    rows = [row for row, tokens in enumerate(begun) if tokens is not None and not _is_finished(loaded, tokens)]
-    if not rows:
-        return None
-    written = [tokens for row in rows if (tokens := begun[row]) is not None]
-    # The columns of target tokens after the first wrong one were read, but the model did not write them.
-    lengths = [n_context[row] + len(tokens) - 1 for row, tokens in zip(rows, written, strict=True)]
-    return Unfinished(written, *_aligned_right(cache, rows, lengths))
+    rows_by_length: dict[int, list[int]] = {}
+    for row, tokens in enumerate(begun):
+        if tokens is not None and not _is_finished(loaded, tokens):
+            # The columns of target tokens after the first wrong one were read, but the model did not write them.
+            rows_by_length.setdefault(n_context[row] + len(tokens) - 1, []).append(row)
+    parts = [Unfinished([begun[row] or [] for row in rows], []) for rows in rows_by_length.values()]
+    while cache.layers:
+        # Let go of layer by layer: all of them twice may be gigabytes.
+        layer = cache.layers.pop(0)
+        for part, (length, rows) in zip(parts, rows_by_length.items(), strict=True):
+            part.layers.append((layer.keys[rows, :, :length], layer.values[rows, :, :length]))
+    return parts
 
 
 def finish_(loaded: LoadedModel, parts: Sequence[Unfinished]) -> None:
@@ -66,44 +70,20 @@ def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
     return word.group() if word else text.strip()[:1]
 
 
-def _aligned_right(
-    cache: Cache, rows: Sequence[int], lengths: Sequence[int]
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Mask and layers of these rows, with what was read of each moved to the end. Takes the cache's layers from it.
-
-    A sliding window counts columns back from the last one: padding between must not take up its room. Positions are
-    in the keys already, or are counted from the mask.
-    """
-    device = cache.layers[0].keys.device
-    chosen, ends = torch.tensor(rows, device=device), torch.tensor(lengths, device=device)[:, None]
-    columns = torch.arange(max(lengths), device=device)[None, :] - (max(lengths) - ends)
-    where = columns.clamp(min=0)[:, None, :, None]
-
-    def moved(held: Tensor) -> Tensor:
-        return held[chosen].gather(2, where.expand(-1, held.shape[1], -1, held.shape[3]))
-
-    layers = []
-    while cache.layers:
-        # Let go of layer by layer: all of them twice may be gigabytes.
-        layer = cache.layers.pop(0)
-        layers.append((moved(layer.keys), moved(layer.values)))
-    return (columns >= 0).long(), layers
-
-
 def _joined(loaded: LoadedModel, parts: Sequence[Unfinished]) -> tuple[Tensor, Cache]:
-    """One mask and one cache of all parts' rows, which lose theirs on the way; the shorter are padded on the left."""
-    longest = max(part.mask.shape[1] for part in parts)
-    mask = torch.cat([nn.functional.pad(part.mask, (longest - part.mask.shape[1], 0)) for part in parts])
+    """One mask (r, t) and one cache of all parts' rows, which lose theirs on the way.
+
+    Rows end together: a sliding window counts columns back from the last one, where padding must not take up its room.
+    Positions are in the keys already, or are counted from the mask.
+    """
+    lengths = [part.layers[0][0].shape[2] for part in parts for _ in part.written]
     cache = DynamicCache()
-    for index in range(len(parts[0].layers)):
+    for _ in range(len(parts[0].layers)):
         # Layer by layer, as above; and given back, since the next one is as large and finds no room in the gaps.
-        keys, values = (
-            torch.cat([nn.functional.pad(held, (0, 0, longest - held.shape[2], 0)) for held in of_parts])
-            for of_parts in zip(*(part.layers.pop(0) for part in parts), strict=True)
-        )
-        cache.update(keys, values, index)
+        cache.layers.append(RoomyLayer.ending_together([part.layers.pop(0) for part in parts], MAX_MORE_TOKENS))
         loaded.residency.drop()
-    return mask, cache
+    columns = torch.arange(max(lengths), device=cache.layers[0].device)
+    return (columns >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]).long(), cache
 
 
 def _write_on_(loaded: LoadedModel, mask: Tensor, cache: Cache, written: list[list[int]]) -> None:

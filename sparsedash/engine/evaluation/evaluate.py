@@ -106,8 +106,8 @@ class _Asked:
             n_right += sum(score.first_wrong is None for each in reads for score in each.scores)
             on_read(n_read, n_right)
             # Nothing to wait for: what is whole can be kept, should the job be killed.
-            found |= self._finished([each for each in reads if each.unfinished is None])
-            waiting += [each for each in reads if each.unfinished is not None]
+            found |= self._finished([each for each in reads if not each.unfinished])
+            waiting += [each for each in reads if each.unfinished]
             room = self._kept_bytes - sum(each.kept_bytes for each in waiting)
             if room <= 0:
                 found |= self._finished(waiting)
@@ -139,7 +139,7 @@ class _Asked:
         """The outcomes of these batches, whose answers are finished together."""
         if not reads:
             return {}
-        finish_(self.loaded, [each.unfinished for each in reads if each.unfinished is not None])
+        finish_(self.loaded, [part for each in reads for part in each.unfinished])
         found = {}
         for each in reads:
             for row, score, tokens in zip(each.rows, each.scores, each.begun, strict=True):

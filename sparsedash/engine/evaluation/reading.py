@@ -39,13 +39,13 @@ class Read:
     rows: list[int]
     scores: list[TargetScore]
     begun: list[list[int] | None]
-    unfinished: Unfinished | None
+    unfinished: list[Unfinished]
     bytes_a_token: float
 
     @property
     def kept_bytes(self) -> int:
         """What is kept of the passages for finishing."""
-        layers = [] if self.unfinished is None else self.unfinished.layers
+        layers = (layer for part in self.unfinished for layer in part.layers)
         return sum(keys.nbytes + values.nbytes for keys, values in layers)
 
 

@@ -88,7 +88,7 @@ def capture_inputs(modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tenso
 
 
 @contextmanager
-def head_sees_only(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
+def head_sees_only(model: Any, rows: Tensor | slice, columns: Tensor | int) -> Iterator[None]:
     """Inside, the output head is given the hidden states at these places only, and the logits are (n, vocabulary).
 
     A vocabulary's worth of logits at every position would cost a fifth of the time and most of the memory. Two

@@ -138,7 +138,7 @@ class RunTexts:
         if known is None:
             loaded, on_step = self._model.loaded, self._run_log.on_step
             halfway = Halfway(self._store, self._model.identity)
-            made = halfway.numbered(f"{key}/texts", _packed, _unpacked)
+            made = halfway.numbered(f"{key}/written", _packed, _unpacked)
             with self._run_log.timed("text"):
                 known = _packed(sample_texts(loaded, openings(), self._calibration, on_step, made))
             self._store.put_artefact(key, known, about_artefact("text", self._model.identity))

@@ -4,16 +4,16 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from itertools import chain
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from sparsedash.catalog.engine_limits import CACHE_BYTES, FEWEST_TEXTS, MOST_TEXTS
 from sparsedash.engine.models.block_walk import head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.roomy_cache import roomy_cache
+from sparsedash.engine.texts.side_by_side import Tell, n_streams, side_by_side
 from sparsedash.schema.progress import Made, OnStep, Step, at_once
 from sparsedash.schema.settings import CalibrationSettings
 
@@ -41,10 +41,10 @@ def sample_texts(
     def write(start: int) -> list[str]:
         part = slice(start, start + n_at_once)
 
-        def on_token(n_tokens: int) -> None:
-            on_step(replace(step, done=start * length + len(prompts[part]) * n_tokens))
+        def on_written(n_tokens: int) -> None:
+            on_step(replace(step, done=start * length + n_tokens))
 
-        written = _write(loaded, prompts[part], luck[part].to(loaded.model.device), on_token)
+        written = _write_together(loaded, prompts[part], luck[part], on_written)
         return list(loaded.tokenizer.batch_decode(written, skip_special_tokens=True))
 
     texts: list[str] = []
@@ -61,36 +61,51 @@ def _texts_at_once(loaded: LoadedModel, length: int) -> int:
     return int(min(MOST_TEXTS, max(FEWEST_TEXTS, CACHE_BYTES // n_bytes)))
 
 
-def _write(
-    loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, on_token: Callable[[int], None]
+def _write_together(
+    loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, on_written: Callable[[int], None]
 ) -> list[list[int]]:
-    """Prompts and what follows them, each as many tokens long as `luck` is wide at least; nobody stops early.
+    """Prompts and what follows them, each as many tokens long as `luck` is wide at least.
 
-    luck: (n, length), in [0, 1). on_token: told after each token how long the shortest text is.
+    luck: (n, length), in [0, 1). on_written: told how many tokens there are, prompts among them.
     """
-    longest, shortest = max(map(len, prompts)), min(map(len, prompts))
+    length, shortest = luck.shape[1], min(map(len, prompts))
+    n_new = max(1, length - shortest)
+    size = -(-len(prompts) // n_streams(loaded, len(prompts) // FEWEST_TEXTS))
+    shares = [slice(start, start + size) for start in range(0, len(prompts), size)]
+
+    def on_new(n_each: Sequence[int]) -> None:
+        n_tokens = [min(length, shortest + n) for n in n_each]
+        on_written(sum(n * len(prompts[own]) for n, own in zip(n_tokens, shares, strict=True)))
+
+    with head_sees_only(loaded.model, slice(None), -1):
+        pieces = [partial(_write, loaded, prompts[own], luck[own, :n_new]) for own in shares]
+        return list(chain.from_iterable(side_by_side(pieces, on_new)))
+
+
+def _write(loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, tell: Tell) -> list[list[int]]:
+    """Prompts and what follows them, a token for every column of `luck`; nobody stops early.
+
+    luck: (n, new), in [0, 1). tell: told after each token how many there are.
+    """
+    luck = luck.to(loaded.model.device)
+    longest, n_new = max(map(len, prompts)), luck.shape[1]
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, tokens in enumerate(prompts):
         ids[row, longest - len(tokens) :] = torch.tensor(tokens)
         mask[row, longest - len(tokens) :] = 1
-    n_new = max(1, luck.shape[1] - shortest)
     ids, mask = ids.to(luck.device), mask.to(luck.device)
     written = [ids]
-    cache = DynamicCache()
-    cache.layer_class_to_replicate = partial(_RoomyLayer, longest + n_new)
+    cache = roomy_cache(longest + n_new)
     takes_positions = "position_ids" in inspect.signature(loaded.model.forward).parameters
-    rows = torch.arange(len(prompts), device=luck.device)
-    with head_sees_only(loaded.model, rows, torch.full_like(rows, -1)):
-        for number in range(n_new):
-            n_read = written[-1].shape[1]
-            extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -n_read:]} if takes_positions else {}
-            output = loaded.model(input_ids=written[-1], attention_mask=mask, cache=cache, use_cache=True, **extra)
-            written.append(_drawn(loaded, output.logits.float(), luck[:, number]))
-            mask = torch.cat([mask, torch.ones_like(written[-1])], dim=1)
-            on_token(min(luck.shape[1], shortest + number + 1))
-    texts = torch.cat(written, dim=1)
-    return [row[kept].tolist() for row, kept in zip(texts, mask.bool(), strict=True)]
+    for number in range(n_new):
+        n_read = written[-1].shape[1]
+        extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -n_read:]} if takes_positions else {}
+        output = loaded.model(input_ids=written[-1], attention_mask=mask, cache=cache, use_cache=True, **extra)
+        written.append(_drawn(loaded, output.logits.float(), luck[:, number]))
+        mask = torch.cat([mask, torch.ones_like(written[-1])], dim=1)
+        tell(number + 1)
+    return [row[kept].tolist() for row, kept in zip(torch.cat(written, dim=1), mask.bool(), strict=True)]
 
 
 def _drawn(loaded: LoadedModel, logits: Tensor, luck: Tensor) -> Tensor:
@@ -105,28 +120,3 @@ def _drawn(loaded: LoadedModel, logits: Tensor, luck: Tensor) -> Tensor:
     chances = logits.softmax(dim=-1).cumsum(dim=-1)
     reached = luck[:, None] * chances[:, -1:]
     return torch.searchsorted(chances, reached, right=True).clamp_(max=logits.shape[1] - 1)
-
-
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer of a cache with room for so many tokens from the beginning, so that none is copied for the next one."""
-
-    def __init__(self, n_tokens: int) -> None:
-        super().__init__()
-        self._n_tokens = n_tokens
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self._room = [
-            states.new_empty(*states.shape[:2], self._n_tokens, states.shape[3])
-            for states in (key_states, value_states)
-        ]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start = self.get_seq_length()
-        stop = start + key_states.shape[2]
-        for room, states in zip(self._room, (key_states, value_states), strict=True):
-            room[:, :, start:stop] = states
-        self.keys, self.values = (room[:, :, :stop] for room in self._room)
-        return self.keys, self.values

@@ -45,7 +45,7 @@ def begun_in_one_batch(loaded, contexts):
 def words(loaded, *batches):
     """The words that a model answers contexts with that are read batch by batch and finished together."""
     read = [begun_in_one_batch(loaded, contexts) for contexts in batches]
-    finish_(loaded, [part for _, part in read if part is not None])
+    finish_(loaded, [part for _, parts in read for part in parts])
     return [first_word(loaded, tokens) for begun, _ in read for tokens in begun]
 
 
@@ -112,7 +112,6 @@ def test_a_word_of_many_tokens_is_written_to_its_end():
     for layer in range(2):
         cache.update(torch.zeros(2, 1, 3, 2), torch.zeros(2, 1, 3, 2), layer)
     begun = [letters(tokenizer, word)[:1], None]
-    part = unfinished(loaded, cache, [3, 3], begun)
-    finish_(loaded, [part])
+    finish_(loaded, unfinished(loaded, cache, [3, 3], begun))
     assert first_word(loaded, begun[0]) == word
     assert begun[1] is None
