@@ -11,10 +11,10 @@ from statistics import fmean
 from sparsedash.catalog.choices import n_passages
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.engine_limits import (
-    BATCH_TOKENS,
     FISHER_BATCH_TOKENS,
     SENSITIVITY_BATCH_TOKENS,
     SENSITIVITY_TOKENS,
+    TOGETHER_TOKENS,
     TOKENS_A_PASSAGE,
 )
 from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, collects_whole_moments, is_streamed, least_memory
@@ -42,8 +42,10 @@ _WRITING: dict[Dtype, float] = {"float32": 0.35, "bfloat16": 0.27}
 _GATHERING = 0.7
 """Share of the speed in single precision: of summing up second moments, half of each."""
 
-_FINISHING = 8
-"""Times that answering reads the blocks of a model in its files for the words that go on, beside once a batch."""
+_FINISHING = 9
+"""Times that answering reads the blocks of a model in its files for the first batch, and for the words that go on,
+beside once for all batches that go through it together.
+"""
 
 _SOLVING, _ORDERING, _LOSING, _INVERTING = 2.0, 12.0, 3.5, 2.6
 """In cubes of a width at the measured speed: one block's least squares and what it loses by them, the order in which
@@ -95,7 +97,8 @@ def seconds_by_arithmetic(
         "text": n_tokens * 2.0 * counted.n_matmul / (_WRITING[dtype] * speed) if own else 0.0,
         "calibrate": walk_s + n_tokens * (reading.a_token + gathering),
         "prune": fmean(_method_s(each, n_tokens, counted, speeds, reading, whole) for each in settings.methods),
-        "evaluate": n_asked and n_asked * a_token_s / _ANSWERING + walk_s * (ceil(n_asked / BATCH_TOKENS) + _FINISHING),
+        "evaluate": n_asked
+        and n_asked * a_token_s / _ANSWERING + walk_s * (ceil(n_asked / TOGETHER_TOKENS) + _FINISHING),
     }
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.engine_limits import TOKENS_A_PASSAGE
+from sparsedash.catalog.engine_limits import TOGETHER_TOKENS, TOKENS_A_PASSAGE
 from sparsedash.catalog.memory import dimensions_of
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -80,6 +80,21 @@ def test_weights_that_no_memory_holds_come_from_the_disk_again_and_again(monkeyp
     assert fast < slow
     # Where the disk was not measured, nothing is said of it.
     assert counted(streamed, replace(SPEEDS, disk=0.0)) == counted(replace(streamed, residency="resident"))
+
+
+def test_passages_that_go_through_a_model_in_its_files_together_read_them_once(monkeypatch):
+    monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda: 10**8)
+    n = TOGETHER_TOKENS // TOKENS_A_PASSAGE
+
+    def reading_s(n_passages):
+        """Without what is computed, which takes as long on any disk."""
+        asked = replace(
+            WRITTEN, residency="streamed", evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n_passages)
+        )
+        return counted(asked, replace(SPEEDS, disk=1e8))["evaluate"] - counted(asked)["evaluate"]
+
+    assert reading_s(1) == pytest.approx(reading_s(n))
+    assert reading_s(n + 1) - reading_s(n) == pytest.approx(reading_s(n) / (by_arithmetic._FINISHING + 1))
 
 
 def test_passages_and_calibration_text_count_in_proportion():
