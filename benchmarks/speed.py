@@ -15,7 +15,6 @@ precision, because that is faster here, so does the product that gives the rate;
 import os
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -90,11 +89,8 @@ def _lines(loaded, chosen, arguments) -> None:
     share("own text", writing, n_written, 2 * n_weights)
     if arguments.neighbour:
         with _a_core_taken(), fastest_products(loaded.dtype):
-            begun = time.perf_counter()
-            _own_texts(loaded, arguments)
-            seconds = time.perf_counter() - begun
-        beside = f"{writing.seconds / seconds:6.1%} of the tokens a second of before"
-        print(f"{loaded.dtype:9} {'own text, core taken':22} {n_written / seconds:9.1f} tokens/s  {beside}", flush=True)
+            beside, _ = _own_texts(loaded, arguments, started())
+        line("own text, core taken", beside, n_written, f"{writing.seconds / beside.seconds:6.1%} of the speed before")
 
     sequences = [loaded.tokenizer(text).input_ids[: arguments.length] for text in texts]
     with fastest_products(loaded.dtype):
@@ -106,11 +102,10 @@ def _lines(loaded, chosen, arguments) -> None:
 
 
 def _own_texts(loaded, arguments, pace=None):
-    """The pace of writing, and what was written. Without a pace nothing is measured in between."""
+    """The pace of writing, and what was written. In one piece: the threads that write go on while they are heard of."""
     asked = CalibrationSettings(n_samples=arguments.samples, length=arguments.length)
-    texts = sample_texts(loaded, openings(), asked, (lambda _: pace.piece(PIECE_S)) if pace else ignore_steps)
-    if pace:
-        pace.piece()
+    texts = sample_texts(loaded, openings(), asked, ignore_steps)
+    pace.piece()
     return pace, texts
 
 

@@ -194,7 +194,7 @@ def reads_speed(printed: str) -> None:
     for name in ("bare forward", "evaluation", "own text"):
         shares = rows(rf"{dtype}{name}{speed}([\d.]+)% of the matrix rate$", printed)
         assert len(shares) == 2 and min(min(pair) for pair in shares) > 0
-    taken = rows(rf"{dtype}own text, core taken{speed}([\d.]+)% of the tokens a second of before$", printed)
+    taken = rows(rf"{dtype}own text, core taken{speed}([\d.]+)% of the speed before$", printed)
     assert len(taken) == 2 and min(min(pair) for pair in taken) > 0
     times = rows(rf"{dtype}calibration{speed}([\d.]+) times a bare forward's time$", printed)
     assert len(times) == 2 and min(min(pair) for pair in times) > 0
