@@ -84,5 +84,6 @@ def _heard(
 
 def _positions_change(loaded: LoadedModel) -> bool:
     """Whether the model works its position embeddings out anew by the length that it reads, and keeps them."""
+    # One word for the whole model, or a table of them by kind of layer.
     kinds = [str(getattr(module, "rope_type", "")) for module in loaded.model.modules()]
-    return any("dynamic" in kind or kind == "longrope" for kind in kinds)
+    return any(changing in kind for kind in kinds for changing in ("dynamic", "longrope"))

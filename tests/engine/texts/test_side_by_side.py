@@ -105,7 +105,15 @@ def test_a_piece_that_fails_breaks_the_others_off(two_threads):
 
 
 @pytest.mark.parametrize(
-    ("rope", "streams"), [("default", 2), ("llama3", 2), ("linear", 2), ("dynamic", 1), ("longrope", 1)]
+    ("rope", "streams"),
+    [
+        ("default", 2),
+        ("llama3", 2),
+        ("linear", 2),
+        ("dynamic", 1),
+        ("longrope", 1),
+        ({"full_attention": "longrope"}, 1),
+    ],
 )
 def test_a_model_that_keeps_what_it_works_out_by_length_is_asked_by_one(rope, streams, two_threads):
     loaded = loaded_of()
