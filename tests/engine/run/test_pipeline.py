@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import pytest
 
+from sparsedash.catalog.engine_limits import MOST_TEXTS
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import cache
 from sparsedash.engine.calibration.statistics import calibrate
@@ -413,13 +414,14 @@ def test_writing_text_counts_the_tokens_that_were_asked_for(settings, store):
         if step.unit == "tokens":
             written.append(step)
 
-    own = replace(settings, calibration=CalibrationSettings(n_samples=80, length=128))
+    n = MOST_TEXTS + 10
+    own = replace(settings, calibration=CalibrationSettings(n_samples=n, length=128))
     pipeline.run(own, store, watch)
     counts = [step.done for step in written]
-    assert {step.total for step in written} == {80 * 128}
+    assert {step.total for step in written} == {n * 128}
     assert counts == sorted(counts)
-    assert 64 < counts[0] < 64 * 128
-    assert 64 * 128 in counts and counts[-1] == 80 * 128
+    assert MOST_TEXTS < counts[0] < MOST_TEXTS * 128
+    assert MOST_TEXTS * 128 in counts and counts[-1] == n * 128
 
 
 def test_a_self_written_text_is_the_same_for_the_same_seed(settings, store, tmp_path):
