@@ -70,10 +70,10 @@ def _child(model):
     n_ids = min(1000, loaded.model.config.vocab_size)
     ids = torch.randint(10, n_ids, (16, 256), generator=torch.Generator().manual_seed(0))
 
+    passages = choose_passages(read_texts(BUILTIN_CLOZE), EvaluationSettings(n_passages=N_PASSAGES))
+
     def answer():
-        evaluate(
-            loaded, choose_passages(read_texts(BUILTIN_CLOZE), EvaluationSettings(n_passages=N_PASSAGES)), ignore_steps
-        )
+        evaluate(loaded, passages, ignore_steps)
 
     def read():
         with torch.inference_mode():

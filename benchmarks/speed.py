@@ -101,7 +101,7 @@ def _lines(loaded, chosen, arguments) -> None:
     line("calibration", pace, n_read, f"{pace.times(bare):6.2f} times a bare forward's time")
 
 
-def _own_texts(loaded, arguments, pace=None):
+def _own_texts(loaded, arguments, pace):
     """The pace of writing, and what was written. In one piece: the threads that write go on while they are heard of."""
     asked = CalibrationSettings(n_samples=arguments.samples, length=arguments.length)
     texts = sample_texts(loaded, openings(), asked, ignore_steps)

@@ -8,6 +8,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.modules import FAMILIES
+
 WIDTH = 96
 VOCABULARY = 400
 
@@ -69,6 +72,17 @@ def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
             # Larger than the families' own beginnings, so that a wrong channel shows in the logits.
             torch.nn.init.normal_(parameter, std=0.2)
     return model.eval().requires_grad_(False)
+
+
+def tiny_loaded(model_type: str, seed: int = 0, **changes: Any) -> LoadedModel:
+    """The same with its tokenizer, as the engine works on it."""
+    return LoadedModel(
+        identity="tiny",
+        dtype="float32",
+        model=tiny_model(model_type, seed, **changes),
+        tokenizer=tiny_tokenizer(),
+        family=FAMILIES[model_type],
+    )
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -37,18 +37,19 @@ def unfinished(
     cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: tokens of the answer that
     are known already, None for rows that need no answer.
     """
-    rows_by_length: dict[int, list[int]] = {}
+    parts: dict[int, tuple[list[int], Unfinished]] = {}
     for row, tokens in enumerate(begun):
         if tokens is not None and not _is_finished(loaded, tokens):
             # The columns of target tokens after the first wrong one were read, but the model did not write them.
-            rows_by_length.setdefault(n_context[row] + len(tokens) - 1, []).append(row)
-    parts = [Unfinished([begun[row] or [] for row in rows], []) for rows in rows_by_length.values()]
+            rows, part = parts.setdefault(n_context[row] + len(tokens) - 1, ([], Unfinished([], [])))
+            rows.append(row)
+            part.written.append(tokens)
     while cache.layers:
         # Let go of layer by layer: all of them twice may be gigabytes.
         layer = cache.layers.pop(0)
-        for part, (length, rows) in zip(parts, rows_by_length.items(), strict=True):
+        for length, (rows, part) in parts.items():
             part.layers.append((layer.keys[rows, :, :length], layer.values[rows, :, :length]))
-    return parts
+    return [part for _, part in parts.values()]
 
 
 def finish_(loaded: LoadedModel, parts: Sequence[Unfinished]) -> None:

@@ -56,6 +56,18 @@ def same_products() -> AbstractContextManager[object]:
     return _Widened() if _widens.get() else nullcontext()
 
 
+@contextmanager
+def torch_threads(n: int | None = None) -> Iterator[None]:
+    """Inside, torch works with so many threads, where a number is given; afterwards with as many as before."""
+    before = torch.get_num_threads()
+    try:
+        if n is not None:
+            torch.set_num_threads(n)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @cache
 def float32_is_faster() -> bool:
     """Whether this machine's products in single precision are clearly faster than in bfloat16; measured once.
@@ -65,12 +77,8 @@ def float32_is_faster() -> bool:
     """
     left, right = torch.rand(_TRIAL[0], _TRIAL[1]), torch.rand(_TRIAL[2], _TRIAL[1])
     pairs = (left, right), (left.bfloat16(), right.bfloat16())
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         taken: list[list[float]] = [[_seconds(*pair) for pair in pairs] for _ in range(_TRIALS)]
-    finally:
-        torch.set_num_threads(n_threads)
     single, half = (min(own) for own in zip(*taken, strict=True))
     return bool(_FASTER * single < half)
 

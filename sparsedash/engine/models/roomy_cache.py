@@ -34,7 +34,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         longest = max(keys.shape[2] for keys, _ in parts)
         layer = cls(longest + n_more)
         n_rows = sum(len(keys) for keys, _ in parts)
-        layer._begin(*(held.new_empty(n_rows, held.shape[1], 0, held.shape[3]) for held in parts[0]))
+        layer.lazy_initialization(*(held.new_empty(n_rows, held.shape[1], 0, held.shape[3]) for held in parts[0]))
         for room, own in zip(layer._room, zip(*parts, strict=True), strict=True):
             for rows, held in zip(torch.split(room, [len(held) for held in own]), own, strict=True):
                 # What is masked must be a number all the same: nothing times no number is none.
@@ -46,7 +46,10 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Make room for rows like these."""
         super().lazy_initialization(key_states, value_states)
-        self._begin(key_states, value_states)
+        self._room = [
+            states.new_empty(*states.shape[:2], self._n_tokens, states.shape[3])
+            for states in (key_states, value_states)
+        ]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Add these tokens to every row; all keys and values so far."""
@@ -64,11 +67,6 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         n_tokens = self.get_seq_length()
         self._room = [room[indices] for room in self._room]
         self._show(n_tokens)
-
-    def _begin(self, *like: Tensor) -> None:
-        """like: keys and values (n, heads, t, e) whose rows there will be."""
-        self.device, self.is_initialized = like[0].device, True
-        self._room = [held.new_empty(*held.shape[:2], self._n_tokens, held.shape[3]) for held in like]
 
     def _show(self, n_tokens: int) -> None:
         self.keys, self.values = (room[:, :, :n_tokens] for room in self._room)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.products import same_products
+from sparsedash.engine.models.products import same_products, torch_threads
 
 T = TypeVar("T")
 
@@ -48,22 +48,19 @@ def side_by_side(pieces: Sequence[Callable[[Tell], T]], on_told: Callable[[Seque
         said.put((number, far))
 
     def work(number: int) -> T:
-        # Torch keeps each of these for every thread by itself.
+        # Torch keeps each of these for every thread by itself; the first is not set back here, where others go on.
         torch.set_num_threads(max(1, n_threads // len(pieces)))
         with torch.inference_mode(), same_products():
             return pieces[number](partial(tell, number))
 
-    try:
-        with ThreadPoolExecutor(len(pieces)) as pool:
-            try:
-                own = [pool.submit(copy_context().run, work, number) for number in range(len(pieces))]
-                for future in own:
-                    future.add_done_callback(said.put)
-                return _heard(own, said, on_told)
-            finally:
-                nobody_waits.set()
-    finally:
-        torch.set_num_threads(n_threads)
+    with torch_threads(), ThreadPoolExecutor(len(pieces)) as pool:
+        try:
+            own = [pool.submit(copy_context().run, work, number) for number in range(len(pieces))]
+            for future in own:
+                future.add_done_callback(said.put)
+            return _heard(own, said, on_told)
+        finally:
+            nobody_waits.set()
 
 
 def _heard(

@@ -2,8 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from sparsedash.catalog.costs import Load, decode_ceiling, prefill_ceiling
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.model_shape import note_shape, shape_of
+from sparsedash.engine.models.products import torch_threads
 from sparsedash.engine.run.run_log import versions
 from sparsedash.engine.timing.contenders import both_resident
 from sparsedash.engine.timing.rounds import Rounds, Sample, Stop, timed_rounds
@@ -56,7 +56,7 @@ def time_models(
         shape, dtype = shape_of(dense.loaded), settings.dtype or dense.loaded.dtype
         with (
             both_resident(dense, sparse, getattr(torch, dtype)) as pair,
-            _threads(settings.n_threads),
+            torch_threads(settings.n_threads),
             torch.inference_mode(),
         ):
             bench = _Bench(settings, dense.loaded, pair, on_step, clock)
@@ -166,17 +166,6 @@ def _as_phase(found: Rounds, phase: Phase, batch: int, ceiling: float, seed: int
         ratio=found.ratio,
         ceiling=ceiling,
     )
-
-
-@contextmanager
-def _threads(n: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        if n is not None:
-            torch.set_num_threads(n)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _machine(device: torch.device) -> str:

@@ -9,11 +9,9 @@ from sparsedash.catalog.engine_limits import SENSITIVITY_BATCH_TOKENS, SENSITIVI
 from sparsedash.engine.calibration import block_sensitivity
 from sparsedash.engine.calibration.cache import CalibrationCache
 from sparsedash.engine.calibration.statistics import calibrate
-from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.modules import family_named
 from sparsedash.schema.cache_keys import CalibrationKeys
 from sparsedash.schema.progress import ignore_steps
-from tests.engine.tiny import tiny_model, tiny_tokenizer
+from tests.engine.tiny import tiny_loaded
 
 KEYS = CalibrationKeys(statistics="s", inputs="i", sensitivity="m", gradients="g")
 
@@ -21,10 +19,7 @@ KEYS = CalibrationKeys(statistics="s", inputs="i", sensitivity="m", gradients="g
 @pytest.fixture
 def loaded():
     """A tiny OPT, which has a ReLU; a third of the second block's channels never fire."""
-    model = tiny_model("opt")
-    made = LoadedModel(
-        identity="tiny", dtype="float32", model=model, tokenizer=tiny_tokenizer(), family=family_named("opt")
-    )
+    made = tiny_loaded("opt")
     (inner,) = made.mlps[1].inner
     inner.bias[: made.mlps[1].width // 3] = -1e4
     return made

@@ -5,12 +5,10 @@ import torch
 
 from sparsedash.engine.calibration.gradients import N_LATE, mask_gradients, sensitivities
 from sparsedash.engine.calibration.parts_io import pack_gradients, unpack_gradients
-from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.modules import family_named
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.schema.errors import CalibrationError, Cancelled
 from sparsedash.schema.progress import ignore_steps
-from tests.engine.tiny import tiny_model, tiny_tokenizer
+from tests.engine.tiny import tiny_loaded
 
 # Wide enough for the parts of some families that compute in float32 whatever the model is in.
 STEP = 1e-2
@@ -21,13 +19,9 @@ LONG = [7, 3, 9, 1, 5, 5, 2, 8, 4, 6, 3, 1]
 @pytest.fixture(scope="module", params=["llama", "gpt2", "opt", "bloom"])
 def double(request):
     """A tiny model in float64, where differences are sharp."""
-    return LoadedModel(
-        identity="tiny",
-        dtype="float32",
-        model=tiny_model(request.param).double(),
-        tokenizer=tiny_tokenizer(),
-        family=family_named(request.param),
-    )
+    loaded = tiny_loaded(request.param)
+    loaded.model.double()
+    return loaded
 
 
 def loss(loaded, ids, block=0, channel=0, mask=1.0, change=None):

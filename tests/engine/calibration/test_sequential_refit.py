@@ -7,27 +7,15 @@ from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.calibration import sequential_refit
 from sparsedash.engine.calibration.sequential_refit import pack_narrowed, refit_sequentially, unpack_narrowed
 from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length
-from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.modules import family_named
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
-from tests.engine.tiny import tiny_model, tiny_tokenizer
-
-
-def loaded(architecture, **changes):
-    return LoadedModel(
-        identity="tiny",
-        dtype="float32",
-        model=tiny_model(architecture, **changes),
-        tokenizer=tiny_tokenizer(),
-        family=family_named(architecture),
-    )
+from tests.engine.tiny import tiny_loaded
 
 
 @pytest.fixture(scope="module", params=["llama", "gptj", "opt"])
 def tiny(request):
-    return loaded(request.param)
+    return tiny_loaded(request.param)
 
 
 def sequences(n=40, length=20):
@@ -69,7 +57,7 @@ def test_the_refitted_model_is_closer_to_the_dense_one(tiny):
 
 @pytest.mark.parametrize("architecture", sorted(FAMILIES))
 def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(architecture):
-    model = loaded(architecture)
+    model = tiny_loaded(architecture)
     (_, batch), *_ = batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
     normed = architecture in ("gemma2", "gemma3_text", "olmo2")
     assert sequential_refit._adds_output(model, batch) is not normed
@@ -81,7 +69,7 @@ def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(a
 
 
 def test_a_stream_that_is_normed_after_the_sum_is_not_aimed_at():
-    model = loaded("opt", do_layer_norm_before=False)
+    model = tiny_loaded("opt", do_layer_norm_before=False)
     (_, batch), *_ = batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
     assert not sequential_refit._adds_output(model, batch)
 
@@ -110,7 +98,7 @@ def test_the_steps_are_told_as_one_whole(tiny):
 @pytest.mark.parametrize("architecture", sorted(FAMILIES))
 def test_the_stream_that_is_walked_is_the_sparse_models(architecture, monkeypatch):
     """Whatever lies between the MLP and the stream: some families norm its output, some add it to attention's."""
-    model, walks = loaded(architecture), []
+    model, walks = tiny_loaded(architecture), []
 
     def walking(*arguments):
         walks.append(BlockWalk(*arguments))

@@ -10,8 +10,7 @@ import torch
 from sparsedash.engine.comparison.continuation import Writer, continue_prompt
 from sparsedash.engine.comparison.divergence import measure_divergence
 from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf
-from sparsedash.engine.models.modules import FAMILIES
+from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning.surgery import pruned
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.stages import Stages
@@ -24,7 +23,7 @@ from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
-from tests.engine.tiny import CONFIGS, save_tiny, tiny_model, tiny_tokenizer
+from tests.engine.tiny import CONFIGS, save_tiny, tiny_loaded
 
 PROMPT = "the lamp and the boat and"
 
@@ -62,19 +61,9 @@ def asked(left, right, prompt=PROMPT, n_tokens=6, **more):
     return ContinuationSettings(left=left, right=right, prompt=prompt, n_tokens=n_tokens, **more)
 
 
-def loaded_of(model_type):
-    return LoadedModel(
-        identity="tiny",
-        dtype="float32",
-        model=tiny_model(model_type),
-        tokenizer=tiny_tokenizer(),
-        family=FAMILIES[model_type],
-    )
-
-
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_a_writer_writes_what_its_model_writes_alone(model_type):
-    loaded = loaded_of(model_type)
+    loaded = tiny_loaded(model_type)
     loaded.model.generation_config.eos_token_id = None
     writer = Writer(RecordModel(loaded), asked("l", "r", n_tokens=8))
     writer.read(ignore_steps)
@@ -86,7 +75,7 @@ def test_a_writer_writes_what_its_model_writes_alone(model_type):
 
 
 def test_a_long_prompt_is_read_in_parts_with_the_same_outcome(monkeypatch):
-    whole, parted = (Writer(RecordModel(loaded_of("llama")), asked("l", "r")) for _ in range(2))
+    whole, parted = (Writer(RecordModel(tiny_loaded("llama")), asked("l", "r")) for _ in range(2))
     whole.read(ignore_steps)
     monkeypatch.setattr("sparsedash.engine.comparison.continuation.CHUNK_TOKENS", 3)
     parted.read(ignore_steps)
@@ -96,7 +85,7 @@ def test_a_long_prompt_is_read_in_parts_with_the_same_outcome(monkeypatch):
 def test_a_prompt_longer_than_the_model_can_read_keeps_its_end():
     long = " ".join(["boat"] * 400)
     seen = []
-    Writer(RecordModel(loaded_of("llama")), asked("l", "r", prompt=long)).read(lambda step: seen.append(step.total))
+    Writer(RecordModel(tiny_loaded("llama")), asked("l", "r", prompt=long)).read(lambda step: seen.append(step.total))
     assert set(seen) == {256 - 6}
 
 
@@ -275,7 +264,7 @@ def test_the_same_seed_draws_the_same_and_equal_models_have_the_same_luck(house,
 
 
 def test_draws_follow_the_distribution_of_the_model():
-    writer = Writer(RecordModel(loaded_of("llama")), asked("l", "r", temperature_percent=100, seed=1))
+    writer = Writer(RecordModel(tiny_loaded("llama")), asked("l", "r", temperature_percent=100, seed=1))
     shares = torch.tensor([0.6, 0.3, 0.1])
     writer._logits = shares.log()
     counts = torch.bincount(torch.tensor([writer._chosen() for _ in range(4000)]), minlength=3)

@@ -12,8 +12,8 @@ from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.stats.tolerance import ALPHA, Tolerance
-from tests.engine.evaluation.test_evaluate import _loaded as loaded_tiny
 from tests.engine.evaluation.test_evaluate import passages
+from tests.engine.tiny import tiny_loaded
 from tests.factories import outcome
 
 
@@ -128,7 +128,7 @@ def texts():
 
 @pytest.fixture(scope="module")
 def loaded():
-    return loaded_tiny("llama")
+    return tiny_loaded("llama")
 
 
 @pytest.fixture(scope="module")

@@ -7,24 +7,12 @@ import torch
 
 from sparsedash.engine.evaluation.evaluate import evaluate
 from sparsedash.engine.evaluation.questions import choose_passages
-from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step, ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
 from tests.engine.conftest import passages
-from tests.engine.tiny import CONFIGS, tiny_model, tiny_tokenizer
-
-
-def _loaded(model_type, seed=0):
-    return LoadedModel(
-        identity="tiny",
-        dtype="float32",
-        model=tiny_model(model_type, seed),
-        tokenizer=tiny_tokenizer(),
-        family=FAMILIES[model_type],
-    )
+from tests.engine.tiny import CONFIGS, tiny_loaded
 
 
 def _chosen(texts, **settings):
@@ -54,7 +42,7 @@ def _greedy_word(loaded, text):
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_batched_answers_equal_those_read_one_by_one(model_type):
-    loaded = _loaded(model_type)
+    loaded = tiny_loaded(model_type)
     texts = passages(12)
     evaluated = evaluate(loaded, _chosen(texts), ignore_steps)
     for text, outcome in zip(texts, evaluated.outcomes, strict=True):
@@ -69,7 +57,7 @@ def test_batched_answers_equal_those_read_one_by_one(model_type):
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_a_wrong_answer_is_the_word_that_greedy_writing_gives(model_type):
-    loaded = _loaded(model_type)
+    loaded = tiny_loaded(model_type)
     texts = passages(8)
     for text, outcome in zip(texts, evaluate(loaded, _chosen(texts), ignore_steps).outcomes, strict=True):
         if outcome.answer not in ("(line break)", "(part of a character)"):
@@ -77,7 +65,7 @@ def test_a_wrong_answer_is_the_word_that_greedy_writing_gives(model_type):
 
 
 def test_the_first_choices_are_probabilities_in_falling_order():
-    evaluated = evaluate(_loaded("llama"), _chosen(passages(6)), ignore_steps)
+    evaluated = evaluate(tiny_loaded("llama"), _chosen(passages(6)), ignore_steps)
     for outcome in evaluated.outcomes:
         shares = [candidate.probability for candidate in outcome.top]
         assert len(shares) == 5
@@ -109,7 +97,7 @@ def test_a_passage_without_context_or_target_is_refused_by_its_number(text):
 
 
 def test_a_passage_longer_than_the_model_can_read_keeps_its_end():
-    loaded = _loaded("llama")
+    loaded = tiny_loaded("llama")
     long = " ".join(["boat"] * 300) + " home"
     assert len(loaded.tokenizer(long).input_ids) > loaded.max_length
     (outcome,) = evaluate(loaded, _chosen([long]), ignore_steps).outcomes
@@ -118,7 +106,7 @@ def test_a_passage_longer_than_the_model_can_read_keeps_its_end():
 
 def test_progress_counts_every_passage():
     seen = []
-    evaluated = evaluate(_loaded("llama"), _chosen(passages(9)), seen.append)
+    evaluated = evaluate(tiny_loaded("llama"), _chosen(passages(9)), seen.append)
     right = sum(outcome.last_word_right for outcome in evaluated.outcomes)
     assert seen[0] == Step("evaluate", 0, 9, unit="passages", n_right=0)
     assert seen[-1] == Step("evaluate", 9, 9, unit="passages", n_right=right)

@@ -5,25 +5,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsedash.catalog.costs import Load, parameters, prefill_multiply_adds
-from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.model_shape import note_shape, shape_of
-from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema import notes
 from sparsedash.schema.model_shape import shape_from_plain
-from tests.engine.tiny import CONFIGS, tiny_model, tiny_tokenizer
+from tests.engine.tiny import CONFIGS, tiny_loaded
 
 N_TOKENS, BATCH = 24, 2
-
-
-def loaded_of(model_type, **changes):
-    return LoadedModel(
-        identity="tiny",
-        dtype="float32",
-        model=tiny_model(model_type, **changes),
-        tokenizer=tiny_tokenizer(),
-        family=FAMILIES[model_type],
-    )
 
 
 def narrower(loaded):
@@ -54,7 +42,7 @@ def expected_by_torch(shape, widths):
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_multiply_adds_and_parameters_are_those_of_the_real_modules(model_type):
-    loaded = loaded_of(model_type)
+    loaded = tiny_loaded(model_type)
     shape, cut = shape_of(loaded), narrower(loaded)
     dense = counted_by_torch(loaded.model)
     # Some families make their rotary angles, and BLOOM its biases of attention, by small products beside these.
@@ -70,13 +58,13 @@ def test_multiply_adds_and_parameters_are_those_of_the_real_modules(model_type):
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 @torch.inference_mode()
 def test_the_width_of_the_keys_is_that_of_the_real_cache(model_type):
-    loaded = loaded_of(model_type)
+    loaded = tiny_loaded(model_type)
     cache = loaded.model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True).cache
     assert {layer.keys.shape[1] * layer.keys.shape[3] for layer in cache.layers} == {shape_of(loaded).keys}
     assert {layer.values.shape[1] * layer.values.shape[3] for layer in cache.layers} == {shape_of(loaded).keys}
 
 
 def test_the_sizes_are_noted_under_the_identity_of_the_model(store):
-    loaded = loaded_of("llama")
+    loaded = tiny_loaded("llama")
     note_shape(loaded, store)
     assert shape_from_plain(store.recall(notes.model_shape("tiny"))) == shape_of(loaded)

@@ -5,13 +5,11 @@ from itertools import accumulate
 import pytest
 import torch
 
-from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.texts import generation
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings
-from tests.engine.tiny import CONFIGS, tiny_model, tiny_tokenizer
+from tests.engine.tiny import CONFIGS, tiny_loaded
 
 OPENINGS = ("the lamp", "the boat went home and the letter", "a door")
 LENGTH = 60
@@ -19,11 +17,9 @@ LENGTH = 60
 
 
 def loaded_of(model_type):
-    model = tiny_model(model_type)
-    model.generation_config.eos_token_id = 0
-    return LoadedModel(
-        identity="tiny", dtype="float32", model=model, tokenizer=tiny_tokenizer(), family=FAMILIES[model_type]
-    )
+    loaded = tiny_loaded(model_type)
+    loaded.model.generation_config.eos_token_id = 0
+    return loaded
 
 
 def asked(n_samples=3, length=LENGTH, seed=5):

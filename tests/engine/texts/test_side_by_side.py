@@ -9,14 +9,13 @@ import torch
 
 from sparsedash.engine.models import products
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.models.products import fastest_products, same_products
 from sparsedash.engine.texts import generation
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.engine.texts.side_by_side import n_streams, side_by_side
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings
-from tests.engine.tiny import CONFIGS, tiny_model, tiny_tokenizer
+from tests.engine.tiny import CONFIGS, tiny_loaded
 
 OPENINGS = ("the lamp", "the boat went home and the letter", "a door", "b")
 
@@ -33,20 +32,10 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def loaded_of(model_type="llama"):
-    return LoadedModel(
-        identity="tiny",
-        dtype="float32",
-        model=tiny_model(model_type),
-        tokenizer=tiny_tokenizer(),
-        family=FAMILIES[model_type],
-    )
-
-
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_texts_are_the_same_in_two_threads_as_in_one(model_type, two_threads, monkeypatch):
     monkeypatch.setattr(generation, "FEWEST_TEXTS", 2)
-    loaded, asked = loaded_of(model_type), CalibrationSettings(n_samples=6, length=30, seed=5)
+    loaded, asked = tiny_loaded(model_type), CalibrationSettings(n_samples=6, length=30, seed=5)
     threads, steps = set(), []
     write = generation._write
     monkeypatch.setattr(generation, "_write", lambda *own: threads.add(threading.get_ident()) or write(*own))
@@ -116,13 +105,13 @@ def test_a_piece_that_fails_breaks_the_others_off(two_threads):
     ],
 )
 def test_a_model_that_keeps_what_it_works_out_by_length_is_asked_by_one(rope, streams, two_threads):
-    loaded = loaded_of()
+    loaded = tiny_loaded("llama")
     loaded.model.model.rotary_emb.rope_type = rope
     assert n_streams(loaded, 8) == streams
 
 
 def test_weights_in_files_are_walked_by_one_and_nobody_is_asked_for_less(two_threads):
-    loaded = loaded_of()
+    loaded = tiny_loaded("llama")
     assert [n_streams(loaded, most) for most in (0, 1, 2, 8)] == [1, 1, 2, 2]
     streamed = LoadedModel(**vars(loaded) | {"residency": SimpleNamespace(streamed=True)})
     assert n_streams(streamed, 8) == 1
