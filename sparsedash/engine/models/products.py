@@ -28,6 +28,9 @@ _FASTER = 1.3
 
 _TRIAL, _TRIALS = (256, 512, 512), 9
 
+_switch: Any = getattr(torch.backends.mkldnn, "matmul", None)
+"""Says by which units a product in single precision is made; an older torch cannot be told."""
+
 _widens: ContextVar[bool] = ContextVar("widens", default=False)
 """Whether what runs now is inside `fastest_products`, and that makes a difference."""
 
@@ -57,6 +60,20 @@ def same_products() -> AbstractContextManager[object]:
 
 
 @contextmanager
+def bfloat16_units() -> Iterator[None]:
+    """Inside, products in single precision go through the processor's units for bfloat16, where that is faster.
+
+    For factors whose numbers are bfloat16 ones: any other would be rounded to them. What is summed stays in single
+    precision, which a product of bfloat16 tensors does not give on a processor.
+    """
+    if not units_are_faster():
+        yield
+        return
+    with _units():
+        yield
+
+
+@contextmanager
 def torch_threads(n: int | None = None) -> Iterator[None]:
     """Inside, torch works with so many threads, where a number is given; afterwards with as many as before."""
     before = torch.get_num_threads()
@@ -81,6 +98,32 @@ def float32_is_faster() -> bool:
         taken: list[list[float]] = [[_seconds(*pair) for pair in pairs] for _ in range(_TRIALS)]
     single, half = (min(own) for own in zip(*taken, strict=True))
     return bool(_FASTER * single < half)
+
+
+@cache
+def units_are_faster() -> bool:
+    """Whether units for bfloat16 make a product in single precision clearly faster; measured as above."""
+    if _switch is None:
+        return False
+    factor = torch.rand(_TRIAL[2], _TRIAL[1]).bfloat16().float()
+    with torch_threads(1):
+        taken = []
+        for _ in range(_TRIALS):
+            plain = _seconds(factor, factor)
+            with _units():
+                taken.append((plain, _seconds(factor, factor)))
+    plain, by_units = (min(own) for own in zip(*taken, strict=True))
+    return bool(_FASTER * by_units < plain)
+
+
+@contextmanager
+def _units() -> Iterator[None]:
+    # Of the whole process: what runs in other threads meanwhile is rounded as well.
+    before, _switch.fp32_precision = _switch.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        _switch.fp32_precision = before
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.disk_space import free_in_words
+from sparsedash.storage.freed_memory import MUCH, freed_bytes, give_back_freed
 from sparsedash.storage.local_paths import mode_in
 from sparsedash.storage.machine import mapped_files
 
@@ -35,8 +36,12 @@ class Resident:
     streamed = False
 
     def drop(self) -> None:
-        """Told that what was touched of the weights is not needed for now."""
-        give_back_freed()
+        """Told that what was touched of the weights is not needed for now.
+
+        Little that was freed is not given back: what runs next would only ask for it again.
+        """
+        if freed_bytes() > MUCH:
+            give_back_freed()
 
     def hold(self, tensor: Tensor) -> Tensor:
         """The same numbers, kept where there is room for as many of them as the model has."""
@@ -200,13 +205,6 @@ def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
         Path(name).unlink()
 
 
-def give_back_freed() -> None:
-    """Let the system have what was freed: the C library keeps gigabytes of it for the next time, in pieces."""
-    if _trim is not None:
-        _trim(0)
-
-
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 _NOT_NEEDED: int | None = getattr(mmap, "MADV_DONTNEED", None)
 _NEEDED_SOON: int | None = getattr(mmap, "MADV_WILLNEED", None)
 _madvise = ctypes.CDLL(None, use_errno=True).madvise if _NOT_NEEDED is not None else None

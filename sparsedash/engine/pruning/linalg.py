@@ -18,6 +18,9 @@ MISSED = 1e-6
 AT_ONCE = 512
 """Rows or columns of a matrix that are worked on together, where all of it would be copied otherwise."""
 
+_NOT_HALVED = 192
+"""The width of a second moment that is summed up as a whole, what is above its diagonal included."""
+
 
 def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE) -> Tensor:
     """The factor alone, see `damped_factor`."""
@@ -139,11 +142,17 @@ def part_of(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
     """Add x^T x to the lower triangle of `moment`, in place; what is above it is left undefined.
 
-    moment: (m, m). activations: (n, m). Column blocks skip most of the upper triangle, which is half of the work.
+    moment: (m, m). activations: (n, m). What is above the triangle is half of the work: it is halved again and again,
+    and the square below is one product.
     """
     width = moment.shape[0]
-    for some in pieces(width):
-        moment[some.start :, some].addmm_(activations[:, some.start :].T, activations[:, some])
+    if width <= _NOT_HALVED:
+        moment.addmm_(activations.T, activations)
+        return
+    low, high = slice(width // 2), slice(width // 2, width)
+    moment[high, low].addmm_(activations[:, high].T, activations[:, low])
+    for some in (low, high):
+        add_second_moment_(moment[some, some], activations[:, some])
 
 
 def mirrored_(moment: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import nn
 from sparsedash.engine.calibration.gradients import sensitivities
 from sparsedash.engine.models import products
 from sparsedash.engine.models.loading import load, locate
-from sparsedash.engine.models.products import fastest_products
+from sparsedash.engine.models.products import bfloat16_units, fastest_products
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import save_tiny, tiny_model
 
@@ -110,6 +110,40 @@ def test_single_precision_must_be_clearly_faster(monkeypatch, of_float32, is_fas
     monkeypatch.setattr(products, "_seconds", lambda left, _: of_float32 if left.dtype == torch.float32 else 2.0)
     assert products.float32_is_faster() is is_faster
     products.float32_is_faster.cache_clear()
+
+
+def precision():
+    return torch.backends.mkldnn.matmul.fp32_precision
+
+
+@pytest.mark.parametrize(("by_units", "are_faster"), [(1.0, True), (1.9, False), (2.1, False), (1.5, True)])
+def test_units_for_bfloat16_must_be_clearly_faster_as_well(monkeypatch, by_units, are_faster):
+    products.units_are_faster.cache_clear()
+    before = precision()
+    monkeypatch.setattr(products, "_seconds", lambda *_: by_units if precision() == "bf16" else 2.0)
+    assert products.units_are_faster() is are_faster
+    assert precision() == before
+    products.units_are_faster.cache_clear()
+
+
+@pytest.mark.parametrize(("are_faster", "inside"), [(True, "bf16"), (False, precision())])
+def test_they_are_used_inside_only_whatever_happens_there(monkeypatch, are_faster, inside):
+    monkeypatch.setattr(products, "units_are_faster", lambda: are_faster)
+    before = precision()
+    with pytest.raises(KeyError), bfloat16_units():
+        assert precision() == inside
+        raise KeyError
+    assert precision() == before
+
+
+def test_a_product_of_bfloat16_numbers_is_the_same_by_units_for_them(monkeypatch):
+    """Whether this machine has any or not: the order of the sum may differ, and nothing is rounded before its end."""
+    monkeypatch.setattr(products, "units_are_faster", lambda: True)
+    factor = drawn(512, 256).float()
+    with bfloat16_units():
+        found = factor.T @ factor
+    expected = factor.double().T @ factor.double()
+    assert (found.double() - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_blocks_that_run_again_on_the_way_back_are_multiplied_as_on_the_way_there(faster, monkeypatch, tmp_path, store):
