@@ -30,7 +30,7 @@ RUNS_AT_SIZE: dict[str, RunAtSize] = {
     "opt-1.3b": _without_refit(20, 232.0, 1.48e9),
     "bloom-1b7": _without_refit(20, 234.0, 2.40e9),
     "opt-2.7b": _without_refit(20, 413.0, 2.10e9),
-    "gpt-j-6b": _without_refit(10, 801.0, 7.32e9),
+    "gpt-j-6b": _without_refit(10, 690.0, 2.56e9),
     "bloom-7b1": _without_refit(10, 853.0, 4.17e9),
     "llama-7b": RunAtSize(method="least-squares", n_tokens=45_056, n_passages=100, seconds=6_570.0, peak_bytes=7.48e9),
 }

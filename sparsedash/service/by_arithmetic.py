@@ -5,7 +5,7 @@ machines, with models of 135 million to 6.7 billion parameters: the wider a mode
 """
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from statistics import fmean
 
 from sparsedash.catalog.choices import n_passages
@@ -36,15 +36,15 @@ writes; and how many of these there are for each of its two widths.
 _ANSWERING = 0.85
 """Share of the speed of reading, of answering: its batches are small, and words go on."""
 
-_WRITING: dict[Dtype, float] = {"float32": 0.35, "bfloat16": 0.27}
+_WRITING: dict[Dtype, float] = {"float32": 0.4, "bfloat16": 0.3}
 """Share of the speed of products, of writing token by token."""
 
 _GATHERING = 0.7
 """Share of the speed in single precision: of summing up second moments, half of each."""
 
-_FINISHING = 9
-"""Times that answering reads the blocks of a model in its files for the first batch, and for the words that go on,
-beside once for all batches that go through it together.
+_FINISHING, _WEIGHT_BYTES_A_SECOND = 9, 1e10
+"""Times that answering goes over all weights for the first batch, and for the words that go on, beside once for all
+batches that go through a model in its files together; and what a pass with few rows reads of them, in memory already.
 """
 
 _SOLVING, _ORDERING, _LOSING, _INVERTING = 2.0, 12.0, 3.5, 2.6
@@ -68,10 +68,8 @@ _THERE_AND_BACK = 3.0
 START_S = 6.0
 """Seconds that importing the engine takes: 5 to 10 as measured; a worker that waits already has done it."""
 
-_LOADING_S = 2.6
-"""Unpacking and reading the built-in model; others are read in less time a byte than this."""
-
-_LOADING_BYTES_A_SECOND = 5e8
+_LOADING_S, _LOADING_BYTES_A_SECOND = 2.6, 1e9
+"""What comes before a model's weights are read, and how fast that is at best: from files that the system still has."""
 
 
 def seconds_by_arithmetic(
@@ -83,7 +81,7 @@ def seconds_by_arithmetic(
     """
     if counted is None or speeds is None:
         return dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
-    dtype, walk_s = settings.dtype, _walk_s(settings, speeds, counted)
+    dtype, walk_s, n_bytes = settings.dtype, _walk_s(settings, speeds, counted), BYTES[settings.dtype]
     speed, a_token_s = speeds.of(dtype), _token_s(counted, speeds, dtype)
     n_tokens, n = settings.calibration.n_samples * settings.calibration.length, n_passages(settings)
     own = settings.calibration.corpus == SELF
@@ -92,13 +90,14 @@ def seconds_by_arithmetic(
     whole = settings.reads_text and collects_whole_moments(counted.widths, settings)
     gathering = _powers(counted, 2) / (_GATHERING * speeds.float32) if whole else 0.0
     n_asked = n and n * TOKENS_A_PASSAGE
+    few_rows_s = walk_s + n_bytes * counted.n_matmul / _WEIGHT_BYTES_A_SECOND
     return {
-        "load": _LOADING_S + 4.0 * counted.n_parameters / _LOADING_BYTES_A_SECOND,
+        "load": _LOADING_S + n_bytes * counted.n_parameters / min(_LOADING_BYTES_A_SECOND, speeds.disk or inf),
         "text": n_tokens * 2.0 * counted.n_matmul / (_WRITING[dtype] * speed) if own else 0.0,
         "calibrate": walk_s + n_tokens * (reading.a_token + gathering),
         "prune": fmean(_method_s(each, n_tokens, counted, speeds, reading, whole) for each in settings.methods),
         "evaluate": n_asked
-        and n_asked * a_token_s / _ANSWERING + walk_s * (ceil(n_asked / TOGETHER_TOKENS) + _FINISHING),
+        and n_asked * a_token_s / _ANSWERING + walk_s * ceil(n_asked / TOGETHER_TOKENS) + _FINISHING * few_rows_s,
     }
 
 
