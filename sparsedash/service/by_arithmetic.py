@@ -81,7 +81,7 @@ def seconds_by_arithmetic(
     """
     if counted is None or speeds is None:
         return dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
-    dtype, walk_s, n_bytes = settings.dtype, _walk_s(settings, speeds, counted), BYTES[settings.dtype]
+    dtype, walk_s = settings.dtype, _walk_s(settings, speeds, counted)
     speed, a_token_s = speeds.of(dtype), _token_s(counted, speeds, dtype)
     n_tokens, n = settings.calibration.n_samples * settings.calibration.length, n_passages(settings)
     own = settings.calibration.corpus == SELF
@@ -90,9 +90,9 @@ def seconds_by_arithmetic(
     whole = settings.reads_text and collects_whole_moments(counted.widths, settings)
     gathering = _powers(counted, 2) / (_GATHERING * speeds.float32) if whole else 0.0
     n_asked = n and n * TOKENS_A_PASSAGE
-    few_rows_s = walk_s + n_bytes * counted.n_matmul / _WEIGHT_BYTES_A_SECOND
+    few_rows_s = walk_s + BYTES[dtype] * counted.n_matmul / _WEIGHT_BYTES_A_SECOND
     return {
-        "load": _LOADING_S + n_bytes * counted.n_parameters / min(_LOADING_BYTES_A_SECOND, speeds.disk or inf),
+        "load": _LOADING_S + BYTES[dtype] * counted.n_parameters / min(_LOADING_BYTES_A_SECOND, speeds.disk or inf),
         "text": n_tokens * 2.0 * counted.n_matmul / (_WRITING[dtype] * speed) if own else 0.0,
         "calibrate": walk_s + n_tokens * (reading.a_token + gathering),
         "prune": fmean(_method_s(each, n_tokens, counted, speeds, reading, whole) for each in settings.methods),
