@@ -27,7 +27,7 @@ from sparsedash.engine.evaluation import evaluate as evaluation
 from sparsedash.engine.evaluation import questions
 from sparsedash.engine.models.block_walk import batches_by_length
 from sparsedash.engine.models.loading import load, locate
-from sparsedash.engine.models.products import are_widened, fastest_products
+from sparsedash.engine.models.products import are_widened, fastest_products, widen_once
 from sparsedash.engine.models.weight_counts import n_matmul_weights
 from sparsedash.engine.texts.corpora import openings, read_texts
 from sparsedash.engine.texts.generation import sample_texts
@@ -65,14 +65,14 @@ def _lines(loaded, chosen, arguments) -> None:
     def share(name, pace, n_tokens, flops_a_token):
         line(name, pace, n_tokens, f"{pace.share(n_tokens * flops_a_token):6.1%} of the matrix rate")
 
-    with fastest_products(loaded.dtype):
+    with _multiplying(loaded):
         evaluation.evaluate(loaded, _first(chosen, 8), ignore_steps)
         forward, n_read = _forward(loaded, _reads(loaded, chosen), evaluation.BATCH_TOKENS, started())
     print(f"{loaded.dtype:9} {'matrix rate':22} {forward.rate / 1e9:9.1f} GFLOP/s")
     share("bare forward", forward, n_read, of_blocks)
 
     ours = started()
-    with fastest_products(loaded.dtype):
+    with _multiplying(loaded):
         evaluated = evaluation.evaluate(loaded, chosen, lambda _: ours.piece(PIECE_S))
     ours.piece()
     share("evaluation", ours, evaluated.n_tokens, of_blocks)
@@ -83,22 +83,30 @@ def _lines(loaded, chosen, arguments) -> None:
         beside = f"{harness.times(ours):6.2f} times the evaluation's time; {_agreement(evaluated.outcomes, answers)}"
         line("lm-evaluation-harness", harness, evaluated.n_tokens, beside)
 
-    with fastest_products(loaded.dtype):
+    with _multiplying(loaded):
         writing, texts = _own_texts(loaded, arguments, started())
     n_written = arguments.samples * arguments.length
     share("own text", writing, n_written, 2 * n_weights)
     if arguments.neighbour:
-        with _a_core_taken(), fastest_products(loaded.dtype):
+        with _a_core_taken(), _multiplying(loaded):
             beside, _ = _own_texts(loaded, arguments, started())
         line("own text, core taken", beside, n_written, f"{writing.seconds / beside.seconds:6.1%} of the speed before")
 
     sequences = [loaded.tokenizer(text).input_ids[: arguments.length] for text in texts]
-    with fastest_products(loaded.dtype):
+    with _multiplying(loaded):
         bare, n_read = _forward(loaded, sequences, statistics.BATCH_TOKENS, started())
         pace = started()
         statistics.calibrate(loaded, sequences, lambda *_: None, lambda _: pace.piece(PIECE_S), token_weights="equal")
     pace.piece()
     line("calibration", pace, n_read, f"{pace.times(bare):6.2f} times a bare forward's time")
+
+
+@contextmanager
+def _multiplying(loaded):
+    """Inside, products are made as in a run of this model."""
+    with fastest_products(loaded.dtype):
+        widen_once(loaded.model)
+        yield
 
 
 def _own_texts(loaded, arguments, pace):

@@ -18,6 +18,9 @@ CACHE_BYTES = 3 * 2**29
 fewest, which are also the fewest that a thread of their own is worth: each of them reads all weights.
 """
 
+WIDE_BYTES = 2**30
+"""Of copies in single precision of a BF16 model's weights, kept for a run on machines that multiply those faster."""
+
 KEPT_BYTES, KEPT_SHARE = 256 * 2**20, 1 / 8
 """Answers that are no whole word yet are finished together, once so much of their passages is kept for it, or this
 share of the model's weights where that is more: each token that is written takes a pass over all of them.

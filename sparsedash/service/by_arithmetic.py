@@ -17,7 +17,7 @@ from sparsedash.catalog.engine_limits import (
     TOGETHER_TOKENS,
     TOKENS_A_PASSAGE,
 )
-from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, collects_whole_moments, is_streamed, least_memory
+from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, USABLE, collects_whole_moments, is_streamed, least_memory
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.settings import SELF, Dtype, RunSettings
@@ -121,7 +121,8 @@ def _walk_s(settings: RunSettings, speeds: Speeds, counted: Dimensions) -> float
     n_bytes = BYTES[settings.dtype] * (counted.n_matmul - counted.vocabulary * counted.hidden)
     there = memory_bytes()
     streamed = is_streamed(settings.residency, least_memory(counted, settings).n_bytes, there)
-    return n_bytes / speeds.disk if streamed and speeds.disk and n_bytes > there / 2 else 0.0
+    beside = least_memory(counted, settings, streamed=True).n_bytes
+    return n_bytes / speeds.disk if streamed and speeds.disk and n_bytes + beside > USABLE * there else 0.0
 
 
 def _method_s(

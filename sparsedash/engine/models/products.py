@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
+from sparsedash.catalog.engine_limits import WIDE_BYTES
 from sparsedash.schema.settings import Dtype
+from sparsedash.storage.machine import memory_bytes
 
 _ROWS = 192
 """Inputs from which on it pays to widen a weight for them."""
@@ -31,8 +35,8 @@ _TRIAL, _TRIALS = (256, 512, 512), 9
 _switch: Any = getattr(torch.backends.mkldnn, "matmul", None)
 """Says by which units a product in single precision is made; an older torch cannot be told."""
 
-_widens: ContextVar[bool] = ContextVar("widens", default=False)
-"""Whether what runs now is inside `fastest_products`, and that makes a difference."""
+_ROWS_BY_COPY = 32
+"""The same for a weight that is there in single precision already; it is twice as much to read."""
 
 
 @contextmanager
@@ -41,9 +45,10 @@ def fastest_products(dtype: Dtype) -> Iterator[None]:
     if not are_widened(dtype):
         yield
         return
-    before = _widens.set(True)
+    mode = _Widened()
+    before = _widens.set(mode)
     try:
-        with _Widened():
+        with mode:
             yield
     finally:
         _widens.reset(before)
@@ -54,9 +59,20 @@ def are_widened(dtype: Dtype) -> bool:
     return dtype == "bfloat16" and float32_is_faster()
 
 
+def widen_once(model: nn.Module) -> None:
+    """Let each weight of this model be widened once, and its copy kept, from here to the end of `fastest_products`.
+
+    For a model in memory, and only where all its copies have room in WIDE_BYTES and an eighth of the machine.
+    """
+    mode, n_weights = _widens.get(), sum(weight.numel() for weight in model.parameters())
+    if mode is not None:
+        room = min(WIDE_BYTES, memory_bytes() // 8)
+        mode.room = room if n_weights * torch.float32.itemsize <= room else 0
+
+
 def same_products() -> AbstractContextManager[object]:
     """To be entered where what holds now is lost: torch goes the way back, and blocks again, without such modes."""
-    return _Widened() if _widens.get() else nullcontext()
+    return _widens.get() or nullcontext()
 
 
 @contextmanager
@@ -134,7 +150,16 @@ def _seconds(left: Tensor, right: Tensor) -> float:
 
 
 class _Widened(TorchFunctionMode):
-    """Lets linear layers multiply in single precision, where weights are bfloat16 ones that need no gradient."""
+    """Lets linear layers multiply in single precision, where weights are bfloat16 ones that need no gradient.
+
+    room: bytes of copies in single precision that may be kept.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = 0
+        self._copies = WeakIdKeyDictionary()
+        self._lock = Lock()
 
     def __torch_function__(
         self,
@@ -143,20 +168,43 @@ class _Widened(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is nn.functional.linear and not kwargs and _is_worth_it(*args[:2]):
-            return _Product.apply(*args)  # type: ignore[no-untyped-call]
-        if func is torch.addmm and not kwargs and _is_worth_it(args[1], args[2].t()):
-            return _Product.apply(args[1], args[2].t(), args[0])  # type: ignore[no-untyped-call]
-        return func(*args, **(kwargs or {}))
+        if func is nn.functional.linear and not kwargs:
+            stored, (inputs, weight, *bias) = args[1], args
+        elif func is torch.addmm and not kwargs:
+            stored, inputs, weight, bias = args[2], args[1], args[2].t(), [args[0]]
+        else:
+            return func(*args, **(kwargs or {}))
+        n_rows = inputs.numel() // max(1, inputs.shape[-1])
+        if n_rows < _ROWS_BY_COPY or not _is_of_bfloat16(inputs, weight):
+            return func(*args)
+        copy = None if inputs.requires_grad else self._copy(stored)
+        if copy is not None:
+            return _product_by_copy(inputs, copy if weight is stored else copy.t(), *bias)
+        if n_rows < _ROWS:
+            return func(*args)
+        return _Product.apply(inputs, weight, *bias)  # type: ignore[no-untyped-call]
+
+    def _copy(self, stored: Tensor) -> Tensor | None:
+        """The weight in single precision, as it is stored; none where there is no room for it."""
+        if not self.room or not isinstance(stored, nn.Parameter):
+            # What is cut out of a weight for one product is another tensor each time.
+            return None
+        with self._lock:
+            copy: Tensor | None = self._copies.get(stored)  # type: ignore[no-untyped-call]
+            if copy is None:
+                kept = sum(other.nbytes for other in self._copies.values())  # type: ignore[no-untyped-call]
+                if kept + stored.numel() * torch.float32.itemsize > self.room:
+                    return None
+                copy = self._copies[stored] = stored.detach().float()
+            return copy
 
 
-def _is_worth_it(inputs: Tensor, weight: Tensor) -> bool:
-    return (
-        weight.dtype == inputs.dtype == torch.bfloat16
-        and weight.device.type == "cpu"
-        and not weight.requires_grad
-        and inputs.numel() >= _ROWS * inputs.shape[-1]
-    )
+_widens: ContextVar[_Widened | None] = ContextVar("widens", default=None)
+"""What holds inside `fastest_products`, where that makes a difference."""
+
+
+def _is_of_bfloat16(inputs: Tensor, weight: Tensor) -> bool:
+    return weight.dtype == inputs.dtype == torch.bfloat16 and weight.device.type == "cpu" and not weight.requires_grad
 
 
 class _Product(torch.autograd.Function):
@@ -171,6 +219,14 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return _product(gradient, weight.t(), None), None, None
+
+
+def _product_by_copy(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same as `_product`, of a weight (m, n) in single precision, by the same sums."""
+    product = inputs.reshape(-1, inputs.shape[-1]).float() @ weight.t()
+    if bias is not None:
+        product.add_(bias)
+    return product.to(inputs.dtype).reshape(*inputs.shape[:-1], len(weight))
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

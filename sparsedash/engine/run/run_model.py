@@ -9,6 +9,7 @@ from sparsedash.catalog.memory import is_streamed, least_memory
 from sparsedash.engine.models.checkpoint import n_weights, read_config
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, is_gguf, locate
 from sparsedash.engine.models.model_shape import note_shape
+from sparsedash.engine.models.products import widen_once
 from sparsedash.engine.models.streaming import stream
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.schema import notes
@@ -58,6 +59,8 @@ class RunModel:
             self._run_log.on_step(Step("load", 0, 1, message=f"Reading {self._reference}{by_block}"))
             loaded = self._shelf.take(source, self.dtype, self._stream if streamed else None)
             self._run_log.on_step(Step("load", 1, 1))
+        if not streamed:
+            widen_once(loaded.model)
         note_shape(loaded, self._store)
         self._store.remember(notes.model_type(source.identity), loaded.model.config.model_type)
         for warning in loaded.warnings:

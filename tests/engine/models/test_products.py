@@ -7,7 +7,7 @@ from torch import nn
 from sparsedash.engine.calibration.gradients import sensitivities
 from sparsedash.engine.models import products
 from sparsedash.engine.models.loading import load, locate
-from sparsedash.engine.models.products import bfloat16_units, fastest_products
+from sparsedash.engine.models.products import bfloat16_units, fastest_products, widen_once
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import save_tiny, tiny_model
 
@@ -79,6 +79,119 @@ def test_all_projections_of_a_model_go_that_way_with_nearly_the_same_logits(fast
             found = model(ids).logits.float()
     assert len(calls) >= 4 * model.config.num_hidden_layers
     assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.fixture
+def widened(monkeypatch):
+    """The weights that were widened as a whole."""
+    found, real = [], torch.Tensor.float
+
+    def heard(tensor):
+        if tensor.shape in ((96, 64), (64, 48)):
+            found.append(tensor.shape)
+        return real(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "float", heard)
+    return found
+
+
+def layer():
+    own = nn.Linear(64, 96).bfloat16().requires_grad_(False)
+    own.weight.copy_(drawn(96, 64, seed=1))
+    return own
+
+
+@pytest.mark.parametrize("n_tokens", [products._ROWS_BY_COPY, N_TOKENS])
+def test_a_weight_in_memory_is_widened_once_and_multiplied_alike(faster, monkeypatch, widened, n_tokens):
+    pieces, own, inputs = counted(monkeypatch), layer(), drawn(n_tokens, 64)
+    with fastest_products("bfloat16"):
+        widen_once(own)
+        found = [own(inputs) for _ in range(3)]
+    assert len(widened) == 1
+    assert not pieces
+    for each in found:
+        assert is_rounded_alike(each, wide(inputs, own.weight, own.bias))
+
+
+def test_so_is_that_of_gpt_2(faster, monkeypatch, widened):
+    pieces, inputs, bias = counted(monkeypatch), drawn(N_TOKENS, 64), drawn(48, seed=2)
+    weight = nn.Parameter(drawn(64, 48, seed=1), requires_grad=False)
+    with fastest_products("bfloat16"):
+        widen_once(layer())
+        found = [torch.addmm(bias, inputs, weight) for _ in range(3)]
+    assert len(widened) == 1
+    assert not pieces
+    assert all(is_rounded_alike(each, wide(inputs, weight.t(), bias)) for each in found)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_many_rows_give_the_same_numbers_by_a_copy_as_without_one(faster, bias):
+    """Whether a model is in memory or in its files is no part of what results are stored by."""
+    own, inputs = nn.Linear(64, 96, bias=bias).bfloat16().requires_grad_(False), drawn(N_TOKENS, 64)
+    found = []
+    with fastest_products("bfloat16"):
+        found.append(own(inputs))
+        widen_once(own)
+        found.append(own(inputs))
+    assert torch.equal(*found)
+
+
+def test_a_copy_goes_with_its_weight_and_makes_room_for_another(faster, monkeypatch):
+    pieces, first, inputs = counted(monkeypatch), layer(), drawn(N_TOKENS, 64)
+    monkeypatch.setattr(products, "WIDE_BYTES", 4 * sum(own.numel() for own in first.parameters()))
+    with fastest_products("bfloat16"):
+        widen_once(first)
+        first(inputs)
+        second = layer()
+        second(inputs)
+        assert len(pieces) == 1
+        del first
+        second(inputs)
+        assert len(pieces) == 1
+
+
+def test_other_weights_in_the_place_of_the_first_are_multiplied_by_and_not_by_its_copy(faster):
+    own, inputs = layer(), drawn(N_TOKENS, 64)
+    before = own.weight
+    with fastest_products("bfloat16"):
+        widen_once(own)
+        first = own(inputs)
+        own.weight = nn.Parameter(drawn(96, 64, seed=9), requires_grad=False)
+        assert is_rounded_alike(own(inputs), wide(inputs, own.weight, own.bias))
+        own.weight = before
+        assert torch.equal(own(inputs), first)
+
+
+@pytest.mark.parametrize(("room", "memory"), [(products.WIDE_BYTES, 8 * 4 * 6239), (4 * 6239, 2**40)])
+def test_what_has_no_room_is_not_kept(faster, monkeypatch, room, memory):
+    """96 x 64 weights and 96 of the bias are 6,240."""
+    pieces, own, inputs = counted(monkeypatch), layer(), drawn(N_TOKENS, 64)
+    monkeypatch.setattr(products, "WIDE_BYTES", room)
+    monkeypatch.setattr(products, "memory_bytes", lambda: memory)
+    with fastest_products("bfloat16"):
+        widen_once(own)
+        own(inputs)
+    assert pieces
+
+
+def test_what_is_cut_out_of_a_weight_is_not_kept(faster, monkeypatch):
+    pieces, own, inputs = counted(monkeypatch), layer(), drawn(N_TOKENS, 64)
+    with fastest_products("bfloat16"):
+        widen_once(own)
+        found = nn.functional.linear(inputs, own.weight[:50])
+    assert pieces
+    assert is_rounded_alike(found, wide(inputs, own.weight[:50]))
+
+
+def test_where_bfloat16_is_as_fast_and_outside_nothing_is_kept(monkeypatch, widened):
+    monkeypatch.setattr(products, "float32_is_faster", lambda: False)
+    own, inputs = layer(), drawn(N_TOKENS, 64)
+    widen_once(own)
+    own(inputs)
+    with fastest_products("bfloat16"):
+        widen_once(own)
+        own(inputs)
+    assert not widened
 
 
 @pytest.mark.parametrize("n_tokens", [1, products._ROWS - 1])

@@ -158,6 +158,16 @@ def test_the_disk_is_not_timed_in_place_of_the_model(both, monkeypatch):
         time_models(TimingSettings(dense=run.dense, sparse=run.sparse[0]), store, ModelPairCache(ModelShelf()))
 
 
+@pytest.mark.parametrize(("residency", "n_models"), [("resident", 1), ("streamed", 0)])
+def test_only_of_a_model_in_memory_weights_are_widened_once(residency, n_models, settings, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(run_model, "widen_once", told.append)
+    store = Store(tmp_path)
+    pipeline.run(replace(settings, methods=settings.methods[:1], residency=residency), store)
+    assert len(told) == n_models
+    store.close()
+
+
 def test_the_memory_of_the_machine_decides_where_nothing_else_is_said(settings, tmp_path, monkeypatch):
     store, shelf = Store(tmp_path), ModelShelf()
     one = replace(settings, methods=settings.methods[:1], sparsities_permille=(200,))
