@@ -19,7 +19,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from sparsedash.catalog.engine_limits import WIDE_BYTES
 from sparsedash.schema.settings import Dtype
-from sparsedash.storage.machine import memory_bytes
 
 _ROWS = 192
 """Inputs from which on it pays to widen a weight for them."""
@@ -59,14 +58,13 @@ def are_widened(dtype: Dtype) -> bool:
     return dtype == "bfloat16" and float32_is_faster()
 
 
-def widen_once(model: nn.Module) -> None:
+def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
     """Let each weight of this model be widened once, and its copy kept, from here to the end of `fastest_products`.
 
-    For a model in memory, and only where all its copies have room in WIDE_BYTES and an eighth of the machine.
+    For a model in memory, and only where all its copies have room. room: bytes that they may take.
     """
     mode, n_weights = _widens.get(), sum(weight.numel() for weight in model.parameters())
     if mode is not None:
-        room = min(WIDE_BYTES, memory_bytes() // 8)
         mode.room = room if n_weights * torch.float32.itemsize <= room else 0
 
 

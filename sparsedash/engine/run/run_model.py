@@ -5,7 +5,8 @@ from functools import cached_property
 import torch
 
 from sparsedash.catalog.dimensions import dimensions
-from sparsedash.catalog.memory import is_streamed, least_memory
+from sparsedash.catalog.engine_limits import WIDE_BYTES
+from sparsedash.catalog.memory import USABLE, is_streamed, least_memory
 from sparsedash.engine.models.checkpoint import n_weights, read_config
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, is_gguf, locate
 from sparsedash.engine.models.model_shape import note_shape
@@ -60,7 +61,8 @@ class RunModel:
             loaded = self._shelf.take(source, self.dtype, self._stream if streamed else None)
             self._run_log.on_step(Step("load", 1, 1))
         if not streamed:
-            widen_once(loaded.model)
+            left = int(USABLE * memory_bytes()) - self._resident_bytes(source)
+            widen_once(loaded.model, min(WIDE_BYTES, left))
         note_shape(loaded, self._store)
         self._store.remember(notes.model_type(source.identity), loaded.model.config.model_type)
         for warning in loaded.warnings:

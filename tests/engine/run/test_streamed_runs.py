@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from sparsedash.catalog.engine_limits import WIDE_BYTES
 from sparsedash.catalog.presets import METHODS
 from sparsedash.engine.comparison.continuation import continue_prompt
 from sparsedash.engine.comparison.divergence import measure_divergence
@@ -159,12 +160,17 @@ def test_the_disk_is_not_timed_in_place_of_the_model(both, monkeypatch):
 
 
 @pytest.mark.parametrize(("residency", "n_models"), [("resident", 1), ("streamed", 0)])
-def test_only_of_a_model_in_memory_weights_are_widened_once(residency, n_models, settings, tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(run_model, "widen_once", told.append)
+@pytest.mark.parametrize("memory", [2**40, 2**20])
+def test_only_of_a_model_in_memory_weights_are_widened_once_and_only_where_some_is_left(
+    residency, n_models, memory, settings, tmp_path, monkeypatch
+):
+    rooms = []
+    monkeypatch.setattr(run_model, "widen_once", lambda _, room: rooms.append(room))
+    monkeypatch.setattr(run_model, "memory_bytes", lambda: memory)
     store = Store(tmp_path)
     pipeline.run(replace(settings, methods=settings.methods[:1], residency=residency), store)
-    assert len(told) == n_models
+    assert len(rooms) == n_models
+    assert all((room == WIDE_BYTES) == (memory == 2**40) and (room <= 0) == (memory == 2**20) for room in rooms)
     store.close()
 
 
