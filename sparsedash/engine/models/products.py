@@ -35,7 +35,7 @@ _switch: Any = getattr(torch.backends.mkldnn, "matmul", None)
 """Says by which units a product in single precision is made; an older torch cannot be told."""
 
 _ROWS_BY_COPY = 32
-"""The same for a weight that is there in single precision already; it is twice as much to read."""
+"""The same for a weight that is there in single precision already, which is twice as much to read."""
 
 
 @contextmanager
@@ -66,6 +66,23 @@ def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
     mode, n_weights = _widens.get(), sum(weight.numel() for weight in model.parameters())
     if mode is not None:
         mode.room = room if n_weights * torch.float32.itemsize <= room else 0
+
+
+@contextmanager
+def few_inputs_by_copy() -> Iterator[None]:
+    """Inside, weights that are kept in single precision are multiplied so with few inputs as well.
+
+    Not for answers: those of a model in its files, which has no copies, are to be the same.
+    """
+    mode = _widens.get()
+    if mode is None:
+        yield
+        return
+    before, mode.fewest = mode.fewest, _ROWS_BY_COPY
+    try:
+        yield
+    finally:
+        mode.fewest = before
 
 
 def same_products() -> AbstractContextManager[object]:
@@ -150,12 +167,12 @@ def _seconds(left: Tensor, right: Tensor) -> float:
 class _Widened(TorchFunctionMode):
     """Lets linear layers multiply in single precision, where weights are bfloat16 ones that need no gradient.
 
-    room: bytes of copies in single precision that may be kept.
+    room: bytes of copies in single precision that may be kept. fewest: inputs from which on it is done at all.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.room = 0
+        self.room, self.fewest = 0, _ROWS
         self._copies = WeakIdKeyDictionary()
         self._lock = Lock()
 
@@ -173,11 +190,11 @@ class _Widened(TorchFunctionMode):
         else:
             return func(*args, **(kwargs or {}))
         n_rows = inputs.numel() // max(1, inputs.shape[-1])
-        if n_rows < _ROWS_BY_COPY or not _is_of_bfloat16(inputs, weight):
+        if n_rows < self.fewest or not _is_of_bfloat16(inputs, weight):
             return func(*args)
         copy = None if inputs.requires_grad else self._copy(stored)
         if copy is not None:
-            return _product_by_copy(inputs, copy if weight is stored else copy.t(), *bias)
+            return _product(inputs, weight, bias[0] if bias else None, copy if weight is stored else copy.t())
         if n_rows < _ROWS:
             return func(*args)
         return _Product.apply(inputs, weight, *bias)  # type: ignore[no-untyped-call]
@@ -219,23 +236,18 @@ class _Product(torch.autograd.Function):
         return _product(gradient, weight.t(), None), None, None
 
 
-def _product_by_copy(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same as `_product`, of a weight (m, n) in single precision, by the same sums."""
-    product = inputs.reshape(-1, inputs.shape[-1]).float() @ weight.t()
-    if bias is not None:
-        product.add_(bias)
-    return product.to(inputs.dtype).reshape(*inputs.shape[:-1], len(weight))
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None, copy: Tensor | None = None) -> Tensor:
+    """inputs (..., n) times the transpose of weight (m, n), plus bias (m,), piece by piece of the outputs.
 
-
-def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """inputs (..., n) times the transpose of weight (m, n), plus bias (m,), piece by piece of the outputs."""
+    copy: the weight in single precision, where it is there already. The sums are the same.
+    """
     rows = inputs.reshape(-1, inputs.shape[-1]).float()
     outputs = inputs.new_empty(len(rows), len(weight))
     n_at_once = min(len(weight), max(1, _PIECE // weight.shape[1]))
-    wide = rows.new_empty(n_at_once, weight.shape[1])
+    wide = rows.new_empty(n_at_once if copy is None else 0, weight.shape[1])
     for start in range(0, len(weight), n_at_once):
         own = slice(start, start + n_at_once)
-        piece = weight[own]
-        product = rows @ wide[: len(piece)].copy_(piece).t()
+        piece = wide[: len(weight[own])].copy_(weight[own]) if copy is None else copy[own]
+        product = rows @ piece.t()
         outputs[:, own] = product if bias is None else product.add_(bias[own])
     return outputs.reshape(*inputs.shape[:-1], len(weight))

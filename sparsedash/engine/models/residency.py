@@ -2,7 +2,7 @@
 
 Little else in the engine asks which it is. Streamed weights are views of mapped safetensors files: the system reads
 what is touched, and is told at every block that the next one comes soon and that the one before is not needed any more.
-Numbers are the same, in FP32 to the bit.
+Numbers are the same, to the bit.
 """
 
 import ctypes

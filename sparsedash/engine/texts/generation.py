@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsedash.catalog.engine_limits import CACHE_BYTES, FEWEST_TEXTS, MOST_TEXTS
 from sparsedash.engine.models.block_walk import head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.products import few_inputs_by_copy
 from sparsedash.engine.models.roomy_cache import roomy_cache
 from sparsedash.engine.texts.side_by_side import Tell, n_streams, side_by_side
 from sparsedash.schema.progress import Made, OnStep, Step, at_once
@@ -77,7 +78,7 @@ def _write_together(
         n_tokens = [min(length, shortest + n) for n in n_each]
         on_written(sum(n * len(prompts[own]) for n, own in zip(n_tokens, shares, strict=True)))
 
-    with head_sees_only(loaded.model, slice(None), -1):
+    with head_sees_only(loaded.model, slice(None), -1), few_inputs_by_copy():
         pieces = [partial(_write, loaded, prompts[own], luck[own, :n_new]) for own in shares]
         return list(chain.from_iterable(side_by_side(pieces, on_new)))
 

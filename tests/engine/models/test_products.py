@@ -7,7 +7,7 @@ from torch import nn
 from sparsedash.engine.calibration.gradients import sensitivities
 from sparsedash.engine.models import products
 from sparsedash.engine.models.loading import load, locate
-from sparsedash.engine.models.products import bfloat16_units, fastest_products, widen_once
+from sparsedash.engine.models.products import bfloat16_units, fastest_products, few_inputs_by_copy, widen_once
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import save_tiny, tiny_model
 
@@ -103,31 +103,33 @@ def layer():
 
 @pytest.mark.parametrize("n_tokens", [products._ROWS_BY_COPY, N_TOKENS])
 def test_a_weight_in_memory_is_widened_once_and_multiplied_alike(faster, monkeypatch, widened, n_tokens):
-    pieces, own, inputs = counted(monkeypatch), layer(), drawn(n_tokens, 64)
+    own, inputs = layer(), drawn(n_tokens, 64)
     with fastest_products("bfloat16"):
         widen_once(own)
-        found = [own(inputs) for _ in range(3)]
+        with few_inputs_by_copy():
+            found = [own(inputs) for _ in range(3)]
     assert len(widened) == 1
-    assert not pieces
     for each in found:
         assert is_rounded_alike(each, wide(inputs, own.weight, own.bias))
 
 
 def test_so_is_that_of_gpt_2(faster, monkeypatch, widened):
-    pieces, inputs, bias = counted(monkeypatch), drawn(N_TOKENS, 64), drawn(48, seed=2)
+    inputs, bias = drawn(N_TOKENS, 64), drawn(48, seed=2)
     weight = nn.Parameter(drawn(64, 48, seed=1), requires_grad=False)
     with fastest_products("bfloat16"):
         widen_once(layer())
         found = [torch.addmm(bias, inputs, weight) for _ in range(3)]
     assert len(widened) == 1
-    assert not pieces
     assert all(is_rounded_alike(each, wide(inputs, weight.t(), bias)) for each in found)
 
 
+@pytest.mark.parametrize("n_tokens", [1, products._ROWS_BY_COPY, N_TOKENS])
+@pytest.mark.parametrize("piece", [1000, 2**22])
 @pytest.mark.parametrize("bias", [False, True])
-def test_many_rows_give_the_same_numbers_by_a_copy_as_without_one(faster, bias):
+def test_answers_are_the_same_by_a_copy_as_without_one(faster, monkeypatch, bias, piece, n_tokens):
     """Whether a model is in memory or in its files is no part of what results are stored by."""
-    own, inputs = nn.Linear(64, 96, bias=bias).bfloat16().requires_grad_(False), drawn(N_TOKENS, 64)
+    monkeypatch.setattr(products, "_PIECE", piece)
+    own, inputs = nn.Linear(64, 96, bias=bias).bfloat16().requires_grad_(False), drawn(n_tokens, 64)
     found = []
     with fastest_products("bfloat16"):
         found.append(own(inputs))
@@ -136,17 +138,19 @@ def test_many_rows_give_the_same_numbers_by_a_copy_as_without_one(faster, bias):
     assert torch.equal(*found)
 
 
-def test_a_copy_goes_with_its_weight_and_makes_room_for_another(faster, monkeypatch):
-    pieces, first, inputs = counted(monkeypatch), layer(), drawn(N_TOKENS, 64)
+def test_a_copy_goes_with_its_weight_and_makes_room_for_another(faster, widened):
+    first, inputs = layer(), drawn(N_TOKENS, 64)
     with fastest_products("bfloat16"):
         widen_once(first, 4 * sum(own.numel() for own in first.parameters()))
         first(inputs)
         second = layer()
-        second(inputs)
-        assert len(pieces) == 1
+        for _ in range(2):
+            second(inputs)
+        assert len(widened) == 1
         del first
-        second(inputs)
-        assert len(pieces) == 1
+        for _ in range(2):
+            second(inputs)
+        assert len(widened) == 2
 
 
 def test_other_weights_in_the_place_of_the_first_are_multiplied_by_and_not_by_its_copy(faster):
@@ -162,21 +166,23 @@ def test_other_weights_in_the_place_of_the_first_are_multiplied_by_and_not_by_it
 
 
 @pytest.mark.parametrize("room", [-1, 0, 4 * 6239])
-def test_what_has_no_room_is_not_kept(faster, monkeypatch, room):
+def test_what_has_no_room_is_not_kept(faster, widened, room):
     """96 x 64 weights and 96 of the bias are 6,240."""
-    pieces, own, inputs = counted(monkeypatch), layer(), drawn(N_TOKENS, 64)
+    own, inputs = layer(), drawn(N_TOKENS, 64)
     with fastest_products("bfloat16"):
         widen_once(own, room)
         own(inputs)
-    assert pieces
+    assert not widened
 
 
 def test_what_is_cut_out_of_a_weight_is_not_kept(faster, monkeypatch):
-    pieces, own, inputs = counted(monkeypatch), layer(), drawn(N_TOKENS, 64)
+    kept, own, inputs = [], layer(), drawn(N_TOKENS, 64)
+    real = products._product
+    monkeypatch.setattr(products, "_product", lambda *args: kept.extend(args[3:]) or real(*args))
     with fastest_products("bfloat16"):
         widen_once(own)
         found = nn.functional.linear(inputs, own.weight[:50])
-    assert pieces
+    assert not kept
     assert is_rounded_alike(found, wide(inputs, own.weight[:50]))
 
 
@@ -192,10 +198,14 @@ def test_where_bfloat16_is_as_fast_and_outside_nothing_is_kept(monkeypatch, wide
 
 
 @pytest.mark.parametrize("n_tokens", [1, products._ROWS - 1])
-def test_few_tokens_are_multiplied_as_they_are(faster, monkeypatch, n_tokens):
-    calls, inputs, weight = counted(monkeypatch), drawn(n_tokens, 64), drawn(96, 64, seed=1)
+@pytest.mark.parametrize("copied", [False, True])
+def test_few_tokens_are_multiplied_as_they_are(faster, monkeypatch, n_tokens, copied):
+    """Those of answers also where there is a copy, which a model in its files has not."""
+    calls, own, inputs = counted(monkeypatch), layer(), drawn(n_tokens, 64)
     with fastest_products("bfloat16"):
-        assert torch.equal(nn.functional.linear(inputs, weight), inputs @ weight.t())
+        if copied:
+            widen_once(own)
+        assert torch.equal(nn.functional.linear(inputs, own.weight), inputs @ own.weight.t())
     assert not calls
 
 
