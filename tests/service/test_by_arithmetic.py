@@ -13,7 +13,6 @@ from sparsedash.service.by_arithmetic import seconds_by_arithmetic
 from sparsedash.service.machine_speed import Speeds
 
 SPEEDS = Speeds(float32=2e11, bfloat16=4e11, disk=1e9)
-GPT_J_SPEEDS = Speeds(float32=330e9, bfloat16=330e9, disk=1.3e9)
 WRITTEN = RunSettings(calibration=CalibrationSettings(corpus="builtin:smollm2-text"))
 
 
@@ -32,35 +31,46 @@ def test_answering_by_the_built_in_model_is_foreseen_within_30_percent_of_what_w
     assert foreseen == pytest.approx(tokens_a_second, rel=0.3)
 
 
-def test_a_run_of_7b_is_foreseen_within_30_percent_of_what_was_measured(monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "method", "n_samples", "length", "n_passages", "speeds", "measured"),
+    [
+        pytest.param(
+            "huggyllama/llama-7b",
+            "least-squares",
+            88,
+            512,
+            100,
+            Speeds(float32=224e9, bfloat16=278e9, disk=1.3e9),
+            {"calibrate": 3196, "prune": 1009 / 2, "evaluate": 2302 / 3},
+            id="a whole run of LLaMA-7B",
+        ),
+        pytest.param(
+            "EleutherAI/gpt-j-6b",
+            "wanda-channels",
+            16,
+            256,
+            10,
+            Speeds(float32=330e9, bfloat16=330e9, disk=1.3e9),
+            {"calibrate": 186.9, "prune": 244.1 / 2, "evaluate": 246.5 / 3},
+            id="a handful of passages by GPT-J-6B, which words that go on nearly double",
+        ),
+    ],
+)
+def test_large_models_are_foreseen_within_30_percent_of_what_was_measured(
+    model, method, n_samples, length, n_passages, speeds, measured, monkeypatch
+):
     """`benchmarks/streaming.py` on two cores with 24 GB, see docs/results.md."""
     monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda: 24 * 2**30)
     asked = RunSettings(
-        model="huggyllama/llama-7b",
+        model=model,
         dtype="bfloat16",
-        methods=(method_named("least-squares"),),
-        calibration=CalibrationSettings(corpus="file:/y.jsonl", n_samples=88, length=512),
-        evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=100),
+        methods=(method_named(method),),
+        calibration=CalibrationSettings(corpus="file:/y.jsonl", n_samples=n_samples, length=length),
+        evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n_passages),
         residency="streamed",
     )
-    foreseen = counted(asked, Speeds(float32=224e9, bfloat16=278e9, disk=1.3e9))
-    for stage, seconds in {"calibrate": 3196, "prune": 1009 / 2, "evaluate": 2302 / 3}.items():
-        assert foreseen[stage] == pytest.approx(seconds, rel=0.3)
-
-
-def test_answering_a_handful_of_passages_by_a_large_model_is_foreseen_within_30_percent(monkeypatch):
-    """The same, of the shape of GPT-J-6B: every answer goes on for some words, which nearly doubles it."""
-    monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda: 24 * 2**30)
-    asked = RunSettings(
-        model="EleutherAI/gpt-j-6b",
-        dtype="bfloat16",
-        methods=(method_named("wanda-channels"),),
-        calibration=CalibrationSettings(corpus="file:/y.jsonl", n_samples=16, length=256),
-        evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=10),
-        residency="streamed",
-    )
-    foreseen = counted(asked, GPT_J_SPEEDS)
-    for stage, seconds in {"calibrate": 186.9, "prune": 244.1 / 2, "evaluate": 246.5 / 3}.items():
+    foreseen = counted(asked, speeds)
+    for stage, seconds in measured.items():
         assert foreseen[stage] == pytest.approx(seconds, rel=0.3)
 
 

@@ -23,6 +23,9 @@ from sparsedash.schema.settings import Dtype
 _ROWS = 192
 """Inputs from which on it pays to widen a weight for them."""
 
+_ROWS_BY_COPY = 32
+"""The same for a weight that is there in single precision already, which is twice as much to read."""
+
 _PIECE = 2**22
 """Values of a weight that are widened at once: all of a large one would take as much memory again, twice."""
 
@@ -33,9 +36,6 @@ _TRIAL, _TRIALS = (256, 512, 512), 9
 
 _switch: Any = getattr(torch.backends.mkldnn, "matmul", None)
 """Says by which units a product in single precision is made; an older torch cannot be told."""
-
-_ROWS_BY_COPY = 32
-"""The same for a weight that is there in single precision already, which is twice as much to read."""
 
 
 @contextmanager
@@ -63,8 +63,8 @@ def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
 
     For a model in memory, and only where all its copies have room. room: bytes that they may take.
     """
-    mode, n_weights = _widens.get(), sum(weight.numel() for weight in model.parameters())
-    if mode is not None:
+    if (mode := _widens.get()) is not None:
+        n_weights = sum(weight.numel() for weight in model.parameters())
         mode.room = room if n_weights * torch.float32.itemsize <= room else 0
 
 
@@ -118,33 +118,36 @@ def torch_threads(n: int | None = None) -> Iterator[None]:
 
 @cache
 def float32_is_faster() -> bool:
-    """Whether this machine's products in single precision are clearly faster than in bfloat16; measured once.
-
-    By the processor's time of one thread, the best of some: a run that goes on in another process, beside other work,
-    must find the same.
-    """
+    """Whether this machine's products in single precision are clearly faster than in bfloat16; measured once."""
     left, right = torch.rand(_TRIAL[0], _TRIAL[1]), torch.rand(_TRIAL[2], _TRIAL[1])
-    pairs = (left, right), (left.bfloat16(), right.bfloat16())
-    with torch_threads(1):
-        taken: list[list[float]] = [[_seconds(*pair) for pair in pairs] for _ in range(_TRIALS)]
-    single, half = (min(own) for own in zip(*taken, strict=True))
-    return bool(_FASTER * single < half)
+    narrow = left.bfloat16(), right.bfloat16()
+    return _is_clearly_faster(lambda: _seconds(left, right), lambda: _seconds(*narrow))
 
 
 @cache
 def units_are_faster() -> bool:
-    """Whether units for bfloat16 make a product in single precision clearly faster; measured as above."""
+    """Whether units for bfloat16 make a product in single precision clearly faster; measured once."""
     if _switch is None:
         return False
     factor = torch.rand(_TRIAL[2], _TRIAL[1]).bfloat16().float()
+
+    def by_units() -> float:
+        with _units():
+            return _seconds(factor, factor)
+
+    return _is_clearly_faster(by_units, lambda: _seconds(factor, factor))
+
+
+def _is_clearly_faster(one: Callable[[], float], other: Callable[[], float]) -> bool:
+    """Whether a product takes less time by the one way than by the other, by the seconds that each call gives.
+
+    By the processor's time of one thread, the best of some: a run that goes on in another process, beside other work,
+    must find the same.
+    """
     with torch_threads(1):
-        taken = []
-        for _ in range(_TRIALS):
-            plain = _seconds(factor, factor)
-            with _units():
-                taken.append((plain, _seconds(factor, factor)))
-    plain, by_units = (min(own) for own in zip(*taken, strict=True))
-    return bool(_FASTER * by_units < plain)
+        taken = [(one(), other()) for _ in range(_TRIALS)]
+    fastest, others = (min(own) for own in zip(*taken, strict=True))
+    return bool(_FASTER * fastest < others)
 
 
 @contextmanager
@@ -184,9 +187,11 @@ class _Widened(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is nn.functional.linear and not kwargs:
-            stored, (inputs, weight, *bias) = args[1], args
+            inputs, stored, bias = *args[:2], args[2] if len(args) > 2 else None
+            weight = stored
         elif func is torch.addmm and not kwargs:
-            stored, inputs, weight, bias = args[2], args[1], args[2].t(), [args[0]]
+            bias, inputs, stored = args
+            weight = stored.t()
         else:
             return func(*args, **(kwargs or {}))
         n_rows = inputs.numel() // max(1, inputs.shape[-1])
@@ -194,10 +199,10 @@ class _Widened(TorchFunctionMode):
             return func(*args)
         copy = None if inputs.requires_grad else self._copy(stored)
         if copy is not None:
-            return _product(inputs, weight, bias[0] if bias else None, copy if weight is stored else copy.t())
+            return _product(inputs, weight, bias, copy if weight is stored else copy.t())
         if n_rows < _ROWS:
             return func(*args)
-        return _Product.apply(inputs, weight, *bias)  # type: ignore[no-untyped-call]
+        return _Product.apply(inputs, weight, bias)  # type: ignore[no-untyped-call]
 
     def _copy(self, stored: Tensor) -> Tensor | None:
         """The weight in single precision, as it is stored; none where there is no room for it."""

@@ -55,13 +55,13 @@ class RunModel:
         """The dense model in memory."""
         source = self.source
         with self._run_log.timed("load"):
-            streamed = self._is_streamed(source)
+            streamed = self._is_streamed
             by_block = " block by block" if streamed else ""
             self._run_log.on_step(Step("load", 0, 1, message=f"Reading {self._reference}{by_block}"))
             loaded = self._shelf.take(source, self.dtype, self._stream if streamed else None)
             self._run_log.on_step(Step("load", 1, 1))
         if not streamed:
-            left = int(USABLE * memory_bytes()) - self._resident_bytes(source)
+            left = int(USABLE * memory_bytes()) - self._resident_bytes
             widen_once(loaded.model, min(WIDE_BYTES, left))
         note_shape(loaded, self._store)
         self._store.remember(notes.model_type(source.identity), loaded.model.config.model_type)
@@ -69,13 +69,16 @@ class RunModel:
             self._run_log.warn(warning)
         return loaded
 
-    def _is_streamed(self, source: Source) -> bool:
+    @property
+    def _is_streamed(self) -> bool:
         """Whether the weights stay in their files, as is asked for or as the memory of this machine allows."""
         there = None if torch.cuda.is_available() else memory_bytes()
-        return is_streamed(self._settings.residency, self._resident_bytes(source), there)
+        return is_streamed(self._settings.residency, self._resident_bytes, there)
 
-    def _resident_bytes(self, source: Source) -> int:
+    @cached_property
+    def _resident_bytes(self) -> int:
         """What the run takes with all weights in memory, at least; of a family that is not counted, the weights."""
+        source = self.source
         config = read_config(source.folder, source.reference)
         try:
             return least_memory(dimensions(config.to_dict()), self._settings).n_bytes

@@ -9,7 +9,7 @@ import torch
 
 from sparsedash.engine.models import products
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.products import fastest_products, same_products
+from sparsedash.engine.models.products import fastest_products, same_products, torch_threads
 from sparsedash.engine.texts import generation
 from sparsedash.engine.texts.generation import sample_texts
 from sparsedash.engine.texts.side_by_side import n_streams, side_by_side
@@ -26,10 +26,8 @@ class Stopped(Exception):
 
 @pytest.fixture
 def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
