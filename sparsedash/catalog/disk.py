@@ -8,9 +8,10 @@ from sparsedash.catalog.engine_limits import (
     HELD_OUT_TOKENS,
     MISMATCH_PASSAGES,
     MISMATCH_TOKENS,
+    MODELS_TOGETHER,
     TOKENS_A_PASSAGE,
 )
-from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, kept_bytes, needs_sensitivity
+from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, kept_bytes, needs_sensitivity, unfinished_bytes
 from sparsedash.schema.cache_keys import shares_read
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings
@@ -42,7 +43,16 @@ def disk(counted: Dimensions, settings: RunSettings, n_passages: int, *, streame
         stays += counted.n_parameters * itemsize
     streams = 2 if any(map(_refits_in_order, settings.methods)) else 1
     passing = [streams * calibration.n_samples * calibration.length * counted.hidden * itemsize]
-    passing += [_model_bytes(counted, method, permille, itemsize) for method, permille in settings.points]
+    models = sorted((_model_bytes(counted, method, permille, itemsize) for method, permille in settings.points))
+    if streamed:
+        # They are put aside besides, those that answer side by side together, and what is kept of their passages.
+        kept = unfinished_bytes(counted, settings.dtype, streamed=True)
+        a_token = counted.kept_of_a_token * itemsize
+        n_answering = min(1 + settings.n_sparse, MODELS_TOGETHER)
+        models.append(
+            2 * sum(models[-MODELS_TOGETHER:]) + min(kept, n_answering * n_passages * TOKENS_A_PASSAGE * a_token)
+        )
+    passing.append(max(models, default=0))
     if needs_sensitivity(settings):
         passing.append(_out_bytes(counted, 0))
     return Disk(stays_bytes=stays, passing_bytes=max(passing) if settings.points else 0)

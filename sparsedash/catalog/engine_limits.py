@@ -7,6 +7,11 @@ TOGETHER_TOKENS = 4 * BATCH_TOKENS
 more, too little would be heard of it for too long.
 """
 
+MODELS_TOGETHER = 4
+"""Models that answer side by side where weights lie in files, so that a block is read once for all of them. Until then
+each sparse one takes room on the disk; and none is heard of before the others.
+"""
+
 FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
 """Tokens in one batch of a backward pass: many where all of the calibration text is read, few where little is."""
 SENSITIVITY_TOKENS = 4096
@@ -21,9 +26,10 @@ fewest, which are also the fewest that a thread of their own is worth: each of t
 WIDE_BYTES = 2**30
 """Of copies in single precision of a BF16 model's weights, kept for a run on machines that multiply those faster."""
 
-KEPT_BYTES, KEPT_SHARE = 256 * 2**20, 1 / 8
+KEPT_BYTES, KEPT_SHARE, HELD_SHARE = 256 * 2**20, 1 / 8, 1 / 2
 """Answers that are no whole word yet are finished together, once so much of their passages is kept for it, or this
-share of the model's weights where that is more: each token that is written takes a pass over all of them.
+share of the model's weights where that is more: each token that is written takes a pass over all of them. The second
+share is where what is kept lies in files as the weights do.
 """
 
 HELD_OUT_EVERY, HELD_OUT_TOKENS = 16, 512

@@ -11,6 +11,7 @@ from sparsedash.catalog.engine_limits import (
     CACHE_BYTES,
     FEWEST_TEXTS,
     FISHER_BATCH_TOKENS,
+    HELD_SHARE,
     KEPT_BYTES,
     KEPT_SHARE,
     MOST_TEXTS,
@@ -19,7 +20,7 @@ from sparsedash.catalog.engine_limits import (
 )
 from sparsedash.catalog.published import MODELS
 from sparsedash.schema.cache_keys import shares_read
-from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, Residency, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, Dtype, Residency, RunSettings
 
 BUILTIN_CONFIG = "smollm2-135m"
 
@@ -73,7 +74,7 @@ def least_memory(counted: Dimensions, settings: RunSettings, *, streamed: bool =
     n_at_once = 1 if streamed else len(counted.widths)
     beside: dict[Purpose, int] = {
         "the text that the model writes": _writing_bytes(counted, settings),
-        "answering": _answering_bytes(counted, settings),
+        "answering": _answering_bytes(counted, settings, streamed=streamed),
         "calibration": _calibration_bytes(counted, settings, n_streams=1),
         "pruning": _solving_bytes(counted, settings) + _masked_bytes(counted, settings, n_at_once),
         "the backward pass": max(
@@ -172,13 +173,22 @@ def _writing_bytes(counted: Dimensions, settings: RunSettings) -> int:
     return n_texts * (a_text + _DRAWING * 4 * counted.vocabulary)
 
 
-def _answering_bytes(counted: Dimensions, settings: RunSettings) -> int:
-    """Keys and values of passages whose answers are no whole words yet, and of the batch after them: all, at worst."""
-    itemsize = BYTES[settings.dtype]
-    a_token = counted.kept_of_a_token * itemsize
-    kept = max(KEPT_BYTES, int(KEPT_SHARE * counted.n_parameters * itemsize)) + BATCH_TOKENS * a_token
+def unfinished_bytes(counted: Dimensions, dtype: Dtype, *, streamed: bool) -> int:
+    """What is kept of passages, at most, until their answers are finished together: in memory, or in files."""
+    share = HELD_SHARE if streamed else KEPT_SHARE
+    return max(KEPT_BYTES, int(share * counted.n_parameters * BYTES[dtype]))
+
+
+def _answering_bytes(counted: Dimensions, settings: RunSettings, *, streamed: bool) -> int:
+    """Keys and values of passages whose answers are no whole words yet, and of the batch after them: all, at worst.
+
+    Those of one block where the others' are in files.
+    """
+    a_token = counted.kept_of_a_token * BYTES[settings.dtype]
+    kept = unfinished_bytes(counted, settings.dtype, streamed=streamed) + BATCH_TOKENS * a_token
     asked = n_passages(settings)
-    return kept if asked is None else min(kept, asked * TOKENS_A_PASSAGE * a_token)
+    most = kept if asked is None else min(kept, asked * TOKENS_A_PASSAGE * a_token)
+    return most // len(counted.widths) if streamed else most
 
 
 def _solving_bytes(counted: Dimensions, settings: RunSettings) -> int:

@@ -161,7 +161,7 @@ def _progress(backend: Backend, job: Job, now: float, shown: float) -> RunProgre
     since = max(0.0, now - (job.heartbeat_at or now))
     taken = [*job.taken[:-1], *(last._replace(seconds=last.seconds + since) for last in job.taken[-1:])]
     stored = backend.cached(settings)
-    behind = 0 if job.point is None else job.point + 1
+    behind = max((each.point + 1 for each in taken if each.point is not None), default=0)
     at = Now(
         # A row of before there was this column has only its stage.
         taken=taken or [Taken(job.stage or "start", job.point, since)],

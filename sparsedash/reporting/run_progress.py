@@ -16,6 +16,7 @@ Part = tuple[str, int | None]
 """A stage, and the place of its sparse model among the run's points; None where it is for none, or for all.
 
 The first calibration is for all; another one, on a text of which another share is plain, has its first model's place.
+Models that answer side by side do so in the last one's part.
 """
 
 ALMOST = 0.99
@@ -86,11 +87,13 @@ def run_progress(
     """
     parts, placed = plan(settings), _placed(settings, now.taken)
     here = placed[-1] if placed else 0
-    spent = _spent(now.taken, placed)
-    later = _later(parts, here, now)
-    known = _known(settings, parts, expected, _likely(parts, spent, here, now))
+    spent, (n_models, waiting) = _spent(now.taken, placed), _side_by_side(parts, placed, now)
+    later = [*waiting, *_later(parts, here, now)]
+    known = _known(settings, parts, expected, _likely(parts, spent, here, now, n_models))
     unmeasured = tuple(dict.fromkeys(parts[at][0] for at in later if known[at] is None))
-    rest_here = _rest_here(parts[here], spent.get(here, 0.0), known[here], now)
+    of_one = known[here]
+    usual = None if of_one is None else of_one * n_models.get(here, 1)
+    rest_here = _rest_here(parts[here], spent.get(here, 0.0), usual, now)
     n_parts = len(spent.keys() - {here}) + 1 + len(later)
     part = n_parts - len(later)
     share, remaining = (part - 1 + _share_here(parts[here], now)) / n_parts, None
@@ -101,7 +104,7 @@ def run_progress(
         done = sum(spent.values())
         if now.goes_on:
             left_out = set(range(len(parts))) - spent.keys() - {here, *later}
-            before = max(0.0, (known[here] or 0.0) - spent.get(here, 0.0) - rest_here)
+            before = max(0.0, (usual or 0.0) - spent.get(here, 0.0) - rest_here)
             done += before + sum(known[at] or 0.0 for at in left_out)
         share = done / (done + remaining) if done + remaining > 0 else 0.0
     return RunProgress(
@@ -136,6 +139,13 @@ def _placed(settings: RunSettings, taken: Sequence[Taken]) -> list[int]:
             # Text of a file is read while the model is found.
             part = ("load", None)
         before = found[-1] if found else 0
+        if (
+            stage == "evaluate"
+            and point is None
+            and (pruned := [each.point for each in taken[: len(found)] if each.stage == "prune"])
+        ):
+            # Side by side with the dense model.
+            part = (stage, pruned[-1])
         # What is read again, for one sparse model or because it was lost, is part of pruning that model.
         own = order.get(part, before)
         again = order.get(("prune", point), before)
@@ -148,6 +158,27 @@ def _spent(taken: Sequence[Taken], placed: Sequence[int]) -> dict[int, float]:
     for at, each in zip(placed, taken, strict=True):
         spent[at] = spent.get(at, 0.0) + each.seconds
     return spent
+
+
+def _side_by_side(parts: Sequence[Part], placed: Sequence[int], now: Now) -> tuple[dict[int, int], list[int]]:
+    """How many models answer in each part that has them answer; and the places of those that wait for others to be
+    made before they answer together, the present one not counted.
+    """
+    n_models: dict[int, int] = {}
+    dense = parts.index(("evaluate", None))
+    waiting: list[int] = []
+    for at in placed:
+        stage, point = parts[at]
+        if stage == "evaluate":
+            n_models.setdefault(at, max(1, len(waiting)))
+            waiting = []
+            continue
+        if at > dense and not n_models and not now.answered and dense not in waiting:
+            waiting.append(dense)
+        if stage == "prune" and (own := parts.index(("evaluate", point))) not in waiting:
+            waiting.append(own)
+    here = placed[-1] if placed else 0
+    return n_models, [at for at in waiting if at < here]
 
 
 def _later(parts: Sequence[Part], here: int, now: Now) -> list[int]:
@@ -181,12 +212,16 @@ def _known(
     return found
 
 
-def _likely(parts: Sequence[Part], spent: Mapping[int, float], here: int, now: Now) -> dict[int, float]:
-    """Seconds of the parts that are over; and of the present answers, whose rate says what they will have taken."""
+def _likely(
+    parts: Sequence[Part], spent: Mapping[int, float], here: int, now: Now, n_models: Mapping[int, int]
+) -> dict[int, float]:
+    """Seconds of the parts that are over, for one model; and of the present answers, whose rate says what they will
+    have taken.
+    """
     found = {at: seconds for at, seconds in spent.items() if at < here}
     if parts[here][0] == "evaluate" and now.rest_s is not None:
         found[here] = spent.get(here, 0.0) + now.rest_s
-    return found
+    return {at: seconds / n_models.get(at, 1) for at, seconds in found.items()}
 
 
 def _alike(settings: RunSettings, part: Part, other: Part) -> bool:

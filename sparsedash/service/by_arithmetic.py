@@ -12,12 +12,21 @@ from sparsedash.catalog.choices import n_passages
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.engine_limits import (
     FISHER_BATCH_TOKENS,
+    MODELS_TOGETHER,
     SENSITIVITY_BATCH_TOKENS,
     SENSITIVITY_TOKENS,
     TOGETHER_TOKENS,
     TOKENS_A_PASSAGE,
 )
-from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, USABLE, collects_whole_moments, is_streamed, least_memory
+from sparsedash.catalog.memory import (
+    BYTES,
+    STREAM_INPUTS,
+    USABLE,
+    collects_whole_moments,
+    is_streamed,
+    least_memory,
+    unfinished_bytes,
+)
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.settings import SELF, Dtype, RunSettings
@@ -42,9 +51,9 @@ _WRITING: dict[Dtype, float] = {"float32": 0.4, "bfloat16": 0.3}
 _GATHERING = 0.7
 """Share of the speed in single precision: of summing up second moments, half of each."""
 
-_FINISHING, _WEIGHT_BYTES_A_SECOND = 9, 1e10
-"""Times that answering goes over all weights for the first batch, and for the words that go on, beside once for all
-batches that go through a model in its files together; and what a pass with few rows reads of them, in memory already.
+_FINISHING, _UNFINISHED, _WEIGHT_BYTES_A_SECOND = 9, 0.5, 1e10
+"""Times that answering goes over all weights for the words that go on, the share of the passages whose do; and what a
+pass with few rows reads of the weights, in memory already.
 """
 
 _SOLVING, _ORDERING, _LOSING, _INVERTING = 2.0, 12.0, 3.5, 2.6
@@ -90,14 +99,14 @@ def seconds_by_arithmetic(
     whole = settings.reads_text and collects_whole_moments(counted.widths, settings)
     gathering = _powers(counted, 2) / (_GATHERING * speeds.float32) if whole else 0.0
     n_asked = n and n * TOKENS_A_PASSAGE
-    few_rows_s = walk_s + BYTES[dtype] * counted.n_matmul / _WEIGHT_BYTES_A_SECOND
+    few_rows_s = BYTES[dtype] * counted.n_matmul / _WEIGHT_BYTES_A_SECOND
     return {
         "load": _LOADING_S + BYTES[dtype] * counted.n_parameters / min(_LOADING_BYTES_A_SECOND, speeds.disk or inf),
         "text": n_tokens * 2.0 * counted.n_matmul / (_WRITING[dtype] * speed) if own else 0.0,
         "calibrate": walk_s + n_tokens * (reading.a_token + gathering),
         "prune": fmean(_method_s(each, n_tokens, counted, speeds, reading, whole) for each in settings.methods),
         "evaluate": n_asked
-        and n_asked * a_token_s / _ANSWERING + walk_s * ceil(n_asked / TOGETHER_TOKENS) + _FINISHING * few_rows_s,
+        and n_asked * a_token_s / _ANSWERING + _FINISHING * few_rows_s + walk_s * _walks(settings, counted, n_asked),
     }
 
 
@@ -123,6 +132,16 @@ def _walk_s(settings: RunSettings, speeds: Speeds, counted: Dimensions) -> float
     streamed = is_streamed(settings.residency, least_memory(counted, settings).n_bytes, there)
     beside = least_memory(counted, settings, streamed=True).n_bytes
     return n_bytes / speeds.disk if streamed and speeds.disk and n_bytes + beside > USABLE * there else 0.0
+
+
+def _walks(settings: RunSettings, counted: Dimensions, n_asked: int) -> float:
+    """How often a model is read from its files for each of those that answer side by side. n_asked: tokens, of one."""
+    n_models = 1 if settings.evaluation.stop_early else min(1 + settings.n_sparse, MODELS_TOGETHER)
+    a_token = counted.kept_of_a_token * BYTES[settings.dtype]
+    room = unfinished_bytes(counted, settings.dtype, streamed=True)
+    n_tokens = n_models * n_asked
+    reading = ceil(n_tokens / min(TOGETHER_TOKENS, room / a_token))
+    return (reading + _FINISHING * ceil(_UNFINISHED * n_tokens * a_token / room)) / n_models
 
 
 def _method_s(

@@ -58,7 +58,15 @@ class Halfway:
 
         part: gives its bytes, and is only asked then.
         """
+        self.add(key, part)
+        self.keep_added()
+
+    def add(self, key: str, part: Callable[[], bytes]) -> None:
+        """Have a part kept with the next one; as `keep`, for several that belong together."""
         self._pending[key] = part
+
+    def keep_added(self) -> None:
+        """Keep all that came, as `keep` does."""
         if not self.is_due:
             return
         for name, packed in self._pending.items():

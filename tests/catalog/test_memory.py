@@ -185,6 +185,10 @@ def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
     large = replace(SMALL, kept_of_a_token=10_000, n_parameters=10**9)
     asked = settings("random", evaluation=EvaluationSettings())
     assert least_memory(large, asked).beside_bytes == 10**9 * 4 // 8 + batch
+    # In files there is room for more, and one block's are in memory.
+    n_blocks = len(SMALL.widths)
+    much = settings("random", evaluation=EvaluationSettings(corpus="file:/x.txt"))
+    assert least_memory(large, much, streamed=True).beside_bytes == (10**9 * 4 // 2 + batch) // n_blocks
 
 
 def test_whatever_took_most_of_the_memory_can_be_made_smaller():

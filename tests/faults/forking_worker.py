@@ -35,7 +35,7 @@ COUNTED = {
 def keep_and_count_all(folder):
     """Make every stage a long one, of many blocks and batches."""
     halfway.EVERY_S = 0.0
-    evaluate.KEPT_BYTES, evaluate.KEPT_SHARE, evaluate.BATCH_TOKENS = 0, 0, 64
+    evaluate.KEPT_BYTES, evaluate.KEPT_SHARE, evaluate.HELD_SHARE, evaluate.BATCH_TOKENS = 0, 0, 0, 64
     gradients.SENSITIVITY_BATCH_TOKENS = 256
     killed_at = json.loads((folder / "killed").read_text())
 

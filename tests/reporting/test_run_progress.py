@@ -164,6 +164,40 @@ def test_over_a_whole_run_it_only_grows_and_is_never_over_before_the_end(expecte
     assert shares[-1] <= ALMOST
 
 
+TOGETHER = (*TAKEN[:2], *TAKEN[3:6], TAKEN[7], ("evaluate", None, 60.0))
+"""Where both sparse models answer side by side with the dense one."""
+
+
+@pytest.mark.parametrize(
+    ("n_taken", "seconds", "more", "remaining_s"),
+    [
+        # The text: what models take to answer is to come three times.
+        (3, 50.0, {"rest_s": 10.0}, 10 + 30 + 2 * 4 + 3 * 20),
+        (5, 1.0, {}, 3 + 4 + 3 * 20),
+        (6, 1.0, {}, 3 + 3 * 20),
+        (7, 15.0, {"rest_s": 45.0}, 45),
+        (7, 15.0, {}, 45),
+    ],
+)
+def test_models_that_answer_side_by_side_are_all_to_come_until_then(n_taken, seconds, more, remaining_s):
+    taken = [*TOGETHER[: n_taken - 1], (*TOGETHER[n_taken - 1][:2], seconds)]
+    found = run_progress(RUN, KNOWN, Now(taken=tuple(Taken(*each) for each in taken), **more))
+    assert found.remaining_s == pytest.approx(remaining_s)
+    assert found.share == pytest.approx(1 - remaining_s / 168, abs=0.01)
+
+
+def test_what_some_took_side_by_side_tells_of_those_after_them():
+    run = replace(RUN, sparsities_permille=(100, 200, 300))
+    taken = tuple(Taken(*each) for each in (*TOGETHER[:6], ("evaluate", None, 90.0), ("prune", 2, 4.0)))
+    unknown = KNOWN | {"evaluate": None}
+    assert run_progress(run, unknown, Now(taken=taken)).remaining_s == pytest.approx(30 + 0.4)
+
+
+def test_a_dense_model_that_is_stored_is_not_waited_for():
+    taken = tuple(Taken(*each) for each in TOGETHER[:6])
+    assert run_progress(RUN, KNOWN, Now(taken=taken, answered=True)).remaining_s == pytest.approx(2 * 20 + 0.4)
+
+
 def test_a_calibration_that_was_lost_is_told_to_be_made_again():
     lost = [*TAKEN[:7], ("prune", 1, 1.0), ("calibrate", 1, 3.0)]
     found = run_progress(RUN, KNOWN, Now(taken=tuple(Taken(*each) for each in lost), share=0.1, rest_s=27.0))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.engine_limits import TOGETHER_TOKENS, TOKENS_A_PASSAGE
+from sparsedash.catalog.engine_limits import MODELS_TOGETHER, TOGETHER_TOKENS, TOKENS_A_PASSAGE
 from sparsedash.catalog.memory import dimensions_of
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -122,15 +122,20 @@ def test_passages_that_go_through_a_model_in_its_files_together_read_them_once(m
     monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda: 10**8)
     n = TOGETHER_TOKENS // TOKENS_A_PASSAGE
 
-    def reading_s(n_passages):
+    def reading_s(n_passages, alone=True, sparsities=(100, 200)):
         """Without what is computed, which takes as long on any disk."""
-        asked = replace(
-            WRITTEN, residency="streamed", evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n_passages)
-        )
+        passages = EvaluationSettings(corpus="file:/x.jsonl", n_passages=n_passages, stop_early=alone)
+        asked = replace(WRITTEN, residency="streamed", sparsities_permille=sparsities, evaluation=passages)
         return counted(asked, replace(SPEEDS, disk=1e8))["evaluate"] - counted(asked)["evaluate"]
 
     assert reading_s(1) == pytest.approx(reading_s(n))
     assert reading_s(n + 1) - reading_s(n) == pytest.approx(reading_s(n) / (by_arithmetic._FINISHING + 1))
+    # So do models that answer side by side, as many as do.
+    assert 3 * reading_s(5, alone=False) == pytest.approx(reading_s(5))
+    many = tuple(range(100, 900, 100))
+    assert MODELS_TOGETHER * reading_s(5, alone=False, sparsities=many) == pytest.approx(reading_s(5))
+    # What is kept until words are finished has room for so many passages, of one model as of several.
+    assert reading_s(1000, alone=False) > 0.9 * reading_s(1000)
 
 
 def test_passages_and_calibration_text_count_in_proportion():

@@ -32,6 +32,17 @@ def test_nothing_is_kept_before_it_is_time_and_then_everything(store):
     halfway.keep("c", lambda: pytest.fail("it is asked for too early"))
 
 
+def test_what_is_added_is_kept_at_the_same_time(store):
+    clock = Clock()
+    halfway = Halfway(store, "tiny", clock)
+    clock.now = EVERY_S
+    halfway.add("a", lambda: b"1")
+    halfway.add("b", lambda: b"2")
+    assert store.get_artefact("a") is None
+    halfway.keep_added()
+    assert [store.get_artefact(key) for key in "ab"] == [b"1", b"2"]
+
+
 def test_of_what_is_kept_under_one_key_the_last_one_counts(store):
     clock = Clock()
     halfway = Halfway(store, "tiny", clock)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from sparsedash.engine.models.block_walk import Applied, Batch, BlockWalk
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.roomy_cache import RoomyLayer
 
@@ -22,15 +23,17 @@ _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 class Unfinished:
     """Answers that go on after equally many tokens, and what the model keeps of those.
 
-    written: the tokens of each so far; finishing adds to them. layers: of each, keys and values (r, heads, t, e).
+    applied: what the loaded model is while it writes them. written: the tokens of each so far; finishing adds to them.
+    layers: of each, keys and values (r, heads, t, e).
     """
 
+    applied: Applied
     written: list[list[int]]
     layers: list[tuple[Tensor, Tensor]]
 
 
 def unfinished(
-    loaded: LoadedModel, cache: Cache, n_context: Sequence[int], begun: Sequence[list[int] | None]
+    loaded: LoadedModel, applied: Applied, cache: Cache, n_context: Sequence[int], begun: Sequence[list[int] | None]
 ) -> list[Unfinished]:
     """The answers that are no whole word yet, a part for every length of what was read.
 
@@ -41,25 +44,37 @@ def unfinished(
     for row, tokens in enumerate(begun):
         if tokens is not None and not _is_finished(loaded, tokens):
             # The columns of target tokens after the first wrong one were read, but the model did not write them.
-            rows, part = parts.setdefault(n_context[row] + len(tokens) - 1, ([], Unfinished([], [])))
+            rows, part = parts.setdefault(n_context[row] + len(tokens) - 1, ([], Unfinished(applied, [], [])))
             rows.append(row)
             part.written.append(tokens)
     while cache.layers:
         # Let go of layer by layer: all of them twice may be gigabytes.
         layer = cache.layers.pop(0)
-        for length, (rows, part) in parts.items():
-            part.layers.append((layer.keys[rows, :, :length], layer.values[rows, :, :length]))
+        chosen = [of[rows, :, :length] for length, (rows, _) in parts.items() for of in (layer.keys, layer.values)]
+        held = loaded.residency.hold_all(chosen) if chosen else []
+        for (_, part), keys, values in zip(parts.values(), held[::2], held[1::2], strict=True):
+            part.layers.append((keys, values))
     return [part for _, part in parts.values()]
 
 
 def finish_(loaded: LoadedModel, parts: Sequence[Unfinished]) -> None:
-    """Let the model write on, greedily, to the end of each word: the answers of many batches together, in place.
+    """Let every model write on, greedily, to the end of each word: the answers of many batches together, in place.
 
     A token more costs a pass over all weights, for one answer as for a hundred.
     """
-    if parts:
-        mask, cache = _joined(loaded, parts)
-        _write_on_(loaded, mask, cache, [tokens for part in parts for tokens in part.written])
+    of_model: dict[Applied, list[Unfinished]] = {}
+    for part in parts:
+        of_model.setdefault(part.applied, []).append(part)
+    writing = [_Writing(loaded, applied, own) for applied, own in of_model.items()]
+    for _ in range(MAX_MORE_TOKENS):
+        if not writing:
+            return
+        caches = [each.cache for each in writing]
+        walk = BlockWalk(loaded.model.base_model, loaded.blocks, [each.last() for each in writing], caches)
+        walk.run([each.applied for each in writing])
+        for number, each in enumerate(writing):
+            each.add_(walk.output(loaded.model, number).logits[:, -1])
+        writing = [each for each in writing if each.written]
 
 
 def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
@@ -71,43 +86,52 @@ def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
     return word.group() if word else text.strip()[:1]
 
 
-def _joined(loaded: LoadedModel, parts: Sequence[Unfinished]) -> tuple[Tensor, Cache]:
-    """One mask (r, t) and one cache of all parts' rows, which lose theirs on the way.
+class _Writing:
+    """The answers that one model writes on together: one mask (r, t) and one cache of all rows of these parts, which
+    lose theirs on the way.
 
     Rows end together: a sliding window counts columns back from the last one, where padding must not take up its room.
-    Positions are in the keys already, or are counted from the mask.
+    Positions are in the keys already, or are counted from the mask. written: the tokens of each; none when all are
+    finished.
     """
-    lengths = [part.layers[0][0].shape[2] for part in parts for _ in part.written]
-    cache = DynamicCache()
-    for _ in range(len(parts[0].layers)):
-        # Layer by layer, as above; and given back, since the next one is as large and finds no room in the gaps.
-        cache.layers.append(RoomyLayer.ending_together([part.layers.pop(0) for part in parts], MAX_MORE_TOKENS))
-        loaded.residency.drop()
-    columns = torch.arange(max(lengths), device=cache.layers[0].device)
-    return (columns >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]).long(), cache
 
+    def __init__(self, loaded: LoadedModel, applied: Applied, parts: Sequence[Unfinished]) -> None:
+        self._loaded, self.applied = loaded, applied
+        self.written = [tokens for part in parts for tokens in part.written]
+        self._going_on = list(range(len(self.written)))
+        lengths = [part.layers[0][0].shape[2] for part in parts for _ in part.written]
+        self.cache = DynamicCache()
+        for _ in range(len(parts[0].layers)):
+            # Layer by layer, as above; and given back, since the next one is as large and finds no room in the gaps.
+            layers = [part.layers.pop(0) for part in parts]
+            hold = loaded.residency.hold_all
+            self.cache.layers.append(RoomyLayer.ending_together(layers, MAX_MORE_TOKENS, hold))
+            loaded.residency.drop()
+        columns = torch.arange(max(lengths), device=self.cache.layers[0].device)
+        self._mask = (columns >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]).long()
 
-def _write_on_(loaded: LoadedModel, mask: Tensor, cache: Cache, written: list[list[int]]) -> None:
-    """Append tokens to each of `written`, in place. mask: (r, t)."""
-    takes_positions = "position_ids" in inspect.signature(loaded.model.forward).parameters
-    going_on = list(range(len(written)))
-    for _ in range(MAX_MORE_TOKENS):
-        last = torch.tensor([[tokens[-1]] for tokens in written], device=mask.device)
-        extra = {"position_ids": mask.sum(dim=1, keepdim=True)} if takes_positions else {}
-        mask = torch.cat([mask, mask.new_ones(len(written), 1)], dim=1)
-        output = loaded.model(input_ids=last, attention_mask=mask, cache=cache, use_cache=True, **extra)
-        choices = output.logits[:, -1].argmax(dim=-1).tolist()
-        for row in going_on:
-            written[row].append(choices[row])
-        going_on = [row for row in going_on if not _is_finished(loaded, written[row])]
-        if not going_on:
-            return
+    def last(self) -> Batch:
+        """The last token of each row, as what the model reads next."""
+        ids = torch.tensor([[tokens[-1]] for tokens in self.written], device=self._mask.device)
+        positions = self._mask.sum(dim=1, keepdim=True)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
+        given = {"attention_mask": self._mask}
+        if "position_ids" in inspect.signature(self._loaded.model.base_model.forward).parameters:
+            given["position_ids"] = positions
+        return Batch(ids, self._mask, given)
+
+    def add_(self, logits: Tensor) -> None:
+        """Append the model's choice to each row. logits: (r, vocabulary)."""
+        choices = logits.argmax(dim=-1).tolist()
+        for row in self._going_on:
+            self.written[row].append(choices[row])
+        self._going_on = [row for row in self._going_on if not _is_finished(self._loaded, self.written[row])]
         # Few words have many tokens: those that have should not take the others along.
-        if len(going_on) <= len(written) * 3 // 4:
-            chosen = torch.tensor(going_on, device=mask.device)
-            cache.batch_select_indices(chosen)
-            mask, written = mask[chosen], [written[row] for row in going_on]
-            going_on = list(range(len(written)))
+        if len(self._going_on) <= len(self.written) * 3 // 4:
+            chosen = torch.tensor(self._going_on, dtype=torch.long, device=self._mask.device)
+            self.cache.batch_select_indices(chosen)
+            self._mask, self.written = self._mask[chosen], [self.written[row] for row in self._going_on]
+            self._going_on = list(range(len(self.written)))
 
 
 def _is_finished(loaded: LoadedModel, tokens: Sequence[int]) -> bool:

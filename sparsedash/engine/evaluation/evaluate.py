@@ -10,16 +10,17 @@ not belong to it, near the beginning: the `published` rule counts it as wrong, w
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
 
-from sparsedash.catalog.engine_limits import BATCH_TOKENS, KEPT_BYTES, KEPT_SHARE, TOGETHER_TOKENS
+from sparsedash.catalog.engine_limits import BATCH_TOKENS, HELD_SHARE, KEPT_BYTES, KEPT_SHARE, TOGETHER_TOKENS
 from sparsedash.engine.evaluation.answers import finish_, first_word
 from sparsedash.engine.evaluation.early_stopping import AnyRule, chunks
 from sparsedash.engine.evaluation.questions import Question
-from sparsedash.engine.evaluation.reading import Asked, Read, read, that_fit
+from sparsedash.engine.evaluation.reading import Answering, Asked, Read, bytes_a_token, read, that_fit
 from sparsedash.engine.evaluation.so_far import SoFar
 from sparsedash.engine.evaluation.target_scores import TargetScore, outcome
 from sparsedash.engine.models.block_walk import batches_by_length
@@ -39,7 +40,6 @@ class Evaluated:
     n_tokens: int
 
 
-@torch.inference_mode()
 def evaluate(
     loaded: LoadedModel,
     passages: Passages,
@@ -50,55 +50,89 @@ def evaluate(
     stop: AnyRule | None = None,
     so_far: SoFar | None = None,
 ) -> Evaluated:
-    """Ask the model for the last word of every passage, or of as many as `stop` needs.
+    """Ask the loaded model, as it is, for the last word of every passage, or of as many as `stop` needs.
 
-    message: which model this is, for the progress line. so_far: where answers are kept on the way, and those of an
-    attempt that was broken off, which are not asked for again.
+    message: which model this is, for the progress line. so_far: as in Answering.
     """
+    model = Answering(so_far=so_far or SoFar())
+    (evaluated,) = evaluate_together(loaded, passages, [model], on_step, message, rule=rule, stop=stop)
+    return evaluated
+
+
+@torch.inference_mode()
+def evaluate_together(
+    loaded: LoadedModel,
+    passages: Passages,
+    models: Sequence[Answering],
+    on_step: OnStep,
+    message: str = "",
+    *,
+    rule: Rule = "plain",
+    stop: AnyRule | None = None,
+) -> list[Evaluated]:
+    """Ask all of these models side by side: a block is read once for all of them, and each has its share of the time.
+
+    stop: for one alone, which is not asked further than the others.
+    """
+    if len(models) == 1 and models[0].applied is not nullcontext:
+        # Once: in memory a change takes all blocks at the same time.
+        with models[0].applied():
+            alone = [replace(models[0], applied=nullcontext)]
+            return evaluate_together(loaded, passages, alone, on_step, message, rule=rule, stop=stop)
     pairs = zip(passages.contexts, passages.targets, strict=True)
     questions = [Question.of(loaded, context, target) for context, target in pairs]
-    asked = _Asked(loaded, passages, questions, rule, so_far or SoFar())
-    outcomes: dict[int, Outcome] = {}
+    asked = _Asked(loaded, passages, questions, rule, models)
+    outcomes: dict[Answering, dict[int, Outcome]] = {model: {} for model in models}
     stopping = None
-    started = time.perf_counter() - asked.so_far.seconds
-    step = partial(Step, "evaluate", total=len(questions), unit="passages", message=message)
+    step = partial(Step, "evaluate", total=len(models) * len(questions), unit="passages", message=message)
 
     def on_read(n_read: int, n_right: int) -> None:
-        before = sum(o.last_word_right for o in outcomes.values())
-        on_step(step(done=len(outcomes) + n_read, n_right=before + n_right))
+        before = [outcome.last_word_right for found in outcomes.values() for outcome in found.values()]
+        on_step(step(done=len(before) + n_read, n_right=sum(before) + n_right if len(models) == 1 else None))
 
+    started = time.perf_counter()
     for chunk in stop.chunks() if stop else chunks(len(questions)):
-        outcomes |= asked.outcomes(chunk, on_read)
+        for model, found in asked.outcomes(chunk, on_read).items():
+            outcomes[model] |= found
         if stop:
-            stopping = stop.stopping(outcomes)
+            stopping = stop.stopping(outcomes[models[0]])
         if stopping and stopping.decision != "open":
             break
-    return Evaluated(
-        outcomes=tuple(outcomes[row] for row in sorted(outcomes)),
-        stopping=stopping,
-        seconds=max(time.perf_counter() - started, 1e-9),
-        n_tokens=sum(len(questions[row].read) for row in outcomes),
-    )
+    seconds = (time.perf_counter() - started) / len(models)
+    return [
+        Evaluated(
+            outcomes=tuple(found[row] for row in sorted(found)),
+            stopping=stopping,
+            seconds=max(model.so_far.seconds + seconds, 1e-9),
+            n_tokens=sum(len(questions[row].read) for row in found),
+        )
+        for model, found in outcomes.items()
+    ]
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """A model, and what it is asked."""
+    """Models, and what they are asked."""
 
     loaded: LoadedModel
     passages: Passages
     questions: list[Question]
     rule: Rule
-    so_far: SoFar
+    models: Sequence[Answering]
 
-    def outcomes(self, chunk: Sequence[int], on_read: Callable[[int, int], None]) -> dict[int, Outcome]:
+    def outcomes(
+        self, chunk: Sequence[int], on_read: Callable[[int, int], None]
+    ) -> dict[Answering, dict[int, Outcome]]:
         """The outcomes of these positions. on_read: told again and again how many are read, and how many are right."""
         found, asked = self._known_and_asked(chunk)
-        n_right = sum(outcome.last_word_right for outcome in found.values())
-        n_read, fit = len(found), 0.0
+        known = [outcome.last_word_right for own in found.values() for outcome in own.values()]
+        n_read, n_right = len(known), sum(known)
         waiting: list[Read] = []
+        room = self._kept_bytes
         on_read(n_read, n_right)
         while asked:
+            # In memory nothing is spared by several together, and answers would come later.
+            fit = min(TOGETHER_TOKENS, room / self._bytes_a_token) if self.loaded.residency.streamed else 0.0
             together = that_fit(asked, fit)
             asked = asked[len(together) :]
             reads = read(self.loaded, together, partial(on_read, n_read, n_right))
@@ -106,48 +140,54 @@ class _Asked:
             n_right += sum(score.first_wrong is None for each in reads for score in each.scores)
             on_read(n_read, n_right)
             # Nothing to wait for: what is whole can be kept, should the job be killed.
-            found |= self._finished([each for each in reads if not each.unfinished])
+            self._finish_([each for each in reads if not each.unfinished], found)
             waiting += [each for each in reads if each.unfinished]
             room = self._kept_bytes - sum(each.kept_bytes for each in waiting)
-            if room <= 0:
-                found |= self._finished(waiting)
+            if room <= 0 or not asked:
+                self._finish_(waiting, found)
                 waiting, room = [], self._kept_bytes
-            if self.loaded.residency.streamed:
-                # In memory nothing is spared by it, and answers would come later.
-                fit = min(TOGETHER_TOKENS, room / reads[0].bytes_a_token)
-        return found | self._finished(waiting)
+        return found
 
-    def _known_and_asked(self, chunk: Sequence[int]) -> tuple[dict[int, Outcome], Sequence[Asked]]:
+    def _known_and_asked(self, chunk: Sequence[int]) -> tuple[dict[Answering, dict[int, Outcome]], Sequence[Asked]]:
         """What an earlier attempt has of these positions, and the batches that are left to read."""
         reads, pad = [self.questions[row].read for row in chunk], self.loaded.tokenizer.pad_token_id or 0
-        found: dict[int, Outcome] = {}
+        found: dict[Answering, dict[int, Outcome]] = {model: {} for model in self.models}
         asked = []
         for part, batch in batches_by_length(reads, BATCH_TOKENS, pad, self.loaded.model.device):
             rows = [chunk[i] for i in part]
-            if known := self.so_far.known(rows):
-                found |= known
-            else:
-                asked.append(Asked(rows, [self.questions[row] for row in rows], batch))
+            for model in self.models:
+                if known := model.so_far.known(rows):
+                    found[model] |= known
+                else:
+                    asked.append(Asked(model, rows, [self.questions[row] for row in rows], batch))
         return found, asked
 
     @cached_property
     def _kept_bytes(self) -> int:
         n_bytes = sum(int(weight.nbytes) for weight in self.loaded.model.parameters())
-        return max(KEPT_BYTES, int(KEPT_SHARE * n_bytes))
+        return max(KEPT_BYTES, int((HELD_SHARE if self.loaded.residency.streamed else KEPT_SHARE) * n_bytes))
 
-    def _finished(self, reads: Sequence[Read]) -> dict[int, Outcome]:
-        """The outcomes of these batches, whose answers are finished together."""
+    @cached_property
+    def _bytes_a_token(self) -> int:
+        return bytes_a_token(self.loaded)
+
+    def _finish_(self, reads: Sequence[Read], found: dict[Answering, dict[int, Outcome]]) -> None:
+        """Put the outcomes of these batches, whose answers are finished together, to those that were found."""
         if not reads:
-            return {}
+            return
         finish_(self.loaded, [part for each in reads for part in each.unfinished])
-        found = {}
+        answered: dict[Answering, dict[int, Outcome]] = {}
         for each in reads:
+            own = answered.setdefault(each.model, {})
             for row, score, tokens in zip(each.rows, each.scores, each.begun, strict=True):
                 right = self.loaded.tokenizer.decode(score.target)
-                found[row] = self._outcome(row, score, right if tokens is None else first_word(self.loaded, tokens))
-        self.so_far.add(found)
+                own[row] = self._outcome(row, score, right if tokens is None else first_word(self.loaded, tokens))
+        for model, own in answered.items():
+            found[model] |= own
+            model.so_far.add(own)
+        for model in answered:
+            model.so_far.keep()
         self.loaded.residency.drop()
-        return found
 
     def _outcome(self, row: int, score: TargetScore, answer: str) -> Outcome:
         index, target = self.passages.indices[row], self.passages.targets[row]

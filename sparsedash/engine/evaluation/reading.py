@@ -6,7 +6,8 @@ all of them.
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -14,15 +15,29 @@ from transformers import DynamicCache
 
 from sparsedash.engine.evaluation.answers import Unfinished, unfinished
 from sparsedash.engine.evaluation.questions import Question
+from sparsedash.engine.evaluation.so_far import SoFar
 from sparsedash.engine.evaluation.target_scores import TargetScore, target_scores
-from sparsedash.engine.models.block_walk import Batch, BlockWalk, head_sees_only
+from sparsedash.engine.models.block_walk import Applied, Batch, BlockWalk, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Answering:
+    """A model that answers. applied: what the loaded model becomes for it.
+
+    so_far: where its answers are kept on the way, and those of an attempt that was broken off, which it is not asked
+    for again.
+    """
+
+    applied: Applied = nullcontext
+    so_far: SoFar = field(default_factory=SoFar)
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """One batch that is to be read. rows: the positions of its passages."""
+    """One batch that a model is to read. rows: the positions of its passages."""
 
+    model: Answering
     rows: list[int]
     questions: Sequence[Question]
     batch: Batch
@@ -32,15 +47,14 @@ class Asked:
 class Read:
     """One batch that was read. begun: the tokens of each answer that differs from the target, None for the others.
 
-    unfinished: those of them that are no whole word yet; finishing them adds to `begun`. bytes_a_token: what the model
-    keeps of each token, padding included.
+    unfinished: those of them that are no whole word yet; finishing them adds to `begun`.
     """
 
+    model: Answering
     rows: list[int]
     scores: list[TargetScore]
     begun: list[list[int] | None]
     unfinished: list[Unfinished]
-    bytes_a_token: float
 
     @property
     def kept_bytes(self) -> int:
@@ -60,10 +74,23 @@ def read(loaded: LoadedModel, asked: Sequence[Asked], on_block: Callable[[], Non
     # Made without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
     caches = [DynamicCache() for _ in asked]
     walk = BlockWalk(loaded.model.base_model, loaded.blocks, [each.batch for each in asked], caches)
-    for index in range(len(loaded.blocks)):
-        list(walk.step(index))
+
+    def hold_and_tell() -> None:
+        for cache in caches:
+            layer = cache.layers[-1]
+            layer.keys, layer.values = loaded.residency.hold_all([layer.keys, layer.values])
         on_block()
+
+    walk.run([each.model.applied for each in asked], hold_and_tell)
     return [_answered(loaded, each, walk, number, caches[number]) for number, each in enumerate(asked)]
+
+
+def bytes_a_token(loaded: LoadedModel) -> int:
+    """What the model keeps of each token that it reads, as the first block tells."""
+    cache = DynamicCache()
+    ids = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
+    next(BlockWalk(loaded.model.base_model, loaded.blocks, [Batch(ids, ids)], [cache]).step(0))
+    return len(loaded.blocks) * sum(int(held.nbytes) for held in (cache.layers[0].keys, cache.layers[0].values))
 
 
 def _answered(loaded: LoadedModel, asked: Asked, walk: BlockWalk, number: int, cache: DynamicCache) -> Read:
@@ -75,5 +102,5 @@ def _answered(loaded: LoadedModel, asked: Asked, walk: BlockWalk, number: int, c
         logits = walk.output(loaded.model, number).logits
     scores = list(target_scores(logits.float(), [q.target for q in questions]))
     begun = [score.first_wrong for score in scores]
-    kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) / asked.batch.ids.numel()
-    return Read(asked.rows, scores, begun, unfinished(loaded, cache, [len(q.context) for q in questions], begun), kept)
+    going_on = unfinished(loaded, asked.model.applied, cache, [len(q.context) for q in questions], begun)
+    return Read(asked.model, asked.rows, scores, begun, going_on)

@@ -4,22 +4,35 @@ A model's own forward decides what every block is given (masks, position embeddi
 some families); the walker asks it once per batch with the blocks stubbed out, then runs the real blocks itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
 
+Applied = Callable[[], AbstractContextManager[None]]
+"""Gives the `with` inside which the loaded model is another one, such as a sparse one."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real."""
+    """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real.
+
+    given: what the model is given beside them.
+    """
 
     ids: Tensor
     mask: Tensor
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+_TUPLES: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+"""Of each model that was walked through, whether its blocks return (hidden,) instead of hidden."""
 
 
 @dataclass(eq=False)
@@ -41,7 +54,9 @@ class BlockWalk:
         caches: one for each batch, filled block by block; none where nothing is written on.
         """
         self._blocks, self._batches = blocks, batches
-        self._tuples = _returns_tuples(body, blocks, batches[0])
+        if body not in _TUPLES:
+            _TUPLES[body] = _returns_tuples(body, blocks, batches[0])
+        self._tuples = _TUPLES[body]
         cached = caches or [None] * len(batches)
         self._walked = [
             _enter(body, blocks, batch, self._tuples, cache) for batch, cache in zip(batches, cached, strict=True)
@@ -59,11 +74,23 @@ class BlockWalk:
 
     def step(self, index: int) -> Iterator[int]:
         """Run block `index` over every batch, yielding each batch's number once it is through."""
-        for number, walked in enumerate(self._walked):
-            args, kwargs = walked.calls[index]
-            output = self._blocks[index](walked.hidden, *args, **kwargs)
-            walked.hidden = output[0] if isinstance(output, tuple) else output
+        for number in range(len(self._walked)):
+            self._through(index, number)
             yield number
+
+    def run(self, inside: Sequence[Applied], on_block: Callable[[], None] = lambda: None) -> None:
+        """Take every batch through all blocks, one block at a time.
+
+        inside: of each batch, what the model is while it reads that. on_block: called when all are through a block; may
+        raise.
+        """
+        numbers = sorted(range(len(inside)), key=lambda number: inside.index(inside[number]))
+        for index in range(len(self._blocks)):
+            for applied, own in groupby(numbers, key=inside.__getitem__):
+                with applied():
+                    for number in own:
+                        self._through(index, number)
+            on_block()
 
     def output(self, model: nn.Module, number: int) -> Any:
         """What the model with its head makes of the hidden states of a batch, which are through the last block."""
@@ -71,6 +98,12 @@ class BlockWalk:
         given = (hidden,) if self._tuples else hidden
         with forward_replaced(self._blocks, [lambda *args, **kwargs: given] * len(self._blocks)):
             return model(input_ids=self._batches[number].ids, use_cache=False)
+
+    def _through(self, index: int, number: int) -> None:
+        walked = self._walked[number]
+        args, kwargs = walked.calls[index]
+        output = self._blocks[index](walked.hidden, *args, **kwargs)
+        walked.hidden = output[0] if isinstance(output, tuple) else output
 
 
 @contextmanager
@@ -151,7 +184,7 @@ def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: b
     with forward_replaced(blocks, [stub] * len(blocks)):
         # Without the mask: padding is on the right, where a causal model's real tokens never look, and attention
         # without one is faster.
-        body(input_ids=batch.ids, use_cache=cache is not None, **kept)
+        body(input_ids=batch.ids, use_cache=cache is not None, **batch.given, **kept)
     return _Walked(first[0], calls)
 
 

@@ -47,6 +47,10 @@ class Resident:
         """The same numbers, kept where there is room for as many of them as the model has."""
         return tensor
 
+    def hold_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """As `hold`, of one type, all of which are needed as long."""
+        return list(tensors)
+
     @contextmanager
     def changed(self, changes: Sequence[Change]) -> Iterator[None]:
         """Inside, every block has the weights that its change gives it. changes: one for each block."""
@@ -70,6 +74,7 @@ class Streamed:
         self._mapped: list[tuple[StorageWeakRef, int, int]] = []
         self._blocks = list(blocks)
         self._changes: Sequence[Change] = ()
+        self._there: nn.Module | None = None
         self._inside: nn.Module | None = None
         self._current = ExitStack()
         self._map_weights(model)
@@ -89,14 +94,19 @@ class Streamed:
         return entering
 
     def _enter(self, block: nn.Module) -> None:
-        """Bring this block in, with its change, in the place of the one that ran last."""
+        """Bring this block in, with its change, in the place of the one that ran last.
+
+        Several models may run it one after another: what was read of it stays there for all of them.
+        """
         if block is self._inside:
             return
         self._leave()
+        if block is not self._there:
+            self.drop()
         index = self._blocks.index(block)
         if self._changes:
             self._current.enter_context(self._changes[index]())
-        self._inside = block
+        self._there = self._inside = block
         self._ask_for(index + 1)
 
     def drop(self) -> None:
@@ -116,7 +126,7 @@ class Streamed:
             storage = _new_mapping(self._scratch, tensor.nbytes)
         except OSError as error:
             raise ModelError(
-                f"The weights of the sparse model could not be put aside: {error.strerror}. "
+                f"What does not fit into memory could not be put aside: {error.strerror}. "
                 f"{free_in_words(error, self._scratch)}".strip(),
                 "Free some space.",
             ) from error
@@ -125,6 +135,12 @@ class Streamed:
         self._note(held)
         self._let_go()
         return held
+
+    def hold_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """As `hold`, in one file."""
+        held = self.hold(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        pieces = torch.split(held, [tensor.numel() for tensor in tensors])
+        return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
     @contextmanager
     def changed(self, changes: Sequence[Change]) -> Iterator[None]:
@@ -154,7 +170,6 @@ class Streamed:
     def _leave(self) -> None:
         self._current.close()
         self._inside = None
-        self.drop()
 
     def _let_go(self) -> None:
         self._forget_gone()

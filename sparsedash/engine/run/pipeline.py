@@ -57,13 +57,14 @@ def _run(
         if show:
             store.put(grown.key, replace(grown, warnings=tuple(stages.run_log.warnings)))
 
+    places = [point for point in range(len(settings.points)) if points is None or point in points]
+    stages.answer_ahead(places)
     grown = replace(grown, dense=stages.dense_record.key)
     keep()
-    for point, (method, permille) in enumerate(settings.points):
-        if points is not None and point not in points:
-            continue
+    for at, point in enumerate(places):
+        stages.answer_ahead(places[at:])
         stages.run_log.point = point
-        record = stages.sparse_record(method, permille, keep)
+        record = stages.sparse_record(*settings.points[point], keep)
         grown = replace(grown, sparse=(*grown.sparse, record.key))
         keep()
     whole = finished(grown, stages)

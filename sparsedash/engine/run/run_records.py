@@ -1,14 +1,33 @@
 """The records of a run: the answers of its dense model and of each sparse one, kept in the store."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
 from sparsedash.engine.evaluation.early_stopping import AnyRule
-from sparsedash.engine.evaluation.evaluate import evaluate
+from sparsedash.engine.evaluation.evaluate import Evaluated, evaluate_together
+from sparsedash.engine.evaluation.reading import Answering
 from sparsedash.engine.evaluation.so_far import SoFar
+from sparsedash.engine.models.block_walk import Applied
 from sparsedash.engine.run.run_calibration import RunParts
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import StopWithin, outcomes_key
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.storage.halfway import Halfway
+
+
+@dataclass(frozen=True, eq=False)
+class Unanswered:
+    """A model whose record is still to be made. key: that it is kept under. label: which it is, for the progress line.
+
+    made: what is put on record about a sparse one. applied: what the loaded model becomes for it.
+    """
+
+    key: str
+    label: str
+    made: Pruned | None = None
+    applied: Applied = nullcontext
 
 
 class RunRecords:
@@ -19,6 +38,7 @@ class RunRecords:
 
     def __init__(self, parts: RunParts) -> None:
         self.stop_within: StopWithin | None = None
+        self._made: set[str] = set()
         self._settings, self._store = parts.settings, parts.store
         self._model, self._texts, self._run_log = parts.model, parts.texts, parts.run_log
 
@@ -41,38 +61,50 @@ class RunRecords:
     def known(self, key: str, label: str) -> Record | None:
         """The record from the store, or None. label: what it is called where the run says what it did not do again."""
         record = self._store.get(Record, key)
-        if record is not None:
+        if record is not None and key not in self._made:
             self._run_log.note_cached(f"evaluation, {label}")
         return record
 
-    def evaluated(self, key: str, made: Pruned | None, label: str, stop: AnyRule | None = None) -> Record:
-        """The record of the loaded model as it is now, asked every passage or as many as `stop` needs, and kept.
-
-        made: what is put on record about a sparse one. label: which model this is, for the progress line.
-        """
-        settings, passages, loaded = self._settings, self._texts.passages, self._model.loaded
+    def evaluated(self, asked: Sequence[Unanswered], stop: AnyRule | None = None) -> list[Record]:
+        """The records of these models, asked every passage side by side, or one alone as many as `stop` needs; kept."""
         halfway = Halfway(self._store, self._model.identity)
+        so_far = [SoFar(halfway, f"{each.key}/answers", n_together=len(asked)) for each in asked]
+        models = [Answering(applied=each.applied, so_far=own) for each, own in zip(asked, so_far, strict=True)]
+        passages, rule = self._texts.passages, self._settings.evaluation.rule
+        message, on_step = _together([each.label for each in asked]), self._run_log.on_step
         with self._run_log.timed("evaluate"):
-            rule, on_step = settings.evaluation.rule, self._run_log.on_step
-            so_far = SoFar(halfway, f"{key}/answers")
-            evaluated = evaluate(loaded, passages, on_step, label, rule=rule, stop=stop, so_far=so_far)
+            loaded = self._model.loaded
+            found = evaluate_together(loaded, passages, models, on_step, message, rule=rule, stop=stop)
+        records = [self._kept(each, evaluated) for each, evaluated in zip(asked, found, strict=True)]
+        halfway.done()
+        if self._model.is_first:
+            key = notes.peak_memory(self._settings.model, self._settings.dtype)
+            self._store.remember(key, str(self._run_log.peak_bytes))
+        return records
+
+    def _kept(self, asked: Unanswered, evaluated: Evaluated) -> Record:
+        settings = self._settings
         record = Record(
-            key=key,
+            key=asked.key,
             model=settings.model,
             model_identity=self._model.identity,
             dtype=settings.dtype,
             corpus=settings.evaluation.corpus,
             corpus_identity=self._texts.evaluation_identity,
-            passages_key=passages.key,
-            pruned=made,
+            passages_key=self._texts.passages.key,
+            pruned=asked.made,
             outcomes=evaluated.outcomes,
             seconds=evaluated.seconds,
             tokens_per_second=evaluated.n_tokens / evaluated.seconds,
             rule=settings.evaluation.rule,
             stopping=evaluated.stopping,
         )
-        self._store.put(key, record)
-        halfway.done()
-        if self._model.is_first:
-            self._store.remember(notes.peak_memory(settings.model, settings.dtype), str(self._run_log.peak_bytes))
+        self._store.put(record.key, record)
+        self._made.add(record.key)
         return record
+
+
+def _together(labels: Sequence[str]) -> str:
+    """Which models answer, for the progress line."""
+    first, *others = labels
+    return f"{first} and {len(others)} more side by side" if others else first

@@ -1,9 +1,11 @@
 """The stages of a run: checks, the dense record, the sparse ones; each from the store where it is known already."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 
+from sparsedash.catalog.engine_limits import MODELS_TOGETHER
 from sparsedash.catalog.memory import kept_bytes, needs_fisher
 from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
@@ -15,17 +17,19 @@ from sparsedash.engine.run.run_calibration import RunParts
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.run.run_pruning import MORE_ROOM, RunPruning
-from sparsedash.engine.run.run_records import RunRecords
+from sparsedash.engine.run.run_records import RunRecords, Unanswered
 from sparsedash.engine.run.run_texts import RunTexts
 from sparsedash.engine.run.sparse_model import SparseModel
 from sparsedash.schema.cache_keys import StopWithin, plain_share
-from sparsedash.schema.errors import StoreError
+from sparsedash.schema.errors import Cancelled, SparseDashError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.store import Store
+
+log = logging.getLogger(__name__)
 
 
 class Stages:
@@ -43,6 +47,8 @@ class Stages:
         self._pruning = RunPruning(parts)
         self._records = RunRecords(parts)
         self._told_of_mismatch = False
+        # What is decided early says when the others need not be asked.
+        self._alone = settings.evaluation.stop_early
 
     @property
     def source(self) -> Source:
@@ -88,10 +94,11 @@ class Stages:
 
     def _require_room(self) -> None:
         """Statistics and gradients that do not fit together would push each other out, again and again."""
-        unknown = [point for point in self._settings.points if not self._records.is_known(self._sparse_key(*point))]
+        points = self._settings.points
+        unknown = {method for point, (method, _) in enumerate(points) if not self._is_known(point)}
         if not unknown:
             return
-        settings = replace(self._settings, methods=tuple({method for method, _ in unknown}))
+        settings = replace(self._settings, methods=tuple(unknown))
         # Without Fisher information their number does not matter, and the text need not be cut into tokens for it.
         n_sequences = len(self.texts.expected_lengths) if needs_fisher(settings) else 0
         mlps = self.loaded.mlps
@@ -105,29 +112,72 @@ class Stages:
     @cached_property
     def dense_record(self) -> Record:
         """The dense model's answers, to all passages."""
-        key = self._records.key(None)
-        return self._records.known(key, "dense") or self._records.evaluated(key, None, "dense model")
+        dense = self._dense
+        return self._records.known(dense.key, "dense") or self._records.evaluated([dense])[0]
 
     def sparse_record(
         self, method: MethodSettings, permille: int, announce: Callable[[], None] = lambda: None
     ) -> Record:
         """The answers of the model pruned like this. announce: called when it is pruned, before it is evaluated."""
-        key = self._sparse_key(method, permille)
-        label = f"{permille / 10:g} % sparse"
-        known = self._records.known(key, label)
+        known = self._records.known(self._sparse_key(method, permille), _label(permille))
         if known is not None and known.pruned is not None:
             self._warn_of_mismatch(known.pruned)
             return known
+        made = self._sparse(method, permille)
+        announce()
+        (record,) = self._records.evaluated([made], self._stop_rule())
+        self._pruning.answered()
+        return record
+
+    def answer_ahead(self, points: Sequence[int]) -> None:
+        """Make the record that is needed next together with some after it, where weights stay in their files.
+
+        points: the places of the sparse models in the order they are needed; the dense model comes before them. What
+        goes wrong is left to a model's own turn, which comes when those before it have answered.
+        """
+        if self._alone or not (together := self._needed_now(points)) or not self.loaded.residency.streamed:
+            return
+        try:
+            asked = [self._unanswered(point) for point in together]
+            self.run_log.point = None
+            self._records.evaluated(asked)
+        except Cancelled:
+            raise
+        except SparseDashError as error:
+            log.warning("From here on models answer one after another: %s", error)
+            self._alone = True
+        else:
+            self._pruning.answered()
+
+    def _needed_now(self, points: Sequence[int]) -> list[int | None]:
+        """The models whose records are needed next and not known, None for the dense one; none where it is one alone,
+        or where the next is known.
+        """
+        dense = [] if self._records.is_known(self._dense.key) else [None]
+        unknown = [point for point in points if not self._is_known(point)]
+        if not dense and unknown[:1] != list(points[:1]):
+            return []
+        found = [*dense, *unknown][:MODELS_TOGETHER]
+        return found if len(found) > 1 else []
+
+    def _unanswered(self, point: int | None) -> Unanswered:
+        self.run_log.point = point
+        return self._dense if point is None else self._sparse(*self._settings.points[point])
+
+    @property
+    def _dense(self) -> Unanswered:
+        return Unanswered(self._records.key(None), "dense model")
+
+    def _sparse(self, method: MethodSettings, permille: int) -> Unanswered:
+        """A sparse model, and what is put on record about it."""
         made = self.prune(method, permille)
         with self.run_log.timed("prune"):
             facts = described(made, method, self._settings.calibration, permille, self._passage_errors(made))
         self._warn_of_mismatch(facts)
-        announce()
-        stop = self._stop_rule()
-        with made.applied():
-            record = self._records.evaluated(key, facts, label, stop)
-        self._pruning.answered()
-        return record
+        return Unanswered(self._sparse_key(method, permille), _label(permille), facts, made.applied)
+
+    def _is_known(self, point: int) -> bool:
+        return self._records.is_known(self._sparse_key(*self._settings.points[point]))
 
     def prune(self, method: MethodSettings, permille: int) -> SparseModel:
         """The sparse model, not applied yet; calibrates first where the statistics are not there (any more)."""
@@ -161,3 +211,8 @@ class Stages:
             warning = mismatch_warning(made)
             self.run_log.warn(warning)
             self._told_of_mismatch = warning is not None
+
+
+def _label(permille: int) -> str:
+    """What a sparse model is called where its record is spoken of."""
+    return f"{permille / 10:g} % sparse"

@@ -1,5 +1,8 @@
 """The word a model writes instead: the same whether it is asked alone or beside longer passages."""
 
+from contextlib import nullcontext
+from itertools import pairwise
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
@@ -7,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from sparsedash.engine.evaluation.answers import finish_, first_word, unfinished
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.modules import FAMILIES
-from tests.engine.tiny import CONFIGS, tiny_tokenizer
+from tests.engine.tiny import CONFIGS, tiny_loaded, tiny_tokenizer
 
 WINDOW = 6
 WINDOWED = ("gemma2", "gemma3_text", "mistral", "starcoder2", "gpt_neo")
@@ -39,7 +42,7 @@ def begun_in_one_batch(loaded, contexts):
     cache = DynamicCache()
     logits = loaded.model(input_ids=read, cache=cache, use_cache=True).logits
     begun = [[int(logits[row, len(each) - 1].argmax())] for row, each in enumerate(ids)]
-    return begun, unfinished(loaded, cache, [len(row) for row in ids], begun)
+    return begun, unfinished(loaded, nullcontext, cache, [len(row) for row in ids], begun)
 
 
 def words(loaded, *batches):
@@ -82,20 +85,19 @@ def test_nothing_is_read_where_every_answer_is_a_word():
     finish_(None, [])
 
 
-class Speller:
-    """A model that goes on to spell one long word, a letter at a time, whatever it has read."""
-
-    def __init__(self, tokenizer, word):
-        self._next = dict(zip(letters(tokenizer, " " + word), letters(tokenizer, word + " "), strict=True))
-        self.config = self
-
-    def forward(self, input_ids, attention_mask, cache, use_cache, position_ids):
-        logits = torch.zeros(*input_ids.shape, 400)
-        for row, (token,) in enumerate(input_ids.tolist()):
-            logits[row, 0, self._next.get(token, 0)] = 1.0
-        return type("Output", (), {"logits": logits})
-
-    __call__ = forward
+def speller(word):
+    """A model that goes on to spell this word, a letter at a time: its blocks change nothing, and its head maps each
+    letter to the next.
+    """
+    loaded = tiny_loaded("llama")
+    spelled = letters(loaded.tokenizer, f" {word} ")
+    with torch.no_grad():
+        for name, weight in loaded.model.named_parameters():
+            weight.fill_(1.0 if "norm" in name else 0.0)
+        embeddings, head = loaded.model.get_input_embeddings().weight, loaded.model.get_output_embeddings().weight
+        for place, (letter, following) in enumerate(pairwise(spelled)):
+            embeddings[letter, place] = head[following, place] = 1.0
+    return loaded
 
 
 def letters(tokenizer, text):
@@ -103,15 +105,13 @@ def letters(tokenizer, text):
 
 
 def test_a_word_of_many_tokens_is_written_to_its_end():
-    tokenizer = tiny_tokenizer()
     word = "abcdefgh"
-    loaded = LoadedModel(
-        identity="tiny", dtype="float32", model=Speller(tokenizer, word), tokenizer=tokenizer, family=FAMILIES["llama"]
-    )
-    cache = DynamicCache()
-    for layer in range(2):
-        cache.update(torch.zeros(2, 1, 3, 2), torch.zeros(2, 1, 3, 2), layer)
-    begun = [letters(tokenizer, word)[:1], None]
-    finish_(loaded, unfinished(loaded, cache, [3, 3], begun))
+    loaded = speller(word)
+    config, cache = loaded.model.config, DynamicCache()
+    for layer in range(config.num_hidden_layers):
+        read = torch.zeros(2, config.num_key_value_heads, 3, config.hidden_size // config.num_attention_heads)
+        cache.update(read, read.clone(), layer)
+    begun = [letters(loaded.tokenizer, word)[:1], None]
+    finish_(loaded, unfinished(loaded, nullcontext, cache, [3, 3], begun))
     assert first_word(loaded, begun[0]) == word
     assert begun[1] is None

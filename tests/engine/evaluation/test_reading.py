@@ -1,20 +1,25 @@
 """Batches that go through a model together: fewer readings of its files, the same answers."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from sparsedash.engine.evaluation import evaluate as evaluating
+from sparsedash.engine.evaluation.answers import _Writing
 from sparsedash.engine.evaluation.evaluate import evaluate
 from sparsedash.engine.evaluation.questions import choose_passages
-from sparsedash.engine.evaluation.reading import that_fit
+from sparsedash.engine.evaluation.reading import bytes_a_token, that_fit
 from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.modules import FAMILIES
 from sparsedash.engine.models.streaming import stream
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
 from tests.engine.conftest import passages
+from tests.engine.tiny import CONFIGS, save_tiny, tiny_loaded
 
 
 def of_tokens(*numbers):
@@ -61,9 +66,33 @@ def test_a_streamed_models_blocks_are_read_once_for_several_batches(model_folder
     entered.clear()
     monkeypatch.setattr(evaluating, "that_fit", that_fit)
     assert answers(streamed, lambda step: together.append(step.done)) == one_by_one
-    # The first batch is read by itself: what a token takes is not known before.
-    assert entered.count(streamed.blocks[-1]) <= 1 + -(-(n_alone - 1) // 3) < n_alone
+    assert entered.count(streamed.blocks[-1]) <= -(-n_alone // 3) < n_alone
     assert set(together) < set(alone)
+
+
+def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(model_folder, store, entered, monkeypatch):
+    streamed = stream(locate(str(model_folder), store), "float32", store)
+    parts = []
+    monkeypatch.setattr(evaluating, "finish_", lambda loaded, unfinished: parts.extend(unfinished))
+    answers(streamed)
+
+    def in_files(tensors):
+        places = {address for _, address, _ in streamed.residency._mapped}
+        return {tensor.untyped_storage().data_ptr() for tensor in tensors} <= places
+
+    assert len(parts) > 3
+    assert all(in_files(layer) for part in parts for layer in part.layers)
+    cache = _Writing(streamed, nullcontext, parts).cache
+    assert all(in_files(layer._room) for layer in cache.layers)
+    cache.batch_select_indices(torch.tensor([0, 2]))
+    assert len(cache.layers[0].keys) == 2
+    assert all(in_files(layer._room) for layer in cache.layers)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_a_streamed_model_of_every_family_answers_the_same(model_type, store, tmp_path, entered):
+    source = locate(str(save_tiny(tmp_path / "model", model_type)), store)
+    assert answers(stream(source, "float32", store)) == answers(load(source, "float32"))
 
 
 def test_what_goes_together_is_no_other_number(model_folder, store, entered):
@@ -77,6 +106,14 @@ def test_a_resident_model_is_read_batch_by_batch(model_folder, store, entered, m
     answers(load(locate(str(model_folder), store), "float32"))
     assert len(fits) > 3
     assert set(fits) == {0}
+
+
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
+def test_what_a_model_keeps_of_a_token_is_known_from_one(model_type):
+    loaded, cache = tiny_loaded(model_type), DynamicCache()
+    loaded.model(torch.zeros((2, 5), dtype=torch.long), cache=cache, use_cache=True)
+    kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert 10 * bytes_a_token(loaded) == kept
 
 
 def test_a_step_is_told_after_every_block(model_folder, store, entered):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,25 @@ def test_what_is_held_is_equal_and_leaves_no_file_behind(streamed, store):
     del held
     streamed.residency.drop()
     assert torch.equal(view, tensor[3:])
+
+
+def test_what_is_held_together_is_equal_and_lies_in_one_file(streamed):
+    n_files = len(streamed.residency._mapped)
+    tensors = [torch.randn(2, 3, 5)[:, :2], torch.randn(7), torch.randn(1, 0, 2)]
+    held = streamed.residency.hold_all(tensors)
+    assert all(map(torch.equal, held, tensors))
+    assert len(streamed.residency._mapped) == n_files + 1
+
+
+def test_what_was_read_of_a_block_stays_for_other_models_that_run_it(streamed, monkeypatch):
+    residency, (first, second, *_) = streamed.residency, streamed.blocks
+    told, drop = [], type(streamed.residency).drop
+    monkeypatch.setattr(type(residency), "drop", lambda self: told.append("dropped") or drop(self))
+    for block in (first, first, second, second):
+        with residency.changed([nullcontext] * len(streamed.blocks)):
+            residency._enter(block)
+            told.append(streamed.blocks.index(block))
+    assert told == ["dropped", 0, 0, "dropped", 1, 1]
 
 
 def test_nothing_is_given_back_once_its_file_is_gone_from_memory(streamed, monkeypatch):

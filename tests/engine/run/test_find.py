@@ -31,14 +31,14 @@ def within(monkeypatch):
     def up_to(permille, otherwise="beyond"):
         asked = run_records.RunRecords.evaluated
 
-        def evaluated(self, key, made, label, stop=None):
-            record = asked(self, key, made, label, stop)
-            if made is None:
-                return record
-            decision = "within" if made.sparsity_permille <= permille else otherwise
+        def evaluated(self, models, stop=None):
+            (record,) = asked(self, models, stop)
+            if record.pruned is None:
+                return [record]
+            decision = "within" if record.pruned.sparsity_permille <= permille else otherwise
             told = replace(record, stopping=replace(record.stopping, decision=decision))
-            self._store.put(key, told)
-            return told
+            self._store.put(record.key, told)
+            return [told]
 
         monkeypatch.setattr(run_records.RunRecords, "evaluated", evaluated)
 

@@ -33,6 +33,7 @@ def everything_is_long(monkeypatch):
     # One batch is finished at a time, of a few passages each.
     monkeypatch.setattr(evaluate, "KEPT_BYTES", 1)
     monkeypatch.setattr(evaluate, "KEPT_SHARE", 0)
+    monkeypatch.setattr(evaluate, "HELD_SHARE", 0)
     monkeypatch.setattr(evaluate, "BATCH_TOKENS", 128)
     monkeypatch.setattr(gradients, "FISHER_BATCH_TOKENS", 256)
     monkeypatch.setattr(gradients, "SENSITIVITY_BATCH_TOKENS", 256)
@@ -207,8 +208,9 @@ def test_what_another_version_has_left_counts_as_none(left, stage, at, settings,
     assert found == uninterrupted(settings)
 
 
+@pytest.mark.parametrize("way", ["resident", "streamed"])
 @pytest.mark.parametrize("at", [2 * (N_BLOCKS + 1), 4 * (N_BLOCKS + 1), 4 * (N_BLOCKS + 1) + 2, 6 * (N_BLOCKS + 1)])
-def test_an_evaluation_asks_no_passage_twice(at, settings, uninterrupted, tmp_path, monkeypatch):
+def test_an_evaluation_asks_no_passage_twice(at, way, settings, uninterrupted, tmp_path, monkeypatch):
     asked, measured = [], []
     measure = reconstruction_error._block_errors
     monkeypatch.setattr(reconstruction_error, "_block_errors", lambda *asked: measured.append(1) or measure(*asked))
@@ -219,7 +221,7 @@ def test_an_evaluation_asks_no_passage_twice(at, settings, uninterrupted, tmp_pa
         return read(loaded, batches, on_block)
 
     monkeypatch.setattr(evaluate, "read", watched)
-    _, found, left = killed_and_begun_again(settings, tmp_path / "data", "evaluate", at)
+    _, found, left = killed_and_begun_again(replace(settings, residency=way), tmp_path / "data", "evaluate", at)
     # The batch that was read when it was killed was not finished.
     longest_batch = 128 // 12
     assert len(asked) <= 2 * 30 + longest_batch

@@ -345,7 +345,7 @@ def test_statistics_that_were_forgotten_or_damaged_are_computed_again(settings, 
 
 def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(settings, tmp_path, monkeypatch):
     tiny = Store(tmp_path / "tiny", artefact_bytes=1)
-    monkeypatch.setattr(run_records, "evaluate", _must_not_run)
+    monkeypatch.setattr(run_records, "evaluate_together", _must_not_run)
     with pytest.raises(StoreError, match=r"takes .* GB, and there is room for"):
         _run(settings, tiny)
     tiny.close()
