@@ -6,6 +6,7 @@ The engine's tables implement these; a test holds them equal.
 from dataclasses import dataclass
 
 from sparsedash.catalog import families
+from sparsedash.catalog.engine_limits import MODELS_TOGETHER
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_MODEL, BUILTIN_TEXT, SELF, RunSettings
 
 SHIPPED = "ships with the program"
@@ -156,3 +157,8 @@ def n_passages(settings: RunSettings) -> int | None:
     asked, corpus = settings.evaluation.n_passages, settings.evaluation.corpus
     known = next((choice.n_texts for choice in EVALUATION_CORPORA if choice.name == corpus), 0)
     return min(asked, known) if asked and known else asked or known or None
+
+
+def n_side_by_side(settings: RunSettings) -> int:
+    """How many models of a run answer together at most where weights stay in files: one where it may stop early."""
+    return 1 if settings.evaluation.stop_early else min(1 + settings.n_sparse, MODELS_TOGETHER)

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
+from sparsedash.catalog.choices import n_side_by_side
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.engine_limits import (
     HELD_OUT_EVERY,
     HELD_OUT_TOKENS,
     MISMATCH_PASSAGES,
     MISMATCH_TOKENS,
-    MODELS_TOGETHER,
     TOKENS_A_PASSAGE,
 )
 from sparsedash.catalog.memory import BYTES, STREAM_INPUTS, kept_bytes, needs_sensitivity, unfinished_bytes
@@ -43,15 +43,13 @@ def disk(counted: Dimensions, settings: RunSettings, n_passages: int, *, streame
         stays += counted.n_parameters * itemsize
     streams = 2 if any(map(_refits_in_order, settings.methods)) else 1
     passing = [streams * calibration.n_samples * calibration.length * counted.hidden * itemsize]
-    models = sorted((_model_bytes(counted, method, permille, itemsize) for method, permille in settings.points))
+    models = sorted(_model_bytes(counted, method, permille, itemsize) for method, permille in settings.points)
     if streamed:
         # They are put aside besides, those that answer side by side together, and what is kept of their passages.
-        kept = unfinished_bytes(counted, settings.dtype, streamed=True)
-        a_token = counted.kept_of_a_token * itemsize
-        n_answering = min(1 + settings.n_sparse, MODELS_TOGETHER)
-        models.append(
-            2 * sum(models[-MODELS_TOGETHER:]) + min(kept, n_answering * n_passages * TOKENS_A_PASSAGE * a_token)
-        )
+        n_together = n_side_by_side(settings)
+        of_passages = n_together * n_passages * TOKENS_A_PASSAGE * counted.kept_of_a_token * itemsize
+        kept = min(unfinished_bytes(counted, settings.dtype, streamed=True), of_passages)
+        models.append(2 * sum(models[-n_together:]) + kept)
     passing.append(max(models, default=0))
     if needs_sensitivity(settings):
         passing.append(_out_bytes(counted, 0))

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from math import ceil, inf
 from statistics import fmean
 
-from sparsedash.catalog.choices import n_passages
+from sparsedash.catalog.choices import n_passages, n_side_by_side
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.engine_limits import (
     FISHER_BATCH_TOKENS,
-    MODELS_TOGETHER,
     SENSITIVITY_BATCH_TOKENS,
     SENSITIVITY_TOKENS,
     TOGETHER_TOKENS,
@@ -136,7 +135,7 @@ def _walk_s(settings: RunSettings, speeds: Speeds, counted: Dimensions) -> float
 
 def _walks(settings: RunSettings, counted: Dimensions, n_asked: int) -> float:
     """How often a model is read from its files for each of those that answer side by side. n_asked: tokens, of one."""
-    n_models = 1 if settings.evaluation.stop_early else min(1 + settings.n_sparse, MODELS_TOGETHER)
+    n_models = n_side_by_side(settings)
     a_token = counted.kept_of_a_token * BYTES[settings.dtype]
     room = unfinished_bytes(counted, settings.dtype, streamed=True)
     n_tokens = n_models * n_asked

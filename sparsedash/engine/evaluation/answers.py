@@ -97,6 +97,7 @@ class _Writing:
 
     def __init__(self, loaded: LoadedModel, applied: Applied, parts: Sequence[Unfinished]) -> None:
         self._loaded, self.applied = loaded, applied
+        self._takes_positions = "position_ids" in inspect.signature(loaded.model.base_model.forward).parameters
         self.written = [tokens for part in parts for tokens in part.written]
         self._going_on = list(range(len(self.written)))
         lengths = [part.layers[0][0].shape[2] for part in parts for _ in part.written]
@@ -116,7 +117,7 @@ class _Writing:
         positions = self._mask.sum(dim=1, keepdim=True)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
         given = {"attention_mask": self._mask}
-        if "position_ids" in inspect.signature(self._loaded.model.base_model.forward).parameters:
+        if self._takes_positions:
             given["position_ids"] = positions
         return Batch(ids, self._mask, given)
 

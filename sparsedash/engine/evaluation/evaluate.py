@@ -79,9 +79,8 @@ def evaluate_together(
         with models[0].applied():
             alone = [replace(models[0], applied=nullcontext)]
             return evaluate_together(loaded, passages, alone, on_step, message, rule=rule, stop=stop)
-    pairs = zip(passages.contexts, passages.targets, strict=True)
-    questions = [Question.of(loaded, context, target) for context, target in pairs]
-    asked = _Asked(loaded, passages, questions, rule, models)
+    asked = _Asked(loaded, passages, rule, models)
+    questions = asked.questions
     outcomes: dict[Answering, dict[int, Outcome]] = {model: {} for model in models}
     stopping = None
     step = partial(Step, "evaluate", total=len(models) * len(questions), unit="passages", message=message)
@@ -99,15 +98,7 @@ def evaluate_together(
         if stopping and stopping.decision != "open":
             break
     seconds = (time.perf_counter() - started) / len(models)
-    return [
-        Evaluated(
-            outcomes=tuple(found[row] for row in sorted(found)),
-            stopping=stopping,
-            seconds=max(model.so_far.seconds + seconds, 1e-9),
-            n_tokens=sum(len(questions[row].read) for row in found),
-        )
-        for model, found in outcomes.items()
-    ]
+    return [asked.evaluated(found, stopping, model.so_far.seconds + seconds) for model, found in outcomes.items()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +107,14 @@ class _Asked:
 
     loaded: LoadedModel
     passages: Passages
-    questions: list[Question]
     rule: Rule
     models: Sequence[Answering]
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """One for each passage."""
+        pairs = zip(self.passages.contexts, self.passages.targets, strict=True)
+        return [Question.of(self.loaded, context, target) for context, target in pairs]
 
     def outcomes(
         self, chunk: Sequence[int], on_read: Callable[[int, int], None]
@@ -147,6 +143,15 @@ class _Asked:
                 self._finish_(waiting, found)
                 waiting, room = [], self._kept_bytes
         return found
+
+    def evaluated(self, found: dict[int, Outcome], stopping: Stopping | None, seconds: float) -> Evaluated:
+        """All outcomes of one model, which were found in these seconds."""
+        return Evaluated(
+            outcomes=tuple(found[row] for row in sorted(found)),
+            stopping=stopping,
+            seconds=max(seconds, 1e-9),
+            n_tokens=sum(len(self.questions[row].read) for row in found),
+        )
 
     def _known_and_asked(self, chunk: Sequence[int]) -> tuple[dict[Answering, dict[int, Outcome]], Sequence[Asked]]:
         """What an earlier attempt has of these positions, and the batches that are left to read."""

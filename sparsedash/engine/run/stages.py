@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import chain, islice
 
 from sparsedash.catalog.engine_limits import MODELS_TOGETHER
 from sparsedash.catalog.memory import kept_bytes, needs_fisher
@@ -154,10 +155,10 @@ class Stages:
         or where the next is known.
         """
         dense = [] if self._records.is_known(self._dense.key) else [None]
-        unknown = [point for point in points if not self._is_known(point)]
-        if not dense and unknown[:1] != list(points[:1]):
+        if not dense and (not points or self._is_known(points[0])):
             return []
-        found = [*dense, *unknown][:MODELS_TOGETHER]
+        unknown = (point for point in points if not self._is_known(point))
+        found = list(islice(chain(dense, unknown), MODELS_TOGETHER))
         return found if len(found) > 1 else []
 
     def _unanswered(self, point: int | None) -> Unanswered:
