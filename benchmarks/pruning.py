@@ -16,7 +16,6 @@ import math
 import resource
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import get_args
@@ -179,18 +178,22 @@ def _settings(arguments):
 
 def _dense(stages, token_weights):
     """The dense model's answers; and what reading the calibration text takes it, with and without statistics."""
-    from sparsedash.engine.calibration.statistics import calibrate
-
     text = stages.loaded, stages.sequences
     bare = _seconds(_bare_forward, *text)
-    weighing = partial(calibrate, token_weights=token_weights)
-    calibration = _seconds(weighing, *text, lambda index, found: None, ignore_steps)
+    calibration = _seconds(_calibration, *text, token_weights)
     return {
         "answers": {DENSE: _log_likelihoods(stages.dense_record)},
         "seconds": bare,
         "calibration_seconds": calibration,
         "n_tokens": sum(map(len, stages.sequences)),
     }
+
+
+def _calibration(loaded, sequences, token_weights):
+    from sparsedash.engine.calibration.statistics import calibrating
+
+    walk = calibrating(loaded, sequences, lambda index, found: None, ignore_steps, token_weights=token_weights)
+    walk.reach(len(loaded.blocks) - 1)
 
 
 def _seconds(function, *arguments):

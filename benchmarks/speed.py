@@ -96,7 +96,10 @@ def _lines(loaded, chosen, arguments) -> None:
     with _multiplying(loaded):
         bare, n_read = _forward(loaded, sequences, statistics.BATCH_TOKENS, started())
         pace = started()
-        statistics.calibrate(loaded, sequences, lambda *_: None, lambda _: pace.piece(PIECE_S), token_weights="equal")
+        walk = statistics.calibrating(
+            loaded, sequences, lambda *_: None, lambda _: pace.piece(PIECE_S), token_weights="equal"
+        )
+        walk.reach(len(loaded.blocks) - 1)
     pace.piece()
     line("calibration", pace, n_read, f"{pace.times(bare):6.2f} times a bare forward's time")
 

@@ -61,8 +61,10 @@ SHAPES = {
 """Of LLaMA's architecture; every config that ships with the program is a shape besides."""
 
 LLAMA = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False}
-_PARTS = {"export": ("write", "prove")}
-"""The stages that a row's memory is of, where it goes by another name."""
+_PARTS = {"export": ("write", "prove"), "calibrate": ("calibrate", "walk"), "prune": ("prune", "walk")}
+"""The stages that a row's memory is of, where it goes by other names."""
+
+_ORDER = ("load", "text", "calibrate", "prune", "evaluate", "export")
 
 _WORDS = 8000
 _SHARD_BYTES = 2**30
@@ -198,7 +200,7 @@ def tell(arguments: argparse.Namespace, done: dict[str, dict]) -> None:
             f"estimate), {_whole(found):.1f} s ({slower:.2f} times)"
         )
         foreseen = _foreseen(settings, Speeds(**found["speeds"]), counted)
-        for stage, seconds in found["seconds"].items():
+        for stage, seconds in sorted(found["seconds"].items(), key=lambda each: _ORDER.index(each[0])):
             expected = foreseen.get(stage)
             ratio = f"{seconds / expected:6.2f} times the {expected:.1f} s foreseen" if expected else ""
             peak = max(found["peaks"].get(each, 0) for each in _PARTS.get(stage, (stage,)))

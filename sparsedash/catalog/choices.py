@@ -162,3 +162,12 @@ def n_passages(settings: RunSettings) -> int | None:
 def n_side_by_side(settings: RunSettings) -> int:
     """How many models of a run answer together at most where weights stay in files: one where it may stop early."""
     return 1 if settings.evaluation.stop_early else min(1 + settings.n_sparse, MODELS_TOGETHER)
+
+
+def in_one_walk(settings: RunSettings, *, some: bool = False) -> bool:
+    """Whether weights that stay in files are read once for everything: each block to calibrate, prune and ask there.
+
+    some: whether that may be so for some of the models, where other methods look back.
+    """
+    forward = [not method.looks_back for method in settings.methods]
+    return not settings.evaluation.stop_early and (any(forward) if some else all(forward))

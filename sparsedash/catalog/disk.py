@@ -49,7 +49,8 @@ def disk(counted: Dimensions, settings: RunSettings, n_passages: int, *, streame
         n_together = n_side_by_side(settings)
         of_passages = n_together * n_passages * TOKENS_A_PASSAGE * counted.kept_of_a_token * itemsize
         kept = min(unfinished_bytes(counted, settings.dtype, streamed=True), of_passages)
-        models.append(2 * sum(models[-n_together:]) + kept)
+        held = sorted(_held_bytes(counted, method, permille, itemsize) for method, permille in settings.points)
+        models.append(sum(models[-n_together:]) + sum(held[-n_together:]) + kept)
     passing.append(max(models, default=0))
     if needs_sensitivity(settings):
         passing.append(_out_bytes(counted, 0))
@@ -78,10 +79,21 @@ def _out_bytes(counted: Dimensions, permille: int) -> int:
     return 4 * counted.hidden * sum(counted.widths) * (1000 - permille) // 1000
 
 
+def _held_bytes(counted: Dimensions, method: MethodSettings, permille: int, itemsize: int) -> int:
+    """What is put aside of one sparse model, to be run: its out-projections, or all that is masked."""
+    if method.takes_channels:
+        return _out_bytes(counted, permille) * itemsize // 4
+    return _masked_weights(counted, method) * itemsize
+
+
+def _masked_weights(counted: Dimensions, method: MethodSettings) -> int:
+    return counted.n_mlp if method.scope == "mlp" else counted.n_matmul - counted.vocabulary * counted.hidden
+
+
 def _model_bytes(counted: Dimensions, method: MethodSettings, permille: int, itemsize: int) -> int:
     """What is kept of one sparse model until it has answered; of masked weights a bit each, and what is left."""
     if method.takes_channels:
         return _out_bytes(counted, permille)
-    n = counted.n_mlp if method.scope == "mlp" else counted.n_matmul - counted.vocabulary * counted.hidden
+    n = _masked_weights(counted, method)
     refitted = n * itemsize * (1000 - permille) // 1000 if method.compensation != "none" else 0
     return n // 8 + refitted

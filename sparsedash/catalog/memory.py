@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsedash.catalog.choices import n_passages
+from sparsedash.catalog.choices import in_one_walk, n_passages
 from sparsedash.catalog.dimensions import Dimensions, shipped
 from sparsedash.catalog.engine_limits import (
     BATCH_TOKENS,
@@ -72,17 +72,21 @@ def dimensions_of(reference: str) -> Dimensions | None:
 def least_memory(counted: Dimensions, settings: RunSettings, *, streamed: bool = False) -> LeastMemory:
     """What a run of this model cannot do without. streamed: whether its weights are read block by block."""
     n_at_once = 1 if streamed else len(counted.widths)
+    answering = _answering_bytes(counted, settings, streamed=streamed)
+    streams, moments = _stream_bytes(counted, settings), _moments_bytes(counted, settings)
+    # At each block, calibration text and passages wait for what else is done there.
+    waiting = (streams, answering) if streamed and in_one_walk(settings, some=True) else (0, 0)
     beside: dict[Purpose, int] = {
         "the text that the model writes": _writing_bytes(counted, settings),
-        "answering": _answering_bytes(counted, settings, streamed=streamed),
-        "calibration": _calibration_bytes(counted, settings, n_streams=1),
-        "pruning": _solving_bytes(counted, settings) + _masked_bytes(counted, settings, n_at_once),
+        "answering": answering + waiting[0],
+        "calibration": streams + moments + waiting[1],
+        "pruning": _solving_bytes(counted, settings) + _masked_bytes(counted, settings, n_at_once) + sum(waiting),
         "the backward pass": max(
             _fisher_bytes(counted, settings, n_at_once), _sensitivity_bytes(counted, settings, n_at_once)
         ),
     }
     if any(method.compensation == "sequential" for method in settings.methods):
-        beside["the sequential refit"] = _calibration_bytes(counted, settings, n_streams=3)
+        beside["the sequential refit"] = 3 * streams + moments
     purpose = max(beside, key=beside.__getitem__)
     n_weights = _streamed_weights(counted) if streamed else counted.n_parameters
     return LeastMemory(
@@ -150,17 +154,16 @@ def collects_whole_moments(widths: Sequence[int], settings: RunSettings) -> bool
     return settings.solves or n_tokens >= MIN_TOKENS_PER_CHANNEL * max(widths)
 
 
-def _calibration_bytes(counted: Dimensions, settings: RunSettings, n_streams: int) -> int:
-    """All tokens' hidden states between two blocks, of each walk, and twice one block's moments.
-
-    Twice: the sum, and what is made of it. Nothing where no method depends on the text.
-    """
-    if not settings.reads_text:
-        return 0
+def _stream_bytes(counted: Dimensions, settings: RunSettings) -> int:
+    """Hidden states of all calibration tokens between two blocks, of one walk; nothing where no method reads them."""
     n_tokens = settings.calibration.n_samples * settings.calibration.length
-    streams = n_streams * n_tokens * counted.hidden * BYTES[settings.dtype]
-    whole = collects_whole_moments(counted.widths, settings)
-    return streams + (2 * 4 * max(counted.widths) ** 2 if whole else 0)
+    return n_tokens * counted.hidden * BYTES[settings.dtype] if settings.reads_text else 0
+
+
+def _moments_bytes(counted: Dimensions, settings: RunSettings) -> int:
+    """Twice one block's moments: the sum, and what is made of it."""
+    whole = settings.reads_text and collects_whole_moments(counted.widths, settings)
+    return 2 * 4 * max(counted.widths) ** 2 if whole else 0
 
 
 def _writing_bytes(counted: Dimensions, settings: RunSettings) -> int:

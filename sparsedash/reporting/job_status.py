@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from sparsedash.jobs.job import Job, Taken
 from sparsedash.reporting import model_names, wording
-from sparsedash.reporting.run_progress import Now, RunProgress, counted, run_progress
+from sparsedash.reporting.progress.run_progress import Now, RunProgress, counted, run_progress
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.exports import ExportSettings
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
@@ -35,6 +35,7 @@ _DOING = {
     "text": "writing the text",
     "calibrate": "calibrating",
     "prune": "pruning",
+    "walk": "calibrating and pruning",
     "evaluate": "answering",
 }
 
@@ -194,7 +195,7 @@ def _sparse_model(job: Job) -> str:
 
     Before the first one, what is read serves them all; later it is read again for one.
     """
-    if not job.makes_run or job.point is None:
+    if not job.makes_run or job.point is None or job.stage == "walk":
         return ""
     if job.stage not in _OF_ONE_MODEL and job.point == 0:
         return ""

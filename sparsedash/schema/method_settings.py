@@ -125,6 +125,12 @@ class MethodSettings:
         sequential = self.compensation == "sequential"
         return self.saliency == "fisher" or sequential or (self.reads_text and not self.takes_channels)
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether what a block becomes depends on more than the calibration text on its first way to that block."""
+        sequential = self.compensation == "sequential"
+        return self.saliency == "fisher" or sequential or self.allocation != "uniform"
+
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """Those of a sweep's sparsities (per mille) at which this method is made; its pattern's own where it
         has one.

@@ -30,6 +30,11 @@ def model_type(identity: str) -> NoteName:
     return NoteName(f"family/{identity}")
 
 
+def finite(files: str, dtype: str) -> NoteName:
+    """That all weights in these files are numbers in this type. files: what tells them from others."""
+    return NoteName(f"finite/{files}/{dtype}")
+
+
 def unpacked_files(folder: str) -> NoteName:
     """The files of an unpacked model as they were written, as JSON: of each its size, time and hash."""
     return NoteName(f"unpacked/{folder}")

@@ -10,6 +10,7 @@ Stage = Literal[
     "text",
     "calibrate",
     "prune",
+    "walk",
     "evaluate",
     "read",
     "continue",
@@ -20,7 +21,7 @@ Stage = Literal[
     "verify",
 ]
 """The parts of a job in the order they happen; `start` is importing the engine, `text` is reading text, or letting the
-model write it.
+model write it, `walk` is calibrating, pruning and answering at each block before the next one is read.
 """
 
 STAGE_TITLES: dict[Stage, str] = {
@@ -29,6 +30,7 @@ STAGE_TITLES: dict[Stage, str] = {
     "text": "Preparing text",
     "calibrate": "Calibrating",
     "prune": "Pruning",
+    "walk": "Going through the blocks once",
     "evaluate": "Evaluating",
     "read": "Reading the prompt",
     "continue": "Writing continuations",
@@ -49,7 +51,7 @@ class Step:
     n_right: of the `done` passages of the record being evaluated, those with the whole last word right; None in any
     other stage. Passages are answered in a shuffled order, chunk by chunk (the first 256; longest first within a
     chunk), so that done and n_right are nearly a fair sample of the total. point: the place in the run's `points`, from
-    0, of the sparse model that is made or asked; None while it is the dense one.
+    0, of the sparse model that is made or asked, in a walk the last of them; None while it is the dense one.
     """
 
     stage: Stage

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil, inf
 from statistics import fmean
 
-from sparsedash.catalog.choices import n_passages, n_side_by_side
+from sparsedash.catalog.choices import in_one_walk, n_passages, n_side_by_side
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.engine_limits import (
     FISHER_BATCH_TOKENS,
@@ -94,7 +94,8 @@ def seconds_by_arithmetic(
     n_tokens, n = settings.calibration.n_samples * settings.calibration.length, n_passages(settings)
     own = settings.calibration.corpus == SELF
     head_s = 2.0 * counted.vocabulary * counted.hidden / (_PRODUCTS * speed)
-    reading = _Reading(a_token_s, a_token_s + head_s, walk_s)
+    # In one walk with the passages nothing is read for text.
+    reading = _Reading(a_token_s, a_token_s + head_s, 0.0 if in_one_walk(settings) else walk_s)
     whole = settings.reads_text and collects_whole_moments(counted.widths, settings)
     gathering = _powers(counted, 2) / (_GATHERING * speeds.float32) if whole else 0.0
     n_asked = n and n * TOKENS_A_PASSAGE
@@ -102,7 +103,7 @@ def seconds_by_arithmetic(
     return {
         "load": _LOADING_S + BYTES[dtype] * counted.n_parameters / min(_LOADING_BYTES_A_SECOND, speeds.disk or inf),
         "text": n_tokens * 2.0 * counted.n_matmul / (_WRITING[dtype] * speed) if own else 0.0,
-        "calibrate": walk_s + n_tokens * (reading.a_token + gathering),
+        "calibrate": reading.walk + n_tokens * (reading.a_token + gathering),
         "prune": fmean(_method_s(each, n_tokens, counted, speeds, reading, whole) for each in settings.methods),
         "evaluate": n_asked
         and n_asked * a_token_s / _ANSWERING + _FINISHING * few_rows_s + walk_s * _walks(settings, counted, n_asked),

@@ -191,5 +191,22 @@ def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
     assert least_memory(large, much, streamed=True).beside_bytes == (10**9 * 4 // 2 + batch) // n_blocks
 
 
+def test_in_one_walk_calibration_text_and_passages_wait_at_every_block():
+    def more(*names):
+        """Than the same methods take where one thing is done after another."""
+        passages = EvaluationSettings(corpus="file:/x.txt", n_passages=5)
+        asked = settings(*names, evaluation=passages)
+        apart = replace(asked, evaluation=replace(passages, stop_early=True))
+        found, usual = (least_memory(wide, each, streamed=True) for each in (asked, apart))
+        assert found.purpose == usual.purpose
+        return found.beside_bytes - usual.beside_bytes
+
+    wide = replace(SMALL, widths=(200, 300))
+    of_passages = 5 * 115 * wide.kept_of_a_token * 4 // 2
+    assert of_passages
+    assert more("least-squares") == more("least-squares", "flap") == N_TOKENS * 10 * 4 + of_passages
+    assert more("flap") == 0
+
+
 def test_whatever_took_most_of_the_memory_can_be_made_smaller():
     assert set(_SMALLER) == set(get_args(Purpose))

@@ -13,7 +13,7 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, Residency, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
@@ -45,14 +45,24 @@ def forking() -> Iterator[Forking]:
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory, forking) -> Calm:
-    folder = tmp_path_factory.mktemp("calm")
+    return undisturbed(tmp_path_factory.mktemp("calm"), forking, "obs-sequential", "sparsegpt")
+
+
+@pytest.fixture(scope="module")
+def calm_walk(tmp_path_factory, forking) -> Calm:
+    """Of weights in files, by methods that do not look back: all is done in one walk."""
+    return undisturbed(tmp_path_factory.mktemp("walk"), forking, "least-squares", "sparsegpt", residency="streamed")
+
+
+def undisturbed(folder: Path, forking: Forking, *names: str, residency: Residency = "auto") -> Calm:
     text = f"file:{write_jsonl(folder / 'passages.jsonl', passages(60))}"
     asked = RunSettings(
         model=str(save_tiny(folder / "model", num_hidden_layers=N_BLOCKS)),
-        methods=(replace(method_named("obs-sequential"), width_multiple=8), method_named("sparsegpt")),
+        methods=tuple(replace(method_named(name), width_multiple=8) for name in names),
         sparsities_permille=(400,),
         calibration=CalibrationSettings(corpus=text, n_samples=60, length=64),
         evaluation=EvaluationSettings(corpus=text, n_passages=24),
+        residency=residency,
     )
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv("SPARSEDASH_WORKERS", "0")
@@ -119,3 +129,28 @@ def test_a_worker_killed_in_any_long_stage_goes_on_at_that_block(calm, forking, 
 def test_workers_killed_at_ten_blocks_of_every_long_stage_go_on_there(calm, forking, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
     goes_on_after(N_EACH, calm, tmp_path / "data", forking)
+
+
+def walk_goes_on_after(n_each: int, calm: Calm, folder: Path, forking: Forking) -> None:
+    """Kill the run's workers `n_each` times in everything that is done in the walk."""
+    planned = killed_at(n_each, calm)
+    del planned["answered batches"]
+    n_killed = {what: len(numbers) for what, numbers in planned.items()}
+    assert n_attempts(calm.asked, folder, forking, planned) == 1 + sum(n_killed.values())
+    again = {what: n - calm.counted[what] for what, n in counted(folder).items()}
+    print(f"\nof {dict(calm.counted)}: killed at {planned}, computed again {again}")
+    # And the first passages, which were on their way, begin again.
+    assert again == n_killed | {"answered batches": sum(n_killed.values())}
+    assert records(folder) == calm.records
+
+
+def test_a_worker_killed_in_the_one_walk_goes_on_at_that_block(calm_walk, forking, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
+    assert min(calm_walk.counted.values()) >= N_EACH
+    walk_goes_on_after(2, calm_walk, tmp_path / "data", forking)
+
+
+@pytest.mark.long_faults
+def test_workers_killed_at_ten_blocks_of_the_one_walk_go_on_there(calm_walk, forking, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
+    walk_goes_on_after(N_EACH, calm_walk, tmp_path / "data", forking)

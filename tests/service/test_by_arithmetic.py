@@ -109,6 +109,17 @@ def test_weights_that_no_memory_holds_come_from_the_disk_again_and_again(monkeyp
     assert counted(streamed, replace(SPEEDS, disk=0.0)) == counted(replace(streamed, residency="resident"))
 
 
+def test_in_one_walk_nothing_is_read_for_the_calibration_text(monkeypatch):
+    monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda: 10**8)
+    for name, is_read in (("least-squares", False), ("wanda", False), ("best", True)):
+        streamed = replace(WRITTEN, residency="streamed", methods=(method_named(name),))
+        one, other = (counted(streamed, replace(SPEEDS, disk=disk)) for disk in (1e8, 1e7))
+        for stage in ("calibrate", "prune"):
+            assert (one[stage] < other[stage]) == is_read
+        apart = replace(streamed, evaluation=replace(streamed.evaluation, stop_early=True))
+        assert counted(apart, SPEEDS)["calibrate"] > counted(apart, replace(SPEEDS, disk=0.0))["calibrate"]
+
+
 def test_weights_that_the_system_keeps_beside_a_run_are_not_read_again(monkeypatch):
     """As measured: 13.5 GB in files, in 24 GB."""
     asked = replace(WRITTEN, model="huggyllama/llama-7b", dtype="bfloat16", residency="streamed")

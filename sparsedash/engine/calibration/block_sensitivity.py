@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsedash.catalog.engine_limits import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration.gradients import sensitivities
 from sparsedash.engine.calibration.parts_io import pack_tensors, unpack_tensors
-from sparsedash.engine.calibration.statistics import first_tokens
+from sparsedash.engine.calibration.token_sequences import first_tokens
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Statistics, layer_of
 from sparsedash.engine.pruning.sensitivity import reference_cut

@@ -1,17 +1,18 @@
 """What calibration leaves of a model's blocks, kept in the store and computed when first asked for."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
 from torch import Tensor
 
 from sparsedash.engine.calibration.block_sensitivity import block_sensitivities
+from sparsedash.engine.calibration.gathered_on import GatheredOn
 from sparsedash.engine.calibration.gradients import OnBlock, mask_gradients
 from sparsedash.engine.calibration.parts_io import pack_gradients, pack_tensors, unpack_gradients, unpack_tensors
 from sparsedash.engine.calibration.shared_inputs import shared_inputs
-from sparsedash.engine.calibration.statistics import gather
+from sparsedash.engine.calibration.statistics import Gathering
 from sparsedash.engine.calibration.statistics_io import pack, pack_scores, unpack, unpack_scores
 from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.models.loading import LoadedModel
@@ -68,7 +69,8 @@ class CalibrationCache:
         self._store, self._keys, self._loaded = store, keys, loaded
         self._sequences, self._on_step = sequences, on_step
         self._token_weights = token_weights
-        self._scores: dict[tuple[object, ...], list[ChannelScores]] = {}
+        self._gathered = GatheredOn(self._inputs_begun, self._inputs_over)
+        self._scores: dict[tuple[object, ...], Sequence[ChannelScores]] = {}
 
     @cached_property
     def data(self) -> CalibrationData:
@@ -93,13 +95,14 @@ class CalibrationCache:
             return self.data
         return replace(self.data, mask_gradients=partial(self._scheduled_gradients, method, permille))
 
-    def channel_scores(self, method: MethodSettings, permille: int, on_block: OnBlock) -> list[ChannelScores]:
+    def channel_scores(self, method: MethodSettings, permille: int, on_block: OnBlock) -> Sequence[ChannelScores]:
         """The scores of every block's channels, found once for all methods and sparsities that ask for the same."""
         data = self.data_for(method, permille)
         if _gets_sparser_in_rounds(method):
             # Its gradients are those of this sparsity alone.
             return score_channels(self._loaded.mlps, data, method, on_block)
-        asked = scores_depend_on(method)
+        # What was asked for while there were statistics asks for these.
+        asked = (*scores_depend_on(method), data is self.data)
         if asked not in self._scores:
             made = self._halfway().numbered(scores_key(self._keys.statistics, method), pack_scores, unpack_scores)
             self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block, made)
@@ -142,8 +145,8 @@ class CalibrationCache:
         """Of one block; from one more pass over all of the calibration text, done once."""
         key, out = self._keys.inputs, self._loaded.family.out
         self._loaded.residency.drop()
-        if self._store.recall(notes.inputs_gathered(key)) is None:
-            self._gather_inputs(key)
+        if not self.has_inputs and not self._gathered.has_reached(index):
+            self.reach_inputs(len(self._loaded.blocks) - 1)
         found = []
         for number, names in enumerate(self.groups[index]):
             if out in names:
@@ -156,9 +159,18 @@ class CalibrationCache:
             found.append((names, unpack(data)))
         return found
 
-    def _gather_inputs(self, key: str) -> None:
-        """Put the statistics of all inputs but those of the out-projections, which are there, into the store."""
-        out = self._loaded.family.out
+    @property
+    def has_inputs(self) -> bool:
+        """Whether the store has the statistics of what all projections are given."""
+        return self._store.recall(notes.inputs_gathered(self._keys.inputs)) is not None
+
+    def reach_inputs(self, index: int) -> None:
+        """Gather these statistics as far as this block; so again and again for one block after another."""
+        self._gathered.reach(index)
+
+    def _inputs_begun(self) -> Gathering:
+        """Puts the statistics of all inputs but those of the out-projections, which are there, into the store."""
+        key, out = self._keys.inputs, self._loaded.family.out
         wanted = [
             {number: names[0] for number, names in enumerate(groups) if out not in names} for groups in self.groups
         ]
@@ -172,11 +184,17 @@ class CalibrationCache:
         def has(index: int) -> bool:
             return all(self._store.has_artefact(f"{key}/{index}/{number}") for number in wanted[index])
 
-        weights, on_step, halfway = self._token_weights, self._on_step, self._halfway()
-        walked = Walked(halfway, f"{key}/hidden", has)
-        gather(self._loaded, self._sequences(), watched, keep, on_step, token_weights=weights, walked=walked)
-        self._store.remember(notes.inputs_gathered(key), str(len(blocks)))
-        halfway.done()
+        weights, walked = self._token_weights, Walked(self._inputs_halfway, f"{key}/hidden", has)
+        sequences, on_step = self._sequences(), self._on_step
+        return Gathering(self._loaded, sequences, watched, keep, on_step, token_weights=weights, walked=walked)
+
+    def _inputs_over(self) -> None:
+        self._store.remember(notes.inputs_gathered(self._keys.inputs), str(len(self._loaded.blocks)))
+        self._inputs_halfway.done()
+
+    @cached_property
+    def _inputs_halfway(self) -> Halfway:
+        return self._halfway()
 
     def _mask_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over all of the calibration text, done once."""

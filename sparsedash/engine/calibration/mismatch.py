@@ -3,6 +3,8 @@
 Asked on a few passages before anybody waits for an evaluation. Dimensions: m inner width, t tokens.
 """
 
+from functools import cached_property
+
 import safetensors
 import safetensors.torch
 import torch
@@ -47,42 +49,65 @@ class PassageActivations:
         read = [loaded.tokenizer(context + target).input_ids for context, target in pairs]
         self._sequences = [ids[:MISMATCH_TOKENS] for ids in read]
         tokens = digest(self._sequences)
-        self._key = activations_key(loaded.identity, loaded.dtype, tokens, digest(watched))
+        self.key = activations_key(loaded.identity, loaded.dtype, tokens, digest(watched))
+        self._walk: BlockWalk | None = None
+        self._next = 0
+        self._has_room = True
 
     def of(self, index: int) -> list[Sample] | None:
-        """The inputs of each watched projection of a block; None where the store has no room for them."""
+        """The inputs of each watched projection of a block; None where the store has no room for them.
+
+        Asked for one block after another, it reads no further than to that block.
+        """
         self._loaded.residency.drop()
-        found = self._kept(index)
-        if found is None:
-            self._collect()
+        found = self._kept(index) if self._walk is None else None
+        if found is None and self._has_room:
+            self._walk_through(index)
             found = self._kept(index)
+            self._has_room = found is not None
         return found
 
     def _kept(self, index: int) -> list[Sample] | None:
-        data = self._store.get_artefact(f"{self._key}/{index}")
+        data = self._store.get_artefact(f"{self.key}/{index}")
         return None if data is None else _unpack(data, self._token_weights)
 
+    def _walk_through(self, index: int) -> None:
+        try:
+            if self._walk is None:
+                self._walk, self._next = self._begun(), 0
+            while self._next <= index:
+                self._collect(self._walk, self._next)
+                self._next += 1
+        except BaseException:
+            self._walk = None
+            raise
+        if self._next == len(self._watched):
+            self._walk = None
+
+    @cached_property
+    def _batches(self) -> list[Batch]:
+        pad, device = self._loaded.tokenizer.pad_token_id or 0, self._loaded.model.device
+        return [batch for _, batch in batches_by_length(self._sequences, BATCH_TOKENS, pad, device)]
+
     @torch.no_grad()
-    def _collect(self) -> None:
-        loaded = self._loaded
-        pad = loaded.tokenizer.pad_token_id or 0
-        device = loaded.model.device
-        batches = [b for _, b in batches_by_length(self._sequences, BATCH_TOKENS, pad, device)]
-        walk = BlockWalk(loaded.model.base_model, loaded.blocks, batches)
-        blocks = loaded.projections("decoder")
-        for index, (block, names) in enumerate(zip(blocks, self._watched, strict=True)):
-            self._on_step(Step("prune", index, len(blocks), message="Reading a few passages"))
-            seen: list[list[Tensor]] = [[] for _ in names]
-            with capture_inputs([block[name] for name in names], [own.append for own in seen]):
-                for _ in walk.step(index):
-                    pass
-            real = [torch.cat(list(map(_real, own, batches))) for own in seen]
-            weights = {
-                name: torch.cat(list(map(_real, map(weigh, walk.hidden), batches)))[:, 0]
-                for name, weigh in TOKEN_WEIGHTS.items()
-            }
-            about = about_artefact("activations", loaded.identity)
-            self._store.put_artefact(f"{self._key}/{index}", _pack(real, weights), about)
+    def _begun(self) -> BlockWalk:
+        return BlockWalk(self._loaded.model.base_model, self._loaded.blocks, self._batches)
+
+    @torch.no_grad()
+    def _collect(self, walk: BlockWalk, index: int) -> None:
+        names, block = self._watched[index], self._loaded.projections("decoder")[index]
+        self._on_step(Step("prune", 2 * index + 2, 2 * len(self._watched)))
+        seen: list[list[Tensor]] = [[] for _ in names]
+        with capture_inputs([block[name] for name in names], [own.append for own in seen]):
+            for _ in walk.step(index):
+                pass
+        real = [torch.cat(list(map(_real, own, self._batches))) for own in seen]
+        weights = {
+            name: torch.cat(list(map(_real, map(weigh, walk.hidden), self._batches)))[:, 0]
+            for name, weigh in TOKEN_WEIGHTS.items()
+        }
+        about = about_artefact("activations", self._loaded.identity)
+        self._store.put_artefact(f"{self.key}/{index}", _pack(real, weights), about)
 
 
 def mismatch_warning(made: Pruned) -> str | None:

@@ -7,7 +7,6 @@ Dimensions: m inner width, n tokens.
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from random import Random
 
 import torch
 from torch import Tensor, nn
@@ -20,47 +19,12 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.products import bfloat16_units
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.pruning.linalg import add_second_moment_, mirrored_
-from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
-from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, CalibrationSettings, TokenWeights
+from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, TokenWeights
 
 BATCH_TOKENS = 2048
 FEW_TOKENS_PER_CHANNEL = 20
-
-
-def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: CalibrationSettings) -> list[list[int]]:
-    """Token ids of the calibration text: documents in an order drawn by the seed, at most n_samples * length tokens.
-
-    A long document is cut to `length`, a short one stays short, so that each begins as evaluated passages begin;
-    packed, what is chosen so is joined and cut again. A running text is joined first and cut into pieces of `length`.
-    """
-    length = min(settings.length, loaded.max_length)
-    budget = settings.n_samples * length
-    pieces: list[str] | list[list[int]] = list(texts.texts)
-    if texts.running:
-        pieces = _pieces(loaded, "\n\n".join(texts.texts), length)
-    Random(settings.seed).shuffle(pieces)
-    chosen: list[list[int]] = []
-    for piece in pieces:
-        ids = loaded.tokenizer(piece).input_ids if isinstance(piece, str) else piece
-        ids = ids[: min(length, budget)]
-        if len(ids) >= 2:
-            chosen.append(ids)
-            budget -= len(ids)
-        if budget < 2:
-            break
-    return _packed(chosen, length) if settings.packed else chosen
-
-
-def first_tokens(sequences: Sequence[list[int]], n_tokens: int) -> list[list[int]]:
-    """As many of the first sequences as hold n_tokens together; one at least."""
-    chosen: list[list[int]] = []
-    for ids in sequences:
-        if chosen and sum(map(len, chosen)) + len(ids) > n_tokens:
-            break
-        chosen.append(ids)
-    return chosen
 
 
 def held_out(rows: Sequence[int]) -> Tensor:
@@ -98,7 +62,7 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> s
     return None
 
 
-def calibrate(
+def calibrating(
     loaded: LoadedModel,
     sequences: Sequence[Sequence[int]],
     keep: Callable[[int, Statistics], None],
@@ -106,61 +70,81 @@ def calibrate(
     *,
     token_weights: TokenWeights,
     walked: Walked | None = None,
-) -> None:
-    """Walk the text through the blocks and hand the statistics of each block's MLP to `keep`, in their order.
-
-    walked: see `gather`.
-    """
+) -> "Gathering":
+    """The text before the first block, to gather statistics of each block's MLP for `keep`. walked: see Gathering."""
 
     def keep_only(index: int, found: list[Statistics]) -> None:
         keep(index, found[0])
 
     watched = [[mlp.out] for mlp in loaded.mlps]
-    gather(loaded, sequences, watched, keep_only, on_step, token_weights=token_weights, walked=walked)
+    return Gathering(loaded, sequences, watched, keep_only, on_step, token_weights=token_weights, walked=walked)
 
 
-@torch.no_grad()
-def gather(
-    loaded: LoadedModel,
-    sequences: Sequence[Sequence[int]],
-    watched: Sequence[Sequence[nn.Module]],
-    keep: Callable[[int, list[Statistics]], None],
-    on_step: OnStep,
-    *,
-    token_weights: TokenWeights,
-    walked: Walked | None = None,
-) -> None:
-    """Walk the text through the blocks and hand the statistics of the watched modules' inputs to `keep`, in order.
+class Gathering:
+    """Text on its way through the blocks, which leaves the statistics of the watched modules' inputs in each of them.
 
-    watched: of each block, the modules. One block's statistics are in memory at a time; of second moments only the
-    diagonal where there are too few tokens for more. Every HELD_OUT_EVERY-th sequence only serves the held-out sample.
-    walked: where the hidden states are kept on the way, and those of a walk that was broken off, which is not begun
-    again.
+    One block's statistics are in memory at a time; of second moments only the diagonal where there are too few tokens
+    for more. Every HELD_OUT_EVERY-th sequence only serves the held-out sample. n_reached: blocks that it is through.
     """
-    device = loaded.model.device
-    pad = loaded.tokenizer.pad_token_id or 0
-    batches = batches_by_length(sequences, BATCH_TOKENS, pad, device)
-    walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in batches])
-    held_out_stride, whole = _held_out_stride(sequences), enough_tokens(loaded, sum(map(len, sequences)))
-    weigh = TOKEN_WEIGHTS[token_weights]
-    n_steps = len(loaded.blocks) * len(batches)
-    first = walked.resume(walk) if walked else 0
-    on_step(Step("calibrate", first * len(batches), n_steps, unit="batches"))
-    for index, modules in list(enumerate(watched))[first:]:
-        gathered = [_Gathered(device, held_out_stride, whole=whole) for _ in modules]
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        sequences: Sequence[Sequence[int]],
+        watched: Sequence[Sequence[nn.Module]],
+        keep: Callable[[int, list[Statistics]], None],
+        on_step: OnStep,
+        *,
+        token_weights: TokenWeights,
+        walked: Walked | None = None,
+    ) -> None:
+        """watched: of each block, the modules. keep: given each block's statistics, in their order.
+
+        walked: where the hidden states are kept on the way, and those of a walk that was broken off, which is not begun
+        again.
+        """
+        self._loaded, self._watched, self._keep, self._on_step = loaded, watched, keep, on_step
+        pad = loaded.tokenizer.pad_token_id or 0
+        self._batches = batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)
+        self._walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in self._batches])
+        self._held_out_stride = _held_out_stride(sequences)
+        self._whole = enough_tokens(loaded, sum(map(len, sequences)))
+        self._weigh = TOKEN_WEIGHTS[token_weights]
+        self._walked = walked
+        self.n_reached = walked.resume(self._walk) if walked else 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the text is through all blocks."""
+        return self.n_reached == len(self._watched)
+
+    @torch.no_grad()
+    def reach(self, index: int) -> None:
+        """Go on until the text is through this block. Of no more use where that raises: it may be in between."""
+        self._tell(self.n_reached * len(self._batches))
+        while self.n_reached <= index:
+            self._block(self.n_reached)
+            self.n_reached += 1
+            if self._walked:
+                self._walked.reached(self.n_reached, self._walk.hidden)
+
+    def _block(self, index: int) -> None:
+        modules, device = self._watched[index], self._loaded.model.device
+        gathered = [_Gathered(device, self._held_out_stride, whole=self._whole) for _ in modules]
         with capture_inputs(modules, [own.see for own in gathered]):
-            for number in walk.step(index):
-                rows, batch = batches[number]
+            for number in self._walk.step(index):
+                rows, batch = self._batches[number]
                 real, kept_out = batch.mask.bool(), held_out(rows).to(device)
-                weights = weigh(walk.hidden[number])
+                weights = self._weigh(self._walk.hidden[number])
                 for own in gathered:
                     own.add(real & ~kept_out, real & kept_out, weights)
-                done = index * len(batches) + number + 1
-                on_step(Step("calibrate", done, n_steps, unit="batches"))
-        loaded.residency.drop()
-        keep(index, [own.statistics() for own in gathered])
-        if walked:
-            walked.reached(index + 1, walk.hidden)
+                self._tell(index * len(self._batches) + number + 1)
+        self._loaded.residency.drop()
+        self._keep(index, [own.statistics() for own in gathered])
+
+    def _tell(self, done: int) -> None:
+        self._on_step(Step("calibrate", done, len(self._watched) * len(self._batches), unit="batches"))
 
 
 class _Gathered:
@@ -218,18 +202,6 @@ class _Gathered:
 def _picked(rows: Tensor, chosen: Tensor) -> Tensor:
     """The rows (n, m) that are chosen, (b, t) bool: by their numbers, which is faster than by a mask."""
     return rows.index_select(0, chosen.flatten().nonzero().squeeze(1))
-
-
-def _pieces(loaded: LoadedModel, text: str, length: int) -> list[list[int]]:
-    ids: list[int] = loaded.tokenizer(text).input_ids
-    return [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)] or [ids]
-
-
-def _packed(sequences: Sequence[Sequence[int]], length: int) -> list[list[int]]:
-    """The same tokens in sequences of `length`; a shorter last one stays where it has something to predict."""
-    ids = [token for own in sequences for token in own]
-    pieces = [ids[i : i + length] for i in range(0, len(ids), length)]
-    return [piece for piece in pieces if len(piece) >= 2]
 
 
 def _held_out_stride(sequences: Sequence[Sequence[int]]) -> int:

@@ -69,17 +69,29 @@ def evaluate_together(
     *,
     rule: Rule = "plain",
     stop: AnyRule | None = None,
+    prepare: Callable[[int], None] | None = None,
 ) -> list[Evaluated]:
     """Ask all of these models side by side: a block is read once for all of them, and each has its share of the time.
 
-    stop: for one alone, which is not asked further than the others.
+    stop: for one alone, which is not asked further than the others. prepare: called before each block that passages go
+    through, and at their end, as on_block of BlockWalk.run; what it takes is not counted.
     """
-    if len(models) == 1 and models[0].applied is not nullcontext:
+    if not loaded.residency.streamed and len(models) == 1 and models[0].applied is not nullcontext:
         # Once: in memory a change takes all blocks at the same time.
         with models[0].applied():
             alone = [replace(models[0], applied=nullcontext)]
             return evaluate_together(loaded, passages, alone, on_step, message, rule=rule, stop=stop)
-    asked = _Asked(loaded, passages, rule, models)
+
+    def prepare_uncounted(index: int) -> None:
+        if prepare is not None:
+            started = time.perf_counter()
+            # What is made now is used elsewhere as well.
+            with torch.inference_mode(False):
+                prepare(index)
+            for model in models:
+                model.so_far.leave_out(time.perf_counter() - started)
+
+    asked = _Asked(loaded, passages, rule, models, prepare_uncounted)
     questions = asked.questions
     outcomes: dict[Answering, dict[int, Outcome]] = {model: {} for model in models}
     stopping = None
@@ -89,7 +101,8 @@ def evaluate_together(
         before = [outcome.last_word_right for found in outcomes.values() for outcome in found.values()]
         on_step(step(done=len(before) + n_read, n_right=sum(before) + n_right if len(models) == 1 else None))
 
-    started = time.perf_counter()
+    for model in models:
+        model.so_far.begin(len(models))
     for chunk in stop.chunks() if stop else chunks(len(questions)):
         for model, found in asked.outcomes(chunk, on_read).items():
             outcomes[model] |= found
@@ -97,18 +110,18 @@ def evaluate_together(
             stopping = stop.stopping(outcomes[models[0]])
         if stopping and stopping.decision != "open":
             break
-    seconds = (time.perf_counter() - started) / len(models)
-    return [asked.evaluated(found, stopping, model.so_far.seconds + seconds) for model, found in outcomes.items()]
+    return [asked.evaluated(found, stopping, model.so_far.seconds) for model, found in outcomes.items()]
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """Models, and what they are asked."""
+    """Models, and what they are asked. on_block: as in BlockWalk.run."""
 
     loaded: LoadedModel
     passages: Passages
     rule: Rule
     models: Sequence[Answering]
+    on_block: Callable[[int], None]
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -125,13 +138,19 @@ class _Asked:
         n_read, n_right = len(known), sum(known)
         waiting: list[Read] = []
         room = self._kept_bytes
+
+        def on_block(index: int) -> None:
+            self.on_block(index)
+            if index:
+                on_read(n_read, n_right)
+
         on_read(n_read, n_right)
         while asked:
             # In memory nothing is spared by several together, and answers would come later.
             fit = min(TOGETHER_TOKENS, room / self._bytes_a_token) if self.loaded.residency.streamed else 0.0
             together = that_fit(asked, fit)
             asked = asked[len(together) :]
-            reads = read(self.loaded, together, partial(on_read, n_read, n_right))
+            reads = read(self.loaded, together, on_block)
             n_read += sum(len(each.rows) for each in reads)
             n_right += sum(score.first_wrong is None for each in reads for score in each.scores)
             on_read(n_read, n_right)

@@ -69,17 +69,17 @@ def that_fit(asked: Sequence[Asked], n_tokens: float) -> Sequence[Asked]:
     return asked[: max(1, bisect_right(so_far, n_tokens))]
 
 
-def read(loaded: LoadedModel, asked: Sequence[Asked], on_block: Callable[[], None]) -> list[Read]:
-    """Read these batches together. on_block: called when all of them are through a block; may raise."""
+def read(loaded: LoadedModel, asked: Sequence[Asked], on_block: Callable[[int], None]) -> list[Read]:
+    """Read these batches together. on_block: as in BlockWalk.run."""
     # Made without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
     caches = [DynamicCache() for _ in asked]
     walk = BlockWalk(loaded.model.base_model, loaded.blocks, [each.batch for each in asked], caches)
 
-    def hold_and_tell() -> None:
-        for cache in caches:
+    def hold_and_tell(index: int) -> None:
+        for cache in caches if index else ():
             layer = cache.layers[-1]
             layer.keys, layer.values = loaded.residency.hold_all([layer.keys, layer.values])
-        on_block()
+        on_block(index)
 
     walk.run([each.model.applied for each in asked], hold_and_tell)
     return [_answered(loaded, each, walk, number, caches[number]) for number, each in enumerate(asked)]

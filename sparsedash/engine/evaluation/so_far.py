@@ -11,19 +11,31 @@ from sparsedash.storage.halfway import Halfway
 
 
 class SoFar:
-    """Answers by the positions of their passages. seconds: that an earlier attempt has spent on those that it kept.
+    """Answers by the positions of their passages, and the seconds that were spent on them.
 
-    halfway, key: where they are kept; None: nowhere. n_together: models that answer at the same time, of whose seconds
-    each has its share.
+    halfway, key: where they are kept; None: nowhere.
     """
 
-    def __init__(self, halfway: Halfway | None = None, key: str = "", n_together: int = 1) -> None:
-        self._halfway, self._key, self._n_together = halfway, key, n_together
+    def __init__(self, halfway: Halfway | None = None, key: str = "") -> None:
+        self._halfway, self._key = halfway, key
         self._answers: dict[int, Outcome] = {}
-        self.seconds = 0.0
+        self._before = 0.0
         if halfway is not None and (known := halfway.get(key, _unpacked)) is not None:
-            self.seconds, self._answers = known
-        self._started = time.perf_counter()
+            self._before, self._answers = known
+        self.begin(1)
+
+    def begin(self, n_together: int) -> None:
+        """From now on it is answered, by so many models at the same time, of whose seconds each has its share."""
+        self._started, self._n_together = time.perf_counter(), n_together
+
+    def leave_out(self, seconds: float) -> None:
+        """These were spent on something else since it began."""
+        self._started += seconds
+
+    @property
+    def seconds(self) -> float:
+        """Spent so far, by an earlier attempt as well on what it kept."""
+        return self._before + (time.perf_counter() - self._started) / self._n_together
 
     def known(self, rows: Sequence[int]) -> dict[int, Outcome]:
         """The answers of an earlier attempt to just these passages; none where one of them is missing.
@@ -45,8 +57,7 @@ class SoFar:
             self._halfway.keep_added()
 
     def _packed(self) -> bytes:
-        seconds = self.seconds + (time.perf_counter() - self._started) / self._n_together
-        return msgspec.json.encode((seconds, list(self._answers.items())))
+        return msgspec.json.encode((self.seconds, list(self._answers.items())))
 
 
 def _unpacked(data: bytes) -> tuple[float, dict[int, Outcome]]:

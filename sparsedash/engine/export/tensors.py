@@ -47,7 +47,7 @@ def changed_tensors(made: SparseModel, width: int | None) -> Iterator[tuple[str,
         if isinstance(made, PrunedChannels):
             tensors = block_tensors(made, index, width)
         else:
-            tensors = {f"{name}.{_WEIGHT}": weight for name, weight in made.masked[index].items()}
+            tensors = {f"{name}.{_WEIGHT}": weight for name, weight in made.masked[index].weights.items()}
         for name, tensor in tensors.items():
             module, _, kind = name.rpartition(".")
             yield f"{loaded.family.blocks}.{index}.{name}", _stored(block[module], tensor, kind)

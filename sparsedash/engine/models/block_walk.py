@@ -78,19 +78,20 @@ class BlockWalk:
             self._through(index, number)
             yield number
 
-    def run(self, inside: Sequence[Applied], on_block: Callable[[], None] = lambda: None) -> None:
+    def run(self, inside: Sequence[Applied], on_block: Callable[[int], None] = lambda _: None) -> None:
         """Take every batch through all blocks, one block at a time.
 
-        inside: of each batch, what the model is while it reads that. on_block: called when all are through a block; may
-        raise.
+        inside: of each batch, what the model is while it reads that. on_block: called with the index of the block that
+        is next for all of them, with the number of blocks at the end, while the model is the dense one; may raise.
         """
         numbers = sorted(range(len(inside)), key=lambda number: inside.index(inside[number]))
         for index in range(len(self._blocks)):
+            on_block(index)
             for applied, own in groupby(numbers, key=inside.__getitem__):
                 with applied():
                     for number in own:
                         self._through(index, number)
-            on_block()
+        on_block(len(self._blocks))
 
     def output(self, model: nn.Module, number: int) -> Any:
         """What the model with its head makes of the hidden states of a batch, which are through the last block."""

@@ -17,6 +17,7 @@ from sparsedash.engine.models.checkpoint import UNREADABLE, first_line, refuse_n
 from sparsedash.engine.models.loading import LoadedModel, Source, read_whole
 from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.models.unpacking import unpacked
+from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.hashing import digest
 from sparsedash.schema.settings import Dtype
@@ -37,7 +38,11 @@ def stream(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
     in_dtype = replace(source, folder=_folder_in(source, dtype, store))
     loaded = read_whole(in_dtype, dtype)
     residency = Streamed(loaded.model, loaded.blocks, store.folder / SCRATCH)
-    refuse_no_numbers(source.reference, loaded.model, residency.drop)
+    finite = notes.finite(_as_they_are(weight_files(in_dtype.folder, source.reference)), dtype)
+    if store.recall(finite) is None:
+        # All of them are read for it: once, while the files stay as they are.
+        refuse_no_numbers(source.reference, loaded.model, residency.drop)
+        store.remember(finite, "")
     return replace(loaded, residency=residency)
 
 
@@ -47,6 +52,12 @@ def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
         return source.folder
     name = f"{digest(source.identity)[:16]}-{dtype}"
     return unpacked(name, partial(_recast, source, files, wanted), store)
+
+
+def _as_they_are(files: list[Path]) -> str:
+    """What tells these files from others, and from themselves after a change, without reading them."""
+    seen = [(str(file.resolve()), file.stat()) for file in sorted(files)]
+    return digest([(path, stat.st_size, stat.st_mtime_ns) for path, stat in seen])
 
 
 def _is_in(file: Path, dtype: torch.dtype) -> bool:

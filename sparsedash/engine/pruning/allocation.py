@@ -65,14 +65,18 @@ def by_sensitivity(blocks: Sequence[ChannelScores], permille: int, method: Metho
 
 @dataclass(frozen=True)
 class Allocation:
-    """widths: the kept channels of each block. needs_losses: whether it looks at what giving channels up costs."""
+    """widths: the kept channels of each block. needs_losses: whether it looks at what giving channels up costs.
+
+    alone: whether a block's width follows from that block alone.
+    """
 
     widths: Callable[[Sequence[ChannelScores], int, MethodSettings], list[int]]
     needs_losses: bool = False
+    alone: bool = False
 
 
 ALLOCATIONS: dict[str, Allocation] = {
-    "uniform": Allocation(uniform),
+    "uniform": Allocation(uniform, alone=True),
     "global": Allocation(global_by_score),
     "standardised": Allocation(standardised),
     "sensitivity": Allocation(by_sensitivity, needs_losses=True),

@@ -3,22 +3,23 @@
 Dimensions: d hidden width, m inner width, t tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Layer, Sample, layer_of
+from sparsedash.engine.pruning.lazily import Lazily
 from sparsedash.engine.pruning.linalg import complement, energy
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Made, at_once
 
 BlockErrors = tuple[float | None, float | None, float | None]
 """Of one block: fitted, uncompensated and held out, as in LayerErrors; None for what is not known."""
+
+_NOTHING_KNOWN: BlockErrors = (None, None, None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,66 +28,54 @@ class LayerErrors:
 
     fitted: on the calibration tokens. held_out: on tokens kept out of the fit; far larger means overfitted; empty when
     none were kept out. uncompensated: on the calibration tokens, had the kept weights stayed as they are. All empty
-    where nothing was collected on calibration text. sensitivities: see CalibrationData; empty where the method did not
-    ask for them.
+    where nothing was collected on calibration text.
     """
 
     fitted: list[float] = field(default_factory=list)
     held_out: list[float] = field(default_factory=list)
     uncompensated: list[float] = field(default_factory=list)
-    sensitivities: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, blocks: Iterable[BlockErrors]) -> "LayerErrors":
+        """Of all blocks."""
+        fitted, uncompensated, held_out = zip(*blocks, strict=True)
+        return cls(fitted=_known(fitted), held_out=_known(held_out), uncompensated=_known(uncompensated))
 
 
-@torch.no_grad()
 def channel_errors(
     mlps: list[Mlp],
     calibration: CalibrationData,
-    method: MethodSettings,
-    narrowed: list[PrunedMlp],
+    narrowed: Sequence[PrunedMlp],
     energies: dict[int, float],
     made: Made[BlockErrors] = at_once,
-) -> LayerErrors:
-    """What each narrowed MLP loses; asked while the model is still the dense one. Nothing without statistics, and only
-    the errors on held-out tokens where those are not whole.
+) -> Sequence[BlockErrors]:
+    """What each narrowed MLP loses, found when it is asked for, while the model is the dense one. Nothing without
+    statistics, and only the errors on held-out tokens where those are not whole.
 
     energies: of each block's dense output by its index, as far as known from these statistics; added to. made: see
     Made.
     """
-    if calibration.statistics(0) is UNKNOWN:
-        return LayerErrors()
 
     def lost(index: int) -> BlockErrors:
-        layer = layer_of(mlps[index], calibration.statistics(index))
-        if index not in energies and layer.known.is_whole:
+        known = calibration.statistics(index)
+        if known is UNKNOWN:
+            return _NOTHING_KNOWN
+        layer = layer_of(mlps[index], known)
+        if index not in energies and known.is_whole:
             energies[index] = layer.mean_square(layer.out_weight)
         return _block_errors(mlps[index], narrowed[index], layer, energies.get(index))
 
-    errors = [made(index, partial(lost, index)) for index in range(len(mlps))]
-    needs_losses = ALLOCATIONS[method.allocation].needs_losses
-    return LayerErrors(
-        fitted=[fitted for fitted, _, _ in errors if fitted is not None],
-        held_out=[held_out for _, _, held_out in errors if held_out is not None],
-        uncompensated=[plain for _, plain, _ in errors if plain is not None],
-        sensitivities=calibration.sensitivities() if needs_losses else [],
-    )
+    @torch.no_grad()
+    def found(index: int) -> BlockErrors:
+        return made(index, partial(lost, index))
+
+    return Lazily(len(mlps), found)
 
 
 @torch.no_grad()
-def passage_errors(
-    mlps: list[Mlp], samples: Callable[[int], list[Sample] | None], narrowed: list[PrunedMlp]
-) -> list[float]:
-    """What each narrowed MLP loses on passages of the evaluation.
-
-    samples: gives a list of one, the inner activations of the dense model's block, or None; without them there are no
-    errors.
-    """
-    found = []
-    for index, (mlp, narrow) in enumerate(zip(mlps, narrowed, strict=True)):
-        given = samples(index)
-        if given is None:
-            return []
-        found.append(_sample_error(mlp, narrow, given[0]))
-    return found
+def passage_error(mlp: Mlp, narrow: PrunedMlp, sample: Sample) -> float:
+    """What a narrowed MLP loses on passages of the evaluation. sample: of the inner activations of the dense one."""
+    return _sample_error(mlp, narrow, sample)
 
 
 def share_lost(dense: Tensor, sparse: Tensor, moment: Tensor) -> float:
@@ -115,6 +104,10 @@ def _block_errors(mlp: Mlp, narrow: PrunedMlp, layer: Layer, whole: float | None
     gone = complement(narrow.kept, layer.width)
     cut = energy(layer.out_weight[:, gone], layer.part(gone, gone))
     return _share(lost, whole), _share(cut, whole), held_out
+
+
+def _known(errors: Iterable[float | None]) -> list[float]:
+    return [error for error in errors if error is not None]
 
 
 def _share(lost: float, whole: float) -> float:

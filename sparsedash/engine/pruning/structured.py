@@ -1,7 +1,10 @@
-"""Prunes channels: scores them, decides each block's width, chooses what is kept, and compensates."""
+"""Prunes channels: scores them, decides each block's width, chooses what is kept, and compensates.
 
-from collections.abc import Callable
-from functools import partial
+A block is made when it is asked for, and looks at others only where its width depends on theirs.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -9,42 +12,50 @@ from torch import Tensor
 from sparsedash.engine.pruning.allocation import ALLOCATIONS, ChannelScores
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Layer, layer_of
+from sparsedash.engine.pruning.lazily import Lazily
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Made, at_once
 
 
-@torch.no_grad()
 def prune(
     mlps: list[Mlp],
     calibration: CalibrationData,
     method: MethodSettings,
     permille: int,
     *,
-    scores: Callable[[], list[ChannelScores]],
+    scores: Callable[[], Sequence[ChannelScores]],
     on_layer: Callable[[int, int], None],
     made: Made[PrunedMlp] = at_once,
-) -> list[PrunedMlp]:
-    """What each MLP becomes at this sparsity; the model itself is left as it is.
+) -> Lazily[PrunedMlp]:
+    """What each MLP becomes at this sparsity, when it is asked for; the model itself is left as it is.
 
     scores: gives what `score_channels` finds; not asked where nothing goes. on_layer: called with steps done and all
     steps. made: see Made. The same arguments give the same weights, to the bit.
     """
-    if permille == 0:
-        return [made(index, partial(_all_kept, mlp)) for index, mlp in enumerate(mlps)]
-    blocks = scores()
-    widths = ALLOCATIONS[method.allocation].widths(blocks, permille, method)
-    narrowed = []
-    for index, n_kept in enumerate(widths):
+    allocation, blocks = ALLOCATIONS[method.allocation], cache(scores)
 
-        def narrow(index: int = index, n_kept: int = n_kept) -> PrunedMlp:
-            layer = _layer(mlps[index], calibration, index, method)
-            return _refitted(layer, _kept(layer, blocks[index].scores, n_kept, method), method)
+    @cache
+    def widths() -> list[int]:
+        return allocation.widths(blocks(), permille, method)
 
-        narrowed.append(made(index, narrow))
-        on_layer(len(mlps) + index + 1, 2 * len(mlps))
-    return narrowed
+    def narrow(index: int) -> PrunedMlp:
+        block = blocks()[index]
+        n_kept = allocation.widths([block], permille, method)[0] if allocation.alone else widths()[index]
+        layer = _layer(mlps[index], calibration, index, method)
+        return _refitted(layer, _kept(layer, block.scores, n_kept, method), method)
+
+    @torch.no_grad()
+    def become(index: int) -> PrunedMlp:
+        if permille == 0:
+            return made(index, partial(_all_kept, mlps[index]))
+        found = made(index, partial(narrow, index))
+        done = 2 * index + 2 if allocation.alone else len(mlps) + index + 1
+        on_layer(done, 2 * len(mlps))
+        return found
+
+    return Lazily(len(mlps), become)
 
 
 @torch.no_grad()
@@ -66,35 +77,38 @@ def choose(
     return chosen
 
 
-@torch.no_grad()
 def score_channels(
     mlps: list[Mlp],
     calibration: CalibrationData,
     method: MethodSettings,
     on_layer: Callable[[int, int], None],
     made: Made[ChannelScores] = at_once,
-) -> list[ChannelScores]:
-    """The scores of every block's channels, and what it costs to give some up, whatever the sparsity.
+) -> Sequence[ChannelScores]:
+    """The scores of every block's channels, and what it costs to give some up, whatever the sparsity; found when they
+    are asked for.
 
     made: see Made.
     """
-    needs_losses = ALLOCATIONS[method.allocation].needs_losses
-    errors = COMPENSATIONS[method.compensation].errors
-    sensitivities = calibration.sensitivities() if needs_losses else []
-    blocks = []
-    for index, mlp in enumerate(mlps):
+    allocation, errors = ALLOCATIONS[method.allocation], COMPENSATIONS[method.compensation].errors
+    sensitivities = cache(calibration.sensitivities)
 
-        def score(index: int = index, mlp: Mlp = mlp) -> ChannelScores:
-            layer = _layer(mlp, calibration, index, method, refits=False)
-            scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
-            if needs_losses:
-                order = torch.argsort(scores, descending=True, stable=True)
-                losses = sensitivities[index] * errors(layer, order, method.damping)
-            return ChannelScores(width=layer.width, scores=scores, losses=losses)
+    def score(index: int) -> ChannelScores:
+        # Before the layer: finding them takes long, and memory.
+        sensitivity = sensitivities()[index] if allocation.needs_losses else 0.0
+        layer = _layer(mlps[index], calibration, index, method, refits=False)
+        scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
+        if allocation.needs_losses:
+            order = torch.argsort(scores, descending=True, stable=True)
+            losses = sensitivity * errors(layer, order, method.damping)
+        return ChannelScores(width=layer.width, scores=scores, losses=losses)
 
-        blocks.append(made(index, score))
-        on_layer(index + 1, 2 * len(mlps))
-    return blocks
+    @torch.no_grad()
+    def scored(index: int) -> ChannelScores:
+        found = made(index, partial(score, index))
+        on_layer(2 * index + 1 if allocation.alone else index + 1, 2 * len(mlps))
+        return found
+
+    return Lazily(len(mlps), scored)
 
 
 def scores_depend_on(method: MethodSettings) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """Sets single weights to zero, projection by projection, by the statistics of each projection's inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.engine.pruning.layer import UNKNOWN, CalibrationData, Sample, Statistics
-from sparsedash.engine.pruning.reconstruction_error import BlockErrors, LayerErrors, share_lost, share_lost_of_sample
+from sparsedash.engine.pruning.lazily import Lazily
+from sparsedash.engine.pruning.reconstruction_error import BlockErrors, share_lost, share_lost_of_sample
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.engine.pruning.weight_saliency import inverse_factor, needs_factor, sparse_weight
 from sparsedash.schema.method_settings import MethodSettings
@@ -21,17 +22,24 @@ Projections = dict[str, nn.Linear]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskedBlock:
-    """New weights (out, in) of one block's projections by name, and what each of these loses."""
+    """New weights (out, in) of one block's projections by name, and what each of these loses; nothing where nothing was
+    measured.
+    """
 
     weights: dict[str, Tensor]
     errors: list[BlockErrors]
+
+    @property
+    def average_errors(self) -> BlockErrors:
+        """Of each kind, where every projection has one."""
+        fitted, uncompensated, held_out = map(_average, zip(*self.errors, strict=True)) if self.errors else [None] * 3
+        return fitted, uncompensated, held_out
 
     def held(self, hold: Callable[[Tensor], Tensor]) -> "MaskedBlock":
         """The same with its weights where `hold` keeps them."""
         return replace(self, weights={name: hold(weight) for name, weight in self.weights.items()})
 
 
-@torch.no_grad()
 def prune_weights(
     projections: list[Projections],
     calibration: CalibrationData,
@@ -41,8 +49,9 @@ def prune_weights(
     on_block: Callable[[int, int], None],
     hold: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     made: Made[MaskedBlock] = at_once,
-) -> tuple[list[dict[str, Tensor]], LayerErrors]:
-    """The new weights (out, in) of each block's projections by name, and what they lose; the model is left as it is.
+) -> Sequence[MaskedBlock]:
+    """The new weights (out, in) of each block's projections by name, and what they lose, found when they are asked for;
+    the model is left as it is.
 
     on_block: called with blocks done and all blocks. hold: keeps the weights of one projection while the others are
     pruned. made: see Made. The same arguments give the same weights, to the bit.
@@ -51,37 +60,28 @@ def prune_weights(
     def mask(index: int) -> MaskedBlock:
         return _masked(projections[index], calibration.inputs(index), method, permille, hold)
 
-    blocks: list[MaskedBlock] = []
-    for index in range(len(projections)):
-        blocks.append(made(index, partial(mask, index)))
+    @torch.no_grad()
+    def become(index: int) -> MaskedBlock:
+        block = made(index, partial(mask, index))
         on_block(index + 1, len(projections))
-    return [block.weights for block in blocks], _averaged([block.errors for block in blocks])
+        return block
+
+    return Lazily(len(projections), become)
 
 
 @torch.no_grad()
-def weight_passage_errors(
-    projections: list[Projections],
-    groups: list[list[list[str]]],
-    samples: Callable[[int], list[Sample] | None],
-    masked: list[dict[str, Tensor]],
-) -> list[float]:
-    """What the projections of each block lose on passages of the evaluation, on average.
+def weight_passage_error(
+    block: Projections, groups: list[list[str]], samples: list[Sample], masked: dict[str, Tensor]
+) -> float:
+    """What the projections of one block lose on passages of the evaluation, on average.
 
-    groups: of each block, the names that are given the same. samples: gives one of each of them, in this order, or
-    None.
+    groups: the names that are given the same. samples: one of each of them, in this order.
     """
-    found = []
-    for index, (block, new) in enumerate(zip(projections, masked, strict=True)):
-        found_here = samples(index)
-        if found_here is None:
-            return []
-        given = {name: sample for names, sample in zip(groups[index], found_here, strict=True) for name in names}
-        lost = [
-            share_lost_of_sample(weight_of(block[name]).float().cpu(), weight.float(), given[name])
-            for name, weight in new.items()
-        ]
-        found.append(fmean(lost))
-    return found
+    given = {name: sample for names, sample in zip(groups, samples, strict=True) for name in names}
+    return fmean(
+        share_lost_of_sample(weight_of(block[name]).float().cpu(), weight.float(), given[name])
+        for name, weight in masked.items()
+    )
 
 
 def _masked(
@@ -123,15 +123,6 @@ def _errors(dense: Tensor, sparse: Tensor, known: Statistics) -> BlockErrors:
     )
 
 
-def _averaged(blocks: list[list[BlockErrors]]) -> LayerErrors:
-    """The errors of each block's projections, averaged; none where none were measured.
-
-    Of each kind those of the blocks in which every projection has one.
-    """
-    if not all(blocks):
-        return LayerErrors()
-    fitted, uncompensated, held_out = (
-        [fmean(known) for errors in kind if len(known := [own for own in errors if own is not None]) == len(errors)]
-        for kind in zip(*(zip(*errors, strict=True) for errors in blocks), strict=True)
-    )
-    return LayerErrors(fitted=fitted, uncompensated=uncompensated, held_out=held_out)
+def _average(errors: Sequence[float | None]) -> float | None:
+    known = [error for error in errors if error is not None]
+    return fmean(known) if len(known) == len(errors) else None

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sparsedash.engine.calibration.cache import CalibrationCache
-from sparsedash.engine.calibration.statistics import calibrate, enough_tokens, few_tokens_warning
+from sparsedash.engine.calibration.gathered_on import GatheredOn
+from sparsedash.engine.calibration.statistics import Gathering, calibrating, enough_tokens, few_tokens_warning
 from sparsedash.engine.calibration.walked import Walked
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
@@ -41,6 +42,7 @@ class RunCalibration:
         self._solves = parts.settings.solves
         self._store, self._run_log = parts.store, parts.run_log
         self._model, self._texts, self._share = parts.model, parts.texts, plain_share
+        self._gathered = GatheredOn(self._begun, self._note_calibrated)
 
     @cached_property
     def keys(self) -> CalibrationKeys:
@@ -88,16 +90,35 @@ class RunCalibration:
 
     def calibrate(self) -> None:
         """Collect the statistics, and keep them. Raises CalibrationError where there is far too little text."""
-        loaded, sequences = self._model.loaded, self.sequences
-        n_tokens = sum(map(len, sequences))
-        warning = few_tokens_warning(loaded, n_tokens, solves=self._solves)
-        self._run_log.warn(warning)
-        keep, on_step = self.cache.keep_statistics, self._run_log.on_step
-        halfway = Halfway(self._store, self._model.identity)
-        walked = Walked(halfway, f"{self.keys.statistics}/hidden", self.cache.has_block)
+        self.reach(len(self._model.loaded.blocks) - 1)
+
+    def reach(self, index: int) -> None:
+        """As `calibrate`, as far as this block; so again and again for one block after another."""
         with self._run_log.timed("calibrate"):
-            calibrate(loaded, sequences, keep, on_step, token_weights=self._settings.token_weights, walked=walked)
-        self._store.remember(notes.calibration_warning(self.keys.statistics), warning or "")
-        left = str(len(loaded.mlps)) if enough_tokens(loaded, n_tokens) else _DIAGONAL
+            self._gathered.reach(index)
+
+    def _begun(self) -> Gathering:
+        loaded, weights = self._model.loaded, self._settings.token_weights
+        self._run_log.warn(self._few_tokens_warning)
+        walked = Walked(self._halfway, f"{self.keys.statistics}/hidden", self.cache.has_block)
+        keep, on_step = self.cache.keep_statistics, self._run_log.on_step
+        return calibrating(loaded, self.sequences, keep, on_step, token_weights=weights, walked=walked)
+
+    def _note_calibrated(self) -> None:
+        loaded = self._model.loaded
+        self._store.remember(notes.calibration_warning(self.keys.statistics), self._few_tokens_warning or "")
+        left = str(len(loaded.mlps)) if enough_tokens(loaded, self._n_tokens) else _DIAGONAL
         self._store.remember(notes.calibrated(self.keys.statistics), left)
-        halfway.done()
+        self._halfway.done()
+
+    @property
+    def _n_tokens(self) -> int:
+        return sum(map(len, self.sequences))
+
+    @property
+    def _few_tokens_warning(self) -> str | None:
+        return few_tokens_warning(self._model.loaded, self._n_tokens, solves=self._solves)
+
+    @cached_property
+    def _halfway(self) -> Halfway:
+        return Halfway(self._store, self._model.identity)

@@ -19,15 +19,19 @@ class RunLog:
 
     folder: the data folder. seconds: spent in each stage. cached: what was read from the store instead of computed.
     warnings: for a person. point: the sparse model that is made or asked, as in Step; set by whoever goes through them.
+    walk: how far a walk is in which everything is done at each block, which is told then in place of anything else.
     """
 
     def __init__(self, on_step: OnStep, folder: Path) -> None:
         self._on_step, self._folder = on_step, folder
         self.point: int | None = None
+        self.walk: Step | None = None
         self.seconds: dict[str, float] = {}
         self.cached: list[str] = []
         self.warnings: list[str] = []
         self._stored_before = 0
+        self._stage: Stage | None = None
+        self._since = 0.0
 
     def begin(self) -> None:
         """From now on the memory and the disk that are taken count as this run's."""
@@ -46,16 +50,24 @@ class RunLog:
 
     def on_step(self, step: Step) -> None:
         """Tell how far the work is, and on which sparse model."""
-        self._on_step(replace(step, point=self.point))
+        self._on_step(self.walk or replace(step, point=self.point))
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Add what happens inside to the seconds of a stage."""
-        started = time.perf_counter()
+        """Add what happens inside to the seconds of a stage; what is timed inside as another counts as that alone."""
+        outer = self._enter(stage)
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+            self._enter(outer)
+
+    def _enter(self, stage: Stage | None) -> Stage | None:
+        """From now on time counts as this stage's; returns whose it was until now."""
+        now, before = time.perf_counter(), self._stage
+        if before is not None:
+            self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+        return before
 
     def note_cached(self, what: str) -> None:
         """Write down, once, that this was read from the store."""

@@ -1,6 +1,6 @@
 """The records of a run: the answers of its dense model and of each sparse one, kept in the store."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -21,12 +21,13 @@ from sparsedash.storage.halfway import Halfway
 class Unanswered:
     """A model whose record is still to be made. key: that it is kept under. label: which it is, for the progress line.
 
-    made: what is put on record about a sparse one. applied: what the loaded model becomes for it.
+    made: gives what is put on record about a sparse one, when it has answered. applied: what the loaded model becomes
+    for it.
     """
 
     key: str
     label: str
-    made: Pruned | None = None
+    made: Callable[[], Pruned | None] = lambda: None
     applied: Applied = nullcontext
 
 
@@ -65,16 +66,21 @@ class RunRecords:
             self._run_log.note_cached(f"evaluation, {label}")
         return record
 
-    def evaluated(self, asked: Sequence[Unanswered], stop: AnyRule | None = None) -> list[Record]:
-        """The records of these models, asked every passage side by side, or one alone as many as `stop` needs; kept."""
+    def evaluated(
+        self, asked: Sequence[Unanswered], stop: AnyRule | None = None, prepare: Callable[[int], None] | None = None
+    ) -> list[Record]:
+        """The records of these models, asked every passage side by side, or one alone as many as `stop` needs; kept.
+
+        prepare: see evaluate_together.
+        """
         halfway = Halfway(self._store, self._model.identity)
-        so_far = [SoFar(halfway, f"{each.key}/answers", n_together=len(asked)) for each in asked]
+        so_far = [SoFar(halfway, f"{each.key}/answers") for each in asked]
         models = [Answering(applied=each.applied, so_far=own) for each, own in zip(asked, so_far, strict=True)]
         passages, rule = self._texts.passages, self._settings.evaluation.rule
         message, on_step = _together([each.label for each in asked]), self._run_log.on_step
         with self._run_log.timed("evaluate"):
             loaded = self._model.loaded
-            found = evaluate_together(loaded, passages, models, on_step, message, rule=rule, stop=stop)
+            found = evaluate_together(loaded, passages, models, on_step, message, rule=rule, stop=stop, prepare=prepare)
         records = [self._kept(each, evaluated) for each, evaluated in zip(asked, found, strict=True)]
         halfway.done()
         if self._model.is_first:
@@ -92,7 +98,7 @@ class RunRecords:
             corpus=settings.evaluation.corpus,
             corpus_identity=self._texts.evaluation_identity,
             passages_key=self._texts.passages.key,
-            pruned=asked.made,
+            pruned=asked.made(),
             outcomes=evaluated.outcomes,
             seconds=evaluated.seconds,
             tokens_per_second=evaluated.n_tokens / evaluated.seconds,

@@ -8,7 +8,7 @@ from random import Random
 
 import msgspec
 
-from sparsedash.engine.calibration.statistics import calibration_sequences
+from sparsedash.engine.calibration.token_sequences import calibration_sequences
 from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel

@@ -3,29 +3,29 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, islice
 
 from sparsedash.catalog.engine_limits import MODELS_TOGETHER
 from sparsedash.catalog.memory import kept_bytes, needs_fisher
-from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
+from sparsedash.engine.calibration.cache import CacheEvicted
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import AnyRule, StopRule, ToleranceRule
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.pruning.surgery import out_weight
-from sparsedash.engine.run.pruned_record import described
 from sparsedash.engine.run.run_calibration import RunParts
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.run.run_pruning import MORE_ROOM, RunPruning
 from sparsedash.engine.run.run_records import RunRecords, Unanswered
+from sparsedash.engine.run.run_sparse import RunSparse, label
 from sparsedash.engine.run.run_texts import RunTexts
 from sparsedash.engine.run.sparse_model import SparseModel
 from sparsedash.schema.cache_keys import StopWithin, plain_share
 from sparsedash.schema.errors import Cancelled, SparseDashError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep
-from sparsedash.schema.records import Pruned, Record
+from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.store import Store
@@ -47,7 +47,7 @@ class Stages:
         parts = RunParts(settings=settings, store=store, model=self._model, texts=self.texts, run_log=self.run_log)
         self._pruning = RunPruning(parts)
         self._records = RunRecords(parts)
-        self._told_of_mismatch = False
+        self._sparse = RunSparse(parts, self._pruning, self._records)
         # What is decided early says when the others need not be asked.
         self._alone = settings.evaluation.stop_early
 
@@ -120,72 +120,74 @@ class Stages:
         self, method: MethodSettings, permille: int, announce: Callable[[], None] = lambda: None
     ) -> Record:
         """The answers of the model pruned like this. announce: called when it is pruned, before it is evaluated."""
-        known = self._records.known(self._sparse_key(method, permille), _label(permille))
+        known = self._records.known(self._sparse.key(method, permille), label(permille))
         if known is not None and known.pruned is not None:
-            self._warn_of_mismatch(known.pruned)
+            self._sparse.warn_of_mismatch(known.pruned)
             return known
-        made = self._sparse(method, permille)
+        made = self._sparse.whole(method, permille)
         announce()
         (record,) = self._records.evaluated([made], self._stop_rule())
         self._pruning.answered()
         return record
 
     def answer_ahead(self, points: Sequence[int]) -> None:
-        """Make the record that is needed next together with some after it, where weights stay in their files.
+        """Make the record that is needed next together with some after it, where weights stay in their files; where no
+        method looks back, while they are calibrated for and pruned.
 
         points: the places of the sparse models in the order they are needed; the dense model comes before them. What
         goes wrong is left to a model's own turn, which comes when those before it have answered.
         """
         if self._alone or not (together := self._needed_now(points)) or not self.loaded.residency.streamed:
             return
+        looks_back = any(self._settings.points[point][0].looks_back for point in together if point is not None)
+        if together == [None] or (looks_back and len(together) == 1):
+            return
         try:
-            asked = [self._unanswered(point) for point in together]
-            self.run_log.point = None
-            self._records.evaluated(asked)
+            if looks_back:
+                self._made_first(together)
+            else:
+                self._in_one_walk(together)
         except Cancelled:
             raise
-        except SparseDashError as error:
+        except (SparseDashError, CacheEvicted) as error:
             log.warning("From here on models answer one after another: %s", error)
             self._alone = True
         else:
             self._pruning.answered()
 
+    def _made_first(self, together: Sequence[int | None]) -> None:
+        asked = []
+        for point in together:
+            self.run_log.point = point
+            asked.append(self._dense if point is None else self._sparse.whole(*self._settings.points[point]))
+        self.run_log.point = None
+        self._records.evaluated(asked)
+
+    def _in_one_walk(self, together: Sequence[int | None]) -> None:
+        self.run_log.point = None
+        walk, asked = self._sparse.in_one_walk([point for point in together if point is not None])
+        with walk.begun():
+            self._records.evaluated([self._dense, *asked] if None in together else asked, prepare=walk.at)
+
     def _needed_now(self, points: Sequence[int]) -> list[int | None]:
-        """The models whose records are needed next and not known, None for the dense one; none where it is one alone,
-        or where the next is known.
-        """
+        """The models whose records are needed next and not known, None for the dense one; none where the next is."""
         dense = [] if self._records.is_known(self._dense.key) else [None]
         if not dense and (not points or self._is_known(points[0])):
             return []
         unknown = (point for point in points if not self._is_known(point))
-        found = list(islice(chain(dense, unknown), MODELS_TOGETHER))
-        return found if len(found) > 1 else []
-
-    def _unanswered(self, point: int | None) -> Unanswered:
-        self.run_log.point = point
-        return self._dense if point is None else self._sparse(*self._settings.points[point])
+        return list(islice(chain(dense, unknown), MODELS_TOGETHER))
 
     @property
     def _dense(self) -> Unanswered:
         return Unanswered(self._records.key(None), "dense model")
 
-    def _sparse(self, method: MethodSettings, permille: int) -> Unanswered:
-        """A sparse model, and what is put on record about it."""
-        made = self.prune(method, permille)
-        with self.run_log.timed("prune"):
-            facts = described(made, method, self._settings.calibration, permille, self._passage_errors(made))
-        self._warn_of_mismatch(facts)
-        return Unanswered(self._sparse_key(method, permille), _label(permille), facts, made.applied)
-
     def _is_known(self, point: int) -> bool:
-        return self._records.is_known(self._sparse_key(*self._settings.points[point]))
+        return self._records.is_known(self._sparse.key(*self._settings.points[point]))
 
     def prune(self, method: MethodSettings, permille: int) -> SparseModel:
         """The sparse model, not applied yet; calibrates first where the statistics are not there (any more)."""
-        return self._pruning.sparse_model(method, permille)
-
-    def _sparse_key(self, method: MethodSettings, permille: int) -> str:
-        return self._records.key((self._pruning.calibration(method).keys.statistics, method, permille))
+        begun = partial(self._pruning.sparse_model, method, permille)
+        return self._pruning.whole(method, begun, lambda made, index: made.made(index))
 
     def search(self, within: StopWithin) -> None:
         """From now on a sparse model answers until its loss is decided, and is kept under a key that says so."""
@@ -199,21 +201,3 @@ class Stages:
         if not self._settings.evaluation.stop_early:
             return None
         return StopRule(dense=self.dense_record.outcomes, n_comparisons=self._settings.n_sparse)
-
-    def _passage_errors(self, made: SparseModel) -> list[float]:
-        weights, on_step = self._settings.calibration.token_weights, self.run_log.on_step
-        passages, watched = self.texts.passages, made.watched
-        found = PassageActivations(self._store, self.loaded, passages, watched, on_step, token_weights=weights)
-        return made.passage_errors(found.of)
-
-    def _warn_of_mismatch(self, made: Pruned) -> None:
-        """At most once a run: the text is the same for all its sparse models."""
-        if not self._told_of_mismatch:
-            warning = mismatch_warning(made)
-            self.run_log.warn(warning)
-            self._told_of_mismatch = warning is not None
-
-
-def _label(permille: int) -> str:
-    """What a sparse model is called where its record is spoken of."""
-    return f"{permille / 10:g} % sparse"

@@ -8,7 +8,7 @@ import torch
 from sparsedash.catalog.engine_limits import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration import block_sensitivity
 from sparsedash.engine.calibration.cache import CalibrationCache
-from sparsedash.engine.calibration.statistics import calibrate
+from sparsedash.engine.calibration.statistics import calibrating
 from sparsedash.schema.cache_keys import CalibrationKeys
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_loaded
@@ -27,7 +27,8 @@ def loaded():
 
 def kept(loaded, store, texts):
     found = CalibrationCache(store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal", reads_text=True)
-    calibrate(loaded, texts, found.keep_statistics, ignore_steps, token_weights="equal")
+    walk = calibrating(loaded, texts, found.keep_statistics, ignore_steps, token_weights="equal")
+    walk.reach(len(loaded.blocks) - 1)
     return found
 
 

@@ -15,7 +15,7 @@ from sparsedash.engine.calibration.mismatch import (
     mismatch_warning,
 )
 from sparsedash.engine.pruning.layer import Sample
-from sparsedash.engine.pruning.reconstruction_error import passage_errors
+from sparsedash.engine.pruning.reconstruction_error import passage_error
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
@@ -108,7 +108,7 @@ def test_activations_from_before_there_were_weights_are_made_again(loaded, store
     (once,) = kept_of(store, loaded, passages).of(0)
     old = safetensors.torch.save({"0": torch.zeros(3, 4).bfloat16()})
     kept = kept_of(store, loaded, passages)
-    store.put_artefact(f"{kept._key}/0", old)
+    store.put_artefact(f"{kept.key}/0", old)
     (again,) = kept.of(0)
     assert torch.equal(once.inputs, again.inputs)
 
@@ -119,12 +119,11 @@ def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
     kept = torch.arange(mlps[0].width // 2)
     narrowed = [PrunedMlp(kept, out_weight(mlp)[:, kept], mlp.out.bias) for mlp in mlps]
     weights = torch.rand(20, generator=torch.Generator().manual_seed(1))
-    samples = [Sample(inputs=x, weights=weights)]
-    for mlp, error in zip(mlps, passage_errors(mlps, lambda _: samples, narrowed), strict=True):
+    sample = Sample(inputs=x, weights=weights)
+    for mlp, narrow in zip(mlps, narrowed, strict=True):
         dense, sparse = x @ out_weight(mlp).T, x[:, kept] @ out_weight(mlp)[:, kept].T
         lost, whole = (float((weights[:, None] * y.square()).sum()) for y in (dense - sparse, dense))
-        assert error == pytest.approx(lost / whole)
-    assert passage_errors(mlps, lambda _: None, narrowed) == []
+        assert passage_error(mlp, narrow, sample) == pytest.approx(lost / whole)
 
 
 def of_layers(n, **changes):

@@ -7,12 +7,8 @@ import pytest
 import torch
 
 from sparsedash.engine.calibration import statistics
-from sparsedash.engine.calibration.statistics import (
-    HELD_OUT_EVERY,
-    calibrate,
-    calibration_sequences,
-    few_tokens_warning,
-)
+from sparsedash.engine.calibration.statistics import HELD_OUT_EVERY, calibrating, few_tokens_warning
+from sparsedash.engine.calibration.token_sequences import calibration_sequences
 from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
 from sparsedash.engine.models import products
 from sparsedash.engine.models.loading import load, locate
@@ -27,7 +23,8 @@ from tests.engine.tiny import save_tiny
 
 def _statistics(loaded, sequences, token_weights="equal"):
     kept = {}
-    calibrate(loaded, sequences, kept.__setitem__, ignore_steps, token_weights=token_weights)
+    walk = calibrating(loaded, sequences, kept.__setitem__, ignore_steps, token_weights=token_weights)
+    walk.reach(len(loaded.blocks) - 1)
     return kept
 
 
@@ -158,7 +155,9 @@ def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, t
     sequences = _sequences(loaded, passages(50), n_samples=20, length=24)
     for kept, enough in ((whole, True), (diagonal, False)):
         monkeypatch.setattr(statistics, "enough_tokens", lambda *_, enough=enough: enough)
-        calibrate(loaded, sequences, lambda _, own, to=kept: to.append(own), ignore_steps, token_weights=token_weights)
+        calibrating(
+            loaded, sequences, lambda _, own, to=kept: to.append(own), ignore_steps, token_weights=token_weights
+        ).reach(len(loaded.blocks) - 1)
     for own, one in zip(whole, diagonal, strict=True):
         assert own.is_whole and not one.is_whole
         assert torch.allclose(own.mean_squares, one.mean_squares, rtol=1e-4)

@@ -14,7 +14,7 @@ from sparsedash.engine.export import reloaded
 from sparsedash.engine.export.checkpoint import config_changes, write_checkpoint
 from sparsedash.engine.export.tensors import exported_tensors
 from sparsedash.engine.models.loading import Source, load
-from sparsedash.engine.pruning.reconstruction_error import LayerErrors
+from sparsedash.engine.pruning.lazily import Lazily
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
 from sparsedash.engine.run.sparse_model import PrunedChannels
 from tests.engine.tiny import save_tiny
@@ -37,8 +37,10 @@ def sparse_model(folder, widths):
         kept = torch.randperm(mlp.width)[:width].sort().values
         bias = None if mlp.out.bias is None else torch.randn(len(mlp.out.bias))
         narrowed.append(PrunedMlp(kept, out_weight(mlp)[:, kept] + 0.1 * torch.randn(1), bias))
-    errors = LayerErrors(fitted=[], held_out=[], uncompensated=[], sensitivities=[])
-    return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors)
+
+    return PrunedChannels(
+        loaded=loaded, narrowed=Lazily(len(narrowed), narrowed.__getitem__), errors=[], sensitivities=list
+    )
 
 
 def questions():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -260,3 +261,17 @@ def test_the_shelf_tells_a_streamed_model_from_a_resident_one(model_folder, stor
     first = shelf.take(source, "float32", streamed)
     assert shelf.take(source, "float32", streamed) is first
     assert not shelf.take(source, "float32").residency.streamed
+
+
+def test_weights_are_read_for_what_is_no_number_once_while_the_files_stay(model_folder, store, tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(streaming, "refuse_no_numbers", lambda *_: looked.append(1))
+    folder = tmp_path / "copy"
+    shutil.copytree(model_folder, folder)
+    source = locate(str(folder), store)
+    for n_looked in (1, 1):
+        stream(source, "float32", store)
+        assert len(looked) == n_looked
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    stream(source, "float32", store)
+    assert len(looked) == 2

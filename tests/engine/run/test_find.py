@@ -112,7 +112,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_trial_that_was_not_finished(
     assert not run.finished and not so_far.finished
     assert tried(so_far) == [417, 167] and len(run.sparse) == 2
     assert run.settings.sparsities_permille == (417, 167, 250)
-    monkeypatch.setattr(run_calibration, "calibrate", _must_not_run)
+    monkeypatch.setattr(run_calibration, "calibrating", _must_not_run)
     made = []
     result = find(settings, store, lambda step: made.append(step.point) if step.stage == "prune" else None)
     assert result.answer == 250 and {point for point in made if point is not None} == {2, 3}

@@ -9,7 +9,7 @@ import pytest
 from sparsedash.catalog.engine_limits import MOST_TEXTS
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import cache
-from sparsedash.engine.calibration.statistics import calibrate
+from sparsedash.engine.calibration.statistics import calibrating
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_calibration, run_records, run_texts, stages
@@ -74,7 +74,7 @@ def test_the_same_request_again_loads_no_model_and_computes_nothing(settings, st
 
 def test_a_second_sparsity_runs_no_calibration(settings, store, monkeypatch):
     _run(settings, store)
-    monkeypatch.setattr(run_calibration, "calibrate", _must_not_run)
+    monkeypatch.setattr(run_calibration, "calibrating", _must_not_run)
     run, steps = _run(replace(settings, sparsities_permille=(125,)), store)
     assert store.get(Record, run.sparse[0]).pruned.widths == (88, 88, 88)
     assert "calibrate" not in steps
@@ -153,7 +153,7 @@ def test_methods_that_depend_on_no_calibration_text_never_ask_for_it(name, setti
     whole = Store(store.folder.parent / "whole")
     both, _ = _run(replace(asked, methods=(method, settings.methods[0])), whole)
     monkeypatch.setattr(run_texts.RunTexts, "sequences", _must_not_run)
-    monkeypatch.setattr(run_calibration, "calibrate", _must_not_run)
+    monkeypatch.setattr(run_calibration, "calibrating", _must_not_run)
     run, steps = _run(asked, store)
     assert "calibrate" not in steps and run.corpora["calibration"].startswith("self:")
     for key in run.sparse:
@@ -180,9 +180,9 @@ def test_nobody_waits_for_a_text_that_only_methods_without_text_would_be_measure
 
     def counting(*args, **more):
         calibrated.append(args)
-        calibrate(*args, **more)
+        return calibrating(*args, **more)
 
-    monkeypatch.setattr(run_calibration, "calibrate", counting)
+    monkeypatch.setattr(run_calibration, "calibrating", counting)
     half = replace(settings.methods[0], plain_text=0.5)
     lots = MethodSettings(saliency="random", compensation="none", width_multiple=8)
     run, _ = _run(replace(settings, methods=(half, lots), sparsities_permille=(500,)), store)
@@ -377,9 +377,9 @@ def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(setting
 
     def counted(*given, **options):
         calibrations.append(1)
-        calibrate(*given, **options)
+        return calibrating(*given, **options)
 
-    monkeypatch.setattr(run_calibration, "calibrate", counted)
+    monkeypatch.setattr(run_calibration, "calibrating", counted)
     with pytest.raises(StoreError, match="does not fit"):
         _run(settings, tiny)
     assert len(calibrations) == 2
@@ -393,7 +393,7 @@ def test_gradients_that_were_forgotten_cost_no_second_calibration(settings, stor
     for name in list(store._artefacts):
         if store._artefacts[name].find(b"mask_gradients") >= 0:
             del store._artefacts[name]
-    monkeypatch.setattr(run_calibration, "calibrate", _must_not_run)
+    monkeypatch.setattr(run_calibration, "calibrating", _must_not_run)
     run, _ = _run(replace(asked, sparsities_permille=(125,)), store)
     assert run.finished
 
@@ -446,7 +446,7 @@ def test_fewer_passages_than_were_asked_for_are_told_in_the_run(settings, store)
 def test_few_calibration_tokens_are_told_in_every_run_that_rests_on_them(settings, store, monkeypatch):
     run, _ = _run(settings, store)
     assert any("tokens a channel" in warning for warning in run.warnings)
-    monkeypatch.setattr(run_calibration, "calibrate", _must_not_run)
+    monkeypatch.setattr(run_calibration, "calibrating", _must_not_run)
     again, _ = _run(replace(settings, sparsities_permille=(125,)), store)
     assert again.warnings == run.warnings
 

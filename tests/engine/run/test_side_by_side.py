@@ -5,12 +5,15 @@ differs.
 from dataclasses import replace
 
 import pytest
+import torch
 
 from sparsedash.catalog.engine_limits import MODELS_TOGETHER
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.residency import Streamed
+from sparsedash.engine.pruning.lazily import Lazily
 from sparsedash.engine.run import pipeline, run_records, stages
+from sparsedash.engine.run.run_pruning import RunPruning
 from sparsedash.schema.errors import Cancelled, ModelError
 from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.progress import ignore_steps
@@ -36,9 +39,9 @@ def together(monkeypatch):
     """How many models were asked at a time."""
     asked, evaluated = [], run_records.RunRecords.evaluated
 
-    def watched(self, models, stop=None):
+    def watched(self, models, *given, **more):
         asked.append(len(models))
-        return evaluated(self, models, stop)
+        return evaluated(self, models, *given, **more)
 
     monkeypatch.setattr(run_records.RunRecords, "evaluated", watched)
     return asked
@@ -74,9 +77,9 @@ def readings(monkeypatch, settings, store):
     monkeypatch.setattr(Streamed, "_enter", watched)
     evaluated = run_records.RunRecords.evaluated
 
-    def only_these(self, models, stop=None):
+    def only_these(self, models, *given, **more):
         entered.clear()
-        found = evaluated(self, models, stop)
+        found = evaluated(self, models, *given, **more)
         told.extend(entered)
         return found
 
@@ -132,14 +135,14 @@ def test_the_run_is_shown_with_all_that_have_answered(settings, store):
 
 
 def test_what_goes_wrong_with_one_is_told_when_those_before_it_have_answered(settings, store, together, monkeypatch):
-    prune = stages.Stages.prune
+    sparse_model = RunPruning.sparse_model
 
     def breaks(self, method, permille):
         if permille == 400:
             raise ModelError("Its weights are no numbers.")
-        return prune(self, method, permille)
+        return sparse_model(self, method, permille)
 
-    monkeypatch.setattr(stages.Stages, "prune", breaks)
+    monkeypatch.setattr(RunPruning, "sparse_model", breaks)
     with pytest.raises(ModelError, match="no numbers"):
         pipeline.run(settings, store, ignore_steps, ModelShelf(), run_key="broken")
     assert together == [1, 1]
@@ -148,15 +151,18 @@ def test_what_goes_wrong_with_one_is_told_when_those_before_it_have_answered(set
 
 
 def test_answers_that_are_no_numbers_end_the_run_at_their_own_model(settings, store, together, monkeypatch):
-    prune = stages.Stages.prune
+    sparse_model = RunPruning.sparse_model
 
     def breaks(self, method, permille):
-        made = prune(self, method, permille)
-        if permille == 400:
-            made.narrowed[1].out_weight.fill_(float("nan"))
-        return made
+        made = sparse_model(self, method, permille)
 
-    monkeypatch.setattr(stages.Stages, "prune", breaks)
+        def broken(index):
+            (made.narrowed[index].out_weight if index == 1 else torch.empty(0)).fill_(float("nan"))
+            return made.narrowed[index]
+
+        return replace(made, narrowed=Lazily(3, broken)) if permille == 400 else made
+
+    monkeypatch.setattr(RunPruning, "sparse_model", breaks)
     with pytest.raises(ModelError, match="NaN"):
         pipeline.run(settings, store, ignore_steps, ModelShelf(), run_key="broken")
     assert together == [MODELS_TOGETHER, 1, 1, 1]

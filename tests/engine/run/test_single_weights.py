@@ -146,13 +146,13 @@ def test_zero_percent_gives_the_dense_answers(settings, store):
 def test_the_inputs_are_gathered_once_and_only_where_single_weights_go(settings, store, monkeypatch):
     pipeline.run(replace(settings, methods=(MethodSettings(width_multiple=8),)), store)
     passes = []
-    gather = cache.gather
+    gathering = cache.Gathering
 
     def counting(*arguments, token_weights, walked):
         passes.append(token_weights)
-        return gather(*arguments, token_weights=token_weights, walked=walked)
+        return gathering(*arguments, token_weights=token_weights, walked=walked)
 
-    monkeypatch.setattr(cache, "gather", counting)
+    monkeypatch.setattr(cache, "Gathering", counting)
     pipeline.run(replace(settings, methods=(SPARSEGPT, WANDA)), store)
     assert passes == ["equal"]
     pipeline.run(replace(settings, methods=(replace(SPARSEGPT, pattern="4:8"),)), store)

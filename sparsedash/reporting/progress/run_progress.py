@@ -1,7 +1,7 @@
 """How far a whole run is: one share and one remaining time for all of its parts. Plain numbers in, plain numbers out.
 
-A part is a stage, for the dense model or for one sparse one. What a part takes is known from earlier runs, or from what
-this run has taken for one like it; where neither says anything, parts are counted instead.
+What a part takes is known from earlier runs, or from what this run has taken for one like it; where neither says
+anything, parts are counted instead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,14 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sparsedash.jobs.job import Taken
-from sparsedash.schema.cache_keys import plain_share, shares_read
-from sparsedash.schema.settings import SELF, RunSettings
-
-Part = tuple[str, int | None]
-"""A stage, and the place of its sparse model among the run's points; None where it is for none, or for all.
-
-The first calibration is for all; another one, on a text of which another share is plain, has its first model's place.
-Models that answer side by side do so in the last one's part.
-"""
+from sparsedash.reporting.progress.parts import Part, placed, plan, side_by_side, spent, walked, walks_in
+from sparsedash.schema.settings import RunSettings
 
 ALMOST = 0.99
 """The largest share of a run that is not over."""
 
+_BY_RATE = ("text", "calibrate", "walk", "evaluate")
+"""Stages that say by themselves how far they are."""
 _STILL = 0.1
 """A part that takes longer than was expected is expected to take this share of its time once more."""
 _TRUST_S = 20.0
@@ -63,21 +58,6 @@ class RunProgress:
     repeated: bool = False
 
 
-def plan(settings: RunSettings) -> tuple[Part, ...]:
-    """All parts of a run where nothing is stored, in their order."""
-    parts: list[Part] = [("start", None), ("load", None), ("evaluate", None)]
-    unread, read_first = list(shares_read(settings)), True
-    for point, (method, _) in enumerate(settings.points):
-        share = plain_share(method, settings.calibration)
-        if share in unread:
-            unread.remove(share)
-            parts += [("text", None)] if settings.calibration.corpus == SELF else []
-            parts.append(("calibrate", None if read_first else point))
-            read_first = False
-        parts += [("prune", point), ("evaluate", point)]
-    return tuple(parts)
-
-
 def run_progress(
     settings: RunSettings, expected: Mapping[str, float | None], now: Now, shown: float = 0.0
 ) -> RunProgress:
@@ -85,26 +65,28 @@ def run_progress(
 
     shown: the share that was shown last, below which it does not fall.
     """
-    parts, placed = plan(settings), _placed(settings, now.taken)
-    here = placed[-1] if placed else 0
-    spent, (n_models, waiting) = _spent(now.taken, placed), _side_by_side(parts, placed, now)
+    walks = walks_in(now.taken)
+    parts, places = plan(settings, walks), placed(settings, now.taken)
+    here = places[-1] if places else 0
+    so_far, (n_models, waiting) = spent(now.taken, places), side_by_side(parts, places, now.answered)
     later = [*waiting, *_later(parts, here, now)]
-    known = _known(settings, parts, expected, _likely(parts, spent, here, now, n_models))
+    usually = _usually(settings, parts, expected, walks, now)
+    known = _known(settings, parts, usually, _likely(parts, so_far, here, now, n_models))
     unmeasured = tuple(dict.fromkeys(parts[at][0] for at in later if known[at] is None))
     of_one = known[here]
     usual = None if of_one is None else of_one * n_models.get(here, 1)
-    rest_here = _rest_here(parts[here], spent.get(here, 0.0), usual, now)
-    n_parts = len(spent.keys() - {here}) + 1 + len(later)
+    rest_here = _rest_here(parts[here], so_far.get(here, 0.0), usual, now)
+    n_parts = len(so_far.keys() - {here}) + 1 + len(later)
     part = n_parts - len(later)
     share, remaining = (part - 1 + _share_here(parts[here], now)) / n_parts, None
     if rest_here is None:
         unmeasured = (parts[here][0], *unmeasured)
     elif not unmeasured:
         remaining = rest_here + sum(known[at] or 0.0 for at in later)
-        done = sum(spent.values())
+        done = sum(so_far.values())
         if now.goes_on:
-            left_out = set(range(len(parts))) - spent.keys() - {here, *later}
-            before = max(0.0, (usual or 0.0) - spent.get(here, 0.0) - rest_here)
+            left_out = set(range(len(parts))) - so_far.keys() - {here, *later}
+            before = max(0.0, (usual or 0.0) - so_far.get(here, 0.0) - rest_here)
             done += before + sum(known[at] or 0.0 for at in left_out)
         share = done / (done + remaining) if done + remaining > 0 else 0.0
     return RunProgress(
@@ -127,60 +109,6 @@ def counted(stages: Sequence[str], stage: str, share: float, shown: float = 0.0)
     return RunProgress(share=max(shown, far), part=at + 1, n_parts=len(stages), remaining_s=None)
 
 
-def _placed(settings: RunSettings, taken: Sequence[Taken]) -> list[int]:
-    """Of each entry, the place in the plan of the part that it belongs to; never before that of an earlier entry."""
-    order = {part: at for at, part in enumerate(plan(settings))}
-    found: list[int] = []
-    for stage, point, _ in taken:
-        part: Part = (stage, None if stage in ("start", "load", "text") else point)
-        if stage == "calibrate" and part not in order:
-            part = (stage, None)
-        if stage == "text" and (point is None or part not in order):
-            # Text of a file is read while the model is found.
-            part = ("load", None)
-        before = found[-1] if found else 0
-        if (
-            stage == "evaluate"
-            and point is None
-            and (pruned := [each.point for each in taken[: len(found)] if each.stage == "prune"])
-        ):
-            # Side by side with the dense model.
-            part = (stage, pruned[-1])
-        # What is read again, for one sparse model or because it was lost, is part of pruning that model.
-        own = order.get(part, before)
-        again = order.get(("prune", point), before)
-        found.append(own if own >= before else max(before, again))
-    return found
-
-
-def _spent(taken: Sequence[Taken], placed: Sequence[int]) -> dict[int, float]:
-    spent: dict[int, float] = {}
-    for at, each in zip(placed, taken, strict=True):
-        spent[at] = spent.get(at, 0.0) + each.seconds
-    return spent
-
-
-def _side_by_side(parts: Sequence[Part], placed: Sequence[int], now: Now) -> tuple[dict[int, int], list[int]]:
-    """How many models answer in each part that has them answer; and the places of those that wait for others to be
-    made before they answer together, the present one not counted.
-    """
-    n_models: dict[int, int] = {}
-    dense = parts.index(("evaluate", None))
-    waiting: list[int] = []
-    for at in placed:
-        stage, point = parts[at]
-        if stage == "evaluate":
-            n_models.setdefault(at, max(1, len(waiting)))
-            waiting = []
-            continue
-        if at > dense and not n_models and not now.answered and dense not in waiting:
-            waiting.append(dense)
-        if stage == "prune" and (own := parts.index(("evaluate", point))) not in waiting:
-            waiting.append(own)
-    here = placed[-1] if placed else 0
-    return n_models, [at for at in waiting if at < here]
-
-
 def _later(parts: Sequence[Part], here: int, now: Now) -> list[int]:
     """The parts that are still to come: not those that are stored, of the last sparse models as many as are."""
     behind = range(here + 1, len(parts))
@@ -195,19 +123,37 @@ def _later(parts: Sequence[Part], here: int, now: Now) -> list[int]:
     return [at for at in behind if not is_stored(*parts[at])]
 
 
+def _usually(
+    settings: RunSettings, parts: Sequence[Part], expected: Mapping[str, float | None], walks: Sequence[int], now: Now
+) -> list[float | None]:
+    """Seconds that each part is expected to take; those of a walk, of calibrating and pruning its models."""
+    inside = walked(settings, walks)
+
+    def usual(part: Part) -> float | None:
+        doing = [part[0]]
+        if part in inside:
+            stages = ("prune",) if now.calibrated else ("calibrate", "prune")
+            doing = [stage for stage, _ in inside[part] if stage in stages]
+        told = [expected.get(stage) for stage in doing]
+        return None if None in told else sum(seconds or 0.0 for seconds in told)
+
+    return [usual(part) for part in parts]
+
+
 def _known(
-    settings: RunSettings, parts: Sequence[Part], expected: Mapping[str, float | None], over: Mapping[int, float]
+    settings: RunSettings, parts: Sequence[Part], usually: Sequence[float | None], over: Mapping[int, float]
 ) -> list[float | None]:
     """Seconds of every part: as this run took for one like it, else as earlier ones did, at the pace of this one.
 
     over: seconds of the parts that are, by their place.
     """
-    told = [(seconds, usual) for at, seconds in over.items() if (usual := expected.get(parts[at][0])) is not None]
+    # Of a walk that is over it is not known whether it had to calibrate.
+    alike = [at for at in over if parts[at][0] != "walk"]
+    told = [(over[at], usual) for at in alike if (usual := usually[at]) is not None]
     pace = (sum(took for took, _ in told) + _TRUST_S) / (sum(usual for _, usual in told) + _TRUST_S)
     found: list[float | None] = []
-    for part in parts:
+    for part, usual in zip(parts, usually, strict=True):
         like = [seconds for at, seconds in over.items() if _alike(settings, part, parts[at])]
-        usual = expected.get(part[0])
         found.append(fmean(like) if like else None if usual is None else usual * pace)
     return found
 
@@ -226,6 +172,8 @@ def _likely(
 
 def _alike(settings: RunSettings, part: Part, other: Part) -> bool:
     """Whether two parts take about as long: models answer alike, methods prune each in their own time."""
+    if part[0] == "walk":
+        return part == other
     if part[0] != other[0]:
         return False
     if part[0] == "prune" and part[1] is not None and other[1] is not None:
@@ -235,7 +183,7 @@ def _alike(settings: RunSettings, part: Part, other: Part) -> bool:
 
 def _rest_here(part: Part, spent: float, usual: float | None, now: Now) -> float | None:
     """Of the present part. Its stage's rate says it, but where a part has more than one stage."""
-    if now.rest_s is not None and part[0] in ("text", "calibrate", "evaluate"):
+    if now.rest_s is not None and part[0] in _BY_RATE:
         return now.rest_s
     if usual is None:
         return None
@@ -243,7 +191,7 @@ def _rest_here(part: Part, spent: float, usual: float | None, now: Now) -> float
 
 
 def _share_here(part: Part, now: Now) -> float:
-    return now.share if part[0] in ("text", "calibrate", "evaluate") else 0.0
+    return now.share if part[0] in _BY_RATE else 0.0
 
 
 def _repeated(settings: RunSettings, taken: Sequence[Taken], part: Part) -> bool:

@@ -6,7 +6,8 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.jobs.job import Taken
-from sparsedash.reporting.run_progress import ALMOST, Now, counted, plan, run_progress
+from sparsedash.reporting.progress.parts import plan
+from sparsedash.reporting.progress.run_progress import ALMOST, Now, counted, run_progress
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 RUN = RunSettings(sparsities_permille=(100, 200))
@@ -196,6 +197,62 @@ def test_what_some_took_side_by_side_tells_of_those_after_them():
 def test_a_dense_model_that_is_stored_is_not_waited_for():
     taken = tuple(Taken(*each) for each in TOGETHER[:6])
     assert run_progress(RUN, KNOWN, Now(taken=taken, answered=True)).remaining_s == pytest.approx(2 * 20 + 0.4)
+
+
+WALK = (*TAKEN[:2], TAKEN[3], ("walk", 1, 38.0), ("evaluate", None, 60.0))
+"""Where both are calibrated for and made in one walk, while the dense model reads."""
+
+
+def test_a_walk_stands_for_all_that_is_done_in_it():
+    many = replace(RUN, sparsities_permille=(100, 200, 300, 400))
+    made = [("text", None), ("walk", 1), ("evaluate", None), ("evaluate", 0), ("evaluate", 1)]
+    assert plan(many, (1,)) == (*plan(many)[:2], *made, *plan(many)[-4:])
+    assert plan(many, (1, 3)) == (*plan(many)[:2], *made, ("walk", 3), ("evaluate", 2), ("evaluate", 3))
+
+
+def test_texts_of_their_own_are_all_calibrated_for_in_the_walk_of_their_models():
+    race = replace(
+        RUN, sparsities_permille=(100,), methods=tuple(map(method_named, ("least-squares", "random", "best", "obs")))
+    )
+    assert [part for part in plan(race, (3,)) if part[0] in ("text", "calibrate", "walk")] == (
+        [("text", None), ("text", None), ("walk", 3)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_taken", "seconds", "more", "remaining_s"),
+    [
+        # Not known yet to be one walk, and expected to take as long either way.
+        (3, 50.0, {"rest_s": 10.0}, 10 + 30 + 2 * 4 + 3 * 20),
+        (4, 9.5, {"rest_s": 28.5}, 28.5 + 3 * 20),
+        (4, 8.0, {}, 30 + 3 * 20),
+        (5, 15.0, {"rest_s": 45.0}, 45),
+        (5, 15.0, {"calibrated": True}, 45),
+    ],
+)
+def test_in_a_walk_everything_but_the_answers_is_done(n_taken, seconds, more, remaining_s):
+    taken = [*WALK[: n_taken - 1], (*WALK[n_taken - 1][:2], seconds)]
+    found = run_progress(RUN, KNOWN, Now(taken=tuple(Taken(*each) for each in taken), **more))
+    assert found.remaining_s == pytest.approx(remaining_s)
+    assert found.share == pytest.approx(1 - remaining_s / 168, abs=0.01)
+
+
+def test_a_walk_that_finds_its_statistics_is_expected_to_prune_alone():
+    taken = tuple(Taken(*each) for each in (*TAKEN[:2], ("walk", 1, 1.0)))
+    found = run_progress(RUN, KNOWN, Now(taken=taken, calibrated=True, answered=True))
+    assert found.remaining_s == pytest.approx(2 * 4 - 1 + 2 * 20)
+    unknown = run_progress(RUN, KNOWN | {"prune": None}, Now(taken=taken))
+    assert unknown.remaining_s is None and unknown.unmeasured == ("walk",)
+
+
+def test_a_second_walk_is_for_the_models_behind_the_first():
+    many = replace(RUN, sparsities_permille=(100, 200, 300, 400))
+    taken = (*WALK, ("walk", 3, 2.0))
+    found = run_progress(many, KNOWN, Now(taken=tuple(Taken(*each) for each in taken), calibrated=True))
+    # Answers took as long as was expected: 60 s for three.
+    assert found.remaining_s == pytest.approx(2 * 4 - 2 + 2 * 20)
+    # Of the first three models the last one's part is counted: 5 of them, then this walk and two that answer.
+    assert (found.part, found.n_parts) == (6, 8)
 
 
 def test_a_calibration_that_was_lost_is_told_to_be_made_again():
