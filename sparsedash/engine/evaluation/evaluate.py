@@ -141,7 +141,8 @@ class _Asked:
 
         def on_block(index: int) -> None:
             self.on_block(index)
-            if index:
+            # Behind the last one it is told how many are read.
+            if 0 < index < len(self.loaded.blocks):
                 on_read(n_read, n_right)
 
         on_read(n_read, n_right)

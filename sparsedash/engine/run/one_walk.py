@@ -27,6 +27,7 @@ class OneWalk:
     @contextmanager
     def begun(self) -> Iterator[None]:
         """Inside, progress is told of the walk alone, until passages are through all blocks."""
+        self._run_log.walk = self._step
         try:
             yield
         finally:

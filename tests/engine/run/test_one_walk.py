@@ -114,6 +114,7 @@ def test_progress_is_told_of_the_walk_alone_until_passages_are_through(settings,
         "calibrating, pruning and answering"
     }
     assert not {"calibrate", "prune"} & {step.stage for step in steps}
+    assert not {"evaluate"} & {step.stage for step in steps[:begin]}
     assert steps[begin + len(walk)].stage == "evaluate"
 
 
