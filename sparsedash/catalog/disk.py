@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sparsedash.catalog.choices import n_side_by_side
+from sparsedash.catalog.choices import in_one_walk, n_side_by_side
 from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.engine_limits import (
     HELD_OUT_EVERY,
@@ -49,6 +49,9 @@ def disk(counted: Dimensions, settings: RunSettings, n_passages: int, *, streame
         n_together = n_side_by_side(settings)
         of_passages = n_together * n_passages * TOKENS_A_PASSAGE * counted.kept_of_a_token * itemsize
         kept = min(unfinished_bytes(counted, settings.dtype, streamed=True), of_passages)
+        if in_one_walk(settings, some=True):
+            # Between two blocks calibration text is put aside, beside what a kill would leave of it.
+            kept += passing[0]
         held = sorted(_held_bytes(counted, method, permille, itemsize) for method, permille in settings.points)
         models.append(sum(models[-n_together:]) + sum(held[-n_together:]) + kept)
     passing.append(max(models, default=0))

@@ -74,13 +74,13 @@ def least_memory(counted: Dimensions, settings: RunSettings, *, streamed: bool =
     n_at_once = 1 if streamed else len(counted.widths)
     answering = _answering_bytes(counted, settings, streamed=streamed)
     streams, moments = _stream_bytes(counted, settings), _moments_bytes(counted, settings)
-    # At each block, calibration text and passages wait for what else is done there.
-    waiting = (streams, answering) if streamed and in_one_walk(settings, some=True) else (0, 0)
+    # At each block, passages wait in memory for what else is done there; calibration text waits in files.
+    waiting = answering if streamed and in_one_walk(settings, some=True) else 0
     beside: dict[Purpose, int] = {
         "the text that the model writes": _writing_bytes(counted, settings),
-        "answering": answering + waiting[0],
-        "calibration": streams + moments + waiting[1],
-        "pruning": _solving_bytes(counted, settings) + _masked_bytes(counted, settings, n_at_once) + sum(waiting),
+        "answering": answering,
+        "calibration": streams + moments + waiting,
+        "pruning": _solving_bytes(counted, settings) + _masked_bytes(counted, settings, n_at_once) + waiting,
         "the backward pass": max(
             _fisher_bytes(counted, settings, n_at_once), _sensitivity_bytes(counted, settings, n_at_once)
         ),

@@ -58,12 +58,16 @@ def test_a_copy_in_another_type_stays_of_a_model_that_is_streamed():
 
 def test_streamed_models_that_answer_side_by_side_are_put_aside_together():
     every, of_a_passage = 4 * N_BLOCKS * D * M, 115 * SMALL.kept_of_a_token * 4
-    assert takes(streamed=True, n_passages=7).passing_bytes == 2 * every * 1250 // 1000 + 3 * 7 * of_a_passage
+    text = 64 * 128 * D * 4
+    assert takes(streamed=True, n_passages=7).passing_bytes == 2 * every * 1250 // 1000 + 3 * 7 * of_a_passage + text
+    # A method that looks back has done with its text before models answer.
+    back = takes("flap", streamed=True, n_passages=7)
+    assert back.passing_bytes == 2 * every * 1250 // 1000 + 3 * 7 * of_a_passage
     many = tuple(range(100, 700, 100))
     halved = takes(streamed=True, n_passages=7, dtype="bfloat16")
-    assert halved.passing_bytes == (every + every // 2) * 1250 // 1000 + 3 * 7 * of_a_passage // 2
+    assert halved.passing_bytes == (every + every // 2) * 1250 // 1000 + (3 * 7 * of_a_passage + text) // 2
     found = takes(streamed=True, n_passages=10_000, sparsities_permille=many)
-    assert found.passing_bytes == 2 * every * 3000 // 1000 + SMALL.n_parameters * 4 // 2
+    assert found.passing_bytes == 2 * every * 3000 // 1000 + SMALL.n_parameters * 4 // 2 + text
 
 
 def test_a_sequential_refit_stays():

@@ -121,13 +121,18 @@ class Gathering:
 
     @torch.no_grad()
     def reach(self, index: int) -> None:
-        """Go on until the text is through this block. Of no more use where that raises: it may be in between."""
+        """Go on until the text is through this block; there it is put aside. Of no more use where that raises: it may
+        be in between.
+        """
         self._tell(self.n_reached * len(self._batches))
         while self.n_reached <= index:
             self._block(self.n_reached)
             self.n_reached += 1
             if self._walked:
                 self._walked.reached(self.n_reached, self._walk.hidden)
+        if not self.is_over:
+            # Something else is done in the meantime.
+            self._walk.go_back([self._loaded.residency.hold(own) for own in self._walk.hidden])
 
     def _block(self, index: int) -> None:
         modules, device = self._watched[index], self._loaded.model.device
