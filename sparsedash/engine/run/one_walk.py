@@ -45,9 +45,10 @@ class OneWalk:
             return
         self._run_log.walk = replace(self._step, done=index)
         self._run_log.on_step(self._step)
-        for gather in self._missing:
-            gather(index)
         with self._run_log.timed("prune"):
+            # The calibration counts its own time; other text is read for pruning.
+            for gather in self._missing:
+                gather(index)
             for model in self._models:
                 model.block(index)
 
