@@ -9,6 +9,9 @@ from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.calibration.statistics import Gathering
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.residency import Streamed
+from sparsedash.engine.pruning.allocation import ALLOCATIONS
+from sparsedash.engine.pruning.compensation import COMPENSATIONS
+from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.run_pruning import RunPruning
 from sparsedash.schema.errors import Cancelled, ModelError
@@ -100,6 +103,10 @@ def test_what_looks_back():
     back = {method.name for method in METHODS if method.settings.looks_back}
     by_blocks = {"best", "flap", "obs-by-sensitivity", "least-squares-by-sensitivity"}
     assert back == by_blocks | {"obs-sequential", "retrain-free (published)"}
+    # As the rows say that make it so.
+    for each in (method.settings for method in METHODS):
+        row = ALLOCATIONS[each.allocation], COMPENSATIONS[each.compensation], SALIENCIES[each.saliency]
+        assert each.looks_back == (not row[0].alone or row[1].sequential or row[2].by_gradient)
 
 
 def test_progress_is_told_of_the_walk_alone_until_passages_are_through(settings, store):
