@@ -127,7 +127,7 @@ def test_the_run_is_shown_with_all_that_have_answered(settings, store):
 
     def watch(step):
         run = store.get(Run, settings.key())
-        if run is not None and step.stage == "evaluate" and step.done == 0:
+        if run is not None and step.stage == "walk" and step.done == 0:
             shown.append((bool(run.dense), len(run.sparse)))
 
     pipeline.run(settings, store, watch, ModelShelf(), run_key=settings.key())
