@@ -81,17 +81,7 @@ def evaluate_together(
         with models[0].applied():
             alone = [replace(models[0], applied=nullcontext)]
             return evaluate_together(loaded, passages, alone, on_step, message, rule=rule, stop=stop)
-
-    def prepare_uncounted(index: int) -> None:
-        if prepare is not None:
-            started = time.perf_counter()
-            # What is made now is used elsewhere as well.
-            with torch.inference_mode(False):
-                prepare(index)
-            for model in models:
-                model.so_far.leave_out(time.perf_counter() - started)
-
-    asked = _Asked(loaded, passages, rule, models, prepare_uncounted)
+    asked = _Asked(loaded, passages, rule, models, prepare)
     questions = asked.questions
     outcomes: dict[Answering, dict[int, Outcome]] = {model: {} for model in models}
     stopping = None
@@ -115,13 +105,13 @@ def evaluate_together(
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """Models, and what they are asked. on_block: as in BlockWalk.run."""
+    """Models, and what they are asked. prepare: see evaluate_together."""
 
     loaded: LoadedModel
     passages: Passages
     rule: Rule
     models: Sequence[Answering]
-    on_block: Callable[[int], None]
+    prepare: Callable[[int], None] | None
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -140,7 +130,7 @@ class _Asked:
         room = self._kept_bytes
 
         def on_block(index: int) -> None:
-            self.on_block(index)
+            self._prepare_uncounted(index)
             # Behind the last one it is told how many are read.
             if 0 < index < len(self.loaded.blocks):
                 on_read(n_read, n_right)
@@ -163,6 +153,16 @@ class _Asked:
                 self._finish_(waiting, found)
                 waiting, room = [], self._kept_bytes
         return found
+
+    def _prepare_uncounted(self, index: int) -> None:
+        if self.prepare is None:
+            return
+        started = time.perf_counter()
+        # What is made now is used elsewhere as well.
+        with torch.inference_mode(False):
+            self.prepare(index)
+        for model in self.models:
+            model.so_far.leave_out(time.perf_counter() - started)
 
     def evaluated(self, found: dict[int, Outcome], stopping: Stopping | None, seconds: float) -> Evaluated:
         """All outcomes of one model, which were found in these seconds."""

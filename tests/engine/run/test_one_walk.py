@@ -7,19 +7,17 @@ import pytest
 
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.calibration.statistics import Gathering
-from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.saliency import SALIENCIES
-from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.run_pruning import RunPruning
 from sparsedash.schema.errors import Cancelled, ModelError
-from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage import halfway
 from sparsedash.storage.store import Store
+from tests.engine.run.whole_runs import answers, ran
 
 N_BLOCKS = 3
 LOCAL = ("least-squares", "wanda-channels", "wanda", "sparsegpt")
@@ -49,15 +47,6 @@ def readings(monkeypatch):
 
     monkeypatch.setattr(Streamed, "_enter", watched)
     return read
-
-
-def ran(settings, store, on_step=ignore_steps):
-    return pipeline.run(settings, store, on_step, ModelShelf())
-
-
-def answers(store, run):
-    records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
-    return [replace(record, seconds=0, tokens_per_second=0) for record in records]
 
 
 def in_memory(settings, tmp_path):

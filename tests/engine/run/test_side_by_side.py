@@ -17,9 +17,10 @@ from sparsedash.engine.run.run_pruning import RunPruning
 from sparsedash.schema.errors import Cancelled, ModelError
 from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.records import Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
+from tests.engine.run.whole_runs import answers, ran
 
 
 @pytest.fixture
@@ -45,15 +46,6 @@ def together(monkeypatch):
 
     monkeypatch.setattr(run_records.RunRecords, "evaluated", watched)
     return asked
-
-
-def ran(settings, store, on_step=ignore_steps):
-    return pipeline.run(settings, store, on_step, ModelShelf())
-
-
-def answers(store, run):
-    records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
-    return [replace(record, seconds=0, tokens_per_second=0) for record in records]
 
 
 def test_as_many_models_as_may_answer_together_with_the_same_records(settings, together, tmp_path):
