@@ -121,7 +121,7 @@ def scores_key(statistics: str, method: MethodSettings) -> str:
 
 def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
     """Key of the passages that are answered. corpus: the identity of their text."""
-    return digest([corpus, evaluation.n_passages, evaluation.shuffle_seed])
+    return digest(["distinct", corpus, evaluation.n_passages, evaluation.shuffle_seed])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "pruned": 4,
     "solve": 3,
     "elimination": 3,
-    "outcomes": 3,
+    "outcomes": 4,
     "continuation": 1,
     "divergence": 1,
     "timing": 1,

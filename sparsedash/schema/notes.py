@@ -70,6 +70,11 @@ def calibration_warning(statistics: str) -> NoteName:
     return NoteName(f"calibration warning/{statistics}")
 
 
+def leaked_passages(statistics: str, passages: str) -> NoteName:
+    """Number of these passages that stand in the text of these calibration statistics. Both by their keys."""
+    return NoteName(f"leaked/{statistics}|{passages}")
+
+
 def inputs_gathered(inputs: str) -> NoteName:
     """That the statistics of all projections' inputs, of this key, are in the store: of how many blocks."""
     return NoteName(f"inputs/{inputs}")

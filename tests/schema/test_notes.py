@@ -25,6 +25,7 @@ NAMES = {
     "peak_memory": (("gpt2", "float32"), "memory/gpt2/float32"),
     "calibrated": (("k",), "calibrated/k"),
     "calibration_warning": (("k",), "calibration warning/k"),
+    "leaked_passages": (("k", "p"), "leaked/k|p"),
     "inputs_gathered": (("k",), "inputs/k"),
     "gradients_gathered": (("k",), "gradients/k"),
     "losses": (("d", "s"), "losses/d|s"),

@@ -1,6 +1,6 @@
 """What is asked: a passage's context and last word as the tokens that the model reads, and those it is to answer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -11,6 +11,8 @@ from sparsedash.schema.cache_keys import passages_key
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.records import Passages
 from sparsedash.schema.settings import EvaluationSettings
+
+N_GRAM = 13
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,38 @@ class Question:
         return (self.context + self.target)[:-1]
 
 
+def distinct_passages(texts: Texts) -> list[int]:
+    """Positions of the passages that repeat no earlier one, apart from white space.
+
+    A repeated passage adds no evidence, but every paired test would count it as an independent one.
+    """
+    first = {" ".join(text.split()): index for index, text in reversed(list(enumerate(texts.texts)))}
+    return sorted(first.values())
+
+
+def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
+    """Number of passages that share a run of N_GRAM words with the calibration text, or all words of a shorter one.
+
+    Source: Brown et al., arXiv:2005.14165, appendix C, contamination by 13-grams.
+    """
+    texts = [text.split() for text in calibration]
+    asked = [f"{c}{t}".split() for c, t in zip(passages.contexts, passages.targets, strict=True)]
+    seen = {n: {gram for words in texts for gram in _grams(words, n)} for n in {min(N_GRAM, len(a)) for a in asked}}
+    return sum(not seen[min(N_GRAM, len(words))].isdisjoint(_grams(words, N_GRAM)) for words in asked)
+
+
+def _grams(words: Sequence[str], n: int) -> Iterator[int]:
+    """Hashes of the runs of n words; of all words where there are fewer."""
+    n = min(n, len(words))
+    return (hash(tuple(words[i : i + n])) for i in range(len(words) - n + 1))
+
+
 def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
-    """The passages that are answered, in corpus order, each cut before its last word.
+    """The passages that are answered, in corpus order, each once and cut before its last word.
 
     Raises CorpusError for a passage that is a single word.
     """
-    order = list(range(len(texts.texts)))
+    order = distinct_passages(texts)
     if settings.shuffle_seed is not None:
         Random(settings.shuffle_seed).shuffle(order)
     indices = tuple(sorted(order[: settings.n_passages]))

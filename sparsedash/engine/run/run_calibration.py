@@ -7,12 +7,13 @@ from sparsedash.engine.calibration.cache import CalibrationCache
 from sparsedash.engine.calibration.gathered_on import GatheredOn
 from sparsedash.engine.calibration.statistics import Gathering, calibrating, enough_tokens, few_tokens_warning
 from sparsedash.engine.calibration.walked import Walked
+from sparsedash.engine.evaluation.questions import n_leaked
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.run.run_texts import RunTexts
 from sparsedash.schema import notes
 from sparsedash.schema.cache_keys import CalibrationKeys, calibration_keys, shares_read
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.storage.halfway import Halfway
 from sparsedash.storage.store import Store
 
@@ -69,6 +70,25 @@ class RunCalibration:
     def warning(self) -> str | None:
         """What a person should know about the calibration in the store; None or nothing where there is nothing."""
         return self._store.recall(notes.calibration_warning(self.keys.statistics))
+
+    @property
+    def leak_warning(self) -> str | None:
+        """A warning when passages stand in the calibration text; None for text that the model writes itself."""
+        if self._settings.corpus == SELF:
+            return None
+        passages = self._texts.passages
+        note = notes.leaked_passages(self.keys.statistics, passages.key)
+        found = self._store.recall(note)
+        if found is None:
+            decode = self._model.loaded.tokenizer.decode
+            found = str(n_leaked(passages, map(decode, self.sequences)))
+            self._store.remember(note, found)
+        if found == "0":
+            return None
+        return (
+            f"{int(found):,} of {len(passages.indices):,} passages also stand in the calibration text: "
+            "the measured loss may be too small. Calibrate on other text."
+        )
 
     @property
     def sequences(self) -> list[list[int]]:

@@ -9,7 +9,7 @@ from random import Random
 import msgspec
 
 from sparsedash.engine.calibration.token_sequences import calibration_sequences
-from sparsedash.engine.evaluation.questions import choose_passages
+from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages
 from sparsedash.engine.run.run_log import RunLog
 from sparsedash.engine.run.run_model import RunModel
 from sparsedash.engine.texts.corpora import Texts, openings, read_texts
@@ -44,12 +44,18 @@ class RunTexts:
         return chosen
 
     @property
-    def few_passages_warning(self) -> str | None:
-        """A warning when there are fewer passages than were asked for."""
-        asked, found = self._evaluation.n_passages, len(self._evaluation_texts.texts)
-        if asked is None or found >= asked:
-            return None
-        return f"The text has {found:,} passages, not the {asked:,} that were asked for; all are answered."
+    def passages_warnings(self) -> list[str]:
+        """Warnings about passages that occur more than once, and about fewer passages than were asked for."""
+        asked, n_texts = self._evaluation.n_passages, len(self._evaluation_texts.texts)
+        found = len(distinct_passages(self._evaluation_texts))
+        warnings = []
+        if repeated := n_texts - found:
+            warnings.append(f"{repeated:,} of {n_texts:,} passages repeat an earlier one and are left out.")
+        if asked is not None and found < asked:
+            warnings.append(
+                f"The text has {found:,} passages, not the {asked:,} that were asked for; all are answered."
+            )
+        return warnings
 
     @property
     def evaluation_identity(self) -> str:

@@ -81,7 +81,8 @@ class Stages:
 
         Raises CalibrationError, StoreError.
         """
-        self.run_log.warn(self.texts.few_passages_warning)
+        for warning in self.texts.passages_warnings:
+            self.run_log.warn(warning)
         if not self._settings.reads_text:
             return
         calibrations = [self._pruning.calibration(method) for method in self._settings.methods if method.reads_text]
@@ -90,6 +91,7 @@ class Stages:
             few_tokens_warning(self.loaded, sum(self.texts.expected_lengths), solves=solves)
         self._require_room()
         for calibration in calibrations:
+            self.run_log.warn(calibration.leak_warning)
             # What is stored is no steadier than it was when it was made.
             self.run_log.warn(calibration.warning)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsedash.engine.evaluation.evaluate import evaluate
-from sparsedash.engine.evaluation.questions import choose_passages
+from sparsedash.engine.evaluation.questions import choose_passages, n_leaked
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step, ignore_steps
@@ -85,9 +85,9 @@ def test_the_first_passages_come_in_file_order_and_a_seed_draws_others():
 
 
 def test_white_space_before_the_last_word_belongs_to_the_target():
-    chosen = _chosen(["one two  three", "one two\n three"])
+    chosen = _chosen(["one two  three", "one two\n four"])
     assert chosen.contexts == ("one two", "one two")
-    assert chosen.targets == ("  three", "\n three")
+    assert chosen.targets == ("  three", "\n four")
 
 
 @pytest.mark.parametrize("text", ["alone", " alone", "trailing "])
@@ -110,3 +110,24 @@ def test_progress_counts_every_passage():
     right = sum(outcome.last_word_right for outcome in evaluated.outcomes)
     assert seen[0] == Step("evaluate", 0, 9, unit="passages", n_right=0)
     assert seen[-1] == Step("evaluate", 9, 9, unit="passages", n_right=right)
+
+
+def test_a_repeated_passage_is_asked_once():
+    texts = passages(4)
+    chosen = _chosen([texts[0], texts[1], f" {texts[0]}\n", texts[2], texts[1], texts[3]], n_passages=4)
+    assert chosen.indices == (0, 1, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("one two three four five six seven eight nine ten eleven twelve thirteen", 1),
+        ("one two three four five six seven eight nine ten eleven twelve", 0),
+        ("so it was a b c again", 1),
+        ("a b d c", 0),
+        ("", 0),
+    ],
+)
+def test_a_passage_that_shares_thirteen_words_with_the_calibration_text_is_leaked(text, n):
+    long = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    assert n_leaked(_chosen([long, "a b c"]), ["something else", text]) == n

@@ -20,6 +20,7 @@ from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, 
 from sparsedash.service import preflight
 from sparsedash.storage.store import Store
 from sparsedash.storage.upkeep.folder_sizes import folder_size
+from tests.engine.conftest import write_jsonl
 
 
 @pytest.fixture
@@ -517,3 +518,20 @@ def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_o
         assert record.outcomes == plain.outcomes
         assert (record.stopping.n_answered, record.stopping.n_passages) == (10, 10)
         assert record.stopping.n_comparisons == 2
+
+
+def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_warnings(settings, store, tmp_path):
+    texts = [" ".join(f"{name}{place}" for place in range(15)) for name in "abcdef"]
+    asked = write_jsonl(tmp_path / "asked.jsonl", [*texts, *texts[:2]])
+    read = write_jsonl(tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]])
+    settings = replace(
+        settings,
+        calibration=CalibrationSettings(corpus=f"file:{read}", n_samples=100, length=64),
+        evaluation=EvaluationSettings(corpus=f"file:{asked}"),
+    )
+    run, _ = _run(settings, store)
+    assert "2 of 8 passages repeat an earlier one and are left out." in run.warnings
+    assert any(line.startswith("3 of 6 passages also stand in the calibration text") for line in run.warnings)
+    assert store.get(Record, run.dense).last_word.total == 6
+    again, _ = _run(settings, store)
+    assert again.warnings == run.warnings
