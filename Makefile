@@ -8,6 +8,9 @@ PORT ?= 8501
 CONSTRAINTS ?= -c constraints.txt
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome google-chrome-stable,$(shell command -v $(name) 2>/dev/null)))
 
+# Processes that run the tests; those of one file share one.
+TESTERS ?= 2
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
@@ -58,7 +61,7 @@ ifeq ($(CHROMIUM),)
 	@if [ -n "$$CI" ]; then echo "No Chromium found: in CI the browser tests must run."; exit 1; fi
 	@echo "No Chromium found: the browser tests are left out. Install Chromium, or name it with CHROMIUM=..."
 endif
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -rfER --cov --cov-report=term:skip-covered \
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -rfER --cov --cov-report=term:skip-covered \
 		$(if $(CHROMIUM),,-m "not browser and not long_faults")
 
 faults: .venv/installed-dev

@@ -24,7 +24,18 @@ def test_canonical_json_ignores_the_order_of_keys_and_loses_nothing(value):
 
 
 @pytest.mark.parametrize(
-    "value", [Path("/x"), {1, 2}, b"x", object(), 1j, {1: "x"}, [{None: 1}], {"a": ({True: 1},)}], ids=repr
+    "value",
+    [Path("/x"), {1, 2}, b"x", object(), 1j, {1: "x"}, [{None: 1}], {"a": ({True: 1},)}],
+    ids=[
+        "a path",
+        "a set",
+        "bytes",
+        "an object",
+        "a complex number",
+        "a number as key",
+        "None as key",
+        "a truth as key",
+    ],
 )
 def test_a_value_that_is_not_plain_is_refused_and_never_turned_into_text(value):
     with pytest.raises(TypeError):
