@@ -19,6 +19,7 @@ from sparsedash.ui import browser_notices, chart_files, frame
 from sparsedash.ui.reconciling import Reconciling
 from sparsedash.ui.serving import start
 from sparsedash.ui.serving.border import Border, may_see_details
+from sparsedash.ui.serving.sessions import Sessions
 
 _reconciling: list[Reconciling] = []
 """Of this server: one while it lives."""
@@ -50,7 +51,7 @@ class SecurityHeaders:
 
 def middleware() -> list[Middleware]:
     """What every request goes through, the outermost first. Ends the program, in words, rather than serve strangers."""
-    return [Middleware(SecurityHeaders), Middleware(Border, rules=start.rules())]
+    return [Middleware(SecurityHeaders), Middleware(Border, rules=start.rules()), Middleware(Sessions)]
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 from sparsedash.ui.menu import TITLES
 from tests.browser import others
 from tests.browser.others import Provider, fill, log_in, serve
+from tests.browser.raw import Raw
 from tests.browser.served import DEADLINE_S, Server, bring
 
 STREAM = "/_stcore/stream"
@@ -194,6 +195,21 @@ def test_a_websocket_opens_for_who_has_logged_in_from_the_server_s_own_pages(hou
     assert not opens(house, Cookie=own["Cookie"].replace("_streamlit_user=", "_streamlit_user=x"))
     for origin in ("http://127.0.0.1:9", "http://localhost:8501", "https://evil.example", house.address + "0", "null"):
         assert not opens(house, origin, **own)
+
+
+def test_a_session_s_id_is_of_no_use_to_another_visitor(house, states):
+    ada, bob = (Raw(house.address, cookies(states[name])) for name in ("ada", "bob"))
+    # Without its token Streamlit reads no login, so that to itself both would be the same nobody.
+    with ada.session(xsrf=False) as session:
+        for method in ("PUT", "DELETE"):
+            assert bob.upload(session, "file", method=method) == 404
+        with bob.session(session, xsrf=False) as other:
+            assert other != session
+        assert ada.upload(session, "file") == 204, "it is connected still"
+    with bob.session(session, xsrf=False) as other:
+        assert other != session
+    with ada.session(session, xsrf=False) as own:
+        assert own == session
 
 
 def test_a_foreign_host_is_refused_everywhere(house, states):

@@ -11,6 +11,7 @@ from streamlit.auth_util import get_redirect_uri, get_secrets_auth_section
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.hosting.serving import Serving
 from sparsedash.storage.serving_file import VARIABLE, serving
+from sparsedash.ui.serving import visitor
 
 _LEAST_SECRET = 32
 _DOCS = "docs/deployment.md says how, under “Serving others”."
@@ -19,7 +20,8 @@ _DOCS = "docs/deployment.md says how, under “Serving others”."
 def rules() -> Serving | None:
     """How others are served; None where only this machine is. Ends the program, in words, where that cannot be.
 
-    It also names the public host to Streamlit, which would refuse its WebSocket else.
+    It also names the public host to Streamlit, which would refuse its WebSocket else, and makes the visitor a part of
+    whose session is whose: Streamlit gives a session back only to whom it began with.
     """
     try:
         found = serving()
@@ -31,6 +33,7 @@ def rules() -> Serving | None:
     if found is not None:
         name = found.host.rpartition(":")[0] if found.host.rpartition(":")[2].isdecimal() else found.host
         config.set_option("server.allowedHosts", [name, "localhost", "127.0.0.1"])
+        config.set_option("server.trustedUserHeaders", {visitor.HEADER: "visitor"})
     return found
 
 
