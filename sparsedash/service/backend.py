@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSett
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.searches import FindResult, FindSettings, asked_settings, planned_run
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service import preflight, problems
 from sparsedash.service.access import Access
 from sparsedash.service.by_arithmetic import START_S
@@ -119,7 +120,7 @@ class Backend:
         theirs = copy(self)
         theirs._access = Access(self._table.owners, self._any_run, self._any_record, visitor=visitor, rules=rules)
         theirs.user_data = UserData(self._store, visitor)
-        theirs.exports = OwnExports(self.exports, self.uploads, theirs._access)
+        theirs.exports = OwnExports(self.exports, self.uploads, theirs._access, self._live)
         theirs.uploads = OwnUploads(self.uploads, theirs.exports, theirs._access)
         theirs.removal = OwnRemoval(self.removal, theirs._access)
         theirs.transfer = OwnTransfer(RunTransfer(self._store, theirs.run), theirs._access)
@@ -165,9 +166,8 @@ class Backend:
         self._access.require_records(settings.dense, settings.sparse)
         if settings.dense_gguf:
             self._access.require_path(settings.dense_gguf)
-        if isinstance(self.exports, OwnExports):
-            self.exports.require_room(settings.to)
-        return self._submit_small("export", settings, self.exports.is_whole(settings.key()))
+        with self._room_for(settings):
+            return self._submit_small("export", settings, self.exports.is_whole(settings.key()))
 
     @property
     def keeps_house(self) -> bool:
@@ -218,7 +218,8 @@ class Backend:
             self._access.require_references(settings)
             if settings.key(fingerprints(settings)) != job.key:
                 return self.submit(settings)
-        job = self._table.retry(job_id, self._access.visitor, self._access.most_jobs)
+        with self._room_for(settings_from_plain(ExportSettings, job.settings) if job.kind == "export" else None):
+            job = self._table.retry(job_id, self._access.visitor, self._access.most_jobs)
         self._try_to_reconcile()
         return job
 
@@ -346,8 +347,7 @@ class Backend:
 
     def drop_upload(self, reference: str) -> None:
         """Delete an uploaded text. Raises CorpusError while a job that waits or runs reads it."""
-        live = (*self._table.running(), *self._table.queue())
-        self.uploads.drop(reference, {t for j in live for t in texts_read(j.settings, self._any_record)})
+        self.uploads.drop(reference, {t for j in self._live() for t in texts_read(j.settings, self._any_record)})
 
     def left_alone(self) -> tuple[NewerError, ...]:
         """What was asked for and is there, but in a newer version's form: it is shown nowhere and stays as it is."""
@@ -424,6 +424,13 @@ class Backend:
             self.reconcile()
         except StoreError as error:
             log.warning("Jobs cannot be reconciled: %s", error)
+
+    def _live(self) -> tuple[Job, ...]:
+        return (*self._table.running(), *self._table.queue())
+
+    def _room_for(self, asked: ExportSettings | None) -> AbstractContextManager[None]:
+        """Held while an export is put into the queue, where the visitor has a quota. asked: None for another job."""
+        return self.exports.room_for(asked) if asked and isinstance(self.exports, OwnExports) else nullcontext()
 
     def _submit_small(self, kind: JobKind, settings: _Small, stored: bool) -> Job:
         newest = self._table.newest(settings.key())

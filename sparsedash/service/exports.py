@@ -3,12 +3,16 @@
 import shutil
 from pathlib import Path
 
+from sparsedash.catalog.costs import WEIGHT_BYTES
 from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ExportError, NewerError
 from sparsedash.schema.exports import EXPORTS, Export, Form
+from sparsedash.schema.model_shape import shape_from_plain
 from sparsedash.schema.records import Record
 from sparsedash.storage.store import Store
+
+_BYTES = {**WEIGHT_BYTES, "q8_0": 34 / 32}
 
 
 class Exports:
@@ -33,6 +37,15 @@ class Exports:
         assert record.pruned is not None
         family = self._store.recall(notes.model_type(record.model_identity))
         return {form: form_problem(form, record.pruned, family) for form in FORMS}
+
+    def expected_bytes(self, dense: str, weights: str) -> int:
+        """About what the files will take at most: as much as the dense model. 0 where its size is not known.
+
+        dense: the key of its record. weights: how each weight will be kept.
+        """
+        record = self._store.get(Record, dense)
+        shape = record and shape_from_plain(self._store.recall(notes.model_shape(record.model_identity)) or "")
+        return round(shape.n_parameters * _BYTES[weights]) if shape else 0
 
     def is_ours(self, export: Export) -> bool:
         """Whether it lies in the data folder, so that a page may delete it."""

@@ -1,11 +1,12 @@
 """Uploads, exports and the deletion of runs as one visitor has them, where others are served."""
 
-import threading
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 
+from sparsedash.jobs.job import Job
 from sparsedash.schema.errors import AccessError, CorpusError, ExportError
-from sparsedash.schema.exports import Export, Form
+from sparsedash.schema.exports import Export, ExportSettings, Form
 from sparsedash.schema.hosting.serving import Quota
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.access import Access, upload_named
@@ -16,8 +17,6 @@ from sparsedash.storage.texts.uploads import Uploads
 
 _DELETE = "Delete some that are no longer needed."
 _OTHERS = "it is somebody else's; an administrator can delete it"
-_counting = threading.Lock()
-"""Held while a quota is looked at and used up, so that two uploads at once do not both fit into the last place."""
 
 
 class OwnUploads:
@@ -28,7 +27,7 @@ class OwnUploads:
 
     def keep(self, name: str, content: bytes) -> str:
         """Store a file as this visitor's; see `Uploads.keep`. Raises CorpusError beyond the quota as well."""
-        with _counting:
+        with self._uploads.changing():
             if not self._access.unlimited:
                 assert self._access.rules is not None
                 self._require_room(len(content), self._access.rules.quota)
@@ -43,13 +42,14 @@ class OwnUploads:
     def drop(self, reference: str, in_use: Collection[str]) -> None:
         """Delete an upload; where others have it too, it stays theirs. See `Uploads.drop`."""
         access, name = self._access, upload_named(reference)
-        if not access.is_own(name):
-            raise CorpusError(f"There is no upload {reference}.")
-        if not access.unlimited and access.owners.of(name) - {access.visitor}:
-            access.owners.take(name, access.visitor)
-            return
-        self._uploads.drop(reference, in_use)
-        access.owners.forget(name)
+        with self._uploads.changing():
+            if not access.is_own(name):
+                raise CorpusError(f"There is no upload {reference}.")
+            if not access.unlimited and access.owners.of(name) - {access.visitor}:
+                access.owners.take(name, access.visitor)
+                return
+            self._uploads.drop(reference, in_use)
+            access.owners.forget(name)
 
     def _require_room(self, n_bytes: int, quota: Quota) -> None:
         kept = self.kept()
@@ -63,10 +63,10 @@ class OwnUploads:
 
 
 class OwnExports:
-    """One visitor's exports; the same verbs as `Exports`."""
+    """One visitor's exports; the same verbs as `Exports`. live: gives the jobs that wait or run, whosever they are."""
 
-    def __init__(self, exports: Exports, uploads: Uploads, access: Access) -> None:
-        self._exports, self._uploads, self._access = exports, uploads, access
+    def __init__(self, exports: Exports, uploads: Uploads, access: Access, live: Callable[[], Iterable[Job]]) -> None:
+        self._exports, self._uploads, self._access, self._live = exports, uploads, access, live
 
     def listed(self) -> list[Export]:
         """As `Exports.listed`, of those that the visitor may see."""
@@ -95,22 +95,38 @@ class OwnExports:
         self._exports.drop(key)
         access.owners.forget(key)
 
-    def kept_bytes(self) -> int:
-        """What this visitor's exports take."""
-        return sum(e.n_bytes for e in self._exports.listed() if self._access.visitor in self._access.owners.of(e.key))
+    def kept_bytes(self, *asked: ExportSettings) -> int:
+        """What this visitor's exports take: those that are there, those under way, and those that are asked for."""
+        # Jobs first: one that ends meanwhile is among the others by then.
+        under_way = {job.key: job.settings for job in self._live() if job.kind == "export" and self._is_theirs(job.key)}
+        coming = under_way | {each.key(): asdict(each) for each in asked}
+        sizes = {key: self._exports.expected_bytes(each["dense"], each["weights"]) for key, each in coming.items()}
+        there = [each for each in self._exports.listed() if each.key in coming or self._is_theirs(each.key)]
+        return sum((sizes | {each.key: each.n_bytes for each in there}).values())
 
-    def require_room(self, to: str) -> None:
-        """Raises AccessError where the visitor may not export any more, or not there. to: the folder asked for."""
-        if to and not self._access.unlimited:
+    @contextmanager
+    def room_for(self, asked: ExportSettings) -> Iterator[None]:
+        """Hold the quota while this export is put into the queue.
+
+        Raises AccessError where the visitor may not export any more, or not to that folder.
+        """
+        access = self._access
+        if asked.to and not access.unlimited:
             raise AccessError("Only an administrator chooses where files are written.", "Leave the folder empty.")
-        if to:
-            self._access.require_path(to)
-        if self._access.unlimited or self._access.rules is None:
-            return
-        own = [size for name, size in self._uploads.kept().items() if self._access.is_own(name)]
-        most = self._access.rules.quota.kept_gb
-        if sum(own) + self.kept_bytes() >= most * 1_000_000_000:
-            raise AccessError(f"What is kept for you may have {most} GB together.", _DELETE)
+        if asked.to:
+            access.require_path(asked.to)
+        with self._uploads.changing():
+            if not access.unlimited and access.rules is not None:
+                own = sum(size for name, size in self._uploads.kept().items() if access.is_own(name))
+                most = access.rules.quota.kept_gb
+                if own + self.kept_bytes(asked) >= most * 1_000_000_000:
+                    raise AccessError(
+                        f"What is kept for you may have {most} GB together, this export included.", _DELETE
+                    )
+            yield
+
+    def _is_theirs(self, key: str) -> bool:
+        return self._access.visitor in self._access.owners.of(key)
 
 
 class OwnTransfer:

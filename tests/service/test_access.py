@@ -1,10 +1,14 @@
 """Who may see, read, start, stop and delete what, where others are served. No worker is started."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
-from sparsedash.schema.errors import AccessError, CorpusError, ExportError, JobError, StoreError
+from sparsedash.schema import notes
+from sparsedash.schema.errors import AccessError, CorpusError, ExportError, JobError, SparseDashError, StoreError
 from sparsedash.schema.exports import ExportSettings
 from sparsedash.schema.hosting.serving import Quota, Serving
 from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
@@ -12,7 +16,11 @@ from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import backend as backend_module
 from sparsedash.service.backend import Backend
+from sparsedash.service.exports import Exports
 from sparsedash.service.own_things import OwnUploads
+from sparsedash.storage.texts import uploads
+from sparsedash.storage.texts.uploads import Uploads
+from tests.catalog.test_costs import SHAPE
 from tests.service.test_backend import SETTINGS, record, run
 
 TEXT = b'{"text": "Once upon a time there was a door."}\n'
@@ -279,6 +287,70 @@ def test_uploads_are_held_to_their_number_and_their_size(house):
     house.of("bob").uploads.keep("c.jsonl", TEXT * 3)
     for name in ("d", "e", "f"):
         house.of("root").uploads.keep(f"{name}.jsonl", TEXT * ord(name))
+
+
+EXPORTS = [replace(PAIRS["export"], weights=weights) for weights in ("float32", "bfloat16", "float16")]
+
+
+def of_size(house, n_parameters):
+    """Have the models of ada's run that many weights; gives her backend."""
+    ada = house.of("ada")
+    house.done(ada)
+    shape = replace(SHAPE, n_parameters=n_parameters)
+    house.backend._store.remember(notes.model_shape(ada.record("dense-float32").model_identity), shape.plain())
+    return ada
+
+
+def test_exports_that_wait_count_with_what_they_will_take(house):
+    ada = of_size(house, 150_000_000)
+    job = ada.submit_export(EXPORTS[0])
+    assert ada.submit_export(EXPORTS[0]).id == job.id, "it counts once"
+    ada.submit_export(EXPORTS[1])
+    with pytest.raises(AccessError, match="1 GB together"):
+        ada.submit_export(EXPORTS[2])
+    with pytest.raises(CorpusError, match="kept for you may have 0 GB"):
+        house.of("ada", quota=Quota(kept_gb=0)).uploads.keep("a.jsonl", TEXT)
+    ada.cancel(job.id)
+    ada.submit_export(EXPORTS[2])
+    with pytest.raises(AccessError, match="1 GB together"):
+        ada.retry(job.id)
+
+
+def attempt(act):
+    try:
+        return act()
+    except SparseDashError as error:
+        return error
+
+
+@pytest.mark.parametrize("what", ["uploads", "exports", "all uploads"])
+def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkeypatch, what):
+    of_size(house, 150_000_000)
+    other, both = Backend(house.folder / "data"), threading.Barrier(2)
+    servers = [house.backend, other]
+    if what != "all uploads":
+        servers = [each.seen_by("ada", replace(house.rules, quota=Quota(uploads=2, kept_gb=1))) for each in servers]
+    if what == "exports":
+        servers[0].submit_export(EXPORTS[0])
+        acts = [lambda s=server, e=each: s.submit_export(e) for server, each in zip(servers, EXPORTS[1:], strict=True)]
+    else:
+        servers[0].uploads.keep("first.jsonl", TEXT)
+        acts = [lambda s=server, n=n: s.uploads.keep(f"{n}.jsonl", TEXT) for n, server in enumerate(servers)]
+    if what == "all uploads":
+        monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 2 * len(TEXT))
+
+    def look(self, looked=Exports.listed if what == "exports" else Uploads.kept):
+        found = looked(self)
+        # Both have looked before either goes on, unless one has to wait for the other.
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)
+        return found
+
+    monkeypatch.setattr(*((Exports, "listed") if what == "exports" else (Uploads, "kept")), look)
+    with ThreadPoolExecutor(2) as at_once:
+        ends = list(at_once.map(attempt, acts))
+    other.close()
+    assert sum(isinstance(end, SparseDashError) for end in ends) == 1, ends
 
 
 def test_jobs_that_wait_or_run_are_held_to_their_number(house):

@@ -57,7 +57,7 @@ class Quota:
     """What each visitor may have at most; administrators may have as much as there is room for.
 
     uploads: files. upload_mb: all of them together, in millions of bytes. queued: jobs that wait or run. kept_gb:
-    uploads and exports together, in thousands of millions of bytes.
+    uploads and exports together, in thousands of millions of bytes; an export under way counts as its dense model.
     """
 
     uploads: int = 20

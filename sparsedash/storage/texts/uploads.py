@@ -5,15 +5,16 @@ A file is looked through before it is kept; one that is refused leaves nothing b
 
 import hashlib
 import re
-import threading
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sparsedash.schema.errors import CorpusError
+from filelock import FileLock
+
+from sparsedash.schema.errors import CorpusError, StoreError
 from sparsedash.schema.records import Record
 from sparsedash.storage.local_paths import mode_in
 from sparsedash.storage.texts.text_files import texts_of
@@ -26,16 +27,33 @@ MAX_BYTES = MAX_MEGABYTES * 1024 * 1024
 MAX_TOTAL_BYTES = 1_000_000_000
 """Of all uploads of a data folder together: nobody who uses the page can fill the disk with them."""
 
+_LOCK, _PATIENCE_S = "quotas.lock", 60.0
 _HASH_DIGITS = 32
 _NAME_LETTERS = 60
 
 
 class Uploads:
-    """The uploads of one data folder. Safe to share between threads."""
+    """The uploads of one data folder. Safe to share between threads and processes."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._changing = threading.Lock()
+        self._lock = FileLock(data_dir / _LOCK, timeout=_PATIENCE_S)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the lock under which a quota is checked and used up, in whatever process. Raises StoreError.
+
+        Within itself, in one thread, it changes nothing.
+        """
+        try:
+            self._lock.acquire()
+        except OSError as error:
+            reason = error.strerror or "another process has held it for a minute"
+            raise StoreError(f"{self._lock.lock_file} could not be locked: {reason}.", "Try again.") from error
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def keep(self, name: str, content: bytes) -> str:
         """Store a file and return its reference, the same one for the same content. Raises CorpusError.
@@ -53,7 +71,7 @@ class Uploads:
         path = file_of(reference, self._data_dir)
         assert path is not None
         try:
-            with self._changing:
+            with self.changing():
                 if not path.is_file():
                     self._make_sure_it_fits(called, len(content))
                     _put(path, content)
@@ -81,7 +99,7 @@ class Uploads:
                 "Wait until it has ended, or cancel it on the jobs page.",
             )
         try:
-            with self._changing:
+            with self.changing():
                 path.unlink(missing_ok=True)
                 # The same content may lie there under another name as well.
                 with suppress(OSError):

@@ -3,7 +3,7 @@
 import pytest
 from streamlit import config
 
-from sparsedash.ui.serving import start
+from sparsedash.ui.serving import start, visitor
 
 HEADER = 'address = "https://sparse.example.org:8443"\nlogin = "header"\n'
 OIDC = 'address = "http://localhost:8501"\nlogin = "oidc"\n'
@@ -75,6 +75,9 @@ def test_with_a_login_it_listens_anywhere_and_streamlit_knows_the_public_name(co
     options["server.address"] = "0.0.0.0"
     assert start.rules().login == "header"
     assert options["server.allowedHosts"] == ["sparse.example.org", "localhost", "127.0.0.1"]
+    assert list(options["server.trustedUserHeaders"]) == [visitor.HEADER], (
+        "a session is given back to its visitor alone"
+    )
 
 
 def test_a_provider_of_logins_is_described_whole(configured):
