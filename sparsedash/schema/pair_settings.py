@@ -1,6 +1,8 @@
 """What somebody may ask of two records' models beside a run: what they write, and how far they are apart."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.hashing import stage_key
@@ -8,6 +10,13 @@ from sparsedash.schema.settings import Dtype
 from sparsedash.schema.validation import one_of, text, whole
 
 MOST_OTHERS = 100
+_RECORD_FIELDS = ("left", "right", "dense", "sparse", "others")
+
+
+def records_read(request: Mapping[str, Any]) -> frozenset[str]:
+    """The keys of all records that a job works with. request: its settings in plain form, whatever its kind."""
+    named = [request.get(field) or () for field in _RECORD_FIELDS]
+    return frozenset(str(key) for each in named for key in ([each] if isinstance(each, str) else each))
 
 
 @dataclass(frozen=True, kw_only=True)

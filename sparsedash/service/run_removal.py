@@ -8,15 +8,12 @@ from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.cache_keys import passages_key
 from sparsedash.schema.errors import NewerError
 from sparsedash.schema.pair_records import Timing
-from sparsedash.schema.records import Passages, R, Record, Run
+from sparsedash.schema.pair_settings import records_read
+from sparsedash.schema.records import KINDS, Passages, R, Record, Run
 from sparsedash.schema.searches import FindResult
-from sparsedash.service.pair_texts import pair_texts
 from sparsedash.service.run_costs import RunCosts
 from sparsedash.storage.store import Store
 from sparsedash.storage.user_data import UserData
-
-_SIDES = ("left", "right", "dense", "sparse")
-"""Under which names the settings of a job name the records that it reads."""
 
 _PINNED = "it is pinned; unpin it first"
 
@@ -108,9 +105,10 @@ class RunRemoval:
 
     def _drop_pair_texts(self, records: Collection[str]) -> None:
         """What was written or compared by one of these records' models: no page leads to it any more."""
-        for text in pair_texts(self._table) if records else ():
-            if text.records & set(records):
-                self._drop(text.kind, text.key)  # type: ignore[type-var]
+        for name, read in pair_texts(self._table).items() if records else ():
+            if read & set(records):
+                kind, _, key = name.partition("/")
+                self._drop(KINDS[kind], key)  # type: ignore[type-var]
 
     def _drop(self, kind: type[R], key: str) -> None:
         self._store.drop(kind, key)
@@ -124,9 +122,18 @@ def _in_use(run: Run, live: Iterable[Job]) -> str:
             return "it is under way; stop it first"
         if job.makes_run and job.state == "running" and job.settings.get("model") == run.settings.model:
             return "a run of the same model is under way, and may build on its answers; wait for that"
-        if {str(job.settings.get(side, "")) for side in _SIDES} & {run.dense, *run.sparse}:
+        if records_read(job.settings) & {run.dense, *run.sparse}:
             return f"job {job.id} works with its models; wait for that, or stop it"
     return ""
+
+
+def pair_texts(table: JobTable) -> dict[str, frozenset[str]]:
+    """The records behind every continuation and divergence that was ever asked for, by the name of its entry.
+
+    The job table knows them; what is stored does not name its records.
+    """
+    jobs = table.of_kinds("continuation", "divergence")
+    return {f"{job.kind}/{job.key}": records_read(job.settings) for job in jobs}
 
 
 def records_of(runs: Iterable[Run]) -> frozenset[str]:

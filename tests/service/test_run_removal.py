@@ -157,6 +157,14 @@ def test_a_run_stays_while_another_of_its_model_runs_or_a_job_works_with_its_mod
     assert records(backend) == {run.dense, *run.sparse}
 
 
+def test_a_run_stays_while_a_prompt_asks_one_of_its_models_beside_two_others(backend):
+    run = kept(backend, "one")
+    prompt = ContinuationSettings(left="x", right="y", prompt="Once", others=("z", run.sparse[-1]))
+    backend._table.submit("continuation", prompt.key(), asdict(prompt))
+    assert "works with its models" in backend.removal.remove(["one"]).refused["one"]
+    assert backend.run("one") is not None and records(backend) == {run.dense, *run.sparse}
+
+
 def test_nothing_that_a_run_of_a_newer_version_may_use_is_deleted(backend):
     run = kept(backend, "one")
     unknown = b'{"key": "newer", "settings": "of another form"}'

@@ -14,8 +14,7 @@ from sparsedash.schema.exports import Export
 from sparsedash.schema.hosting.upkeep import Damage, Verification, VerifySettings
 from sparsedash.schema.records import KINDS, Record, Run
 from sparsedash.service.exports import Exports
-from sparsedash.service.pair_texts import pair_texts
-from sparsedash.service.run_removal import Removal, RunRemoval
+from sparsedash.service.run_removal import Removal, RunRemoval, pair_texts
 from sparsedash.service.upkeep.cleanup import (
     DELETABLE,
     NAMELESS,
@@ -176,7 +175,9 @@ class Housekeeping:
         return _cleanup(removal, items, stays, of_runs, n_named)
 
     def _weighing(self) -> Weighing:
-        return Weighing(self._store, self._in_use(), self._reads.runs(), self._own_exports(), self._records_of)
+        return Weighing(
+            self._store, self._in_use(), self._reads.runs(), self._own_exports(), lambda: pair_texts(self._table)
+        )
 
     def _in_use(self) -> InUse:
         marks = UserData(self._store).marks()
@@ -188,10 +189,6 @@ class Housekeeping:
 
     def _own_exports(self) -> list[Export]:
         return [export for export in self._reads.exports.listed() if self._reads.exports.is_ours(export)]
-
-    def _records_of(self) -> dict[str, frozenset[str]]:
-        """The records behind each continuation and divergence, by the name of its entry."""
-        return {f"{text.kind.__name__.lower()}/{text.key}": text.records for text in pair_texts(self._table)}
 
 
 def _delete_log(file: Path) -> None:

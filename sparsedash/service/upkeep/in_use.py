@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 from sparsedash.jobs.table import Job
 from sparsedash.schema import notes
+from sparsedash.schema.pair_settings import records_read
 from sparsedash.schema.records import Record, Run
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.store import Store
 from sparsedash.storage.texts.uploads import texts_read
-
-_SIDES = ("left", "right", "dense", "sparse", "others")
-"""Under which names the settings of a job name the records that it reads."""
 
 RecordOf = Callable[[str], Record | None]
 
@@ -42,7 +40,7 @@ def in_use(live: Sequence[Job], pinned: Sequence[Run], store: Store, record: Rec
         if job.makes_run:
             reference = str(job.settings.get("model", ""))
             models.add(store.recall(notes.model_identity(reference, fingerprint(reference))))
-        for key in records_read(job):
+        for key in records_read(job.settings):
             found = record(key)
             models.add(None if found is None else found.model_identity)
     return InUse(
@@ -53,12 +51,3 @@ def in_use(live: Sequence[Job], pinned: Sequence[Run], store: Store, record: Rec
         jobs=frozenset(job.id for job in live),
         keys=frozenset(job.key for job in live),
     )
-
-
-def records_read(job: Job) -> set[str]:
-    """The keys of the records whose models a job works with."""
-    found: set[str] = set()
-    for side in _SIDES:
-        named = job.settings.get(side, ())
-        found |= {named} if isinstance(named, str) else {str(each) for each in named or ()}
-    return found - {""}

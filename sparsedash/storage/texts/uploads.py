@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from sparsedash.schema.errors import CorpusError, StoreError
+from sparsedash.schema.pair_settings import records_read
 from sparsedash.schema.records import Record
 from sparsedash.storage.local_paths import mode_in
 from sparsedash.storage.texts.text_files import texts_of
@@ -120,10 +121,10 @@ class Uploads:
 def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None]) -> set[str]:
     """The references of the texts that a job with these settings may read.
 
-    Two models that write were calibrated on some, and may have to be once more. record: gives the record of a key.
+    The models that it works with were calibrated on some, and may have to be again. record: gives the record of a key.
     """
     named = {str(part["corpus"]) for part in request.values() if isinstance(part, Mapping) and "corpus" in part}
-    compared = [record(str(request[side])) for side in ("left", "right", "sparse") if side in request]
+    compared = map(record, records_read(request))
     return named | {found.pruned.calibration.corpus for found in compared if found and found.pruned}
 
 

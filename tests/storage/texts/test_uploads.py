@@ -247,6 +247,8 @@ def test_a_run_reads_its_two_texts_and_a_prompt_those_its_models_were_calibrated
     records = {"dense": replace(RECORD, pruned=None), "sparse": RECORD}
     prompt = ContinuationSettings(left="dense", right="sparse", prompt="Once")
     assert texts_read(asdict(prompt), records.get) == {PRUNED.calibration.corpus}
+    beside = ContinuationSettings(left="dense", right="dense", prompt="Once", others=("sparse",))
+    assert texts_read(asdict(beside), records.get) == {PRUNED.calibration.corpus}
     assert texts_read(asdict(prompt), {}.get) == set()
     assert texts_read({"of": "another version"}, {}.get) == set()
 
