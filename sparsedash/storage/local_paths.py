@@ -1,6 +1,7 @@
 """What lies under a path that somebody typed, however long or odd it is."""
 
 import os
+import stat
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
@@ -20,13 +21,11 @@ def local_path(name: str) -> Path:
 def kind_of(path: Path) -> Kind:
     """What lies there, links followed; nothing as well where no file can have such a name."""
     try:
-        if path.is_file():
-            return "file"
-        if path.is_dir():
-            return "folder"
-        return "other" if path.exists() else "nothing"
-    except OSError:
+        # One look: a file that another process makes between two would be neither file nor folder, and yet be there.
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
         return "nothing"
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def mode_in(folder: Path, mode: int) -> int:

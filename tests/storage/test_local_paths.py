@@ -1,8 +1,10 @@
-"""What lies below a folder, once every link is followed."""
+"""What lies under a path, and what lies below a folder once every link is followed."""
+
+from pathlib import Path
 
 import pytest
 
-from sparsedash.storage.local_paths import lies_below
+from sparsedash.storage.local_paths import kind_of, lies_below
 
 
 @pytest.fixture
@@ -56,3 +58,18 @@ def test_a_loop_of_links_and_a_name_that_no_file_has_lie_nowhere(places):
     (allowed / "b").symlink_to(allowed / "a")
     assert not lies_below(allowed / "a\0b", [str(allowed)])
     assert not lies_below(allowed, [])
+
+
+def test_a_file_that_another_process_makes_meanwhile_is_no_device(tmp_path, monkeypatch):
+    path = tmp_path / "cache.db-wal"
+    looked = Path.stat
+
+    def made_after_the_first_look(self, **how):
+        try:
+            return looked(self, **how)
+        finally:
+            path.touch()
+
+    monkeypatch.setattr(Path, "stat", made_after_the_first_look)
+    assert kind_of(path) == "nothing"
+    assert kind_of(path) == "file"
