@@ -86,7 +86,7 @@ RUN = Run(
 
 
 def answered(key: str, n: int, **changes: object) -> Record:
-    """A dense record under this key that has the same right answer n times."""
+    """A dense record under this key that answers n passages right, all alike."""
     outcome = Outcome(
         index=0,
         target="a",
@@ -106,7 +106,7 @@ def answered(key: str, n: int, **changes: object) -> Record:
         corpus_identity="c",
         passages_key="p",
         pruned=None,
-        outcomes=(outcome,) * n,
+        outcomes=tuple(replace(outcome, index=i) for i in range(n)),
         seconds=1.0,
         tokens_per_second=100.0,
     )

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import exp, inf, log
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -19,6 +19,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts, RunMarks, Timing
 from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
+from sparsedash.schema.validation import Count, LogLikelihood, NotNegative, Permille, Share, Width
 
 LARGEST_LOSS = log(sys.float_info.max)
 """Nats a word, about 709: e to the power of more is no float."""
@@ -29,8 +30,8 @@ class TargetToken:
     """One token of the target. rank: 1 when it is the model's first choice."""
 
     text: str
-    log_likelihood: float
-    rank: int
+    log_likelihood: LogLikelihood
+    rank: Annotated[int, msgspec.Meta(ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +39,7 @@ class Candidate:
     """One of the model's first choices for the token after the context."""
 
     text: str
-    probability: float
+    probability: Share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,12 +51,12 @@ class Outcome:
     last_word_right: every target token is the first choice. last_token_right: the last of them is.
     """
 
-    index: int
+    index: Count
     target: str
     answer: str
     last_word_right: bool
     last_token_right: bool
-    log_likelihood: float
+    log_likelihood: LogLikelihood
     tokens: tuple[TargetToken, ...]
     top: tuple[Candidate, ...]
 
@@ -91,16 +92,16 @@ class Pruned:
 
     method: MethodSettings
     calibration: CalibrationSettings
-    sparsity_permille: int
-    widths: tuple[int, ...]
-    dense_widths: tuple[int, ...]
-    mlp_sparsity: float
-    matmul_ratio: float
-    layer_errors: tuple[float, ...]
-    held_out_errors: tuple[float, ...]
-    uncompensated_errors: tuple[float, ...] = ()
-    passage_errors: tuple[float, ...] = ()
-    sensitivities: tuple[float, ...] = ()
+    sparsity_permille: Permille
+    widths: tuple[Width, ...]
+    dense_widths: tuple[Width, ...]
+    mlp_sparsity: Share
+    matmul_ratio: Share
+    layer_errors: tuple[NotNegative, ...]
+    held_out_errors: tuple[NotNegative, ...]
+    uncompensated_errors: tuple[NotNegative, ...] = ()
+    passage_errors: tuple[NotNegative, ...] = ()
+    sensitivities: tuple[NotNegative, ...] = ()
 
     def __post_init__(self) -> None:
         n_layers, errors = len(self.widths), (self.layer_errors, self.held_out_errors, self.uncompensated_errors)
@@ -108,6 +109,8 @@ class Pruned:
         whole = len(self.dense_widths) == n_layers and all(len(values) in (0, n_layers) for values in sometimes)
         if not (whole and n_layers and min(self.dense_widths) > 0):
             raise StoreError("Its layers do not belong together.")
+        if any(kept > dense for kept, dense in zip(self.widths, self.dense_widths, strict=True)):
+            raise StoreError("It keeps more channels than the dense model has.")
 
     @property
     def lost_without(self) -> tuple[float, ...]:
@@ -133,13 +136,13 @@ class Stopping:
     """
 
     decision: Decision
-    n_answered: int
-    n_passages: int
-    p_value: float
+    n_answered: Count
+    n_passages: Count
+    p_value: Share
     interval: tuple[float, float]
-    margin: float
-    n_comparisons: int
-    alpha: float | None = None
+    margin: Share
+    n_comparisons: Count
+    alpha: Share | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,14 +163,16 @@ class Record:
     passages_key: str
     pruned: Pruned | None
     outcomes: tuple[Outcome, ...]
-    seconds: float
-    tokens_per_second: float
+    seconds: NotNegative
+    tokens_per_second: NotNegative
     rule: Rule = "plain"
     stopping: Stopping | None = None
 
     def __post_init__(self) -> None:
         if not self.outcomes:
             raise StoreError("It holds no answers.")
+        if len({outcome.index for outcome in self.outcomes}) < len(self.outcomes):
+            raise StoreError("It answers a passage twice.")
 
     @cached_property
     def last_word(self) -> Score:
@@ -211,16 +216,16 @@ class Run:
     dense: str
     sparse: tuple[str, ...]
     finished: bool
-    started_at: float
-    finished_at: float | None
-    seconds: dict[str, float]
+    started_at: NotNegative
+    finished_at: NotNegative | None
+    seconds: dict[str, NotNegative]
     cached: tuple[str, ...]
     warnings: tuple[str, ...]
     versions: dict[str, str]
     made_on: str = ""
     find: FindSettings | None = None
-    peak_bytes: int | None = None
-    disk_bytes: int | None = None
+    peak_bytes: Count | None = None
+    disk_bytes: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,13 +233,15 @@ class Passages:
     """The texts that a record's outcomes answer. context ends before the target; index as in Outcome."""
 
     key: str
-    indices: tuple[int, ...]
+    indices: tuple[Count, ...]
     contexts: tuple[str, ...]
     targets: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if not len(self.indices) == len(self.contexts) == len(self.targets):
             raise StoreError("Its texts do not belong together.")
+        if len(set(self.indices)) < len(self.indices):
+            raise StoreError("It holds a passage twice.")
 
 
 Kept = (
@@ -276,14 +283,14 @@ KINDS: dict[str, type[Kept]] = {kind.__name__.lower(): kind for kind in get_args
 
 
 def to_json(record: Kept) -> str:
-    """The record as one JSON text. Raises StoreError when a number in it is not finite."""
+    """The record as one JSON text. Raises StoreError when a number in it is not finite, or out of range."""
     text = msgspec.json.encode(record).decode()
     try:
         # JSON writes NaN and infinity as null: without this they would be noticed on reading only.
         msgspec.json.decode(text, type=type(record))
     except msgspec.ValidationError as error:
         kind = type(record).__name__.lower()
-        raise StoreError(f"This {kind} cannot be kept: a number in it is not finite.") from error
+        raise StoreError(f"This {kind} cannot be kept: a number is not finite or out of range: {error}") from error
     return text
 
 

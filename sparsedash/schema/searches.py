@@ -18,7 +18,7 @@ from sparsedash.schema.settings import (
     evaluation_values,
     settings_from_plain,
 )
-from sparsedash.schema.validation import allowed_points, allowed_ratio
+from sparsedash.schema.validation import Count, Permille, allowed_points, allowed_ratio
 
 PLANNED = (450, 225, 113, 57, 28, 14)
 """Sparsities (per mille) of a search that only ever goes down, one trial for each: which are made, and how many, is
@@ -102,10 +102,10 @@ TrialVerdict = Literal["within", "beyond", "undecided"]
 class Trial:
     """One sparsity that was tried. record: the key of its answers. n_passages: how many it took to judge."""
 
-    permille: int
+    permille: Permille
     record: str
     verdict: TrialVerdict
-    n_passages: int
+    n_passages: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +120,15 @@ class FindResult:
     key: str
     ratio: float
     points: float
-    n_passages: int
-    steps: tuple[int, ...]
+    n_passages: Count
+    steps: tuple[Permille, ...]
     trials: tuple[Trial, ...]
     answer: int | None
     finished: bool
 
     def __post_init__(self) -> None:
+        allowed_ratio(self.ratio)
+        allowed_points(self.points)
         tried = [trial.permille for trial in self.trials]
         if not self.steps or not {*tried, *([] if self.answer is None else [self.answer])} <= set(self.steps):
             raise StoreError("Its trials do not belong to its steps.")

@@ -1,12 +1,23 @@
 """The kinds of checks that settings call with their own limits: one of a few, a whole number, a share, a text.
 
-And the checks of what may be lost, whose limits are the same for all who ask.
+And the checks of what may be lost, whose limits are the same for all who ask, and the ranges of numbers in records,
+which msgspec checks whenever one is read or written.
 """
 
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
+
+from msgspec import Meta
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.secrets import looks_secret
+
+Count = Annotated[int, Meta(ge=0)]
+Width = Annotated[int, Meta(ge=0)]
+Permille = Annotated[int, Meta(ge=0, le=1000)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+LogLikelihood = Annotated[float, Meta(le=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+"""Seconds, rates, and errors as shares of an output's energy, which can be more than all of it."""
 
 
 def one_of(name: str, value: object, choices: Any) -> None:

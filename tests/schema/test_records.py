@@ -34,7 +34,7 @@ def test_a_record_that_was_asked_for_its_scores_is_written_the_same():
     assert to_json(asked) == to_json(RECORD)
 
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
+log_likelihoods = st.floats(max_value=0, allow_nan=False, allow_infinity=False)
 text = st.text(st.characters(exclude_categories=["Cs"]))
 
 
@@ -46,11 +46,11 @@ text = st.text(st.characters(exclude_categories=["Cs"]))
         answer=text,
         last_word_right=st.booleans(),
         last_token_right=st.booleans(),
-        log_likelihood=finite,
-        tokens=st.lists(st.builds(TargetToken, text=text, log_likelihood=finite, rank=st.integers(1, 10**6))).map(
-            tuple
-        ),
-        top=st.lists(st.builds(Candidate, text=text, probability=finite)).map(tuple),
+        log_likelihood=log_likelihoods,
+        tokens=st.lists(
+            st.builds(TargetToken, text=text, log_likelihood=log_likelihoods, rank=st.integers(1, 10**6))
+        ).map(tuple),
+        top=st.lists(st.builds(Candidate, text=text, probability=st.floats(0, 1))).map(tuple),
     )
 )
 def test_any_outcome_comes_back_equal_to_the_last_bit(any_outcome):
@@ -117,11 +117,44 @@ def test_a_record_from_before_the_layers_facts_were_kept_is_still_read():
         lambda: replace(PRUNED, dense_widths=(0, 0)),
         lambda: replace(PRUNED, held_out_errors=(0.1,)),
         lambda: Passages(key="p", indices=(0, 1), contexts=("a",), targets=("b", "c")),
+        lambda: Passages(key="p", indices=(1, 1), contexts=("a", "a"), targets=("b", "b")),
+        lambda: replace(RECORD, outcomes=RECORD.outcomes[:1] * 2),
+        lambda: replace(PRUNED, widths=tuple(width + 1 for width in PRUNED.dense_widths)),
     ],
 )
 def test_what_cannot_belong_together_is_no_record(damaged):
-    with pytest.raises(StoreError, match=r"It holds no answers|do not belong together"):
+    with pytest.raises(StoreError, match=r"no answers|not belong together|a passage twice|more channels"):
         damaged()
+
+
+@pytest.mark.parametrize(
+    ("of", "field", "value"),
+    [
+        ("outcome", "log_likelihood", 0.1),
+        ("outcome", "index", -1),
+        ("token", "log_likelihood", 1e-6),
+        ("token", "rank", -5),
+        ("token", "rank", 0),
+        ("candidate", "probability", 7.0),
+        ("candidate", "probability", -0.1),
+        ("pruned", "widths", [-1, 2]),
+        ("pruned", "mlp_sparsity", 5.0),
+        ("pruned", "matmul_ratio", -0.1),
+        ("pruned", "sparsity_permille", 5000),
+        ("pruned", "layer_errors", [-0.1, 0.1]),
+        ("record", "seconds", -1.0),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(of, field, value):
+    plain = json.loads(to_json(replace(RECORD, outcomes=(outcome(), *RECORD.outcomes[1:]))))
+    answer = plain["outcomes"][0]
+    answer["top"] = [{"text": "a", "probability": 0.5}]
+    part = {"record": plain, "pruned": plain["pruned"], "outcome": answer}
+    part |= {"token": answer["tokens"][0], "candidate": answer["top"][0]}
+    assert from_json(Record, json.dumps(plain))
+    part[of][field] = value
+    with pytest.raises(StoreError, match="cannot be read"):
+        from_json(Record, json.dumps(plain))
 
 
 def test_a_loss_beyond_what_a_float_holds_is_an_infinite_perplexity():
