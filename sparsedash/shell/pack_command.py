@@ -9,7 +9,7 @@ from sparsedash.schema.records import Run
 from sparsedash.shell.terminal import path
 from sparsedash.storage.data_dir import data_folder, in_full
 from sparsedash.storage.local_paths import local_path
-from sparsedash.storage.run_files import SUFFIX, keep_run, read_run_file, run_file
+from sparsedash.storage.run_files import MAX_BYTES, SUFFIX, keep_run, read_run_file, run_file
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
 from sparsedash.storage.whole_file import writable_file, write_whole
 
@@ -50,13 +50,14 @@ def prepare_unpack(arguments: argparse.Namespace) -> Callable[[], int]:
     if not file.is_file():
         raise SettingsError("FILE", str(file), "a file that `sparsedash pack` has written")
     try:
-        parts = read_run_file(file.read_bytes())
+        with file.open("rb") as stream:
+            found = read_run_file(stream.read(MAX_BYTES + 1))
     except OSError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror}.") from error
     store = Store(in_full(arguments.data_dir), patience_s=WORK_PATIENCE_S)
 
     def work() -> int:
-        run = keep_run(parts, store)
+        run = keep_run(found, store)
         print(f"{wording.title_of(run)}: /?run={run.key}")
         return 0
 

@@ -1,7 +1,8 @@
 """A run as one file, so that results move between machines: gzipped lines of the program's own records, and a digest.
 
 The digest tells of a file that was cut or changed on its way, and every line is checked as one of the store is. Whoever
-wants to lie can make another file with another digest: trust a run as you trust the hand that it comes from.
+wants to lie can make another file with another digest: open files only from people you trust. A file is unpacked line
+by line, several times over, so that memory never holds more than one record of it.
 """
 
 import gzip
@@ -9,8 +10,9 @@ import hashlib
 import io
 import re
 import zlib
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar, assert_never
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.records import Passages, Record, Run, from_lines, to_line
@@ -20,6 +22,10 @@ from sparsedash.storage.store import Store
 SUFFIX = ".sparsedash-run"
 MAX_BYTES = 1_000_000_000
 """Of what a file unpacks to: five thousand passages answered by fifty models are a fifth of that."""
+MAX_LINE_BYTES = 32_000_000
+"""Of one line: the answers to 40,000 passages. In memory a line can take ten times as much."""
+MAX_LINES = 10_000
+_PIECE_BYTES = 2**20
 _MAGIC = "sparsedash-run 1"
 _MAX_HEADER = 200
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -31,118 +37,167 @@ _KINDS: tuple[type[Part], ...] = (Run, Record, Passages, FindResult)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunParts:
-    """A run with everything that its pages show: its records, the passages that they answer, what a search found."""
+class RunFile:
+    """A file that holds one whole run, every line of it checked; nothing is kept yet. packed: its gzipped lines."""
 
     run: Run
-    records: tuple[Record, ...]
-    passages: tuple[Passages, ...]
-    search: FindResult | None = None
-
-    def __post_init__(self) -> None:
-        if self.run.made_on or not all(_KEY.fullmatch(part.key) for part in self.all):
-            raise StoreError("This is no run that was made in a data folder.", "The example ships with the program.")
-        found = [record.key for record in self.records]
-        if sorted(found) != sorted({self.run.dense, *self.run.sparse}) or not self.run.dense:
-            raise StoreError("The run and its records do not belong together.", _ADVICE)
-        texts = {passages.key: len(passages.indices) for passages in self.passages}
-        for record in self.records:
-            if record.model_identity != self.run.model_identity:
-                raise StoreError("One of its records is of another model.", _ADVICE)
-            if (record.key == self.run.dense) != (record.pruned is None):
-                raise StoreError("Its dense and its sparse records are mixed up.", _ADVICE)
-            if len(record.outcomes) > texts.get(record.passages_key, 0):
-                raise StoreError("The passages of one of its records are missing.", _ADVICE)
-        if self.search is not None and self.search.key != self.run.key:
-            raise StoreError("The search in it is another one.", _ADVICE)
-
-    @property
-    def all(self) -> tuple[Part, ...]:
-        """Every part; the run last, so that where it is kept the others are."""
-        search = () if self.search is None else (self.search,)
-        return (*self.passages, *self.records, *search, self.run)
+    has_search: bool
+    packed: bytes
 
 
 def run_file(run: Run, store: Store) -> bytes:
     """The file of a run. Raises StoreError where parts of it are gone."""
-    records = tuple(_got(store.get(Record, key), "records") for key in dict.fromkeys((run.dense, *run.sparse)))
-    keys = dict.fromkeys(record.passages_key for record in records)
-    parts = RunParts(
-        run=run,
-        records=records,
-        passages=tuple(_got(store.get(Passages, key), "passages") for key in keys),
-        search=store.get(FindResult, run.key) if run.find is not None else None,
-    )
-    lines = "".join(map(to_line, parts.all)).encode()
-    header = f"{_MAGIC} {hashlib.sha256(lines).hexdigest()}\n".encode()
-    return header + gzip.compress(lines, mtime=0)
+    written, found, digest = io.BytesIO(), _Found(), hashlib.sha256()
+    with gzip.GzipFile(fileobj=written, mode="wb", mtime=0) as packed:
+        for part in _parts_in(store, run):
+            found.add(part)
+            line = to_line(part).encode()
+            _require_short(line)
+            digest.update(line)
+            packed.write(line)
+    found.whole_run()
+    return f"{_MAGIC} {digest.hexdigest()}\n".encode() + written.getvalue()
 
 
-def read_run_file(data: bytes) -> RunParts:
-    """The parts of a file, nothing of which is kept yet. Raises StoreError for what `run_file` did not write."""
+def read_run_file(data: bytes) -> RunFile:
+    """A file of which nothing is kept yet. Raises StoreError for what `run_file` did not write."""
+    if len(data) > MAX_BYTES:
+        raise StoreError(f"This file is larger than {MAX_BYTES // 10**6:,} MB.", f"Choose one that ends in {SUFFIX}.")
     header, _, packed = data.partition(b"\n")
     if len(header) > _MAX_HEADER or not header.startswith(_MAGIC.rpartition(" ")[0].encode()):
         raise StoreError("This is no file of a run.", f"Choose one that ends in {SUFFIX}.")
     magic, _, digest = header.decode(errors="replace").rpartition(" ")
     if magic != _MAGIC:
         raise StoreError("This file was written by another version of SparseDash.", "Read it with that version.")
-    lines = _unpacked(packed)
-    if hashlib.sha256(lines).hexdigest() != digest:
+    if _digest(packed) != digest:
         raise StoreError("This file is not as it was written: it was changed, or a part of it is missing.", _ADVICE)
-    found = _parts(lines)
-    runs, searches = _of(found, Run), _of(found, FindResult)
-    if len(runs) != 1 or len(searches) > 1:
-        raise StoreError("This file does not hold one run.", _ADVICE)
-    return RunParts(
-        run=runs[0],
-        records=tuple(_of(found, Record)),
-        passages=tuple(_of(found, Passages)),
-        search=next(iter(searches), None),
-    )
+    found = _Found()
+    for part in _parts(packed):
+        found.add(part)
+    return RunFile(run=found.whole_run(), has_search=bool(found.searches), packed=packed)
 
 
-def keep_run(parts: RunParts, store: Store) -> Run:
+def keep_run(file: RunFile, store: Store) -> Run:
     """Keep a run of a file among those that were made here; what is here already stays as it is.
 
     Returns the run that is here now. Raises StoreError where it cannot be kept, or is here in a newer form; then no run
     points at what is missing.
     """
-    for passages in parts.passages:
-        _keep(passages, store)
-    for record in parts.records:
-        _keep(record, store)
-    if parts.search is not None:
-        _keep(parts.search, store)
-    _keep(parts.run, store)
-    return _got(store.get(Run, parts.run.key), "run")
+    keep_results(file, store)
+    known = store.get(Run, file.run.key)
+    if known is None or not known.finished:
+        store.put(file.run.key, file.run)
+    return _got(store.get(Run, file.run.key), "run")
 
 
-def _keep(part: P, store: Store) -> None:
-    known = store.get(type(part), part.key)
-    if known is None or (isinstance(known, Run) and not known.finished):
-        store.put(part.key, part)
+def keep_results(file: RunFile, store: Store) -> None:
+    """Keep everything of a file but the run; what is here already stays as it is. Raises StoreError."""
+    for part in _parts(file.packed):
+        if not isinstance(part, Run) and store.get(type(part), part.key) is None:  # type: ignore[type-var]
+            store.put(part.key, part)  # type: ignore[type-var]
 
 
-def _unpacked(packed: bytes) -> bytes:
+@dataclass
+class _Found:
+    """What a file holds, as far as it was read: enough to say whether its parts belong together.
+
+    records: model, passages and number of answers of each, and whether it is sparse. n_texts: of each set of passages.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    records: dict[str, tuple[str, str, int, bool]] = field(default_factory=dict)
+    n_texts: dict[str, int] = field(default_factory=dict)
+    searches: list[str] = field(default_factory=list)
+    n_records: int = 0
+
+    def add(self, part: Part) -> None:
+        """Take note of a part. Raises StoreError for one that cannot be in such a file."""
+        if not _KEY.fullmatch(part.key):
+            raise StoreError("This is no run that was made in a data folder.", "The example ships with the program.")
+        match part:
+            case Run():
+                self.runs.append(part)
+            case Record():
+                self.n_records += 1
+                about = part.model_identity, part.passages_key, len(part.outcomes), part.pruned is not None
+                self.records[part.key] = about
+            case Passages():
+                self.n_texts[part.key] = len(part.indices)
+            case FindResult():
+                self.searches.append(part.key)
+            case _:
+                assert_never(part)
+
+    def whole_run(self) -> Run:
+        """The run, with everything that belongs to it there. Raises StoreError."""
+        if len(self.runs) != 1 or len(self.searches) > 1:
+            raise StoreError("This file does not hold one run.", _ADVICE)
+        (run,) = self.runs
+        if run.made_on:
+            raise StoreError("This is no run that was made in a data folder.", "The example ships with the program.")
+        if not run.dense or {*self.records} != {run.dense, *run.sparse} or self.n_records > len(self.records):
+            raise StoreError("The run and its records do not belong together.", _ADVICE)
+        for key, (model, passages, n_answers, is_sparse) in self.records.items():
+            if model != run.model_identity:
+                raise StoreError("One of its records is of another model.", _ADVICE)
+            if (key != run.dense) != is_sparse:
+                raise StoreError("Its dense and its sparse records are mixed up.", _ADVICE)
+            if n_answers > self.n_texts.get(passages, 0):
+                raise StoreError("The passages of one of its records are missing.", _ADVICE)
+        if self.searches and self.searches != [run.key]:
+            raise StoreError("The search in it is another one.", _ADVICE)
+        return run
+
+
+def _parts_in(store: Store, run: Run) -> Iterator[Part]:
+    """Every part of a run; the run last, so that where it is kept the others are."""
+    texts: dict[str, None] = {}
+    for key in dict.fromkeys((run.dense, *run.sparse)):
+        record = _got(store.get(Record, key), "records")
+        texts[record.passages_key] = None
+        yield record
+    for key in texts:
+        yield _got(store.get(Passages, key), "passages")
+    if run.find is not None and (search := store.get(FindResult, run.key)) is not None:
+        yield search
+    yield run
+
+
+def _parts(packed: bytes) -> Iterator[Part]:
+    """The parts in these gzipped lines, one after another. Raises StoreError."""
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as lines:
+        for _ in range(MAX_LINES):
+            line = lines.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+            _require_short(line)
+            try:
+                yield from from_lines(line.decode(errors="replace"), _KINDS)
+            except StoreError as error:
+                raise StoreError(f"This file cannot be read. {error.message}", _ADVICE) from error
+    raise StoreError(f"This file has more than {MAX_LINES:,} lines.", "Move a smaller run.")
+
+
+def _digest(packed: bytes) -> str:
+    """The sha256 of the lines. Raises StoreError where they cannot be unpacked, or are too many."""
+    digest, n_bytes = hashlib.sha256(), 0
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
-            lines = stream.read(MAX_BYTES + 1)
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as lines:
+            while piece := lines.read(_PIECE_BYTES):
+                digest.update(piece)
+                n_bytes += len(piece)
+                if n_bytes > MAX_BYTES:
+                    most = f"{MAX_BYTES // 10**6:,} MB"
+                    raise StoreError(f"This file unpacks to more than {most}.", "Move a smaller run.")
     except (OSError, EOFError, zlib.error) as error:
         raise StoreError("This file is damaged: it cannot be unpacked.", _ADVICE) from error
-    if len(lines) > MAX_BYTES:
-        raise StoreError(f"This file unpacks to more than {MAX_BYTES // 10**6:,} MB.", "Move a smaller run.")
-    return lines
+    return digest.hexdigest()
 
 
-def _parts(lines: bytes) -> list[Part]:
-    try:
-        return list(from_lines(lines.decode(errors="replace"), _KINDS))
-    except StoreError as error:
-        raise StoreError(f"This file cannot be read. {error.message}", _ADVICE) from error
-
-
-def _of(found: list[Part], kind: type[P]) -> list[P]:
-    return [part for part in found if isinstance(part, kind)]
+def _require_short(line: bytes) -> None:
+    if len(line) > MAX_LINE_BYTES:
+        most = f"{MAX_LINE_BYTES // 10**6:,} MB"
+        raise StoreError(f"A record of this run takes more than {most}.", "Run it on fewer passages to move it.")
 
 
 def _got(found: P | None, what: str) -> P:

@@ -2,12 +2,13 @@
 
 import gzip
 import hashlib
+import weakref
 from dataclasses import replace
 
 import pytest
 
 from sparsedash.schema.errors import StoreError
-from sparsedash.schema.records import Passages, Record, Run, to_json
+from sparsedash.schema.records import Passages, Record, Run, from_lines, to_json
 from sparsedash.storage import run_files
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
@@ -132,6 +133,9 @@ def forged(what):
         "no JSON": ["run {"],
         "a wrong type": [to_json(run).join(["run ", ""]).replace('"finished":true', '"finished":"yes"')],
         "deep nesting": ["run " + "[" * 100_000],
+        "a rank that cannot be": [
+            line.replace('"rank":1', '"rank":-5', 1) for line in lines_of(run, records, passages)
+        ],
     }[what]
 
 
@@ -151,6 +155,7 @@ def forged(what):
         "no JSON",
         "a wrong type",
         "deep nesting",
+        "a rank that cannot be",
     ],
 )
 def test_a_forged_file_is_refused_whatever_its_digest_says(what):
@@ -167,3 +172,29 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(monkeypatch):
     monkeypatch.setattr(run_files, "MAX_BYTES", 1_000_000)
     with pytest.raises(StoreError, match="unpacks to more than 1 MB"):
         read_run_file(b"sparsedash-run 1 0\n" + gzip.compress(bytes(2_000_000)))
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MAX_LINE_BYTES", 1_000), ("MAX_LINES", 3), ("MAX_BYTES", 1_000)])
+def test_a_file_with_more_than_is_read_of_one_is_refused(monkeypatch, limit, most):
+    file = written(lines_of(*named(*specimens.run(), specimens.passages())))
+    monkeypatch.setattr(run_files, limit, most)
+    with pytest.raises(StoreError, match=r"more than|larger than"):
+        read_run_file(file)
+
+
+def test_of_a_file_of_many_records_one_is_in_memory_at_a_time(there, monkeypatch):
+    run, (dense, sparse, *_), passages = named(*specimens.run(), specimens.passages())
+    records = [dense, *(replace(sparse, key=key(i)) for i in range(9))]
+    run = replace(run, sparse=tuple(record.key for record in records[1:]))
+    seen, most_alive = [], []
+
+    def counted(line, kinds):
+        for part in from_lines(line, kinds):
+            seen.append(weakref.ref(part))
+            most_alive.append(sum(each() is not None for each in seen))
+            yield part
+
+    monkeypatch.setattr(run_files, "from_lines", counted)
+    keep_run(read_run_file(written(lines_of(run, records, passages))), there)
+    assert len(list(there.keys(Record))) == 10
+    assert max(most_alive) <= 3, "one, the one before it, and the run"

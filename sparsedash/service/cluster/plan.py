@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -21,15 +21,13 @@ from sparsedash.schema.cache_keys import plain_share
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.hashing import STAGE_VERSIONS, canonical_json
 from sparsedash.schema.hosting.parts import PartSettings
-from sparsedash.schema.records import Passages, Record, Run, from_json, to_json
+from sparsedash.schema.records import Record, Run, from_json, to_json
 from sparsedash.schema.searches import FindSettings, asked_settings
 from sparsedash.schema.settings import RunSettings
-from sparsedash.storage.run_files import RunParts, keep_run, read_run_file, run_file
+from sparsedash.storage.run_files import RunFile, keep_results, keep_run, read_run_file, run_file
 from sparsedash.storage.serving_file import may_use_token
 from sparsedash.storage.store import Store
 from sparsedash.storage.texts.text_refs import UPLOAD, file_of
-
-P = TypeVar("P", Record, Passages)
 
 _NUMBER = re.compile(r"\d[\d.,]*")
 _SHARED = ("dense", "calibration")
@@ -61,10 +59,10 @@ class FindPlan:
 
     def keep(self, part: Part, end: PartEnd) -> None:
         """See Plan."""
-        parts = read_run_file(end.file)
-        if parts.run.key != part.key or parts.run.find != self._asked or parts.search is None:
+        file = read_run_file(end.file)
+        if file.run.key != part.key or file.run.find != self._asked or not file.has_search:
             raise _not_asked_for(end)
-        keep_run(parts, self._store)
+        keep_run(file, self._store)
         self.whole = True
 
     def said(self) -> str:
@@ -112,14 +110,11 @@ class RunPlan:
 
     def keep(self, part: Part, end: PartEnd) -> None:
         """Keep what a part has made; what is here already stays. Raises StoreError for what it was not asked for."""
-        parts = read_run_file(end.file)
+        file = read_run_file(end.file)
         points = tuple(part.settings["points"])
-        self._refuse_others(parts, part, end)
-        for passages in parts.passages:
-            self._put(passages)
-        for record in parts.records:
-            self._put(record)
-        self._made[points] = parts.run
+        self._refuse_others(file, part, end)
+        keep_results(file, self._store)
+        self._made[points] = file.run
         self._calibration = self._calibration or end.calibration
         self._note()
         before = self._store.get(Run, self._job.key)
@@ -138,8 +133,8 @@ class RunPlan:
         """The record key of every point that is made."""
         return {point: key for points, run in self._made.items() for point, key in zip(points, run.sparse, strict=True)}
 
-    def _refuse_others(self, parts: RunParts, part: Part, end: PartEnd) -> None:
-        run, first = parts.run, next(iter(self._made.values()), parts.run)
+    def _refuse_others(self, file: RunFile, part: Part, end: PartEnd) -> None:
+        run, first = file.run, next(iter(self._made.values()), file.run)
         asked = (part.key, self._asked, len(part.settings["points"]), first.dense)
         if (run.key, run.settings, len(run.sparse), run.dense) != asked:
             raise _not_asked_for(end)
@@ -172,10 +167,6 @@ class RunPlan:
             cached=tuple(dict.fromkeys([*first.cached, *others])),
             warnings=_told_once([line for run in made for line in run.warnings]),
         )
-
-    def _put(self, part: P) -> None:
-        if self._store.get(type(part), part.key) is None:
-            self._store.put(part.key, part)
 
     def _note(self) -> None:
         made = [[list(points), to_json(run)] for points, run in self._made.items()]
