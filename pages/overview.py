@@ -6,7 +6,7 @@ from sparsedash.catalog.example import EXAMPLE
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import paragraph
 from sparsedash.reporting.run_results import run_results
-from sparsedash.reporting.wording import EXAMPLE_TITLE
+from sparsedash.reporting.wording import EXAMPLE_TITLE, plural
 from sparsedash.ui import address_bar, frame, job_watch
 from sparsedash.ui.carried import tolerance
 from sparsedash.ui.chosen_run import chosen_run, show_mark
@@ -19,6 +19,7 @@ LAST_RUNS = 8
 
 backend = frame.page("Overview")
 runs = backend.runs()
+damaged = backend.damaged_runs()
 chosen = chosen_run(backend, runs)
 found = run_results(backend, chosen.run, tolerance(), backend.user_data.name_of(chosen.key))
 
@@ -56,6 +57,8 @@ if found is not None:
         frame.link("prune", "Change the settings", **(form_address(found.run.find or found.run.settings) or {}))
 elif chosen.job is not None:
     results.wait_for(backend, chosen.key, chosen.job)
+elif chosen.run is not None or chosen.key in damaged:
+    results.show_lost(backend, chosen.key, chosen.run)
 elif chosen.key:
     frame.opening("There is no run with this address.")
     frame.empty("It may have been made in another data folder. The last runs are listed below.")
@@ -66,12 +69,15 @@ else:
 if found is None:
     job_watch.mention_others(backend, chosen.key)
 is_example = chosen.run is not None and bool(chosen.run.made_on)
-if runs or is_example:
+if runs or is_example or damaged:
     frame.section("Last runs")
     results.list_runs(backend, runs[:LAST_RUNS], chosen.key)
     if chosen.run is not None and is_example:
         title, origin = wording.run_title(chosen.run.settings), wording.example_origin(chosen.run)
         shown = f"{EXAMPLE_TITLE} · {title} · shown above. {origin}"
         frame.show(paragraph(shown, css="sd-muted sd-small"))
+    if damaged:
+        n, them = len(damaged), ", ".join(key[:12] for key in damaged)
+        frame.note(f"Not listed, since their records were damaged and are set aside: {n} {plural(n, 'run')}, {them}.")
     if runs:
         frame.link("runs", "All runs as a table")

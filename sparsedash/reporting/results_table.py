@@ -95,7 +95,8 @@ def _level(lost: Loss) -> str:
 
 
 def _caption(found: RunResults) -> str:
-    several = f" over {len(found.sparse)} comparisons" if len(found.sparse) > 1 else ""
+    n = max(found.run.n_compared, len(found.sparse))
+    several = f" over {n} comparisons" if n > 1 else ""
     early = any(record.stopping for record in found.sparse)
     looked = " Of models that were to stop early they, and p, are valid at any look." if early else ""
     whose = "The dense model's interval is" if early else "Intervals of accuracies are"

@@ -1,7 +1,7 @@
 """A run's records together with what was measured on them: readings, comparisons with dense, the best method."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -26,6 +26,9 @@ class Results(Hashable, Protocol):
 
     def search(self, key: str) -> FindResult | None:
         """What the search behind the run with this key has found, or None."""
+
+    def why_missing(self, key: str) -> str:
+        """Why there is no record with this key, as the end of a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ class RunResults:
 
     judged: every sparse record beside dense, on the passages that it answered. tolerance: what they are judged by.
     readings: of every record, by its key. search: what was found so far, where the run is a search.
-    name: what visitors called the run, or "".
+    name: what visitors called the run, or "". missing: why others of its sparse records are not here, by their names.
     """
 
     run: Run
@@ -68,6 +71,7 @@ class RunResults:
     readings: Mapping[str, Readings]
     search: FindResult | None = None
     name: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -136,7 +140,7 @@ class RunResults:
 def run_results(
     results: Results, run: Run | None, tolerance: Tolerance | None = None, name: str = ""
 ) -> RunResults | None:
-    """The run's records, or None while there is no dense one. Records that were lost are left out.
+    """The run's records, or None while there is no dense one. Those that are missing count among the comparisons.
 
     tolerance: what may be lost; None: as usual. name: what visitors called the run.
     """
@@ -144,14 +148,15 @@ def run_results(
     if run is None or dense is None or dense.record.pruned:
         return None
     names = dict(model_names.record_names(run)[1:])
-    found = [each for each in (_measured(results, run.dense, key) for key in names) if each]
+    measured = {key: _measured(results, run.dense, key) for key in names}
+    found = [each for each in measured.values() if each]
     # One of each name, which tells them apart on every page.
     several = model_names.has_several_methods(run.settings)
     by_name = {model_names.record_name(each.record, several): each for each in found if each.record.pruned}
     sparse = list(by_name.values())
     allowed = tolerance or Tolerance()
-    p_values = holm([each.comparison.p_value for each in sparse])
-    verdicts = judge_all([each.losses for each in sparse], allowed)
+    p_values = holm([each.comparison.p_value for each in sparse], run.n_compared)
+    verdicts = judge_all([each.losses for each in sparse], allowed, run.n_compared)
     return RunResults(
         run=run,
         dense=dense.record,
@@ -167,7 +172,14 @@ def run_results(
         },
         search=results.search(run.key) if run.find is not None else None,
         name=name,
+        missing={names[key]: _why_missing(results, key) for key, each in measured.items() if each is None},
     )
+
+
+def _why_missing(results: Results, key: str) -> str:
+    if results.record(key) is None:
+        return results.why_missing(key)
+    return "answers other passages than the dense model"
 
 
 @dataclass(frozen=True, kw_only=True)

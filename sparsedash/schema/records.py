@@ -227,6 +227,13 @@ class Run:
     peak_bytes: Count | None = None
     disk_bytes: Count | None = None
 
+    @property
+    def n_compared(self) -> int:
+        """Sparse models that are judged together, also where their records were lost; 0 in a search, where each trial
+        is judged by itself.
+        """
+        return 0 if self.find is not None else len(set(self.sparse))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Passages:

@@ -273,6 +273,14 @@ class Backend:
         """The record, or None."""
         return self._kept(Record, key) if self._access.sees_records(key) else None
 
+    def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
+        """Why there is no such record, or run, as the end of a sentence."""
+        return self._store.why_missing(kind, key)  # type: ignore[type-var]
+
+    def damaged_runs(self) -> list[str]:
+        """The keys of runs whose own entries were damaged and set aside, so that `runs` does not name them."""
+        return [key for key in self._store.damaged_keys(Run) if self._access.sees(key)]
+
     def passages(self, key: str) -> Passages | None:
         """The texts that records answer, or None."""
         return self._kept(Passages, key) if self._access.sees_passages(key) else None

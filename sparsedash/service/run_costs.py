@@ -52,10 +52,10 @@ class RunCosts:
         n_new = 0
         for run in runs:
             there = tuple(key for key in run.sparse if key in stored) if run.dense in stored else ()
-            name = (run.dense, there, tolerance)
+            name = (run.dense, there, run.n_compared, tolerance)
             known = self._known(name)
             if known is None and (not n_new or self._clock() < until):
-                known, n_new = self._judge(run.dense, there, tolerance), n_new + 1
+                known, n_new = self._judge(run, there, tolerance), n_new + 1
                 self._keep(name, known)
             if known is not None:
                 found[run.key] = known
@@ -66,9 +66,9 @@ class RunCosts:
         self._losses.pop((dense, sparse), None)
         self._store.forget(notes.losses(dense, sparse))
 
-    def _judge(self, dense: str, sparse: Sequence[str], tolerance: Tolerance) -> Verdicts:
-        lost = self._lost(dense, sparse)
-        return dict(zip(lost, judge_all(list(lost.values()), tolerance), strict=True))
+    def _judge(self, run: Run, sparse: Sequence[str], tolerance: Tolerance) -> Verdicts:
+        lost = self._lost(run.dense, sparse)
+        return dict(zip(lost, judge_all(list(lost.values()), tolerance, run.n_compared), strict=True))
 
     def _lost(self, dense: str, sparse: Sequence[str]) -> dict[str, Losses]:
         """What each model lost, in the order of their keys. The dense answers are read once, and only if need be."""

@@ -73,6 +73,9 @@ class _Stored:
     def search(self, key: str) -> FindResult | None:
         return self.store.get(FindResult, key)
 
+    def why_missing(self, key: str) -> str:
+        return self.store.why_missing(Record, key)
+
 
 def opening(run: Run, store: Store, tolerance: Tolerance) -> list[str]:
     """What the pages open with: the answer in one sentence, and what it rests on."""

@@ -200,16 +200,18 @@ def unpaired_interval(dense: tuple[int, int], sparse: tuple[int, int], z: float 
     )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], n_compared: int = 0) -> list[float]:
     """Adjusted p-values, in the order given: they keep the error rate of all comparisons together.
 
     Asks of each p-value that it is valid by itself, and nothing of how they depend on each other; so exact ones and
-    those valid at any look (1 / e) go in side by side. Source: Holm, Scandinavian Journal of Statistics 6 (1979).
+    those valid at any look (1 / e) go in side by side. n_compared: comparisons that were made, where that is more:
+    those that were lost count as the largest. Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
+    n_comparisons = max(n_compared, len(p_values))
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)
     highest = 0.0
     for position, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - position) * p_values[i]))
+        highest = max(highest, min(1.0, (n_comparisons - position) * p_values[i]))
         adjusted[i] = highest
     return adjusted

@@ -136,25 +136,29 @@ def losses_of(pairs: Sequence[tuple[Outcome, Outcome]], *, looked: bool = False,
     )
 
 
-def judge_all(models: Sequence[Losses], tolerance: Tolerance) -> list[ToleranceVerdict]:
+def judge_all(models: Sequence[Losses], tolerance: Tolerance, n_compared: int = 0) -> list[ToleranceVerdict]:
     """The verdicts on all models of a sweep together, in their order; each by itself that has its own alpha.
 
     Holm's steps: while k losses are undecided, each interval has level 1 - 0.05 / k; those that it decides leave, and
     the rest is looked at again. So the chance that any loss at the tolerance is called within, or beyond, stays small.
+    n_compared: models that were compared, where that is more: all losses of those that were lost count as undecided.
     Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
     together = [model for model in models if model.alpha is None]
-    judged = iter(_by_holm(together, ALPHA, tolerance))
+    judged = iter(_by_holm(together, ALPHA, tolerance, max(0, n_compared - len(models))))
     return [next(judged) if model.alpha is None else _by_holm([model], model.alpha, tolerance)[0] for model in models]
 
 
-def _by_holm(models: Sequence[Losses], alpha: float, tolerance: Tolerance) -> list[ToleranceVerdict]:
+def _by_holm(
+    models: Sequence[Losses], alpha: float, tolerance: Tolerance, n_missing: int = 0
+) -> list[ToleranceVerdict]:
     asked: list[tuple[int, LossMeasure]] = [
         (i, measure) for i, model in enumerate(models) for measure in _counted(model)
     ]
+    n_lost = n_missing * max((len(_counted(model)) for model in models), default=0)
     found: dict[tuple[int, LossMeasure], Loss] = {}
     while waiting := [one for one in asked if one not in found or found[one].verdict == "undecided"]:
-        share = alpha / len(waiting)
+        share = alpha / (len(waiting) + n_lost)
         found |= {(i, measure): _loss(models[i], measure, share, tolerance) for i, measure in waiting}
         if all(found[one].verdict == "undecided" for one in waiting):
             break

@@ -16,6 +16,9 @@ from sparsedash.storage.plain_disk import PlainDisk
 
 T = TypeVar("T")
 
+DAMAGED = "damaged/"
+"""Before the name of a damaged entry that was set aside: nothing reads it, and somebody can look at it."""
+
 _TRY_S = 1.0
 _RETRY_S = 0.02
 _ENDS = ("", "-wal", "-shm", "-journal")
@@ -101,6 +104,14 @@ def delete(cache: Any, name: str) -> None:
         if not is_undecodable(error):
             raise
         cache._sql("DELETE FROM Cache WHERE key = ? AND raw = 1", (name,))
+
+
+def set_aside(cache: Any, name: str) -> None:
+    """Move an entry to its name after DAMAGED, in place of an earlier one there. Does nothing where it is gone."""
+    with cache.transact():
+        if cache._sql("SELECT 1 FROM Cache WHERE key = ? AND raw = 1", (name,)).fetchone():
+            delete(cache, DAMAGED + name)
+            cache._sql("UPDATE Cache SET key = ? WHERE key = ? AND raw = 1", (DAMAGED + name, name))
 
 
 def names(cache: Any) -> tuple[list[str], int]:

@@ -1,8 +1,9 @@
 """The store of results: records and artefacts in the data folder, read and written without ever unpickling.
 
 Two diskcaches (see docs/adr/0002): `records` holds JSON text and forgets nothing; `artefacts` holds bytes up to a size
-limit and forgets what was used least recently. Every value carries a sha256: what does not match is dropped and
-reported. A damaged index leads to the value of another key: records name theirs themselves, all other sums include it.
+limit and forgets what was used least recently. Every value carries a sha256. What does not match is reported: an
+artefact is dropped, a record or note is set aside under its name. A damaged index leads to the value of another key:
+records name theirs themselves, all other sums include it.
 A record whose sum matches but whose form is unknown is another version's: it is left alone.
 """
 
@@ -11,6 +12,7 @@ import logging
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +23,7 @@ from sparsedash.schema.errors import NewerError, StoreError
 from sparsedash.schema.notes import NoteName
 from sparsedash.schema.records import R, from_json, names_itself, to_json
 from sparsedash.storage.cache_file import (
+    DAMAGED,
     Entry,
     TagSum,
     advice,
@@ -33,6 +36,7 @@ from sparsedash.storage.cache_file import (
     peek,
     reason,
     room_left,
+    set_aside,
     tag_sums,
 )
 from sparsedash.storage.plain_disk import PlainDisk, Signed
@@ -110,7 +114,7 @@ class Store:
         return self._patiently("written", changed)
 
     def get(self, kind: type[R], key: str) -> R | None:
-        """The record, or None where there is none; a damaged one is dropped and counts as none.
+        """The record, or None where there is none; a damaged one is set aside and counts as none.
 
         Raises NewerError for one in another version's form, which stays.
         """
@@ -133,19 +137,37 @@ class Store:
         """Whether the record is there; it is not read."""
         return self._patiently("read", lambda: _name(kind, key) in self._records)
 
+    def why_missing(self, kind: type[R], key: str) -> str:
+        """Why `get` does not give this record, as the end of a sentence."""
+        if self.has(kind, key):
+            return "was written by another version of SparseDash"
+        if self._patiently("read", lambda: DAMAGED + _name(kind, key) in self._records):
+            return "was damaged and is set aside"
+        return "is not in the data folder any more"
+
+    def damaged_keys(self, kind: type[R]) -> list[str]:
+        """The keys of the records of a kind that were damaged and set aside, and were not made again."""
+        prefix = DAMAGED + _name(kind, "")
+        found = (name.removeprefix(prefix) for name in self._names() if name.startswith(prefix))
+        return [key for key in found if not self.has(kind, key)]
+
     def keys(self, kind: type[R]) -> Iterator[str]:
         """The keys of all records of a kind, oldest first."""
         prefix = _name(kind, "")
-        found, n_others = self._patiently("read", lambda: names(self._records))
-        if n_others:
-            log.warning("Ignored %d keys in the store that this program did not write.", n_others)
-        for name in found:
+        for name in self._names():
             if name.startswith(prefix):
                 yield name.removeprefix(prefix)
 
+    def _names(self) -> list[str]:
+        found, n_others = self._patiently("read", lambda: names(self._records))
+        if n_others:
+            log.warning("Ignored %d keys in the store that this program did not write.", n_others)
+        return found
+
     def drop(self, kind: type[R], key: str) -> None:
-        """Delete the record, if there is one."""
-        self._patiently("written", lambda: delete(self._records, _name(kind, key)))
+        """Delete the record, if there is one, and one of this name that was set aside."""
+        for name in (_name(kind, key), DAMAGED + _name(kind, key)):
+            self._patiently("written", partial(delete, self._records, name))
 
     @property
     def artefact_room(self) -> int:
@@ -220,7 +242,7 @@ class Store:
         self._write(self._records, f"note/{name}", text.encode())
 
     def recall(self, name: NoteName, *, drop: bool = True) -> str | None:
-        """The note, or None. drop: a damaged one is dropped."""
+        """The note, or None. drop: a damaged one is set aside."""
         data = self._read(self._records, f"note/{name}", drop=drop)
         return None if data is None else data.decode(errors="replace")
 
@@ -262,8 +284,10 @@ class Store:
         return None
 
     def _drop(self, cache: Any, name: str, error: Exception) -> None:
-        log.warning("Dropped the damaged entry %s: %s", name, error)
-        self._patiently("written", lambda: delete(cache, name))
+        """Records and notes are set aside, so that whoever looks first does not throw them away."""
+        aside = cache is self._records
+        log.warning("%s the damaged entry %s: %s", "Set aside" if aside else "Dropped", name, error)
+        self._patiently("written", partial(set_aside if aside else delete, cache, name))
 
     def _patiently(self, verb: str, action: Callable[[], T], cache: Any = None) -> T:
         """What the action gives. verb: what could not be done where it fails, which is then a StoreError."""

@@ -1,4 +1,4 @@
-"""What every page says of a run that ended before it was whole, and the way to start it again."""
+"""What pages say of a run that is not whole, since it ended early or lost results, and the way to start it again."""
 
 import streamlit as st
 
@@ -11,10 +11,15 @@ from sparsedash.ui.form_address import form_address
 
 def show_ending(run: Run, job: Job | None) -> None:
     """Draw how the run ended and the link to start it again; nothing while it goes on, or when it is whole."""
-    if not (ended := run_ending(run, job)):
+    show_incomplete(run, run_ending(run, job))
+
+
+def show_incomplete(run: Run, what: str) -> None:
+    """Draw what is missing of a run, and the link to start it again; nothing where nothing is. what: in words."""
+    if not what:
         return
     with st.container(gap="xsmall"):
-        frame.note(f"⊘ {ended}")
+        frame.note(f"⊘ {what}")
         asked = form_address(run.find or run.settings)
         if asked is None:
             frame.link("jobs", "Try again from the list of jobs")

@@ -8,6 +8,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.readings import answering
 from sparsedash.reporting.run_answer import answer, figures
+from sparsedash.reporting.run_ending import missing_records
 from sparsedash.reporting.run_results import RunResults, best, live, run_results, verdict_of
 from sparsedash.schema.records import Record
 from sparsedash.stats.tolerance import Tolerance
@@ -170,6 +171,23 @@ def test_a_record_that_was_missing_at_first_is_found_when_it_comes():
     late = run_results(backend, run)
     assert early is not None and late is not None
     assert (len(early.sparse), len(late.sparse)) == (2, 3)
+
+
+def test_a_damaged_record_is_named_and_still_counts_as_a_comparison():
+    backend = FakeBackend()
+    run, records = specimens.run()
+    whole = run_results(backend, backend.add_run((run, records)))
+    del backend.stored_records[run.sparse[-1]]
+    backend.damaged.append(run.sparse[-1])
+    left = run_results(FakeBackend(stored_records=backend.stored_records, damaged=backend.damaged), run)
+    assert left.missing == {"30 %": "was damaged and is set aside"} and whole.missing == {}
+    assert missing_records(run, left.missing) == (
+        "The record of 30 % was damaged and is set aside. "
+        "It still counts as a comparison in the verdicts on the others."
+    )
+    for before, after in zip(whole.judged, left.judged, strict=False):
+        assert after.verdict.perplexity.level >= before.verdict.perplexity.level
+        assert after.p_value >= before.p_value
 
 
 def test_a_record_of_other_passages_is_left_out():

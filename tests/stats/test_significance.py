@@ -212,6 +212,7 @@ def test_holm_by_hand():
     assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
     assert holm([0.02]) == [0.02]
     assert holm([]) == []
+    assert holm([0.01, 0.03], n_compared=4) == holm([0.01, 0.03, 1.0, 1.0])[:2]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=7))

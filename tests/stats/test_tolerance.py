@@ -111,3 +111,11 @@ def test_a_record_keeps_the_share_that_its_search_has_set_aside():
     assert losses(dense, sparse).looked
     found = losses(dense, replace(sparse, stopping=replace(STOPPED, alpha=0.002)))
     assert (found.alpha, found.looked) == (0.002, False)
+
+
+def test_a_model_that_is_missing_still_counts_as_a_comparison():
+    there = lost(0.09)
+    both, (alone,) = judge_all([there, there], ALLOWED), judge_all([there], ALLOWED, n_compared=2)
+    assert both[0].perplexity.level == pytest.approx(1 - 0.05 / 2), "both are within by accuracy"
+    assert alone.perplexity.level == pytest.approx(1 - 0.05 / 3), "of the lost one nobody knows"
+    assert judge_all([there], ALLOWED, n_compared=1) == judge_all([there], ALLOWED)

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import diskcache
@@ -19,6 +20,7 @@ from sparsedash.schema.errors import NewerError, SettingsError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages
 from sparsedash.storage.store import PlainDisk, Store
+from sparsedash.storage.upkeep.verification import verify
 
 LARGE = 100_000
 """Bytes enough for diskcache to use a file of their own instead of a column."""
@@ -152,7 +154,7 @@ def test_the_folder_is_for_its_owner_only(tmp_path):
 
 
 @pytest.mark.parametrize("padding", [0, LARGE])
-def test_a_planted_pickle_is_dropped_reported_and_never_run(store, tmp_path, caplog, padding):
+def test_a_planted_pickle_is_set_aside_reported_and_never_run(store, tmp_path, caplog, padding):
     planted = diskcache.Cache(str(store.folder / "records"))
     planted.set("continuation/a", [Trap(tmp_path / "sprung"), "x" * padding])
     planted.set("continuation/b", 5)
@@ -160,7 +162,7 @@ def test_a_planted_pickle_is_dropped_reported_and_never_run(store, tmp_path, cap
     planted.close()
     for key in "abc":
         assert store.get(Continuation, key) is None
-        assert f"Dropped the damaged entry continuation/{key}" in caplog.text
+        assert f"Set aside the damaged entry continuation/{key}" in caplog.text
     assert list(store.keys(Continuation)) == []
     assert not (tmp_path / "sprung").exists()
 
@@ -225,8 +227,26 @@ def test_a_flipped_byte_in_the_table_is_noticed_dropped_and_reported(store, capl
     store.put("a", continuation("a"))
     change(store, "UPDATE Cache SET value = CAST(replace(value, 'time', 'tide') AS BLOB)")
     assert store.get(Continuation, "a") is None
-    assert "Dropped the damaged entry continuation/a" in caplog.text
+    assert "Set aside the damaged entry continuation/a" in caplog.text
     assert list(store.keys(Continuation)) == []
+
+
+def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_again(store, tmp_path):
+    store.put("a", continuation("a"))
+    change(store, "UPDATE Cache SET value = CAST(replace(value, 'time', 'tide') AS BLOB)")
+    with closing(Store(store.folder)) as other:
+        assert [each.get(Continuation, "a") for each in (store, other, store)] == [None, None, None]
+        assert other.why_missing(Continuation, "a") == "was damaged and is set aside"
+    assert store.damaged_keys(Continuation) == ["a"]
+    store.put("a", continuation("a"))
+    assert store.get(Continuation, "a") == continuation("a") and store.damaged_keys(Continuation) == []
+    data, is_sound = store.raw_value("records", "damaged/continuation/a")
+    assert b"tide" in data and not is_sound
+    (found,) = verify(store, lambda step: None).damaged
+    assert (found.name, found.what) == ("damaged/continuation/a", "it was damaged when it was read, and is set aside")
+    store.drop(Continuation, "a")
+    assert store.why_missing(Continuation, "a") == "is not in the data folder any more"
+    assert store.entries("records") == []
 
 
 def test_a_record_of_another_kind_is_dropped_and_reported(store, caplog):
@@ -315,7 +335,7 @@ def test_the_value_of_another_key_is_dropped_and_not_shown(store, caplog):
     assert store.get_artefact("a") is None
     assert store.get(Continuation, "b") == continuation("b")
     assert store.get_artefact("b") == b"bbbbbbbbb"
-    assert caplog.text.count("Dropped the damaged entry") == 2
+    assert caplog.text.count("the damaged entry") == 2
 
 
 def test_what_an_earlier_version_wrote_with_the_sum_of_the_value_alone_is_read(store):

@@ -227,6 +227,7 @@ class FakeBackend:
     stored_runs: list[Run] = field(default_factory=list)
     stored_records: dict[str, Record] = field(default_factory=dict)
     stored_searches: dict[str, FindResult] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
     stored_passages: dict[str, Passages] = field(default_factory=dict)
     stored_continuations: dict[str, Continuation] = field(default_factory=dict)
     stored_divergences: dict[str, Divergence] = field(default_factory=dict)
@@ -364,6 +365,12 @@ class FakeBackend:
 
     def search(self, key: str) -> FindResult | None:
         return self.stored_searches.get(key)
+
+    def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
+        return "was damaged and is set aside" if key in self.damaged else "is not in the data folder any more"
+
+    def damaged_runs(self) -> list[str]:
+        return [key for key in self.damaged if key not in self.stored_records]
 
     def record(self, key: str) -> Record | None:
         return self.stored_records.get(key)

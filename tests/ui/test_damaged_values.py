@@ -52,8 +52,33 @@ DENSE, LAST = RECORDS[0].key, RECORDS[-1].key
 def test_a_dense_record_without_answers_counts_as_lost(open_page, backend):
     damage(backend, Record, DENSE, lambda plain: plain.update(outcomes=[]))
     found = said(open_page)
-    assert "There is no run with this address." in found["overview"]
+    assert "its dense record was written by another version of SparseDash" in found["overview"]
     assert "Nothing to compare yet." in found["compare"]
+
+
+def flip(backend, kind, key):
+    """A bit of what is stored flips, so that its checksum does not fit."""
+    name = f"{kind.__name__.lower()}/{key}"
+    data = backend._store._records.get(name)
+    backend._store._records.set(name, data[:-9] + bytes([data[-9] ^ 4]) + data[-8:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "said"),
+    [
+        (Record, LAST, "The record of 30 % was damaged and is set aside."),
+        (Record, DENSE, "This run has no results any more: its dense record was damaged and is set aside."),
+        (Run, RUN.key, "This run has no results any more: its own record was damaged and is set aside."),
+    ],
+)
+@pytest.mark.parametrize("has_job", [True, False])
+def test_a_damaged_record_is_named_on_the_page_whoever_looked_first(open_page, backend, kind, key, said, has_job):
+    flip(backend, kind, key)
+    assert backend._store.get(kind, key) is None
+    if has_job:
+        job = backend._table.submit("run", RUN.key, asdict(SETTINGS))
+        backend._table.finish(backend._table.claim(job.id, "slot-0", 1))
+    assert said in words(open_page("overview", run=RUN.key))
 
 
 @pytest.mark.parametrize(

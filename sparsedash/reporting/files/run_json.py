@@ -25,8 +25,8 @@ def run_document(
     result: of a search; its sentence is about what it was asked for.
     """
     allowed = tolerance or Tolerance()
-    verdicts = judge_all([losses(dense, record) for record in sparse], allowed)
-    adjusted = holm([compare(dense, record).p_value for record in sparse])
+    verdicts = judge_all([losses(dense, record) for record in sparse], allowed, run.n_compared)
+    adjusted = holm([compare(dense, record).p_value for record in sparse], run.n_compared)
     by_permille = {record.sparsity_permille: verdict for record, verdict in zip(sparse, verdicts, strict=True)}
     return {
         "format": RESULT_FORMAT,

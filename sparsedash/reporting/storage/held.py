@@ -29,6 +29,7 @@ TITLES: dict[HoldingKind, str] = {
     "uploads": "Uploaded texts",
     "exports": "Models taken away",
     "logs": "Logs",
+    "damaged": "Damaged records",
     "jobs": "List of jobs",
     "notes": "Names, pins and short facts",
 }
@@ -54,6 +55,7 @@ _ABOUT: dict[HoldingKind, str] = {
     "models": "from .gguf files, the built-in model among them: unpacked again when they are needed",
     "exports": "in this folder; what was put elsewhere is not counted",
     "logs": "of jobs and workers",
+    "damaged": "set aside under their names; nothing reads them",
     "jobs": "what ran and when: stays, a few hundred bytes each",
     "notes": "stay: everything else is found by them",
 }

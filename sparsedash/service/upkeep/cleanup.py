@@ -20,7 +20,17 @@ from sparsedash.storage.texts.text_refs import file_of
 from sparsedash.storage.texts.uploads import Uploads
 from sparsedash.storage.upkeep.unpacked import UnpackedModel, unpacked_models
 
-DELETABLE: tuple[HoldingKind, ...] = ("runs", "texts", "timings", *ARTEFACTS, "models", "uploads", "exports", "logs")
+DELETABLE: tuple[HoldingKind, ...] = (
+    "runs",
+    "texts",
+    "timings",
+    *ARTEFACTS,
+    "models",
+    "uploads",
+    "exports",
+    "logs",
+    "damaged",
+)
 """The job table and short notes stay: they are small, and everything else is found by them."""
 
 Why = str
@@ -103,6 +113,8 @@ class Weighing:
                 return self._of_exports(self._exports)
             case "logs":
                 return self._logs()
+            case "damaged":
+                return ((Item(kind, entry.name, entry.n_bytes), "") for entry in self._of_records(kind))
             case _ if kind in ARTEFACTS:
                 found = self._store.entries("artefacts")
                 return self._artefacts(entry for entry in found if kind_of_artefact(entry.tag) == kind)

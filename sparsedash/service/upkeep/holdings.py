@@ -32,11 +32,13 @@ HoldingKind = Literal[
     "uploads",
     "exports",
     "logs",
+    "damaged",
     "jobs",
     "notes",
 ]
 """runs: with their answers and passages. texts: what models wrote and were compared on, prompts, blind choices.
-statistics to unlabelled: what calibration left, the last of earlier versions, which did not note what it was.
+statistics to unlabelled: what calibration left, the last of earlier versions, which did not note what it was. damaged:
+records that were set aside.
 """
 
 ARTEFACTS: tuple[HoldingKind, ...] = ("statistics", "gradients", "written", "weights", "unfinished", "unlabelled")
@@ -46,6 +48,7 @@ _OF_RECORDS: dict[str, HoldingKind] = {
     **dict.fromkeys(("continuation", "divergence", "prompts", "choices"), "texts"),
     "timing": "timings",
     "export": "exports",
+    "damaged": "damaged",
 }
 _OF_ARTEFACTS: dict[str, HoldingKind] = {
     **dict.fromkeys(("statistics", "inputs", "sensitivity", "activations", "scores"), "statistics"),

@@ -17,6 +17,7 @@ from sparsedash.schema.exports import Export
 from sparsedash.schema.hosting.upkeep import MOST_NAMED, Checked, Damage, Verification, VerifySettings
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import KINDS, R, from_json, names_itself
+from sparsedash.storage.cache_file import DAMAGED
 from sparsedash.storage.store import DamagedEntry, Shelf, Store
 from sparsedash.storage.texts.text_refs import file_of
 from sparsedash.storage.texts.uploads import Uploads
@@ -27,6 +28,7 @@ _PIECE_BYTES = 8 * 1024 * 1024
 
 _CHANGED = "its content is not what was written"
 _MISSING = "it is missing"
+_SET_ASIDE = "it was damaged when it was read, and is set aside"
 
 _SHELVES: dict[Shelf, Checked] = {"records": "record", "artefacts": "artefact"}
 
@@ -107,6 +109,8 @@ def _has(store: Store, shelf: Shelf, name: str) -> bool:
 
 
 def _entry_fault(store: Store, shelf: Shelf, name: str, n_bytes: int, read: OnBytes) -> str:
+    if name.startswith(DAMAGED):
+        return _SET_ASIDE
     try:
         found = store.raw_value(shelf, name)
     except DamagedEntry as error:

@@ -22,7 +22,8 @@ def explain(backend: Backend, chosen: ChosenRun) -> None:
         job_watch.watch(backend, job, lambda: can_be_compared(backend, backend.run(chosen.key)))
         frame.link("overview", "See this run", run=chosen.key)
     elif job is not None and (chosen.asked or (run is not None and run.sparse)):
-        frame.opening("This run has no answers to compare.")
+        why = f": its dense record {backend.why_missing(run.dense)}" if run is not None and run.sparse else ""
+        frame.opening(f"This run has no answers to compare{why}.")
         job_panel.draw(backend, job)
     elif chosen.asked and run is None:
         frame.opening("There is no run with this address.")

@@ -17,7 +17,7 @@ from sparsedash.reporting.job_status import heard, what
 from sparsedash.reporting.record_pair import offers
 from sparsedash.reporting.results_table import numbers_table
 from sparsedash.reporting.run_answer import answer, costs, figures
-from sparsedash.reporting.run_ending import run_ending, still_to_come
+from sparsedash.reporting.run_ending import missing_records, no_results, run_ending, still_to_come
 from sparsedash.reporting.run_results import RunResults, best, headline, live, run_results
 from sparsedash.reporting.runs.next_step import next_step
 from sparsedash.schema.pair_records import RunMark
@@ -30,7 +30,7 @@ from sparsedash.ui.chosen_run import link_to_files
 from sparsedash.ui.overview import gain_axis
 from sparsedash.ui.overview.next_way import show_next
 from sparsedash.ui.polling import JOB_S
-from sparsedash.ui.run_ending import show_ending
+from sparsedash.ui.run_ending import show_ending, show_incomplete
 
 MEASURE = "measure"
 _GROWN = "run-grown"
@@ -55,6 +55,7 @@ _DRAWN: dict[Measure, str] = {
     "share right": "Bars and the blue band: 95 % intervals of each model by itself. A loss is judged by changes.",
 }
 _BESIDE = "Points that would cover each other stand side by side."
+_REST = "Its other records are kept."
 _HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
@@ -69,23 +70,39 @@ def show_answer(found: RunResults, job: Job | None) -> None:
     frame.opening(answer(found, ended), basis, grows=_grows(job))
     show_next(found, grows=_grows(job))
     show_ending(found.run, job)
+    if job is None or not job.live:
+        show_incomplete(found.run, missing_records(found.run, found.missing))
+
+
+def show_lost(backend: Backend, key: str, run: Run | None) -> None:
+    """Draw the page of a run without a job that had results. run: None where its own record is missing."""
+    frame.opening(why_no_results(backend, key, run))
+    if run is not None:
+        show_incomplete(run, _REST)
+
+
+def why_no_results(backend: Backend, key: str, run: Run | None) -> str:
+    """Why nothing can be shown of a run that had results."""
+    return no_results(run, backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense))
 
 
 def wait_for(backend: Backend, key: str, job: Job) -> None:
     """Draw the page of a run that has no results: with its job in the place that it keeps when they come."""
     title, details = what(job)
-    said = still_to_come(job, "The first results are") if job.live else _no_results(job)
+    run = backend.run(key)
+    if job.live:
+        said = still_to_come(job, "The first results are")
+    else:
+        said = why_no_results(backend, key, run) if run or job.state == "done" else "This run has no results."
     # Nothing comes any more where it has ended without any: no room is kept for it.
     grows = job.live and _grows(job)
     frame.opening(said, f"{title} · {details}", grows=grows)
     show_next(None, grows=grows)
+    if run is not None and not job.live:
+        show_incomplete(run, _REST)
     job_watch.watch(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
     if job.live:
         frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
-
-
-def _no_results(job: Job) -> str:
-    return "This run has no results any more." if job.state == "done" else "This run has no results."
 
 
 def _grows(job: Job | None) -> bool:
