@@ -222,6 +222,18 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+def _advice(error: sqlite3.Error, path: Path) -> str:
+    """Never to move away a table that is whole."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return "It is damaged. Stop the server and move it away; results are kept elsewhere."
+    if code == sqlite3.SQLITE_READONLY:
+        return f"It is read-only for this user: see who may write to {path.parent}, and how its disk is mounted."
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return f"See whether {path.parent} is there and may be written to."
+    return "Is the disk full?"
+
+
 @contextmanager
 def _as_store_error(path: Path) -> Iterator[None]:
     try:
@@ -232,10 +244,7 @@ def _as_store_error(path: Path) -> Iterator[None]:
                 f"The job table {path} is locked by another process.",
                 "Jobs wait for it. Is a database tool or a backup at work on it?",
             ) from error
-        raise StoreError(
-            f"The job table {path} cannot be used: {error}.",
-            "Is the disk full or read-only? If the file is damaged, move it away; results are kept elsewhere.",
-        ) from error
+        raise StoreError(f"The job table {path} cannot be used: {error}.", _advice(error, path)) from error
     except UnicodeDecodeError as error:
         # SQLite quotes what is damaged, and Python cannot read that.
         raise StoreError(

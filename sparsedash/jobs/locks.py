@@ -4,6 +4,7 @@
 """
 
 import fcntl
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +37,7 @@ def hold(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
     """The open file that holds the lock until it is closed, or None when somebody else has it.
 
     wait_s: how long to try; more than 0, because `is_held` takes the lock for a moment. The file then says since which
-    start of the machine. Raises StoreError where it cannot be one.
+    start of the machine, and by which process. Raises StoreError where it cannot be one.
     """
     make_folder(path.parent)
     file = open_own(path, "ab")
@@ -54,11 +55,21 @@ def outlived(path: Path) -> bool | None:
     """Whether the machine was started since somebody last took the lock; None where that cannot be said."""
     try:
         with open_own(path, "rb") as file:
-            signed = file.read(_ID_BYTES)
+            signed = file.read(_ID_BYTES).partition(b"\n")[0]
     except (FileNotFoundError, StoreError):
         return None
     now = _boot_id()
     return signed != now if signed and now else None
+
+
+def holder(path: Path) -> int | None:
+    """The process that holds the lock; None where none does, or it did not say."""
+    try:
+        with open_own(path, "rb") as file:
+            signed = b"" if _try(file, fcntl.LOCK_SH) else file.read(2 * _ID_BYTES).partition(b"\n")[2]
+    except (FileNotFoundError, StoreError):
+        return None
+    return int(signed) if signed.isdigit() else None
 
 
 def is_held(path: Path) -> bool:
@@ -75,7 +86,7 @@ def _sign(file: IO[bytes]) -> None:
     # A lock without its sign is a lock all the same: the disk may be full.
     with suppress(OSError):
         file.truncate(0)
-        file.write(_boot_id())
+        file.write(_boot_id() + b"\n%d" % os.getpid())
         file.flush()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sparsedash
 from sparsedash.jobs.exit_reasons import last_words, why_gone
-from sparsedash.jobs.locks import is_held, job_lock, outlived, slot_lock
+from sparsedash.jobs.locks import holder, is_held, job_lock, outlived, slot_lock
 from sparsedash.jobs.own_files import make_folder, open_own
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.errors import SettingsError, StoreError
@@ -27,6 +27,8 @@ WORKER = (sys.executable, "-P", "-u", "-m", "sparsedash.worker")
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 MAX_FRUITLESS_STARTS = 3
 MAX_LINGER_S = 1_000_000
+TAKE_WITHIN_S = 120.0
+"""How long a worker that holds its slot may leave a job waiting; while it loads the engine it takes none."""
 _REAP_S = 1.0
 
 
@@ -66,6 +68,7 @@ class LocalRunner:
         self._seen_at_work: dict[int, float] = {}
         self._exit_codes: dict[int, int] = {}
         self._stop_seen: dict[tuple[int, int], float] = {}
+        self._idle_since: dict[int, float] = {}
         self._fruitless_starts = 0
         self._not_started = ""
         self._tending = threading.Lock()
@@ -86,6 +89,8 @@ class LocalRunner:
                 self._look_after(job)
             if queue := tuple(job for job in self._table.queue() if not self._elsewhere(job)):
                 self._start_workers(queue)
+            else:
+                self._idle_since.clear()
         finally:
             self._tending.release()
 
@@ -101,6 +106,17 @@ class LocalRunner:
     def has_worker(self) -> bool:
         """Whether a worker lives, which has the engine loaded or is about to."""
         return any(map(self._is_taken, range(self._n_slots)))
+
+    def trouble(self, take_within_s: float = TAKE_WITHIN_S) -> str:
+        """Which worker holds its slot and takes no job although some wait, and what to do; empty where none does."""
+        for slot, since in tuple(self._idle_since.items()):
+            waited_s = time.monotonic() - since
+            if waited_s >= take_within_s and (pid := holder(slot_lock(self._folder, slot))):
+                return (
+                    f"Worker {worker_name(slot)} (process {pid}) has taken no job for {waited_s:.0f} s: it hangs. "
+                    f"End it with kill -9 {pid}; another one starts by itself."
+                )
+        return ""
 
     def let_go(self) -> None:
         """Stop looking after the workers; they go on without this runner, but for those that are bound to it."""
@@ -201,13 +217,12 @@ class LocalRunner:
             self._blame(queue[0])
             return
         busy = {job.worker for job in self._table.running()}
-        n_idle, free = 0, []
-        for slot in range(self._n_slots):
-            if slot in self._children or self._is_taken(slot):
-                n_idle += worker_name(slot) not in busy
-            else:
-                free.append(slot)
-        for slot in free[: max(0, len(queue) - n_idle)]:
+        taken = {slot for slot in range(self._n_slots) if slot in self._children or self._is_taken(slot)}
+        idle = {slot for slot in taken if worker_name(slot) not in busy}
+        now = time.monotonic()
+        self._idle_since = {slot: self._idle_since.get(slot, now) for slot in idle}
+        free = [slot for slot in range(self._n_slots) if slot not in taken]
+        for slot in free[: max(0, len(queue) - len(idle))]:
             self._start(slot)
 
     def _is_taken(self, slot: int) -> bool:
@@ -276,8 +291,8 @@ def n_slots() -> int:
 
 
 def linger_s() -> float:
-    """How long a worker waits for another job: SPARSEDASH_LINGER_S, or five minutes."""
-    asked = os.environ.get("SPARSEDASH_LINGER_S") or "300"
+    """How long a worker waits for another job before it ends and frees its memory: SPARSEDASH_LINGER_S, or a minute."""
+    asked = os.environ.get("SPARSEDASH_LINGER_S") or "60"
     try:
         seconds = float(asked)
     except ValueError:

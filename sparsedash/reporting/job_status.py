@@ -19,6 +19,9 @@ END_CHARACTERS = 300
 COUNTED = ("tokens", "passages")
 """The units that say something to a person; how far work in another one is, is told as a share."""
 
+SILENT_S = 600.0
+"""A worker that has said nothing for so long may hang; the longest steps that were seen take a few minutes."""
+
 _OF_ONE_MODEL = ("prune", "evaluate")
 _STAGES = {
     "continuation": ("start", "load", "read", "continue"),
@@ -88,14 +91,18 @@ def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) 
     if job.stopping:
         return shown[0], "Stopping" if job.kind == "verify" else "Stopping: what is finished is kept"
     if job.state == "queued":
-        return 0.0, _place(backend.queue_position(job.id))
+        return 0.0, backend.worker_trouble() or _place(backend.queue_position(job.id))
+    silent_s = clock() - job.heartbeat_at if job.heartbeat_at is not None else 0.0
     found = _progress(backend, job, clock(), shown[0])
     shown[0] = found.share
     if found.remaining_s is None:
         said = f"Part {found.part} of {found.n_parts}{_why_no_time(found.unmeasured)}"
     else:
         said = f"{wording.percent(found.share, 0)} of the run · {wording.time_left(found.remaining_s)}"
-    return found.share, said + (" · computed again, since the store had dropped it" if found.repeated else "")
+    said += " · computed again, since the store had dropped it" if found.repeated else ""
+    if silent_s >= SILENT_S:
+        said += f" · no progress for {wording.duration(silent_s)}: it may hang; cancel it and try again"
+    return found.share, said
 
 
 def heard(backend: Backend, job: Job) -> str:

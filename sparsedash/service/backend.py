@@ -375,6 +375,10 @@ class Backend:
         """
         return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
 
+    def worker_trouble(self) -> str:
+        """Which worker of this machine hangs although jobs wait, and what to do; empty where none does."""
+        return self._runner.trouble()
+
     def expect_work(self) -> None:
         """Have a worker ready by the time that a visitor, who is about to, starts something. Returns at once."""
         self._runner.prepare()

@@ -1,5 +1,6 @@
 """A diskcache opened with our settings, whatever its file says, and used with patience while another holds it."""
 
+import errno
 import sqlite3
 import time
 from collections.abc import Callable
@@ -180,6 +181,8 @@ def advice(error: Exception, folder: Path) -> str:
     """What to do about it. folder: the data folder."""
     if is_busy(error):
         return "Another process keeps it locked. Is a database tool or a backup at work on it?"
+    if _is_read_only(error):
+        return f"It is read-only for this user: see who may write to {folder}, and how its disk is mounted."
     if isinstance(error, UnicodeDecodeError) or (
         isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED)
     ):
@@ -190,6 +193,12 @@ def advice(error: Exception, folder: Path) -> str:
 def room_left(error: Exception, folder: Path) -> str:
     """How much room is left, where the disk is full; else nothing."""
     return free_in_words(error, folder) if is_full(error) else ""
+
+
+def _is_read_only(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return getattr(reason(error), "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF == sqlite3.SQLITE_READONLY
 
 
 def _is_text(data: bytes) -> bool:

@@ -9,6 +9,7 @@ A record whose sum matches but whose form is unknown is another version's: it is
 
 import hashlib
 import logging
+import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
@@ -309,6 +310,11 @@ def _claim(folder: Path) -> None:
     found = {entry.name for entry in folder.iterdir()}
     if found and not found & {"records", "jobs.sqlite"}:
         raise StoreError(f"The folder {folder} holds other things.", "Name an empty or a new one for the data.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"The data folder {folder} is read-only for this user.",
+            "Make it writable, or name another one with --data-dir or SPARSEDASH_DATA_DIR.",
+        )
     mode = folder.stat().st_mode
     closed = 0o2770 if mode & 0o2070 == 0o2070 else 0o700
     if stat.S_IMODE(mode) != closed:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from sparsedash.jobs import locks
-from sparsedash.jobs.locks import hold, is_held, outlived
+from sparsedash.jobs.locks import hold, holder, is_held, outlived
 from sparsedash.schema.errors import StoreError
 
 
@@ -80,3 +80,11 @@ def test_a_lock_tells_whether_the_machine_was_started_since_it_was_taken(tmp_pat
             assert outlived(path) is True
         hold(path).close()
         assert outlived(path) is False
+
+
+def test_a_lock_that_is_held_says_by_which_process(tmp_path):
+    path = tmp_path / "1.lock"
+    assert holder(path) is None
+    with hold(path):
+        assert holder(path) == os.getpid()
+    assert holder(path) is None

@@ -9,7 +9,7 @@ import pytest
 
 from sparsedash.jobs import runner
 from sparsedash.jobs.locks import hold, job_lock, slot_lock
-from sparsedash.jobs.runner import LocalRunner, n_slots, worker_environment
+from sparsedash.jobs.runner import LocalRunner, linger_s, n_slots, worker_environment
 from sparsedash.jobs.table import JobTable
 from sparsedash.schema.errors import SettingsError
 
@@ -247,3 +247,24 @@ def test_a_pipe_or_a_folder_where_a_file_belongs_is_said_on_the_job(tmp_path, mo
         child.kill()
         child.wait()
     table.close()
+
+
+def test_a_worker_that_holds_its_slot_and_takes_no_job_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_WORKERS", "1")
+    table = JobTable(tmp_path / "jobs.sqlite")
+    runner = LocalRunner(tmp_path, table)
+    with hold(slot_lock(tmp_path, 0)):
+        runner.reconcile()
+        assert runner.trouble(0.0) == "", "nothing waits"
+        job = table.submit("run", "key", {})
+        runner.reconcile()
+        assert f"Worker slot-0 (process {os.getpid()}) has taken no job for 0 s: it hangs." in runner.trouble(0.0)
+        table.claim(job.id, "slot-0", os.getpid())
+        runner.reconcile()
+        assert runner.trouble(0.0) == ""
+    table.close()
+
+
+def test_an_idle_worker_ends_after_a_minute(monkeypatch):
+    monkeypatch.delenv("SPARSEDASH_LINGER_S", raising=False)
+    assert linger_s() == 60.0

@@ -413,8 +413,15 @@ def test_a_table_that_finds_no_room_is_a_store_error_and_the_old_value_stays(sto
 
 def test_a_table_that_may_only_be_read_is_a_store_error(store):
     store._records._sql("PRAGMA query_only = ON")
-    with pytest.raises(StoreError, match="could not be written"):
+    with pytest.raises(StoreError, match=r"could not be written: attempt to write a readonly .* It is read-only"):
         store.put("a", continuation("a"))
+
+
+def test_a_data_folder_that_may_only_be_read_is_called_that(tmp_path, monkeypatch):
+    # Whoever runs the tests as root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(StoreError, match=r"The data folder .* is read-only for this user"):
+        Store(tmp_path / "data")
 
 
 def test_a_table_that_stays_locked_is_a_store_error_and_drops_nothing(store):

@@ -228,6 +228,7 @@ class FakeBackend:
     stored_records: dict[str, Record] = field(default_factory=dict)
     stored_searches: dict[str, FindResult] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
+    trouble: str = ""
     stored_passages: dict[str, Passages] = field(default_factory=dict)
     stored_continuations: dict[str, Continuation] = field(default_factory=dict)
     stored_divergences: dict[str, Divergence] = field(default_factory=dict)
@@ -365,6 +366,9 @@ class FakeBackend:
 
     def search(self, key: str) -> FindResult | None:
         return self.stored_searches.get(key)
+
+    def worker_trouble(self) -> str:
+        return self.trouble
 
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
         return "was damaged and is set aside" if key in self.damaged else "is not in the data folder any more"

@@ -1,5 +1,6 @@
 """The list of jobs: none, live ones, ended ones, and those of other kinds and versions."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -33,6 +34,17 @@ def test_running_waiting_and_ended_jobs_are_told_apart(open_page, backend):
     assert "1 waits before it." in said
     assert "✕ Crashed" in said
     assert [b.label for b in app.button if b.label not in MOVES] == ["Cancel", "Cancel", "Cancel", "Try again"]
+
+
+def test_a_worker_that_hangs_is_told_of_where_jobs_wait_and_where_one_says_nothing_any_more(open_page, backend):
+    backend.trouble = "Worker slot-0 (process 7) has taken no job for 130 s: it hangs."
+    backend.stored_jobs = [
+        job(SETTINGS, "queued", id=2, stage="", total=0),
+        job(SETTINGS, id=1, heartbeat_at=time.time() - 900),
+    ]
+    said = words(open_page("jobs"))
+    assert backend.trouble in said
+    assert "no progress for 15 min: it may hang; cancel it and try again" in said
 
 
 def test_a_job_being_cancelled_says_so_and_cannot_be_cancelled_twice(open_page, backend):
