@@ -144,7 +144,7 @@ class Store:
             return "was written by another version of SparseDash"
         if self._patiently("read", lambda: DAMAGED + _name(kind, key) in self._records):
             return "was damaged and is set aside"
-        return "is not in the data folder any more"
+        return "is no longer stored"
 
     def damaged_keys(self, kind: type[R]) -> list[str]:
         """The keys of the records of a kind that were damaged and set aside, and were not made again."""

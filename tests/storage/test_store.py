@@ -245,7 +245,7 @@ def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_a
     (found,) = verify(store, lambda step: None).damaged
     assert (found.name, found.what) == ("damaged/continuation/a", "it was damaged when it was read, and is set aside")
     store.drop(Continuation, "a")
-    assert store.why_missing(Continuation, "a") == "is not in the data folder any more"
+    assert store.why_missing(Continuation, "a") == "is no longer stored"
     assert store.entries("records") == []
 
 

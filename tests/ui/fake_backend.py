@@ -371,7 +371,7 @@ class FakeBackend:
         return self.trouble
 
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
-        return "was damaged and is set aside" if key in self.damaged else "is not in the data folder any more"
+        return "was damaged and is set aside" if key in self.damaged else "is no longer stored"
 
     def damaged_runs(self) -> list[str]:
         return [key for key in self.damaged if key not in self.stored_records]

@@ -108,7 +108,9 @@ def test_a_run_that_failed_says_why_and_what_to_do(open_page, backend):
 def test_where_all_results_were_deleted_the_page_is_as_at_first(open_page, backend):
     backend.stored_jobs = [job(SETTINGS, "done")]
     assert "Nothing has run here yet." in words(open_page("overview"))
-    assert words(open_page("overview", run=SETTINGS.key())).startswith("This run has no results any more.")
+    assert words(open_page("overview", run=SETTINGS.key())).startswith(
+        "This run has no results any more: its own record is no longer stored."
+    )
 
 
 def test_a_finished_run_shows_three_numbers_a_chart_and_a_table(open_page, finished):
