@@ -71,7 +71,7 @@ DOORS: dict[str, set[str]] = {
     "sqlite3": {"jobs.database", "storage.store", "storage.cache_file"},
     "datasets": {"engine.texts.corpora"},
     "distributed": {"jobs.cluster"},
-    "gguf": {"engine.models.gguf_reader", "engine.export.gguf"},
+    "gguf": {"catalog.gguf_reader", "engine.models.gguf_model", "engine.export.gguf"},
     "llama_cpp_py_sync": {"engine.export.reloaded_gguf"},
     "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation", "engine.export.reloaded"},
     "torch": {"engine"},

@@ -1,11 +1,15 @@
-"""Why a model on this machine cannot be pruned, by its files' names and its config.json: no weights are read."""
+"""Why a model on this machine cannot be pruned, by its files' names and what stands before its weights."""
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sparsedash.catalog.families import FAMILIES
+from sparsedash.catalog.gguf_names import gguf_problem
+from sparsedash.catalog.gguf_reader import opened_gguf
+from sparsedash.schema.errors import ModelError
 from sparsedash.storage.local_paths import kind_of
 from sparsedash.storage.model_configs import MAX_CONFIG_BYTES
 
@@ -22,16 +26,25 @@ _SIZES = {
 _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
 
-def gguf_problem(path: Path) -> str:
-    """Why this .gguf file cannot be read; empty where nothing speaks against it."""
+def gguf_file_problem(path: Path) -> str:
+    """Why this .gguf file cannot be read, by its header; empty where nothing speaks against it."""
     if kind_of(path) != "file":
         return f"{path} is no regular file. Name the .gguf file itself."
     try:
-        with path.open("rb") as file:
-            begins = file.read(4)
+        seen = path.stat()
     except OSError as error:
         return f"{path} could not be read: {error.strerror}."
-    return "" if begins == b"GGUF" else f"{path.name} is not a GGUF file: it does not begin as one."
+    return _header_problem(path, seen.st_size, seen.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _header_problem(path: Path, _size: int, _changed: int) -> str:
+    try:
+        reader = opened_gguf(path)
+    except ModelError as error:
+        return str(error)
+    problem = gguf_problem(reader.values, (tensor.name for tensor in reader.tensors))
+    return f"{path.name} could not be read as a GGUF model: {problem}." if problem else ""
 
 
 def folder_problem(folder: Path) -> str:

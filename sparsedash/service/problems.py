@@ -9,7 +9,7 @@ from typing import Literal
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.catalog.memory import dimensions_of
 from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, RunSettings
-from sparsedash.service.local_models import config_problem, folder_problem, gguf_problem
+from sparsedash.service.local_models import config_problem, folder_problem, gguf_file_problem
 from sparsedash.storage.local_paths import kind_of, local_path
 from sparsedash.storage.model_configs import model_config
 from sparsedash.storage.texts.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
@@ -75,7 +75,7 @@ def _of_model(reference: str) -> str:
     path = local_path(reference)
     kind = kind_of(path)
     if path.suffix == ".gguf":
-        return gguf_problem(path) if kind != "nothing" else _nowhere(reference)
+        return gguf_file_problem(path) if kind != "nothing" else _nowhere(reference)
     if kind == "folder":
         return folder_problem(path)
     # A hub id is asked of the hub, whatever file lies under that name here.

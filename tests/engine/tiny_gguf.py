@@ -1,73 +1,165 @@
-"""A tiny random LLaMA, or another, as a .gguf file; its tokenizer knows the words of the tests' own passages."""
+"""A tiny random model of every family that GGUF has, written as llama.cpp's converter writes it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gguf import GGUFWriter
 
+from sparsedash.catalog.gguf_names import ARCHITECTURES
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
-_NAMES = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "model.layers.": "blk.",
+FAMILIES = tuple(ARCHITECTURES)
+
+_CHANGES: dict[str, dict[str, Any]] = {
+    "bloom": {"seq_length": 256},
+    "falcon": {"bias": False, "multi_query": True, "num_kv_heads": 1},
+    "gemma2": {"query_pre_attn_scalar": 8},
+    "gemma3": {"query_pre_attn_scalar": 8},
+    "llama": {"mlp_bias": False},
+    "qwen3": {"tie_word_embeddings": True},
 }
 
 
-_CHANGES: dict[str, dict[str, Any]] = {"llama": {"mlp_bias": False}, "qwen3": {"tie_word_embeddings": True}}
+def tiny_gguf_model(family: str, seed: int = 0, **changes: Any) -> Any:
+    """The model that `write_tiny_gguf` writes. changes: to its config."""
+    model_type = ARCHITECTURES[family].model_type
+    return tiny_model(model_type, seed, **(_CHANGES.get(family, {}) | changes))
 
 
-def write_tiny_gguf(path: Path, seed: int = 0, without: str = "", family: str = "llama", **changes: Any) -> Path:
-    """The file at this path. without: the name of a tensor, as GGUF calls it, to leave out. changes: to its config."""
-    model = tiny_model(family, seed, **(_CHANGES.get(family, {}) | changes))
-    config, writer = model.config, GGUFWriter(path, family)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    if getattr(config, "head_dim", None):
-        writer.add_key_length(config.head_dim)
-        writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_vocab_size(config.vocab_size)
-    tokenizer = tiny_tokenizer()
-    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
-    known = tuple(tokens)
-    tokens += [f"<unused{i}>" for i in range(config.vocab_size - len(tokens))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    # Control, then normal, then unused, as llama.cpp numbers them.
-    writer.add_token_types([3] + [1] * (len(known) - 1) + [5] * (len(tokens) - len(known)))
-    writer.add_token_merges(_merges(tokenizer.backend_tokenizer.model.__getstate__()))
-    writer.add_bos_token_id(0)
-    writer.add_add_bos_token(False)
-    writer.add_eos_token_id(0)
-    for name, weight in model.state_dict().items():
-        for ours, theirs in _NAMES.items():
-            name = name.replace(ours, theirs)
-        if name != without and not (name == "output.weight" and config.tie_word_embeddings):
-            writer.add_tensor(name, weight.numpy())
+def write_tiny_gguf(
+    path: Path,
+    seed: int = 0,
+    without: str | tuple[str, ...] = (),
+    family: str = "llama",
+    keys: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Path:
+    """The file at this path.
+
+    without: the names of keys and tensors to leave out, or one. keys, tensors: to be written as well or instead; `#` in
+    the name of a key is the architecture. changes: to its config.
+    """
+    model = tiny_gguf_model(family, seed, **changes)
+    writer, without = GGUFWriter(path, family), (without,) if isinstance(without, str) else without
+    wanted = _keys(model.config, family) | {name.replace("#", family): value for name, value in (keys or {}).items()}
+    for name, value in wanted.items():
+        if name not in without:
+            _add(writer, name, value)
+    written = {name: np.asarray(weight) for name, weight in _tensors(model, family).items()} | dict(tensors or {})
+    for name, weight in written.items():
+        if name not in without:
+            writer.add_tensor(name, np.ascontiguousarray(weight, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _keys(config: Any, family: str) -> dict[str, Any]:
+    """What llama.cpp's converter writes of a config and a tokenizer."""
+    own = {
+        "context_length": getattr(config, "max_position_embeddings", 256),
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "attention.head_count": config.num_attention_heads,
+        "feed_forward_length": _width(config),
+        "vocab_size": config.vocab_size,
+    }
+    if (few := getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)) is not None:
+        own["attention.head_count_kv"] = few
+    rms = getattr(config, "rms_norm_eps", None)
+    if rms is not None:
+        own["attention.layer_norm_rms_epsilon"] = rms
+    else:
+        own["attention.layer_norm_epsilon"] = getattr(config, "layer_norm_epsilon", None) or config.norm_epsilon
+    if getattr(config, "head_dim", None) and family not in ("falcon", "phi3"):
+        own |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
+    if family in ("gemma2", "gemma3"):
+        own["attention.sliding_window"] = config.sliding_window
+    if family == "gemma2":
+        own["attn_logit_softcapping"] = config.attn_logit_softcapping
+        own["final_logit_softcapping"] = config.final_logit_softcapping
+    if "rope.freq_base" in ARCHITECTURES[family].keys:
+        own["rope.freq_base"] = 10_000.0
+    if family == "phi3":
+        own["rope.dimension_count"] = config.hidden_size // config.num_attention_heads
+        own["rope.scaling.original_context_length"] = config.max_position_embeddings
+    tokenizer = tiny_tokenizer()
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    n_known = len(tokens)
+    tokens += [f"<unused{i}>" for i in range(config.vocab_size - n_known)]
+    return {f"{family}.{name}": value for name, value in own.items()} | {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2" if family.startswith("qwen") else "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        # Control, then normal, then unused, as llama.cpp numbers them.
+        "tokenizer.ggml.token_type": [3] + [1] * (n_known - 1) + [5] * (len(tokens) - n_known),
+        "tokenizer.ggml.merges": _merges(tokenizer.backend_tokenizer.model.__getstate__()),
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.eos_token_id": 0,
+    }
+
+
+def _width(config: Any) -> int:
+    named = (getattr(config, name, None) for name in ("ffn_hidden_size", "intermediate_size", "n_inner"))
+    return next((width for width in named if width), 4 * config.hidden_size)
+
+
+def _add(writer: GGUFWriter, name: str, value: Any) -> None:
+    match value:
+        case bool():
+            writer.add_bool(name, value)
+        case int():
+            writer.add_uint32(name, value)
+        case float():
+            writer.add_float32(name, value)
+        case str():
+            if name != "general.architecture":
+                writer.add_string(name, value)
+        case _:
+            writer.add_array(name, value)
+
+
+def _tensors(model: Any, family: str) -> dict[str, Any]:
+    """The model's weights as GGUF names and turns them."""
+    names = {ours: theirs for theirs, ours in ARCHITECTURES[family].tensors.items()}
+    config, found = model.config, {}
+    for name, weight in model.state_dict().items():
+        parts = name.split(".")
+        block = next((part for part in parts if part.isdecimal()), "")
+        whole = ".".join("#" if part == block else part for part in parts)
+        if family == "falcon" and config.num_ln_in_parallel_attn != 2:
+            whole = whole.replace("input_layernorm", "ln_mlp")
+        theirs = names[whole].replace("#", block)
+        if not (theirs == "output.weight" and config.tie_word_embeddings):
+            found[theirs] = _turned(theirs, weight, config, family)
+    return found
+
+
+def _turned(name: str, weight: Any, config: Any, family: str) -> Any:
+    """As convert_hf_to_gguf.py of llama.cpp b11739 does it."""
+    heads, rest = config.num_attention_heads, weight.shape[1:]
+    if family == "llama" and (".attn_q." in name or ".attn_k." in name):
+        n = heads if ".attn_q." in name else config.num_key_value_heads
+        return weight.reshape(n, 2, len(weight) // n // 2, *rest).swapaxes(1, 2).reshape(weight.shape)
+    if family in ("gemma2", "gemma3") and name.endswith("norm.weight"):
+        return weight + 1
+    if family == "gpt2" and weight.dim() == 2 and name.startswith("blk."):
+        return weight.T
+    if family == "bloom" and ".attn_qkv." in name:
+        each = weight.reshape(heads, 3, -1, *rest)
+        return each.swapaxes(0, 1).reshape(weight.shape)
+    if family == "falcon" and ".attn_qkv." in name and config.new_decoder_architecture:
+        grouped = weight.reshape(config.num_kv_heads, heads // config.num_kv_heads + 2, -1, *rest)
+        parts = (grouped[:, :-2], grouped[:, -2:-1], grouped[:, -1:])
+        return np.concatenate([part.reshape(-1, *rest) for part in parts])
+    return weight
 
 
 def _merges(state: bytes) -> list[str]:

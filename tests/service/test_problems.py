@@ -10,6 +10,7 @@ from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, 
 from sparsedash.service import problems as found_by
 from sparsedash.service.problems import Problem, reference_problem
 from sparsedash.storage.texts.uploads import Uploads
+from tests.engine.tiny_gguf import write_tiny_gguf
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
 NOWHERE = Path("/no/such/data/folder")
@@ -68,9 +69,18 @@ def test_an_unknown_built_in_model_names_the_one_there_is():
 
 def test_a_local_model_is_fine_when_it_is_there(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2, "n_layer": null}')
-    (tmp_path / "a.gguf").write_bytes(b"GGUF and more")
-    for model in (tmp_path, tmp_path / "a.gguf"):
+    for model in (tmp_path, write_tiny_gguf(tmp_path / "a.gguf")):
         assert problems(replace(SETTINGS, model=str(model))) == ()
+
+
+def test_a_gguf_file_that_cannot_be_read_is_refused_when_it_is_named(tmp_path):
+    file = write_tiny_gguf(tmp_path / "a.gguf", keys={"#.logit_scale": 2.0})
+    (problem,) = problems(replace(SETTINGS, model=str(file)))
+    assert problem.startswith("Model: a.gguf could not be read as a GGUF model: it would be another model without")
+    file.write_bytes(file.read_bytes()[:-4_000])
+    (problem,) = problems(replace(SETTINGS, model=str(file)))
+    assert ": it is cut off: tensor " in problem
+    assert problem.endswith(" ends beyond it. Fetch it again; the file must be whole.")
 
 
 CONFIGS = {
@@ -125,7 +135,7 @@ def test_what_is_no_model_is_refused_when_it_is_named(tmp_path):
         assert any(w in problem for w in ("neither a folder", "holds no config.json", "there is no"))
         (tmp_path / name).rename(tmp_path / f"{name}.gguf")
         (problem,) = problems(replace(SETTINGS, model=str(tmp_path / f"{name}.gguf")))
-        assert any(w in problem for w in ("no regular file", "does not begin as one", "there is no"))
+        assert any(w in problem for w in ("no regular file", "GGUF magic invalid", "could not be read", "there is no"))
         (tmp_path / "config.json").unlink(missing_ok=True)
         (tmp_path / "config.json").symlink_to(f"{name}.gguf")
         (problem,) = problems(replace(SETTINGS, model=str(tmp_path)))

@@ -16,9 +16,8 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType,
 from gguf.quants import quant_shape_to_byte_shape
 
 from sparsedash.catalog.export_forms import PER_LAYER, one_width
+from sparsedash.catalog.gguf_reader import GgufReader, opened_gguf
 from sparsedash.engine.export.tensors import block_tensors
-from sparsedash.engine.models.dequantise import opened_gguf
-from sparsedash.engine.models.gguf_reader import GgufReader
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.sparse_model import PrunedChannels
 from sparsedash.schema.errors import ModelError

@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from yaml import YAMLError
 
 from sparsedash.catalog import presets
+from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.export.recipe import public_name
-from sparsedash.engine.models.dequantise import opened_gguf
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.loading import gguf_file
 from sparsedash.schema.errors import ModelError

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from sparsedash.schema.errors import ModelError
 
@@ -73,12 +79,14 @@ def refuse_impossible(config: PretrainedConfig, reference: str) -> None:
 
 
 def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **where: Any) -> PreTrainedModel:
-    """The model with these weights and no others, on the CPU. where: as `from_pretrained` takes the place.
+    """The model with these weights and no others, on the CPU. where: as `from_pretrained` takes the place or weights.
 
     Raises ModelError with the names of tensors that are missing, left over, or of another shape.
     """
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        # The automatic class takes no weights without a place.
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if "state_dict" in where else AutoModelForCausalLM
+        model, found = kind.from_pretrained(
             **where,
             config=config,
             dtype=dtype,

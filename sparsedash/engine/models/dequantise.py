@@ -1,15 +1,15 @@
 """Unpacks a .gguf file into the data folder as safetensors, once."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer
 
+from sparsedash.catalog.gguf_names import gguf_problem
+from sparsedash.catalog.gguf_reader import opened_gguf, quick_gguf
 from sparsedash.engine.models.checkpoint import (
     UNREADABLE,
     first_line,
@@ -19,11 +19,14 @@ from sparsedash.engine.models.checkpoint import (
     refuse_oversized,
 )
 from sparsedash.engine.models.content_hash import file_hash
-from sparsedash.engine.models.gguf_reader import GgufReader, quick_gguf
+from sparsedash.engine.models.gguf_model import GgufModel
 from sparsedash.engine.models.modules import family_named
 from sparsedash.engine.models.unpacking import unpacked
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
+
+_VERSION = 2
+"""Of what is made of a file: raise it where the same file gives other numbers or other tokens."""
 
 
 def dequantised(file: Path, store: Store) -> Path:
@@ -31,54 +34,38 @@ def dequantised(file: Path, store: Store) -> Path:
 
     Raises ModelError when the .gguf file cannot be read.
     """
-    return unpacked(f"{file.stem}-{file_hash(file, store)[:16]}", lambda folder: _write(file, folder), store)
+    name = f"{file.stem}-{file_hash(file, store)[:16]}-{_VERSION}"
+    return unpacked(name, lambda folder: _write(file, folder), store)
 
 
 def _write(file: Path, folder: Path) -> None:
-    opened_gguf(file)
-    # The conversion's own bar would tear the shell's.
-    with _alone(file) as where, quick_gguf(), redirect_stderr(StringIO()):
-        try:
-            config = AutoConfig.from_pretrained(**where, trust_remote_code=False, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False, local_files_only=True)
-        except UNREADABLE as error:
-            raise _unreadable(file, error) from error
+    reader = opened_gguf(file)
+    if problem := gguf_problem(reader.values, (tensor.name for tensor in reader.tensors)):
+        raise ModelError(f"{file.name} could not be read as a GGUF model: {problem}.")
+    said = GgufModel(reader)
+    try:
+        config = said.config()
         family_named(config.model_type)
         refuse_impossible(config, file.name)
         refuse_oversized(file.name, config, file.stat().st_size, "gguf")
-        model = read_model(file.name, config, torch.float32, **where)
-        refuse_no_numbers(file.name, model)
-        # A model read from GGUF refuses to be saved while it remembers that it was quantised.
-        model.hf_quantizer = None
-        model.is_quantized = False
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        try:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        except SafetensorError as error:
-            reason = f"{file.name} could not be unpacked: {first_line(error)}."
-            raise ModelError(reason, "See whether the disk is full.") from error
-
-
-@contextmanager
-def _alone(file: Path) -> Iterator[dict[str, str]]:
-    """The file's place as `from_pretrained` takes it, in a folder of its own: nothing that lies beside it is read."""
-    with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty:
-        (Path(empty) / file.name).symlink_to(file.resolve())
-        yield {"pretrained_model_name_or_path": empty, "gguf_file": file.name}
-
-
-def opened_gguf(file: Path) -> GgufReader:
-    """The file's keys and tensors. Raises ModelError unless all of them can be read and lie within it."""
-    try:
-        return GgufReader(file)
+        # In a folder of its own: nothing that lies beside the file is read.
+        with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty, quick_gguf():
+            (Path(empty) / file.name).symlink_to(file.resolve())
+            tokenizer = said.tokenizer(empty, file.name)
+        weights = said.weights(config)
     except UNREADABLE as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{file.name} could not be read as a GGUF model: {first_line(error)}",
-        "The file must be whole, and its architecture one that transformers can read from GGUF.",
-    )
+        raise ModelError(
+            f"{file.name} could not be read as a GGUF model: {first_line(error).rstrip('.')}.",
+            "Name another file of this model.",
+        ) from error
+    with redirect_stderr(StringIO()):
+        model = read_model(file.name, config, torch.float32, pretrained_model_name_or_path=None, state_dict=weights)
+    refuse_no_numbers(file.name, model)
+    try:
+        # Its own bar would tear the shell's.
+        with redirect_stderr(StringIO()):
+            model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:
+        reason = f"{file.name} could not be unpacked: {first_line(error)}."
+        raise ModelError(reason, "See whether the disk is full.") from error

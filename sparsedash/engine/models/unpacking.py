@@ -1,7 +1,7 @@
 """Models that were made into safetensors once, in the data folder: made again where their files are damaged.
 
-Sizes, times and hashes of what was written are noted in the store. Sizes and times are compared before every use, which
-takes no time; storage/upkeep/verification.py reads everything.
+Sizes, times and hashes of what was written are noted in the store. Sizes and times are compared before every use,
+hashes before the first in a process: a disk may change bytes and leave the time.
 """
 
 import json
@@ -14,13 +14,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sparsedash.engine.models.content_hash import file_hash, remembered_hash
+from sparsedash.engine.models.content_hash import content_hash, file_hash, remembered_hash
 from sparsedash.schema import notes
 from sparsedash.storage.local_paths import mode_in
 from sparsedash.storage.store import Store
 from sparsedash.storage.upkeep.unpacked import MODELS, UNFINISHED, noted_files
 
 log = logging.getLogger(__name__)
+
+_read: set[str] = set()
+"""Folders, with the sizes and times of their files, whose contents this process has hashed."""
 
 
 def unpacked(name: str, write: Callable[[Path], None], store: Store) -> Path:
@@ -54,18 +57,29 @@ def _make(write: Callable[[Path], None], folder: Path, store: Store) -> None:
     finally:
         _sweep(folder.parent, folder.name)
     noted = {part.name: (*_state(part), file_hash(part, store)) for part in sorted(folder.iterdir())}
+    _read.add(_named(folder, {part.name: _state(part) for part in folder.iterdir()}))
     store.remember(notes.unpacked_files(folder.name), json.dumps(noted))
 
 
 def _is_unchanged(folder: Path, store: Store) -> bool:
-    """Whether every file that was written is there with its size and time, and no other."""
+    """Whether every file that was written is there as it was written, and no other."""
     if not folder.is_dir():
         return False
-    noted = noted_files(folder.name, store)
     now = {part.name: _state(part) for part in folder.iterdir()}
-    if noted is None:
-        return _adopted(folder, now, store)
-    return now == {name: (size, changed) for name, (size, changed, _) in noted.items()}
+    noted = noted_files(folder.name, store)
+    if noted is None and _adopted(folder, now, store):
+        noted = noted_files(folder.name, store)
+    if noted is None or now != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
+        return False
+    if (named := _named(folder, now)) not in _read:
+        if any(content_hash(folder / name) != digest for name, (_, _, digest) in noted.items()):
+            return False
+        _read.add(named)
+    return True
+
+
+def _named(folder: Path, state: dict[str, tuple[int, int]]) -> str:
+    return json.dumps([str(folder), sorted(state.items())])
 
 
 def _adopted(folder: Path, now: dict[str, tuple[int, int]], store: Store) -> bool:

@@ -1,20 +1,23 @@
-"""Reads the header of a .gguf file within the file's bounds, and quickly, for us and for transformers alike.
+"""Reads the header of a .gguf file within the file's bounds, and quickly.
 
-The library makes several arrays for every word of a vocabulary, and transformers asks it three times and builds the
-table of all tensors' names once for every module: that was most of unpacking the built-in model.
+The library makes several arrays for every word of a vocabulary, which was most of unpacking the built-in model.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 
+from sparsedash.schema.errors import ModelError
+
 _LENGTH_BYTES = 8
 _ARRAY_HEAD_BYTES = 12
+_MOST_DIMENSIONS = 4
 
 
 class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
@@ -26,7 +29,13 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
 
     data: Any
     byte_order: str
+    alignment: int
     gguf_scalar_to_np: dict[int, Any]
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Every key of the file with its value; strings in arrays are bytes, since words hold parts of characters."""
+        return {name: _value(field) for name, field in self.fields.items() if not name.startswith("GGUF.")}
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
         if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
@@ -51,6 +60,24 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
         types = [gguf.GGUFValueType.ARRAY, *([gguf.GGUFValueType(item)] if n_items else [])]
         return end - orig_offs, [kind, count, *items], list(range(2, 2 + n_items)), types
 
+    def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
+        """As the library does, but each must begin where the one before it ends, as llama.cpp asks: numbers that go
+        round at 2**64 would read other bytes of the file.
+        """
+        expected = 0
+        for field in fields:
+            _, _, n_dims, dims, kind, offset = field.parts
+            block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(int(kind[0]))]
+            if not 1 <= int(n_dims[0]) <= _MOST_DIMENSIONS or min(dims) < 1 or int(dims[0]) % block:
+                raise ValueError(f"tensor {field.name} has a shape that cannot be")
+            if int(offset[0]) != expected:
+                raise ValueError(f"tensor {field.name} lies at {int(offset[0])}, not at {expected}")
+            size = prod(int(n) for n in dims) // block * n_bytes
+            if start_offs + expected + size > len(self.data):
+                raise ValueError(f"it is cut off: tensor {field.name} ends beyond it")
+            expected += -(-size // int(self.alignment)) * int(self.alignment)
+        super()._build_tensors(start_offs, fields)
+
     def _strings(self, at: int, count: int) -> tuple[list[bytes], int]:
         """So many strings from here on, and where they end."""
         content, found = memoryview(self.data), []
@@ -68,13 +95,32 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
 
 @contextmanager
 def quick_gguf() -> Iterator[None]:
-    """Inside, transformers reads .gguf files by `GgufReader`, and makes the table of a model's tensor names once."""
-    before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    # It imports both from the package whenever it reads, and has no other way to be given them.
+    """Inside, transformers reads .gguf files by `GgufReader`."""
+    before = gguf.GGUFReader
+    # It imports it from the package whenever it reads, and has no other way to be given it.
     gguf.GGUFReader = GgufReader
-    gguf.get_tensor_name_map = lru_cache(maxsize=1)(gguf.get_tensor_name_map)
     try:
         yield
     finally:
-        for name, value in before.items():
-            setattr(gguf, name, value)
+        gguf.GGUFReader = before
+
+
+def _value(field: Any) -> Any:
+    kind, *item = field.types
+    if kind != gguf.GGUFValueType.ARRAY:
+        return field.contents()
+    if item == [gguf.GGUFValueType.STRING]:
+        return [bytes(field.parts[at]) for at in field.data]
+    return [field.parts[at].tolist()[0] for at in field.data]
+
+
+def opened_gguf(file: Path) -> GgufReader:
+    """The file's keys and tensors. Raises ModelError unless all of them can be read and lie within it."""
+    try:
+        return GgufReader(file)
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        reason = str(error).strip("'\" .").splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"{file.name} could not be read as a GGUF model: {reason[0][:200]}.",
+            "Fetch it again; the file must be whole.",
+        ) from error
