@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.verdicts import allowed, perplexity_cost
+from sparsedash.reporting.verdicts import accuracy_open, allowed, perplexity_cost
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.searches import FindResult
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
@@ -19,9 +19,10 @@ def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[
     if not result.finished:
         return _so_far(result, method)
     if result.answer is not None and result.answer in verdicts:
-        cost = perplexity_cost(verdicts[result.answer].perplexity)
+        found = verdicts[result.answer]
+        cost = perplexity_cost(found.perplexity)
         can = f"{wording.permille(result.answer)} {_of_what(method)} can {_go(method)}"
-        return f"{can}: {cost}, allowed {result.ratio:g} ×{_what_is_next(result, verdicts)}."
+        return f"{can}: {cost}, allowed {result.ratio:g} ×{accuracy_open(found)}{_what_is_next(result, verdicts)}."
     if result.n_passages < FEWEST_PASSAGES:
         what = f"{result.n_passages:,} {wording.plural(result.n_passages, 'passage')}"
         return f"Too few to judge: {what} cannot show that anything stays within {allowed(tolerance)}."

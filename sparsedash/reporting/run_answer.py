@@ -6,7 +6,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.find_answer import find_sentence, find_steps
 from sparsedash.reporting.run_results import Judged, RunResults, best
 from sparsedash.reporting.runs.leading import largest_within, smallest_beyond
-from sparsedash.reporting.verdicts import allowed, cost, undecided
+from sparsedash.reporting.verdicts import allowed, cost, decided, undecided
 from sparsedash.schema.searches import FindResult
 from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
 
@@ -20,7 +20,7 @@ def answer(found: RunResults, ended: bool = False) -> str:
         return "The dense model has answered; no sparse model has."
     if not rows:
         return "The dense model has answered; the sparse models are on their way."
-    sentence = _sentence(rows, allowed(found.tolerance), found.several_methods)
+    sentence = _sentence(rows, found.tolerance, found.several_methods)
     if found.run.finished:
         return sentence
     # "So far: removing ...", but "So far undecided: ..."
@@ -69,17 +69,18 @@ def _verdicts(rows: Sequence[Judged]) -> dict[int, ToleranceVerdict]:
     return {row.record.sparsity_permille: row.verdict for row in rows}
 
 
-def _sentence(rows: Sequence[Judged], most: str, several_methods: bool) -> str:
+def _sentence(rows: Sequence[Judged], tolerance: Tolerance, several_methods: bool) -> str:
     by = f" with “{wording.method(rows[0].method)}”" if several_methods else ""
     within, beyond = largest_within(rows), smallest_beyond(rows)
     total = rows[0].verdict.n_passages
     if within is not None:
-        rest = _beyond_it(rows, within, beyond)
-        return f"{_taking(within)}{by} stays within what is allowed, {most}{rest}, on {total:,} passages."
+        rest = _beyond_it(rows, within, beyond, tolerance)
+        return f"{_taking(within)}{by} {decided(within.verdict, tolerance)}{rest}, on {total:,} passages."
     if beyond is not None:
         smaller = [row for row in rows if row.record.sparsity_permille < beyond.record.sparsity_permille]
         rest = f"; {_list(smaller)} {_is(smaller)} undecided" if smaller else ""
-        return f"{_taking(beyond)}{by} goes beyond what is allowed, {most}{rest}, on {total:,} passages."
+        return f"{_taking(beyond)}{by} {decided(beyond.verdict, tolerance)}{rest}, on {total:,} passages."
+    most = allowed(tolerance)
     if rows[0].verdict.too_few:
         what = f"{total:,} {wording.plural(total, 'passage')}"
         return f"Too few to judge: {what} cannot show that {_taking(rows[0], lower=True)}{by} stays within {most}."
@@ -91,20 +92,24 @@ def _all_open(rows: Sequence[Judged]) -> bool:
     return all(row.verdict.verdict == "undecided" for row in rows)
 
 
-def _beyond_it(rows: Sequence[Judged], within: Judged, beyond: Judged | None) -> str:
+def _beyond_it(rows: Sequence[Judged], within: Judged, beyond: Judged | None, tolerance: Tolerance) -> str:
     """What the sentence says of larger sparsities."""
     larger = [row for row in rows if row.record.sparsity_permille > within.record.sparsity_permille]
     unknown = [row for row in larger if row.verdict.verdict == "undecided"]
     parts = [f"{_list(unknown)} {_is(unknown)} undecided"] if unknown else []
     if beyond is not None:
-        parts.append(f"{_asked(beyond)} goes beyond it")
+        parts.append(f"{_asked(beyond)} {decided(beyond.verdict, tolerance)}")
     return f"; {', '.join(parts)}" if parts else ""
 
 
 def _taking(row: Judged, lower: bool = False) -> str:
-    """ "Removing 20 % of the MLP"."""
-    verb, zero = ("Removing", "") if row.method.takes_channels else ("Setting", " to zero")
-    return f"{verb.lower() if lower else verb} {_asked(row)} {wording.of_what(row.method)}{zero}"
+    """ "Removing 20 % of the MLP"; where the widths were rounded to less than half of that, also how much is gone."""
+    pruned = row.record.pruned
+    assert pruned is not None, "what is judged is a sparse model"
+    verb, after = ("Removing", "") if row.method.takes_channels else ("Setting", " to zero")
+    if row.method.takes_channels and pruned.mlp_sparsity < row.permille / 2000:
+        after = f" ({wording.percent(pruned.mlp_sparsity)} after rounding the widths)"
+    return f"{verb.lower() if lower else verb} {_asked(row)} {wording.of_what(row.method)}{after}"
 
 
 def _asked(row: Judged) -> str:

@@ -3,16 +3,16 @@
 Plain text: whoever shows it escapes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isinf
-from typing import assert_never
+from typing import assert_never, get_args
 
 from sparsedash.reporting.charts.points import times
 from sparsedash.reporting.model_names import DENSE
 from sparsedash.reporting.wording import NBSP, first_upper, plural, round_up, signed
 from sparsedash.schema.records import Record, Stopping
 from sparsedash.stats.significance import PairedComparison
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss, Tolerance, ToleranceVerdict, Verdict
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss, LossMeasure, Tolerance, ToleranceVerdict, Verdict
 
 MOST_PASSAGES = 1_000_000
 WORDS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyond", "undecided": "? undecided"}
@@ -28,26 +28,36 @@ def flips(comparison: PairedComparison) -> str:
     return f"{broke:,} {plural(broke, 'answer')} broke, {mended:,} {was} mended."
 
 
-def allowed(tolerance: Tolerance) -> str:
-    """ "1.1 × the word perplexity and 2 points of accuracy"."""
-    points = "point" if tolerance.points == 1 else "points"
-    return f"{tolerance.ratio:g} × the word perplexity and {tolerance.points:g} {points} of accuracy"
+def allowed(tolerance: Tolerance, measures: Sequence[LossMeasure] = get_args(LossMeasure)) -> str:
+    """ "1.1 × the word perplexity and 2 points of accuracy", or as much of it as these measures say."""
+    points = plural(1 if tolerance.points == 1 else 2, "point")
+    limits: dict[LossMeasure, str] = {
+        "word perplexity": f"{tolerance.ratio:g} × the word perplexity",
+        "accuracy": f"{tolerance.points:g} {points} of accuracy",
+    }
+    return " and ".join(limits[measure] for measure in measures)
+
+
+def decided(found: ToleranceVerdict, tolerance: Tolerance) -> str:
+    """ "stays within 1.1 × the word perplexity, with accuracy undecided": a verdict, by the measures behind it."""
+    verb = "stays within" if found.verdict == "within" else "goes beyond"
+    return f"{verb} {allowed(tolerance, found.decided_by)}{accuracy_open(found)}"
+
+
+def accuracy_open(found: ToleranceVerdict) -> str:
+    """ ", with accuracy undecided": what the verdict within leaves open; nothing where accuracy is within too."""
+    if found.verdict != "within" or "accuracy" in found.decided_by or _unchanged(found):
+        return ""
+    return f", with accuracy {'not judged' if found.accuracy is None else 'undecided'}"
 
 
 def judgement(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: str = DENSE) -> str:
     """One model's verdict in a sentence. name: what it is called. beside: the model that it is compared with."""
-    most = allowed(tolerance)
     if name == beside:
         return f"{name} stands on both sides: a model loses nothing against itself."
-    match found.verdict:
-        case "within":
-            return f"{name} stays within what is allowed, {most}: {cost(found, beside)}."
-        case "beyond":
-            return f"{name} goes beyond what is allowed, {most}: {cost(found, beside)}."
-        case "undecided":
-            return f"{_undecided(found)} cannot tell whether {name} stays within {most}."
-        case _:
-            assert_never(found.verdict)
+    if found.verdict == "undecided":
+        return f"{_undecided(found)} cannot tell whether {name} stays within {allowed(tolerance)}."
+    return f"{name} {decided(found, tolerance)}: {cost(found, beside)}."
 
 
 def brief_judgement(name: str, found: ToleranceVerdict, beside: str = DENSE) -> str:
@@ -56,7 +66,7 @@ def brief_judgement(name: str, found: ToleranceVerdict, beside: str = DENSE) -> 
         return judgement(name, found, Tolerance(), beside)
     match found.verdict:
         case "within":
-            return f"{name} stays within what is allowed."
+            return f"{name} stays within what is allowed{accuracy_open(found)}."
         case "beyond":
             return f"{name} goes beyond what is allowed."
         case "undecided":
@@ -123,7 +133,7 @@ def remarks(name: str, found: ToleranceVerdict, beside: str = DENSE) -> list[str
 
 def still_open(found: ToleranceVerdict) -> str:
     """What the verdict leaves open; nothing where every measure says the same, or nothing changed at all."""
-    if all(loss.value == 0 for loss in found.losses) and found.perplexity.low == found.perplexity.high:
+    if _unchanged(found):
         return "" if found.verdict == "within" else f"Open: {undecided(found)}"
     if found.verdict == "undecided":
         return f"Open: {undecided(found)}"
@@ -132,6 +142,11 @@ def still_open(found: ToleranceVerdict) -> str:
         about = f"; {needed_words(needed)} passages would decide it" if needed else ""
         return f"Accuracy alone is undecided{about}. Word perplexity decides."
     return ""
+
+
+def _unchanged(found: ToleranceVerdict) -> bool:
+    """Whether the model gives every answer of the dense one, with its likelihood."""
+    return all(loss.value == 0 for loss in found.losses) and found.perplexity.low == found.perplexity.high
 
 
 def undecided(found: ToleranceVerdict) -> str:

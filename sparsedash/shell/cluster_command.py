@@ -1,12 +1,13 @@
 """`sparsedash cluster check`: whether the scheduler that is named answers, and what its machines are."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from sparsedash.jobs.parts import Machine, MachineFacts
 from sparsedash.jobs.scheduler import SCHEDULER, named_scheduler
 from sparsedash.reporting import wording
 from sparsedash.schema.errors import SettingsError
+from sparsedash.shell.printed_table import aligned
 from sparsedash.shell.terminal import EXIT_TO_MEND
 
 
@@ -27,21 +28,13 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
         found = checked(scheduler)
         way = "certificates at both ends" if scheduler.encrypted else "no certificates, on this machine only"
         print(f"The scheduler at {scheduler.address} answers; {way}.")
-        for line in (*machine_table(found.machines), *found.to_mend):
+        head = ["machine", "host", "jobs", "sparsedash", "torch", "memory", "free", "GPUs"]
+        table = aligned([head, *map(_row, found.machines)]) if found.machines else ()
+        for line in (*table, *found.to_mend):
             print(line)
         return EXIT_TO_MEND if found.to_mend else 0
 
     return work
-
-
-def machine_table(machines: tuple[Machine, ...]) -> Iterator[str]:
-    """A line a machine, under a head; nothing where there are none."""
-    if not machines:
-        return
-    rows = [["machine", "host", "jobs", "sparsedash", "torch", "memory", "free", "GPUs"], *map(_row, machines)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _row(machine: Machine) -> list[str]:

@@ -72,6 +72,13 @@ COMMANDS = (
         prepare=verify_command.prepare,
     ),
     Command(
+        name="runs",
+        does="list the runs that are stored, with their keys",
+        example="sparsedash runs",
+        add_arguments=pack_command.ask_for_data_folder,
+        prepare=pack_command.prepare_runs,
+    ),
+    Command(
         name="pack",
         does="write a finished run into one file, for another machine",
         example="sparsedash pack RUN FILE",
@@ -104,8 +111,9 @@ computed, the other does not compute again. To begin with, on a small model that
 """
 _ENDS = """\
 `sparsedash run --help` lists what can be chosen. The dashboard itself: `streamlit run app.py` in the checkout.
-Exit codes: 0 done, 1 failed, 2 a bad argument, 3 beyond what may be lost (run --fail-beyond) or nothing within it
-(find), 4 something is to be mended (cluster check), 130 stopped from the keyboard.
+Exit codes: 0 done, 1 failed, 2 a bad argument, 3 beyond what may be lost (run --fail-beyond), not shown to be within it
+(run --fail-unless-within) or nothing within it (find), 4 something is to be mended (cluster check), 130 stopped from
+the keyboard.
 """
 
 

@@ -15,7 +15,7 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.validation import one_of
 from sparsedash.shell.progress_bar import ProgressBar
 from sparsedash.shell.run_arguments import ask_for_run, asked_settings, asked_store
-from sparsedash.shell.terminal import path
+from sparsedash.shell.terminal import ask_for_quiet, path, warn
 from sparsedash.storage.local_paths import local_path
 from sparsedash.storage.store import Store
 
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dense-gguf", type=path, metavar="FILE", help=dense)
     to = "the folder to make; it must not exist (one in the data folder)"
     parser.add_argument("--to", type=path, metavar="DIR", help=to)
+    ask_for_quiet(parser)
 
 
 def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
@@ -52,7 +53,7 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     store = asked_store(arguments, settings)
 
     def work() -> int:
-        found = exported(settings, asked, store)
+        found = exported(settings, asked, store, arguments.quiet)
         print(found.folder)
         print(f"{found.layout}; {wording.size(found.n_bytes)} in {found.settings.weights}")
         print(proof_words(found.proof))
@@ -61,9 +62,9 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     return work
 
 
-def exported(settings: RunSettings, asked: dict[str, object], store: Store) -> Export:
+def exported(settings: RunSettings, asked: dict[str, object], store: Store, quiet: bool = False) -> Export:
     """The export, after its run as far as that is not stored."""
-    with ProgressBar(settings) as bar:
+    with ProgressBar(settings, quiet) as bar:
         bar(Step("start", 0, 0))
         from sparsedash.engine.export.export import export
         from sparsedash.engine.models.loading import ModelShelf
@@ -71,6 +72,7 @@ def exported(settings: RunSettings, asked: dict[str, object], store: Store) -> E
 
         shelf = ModelShelf()
         run = pipeline.run(settings, store, bar, shelf)
+        warn(run.warnings)
         request = ExportSettings(dense=run.dense, sparse=run.sparse[0], **asked)  # type: ignore[arg-type]
         # What is made again is the run's one sparse model.
         return export(request, store, shelf, lambda step: bar(replace(step, point=0)))

@@ -1,4 +1,4 @@
-"""`sparsedash pack` and `sparsedash unpack`: a finished run as one file, for another machine."""
+"""`sparsedash runs`, `pack` and `unpack`: which runs there are, and one as a file for another machine."""
 
 import argparse
 from collections.abc import Callable
@@ -6,21 +6,56 @@ from collections.abc import Callable
 from sparsedash.reporting import wording
 from sparsedash.schema.errors import JobError, SettingsError, StoreError
 from sparsedash.schema.records import Run
-from sparsedash.shell.terminal import path
+from sparsedash.shell.printed_table import aligned
+from sparsedash.shell.terminal import one_line, path
 from sparsedash.storage.data_dir import data_folder, in_full
 from sparsedash.storage.local_paths import local_path
 from sparsedash.storage.run_files import MAX_BYTES, SUFFIX, keep_run, read_run_file, run_file
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
+from sparsedash.storage.user_data import UserData
 from sparsedash.storage.whole_file import writable_file, write_whole
 
 _FEWEST_DIGITS = 6
+_DIGITS_SHOWN = 16
+
+
+def name_key(run: Run) -> str:
+    """ "Run 3f9c21d07a44e1b2": as much of its key as names it to `pack` and in the address of a page."""
+    return f"Run {run.key[:_DIGITS_SHOWN]}"
+
+
+def stored_runs(store: Store) -> list[Run]:
+    """Every run that is stored, newest first."""
+    runs = [run for key in store.keys(Run) if (run := store.get(Run, key)) is not None]
+    return sorted(runs, key=lambda run: run.started_at, reverse=True)
+
+
+def prepare_runs(arguments: argparse.Namespace) -> Callable[[], int]:
+    """The work, once the data folder can be read. Raises SparseDashError."""
+    store = Store(in_full(arguments.data_dir), patience_s=WORK_PATIENCE_S)
+
+    def work() -> int:
+        named = UserData(store).name_of
+        rows = [
+            [
+                run.key[:_DIGITS_SHOWN],
+                wording.moment(run.started_at),
+                "done" if run.finished else "not finished",
+                one_line(f"{wording.title_of(run, named(run.key))} · {wording.methods(run.settings)}"),
+            ]
+            for run in stored_runs(store)
+        ]
+        print(*(aligned([["run", "started", "state", "about"], *rows]) if rows else ["No runs."]), sep="\n")
+        return 0
+
+    return work
 
 
 def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, and where its file goes."""
-    parser.add_argument("run", metavar="RUN", help="its key, or the beginning of it, as in the address of its page")
+    parser.add_argument("run", metavar="RUN", help="its key, or the beginning of it, as `runs` lists it")
     parser.add_argument("file", type=path, metavar="FILE", help=f"the file to write, {SUFFIX} at its end")
-    _ask_for_data_folder(parser)
+    ask_for_data_folder(parser)
 
 
 def prepare_pack(arguments: argparse.Namespace) -> Callable[[], int]:
@@ -41,7 +76,7 @@ def prepare_pack(arguments: argparse.Namespace) -> Callable[[], int]:
 def add_unpack_arguments(parser: argparse.ArgumentParser) -> None:
     """Which file, and the data folder that it goes to."""
     parser.add_argument("file", type=path, metavar="FILE", help="what `sparsedash pack` has written")
-    _ask_for_data_folder(parser)
+    ask_for_data_folder(parser)
 
 
 def prepare_unpack(arguments: argparse.Namespace) -> Callable[[], int]:
@@ -64,7 +99,8 @@ def prepare_unpack(arguments: argparse.Namespace) -> Callable[[], int]:
     return work
 
 
-def _ask_for_data_folder(parser: argparse.ArgumentParser) -> None:
+def ask_for_data_folder(parser: argparse.ArgumentParser) -> None:
+    """Where the runs are."""
     kept = "where results are kept (%(default)s)"
     parser.add_argument("--data-dir", type=path, default=data_folder(), metavar="DIR", help=kept)
 
@@ -72,7 +108,7 @@ def _ask_for_data_folder(parser: argparse.ArgumentParser) -> None:
 def _named(beginning: str, store: Store) -> Run:
     keys = [key for key in store.keys(Run) if key.startswith(beginning)]
     if len(beginning) < _FEWEST_DIGITS or len(keys) != 1:
-        known = "no run" if not keys else f"{len(keys)} runs"
+        known = "`sparsedash runs` lists them; no run" if not keys else f"{len(keys)} runs"
         allowed = f"the key of one run, {_FEWEST_DIGITS} digits of it at least; {known} in {store.folder} begins so"
         raise SettingsError("RUN", beginning, allowed)
     run = store.get(Run, keys[0])

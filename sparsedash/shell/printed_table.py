@@ -1,6 +1,6 @@
 """The table that the shell prints: one line a model, for a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Any
 
@@ -26,6 +26,15 @@ def printed_table(document: dict[str, Any]) -> Iterator[str]:
         yield "last token by the published rule: a passage of more than 197 tokens is wrong"
     if settings["evaluation"]["stop_early"]:
         yield "sparse models stopped when their difference was decided; verdicts allow for that"
+
+
+def aligned(rows: Sequence[Sequence[str]], numbers: bool = False) -> Iterator[str]:
+    """The rows as lines with their columns aligned. numbers: all columns but the first to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        padded = (cell.rjust(w) if numbers and i else cell.ljust(w) for i, (cell, w) in enumerate(cells))
+        yield "  ".join(padded).rstrip()
 
 
 def row_name(method: MethodSettings, percent: float, several: bool) -> str:

@@ -1,7 +1,6 @@
 """`sparsedash run`: calibrate, prune and evaluate a model, print what was lost."""
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +12,13 @@ from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.searches import FindResult
 from sparsedash.schema.settings import RunSettings
+from sparsedash.shell.pack_command import name_key
 from sparsedash.shell.printed_table import printed_table
 from sparsedash.shell.progress_bar import ProgressBar
 from sparsedash.shell.run_arguments import ask_for_run, ask_for_tolerance, asked_settings, asked_store, asked_tolerance
-from sparsedash.shell.terminal import EXIT_BEYOND, path
+from sparsedash.shell.terminal import EXIT_BEYOND, ask_for_output, asked_output, warn
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.store import Store
-from sparsedash.storage.whole_file import writable_file, write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ask_for_tolerance(parser)
     fails = f"exit with {EXIT_BEYOND} where a sparse model is beyond that"
     parser.add_argument("--fail-beyond", action="store_true", help=fails)
-    parser.add_argument("--json", type=path, metavar="FILE", help="write the whole result there")
+    strictly = f"exit with {EXIT_BEYOND} unless every measure that is judged is within that, in every sparse model"
+    parser.add_argument("--fail-unless-within", action="store_true", help=strictly)
+    ask_for_output(parser)
 
 
 def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
@@ -37,23 +38,31 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     tolerance = asked_tolerance(arguments)
     # In this order: only a data folder that is there can be told from any other.
     store = asked_store(arguments, settings)
-    file = writable_file(arguments.json, "--json") if arguments.json else None
+    write = asked_output(arguments)
 
     def work() -> int:
-        run = ran(settings, store)
+        run = ran(settings, store, arguments.quiet)
         document = stored_document(run, store, tolerance)
-        print(*printed_table(document), "", *opening(run, store, tolerance), sep="\n")
-        if file is not None:
-            write_whole(file, json.dumps(document, indent=1, allow_nan=False))
+        warn(run.warnings)
+        write([*printed_table(document), "", *opening(run, store, tolerance), name_key(run)], document)
         beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
-        return EXIT_BEYOND if arguments.fail_beyond and beyond else 0
+        failed = arguments.fail_beyond and beyond
+        failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
+        return EXIT_BEYOND if failed else 0
 
     return work
 
 
-def ran(settings: RunSettings, store: Store) -> Run:
+def all_within(document: dict[str, Any], n_sparse: int) -> bool:
+    """Whether all of so many sparse models are within by every measure that is judged."""
+    verdicts = [sparse["verdict"] for sparse in document["sparse"]]
+    losses = [loss for verdict in verdicts for loss in (verdict["ratio"], verdict["points"]) if loss is not None]
+    return len(verdicts) == n_sparse and all(loss["verdict"] == "within" for loss in losses)
+
+
+def ran(settings: RunSettings, store: Store, quiet: bool = False) -> Run:
     """A run, which is computed as far as it is not stored."""
-    with ProgressBar(settings) as bar:
+    with ProgressBar(settings, quiet) as bar:
         bar(Step("start", 0, 0))
         # Only now: torch takes seconds to import, and --help or a typing mistake must not wait for it.
         from sparsedash.engine.run import pipeline

@@ -1,7 +1,6 @@
 """`sparsedash time`: how fast a sparse model is beside its dense one; what is not known of the run yet is run first."""
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -11,11 +10,12 @@ from sparsedash.schema.pair_records import Timing
 from sparsedash.schema.pair_settings import TimingSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
+from sparsedash.shell.pack_command import stored_runs
+from sparsedash.shell.printed_table import aligned
 from sparsedash.shell.progress_bar import ProgressBar
 from sparsedash.shell.run_arguments import ask_for_run, asked_settings, asked_store
-from sparsedash.shell.terminal import path
+from sparsedash.shell.terminal import ask_for_output, asked_output, warn
 from sparsedash.storage.store import Store
-from sparsedash.storage.whole_file import writable_file, write_whole
 
 USUAL_SPARSITY = "20"
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(sparsity=USUAL_SPARSITY)
     threads = "threads of the processor (as many as torch takes by itself)"
     parser.add_argument("--threads", type=int, metavar="N", help=threads)
-    parser.add_argument("--json", type=path, metavar="FILE", help="write every sample and the result there")
+    ask_for_output(parser, "every sample and the result")
 
 
 def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
@@ -34,15 +34,14 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     settings = asked_settings(arguments)
     _refuse_what_is_not_timed(settings)
     request = TimingSettings(dense="-", sparse="-", n_threads=arguments.threads)
-    file = writable_file(arguments.json, "--json") if arguments.json else None
+    write = asked_output(arguments)
     store = asked_store(arguments, settings)
 
     def work() -> int:
-        timing = _timed(settings, request, store)
-        print(*printed_timing(timing), sep="\n")
-        if file is not None:
-            document = {"model": settings.model, "settings": asdict(settings), "timing": asdict(timing)}
-            write_whole(file, json.dumps(document, indent=1, allow_nan=False))
+        timing = _timed(settings, request, store, arguments.quiet)
+        warn(next((run.warnings for run in stored_runs(store) if timing.sparse in run.sparse), ()))
+        document = {"model": settings.model, "settings": asdict(settings), "timing": asdict(timing)}
+        write(printed_timing(timing), document)
         return 0
 
     return work
@@ -50,15 +49,8 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
 
 def printed_timing(timing: Timing) -> list[str]:
     """The lines that are printed: a table, and what it rests on."""
-    lines = [list(speed.HEAD), *speed.rows(timing)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(speed.HEAD))]
-    table = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return [*(line.rstrip() for line in table), speed.circumstances(timing), speed.explained(timing)]
+    table = aligned([list(speed.HEAD), *speed.rows(timing)], numbers=True)
+    return [*table, speed.circumstances(timing), speed.explained(timing)]
 
 
 def _refuse_what_is_not_timed(settings: RunSettings) -> None:
@@ -73,8 +65,8 @@ def _refuse_what_is_not_timed(settings: RunSettings) -> None:
         )
 
 
-def _timed(settings: RunSettings, request: TimingSettings, store: Store) -> Timing:
-    with ProgressBar(settings) as bar:
+def _timed(settings: RunSettings, request: TimingSettings, store: Store, quiet: bool) -> Timing:
+    with ProgressBar(settings, quiet) as bar:
         bar(Step("start", 0, 0))
         # Only now: torch takes seconds to import, and --help or a typing mistake must not wait for it.
         from sparsedash.engine.timing.timed_run import timed_run

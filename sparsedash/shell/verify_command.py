@@ -11,7 +11,7 @@ from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.shell.progress_bar import ProgressBar
-from sparsedash.shell.terminal import path
+from sparsedash.shell.terminal import ask_for_quiet, path
 from sparsedash.storage.data_dir import data_folder, in_full
 from sparsedash.storage.local_paths import local_path
 from sparsedash.storage.recipes import export_key_of
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=path, metavar="DIR", help="a folder that `sparsedash export` has made")
     kept = "where the results that it was made from are kept (%(default)s)"
     parser.add_argument("--data-dir", type=path, default=data_folder(), metavar="DIR", help=kept)
+    ask_for_quiet(parser)
 
 
 def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
@@ -38,7 +39,7 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     made = RunSettings(methods=(record.pruned.method,), sparsities_permille=(record.sparsity_permille,))
 
     def work() -> int:
-        with ProgressBar(made) as bar:
+        with ProgressBar(made, arguments.quiet) as bar:
             bar(Step("start", 0, 0))
             from sparsedash.engine.export.export import prove_again
             from sparsedash.engine.models.loading import ModelShelf

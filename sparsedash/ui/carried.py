@@ -36,10 +36,16 @@ def choose(run: str) -> None:
 
 
 def tolerance() -> Tolerance:
-    """What may be lost, or as usual where the address says nothing that is possible."""
-    kept, usual = _kept(), Tolerance()
+    """The tolerance that is carried from page to page."""
+    return tolerance_of(_kept())
+
+
+def tolerance_of(parameters: Mapping[str, str]) -> Tolerance:
+    """The tolerance in these parameters of an address; the default where they hold none that is allowed."""
+    usual = Tolerance()
     try:
-        return Tolerance(ratio=float(kept.get(RATIO) or usual.ratio), points=float(kept.get(POINTS) or usual.points))
+        ratio, points = parameters.get(RATIO) or usual.ratio, parameters.get(POINTS) or usual.points
+        return Tolerance(ratio=float(ratio), points=float(points))
     except (ValueError, SettingsError):
         return usual
 

@@ -1,4 +1,8 @@
-"""The fields in which a visitor says what may be lost."""
+"""The fields of the tolerance: word perplexity and accuracy.
+
+They write the address themselves: Streamlit drops a parameter that a page binds to a widget from links to other pages,
+and refuses to set it.
+"""
 
 import streamlit as st
 
@@ -11,11 +15,21 @@ def choose_tolerance() -> None:
     """Draw the two fields that say what may be lost."""
     allowed = tolerance()
     with st.popover("What may be lost", type="tertiary"):
-        _number(RATIO, "Word perplexity, times the dense model's", allowed.ratio, (1.01, 1000.0), 0.05)
-        _number(POINTS, "Accuracy, points", allowed.points, (0.1, 100.0), 0.5)
+        ratio_field("Word perplexity, times the dense model's", allowed.ratio)
+        points_field("Accuracy, points", allowed.points)
         frame.note(
             "Within: the whole interval of word perplexity lies inside. Beyond: that of either measure lies outside."
         )
+
+
+def ratio_field(title: str, value: float) -> None:
+    """Draw the field of the word perplexity that is allowed, as a multiple of the dense model's."""
+    _number(RATIO, title, value, (1.01, 1000.0), 0.05)
+
+
+def points_field(title: str, value: float) -> None:
+    """Draw the field of the points of accuracy that may be lost."""
+    _number(POINTS, title, value, (0.1, 100.0), 0.5)
 
 
 def _number(name: str, title: str, value: float, bounds: tuple[float, float], step: float) -> None:

@@ -8,6 +8,7 @@ import urllib.request
 import pytest
 from playwright.sync_api import expect
 
+from sparsedash.jobs.locks import hold, slot_lock
 from sparsedash.storage.store import Store
 from tests.ui import specimens
 
@@ -423,3 +424,15 @@ def test_a_session_is_refused_to_another_host_name(address):
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(asked.encode())
         assert connection.recv(64).startswith(b"HTTP/1.1 403")
+
+
+def test_a_search_started_on_the_form_opens_its_run_judged_by_the_same_tolerance(page, start_server, tmp_path):
+    folder = tmp_path / "data"
+    Store(folder).close()
+    # With the slot taken no worker starts: the job waits.
+    with hold(slot_lock(folder, 0)):
+        page.goto(f"{start_server(folder)}/prune?goal=How+much+can+go%3F&within=1.3")
+        ready(page)
+        page.get_by_role("button", name="Start").click()
+        expect(page.locator("h1")).to_have_text("This run waits for its turn.")
+        expect(page).to_have_url(re.compile(r"/\?run=\w+&within=1\.3&points=2$"))

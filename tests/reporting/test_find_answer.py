@@ -39,7 +39,7 @@ def test_the_answer_has_its_cost_and_what_comes_after_it():
     result = found(trial(200, "within"), trial(300, "beyond", 50), answer=200)
     assert said(result, {200: judged(0.02), 300: judged(0.9, 50)}) == (
         "20 % of the MLP channels can go: word perplexity 1.02 × dense's (99.5 % interval 0.98 to 1.07), allowed "
-        "1.1 ×; at 30 % word perplexity is beyond what is allowed."
+        "1.1 ×, with accuracy undecided; at 30 % word perplexity is beyond what is allowed."
     )
 
 
@@ -57,7 +57,9 @@ def test_a_next_step_that_is_undecided_is_said_to_be():
 
 def test_where_all_steps_are_within_nothing_more_can_be_tried():
     result = found(trial(200, "within"), trial(300, "within"), answer=300)
-    assert said(result, {300: judged(0.0)}).endswith("allowed 1.1 ×; it is the most that can be tried.")
+    assert said(result, {300: judged(0.0)}).endswith(
+        "1.1 ×, with accuracy undecided; it is the most that can be tried."
+    )
 
 
 @pytest.mark.parametrize(

@@ -103,15 +103,13 @@ def test_ten_passages_show_a_loss_that_is_beyond_doubt():
     found = run_of(10, 1, (30, 7.3, 3.5, 0), (60, 16.0, 5.0, 0), (90, 23.0, 6.0, 0))
     overview, compare = said_of(found)
     assert overview.startswith(
-        f"Removing 30 % of the MLP goes beyond what is allowed, {ALLOWED}, on 10 passages. "
+        "Removing 30 % of the MLP goes beyond 1.1 × the word perplexity, on 10 passages. "
         "30 % (measured 29.1 % of the MLPs, 10.0 % of all linear weights): word perplexity "
     )
     assert overview.endswith("too few answers are right to judge accuracy.")
-    assert compare.startswith(
-        f"90 % goes beyond what is allowed, {ALLOWED}: word perplexity over 1,000,000 × dense's ("
-    )
+    assert compare.startswith("90 % goes beyond 1.1 × the word perplexity: word perplexity over 1,000,000 × dense's (")
     told, line, verdict = everywhere_else(found)
-    assert "goes beyond what is allowed" in told and line.endswith("beyond")
+    assert "goes beyond 1.1 × the word perplexity" in told and line.endswith("beyond")
     assert (verdict["verdict"], verdict["decided_by"]) == ("beyond", ["word perplexity"])
 
 
@@ -131,14 +129,16 @@ def test_ten_passages_without_any_loss_are_too_few_and_thirty_would_do():
 def test_equal_models_are_within_and_leave_nothing_open():
     found = run_of(132, 27, (0, 0.0, 0.0, 27))
     overview, compare = said_of(found)
-    assert overview.startswith(f"Removing 0 % of the MLP stays within what is allowed, {ALLOWED}, on 132 passages.")
+    assert overview.startswith("Removing 0 % of the MLP stays within 1.1 × the word perplexity, on 132 passages.")
     assert compare.startswith(
-        f"0 % stays within what is allowed, {ALLOWED}: word perplexity 1.00 × dense's (97.5 % interval 1.00 to 1.00), "
+        "0 % stays within 1.1 × the word perplexity: word perplexity 1.00 × dense's (97.5 % interval 1.00 to 1.00), "
         "accuracy 0.0 points ("
     )
     assert "undecided" not in compare
     told, line, verdict = everywhere_else(found)
-    assert "stays within what is allowed" in told and line.endswith("within") and verdict["verdict"] == "within"
+    assert (
+        "stays within 1.1 × the word perplexity" in told and line.endswith("within") and verdict["verdict"] == "within"
+    )
 
 
 @pytest.mark.parametrize("n", [1, 132])
@@ -158,7 +158,7 @@ def test_a_model_against_itself_is_not_judged(n):
 def test_a_model_that_is_better_than_dense_is_within_and_its_gain_is_a_gain():
     found = run_of(400, 100, (10, -0.4, 0.3, 120))
     overview, compare = said_of(found)
-    assert overview.startswith(f"Removing 10 % of the MLP stays within what is allowed, {ALLOWED}, on 400 passages. ")
+    assert overview.startswith(f"Removing 10 % of the MLP stays within {ALLOWED}, on 400 passages. ")
     assert "word perplexity 0.67 × dense's (97.5 % interval 0.6" in compare and "accuracy +5.0 points (" in compare
     told, line, verdict = everywhere_else(found)
     assert "accuracy +5.0 points" in told and line.endswith("within")

@@ -56,19 +56,26 @@ def shifted(nats: float, permille: int, spread: float = 0.1, method: str = "leas
 
 def test_the_answer_names_the_largest_sparsity_within_and_the_smallest_beyond():
     assert said(shifted(0.01, 100), shifted(0.02, 200), shifted(0.3, 300)) == (
-        "Removing 20 % of the MLP stays within what is allowed, 1.1 × the word perplexity and 2 points of accuracy; "
-        "30 % goes beyond it, on 120 passages."
+        "Removing 20 % of the MLP stays within 1.1 × the word perplexity, with accuracy undecided; "
+        "30 % goes beyond 1.1 × the word perplexity, on 120 passages."
     )
+
+
+@pytest.mark.parametrize(("reached", "note"), [(0.0, " (0.0 % after rounding the widths)"), (0.1, "")])
+def test_a_share_that_the_widths_were_rounded_away_from_is_said(reached, note):
+    record = shifted(0.01, 100)
+    record = replace(record, pruned=replace(record.pruned, mlp_sparsity=reached))
+    assert said(record).startswith(f"Removing 10 % of the MLP{note} stays within 1.1 × the word perplexity")
 
 
 def test_a_sparsity_between_them_that_is_undecided_is_named():
     sentence = said(shifted(0.01, 100), shifted(0.09, 200, spread=1.0), shifted(0.3, 300))
-    assert "accuracy; 20 % is undecided, 30 % goes beyond it, on" in sentence
+    assert "accuracy undecided; 20 % is undecided, 30 % goes beyond 1.1 × the word perplexity, on" in sentence
 
 
 def test_where_nothing_is_within_the_smallest_beyond_is_named_with_what_is_undecided_below_it():
     sentence = said(shifted(0.09, 100, spread=1.0), shifted(0.3, 200))
-    assert sentence.startswith("Removing 20 % of the MLP goes beyond what is allowed, 1.1 × the word perplexity")
+    assert sentence.startswith("Removing 20 % of the MLP goes beyond 1.1 × the word perplexity")
     assert sentence.endswith("; 10 % is undecided, on 120 passages.")
 
 
@@ -76,7 +83,9 @@ def test_a_loss_of_accuracy_alone_is_beyond_as_well():
     broke, dense = specimens.record(broken(30), 100), specimens.record(DENSE)
     pairs = zip(broke.outcomes, dense.outcomes, strict=True)
     as_likely = tuple(replace(one, log_likelihood=other.log_likelihood) for one, other in pairs)
-    assert said(replace(broke, outcomes=as_likely)).startswith("Removing 10 % of the MLP goes beyond what is allowed")
+    assert said(replace(broke, outcomes=as_likely)).startswith(
+        "Removing 10 % of the MLP goes beyond 2 points of accuracy, on"
+    )
 
 
 def test_what_nothing_decides_is_called_undecided_and_never_no_difference():
@@ -108,8 +117,8 @@ def test_a_tolerance_of_ones_own_is_judged_by():
         run_results(backend, backend.stored_runs[0], Tolerance(ratio=ratio, points=5.0)) for ratio in (1.1, 2.0)
     )
     assert strict is not None and lax is not None
-    assert "goes beyond what is allowed, 1.1 ×" in answer(strict)
-    assert "stays within what is allowed, 2 × the word perplexity and 5 points" in answer(lax)
+    assert "goes beyond 1.1 ×" in answer(strict)
+    assert "stays within 2 × the word perplexity and 5 points" in answer(lax)
 
 
 def test_a_comparison_has_its_verdict_among_all_of_the_run_and_by_itself_elsewhere():
@@ -227,7 +236,9 @@ class TestFewPassages:
         assert self.found(1, 20.0, 0.0).startswith("Too few to judge: 1 passage cannot show")
 
     def test_a_loss_beyond_doubt_is_said_of_ten_as_well(self):
-        assert self.found(10, 16.0, 4.0).startswith("Removing 90 % of the MLP goes beyond what is allowed")
+        assert self.found(10, 16.0, 4.0).startswith(
+            "Removing 90 % of the MLP goes beyond 1.1 × the word perplexity, on"
+        )
 
 
 class TestTheLivePoint:

@@ -31,8 +31,12 @@ def test_the_flips_are_counted():
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (judged(0.02), "20 % stays within what is allowed, 1.1 × the word perplexity and 2 points of accuracy: word"),
-        (judged(0.3), "20 % goes beyond what is allowed, 1.1 × the word perplexity and 2 points of accuracy: word"),
+        (judged(0.02), "20 % stays within 1.1 × the word perplexity and 2 points of accuracy: word"),
+        (judged(0.3), "20 % goes beyond 1.1 × the word perplexity: word"),
+        (judged(0.0, broke=90), "20 % goes beyond 2 points of accuracy: word"),
+        (judged(0.3, broke=90), "20 % goes beyond 1.1 × the word perplexity and 2 points of accuracy: word"),
+        (judged(0.02, broke=30, mended=20), "20 % stays within 1.1 × the word perplexity, with accuracy undecided: w"),
+        (judged(0.02, n_right=3), "20 % stays within 1.1 × the word perplexity, with accuracy not judged: word"),
         (judged(0.09), "Undecided: 1,000 passages cannot tell whether 20 % stays within 1.1 × the word perplexity"),
         (judged(0.0, n=1), "Too few to judge: 1 passage cannot tell whether 20 % stays within 1.1 × the word"),
     ],
@@ -40,7 +44,8 @@ def test_the_flips_are_counted():
 def test_a_verdict_is_a_sentence_with_what_is_allowed(found, said):
     assert plain(verdicts.judgement("20 %", found, Tolerance())).startswith(said)
     brief = plain(verdicts.brief_judgement("20 %", found))
-    assert brief.partition("20 % ")[0] == said.partition("20 % ")[0] and brief.endswith("what is allowed.")
+    assert brief.partition("20 % ")[0] == said.partition("20 % ")[0] and "what is allowed" in brief
+    assert brief.endswith(f"{verdicts.accuracy_open(found)}.")
 
 
 def test_a_tolerance_is_said_as_it_was_typed():

@@ -58,7 +58,7 @@ def test_a_form_that_does_not_apply_is_told_and_leaves_nothing(arguments, tmp_pa
 
 def test_the_numbers_are_those_of_the_run_unless_the_form_has_none_such(arguments, monkeypatch):
     asked = []
-    monkeypatch.setattr(export_command, "exported", lambda settings, request, store: asked.append(request) or 1 / 0)
+    monkeypatch.setattr(export_command, "exported", lambda settings, request, *_: asked.append(request) or 1 / 0)
     for form, weights in (("padded", "bfloat16"), ("gguf", "float32")):
         with pytest.raises(ZeroDivisionError):
             main([*arguments, "--dtype", "bfloat16", "--form", form])

@@ -34,14 +34,14 @@ def test_what_can_go_is_said_in_a_sentence_and_written_down(arguments, tmp_path,
     assert [sparse["sparsity_percent"] for sparse in document["sparse"]] == [33.3, 66.7]
     assert [sparse["verdict"]["verdict"] for sparse in document["sparse"]] == ["within", "within"]
     printed = capsys.readouterr()
-    assert found["sentence"] in printed.out.splitlines()[-1]
+    assert printed.out.splitlines()[-2:] == [found["sentence"], f"Run {document['key'][:16]}"]
     assert found["sentence"].startswith("66.7 % of the MLP channels can go: word perplexity ")
     assert "Evaluating, trial 2: " in printed.err
 
 
 def test_where_nothing_is_within_the_exit_code_says_so(arguments, capsys):
     assert main([*arguments, "--passages", "10"]) == 3
-    said = capsys.readouterr().out.splitlines()[-1]
+    said = capsys.readouterr().out.splitlines()[-2]
     assert said.startswith("Too few to judge: 10 passages cannot show that anything stays within 1.1 ×")
 
 

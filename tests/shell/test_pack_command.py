@@ -1,10 +1,13 @@
 """`sparsedash pack` and `unpack`: a run goes to another data folder; what is asked wrongly changes nothing."""
 
+from dataclasses import replace
+
 import pytest
 
 from sparsedash.__main__ import main
 from sparsedash.schema.records import Run
 from sparsedash.storage.store import Store
+from sparsedash.storage.user_data import UserData
 from tests.storage.test_run_files import named
 from tests.ui import specimens
 
@@ -27,6 +30,26 @@ def test_a_run_goes_to_another_data_folder_by_the_beginning_of_its_key(run, tmp_
     store = Store(tmp_path / "there")
     assert store.get(Run, run.key) == run
     store.close()
+
+
+def test_every_run_is_listed_with_the_key_that_pack_takes(run, tmp_path, capsys):
+    folder = ["--data-dir", str(tmp_path / "here")]
+    store = Store(tmp_path / "here")
+    UserData(store).name_run(run.key, "with \x1b[31m stories")
+    store.put("f" * 64, replace(run, key="f" * 64, started_at=run.started_at - 1, finished=False))
+    store.close()
+    assert main(["runs", *folder]) == 0
+    head, newest, oldest = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "started", "state", "about"]
+    assert newest.startswith(run.key[:16]) and "with \\x1b[31m stories: SmolLM2 135M" in newest and " done " in newest
+    assert "at 10, 20, 30 % · " in newest
+    assert oldest.startswith("f" * 16) and "not finished" in oldest
+    assert main(["pack", newest.split()[0], str(tmp_path / "a"), *folder]) == 0
+
+
+def test_a_folder_without_runs_says_so(tmp_path, capsys):
+    assert main(["runs", "--data-dir", str(tmp_path / "new")]) == 0
+    assert capsys.readouterr().out == "No runs.\n"
 
 
 @pytest.mark.parametrize("asked", ["", "0", "zzzzzzzz", "../../etc"])

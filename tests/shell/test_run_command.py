@@ -4,12 +4,16 @@ import contextlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from sparsedash.catalog import choices, presets
 from sparsedash.schema.errors import StoreError
+from sparsedash.shell import run_command
 from sparsedash.shell.commands import main
+from sparsedash.shell.run_command import all_within
+from sparsedash.shell.terminal import EXIT_BEYOND
 from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
 
 PASSAGE_FIELDS = {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
@@ -18,7 +22,9 @@ SPARSE = {"sparsity_percent", "mlp_sparsity", "matmul_ratio", "widths", "paired"
 
 
 @pytest.fixture
-def arguments(model_folder, passage_file, tmp_path):  # noqa: F811
+def arguments(model_folder, passage_file, tmp_path, monkeypatch):  # noqa: F811
+    # The command says so by a variable, before transformers is imported; these tests have imported it.
+    monkeypatch.setattr("transformers.utils.logging._tqdm_active", False)
     return [
         "run",
         *("--model", str(model_folder)),
@@ -72,6 +78,55 @@ def test_every_sparse_model_has_a_verdict_and_one_beyond_can_fail_the_command(ar
     monkeypatch.setattr("sparsedash.shell.run_command.stored_document", lambda *_: document)
     assert main(lax) == 3
     assert main(lax[:-1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "accuracy", "code"),
+    [
+        ("within", "within", 0),
+        ("within", None, 0),
+        ("within", "undecided", 3),
+        ("undecided", "within", 3),
+        ("undecided", None, 3),
+        ("within", "beyond", 3),
+    ],
+)
+def test_a_strict_gate_is_passed_by_no_measure_that_is_undecided(perplexity, accuracy, code):
+    verdict = {"ratio": {"verdict": perplexity}, "points": accuracy and {"verdict": accuracy}}
+    document = {"sparse": [{"verdict": verdict | {"verdict": "within"}}]}
+    assert (EXIT_BEYOND if not all_within(document, 1) else 0) == code
+    assert not all_within(document, 2), "a model whose answers are gone was not shown to be within"
+
+
+def test_a_strict_gate_fails_the_command_where_a_lax_one_does_not(arguments):
+    # Twelve passages decide nothing.
+    assert main([*arguments, "--sparsity", "50", "--fail-beyond"]) == 0
+    assert main([*arguments, "--sparsity", "50", "--fail-unless-within"]) == 3
+
+
+def test_a_document_on_standard_output_is_all_that_stands_there(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--sparsity", "50", "--json", "-"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["format"] == "sparsedash.run/1"
+    assert "word ppl" in printed.err and not (tmp_path / "-").exists()
+    assert main([*arguments, "--sparsity", "50", "--json", "-", "--quiet"]) == 0
+    assert all(line.startswith("sparsedash: warning: ") for line in capsys.readouterr().err.splitlines())
+
+
+def test_without_a_terminal_every_stage_is_one_line(arguments, capsys):
+    assert main(arguments) == 0
+    said = capsys.readouterr().err
+    lines = said.splitlines()
+    assert "\r" not in said and len(lines) == len(set(lines))
+    assert {"Loading the model", "Evaluating, dense: 12 passages", "Evaluating, 12.5 %: 12 passages"} <= set(lines)
+
+
+def test_what_the_pages_warn_of_goes_to_standard_error(arguments, capsys, monkeypatch):
+    real = run_command.ran
+    monkeypatch.setattr(run_command, "ran", lambda *asked: replace(real(*asked), warnings=("Read\x1b no .bin file.",)))
+    assert main([*arguments, "--sparsity", "50", "--quiet"]) == 0
+    assert capsys.readouterr().err == "sparsedash: warning: Read\\x1b no .bin file.\n"
 
 
 def test_several_methods_race_in_one_run(arguments, capsys):
@@ -153,7 +208,7 @@ def test_a_document_that_cannot_be_written_after_all_is_said(arguments, capsys, 
     def fill(*_):
         raise StoreError("out.json could not be written: no space.")
 
-    monkeypatch.setattr("sparsedash.shell.run_command.write_whole", fill)
+    monkeypatch.setattr("sparsedash.shell.terminal.write_whole", fill)
     assert main([*arguments, "--json", str(tmp_path / "out.json")]) == 1
     printed = capsys.readouterr()
     assert "dense" in printed.out
@@ -218,7 +273,8 @@ def test_its_own_help_names_every_method_and_text_and_how_to_begin(capsys):
         said[len(command)] = "".join(capsys.readouterr().out.split())
     assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in said[0]
     ends = (
-        "3beyondwhatmaybelost(run--fail-beyond)ornothingwithinit(find),4somethingistobemended(clustercheck),130stopped"
+        "3beyondwhatmaybelost(run--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find),"
+        "4somethingistobemended(clustercheck),130stopped"
     )
     assert f"Exitcodes:0done,1failed,2abadargument,{ends}" in said[0]
     offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)

@@ -7,8 +7,9 @@ from streamlit.testing.v1 import AppTest
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.ui import frame, job_watch
+from sparsedash.ui.form_address import SEARCH
 from tests.ui import specimens
-from tests.ui.conftest import APP, HOSTILE, links, markup, query_of, shows_as_text, words
+from tests.ui.conftest import APP, HOSTILE, links, markup, menu_links, query_of, shows_as_text, words
 from tests.ui.fake_backend import job
 
 SETTINGS = specimens.SETTINGS
@@ -18,6 +19,25 @@ PAGES = ("overview", "prune", "jobs", "runs", "compare", "layers", "models", "pu
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_opens_with_one_sentence_as_its_heading(name, open_page, finished):
     assert markup(open_page(name)).count("<h1") == 1
+
+
+def test_no_page_binds_a_parameter_that_a_link_to_another_page_uses(open_page, backend):
+    """Streamlit drops a bound parameter from links to other pages, and raises where `switch_page` sets it."""
+    run = backend.add_run(specimens.run())
+    backend.stored_jobs = [job(SETTINGS, "done")]
+    bound, linked = {}, {}
+    for name, address in [*((name, {}) for name in PAGES), ("prune", {"goal": SEARCH})]:
+        app = open_page("overview", run=run.key, within="1.3", points="5")
+        for key, value in address.items():
+            app.query_params[key] = value
+        app.switch_page(f"pages/{name}.py").run()
+        drawn = [element.proto for element in app.main if hasattr(element.proto, "query_param_key")]
+        bound.setdefault(name, set()).update(filter(None, (proto.query_param_key for proto in drawn)))
+        for target in (menu_links(app) | links(app)).values():
+            linked.setdefault(target.partition("?")[0].strip("/") or "overview", set()).update(query_of(target))
+    assert {"model", "sparsity"} <= bound["prune"] and {"run", "within", "right"} <= linked["compare"]
+    dropped = [(on, to, found) for on in bound for to in linked if on != to and (found := bound[on] & linked[to])]
+    assert not dropped
 
 
 @pytest.mark.parametrize("name", PAGES)

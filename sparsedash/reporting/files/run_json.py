@@ -30,6 +30,7 @@ def run_document(
     by_permille = {record.sparsity_permille: verdict for record, verdict in zip(sparse, verdicts, strict=True)}
     return {
         "format": RESULT_FORMAT,
+        "key": run.key,
         "model": {"reference": run.settings.model, "identity": run.model_identity, "dtype": run.settings.dtype},
         "corpora": {
             "calibration": _corpus(run, "calibration", run.settings.calibration.corpus),

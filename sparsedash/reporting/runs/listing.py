@@ -9,7 +9,7 @@ from sparsedash.reporting.charts.points import times
 from sparsedash.reporting.html import Table, table
 from sparsedash.reporting.readings import factor_interval, perplexity
 from sparsedash.reporting.runs.rows import RunRow, removed, state
-from sparsedash.reporting.verdicts import WORDS, allowed
+from sparsedash.reporting.verdicts import WORDS, accuracy_open, allowed
 from sparsedash.stats.tolerance import Tolerance, Verdict
 
 ORDERS: dict[str, str] = {
@@ -78,17 +78,20 @@ def models(rows: Sequence[RunRow]) -> dict[str, str]:
 def sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     """What can be said of all runs, in one sentence."""
     n_live = sum(row.live for row in rows)
-    found = [row.model.verdict.verdict for row in rows if row.model is not None]
+    judged = [row.model.verdict for row in rows if row.model is not None]
+    found = [each.verdict for each in judged]
     within, n_open = found.count("within"), found.count("undecided")
     if not found and n_live:
         return f"{n_live} {wording.plural(n_live, 'run')} under way, no result yet."
     if not found:
         return "No run has a sparse model that was judged."
     if len(found) == 1:
-        rest = "; it is undecided" if n_open else ""
+        rest = "; it is undecided" if n_open else accuracy_open(judged[0])
         has = "has a" if within else "has no"
         return f"The one run with a result {has} model within what is allowed, {allowed(tolerance)}{rest}."
-    rest = f"; {n_open} {'is' if n_open == 1 else 'are'} undecided" if n_open else ""
+    n_half = sum(bool(accuracy_open(each)) for each in judged)
+    rest = f", {n_half} of them by word perplexity alone" if n_half else ""
+    rest += f"; {n_open} {'is' if n_open == 1 else 'are'} undecided" if n_open else ""
     many = f"{within} of {len(found)}" if within else f"None of {len(found)}"
     has = "has" if within <= 1 else "have"
     return f"{many} runs {has} a model within what is allowed, {allowed(tolerance)}{rest}."

@@ -10,7 +10,8 @@ from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
 from sparsedash.ui import frame
-from sparsedash.ui.address_bar import asked, bound
+from sparsedash.ui.address_bar import asked
+from sparsedash.ui.carried import tolerance_of
 from sparsedash.ui.form import uploads
 from sparsedash.ui.form.fields import CALIBRATION, PASSAGES, checked, group, hint, reference, whole
 from sparsedash.ui.form.method_fields import choose_one, choose_own, say_methods
@@ -23,6 +24,7 @@ from sparsedash.ui.form.more_fields import (
 )
 from sparsedash.ui.form.sureness import N_PASSAGES, choose_size, other_passages
 from sparsedash.ui.form_address import OWN
+from sparsedash.ui.tolerance import points_field, ratio_field
 
 _MORE = (
     CALIBRATION.key,
@@ -90,21 +92,13 @@ def find_settings(backend: Backend, model: str | None) -> FindSettings | None:
 
 
 def _tolerance() -> Tolerance:
-    usual = Tolerance()
+    tolerance = tolerance_of(st.query_params)
     left, right = st.columns(2)
     with left:
-        ratio = _number("within", "Word perplexity, at most times dense's", usual.ratio, (1.01, 1000.0), 0.05)
+        ratio_field("Word perplexity, at most times dense's", tolerance.ratio)
     with right:
-        points = _number("points", "Accuracy, points lost at most", usual.points, (0.1, 100.0), 0.5)
-    return Tolerance(ratio=ratio, points=points)
-
-
-def _number(key: str, label: str, value: float, bounds: tuple[float, float], step: float) -> float:
-    low, high = bounds
-    number = st.number_input(
-        label, min_value=low, max_value=high, value=value, step=step, format="%.2f", key=key, bind=bound(key)
-    )
-    return value if number is None else float(number)
+        points_field("Accuracy, points lost at most", tolerance.points)
+    return tolerance
 
 
 def _budget() -> int | None:

@@ -15,6 +15,7 @@ from tests.ui.fake_backend import FakeBackend, job
 
 SETTINGS = specimens.SETTINGS
 GENEROUS = Tolerance(ratio=1000.0, points=100.0)
+LAX = Tolerance(ratio=1000.0)
 USUAL = Tolerance()
 
 
@@ -179,6 +180,8 @@ def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     assert listing.sentence(rows(backend), USUAL) == f"None of 2 runs has a {most}; 2 are undecided."
     said = listing.sentence(rows(backend, GENEROUS), GENEROUS)
     assert said.startswith("2 of 2 runs have a model within what is allowed, 1000 ×")
+    by_one = listing.sentence(rows(backend, LAX), LAX)
+    assert by_one.endswith("1000 × the word perplexity and 2 points of accuracy, 2 of them by word perplexity alone.")
 
 
 def test_the_sentence_says_so_while_there_is_no_result(backend):

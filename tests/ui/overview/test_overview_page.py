@@ -324,6 +324,6 @@ def test_what_may_be_lost_is_chosen_judges_the_run_and_goes_along_to_the_answers
     app = open_page("overview")
     app.number_input(key="chosen-within").set_value(5.0).run()
     app.number_input(key="chosen-points").set_value(50.0).run()
-    assert "Removing 30 % of the MLP stays within what is allowed, 5 × the word perplexity and 50 points" in words(app)
+    assert "Removing 30 % of the MLP stays within 5 × the word perplexity and 50 points" in words(app)
     asked = query_of(links(app)["Compare the answers passage by passage"])
     assert (asked["within"], asked["points"]) == ("5", "50")

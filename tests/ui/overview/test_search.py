@@ -85,6 +85,14 @@ def test_the_form_asks_for_a_search_and_its_address_fills_it_in_again(open_page,
     assert backend.submitted[1] == asked
 
 
+@pytest.mark.parametrize("odd", ["inf", "nan", "x", "0.5", "1e400"])
+def test_a_tolerance_in_the_address_that_is_not_allowed_leaves_the_default(odd, open_page, backend):
+    from tests.ui.conftest import button
+
+    button(open_page("prune", goal=SEARCH, within=odd), "Start").click().run()
+    assert backend.submitted[0].ratio == 1.1
+
+
 def test_the_form_of_a_search_takes_a_method_of_ones_own(open_page, backend):
     from tests.ui.conftest import button
 
