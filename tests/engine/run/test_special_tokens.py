@@ -74,8 +74,8 @@ def test_an_export_of_such_a_model_is_proven_by_its_own_tokenizer(ran, tmp_path)
 
 
 def test_passages_that_are_too_long_are_counted_in_a_warning(ran, tmp_path):
-    long, short = " ".join(["boat"] * 300) + " home", passages(2)
-    file = write_jsonl(tmp_path / "long.jsonl", [long, *short, long])
+    home, the = (" ".join([*["boat"] * 300, last]) for last in ("home", "the"))
+    file = write_jsonl(tmp_path / "long.jsonl", [home, *passages(2), the])
     *_, run = ran(BOS, evaluation=EvaluationSettings(corpus=f"file:{file}"))
     (warning,) = (line for line in run.warnings if "context" in line)
     assert warning == "2 of 4 passages exceed the model's context: 90 words were dropped from the front."
