@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 STAGE_VERSIONS: dict[str, int] = {
-    "text": 2,
-    "statistics": 2,
+    "text": 3,
+    "statistics": 3,
     "gradients": 1,
     "inputs": 1,
     "sensitivity": 5,
