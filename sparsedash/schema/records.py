@@ -151,7 +151,8 @@ class Record:
 
     key: where the store keeps it. pruned: None for the dense model. passages_key: where the texts are.
     outcomes: in corpus order. tokens_per_second: of the evaluation. rule: how the last token was judged.
-    stopping: None where every passage was to be answered.
+    stopping: None where every passage was to be answered. words_cut: of each passage longer than the model's context,
+    the words at its beginning that were dropped.
     """
 
     key: str
@@ -167,6 +168,7 @@ class Record:
     tokens_per_second: NotNegative
     rule: Rule = "plain"
     stopping: Stopping | None = None
+    words_cut: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.outcomes:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -85,8 +85,8 @@ def tiny_loaded(model_type: str, seed: int = 0, **changes: Any) -> LoadedModel:
     )
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on the built-in openings; it can encode anything."""
+def tiny_tokenizer(template: str = "$A") -> PreTrainedTokenizerFast:
+    """Byte-level BPE trained on the built-in openings; it can encode anything. template: with special tokens or not."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevel()
@@ -97,13 +97,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<|end|>", 0)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>", pad_token="<|end|>"
     )
 
 
-def save_tiny(folder: Path, model_type: str = "llama", seed: int = 0, **changes: Any) -> Path:
-    """A tiny model and its tokenizer as a local folder. changes: to its row of CONFIGS."""
+def save_tiny(folder: Path, model_type: str = "llama", seed: int = 0, template: str = "$A", **changes: Any) -> Path:
+    """A tiny model and its tokenizer as a local folder. template: of the tokenizer. changes: to its row of CONFIGS."""
     tiny_model(model_type, seed, **changes).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    tiny_tokenizer(template).save_pretrained(folder)
     return folder

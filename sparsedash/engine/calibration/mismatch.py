@@ -46,7 +46,7 @@ class PassageActivations:
         self._store, self._loaded, self._on_step = store, loaded, on_step
         self._watched, self._token_weights = watched, token_weights
         pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
-        read = [loaded.tokenizer(context + target).input_ids for context, target in pairs]
+        read = [loaded.tokens(context + target) for context, target in pairs]
         self._sequences = [ids[:MISMATCH_TOKENS] for ids in read]
         tokens = digest(self._sequences)
         self.key = activations_key(loaded.identity, loaded.dtype, tokens, digest(watched))

@@ -22,7 +22,7 @@ def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: Calibrati
     Random(settings.seed).shuffle(pieces)
     chosen: list[list[int]] = []
     for piece in pieces:
-        ids = loaded.tokenizer(piece).input_ids if isinstance(piece, str) else piece
+        ids = loaded.tokens(piece) if isinstance(piece, str) else piece
         ids = ids[: min(length, budget)]
         if len(ids) >= 2:
             chosen.append(ids)
@@ -43,7 +43,7 @@ def first_tokens(sequences: Sequence[list[int]], n_tokens: int) -> list[list[int
 
 
 def _pieces(loaded: LoadedModel, text: str, length: int) -> list[list[int]]:
-    ids: list[int] = loaded.tokenizer(text).input_ids
+    ids = loaded.tokens(text)
     return [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)] or [ids]
 
 

@@ -109,8 +109,8 @@ class Writer:
     def read(self, on_step: OnStep) -> None:
         """Read the prompt; its end where it is longer than the model can take."""
         loaded = self._record_model.loaded
-        ids = loaded.tokenizer(self._settings.prompt).input_ids
-        ids = ids[-max(1, loaded.max_length - self._settings.n_tokens) :]
+        front, own = loaded.front_and_own(self._settings.prompt)
+        ids = front + own[-max(1, loaded.max_length - self._settings.n_tokens - len(front)) :]
         for start in range(0, len(ids), CHUNK_TOKENS):
             on_step(Step("read", start, len(ids), unit="tokens"))
             self._step(ids[start : start + CHUNK_TOKENS])

@@ -36,8 +36,8 @@ def measure_divergence(
 @torch.inference_mode()
 def _measured(both: tuple[RecordModel, RecordModel], settings: DivergenceSettings, on_step: OnStep) -> Divergence:
     left, right = (record_model.loaded for record_model in both)
-    ids = _ids(left, settings.text)
-    if ids != _ids(right, settings.text):
+    ids = left.tokens(settings.text)
+    if ids != right.tokens(settings.text):
         raise JobError(
             "The two models cut this text into different tokens, so they cannot be compared token by token.",
             "Compare two models with the same tokenizer.",
@@ -57,10 +57,6 @@ def _measured(both: tuple[RecordModel, RecordModel], settings: DivergenceSetting
             places.append(Place(text=part, nats=value, left=one, right=other))
     opening = "".join(parts[: start + 1])
     return Divergence(key=settings.key(), opening=opening, places=tuple(places))
-
-
-def _ids(loaded: LoadedModel, text: str) -> list[int]:
-    return list(loaded.tokenizer(text).input_ids)
 
 
 def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Tensor]:
@@ -85,7 +81,9 @@ def _parts(loaded: LoadedModel, text: str, ids: Sequence[int]) -> list[str]:
     """The parts of the text that the tokens are, together the text again; "" for what is no text of its own."""
     if not loaded.tokenizer.is_fast:
         return [str(loaded.tokenizer.decode([token])) for token in ids]
-    ends = [end for _, end in loaded.tokenizer(text, return_offsets_mapping=True).offset_mapping]
+    special = loaded.prepends_to(text)
+    offsets = loaded.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True).offset_mapping
+    ends = [end for _, end in offsets][: len(ids)]
     parts, done = [], 0
     for end in ends:
         parts.append(text[done : max(done, end)])

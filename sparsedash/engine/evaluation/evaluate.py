@@ -32,12 +32,15 @@ from sparsedash.schema.settings import PUBLISHED_LONGEST, Rule
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """Outcomes in corpus order, and how fast they came: input tokens, padding not counted. stopping: as in Record."""
+    """Outcomes in corpus order, and how fast they came: input tokens, padding not counted. stopping, words_cut: as in
+    Record.
+    """
 
     outcomes: tuple[Outcome, ...]
     stopping: Stopping | None
     seconds: float
     n_tokens: int
+    words_cut: tuple[int, ...]
 
 
 def evaluate(
@@ -171,6 +174,7 @@ class _Asked:
             stopping=stopping,
             seconds=max(seconds, 1e-9),
             n_tokens=sum(len(self.questions[row].read) for row in found),
+            words_cut=tuple(words for row in sorted(found) if (words := self.questions[row].words_cut)),
         )
 
     def _known_and_asked(self, chunk: Sequence[int]) -> tuple[dict[Answering, dict[int, Outcome]], Sequence[Asked]]:

@@ -17,28 +17,29 @@ N_GRAM = 13
 
 @dataclass(frozen=True)
 class Question:
-    """Token ids of one passage: the context and the target after it."""
+    """Token ids of one passage: the context and the target after it. words_cut: of a context that is too long."""
 
     context: list[int]
     target: list[int]
+    words_cut: int = 0
 
     @classmethod
     def of(cls, loaded: LoadedModel, context: str, target: str) -> "Question":
-        """Context and target in tokens, cut at the front to what the model can read.
+        """Context and target in tokens. What the model cannot read goes from the context's beginning, but for a
+        beginning-of-text token.
 
-        Raises CorpusError for a target that is longer than that.
+        Raises CorpusError for a target that is longer than the model can read.
         """
-        tokenizer = loaded.tokenizer
-        special = _with_special(loaded, context)
-        whole = tokenizer(context + target, add_special_tokens=special).input_ids
-        n_context = len(tokenizer(context, add_special_tokens=special).input_ids)
+        front, whole = loaded.front_and_own(context + target)
+        n_context = len(loaded.front_and_own(context)[1])
         if len(whole) <= n_context:
             # The last word merged into the context's last token; the model can only be asked for that token.
             n_context = len(whole) - 1
-        start = max(0, len(whole) - loaded.max_length - 1)
-        if start >= n_context:
+        start = max(0, len(front) + len(whole) - loaded.max_length - 1)
+        if start > n_context or not front + whole[start:n_context]:
             raise CorpusError(f"The target {target[:40]!r} is longer than the model can read.")
-        return cls(whole[start:n_context], whole[n_context:])
+        words_cut = len(loaded.tokenizer.decode(whole[:start]).split())
+        return cls(front + whole[start:n_context], whole[n_context:], words_cut)
 
     @property
     def read(self) -> list[int]:
@@ -92,16 +93,23 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
 
 def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """Passages as plain values that another program can ask a model: `ids` of context and target, `n_target` of them
-    the target's, and the `text` that they are the end of, encoded with `special` tokens or without.
+    the target's, and the `text` with its `tokens`, encoded with `special` tokens or without.
 
     pairs: context and target of each passage.
     """
     asked = []
     for context, target in pairs:
-        question = Question.of(loaded, context, target)
-        ids = question.context + question.target
-        special = _with_special(loaded, context)
-        asked.append({"ids": ids, "n_target": len(question.target), "text": context + target, "special": special})
+        question, text, special = Question.of(loaded, context, target), context + target, loaded.prepends_to(context)
+        tokens = list(loaded.tokenizer(text, add_special_tokens=special).input_ids)
+        asked.append(
+            {
+                "ids": question.context + question.target,
+                "n_target": len(question.target),
+                "text": text,
+                "special": special,
+                "tokens": tokens,
+            }
+        )
     return asked
 
 
@@ -115,9 +123,3 @@ def _split(text: str, index: int) -> tuple[str, str]:
     # White space at the end of the context belongs to the target, or the words would be encoded otherwise.
     stripped = context.rstrip()
     return stripped, context[len(stripped) :] + space + word
-
-
-def _with_special(loaded: LoadedModel, context: str) -> bool:
-    """Whether the tokenizer is to add its own beginning: not where the text has it."""
-    bos = loaded.tokenizer.bos_token
-    return not (bos and context.startswith(bos))

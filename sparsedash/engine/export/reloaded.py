@@ -61,8 +61,7 @@ def main(folder: str, questions_file: str, answers_file: str) -> None:
     if asked["tokenizer"]:
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
         same = all(
-            tokenizer(q["text"], add_special_tokens=q["special"]).input_ids[-len(q["ids"]) :] == q["ids"]
-            for q in asked["questions"]
+            tokenizer(q["text"], add_special_tokens=q["special"]).input_ids == q["tokens"] for q in asked["questions"]
         )
     right, logits = answer(model, asked["questions"], asked["n_logits"])
     save_file({str(i): rows for i, rows in enumerate(logits)}, f"{answers_file}.safetensors")

@@ -82,7 +82,10 @@ def main(file: str, questions_file: str, answers_file: str) -> None:
     right, kept, same = [], {}, True
     for number, question in enumerate(questions):
         ids, n_target = question["ids"], question["n_target"]
-        same = same and reader.tokens(question["text"], question["special"])[-len(ids) :] == ids
+        same = (
+            same
+            and reader.tokens(question["text"], question["special"])[-len(question["tokens"]) :] == question["tokens"]
+        )
         rows = reader.logits(ids[:-1])
         right.append(bool((rows[-n_target:].argmax(axis=-1) == np.array(ids[-n_target:])).all()))
         if number < asked["n_logits"]:

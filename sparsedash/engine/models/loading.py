@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -94,6 +95,32 @@ class LoadedModel:
         config = self.model.config
         limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
         return next((limit for limit in limits if limit), 2048)
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text: with what the tokenizer prepends, without what it appends."""
+        front, own = self.front_and_own(text)
+        return front + own
+
+    def front_and_own(self, text: str) -> tuple[list[int], list[int]]:
+        """The same ids in two parts: what begins every text, such as a beginning-of-text token, and the text's own."""
+        special = self.prepends_to(text)
+        n_before, n_after = self._n_special if special else (1, 0)
+        ids = list(self.tokenizer(text, add_special_tokens=special).input_ids)
+        return ids[:n_before], ids[n_before : len(ids) - n_after]
+
+    def prepends_to(self, text: str) -> bool:
+        """Whether the tokenizer may add its special tokens: not to a text that has the beginning-of-text token."""
+        bos = self.tokenizer.bos_token
+        return not (bos and text.startswith(bos))
+
+    @cached_property
+    def _n_special(self) -> tuple[int, int]:
+        """Special tokens that the tokenizer prepends and appends to any text."""
+        plain, whole = (list(self.tokenizer("a", add_special_tokens=special).input_ids) for special in (False, True))
+        for n_before in range(len(whole)):
+            if plain and whole[n_before : n_before + len(plain)] == plain:
+                return n_before, len(whole) - n_before - len(plain)
+        return 0, 0
 
 
 Read = Callable[[Source, Dtype], LoadedModel]

@@ -1,6 +1,6 @@
 """Parts of a whole, such as what the blocks of a model become, that are made when they are asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, overload
 
 T = TypeVar("T")
@@ -15,6 +15,10 @@ class Lazily(Sequence[T]):
 
     def __len__(self) -> int:
         return self._n_parts
+
+    def __iter__(self) -> Iterator[T]:
+        """Every part; Sequence's own would take an IndexError from `make` for the end."""
+        return (self[index] for index in range(self._n_parts))
 
     @overload
     def __getitem__(self, index: int) -> T: ...

@@ -104,6 +104,7 @@ class RunRecords:
             tokens_per_second=evaluated.n_tokens / evaluated.seconds,
             rule=settings.evaluation.rule,
             stopping=evaluated.stopping,
+            words_cut=evaluated.words_cut,
         )
         self._store.put(record.key, record)
         self._made.add(record.key)

@@ -116,7 +116,14 @@ class Stages:
     def dense_record(self) -> Record:
         """The dense model's answers, to all passages."""
         dense = self._dense
-        return self._records.known(dense.key, "dense") or self._records.evaluated([dense])[0]
+        record = self._records.known(dense.key, "dense") or self._records.evaluated([dense])[0]
+        if n_cut := len(record.words_cut):
+            exceed = "passages exceed" if n_cut > 1 else "passage exceeds"
+            self.run_log.warn(
+                f"{n_cut:,} of {len(record.outcomes):,} {exceed} the model's context: "
+                f"{sum(record.words_cut):,} words were dropped from the front."
+            )
+        return record
 
     def sparse_record(
         self, method: MethodSettings, permille: int, announce: Callable[[], None] = lambda: None

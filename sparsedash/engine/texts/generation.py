@@ -36,7 +36,7 @@ def sample_texts(
     message = f"the model writes {n_samples:,} × {length:,} tokens to calibrate on"
     step = Step("text", 0, n_samples * length, unit="tokens", message=message)
     luck = torch.rand(n_samples, length, generator=torch.Generator().manual_seed(settings.seed))
-    prompts = [loaded.tokenizer(openings[i % len(openings)]).input_ids for i in range(n_samples)]
+    prompts = [loaded.tokens(openings[i % len(openings)]) for i in range(n_samples)]
     n_at_once = _texts_at_once(loaded, length)
 
     def write(start: int) -> list[str]:

@@ -1,18 +1,19 @@
 """The evaluator agrees with reading one passage at a time, as the common harness does, without any of its shortcuts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sparsedash.engine.evaluation.evaluate import evaluate
-from sparsedash.engine.evaluation.questions import choose_passages, n_leaked
+from sparsedash.engine.evaluation.questions import Question, choose_passages, n_leaked
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step, ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
 from tests.engine.conftest import passages
-from tests.engine.tiny import CONFIGS, tiny_loaded
+from tests.engine.tiny import CONFIGS, tiny_loaded, tiny_tokenizer
 
 
 def _chosen(texts, **settings):
@@ -102,6 +103,24 @@ def test_a_passage_longer_than_the_model_can_read_keeps_its_end():
     assert len(loaded.tokenizer(long).input_ids) > loaded.max_length
     (outcome,) = evaluate(loaded, _chosen([long]), ignore_steps).outcomes
     assert math.isfinite(outcome.log_likelihood)
+
+
+def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
+    loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A <|end|>"))
+    context = " ".join(f"boat{i}" for i in range(300))
+    question, own = Question.of(loaded, context, " home"), tiny_tokenizer()(context + " home").input_ids
+    assert question.read == [0, *own[-256:-1]]
+    assert question.target == own[-1:]
+    assert question.words_cut > 0
+    assert len(context.split()) - question.words_cut == pytest.approx(
+        len(loaded.tokenizer.decode(own[-256:-1]).split()), abs=1
+    )
+    assert Question.of(loaded, "the boat", " home").words_cut == 0
+
+
+def test_a_target_longer_than_the_model_can_read_is_refused():
+    with pytest.raises(CorpusError, match="longer than the model can read"):
+        Question.of(tiny_loaded("llama"), "the boat", " z" * 300)
 
 
 def test_progress_counts_every_passage():

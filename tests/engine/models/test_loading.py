@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from sparsedash.engine.models import loading
 from sparsedash.engine.models.loading import ModelShelf, load, locate
 from sparsedash.schema.errors import ModelError
-from tests.engine.tiny import save_tiny, tiny_model
+from tests.engine.tiny import save_tiny, tiny_loaded, tiny_model, tiny_tokenizer
 
 
 def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder, store):
@@ -125,3 +126,12 @@ def test_the_shelf_keeps_one_model_and_reads_it_once(model_folder, store, tmp_pa
     other = locate(str(save_tiny(tmp_path / "m", seed=5)), store)
     assert shelf.take(other, "float32") is not first
     assert shelf.take(source, "bfloat16").model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("after", ["", " <|end|>"])
+@pytest.mark.parametrize(("before", "front"), [("", []), ("<|end|> ", [0]), ("<|end|> <|end|> ", [0, 0])])
+def test_tokens_have_what_the_tokenizer_prepends_and_nothing_that_it_appends(before, front, after):
+    loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer(f"{before}$A{after}"))
+    own = tiny_tokenizer()("the lamp").input_ids
+    assert loaded.tokens("the lamp") == front + own
+    assert loaded.front_and_own("<|end|>the lamp") == ([0], own), "a text that has the token is given no second one"
