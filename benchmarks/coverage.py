@@ -15,7 +15,7 @@ tolerance. Last the power: the chance of each verdict at the usual tolerance for
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate, chain
+from itertools import chain
 from math import log, sqrt
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.arguments import answers_parser
 from benchmarks.power_curves import losses_of, power
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.evaluation.early_stopping import chunks
+from sparsedash.engine.evaluation.early_stopping import looks as looks_of
 from sparsedash.reporting import wording
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
@@ -132,7 +132,7 @@ def _population(made, pairs):
 
 def looks(n, looked):
     """The numbers of passages after which a verdict may be read."""
-    return list(accumulate(len(chunk) for chunk in chunks(n))) if looked else [n]
+    return looks_of(n) if looked else [n]
 
 
 def perplexity_errors(population, n, looked, draws):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.engine.evaluation.early_stopping import chunks
+from sparsedash.engine.evaluation.early_stopping import looks
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
     SELF,
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def simulate(n_passages: int, n_runs: int, n_comparisons: int) -> None:
-    sizes = [len(chunk) for chunk in chunks(n_passages)]
+    sizes = np.diff([0, *looks(n_passages)])
     print(
         f"{n_runs} simulated evaluations of {n_passages:,} passages, looks at {np.cumsum(sizes).tolist()}, "
         f"{n_comparisons} comparisons in the run; close: under {100 * MARGIN:g} points"

@@ -18,7 +18,7 @@ from statistics import fmean
 
 from benchmarks.arguments import answers_parser
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.engine.evaluation.early_stopping import ToleranceRule
+from sparsedash.engine.evaluation.early_stopping import ToleranceRule, chunks
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
@@ -83,10 +83,10 @@ def _searched(curve, steps, rows, tolerance):
     tried, n_answered = [], 0
     while (place := next_trial(len(steps), tried)) is not None:
         outcomes = {}
-        for chunk in rule.chunks():
+        for chunk in chunks(len(rows)):
             outcomes |= {i: curve.at[steps[place]][rows[i]] for i in chunk}
             stopping = rule.stopping(outcomes)
-            if stopping.decision != "open":
+            if stopping and stopping.decision != "open":
                 break
         tried.append((place, stopping.decision == "within"))
         n_answered += len(outcomes)

@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 STAGE_VERSIONS: dict[str, int] = {
-    "text": 2,
-    "statistics": 2,
+    "text": 3,
+    "statistics": 3,
     "gradients": 1,
     "inputs": 1,
     "sensitivity": 5,
@@ -15,8 +15,8 @@ STAGE_VERSIONS: dict[str, int] = {
     "solve": 3,
     "elimination": 3,
     "outcomes": 4,
-    "continuation": 1,
-    "divergence": 1,
+    "continuation": 2,
+    "divergence": 2,
     "timing": 1,
     "export": 1,
 }

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 from math import log
 
-from sparsedash.engine.evaluation.early_stopping import ToleranceRule
+from sparsedash.engine.evaluation.early_stopping import ToleranceRule, chunks
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
 from sparsedash.schema.searches import FindResult, FindSettings, Trial
@@ -169,12 +169,12 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
 
 def _tried(dense: Record, rule: ToleranceRule, permille: int, slope: float) -> Record:
     answered: dict[int, Outcome] = {}
-    for chunk in rule.chunks():
+    for chunk in chunks(len(dense.outcomes)):
         for row in chunk:
             lost = slope * permille / 1000 * (1 + row % 5 / 5)
             answered[row] = replace(dense.outcomes[row], log_likelihood=dense.outcomes[row].log_likelihood - lost)
         stopping = rule.stopping(answered)
-        if stopping.decision != "open":
+        if stopping and stopping.decision != "open":
             break
     made = record([True], permille)
     return replace(made, outcomes=tuple(answered[row] for row in sorted(answered)), stopping=stopping)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
 
 from sparsedash.schema.records import Decision, Outcome, Stopping
@@ -16,26 +17,27 @@ _ORDER_SEED = 0
 def chunks(n_passages: int) -> list[list[int]]:
     """The positions of the passages in the order they are answered, cut where an evaluation may stop.
 
-    They are shuffled, and each later part is a quarter of all before. So the passages answered at a cut are a fair
-    sample, whatever their lengths; and short parts, whose batches hold more padding, come only while little has been
-    answered. Every model is asked in the same order.
+    They are shuffled, and cut at the planned looks, between them into parts of a quarter of all before. So the passages
+    answered at a cut are a fair sample, whatever their lengths. Every model is asked in the same order and in the same
+    parts, whether or where it may stop: batches are made of one part, and answers in BF16 depend on the batch.
     """
-    order = _shuffled(n_passages)
+    order = list(range(n_passages))
+    Random(_ORDER_SEED).shuffle(order)
     cut: list[list[int]] = []
     start = 0
-    while start < n_passages:
-        size = max(FIRST_CHUNK, start // 4)
-        # What would be left behind is too little for batches of its own.
-        end = n_passages if start + size + size // 2 >= n_passages else start + size
-        cut.append(order[start:end])
-        start = end
+    for look in (look.n_passages for look in planned_looks(n_passages)):
+        while start < look:
+            size = max(FIRST_CHUNK, start // 4)
+            # What would be left behind is too little for batches of its own.
+            end = look if start + size + size // 2 >= look else start + size
+            cut.append(order[start:end])
+            start = end
     return cut
 
 
-def _shuffled(n_passages: int) -> list[int]:
-    order = list(range(n_passages))
-    Random(_ORDER_SEED).shuffle(order)
-    return order
+def looks(n_passages: int) -> list[int]:
+    """The numbers of passages after which a StopRule looks."""
+    return [end for end in accumulate(map(len, chunks(n_passages))) if end >= min(FIRST_CHUNK, n_passages)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +50,10 @@ class StopRule:
     dense: Sequence[Outcome]
     n_comparisons: int
 
-    def chunks(self) -> list[list[int]]:
-        """The positions of the passages in the order they are answered, cut where it is looked at."""
-        return chunks(len(self.dense))
-
-    def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping:
-        """What is known after these passages of the sparse model, by position."""
+    def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping | None:
+        """What is known after these passages of the sparse model, by position; None where they are too few to look."""
+        if len(outcomes) < looks(len(self.dense))[0]:
+            return None
         broke, mended = _flips(self.dense, outcomes)
         return _stopping(self, outcomes, decide(broke, mended, len(outcomes), self.n_comparisons))
 
@@ -70,14 +70,11 @@ class ToleranceRule:
     n_comparisons: int
     tolerance: Tolerance
 
-    def chunks(self) -> list[list[int]]:
-        """The positions of the passages in the order they are answered, cut where it is looked at."""
-        order, ends = _shuffled(len(self.dense)), [look.n_passages for look in planned_looks(len(self.dense))]
-        return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-    def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping:
-        """What is known after these passages of the sparse model, by position; as many as some look is after."""
-        share = next(look.share for look in planned_looks(len(self.dense)) if look.n_passages == len(outcomes))
+    def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping | None:
+        """What is known after these passages of the sparse model, by position; None where no look was planned."""
+        shares = {look.n_passages: look.share for look in planned_looks(len(self.dense))}
+        if (share := shares.get(len(outcomes))) is None:
+            return None
         alpha = ALPHA / self.n_comparisons * share
         pairs = [(self.dense[row], outcome) for row, outcome in outcomes.items()]
         (judged,) = judge_all([losses_of(pairs, alpha=alpha)], self.tolerance)

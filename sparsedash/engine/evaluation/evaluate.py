@@ -9,10 +9,11 @@ not belong to it, near the beginning: the `published` rule counts it as wrong, w
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain
 
 import torch
 
@@ -23,7 +24,7 @@ from sparsedash.engine.evaluation.questions import Question
 from sparsedash.engine.evaluation.reading import Answering, Asked, Read, bytes_a_token, read, that_fit
 from sparsedash.engine.evaluation.so_far import SoFar
 from sparsedash.engine.evaluation.target_scores import TargetScore, outcome
-from sparsedash.engine.models.block_walk import batches_by_length
+from sparsedash.engine.models.block_walk import Batch, batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Outcome, Passages, Stopping
@@ -96,8 +97,10 @@ def evaluate_together(
 
     for model in models:
         model.so_far.begin(len(models))
-    for chunk in stop.chunks() if stop else chunks(len(questions)):
-        for model, found in asked.outcomes(chunk, on_read).items():
+    parts = chunks(len(questions))
+    # Answers are finished at every end, which takes passes over all weights: without a rule there is but one.
+    for together in [[part] for part in parts] if stop else [parts]:
+        for model, found in asked.outcomes(together, on_read).items():
             outcomes[model] |= found
         if stop:
             stopping = stop.stopping(outcomes[models[0]])
@@ -123,10 +126,13 @@ class _Asked:
         return [Question.of(self.loaded, context, target) for context, target in pairs]
 
     def outcomes(
-        self, chunk: Sequence[int], on_read: Callable[[int, int], None]
+        self, parts: Sequence[Sequence[int]], on_read: Callable[[int, int], None]
     ) -> dict[Answering, dict[int, Outcome]]:
-        """The outcomes of these positions. on_read: told again and again how many are read, and how many are right."""
-        found, asked = self._known_and_asked(chunk)
+        """The outcomes of these positions; no batch spans two parts.
+
+        on_read: told again and again how many are read, and how many are right.
+        """
+        found, asked = self._known_and_asked(parts)
         known = [outcome.last_word_right for own in found.values() for outcome in own.values()]
         n_read, n_right = len(known), sum(known)
         waiting: list[Read] = []
@@ -177,19 +183,25 @@ class _Asked:
             words_cut=tuple(words for row in sorted(found) if (words := self.questions[row].words_cut)),
         )
 
-    def _known_and_asked(self, chunk: Sequence[int]) -> tuple[dict[Answering, dict[int, Outcome]], Sequence[Asked]]:
+    def _known_and_asked(
+        self, parts: Sequence[Sequence[int]]
+    ) -> tuple[dict[Answering, dict[int, Outcome]], Sequence[Asked]]:
         """What an earlier attempt has of these positions, and the batches that are left to read."""
-        reads, pad = [self.questions[row].read for row in chunk], self.loaded.tokenizer.pad_token_id or 0
         found: dict[Answering, dict[int, Outcome]] = {model: {} for model in self.models}
         asked = []
-        for part, batch in batches_by_length(reads, BATCH_TOKENS, pad, self.loaded.model.device):
-            rows = [chunk[i] for i in part]
+        for rows, batch in chain.from_iterable(map(self._batches, parts)):
             for model in self.models:
                 if known := model.so_far.known(rows):
                     found[model] |= known
                 else:
                     asked.append(Asked(model, rows, [self.questions[row] for row in rows], batch))
         return found, asked
+
+    def _batches(self, part: Sequence[int]) -> Iterator[tuple[list[int], Batch]]:
+        """The batches of these positions, and the positions of each."""
+        reads, pad = [self.questions[row].read for row in part], self.loaded.tokenizer.pad_token_id or 0
+        for places, batch in batches_by_length(reads, BATCH_TOKENS, pad, self.loaded.model.device):
+            yield [part[place] for place in places], batch
 
     @cached_property
     def _kept_bytes(self) -> int:

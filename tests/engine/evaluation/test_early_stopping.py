@@ -2,15 +2,17 @@
 
 import random
 from dataclasses import replace
+from itertools import accumulate, chain
 
 import pytest
 
-from sparsedash.engine.evaluation.early_stopping import FIRST_CHUNK, StopRule, ToleranceRule, chunks
+from sparsedash.engine.evaluation.early_stopping import StopRule, ToleranceRule, chunks, looks
 from sparsedash.engine.evaluation.evaluate import evaluate
 from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
+from sparsedash.stats.planned_looks import planned_looks
 from sparsedash.stats.tolerance import ALPHA, Tolerance
 from tests.engine.evaluation.test_evaluate import passages
 from tests.engine.tiny import tiny_loaded
@@ -21,26 +23,34 @@ from tests.factories import outcome
 def test_the_chunks_hold_every_passage_once(n):
     found = chunks(n)
     assert sorted(i for chunk in found for i in chunk) == list(range(n))
-    assert all(len(chunk) >= min(n, FIRST_CHUNK // 2) for chunk in found)
+    assert all(len(chunk) >= min(n, 48) for chunk in found)
+    ends = set(accumulate(map(len, found)))
+    assert {look.n_passages for look in planned_looks(n)} <= ends, "a search may stop there"
 
 
 def test_the_order_is_shuffled_and_the_same_each_time():
-    first = chunks(5153)[0]
-    assert first == chunks(5153)[0]
+    first = [*chunks(5153)[0], *chunks(5153)[1]]
+    assert first == [*chunks(5153)[0], *chunks(5153)[1]]
     assert first != sorted(first)
-    # The first chunk is spread over the file: 256 of 5,153 in each tenth of it within chance.
+    # The first chunks are spread over the file: 322 of 5,153 in each tenth of it within chance.
     tenths = [sum(i * 10 // 5153 == tenth for i in first) for tenth in range(10)]
-    assert min(tenths) > 10 and max(tenths) < 45
+    assert min(tenths) > 14 and max(tenths) < 52
 
 
 def test_later_chunks_grow_so_that_batches_stay_full():
     sizes = [len(chunk) for chunk in chunks(5153)]
-    assert sizes[:5] == [256] * 5
-    assert all(size <= 0.4 * sum(sizes[:i]) for i, size in enumerate(sizes) if sum(sizes[:i]) > 1024)
+    assert sizes == [161, 161, 322, 256, 256, 132, 322, 402, 564, 644, 805, 1128]
 
 
 def answers(right):
     return {i: outcome(i, verdict) for i, verdict in right.items()}
+
+
+def test_nothing_is_stopped_before_the_first_256_passages():
+    dense = [True] * 1000
+    assert verdicts(dense, dict.fromkeys(range(249), False)) is None
+    assert verdicts(dense, dict.fromkeys(range(looks(1000)[0]), False)).decision == "difference"
+    assert all(looks(n)[0] >= 256 and looks(n)[-1] == n for n in (256, 700, 1000, 5153))
 
 
 def stop_rule(dense, n_comparisons=1):
@@ -53,8 +63,8 @@ def verdicts(dense, right):
 
 def test_a_stop_says_what_was_found_and_after_how_many_of_how_many():
     dense = [True] * 1000
-    stopped = verdicts(dense, {i: i % 2 == 0 for i in range(256)})
-    assert (stopped.decision, stopped.n_answered, stopped.n_passages) == ("difference", 256, 1000)
+    stopped = verdicts(dense, {i: i % 2 == 0 for i in range(500)})
+    assert (stopped.decision, stopped.n_answered, stopped.n_passages) == ("difference", 500, 1000)
     assert stopped.p_value < 1e-20
     assert stopped.interval[0] < -0.5 < stopped.interval[1] < 0
     alike = verdicts(dense, dict.fromkeys(range(900), True))
@@ -62,7 +72,7 @@ def test_a_stop_says_what_was_found_and_after_how_many_of_how_many():
 
 
 def test_more_comparisons_ask_for_a_clearer_difference():
-    right = {i: i not in range(9) for i in range(256)}
+    right = {i: i not in range(9) for i in range(500)}
     dense = [True] * 1000
     few, many = (stop_rule(dense, n).stopping(answers(right)) for n in (1, 20))
     assert (few.decision, many.decision) == ("difference", "open")
@@ -77,7 +87,7 @@ def a_search(n=400, n_comparisons=6):
 
 def after(rule, n_answered, lost, breaks=0):
     """What the rule says where every answer has lost about so many nats, and the first so many right ones broke."""
-    rows = [row for chunk in rule.chunks() for row in chunk][:n_answered]
+    rows = [row for chunk in chunks(len(rule.dense)) for row in chunk][:n_answered]
     broke = [row for row in rows if rule.dense[row].last_word_right][:breaks]
     answered = {
         row: replace(
@@ -90,11 +100,9 @@ def after(rule, n_answered, lost, breaks=0):
     return rule.stopping(answered)
 
 
-def test_a_trial_is_looked_at_where_that_was_planned_and_answers_every_passage_once():
-    sizes = [len(chunk) for chunk in a_search().chunks()]
-    assert sizes == [50, 50, 100, 200]
-    assert sorted(i for chunk in a_search().chunks() for i in chunk) == list(range(400))
-    assert [len(chunk) for chunk in a_search(10).chunks()] == [10]
+def test_a_trial_is_looked_at_only_where_that_was_planned():
+    looked = [n for n in range(1, 401) if after(a_search(), n, lost=0.0) is not None]
+    assert looked == [50, 100, 200, 400]
 
 
 def test_a_trial_that_loses_far_too_much_ends_at_the_first_look():
@@ -147,9 +155,9 @@ def _stopped(loaded, texts, dense):
 def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_have(loaded, texts, whole):
     opposite = [not outcome.last_word_right for outcome in whole.outcomes]
     stopped = _stopped(loaded, texts, opposite)
-    answered = sorted(chunks(700)[0])
+    answered = sorted(chain(*chunks(700)[:3]))
     assert stopped.stopping.decision == "difference"
-    assert stopped.stopping.n_answered == 256
+    assert stopped.stopping.n_answered == len(answered) == 350
     assert [outcome.index for outcome in stopped.outcomes] == answered
     assert stopped.outcomes == tuple(whole.outcomes[i] for i in answered)
     assert stopped.n_tokens < whole.n_tokens
@@ -157,7 +165,7 @@ def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_
 
 def test_an_evaluation_that_decides_nothing_answers_everything_and_says_so(loaded, texts, whole):
     right = [outcome.last_word_right for outcome in whole.outcomes]
-    first, second, _ = chunks(700)
+    first, second, *_ = chunks(700)
     broke = {i for chunk in (first, second) for i in [i for i in chunk if not right[i]][:3]}
     dense = [right[i] or i in broke for i in range(700)]
     stopped = _stopped(loaded, texts, dense)
@@ -168,3 +176,20 @@ def test_an_evaluation_that_decides_nothing_answers_everything_and_says_so(loade
 def test_without_a_rule_nothing_is_said_about_stopping(whole):
     assert whole.stopping is None
     assert len(whole.outcomes) == 700
+
+
+class Asking(ToleranceRule):
+    """Looks where a search does, and never stops."""
+
+    def stopping(self, outcomes):
+        found = super().stopping(outcomes)
+        return found and replace(found, decision="open")
+
+
+def test_in_bf16_a_passage_has_the_same_answer_whether_or_where_its_evaluation_may_stop(texts, monkeypatch):
+    monkeypatch.setattr("sparsedash.engine.evaluation.evaluate.finish_", lambda loaded, parts: None)
+    chosen, rounded = _chosen(texts[:200]), tiny_loaded("llama")
+    rounded.model.bfloat16()
+    free = evaluate(rounded, chosen, ignore_steps).outcomes
+    for rule in (Asking(dense=free, n_comparisons=4, tolerance=Tolerance()), StopRule(dense=free, n_comparisons=1)):
+        assert evaluate(rounded, chosen, ignore_steps, stop=rule).outcomes == free
