@@ -32,7 +32,9 @@ from sparsedash.engine.models.dequantise import dequantised
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.modules import Family, blocks_of, family_named, mlps_of, projections_of
 from sparsedash.engine.models.residency import Residency, Resident
+from sparsedash.engine.models.tokenizer_trial import require_usable
 from sparsedash.engine.pruning.surgery import Mlp
+from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
@@ -173,11 +175,23 @@ def gguf_file(reference: str) -> Path | None:
 
 
 def locate(reference: str, store: Store) -> Source:
-    """Fetch or find the model's files and name them. Reads no weights but to hash them.
+    """Fetch or find the model's files, name them, and look for what would be refused later. Reads no weights but to
+    hash them.
 
-    Raises ModelError: not found, package missing, hub unreachable, family not supported.
+    Raises ModelError: not found, package missing, hub unreachable, family not supported, files that are refused.
     """
+    source = _found(reference, store)
+    refuse_damaged_files(source.folder, reference)
+    tried = notes.tokenizer_tried(source.identity)
+    if store.recall(tried) is None:
+        require_usable(source.folder, reference, read_config(source.folder, reference).vocab_size)
+        store.remember(tried, "")
+    return source
+
+
+def _found(reference: str, store: Store) -> Source:
     path = local_path(reference)
+    name, _, revision = reference.partition("@")
     if reference == BUILTIN_MODEL:
         folder = dequantised(_builtin_file(), store)
     elif reference.startswith("builtin:"):
@@ -186,13 +200,13 @@ def locate(reference: str, store: Store) -> Source:
         folder = dequantised(_existing_file(path, reference), store)
     elif kind_of(path) == "folder":
         folder = path.resolve()
-    elif _looks_like_a_path(reference):
+    elif _looks_like_a_path(name):
         _existing(path, reference)
         raise ModelError(
             f"{reference} is neither a folder nor a .gguf file.", "Name the folder that holds config.json."
         )
     else:
-        return _from_hub(reference)
+        return _from_hub(reference, name, revision)
     _check_family(folder, reference)
     return Source(reference=reference, folder=folder, identity=files_identity(folder, store))
 
@@ -215,7 +229,6 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
     kind = "safetensors" if any(folder.glob("*.safetensors")) else "bin"
     warnings = () if kind == "safetensors" else (_bin_warning(reference),)
     config = read_config(folder, reference)
-    refuse_damaged_files(folder, reference)
     refuse_oversized(reference, config, sum(f.stat().st_size for f in folder.glob(f"*.{kind}")), kind)
     model = read_model(
         reference,
@@ -264,9 +277,9 @@ def _existing_file(path: Path, reference: str) -> Path:
     return path
 
 
-def _looks_like_a_path(reference: str) -> bool:
-    # A hub id has one slash at the most and begins with a letter or digit.
-    return reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1 or "\\" in reference
+def _looks_like_a_path(name: str) -> bool:
+    # A hub id has one slash at the most, but for those of its revision, and begins with a letter or digit.
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name
 
 
 def _check_family(folder: Path, reference: str) -> None:
@@ -275,8 +288,7 @@ def _check_family(folder: Path, reference: str) -> None:
     refuse_impossible(config, reference)
 
 
-def _from_hub(reference: str) -> Source:
-    name, _, revision = reference.partition("@")
+def _from_hub(reference: str, name: str, revision: str) -> Source:
     # The config first: an unsupported family must not cost a download of its weights.
     commit = fetch(reference, revision, "config.json")
     _check_family(commit, reference)
