@@ -201,7 +201,7 @@ def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callab
         )
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of a library says, short enough for a message."""
     first, *rest = (str(error).strip() or type(error).__name__).splitlines()
     # Some say where in the first line and what in the second.
