@@ -29,7 +29,7 @@ class SparseDashError(Exception):
         self.message = redacted(message)
         self.advice = redacted(advice)
         # Some messages end in what a library said.
-        stop = "." if self.advice and self.message[-1:].isalnum() else ""
+        stop = "." if self.advice and self.message[-1:] not in ".!?:…" else ""
         super().__init__(f"{self.message}{stop} {self.advice}".strip())
 
 
