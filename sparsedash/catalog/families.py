@@ -1,9 +1,11 @@
-"""Where each model family keeps its decoder blocks and their MLPs, in plain values. One row adds a family.
+"""Where each model family keeps its decoder blocks and their MLPs, in plain values, and which configs are refused.
 
-The keys are values of `model_type` in config.json.
+One row adds a family. The keys are values of `model_type` in config.json.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +53,48 @@ FAMILIES: dict[str, Family] = {
     "smollm3": _GATED,
     "starcoder2": Family(blocks="model.layers", inner=("mlp.c_fc",), out="mlp.c_proj"),
 }
+
+_SIZES = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), (1, 2_000)),
+    **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), (1, 10_000)),
+    **dict.fromkeys(("hidden_size", "n_embd"), (1, 1_000_000)),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim"), (1, 10_000_000)),
+    "vocab_size": (1, 100_000_000),
+    # transformers makes a dictionary of as many names, and a list of as many layers.
+    "num_labels": (0, 10_000),
+    "attention_types": (0, 2_000),
+}
+"""Least and most of a size, by its names in the families' configs; what is not said has the family's usual value."""
+
+
+def config_problem(config: Mapping[str, Any], name: object) -> str:
+    """Why a model with this config.json cannot be pruned; empty where nothing speaks against it. name: of the model."""
+    family = config.get("model_type", "")
+    if family == "":
+        return f"the config of {name} has no model_type. Fetch or save the model again."
+    if not isinstance(family, str) or family not in FAMILIES:
+        return f"models of type {str(family)[:40]!r} cannot be pruned yet; possible: {', '.join(FAMILIES)}."
+    if config.get("quantization_config") is not None:
+        return (
+            f"the weights in {name} are quantised, and a sparse model is computed from full ones. "
+            "Name the model that it was made from, or a GGUF file of it."
+        )
+    for size, value in _sizes(config):
+        least, most = _SIZES[size]
+        if type(value) is not int or not least <= value <= most:
+            return f"the config of {name} says {size} = {str(value)[:40]}; possible: {least} to {most:,}."
+    if config.get("return_dict") is False:
+        return f"the config of {name} says return_dict = False; possible: True. Change it: no weight depends on it."
+    return ""
+
+
+def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Every size that this config states."""
+    for name in _SIZES:
+        value = config.get(name)
+        # GPT-Neo lists patterns of layers, each with how often it is repeated.
+        listed = value if isinstance(value, list) and value else [[None, value]]
+        for entry in listed:
+            size = entry[1] if isinstance(entry, list) and len(entry) > 1 else entry
+            if size is not None:
+                yield name, size

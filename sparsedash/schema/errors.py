@@ -28,7 +28,9 @@ class SparseDashError(Exception):
     def __init__(self, message: str, advice: str = "") -> None:
         self.message = redacted(message)
         self.advice = redacted(advice)
-        super().__init__(f"{self.message} {self.advice}".strip())
+        # Some messages end in what a library said.
+        stop = "." if self.advice and self.message[-1:] not in ".!?:…" else ""
+        super().__init__(f"{self.message}{stop} {self.advice}".strip())
 
 
 class SettingsError(SparseDashError):

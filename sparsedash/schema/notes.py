@@ -35,6 +35,11 @@ def finite(files: str, dtype: str) -> NoteName:
     return NoteName(f"finite/{files}/{dtype}")
 
 
+def tokenizer_tried(identity: str) -> NoteName:
+    """That the tokenizer of the model with this identity reads plain text within its limits."""
+    return NoteName(f"tokenizer/{identity}")
+
+
 def unpacked_files(folder: str) -> NoteName:
     """The files of an unpacked model as they were written, as JSON: of each its size, time and hash."""
     return NoteName(f"unpacked/{folder}")

@@ -1,27 +1,15 @@
 """Why a model on this machine cannot be pruned, by its files' names and what stands before its weights."""
 
 import json
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from sparsedash.catalog.families import FAMILIES
+from sparsedash.catalog.families import config_problem
 from sparsedash.catalog.gguf_names import gguf_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.local_paths import kind_of
 from sparsedash.storage.model_configs import MAX_CONFIG_BYTES
-
-_SIZES = {
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 2_000),
-    **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), 10_000),
-    **dict.fromkeys(("hidden_size", "n_embd"), 1_000_000),
-    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim"), 10_000_000),
-    "vocab_size": 100_000_000,
-}
-"""What a size may be at most, by its names in the families' configs; what is not said has the family's usual value."""
-
 
 _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
@@ -68,22 +56,3 @@ def folder_problem(folder: Path) -> str:
     if not isinstance(config, dict):
         return f"config.json of {folder} holds no JSON object. Fetch or save the model again."
     return config_problem(config, folder)
-
-
-def config_problem(config: Mapping[str, Any], folder: Path | str) -> str:
-    """Why a model with this config cannot be pruned; empty where nothing speaks against it. folder: its place."""
-    family = config.get("model_type", "")
-    if family == "":
-        return f"config.json of {folder} has no model_type. Fetch or save the model again."
-    if not isinstance(family, str) or family not in FAMILIES:
-        return f"models of type {str(family)[:40]!r} cannot be pruned yet; possible: {', '.join(FAMILIES)}."
-    if config.get("quantization_config") is not None:
-        return (
-            f"the weights in {folder} are quantised, and a sparse model is computed from full ones. "
-            "Name the model that it was made from, or a GGUF file of it."
-        )
-    for name, most in _SIZES.items():
-        value = config.get(name)
-        if value is not None and (type(value) is not int or not 1 <= value <= most):
-            return f"config.json of {folder} says {name} = {str(value)[:40]}; possible: 1 to {most:,}."
-    return ""

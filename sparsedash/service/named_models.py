@@ -12,16 +12,16 @@ from typing import Any
 import msgspec
 
 from sparsedash.catalog.dimensions import Dimensions, dimensions
+from sparsedash.catalog.families import config_problem
 from sparsedash.catalog.memory import dimensions_of
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.model_shape import ModelShape, shape_from_plain
-from sparsedash.service.local_models import config_problem
 from sparsedash.storage.fingerprints import fingerprint
 from sparsedash.storage.model_configs import model_config
 from sparsedash.storage.store import Store
 
-_FETCHING = "sparsedash.engine.models.hub_config"
+_FETCHING = "sparsedash.engine.models.hub"
 _PATIENCE_S = 30.0
 
 _MEMORY_BYTES = 4

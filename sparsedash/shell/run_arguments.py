@@ -17,10 +17,11 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
 )
-from sparsedash.service.problems import problems
+from sparsedash.service.problems import is_hub_id, problems
 from sparsedash.shell.terminal import path
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.data_dir import data_folder, in_full
+from sparsedash.storage.model_configs import model_config
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
 
 
@@ -71,6 +72,11 @@ def asked_store(arguments: argparse.Namespace, settings: RunSettings) -> Store:
     store = Store(in_full(arguments.data_dir), patience_s=WORK_PATIENCE_S)
     if found := problems(settings, store.folder):
         raise SparseDashError(" ".join(problem.message for problem in found))
+    if is_hub_id(settings.model) and model_config(settings.model) is None:
+        # Asked before the engine is loaded, which takes seconds.
+        from sparsedash.engine.models.hub import require_reachable
+
+        require_reachable(settings.model)
     return store
 
 

@@ -1,6 +1,7 @@
 """The config.json of a model on this machine: of a local folder, or of a hub model that was fetched before."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,12 @@ from sparsedash.storage.local_paths import kind_of, local_path
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 """Real ones have a few thousand."""
+
+HUB_ID = re.compile(
+    r"(?!.*\.\.)[a-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?(@(?=.{1,255}$)[\w-][\w.-]*(/[\w-][\w.-]*)*)?",
+    re.ASCII | re.IGNORECASE,
+)
+"""OWNER/NAME[@REVISION], as long as the hub allows; a revision may have slashes, as git's branches do, and no `..`."""
 
 
 def model_config(reference: str) -> Mapping[str, Any] | None:
@@ -30,6 +37,8 @@ def model_config(reference: str) -> Mapping[str, Any] | None:
 
 
 def _fetched(reference: str) -> Path | None:
+    if not HUB_ID.fullmatch(reference):
+        return None
     # Imported here: a third of a second, which a page that names no such model need not wait for.
     from huggingface_hub import try_to_load_from_cache
 

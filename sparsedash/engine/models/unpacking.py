@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from sparsedash.engine.models.content_hash import content_hash, file_hash, remembered_hash
 from sparsedash.schema import notes
+from sparsedash.schema.hashing import digest
 from sparsedash.storage.local_paths import mode_in
 from sparsedash.storage.store import Store
 from sparsedash.storage.upkeep.unpacked import MODELS, UNFINISHED, noted_files
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _read: set[str] = set()
 """Folders, with the sizes and times of their files, whose contents this process has hashed."""
+_LONGEST_NAME = 200
+"""Bytes; most file systems allow 255, and what is unfinished has a longer name."""
 
 
 def unpacked(name: str, write: Callable[[Path], None], store: Store) -> Path:
@@ -32,6 +35,8 @@ def unpacked(name: str, write: Callable[[Path], None], store: Store) -> Path:
     It appears under its final name only when it is whole, and is made again where a file in it has changed. write: is
     given an empty folder, and fills it; what it raises is raised.
     """
+    if len(name.encode()) > _LONGEST_NAME:
+        name = digest(name)
     models = store.folder / MODELS
     models.mkdir(mode=mode_in(models.parent, 0o700), exist_ok=True)
     folder = models / name

@@ -115,9 +115,7 @@ def _drawn(loaded: LoadedModel, logits: Tensor, luck: Tensor) -> Tensor:
     The token at which the chances, summed up in the vocabulary's order, pass the row's luck (n,): one random number
     a row, where choosing among weighed tokens takes one for each of the vocabulary.
     """
-    ends = loaded.model.generation_config.eos_token_id
-    if ends is not None:
-        logits[:, ends] = float("-inf")
+    logits[:, loaded.ends] = float("-inf")
     chances = logits.softmax(dim=-1).cumsum(dim=-1)
     reached = luck[:, None] * chances[:, -1:]
     return torch.searchsorted(chances, reached, right=True).clamp_(max=logits.shape[1] - 1)

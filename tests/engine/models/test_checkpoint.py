@@ -79,6 +79,25 @@ def test_every_family_as_it_is_saved_is_whole_and_without_one_tensor_is_not(fami
     assert "lacks" in refused(folder, store)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_tensor_of_numbers_that_are_no_weights_is_refused_by_name(folder, store, dtype, kind):
+    rewrite(folder, lambda weights: weights.update({DOWN: weights[DOWN].to(dtype)}))
+    if kind == "bin":
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=f"none of float64, float32, float16, bfloat16: {re.escape(DOWN)} ") as caught:
+        locate(str(folder), store)
+    assert caught.value.advice
+
+
+def test_masks_that_old_checkpoints_keep_are_no_weights(store, tmp_path):
+    folder = save_tiny(tmp_path / "m", "gpt2")
+    mask = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool) for i in range(3)}
+    rewrite(folder, lambda weights: weights.update(mask))
+    load(locate(str(folder), store), "float32")
+
+
 def test_a_file_that_is_cut_off_is_named(folder, store):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -133,8 +152,12 @@ class TestShards:
         ({"num_attention_heads": 0}, "config"),
         ({"hidden_size": -32}, "config"),
         ({"vocab_size": 0}, "vocab_size = 0"),
-        ({"intermediate_size": 10**9}, "weights, and its files hold"),
+        ({"intermediate_size": 10**7}, "weights, and its files hold"),
         ({"intermediate_size": "wide"}, "config"),
+        ({"return_dict": False}, "return_dict = False; possible: True"),
+        ({"pad_token_id": 10**9}, "describes no model: Padding_idx"),
+        ({"num_labels": 10**8}, "num_labels = 100000000; possible: 0 to 10,000"),
+        ({"model_type": "gpt_neo", "attention_types": [[["global"], 10**8]]}, "attention_types = 100000000"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised"),
     ],
 )

@@ -55,6 +55,12 @@ def test_it_is_unpacked_once_and_then_found(whole, unpacked, store):
     assert damaged_files(store) == []
 
 
+def test_a_file_with_the_longest_name_that_there_can_be_is_unpacked(whole, store, tmp_path):
+    long = tmp_path / f"{'ü' * 125}.gguf"
+    long.symlink_to(whole)
+    assert (dequantised(long, store) / "model.safetensors").is_file()
+
+
 def test_a_flipped_bit_is_mended_and_the_numbers_are_the_same(whole, unpacked, store, caplog):
     first, identity = logits(whole, store), locate(str(whole), store).identity
     flip_a_bit(unpacked / "model.safetensors")

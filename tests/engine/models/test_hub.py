@@ -4,12 +4,14 @@ The client is a process of its own, since the hub's address is read once, when i
 """
 
 import json
+import socket
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tests.engine.conftest import passages
+from tests.engine.hub_client import HubClient
 from tests.engine.hub_layouts import PUBLISHED_FAMILIES, save, save_published
 from tests.engine.tiny import tiny_model
 
@@ -56,6 +58,34 @@ def test_a_revision_is_a_model_of_its_own(hub, client, tmp_path):
     assert newest["logits"] == pytest.approx(logits_of(seed=1), abs=1e-5)
     assert by_tag["logits"] == by_commit["logits"] == pytest.approx(logits_of(seed=2), abs=1e-5)
     assert by_tag["identity"] == by_commit["identity"] != newest["identity"]
+
+
+@pytest.mark.parametrize("revision", ["refs/pr/1", "feature/x"])
+def test_a_revision_may_have_slashes(hub, client, tmp_path, revision):
+    branch = hub.add("models", "owner/branched", save(tmp_path / "m", seed=3), revision)
+    found = client.ask(model=f"owner/branched@{revision}")
+    assert found["identity"] == f"owner/branched@{branch.refs[revision]}"
+    assert found["logits"] == pytest.approx(logits_of(seed=3), abs=1e-5)
+
+
+@pytest.mark.parametrize("revision", ["..", "../../../../x", "refs/../x", "a/..", "/etc", "a//b", ".git"])
+def test_a_revision_that_leads_elsewhere_is_refused_before_the_hub_is_asked_or_a_folder_made(hub, client, revision):
+    before, seen = sorted(client.home.rglob("*")), len(hub.asked)
+    assert "neither a hub id nor a path" in client.ask(model=f"owner/branched@{revision}")["error"]
+    assert sorted(client.home.rglob("*")) == before
+    assert len(hub.asked) == seen
+
+
+def test_an_unknown_model_is_a_bad_argument_where_the_hub_is_silent_and_it_is_asked_once(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = HubClient(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path)
+        command = ["run", "--model", "owner/unknown", "--data-dir", str(tmp_path / "data")]
+        assert client.ask(shell=command) == {"code": 2}
+        client.close()
+        silent.accept()[0].close()
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_what_the_hub_refuses_is_told_in_words(hub, client, tmp_path):

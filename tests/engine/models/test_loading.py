@@ -1,11 +1,13 @@
 """Model references: what is loaded from where, and what is said when it cannot be."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import Regex, pre_tokenizers
 
 from sparsedash.engine.models import loading
 from sparsedash.engine.models.loading import ModelShelf, load, locate
@@ -135,3 +137,28 @@ def test_tokens_have_what_the_tokenizer_prepends_and_nothing_that_it_appends(bef
     own = tiny_tokenizer()("the lamp").input_ids
     assert loaded.tokens("the lamp") == front + own
     assert loaded.front_and_own("<|end|>the lamp") == ([0], own), "a text that has the token is given no second one"
+
+
+def test_a_text_that_the_tokenizer_breaks_down_on_or_the_model_has_no_embedding_for_is_refused(loaded):
+    def changed(tokenizer):
+        return replace(loaded, tokenizer=tokenizer)
+
+    beyond = copy.deepcopy(loaded.tokenizer)
+    beyond.add_tokens([*(f"<{number}>" for number in range(200)), "🦊"])
+    with pytest.raises(ModelError, match=r"gives token 4\d\d in 'a 🦊', and the model knows 400"):
+        changed(beyond).tokens("a 🦊")
+    bomb = copy.deepcopy(loaded.tokenizer)
+    bomb.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"^(([a-z ])+.)+[A-Z]([a-z ])+$"), "isolated")
+    with pytest.raises(ModelError, match=r"cannot read 'aaa.*retry-limit-in-match over"):
+        changed(bomb).tokens("a" * 200)
+
+
+def test_end_and_padding_tokens_without_an_embedding_are_not_used(store, tmp_path):
+    folder = save_tiny(tmp_path / "m", vocab_size=len(tiny_tokenizer()))
+    loaded = load(locate(str(folder), store), "float32")
+    assert (loaded.ends, loaded.tokenizer.pad_token_id) == ([0], 0)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 1000000000]}')
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": "[PAD]"}))
+    loaded = load(locate(str(folder), store), "float32")
+    assert (loaded.ends, loaded.tokenizer.pad_token_id) == ([7], None)

@@ -1,0 +1,91 @@
+"""A tokenizer.json tried on some text by a process of its own, which a hostile file can fill or hold up instead of us:
+
+    python -m sparsedash.engine.models.tokenizer_trial TOKENIZER_JSON VOCABULARY_SIZE
+
+Prints why it cannot be used, in one line; nothing where it can.
+"""
+
+import string
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from sparsedash.schema.errors import ModelError
+from sparsedash.storage.texts.text_files import json_lines
+
+TRIAL_BYTES = 2**30
+TRIAL_S = 10
+"""Of processor time, and of memory: the largest vocabulary of our families, Gemma's, takes 2 s and .4 GB."""
+
+_WAIT_S = 6 * TRIAL_S
+_PASSAGES = Path(__file__).parents[2] / "catalog" / "texts" / "cloze.jsonl"
+_N_PASSAGES = 40
+_RUNS = (*(letter * 300 for letter in "e \n0."), string.printable, "Ünïcödé — 漢字 🦊")
+_MOST_A_BYTE = 4
+_PLAIN = frozenset(string.ascii_letters + string.digits)
+_ADVICE = "Fetch the tokenizer's files again."
+
+
+def require_usable(folder: Path, reference: str, n_known: int) -> None:
+    """Raise ModelError where the folder's tokenizer.json cannot read plain text in TRIAL_S and TRIAL_BYTES.
+
+    n_known: tokens that the model has an embedding of. A folder without the file has nothing to try: what its
+    tokenizer does is then in the code of transformers.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return
+    command = [sys.executable, "-m", "sparsedash.engine.models.tokenizer_trial", str(file), str(n_known)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_WAIT_S)  # noqa: S603 - our own program
+        problem = done.stdout.decode(errors="replace").strip()
+    except subprocess.TimeoutExpired:
+        done, problem = None, ""
+    if done is None or done.returncode:
+        problem = problem or f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 2**30:.0f} GB for {_N_PASSAGES} passages"
+    if problem:
+        raise ModelError(f"The tokenizer of {reference} {problem}.", _ADVICE)
+
+
+def main(file: str, n_known: str) -> None:
+    """Try it, and say what is wrong."""
+    # Not on Windows.
+    with suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (TRIAL_BYTES, TRIAL_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (TRIAL_S, TRIAL_S))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        problem = next(_problems(file, int(n_known)), "")
+    except MemoryError:
+        sys.exit(1)
+    except BaseException as error:  # noqa: BLE001 - a panic of tokenizers is no Exception
+        problem = f"could not be read: {' '.join(str(error).split())[:300]}"
+    sys.stdout.write(problem)
+
+
+def _problems(file: str, n_known: int) -> Iterator[str]:
+    tokenizer = Tokenizer.from_file(file)
+    # As transformers does before every text.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    for text in (*islice(json_lines(_PASSAGES), _N_PASSAGES), *_RUNS):
+        read = tokenizer.encode(text)
+        if beyond := [number for number in read.ids if number >= n_known]:
+            yield f"gives token {beyond[0]:,}, and the model knows {n_known:,}"
+        if len(read.ids) > _MOST_A_BYTE * len(text.encode()):
+            yield f"makes {len(read.ids):,} tokens of {len(text):,} letters"
+        covered = {place for start, end in read.offsets for place in range(start, end)}
+        if missing := [letter for place, letter in enumerate(text) if letter in _PLAIN and place not in covered]:
+            yield f"has no token for {missing[0]!r}"
+        tokenizer.decode(read.ids)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
