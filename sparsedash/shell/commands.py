@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparsedash import __version__
-from sparsedash.schema.errors import Cancelled, SparseDashError
+from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError
 from sparsedash.schema.secrets import redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.shell import (
@@ -130,6 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = work()
         return code
+    except SettingsError as error:
+        # Known only once the model was looked at, and before anything was computed.
+        return complain(error, EXIT_BAD_ARGUMENTS)
     except SparseDashError as error:
         return complain(error, EXIT_FAILED)
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from sparsedash.catalog.gguf_reader import GgufReader, opened_gguf
 from sparsedash.engine.export.tensors import block_tensors
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.sparse_model import PrunedChannels
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema.errors import ModelError, SettingsError
 from sparsedash.schema.exports import Weights
 
 Array = np.ndarray[Any, Any]
@@ -87,11 +87,11 @@ class Plan:
 def planned(file: Path, made: PrunedChannels, *, is_base: bool) -> Plan:
     """What becomes of the dense model's file. is_base: it is what was pruned, so that it may be quantised.
 
-    Raises ModelError where it is not a full file of the dense model.
+    Raises ModelError or SettingsError where it is not a full file of the dense model.
     """
-    reader = opened_gguf(file)
+    reader = require_full(file, is_base=is_base)
     dense = [_as_it_is(tensor) for tensor in reader.tensors]
-    _require_same(file, {entry.name: entry for entry in dense}, made, is_base, reader)
+    _require_same(file, {entry.name: entry for entry in dense}, made)
     own = str(reader.fields["general.architecture"].contents())
     tied = all(entry.name != "output.weight" for entry in dense)
     if one_width(made.widths):
@@ -238,15 +238,18 @@ def _joined(parts: list[Entry]) -> Entry:
     return Entry(name, shape, lambda: np.concatenate([part.make() for part in parts]))
 
 
-def _require_same(file: Path, dense: dict[str, Entry], made: PrunedChannels, is_base: bool, reader: GgufReader) -> None:
-    """Raises ModelError unless the file holds the dense model's first MLP, in numbers that are as good."""
+def require_full(file: Path, *, is_base: bool) -> GgufReader:
+    """The file's reader. Raises ModelError for what is no GGUF file, SettingsError for a quantised one but the base."""
+    reader = opened_gguf(file)
     quantised = {t.tensor_type.name for t in reader.tensors} - set(_FULL)
     if quantised and not is_base:
-        raise ModelError(
-            f"{file.name} is quantised ({', '.join(sorted(quantised))}), and its other weights would not be the "
-            "model's.",
-            "Name one with F32, F16 or BF16 weights.",
-        )
+        reason = f"Reason: it is quantised ({', '.join(sorted(quantised))}), and its weights would not be the model's."
+        raise SettingsError("dense GGUF", file.name, "a file with F32, F16 or BF16 weights", reason)
+    return reader
+
+
+def _require_same(file: Path, dense: dict[str, Entry], made: PrunedChannels) -> None:
+    """Raises ModelError unless the file holds the dense model's first MLP."""
     own = dense.get("blk.0.ffn_down.weight")
     wanted = out_weight(made.loaded.mlps[0]).float().cpu().numpy()
     n_blocks = len({name.split(".")[1] for name in dense if name.startswith("blk.")})
