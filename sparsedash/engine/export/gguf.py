@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType, quants
 from gguf.quants import quant_shape_to_byte_shape
 
@@ -22,6 +23,7 @@ from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.sparse_model import PrunedChannels
 from sparsedash.schema.errors import ModelError, SettingsError
 from sparsedash.schema.exports import Weights
+from sparsedash.schema.settings import Dtype
 
 Array = np.ndarray[Any, Any]
 
@@ -36,6 +38,8 @@ _KEPT_FULL = ("position_embd", "token_types", "rope_freqs", "norm")
 
 _GROUP = 32
 """Weights that share a scale in q8_0; a row that is no multiple is kept in float16."""
+
+_SHIFTED_NORMS = ("gemma2", "gemma3")
 
 _OTHER_MODEL = "Name one that was made from the very model that was pruned."
 
@@ -90,9 +94,9 @@ def planned(file: Path, made: PrunedChannels, *, is_base: bool) -> Plan:
     Raises ModelError or SettingsError where it is not a full file of the dense model.
     """
     reader = require_full(file, is_base=is_base)
-    dense = [_as_it_is(tensor) for tensor in reader.tensors]
-    _require_same(file, {entry.name: entry for entry in dense}, made)
     own = str(reader.fields["general.architecture"].contents())
+    dense = [_as_it_ran(tensor, own, made.loaded.dtype) for tensor in reader.tensors]
+    _require_same(file, {entry.name: entry for entry in dense}, made)
     tied = all(entry.name != "output.weight" for entry in dense)
     if one_width(made.widths):
         architecture, widths, layout = own, made.widths, f"one width, as {own}"
@@ -170,9 +174,20 @@ def _width_value(widths: tuple[int, ...]) -> tuple[Any, GGUFValueType, GGUFValue
     return list(map(int, widths)), GGUFValueType.ARRAY, GGUFValueType.UINT32
 
 
-def _as_it_is(tensor: Any) -> Entry:
+def _as_it_ran(tensor: Any, own: str, dtype: Dtype) -> Entry:
+    """A tensor of the dense file in the numbers that the run had, which are narrower ones where it ran in bfloat16."""
     shape = tuple(int(n) for n in reversed(tensor.shape))
-    return Entry(tensor.name, shape, lambda: quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape))
+    # Gemma's files hold 1 more than its norms' weights.
+    shift = float(own in _SHIFTED_NORMS and tensor.name.endswith("norm.weight"))
+
+    def make() -> Array:
+        values: Array = quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+        if dtype == "float32" or tensor.name.startswith("rope_"):
+            return values
+        ran: Array = (torch.tensor(values - shift).bfloat16().float() + shift).numpy()
+        return ran
+
+    return Entry(tensor.name, shape, make)
 
 
 def _is_mlp(name: str) -> bool:

@@ -63,7 +63,7 @@ def test_a_bfloat16_run_is_proven_by_what_its_file_holds(weights, gguf_of, finis
     store, shelf, run = finished_run(gguf_of("llama"), dtype="bfloat16")
     (gguf_of("llama").parent / "NOTICE.md").write_text("Keep this.")
     made = export(asked(run, 0, "gguf", tmp_path / "out", weights=weights), store, shelf, ignore_steps)
-    assert made.proof.logit_difference <= (1e-4 if weights == "float32" else 0.1)
+    assert made.proof.logit_difference <= (1e-4 if weights == "float32" else 0.3)
     assert made.proof.n_allowed == (0 if weights == "float32" else 2)
     assert (tmp_path / "out" / "NOTICE.md").read_text() == "Keep this."
 
