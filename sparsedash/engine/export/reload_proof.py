@@ -39,6 +39,9 @@ ALLOWED = 1e-3
 ALLOWED_GGUF: dict[Weights, float] = {"float32": 2e-3, "float16": 0.25, "q8_0": 2.0}
 """llama.cpp rounds what it multiplies float16 and q8_0 weights with in the same way."""
 
+ALLOWED_GELU = 0.05
+"""Of any file in llama.cpp whose model has a GELU, which is looked up there in a table of float16 numbers."""
+
 _DIFFERING = 0.1
 """Share of the verdicts that may differ where llama.cpp rounds more than the weights."""
 
@@ -54,7 +57,7 @@ _ADVICE = (
 class Meant:
     """What the files are to answer. questions: as `reloaded.answer` takes them, and their text. strict: see Proof.
 
-    right, logits: of the model that was meant. run: verdicts of the run's record.
+    right, logits: of the model that was meant. run: verdicts of the run's record. gelu: whether its blocks have one.
     """
 
     questions: list[dict[str, Any]]
@@ -62,6 +65,7 @@ class Meant:
     logits: list[Tensor]
     run: list[bool]
     strict: bool
+    gelu: bool
 
 
 def meant(loaded: LoadedModel, record: Record, passages: Passages, strict: bool) -> Meant:
@@ -73,7 +77,9 @@ def meant(loaded: LoadedModel, record: Record, passages: Passages, strict: bool)
     right, logits = reloaded.answer(loaded.model, questions, N_LOGITS)
     run = [outcome.last_word_right for outcome in outcomes]
     strict = strict and loaded.dtype == "float32"
-    return Meant(questions=questions, right=right, logits=logits, run=run, strict=strict)
+    names = ("hidden_activation", "hidden_act", "activation_function", "activation")
+    gelu = any("gelu" in str(getattr(loaded.model.config, name, "")) for name in names)
+    return Meant(questions=questions, right=right, logits=logits, run=run, strict=strict, gelu=gelu)
 
 
 def prove_folder(folder: Path, expected: Meant, on_step: OnStep = ignore_steps) -> Proof:
@@ -86,7 +92,8 @@ def prove_gguf(file: Path, expected: Meant, weights: Weights, on_step: OnStep = 
     """What llama.cpp makes of the file. Raises ExportError unless it holds."""
     told, logits = _asked("reloaded_gguf.py", file, expected, on_step)
     n_allowed = 0 if weights == "float32" else round(_DIFFERING * len(expected.right))
-    return _judged(Proof(runtime="llama.cpp", **_seen(told, logits, expected, ALLOWED_GGUF[weights], n_allowed)), told)
+    allowed = max(ALLOWED_GGUF[weights], ALLOWED_GELU if expected.gelu else 0)
+    return _judged(Proof(runtime="llama.cpp", **_seen(told, logits, expected, allowed, n_allowed)), told)
 
 
 def require_llama_cpp() -> None:
