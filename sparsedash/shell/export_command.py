@@ -14,7 +14,7 @@ from sparsedash.schema.exports import Export, ExportSettings, Form, Weights, pos
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.validation import one_of
-from sparsedash.service.local_models import gguf_problem
+from sparsedash.service.local_models import gguf_file_problem
 from sparsedash.shell.progress_bar import ProgressBar
 from sparsedash.shell.run_arguments import ask_for_run, asked_settings, asked_store
 from sparsedash.shell.terminal import ask_for_quiet, path, warn
@@ -52,7 +52,7 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     dense = "" if arguments.dense_gguf is None else str(local_path(str(arguments.dense_gguf)).absolute())
     asked = {"form": form, "weights": weights, "shard_mb": arguments.shard_mb, "to": to, "dense_gguf": dense}
     ExportSettings(dense="", sparse="", **asked)
-    if dense and (problem := gguf_problem(Path(dense))):
+    if dense and (problem := gguf_file_problem(Path(dense))):
         raise SettingsError("--dense-gguf", str(arguments.dense_gguf), "a GGUF file of the dense model", problem)
     require_form(form, *settings.points[0])
     store = asked_store(arguments, settings)
