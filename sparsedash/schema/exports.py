@@ -78,11 +78,12 @@ class ExportSettings:
 class Proof:
     """What a fresh process has seen that loaded the files with stock code, beside the model that they were made of.
 
-    The model meant is the run's sparse one, with its weights rounded as the files keep them. version: of the runtime.
+    The model meant is the run's sparse one, with its weights rounded as the files keep them. Both compute in float32.
+    version: of the runtime.
     n_logits: passages whose logits were compared. logit_difference: the largest absolute one; logit_allowed: the
     largest that is no fault. n_verdicts: passages that were answered. n_meant: answered right or wrong as the model
     meant answers them. n_run: as the run's record says. n_allowed: verdicts that may differ from the model meant.
-    strict: the weights are those of the run, not rounded, so that every verdict must be the run's too.
+    strict: the run computed in float32 as well and its weights are not rounded: every verdict must be the run's too.
     """
 
     runtime: Runtime

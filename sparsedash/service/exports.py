@@ -1,6 +1,5 @@
 """The exports of one data folder: what can be asked for, what there is, and how it is deleted."""
 
-import shutil
 from pathlib import Path
 
 from sparsedash.catalog.costs import WEIGHT_BYTES
@@ -10,6 +9,7 @@ from sparsedash.schema.errors import ExportError, NewerError
 from sparsedash.schema.exports import EXPORTS, Export, Form
 from sparsedash.schema.model_shape import shape_from_plain
 from sparsedash.schema.records import Record
+from sparsedash.storage.export_folders import RECIPE, delete_folder, located, unfinished
 from sparsedash.storage.store import Store
 
 _BYTES = {**WEIGHT_BYTES, "q8_0": 34 / 32}
@@ -62,22 +62,37 @@ class Exports:
                 f"{found.folder} lies outside of the data folder, and is not deleted from here.",
                 "Delete it in a shell.",
             )
-        folder = Path(found.folder)
-        gone = folder.with_name(f".deleted-{key[:16]}")
+        self._delete(Path(found.folder))
+        self._store.drop(Export, key)
+
+    def nameless(self) -> list[Path]:
+        """Folders of the data folder that no record names: of exports under way, of killed ones, of lost records.
+
+        Of the last none where some record cannot be read: it may be theirs.
+        """
+        known = [self._known(key) for key in self._store.keys(Export)]
+        named = {Path(export.folder).name for export in known if export is not None}
+        whole = [] if None in known else [recipe.parent for recipe in self._folder.glob(f"[!.]*/{RECIPE}")]
+        return [*unfinished(self._folder), *(folder for folder in whole if folder.name not in named)]
+
+    def drop_nameless(self, name: str) -> None:
+        """Delete a folder that `nameless` gave. Raises ExportError where that fails."""
+        self._delete(self._folder / name)
+
+    def _delete(self, folder: Path) -> None:
         try:
-            if folder.is_dir() and not folder.is_symlink():
-                # Renamed first: no half of it stands under its name.
-                folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            if folder.is_dir():
+                delete_folder(folder)
         except OSError as error:
             raise ExportError(f"{folder} could not be deleted: {error.strerror}.") from error
 
     def _known(self, key: str) -> Export | None:
         """The export's record; None also for one that another version has written, which stays."""
         try:
-            return self._store.get(Export, key)
+            found = self._store.get(Export, key)
         except NewerError:
             return None
+        return found and located(found, self._store.folder)
 
     @property
     def _folder(self) -> Path:

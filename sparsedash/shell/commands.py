@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparsedash import __version__
-from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SparseDashError
+from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SettingsError, SparseDashError
 from sparsedash.schema.secrets import redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.shell import (
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except SparseDashError as error:
         # What is in a model or a text shows when it is read; nothing was computed with it either.
-        unusable = isinstance(error, ModelError | CorpusError) and not is_full(error)
+        unusable = isinstance(error, SettingsError | ModelError | CorpusError) and not is_full(error)
         return complain(error, EXIT_BAD_ARGUMENTS if unusable else EXIT_FAILED)
     except KeyboardInterrupt:
         return complain(Cancelled(), EXIT_STOPPED)

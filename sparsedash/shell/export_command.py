@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from sparsedash.catalog.export_forms import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.files.export_words import proof_words
 from sparsedash.schema.errors import SettingsError
@@ -13,6 +14,7 @@ from sparsedash.schema.exports import Export, ExportSettings, Form, Weights, pos
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.validation import one_of
+from sparsedash.service.local_models import gguf_file_problem
 from sparsedash.shell.progress_bar import ProgressBar
 from sparsedash.shell.run_arguments import ask_for_run, asked_settings, asked_store
 from sparsedash.shell.terminal import ask_for_quiet, path, warn
@@ -50,6 +52,9 @@ def prepare(arguments: argparse.Namespace) -> Callable[[], int]:
     dense = "" if arguments.dense_gguf is None else str(local_path(str(arguments.dense_gguf)).absolute())
     asked = {"form": form, "weights": weights, "shard_mb": arguments.shard_mb, "to": to, "dense_gguf": dense}
     ExportSettings(dense="", sparse="", **asked)
+    if dense and (problem := gguf_file_problem(Path(dense))):
+        raise SettingsError("--dense-gguf", str(arguments.dense_gguf), "a GGUF file of the dense model", problem)
+    require_form(form, *settings.points[0])
     store = asked_store(arguments, settings)
 
     def work() -> int:
@@ -66,10 +71,12 @@ def exported(settings: RunSettings, asked: dict[str, object], store: Store, quie
     """The export, after its run as far as that is not stored."""
     with ProgressBar(settings, quiet) as bar:
         bar(Step("start", 0, 0))
-        from sparsedash.engine.export.export import export
+        from sparsedash.engine.export.export import export, require_exportable
         from sparsedash.engine.models.loading import ModelShelf
         from sparsedash.engine.run import pipeline
 
+        # Before the run, which may take hours.
+        require_exportable(settings, ExportSettings(dense="", sparse="", **asked), store)  # type: ignore[arg-type]
         shelf = ModelShelf()
         run = pipeline.run(settings, store, bar, shelf)
         warn(run.warnings)

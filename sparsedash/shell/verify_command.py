@@ -13,8 +13,8 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.shell.progress_bar import ProgressBar
 from sparsedash.shell.terminal import ask_for_quiet, path
 from sparsedash.storage.data_dir import data_folder, in_full
+from sparsedash.storage.export_folders import export_key_of
 from sparsedash.storage.local_paths import local_path
-from sparsedash.storage.recipes import export_key_of
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
 
 

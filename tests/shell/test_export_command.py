@@ -8,6 +8,7 @@ import pytest
 from sparsedash.shell import export_command
 from sparsedash.shell.commands import main
 from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
+from tests.engine.tiny import save_tiny
 from tests.shell.test_run_command import arguments as run_arguments  # noqa: F401 - a fixture
 
 
@@ -50,9 +51,29 @@ def test_what_cannot_be_asked_for_gives_one_line_and_code_2(arguments, change, s
     assert not (tmp_path / "out").exists()
 
 
-def test_a_form_that_does_not_apply_is_told_and_leaves_nothing(arguments, tmp_path, capsys):
-    assert main([*arguments, "--form", "uniform", "--method", "wanda-2:4"]) == 1
-    assert "no channel has left. Choose another form." in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--form", "uniform", "--method", "wanda-2:4"], "allowed: masked. Reason: single weights were set to zero"),
+        (["--form", "uniform", "--method", "best"], "allowed: padded, masked, gguf. Reason: its blocks have different"),
+        (["--form", "padded", "--method", "flap", "--model", "QWEN2"], "allowed: gguf. Reason: its blocks were given"),
+        (
+            ["--form", "uniform", "--model", "BLOOM"],
+            "allowed: padded, masked, gguf. Reason: the code of bloom computes",
+        ),
+        (["--form", "gguf", "--model", "OPT"], "allowed: uniform, padded, masked. Reason: llama.cpp has no graph"),
+        (["--form", "gguf"], "allowed: a GGUF file of the dense model with F32, F16 or BF16 weights"),
+        (["--form", "gguf", "--dense-gguf", "nowhere.gguf"], "allowed: a GGUF file of the dense model"),
+    ],
+)
+def test_a_form_that_cannot_hold_the_model_is_refused_before_the_run(
+    arguments, change, said, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("sparsedash.engine.run.pipeline.run", lambda *_, **__: pytest.fail("it was run"))
+    if change[-1].isupper():
+        change = [*change[:-1], str(save_tiny(tmp_path / "tiny", change[-1].lower()))]
+    assert main([*arguments, *change]) == 2
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

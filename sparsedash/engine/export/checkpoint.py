@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,14 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsedash.engine.models.loading import Source
+from sparsedash.engine.models.loading import Source, gguf_file
 
-COPIED = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json"),
-    "generation_config.json",
+_LICENCE = ("license*", "licence*", "notice*")
+_COPIED = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja"),
+    *("chat_template*", "generation_config.json", *_LICENCE),
 )
-"""The base's files that go along unchanged, those that it has."""
+"""The base's files that go along unchanged, those that it has: its tokenizer, and what its licence asks to be kept."""
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
@@ -34,17 +36,20 @@ def write_checkpoint(
 
     changes: to the base's config.json. on_shard: called after each.
     """
+    config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps(config | dict(changes), indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
     plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=shard_mb * 10**6)
     for file, names in plan.filename_to_tensors.items():
         save_file({name: tensors[name] for name in names}, folder / file, metadata={"format": "pt"})
+        # The library lets nobody but the owner read it, whatever the umask.
+        (folder / file).chmod(mode)
         on_shard()
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         text = json.dumps(index, indent=2, sort_keys=True)
         (folder / "model.safetensors.index.json").write_text(f"{text}\n", encoding="utf-8")
-    config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
-    text = json.dumps(config | dict(changes), indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
     copy_files(base, folder)
 
 
@@ -59,10 +64,16 @@ def config_changes(base: Source, width_key: str, width: int | None, weights: str
 
 
 def copy_files(base: Source, folder: Path) -> None:
-    """Copy the tokenizer's files and the generation config as they are."""
-    for name in COPIED:
-        if (base.folder / name).is_file():
-            shutil.copyfile(base.folder / name, folder / name)
+    """Copy the tokenizer's files, the generation config and the licence as they are."""
+    _copy(base.folder, _COPIED, folder)
+    if file := gguf_file(base.reference):
+        _copy(file.parent, _LICENCE, folder)
+
+
+def _copy(place: Path, patterns: Sequence[str], folder: Path) -> None:
+    for file in place.iterdir():
+        if file.is_file() and file.suffix != ".py" and any(fnmatch(file.name.lower(), each) for each in patterns):
+            shutil.copyfile(file, folder / file.name)
 
 
 def tensors_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -3,35 +3,36 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from sparsedash.catalog.export_forms import form_problem, shared_width
+from sparsedash.catalog.export_forms import form_problem, require_form, shared_width
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.checkpoint import config_changes, copy_files, tensors_bytes, write_checkpoint
-from sparsedash.engine.export.gguf import planned, write_gguf
+from sparsedash.engine.export.gguf import planned, require_full, write_gguf
 from sparsedash.engine.export.model_card import CardFacts, licence_of, model_card
 from sparsedash.engine.export.recipe import public_name, recipe
 from sparsedash.engine.export.reload_proof import Meant, meant, prove_folder, prove_gguf, require_llama_cpp
 from sparsedash.engine.export.rounding import rounded_weights
-from sparsedash.engine.export.target_folder import new_folder, require_new, require_room
 from sparsedash.engine.export.tensors import exported_tensors
+from sparsedash.engine.models.checkpoint import read_config
 from sparsedash.engine.models.content_hash import content_hash
-from sparsedash.engine.models.loading import ModelShelf, gguf_file
+from sparsedash.engine.models.loading import ModelShelf, gguf_file, locate
 from sparsedash.engine.run.remade import RemadeModel, remade
 from sparsedash.engine.run.sparse_model import PrunedChannels, SparseModel
 from sparsedash.schema import notes
-from sparsedash.schema.errors import ExportError, JobError
+from sparsedash.schema.errors import ExportError, JobError, SettingsError
 from sparsedash.schema.exports import Export, ExportSettings, Proof
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Pruned, Record
+from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.disk_space import free_in_words
+from sparsedash.storage.export_folders import RECIPE, new_folder, require_new, require_room, sweep
 from sparsedash.storage.local_paths import local_path
-from sparsedash.storage.recipes import RECIPE
 from sparsedash.storage.store import Store
 
 CARD = "README.md"
@@ -76,6 +77,7 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
     method = method_name(pruned.method)
     folder = settings.folder(store.folder, public_name(asked.sparse.model), method, pruned.sparsity_permille)
     folder = local_path(str(folder)).absolute()
+    sweep(folder.parent)
     if known := _whole(settings, folder, store):
         return known
     require_new(folder)
@@ -92,7 +94,7 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
         on_step(Step("write", 0, 1, message=folder.name))
         written = _write(inside, folder, asked, made, store)
         proof = _proven(inside, asked, made, written, shelf, on_step)
-        _describe(inside, asked, made, written, proof, store)
+        files = _describe(inside, asked, made, written, proof)
         found = Export(
             key=settings.key(),
             settings=settings,
@@ -103,7 +105,7 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
             model_type=model_type,
             n_bytes=sum(file.stat().st_size for file in inside.iterdir()),
             base_bytes=written.base_size,
-            files=file_hashes(inside),
+            files=files,
             proof=proof,
             made_at=time.time(),
         )
@@ -112,6 +114,19 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
         require_new(folder)
         store.put(found.key, found)
     return found
+
+
+def require_exportable(run: RunSettings, asked: ExportSettings, store: Store) -> None:
+    """Raise SettingsError where what this run will make cannot be written as asked; no weights are read.
+
+    Raises ModelError where its model is not found.
+    """
+    source = locate(run.model, store)
+    require_form(asked.form, *run.points[0], read_config(source.folder, source.reference).model_type)
+    if asked.form == "gguf":
+        require_llama_cpp()
+        file, is_base = _dense_gguf(run.model, asked)
+        require_full(file, is_base=is_base)
 
 
 def prove_again(found: Export, folder: Path, store: Store, shelf: ModelShelf, on_step: OnStep) -> Proof:
@@ -149,8 +164,9 @@ def _asked(settings: ExportSettings, store: Store) -> _Asked:
 def _whole(settings: ExportSettings, folder: Path, store: Store) -> Export | None:
     """What this request has made before, if it is there and as it was written."""
     known = store.get(Export, settings.key())
-    there = known is not None and known.folder == str(folder) and folder.is_dir()
-    return known if known is not None and there and file_hashes(folder) == known.files else None
+    if known is None or not folder.is_dir() or file_hashes(folder) != known.files:
+        return None
+    return replace(known, folder=str(folder))
 
 
 def _refuse_form(settings: ExportSettings, pruned: Pruned, model_type: str | None) -> None:
@@ -196,20 +212,26 @@ def _write(inside: Path, folder: Path, asked: _Asked, made: RemadeModel, store: 
 def _write_gguf(inside: Path, folder: Path, asked: _Asked, made: RemadeModel, store: Store) -> _Written:
     settings, sparse = asked.settings, _sparse(made)
     assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
-    base = gguf_file(asked.sparse.model)
-    if base is None and not settings.dense_gguf:
-        raise ExportError(
-            "A GGUF file needs its tokenizer's part, which nothing here writes: it is copied from a GGUF file of the "
-            "dense model, and none is named.",
-            "Name one with F32, F16 or BF16 weights.",
-        )
-    file = base or local_path(settings.dense_gguf)
-    plan = planned(file, sparse, is_base=base is not None)
+    file, is_base = _dense_gguf(asked.sparse.model, settings)
+    plan = planned(file, sparse, is_base=is_base)
     require_room(folder, plan.n_bytes(settings.weights))
     name = f"{folder.name}.gguf"
     write_gguf(inside / name, plan, settings.weights)
     size, dense = plan.n_bytes(settings.weights), plan.base_bytes(settings.weights)
     return _Written(layout=plan.layout, size=size, base_size=dense, file=name)
+
+
+def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:
+    """The dense model's GGUF file, and whether it is what was pruned."""
+    if base := gguf_file(model):
+        return base, True
+    if not settings.dense_gguf:
+        raise SettingsError(
+            "dense GGUF",
+            "",
+            "a GGUF file of the dense model with F32, F16 or BF16 weights, from which the tokenizer's part is copied",
+        )
+    return local_path(settings.dense_gguf), False
 
 
 def _sparse(made: RemadeModel) -> SparseModel:
@@ -246,10 +268,12 @@ def _expected(asked: _Asked, made: RemadeModel, shelf: ModelShelf) -> Meant:
         return meant(loaded, asked.sparse, asked.passages, strict=unrounded)
 
 
-def _describe(inside: Path, asked: _Asked, made: RemadeModel, written: _Written, proof: Proof, store: Store) -> None:
+def _describe(inside: Path, asked: _Asked, made: RemadeModel, written: _Written, proof: Proof) -> dict[str, str]:
+    """Write the recipe and the card. Returns the sha256 of every file, as `file_hashes` does."""
     if written.file:
         copy_files(made.source, inside)
-    (inside / RECIPE).write_text(recipe(asked.settings, asked.sparse, made, proof), encoding="utf-8")
+    files = file_hashes(inside)
+    (inside / RECIPE).write_text(recipe(asked.settings, asked.sparse, made, proof, files), encoding="utf-8")
     facts = CardFacts(
         settings=asked.settings,
         dense=asked.dense,
@@ -262,3 +286,4 @@ def _describe(inside: Path, asked: _Asked, made: RemadeModel, written: _Written,
         file=written.file,
     )
     (inside / CARD).write_text(model_card(facts), encoding="utf-8")
+    return files | {RECIPE: content_hash(inside / RECIPE)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType, quants
 from gguf.quants import quant_shape_to_byte_shape
 
@@ -20,8 +21,9 @@ from sparsedash.catalog.gguf_reader import GgufReader, opened_gguf
 from sparsedash.engine.export.tensors import block_tensors
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.sparse_model import PrunedChannels
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema.errors import ModelError, SettingsError
 from sparsedash.schema.exports import Weights
+from sparsedash.schema.settings import Dtype
 
 Array = np.ndarray[Any, Any]
 
@@ -36,6 +38,8 @@ _KEPT_FULL = ("position_embd", "token_types", "rope_freqs", "norm")
 
 _GROUP = 32
 """Weights that share a scale in q8_0; a row that is no multiple is kept in float16."""
+
+_SHIFTED_NORMS = ("gemma2", "gemma3")
 
 _OTHER_MODEL = "Name one that was made from the very model that was pruned."
 
@@ -87,12 +91,12 @@ class Plan:
 def planned(file: Path, made: PrunedChannels, *, is_base: bool) -> Plan:
     """What becomes of the dense model's file. is_base: it is what was pruned, so that it may be quantised.
 
-    Raises ModelError where it is not a full file of the dense model.
+    Raises ModelError or SettingsError where it is not a full file of the dense model.
     """
-    reader = opened_gguf(file)
-    dense = [_as_it_is(tensor) for tensor in reader.tensors]
-    _require_same(file, {entry.name: entry for entry in dense}, made, is_base, reader)
+    reader = require_full(file, is_base=is_base)
     own = str(reader.fields["general.architecture"].contents())
+    dense = [_as_it_ran(tensor, own, made.loaded.dtype) for tensor in reader.tensors]
+    _require_same(file, {entry.name: entry for entry in dense}, made)
     tied = all(entry.name != "output.weight" for entry in dense)
     if one_width(made.widths):
         architecture, widths, layout = own, made.widths, f"one width, as {own}"
@@ -170,9 +174,20 @@ def _width_value(widths: tuple[int, ...]) -> tuple[Any, GGUFValueType, GGUFValue
     return list(map(int, widths)), GGUFValueType.ARRAY, GGUFValueType.UINT32
 
 
-def _as_it_is(tensor: Any) -> Entry:
+def _as_it_ran(tensor: Any, own: str, dtype: Dtype) -> Entry:
+    """A tensor of the dense file in the numbers that the run had, which are narrower ones where it ran in bfloat16."""
     shape = tuple(int(n) for n in reversed(tensor.shape))
-    return Entry(tensor.name, shape, lambda: quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape))
+    # Gemma's files hold 1 more than its norms' weights.
+    shift = float(own in _SHIFTED_NORMS and tensor.name.endswith("norm.weight"))
+
+    def make() -> Array:
+        values: Array = quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+        if dtype == "float32" or tensor.name.startswith("rope_"):
+            return values
+        ran: Array = (torch.tensor(values - shift).bfloat16().float() + shift).numpy()
+        return ran
+
+    return Entry(tensor.name, shape, make)
 
 
 def _is_mlp(name: str) -> bool:
@@ -238,15 +253,18 @@ def _joined(parts: list[Entry]) -> Entry:
     return Entry(name, shape, lambda: np.concatenate([part.make() for part in parts]))
 
 
-def _require_same(file: Path, dense: dict[str, Entry], made: PrunedChannels, is_base: bool, reader: GgufReader) -> None:
-    """Raises ModelError unless the file holds the dense model's first MLP, in numbers that are as good."""
+def require_full(file: Path, *, is_base: bool) -> GgufReader:
+    """The file's reader. Raises ModelError for what is no GGUF file, SettingsError for a quantised one but the base."""
+    reader = opened_gguf(file)
     quantised = {t.tensor_type.name for t in reader.tensors} - set(_FULL)
     if quantised and not is_base:
-        raise ModelError(
-            f"{file.name} is quantised ({', '.join(sorted(quantised))}), and its other weights would not be the "
-            "model's.",
-            "Name one with F32, F16 or BF16 weights.",
-        )
+        reason = f"Reason: it is quantised ({', '.join(sorted(quantised))}), and its weights would not be the model's."
+        raise SettingsError("dense GGUF", file.name, "a file with F32, F16 or BF16 weights", reason)
+    return reader
+
+
+def _require_same(file: Path, dense: dict[str, Entry], made: PrunedChannels) -> None:
+    """Raises ModelError unless the file holds the dense model's first MLP."""
     own = dense.get("blk.0.ffn_down.weight")
     wanted = out_weight(made.loaded.mlps[0]).float().cpu().numpy()
     n_blocks = len({name.split(".")[1] for name in dense if name.startswith("blk.")})

@@ -21,7 +21,7 @@ from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.stats.significance import compare
 from sparsedash.stats.tolerance import Tolerance, judge_all, losses
-from sparsedash.storage.recipes import RECIPE
+from sparsedash.storage.export_folders import RECIPE
 
 BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _CARD = "README.md"

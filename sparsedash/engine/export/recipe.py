@@ -4,6 +4,7 @@ It is public with the files: of local paths only the names go into it, with the 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from sparsedash.engine.run.remade import RemadeModel
@@ -13,8 +14,8 @@ from sparsedash.schema.exports import ExportSettings, Proof
 from sparsedash.schema.records import Record
 
 
-def recipe(settings: ExportSettings, record: Record, made: RemadeModel, proof: Proof) -> str:
-    """The JSON text."""
+def recipe(settings: ExportSettings, record: Record, made: RemadeModel, proof: Proof, files: Mapping[str, str]) -> str:
+    """The JSON text. files: the sha256 of each of the others by its name."""
     assert record.pruned is not None
     sparse = made.sparse
     kept = [narrow.kept.tolist() for narrow in sparse.narrowed] if isinstance(sparse, PrunedChannels) else None
@@ -35,6 +36,7 @@ def recipe(settings: ExportSettings, record: Record, made: RemadeModel, proof: P
         "kept_channels": kept,
         "evaluation": {"corpus": public_name(record.corpus), "identity": record.corpus_identity},
         "proof": asdict(proof),
+        "sha256": dict(files),
     }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 

@@ -8,14 +8,15 @@ JSON file; ANSWERS.safetensors beside it the logits.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 N_ROWS = 4
 """Of each passage whose logits are compared: those before the target's last tokens."""
@@ -25,17 +26,58 @@ N_ROWS = 4
 def answer(model: Any, questions: Sequence[dict[str, Any]], n_logits: int) -> tuple[list[bool], list[Tensor]]:
     """Whether each target was the model's first choice, token by token, and logits (rows, vocabulary) of the first.
 
-    questions: `ids`, of context and target; `n_target`, how many of them are the target's.
+    Computed in float32, whatever type the weights have. questions: `ids`, of context and target; `n_target`, how many
+    of them are the target's.
     """
     right, logits = [], []
-    for number, question in enumerate(questions):
-        ids = torch.tensor([question["ids"]], device=model.device)
-        rows = model(input_ids=ids[:, :-1], use_cache=False).logits[0].float()
-        target = ids[0, -question["n_target"] :]
-        right.append(bool((rows[-len(target) :].argmax(dim=-1) == target).all()))
-        if number < n_logits:
-            logits.append(rows[-N_ROWS:].cpu().contiguous())
+    with _in_float32(model):
+        for number, question in enumerate(questions):
+            ids = torch.tensor([question["ids"]], device=model.device)
+            rows = model(input_ids=ids[:, :-1], use_cache=False).logits[0]
+            target = ids[0, -question["n_target"] :]
+            right.append(bool((rows[-len(target) :].argmax(dim=-1) == target).all()))
+            if number < n_logits:
+                logits.append(rows[-N_ROWS:].cpu().contiguous())
     return right, logits
+
+
+@contextmanager
+def _in_float32(model: nn.Module) -> Iterator[None]:
+    """Inside, weights of a narrower type are widened while their module runs, one module at a time.
+
+    A widened copy of the whole model might not fit into memory, and its weights stay in their files where they do now.
+    """
+    before: dict[nn.Module, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+    def widen(module: Any, _: Any) -> None:
+        before[module] = module._parameters, module._buffers
+        module._parameters = {name: _widened(own) for name, own in module._parameters.items()}
+        module._buffers = {name: _widened(own) for name, own in module._buffers.items()}
+        if hasattr(module, "scalar_embed_scale"):
+            # Gemma's factor is not in the files: its code computes it, and rounds it to the type it is loaded in.
+            module._buffers["embed_scale"] = torch.tensor(module.scalar_embed_scale, device=module.weight.device)
+
+    def restore(module: nn.Module, *_: Any) -> None:
+        module._parameters, module._buffers = before.pop(module)
+
+    hooks: list[Any] = []
+    for module in model.modules():
+        if any(map(_is_narrow, module.parameters(recurse=False))) or hasattr(module, "scalar_embed_scale"):
+            hooks.append(module.register_forward_pre_hook(widen))
+            hooks.append(module.register_forward_hook(restore, always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _is_narrow(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float32
+
+
+def _widened(tensor: Tensor | None) -> Tensor | None:
+    return tensor.float() if tensor is not None and _is_narrow(tensor) else tensor
 
 
 def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
@@ -51,7 +93,7 @@ def main(folder: str, questions_file: str, answers_file: str) -> None:
     asked = json.loads(Path(questions_file).read_text(encoding="utf-8"))
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     model, found = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, asked["dtype"]), use_safetensors=True, output_loading_info=True, **local
+        folder, dtype="auto", use_safetensors=True, output_loading_info=True, **local
     )
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     holes = sorted(

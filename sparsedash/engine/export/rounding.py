@@ -10,7 +10,11 @@ from sparsedash.schema.exports import Form, Weights
 
 @torch.no_grad()
 def rounded_weights(model: nn.Module, form: Form, weights: Weights) -> None:
-    """Round every weight of the model, in place. What is shared is rounded once; twice would change nothing."""
+    """Round every weight of the model, in place and kept in float32, which holds what each type rounds to.
+
+    What is shared is rounded once; twice would change nothing.
+    """
+    model.float()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             plain = weight_of(module) if name == "weight" and is_projection(module) else parameter  # type: ignore[arg-type]

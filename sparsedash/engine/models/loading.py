@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 _OTHER_TOKENIZER = "Use the tokenizer that the model was trained with."
-_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sparsedash.jobs.table import Job, JobTable
 from sparsedash.schema.errors import NewerError, SettingsError, SparseDashError, StoreError
-from sparsedash.schema.exports import Export
+from sparsedash.schema.exports import EXPORTS, Export
 from sparsedash.schema.hosting.upkeep import Damage, Verification, VerifySettings
 from sparsedash.schema.records import KINDS, Record, Run
 from sparsedash.service.exports import Exports
@@ -28,8 +28,10 @@ from sparsedash.service.upkeep.cleanup import (
 )
 from sparsedash.service.upkeep.holdings import ARTEFACTS, HoldingKind, Holdings, holdings, kind_of_record
 from sparsedash.service.upkeep.in_use import InUse, in_use
+from sparsedash.storage.export_folders import is_written
 from sparsedash.storage.store import Store
 from sparsedash.storage.upkeep.artefact_room import VARIABLE, bytes_of, room_of_environment
+from sparsedash.storage.upkeep.folder_sizes import folder_size
 from sparsedash.storage.upkeep.unpacked import drop_unpacked
 from sparsedash.storage.user_data import UserData
 
@@ -89,7 +91,15 @@ class Housekeeping:
         """What deleting all of a kind would delete. Nothing is deleted yet; as below."""
         if kind == "runs":
             return self.plan_runs([run.key for run in self._reads.runs()])
-        found = self._weighing().of_kind(kind) if kind in DELETABLE else ()
+        found = list(self._weighing().of_kind(kind)) if kind in DELETABLE else []
+        if kind == "exports":
+            found += [
+                (
+                    Item(kind, f"{EXPORTS}/{folder.name}", folder_size(folder).n_bytes),
+                    NEEDED if is_written(folder) else "",
+                )
+                for folder in self._reads.exports.nameless()
+            ]
         return _cleanup(None, *of_items(found))
 
     def plan_model(self, identity: str) -> Cleanup:
@@ -153,6 +163,8 @@ class Housekeeping:
                 drop_unpacked(item.name, self._store)
             case "uploads":
                 self._reads.drop_upload(item.name)
+            case "exports" if item.name.startswith(f"{EXPORTS}/"):
+                self._reads.exports.drop_nameless(item.name.removeprefix(f"{EXPORTS}/"))
             case "exports" if not item.name.startswith("export/"):
                 self._reads.exports.drop(item.name)
             case "logs":

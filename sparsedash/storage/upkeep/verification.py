@@ -18,6 +18,7 @@ from sparsedash.schema.hosting.upkeep import MOST_NAMED, Checked, Damage, Verifi
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import KINDS, R, from_json, names_itself
 from sparsedash.storage.cache_file import DAMAGED
+from sparsedash.storage.export_folders import located
 from sparsedash.storage.store import DamagedEntry, Shelf, Store
 from sparsedash.storage.texts.text_refs import file_of
 from sparsedash.storage.texts.uploads import Uploads
@@ -159,11 +160,12 @@ def _exports(store: Store) -> Iterator[_Check]:
             continue
         with suppress(DamagedEntry, StoreError):
             found = store.raw_value("records", entry.name)
-            export = from_json(Export, found[0].decode()) if found and found[1] else None
-            if export is None or not Path(export.folder).is_dir():
+            if not found or not found[1]:
                 continue
-            for name, digest in export.files.items():
-                file = Path(export.folder) / name
+            export = located(from_json(Export, found[0].decode()), store.folder)
+            folder = Path(export.folder)
+            for name, digest in export.files.items() if folder.is_dir() else ():
+                file = folder / name
                 yield _file_check("export", str(file), file, _size(file), digest, key)
 
 

@@ -13,9 +13,10 @@ from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, 
 from sparsedash.storage.store import Store
 
 
-def run_settings(model, text, methods, permille=400):
+def run_settings(model, text, methods, dtype="float32", permille=400):
     return RunSettings(
         model=str(model),
+        dtype=dtype,
         methods=tuple(replace(presets.method_named(name), width_multiple=8) for name in methods),
         sparsities_permille=(permille,),
         calibration=CalibrationSettings(corpus=f"file:{text}", n_samples=40, length=32),
@@ -29,10 +30,10 @@ def finished_run(tmp_path_factory, passage_file):
     opened = []
 
     @cache
-    def made(model, methods=("best", "least-squares", "wanda-2:4")):
+    def made(model, methods=("best", "least-squares", "wanda-2:4"), dtype="float32"):
         store, shelf = Store(tmp_path_factory.mktemp("data")), ModelShelf()
         opened.append(store)
-        return store, shelf, pipeline.run(run_settings(model, passage_file, methods), store, shelf=shelf)
+        return store, shelf, pipeline.run(run_settings(model, passage_file, methods, dtype), store, shelf=shelf)
 
     yield made
     for store in opened:

@@ -28,9 +28,9 @@ FORMS = ("uniform", "padded", "masked")
 NO_FIELD = {name for name, family in FAMILIES.items() if not family.width}
 
 
-def sparse_model(folder, widths):
+def sparse_model(folder, widths, dtype):
     """The tiny model of this folder with channels drawn by lot and other out-projections."""
-    loaded = load(Source(reference=str(folder), folder=folder, identity="tiny"), "float32")
+    loaded = load(Source(reference=str(folder), folder=folder, identity="tiny"), dtype)
     torch.manual_seed(1)
     narrowed = []
     for mlp, width in zip(loaded.mlps, widths, strict=True):
@@ -54,23 +54,23 @@ def differences(tmp_path_factory):
     """By family and form, the largest difference between the logits in memory and those of a fresh process."""
     place = tmp_path_factory.mktemp("families")
     asked, meant, calls = questions(), {}, []
-    (place / "questions.json").write_text(
-        json.dumps({"questions": asked, "n_logits": 3, "dtype": "float32", "tokenizer": False})
-    )
+    (place / "questions.json").write_text(json.dumps({"questions": asked, "n_logits": 3, "tokenizer": False}))
     for family in sorted(FAMILIES):
         base = save_tiny(place / family, family)
         for form in FORMS:
             widths = (64, 64, 64) if form == "uniform" else (64, 96, 32) if form == "masked" else (32, 64, 48)
             if form == "uniform" and family in NO_FIELD:
                 continue
-            made = sparse_model(base, widths)
+            # Of these runs in bfloat16 the files are proven in float32.
+            dtype = "bfloat16" if form == "padded" else "float32"
+            made = sparse_model(base, widths, dtype)
             dense = made.loaded.mlps[0].width
             width = None if form == "masked" else dense if family in NO_FIELD else 64
             source = Source(reference=family, folder=base, identity="tiny")
             target = place / f"{family}-{form}"
             target.mkdir()
-            tensors = exported_tensors(made, width, "float32")
-            changes = config_changes(source, FAMILIES[family].width, width, "float32")
+            tensors = exported_tensors(made, width, dtype)
+            changes = config_changes(source, FAMILIES[family].width, width, dtype)
             write_checkpoint(target, source, tensors, 1, changes, made.loaded.residency.drop)
             with made.applied():
                 meant[family, form] = reloaded.answer(made.loaded.model, asked, 3)

@@ -1,11 +1,9 @@
 """Taking a sparse model away: what is written, that a fresh process proves it, and what is refused."""
 
+import hashlib
 import json
 import os
-import subprocess
-import sys
-import threading
-import time
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from sparsedash.engine.export import export as module
 from sparsedash.engine.export.export import export, prove_again
 from sparsedash.engine.export.model_card import licence_of
 from sparsedash.engine.export.recipe import public_name
-from sparsedash.engine.export.target_folder import new_folder
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.errors import Cancelled, ExportError, JobError
@@ -26,6 +23,8 @@ from sparsedash.schema.exports import Export
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.service.exports import Exports
+from sparsedash.storage.export_folders import unfinished
+from sparsedash.storage.store import Store
 from tests.engine.export.conftest import asked, run_settings
 from tests.engine.tiny import save_tiny
 
@@ -56,6 +55,33 @@ def test_the_folder_holds_all_that_is_needed_and_is_proven(number, form, run, mo
     assert made.n_bytes == sum(path.stat().st_size for path in out.iterdir())
 
 
+def test_the_licence_goes_along_every_file_has_its_sum_and_the_mode_is_that_of_the_umask(
+    passage_file, tmp_path_factory, tmp_path, finished_run
+):
+    base = save_tiny(tmp_path_factory.mktemp("licensed") / "tiny")
+    kept = ("LICENSE", "NOTICE.md", "License.txt", "tokenizer.model", "chat_template.jinja")
+    for name in kept:
+        (base / name).write_text(name)
+    (base / "modeling.py").write_text("raise SystemExit")
+    (base / "tokenizer.py").write_text("raise SystemExit")
+    store, shelf, run = finished_run(base, ("magnitude",))
+    before = os.umask(0o027)
+    try:
+        made = export(asked(run, 0, "uniform", tmp_path / "out"), store, shelf, ignore_steps)
+    finally:
+        os.umask(before)
+    out = tmp_path / "out"
+    assert all((out / name).read_text() == name for name in kept)
+    assert not list(out.glob("*.py"))
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == dict.fromkeys(
+        left_in(out), 0o640
+    )
+    sums = json.loads((out / "recipe.json").read_text())["sha256"]
+    assert sums.keys() == set(left_in(out)) - {"recipe.json", "README.md"}
+    for name, digest in sums.items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest == made.files[name]
+
+
 def test_only_the_width_of_the_base_s_own_config_is_changed(run, model_folder, tmp_path):
     store, shelf, finished = run
     export(asked(finished, EVEN, "uniform", tmp_path / "out"), store, shelf, ignore_steps)
@@ -73,6 +99,31 @@ def test_weights_of_another_type_are_stated_as_such_and_proven_as_rounded(run, t
     assert made.proof.logit_difference <= 1e-4
     again = export(asked(finished, BEST, "padded", tmp_path / "two"), store, shelf, ignore_steps)
     assert again.proof.n_run == again.proof.n_verdicts, "rounding in memory must not reach the next export"
+
+
+@pytest.fixture(scope="session")
+def narrow_model(tmp_path_factory):
+    """Gemma, whose code rounds a factor of its own to the type that it is loaded in."""
+    return save_tiny(tmp_path_factory.mktemp("narrow") / "tiny", "gemma3_text")
+
+
+@pytest.mark.parametrize(
+    ("number", "form", "weights"),
+    [
+        (EVEN, "uniform", "bfloat16"),
+        (BEST, "padded", "bfloat16"),
+        (BEST, "masked", "bfloat16"),
+        (MASKS, "masked", "bfloat16"),
+        (BEST, "padded", "float32"),
+        (BEST, "masked", "float16"),
+    ],
+)
+def test_a_bfloat16_run_is_proven_by_what_its_files_hold(number, form, weights, narrow_model, finished_run, tmp_path):
+    store, shelf, run = finished_run(narrow_model, dtype="bfloat16")
+    made = export(asked(run, number, form, tmp_path / "out", weights=weights), store, shelf, ignore_steps)
+    assert made.proof.logit_difference <= 1e-4 < made.proof.logit_allowed == 1e-3
+    assert made.proof.n_meant == made.proof.n_verdicts
+    assert not made.proof.strict and made.proof.n_run >= 18
 
 
 def test_weights_are_cut_into_shards_of_the_size_asked_for(finished_run, tmp_path):
@@ -145,60 +196,38 @@ def ended(*_):
     raise KeyboardInterrupt
 
 
-def test_of_two_at_the_same_time_one_wins_and_the_other_says_so(tmp_path):
-    out, both, said = tmp_path / "out", threading.Barrier(2), []
-
-    def write(name):
-        try:
-            with new_folder(out) as inside:
-                (inside / name).write_text(name)
-                both.wait(timeout=60)
-        except ExportError as error:
-            said.append(error.message)
-
-    threads = [threading.Thread(target=write, args=(name,)) for name in ("one", "two")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    (message,) = said
-    assert "out exists" in message or "made by somebody else meanwhile" in message
-    assert left_in(tmp_path) == ["out"]
-    assert len(left_in(out)) == 1
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from sparsedash.engine.export.target_folder import new_folder
-with new_folder(Path(sys.argv[1])) as inside:
-    (inside / "model.safetensors").write_bytes(bytes(1000))
-    print("written", flush=True)
-    time.sleep(600)
-"""
-
-
-def test_what_a_killed_process_leaves_has_another_name_and_is_swept_later(tmp_path):
-    out, command = tmp_path / "out", [sys.executable, "-c", KILLED, str(tmp_path / "out")]
-    living = subprocess.Popen(command, stdout=subprocess.PIPE)
-    killed = subprocess.Popen(command, stdout=subprocess.PIPE)
+def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_folder, tmp_path):
+    store, shelf = Store(tmp_path / "here"), ModelShelf()
+    run = pipeline.run(run_settings(model_folder, passage_file, ("magnitude",)), store, shelf=shelf)
+    request = replace(asked(run, 0, "uniform", "x"), to="")
+    made = export(request, store, shelf, ignore_steps)
+    store.close()
+    moved = Store((tmp_path / "here").rename(tmp_path / "there"))
     try:
-        assert living.stdout.readline() == killed.stdout.readline() == b"written\n"
-        killed.kill()
-        killed.wait()
-        assert not out.exists()
-        left = left_in(tmp_path)
-        assert len(left) == 2 and all(name.startswith(".sparsedash-unfinished-") for name in left)
-        for name in left:
-            os.utime(tmp_path / name, (time.time() - 120,) * 2)
-        with new_folder(tmp_path / "other") as inside:
-            (inside / "file").touch()
-        assert len(left_in(tmp_path)) == 2, "the living one's folder and the new one"
+        (found,) = Exports(moved).listed()
+        assert found == replace(made, folder=made.folder.replace("/here/", "/there/"))
+        assert Exports(moved).is_ours(found)
+        assert export(request, moved, shelf, ignore_steps) == found, "it is found, and not made again"
     finally:
-        for process in (living, killed):
-            process.kill()
-            process.wait()
-            process.stdout.close()
+        moved.close()
+
+
+@pytest.mark.parametrize("killed_at", ["writing", "renamed"])
+def test_who_tries_again_after_a_kill_finds_nothing_left(killed_at, run, tmp_path, monkeypatch):
+    store, shelf, finished = run
+    request = asked(finished, EVEN, "uniform", tmp_path / "out")
+    killed = lambda path, **_: None  # noqa: E731 - a killed process deletes nothing
+    with monkeypatch.context() as changed:
+        changed.setattr("shutil.rmtree", killed)
+        if killed_at == "writing":
+            changed.setattr(module, "write_checkpoint", ended)
+            with pytest.raises(KeyboardInterrupt):
+                export(request, store, shelf, ignore_steps)
+        else:
+            export(request, store, shelf, ignore_steps)
+    assert len(unfinished(tmp_path)) == 1
+    export(request, store, shelf, ignore_steps)
+    assert left_in(tmp_path) == ["out"]
 
 
 def test_who_stops_it_leaves_nothing(run, tmp_path):
@@ -233,9 +262,11 @@ def test_files_that_are_another_model_are_deleted_and_the_difference_is_said(run
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     monkeypatch.setattr(module, "write_checkpoint", one_weight_off)
-    with pytest.raises(ExportError, match=r"are not the sparse model: logits differ by up to [0-9.]+ \(0\.001"):
+    with pytest.raises(ExportError, match=r"are not the sparse model: logits differ by up to [0-9.]+ \(0\.001") as told:
         export(asked(finished, EVEN, "uniform", tmp_path / "out"), store, shelf, ignore_steps)
     assert left_in(tmp_path) == []
+    assert "the run and its results are kept. Try another form" in told.value.advice
+    assert store.get(Record, finished.sparse[EVEN]) is not None
 
 
 def test_files_that_cannot_be_loaded_are_deleted_and_the_reason_is_said(run, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from gguf import GGUFReader
 
 from sparsedash.catalog.export_forms import PER_LAYER
 from sparsedash.engine.export.export import export
-from sparsedash.schema.errors import ExportError, ModelError
+from sparsedash.schema.errors import ModelError, SettingsError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from tests.engine.export.conftest import asked
@@ -58,11 +58,21 @@ def test_rounded_weights_are_those_that_llama_cpp_reads(weights, gguf_of, finish
     assert again.proof.logit_difference < 1e-4
 
 
+@pytest.mark.parametrize("weights", ["float32", "q8_0"])
+def test_a_bfloat16_run_is_proven_by_what_its_file_holds(weights, gguf_of, finished_run, tmp_path):
+    store, shelf, run = finished_run(gguf_of("llama"), dtype="bfloat16")
+    (gguf_of("llama").parent / "NOTICE.md").write_text("Keep this.")
+    made = export(asked(run, 0, "gguf", tmp_path / "out", weights=weights), store, shelf, ignore_steps)
+    assert made.proof.logit_difference <= (1e-4 if weights == "float32" else 0.3)
+    assert made.proof.n_allowed == (0 if weights == "float32" else 2)
+    assert (tmp_path / "out" / "NOTICE.md").read_text() == "Keep this."
+
+
 def test_a_base_of_safetensors_needs_a_dense_gguf_and_takes_one_of_full_weights(gguf_of, finished_run, tmp_path):
     dense = gguf_of("qwen2")
     folder = save_tiny(tmp_path / "tiny", "qwen2")
     store, shelf, run = finished_run(folder)
-    with pytest.raises(ExportError, match="copied from a GGUF file of the dense model, and none is named"):
+    with pytest.raises(SettingsError, match="dense GGUF: '' is not possible; allowed: a GGUF file of the dense model"):
         export(asked(run, 0, "gguf", tmp_path / "out"), store, shelf, ignore_steps)
     request = asked(run, 0, "gguf", tmp_path / "out", dense_gguf=str(dense))
     assert export(request, store, shelf, ignore_steps).proof.logit_difference < 1e-4
@@ -78,5 +88,5 @@ def test_a_quantised_file_stands_in_for_no_other_model(gguf_of, finished_run, tm
     folder = save_tiny(tmp_path / "tiny", "qwen2")
     store, shelf, run = finished_run(folder)
     request = asked(run, 0, "gguf", tmp_path / "out", dense_gguf=str(tmp_path / "q8" / "q8.gguf"))
-    with pytest.raises(ModelError, match=r"q8\.gguf is quantised \(Q8_0\)"):
+    with pytest.raises(SettingsError, match=r"q8\.gguf.* is quantised \(Q8_0\)"):
         export(request, store, shelf, ignore_steps)

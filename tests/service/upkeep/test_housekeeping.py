@@ -3,19 +3,22 @@
 from dataclasses import asdict, replace
 
 import pytest
+from filelock import FileLock
 
 from sparsedash.schema import notes
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.exports import Export
 from sparsedash.schema.hosting.upkeep import VerifySettings, about_artefact
 from sparsedash.schema.pair_records import Continuation, Timing
 from sparsedash.schema.pair_settings import ContinuationSettings, TimingSettings
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.service.backend import Backend
+from sparsedash.storage.export_folders import UNFINISHED
 from sparsedash.storage.upkeep.unpacked import unpacked_models
 from sparsedash.storage.upkeep.verification import verify
 from tests.service.test_run_removal import TIMING, kept
-from tests.storage.upkeep.every_kind import fill, harm_entry, harm_file, take_away, unpack
+from tests.storage.upkeep.every_kind import LARGE, fill, harm_entry, harm_file, take_away, unpack
 from tests.ui import specimens
 from tests.ui.models.test_models_page import ASKED
 
@@ -159,6 +162,35 @@ def test_what_cannot_be_deleted_after_all_is_told_with_the_reason_and_the_rest_g
 def test_what_lies_out_of_the_data_folder_is_neither_counted_nor_deleted(backend, house, tmp_path):
     folder = take_away(backend._store, tmp_path / "elsewhere")
     assert house.holdings().kinds.get("exports", None) is None or house.holdings().kinds["exports"].n == 0
+    house.remove_kind("exports")
+    assert folder.exists()
+
+
+def test_the_page_frees_what_killed_exports_and_lost_records_have_left(backend, house):
+    exports = backend.data_dir / "exports"
+    take_away(backend._store, exports / "whole")
+    take_away(backend._store, exports / "lost", "lost")
+    (exports / "lost" / "recipe.json").write_text("{}")
+    backend._store.drop(Export, "lost")
+    killed, living = exports / f"{UNFINISHED}killed", exports / f"{UNFINISHED}living"
+    for folder in (killed, living):
+        (folder / "files").mkdir(parents=True)
+        (folder / "files" / "model.safetensors").write_bytes(b"x" * 500)
+        (folder / "lock").touch()
+    with FileLock(living / "lock"):
+        done = house.remove_kind("exports")
+        assert [path.name for path in exports.iterdir()] == [living.name]
+        assert [(stay.n, stay.why) for stay in done.stays] == [(1, "a job that waits or runs may need {them}")]
+        assert done.n_bytes == 2 * len(LARGE) + 2 + 500
+    house.remove_kind("exports")
+    assert "exports" not in house.holdings().kinds
+
+
+def test_an_export_whose_record_cannot_be_read_stays(backend, house):
+    folder = take_away(backend._store, backend.data_dir / "exports" / "newer")
+    (folder / "recipe.json").write_text("{}")
+    unknown = b'{"key": "taken", "settings": "of another form"}'
+    backend._store._write(backend._store._records, "export/taken", unknown)
     house.remove_kind("exports")
     assert folder.exists()
 
