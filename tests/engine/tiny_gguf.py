@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter, quants
 
 from tests.engine.tiny import tiny_model, tiny_tokenizer
 
@@ -30,8 +30,14 @@ _NAMES = {
 _CHANGES: dict[str, dict[str, Any]] = {"llama": {"mlp_bias": False}, "qwen3": {"tie_word_embeddings": True}}
 
 
-def write_tiny_gguf(path: Path, seed: int = 0, without: str = "", family: str = "llama", **changes: Any) -> Path:
-    """The file at this path. without: the name of a tensor, as GGUF calls it, to leave out. changes: to its config."""
+def write_tiny_gguf(
+    path: Path, seed: int = 0, without: str = "", family: str = "llama", quantised: str = "F32", **changes: Any
+) -> Path:
+    """The file at this path. without: the name of a tensor, as GGUF calls it, to leave out. changes: to its config.
+
+    quantised: the type of all matrices.
+    """
+    kind = GGMLQuantizationType[quantised]
     model = tiny_model(family, seed, **(_CHANGES.get(family, {}) | changes))
     config, writer = model.config, GGUFWriter(path, family)
     writer.add_block_count(config.num_hidden_layers)
@@ -62,7 +68,11 @@ def write_tiny_gguf(path: Path, seed: int = 0, without: str = "", family: str = 
         for ours, theirs in _NAMES.items():
             name = name.replace(ours, theirs)
         if name != without and not (name == "output.weight" and config.tie_word_embeddings):
-            writer.add_tensor(name, weight.numpy())
+            values = weight.numpy()
+            if values.ndim > 1 and quantised != "F32":
+                writer.add_tensor(name, quants.quantize(values, kind), raw_dtype=kind)
+            else:
+                writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from sparsedash.catalog.export_forms import form_problem, shared_width
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.checkpoint import config_changes, copy_files, tensors_bytes, write_checkpoint
 from sparsedash.engine.export.gguf import planned, write_gguf
-from sparsedash.engine.export.model_card import CardFacts, licence_of, model_card
-from sparsedash.engine.export.recipe import public_name, recipe
+from sparsedash.engine.export.model_card import CardFacts, base_of, model_card
+from sparsedash.engine.export.recipe import public_model, recipe
 from sparsedash.engine.export.reload_proof import Meant, meant, prove_folder, prove_gguf, require_llama_cpp
 from sparsedash.engine.export.rounding import rounded_weights
 from sparsedash.engine.export.target_folder import new_folder, require_new, require_room
@@ -24,11 +24,13 @@ from sparsedash.engine.models.content_hash import content_hash
 from sparsedash.engine.models.loading import ModelShelf, gguf_file
 from sparsedash.engine.run.remade import RemadeModel, remade
 from sparsedash.engine.run.sparse_model import PrunedChannels, SparseModel
+from sparsedash.reporting.run_results import Judged, StoredResults, judged_alone, run_results
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ExportError, JobError
 from sparsedash.schema.exports import Export, ExportSettings, Proof
 from sparsedash.schema.progress import OnStep, Step
-from sparsedash.schema.records import Passages, Pruned, Record
+from sparsedash.schema.records import Passages, Pruned, Record, Run
+from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.disk_space import free_in_words
 from sparsedash.storage.local_paths import local_path
 from sparsedash.storage.recipes import RECIPE
@@ -44,9 +46,13 @@ _NAMING = "exports.lock"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Asked:
-    """What is exported: the request, and what the store has of it."""
+    """What is exported: the request, and what the store has of it.
+
+    run: None where the request names none. sparse: with the names of model and texts as its run was asked for.
+    """
 
     settings: ExportSettings
+    run: Run | None
     dense: Record
     sparse: Record
     pruned: Pruned
@@ -71,10 +77,12 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
     fresh process does not find in the files what they are to be.
     """
     asked = _asked(settings, store)
+    if settings.run and (asked.run is None or settings.sparse not in asked.run.sparse):
+        raise JobError("The run of this sparse model is not in the store any more.", "Run it again.")
     pruned = asked.pruned
     _refuse_form(settings, pruned, store.recall(notes.model_type(asked.sparse.model_identity)))
     method = method_name(pruned.method)
-    folder = settings.folder(store.folder, public_name(asked.sparse.model), method, pruned.sparsity_permille)
+    folder = settings.folder(store.folder, public_model(asked.sparse), method, pruned.sparsity_permille)
     folder = local_path(str(folder)).absolute()
     if known := _whole(settings, folder, store):
         return known
@@ -125,7 +133,7 @@ def prove_again(found: Export, folder: Path, store: Store, shelf: ModelShelf, on
             f"{folder} is not what was written: {', '.join(changed[:5])} changed, came or went.", "Export it again."
         )
     asked = _asked(found.settings, store)
-    made = remade(asked.sparse, store, on_step, shelf)
+    made = remade(replace(asked.sparse, model=found.model), store, on_step, shelf)
     file = next((name for name in now if name.endswith(".gguf")), "")
     written = _Written(layout=found.layout, size=0, base_size=found.base_bytes, file=file)
     return _proven(folder, asked, made, written, shelf, on_step)
@@ -143,7 +151,13 @@ def _asked(settings: ExportSettings, store: Store) -> _Asked:
     passages = store.get(Passages, sparse.passages_key)
     if passages is None:
         raise JobError("The passages that it answered are not in the store any more.", "Run it again.")
-    return _Asked(settings=settings, dense=dense, sparse=sparse, pruned=sparse.pruned, passages=passages)
+    run = store.get(Run, settings.run) if settings.run else None
+    if run is not None:
+        # A record is found by content: it may name the first place that held the same bytes.
+        pruned = replace(sparse.pruned, calibration=run.settings.calibration)
+        sparse = replace(sparse, model=run.settings.model, corpus=run.settings.evaluation.corpus, pruned=pruned)
+    assert sparse.pruned is not None
+    return _Asked(settings=settings, run=run, dense=dense, sparse=sparse, pruned=sparse.pruned, passages=passages)
 
 
 def _whole(settings: ExportSettings, folder: Path, store: Store) -> Export | None:
@@ -250,15 +264,32 @@ def _describe(inside: Path, asked: _Asked, made: RemadeModel, written: _Written,
     if written.file:
         copy_files(made.source, inside)
     (inside / RECIPE).write_text(recipe(asked.settings, asked.sparse, made, proof), encoding="utf-8")
+    tolerance = _tolerance(asked.run)
     facts = CardFacts(
         settings=asked.settings,
+        base=base_of(made.source, asked.sparse),
         dense=asked.dense,
         sparse=asked.sparse,
+        judged=_judged(asked, tolerance, store),
+        tolerance=tolerance,
         proof=proof,
         layout=written.layout,
         size=written.size,
         base_size=written.base_size,
-        licence=licence_of(made.source.folder, asked.sparse.model),
         file=written.file,
     )
     (inside / CARD).write_text(model_card(facts), encoding="utf-8")
+
+
+def _tolerance(run: Run | None) -> Tolerance:
+    """What may be lost: as a search was asked for, else as usual."""
+    found = run and run.find
+    return Tolerance(ratio=found.ratio, points=found.points) if found else Tolerance()
+
+
+def _judged(asked: _Asked, tolerance: Tolerance, store: Store) -> Judged:
+    """The sparse model beside dense, among all of its run."""
+    found = run_results(StoredResults(store), asked.run, tolerance)
+    of_run = found.judged if found else ()
+    alone = judged_alone(asked.dense, asked.sparse, tolerance)
+    return next((each for each in of_run if each.record.key == asked.sparse.key), alone)

@@ -19,9 +19,10 @@ from sparsedash.engine.models.checkpoint import (
     refuse_oversized,
 )
 from sparsedash.engine.models.content_hash import file_hash
-from sparsedash.engine.models.gguf_reader import GgufReader, quick_gguf
+from sparsedash.engine.models.gguf_reader import GgufReader, quantised_type, quick_gguf
 from sparsedash.engine.models.modules import family_named
 from sparsedash.engine.models.unpacking import unpacked
+from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
 
@@ -32,6 +33,16 @@ def dequantised(file: Path, store: Store) -> Path:
     Raises ModelError when the .gguf file cannot be read.
     """
     return unpacked(f"{file.stem}-{file_hash(file, store)[:16]}", lambda folder: _write(file, folder), store)
+
+
+def source_type(file: Path, store: Store) -> str:
+    """The type of a quantised file, see `quantised_type`; read once, then noted."""
+    name = notes.source_type(file_hash(file, store))
+    known = store.recall(name)
+    if known is None:
+        known = quantised_type(opened_gguf(file))
+        store.remember(name, known)
+    return known
 
 
 def _write(file: Path, folder: Path) -> None:

@@ -5,8 +5,9 @@ table of all tensors' names once for every module: that was most of unpacking th
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 _LENGTH_BYTES = 8
 _ARRAY_HEAD_BYTES = 12
+_UNQUANTISED = {"F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64"}
 
 
 class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
@@ -78,3 +80,20 @@ def quick_gguf() -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(gguf, name, value)
+
+
+def quantised_type(reader: GgufReader) -> str:
+    """The type of a quantised file, as Q4_K_M or Q4_1; empty where no tensor is quantised.
+
+    The file's own name for it where a tensor is of that type, else the type that most of its quantised weights have.
+    """
+    weights: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        weights[tensor.tensor_type.name] += int(tensor.n_elements)
+    quantised = [name for name, _ in weights.most_common() if name not in _UNQUANTISED]
+    if quantised and (field := reader.fields.get("general.file_type")):
+        with suppress(ValueError, TypeError):
+            stated = str(gguf.LlamaFileType(field.contents()).name).removeprefix("MOSTLY_")
+            if stated.startswith(tuple(quantised)):
+                return stated
+    return quantised[0] if quantised else ""

@@ -30,7 +30,12 @@ def run_document(
     by_permille = {record.sparsity_permille: verdict for record, verdict in zip(sparse, verdicts, strict=True)}
     return {
         "format": RESULT_FORMAT,
-        "model": {"reference": run.settings.model, "identity": run.model_identity, "dtype": run.settings.dtype},
+        "model": {
+            "reference": run.settings.model,
+            "identity": run.model_identity,
+            "dtype": run.settings.dtype,
+            "source_type": run.source_type or None,
+        },
         "corpora": {
             "calibration": _corpus(run, "calibration", run.settings.calibration.corpus),
             "evaluation": _corpus(run, "evaluation", run.settings.evaluation.corpus),
