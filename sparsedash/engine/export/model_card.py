@@ -229,10 +229,11 @@ def _lost(facts: CardFacts) -> str:
         ),
     ]
     name = "the sparse model"
-    said = [verdicts.judgement(name, found, facts.tolerance), *verdicts.remarks(name, found)]
+    said = [wording.first_upper(verdicts.brief_judgement(name, found)), verdicts.cost_and_open(found)]
+    said += verdicts.grounds(name, found, facts.tolerance)
     test = "a test that holds although it stopped early" if pairs.anytime else "exact McNemar"
     return (
-        f"## What it lost\n\n**{verdicts.WORDS[found.verdict]}**: {' '.join(map(wording.first_upper, said))}\n\n"
+        f"## What it lost\n\n**{verdicts.WORDS[found.verdict]}**: {' '.join(said)}\n\n"
         f"Both models answered the same {pairs.n_passages:,} passages of {_code(public_name(sparse.corpus))}. "
         f"{verdicts.flips(pairs)} Of equal accuracy: {wording.p_value(judged.p_value)} ({test}). Where a run has "
         "several sparse models, p and the levels of the intervals allow for all of them.\n\n"
