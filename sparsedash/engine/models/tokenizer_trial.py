@@ -5,6 +5,7 @@
 Prints why it cannot be used, in one line; nothing where it can.
 """
 
+import os
 import string
 import subprocess
 import sys
@@ -40,14 +41,19 @@ def require_usable(folder: Path, reference: str, n_known: int) -> None:
     file = folder / "tokenizer.json"
     if not file.is_file():
         return
-    command = [sys.executable, "-m", "sparsedash.engine.models.tokenizer_trial", str(file), str(n_known)]
+    command = [sys.executable, "-P", "-m", "sparsedash.engine.models.tokenizer_trial", str(file), str(n_known)]
+    # This very package, whatever folder the process was started in.
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_WAIT_S)  # noqa: S603 - our own program
+        done = subprocess.run(command, capture_output=True, timeout=_WAIT_S, env=environment)  # noqa: S603 - our own
         problem = done.stdout.decode(errors="replace").strip()
+        ended = done.returncode
+        if ended > 0:
+            problem = f"could not be tried: {(done.stderr.decode(errors='replace').splitlines() or [''])[-1][:300]}"
     except subprocess.TimeoutExpired:
-        done, problem = None, ""
-    if done is None or done.returncode:
-        problem = problem or f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 2**30:.0f} GB for {_N_PASSAGES} passages"
+        ended, problem = -1, ""
+    if ended < 0:
+        problem = f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 2**30:.0f} GB for {_N_PASSAGES} passages"
     if problem:
         raise ModelError(f"The tokenizer of {reference} {problem}.", _ADVICE)
 
@@ -64,7 +70,7 @@ def main(file: str, n_known: str) -> None:
     try:
         problem = next(_problems(file, int(n_known)), "")
     except MemoryError:
-        sys.exit(1)
+        os.abort()
     except BaseException as error:  # noqa: BLE001 - a panic of tokenizers is no Exception
         problem = f"could not be read: {' '.join(str(error).split())[:300]}"
     sys.stdout.write(problem)
