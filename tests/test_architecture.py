@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine.run": MEASURED,
     "engine.comparison": {"engine.run"} | MEASURED,
     "engine.timing": {"engine.comparison", "engine.run"} | MEASURED,
-    "engine.export": {"engine.run"} | MEASURED,
+    "engine.export": {"engine.run", "reporting"} | MEASURED,
     # What a worker can do.
     "engine": {"engine.run", "engine.comparison", "engine.export", "engine.timing"} | MEASURED,
     # The front.

@@ -36,7 +36,7 @@ MODELS: tuple[Choice, ...] = (
     Choice(
         name=BUILTIN_MODEL,
         title="SmolLM2 135M (built in)",
-        summary="ships with the installation, needs no network; Apache-2.0",
+        summary="a Q4_1 file, unpacked; ships with the installation, needs no network; Apache-2.0",
     ),
     Choice(name="EleutherAI/gpt-j-6b", title="GPT-J 6B", summary="published; 24 GB in FP32"),
     Choice(name="facebook/opt-1.3b", title="OPT 1.3B", summary="published; 5 GB in FP32"),

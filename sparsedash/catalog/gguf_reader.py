@@ -4,8 +4,9 @@ The library makes several arrays for every word of a vocabulary, which was most 
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sparsedash.schema.errors import ModelError
 _LENGTH_BYTES = 8
 _ARRAY_HEAD_BYTES = 12
 _MOST_DIMENSIONS = 4
+_UNQUANTISED = {"F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64"}
 
 
 class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
@@ -124,3 +126,20 @@ def opened_gguf(file: Path) -> GgufReader:
             f"{file.name} could not be read as a GGUF model: {reason[0][:200]}.",
             "Fetch it again; the file must be whole.",
         ) from error
+
+
+def quantised_type(reader: GgufReader) -> str:
+    """The type of a quantised file, as Q4_K_M or Q4_1; empty where no tensor is quantised.
+
+    The file's own name for it where a tensor is of that type, else the type that most of its quantised weights have.
+    """
+    weights: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        weights[tensor.tensor_type.name] += int(tensor.n_elements)
+    quantised = [name for name, _ in weights.most_common() if name not in _UNQUANTISED]
+    if quantised and (field := reader.fields.get("general.file_type")):
+        with suppress(ValueError, TypeError):
+            stated = str(gguf.LlamaFileType(field.contents()).name).removeprefix("MOSTLY_")
+            if stated.startswith(tuple(quantised)):
+                return stated
+    return quantised[0] if quantised else ""

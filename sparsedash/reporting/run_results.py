@@ -16,10 +16,11 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.schema.searches import FindResult
 from sparsedash.stats.significance import PairedComparison, compare, holm, shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, losses
+from sparsedash.storage.store import Store
 
 
 class Results(Hashable, Protocol):
-    """Where records and searches are looked up by their keys: the backend, or a store that the shell has open."""
+    """Where records and searches are looked up by their keys: the backend, or an open store."""
 
     def record(self, key: str) -> Record | None:
         """The record with this key, or None."""
@@ -29,6 +30,25 @@ class Results(Hashable, Protocol):
 
     def why_missing(self, key: str) -> str:
         """Why there is no record with this key, as the end of a sentence."""
+
+
+@dataclass(frozen=True)
+class StoredResults:
+    """The results of a store that is open."""
+
+    store: Store
+
+    def record(self, key: str) -> Record | None:
+        """See Results."""
+        return self.store.get(Record, key)
+
+    def search(self, key: str) -> FindResult | None:
+        """See Results."""
+        return self.store.get(FindResult, key)
+
+    def why_missing(self, key: str) -> str:
+        """See Results."""
+        return self.store.why_missing(Record, key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +274,13 @@ def headline(found: RunResults) -> Record | None:
     """The sparse record that the answer speaks of."""
     judged = spoken_of(found.judged)
     return judged.record if judged else None
+
+
+def judged_alone(dense: Record, sparse: Record, tolerance: Tolerance) -> Judged:
+    """The sparse record beside dense, where the run that it is of is not known."""
+    pairs = compare(dense, sparse)
+    (verdict,) = judge_all([losses(dense, sparse)], tolerance)
+    return Judged(record=sparse, comparison=pairs, p_value=pairs.p_value, verdict=verdict)
 
 
 def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:

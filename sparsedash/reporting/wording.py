@@ -262,7 +262,18 @@ def title_of(run: Run, name: str = "") -> str:
 
 def details_of(run: Run) -> str:
     """How a stored run was made, in one line."""
-    return run_details(run.settings) if run.find is None else find_details(run.find)
+    details = run_details(run.settings) if run.find is None else find_details(run.find)
+    return f"{details}, unpacked from {run.source_type}" if run.source_type else details
+
+
+def source_note(source_type: str) -> str:
+    """What a quantised source means for the numbers; empty where the model was not quantised."""
+    if not source_type:
+        return ""
+    return (
+        f"The dense model is a {source_type} GGUF file, unpacked: its weights were rounded before anything was pruned. "
+        "What pruning costs the original weights is another number, which is not measured here."
+    )
 
 
 def calibrated(calibration: CalibrationSettings) -> str:

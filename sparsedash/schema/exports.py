@@ -36,6 +36,8 @@ def possible_weights(form: Form) -> tuple[Weights, ...]:
 class ExportSettings:
     """A request for the files of one record's sparse model. dense, sparse: record keys.
 
+    run: the key of the run that they are of, which says what model was asked about: other runs of the same bytes, under
+    other names, share its records. Empty in requests of earlier versions.
     shard_mb: the largest file of weights, in millions of bytes. to: the folder to make; empty: one of the data folder.
     dense_gguf: a GGUF file of the dense model with full weights, where the form is gguf and the model itself is none.
     """
@@ -43,6 +45,7 @@ class ExportSettings:
     dense: str
     sparse: str
     form: Form
+    run: str = ""
     weights: Weights = "float32"
     shard_mb: int = 5_000
     to: str = ""
@@ -60,7 +63,11 @@ class ExportSettings:
 
     def key(self) -> str:
         """The name of this request and of what it makes."""
-        return stage_key("export", **asdict(self))
+        asked = asdict(self)
+        if not self.run:
+            # The keys of earlier exports.
+            del asked["run"]
+        return stage_key("export", **asked)
 
     def folder(self, data_dir: Path, model: str, method: str, permille: int) -> Path:
         """The folder that is made; of the data folder it is one with a name that can be read.

@@ -25,6 +25,11 @@ def file_hash(path: str, n_bytes: int, modified_ns: int) -> NoteName:
     return NoteName(f"hash/{path}|{n_bytes}|{modified_ns}")
 
 
+def source_type(file: str) -> NoteName:
+    """The type of a quantised GGUF file, as Q4_1; empty where it is not quantised. file: its hash."""
+    return NoteName(f"source type/{file}")
+
+
 def model_type(identity: str) -> NoteName:
     """The family of the model with this identity, as its config.json names it."""
     return NoteName(f"family/{identity}")

@@ -209,6 +209,7 @@ class Run:
     find: of a search, what it was asked for; its trials are the sparsities of the settings, which grow with it.
     peak_bytes, disk_bytes: the most memory that the attempt that finished it has held, and what it left in the data
     folder; None where that was not measured.
+    source_type: of a model that was unpacked from a quantised GGUF file, the type of that file, as Q4_1; else empty.
     """
 
     key: str
@@ -228,6 +229,7 @@ class Run:
     find: FindSettings | None = None
     peak_bytes: Count | None = None
     disk_bytes: Count | None = None
+    source_type: str = ""
 
     @property
     def n_compared(self) -> int:

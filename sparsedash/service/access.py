@@ -88,7 +88,12 @@ class Access:
     def require_records(self, *keys: str) -> None:
         """Raises AccessError unless `sees_records`."""
         if not self.sees_records(*keys):
-            raise AccessError("There is no such run of yours.", "Start it yourself, or choose one of yours.")
+            raise _no_such_run()
+
+    def require_run(self, key: str) -> None:
+        """Raises AccessError unless the visitor may see the run with this key; empty: none is named."""
+        if key and not self.sees(key):
+            raise _no_such_run()
 
     def sees_job(self, job: Job) -> bool:
         """Whether the visitor may see the job, its progress and its log."""
@@ -186,6 +191,10 @@ class Access:
     def _offered(self) -> str:
         hub = self.rules.hub if self.rules else None
         return f"Offered: {', '.join(hub)}." if hub else "No model of the hub is."
+
+
+def _no_such_run() -> AccessError:
+    return AccessError("There is no such run of yours.", "Start it yourself, or choose one of yours.")
 
 
 def upload_named(reference: str) -> str:

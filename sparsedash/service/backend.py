@@ -164,6 +164,7 @@ class Backend:
     def submit_export(self, settings: ExportSettings) -> Job:
         """As `submit`, for the files of one sparse model."""
         self._access.require_records(settings.dense, settings.sparse)
+        self._access.require_run(settings.run)
         if settings.dense_gguf:
             self._access.require_path(settings.dense_gguf)
         with self._room_for(settings):

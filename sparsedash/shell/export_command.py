@@ -80,7 +80,7 @@ def exported(settings: RunSettings, asked: dict[str, object], store: Store, quie
         shelf = ModelShelf()
         run = pipeline.run(settings, store, bar, shelf)
         warn(run.warnings)
-        request = ExportSettings(dense=run.dense, sparse=run.sparse[0], **asked)  # type: ignore[arg-type]
+        request = ExportSettings(run=run.key, dense=run.dense, sparse=run.sparse[0], **asked)  # type: ignore[arg-type]
         # What is made again is the run's one sparse model.
         return export(request, store, shelf, lambda step: bar(replace(step, point=0)))
 

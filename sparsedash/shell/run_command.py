@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from sparsedash.reporting.files.run_json import run_document
 from sparsedash.reporting.run_answer import answer, figures
-from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.run_results import StoredResults, run_results
+from sparsedash.reporting.wording import source_note
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.searches import FindResult
@@ -70,27 +70,11 @@ def ran(settings: RunSettings, store: Store, quiet: bool = False) -> Run:
         return pipeline.run(settings, store, bar)
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """The results of a store that is open."""
-
-    store: Store
-
-    def record(self, key: str) -> Record | None:
-        return self.store.get(Record, key)
-
-    def search(self, key: str) -> FindResult | None:
-        return self.store.get(FindResult, key)
-
-    def why_missing(self, key: str) -> str:
-        return self.store.why_missing(Record, key)
-
-
 def opening(run: Run, store: Store, tolerance: Tolerance) -> list[str]:
     """What the pages open with: the answer in one sentence, and what it rests on."""
-    found = run_results(_Stored(store), run, tolerance)
+    found = run_results(StoredResults(store), run, tolerance)
     assert found is not None
-    return [answer(found, ended=not run.finished), *figures(found)]
+    return [answer(found, ended=not run.finished), *figures(found), *filter(None, [source_note(run.source_type)])]
 
 
 def stored_document(run: Run, store: Store, tolerance: Tolerance, result: FindResult | None = None) -> dict[str, Any]:

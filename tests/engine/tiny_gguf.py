@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter, quants
 
 from sparsedash.catalog.gguf_names import ARCHITECTURES
 from tests.engine.tiny import tiny_model, tiny_tokenizer
@@ -36,12 +36,13 @@ def write_tiny_gguf(
     family: str = "llama",
     keys: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Any] | None = None,
+    quantised: str = "F32",
     **changes: Any,
 ) -> Path:
     """The file at this path.
 
     without: the names of keys and tensors to leave out, or one. keys, tensors: to be written as well or instead; `#` in
-    the name of a key is the architecture. changes: to its config.
+    the name of a key is the architecture. quantised: the type of all matrices. changes: to its config.
     """
     model = tiny_gguf_model(family, seed, **changes)
     writer, without = GGUFWriter(path, family), (without,) if isinstance(without, str) else without
@@ -52,7 +53,11 @@ def write_tiny_gguf(
     written = {name: np.asarray(weight) for name, weight in _tensors(model, family).items()} | dict(tensors or {})
     for name, weight in written.items():
         if name not in without:
-            writer.add_tensor(name, np.ascontiguousarray(weight, dtype=np.float32))
+            values, kind = np.ascontiguousarray(weight, dtype=np.float32), GGMLQuantizationType[quantised]
+            if values.ndim > 1 and quantised != "F32":
+                writer.add_tensor(name, quants.quantize(values, kind), raw_dtype=kind)
+            else:
+                writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -10,7 +10,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.stats.significance import accuracy_interval
-from tests.factories import RECORD, outcome
+from tests.factories import RECORD, RUN, outcome
 
 
 def plain(text: str) -> str:
@@ -142,3 +142,10 @@ def test_a_calibration_says_how_its_tokens_count_and_are_cut_where_that_is_not_a
     assert wording.calibrated(replace(usual, token_weights="residual")).endswith(
         "256 tokens, those with a large residual stream counting little"
     )
+
+
+def test_a_run_says_the_type_of_the_quantised_file_that_its_model_is_unpacked_from():
+    plain_run, quantised = RUN, replace(RUN, source_type="Q4_1")
+    assert wording.details_of(quantised) == f"{wording.details_of(plain_run)}, unpacked from Q4_1"
+    assert "a Q4_1 GGUF file, unpacked" in wording.source_note("Q4_1")
+    assert wording.source_note(plain_run.source_type) == ""

@@ -16,6 +16,7 @@ NAMES = {
     "model_identity": (("gpt2", "f"), "identity/gpt2|f"),
     "text_identity": (("file:a.txt", "f"), "corpus/file:a.txt|f"),
     "file_hash": (("/a/b.txt", 12, 345), "hash//a/b.txt|12|345"),
+    "source_type": (("0123",), "source type/0123"),
     "model_type": (("gpt2@0123",), "family/gpt2@0123"),
     "finite": (("f", "float32"), "finite/f/float32"),
     "tokenizer_tried": (("f",), "tokenizer/f"),

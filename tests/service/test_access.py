@@ -158,6 +158,15 @@ def test_models_of_another_s_run_are_nobody_else_s_to_run(house, kind):
     assert getattr(ada, f"submit_{kind}")(PAIRS[kind]).owner == "ada"
 
 
+def test_an_export_names_no_run_of_somebody_else(house):
+    ada, bob = house.of("ada"), house.of("bob")
+    asked = replace(PAIRS["export"], run=house.done(ada).key)
+    house.done(bob, replace(SETTINGS, sparsities_permille=(400,)))
+    with pytest.raises(AccessError, match="no such run of yours"):
+        bob.submit_export(asked)
+    assert ada.submit_export(asked).owner == "ada"
+
+
 def problem(backend, field, reference):
     found = backend.reference_problem(field, reference)
     return found.message if found else ""

@@ -63,6 +63,12 @@ def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):
     assert [form for form, why in backend.exports.problems(masks).items() if not why] == ["masked"]
 
 
+def test_a_request_of_an_earlier_version_keeps_its_key_and_one_of_another_run_has_its_own():
+    settings = ExportSettings(dense="d", sparse="s", form="padded")
+    assert settings.key() == "19905b23e2ba2e6cdd13e81c585173fd641f2f8694b494526810112c17f699df"
+    assert len({settings.key(), *(replace(settings, run=run).key() for run in ("a", "b"))}) == 3
+
+
 def test_a_finished_export_is_not_made_again_while_its_folder_is_there(backend):
     settings = ExportSettings(dense="d", sparse="s", form="padded")
     job = backend.submit_export(settings)

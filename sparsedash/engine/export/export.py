@@ -14,8 +14,8 @@ from sparsedash.catalog.export_forms import form_problem, require_form, shared_w
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.checkpoint import config_changes, copy_files, tensors_bytes, write_checkpoint
 from sparsedash.engine.export.gguf import planned, require_full, write_gguf
-from sparsedash.engine.export.model_card import CardFacts, licence_of, model_card
-from sparsedash.engine.export.recipe import public_name, recipe
+from sparsedash.engine.export.model_card import CardFacts, base_of, model_card
+from sparsedash.engine.export.recipe import public_model, recipe
 from sparsedash.engine.export.reload_proof import Meant, meant, prove_folder, prove_gguf, require_llama_cpp
 from sparsedash.engine.export.rounding import rounded_weights
 from sparsedash.engine.export.tensors import exported_tensors
@@ -24,12 +24,14 @@ from sparsedash.engine.models.content_hash import content_hash
 from sparsedash.engine.models.loading import ModelShelf, gguf_file, locate
 from sparsedash.engine.run.remade import RemadeModel, remade
 from sparsedash.engine.run.sparse_model import PrunedChannels, SparseModel
+from sparsedash.reporting.run_results import Judged, StoredResults, judged_alone, run_results
 from sparsedash.schema import notes
 from sparsedash.schema.errors import ExportError, JobError, SettingsError
 from sparsedash.schema.exports import Export, ExportSettings, Proof
 from sparsedash.schema.progress import OnStep, Step
-from sparsedash.schema.records import Passages, Pruned, Record
+from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.disk_space import free_in_words
 from sparsedash.storage.export_folders import RECIPE, new_folder, require_new, require_room, sweep
 from sparsedash.storage.local_paths import local_path
@@ -45,9 +47,13 @@ _NAMING = "exports.lock"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Asked:
-    """What is exported: the request, and what the store has of it."""
+    """What is exported: the request, and what the store has of it.
+
+    run: None where the request names none. sparse: with the names of model and texts as its run was asked for.
+    """
 
     settings: ExportSettings
+    run: Run | None
     dense: Record
     sparse: Record
     pruned: Pruned
@@ -72,10 +78,12 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
     fresh process does not find in the files what they are to be.
     """
     asked = _asked(settings, store)
+    if settings.run and (asked.run is None or settings.sparse not in asked.run.sparse):
+        raise JobError("The run of this sparse model is not in the store any more.", "Run it again.")
     pruned = asked.pruned
     _refuse_form(settings, pruned, store.recall(notes.model_type(asked.sparse.model_identity)))
     method = method_name(pruned.method)
-    folder = settings.folder(store.folder, public_name(asked.sparse.model), method, pruned.sparsity_permille)
+    folder = settings.folder(store.folder, public_model(asked.sparse), method, pruned.sparsity_permille)
     folder = local_path(str(folder)).absolute()
     sweep(folder.parent)
     if known := _whole(settings, folder, store):
@@ -94,7 +102,7 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
         on_step(Step("write", 0, 1, message=folder.name))
         written = _write(inside, folder, asked, made, store)
         proof = _proven(inside, asked, made, written, shelf, on_step)
-        files = _describe(inside, asked, made, written, proof)
+        files = _describe(inside, asked, made, written, proof, store)
         found = Export(
             key=settings.key(),
             settings=settings,
@@ -140,7 +148,7 @@ def prove_again(found: Export, folder: Path, store: Store, shelf: ModelShelf, on
             f"{folder} is not what was written: {', '.join(changed[:5])} changed, came or went.", "Export it again."
         )
     asked = _asked(found.settings, store)
-    made = remade(asked.sparse, store, on_step, shelf)
+    made = remade(replace(asked.sparse, model=found.model), store, on_step, shelf)
     file = next((name for name in now if name.endswith(".gguf")), "")
     written = _Written(layout=found.layout, size=0, base_size=found.base_bytes, file=file)
     return _proven(folder, asked, made, written, shelf, on_step)
@@ -158,7 +166,13 @@ def _asked(settings: ExportSettings, store: Store) -> _Asked:
     passages = store.get(Passages, sparse.passages_key)
     if passages is None:
         raise JobError("The passages that it answered are not in the store any more.", "Run it again.")
-    return _Asked(settings=settings, dense=dense, sparse=sparse, pruned=sparse.pruned, passages=passages)
+    run = store.get(Run, settings.run) if settings.run else None
+    if run is not None:
+        # A record is found by content: it may name the first place that held the same bytes.
+        pruned = replace(sparse.pruned, calibration=run.settings.calibration)
+        sparse = replace(sparse, model=run.settings.model, corpus=run.settings.evaluation.corpus, pruned=pruned)
+    assert sparse.pruned is not None
+    return _Asked(settings=settings, run=run, dense=dense, sparse=sparse, pruned=sparse.pruned, passages=passages)
 
 
 def _whole(settings: ExportSettings, folder: Path, store: Store) -> Export | None:
@@ -268,22 +282,41 @@ def _expected(asked: _Asked, made: RemadeModel, shelf: ModelShelf) -> Meant:
         return meant(loaded, asked.sparse, asked.passages, strict=unrounded)
 
 
-def _describe(inside: Path, asked: _Asked, made: RemadeModel, written: _Written, proof: Proof) -> dict[str, str]:
+def _describe(
+    inside: Path, asked: _Asked, made: RemadeModel, written: _Written, proof: Proof, store: Store
+) -> dict[str, str]:
     """Write the recipe and the card. Returns the sha256 of every file, as `file_hashes` does."""
     if written.file:
         copy_files(made.source, inside)
     files = file_hashes(inside)
     (inside / RECIPE).write_text(recipe(asked.settings, asked.sparse, made, proof, files), encoding="utf-8")
+    tolerance = _tolerance(asked.run)
     facts = CardFacts(
         settings=asked.settings,
+        base=base_of(made.source, asked.sparse),
         dense=asked.dense,
         sparse=asked.sparse,
+        judged=_judged(asked, tolerance, store),
+        tolerance=tolerance,
         proof=proof,
         layout=written.layout,
         size=written.size,
         base_size=written.base_size,
-        licence=licence_of(made.source.folder, asked.sparse.model),
         file=written.file,
     )
     (inside / CARD).write_text(model_card(facts), encoding="utf-8")
     return files | {RECIPE: content_hash(inside / RECIPE)}
+
+
+def _tolerance(run: Run | None) -> Tolerance:
+    """What may be lost: as a search was asked for, else as usual."""
+    found = run and run.find
+    return Tolerance(ratio=found.ratio, points=found.points) if found else Tolerance()
+
+
+def _judged(asked: _Asked, tolerance: Tolerance, store: Store) -> Judged:
+    """The sparse model beside dense, among all of its run."""
+    found = run_results(StoredResults(store), asked.run, tolerance)
+    of_run = found.judged if found else ()
+    alone = judged_alone(asked.dense, asked.sparse, tolerance)
+    return next((each for each in of_run if each.record.key == asked.sparse.key), alone)

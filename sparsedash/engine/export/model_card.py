@@ -1,54 +1,81 @@
-"""The card of an export: what it is made of, how, what that cost, where it loads. Written by the hub's own classes."""
+"""The card of an export: what it is made of, how, what that cost, where it loads. Written by the hub's own classes.
 
+Names from models, files and licences are foreign text: in the body they stand in code spans, see `_code`; the metadata
+is YAML that the hub's library writes.
+"""
+
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import exp
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, metadata_load
 from yaml import YAMLError
 
 from sparsedash.catalog import presets
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.engine.export.recipe import public_name
+from sparsedash.engine.export.recipe import is_of_hub, public_model, public_name
 from sparsedash.engine.models.hub import fetch
-from sparsedash.engine.models.loading import gguf_file
+from sparsedash.engine.models.loading import Source, gguf_file
+from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting.html import visible
+from sparsedash.reporting.results_table import change_cells, times_dense_cells
+from sparsedash.reporting.run_results import Judged
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.exports import ExportSettings, Proof
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.stats.significance import compare
-from sparsedash.stats.tolerance import Tolerance, judge_all, losses
+from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.export_folders import RECIPE
 
 BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _CARD = "README.md"
-UNKNOWN = "not stated by the base's files: find it out before you pass this on"
+_UNKNOWN = "licence unknown: the base's files state none; find it out before you pass this on"
 _LONGEST = 60
+_ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`|\\"})
+"""Would end a code span, or the cell of a table that it stands in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What is known of the model that was pruned. hub: its name on the hub; empty where it is no model of the hub.
+
+    licence: empty where it is unknown. source_type: as in Run. file_bytes: of a quantised GGUF file.
+    """
+
+    name: str
+    hub: str
+    licence: str
+    source_type: str = ""
+    file_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What the card says beside the records. size: bytes of the weights; base_size: of the dense model's, alike."""
+    """What the card says. judged: the sparse model beside dense, as the pages of its run judge it.
+
+    size: bytes of the weights; base_size: of the dense model's, alike.
+    """
 
     settings: ExportSettings
+    base: Base
     dense: Record
     sparse: Record
+    judged: Judged
+    tolerance: Tolerance
     proof: Proof
     layout: str
     size: int
     base_size: int
-    licence: str
     file: str = ""
 
 
 def model_card(facts: CardFacts) -> str:
     """README.md: metadata and text."""
     data = ModelCardData(
-        base_model=_base(facts.sparse.model) or None,
-        license=facts.licence or None,
+        base_model=facts.base.hub or None,
+        license=facts.base.licence or "unknown",
         library_name="llama.cpp" if facts.settings.form == "gguf" else "transformers",
         pipeline_tag="text-generation",
         tags=["pruned", *(["width-pruning"] if _pruned(facts).method.takes_channels else []), *_gguf(facts)],
@@ -59,43 +86,63 @@ def model_card(facts: CardFacts) -> str:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
 
 
-def licence_of(base: Path, reference: str) -> str:
-    """The licence that the base's own card states, or its GGUF file; empty where they state none."""
-    if file := gguf_file(reference):
-        field = opened_gguf(file).fields.get("general.license")
+def base_of(source: Source, record: Record) -> Base:
+    """What the card says of a record's base. source: its files."""
+    hub = record.model.partition("@")[0] if is_of_hub(record) else ""
+    file = gguf_file(record.model)
+    return Base(
+        name=public_model(record),
+        hub=BUILTIN_BASE if record.model == BUILTIN_MODEL else hub,
+        licence=_gguf_licence(file) if file else _licence(source.folder, record.model if hub else ""),
+        source_type=source.source_type,
+        file_bytes=file.stat().st_size if file and source.source_type else 0,
+    )
+
+
+def _gguf_licence(file: Path) -> str:
+    field = opened_gguf(file).fields.get("general.license")
+    with suppress(ValueError):
         return _short(field.contents()) if field else ""
-    try:
-        found: Any = ModelCard.load(_card_of(base, reference), ignore_metadata_errors=True).data.license
-    except (OSError, ValueError, AttributeError, YAMLError):
-        return ""
-    return _short(found)
+    return ""
 
 
-def _card_of(base: Path, reference: str) -> Path:
-    """The base's own card; a model of the hub is read without it, so that it is fetched where the hub answers."""
-    if not (base / _CARD).is_file() and _base(reference):
+def _licence(folder: Path, hub: str) -> str:
+    """The licence that the base's own card states. hub: its reference where it is of the hub, which then has the card.
+
+    A model of the hub is read without its card, so that this is fetched where the hub answers.
+    """
+    card = folder / _CARD
+    if hub and not card.is_file():
         with suppress(ModelError):
             # The folder is named by its commit.
-            fetch(reference, base.name, _CARD)
-    return base / _CARD
+            fetch(hub, folder.name, _CARD)
+    # A pipe would be read for ever.
+    if not card.is_file():
+        return ""
+    try:
+        return _short((metadata_load(card) or {}).get("license"))
+    except (OSError, ValueError, YAMLError, RecursionError):
+        return ""
 
 
 def _short(found: object) -> str:
-    """What can stand as the name of a licence; foreign text."""
+    """What can stand as the name of a licence."""
     return found if isinstance(found, str) and len(found) < _LONGEST and found.isprintable() else ""
+
+
+def _code(text: str) -> str:
+    """Foreign text as a code span on one line, in which nothing is markup; also in a table and a heading."""
+    return f"`{_line(text).translate(_ACTIVE_IN_CODE) or '?'}`"
+
+
+def _line(text: str) -> str:
+    """Foreign text on one line, with everything in it visible."""
+    return visible(" ".join(text.split()))
 
 
 def _pruned(facts: CardFacts) -> Pruned:
     assert facts.sparse.pruned is not None
     return facts.sparse.pruned
-
-
-def _base(reference: str) -> str:
-    """The base's name on the hub; empty where it is a file of somebody's own."""
-    if reference == BUILTIN_MODEL:
-        return BUILTIN_BASE
-    name = reference.partition("@")[0]
-    return "" if public_name(reference) != reference or name.endswith(".gguf") else name
 
 
 def _gguf(facts: CardFacts) -> list[str]:
@@ -104,7 +151,7 @@ def _gguf(facts: CardFacts) -> list[str]:
 
 def _opening(facts: CardFacts) -> str:
     made = _pruned(facts)
-    base = _base(facts.sparse.model) or public_name(facts.sparse.model)
+    base = _code(facts.base.hub or facts.base.name)
     what, gone_how = (
         ("inner channels of the MLPs", "removed") if made.method.takes_channels else ("single weights", "set to zero")
     )
@@ -117,19 +164,32 @@ def _opening(facts: CardFacts) -> str:
     )
     return (
         f"# {base}, pruned by {gone}\n\n"
-        f"A sparse model of `{base}`: {what} were {gone_how} by SparseDash, {100 * made.matmul_ratio:.1f} % of all "
-        f"weights in matrix products. In {facts.settings.weights}: {size}.{unsmaller}"
+        f"A sparse model of {base}: {what} were {gone_how} by SparseDash, {100 * made.matmul_ratio:.1f} % of all "
+        f"weights in matrix products. In {facts.settings.weights}: {size}.{unsmaller}{_quantised(facts)}"
     )
+
+
+def _quantised(facts: CardFacts) -> str:
+    """That the base was quantised, and how large its file is."""
+    base = facts.base
+    if not base.source_type:
+        return ""
+    larger = " smaller than the weights here" if base.file_bytes < facts.size else ""
+    size = f"{base.file_bytes / 1e6:,.1f} MB{',' if larger else ''}{larger}"
+    return f"\n\n{wording.source_note(base.source_type)} That file takes {size}."
 
 
 def _made(facts: CardFacts) -> str:
     made, record = _pruned(facts), facts.sparse
     calibration = made.calibration
-    text = f"`{public_name(calibration.corpus)}`, {calibration.n_samples:,} samples of {calibration.length:,} tokens"
+    text = (
+        f"{_code(public_name(calibration.corpus))}, {calibration.n_samples:,} samples of {calibration.length:,} tokens"
+    )
     rows = [
-        ("Base", f"`{public_name(record.model)}`"),
-        ("Revision", f"`{record.model_identity}`"),
-        ("Licence of the base", facts.licence or UNKNOWN),
+        ("Base", _code(facts.base.name)),
+        ("Revision", _code(record.model_identity)),
+        *([("Type of the base's file", facts.base.source_type)] if facts.base.source_type else []),
+        ("Licence of the base", _code(facts.base.licence) if facts.base.licence else _UNKNOWN),
         ("Method", f"{presets.method_name(made.method)}: {_choices(made)}"),
         ("Asked for", f"{made.sparsity_permille / 10:g} %"),
         ("Widths", _widths(made.widths, made.dense_widths)),
@@ -154,26 +214,30 @@ def _widths(kept: Sequence[int], dense: Sequence[int]) -> str:
 
 
 def _lost(facts: CardFacts) -> str:
-    dense, sparse = facts.dense, facts.sparse
-    pairs = compare(dense, sparse)
-    (judged,) = judge_all([losses(dense, sparse)], Tolerance())
-    ratio = judged.perplexity
-    low, high = pairs.interval
+    dense, sparse, judged = facts.dense, facts.sparse, facts.judged
+    pairs, found = judged.comparison, judged.verdict
+    change, accuracy, *_ = change_cells(judged)
+    times, perplexity, _ = times_dense_cells(judged)
     rows = [
-        ("last word right", _right(dense), _right(sparse), f"{100 * low:+.1f} to {100 * high:+.1f} points"),
+        ("last word right", _right(dense), _right(sparse), f"{change} points", accuracy or "none"),
         (
             "word perplexity",
-            f"{dense.word_perplexity:,.2f}",
-            f"{sparse.word_perplexity:,.2f}",
-            f"{exp(min(ratio.low, 700)):.2f} to {exp(min(ratio.high, 700)):.2f} times ({100 * ratio.level:g} %)",
+            wording.perplexity(dense.word_perplexity),
+            wording.perplexity(sparse.word_perplexity),
+            times,
+            perplexity,
         ),
     ]
-    valid = "; the intervals hold although it stopped early" if pairs.anytime else ""
+    name = "the sparse model"
+    said = [wording.first_upper(verdicts.brief_judgement(name, found)), verdicts.cost_and_open(found)]
+    said += verdicts.grounds(name, found, facts.tolerance)
+    test = "a test that holds although it stopped early" if pairs.anytime else "exact McNemar"
     return (
-        f"## What it lost\n\nBoth models answered the same {pairs.n_passages:,} passages of "
-        f"`{public_name(sparse.corpus)}`{valid}: {pairs.broke} answers broke, {pairs.mended} were mended, "
-        f"p = {pairs.p_value:.2g} (exact McNemar).\n\n"
-        f"{_table(('', 'dense', 'sparse', 'difference, 95 % interval'), rows)}\n\n"
+        f"## What it lost\n\n**{verdicts.WORDS[found.verdict]}**: {' '.join(said)}\n\n"
+        f"Both models answered the same {pairs.n_passages:,} passages of {_code(public_name(sparse.corpus))}. "
+        f"{verdicts.flips(pairs)} Of equal accuracy: {wording.p_value(judged.p_value)} ({test}). Where a run has "
+        "several sparse models, p and the levels of the intervals allow for all of them.\n\n"
+        f"{_table(('', 'dense', 'sparse', 'change', 'interval of the change (level)'), rows)}\n\n"
         "Nothing else was measured: other tasks, other languages and safety may have suffered otherwise."
     )
 
@@ -191,7 +255,7 @@ def _loads(facts: CardFacts) -> str:
         f"and {proof.n_meant} of {proof.n_verdicts} passages are answered as by it ({proof.n_run} as in the run)."
     )
     if facts.settings.form == "gguf":
-        usage = f"```sh\nllama-cli -m {facts.file} -p 'Once upon a time'\n```"
+        usage = f"```sh\nllama-cli -m {shlex.quote(_line(facts.file))} -p 'Once upon a time'\n```"
     else:
         usage = (
             "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -211,4 +275,4 @@ def _again(facts: CardFacts) -> str:
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -12,6 +12,7 @@ from sparsedash.engine.run.run_log import versions
 from sparsedash.engine.run.sparse_model import PrunedChannels
 from sparsedash.schema.exports import ExportSettings, Proof
 from sparsedash.schema.records import Record
+from sparsedash.schema.settings import BUILTIN_MODEL
 
 
 def recipe(settings: ExportSettings, record: Record, made: RemadeModel, proof: Proof, files: Mapping[str, str]) -> str:
@@ -26,7 +27,7 @@ def recipe(settings: ExportSettings, record: Record, made: RemadeModel, proof: P
         "form": settings.form,
         "weights": settings.weights,
         "shard_mb": settings.shard_mb,
-        "base": {"model": public_name(record.model), "identity": record.model_identity, "dtype": record.dtype},
+        "base": {"model": public_model(record), "identity": record.model_identity, "dtype": record.dtype},
         "method": asdict(pruned.method),
         "sparsity_permille": pruned.sparsity_permille,
         "calibration": asdict(pruned.calibration) | {"corpus": public_name(pruned.calibration.corpus)},
@@ -46,3 +47,15 @@ def public_name(reference: str) -> str:
     kind, colon, path = reference.partition(":") if reference.startswith(("file:", "upload:")) else ("", "", reference)
     is_path = bool(colon) or path.startswith(("/", "~", "."))
     return f"{kind}{colon}{path.rstrip('/').rpartition('/')[2] if is_path else path}"
+
+
+def is_of_hub(record: Record) -> bool:
+    """Whether the record's model is of the hub: its identity is a commit there, not a hash of files."""
+    return not record.model_identity.startswith("sha256:")
+
+
+def public_model(record: Record) -> str:
+    """The reference of the record's model without the folders of this machine."""
+    if is_of_hub(record) or record.model == BUILTIN_MODEL:
+        return record.model
+    return record.model.rstrip("/").rpartition("/")[2]

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from sparsedash.catalog.gguf_names import gguf_problem
-from sparsedash.catalog.gguf_reader import opened_gguf, quick_gguf
+from sparsedash.catalog.gguf_reader import opened_gguf, quantised_type, quick_gguf
 from sparsedash.engine.models.checkpoint import (
     UNREADABLE,
     first_line,
@@ -22,6 +22,7 @@ from sparsedash.engine.models.content_hash import file_hash
 from sparsedash.engine.models.gguf_model import GgufModel
 from sparsedash.engine.models.modules import family_named
 from sparsedash.engine.models.unpacking import unpacked
+from sparsedash.schema import notes
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
 
@@ -36,6 +37,16 @@ def dequantised(file: Path, store: Store) -> Path:
     """
     name = f"{file.stem}-{file_hash(file, store)[:16]}-{_VERSION}"
     return unpacked(name, lambda folder: _write(file, folder), store)
+
+
+def source_type(file: Path, store: Store) -> str:
+    """The type of a quantised file, see `quantised_type`; read once, then noted."""
+    name = notes.source_type(file_hash(file, store))
+    known = store.recall(name)
+    if known is None:
+        known = quantised_type(opened_gguf(file))
+        store.remember(name, known)
+    return known
 
 
 def _write(file: Path, folder: Path) -> None:

@@ -28,7 +28,7 @@ from sparsedash.engine.models.checkpoint import (
     refuse_oversized,
 )
 from sparsedash.engine.models.content_hash import files_identity
-from sparsedash.engine.models.dequantise import dequantised
+from sparsedash.engine.models.dequantise import dequantised, source_type
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.modules import Family, blocks_of, family_named, mlps_of, projections_of
 from sparsedash.engine.models.residency import Residency, Resident
@@ -52,11 +52,12 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICEN
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
-    """Where a model's files lie on this machine, and the identity of just these files."""
+    """Where a model's files lie on this machine, and the identity of just these files. source_type: as in Run."""
 
     reference: str
     folder: Path
     identity: str
+    source_type: str = ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -238,7 +239,13 @@ def _found(reference: str, store: Store) -> Source:
     else:
         return _from_hub(reference, name, revision)
     _check_family(folder, reference)
-    return Source(reference=reference, folder=folder, identity=files_identity(folder, store))
+    file = gguf_file(reference)
+    return Source(
+        reference=reference,
+        folder=folder,
+        identity=files_identity(folder, store),
+        source_type=source_type(file, store) if file else "",
+    )
 
 
 def load(source: Source, dtype: Dtype) -> LoadedModel:

@@ -88,12 +88,12 @@ def finished(grown: Run, stages: Stages) -> Run:
 
 def begun(key: str, settings: RunSettings, stages: Stages) -> Run:
     """A run without any record. What its model's files take once they are unpacked is not this run's alone."""
-    identity = stages.source.identity
+    source = stages.source
     stages.run_log.begin()
     return Run(
         key=key,
         settings=settings,
-        model_identity=identity,
+        model_identity=source.identity,
         corpora={"calibration": stages.texts.calibration_identity(), "evaluation": stages.texts.evaluation_identity},
         dense="",
         sparse=(),
@@ -104,4 +104,5 @@ def begun(key: str, settings: RunSettings, stages: Stages) -> Run:
         cached=(),
         warnings=(),
         versions=versions(),
+        source_type=source.source_type,
     )

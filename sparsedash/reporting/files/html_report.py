@@ -68,6 +68,7 @@ def report(
         heading(answer(found)),
         *_remark(example_words(found.run)),
         *_remark(run_ending(found.run, job)),
+        *_remark(wording.source_note(found.run.source_type)),
         *(paragraph(said, css="sd-muted") for said in figures(found)),
         paragraph(f"{title} · {wording.details_of(found.run)}", css="sd-muted"),
         drawing(tradeoff, "word perplexity"),

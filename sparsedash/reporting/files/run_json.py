@@ -31,7 +31,12 @@ def run_document(
     return {
         "format": RESULT_FORMAT,
         "key": run.key,
-        "model": {"reference": run.settings.model, "identity": run.model_identity, "dtype": run.settings.dtype},
+        "model": {
+            "reference": run.settings.model,
+            "identity": run.model_identity,
+            "dtype": run.settings.dtype,
+            "source_type": run.source_type or None,
+        },
         "corpora": {
             "calibration": _corpus(run, "calibration", run.settings.calibration.corpus),
             "evaluation": _corpus(run, "evaluation", run.settings.evaluation.corpus),

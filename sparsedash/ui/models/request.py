@@ -46,7 +46,8 @@ def ask_for_files(backend: Backend, found: RunResults) -> None:
         if why:
             frame.show(paragraph(f"Not as {other}: {why}.", css="sd-muted sd-small"))
     weights = next(weights for weights in possible_weights(form) if weights == chosen)
-    request = {"dense": found.run.dense, "sparse": record.key, "form": form, "weights": weights, "dense_gguf": dense}
+    request = {"run": found.run.key, "dense": found.run.dense, "sparse": record.key, "form": form}
+    request |= {"weights": weights, "dense_gguf": dense}
     st.button("Write the files", type="primary", on_click=frame.attempt, args=(partial(_ask, backend, request),))
 
 

@@ -129,7 +129,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         frame.show_table(numbers_table(found, {k: f"compare?{urlencode(q)}" for k, q in addresses.items()}))
     if ended := verdicts.endings(found.records):
         frame.note(ended)
-    for warning in found.run.warnings:
+    for warning in filter(None, (*found.run.warnings, wording.source_note(found.run.source_type))):
         frame.note(warning)
 
 

@@ -42,4 +42,4 @@ def finished_run(tmp_path_factory, passage_file):
 
 def asked(run, number, form, to, **changes):
     """A request for one of the run's sparse models."""
-    return ExportSettings(dense=run.dense, sparse=run.sparse[number], form=form, to=str(to), **changes)
+    return ExportSettings(run=run.key, dense=run.dense, sparse=run.sparse[number], form=form, to=str(to), **changes)

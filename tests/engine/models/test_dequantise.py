@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -10,7 +11,7 @@ import torch
 from filelock import FileLock
 from gguf import GGUFReader
 
-from sparsedash.catalog.gguf_reader import GgufReader
+from sparsedash.catalog.gguf_reader import GgufReader, quantised_type
 from sparsedash.engine.models import unpacking
 from sparsedash.engine.models.dequantise import dequantised
 from sparsedash.engine.models.loading import load, locate
@@ -246,3 +247,30 @@ def test_a_word_that_claims_to_be_longer_than_the_file_is_refused(whole, store, 
     harmed.write_bytes(data[:at] + (2**63).to_bytes(8, "little") + data[at + 8 :])
     with pytest.raises(ModelError, match="cut off"):
         dequantised(harmed, store)
+
+
+@pytest.mark.parametrize(
+    ("held", "stated", "called"),
+    [
+        ({"Q4_1": 100, "Q8_0": 30, "F32": 1}, 3, "Q4_1"),
+        ({"Q8_0": 170, "Q5_0": 60, "Q4_K": 20, "F32": 1}, 15, "Q4_K_M"),
+        ({"Q8_0": 170, "Q5_0": 60}, 3, "Q8_0"),
+        ({"Q4_0": 10, "F16": 90}, 1, "Q4_0"),
+        ({"IQ4_NL": 10}, 999, "IQ4_NL"),
+        ({"Q5_0": 10}, "Q4_0", "Q5_0"),
+        ({"Q5_0": 10}, None, "Q5_0"),
+        ({"F16": 10, "BF16": 5, "F32": 1}, 3, ""),
+    ],
+)
+def test_a_quantised_file_is_called_by_its_own_name_where_its_tensors_agree(held, stated, called):
+    types = gguf.GGMLQuantizationType
+    tensors = [SimpleNamespace(tensor_type=types[name], n_elements=count) for name, count in held.items()]
+    fields = {} if stated is None else {"general.file_type": SimpleNamespace(contents=lambda: stated)}
+    assert quantised_type(SimpleNamespace(tensors=tensors, fields=fields)) == called
+
+
+def test_the_type_of_a_file_is_read_once(whole, store, tmp_path, monkeypatch):
+    quantised = write_tiny_gguf(tmp_path / "q.gguf", quantised="Q4_0")
+    assert [locate(str(file), store).source_type for file in (quantised, whole)] == ["Q4_0", ""]
+    monkeypatch.setattr("sparsedash.engine.models.dequantise.opened_gguf", None)
+    assert [locate(str(file), store).source_type for file in (quantised, whole)] == ["Q4_0", ""]

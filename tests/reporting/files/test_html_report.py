@@ -9,6 +9,7 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.files.html_report import POLICY, report
+from sparsedash.reporting.files.run_json import run_document
 from sparsedash.reporting.files.svg_chart import drawing
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_results import run_results
@@ -132,3 +133,15 @@ def test_the_report_of_the_example_says_where_it_was_made():
     said = report(found, pair, None).decode()
     assert "Example: this run ships with SparseDash. It was made on 24 November 2025 on another machine" in said
     assert "a &lt;mainframe&gt;" in said
+
+
+def test_the_report_and_the_document_name_the_quantised_file_that_the_model_is_unpacked_from():
+    backend = FakeBackend()
+    run, records = specimens.run()
+    backend.add_run((replace(run, source_type="Q4_<1>"), records))
+    found = run_results(backend, backend.stored_runs[0])
+    said = report(found, Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1]), None).decode()
+    assert "unpacked from Q4_&lt;1&gt;" in said
+    assert "What pruning costs the original weights is another number" in said
+    assert run_document(found.run, found.dense, list(found.sparse))["model"]["source_type"] == "Q4_<1>"
+    assert run_document(run, found.dense, list(found.sparse))["model"]["source_type"] is None

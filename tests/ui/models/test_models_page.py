@@ -56,7 +56,7 @@ def test_a_sparse_model_s_files_are_asked_for_in_the_numbers_of_its_run(open_pag
     assert "wherever the base does" in words(app)
     button(app, "Write the files").click().run()
     (asked,) = finished.submitted
-    assert asked == ExportSettings(dense=RUN.dense, sparse=RUN.sparse[0], form="uniform", weights="float32")
+    assert asked == replace(ASKED, run=RUN.key, form="uniform", weights="float32")
 
 
 def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finished):

@@ -61,6 +61,14 @@ def test_the_example_is_marked_and_is_in_the_list_only_while_it_is_shown(open_pa
     assert words(open_page("overview", run=EXAMPLE)).count("Example · ") == 1
 
 
+def test_the_page_says_of_a_quantised_source_that_its_original_weights_were_not_pruned(open_page, backend):
+    run, records = specimens.run()
+    backend.add_run((replace(run, source_type="Q4_1"), records))
+    said = words(open_page("overview"))
+    assert f"{run.settings.dtype}, unpacked from Q4_1" in said
+    assert "What pruning costs the original weights is another number, which is not measured here." in said
+
+
 def test_the_example_is_neither_timed_nor_written_into_files(open_page, example):
     timed, files = open_page("overview", run=EXAMPLE, against="reading"), open_page("models", run=EXAMPLE)
     assert "The models of the example cannot be timed here" in words(timed)

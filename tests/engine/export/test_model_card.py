@@ -1,0 +1,186 @@
+"""The card of an export: the model that was asked about, what it lost as the pages say it, foreign words as text."""
+
+import os
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+from gguf import GGUFWriter
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from sparsedash.engine.export.export import export
+from sparsedash.engine.export.model_card import BUILTIN_BASE, Base, CardFacts, base_of, model_card
+from sparsedash.engine.models.loading import ModelShelf, Source
+from sparsedash.engine.run import pipeline
+from sparsedash.reporting.results_table import change_cells, times_dense_cells
+from sparsedash.reporting.run_results import StoredResults, judged_alone, run_results
+from sparsedash.reporting.verdicts import WORDS
+from sparsedash.schema.exports import ExportSettings, Proof
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.stats.tolerance import Tolerance
+from tests.engine.export.conftest import asked, run_settings
+from tests.engine.tiny import save_tiny
+from tests.engine.tiny_gguf import write_tiny_gguf
+from tests.factories import PRUNED, RECORD
+
+HOSTILE = [
+    "a`b``c```d",
+    "a | b \\| c \\\\| <img src=x onerror=alert(1)>",
+    "<script>alert(1)</script>",
+    "[click](https://evil.example) ![](https://evil.example/x.png) https://evil.example",
+    "a\n\n# Approved by everybody\n\n---\nlicense: mit\n---\n",
+    "name: {evil: true}\nbase_model: owner/evil\n...\n--- !!python/object:x",
+    "'\"; rm -rf ~ #",
+    "\u202egnp.exe\x1b[2J\u2028x",
+    "&lt;b&gt; &#96; *b* __b__ ~~b~~ # h",
+]
+DENSE = replace(RECORD, key="d", pruned=None)
+PROOF = Proof(
+    runtime="transformers",
+    version="5",
+    n_logits=2,
+    logit_difference=0.0,
+    logit_allowed=1e-3,
+    n_verdicts=2,
+    n_meant=2,
+    n_run=2,
+    made_at=0.0,
+)
+
+
+def facts(word, form="gguf"):
+    """A card's facts with this word wherever one comes from a model, a file or a licence."""
+    # Settings take one printable line; records and files are anybody's.
+    line = "".join(filter(str.isprintable, word)).strip()
+    calibration = replace(PRUNED.calibration, corpus=f"file:{line}")
+    pruned = replace(PRUNED, calibration=calibration, method=replace(PRUNED.method, compensation="least-squares"))
+    sparse = replace(RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned)
+    return CardFacts(
+        settings=ExportSettings(dense="d", sparse="k", form=form),
+        base=Base(name=word, hub="", licence=word, source_type="Q4_1", file_bytes=1),
+        dense=DENSE,
+        sparse=sparse,
+        judged=judged_alone(DENSE, sparse, Tolerance()),
+        tolerance=Tolerance(),
+        proof=PROOF,
+        layout="one width",
+        size=2,
+        base_size=3,
+        file=f"{word}.gguf",
+    )
+
+
+def skeleton(text):
+    """The card's markup without what stands in it."""
+    tokens = MarkdownIt().enable("table").parse(text)
+    flat = [each for token in tokens for each in (token, *(token.children or []))]
+    return [(token.type, token.tag) for token in flat if token.type not in ("text", "softbreak")]
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_no_word_of_a_model_a_file_or_a_licence_is_markup_or_metadata(word):
+    card, plain = (ModelCard(model_card(facts(each))) for each in (word, "plain"))
+    assert skeleton(card.text) == skeleton(plain.text)
+    assert not {kind for kind, _ in skeleton(card.text)} & {"html_inline", "html_block", "link_open", "image"}
+    assert card.data.to_dict() == plain.data.to_dict() | {"license": word}
+    assert not re.search("[\u202e\x1b\u2028]", card.text)
+
+
+def test_the_pages_and_the_card_say_the_same_of_what_was_lost(finished_run, model_folder, tmp_path):
+    store, shelf, run = finished_run(model_folder)
+    made = export(asked(run, 0, "padded", tmp_path / "out"), store, shelf, ignore_steps)
+    judged = next(e for e in run_results(StoredResults(store), run).judged if e.record.key == made.settings.sparse)
+    assert judged.verdict.perplexity.level > 0.975, "three models share the chance of error"
+    text = (tmp_path / "out" / "README.md").read_text()
+    factor, interval, verdict = times_dense_cells(judged)
+    assert f"| {factor} | {interval} |" in text
+    change, accuracy, *_ = change_cells(judged)
+    assert f"| {change} points | {accuracy or 'none'} |" in text
+    assert f"**{verdict}**" in text and verdict == WORDS[judged.verdict.verdict]
+    assert "1.1 × the word perplexity and 2 points of accuracy" in text
+    assert "95 %" not in text
+
+
+def test_the_base_is_the_model_that_this_run_was_asked_about(store, passage_file, tmp_path):
+    first = save_tiny(tmp_path / "first")
+    second = shutil.copytree(first, tmp_path / "second")
+    (first / "README.md").write_text("---\nlicense: mit\n---\n")
+    shelf = ModelShelf()
+    runs = [
+        pipeline.run(run_settings(place, passage_file, ("wanda-channels",)), store, shelf=shelf)
+        for place in (first, second)
+    ]
+    assert runs[0].sparse == runs[1].sparse, "the test needs a record that both runs share"
+    found = [export(asked(run, 0, "padded", tmp_path / run.key), store, shelf, ignore_steps) for run in runs]
+    assert [made.model for made in found] == [str(first), str(second)]
+    cards = [ModelCard.load(tmp_path / run.key / "README.md") for run in runs]
+    assert [card.data.license for card in cards] == ["mit", "unknown"]
+    assert "# `second`, pruned by" in cards[1].text and "licence unknown" in cards[1].text
+    assert "first" not in str(cards[1]) + (tmp_path / runs[1].key / "recipe.json").read_text()
+
+
+def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file, tmp_path):
+    base = write_tiny_gguf(tmp_path / "base.gguf", quantised="Q8_0")
+    run = pipeline.run(run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf())
+    assert run.source_type == "Q8_0"
+    export(asked(run, 0, "padded", tmp_path / "out"), store, ModelShelf(), ignore_steps)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "The dense model is a Q8_0 GGUF file, unpacked" in text
+    assert "What pruning costs the original weights is another number" in text
+    assert f"That file takes {base.stat().st_size / 1e6:,.1f} MB" in text
+
+
+@pytest.mark.parametrize(
+    ("metadata", "licence"),
+    [
+        ("license: mit", "mit"),
+        ("license: [1", ""),
+        ("license: [mit, gpl]", ""),
+        ("1: 2\nignore_metadata_errors: true\nlicense: mit", "mit"),
+        ("license: " + "[" * 5000, ""),
+        ("- license", ""),
+        ("license: !!python/object/apply:os.getcwd []", ""),
+        ('license: "mit\\nbase_model: evil"', ""),
+        (None, ""),
+    ],
+)
+def test_the_licence_is_what_the_base_s_own_card_states_whatever_that_holds(metadata, licence, tmp_path):
+    if metadata is None:
+        os.mkfifo(tmp_path / "README.md")
+    else:
+        (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\nA model.")
+    source = Source(reference=str(tmp_path), folder=tmp_path, identity="sha256:0")
+    assert base_of(source, replace(RECORD, model=str(tmp_path), model_identity="sha256:0")).licence == licence
+
+
+@pytest.mark.parametrize(("stated", "licence"), [(b"mit", "mit"), (b"\xff\xfe", ""), (b"a\nb", ""), (None, "")])
+def test_the_licence_of_a_gguf_file_is_its_own_field(stated, licence, tmp_path):
+    file = tmp_path / "base.gguf"
+    writer = GGUFWriter(file, "llama")
+    if stated is not None:
+        writer.add_key_value("general.license", stated, 8)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    source = Source(reference=str(file), folder=tmp_path, identity="sha256:0")
+    assert base_of(source, replace(RECORD, model=str(file), model_identity="sha256:0")).licence == licence
+
+
+@pytest.mark.parametrize(
+    ("model", "identity", "name", "hub"),
+    [
+        ("builtin:smollm2-135m", "sha256:0", "builtin:smollm2-135m", BUILTIN_BASE),
+        ("owner/name@main", f"owner/name@{'a' * 40}", "owner/name@main", "owner/name"),
+        ("owner/name", "sha256:0", "name", ""),
+    ],
+)
+def test_only_what_came_from_the_hub_is_a_base_there(model, identity, name, hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    base = base_of(
+        Source(reference=model, folder=tmp_path, identity=identity),
+        replace(RECORD, model=model, model_identity=identity),
+    )
+    assert (base.name, base.hub) == (name, hub)
