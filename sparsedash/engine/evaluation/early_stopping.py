@@ -10,7 +10,7 @@ from sparsedash.stats.anytime import MARGIN, anytime_interval, anytime_p, decide
 from sparsedash.stats.planned_looks import planned_looks
 from sparsedash.stats.tolerance import ALPHA, Tolerance, ToleranceVerdict, judge_all, losses_of
 
-FIRST_CHUNK = 256
+FIRST_CHUNK, FIRST_LOOK = 256, 128
 _ORDER_SEED = 0
 
 
@@ -37,7 +37,7 @@ def chunks(n_passages: int) -> list[list[int]]:
 
 def looks(n_passages: int) -> list[int]:
     """The numbers of passages after which a StopRule looks."""
-    return [end for end in accumulate(map(len, chunks(n_passages))) if end >= min(FIRST_CHUNK, n_passages)]
+    return [end for end in accumulate(map(len, chunks(n_passages))) if end >= min(FIRST_LOOK, n_passages)]
 
 
 @dataclass(frozen=True, kw_only=True)
