@@ -6,6 +6,7 @@ So nothing may be missing, left over, of another shape, or no number, and sizes 
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: weights-only loading raises it on anything but weights
 from typing import Any
@@ -176,13 +177,15 @@ def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kin
 
 
 def n_weights(config: PretrainedConfig, reference: str) -> int:
-    """How many weights a config describes, what is shared once; no memory is taken for them. Raises ModelError."""
+    """How many weights a config describes, what is shared once, with tables of positions and the like; no memory is
+    taken for them. Raises ModelError.
+    """
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except UNREADABLE as error:
         raise ModelError(f"The config of {reference} describes no model: {first_line(error)}", _OTHER_CONFIG) from error
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
 
 
 def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callable[[], None] = lambda: None) -> None:

@@ -98,6 +98,12 @@ def test_masks_that_old_checkpoints_keep_are_no_weights(store, tmp_path):
     load(locate(str(folder), store), "float32")
 
 
+def test_a_table_of_positions_that_would_fill_the_memory_is_refused(store, tmp_path):
+    folder = save_tiny(tmp_path / "m", "gptj")
+    reconfigure(folder, n_positions=10**8)
+    assert "weights, and its files hold" in refused(folder, store)
+
+
 def test_a_file_that_is_cut_off_is_named(folder, store):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
