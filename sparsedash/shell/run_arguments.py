@@ -136,7 +136,7 @@ def _ask_for_model_and_texts(run: argparse.ArgumentParser) -> None:
     models = f"hub id, folder, .gguf file or {BUILTIN_MODEL}"
     run.add_argument("--model", required=True, metavar="REF", help=models)
     dtypes = (
-        "float32, or bfloat16: half the memory; evaluated among other passages, about 2 in 100 passages change their "
+        "float32, or bfloat16: half the memory; evaluated among other passages, up to 2 in 100 passages change their "
         "verdict (%(default)s)"
     )
     run.add_argument("--dtype", default="float32", metavar="TYPE", help=dtypes)

@@ -88,7 +88,7 @@ def number_fields() -> tuple[Dtype, int, Residency]:
             "Number format",
             dtypes,
             "bfloat16: half the memory. The same passages always give the same verdicts, but evaluated among others, "
-            "about 2 in 100 passages change theirs.",
+            "up to 2 in 100 passages change theirs.",
         )
     with middle:
         default = MethodSettings().width_multiple
