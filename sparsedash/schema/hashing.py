@@ -15,8 +15,8 @@ STAGE_VERSIONS: dict[str, int] = {
     "solve": 3,
     "elimination": 3,
     "outcomes": 4,
-    "continuation": 2,
-    "divergence": 2,
+    "continuation": 1,
+    "divergence": 1,
     "timing": 1,
     "export": 1,
 }

@@ -488,6 +488,7 @@ UNASKED = {
     "left_alone",
     "model_shape",
     "reconcile",
+    "worker_trouble",
 }
 """What says or does nothing of anybody's: how long stages take, the sizes of a model, that jobs are looked after."""
 
@@ -497,6 +498,7 @@ ASKED = {
         "cancel",
         "fetch_config",
         "continuation",
+        "damaged_runs",
         "divergence",
         "drop_upload",
         "example",
@@ -519,7 +521,7 @@ ASKED = {
     ),
     *("reference_problem", "retry", "run", "runs", "search", "seen_by", "submit", "submit_continuation"),
     *("cluster", "housekeeping", "keeps_house", "submit_verification"),
-    *("submit_divergence", "submit_export", "submit_timing", "timing"),
+    *("submit_divergence", "submit_export", "submit_timing", "timing", "why_missing"),
 }
 
 
