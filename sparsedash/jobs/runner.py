@@ -113,7 +113,7 @@ class LocalRunner:
             waited_s = time.monotonic() - since
             if waited_s >= take_within_s and (pid := holder(slot_lock(self._folder, slot))):
                 return (
-                    f"Worker {worker_name(slot)} (process {pid}) has taken no job for {waited_s:.0f} s: it hangs. "
+                    f"Worker {worker_name(slot)} (process {pid}) has taken no job for {waited_s:.0f} s: it may hang. "
                     f"End it with kill -9 {pid}; another one starts by itself."
                 )
         return ""

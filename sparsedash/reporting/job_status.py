@@ -100,7 +100,8 @@ def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) 
     else:
         said = f"{wording.percent(found.share, 0)} of the run · {wording.time_left(found.remaining_s)}"
     said += " · computed again, since the store had dropped it" if found.repeated else ""
-    if silent_s >= SILENT_S:
+    # A download or a large file that is unpacked reports no steps.
+    if silent_s >= SILENT_S and job.stage != "load":
         said += f" · no progress for {wording.duration(silent_s)}: it may hang; cancel it and try again"
     return found.share, said
 

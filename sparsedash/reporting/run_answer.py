@@ -16,6 +16,8 @@ def answer(found: RunResults, ended: bool = False) -> str:
     rows = best(found)
     if (search := _search(found)) is not None and not ended:
         return find_sentence(search, found.run.settings.methods[0], _verdicts(rows))
+    if not rows and found.missing and found.run.finished:
+        return "The dense model has answered; the records of its sparse models are missing."
     if not rows and ended:
         return "The dense model has answered; no sparse model has."
     if not rows:

@@ -56,4 +56,4 @@ def missing_records(run: Run, missing: Mapping[str, str]) -> str:
         return ""
     said = " ".join(f"The record of {name} {why}." for name, why in missing.items())
     counts = "It still counts as a comparison" if len(missing) == 1 else "They still count as comparisons"
-    return f"{said} {counts} in the verdicts on the others." if run.n_compared else said
+    return f"{said} {counts} in the verdicts on the others." if run.n_compared > len(missing) else said

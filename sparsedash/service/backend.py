@@ -378,8 +378,11 @@ class Backend:
         return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
 
     def worker_trouble(self) -> str:
-        """Which worker of this machine hangs although jobs wait, and what to do; empty where none does."""
-        return self._runner.trouble()
+        """Which worker of this machine may hang although jobs wait, and what to do; empty where none does.
+
+        For administrators: others cannot do it.
+        """
+        return self._runner.trouble() if self._access.unlimited else ""
 
     def expect_work(self) -> None:
         """Have a worker ready by the time that a visitor, who is about to, starts something. Returns at once."""

@@ -112,9 +112,9 @@ computed, the other does not compute again. To begin with, on a small model that
 """
 _ENDS = """\
 `sparsedash run --help` lists what can be chosen. The dashboard itself: `streamlit run app.py` in the checkout.
-Exit codes: 0 done, 1 failed, 2 a bad argument, 3 beyond what may be lost (run --fail-beyond), not shown to be within it
-(run --fail-unless-within) or nothing within it (find), 4 something is to be mended (cluster check), 130 stopped from
-the keyboard.
+Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond what may be lost (run --fail-beyond), not
+shown to be within it (run --fail-unless-within) or nothing within it (find), 4 something is to be mended (cluster
+check), 130 stopped from the keyboard.
 """
 
 

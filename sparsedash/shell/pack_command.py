@@ -2,9 +2,10 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import suppress
 
 from sparsedash.reporting import wording
-from sparsedash.schema.errors import JobError, SettingsError, StoreError
+from sparsedash.schema.errors import JobError, NewerError, SettingsError, StoreError
 from sparsedash.schema.records import Run
 from sparsedash.shell.printed_table import aligned
 from sparsedash.shell.terminal import one_line, path
@@ -20,13 +21,16 @@ _DIGITS_SHOWN = 16
 
 
 def name_key(run: Run) -> str:
-    """ "Run 3f9c21d07a44e1b2": as much of its key as names it to `pack` and in the address of a page."""
+    """ "Run 3f9c21d07a44e1b2": as much of its key as names it to `pack`."""
     return f"Run {run.key[:_DIGITS_SHOWN]}"
 
 
 def stored_runs(store: Store) -> list[Run]:
-    """Every run that is stored, newest first."""
-    runs = [run for key in store.keys(Run) if (run := store.get(Run, key)) is not None]
+    """Every run that is stored, newest first; none of another version's form."""
+    runs: list[Run] = []
+    for key in store.keys(Run):
+        with suppress(NewerError):
+            runs += filter(None, [store.get(Run, key)])
     return sorted(runs, key=lambda run: run.started_at, reverse=True)
 
 

@@ -12,7 +12,7 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.records import Passages
 from sparsedash.schema.settings import EvaluationSettings
 
-N_GRAM = 13
+N_GRAM, FEWEST_WORDS = 13, 8
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,12 @@ def distinct_passages(texts: Texts) -> list[int]:
 def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
     """Number of passages that share a run of N_GRAM words with the calibration text, or all words of a shorter one.
 
+    Passages of fewer than FEWEST_WORDS are not looked for: their words may stand anywhere.
     Source: Brown et al., arXiv:2005.14165, appendix C, contamination by 13-grams.
     """
     texts = [text.split() for text in calibration]
     asked = [f"{c}{t}".split() for c, t in zip(passages.contexts, passages.targets, strict=True)]
+    asked = [words for words in asked if len(words) >= FEWEST_WORDS]
     seen = {n: {gram for words in texts for gram in _grams(words, n)} for n in {min(N_GRAM, len(a)) for a in asked}}
     return sum(not seen[min(N_GRAM, len(words))].isdisjoint(_grams(words, N_GRAM)) for words in asked)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.records import Candidate, Outcome, TargetToken
 
 N_TOP = 5
@@ -38,10 +38,10 @@ class TargetScore:
 def target_scores(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[TargetScore]:
     """The score of each target. logits: (n, vocabulary), for the tokens of all targets one after another.
 
-    Raises ModelError where they are no numbers: what is made of them would be no answer.
+    Raises CalibrationError where they are no numbers: what is made of them would be no answer.
     """
     if not bool(logits.isfinite().all()):
-        raise ModelError(
+        raise CalibrationError(
             "The model's predictions are NaN or infinite.", "Remove less, calibrate on more text, or run in float32."
         )
     tokens = torch.tensor([token for target in targets for token in target], device=logits.device)

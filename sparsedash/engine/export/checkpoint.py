@@ -15,6 +15,7 @@ from torch import Tensor
 from sparsedash.engine.models.loading import Source, gguf_file
 
 _LICENCE = ("license*", "licence*", "notice*")
+_LICENCE_NAMES = tuple(f"{name}{end}" for name in ("license", "licence", "notice") for end in ("", ".txt", ".md"))
 _COPIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja"),
     *("chat_template*", "generation_config.json", *_LICENCE),
@@ -67,7 +68,8 @@ def copy_files(base: Source, folder: Path) -> None:
     """Copy the tokenizer's files, the generation config and the licence as they are."""
     _copy(base.folder, _COPIED, folder)
     if file := gguf_file(base.reference):
-        _copy(file.parent, _LICENCE, folder)
+        # What else lies beside a downloaded file is nobody's business.
+        _copy(file.parent, _LICENCE_NAMES, folder)
 
 
 def _copy(place: Path, patterns: Sequence[str], folder: Path) -> None:

@@ -78,8 +78,6 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
     fresh process does not find in the files what they are to be.
     """
     asked = _asked(settings, store)
-    if settings.run and (asked.run is None or settings.sparse not in asked.run.sparse):
-        raise JobError("The run of this sparse model is not in the store any more.", "Run it again.")
     pruned = asked.pruned
     _refuse_form(settings, pruned, store.recall(notes.model_type(asked.sparse.model_identity)))
     method = method_name(pruned.method)
@@ -88,6 +86,8 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
     sweep(folder.parent)
     if known := _whole(settings, folder, store):
         return known
+    if settings.run and (asked.run is None or settings.sparse not in asked.run.sparse):
+        raise JobError("The run of this sparse model is not in the store any more.", "Run it again.")
     require_new(folder)
     made = remade(asked.sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type

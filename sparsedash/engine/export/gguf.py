@@ -21,7 +21,7 @@ from sparsedash.catalog.gguf_reader import GgufReader, opened_gguf
 from sparsedash.engine.export.tensors import block_tensors
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.sparse_model import PrunedChannels
-from sparsedash.schema.errors import ModelError, SettingsError
+from sparsedash.schema.errors import ExportError, SettingsError
 from sparsedash.schema.exports import Weights
 from sparsedash.schema.settings import Dtype
 
@@ -91,7 +91,7 @@ class Plan:
 def planned(file: Path, made: PrunedChannels, *, is_base: bool) -> Plan:
     """What becomes of the dense model's file. is_base: it is what was pruned, so that it may be quantised.
 
-    Raises ModelError or SettingsError where it is not a full file of the dense model.
+    Raises ModelError, ExportError or SettingsError where it is not a full file of the dense model.
     """
     reader = require_full(file, is_base=is_base)
     own = str(reader.fields["general.architecture"].contents())
@@ -264,11 +264,11 @@ def require_full(file: Path, *, is_base: bool) -> GgufReader:
 
 
 def _require_same(file: Path, dense: dict[str, Entry], made: PrunedChannels) -> None:
-    """Raises ModelError unless the file holds the dense model's first MLP."""
+    """Raises ExportError unless the file holds the dense model's first MLP."""
     own = dense.get("blk.0.ffn_down.weight")
     wanted = out_weight(made.loaded.mlps[0]).float().cpu().numpy()
     n_blocks = len({name.split(".")[1] for name in dense if name.startswith("blk.")})
     if own is None or own.shape != wanted.shape or n_blocks != len(made.widths):
-        raise ModelError(f"{file.name} is a file of another model: its blocks have other shapes.", _OTHER_MODEL)
+        raise ExportError(f"{file.name} is a file of another model: its blocks have other shapes.", _OTHER_MODEL)
     if np.abs(own.make() - wanted).max() > 0.01 * np.abs(wanted).max():
-        raise ModelError(f"{file.name} is a file of another model: its weights differ.", _OTHER_MODEL)
+        raise ExportError(f"{file.name} is a file of another model: its weights differ.", _OTHER_MODEL)

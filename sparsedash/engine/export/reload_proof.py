@@ -78,7 +78,9 @@ def meant(loaded: LoadedModel, record: Record, passages: Passages, strict: bool)
     run = [outcome.last_word_right for outcome in outcomes]
     strict = strict and loaded.dtype == "float32"
     names = ("hidden_activation", "hidden_act", "activation_function", "activation")
-    gelu = any("gelu" in str(getattr(loaded.model.config, name, "")) for name in names)
+    config = loaded.model.config
+    # BLOOM's config does not name it: its code has no other.
+    gelu = config.model_type == "bloom" or any("gelu" in str(getattr(config, name, "")) for name in names)
     return Meant(questions=questions, right=right, logits=logits, run=run, strict=strict, gelu=gelu)
 
 

@@ -160,7 +160,11 @@ def weight_files(folder: Path, reference: str) -> list[Path]:
     if shards := sorted(map(str, _shards(folder, reference))):
         return [folder / shard for shard in shards]
     whole = folder / "model.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return (
+        [whole]
+        if whole.is_file()
+        else sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    )
 
 
 def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:

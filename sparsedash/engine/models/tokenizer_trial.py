@@ -43,7 +43,8 @@ def require_usable(folder: Path, reference: str, n_known: int) -> None:
         return
     command = [sys.executable, "-P", "-m", "sparsedash.engine.models.tokenizer_trial", str(file), str(n_known)]
     # This very package, whatever folder the process was started in.
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    path = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     try:
         done = subprocess.run(command, capture_output=True, timeout=_WAIT_S, env=environment)  # noqa: S603 - our own
         problem = done.stdout.decode(errors="replace").strip()
@@ -64,9 +65,14 @@ def main(file: str, n_known: str) -> None:
     with suppress(ImportError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (TRIAL_BYTES, TRIAL_BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (TRIAL_S, TRIAL_S))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for limit, most in (
+            (resource.RLIMIT_AS, TRIAL_BYTES),
+            (resource.RLIMIT_CPU, TRIAL_S),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            # macOS takes no limit of the address space, and none may be raised over a lower one that is set.
+            with suppress(ValueError, OSError):
+                resource.setrlimit(limit, (most, most))
     try:
         problem = next(_problems(file, int(n_known)), "")
     except MemoryError:

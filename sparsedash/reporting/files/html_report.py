@@ -11,7 +11,7 @@ from sparsedash.reporting.html import Html, element, escape, heading, join, para
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair
 from sparsedash.reporting.results_table import numbers_table
 from sparsedash.reporting.run_answer import answer, figures
-from sparsedash.reporting.run_ending import run_ending
+from sparsedash.reporting.run_ending import missing_records, run_ending
 from sparsedash.reporting.run_results import RunResults, verdict_of
 from sparsedash.reporting.wording import example_words
 from sparsedash.schema.hashing import canonical_json
@@ -68,6 +68,7 @@ def report(
         heading(answer(found)),
         *_remark(example_words(found.run)),
         *_remark(run_ending(found.run, job)),
+        *_remark(missing_records(found.run, found.missing)),
         *_remark(wording.source_note(found.run.source_type)),
         *(paragraph(said, css="sd-muted") for said in figures(found)),
         paragraph(f"{title} · {wording.details_of(found.run)}", css="sd-muted"),

@@ -142,11 +142,12 @@ def test_a_repeated_passage_is_asked_once():
     [
         ("one two three four five six seven eight nine ten eleven twelve thirteen", 1),
         ("one two three four five six seven eight nine ten eleven twelve", 0),
-        ("so it was a b c again", 1),
-        ("a b d c", 0),
+        ("so it was a b c d e f g h again", 1),
+        ("a b c d e f g i h", 0),
+        ("two of these", 0),
         ("", 0),
     ],
 )
 def test_a_passage_that_shares_thirteen_words_with_the_calibration_text_is_leaked(text, n):
     long = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-    assert n_leaked(_chosen([long, "a b c"]), ["something else", text]) == n
+    assert n_leaked(_chosen([long, "a b c d e f g h", "two of these"]), ["something else", text]) == n

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsedash.engine.evaluation.target_scores import target_scores
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema.errors import CalibrationError
 
 
 def test_a_target_of_two_tokens_gets_the_logarithms_of_both_and_their_ranks():
@@ -21,5 +21,5 @@ def test_a_target_of_two_tokens_gets_the_logarithms_of_both_and_their_ranks():
 def test_predictions_that_are_no_numbers_are_refused(value):
     logits = torch.zeros(2, 3)
     logits[1, 2] = value
-    with pytest.raises(ModelError, match="NaN or infinite"):
+    with pytest.raises(CalibrationError, match="NaN or infinite"):
         list(target_scores(logits, [[0], [1]]))

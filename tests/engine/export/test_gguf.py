@@ -5,7 +5,7 @@ from gguf import GGUFReader
 
 from sparsedash.catalog.export_forms import PER_LAYER
 from sparsedash.engine.export.export import export
-from sparsedash.schema.errors import ModelError, SettingsError
+from sparsedash.schema.errors import ExportError, SettingsError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from tests.engine.export.conftest import asked
@@ -77,7 +77,7 @@ def test_a_base_of_safetensors_needs_a_dense_gguf_and_takes_one_of_full_weights(
     request = asked(run, 0, "gguf", tmp_path / "out", dense_gguf=str(dense))
     assert export(request, store, shelf, ignore_steps).proof.logit_difference < 1e-4
     other = write_tiny_gguf(tmp_path / "other.gguf", seed=5, family="qwen2")
-    with pytest.raises(ModelError, match=r"other\.gguf is a file of another model: its weights differ"):
+    with pytest.raises(ExportError, match=r"other\.gguf is a file of another model: its weights differ"):
         export(asked(run, 0, "gguf", tmp_path / "two", dense_gguf=str(other)), store, shelf, ignore_steps)
     assert not (tmp_path / "two").exists()
 
