@@ -12,6 +12,8 @@ _SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibr
 CLUSTER = "cluster"
 """The worker of a job that machines of a cluster do, as the job table names it."""
 
+_SHOWN = 400
+"""Characters of a log's last line: enough for a message that names a path of usual length."""
 _TAIL_BYTES = 65_536
 
 
@@ -66,9 +68,9 @@ def last_lines(path: Path, n: int) -> list[str]:
 def last_words(path: Path) -> str:
     """The last line of a log, or why it cannot be read; empty where it says nothing."""
     try:
-        return "".join(last_lines(path, 1))[:200]
+        return "".join(last_lines(path, 1))[:_SHOWN]
     except (StoreError, OSError) as error:
-        return str(error)[:200]
+        return str(error)[:_SHOWN]
 
 
 def _see_log(job: Job) -> str:
