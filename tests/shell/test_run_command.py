@@ -276,7 +276,7 @@ def test_its_own_help_names_every_method_and_text_and_how_to_begin(capsys):
         "3beyondwhatmaybelost(run--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find),"
         "4somethingistobemended(clustercheck),130stopped"
     )
-    assert f"Exitcodes:0done,1failed,2abadargument,{ends}" in said[0]
+    assert f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,{ends}" in said[0]
     offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
     assert not [each.name for each in offered if each.name.replace(" ", "") not in said[1]]
 
