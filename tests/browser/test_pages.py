@@ -253,6 +253,7 @@ FOCUSED = """() => {
 def test_every_point_is_a_link_with_a_visible_focus_after_the_chart(page, address):
     page.goto(address)
     ready(page)
+    expect(page.get_by_label("Loss against").first).to_be_visible()
     page.get_by_role("radio", name="flips").focus()
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUSED)[0] == "Loss against"
