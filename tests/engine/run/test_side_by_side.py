@@ -14,7 +14,7 @@ from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.pruning.lazily import Lazily
 from sparsedash.engine.run import pipeline, run_records, stages
 from sparsedash.engine.run.run_pruning import RunPruning
-from sparsedash.schema.errors import Cancelled, ModelError
+from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError
 from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Run
@@ -155,7 +155,7 @@ def test_answers_that_are_no_numbers_end_the_run_at_their_own_model(settings, st
         return replace(made, narrowed=Lazily(3, broken)) if permille == 400 else made
 
     monkeypatch.setattr(RunPruning, "sparse_model", breaks)
-    with pytest.raises(ModelError, match="NaN"):
+    with pytest.raises(CalibrationError, match="NaN"):
         pipeline.run(settings, store, ignore_steps, ModelShelf(), run_key="broken")
     assert together == [MODELS_TOGETHER, 1, 1, 1]
     assert len(store.get(Run, "broken").sparse) == 1
