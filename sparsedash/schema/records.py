@@ -19,7 +19,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts, RunMarks, Timing
 from sparsedash.schema.searches import FindResult, FindSettings
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
-from sparsedash.schema.validation import Count, LogLikelihood, NotNegative, Permille, Share, Width
+from sparsedash.schema.validation import Count, LogLikelihood, NotNegative, Permille, Share
 
 LARGEST_LOSS = log(sys.float_info.max)
 """Nats a word, about 709: e to the power of more is no float."""
@@ -93,8 +93,8 @@ class Pruned:
     method: MethodSettings
     calibration: CalibrationSettings
     sparsity_permille: Permille
-    widths: tuple[Width, ...]
-    dense_widths: tuple[Width, ...]
+    widths: tuple[Count, ...]
+    dense_widths: tuple[Count, ...]
     mlp_sparsity: Share
     matmul_ratio: Share
     layer_errors: tuple[NotNegative, ...]

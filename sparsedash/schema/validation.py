@@ -12,7 +12,6 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.secrets import looks_secret
 
 Count = Annotated[int, Meta(ge=0)]
-Width = Annotated[int, Meta(ge=0)]
 Permille = Annotated[int, Meta(ge=0, le=1000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 LogLikelihood = Annotated[float, Meta(le=0)]
