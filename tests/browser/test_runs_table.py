@@ -72,7 +72,9 @@ def test_runs_are_ticked_laid_over_each_other_and_a_copied_link_shows_the_same(r
 
 
 def test_two_boxes_clicked_at_once_are_both_ticked(runs):
-    boxes = [box.bounding_box() for box in runs.locator("[class*=st-key-tick-] label").all()[:2]]
+    labels = runs.locator("[class*=st-key-tick-] label")
+    expect(labels).to_have_count(len(MODELS))  # all() waits for none of them.
+    boxes = [label.bounding_box() for label in labels.all()[:2]]
     for box in boxes:
         runs.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(runs.get_by_text("2 chosen")).to_be_visible()
