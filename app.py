@@ -8,7 +8,7 @@ import streamlit as st
 from starlette.routing import Route
 from streamlit.runtime.pages_manager import PagesManager
 
-from sparsedash.ui import frame, menu, server
+from sparsedash.ui import frame, navigation, server
 
 # Streamlit takes a folder called pages/ for its older kind of multi-page app until st.navigation has run once; a deep
 # link to a fresh server would then run the page without this file.
@@ -18,17 +18,17 @@ if __name__ == "__main__":
     page = st.navigation(
         [
             st.Page(f"pages/{name}.py", title=title, url_path=name, default=name == "overview")
-            for name, title in menu.TITLES.items()
+            for name, title in navigation.TITLES.items()
         ],
         position="hidden",
     )
-    with frame.told():
+    with frame.errors_in_words():
         page.run()
-        frame.tell_left_alone(frame.backend().left_alone())
+        frame.note_newer_entries(frame.backend().left_alone())
 else:
     app = st.App(
         __file__,
         lifespan=server.lifespan,
-        routes=[Route("/health", server.health), Route("/overview", server.front_page)],
+        routes=[Route("/health", server.health_route), Route("/overview", server.front_page)],
         middleware=server.middleware(),
     )

@@ -16,11 +16,11 @@ def answer_of(module, *options, environment=None):
 
 def folder_of(reference, folder):
     """The model's folder: a .gguf is dequantised in `folder` once, in no child's time."""
-    from sparsedash.engine.models.loading import locate
+    from sparsedash.engine.models.loading import locate_model
     from sparsedash.storage.store import Store
 
     store = Store(Path(folder) / "model")
     try:
-        return str(locate(reference, store).folder)
+        return str(locate_model(reference, store).folder)
     finally:
         store.close()

@@ -23,13 +23,13 @@ import numpy as np
 from benchmarks.arguments import answers_parser
 from benchmarks.power_curves import losses_of, power
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.evaluation.early_stopping import looks as looks_of
+from sparsedash.engine.evaluation.early_stopping import look_counts as looks_of
 from sparsedash.reporting import wording
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import SELF, CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
 from sparsedash.stats.anytime import log_e_value
-from sparsedash.stats.means import Moments, anytime_mean_interval, mean_interval, student_quantile
+from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, student_quantile
 from sparsedash.stats.significance import Z_95, shared_outcomes
 from sparsedash.stats.tolerance import ALPHA, FEWEST_PASSAGES, Tolerance, judge_all, lost_accuracy_interval
 
@@ -110,7 +110,7 @@ def populations(folder):
             if record is None or dense is None or record.pruned is None or key in seen:
                 continue
             seen.add(key)
-            made = (dense.model, dense.dtype, wording.method(record.pruned.method), record.sparsity_permille / 10)
+            made = (dense.model, dense.dtype, wording.method_title(record.pruned.method), record.sparsity_permille / 10)
             parts[made].append(shared_outcomes(dense, record))
     store.close()
     return [_population(made, list(chain(*pairs))) for made, pairs in sorted(parts.items()) if _enough(pairs)]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.engine.evaluation.early_stopping import looks
+from sparsedash.engine.evaluation.early_stopping import look_counts
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
     SELF,
@@ -26,7 +26,7 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
 )
-from sparsedash.stats.anytime import MARGIN, decide
+from sparsedash.stats.anytime import MARGIN, decide_difference
 from sparsedash.stats.significance import Z_95, Z_POWER_80
 
 RATES = [
@@ -46,7 +46,7 @@ RATES = [
 ]
 """True loss of accuracy, and share of passages that flip."""
 
-decide_once = cache(decide)
+decide_once = cache(decide_difference)
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def simulate(n_passages: int, n_runs: int, n_comparisons: int) -> None:
-    sizes = np.diff([0, *looks(n_passages)])
+    sizes = np.diff([0, *look_counts(n_passages)])
     print(
         f"{n_runs} simulated evaluations of {n_passages:,} passages, looks at {np.cumsum(sizes).tolist()}, "
         f"{n_comparisons} comparisons in the run; close: under {100 * MARGIN:g} points"

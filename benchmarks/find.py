@@ -16,12 +16,11 @@ from benchmarks.arguments import answers_parser
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.find import find
+from sparsedash.engine.run.find_sparsity import find_sparsity
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.schema.searches import FindSettings
-from sparsedash.schema.settings import SELF, CalibrationSettings, EvaluationSettings
-from sparsedash.stats.tolerance import Tolerance, judge_all, losses
+from sparsedash.schema.settings import SELF, CalibrationSettings, EvaluationSettings, FindSettings
+from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
 from sparsedash.storage.store import Store
 
 
@@ -30,7 +29,7 @@ def main() -> None:
     store, shelf = Store(arguments.data_dir), ModelShelf()
     searches = {}
     for seed in map(int, arguments.seeds.split(",")):
-        result = find(_settings(arguments, seed), store, ignore_steps, shelf)
+        result = find_sparsity(_settings(arguments, seed), store, ignore_steps, shelf)
         searches[seed] = result
         trials = "; ".join(f"{t.permille / 10:g} % {t.verdict} ({t.n_passages})" for t in result.trials)
         print(f"seed {seed}, search: {_said(result.answer)}; trials: {trials}", flush=True)
@@ -46,7 +45,7 @@ def _compared(arguments, seed, result, store, shelf) -> str:
     run = pipeline.run(settings.run(tuple(near)), store, _Points(near), shelf)
     dense = store.get(Record, run.dense)
     verdicts = judge_all(
-        [losses(dense, store.get(Record, key)) for key in run.sparse],
+        [record_losses(dense, store.get(Record, key)) for key in run.sparse],
         Tolerance(ratio=settings.ratio, points=settings.points),
     )
     within = [step for step, judged in zip(near, verdicts, strict=True) if judged.verdict == "within"]

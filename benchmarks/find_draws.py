@@ -18,13 +18,13 @@ from statistics import fmean
 
 from benchmarks.arguments import answers_parser
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.engine.evaluation.early_stopping import ToleranceRule, chunks
+from sparsedash.engine.evaluation.early_stopping import ToleranceRule, evaluation_chunks
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import SELF, CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.stats.bisection import bounds, channel_steps, most_trials, next_trial
-from sparsedash.stats.tolerance import Tolerance, judge_all, losses_of
+from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds
+from sparsedash.stats.tolerance import Tolerance, judge_all, passage_losses
 from sparsedash.storage.store import Store
 
 TOLERANCES = ((1.10, 2.0), (1.25, 5.0), (1.5, 10.0), (2.0, 20.0), (3.0, 40.0))
@@ -83,19 +83,19 @@ def _searched(curve, steps, rows, tolerance):
     tried, n_answered = [], 0
     while (place := next_trial(len(steps), tried)) is not None:
         outcomes = {}
-        for chunk in chunks(len(rows)):
+        for chunk in evaluation_chunks(len(rows)):
             outcomes |= {i: curve.at[steps[place]][rows[i]] for i in chunk}
             stopping = rule.stopping(outcomes)
             if stopping and stopping.decision != "open":
                 break
         tried.append((place, stopping.decision == "within"))
         n_answered += len(outcomes)
-    return bounds(len(steps), tried)[0], len(tried), n_answered
+    return search_bounds(len(steps), tried)[0], len(tried), n_answered
 
 
 def _swept(curve, steps, rows, tolerance) -> int:
     """The place of the largest step that a sweep calls within; -1 for none."""
-    models = [losses_of([(curve.dense[row], curve.at[step][row]) for row in rows]) for step in steps]
+    models = [passage_losses([(curve.dense[row], curve.at[step][row]) for row in rows]) for step in steps]
     verdicts = judge_all(models, tolerance)
     return max((place for place, judged in enumerate(verdicts) if judged.verdict == "within"), default=-1)
 

@@ -58,15 +58,15 @@ def _child(model):
 
     from sparsedash.engine.evaluation.evaluate import evaluate
     from sparsedash.engine.evaluation.questions import choose_passages
-    from sparsedash.engine.models.loading import load, locate
-    from sparsedash.engine.texts.corpora import openings, read_texts
-    from sparsedash.engine.texts.generation import sample_texts
+    from sparsedash.engine.models.loading import load_model, locate_model
+    from sparsedash.engine.texts.corpora import read_texts, story_openings
+    from sparsedash.engine.texts.generation import generate_texts
     from sparsedash.schema.progress import ignore_steps
     from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
     from sparsedash.storage.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load(locate(model, Store(Path(folder))), "float32")
+        loaded = load_model(locate_model(model, Store(Path(folder))), "float32")
     n_ids = min(1000, loaded.model.config.vocab_size)
     ids = torch.randint(10, n_ids, (16, 256), generator=torch.Generator().manual_seed(0))
 
@@ -82,7 +82,7 @@ def _child(model):
 
     def write():
         asked = CalibrationSettings(n_samples=N_TEXTS, length=LENGTH)
-        sample_texts(loaded, openings(), asked, ignore_steps)
+        generate_texts(loaded, story_openings(), asked, ignore_steps)
 
     loaded.model.base_model(ids, use_cache=False)
     return {what.__name__: _processor_seconds(what) for what in (answer, read, write)}

@@ -23,8 +23,7 @@ import psutil
 from playwright.sync_api import Page, sync_playwright
 
 from sparsedash.catalog.presets import METHODS
-from sparsedash.schema.hosting.upkeep import about_artefact
-from sparsedash.schema.records import Run
+from sparsedash.schema.records import Run, about_artefact
 from sparsedash.storage.store import Store
 from tests.browser.served import Server, chromium
 from tests.ui import specimens

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import svg
-from sparsedash.stats.means import Moments
+from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.tolerance import FEWEST_RIGHT, Losses, Tolerance, judge_all
 
 RATIOS = (1.0, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5)

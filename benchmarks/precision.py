@@ -12,11 +12,11 @@ from dataclasses import replace
 from benchmarks.arguments import answers_parser
 from sparsedash.engine.evaluation.evaluate import evaluate
 from sparsedash.engine.evaluation.questions import choose_passages
-from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.stats.significance import paired, wilson
+from sparsedash.stats.significance import compare_verdicts, wilson_interval
 from sparsedash.storage.store import Store
 
 DTYPES = ("float32", "bfloat16")
@@ -24,8 +24,8 @@ DTYPES = ("float32", "bfloat16")
 
 def main() -> None:
     arguments = _arguments()
-    source = locate(arguments.model, Store(arguments.data_dir))
-    models = {dtype: load(source, dtype) for dtype in DTYPES}
+    source = locate_model(arguments.model, Store(arguments.data_dir))
+    models = {dtype: load_model(source, dtype) for dtype in DTYPES}
     settings = EvaluationSettings(n_passages=arguments.passages)
     chosen = choose_passages(read_texts(arguments.evaluation), settings)
     for model in models.values():
@@ -50,14 +50,14 @@ def _report(model, outcomes, seconds, ratios) -> None:
     for dtype in DTYPES:
         word = [outcome.last_word_right for outcome in outcomes[dtype]]
         token = [outcome.last_token_right for outcome in outcomes[dtype]]
-        low, high = wilson(sum(word), len(word))
+        low, high = wilson_interval(sum(word), len(word))
         print(
             f"{dtype:9} last word {sum(word)} of {len(word)}, {100 * sum(word) / len(word):.1f} % "
             f"({low:.1%} to {high:.1%}); last token {sum(token)}; {seconds[dtype]:.1f} s"
         )
     for name in ("last_word_right", "last_token_right"):
         single, half = ([getattr(o, name) for o in outcomes[dtype]] for dtype in DTYPES)
-        pairs = paired(single, half)
+        pairs = compare_verdicts(single, half)
         agree = pairs.both_right + pairs.both_wrong
         print(
             f"{name[:-6].replace('_', ' '):10} {agree} of {len(single)} verdicts equal; only FP32 right: "

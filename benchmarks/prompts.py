@@ -10,11 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from sparsedash.catalog.choices import BUILTIN_MODEL
 from sparsedash.catalog.presets import method_named
-from sparsedash.jobs.table import Job
-from sparsedash.schema.pair_settings import ContinuationSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.jobs.job import Job
+from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 
 POLL_S = 0.25

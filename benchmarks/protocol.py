@@ -28,7 +28,7 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
 )
-from sparsedash.stats.means import mean_interval, moments
+from sparsedash.stats.mean_intervals import mean_interval, moments
 from sparsedash.storage.store import Store
 
 PUBLISHED = "retrain-free (published)"

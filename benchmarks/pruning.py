@@ -22,7 +22,7 @@ from typing import get_args
 
 from benchmarks.child import answer_of, folder_of
 from sparsedash.catalog.presets import METHODS, method_named
-from sparsedash.schema.hashing import digest
+from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
@@ -135,7 +135,7 @@ def _in_child(arguments, name, folder):
 def _child(arguments):
     """Calibrate and prune in this process, timed; then evaluate. For `self`: the texts that the model writes."""
     from sparsedash.engine.models.loading import ModelShelf
-    from sparsedash.engine.run.stages import Stages
+    from sparsedash.engine.run.pipeline import Stages
     from sparsedash.storage.store import Store
 
     settings = _settings(arguments)
@@ -190,9 +190,11 @@ def _dense(stages, token_weights):
 
 
 def _calibration(loaded, sequences, token_weights):
-    from sparsedash.engine.calibration.statistics import calibrating
+    from sparsedash.engine.calibration.statistics import mlp_statistics_collector
 
-    walk = calibrating(loaded, sequences, lambda index, found: None, ignore_steps, token_weights=token_weights)
+    walk = mlp_statistics_collector(
+        loaded, sequences, lambda index, found: None, ignore_steps, token_weights=token_weights
+    )
     walk.reach(len(loaded.blocks) - 1)
 
 
@@ -205,7 +207,7 @@ def _seconds(function, *arguments):
 def _bare_forward(loaded, sequences):
     import torch
 
-    from sparsedash.engine.models.block_walk import batches_by_length
+    from sparsedash.engine.models.decoder_blocks import batches_by_length
 
     with torch.inference_mode():
         for _, batch in batches_by_length(sequences, 4096, 0, loaded.model.device):

@@ -13,20 +13,20 @@ import argparse
 from benchmarks.arguments import answers_parser
 from sparsedash.engine.evaluation.evaluate import evaluate
 from sparsedash.engine.evaluation.questions import choose_passages
-from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings
 from sparsedash.storage.store import Store
-from sparsedash.storage.texts.text_refs import chosen as slice_of
-from sparsedash.storage.texts.text_refs import names_file
+from sparsedash.storage.text_files import names_file
+from sparsedash.storage.text_files import text_slice as slice_of
 
 RULES = ("plain", "published")
 
 
 def main() -> None:
     arguments = _arguments()
-    loaded = load(locate(arguments.model, Store(arguments.data_dir)), arguments.dtype)
+    loaded = load_model(locate_model(arguments.model, Store(arguments.data_dir)), arguments.dtype)
     settings = EvaluationSettings(n_passages=arguments.passages)
     passages = choose_passages(read_texts(arguments.evaluation), settings)
     # The model answers once for each rule, so that what is compared is what a run would keep.

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.visitor import Visit, Visitor
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.settings import (
     BUILTIN_CLOZE,
     BUILTIN_MODEL,

@@ -25,12 +25,11 @@ from benchmarks.machine import SIDE, Pace
 from sparsedash.engine.calibration import statistics
 from sparsedash.engine.evaluation import evaluate as evaluation
 from sparsedash.engine.evaluation import questions
-from sparsedash.engine.models.block_walk import batches_by_length
-from sparsedash.engine.models.loading import load, locate
-from sparsedash.engine.models.products import are_widened, fastest_products, widen_once
-from sparsedash.engine.models.weight_counts import n_matmul_weights
-from sparsedash.engine.texts.corpora import openings, read_texts
-from sparsedash.engine.texts.generation import sample_texts
+from sparsedash.engine.models.decoder_blocks import batches_by_length, n_matmul_weights
+from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.matmul import are_widened, fastest_products, widen_once
+from sparsedash.engine.texts.corpora import read_texts, story_openings
+from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.storage.store import Store
@@ -40,7 +39,7 @@ PIECE_S = 2.0
 
 def main() -> None:
     arguments = _arguments()
-    source = locate(arguments.model, Store(arguments.data_dir))
+    source = locate_model(arguments.model, Store(arguments.data_dir))
     settings = EvaluationSettings(n_passages=arguments.passages)
     chosen = questions.choose_passages(read_texts(arguments.evaluation), settings)
     print(
@@ -48,7 +47,7 @@ def main() -> None:
         f"tokens; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
     )
     for dtype in arguments.dtypes.split(","):
-        _lines(load(source, dtype), chosen, arguments)
+        _lines(load_model(source, dtype), chosen, arguments)
 
 
 def _lines(loaded, chosen, arguments) -> None:
@@ -96,7 +95,7 @@ def _lines(loaded, chosen, arguments) -> None:
     with _multiplying(loaded):
         bare, n_read = _forward(loaded, sequences, statistics.BATCH_TOKENS, started())
         pace = started()
-        walk = statistics.calibrating(
+        walk = statistics.mlp_statistics_collector(
             loaded, sequences, lambda *_: None, lambda _: pace.piece(PIECE_S), token_weights="equal"
         )
         walk.reach(len(loaded.blocks) - 1)
@@ -115,7 +114,7 @@ def _multiplying(loaded):
 def _own_texts(loaded, arguments, pace):
     """The pace of writing, and what was written. In one piece: the threads that write go on while they are heard of."""
     asked = CalibrationSettings(n_samples=arguments.samples, length=arguments.length)
-    texts = sample_texts(loaded, openings(), asked, ignore_steps)
+    texts = generate_texts(loaded, story_openings(), asked, ignore_steps)
     pace.piece()
     return pace, texts
 

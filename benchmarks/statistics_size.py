@@ -10,8 +10,8 @@ import argparse
 
 import torch
 
-from sparsedash.engine.calibration.statistics import HELD_OUT_TOKENS
-from sparsedash.engine.calibration.statistics_io import pack
+from sparsedash.catalog.engine_limits import HELD_OUT_TOKENS
+from sparsedash.engine.calibration.statistics import pack_statistics
 from sparsedash.engine.pruning.layer import Sample, Statistics
 
 
@@ -37,7 +37,7 @@ def _packed_bytes(width):
         held_out=Sample(inputs=torch.zeros(HELD_OUT_TOKENS, width), weights=torch.ones(HELD_OUT_TOKENS)),
         n_tokens=1,
     )
-    return len(pack(statistics))
+    return len(pack_statistics(statistics))
 
 
 def _say(what, width, n_bytes, blocks):

@@ -29,15 +29,15 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sparsedash.catalog.dimensions import CONFIGS, Dimensions, dimensions
-from sparsedash.catalog.memory import least_memory
+from sparsedash.catalog.model_shape import CONFIGS, Dimensions, dimensions
 from sparsedash.catalog.presets import METHODS, method_named
-from sparsedash.engine.export.export import export
-from sparsedash.engine.models.loading import ModelShelf, locate
-from sparsedash.engine.run import pipeline, run_model
+from sparsedash.catalog.resources import least_memory
+from sparsedash.engine.comparison.machine_rates import measure_machine
+from sparsedash.engine.export.export import export_model
+from sparsedash.engine.models.loading import ModelShelf, locate_model
+from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.texts.corpora import read_texts
-from sparsedash.engine.timing.machine_speed import measure
-from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import (
@@ -49,9 +49,8 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
 )
-from sparsedash.service.by_arithmetic import seconds_by_arithmetic
-from sparsedash.service.machine_speed import Speeds
-from sparsedash.storage.machine import forget_peak_memory, peak_memory_bytes
+from sparsedash.service.time_forecast import Speeds, seconds_by_arithmetic
+from sparsedash.storage.local_machine import forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import Store
 
 SHAPES = {
@@ -135,7 +134,7 @@ def write_model(plain: dict, model: Path) -> Path:
 def one_way(arguments: argparse.Namespace) -> None:
     """The whole job in this process, and what it took as one line of JSON."""
     folder = arguments.folder
-    speeds = measure(folder)
+    speeds = measure_machine(folder)
     store, shelf, peaks = Store(folder / f"data-{arguments.one_way}"), ModelShelf(), Peaks()
     run = pipeline.run(_settings(arguments), store, peaks, shelf)
     records = [record for key in (run.dense, *run.sparse) if (record := store.get(Record, key)) is not None]
@@ -146,14 +145,14 @@ def one_way(arguments: argparse.Namespace) -> None:
     if arguments.export:
         if arguments.one_way == "streamed":
             # An export asks the machine where weights have room, as `auto` does.
-            run_model.memory_bytes = lambda: 0
+            run_context.memory_bytes = lambda: 0
         asked = ExportSettings(dense=run.dense, sparse=run.sparse[-1], form="uniform", weights=arguments.dtype)
         begun = time.perf_counter()
-        export(asked, store, shelf, peaks)
+        export_model(asked, store, shelf, peaks)
         seconds = seconds | {"export": time.perf_counter() - begun}
     peaks.look()
     found = {"seconds": seconds, "answers": answers, "verdicts": verdicts, "widths": widths}
-    config = json.loads((locate(run.settings.model, store).folder / "config.json").read_text())
+    config = json.loads((locate_model(run.settings.model, store).folder / "config.json").read_text())
     print(json.dumps(found | {"speeds": speeds, "peaks": peaks.of, "config": config}))
 
 

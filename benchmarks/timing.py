@@ -15,14 +15,18 @@ from pathlib import Path
 import torch
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.models.loading import LoadedModel, load, locate
-from sparsedash.engine.timing.contenders import Contender
-from sparsedash.engine.timing.rounds import Sample, Stop, timed_rounds
-from sparsedash.engine.timing.samples import decode_sample, prefill_sample
-from sparsedash.engine.timing.timed_run import timed_run
-from sparsedash.reporting.gains.speed import circumstances
-from sparsedash.schema.pair_records import TimedPhase
-from sparsedash.schema.pair_settings import TimingSettings
+from sparsedash.engine.comparison.model_pair import ResidentModel
+from sparsedash.engine.comparison.timing import (
+    StopCriterion,
+    TimeSample,
+    decode_sample,
+    prefill_sample,
+    time_run,
+    timed_rounds,
+)
+from sparsedash.engine.models.loading import LoadedModel, load_model, locate_model
+from sparsedash.reporting.deployment import timing_conditions
+from sparsedash.schema.pair_records import TimedPhase, TimingSettings
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
 
@@ -47,7 +51,7 @@ def main() -> None:
         for percent in arguments.sparsities.split(","):
             beside_dense(store, arguments, dtype, int(percent))
     if arguments.self_runs:
-        against_itself(load(locate(arguments.model, store), arguments.dtypes.split(",")[0]), arguments)
+        against_itself(load_model(locate_model(arguments.model, store), arguments.dtypes.split(",")[0]), arguments)
 
 
 def beside_dense(store: Store, arguments: argparse.Namespace, dtype: str, percent: int) -> None:
@@ -68,8 +72,8 @@ def beside_dense(store: Store, arguments: argparse.Namespace, dtype: str, percen
         least_rounds=arguments.rounds,
         n_threads=arguments.threads,
     )
-    found = timed_run(settings, asked, store)
-    print(f"{percent} %, {circumstances(found)}")
+    found = time_run(settings, asked, store)
+    print(f"{percent} %, {timing_conditions(found)}")
     for phase in found.phases:
         print(f"  {_line(phase)}", flush=True)
 
@@ -92,7 +96,7 @@ def against_itself(loaded: LoadedModel, arguments: argparse.Namespace) -> None:
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
     n_prompt = min(arguments.prompt, loaded.max_length - 16)
     ids = torch.randint(vocabulary, (1, n_prompt), generator=drawn)
-    stop = Stop(within=0.05, least_rounds=arguments.rounds, most_s=arguments.most_s, n_warmup=2)
+    stop = StopCriterion(within=0.05, least_rounds=arguments.rounds, most_s=arguments.most_s, n_warmup=2)
     for name, sample in _works(loaded, pair, ids):
         held, ratios = 0, []
         for seed in range(arguments.self_runs):
@@ -106,12 +110,14 @@ def against_itself(loaded: LoadedModel, arguments: argparse.Namespace) -> None:
         )
 
 
-def _works(loaded: LoadedModel, pair: tuple[Contender, Contender], ids: torch.Tensor) -> Iterator[tuple[str, Sample]]:
+def _works(
+    loaded: LoadedModel, pair: tuple[ResidentModel, ResidentModel], ids: torch.Tensor
+) -> Iterator[tuple[str, TimeSample]]:
     yield "prefill", prefill_sample(loaded.model, pair, ids)
     yield "decode", decode_sample(loaded.model, pair, ids, 16)
 
 
-def _copy(loaded: LoadedModel) -> Contender:
+def _copy(loaded: LoadedModel) -> ResidentModel:
     made: dict[int, torch.nn.Parameter] = {}
     parts = []
     for module in loaded.model.modules():
@@ -122,7 +128,7 @@ def _copy(loaded: LoadedModel) -> Contender:
             own[name] = None if weight is None else made[id(weight)]
         if own:
             parts.append((module, own, {}))
-    return Contender(parts)
+    return ResidentModel(parts)
 
 
 if __name__ == "__main__":

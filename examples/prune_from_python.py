@@ -12,12 +12,18 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from sparsedash.catalog.choices import BUILTIN_CLOZE, BUILTIN_MODEL
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
-from sparsedash.stats.significance import compare
+from sparsedash.schema.settings import (
+    BUILTIN_CLOZE,
+    BUILTIN_MODEL,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+    parse_percents,
+)
+from sparsedash.stats.significance import compare_records
 from sparsedash.storage.store import Store
 
 
@@ -53,7 +59,7 @@ def answers(settings: RunSettings, folder: Path) -> list[Record]:
 
 def verdict(dense: Record, sparse: Record) -> str:
     """What was lost. Both answered the same passages, so what counts is how many answers flipped, and which way."""
-    paired = compare(dense, sparse)
+    paired = compare_records(dense, sparse)
     low, high = (100 * end for end in paired.interval)
     return (
         f"{sparse.last_word.accuracy:.1%} right: {paired.broke} answers broke, {paired.mended} were mended; "

@@ -3,35 +3,33 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import frame, job_watch
-from sparsedash.ui.chosen_run import chosen_run, link_to_files, show_mark
-from sparsedash.ui.layers import shapes, view
-from sparsedash.ui.run_ending import show_ending
+from sparsedash.ui import frame, job_panel, layers_losses
+from sparsedash.ui.chosen_run import chosen_run, link_to_export, show_ending, show_example_note
 
 backend = frame.page("Layers")
 chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
 found = run_results(backend, chosen.run)
 
 if found is not None and found.sparse:
-    show_mark(found.run)
+    show_example_note(found.run)
     answer = st.container()
-    record = view.choose_record(found)
+    record = layers_losses.choose_record(found)
     assert record.pruned is not None
     with answer:
-        frame.opening(view.sentence(record.pruned), view.basis(record, record.pruned))
+        frame.opening(layers_losses.layers_sentence(record.pruned), layers_losses.layers_basis(record, record.pruned))
         show_ending(found.run, chosen.job)
-    view.show_layers(record.pruned)
-    shapes.show_shapes(backend, record)
+    layers_losses.show_layers(record.pruned)
+    layers_losses.show_shapes(backend, record)
     with st.container(horizontal=True):
         frame.link("overview", "Back to the chart", run=chosen.key)
         name = found.name_of(record)
         frame.link("compare", "Compare its answers with the dense model's", run=chosen.key, right=name)
-        link_to_files(chosen.key, name)
+        link_to_export(chosen.key, name)
 elif chosen.job is not None:
     frame.opening("No layer has been pruned yet." if chosen.job.live else "This run pruned nothing.")
     if chosen.job.live:
         frame.empty("Each layer's width and loss appear here with the first sparse model.")
-    job_watch.watch(backend, chosen.job, lambda: bool((grown := backend.run(chosen.key)) and grown.sparse))
+    job_panel.watch_job(backend, chosen.job, lambda: bool((grown := backend.run(chosen.key)) and grown.sparse))
 elif chosen.asked:
     frame.opening("There is nothing about layers at this address.")
     frame.empty("The run may have been made in another data folder, or its sparse models are lost.")

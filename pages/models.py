@@ -1,21 +1,20 @@
 """Sparse models in files: what was taken away, and what is being written."""
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import address_bar, frame, job_watch
-from sparsedash.ui.chosen_run import chosen_run, show_mark
-from sparsedash.ui.models import exported, request
+from sparsedash.ui import address_bar, frame, job_panel, models_exports
+from sparsedash.ui.chosen_run import chosen_run, show_example_note
 
 backend = frame.page("Models")
 exports = backend.exports.listed()
 chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
 found = run_results(backend, chosen.run, name=backend.user_data.name_of(chosen.key))
-jobs = [job for job in backend.jobs(job_watch.LISTED) if job.kind == "export"]
+jobs = [job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "export"]
 
-frame.opening(exported.sentence(exports))
+frame.opening(models_exports.exports_sentence(exports))
 if found is not None and found.sparse:
-    show_mark(found.run)
-    frame.section(f"Files of {request.title(found)}")
-    request.ask_for_files(backend, found)
+    show_example_note(found.run)
+    frame.section(f"Files of {models_exports.exported_run_title(found)}")
+    models_exports.request_export(backend, found)
 else:
     if chosen.asked:
         frame.note("There is no sparse model at this address.")
@@ -27,12 +26,12 @@ else:
 
 live = [job for job in jobs if job.live]
 for job in live:
-    job_watch.watch(backend, job)
+    job_panel.watch_job(backend, job)
 if not live and jobs and jobs[0].state != "done":
-    job_watch.watch(backend, jobs[0])
+    job_panel.watch_job(backend, jobs[0])
 
 if exports:
     frame.section("Exported")
-    exported.list_exports(backend, exports)
-if address_bar.asked("run"):
+    models_exports.list_exports(backend, exports)
+if address_bar.query_value("run"):
     frame.link("overview", "Back to the chart", run=chosen.key)

@@ -2,18 +2,16 @@
 
 import streamlit as st
 
-from sparsedash.catalog.example import EXAMPLE
+from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import paragraph
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE, plural
-from sparsedash.ui import address_bar, frame, job_watch
-from sparsedash.ui.carried import tolerance
-from sparsedash.ui.chosen_run import chosen_run, show_mark
-from sparsedash.ui.form import run_form
+from sparsedash.ui import address_bar, form_run, frame, job_panel, overview_results
+from sparsedash.ui.address_bar import choose_tolerance
+from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.form_address import form_address
-from sparsedash.ui.overview import first_run, results
-from sparsedash.ui.tolerance import choose_tolerance
+from sparsedash.ui.navigation import current_tolerance
 
 LAST_RUNS = 8
 
@@ -21,12 +19,12 @@ backend = frame.page("Overview")
 runs = backend.runs()
 damaged = backend.damaged_runs()
 chosen = chosen_run(backend, runs)
-found = run_results(backend, chosen.run, tolerance(), backend.user_data.name_of(chosen.key))
+found = run_results(backend, chosen.run, current_tolerance(), backend.user_data.name_of(chosen.key))
 
 
 def try_built_in() -> None:
     """Ask for the default run and keep its key in the address, so that a refresh finds it again."""
-    address_bar.go({"run": backend.submit(run_form.first_run()).key})
+    address_bar.set_query({"run": backend.submit(form_run.first_run_settings()).key})
 
 
 def invite() -> None:
@@ -43,22 +41,22 @@ def invite() -> None:
         if backend.example() is not None:
             frame.link("overview", "Look at an example", run=EXAMPLE)
         frame.link("prune", "or choose a model yourself")
-    first_run.show_duration(backend)
+    overview_results.show_first_run_duration(backend)
 
 
 if found is not None:
-    show_mark(found.run)
-    results.show_answer(found, chosen.job)
-    job_watch.mention_others(backend, chosen.key)
-    results.show_tradeoff(backend, found, chosen.job)
+    show_example_note(found.run)
+    overview_results.show_answer(found, chosen.job)
+    job_panel.mention_other_runs(backend, chosen.key)
+    overview_results.show_tradeoff(backend, found, chosen.job)
     with st.container(horizontal=True, vertical_alignment="center"):
-        results.link_to_answers(found)
+        overview_results.link_to_answers(found)
         choose_tolerance()
         frame.link("prune", "Change the settings", **(form_address(found.run.find or found.run.settings) or {}))
 elif chosen.job is not None:
-    results.wait_for(backend, chosen.key, chosen.job)
+    overview_results.wait_for(backend, chosen.key, chosen.job)
 elif chosen.run is not None or chosen.key in damaged:
-    results.show_lost(backend, chosen.key, chosen.run)
+    overview_results.show_lost(backend, chosen.key, chosen.run)
 elif chosen.key:
     frame.opening("There is no run with this address.")
     frame.empty("It may have been made in another data folder. The last runs are listed below.")
@@ -67,11 +65,11 @@ else:
     invite()
 
 if found is None:
-    job_watch.mention_others(backend, chosen.key)
+    job_panel.mention_other_runs(backend, chosen.key)
 is_example = chosen.run is not None and bool(chosen.run.made_on)
 if runs or is_example or damaged:
     frame.section("Last runs")
-    results.list_runs(backend, runs[:LAST_RUNS], chosen.key)
+    overview_results.list_runs(backend, runs[:LAST_RUNS], chosen.key)
     if chosen.run is not None and is_example:
         title, origin = wording.run_title(chosen.run.settings), wording.example_origin(chosen.run)
         shown = f"{EXAMPLE_TITLE} · {title} · shown above. {origin}"

@@ -1,10 +1,9 @@
 """The published results, what follows from them, and the way to repeat each row."""
 
-from sparsedash.ui import frame
-from sparsedash.ui.published import tables
+from sparsedash.ui import frame, published_tables
 
 backend = frame.page("Published")
-frame.opening(tables.opening())
-tables.show_source()
-tables.show_tables()
-tables.show_row(backend)
+frame.opening(published_tables.published_sentence())
+published_tables.show_source()
+published_tables.show_tables()
+published_tables.show_row(backend)

@@ -1,29 +1,26 @@
 """Every run as a row of one table, and several of them in one chart."""
 
-from sparsedash.reporting.runs import listing
-from sparsedash.reporting.runs.rows import all_rows
-from sparsedash.ui import frame
-from sparsedash.ui.carried import tolerance
-from sparsedash.ui.runs import choices, watching
-from sparsedash.ui.runs.empty_state import explain
-from sparsedash.ui.runs.table import show_table
-from sparsedash.ui.runs.together import show_together
-from sparsedash.ui.runs.toolbar import show_toolbar
+from sparsedash.reporting import run_list
+from sparsedash.reporting.run_list import all_rows
+from sparsedash.ui import frame, runs_table
+from sparsedash.ui.navigation import current_tolerance
+from sparsedash.ui.runs_table import show_run_table
+from sparsedash.ui.runs_toolbar import explain_no_runs, show_overlay, show_toolbar
 
 backend = frame.page("Runs")
-rows = all_rows(backend, tolerance())
+rows = all_rows(backend, current_tolerance())
 
 if not rows:
-    explain(backend)
+    explain_no_runs(backend)
 else:
-    frame.opening(listing.sentence(rows, tolerance()))
-    watching.watch(backend, rows)
-    listed = choices.narrowed(rows)
-    chosen = choices.chosen(rows)
+    frame.opening(run_list.runs_sentence(rows, current_tolerance()))
+    runs_table.watch_runs(backend, rows)
+    listed = runs_table.filter_rows(rows)
+    chosen = runs_table.ticked_rows(rows)
     show_toolbar(backend, rows, chosen, listed)
-    if chosen and choices.together():
-        show_together(backend, chosen)
+    if chosen and runs_table.is_overlaid():
+        show_overlay(backend, chosen)
     if listed:
-        show_table(listed, {row.key for row in chosen})
+        show_run_table(listed, {row.key for row in chosen})
     else:
         frame.note("No run matches. Clear the search, or choose all models.")

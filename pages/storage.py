@@ -2,11 +2,10 @@
 
 import streamlit as st
 
+from sparsedash.reporting import storage_words as words
 from sparsedash.reporting import wording
-from sparsedash.reporting.cards import card, cards
-from sparsedash.reporting.storage import held as words
-from sparsedash.ui import frame
-from sparsedash.ui.storage import holdings, room, verifying
+from sparsedash.reporting.html import card, cards
+from sparsedash.ui import frame, storage_holdings
 
 backend = frame.page("Storage")
 if not backend.keeps_house:
@@ -15,7 +14,7 @@ if not backend.keeps_house:
 held = backend.housekeeping.holdings()
 allowed = backend.housekeeping.room()
 
-frame.opening(words.opening(held), str(backend.data_dir))
+frame.opening(words.holdings_sentence(held), str(backend.data_dir))
 if held.is_empty:
     frame.empty(
         "Here will be what takes how much room: runs and their answers, what calibration left, unpacked models, "
@@ -25,18 +24,18 @@ if held.is_empty:
         frame.link("prune", "Prune a model")
         frame.link("runs", "or open a run that was made elsewhere")
 else:
-    frame.show(cards([card(*each, css="") for each in words.cards_of(held, allowed)]))
+    frame.show(cards([card(*each, css="") for each in words.holdings_cards(held, allowed)]))
 
 marks = backend.user_data.marks()
 titles = {
-    each.run.key: wording.title_of(each.run, marks[each.run.key].name if each.run.key in marks else "")
+    each.run.key: wording.stored_run_title(each.run, marks[each.run.key].name if each.run.key in marks else "")
     for each in held.runs
 }
 if not held.is_empty:
-    verifying.show_verification(backend)
-    holdings.show_kinds(backend, held, titles)
-holdings.show_models(backend, held, titles)
-holdings.show_runs(backend, held, marks, titles)
+    storage_holdings.show_verification(backend)
+    storage_holdings.show_kinds(backend, held, titles)
+storage_holdings.show_models(backend, held, titles)
+storage_holdings.show_runs(backend, held, marks, titles)
 if not held.is_empty:
-    frame.offer_table(words.whole_table(held, marks, frame.zone()))
-room.show_room(backend, allowed, held.artefact_bytes)
+    frame.offer_table(words.holdings_table(held, marks, frame.zone()))
+storage_holdings.show_limit(backend, allowed, held.artefact_bytes)

@@ -20,22 +20,28 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from sparsedash.catalog.memory_advice import out_of_memory
-from sparsedash.engine.work import Task, Work
-from sparsedash.engine.work import load as engine_work
-from sparsedash.jobs.exit_reasons import FINISHED_PARTS
-from sparsedash.jobs.job import RUNS
-from sparsedash.jobs.locks import cluster_lock, hold, is_held, job_lock, slot_lock
-from sparsedash.jobs.own_files import make_folder, open_own
+from sparsedash.catalog.resources import out_of_memory
+from sparsedash.engine.job_handlers import JobHandler, JobTask
+from sparsedash.engine.job_handlers import load_job_handlers as engine_work
+from sparsedash.jobs.database import make_folder, open_own
+from sparsedash.jobs.job import RUNS, Job
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.local_runner import (
+    FINISHED_PARTS,
+    cluster_lock,
+    hold_lock,
+    is_lock_held,
+    job_lock,
+    linger_s,
+    slot_lock,
+    worker_name,
+)
 from sparsedash.jobs.reporter import Reporter, StopFlag
-from sparsedash.jobs.runner import linger_s, worker_name
-from sparsedash.jobs.table import Job, JobTable
-from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
+from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError, redact_output, redacted
 from sparsedash.schema.progress import Step
-from sparsedash.schema.secrets import redact_output, redacted
-from sparsedash.storage.disk_space import free_in_words, is_full
-from sparsedash.storage.serving_file import may_use_token
+from sparsedash.storage.local_machine import free_in_words, is_full
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
+from sparsedash.storage.users import may_use_token
 
 log = logging.getLogger("sparsedash.worker")
 
@@ -46,7 +52,7 @@ _LOOK_S = 0.1
 _OOM_SCORE = "800"
 
 
-def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, Work]] = engine_work) -> int:
+def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobHandler]] = engine_work) -> int:
     """Serve one slot until nothing has come for a while; 0 also when another worker has the slot already.
 
     load: gives the work behind every kind of job; called once.
@@ -65,11 +71,11 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, Work
     faulthandler.enable()
     stop = StopFlag()
     signal.signal(signal.SIGTERM, stop.on_signal)
-    _offer_to_the_oom_killer()
+    _raise_oom_score()
     if arguments.bound:
-        threading.Thread(target=_end_with_whoever_started_it, name="bound", daemon=True).start()
+        threading.Thread(target=_die_with_parent, name="bound", daemon=True).start()
     try:
-        slot = hold(slot_lock(arguments.data_dir, arguments.slot))
+        slot = hold_lock(slot_lock(arguments.data_dir, arguments.slot))
         if slot is None:
             log.info("Slot %d has a worker already.", arguments.slot)
             return 0
@@ -84,14 +90,14 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, Work
 class Worker:
     """Serves the jobs of one data folder. name: as the job table shows it."""
 
-    def __init__(self, folder: Path, name: str, load: Callable[[], Mapping[str, Work]], stop: StopFlag) -> None:
+    def __init__(self, folder: Path, name: str, load: Callable[[], Mapping[str, JobHandler]], stop: StopFlag) -> None:
         self._folder = folder
         self._name = name
         self._load = load
         self._stop = stop
-        self._patience_s = _seconds(*PATIENCE)
+        self._patience_s = _seconds_from_environment(*PATIENCE)
         self._table = JobTable(folder / "jobs.sqlite", self._patience_s)
-        self._works: Mapping[str, Work] | None = None
+        self._works: Mapping[str, JobHandler] | None = None
         self._store: Store | None = None
         self._sound = True
 
@@ -117,7 +123,7 @@ class Worker:
             if queued.kind in RUNS and self._cluster_is_up():
                 continue
             try:
-                lock = hold(job_lock(self._folder, queued.id))
+                lock = hold_lock(job_lock(self._folder, queued.id))
             except StoreError as error:
                 self._table.mark_crashed(queued, error.message, error.advice)
                 continue
@@ -130,7 +136,7 @@ class Worker:
 
     def _cluster_is_up(self) -> bool:
         try:
-            return is_held(cluster_lock(self._folder))
+            return is_lock_held(cluster_lock(self._folder))
         except StoreError:
             return False
 
@@ -163,7 +169,7 @@ class Worker:
             log.exception("Job %d failed.", job.id)
             # Memory may be short or the GPU's context broken: the next job gets a fresh process.
             self._sound = isinstance(error, SparseDashError)
-            self._table.fail(job, type(error).__name__, *in_words(error, job, self._folder))
+            self._table.fail(job, type(error).__name__, *describe_error(error, job, self._folder))
         else:
             log.info("Job %d is done.", job.id)
             self._table.finish(job)
@@ -173,7 +179,7 @@ class Worker:
             self._store = Store(self._folder, patience_s=self._patience_s)
         if self._works is None:
             self._works = self._load()
-        task = Task(
+        task = JobTask(
             key=job.key,
             settings=job.settings,
             store=self._store,
@@ -189,7 +195,7 @@ class Worker:
         return error.message, error.advice
 
 
-def in_words(error: Exception, job: Job | None = None, folder: Path | None = None) -> tuple[str, str]:
+def describe_error(error: Exception, job: Job | None = None, folder: Path | None = None) -> tuple[str, str]:
     """What went wrong and what to do about it, for a person; the traceback is in the log.
 
     job: what was asked for. folder: the data folder.
@@ -226,7 +232,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _seconds(name: str, default: float) -> float:
+def _seconds_from_environment(name: str, default: float) -> float:
     """What a variable of the environment says, or the default."""
     try:
         return max(0.0, float(os.environ.get(name, default)))
@@ -235,7 +241,7 @@ def _seconds(name: str, default: float) -> float:
         return default
 
 
-def _end_with_whoever_started_it() -> None:
+def _die_with_parent() -> None:
     """Kill this process and its own children once the starter is gone, however it ended: nobody wants their work."""
     while os.read(0, 1):
         pass
@@ -244,7 +250,7 @@ def _end_with_whoever_started_it() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _offer_to_the_oom_killer() -> None:
+def _raise_oom_score() -> None:
     """When memory runs out, the kernel shall take this process and not the server or the desktop."""
     try:
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)

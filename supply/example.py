@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
 
-from sparsedash.catalog.example import EXAMPLE, FILE, example_key, write_example
+from sparsedash.catalog.choices import EXAMPLE, EXAMPLE_FILE, example_key, write_example
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.run.pipeline import run
-from sparsedash.engine.texts.corpora import BUILTIN, TEXTS, openings
-from sparsedash.engine.texts.generation import sample_texts
+from sparsedash.engine.texts.corpora import BUILTIN, TEXTS, story_openings
+from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Candidate, Outcome, Passages, Record, TargetToken
 from sparsedash.schema.settings import (
@@ -68,8 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _write_text(store: Store) -> int:
     """Let the built-in model write in FP32, as a run with the calibration text `self` does."""
-    loaded = load(locate(BUILTIN_MODEL, store), "float32")
-    texts = sample_texts(loaded, openings(), TEXT, _Progress())
+    loaded = load_model(locate_model(BUILTIN_MODEL, store), "float32")
+    texts = generate_texts(loaded, story_openings(), TEXT, _Progress())
     (name,) = BUILTIN[BUILTIN_TEXT]
     lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     (TEXTS / name).write_text("".join(lines), encoding="utf-8")
@@ -93,7 +93,7 @@ def _write_run(store: Store, settings: RunSettings) -> int:
         made_on=_machine(),
     )
     write_example([shipped, replace(passages, key=example_key(passages.key)), *map(_compact, records)])
-    print(f"{FILE}: {FILE.stat().st_size:,} bytes, {len(records)} records")
+    print(f"{EXAMPLE_FILE}: {EXAMPLE_FILE.stat().st_size:,} bytes, {len(records)} records")
     return 0
 
 

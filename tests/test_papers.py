@@ -10,7 +10,7 @@ import yaml
 
 import sparsedash
 from sparsedash.catalog import choices, presets
-from sparsedash.reporting.files.run_json import run_document
+from sparsedash.reporting.run_reports import run_document
 from sparsedash.schema.method_settings import Allocation, Compensation, Pattern, Saliency, Schedule
 from sparsedash.shell.commands import COMMANDS, main
 from tests.factories import RECORD, RUN

@@ -1,12 +1,14 @@
-"""Models, families and texts that a person can choose, by name, with one line on each; methods are in `presets`.
+"""Models and text sets to choose from, and the finished run that ships as an example."""
 
-The engine's tables implement these; a test holds them equal.
-"""
-
+import gzip
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from sparsedash.catalog import families
 from sparsedash.catalog.engine_limits import MODELS_TOGETHER
+from sparsedash.schema.records import Passages, R, Record, Run, from_lines, to_line
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_MODEL, BUILTIN_TEXT, SELF, RunSettings
 
 SHIPPED = "ships with the program"
@@ -16,7 +18,7 @@ LAMBADA_SIZE = "552 MB, nearly all of it the novels of the training split"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class CatalogEntry:
     """A name as it is typed, a title as it is shown, and one line on it.
 
     Of a text set also the licence, the size of all its splits as they are fetched, and how it is read; of one of the
@@ -32,25 +34,25 @@ class Choice:
     n_texts: int = 0
 
 
-MODELS: tuple[Choice, ...] = (
-    Choice(
+MODELS: tuple[CatalogEntry, ...] = (
+    CatalogEntry(
         name=BUILTIN_MODEL,
         title="SmolLM2 135M (built in)",
         summary="a Q4_1 file, unpacked; ships with the installation, needs no network; Apache-2.0",
     ),
-    Choice(name="EleutherAI/gpt-j-6b", title="GPT-J 6B", summary="published; 24 GB in FP32"),
-    Choice(name="facebook/opt-1.3b", title="OPT 1.3B", summary="published; 5 GB in FP32"),
-    Choice(name="facebook/opt-2.7b", title="OPT 2.7B", summary="published; 11 GB in FP32"),
-    Choice(name="huggyllama/llama-7b", title="LLaMA 7B", summary="published; 27 GB in FP32"),
-    Choice(name="bigscience/bloom-1b7", title="BLOOM 1.7B", summary="published; 7 GB in FP32"),
-    Choice(name="bigscience/bloom-7b1", title="BLOOM 7.1B", summary="published; 28 GB in FP32"),
+    CatalogEntry(name="EleutherAI/gpt-j-6b", title="GPT-J 6B", summary="published; 24 GB in FP32"),
+    CatalogEntry(name="facebook/opt-1.3b", title="OPT 1.3B", summary="published; 5 GB in FP32"),
+    CatalogEntry(name="facebook/opt-2.7b", title="OPT 2.7B", summary="published; 11 GB in FP32"),
+    CatalogEntry(name="huggyllama/llama-7b", title="LLaMA 7B", summary="published; 27 GB in FP32"),
+    CatalogEntry(name="bigscience/bloom-1b7", title="BLOOM 1.7B", summary="published; 7 GB in FP32"),
+    CatalogEntry(name="bigscience/bloom-7b1", title="BLOOM 7.1B", summary="published; 28 GB in FP32"),
 )
 
 FAMILIES: tuple[str, ...] = tuple(families.FAMILIES)
 """Values of `model_type` in a model's config.json that can be pruned."""
 
-EVALUATION_CORPORA: tuple[Choice, ...] = (
-    Choice(
+EVALUATION_CORPORA: tuple[CatalogEntry, ...] = (
+    CatalogEntry(
         name=BUILTIN_CLOZE,
         title="Cloze passages (built in)",
         summary="132 passages written for this project in LAMBADA's manner; not LAMBADA, not comparable with it",
@@ -59,7 +61,7 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
         reading=SHIPPED,
         n_texts=132,
     ),
-    Choice(
+    CatalogEntry(
         name=BUILTIN_CLOZE_402,
         title="Cloze passages, all (built in)",
         summary="the same 132 and 270 more, which decide smaller losses; not LAMBADA, not comparable with it",
@@ -68,7 +70,7 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
         reading=SHIPPED,
         n_texts=402,
     ),
-    Choice(
+    CatalogEntry(
         name="lambada_openai",
         title="LAMBADA, OpenAI variant",
         summary="5,151 passages, the text the common harness uses without its two repeats",
@@ -77,7 +79,7 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
         reading=DOWNLOADED,
         n_texts=5151,
     ),
-    Choice(
+    CatalogEntry(
         name="lambada",
         title="LAMBADA, original",
         summary="5,151 lower-case passages, the test split without its two repeats",
@@ -86,7 +88,7 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
         reading=DOWNLOADED,
         n_texts=5151,
     ),
-    Choice(
+    CatalogEntry(
         name="lambada-validation",
         title="LAMBADA, original, validation",
         summary="4,869 lower-case passages, those of the published last-token table",
@@ -97,8 +99,8 @@ EVALUATION_CORPORA: tuple[Choice, ...] = (
     ),
 )
 
-CALIBRATION_CORPORA: tuple[Choice, ...] = (
-    Choice(
+CALIBRATION_CORPORA: tuple[CatalogEntry, ...] = (
+    CatalogEntry(
         name=SELF,
         title="Written by the model itself",
         summary="sampled from the dense model after short story openings; needs no data",
@@ -106,7 +108,7 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         size="what is asked for",
         reading="written on this machine, then kept",
     ),
-    Choice(
+    CatalogEntry(
         name=BUILTIN_TEXT,
         title="Written by the built-in model (built in)",
         summary="what SmolLM2 135M wrote after short story openings, once; saves it the writing",
@@ -114,7 +116,7 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         size="150 kB",
         reading=SHIPPED,
     ),
-    Choice(
+    CatalogEntry(
         name="pile-10k",
         title="Pile, 10k documents",
         summary="the published calibration text",
@@ -122,7 +124,7 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         size="33 MB",
         reading=DOWNLOADED,
     ),
-    Choice(
+    CatalogEntry(
         name="the_pile",
         title="Pile, without Books3 and the like",
         summary="web, code, papers and more; the published name, without the parts that had to go",
@@ -130,10 +132,10 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         size="30 compressed files",
         reading=STREAMED,
     ),
-    Choice(
+    CatalogEntry(
         name="c4", title="C4, English", summary="cleaned web pages", licence="ODC-BY", size="305 GB", reading=STREAMED
     ),
-    Choice(
+    CatalogEntry(
         name="wikitext-2",
         title="WikiText-2",
         summary="encyclopaedia articles",
@@ -141,7 +143,7 @@ CALIBRATION_CORPORA: tuple[Choice, ...] = (
         size="8 MB",
         reading=DOWNLOADED,
     ),
-    Choice(
+    CatalogEntry(
         name="lambada-train",
         title="LAMBADA, original, training",
         summary="2,662 lower-case novels",
@@ -171,3 +173,40 @@ def in_one_walk(settings: RunSettings, *, some: bool = False) -> bool:
     """
     forward = [not method.looks_back for method in settings.methods]
     return not settings.evaluation.stop_early and (any(forward) if some else all(forward))
+
+
+EXAMPLE = "example"
+"""The key of the run."""
+
+EXAMPLE_FILE = Path(__file__).parent / "example" / "run.jsonl.gz"
+
+
+def is_example(key: str) -> bool:
+    """Whether this is the key of the run, or of one of its records."""
+    return key.split("-")[0] == EXAMPLE
+
+
+def example_key(key: str) -> str:
+    """The key that a result made under this key has in the example."""
+    return f"{EXAMPLE}-{key}"
+
+
+def example_result(kind: type[R], key: str) -> R | None:
+    """What ships of this kind under this key, or None."""
+    found = _example_parts(EXAMPLE_FILE).get(key) if is_example(key) else None
+    return found if isinstance(found, kind) else None
+
+
+def write_example(parts: Iterable[Run | Record | Passages], file: Path = EXAMPLE_FILE) -> None:
+    """Write what ships; the same parts give the same bytes."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(gzip.compress("".join(map(to_line, parts)).encode(), mtime=0))
+
+
+@cache
+def _example_parts(file: Path) -> dict[str, Run | Record | Passages]:
+    """Everything that ships, by its key; nothing where a build left the file out."""
+    if not file.is_file():
+        return {}
+    kinds: tuple[type[Run | Record | Passages], ...] = (Run, Record, Passages)
+    return {part.key: part for part in from_lines(gzip.decompress(file.read_bytes()).decode(), kinds)}

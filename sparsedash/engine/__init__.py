@@ -2,7 +2,7 @@
 
 import os
 
-from sparsedash.storage.freed_memory import keep_freed
+from sparsedash.storage.local_machine import keep_freed
 
 keep_freed()
 

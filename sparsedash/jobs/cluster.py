@@ -18,17 +18,21 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
-from sparsedash.jobs.parts import (
+from sparsedash.jobs.cluster_parts import (
+    CA,
+    CERTIFICATE,
+    KEY,
+    SLOT,
+    ClusterMachine,
     KeptCalibration,
-    Machine,
     MachineFacts,
     Part,
     PartEnd,
     PartProgress,
+    Scheduler,
     from_bytes,
     to_bytes,
 )
-from sparsedash.jobs.scheduler import CA, CERTIFICATE, KEY, SLOT, Scheduler
 from sparsedash.schema.errors import JobError
 
 log = logging.getLogger(__name__)
@@ -98,7 +102,7 @@ class Cluster:
         """Whether the scheduler is there, as far as is known."""
         return bool(self._client.status == "running")
 
-    def machines(self) -> tuple[Machine, ...]:
+    def machines(self) -> tuple[ClusterMachine, ...]:
         """Every Dask worker, by name."""
         known = self._client.scheduler_info(n_workers=-1)["workers"]
         found = [_machine(address, about) for address, about in known.items()]
@@ -294,9 +298,9 @@ def _security(scheduler: Scheduler) -> Any:
     return security
 
 
-def _machine(address: str, about: dict[str, Any]) -> Machine:
+def _machine(address: str, about: dict[str, Any]) -> ClusterMachine:
     facts = (about.get("metrics") or {}).get(_FACTS)
-    return Machine(
+    return ClusterMachine(
         address=address,
         name=_readable(str(about.get("name"))),
         n_slots=int((about.get("resources") or {}).get(SLOT, 0)),

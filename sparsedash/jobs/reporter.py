@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from sparsedash.jobs.job import BETWEEN_TEXTS, Taken
-from sparsedash.jobs.table import Job, JobTable
-from sparsedash.schema.errors import Cancelled, StoreError
+from sparsedash.jobs.job import BETWEEN_TEXTS, Job, Taken
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.schema.errors import Cancelled, StoreError, encodable
 from sparsedash.schema.progress import STAGE_TITLES, Step
-from sparsedash.schema.secrets import encodable
 
 log = logging.getLogger(__name__)
 

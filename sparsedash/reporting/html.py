@@ -1,4 +1,4 @@
-"""Text as HTML: the one place where text becomes markup.
+"""Text as HTML: escaping, elements, tables and figure cards; the one place where text becomes markup.
 
 Text from models, files and addresses in a URL is foreign: it may hold tags, markdown or marks that turn the reading
 direction. It reaches the page only through `escape`; the type `Html` is how mypy holds that.
@@ -46,7 +46,7 @@ def token(text: str) -> Html:
     return escape(left + inner + right)
 
 
-def label(text: str) -> str:
+def widget_label(text: str) -> str:
     """Foreign text for a widget's label, which Streamlit reads as markdown: only what is harmless there is kept."""
     kept = _UNSAFE_IN_LABELS.sub(" ", visible(text))
     return " ".join(kept.replace("@", " @").split())
@@ -107,3 +107,25 @@ class Table:
 def table(name: str, caption: str, head: list[str], rows: list[list[str]], links: Sequence[Html] = ()) -> Table:
     """The table of these texts; see `Table`."""
     return Table(name=name, caption=caption, head=head, rows=rows, links=links)
+
+
+_LONG = 7
+"""Characters of a figure that a phone has room for in the usual size."""
+
+
+def card(name: str, figure: str, *below: str, css: str) -> Html:
+    """One large number under its name, with lines of small text below it. css: whose number it is."""
+    small = (element("dd", escape(text), css="sd-muted") for text in below)
+    size = "sd-figure sd-long" if len(figure) > _LONG else "sd-figure"
+    return element("div", element("dt", escape(name)), element("dd", escape(figure), css=size), *small, css=css)
+
+
+def cards(drawn: Sequence[Html], grows: bool = False) -> Html:
+    """The cards in a row; one below the other on a phone. grows: they are as high before they have all lines."""
+    return element("dl", *drawn, css="sd-numbers sd-grows" if grows else "sd-numbers")
+
+
+def fact_list(pairs: Sequence[tuple[str, str]]) -> Html:
+    """A list of names, each with its value."""
+    drawn = (join(element("dt", escape(name)), element("dd", escape(value))) for name, value in pairs)
+    return element("dl", *drawn, css="sd-estimate")

@@ -1,18 +1,24 @@
-"""A job in words: what it is, what it is doing and how far it has come. Plain text: whoever shows it escapes it."""
+"""A job in words: its title, stage, progress and time left, and what a finished run took against its estimate.
+
+Plain text: escape it before it becomes markup.
+"""
 
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from sparsedash.jobs.job import Job, Taken
-from sparsedash.reporting import model_names, wording
-from sparsedash.reporting.progress.run_progress import Now, RunProgress, counted, run_progress
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import Table, table
+from sparsedash.reporting.run_progress import RunPosition, RunProgress, run_progress, stage_progress
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.exports import ExportSettings
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
-from sparsedash.schema.searches import FindSettings, asked_settings, planned_run
-from sparsedash.schema.settings import RunSettings, settings_from_plain
+from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.progress import Stage
+from sparsedash.schema.records import Run
+from sparsedash.schema.settings import FindSettings, RunSettings, planned_run, run_or_find_settings, settings_from_plain
 from sparsedash.service.backend import Backend
+from sparsedash.service.preflight import Forecast
 
 PROMPT_WORDS = 14
 END_CHARACTERS = 300
@@ -23,7 +29,7 @@ SILENT_S = 600.0
 """A worker that has said nothing for so long may hang; the longest steps that were seen take a few minutes."""
 
 _OF_ONE_MODEL = ("prune", "evaluate")
-_STAGES = {
+_STAGES_OF_KIND = {
     "continuation": ("start", "load", "read", "continue"),
     "divergence": ("start", "load", "diverge"),
     "timing": ("start", "load", "time"),
@@ -43,7 +49,7 @@ _DOING = {
 }
 
 
-def what(job: Job) -> tuple[str, str]:
+def job_title(job: Job) -> tuple[str, str]:
     """A job's title and one line of details."""
     if job.lost:
         return f"Job {job.id}", "what was asked for is lost"
@@ -62,7 +68,7 @@ def what(job: Job) -> tuple[str, str]:
             return f"A sparse model in files, {files.form}", f"weights in {files.weights}, checked in a fresh process"
         if job.kind == "verify":
             return "Verification of the data folder", "everything that carries a checksum is read"
-        settings = asked_settings(job.kind, job.settings)
+        settings = run_or_find_settings(job.kind, job.settings)
     except SettingsError:
         return f"Job {job.id}", "asked for by another version of this program"
     if isinstance(settings, FindSettings):
@@ -70,20 +76,20 @@ def what(job: Job) -> tuple[str, str]:
     return wording.run_title(settings), wording.run_details(settings)
 
 
-def named(backend: Backend, job: Job) -> str:
+def job_name(backend: Backend, job: Job) -> str:
     """What a job is, after the name of its run, if that has one."""
     name = backend.user_data.name_of(job.key) if job.makes_run else ""
-    return f"{name}: {what(job)[0]}" if name else what(job)[0]
+    return f"{name}: {job_title(job)[0]}" if name else job_title(job)[0]
 
 
-def doing(job: Job) -> tuple[str, str]:
+def job_activity(job: Job) -> tuple[str, str]:
     """The stage of a running job; and which model it works on, or the job's own message, which may be empty."""
     if not job.stage:
         return "Starting the worker", ""
-    return wording.stage(job.stage), _sparse_model(job) or job.message
+    return wording.stage_title(job.stage), _sparse_model(job) or job.message
 
 
-def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) -> tuple[float, str]:
+def job_progress_words(backend: Backend, job: Job, clock: Callable[[], float] = time.time) -> tuple[float, str]:
     """How far a live job is as a whole, as a share that never falls; and that in words, with the time that is left
     where it is known.
     """
@@ -102,27 +108,27 @@ def overall(backend: Backend, job: Job, clock: Callable[[], float] = time.time) 
     said += " · computed again, since the store had dropped it" if found.repeated else ""
     # A download or a large file that is unpacked reports no steps.
     if silent_s >= SILENT_S and job.stage != "load":
-        said += f" · no progress for {wording.duration(silent_s)}: it may hang; cancel it and try again"
+        said += f" · no progress for {wording.duration_words(silent_s)}: it may hang; cancel it and try again"
     return found.share, said
 
 
-def heard(backend: Backend, job: Job) -> str:
+def job_announcement(backend: Backend, job: Job) -> str:
     """How far a live job is, for those who hear it: a new sentence with every stage, model and tenth of the whole."""
     if job.stopping or job.state == "queued":
-        return f"{named(backend, job)}: {overall(backend, job)[1]}"
-    tenths = int(10 * overall(backend, job)[0])
-    return ", ".join(part for part in (*doing(job), f"{10 * tenths} percent done") if part)
+        return f"{job_name(backend, job)}: {job_progress_words(backend, job)[1]}"
+    tenths = int(10 * job_progress_words(backend, job)[0])
+    return ", ".join(part for part in (*job_activity(job), f"{10 * tenths} percent done") if part)
 
 
-def when_started(backend: Backend, job: Job) -> str:
+def waiting_run_estimate(backend: Backend, job: Job) -> str:
     """How long a waiting run takes once it has started; nothing of other jobs, or where that is not known."""
     if not job.makes_run:
         return ""
     try:
-        known = backend.preflight(asked_settings(job.kind, job.settings)).duration.total_s
+        known = backend.preflight(run_or_find_settings(job.kind, job.settings)).duration.total_s
     except SettingsError:
         return ""
-    return f"Takes about {wording.duration(known)} once it has started" if known else ""
+    return f"Takes about {wording.duration_words(known)} once it has started" if known else ""
 
 
 def _place(place: int | None) -> str:
@@ -142,7 +148,7 @@ def _why_no_time(stages: tuple[str, ...]) -> str:
     )
 
 
-def facts(job: Job) -> str:
+def stage_facts(job: Job) -> str:
     """How far a running job is in its stage, and how fast."""
     parts = []
     if job.total > 1:
@@ -162,16 +168,16 @@ def facts(job: Job) -> str:
 def _progress(backend: Backend, job: Job, now: float, shown: float) -> RunProgress:
     share = min(1.0, job.done / job.total) if job.total > 1 else 0.0
     if not job.makes_run:
-        return counted(_STAGES[job.kind], job.stage or "start", share, shown)
+        return stage_progress(_STAGES_OF_KIND[job.kind], job.stage or "start", share, shown)
     try:
-        settings = planned_run(asked_settings(job.kind, job.settings))
+        settings = planned_run(run_or_find_settings(job.kind, job.settings))
     except SettingsError:
-        return counted(("start", "load"), job.stage or "start", share, shown)
+        return stage_progress(("start", "load"), job.stage or "start", share, shown)
     since = max(0.0, now - (job.heartbeat_at or now))
     taken = [*job.taken[:-1], *(last._replace(seconds=last.seconds + since) for last in job.taken[-1:])]
     stored = backend.cached(settings)
     behind = max((each.point + 1 for each in taken if each.point is not None), default=0)
-    at = Now(
+    at = RunPosition(
         # A row of before there was this column has only its stage.
         taken=taken or [Taken(job.stage or "start", job.point, since)],
         share=share,
@@ -216,7 +222,7 @@ def _sparse_model(job: Job) -> str:
     if not 0 <= job.point < len(points):
         return ""
     method, permille = points[job.point]
-    return f"sparse model {job.point + 1} of {len(points)}: {model_names.name_while_made(method, permille)}"
+    return f"sparse model {job.point + 1} of {len(points)}: {wording.name_in_progress(method, permille)}"
 
 
 def _timed(settings: TimingSettings) -> str:
@@ -229,3 +235,36 @@ def _end_of(text: str) -> str:
     words = text.split()
     end = " ".join(words[-PROMPT_WORDS:])[-END_CHARACTERS:]
     return f"… {end}" if len(end) < len(" ".join(words)) else end
+
+
+_PARTS: dict[str, tuple[Stage, ...]] = {
+    "loading": ("load",),
+    "calibrating": ("text", "calibrate"),
+    "pruning": ("prune",),
+    "answering": ("evaluate",),
+}
+"""The stages that each part of a forecast is of."""
+
+_UNKNOWN = "not known"
+
+
+def measured_against_estimate(run: Run, whole_s: float, forecast: Forecast) -> Table:
+    """Time, by part, memory and disk of a run of which nothing was stored before. whole_s: from its first step on."""
+    expected = dict(forecast.parts)
+    rows = [["Time", _time_or_unknown(whole_s), _time_or_unknown(forecast.seconds)]]
+    for part, stages in _PARTS.items():
+        measured = [run.seconds[stage] for stage in stages if stage in run.seconds]
+        if measured:
+            rows.append([f"of it {part}", _time_or_unknown(sum(measured)), _time_or_unknown(expected.get(part))])
+    rows.append(["Memory, at most", _size_or_unknown(run.peak_bytes), _size_or_unknown(forecast.memory_bytes)])
+    rows.append(["Left on the disk", _size_or_unknown(run.disk_bytes), _size_or_unknown(forecast.disk_bytes)])
+    caption = "What was measured, beside what was expected when it was asked for."
+    return table("what it took", caption, ["", "took", "expected"], rows)
+
+
+def _time_or_unknown(seconds: float | None) -> str:
+    return _UNKNOWN if seconds is None else wording.duration_words(seconds)
+
+
+def _size_or_unknown(n_bytes: int | None) -> str:
+    return _UNKNOWN if n_bytes is None else wording.size(n_bytes)

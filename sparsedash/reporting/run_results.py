@@ -1,22 +1,164 @@
-"""A run's records together with what was measured on them: readings, comparisons with dense, the best method."""
+"""The results of a run: its records, their comparisons with dense, verdicts, and the best method."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Protocol
+from math import isinf
+from typing import Protocol, TypeVar
 
-from sparsedash.catalog.published import LAST_WORD, PublishedRow, published_model
+from sparsedash.catalog.published_results import LAST_WORD, PublishedRow, published_model
 from sparsedash.jobs.job import Job
-from sparsedash.reporting import model_names, wording
-from sparsedash.reporting.charts.points import Live, Point, Readings, TradeoffData
-from sparsedash.reporting.readings import answering, judged, readings
-from sparsedash.reporting.runs.leading import best_method, spoken_of
+from sparsedash.reporting import wording
+from sparsedash.reporting.charts.tradeoff_data import (
+    FARTHEST_ABOVE,
+    FARTHEST_BELOW,
+    Live,
+    Point,
+    Reading,
+    Readings,
+    TradeoffData,
+    nats_as_factor,
+)
+from sparsedash.reporting.wording import signed_interval, signed_points
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.searches import FindResult
-from sparsedash.stats.significance import PairedComparison, compare, holm, shared_outcomes
-from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, losses
+from sparsedash.schema.settings import FindResult
+from sparsedash.stats.significance import PairedComparison, compare_records, holm, share_interval, shared_outcomes
+from sparsedash.stats.tolerance import Loss, Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
+
+
+class Weighed(Protocol):
+    """A sparse model that was judged: the method that made it, the sparsity asked for, what it lost."""
+
+    @property
+    def method(self) -> MethodSettings:
+        """What made it."""
+        ...
+
+    @property
+    def permille(self) -> int:
+        """The sparsity asked for."""
+        ...
+
+    @property
+    def verdict(self) -> ToleranceVerdict:
+        """What its losses say of what is allowed."""
+        ...
+
+
+W = TypeVar("W", bound=Weighed)
+
+
+def best_method(models: Sequence[W]) -> list[W]:
+    """The models of the best method, by rising sparsity: the one of which most can go within what is allowed.
+
+    Ties go to the smaller loss of word perplexity, averaged over its models. Only methods that remove channels count,
+    where there are any: what only sets weights to zero makes nothing smaller.
+    """
+    by_method: dict[str, list[W]] = {}
+    for each in models:
+        by_method.setdefault(wording.method_title(each.method), []).append(each)
+    ordered = [sorted(rows, key=lambda row: row.permille) for rows in by_method.values()]
+    channels = [rows for rows in ordered if rows[0].method.takes_channels]
+    return max(channels or ordered, key=_merit, default=[])
+
+
+def largest_within(rows: Sequence[W]) -> W | None:
+    """The model with the largest sparsity that is within what is allowed; None where none is."""
+    return next((row for row in reversed(rows) if row.verdict.verdict == "within"), None)
+
+
+def smallest_beyond(rows: Sequence[W]) -> W | None:
+    """The model with the smallest sparsity that is beyond what is allowed; None where none is."""
+    return next((row for row in rows if row.verdict.verdict == "beyond"), None)
+
+
+def spoken_of(models: Sequence[W]) -> W | None:
+    """The one that an answer speaks of: of the best method the largest within, else the smallest beyond, else the
+    smallest.
+    """
+    rows = best_method(models)
+    return largest_within(rows) or smallest_beyond(rows) or next(iter(rows), None)
+
+
+def _merit(rows: Sequence[Weighed]) -> tuple[int, float]:
+    most = largest_within(rows)
+    return most.permille if most else -1, -sum(row.verdict.perplexity.value for row in rows) / len(rows)
+
+
+def readings(record: Record, comparison: PairedComparison, verdict: ToleranceVerdict) -> Readings:
+    """A record's values of every measure. comparison: of this record with dense. verdict: on its losses."""
+    score = record.last_word
+    return {
+        **judged_readings(comparison, verdict),
+        "flips": _flips(comparison),
+        "share right": (share_right(score.right, score.total, anytime=record.stopping is not None),),
+    }
+
+
+def judged_readings(comparison: PairedComparison, verdict: ToleranceVerdict) -> Readings:
+    """The values of the measures that a verdict is made from, with its intervals.
+
+    Where it leaves accuracy out, that has the interval of a comparison by itself.
+    """
+    lost = verdict.accuracy
+    low, high = comparison.interval if lost is None else (-lost.high, -lost.low)
+    return {
+        "word perplexity": (perplexity_reading(verdict.perplexity),),
+        "accuracy": (_accuracy(comparison.difference, low, high),),
+    }
+
+
+def _accuracy(value: float, low: float, high: float) -> Reading:
+    """A change of the share of right words, upwards better, in points."""
+    words = f"{signed_points(value)} points ({signed_interval((low, high))})"
+    return Reading(role="sparse", value=100 * value, low=100 * low, high=100 * high, words=words)
+
+
+def share_right(right: int, total: int, anytime: bool = False) -> Reading:
+    """Right answers among all, with an interval of the share. anytime: it must hold however long was counted."""
+    low, high = (100 * bound for bound in share_interval(right, total, anytime))
+    share = 100 * right / total
+    return Reading(role="sparse", value=share, low=low, high=high, words=f"{share:.1f} % ({low:.1f} to {high:.1f})")
+
+
+def answering(label: str, permille: int, right: int, done: int) -> Live:
+    """The point of a model that has answered `done` passages so far. label: of its line. permille: asked for."""
+    reading = share_right(right, done)
+    words = f"{right:,} of {done:,} right so far: {reading.words}"
+    return Live(label=label, permille=permille, reading=reading, words=words)
+
+
+def perplexity_reading(lost: Loss) -> Reading:
+    """The change of the log-likelihood, upwards better, with the interval that its verdict was made from.
+
+    What is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
+    """
+    value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -nats)) for nats in (lost.value, lost.high, lost.low))
+    if isinf(lost.low):
+        words = f"{nats_as_factor(-value)} that of dense (no interval)"
+        return Reading(role="sparse", value=value, low=value, high=value, words=words)
+    reading = Reading(role="sparse", value=value, low=low, high=high, words="")
+    return replace(reading, words=f"{nats_as_factor(-value)} that of dense ({factor_interval(reading)})")
+
+
+def factor_interval(reading: Reading) -> str:
+    """A word perplexity's interval as a multiple of dense's: "1.72 to 1.75 ×", or one bound where both are one."""
+    low, high = nats_as_factor(-reading.high), nats_as_factor(-reading.low)
+    if low == high and not low[0].isdigit():
+        return low
+    return f"{low.removesuffix(' ×')} to {high}"
+
+
+def _flips(comparison: PairedComparison) -> tuple[Reading, Reading]:
+    broke, mended = comparison.broke, comparison.mended
+    below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, mended))
+    words = f"{broke:,} broke, {mended:,} mended"
+    return (
+        Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=words),
+        Reading(role="mended", value=above.value, low=above.low, high=above.high, words=words),
+    )
 
 
 class Results(Hashable, Protocol):
@@ -96,7 +238,7 @@ class RunResults:
     @property
     def title(self) -> str:
         """What the run is called, and what it is about."""
-        return wording.title_of(self.run, self.name)
+        return wording.stored_run_title(self.run, self.name)
 
     @property
     def sparse(self) -> tuple[Record, ...]:
@@ -106,7 +248,7 @@ class RunResults:
     @property
     def several_methods(self) -> bool:
         """Whether the names of its models have to say the method."""
-        return model_names.has_several_methods(self.run.settings)
+        return wording.has_several_methods(self.run.settings)
 
     @property
     def records(self) -> dict[str, Record]:
@@ -115,11 +257,11 @@ class RunResults:
 
     def name_of(self, record: Record) -> str:
         """The name of one of its records."""
-        return model_names.record_name(record, self.several_methods)
+        return wording.record_name(record, self.several_methods)
 
     def line_of(self, method: MethodSettings) -> str:
         """The label of a method's line in a chart."""
-        return model_names.line_name(method, self.several_methods)
+        return wording.line_name(method, self.several_methods)
 
     def tradeoff(self, live: Live | None = None) -> TradeoffData:
         """The data of this run's trade-off chart. live: the model that is answering now."""
@@ -132,7 +274,7 @@ class RunResults:
             dense=self.point_of(self.dense),
             lines=lines,
             n_passages=self.dense.last_word.total,
-            taken=model_names.taken_by(method for _, method in made),
+            taken=wording.sparsity_axis_title(method for _, method in made),
             asked=self.run.settings.made_permille,
             live=live,
             leader=self.line_of(rows[0].method) if rows else "",
@@ -144,7 +286,7 @@ class RunResults:
         """The point of one of its records in a chart."""
         score, pruned = record.last_word, record.pruned
         sparsity = 100 * pruned.mlp_sparsity if pruned else 0.0
-        removed = [f"{sparsity:.1f} % {wording.gone(pruned.method)}"] if pruned else []
+        removed = [f"{sparsity:.1f} % {wording.removed_or_zeroed(pruned.method)}"] if pruned else []
         right = f"{score.right:,} of {score.total:,} right"
         return Point(
             key=record.key,
@@ -167,12 +309,12 @@ def run_results(
     dense = _measured(results, run.dense, run.dense) if run and run.dense else None
     if run is None or dense is None or dense.record.pruned:
         return None
-    names = dict(model_names.record_names(run)[1:])
+    names = dict(wording.record_names(run)[1:])
     measured = {key: _measured(results, run.dense, key) for key in names}
     found = [each for each in measured.values() if each]
     # One of each name, which tells them apart on every page.
-    several = model_names.has_several_methods(run.settings)
-    by_name = {model_names.record_name(each.record, several): each for each in found if each.record.pruned}
+    several = wording.has_several_methods(run.settings)
+    by_name = {wording.record_name(each.record, several): each for each in found if each.record.pruned}
     sparse = list(by_name.values())
     allowed = tolerance or Tolerance()
     p_values = holm([each.comparison.p_value for each in sparse], run.n_compared)
@@ -187,7 +329,7 @@ def run_results(
         tolerance=allowed,
         readings={dense.record.key: dense.readings}
         | {
-            each.record.key: {**each.readings, **judged(each.comparison, verdict)}
+            each.record.key: {**each.readings, **judged_readings(each.comparison, verdict)}
             for each, verdict in zip(sparse, verdicts, strict=True)
         },
         search=results.search(run.key) if run.find is not None else None,
@@ -235,7 +377,7 @@ def _kept(results: Results, dense_key: str, key: str) -> _Measured:
     dense = record if key == dense_key else _kept(results, dense_key, dense_key).record
     if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
         raise LookupError(key)
-    comparison, lost = compare(dense, record), losses(dense, record)
+    comparison, lost = compare_records(dense, record), record_losses(dense, record)
     (alone,) = judge_all([lost], Tolerance())
     return _Measured(record=record, comparison=comparison, losses=lost, readings=readings(record, comparison, alone))
 
@@ -278,8 +420,8 @@ def headline(found: RunResults) -> Record | None:
 
 def judged_alone(dense: Record, sparse: Record, tolerance: Tolerance) -> Judged:
     """The sparse record beside dense, where the run that it is of is not known."""
-    pairs = compare(dense, sparse)
-    (verdict,) = judge_all([losses(dense, sparse)], tolerance)
+    pairs = compare_records(dense, sparse)
+    (verdict,) = judge_all([record_losses(dense, sparse)], tolerance)
     return Judged(record=sparse, comparison=pairs, p_value=pairs.p_value, verdict=verdict)
 
 
@@ -289,4 +431,4 @@ def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdi
         for each in found.judged:
             if each.record.key == right.key:
                 return each.verdict
-    return judge_all([losses(left, right)], found.tolerance)[0]
+    return judge_all([record_losses(left, right)], found.tolerance)[0]

@@ -1,25 +1,27 @@
-"""What a comparison shows, what it leaves open, and why it ended, in sentences.
+"""Verdicts in sentences and in the table of numbers: the loss, its interval, the tolerance, what is still undecided.
 
-Plain text: whoever shows it escapes it.
+Plain text: escape it before it becomes markup.
 """
 
 from collections.abc import Mapping, Sequence
 from math import isinf
 from typing import assert_never, get_args
 
-from sparsedash.reporting.charts.points import times
-from sparsedash.reporting.model_names import DENSE
-from sparsedash.reporting.wording import NBSP, first_upper, plural, round_up, signed
+from sparsedash.reporting import wording
+from sparsedash.reporting.charts.tradeoff_data import nats_as_factor
+from sparsedash.reporting.html import Html, Table, element, escape, table
+from sparsedash.reporting.run_results import Judged, RunResults, factor_interval, perplexity_reading
+from sparsedash.reporting.wording import DENSE, NBSP, first_upper, plural, round_up, signed_points
 from sparsedash.schema.records import Record, Stopping
-from sparsedash.stats.significance import PairedComparison
+from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss, LossMeasure, Tolerance, ToleranceVerdict, Verdict
 
 MOST_PASSAGES = 1_000_000
-WORDS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyond", "undecided": "? undecided"}
+VERDICT_SIGNS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyond", "undecided": "? undecided"}
 """A verdict with its sign."""
 
 
-def flips(comparison: PairedComparison) -> str:
+def flip_words(comparison: PairedComparison) -> str:
     """How many answers broke and how many were mended."""
     broke, mended = comparison.broke, comparison.mended
     if not broke and not mended:
@@ -28,7 +30,7 @@ def flips(comparison: PairedComparison) -> str:
     return f"{broke:,} {plural(broke, 'answer')} broke, {mended:,} {was} mended."
 
 
-def allowed(tolerance: Tolerance, measures: Sequence[LossMeasure] = get_args(LossMeasure)) -> str:
+def tolerance_words(tolerance: Tolerance, measures: Sequence[LossMeasure] = get_args(LossMeasure)) -> str:
     """ "1.1 × the word perplexity and 2 points of accuracy", or as much of it as these measures say."""
     points = plural(1 if tolerance.points == 1 else 2, "point")
     limits: dict[LossMeasure, str] = {
@@ -38,10 +40,10 @@ def allowed(tolerance: Tolerance, measures: Sequence[LossMeasure] = get_args(Los
     return " and ".join(limits[measure] for measure in measures)
 
 
-def decided(found: ToleranceVerdict, tolerance: Tolerance) -> str:
+def decision_words(found: ToleranceVerdict, tolerance: Tolerance) -> str:
     """ "stays within 1.1 × the word perplexity, with accuracy undecided": a verdict, by the measures behind it."""
     verb = "stays within" if found.verdict == "within" else "goes beyond"
-    return f"{verb} {allowed(tolerance, found.decided_by)}{accuracy_open(found)}"
+    return f"{verb} {tolerance_words(tolerance, found.decided_by)}{accuracy_open(found)}"
 
 
 def accuracy_open(found: ToleranceVerdict) -> str:
@@ -56,8 +58,8 @@ def judgement(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: 
     if name == beside:
         return f"{name} stands on both sides: a model loses nothing against itself."
     if found.verdict == "undecided":
-        return f"{_undecided(found)} cannot tell whether {name} stays within {allowed(tolerance)}."
-    return f"{name} {decided(found, tolerance)}: {cost(found, beside)}."
+        return f"{_undecided(found)} cannot tell whether {name} stays within {tolerance_words(tolerance)}."
+    return f"{name} {decision_words(found, tolerance)}: {loss_words(found, beside)}."
 
 
 def brief_judgement(name: str, found: ToleranceVerdict, beside: str = DENSE) -> str:
@@ -78,7 +80,7 @@ def brief_judgement(name: str, found: ToleranceVerdict, beside: str = DENSE) -> 
 def cost_and_open(found: ToleranceVerdict, beside: str = DENSE) -> str:
     """What stands right under a `brief_judgement`: the cost; and what would decide it, where that is open."""
     left_open = still_open(found) if found.verdict == "undecided" else ""
-    return f"{first_upper(cost(found, beside))}. {left_open}".strip()
+    return f"{first_upper(loss_words(found, beside))}. {left_open}".strip()
 
 
 def grounds(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: str = DENSE) -> list[str]:
@@ -86,7 +88,7 @@ def grounds(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: st
     if name == beside:
         return []
     left_open = still_open(found) if found.verdict != "undecided" else ""
-    return [f"Allowed are {allowed(tolerance)}.", *filter(None, [left_open])]
+    return [f"Allowed are {tolerance_words(tolerance)}.", *filter(None, [left_open])]
 
 
 def _undecided(found: ToleranceVerdict) -> str:
@@ -94,22 +96,22 @@ def _undecided(found: ToleranceVerdict) -> str:
     return f"{few}: {found.n_passages:,} {plural(found.n_passages, 'passage')}"
 
 
-def cost(found: ToleranceVerdict, beside: str = DENSE) -> str:
+def loss_words(found: ToleranceVerdict, beside: str = DENSE) -> str:
     """ "word perplexity 1.05 × dense's (95 % interval 1.02 to 1.08), accuracy −0.5 points (95 % interval ...)".
 
     beside: the model that it is compared with.
     """
-    said = perplexity_cost(found.perplexity, beside)
+    said = perplexity_loss_words(found.perplexity, beside)
     if found.accuracy is None:
         return f"{said}; too few answers are right to judge accuracy"
     two = found.accuracy
-    low, high = signed(-two.high), signed(-two.low)
-    return f"{said}, accuracy {signed(-two.value)} points ({_range(low, high, two)})"
+    low, high = signed_points(-two.high), signed_points(-two.low)
+    return f"{said}, accuracy {signed_points(-two.value)} points ({_range(low, high, two)})"
 
 
-def perplexity_cost(loss: Loss, beside: str = DENSE) -> str:
+def perplexity_loss_words(loss: Loss, beside: str = DENSE) -> str:
     """ "word perplexity 1.05 × dense's (95 % interval 1.02 to 1.08)". beside: as in `cost`."""
-    factors = [times(nats).removesuffix(" ×") for nats in (loss.value, loss.low, loss.high)]
+    factors = [nats_as_factor(nats).removesuffix(" ×") for nats in (loss.value, loss.low, loss.high)]
     whose = "dense's" if beside == DENSE else f"that of {beside}"
     return f"word perplexity {factors[0]} × {whose} ({_range(factors[1], factors[2], loss)})"
 
@@ -117,26 +119,26 @@ def perplexity_cost(loss: Loss, beside: str = DENSE) -> str:
 def headline_cost(found: ToleranceVerdict) -> tuple[str, str, str]:
     """For a card: the perplexity as a multiple of dense's, its interval, and the verdict with the accuracy's change."""
     one, two = found.perplexity, found.accuracy
-    low, high = (times(nats).removesuffix(" ×") for nats in (one.low, one.high))
-    accuracy = f", accuracy {signed(-two.value)} points" if two else ""
+    low, high = (nats_as_factor(nats).removesuffix(" ×") for nats in (one.low, one.high))
+    accuracy = f", accuracy {signed_points(-two.value)} points" if two else ""
     interval = f"the dense word perplexity, {_range(low, high, one)}"
-    return times(one.value), interval, f"{WORDS[found.verdict]}{accuracy}"
+    return nats_as_factor(one.value), interval, f"{VERDICT_SIGNS[found.verdict]}{accuracy}"
 
 
 def remarks(name: str, found: ToleranceVerdict, beside: str = DENSE) -> list[str]:
     """What belongs under a `judgement`: the cost where the sentence is without it, and what is left open."""
     if name == beside:
         return []
-    said = [f"{first_upper(cost(found, beside))}."] if found.verdict == "undecided" else []
+    said = [f"{first_upper(loss_words(found, beside))}."] if found.verdict == "undecided" else []
     return [*said, *filter(None, [still_open(found)])]
 
 
 def still_open(found: ToleranceVerdict) -> str:
     """What the verdict leaves open; nothing where every measure says the same, or nothing changed at all."""
     if _unchanged(found):
-        return "" if found.verdict == "within" else f"Open: {undecided(found)}"
+        return "" if found.verdict == "within" else f"Open: {passages_to_decide(found)}"
     if found.verdict == "undecided":
-        return f"Open: {undecided(found)}"
+        return f"Open: {passages_to_decide(found)}"
     if found.accuracy is not None and found.accuracy.verdict == "undecided":
         needed = found.accuracy.needed
         about = f"; {needed_words(needed)} passages would decide it" if needed else ""
@@ -149,7 +151,7 @@ def _unchanged(found: ToleranceVerdict) -> bool:
     return all(loss.value == 0 for loss in found.losses) and found.perplexity.low == found.perplexity.high
 
 
-def undecided(found: ToleranceVerdict) -> str:
+def passages_to_decide(found: ToleranceVerdict) -> str:
     """What would decide it."""
     needed, n = found.passages_needed, found.n_passages
     if needed is None and found.too_few:
@@ -175,7 +177,7 @@ def _range(low: str, high: str, loss: Loss) -> str:
     return f"{level} interval {both}"
 
 
-def endings(records: Mapping[str, Record]) -> str:
+def early_stopping_words(records: Mapping[str, Record]) -> str:
     """How the evaluations ended that were to stop early; empty where none was. records: by their names."""
     found = [f"{name} {_ending(record.stopping)}." for name, record in records.items() if record.stopping]
     if not found:
@@ -198,3 +200,97 @@ def _ending(stopping: Stopping) -> str:
         case _:
             assert_never(stopping.decision)
     return f"{ended} {asked:,} passages: {why}"
+
+
+def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
+    """Every model of the run with its accuracy, its change from dense and their intervals, as a table.
+
+    comparisons: the address of each one's with dense, by its key.
+    """
+    addresses = comparisons or {}
+    names = [_name(name, addresses.get(record.key, "")) for name, record in found.records.items()]
+    methods = found.run.settings.methods
+    gone = "removed" if all(m.takes_channels for m in methods) else "removed or zero"
+    head = [
+        "Model",
+        f"MLP {gone}",
+        f"Linear weights {gone}",
+        f"Right of {found.dense.last_word.total:,}",
+        "Accuracy",
+        "95 % interval",
+        "Change, points",
+        "Interval",
+        "p",
+        "Broke",
+        "Mended",
+        "Word perplexity",
+        "Times dense",
+        "Interval",
+        "Verdict",
+    ]
+    return table("The numbers of this run", _numbers_caption(found), head, _number_rows(found), names)
+
+
+def _name(name: str, address: str) -> Html:
+    if not address:
+        return escape(name)
+    return element("a", escape(name), href=address, aria_label=f"{name} beside dense")
+
+
+def _number_rows(found: RunResults) -> list[list[str]]:
+    rows = []
+    for (name, record), judged in zip(found.records.items(), [None, *found.judged], strict=True):
+        score = record.last_word
+        fewer = "" if score.total == found.dense.last_word.total else f" of {score.total:,}"
+        row = [name, *_sparsity_cells(record), f"{score.right:,}{fewer}"]
+        row += [wording.percent(score.accuracy), wording.interval(accuracy_interval(record)), *change_cells(judged)]
+        row += [wording.perplexity(record.word_perplexity), *times_dense_cells(judged)]
+        rows.append(row)
+    return rows
+
+
+def _sparsity_cells(record: Record) -> list[str]:
+    pruned = record.pruned
+    if pruned is None:
+        return ["0", "0"]
+    return [wording.percent(share) for share in (pruned.mlp_sparsity, pruned.matmul_ratio)]
+
+
+def change_cells(judged: Judged | None) -> list[str]:
+    """The change of accuracy with the interval that the verdict is made from; none where it is left out of that."""
+    if judged is None:
+        return [""] * 5
+    compared, lost = judged.comparison, judged.verdict.accuracy
+    return [
+        wording.signed_points(compared.difference),
+        f"{wording.signed_interval((-lost.high, -lost.low))}{_level(lost)}" if lost else "",
+        wording.p_number(judged.p_value),
+        f"{compared.broke:,}",
+        f"{compared.mended:,}",
+    ]
+
+
+def times_dense_cells(judged: Judged | None) -> list[str]:
+    """The perplexity as a multiple of dense's, the interval that the verdict is made from, and that verdict."""
+    if judged is None:
+        return ["", "", ""]
+    lost = judged.verdict.perplexity
+    interval = "none" if isinf(lost.low) else f"{factor_interval(perplexity_reading(lost))}{_level(lost)}"
+    return [nats_as_factor(lost.value), interval, VERDICT_SIGNS[judged.verdict.verdict]]
+
+
+def _level(lost: Loss) -> str:
+    return f" ({100 * lost.level:.3g}{wording.NBSP}%)"
+
+
+def _numbers_caption(found: RunResults) -> str:
+    n = max(found.run.n_compared, len(found.sparse))
+    several = f" over {n} comparisons" if n > 1 else ""
+    early = any(record.stopping for record in found.sparse)
+    looked = " Of models that were to stop early they, and p, are valid at any look." if early else ""
+    whose = "The dense model's interval is" if early else "Intervals of accuracies are"
+    return (
+        f"Last word of each passage. {whose} Wilson's. Changes are paired with dense; their intervals are those of "
+        f"the verdict, at levels that hold for all of the run together.{looked} p: for equal accuracy, "
+        f"{'' if early else 'exact McNemar, '}adjusted after Holm{several}."
+    )

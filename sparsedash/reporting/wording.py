@@ -1,5 +1,6 @@
-"""Numbers and settings in words, the same everywhere. Plain text: whoever shows it escapes it."""
+"""Numbers, settings and names in words, the same everywhere. Plain text: escape it before it becomes markup."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -7,14 +8,12 @@ from math import exp, isfinite
 from sys import float_info
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
-from sparsedash.catalog.disk import Disk
-from sparsedash.catalog.memory import LeastMemory
 from sparsedash.catalog.presets import method_name
+from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
-from sparsedash.schema.records import Pruned, Run
-from sparsedash.schema.searches import FindSettings, planned_run
-from sparsedash.schema.settings import CalibrationSettings, RunSettings, TokenWeights
+from sparsedash.schema.records import Pruned, Record, Run
+from sparsedash.schema.settings import CalibrationSettings, FindSettings, RunSettings, TokenWeights, planned_run
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
@@ -33,7 +32,7 @@ _TOKEN_WEIGHTS: dict[TokenWeights, str] = {
 }
 
 
-def title(reference: str) -> str:
+def reference_title(reference: str) -> str:
     """The catalog's title of a model or text, a file's or folder's name, or the reference itself."""
     if reference.startswith(("file:", "/", "~")):
         return reference.rstrip("/").rpartition("/")[2].removeprefix("file:")
@@ -48,12 +47,12 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}{NBSP}%"
 
 
-def permille(value: int) -> str:
+def sparsity_percent(value: int) -> str:
     """125 -> "12.5 %", 100 -> "10 %"."""
     return f"{value / 10:g}{NBSP}%"
 
 
-def permilles(values: tuple[int, ...]) -> str:
+def sparsity_percents(values: tuple[int, ...]) -> str:
     """(100, 125) -> "10, 12.5 %"."""
     return ", ".join(f"{value / 10:g}" for value in values) + f"{NBSP}%"
 
@@ -80,7 +79,7 @@ def perplexity(value: float) -> str:
     return f"{mantissa}{NBSP}×{NBSP}10{exponent.lstrip('0').translate(_RAISED)}"
 
 
-def signed(points: float) -> str:
+def signed_points(points: float) -> str:
     """-0.03 -> "−3.0" (percentage points)."""
     rounded = round(100 * points, 1)
     sign = MINUS if rounded < 0 else "+" if rounded > 0 else ""
@@ -90,7 +89,7 @@ def signed(points: float) -> str:
 def signed_interval(bounds: tuple[float, float]) -> str:
     """(-0.065, 0.004) -> "−6.5 to +0.4" (percentage points)."""
     low, high = bounds
-    return f"{signed(low)} to {signed(high)}"
+    return f"{signed_points(low)} to {signed_points(high)}"
 
 
 def interval(bounds: tuple[float, float]) -> str:
@@ -131,7 +130,7 @@ def factor(value: float) -> str:
     return f"{value:.2f}{NBSP}×"
 
 
-def duration(seconds: float) -> str:
+def duration_words(seconds: float) -> str:
     """ "8 s", "4 min", "1 h 20 min"."""
     if seconds < 59.5:
         return f"{max(0, round(seconds))}{NBSP}s"
@@ -148,7 +147,7 @@ def time_left(seconds: float) -> str:
     if seconds < 100:
         step = 1 if seconds < 10 else 5
         return f"about {step * round(seconds / step)}{NBSP}s left"
-    return f"about {duration(seconds)} left"
+    return f"about {duration_words(seconds)} left"
 
 
 def size(n_bytes: float) -> str:
@@ -165,19 +164,19 @@ def weights(count: int) -> str:
     return f"{count / 1e9:.1f} billion" if count >= 999.5e6 else f"{max(1, round(count / 1e6))} million"
 
 
-def at_least(least: LeastMemory) -> str:
+def least_memory_words(least: LeastMemory) -> str:
     """The least memory of a run, and what the most of it beside the weights is for."""
     beside = f", {size(least.beside_bytes)} of it for {least.purpose}" if least.beside_bytes else ""
     return f"at least {size(least.n_bytes)}{beside}"
 
 
-def disk(takes: Disk) -> str:
+def disk_words(takes: RunDisk) -> str:
     """What a run takes in the data folder."""
     passing = f", and up to {size(takes.passing_bytes)} more while it runs" if takes.passing_bytes else ""
     return f"about {size(takes.stays_bytes)}{passing}"
 
 
-def streamed(resident_bytes: int | None, there_bytes: int | None) -> str:
+def streaming_reason(resident_bytes: int | None, there_bytes: int | None) -> str:
     """Why the weights of a model are read block by block."""
     if resident_bytes is None:
         return "The weights are read block by block."
@@ -202,37 +201,37 @@ def moment(timestamp: float, zone: tzinfo | None = None) -> str:
     return f"{then.day} {then:%B}{year} {clock}"
 
 
-def stage(name: str) -> str:
+def stage_title(name: str) -> str:
     """A stage's title, or its name where this version does not know it."""
     return _STAGES.get(name, name)
 
 
 @lru_cache(maxsize=1024)
-def method(settings: MethodSettings) -> str:
+def method_title(settings: MethodSettings) -> str:
     """The name of a method, whatever its width multiple is: that is said once for a whole run."""
     return method_name(replace(settings, width_multiple=MethodSettings().width_multiple))
 
 
-def methods(settings: RunSettings) -> str:
+def method_titles(settings: RunSettings) -> str:
     """The names of a run's methods, with the width multiple where it is not the usual one."""
-    names = ", ".join(method(each) for each in settings.methods)
+    names = ", ".join(method_title(each) for each in settings.methods)
     multiples = sorted({each.width_multiple for each in settings.methods})
     if multiples == [MethodSettings().width_multiple]:
         return names
     return f"{names}, widths in multiples of {', '.join(map(str, multiples))}"
 
 
-def measured(made: Pruned) -> str:
+def measured_sparsity(made: Pruned) -> str:
     """ "measured 29.2 % of the MLPs, 17.3 % of all linear weights": what a model was pruned by, and what that means."""
     return f"measured {percent(made.mlp_sparsity)} of the MLPs, {percent(made.matmul_ratio)} of all linear weights"
 
 
-def gone(settings: MethodSettings) -> str:
+def removed_or_zeroed(settings: MethodSettings) -> str:
     """What happens to the weights that a method takes."""
     return "removed" if settings.takes_channels else "set to zero"
 
 
-def of_what(settings: MethodSettings) -> str:
+def share_of(settings: MethodSettings) -> str:
     """What a method takes a share of."""
     if settings.takes_channels:
         return "of the MLP"
@@ -241,12 +240,12 @@ def of_what(settings: MethodSettings) -> str:
 
 def run_title(settings: RunSettings) -> str:
     """What a run is about, in a few words: model and sparsities."""
-    return f"{title(settings.model)} at {permilles(settings.made_permille)}"
+    return f"{reference_title(settings.model)} at {sparsity_percents(settings.made_permille)}"
 
 
 def find_title(settings: FindSettings) -> str:
     """What a search is about, in a few words."""
-    return f"How much of {title(settings.model)} can go"
+    return f"How much of {reference_title(settings.model)} can go"
 
 
 def find_details(settings: FindSettings) -> str:
@@ -254,13 +253,13 @@ def find_details(settings: FindSettings) -> str:
     return f"within {settings.ratio:g} × and {settings.points:g} points · {run_details(planned_run(settings))}"
 
 
-def title_of(run: Run, name: str = "") -> str:
+def stored_run_title(run: Run, name: str = "") -> str:
     """What a stored run is about, whether it was one of given sparsities or a search; after its name, if it has one."""
     about = run_title(run.settings) if run.find is None else find_title(run.find)
     return f"{name}: {about}" if name else about
 
 
-def details_of(run: Run) -> str:
+def stored_run_details(run: Run) -> str:
     """How a stored run was made, in one line."""
     details = run_details(run.settings) if run.find is None else find_details(run.find)
     return f"{details}, unpacked from {run.source_type}" if run.source_type else details
@@ -276,12 +275,12 @@ def source_note(source_type: str) -> str:
     )
 
 
-def calibrated(calibration: CalibrationSettings) -> str:
+def calibration_words(calibration: CalibrationSettings) -> str:
     """On what a model was calibrated: the text, how much of it, and what of it is not as usual."""
     amount = f"{calibration.n_samples:,} × {calibration.length:,} tokens"
     packed = ", packed" if calibration.packed else ""
     weights = _TOKEN_WEIGHTS[calibration.token_weights]
-    return f"calibration: {title(calibration.corpus)}, {amount}{packed}{weights}"
+    return f"calibration: {reference_title(calibration.corpus)}, {amount}{packed}{weights}"
 
 
 def run_details(settings: RunSettings) -> str:
@@ -291,8 +290,8 @@ def run_details(settings: RunSettings) -> str:
     rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"
     early = ", stopping early" if evaluation.stop_early else ""
     return (
-        f"{methods(settings)} · {calibrated(settings.calibration) if settings.reads_text else NO_TEXT} · "
-        f"passages: {title(evaluation.corpus)}, {passages}{rule}{early} · {settings.dtype}"
+        f"{method_titles(settings)} · {calibration_words(settings.calibration) if settings.reads_text else NO_TEXT} · "
+        f"passages: {reference_title(evaluation.corpus)}, {passages}{rule}{early} · {settings.dtype}"
     )
 
 
@@ -314,3 +313,52 @@ def example_origin(run: Run) -> str:
         f"{known.get('sparsedash', '?')}, torch {known.get('torch', '?')} and transformers "
         f"{known.get('transformers', '?')}."
     )
+
+
+DENSE = "dense"
+
+
+def record_name(record: Record, several_methods: bool) -> str:
+    """ "dense", "20 %", or "magnitude 20 %" where a run has several methods. Unique within a run."""
+    if record.pruned is None:
+        return DENSE
+    return _sparse_name(record.pruned.method, record.sparsity_permille, several_methods)
+
+
+def record_names(run: Run) -> list[tuple[str, str]]:
+    """The keys of a run's records with their names in it, dense first. Sparse ones come method by method."""
+    several = has_several_methods(run.settings)
+    names = [_sparse_name(method, permille, several) for method, permille in run.settings.points]
+    return [(run.dense, DENSE), *zip(run.sparse, names, strict=False)]
+
+
+def line_name(method: MethodSettings, several_methods: bool) -> str:
+    """The label of a method's line in a chart: "sparse", or "magnitude" where a run has several methods."""
+    return method_title(method) if several_methods else "sparse"
+
+
+def card_name(method: MethodSettings, permille: int, several_methods: bool) -> str:
+    """ "20 % of the MLP removed", or "magnitude, 20 % of the MLP removed" where a run has several methods."""
+    name = f"{method_title(method)}, " if several_methods else ""
+    return f"{name}{sparsity_percent(permille)} {share_of(method)} {removed_or_zeroed(method)}"
+
+
+def name_in_progress(method: MethodSettings, permille: int) -> str:
+    """ "magnitude, 20 % removed": what a job is making, or asking, just now."""
+    return f"{method_title(method)}, {sparsity_percent(permille)} {removed_or_zeroed(method)}"
+
+
+def has_several_methods(settings: RunSettings) -> bool:
+    """Whether names within this run have to say the method."""
+    return len(settings.methods) > 1
+
+
+def sparsity_axis_title(methods: Iterable[MethodSettings]) -> str:
+    """What the sparsity of models made by these methods is a share of, for an axis that holds them all."""
+    masks = any(not method.takes_channels for method in methods)
+    return "MLP channels removed, or MLP weights set to zero" if masks else "MLP channels removed"
+
+
+def _sparse_name(method: MethodSettings, permille: int, several_methods: bool) -> str:
+    asked = f"{permille / 10:g} %"
+    return f"{method_title(method)} {asked}" if several_methods else asked

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.validation import one_of, share, whole
+from sparsedash.schema.plain_values import require_one_of, require_share, require_whole
 
 Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
 Scope = Literal["mlp", "decoder"]
@@ -33,7 +33,7 @@ _WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
+def allowed_choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
     """What the other choices of a method may be with this pattern, by the name of the choice."""
     return _CHANNEL_CHOICES if pattern == "channelx1" else _WEIGHT_CHOICES
 
@@ -73,26 +73,26 @@ class MethodSettings:
     plain_text: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of("saliency", self.saliency, Saliency)
-        one_of("pattern", self.pattern, Pattern)
-        one_of("compensation", self.compensation, Compensation)
-        one_of("allocation", self.allocation, Allocation)
-        one_of("scope", self.scope, Scope)
-        one_of("schedule", self.schedule, Schedule)
-        for name, allowed in choices(self.pattern).items():
+        require_one_of("saliency", self.saliency, Saliency)
+        require_one_of("pattern", self.pattern, Pattern)
+        require_one_of("compensation", self.compensation, Compensation)
+        require_one_of("allocation", self.allocation, Allocation)
+        require_one_of("scope", self.scope, Scope)
+        require_one_of("schedule", self.schedule, Schedule)
+        for name, allowed in allowed_choices(self.pattern).items():
             if getattr(self, name) not in allowed:
                 words = f"{', '.join(allowed)} with pattern {self.pattern}"
                 raise SettingsError(name, getattr(self, name), words)
         if self.saliency == "obs" and self.allocation in ("global", "standardised"):
             # Its scores are the places in an order, which are the same in every block.
             raise SettingsError("allocation", self.allocation, "uniform, sensitivity with saliency obs")
-        whole("width_multiple", self.width_multiple, 1, 4096)
-        whole("method seed", self.seed, 0, 2**31 - 1)
-        whole("rounds", self.rounds, 1, MAX_ROUNDS)
+        require_whole("width_multiple", self.width_multiple, 1, 4096)
+        require_whole("method seed", self.seed, 0, 2**31 - 1)
+        require_whole("rounds", self.rounds, 1, MAX_ROUNDS)
         if type(self.damping) not in (int, float) or not 0 < self.damping <= 10:
             raise SettingsError("damping", self.damping, "more than 0 and at most 10")
         for name in ("strength", "floor", "ceiling", "blend", "plain_text"):
-            share(name, getattr(self, name))
+            require_share(name, getattr(self, name))
         if self.floor > self.ceiling:
             raise SettingsError("floor", self.floor, f"at most the ceiling, {self.ceiling:g}")
         # 1 and 1.0 are equal settings and must have one key.

@@ -86,12 +86,12 @@ def ignore_text(*texts: str) -> None:
 
 T = TypeVar("T")
 
-Made = Callable[[int, Callable[[], T]], T]
+Checkpointed = Callable[[int, Callable[[], T]], T]
 """Gives one part of long work, such as a block's, by its number: as an earlier attempt left it, or made now by calling
 the second.
 """
 
 
-def at_once(index: int, make: Callable[[], T]) -> T:
+def without_checkpoint(index: int, make: Callable[[], T]) -> T:
     """The part made now, and kept in memory only."""
     return make()

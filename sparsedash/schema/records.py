@@ -1,11 +1,11 @@
-"""What came out: frozen results, and their plain form for the store, the shell and the pages.
+"""Results: frozen records, and their plain form for the store, the shell and the pages.
 
 One record is one model's answers to one set of passages. The dense model's record is the one without pruning.
 """
 
 import sys
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import exp, inf, log
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -13,13 +13,74 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
-from sparsedash.schema.exports import Export
-from sparsedash.schema.hosting.upkeep import Verification
+from sparsedash.schema.export_settings import Export
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts, RunMarks, Timing
-from sparsedash.schema.searches import FindResult, FindSettings
-from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
-from sparsedash.schema.validation import Count, LogLikelihood, NotNegative, Permille, Share
+from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative, Permille, Share, digest
+from sparsedash.schema.settings import CalibrationSettings, Dtype, FindResult, FindSettings, Rule, RunSettings
+
+ArtefactKind = Literal[
+    "statistics", "inputs", "gradients", "sensitivity", "activations", "scores", "text", "weights", "unfinished"
+]
+"""What can be computed again. inputs: statistics of all projections' inputs. text: that a model wrote. weights: that a
+sequential refit made. unfinished: what a job has done so far in a long stage.
+"""
+
+
+def about_artefact(kind: ArtefactKind, model_identity: str) -> str:
+    """What is noted beside an artefact, so that it can be told whose it is without reading it."""
+    return f"{kind} {model_identity}"
+
+
+def kind_and_model(about: str) -> tuple[str, str]:
+    """Kind and model identity of an artefact, from what is noted beside it; empty where earlier versions noted none."""
+    kind, _, identity = about.partition(" ")
+    return kind, identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings:
+    """A request to read everything that carries a checksum. There is nothing to choose."""
+
+    def key(self) -> str:
+        """The name of the request and of what was found."""
+        return digest({"verify": asdict(self)})
+
+
+Checked = Literal["record", "artefact", "unpacked model", "upload", "export"]
+"""What carries a checksum: entries of the two caches, and files."""
+
+MOST_NAMED = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """One thing that is not as it was written. name: as the data folder calls it. what: is wrong with it, in words.
+
+    entry: where the fault lies in a file of many, the name of the whole: of the model's folder, the export's key.
+    """
+
+    kind: Checked
+    name: str
+    what: str
+    entry: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was found the last time that everything was read; kept when it was read to the end.
+
+    n_checked: by kind. damaged: the first MOST_NAMED of n_damaged. Times are seconds since the epoch.
+    """
+
+    key: str
+    started_at: float
+    finished_at: float
+    n_checked: dict[str, int]
+    n_bytes: int
+    damaged: tuple[Damage, ...]
+    n_damaged: int
+
 
 LARGEST_LOSS = log(sys.float_info.max)
 """Nats a word, about 709: e to the power of more is no float."""

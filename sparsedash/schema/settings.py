@@ -1,7 +1,4 @@
-"""What a run is asked for, and the limits of every value: frozen, checked, plain values.
-
-Sparsities are whole per mille (125 = 12.5 %), so that keys never drift with rounding.
-"""
+"""Settings of a run, of a search for the largest sparsity, and of a cluster's part of a run; the result of a search."""
 
 import math
 from collections.abc import Mapping
@@ -10,13 +7,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.hashing import digest
-from sparsedash.schema.method_settings import MethodSettings, method_values
-from sparsedash.schema.validation import one_of, reference, whole
+from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings, method_values
+from sparsedash.schema.plain_values import (
+    Count,
+    Permille,
+    digest,
+    require_one_of,
+    require_points,
+    require_ratio,
+    require_reference,
+    require_whole,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
 
 Dtype = Literal["float32", "bfloat16"]
 TokenWeights = Literal["equal", "residual"]
@@ -60,11 +66,11 @@ class CalibrationSettings:
     packed: bool = False
 
     def __post_init__(self) -> None:
-        reference("calibration text", self.corpus)
-        one_of("token weights", self.token_weights, TokenWeights)
-        whole("calibration samples", self.n_samples, 1, 100_000)
-        whole("calibration length", self.length, 8, 32_768)
-        whole("seed", self.seed, 0, 2**31 - 1)
+        require_reference("calibration text", self.corpus)
+        require_one_of("token weights", self.token_weights, TokenWeights)
+        require_whole("calibration samples", self.n_samples, 1, 100_000)
+        require_whole("calibration length", self.length, 8, 32_768)
+        require_whole("seed", self.seed, 0, 2**31 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +89,12 @@ class EvaluationSettings:
     stop_early: bool = False
 
     def __post_init__(self) -> None:
-        reference("evaluation text", self.corpus)
-        one_of("rule", self.rule, Rule)
+        require_reference("evaluation text", self.corpus)
+        require_one_of("rule", self.rule, Rule)
         if self.n_passages is not None:
-            whole("passages", self.n_passages, 1, 10_000_000)
+            require_whole("passages", self.n_passages, 1, 10_000_000)
         if self.shuffle_seed is not None:
-            whole("shuffle seed", self.shuffle_seed, 0, 2**31 - 1)
+            require_whole("shuffle seed", self.shuffle_seed, 0, 2**31 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +115,9 @@ class RunSettings:
     residency: Residency = "auto"
 
     def __post_init__(self) -> None:
-        reference("model", self.model)
-        one_of("dtype", self.dtype, Dtype)
-        one_of("residency", self.residency, Residency)
+        require_reference("model", self.model)
+        require_one_of("dtype", self.dtype, Dtype)
+        require_one_of("residency", self.residency, Residency)
         if not self.methods:
             raise SettingsError("methods", (), "at least one")
         if len(set(self.methods)) != len(self.methods):
@@ -119,7 +125,7 @@ class RunSettings:
         if not 1 <= len(self.sparsities_permille) <= 50:
             raise SettingsError("sparsities", _percents(self.sparsities_permille), "1 to 50 of them")
         for permille in self.sparsities_permille:
-            whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
+            require_whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
         if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
             raise SettingsError("sparsities", _percents(self.sparsities_permille), "each one once")
 
@@ -234,3 +240,148 @@ def _permille(word: str) -> int:
         limit = MAX_SPARSITY_PERMILLE // 10
         raise SettingsError("sparsity", word, f"0 to {limit} percent, in tenths at the finest")
     return permille
+
+
+PLANNED = (450, 225, 113, 57, 28, 14)
+"""Sparsities (per mille) of a search that only ever goes down, one trial for each: which are made, and how many, is
+known on the way.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindSettings:
+    """One search: a model, one method, one calibration, and what may be lost.
+
+    evaluation: its passages are the budget, those that a model answers at most. ratio: what word perplexity may be,
+    times the dense model's. points: what accuracy may fall by, in percentage points. residency: see RunSettings.
+    """
+
+    model: str = BUILTIN_MODEL
+    dtype: Dtype = "float32"
+    method: MethodSettings = field(default_factory=MethodSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    ratio: float = 1.10
+    points: float = 2.0
+    residency: Residency = "auto"
+
+    def __post_init__(self) -> None:
+        self.run((100,))
+        if self.method.pattern in FIXED_PERMILLE:
+            raise SettingsError("method", self.method.pattern, "a pattern that does not decide the sparsity itself")
+        if self.evaluation.stop_early:
+            raise SettingsError("stop early", True, "false: a search always stops where a verdict is decided")
+        require_ratio(self.ratio)
+        require_points(self.points)
+        # 2 and 2.0 are equal settings and must have one key.
+        object.__setattr__(self, "ratio", float(self.ratio))
+        object.__setattr__(self, "points", float(self.points))
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether its method depends on the calibration text."""
+        return self.method.reads_text
+
+    def run(self, permilles: tuple[int, ...]) -> RunSettings:
+        """The run that has these sparsities (per mille) as its trials. Raises SettingsError."""
+        return RunSettings(
+            model=self.model,
+            dtype=self.dtype,
+            methods=(self.method,),
+            sparsities_permille=permilles,
+            calibration=self.calibration,
+            evaluation=self.evaluation,
+            residency=self.residency,
+        )
+
+    def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
+        """The name of this request, of its run and of its result. fingerprints: as those of a run."""
+        values: dict[str, Any] = asdict(self) | {
+            "calibration": calibration_values(self.calibration),
+            "evaluation": evaluation_values(self.evaluation),
+            "method": method_values(self.method),
+        }
+        del values["residency"]
+        return digest({"find": values, "stamps": dict(fingerprints or {})})
+
+
+def run_or_find_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | FindSettings:
+    """What a job of a kind that makes a run was asked for, from its plain form. Raises SettingsError."""
+    if kind == "find":
+        return settings_from_plain(FindSettings, plain)
+    return settings_from_plain(RunSettings, plain)
+
+
+def planned_run(settings: RunSettings | FindSettings) -> RunSettings:
+    """The run that is asked for; of a search one with as many trials as it usually takes, for estimates."""
+    return settings.run(PLANNED) if isinstance(settings, FindSettings) else settings
+
+
+TrialVerdict = Literal["within", "beyond", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One sparsity that was tried. record: the key of its answers. n_passages: how many it took to judge."""
+
+    permille: Permille
+    record: str
+    verdict: TrialVerdict
+    n_passages: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindResult:
+    """How much can go, as far as it is known; kept under the key of its run and written again after every trial.
+
+    ratio, points: what may be lost. n_passages: the budget. steps: the sparsities (per mille) that could be tried,
+    ascending. trials: in the order they were made. answer: the largest step that is within, with the next one not
+    within or not there; None where not even the first is, or where it is still looked for.
+    """
+
+    key: str
+    ratio: float
+    points: float
+    n_passages: Count
+    steps: tuple[Permille, ...]
+    trials: tuple[Trial, ...]
+    answer: int | None
+    finished: bool
+
+    def __post_init__(self) -> None:
+        require_ratio(self.ratio)
+        require_points(self.points)
+        tried = [trial.permille for trial in self.trials]
+        if not self.steps or not {*tried, *([] if self.answer is None else [self.answer])} <= set(self.steps):
+            raise StoreError("Its trials do not belong to its steps.")
+
+    @property
+    def next_step(self) -> int | None:
+        """The step after the answer, or the first one where there is no answer; None after the last."""
+        behind = [step for step in self.steps if self.answer is None or step > self.answer]
+        return behind[0] if behind else None
+
+    def verdict_at(self, permille: int | None) -> TrialVerdict | None:
+        """What was found at a step; None where it was not tried."""
+        return next((trial.verdict for trial in self.trials if trial.permille == permille), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSettings:
+    """run: the whole run, since the keys of its records may depend on how many there are. run_key: its name.
+
+    points: the places in the run's `points`, from 0, of the sparse models that this part makes.
+    """
+
+    run: RunSettings
+    run_key: str
+    points: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        n_sparse = self.run.n_sparse
+        if not self.points or len(set(self.points)) != len(self.points) or not set(self.points) <= {*range(n_sparse)}:
+            raise SettingsError("points", self.points, f"places of sparse models of this run, 0 to {n_sparse - 1}")
+
+    def key(self) -> str:
+        """The name of this part."""
+        return digest({"part_of": self.run_key, "points": self.points})

@@ -9,46 +9,47 @@ from dataclasses import asdict
 from pathlib import Path
 
 import sparsedash
-from sparsedash.catalog import example
-from sparsedash.catalog.dimensions import Dimensions
-from sparsedash.jobs.exit_reasons import last_lines
-from sparsedash.jobs.job import Move, Priority
-from sparsedash.jobs.parts import ClusterView
-from sparsedash.jobs.runner import LocalRunner
-from sparsedash.jobs.table import Job, JobKind, JobTable
-from sparsedash.schema import notes
+from sparsedash.catalog import choices
+from sparsedash.catalog.model_shape import Dimensions, ModelShape, shape_from_plain
+from sparsedash.jobs.cluster_parts import ClusterView
+from sparsedash.jobs.job import Job, JobKind, Move, Priority
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import AccessError, NewerError, StoreError
-from sparsedash.schema.exports import ExportSettings
-from sparsedash.schema.hosting.serving import Serving
-from sparsedash.schema.hosting.upkeep import VerifySettings
-from sparsedash.schema.model_shape import ModelShape, shape_from_plain
-from sparsedash.schema.pair_records import Continuation, Divergence, Timing
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.pair_records import (
+    Continuation,
+    ContinuationSettings,
+    Divergence,
+    DivergenceSettings,
+    Timing,
+    TimingSettings,
+)
 from sparsedash.schema.progress import Stage
-from sparsedash.schema.records import Passages, R, Record, Run
-from sparsedash.schema.searches import FindResult, FindSettings, asked_settings, planned_run
-from sparsedash.schema.settings import RunSettings, settings_from_plain
-from sparsedash.service import preflight, problems
-from sparsedash.service.access import Access
-from sparsedash.service.by_arithmetic import START_S
-from sparsedash.service.cluster.runner import cluster_runner
-from sparsedash.service.earlier_runs import expected_seconds
-from sparsedash.service.exports import Exports
-from sparsedash.service.machine_speed import MachineSpeed
-from sparsedash.service.named_models import NamedModel, fetch_config, named_model
+from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
+from sparsedash.schema.settings import (
+    FindResult,
+    FindSettings,
+    RunSettings,
+    planned_run,
+    run_or_find_settings,
+    settings_from_plain,
+)
+from sparsedash.service import preflight, request_checks
+from sparsedash.service.cluster_plan import cluster_runner
+from sparsedash.service.deletion import Housekeeping, Reads, RunRemoval
+from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.own_things import OwnExports, OwnRemoval, OwnTransfer, OwnUploads
 from sparsedash.service.preflight import Cached, Forecast, Preflight
-from sparsedash.service.problems import Problem, ReferenceField
-from sparsedash.service.run_costs import RunCosts
-from sparsedash.service.run_removal import RunRemoval
-from sparsedash.service.run_transfer import RunTransfer
-from sparsedash.service.upkeep.housekeeping import Housekeeping, Reads
-from sparsedash.storage.data_dir import data_folder, in_full
-from sparsedash.storage.disk_space import require_room
-from sparsedash.storage.fingerprints import fingerprints
+from sparsedash.service.request_checks import Access, Problem, ReferenceField
+from sparsedash.service.stored_results import RunCosts
+from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds
+from sparsedash.service.user_files import Exports, RunTransfer
+from sparsedash.storage.local_machine import absolute_data_folder, data_folder, require_job_room
 from sparsedash.storage.store import Store
-from sparsedash.storage.texts.uploads import Uploads, texts_read
-from sparsedash.storage.user_data import UserData
+from sparsedash.storage.text_files import Uploads, fingerprints, texts_read
+from sparsedash.storage.users import Serving, UserData
 
 __all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
 
@@ -76,7 +77,7 @@ class Backend:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self.data_dir = in_full(data_dir)
+        self.data_dir = absolute_data_folder(data_dir)
         self._store = Store(self.data_dir)
         self.user_data = UserData(self._store)
         self.uploads: Uploads | OwnUploads = Uploads(self.data_dir)
@@ -140,7 +141,7 @@ class Backend:
             return newest
         job = self._table.submit(kind, key, asdict(settings), self._access.visitor, self._access.most_jobs)
         if job.state == "queued":
-            self._store.remember(notes.forecast(key), self.preflight(settings).forecast.plain())
+            self._store.remember(store_keys.forecast_note(key), self.preflight(settings).forecast.plain())
         self._try_to_reconcile()
         return job
 
@@ -215,7 +216,7 @@ class Backend:
         job = self._table.get(job_id)
         self._access.require_job(job)
         if job.makes_run and not job.live and job.state != "done":
-            settings = asked_settings(job.kind, job.settings)
+            settings = run_or_find_settings(job.kind, job.settings)
             self._access.require_references(settings)
             if settings.key(fingerprints(settings)) != job.key:
                 return self.submit(settings)
@@ -250,7 +251,7 @@ class Backend:
         """The last n lines of the job's log."""
         job = self._table.get(job_id)
         self._access.require_job(job)
-        return "\n".join(last_lines(Path(job.log_path), n))
+        return "\n".join(last_log_lines(Path(job.log_path), n))
 
     def runs(self) -> list[Run]:
         """Every run that has a result, newest first."""
@@ -264,7 +265,7 @@ class Backend:
 
     def example(self) -> Run | None:
         """The finished run that ships with the program; `runs` does not name it."""
-        return example.shipped(Run, example.EXAMPLE)
+        return choices.example_result(Run, choices.EXAMPLE)
 
     def search(self, key: str) -> FindResult | None:
         """What a search has found as far as it is, or None. key: of its run."""
@@ -301,7 +302,7 @@ class Backend:
 
     def model_shape(self, identity: str) -> ModelShape | None:
         """The sizes of the dense model with this identity; None where it was not loaded since they are noted."""
-        return shape_from_plain(self._store.recall(notes.model_shape(identity)) or "")
+        return shape_from_plain(self._store.recall(store_keys.model_shape_note(identity)) or "")
 
     def newest_job(self, key: str) -> Job | None:
         """The newest job with this key as it is now, or None."""
@@ -311,24 +312,24 @@ class Backend:
 
     def cached(self, settings: RunSettings) -> Cached:
         """Which parts of this run are stored and need not be computed again."""
-        return preflight.cached(settings, self._store)
+        return preflight.stored_parts(settings, self._store)
 
     def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
         """Why what this field of a form names cannot be used, or None; cheap, since it looks at no result."""
         refused = self._access.reference_problem(field, reference)
-        return refused or problems.reference_problem(field, reference, self.data_dir)
+        return refused or request_checks.reference_problem(field, reference, self.data_dir)
 
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
         """What the run or the search will take, about, and why it cannot start if it cannot."""
         settings = planned_run(asked)
         if refused := self._access.reference_problems(settings):
             # What may not be read is not looked at either.
-            return preflight.unread(settings, refused)
+            return preflight.refused_preflight(settings, refused)
         stored, counted = self.cached(settings), self._counted(settings)
-        memory = preflight.memory(settings, self._store, counted)
+        memory = preflight.expected_memory(settings, self._store, counted)
         return Preflight(
             stored=stored,
-            duration=preflight.duration(
+            duration=preflight.expected_duration(
                 settings,
                 stored,
                 self.runs(),
@@ -338,13 +339,13 @@ class Backend:
                 counted=counted,
             ),
             memory=memory,
-            disk=preflight.disk_need(settings, self._store, counted, memory),
-            problems=problems.problems(settings, self.data_dir),
+            disk=preflight.expected_disk(settings, self._store, counted, memory),
+            problems=request_checks.run_problems(settings, self.data_dir),
         )
 
     def forecast(self, job: Job) -> Forecast | None:
         """What a run was expected to take when it was asked for; None where that was not kept."""
-        return preflight.forecast_from_plain(self._store.recall(notes.forecast(job.key)))
+        return preflight.forecast_from_plain(self._store.recall(store_keys.forecast_note(job.key)))
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
         """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be.
@@ -390,8 +391,8 @@ class Backend:
 
     def health(self) -> dict[str, object]:
         """Plain facts for a monitor. Raises StoreError when results or jobs cannot be read, or the disk has no room."""
-        require_room(self.data_dir)
-        self._store.recall(notes.health())
+        require_job_room(self.data_dir)
+        self._store.recall(store_keys.health_note())
         return {
             "status": "ok",
             "version": sparsedash.__version__,
@@ -471,8 +472,8 @@ class Backend:
         return self._kept(Record, key)
 
     def _kept(self, kind: type[R], key: str) -> R | None:
-        if example.is_example(key):
-            return example.shipped(kind, key)
+        if choices.is_example(key):
+            return choices.example_result(kind, key)
         known = self._recent.get((kind, key))
         if isinstance(known, kind):
             return known

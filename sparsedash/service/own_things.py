@@ -6,14 +6,13 @@ from dataclasses import asdict, replace
 
 from sparsedash.jobs.job import Job
 from sparsedash.schema.errors import AccessError, CorpusError, ExportError
-from sparsedash.schema.exports import Export, ExportSettings, Form
-from sparsedash.schema.hosting.serving import Quota
+from sparsedash.schema.export_settings import Export, ExportSettings, Form
 from sparsedash.schema.records import Record, Run
-from sparsedash.service.access import Access, upload_named
-from sparsedash.service.exports import Exports
-from sparsedash.service.run_removal import Removal, RunRemoval
-from sparsedash.service.run_transfer import RunTransfer
-from sparsedash.storage.texts.uploads import Uploads
+from sparsedash.service.deletion import Removal, RunRemoval
+from sparsedash.service.request_checks import Access, upload_named
+from sparsedash.service.user_files import Exports, RunTransfer
+from sparsedash.storage.text_files import Uploads
+from sparsedash.storage.users import Quota
 
 _DELETE = "Delete some that are no longer needed."
 _OTHERS = "it is somebody else's; an administrator can delete it"

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 import msgspec
 
 from sparsedash.catalog.choices import n_passages
-from sparsedash.catalog.dimensions import Dimensions
-from sparsedash.catalog.disk import Disk, disk
-from sparsedash.catalog.memory import LeastMemory, chosen_memory, least_memory, needs_backward
-from sparsedash.jobs.runner import NVIDIA
-from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import (
+from sparsedash.catalog.model_shape import Dimensions
+from sparsedash.catalog.resources import LeastMemory, RunDisk, chosen_memory, least_memory, needs_backward, run_disk
+from sparsedash.jobs.local_runner import NVIDIA
+from sparsedash.schema import store_keys
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import Stage
+from sparsedash.schema.records import Record, Run
+from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
+from sparsedash.schema.store_keys import (
+    NoteName,
     mixed_text_identity,
     outcomes_key,
     own_text_identity,
@@ -20,19 +24,11 @@ from sparsedash.schema.cache_keys import (
     statistics_key,
     unread_text_identity,
 )
-from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.notes import NoteName
-from sparsedash.schema.progress import Stage
-from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
-from sparsedash.service.by_arithmetic import START_S
-from sparsedash.service.earlier_runs import expected_seconds, times
-from sparsedash.service.machine_speed import Speeds
-from sparsedash.service.problems import Problem
-from sparsedash.storage.disk_space import free_bytes
-from sparsedash.storage.fingerprints import fingerprint
-from sparsedash.storage.machine import memory_bytes
+from sparsedash.service.request_checks import Problem
+from sparsedash.service.time_forecast import START_S, Speeds, expected_seconds, times_known
+from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
+from sparsedash.storage.text_files import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +90,7 @@ class Memory:
 class DiskNeed:
     """What the run takes in the data folder where nothing of it is stored. free_bytes: of its disk, where it tells."""
 
-    takes: Disk
+    takes: RunDisk
     free_bytes: int | None = None
 
     @property
@@ -149,16 +145,16 @@ class Preflight:
         )
 
 
-def unread(settings: RunSettings, problems: tuple[Problem, ...]) -> Preflight:
+def refused_preflight(settings: RunSettings, problems: tuple[Problem, ...]) -> Preflight:
     """What is said of a run whose model or text may not be looked at: why, and nothing else."""
     nothing = Cached(calibration=False, dense=False, sparse=0, n_sparse=settings.n_sparse)
     return Preflight(stored=nothing, duration=Duration(), memory=Memory(), problems=problems)
 
 
-def cached(settings: RunSettings, store: Store) -> Cached:
+def stored_parts(settings: RunSettings, store: Store) -> Cached:
     """Which parts of this run are stored, as far as its model and texts were used here before."""
-    model = _noted(store, notes.model_identity, settings.model)
-    passages = _noted(store, notes.text_identity, settings.evaluation.corpus)
+    model = _noted(store, store_keys.model_identity_note, settings.model)
+    passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
     statistics = {method: _statistics_key(settings, method, model, store) for method in settings.methods}
 
     def answered(asked: tuple[str | None, MethodSettings, int] | None) -> bool:
@@ -169,14 +165,16 @@ def cached(settings: RunSettings, store: Store) -> Cached:
         return store.has(Record, key)
 
     return Cached(
-        calibration=all(key and store.recall(notes.calibrated(key)) is not None for key in statistics.values()),
+        calibration=all(
+            key and store.recall(store_keys.calibrated_note(key)) is not None for key in statistics.values()
+        ),
         dense=answered(None),
         sparse=sum(answered((statistics[method], method, permille)) for method, permille in settings.points),
         n_sparse=settings.n_sparse,
     )
 
 
-def duration(
+def expected_duration(
     settings: RunSettings,
     stored: Cached,
     runs: Iterable[Run],
@@ -199,9 +197,9 @@ def duration(
     parts: dict[str, float | None] = {}
     if n_models:
         parts["loading"] = expected["load"]
-        parts["answering"] = times(n_models, expected["evaluate"])
+        parts["answering"] = times_known(n_models, expected["evaluate"])
     if n_sparse:
-        parts["pruning"] = times(n_sparse, expected["prune"])
+        parts["pruning"] = times_known(n_sparse, expected["prune"])
     if n_sparse and settings.reads_text and not stored.calibration:
         calibrate, text = expected["calibrate"], expected["text"]
         n_calibrations = len(shares_read(settings))
@@ -216,9 +214,9 @@ def duration(
     )
 
 
-def memory(settings: RunSettings, store: Store, counted: Dimensions | None) -> Memory:
+def expected_memory(settings: RunSettings, store: Store, counted: Dimensions | None) -> Memory:
     """How much memory the run may take, as far as its model was measured here or its config is known."""
-    measured = store.recall(notes.peak_memory(settings.model, settings.dtype))
+    measured = store.recall(store_keys.peak_memory_note(settings.model, settings.dtype))
     there = None if NVIDIA.is_dir() else memory_bytes()
     return Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
@@ -229,12 +227,12 @@ def memory(settings: RunSettings, store: Store, counted: Dimensions | None) -> M
     )
 
 
-def disk_need(settings: RunSettings, store: Store, counted: Dimensions | None, known: Memory) -> DiskNeed | None:
+def expected_disk(settings: RunSettings, store: Store, counted: Dimensions | None, known: Memory) -> DiskNeed | None:
     """What the run takes in the data folder; None where the model's dimensions are not known. known: its memory."""
     if counted is None:
         return None
     streamed = known.least is not None and known.least.streamed
-    takes = disk(counted, settings, n_passages(settings) or 0, streamed=streamed)
+    takes = run_disk(counted, settings, n_passages(settings) or 0, streamed=streamed)
     return DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
 
 
@@ -250,10 +248,10 @@ def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | 
     if calibration.corpus == SELF:
         text: str | None = own_text_identity(model, settings.dtype, calibration)
     else:
-        text = _noted(store, notes.text_identity, calibration.corpus)
+        text = _noted(store, store_keys.text_identity_note, calibration.corpus)
         if text is None and not settings.reads_text:
             text = unread_text_identity(calibration.corpus)
-    plain = _noted(store, notes.text_identity, BUILTIN_TEXT) if share else ""
+    plain = _noted(store, store_keys.text_identity_note, BUILTIN_TEXT) if share else ""
     if text is None or plain is None:
         return None
     return statistics_key(model, settings.dtype, mixed_text_identity(text, plain, share), calibration)

@@ -5,24 +5,24 @@ what that takes.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from sparsedash.catalog.dimensions import Dimensions, shipped
-from sparsedash.catalog.memory import BUILTIN_CONFIG, LeastMemory, kept_bytes, least_memory
+from sparsedash.catalog.model_shape import Dimensions, shipped_shape
 from sparsedash.catalog.presets import method_named
-from sparsedash.catalog.published import (
+from sparsedash.catalog.published_results import (
     CALIBRATION_LENGTH,
     LAMBADA_TRAINING_TEXTS,
-    Measure,
+    PublishedMeasure,
     PublishedRow,
     published_model,
 )
+from sparsedash.catalog.resources import BUILTIN_CONFIG, LeastMemory, kept_bytes, least_memory
 from sparsedash.schema.records import Pruned, Record, Run, Score
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.stats.significance import paired, unpaired_interval, wilson
+from sparsedash.stats.significance import compare_verdicts, unpaired_interval, wilson_interval
 
 RATIO_TOLERANCE = 0.0005
 
 _CALIBRATION = {"lambada": "lambada-train", "the_pile": "the_pile", "pile_10k": "pile-10k"}
-_EVALUATION: dict[Measure, EvaluationSettings] = {
+_EVALUATION: dict[PublishedMeasure, EvaluationSettings] = {
     "last-token": EvaluationSettings(corpus="lambada-validation", rule="published"),
     "last-word": EvaluationSettings(corpus="lambada_openai"),
 }
@@ -87,7 +87,7 @@ class RunCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredRow:
     """What was measured here in place of a row: scores by the row's own measure, and their paired difference."""
 
     run: Run
@@ -101,11 +101,11 @@ def published_interval(row: PublishedRow) -> PublishedInterval:
     """The intervals of a published row, computed from its totals."""
     dense, sparse = ((right, row.n_passages) for right in row.n_right)
     return PublishedInterval(
-        sparse=wilson(*sparse), difference=row.sparse - row.dense, interval=unpaired_interval(dense, sparse)
+        sparse=wilson_interval(*sparse), difference=row.sparse - row.dense, interval=unpaired_interval(dense, sparse)
     )
 
 
-def ratio(row: PublishedRow) -> Ratio | None:
+def removed_ratio(row: PublishedRow) -> Ratio | None:
     """Our share of removed weights beside the published one; None where the row's table has no such column."""
     if row.matmul_ratio is None or row.mlp_sparsity is None:
         return None
@@ -117,7 +117,7 @@ def ratio(row: PublishedRow) -> Ratio | None:
     )
 
 
-def run_settings(row: PublishedRow) -> RunSettings:
+def published_run_settings(row: PublishedRow) -> RunSettings:
     """The request that repeats a row."""
     model = published_model(row.model)
     n_texts = LAMBADA_TRAINING_TEXTS if row.calibration == "lambada" else model.n_samples
@@ -136,14 +136,14 @@ def run_settings(row: PublishedRow) -> RunSettings:
     )
 
 
-def run_cost(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> RunCost:
+def published_run_cost(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> RunCost:
     """What repeating a row takes. seconds: says how long a request takes here, as far as its model was measured."""
     counted = _dimensions(row)
-    settings = run_settings(row)
+    settings = published_run_settings(row)
     known, small = seconds(settings), None
     if known is None:
         small = seconds(replace(settings, model=BUILTIN_MODEL))
-    scale = counted.n_matmul / shipped(BUILTIN_CONFIG).n_matmul
+    scale = counted.n_matmul / shipped_shape(BUILTIN_CONFIG).n_matmul
     return RunCost(
         memory=least_memory(counted, settings),
         download_bytes=counted.n_parameters * counted.stored_bytes,
@@ -153,13 +153,13 @@ def run_cost(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) 
     )
 
 
-def measured(row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]) -> Measured | None:
+def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]) -> MeasuredRow | None:
     """The newest result here for a row's model, texts, format and sparsity, by any method, calibration size and token
     weights.
 
     runs: newest first. record: gives the record of a key.
     """
-    wanted = run_settings(row)
+    wanted = published_run_settings(row)
     for run in runs:
         settings = run.settings
         alike = (
@@ -172,7 +172,7 @@ def measured(row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Rec
         for key in run.sparse if dense else ():
             sparse = record(key)
             if dense and sparse and _is_alike(sparse.pruned, row) and len(dense.outcomes) == len(sparse.outcomes):
-                return _measured(row.measure, run, dense, sparse)
+                return _measured_scores(row.measure, run, dense, sparse)
     return None
 
 
@@ -181,13 +181,13 @@ def _is_alike(made: Pruned | None, row: PublishedRow) -> bool:
     return made is not None and made.method.takes_channels and made.sparsity_permille == row.sparsity_permille
 
 
-def _measured(measure: Measure, run: Run, dense: Record, sparse: Record) -> Measured:
+def _measured_scores(measure: PublishedMeasure, run: Run, dense: Record, sparse: Record) -> MeasuredRow:
     by_word = measure == "last-word"
-    pairs = paired(
+    pairs = compare_verdicts(
         [o.last_word_right if by_word else o.last_token_right for o in dense.outcomes],
         [o.last_word_right if by_word else o.last_token_right for o in sparse.outcomes],
     )
-    return Measured(
+    return MeasuredRow(
         run=run,
         dense=dense.last_word if by_word else dense.last_token,
         sparse=sparse.last_word if by_word else sparse.last_token,
@@ -197,4 +197,4 @@ def _measured(measure: Measure, run: Run, dense: Record, sparse: Record) -> Meas
 
 
 def _dimensions(row: PublishedRow) -> Dimensions:
-    return shipped(published_model(row.model).config)
+    return shipped_shape(published_model(row.model).config)

@@ -1,24 +1,64 @@
-"""Which commands there are, and how each of them ends. One row adds a command."""
+"""Entry point of `sparsedash`: the table of commands, their exit codes, and `cluster check`."""
 
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sparsedash import __version__
-from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SettingsError, SparseDashError
-from sparsedash.schema.secrets import redact_output
+from sparsedash.jobs.cluster_parts import SCHEDULER, ClusterMachine, MachineFacts, named_scheduler
+from sparsedash.reporting import wording
+from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SettingsError, SparseDashError, redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.shell import (
-    cluster_command,
-    export_command,
-    find_command,
-    pack_command,
-    run_command,
-    time_command,
-    verify_command,
+from sparsedash.shell import file_commands, run_commands
+from sparsedash.shell.terminal import (
+    EXIT_BAD_ARGUMENTS,
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    EXIT_TO_FIX,
+    Parser,
+    align_columns,
+    print_error,
+    silence_libraries,
 )
-from sparsedash.shell.terminal import EXIT_BAD_ARGUMENTS, EXIT_FAILED, EXIT_STOPPED, Parser, complain, quieten
-from sparsedash.storage.disk_space import is_full
+from sparsedash.storage.local_machine import is_full
+
+
+def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is to be done with the cluster."""
+    parser.add_argument("what", choices=["check"], help=f"check: whether that of {SCHEDULER} can be used, and by whom")
+
+
+def prepare_cluster(arguments: argparse.Namespace) -> Callable[[], int]:
+    """The work, once a scheduler is named that may be talked to. Raises SparseDashError."""
+    scheduler = named_scheduler()
+    if scheduler is None:
+        raise SettingsError(SCHEDULER, "", "the address of a scheduler, as in tls://127.0.0.1:8786")
+
+    def work() -> int:
+        from sparsedash.service.cluster_plan import check_cluster
+
+        found = check_cluster(scheduler)
+        way = "certificates at both ends" if scheduler.encrypted else "no certificates, on this machine only"
+        print(f"The scheduler at {scheduler.address} answers; {way}.")
+        head = ["machine", "host", "jobs", "sparsedash", "torch", "memory", "free", "GPUs"]
+        table = align_columns([head, *map(_machine_row, found.machines)]) if found.machines else ()
+        for line in (*table, *found.to_mend):
+            print(line)
+        return EXIT_TO_FIX if found.to_mend else 0
+
+    return work
+
+
+def _machine_row(machine: ClusterMachine) -> list[str]:
+    facts = machine.facts or MachineFacts()
+    sizes = [_size(facts.total_bytes), _size(facts.free_bytes)]
+    packages = [facts.sparsedash or "?", facts.torch or "?"]
+    gpus = ", ".join(facts.gpus) or "none"
+    return [machine.name, facts.hostname or "?", str(machine.n_slots), *packages, *sizes, gpus]
+
+
+def _size(n_bytes: int | None) -> str:
+    return "?" if n_bytes is None else wording.size(n_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,64 +81,64 @@ COMMANDS = (
         name="run",
         does="calibrate, prune and evaluate a model",
         example=f"sparsedash run --model {BUILTIN_MODEL} --sparsity 10,20",
-        add_arguments=run_command.add_arguments,
-        prepare=run_command.prepare,
+        add_arguments=run_commands.add_run_arguments,
+        prepare=run_commands.prepare_run,
     ),
     Command(
         name="find",
         does="find how much can go within what may be lost",
         example=f"sparsedash find --model {BUILTIN_MODEL} --within 1.10 --within-points 2",
-        add_arguments=find_command.add_arguments,
-        prepare=find_command.prepare,
+        add_arguments=run_commands.add_find_arguments,
+        prepare=run_commands.prepare_find,
     ),
     Command(
         name="time",
         does="measure how fast a sparse model is beside its dense one",
         example=f"sparsedash time --model {BUILTIN_MODEL} --sparsity 20",
-        add_arguments=time_command.add_arguments,
-        prepare=time_command.prepare,
+        add_arguments=run_commands.add_time_arguments,
+        prepare=run_commands.prepare_time,
     ),
     Command(
         name="export",
         does="write the files of one sparse model, and prove that they load",
         example=f"sparsedash export --model {BUILTIN_MODEL} --method best --sparsity 20 --form padded --to DIR",
-        add_arguments=export_command.add_arguments,
-        prepare=export_command.prepare,
+        add_arguments=file_commands.add_export_arguments,
+        prepare=file_commands.prepare_export,
     ),
     Command(
         name="verify",
         does="prove again that an exported folder loads and is what it was",
         example="sparsedash verify DIR",
-        add_arguments=verify_command.add_arguments,
-        prepare=verify_command.prepare,
+        add_arguments=file_commands.add_verify_arguments,
+        prepare=file_commands.prepare_verify,
     ),
     Command(
         name="runs",
         does="list the runs that are stored, with their keys",
         example="sparsedash runs",
-        add_arguments=pack_command.ask_for_data_folder,
-        prepare=pack_command.prepare_runs,
+        add_arguments=file_commands.add_data_folder_flag,
+        prepare=file_commands.prepare_runs,
     ),
     Command(
         name="pack",
         does="write a finished run into one file, for another machine",
         example="sparsedash pack RUN FILE",
-        add_arguments=pack_command.add_pack_arguments,
-        prepare=pack_command.prepare_pack,
+        add_arguments=file_commands.add_pack_arguments,
+        prepare=file_commands.prepare_pack,
     ),
     Command(
         name="unpack",
         does="add the run of such a file to the results here",
         example="sparsedash unpack FILE",
-        add_arguments=pack_command.add_unpack_arguments,
-        prepare=pack_command.prepare_unpack,
+        add_arguments=file_commands.add_unpack_arguments,
+        prepare=file_commands.prepare_unpack,
     ),
     Command(
         name="cluster",
         does="say whether the machines of a cluster can be used",
         example="sparsedash cluster check",
-        add_arguments=cluster_command.add_arguments,
-        prepare=cluster_command.prepare,
+        add_arguments=add_cluster_arguments,
+        prepare=prepare_cluster,
     ),
 )
 
@@ -126,17 +166,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         work = arguments.prepare(arguments)
     except SparseDashError as error:
         # Nothing has been computed yet: whatever is wrong was asked wrongly, the data folder's name included.
-        return complain(error, EXIT_BAD_ARGUMENTS)
-    quieten()
+        return print_error(error, EXIT_BAD_ARGUMENTS)
+    silence_libraries()
     try:
         code: int = work()
         return code
     except SparseDashError as error:
         # What is in a model or a text shows when it is read; nothing was computed with it either.
         unusable = isinstance(error, SettingsError | ModelError | CorpusError) and not is_full(error)
-        return complain(error, EXIT_BAD_ARGUMENTS if unusable else EXIT_FAILED)
+        return print_error(error, EXIT_BAD_ARGUMENTS if unusable else EXIT_FAILED)
     except KeyboardInterrupt:
-        return complain(Cancelled(), EXIT_STOPPED)
+        return print_error(Cancelled(), EXIT_STOPPED)
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""What a command writes: results, complaints in one line, warnings, and nothing that libraries would add."""
+"""Output in a terminal: tables, the progress bar, warnings, errors in one line, JSON files."""
 
 import argparse
 import json
@@ -6,21 +6,27 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sparsedash.catalog import presets
+from sparsedash.reporting import wording
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.storage.whole_file import writable_file, write_whole
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import STAGE_TITLES, Step
+from sparsedash.schema.settings import RunSettings
+from sparsedash.storage.local_machine import writable_file, write_atomically
 
 EXIT_FAILED = 1
 EXIT_BAD_ARGUMENTS = 2
 EXIT_BEYOND = 3
-EXIT_TO_MEND = 4
+EXIT_TO_FIX = 4
 EXIT_STOPPED = 130
 STDOUT = "-"
 """The file name that means standard output."""
-MOST_SAID = 1_500
+LONGEST_LINE = 1_500
 """Characters of one complaint."""
 
 
@@ -32,27 +38,27 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_ARGUMENTS, f"{self.prog}: {one_line(message)}\n")
 
 
-def path(text: str) -> Path:
+def path_argument(text: str) -> Path:
     """A path that an argument names."""
     if not text.strip():
         raise argparse.ArgumentTypeError("a name is needed")
     return Path(text)
 
 
-def ask_for_output(parser: argparse.ArgumentParser, holds: str = "the whole result") -> None:
+def add_output_flags(parser: argparse.ArgumentParser, holds: str = "the whole result") -> None:
     """Add the flags that say where the result goes, and whether progress is shown."""
     to = f"write {holds} there as JSON; {STDOUT} is standard output, and the table then goes to standard error"
     parser.add_argument("--json", type=_file_or_stdout, metavar="FILE", help=to)
-    ask_for_quiet(parser)
+    add_quiet_flag(parser)
 
 
-def ask_for_quiet(parser: argparse.ArgumentParser) -> None:
+def add_quiet_flag(parser: argparse.ArgumentParser) -> None:
     """Add the flag that hides progress."""
     quiet = "show no progress: only the result, warnings and errors"
     parser.add_argument("--quiet", action="store_true", help=quiet)
 
 
-def asked_output(arguments: argparse.Namespace) -> Callable[[Iterable[str], dict[str, Any]], None]:
+def result_writer(arguments: argparse.Namespace) -> Callable[[Iterable[str], dict[str, Any]], None]:
     """Prints the lines of a result, and writes its document where --json says.
 
     Raises SettingsError where that file cannot be written.
@@ -68,24 +74,24 @@ def asked_output(arguments: argparse.Namespace) -> Callable[[Iterable[str], dict
         if arguments.json == STDOUT:
             print(text)
         if file is not None:
-            write_whole(file, text)
+            write_atomically(file, text)
 
     return write
 
 
-def warn(said: Iterable[str]) -> None:
+def print_warnings(said: Iterable[str]) -> None:
     """Print the warnings that the pages show of a run."""
     for line in said:
         print(f"sparsedash: warning: {one_line(line)}", file=sys.stderr)
 
 
-def complain(error: SparseDashError, code: int) -> int:
+def print_error(error: SparseDashError, code: int) -> int:
     """Print what went wrong; gives back the exit code."""
     print(f"sparsedash: {one_line(str(error))}", file=sys.stderr)
     return code
 
 
-def quieten() -> None:
+def silence_libraries() -> None:
     """Libraries' own bars and notices would tear ours apart; errors still come through."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -95,11 +101,114 @@ def quieten() -> None:
 
 
 def _file_or_stdout(text: str) -> Path | str:
-    return STDOUT if text == STDOUT else path(text)
+    return STDOUT if text == STDOUT else path_argument(text)
 
 
 def one_line(text: str) -> str:
     """The text with what would break a line or steer a terminal spelt out, and cut where nobody reads on."""
     plain = text.replace("\u00a0", " ")
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in plain)
-    return shown if len(shown) <= MOST_SAID else f"{shown[:MOST_SAID]} …"
+    return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]} …"
+
+
+def run_table(document: dict[str, Any]) -> Iterator[str]:
+    """The lines of the table. document: as `reporting.files.run_json` makes it.
+
+    MLPs, linear: the shares of their weights, and of all linear weights, that were measured to be gone.
+    """
+    sparse, settings = document["sparse"], document["settings"]
+    several = len(settings["methods"]) > 1
+    names = [
+        sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], several)
+        for answers in sparse
+    ]
+    width = max(8, *(len(name) + 2 for name in ["", *names]))
+    removed, answered = f"{'MLPs':>8}{'linear':>8}", f"{'last word':>16}{'last token':>13}{'word ppl':>14}"
+    yield f"{'':{width}}{removed}{answered}{'broke':>8}{'mended':>8}{'verdict':>11}"
+    for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
+        yield f"{name:{width}}{_answers(answers)}"
+    if settings["evaluation"]["rule"] == "published":
+        yield "last token by the published rule: a passage of more than 197 tokens is wrong"
+    if settings["evaluation"]["stop_early"]:
+        yield "sparse models stopped when their difference was decided; verdicts allow for that"
+
+
+def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Iterator[str]:
+    """The rows as lines with their columns aligned. numbers: all columns but the first to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        padded = (cell.rjust(w) if numbers and i else cell.ljust(w) for i, (cell, w) in enumerate(cells))
+        yield "  ".join(padded).rstrip()
+
+
+def sparse_model_label(method: MethodSettings, percent: float, several: bool) -> str:
+    """ "20 %", or "magnitude, 20 %" where a run has several methods."""
+    removed = f"{percent:g} %"
+    return f"{presets.method_name(method)}, {removed}" if several else removed
+
+
+def _answers(answers: dict[str, Any]) -> str:
+    word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
+    line = "".join(f"{share:>8.1%}" for share in (answers.get("mlp_sparsity", 0), answers.get("matmul_ratio", 0)))
+    line += f"{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
+    perplexity = answers["word_perplexity"]
+    line += f"{wording.perplexity(inf if perplexity is None else perplexity):>14}"
+    if pairs:
+        line += f"{pairs['broke']:>8}{pairs['mended']:>8}{answers['verdict']['verdict']:>11}"
+    return line
+
+
+class ProgressBar:
+    """A bar for each stage and sparse model; without a terminal one line each.
+
+    settings: None of a search. quiet: show nothing.
+    """
+
+    def __init__(self, settings: RunSettings | None, quiet: bool = False) -> None:
+        self._settings = settings
+        self._quiet = quiet
+        self._said: set[str] = set()
+
+    def __enter__(self) -> "ProgressBar":
+        from tqdm import tqdm
+
+        self._tqdm = tqdm
+        self._bar: tqdm | None = None
+        self._title = ""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, step: Step) -> None:
+        """Show how far it is."""
+        if self._quiet:
+            return
+        title = STAGE_TITLES[step.stage]
+        if step.stage in ("prune", "evaluate"):
+            title += f", {self._model(step.point)}"
+        if not sys.stderr.isatty():
+            self._say_once(title, step)
+            return
+        if self._bar is None or title != self._title:
+            self.__exit__()
+            self._title = title
+            self._bar = self._tqdm(total=step.total, desc=title, unit=f" {step.unit}", leave=False)
+        self._bar.total = step.total
+        self._bar.update(step.done - self._bar.n)
+
+    def _say_once(self, title: str, step: Step) -> None:
+        if title not in self._said:
+            self._said.add(title)
+            counted = step.total and step.unit != "steps"
+            print(f"{title}: {step.total:,} {step.unit}" if counted else title, file=sys.stderr)
+
+    def _model(self, point: int | None) -> str:
+        if point is None:
+            return "dense"
+        if self._settings is None:
+            return f"trial {point + 1}"
+        method, permille = self._settings.points[point]
+        return sparse_model_label(method, permille / 10, len(self._settings.methods) > 1)

@@ -1,19 +1,26 @@
-"""Statistics that stay valid while answers come in: one may look at every passage and stop at any of them.
+"""Anytime-valid tests and intervals of accuracy, and planned looks: statistics of an evaluation that may stop early.
 
-Every passage gives x: 1 where it was mended, -1 where it broke, 0 where both verdicts are the same. Somebody who holds
+Every passage gives x: 1 where it was fixed, -1 where it broke, 0 where both verdicts are the same. Somebody who holds
 that the mean of x is `mean` is bet against: each passage multiplies the stake by (1 + s x) / (1 + s mean), which is 1
 on average if `mean` is the truth, whatever s between -1 and 1 was put and whatever went before. The e-value is the
 stake after all passages, averaged over every s alike. By Ville's inequality it ever reaches 20 with a chance of 1 in 20
 at most, so that 1 / e is a p-value at any moment, and the means whose e-value stays under 20 are a 95 % interval at all
 moments together. Against a mean of zero it is the sign test of the flips, with a uniform prior on the share of them
-that is mended.
+that is fixed.
 
 Assumes that passages are a sample of those the statement is about, and that their order has nothing to do with the
 answers: the evaluator shuffles them. Sources: Ville, Étude critique de la notion de collectif (1939); Robbins, Annals
 of Mathematical Statistics 41 (1970), mixtures; Waudby-Smith and Ramdas, JRSS B 86 (2024), means by betting.
+
+Planned looks are fixed before anything is seen. Early ones spend little of the chance of error, so that only what is
+beyond doubt ends there, and the last one has nearly all: its interval is a few percent wider than without looks, where
+an anytime-valid one would be a third wider. The shares add up to 1, which holds however the looks depend on each other.
+Source: Haybittle, British Journal of Radiology 44 (1971); Peto and others, British Journal of Cancer 34 (1976), with
+their early bound as a share of the whole.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from math import exp, inf, lgamma, log
 
@@ -54,7 +61,7 @@ def anytime_interval(broke: int, mended: int, n_passages: int, alpha: float = AL
 
     # The e-value is a mixture of log-convex functions of the mean: what it holds is one interval around the observed
     # mean.
-    return furthest(held, found, -1.0), furthest(held, found, 1.0)
+    return bisect_boundary(held, found, -1.0), bisect_boundary(held, found, 1.0)
 
 
 def log_e_value(broke: int, mended: int, n_passages: int, mean: float) -> float:
@@ -76,7 +83,7 @@ def log_e_value(broke: int, mended: int, n_passages: int, mean: float) -> float:
     return top + log(simpson * step / 6)
 
 
-def decide(broke: int, mended: int, n_passages: int, n_comparisons: int) -> Decision:
+def decide_difference(broke: int, mended: int, n_passages: int, n_comparisons: int) -> Decision:
     """Whether a difference is shown after these passages, or that it is close to none, or neither yet.
 
     n_comparisons: how many are made in the same run. A difference must be shown so clearly that Holm's adjustment over
@@ -92,7 +99,7 @@ def decide(broke: int, mended: int, n_passages: int, n_comparisons: int) -> Deci
     return "open"
 
 
-def furthest(holds: Callable[[float], bool], inside: float, outside: float) -> float:
+def bisect_boundary(holds: Callable[[float], bool], inside: float, outside: float) -> float:
     """The last number from inside to outside, to 1e-6, for which it holds; it holds up to some number only."""
     if holds(outside):
         return outside
@@ -122,7 +129,7 @@ def _peak(broke: int, mended: int, n_passages: int, mean: float) -> float:
         slope -= broke / (1 - s) if broke else 0.0
         return slope >= 0
 
-    return furthest(rises, -1.0, 1.0)
+    return bisect_boundary(rises, -1.0, 1.0)
 
 
 def _edge(height: Callable[[float], float], peak: float, end: float) -> float:
@@ -134,3 +141,26 @@ def _edge(height: Callable[[float], float], peak: float, end: float) -> float:
     while abs(reach) > _PRECISION and height(peak + reach / 2) < least:
         reach /= 2
     return peak + reach
+
+
+_EARLY_SHARE = 0.05
+_MOST_EARLY = 5
+_FIRST = 48
+"""Passages of the earliest look: fewer leave little to save, and intervals of skewed losses little to trust."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """After how many passages, and the share of the chance of error that it may spend."""
+
+    n_passages: int
+    share: float
+
+
+def planned_looks(n_passages: int) -> tuple[Look, ...]:
+    """The looks at a trial that answers so many passages at most: at half of them, half of that, and so on."""
+    counts = [n_passages]
+    while len(counts) <= _MOST_EARLY and counts[-1] // 2 >= _FIRST:
+        counts.append(counts[-1] // 2)
+    early = [Look(count, _EARLY_SHARE) for count in reversed(counts[1:])]
+    return (*early, Look(n_passages, 1 - _EARLY_SHARE * len(early)))

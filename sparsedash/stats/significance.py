@@ -1,16 +1,17 @@
-"""How sure we are that sparse differs from dense: tests and intervals, paired since both answered the same passages.
+"""Paired tests and intervals of accuracy, dense against sparse on the same passages: McNemar, Tango, Wilson, Holm.
 
-Assumes that the passages are an independent sample of those that a statement is about, and, unless it says that it is
-valid at any look, that their number was fixed before anybody saw an answer.
+Assumes that the passages are an independent sample of those that a statement is about, and, unless marked as
+anytime-valid, that their number was fixed before anybody saw an answer.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, exp, sqrt
+from statistics import NormalDist
 from typing import Literal
 
 from sparsedash.schema.records import Outcome, Record
-from sparsedash.stats.anytime import anytime_interval, anytime_p, furthest
+from sparsedash.stats.anytime import anytime_interval, anytime_p, bisect_boundary
 
 Z_95 = 1.959963984540054
 Z_POWER_80 = 0.8416212335729143
@@ -47,10 +48,10 @@ class PairedComparison:
         return self.both_right + self.broke + self.mended + self.both_wrong
 
 
-def compare(left: Record, right: Record) -> PairedComparison:
+def compare_records(left: Record, right: Record) -> PairedComparison:
     """Last-word verdicts of the second record against the first, on the passages that both answered."""
     pairs = shared_outcomes(left, right)
-    return paired(
+    return compare_verdicts(
         [first.last_word_right for first, _ in pairs],
         [second.last_word_right for _, second in pairs],
         anytime=left.stopping is not None or right.stopping is not None,
@@ -80,12 +81,12 @@ def share_interval(count: int, total: int, anytime: bool = False) -> tuple[float
     Raises ValueError when total is 0.
     """
     if not anytime:
-        return wilson(count, total)
+        return wilson_interval(count, total)
     low, high = anytime_interval(0, count, total)
     return max(0.0, low), high
 
 
-def paired(dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False) -> PairedComparison:
+def compare_verdicts(dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False) -> PairedComparison:
     """The comparison of two sets of verdicts on the same passages, in the same order. anytime: as in PairedComparison.
 
     Raises ValueError when the lengths differ or there are none.
@@ -110,7 +111,7 @@ def paired(dense: Sequence[bool], sparse: Sequence[bool], anytime: bool = False)
     )
 
 
-def judge(comparison: PairedComparison, p_value: float | None = None) -> Judgement:
+def judge_difference(comparison: PairedComparison, p_value: float | None = None) -> Judgement:
     """What the comparison shows. p_value: an adjusted one, in place of the comparison's own."""
     p = comparison.p_value if p_value is None else p_value
     low, high = comparison.interval
@@ -149,7 +150,7 @@ def mcnemar(broke: int, mended: int) -> float:
     return min(1.0, float(2 * tail / (1 << n)))
 
 
-def wilson(right: int, total: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(right: int, total: int, z: float = Z_95) -> tuple[float, float]:
     """Score interval of a share, within 0 to 1. Raises ValueError when total is 0.
 
     Source: Wilson, Journal of the American Statistical Association 22 (1927), without a correction for continuity.
@@ -180,7 +181,7 @@ def paired_interval(broke: int, mended: int, n_passages: int, z: float = Z_95) -
         return (mended - broke - n_passages * difference) ** 2 <= z * z * variance
 
     found = (mended - broke) / n_passages
-    return furthest(held, found, -1.0), furthest(held, found, 1.0)
+    return bisect_boundary(held, found, -1.0), bisect_boundary(held, found, 1.0)
 
 
 def unpaired_interval(dense: tuple[int, int], sparse: tuple[int, int], z: float = Z_95) -> tuple[float, float]:
@@ -191,8 +192,8 @@ def unpaired_interval(dense: tuple[int, int], sparse: tuple[int, int], z: float 
     shares.
     """
     dense_share, sparse_share = dense[0] / dense[1], sparse[0] / sparse[1]
-    dense_low, dense_high = wilson(*dense, z)
-    sparse_low, sparse_high = wilson(*sparse, z)
+    dense_low, dense_high = wilson_interval(*dense, z)
+    sparse_low, sparse_high = wilson_interval(*sparse, z)
     difference = sparse_share - dense_share
     return (
         difference - sqrt((sparse_share - sparse_low) ** 2 + (dense_high - dense_share) ** 2),
@@ -215,3 +216,23 @@ def holm(p_values: Sequence[float], n_compared: int = 0) -> list[float]:
         highest = max(highest, min(1.0, (n_comparisons - position) * p_values[i]))
         adjusted[i] = highest
     return adjusted
+
+
+SPREAD_NATS, SPREAD_FLIPS = 0.85, 0.18
+"""Standard deviations over passages: of the fall of the target's log-likelihood, and of a verdict's change."""
+
+_Z = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallestLoss:
+    """ratio: of word perplexity to the dense model's. points: of accuracy, in percentage points."""
+
+    ratio: float
+    points: float
+
+
+def smallest_loss(n_passages: int) -> SmallestLoss:
+    """What so many passages show, about. n_passages: at least one."""
+    shown = _Z / sqrt(n_passages)
+    return SmallestLoss(ratio=exp(shown * SPREAD_NATS), points=100 * shown * SPREAD_FLIPS)

@@ -1,4 +1,4 @@
-"""Is a sparse model's loss within what somebody allows? Two measures, both paired over the passages.
+"""Verdict on a sparse model: is its loss of word perplexity and accuracy within a tolerance?
 
 *Word perplexity*: how many times the dense model's; its logarithm is the mean fall of the target's log-likelihood, in
 nats. *Accuracy*: how many points fewer last words are right. A loss is `within` where its whole interval lies inside
@@ -12,10 +12,10 @@ from math import ceil, inf, log, sqrt
 from statistics import NormalDist
 from typing import Literal
 
+from sparsedash.schema.plain_values import require_points, require_ratio
 from sparsedash.schema.records import Outcome, Record
-from sparsedash.schema.validation import allowed_points, allowed_ratio
 from sparsedash.stats.anytime import anytime_interval
-from sparsedash.stats.means import Moments, anytime_mean_interval, mean_interval, moments
+from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes
 
 Verdict = Literal["within", "beyond", "undecided"]
@@ -38,8 +38,8 @@ class Tolerance:
     points: float = 2.0
 
     def __post_init__(self) -> None:
-        allowed_ratio(self.ratio)
-        allowed_points(self.points)
+        require_ratio(self.ratio)
+        require_points(self.points)
 
     def most(self, measure: LossMeasure) -> float:
         """The largest loss that is allowed, in the unit of `Loss`."""
@@ -117,14 +117,16 @@ class ToleranceVerdict:
         return min((loss.needed for loss in deciding if loss.needed is not None), default=None)
 
 
-def losses(dense: Record, sparse: Record) -> Losses:
+def record_losses(dense: Record, sparse: Record) -> Losses:
     """What the sparse model lost on the passages that both answered."""
     stoppings = [record.stopping for record in (dense, sparse) if record.stopping is not None]
     planned = next((stopping.alpha for stopping in stoppings if stopping.alpha is not None), None)
-    return losses_of(shared_outcomes(dense, sparse), looked=bool(stoppings) and planned is None, alpha=planned)
+    return passage_losses(shared_outcomes(dense, sparse), looked=bool(stoppings) and planned is None, alpha=planned)
 
 
-def losses_of(pairs: Sequence[tuple[Outcome, Outcome]], *, looked: bool = False, alpha: float | None = None) -> Losses:
+def passage_losses(
+    pairs: Sequence[tuple[Outcome, Outcome]], *, looked: bool = False, alpha: float | None = None
+) -> Losses:
     """What was lost on these passages, each answered by the dense and the sparse model. looked, alpha: as in Losses."""
     return Losses(
         nats=moments([d.log_likelihood - s.log_likelihood for d, s in pairs]),
@@ -162,7 +164,9 @@ def _by_holm(
         found |= {(i, measure): _loss(models[i], measure, share, tolerance) for i, measure in waiting}
         if all(found[one].verdict == "undecided" for one in waiting):
             break
-    return [_together(model, found[i, "word perplexity"], found.get((i, "accuracy"))) for i, model in enumerate(models)]
+    return [
+        _model_verdict(model, found[i, "word perplexity"], found.get((i, "accuracy"))) for i, model in enumerate(models)
+    ]
 
 
 def _counted(model: Losses) -> tuple[LossMeasure, ...]:
@@ -178,7 +182,7 @@ def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Toleranc
         of = _flips(model)
         low, high = lost_accuracy_interval(model, alpha)
     verdict: Verdict = "beyond" if low > most else "within" if high <= most and n >= FEWEST_PASSAGES else "undecided"
-    needed = _needed(of, most, alpha) if verdict == "undecided" else None
+    needed = _passages_to_decide(of, most, alpha) if verdict == "undecided" else None
     level = 1 - alpha
     return Loss(
         measure=measure, value=of.mean, low=low, high=high, level=level, most=most, verdict=verdict, needed=needed
@@ -194,7 +198,7 @@ def _flips(model: Losses) -> Moments:
     )
 
 
-def _needed(of: Moments, most: float, alpha: float) -> int | None:
+def _passages_to_decide(of: Moments, most: float, alpha: float) -> int | None:
     """Passages after which the interval would lie on one side of what is allowed, four times of five."""
     gap = abs(most - of.mean)
     if of.n < 2 or of.deviation == inf or gap == 0:
@@ -222,7 +226,7 @@ def lost_accuracy_interval(model: Losses, alpha: float) -> tuple[float, float]:
     return -paired_interval(broke, mended + 1, n + 1, z)[1], -paired_interval(broke + 1, mended, n + 1, z)[0]
 
 
-def _together(model: Losses, perplexity: Loss, accuracy: Loss | None) -> ToleranceVerdict:
+def _model_verdict(model: Losses, perplexity: Loss, accuracy: Loss | None) -> ToleranceVerdict:
     counted = (perplexity,) if accuracy is None else (perplexity, accuracy)
     verdict: Verdict = "undecided"
     if any(loss.verdict == "beyond" for loss in counted):

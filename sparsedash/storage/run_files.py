@@ -1,9 +1,4 @@
-"""A run as one file, so that results move between machines: gzipped lines of the program's own records, and a digest.
-
-The digest tells of a file that was cut or changed on its way, and every line is checked as one of the store is. Whoever
-wants to lie can make another file with another digest: open files only from people you trust. A file is unpacked line
-by line, several times over, so that memory never holds more than one record of it.
-"""
+"""A run as one file, to move results between machines: gzipped records and a checksum."""
 
 import gzip
 import hashlib
@@ -16,7 +11,7 @@ from typing import TypeVar, assert_never
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.records import Passages, Record, Run, from_lines, to_line
-from sparsedash.schema.searches import FindResult
+from sparsedash.schema.settings import FindResult
 from sparsedash.storage.store import Store
 
 SUFFIX = ".sparsedash-run"

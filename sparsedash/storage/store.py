@@ -1,17 +1,11 @@
-"""The store of results: records and artefacts in the data folder, read and written without ever unpickling.
-
-Two diskcaches (see docs/adr/0002): `records` holds JSON text and forgets nothing; `artefacts` holds bytes up to a size
-limit and forgets what was used least recently. Every value carries a sha256. What does not match is reported: an
-artefact is dropped, a record or note is set aside under its name. A damaged index leads to the value of another key:
-records name theirs themselves, all other sums include it.
-A record whose sum matches but whose form is unknown is another version's: it is left alone.
-"""
+"""The store of records and artefacts in the data folder, with checksums, without pickles; stage checkpoints."""
 
 import hashlib
 import logging
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,31 +13,33 @@ from typing import Any, Literal, TypeVar
 
 import diskcache
 
-from sparsedash.schema import notes
-from sparsedash.schema.errors import NewerError, StoreError
-from sparsedash.schema.notes import NoteName
-from sparsedash.schema.records import R, from_json, names_itself, to_json
-from sparsedash.storage.cache_file import (
+from sparsedash.schema import store_keys
+from sparsedash.schema.errors import CalibrationError, NewerError, StoreError
+from sparsedash.schema.records import R, about_artefact, from_json, names_itself, to_json
+from sparsedash.schema.store_keys import NoteName
+from sparsedash.storage.disk_cache import (
     DAMAGED,
-    Entry,
+    USUAL_GB,
+    CacheEntry,
+    Signed,
     TagSum,
-    advice,
-    delete,
-    entries,
+    bytes_of,
+    cache_advice,
+    cache_entries,
+    cache_failure,
+    delete_entry,
+    entry_names,
     is_undecodable,
-    names,
+    kept_room,
+    make_room,
     open_cache,
     patiently,
-    peek,
-    reason,
+    peek_entry,
     room_left,
-    set_aside,
+    room_of_environment,
+    set_entry_aside,
     tag_sums,
 )
-from sparsedash.storage.plain_disk import PlainDisk, Signed
-from sparsedash.storage.upkeep.artefact_room import USUAL_GB, bytes_of, kept_room, make_room, room_of_environment
-
-__all__ = ["PATIENCE_S", "WORK_PATIENCE_S", "DamagedEntry", "PlainDisk", "Shelf", "Store"]
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +86,7 @@ class Store:
             self._artefacts = open_cache(folder / "artefacts", 2**62, "least-recently-used", patience_s)
         except _FAILS as error:
             raise StoreError(
-                f"The data folder {folder} cannot be used: {reason(error)}.",
+                f"The data folder {folder} cannot be used: {cache_failure(error)}.",
                 f"Name another one with --data-dir or SPARSEDASH_DATA_DIR. {room_left(error, folder)}".strip(),
             ) from error
 
@@ -160,7 +156,7 @@ class Store:
                 yield name.removeprefix(prefix)
 
     def _names(self) -> list[str]:
-        found, n_others = self._patiently("read", lambda: names(self._records))
+        found, n_others = self._patiently("read", lambda: entry_names(self._records))
         if n_others:
             log.warning("Ignored %d keys in the store that this program did not write.", n_others)
         return found
@@ -168,14 +164,14 @@ class Store:
     def drop(self, kind: type[R], key: str) -> None:
         """Delete the record, if there is one, and one of this name that was set aside."""
         for name in (_name(kind, key), DAMAGED + _name(kind, key)):
-            self._patiently("written", partial(delete, self._records, name))
+            self._patiently("written", partial(delete_entry, self._records, name))
 
     @property
     def artefact_room(self) -> int:
         """Bytes that all artefacts may take together: as the environment says, else the data folder, else as usual."""
         if self._given_room is not None:
             return self._given_room
-        asked = room_of_environment() or kept_room(self.recall(notes.artefact_room()))
+        asked = room_of_environment() or kept_room(self.recall(store_keys.artefact_room_note()))
         return asked or bytes_of(USUAL_GB)
 
     @property
@@ -186,7 +182,7 @@ class Store:
 
     def allow_artefacts(self, n_bytes: int) -> None:
         """From now on the artefacts may take so much, in every process; the environment still says more."""
-        self.remember(notes.artefact_room(), str(n_bytes))
+        self.remember(store_keys.artefact_room_note(), str(n_bytes))
 
     def shrink_artefacts(self) -> None:
         """Forget what was used least recently, until no more is taken than may be."""
@@ -209,11 +205,11 @@ class Store:
 
     def drop_entry(self, of: Shelf, name: str) -> None:
         """Delete an entry by the name that `entries` gave it, if it is there, also one that is damaged."""
-        self._patiently("written", lambda: delete(self._shelf(of), name))
+        self._patiently("written", lambda: delete_entry(self._shelf(of), name))
 
-    def entries(self, of: Shelf) -> list[Entry]:
+    def entries(self, of: Shelf) -> list[CacheEntry]:
         """What is kept there, without the values; nothing of it counts as used."""
-        return self._patiently("read", lambda: entries(self._shelf(of)))
+        return self._patiently("read", lambda: cache_entries(self._shelf(of)))
 
     def artefact_sums(self) -> list[TagSum]:
         """How many artefacts there are and how much they take, by what is noted beside them."""
@@ -221,14 +217,14 @@ class Store:
 
     def n_nameless(self, of: Shelf) -> int:
         """How many entries there are whose names are none that this program has written."""
-        return self._patiently("read", lambda: names(self._shelf(of))[1])
+        return self._patiently("read", lambda: entry_names(self._shelf(of))[1])
 
     def raw_value(self, of: Shelf, name: str) -> tuple[bytes, bool] | None:
         """An entry's bytes and whether their checksum holds, or None; it is neither used nor dropped.
 
         Raises DamagedEntry where nothing can be read of it.
         """
-        data = self._patiently("read", lambda: _value(self._shelf(of), name, peek))
+        data = self._patiently("read", lambda: _value(self._shelf(of), name, peek_entry))
         return None if data is None else (data[_DIGEST_BYTES:], _is_signed(name, data))
 
     def _shelf(self, of: Shelf) -> Any:
@@ -236,7 +232,7 @@ class Store:
 
     def artefact_keys(self) -> list[str]:
         """The keys of all artefacts, oldest first; none is read."""
-        return self._patiently("read", lambda: names(self._artefacts))[0]
+        return self._patiently("read", lambda: entry_names(self._artefacts))[0]
 
     def remember(self, name: NoteName, text: str) -> None:
         """Store a short note, such as an identity, under a name from schema.notes."""
@@ -249,7 +245,7 @@ class Store:
 
     def forget(self, name: NoteName) -> None:
         """Delete the note, if there is one."""
-        self._patiently("written", lambda: delete(self._records, f"note/{name}"))
+        self._patiently("written", lambda: delete_entry(self._records, f"note/{name}"))
 
     def close(self) -> None:
         """Close the files; the store cannot be used afterwards."""
@@ -267,7 +263,7 @@ class Store:
             except sqlite3.OperationalError as error:
                 if not is_undecodable(error):
                     raise
-                delete(cache, name)
+                delete_entry(cache, name)
                 cache.set(name, signed, tag=tag)
 
         self._patiently("written", written, cache)
@@ -288,7 +284,7 @@ class Store:
         """Records and notes are set aside, so that whoever looks first does not throw them away."""
         aside = cache is self._records
         log.warning("%s the damaged entry %s: %s", "Set aside" if aside else "Dropped", name, error)
-        self._patiently("written", partial(set_aside if aside else delete, cache, name))
+        self._patiently("written", partial(set_entry_aside if aside else delete_entry, cache, name))
 
     def _patiently(self, verb: str, action: Callable[[], T], cache: Any = None) -> T:
         """What the action gives. verb: what could not be done where it fails, which is then a StoreError."""
@@ -296,7 +292,7 @@ class Store:
             return patiently(action, self._patience_s, cache)
         except _FAILS as error:
             raise StoreError(
-                f"The data folder could not be {verb}: {reason(error)}.", advice(error, self.folder)
+                f"The data folder could not be {verb}: {cache_failure(error)}.", cache_advice(error, self.folder)
             ) from error
 
 
@@ -354,3 +350,94 @@ def _value(cache: Any, name: str, read: Callable[[Any, str], bytes | None] = _ge
         if is_undecodable(error):
             raise DamagedEntry("a text in its row is not UTF-8") from error
         raise
+
+
+checkpoint_log = logging.getLogger(__name__)
+
+Piece = TypeVar("Piece")
+
+EVERY_S = 20.0
+"""Work that a kill may cost. A stage that takes less than this leaves nothing."""
+
+
+class StageCheckpoint:
+    """The parts of one stage. model_identity: of the model that it works on. clock: seconds that go by."""
+
+    def __init__(self, store: Store, model_identity: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._clock = store, clock
+        self._about = about_artefact("unfinished", model_identity)
+        self._kept_at = clock()
+        self._pending: dict[str, Callable[[], bytes]] = {}
+        self._left: set[str] = set()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much has been done since parts were kept that they are to be kept again."""
+        return self._clock() - self._kept_at >= EVERY_S
+
+    def get(self, key: str, unpack: Callable[[bytes], Piece]) -> Piece | None:
+        """A part that an earlier attempt has kept; None where there is none (any more).
+
+        unpack: raises CalibrationError or StoreError on what it does not know, as another version may have left it;
+        that is dropped, and counts as none.
+        """
+        data = self._store.get_artefact(key)
+        if data is None:
+            return None
+        try:
+            part = unpack(data)
+        except (CalibrationError, StoreError) as error:
+            checkpoint_log.warning("Dropped an unfinished part that cannot be read, %s: %s", key, error)
+            self._store.drop_entry("artefacts", key)
+            return None
+        self._left.add(key)
+        return part
+
+    def keep(self, key: str, part: Callable[[], bytes]) -> None:
+        """Keep a part, with all that came before it, as soon as it is time to and if there is room.
+
+        part: gives its bytes, and is only asked then.
+        """
+        self.add(key, part)
+        self.keep_added()
+
+    def add(self, key: str, part: Callable[[], bytes]) -> None:
+        """Have a part kept with the next one; as `keep`, for several that belong together."""
+        self._pending[key] = part
+
+    def keep_added(self) -> None:
+        """Keep all that came, as `keep` does."""
+        if not self.is_due:
+            return
+        for name, packed in self._pending.items():
+            data = packed()
+            if len(data) <= self._store.artefact_left:
+                self._store.put_artefact(name, data, self._about)
+                self._left.add(name)
+        self._pending.clear()
+        self._kept_at = self._clock()
+
+    def made(
+        self, key: str, make: Callable[[], Piece], pack: Callable[[Piece], bytes], unpack: Callable[[bytes], Piece]
+    ) -> Piece:
+        """A part as an earlier attempt has kept it, or as it is made now, which is kept as `keep` does."""
+        known = self.get(key, unpack)
+        if known is not None:
+            return known
+        part = make()
+        self.keep(key, lambda: pack(part))
+        return part
+
+    def numbered(
+        self, key: str, pack: Callable[[Piece], bytes], unpack: Callable[[bytes], Piece]
+    ) -> Callable[[int, Callable[[], Piece]], Piece]:
+        """`made` for parts that are told apart by their numbers alone."""
+        return lambda number, make: self.made(f"{key}/{number}", make, pack, unpack)
+
+    def done(self) -> None:
+        """The stage is whole, and its result is kept elsewhere: let the parts go."""
+        self._pending.clear()
+        for key in self._left:
+            self._store.drop_entry("artefacts", key)
+        self._left.clear()
+        self._kept_at = self._clock()

@@ -1,4 +1,6 @@
-"""A visitor's choices, kept in the address of the page, so that a refresh or a copied link shows the same again."""
+"""A user's choices, kept in the page's address so that a refresh or a copied link shows the same: select boxes and the
+fields of the tolerance.
+"""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting.html import visible
 from sparsedash.ui import frame
+from sparsedash.ui.navigation import POINTS, RATIO, current_tolerance
 
 Query = dict[str, str | list[str]]
 """What an address says after its question mark; a parameter may have several values."""
@@ -21,12 +24,12 @@ NAME_SHOWN = 80
 """Characters of what an address asks for; what is longer was not typed by a person."""
 
 
-def asked(name: str) -> str:
+def query_value(name: str) -> str:
     """The value of a parameter of the address, or nothing."""
     return st.query_params.get(name, "")
 
 
-def go(parameters: Mapping[str, str]) -> None:
+def set_query(parameters: Mapping[str, str]) -> None:
     """Change these parameters of the address; an empty value removes one."""
     for name, value in parameters.items():
         if value:
@@ -61,14 +64,14 @@ def select(
     options: what is shown for each value. along: what else the address says after a change. noun: what the options are;
     where it is given, an address that asks for something else is answered in words, in `said_in` or under the box.
     """
-    wanted, key = asked(name), f"chosen-{name}"
+    wanted, key = query_value(name), f"chosen-{name}"
     chosen = wanted if wanted in options else usual
     st.session_state[key] = chosen
     st.selectbox(
         title,
         list(options),
         key=key,
-        on_change=lambda: go({**(along or {}), name: st.session_state[key]}),
+        on_change=lambda: set_query({**(along or {}), name: st.session_state[key]}),
         filter_mode="contains",
         format_func=lambda value: visible(options[value]),
     )
@@ -79,3 +82,38 @@ def select(
                 f"Shown instead is {options[chosen]}."
             )
     return chosen
+
+
+def choose_tolerance() -> None:
+    """Draw the two fields that say what may be lost."""
+    allowed = current_tolerance()
+    with st.popover("What may be lost", type="tertiary"):
+        ratio_field("Word perplexity, times the dense model's", allowed.ratio)
+        points_field("Accuracy, points", allowed.points)
+        frame.note(
+            "Within: the whole interval of word perplexity lies inside. Beyond: that of either measure lies outside."
+        )
+
+
+def ratio_field(title: str, value: float) -> None:
+    """Draw the field of the word perplexity that is allowed, as a multiple of the dense model's."""
+    _tolerance_field(RATIO, title, value, (1.01, 1000.0), 0.05)
+
+
+def points_field(title: str, value: float) -> None:
+    """Draw the field of the points of accuracy that may be lost."""
+    _tolerance_field(POINTS, title, value, (0.1, 100.0), 0.5)
+
+
+def _tolerance_field(name: str, title: str, value: float, bounds: tuple[float, float], step: float) -> None:
+    key = f"chosen-{name}"
+    st.session_state[key] = min(max(value, bounds[0]), bounds[1])
+    st.number_input(
+        title,
+        min_value=bounds[0],
+        max_value=bounds[1],
+        step=step,
+        format="%.2f",
+        key=key,
+        on_change=lambda: set_query({name: f"{st.session_state[key]:g}"}),
+    )

@@ -21,24 +21,24 @@ _OFFER = {
 }
 
 
-def script_digest() -> str:
+def notice_script_digest() -> str:
     """The script as the content security policy names it: without this the browser does not run it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()}"
 
 
-def offer() -> None:
+def offer_notices() -> None:
     """Draw the button that asks the browser for leave, or what stands against it. The choice is kept in the browser."""
     button = element("button", type="button", hidden="hidden")
     _show(button, element("span", role="status"), css="sd-browser-notice", **_OFFER)
 
 
-def tell(title: str, body: str, tag: str) -> None:
+def notify(title: str, body: str, tag: str) -> None:
     """Have the browser say this, if the visitor asked for it. Text may be foreign. tag: one notice of each is shown."""
     css = "sd-browser-notice sd-unseen"
     _show(css=css, data_title=visible(title), data_body=visible(body), data_tag=tag)
 
 
-def hear(words: str) -> None:
+def announce(words: str) -> None:
     """Have a screen reader say this, once for as long as it stays the same. Text may be foreign."""
     _show(css="sd-browser-notice sd-unseen", data_heard=visible(words))
 

@@ -14,7 +14,7 @@ _SCALE = 3
 """Pixels of a PNG for each one on the page, so that it can be printed."""
 
 
-def script_digest() -> str:
+def chart_script_digest() -> str:
     """The script as the content security policy names it: without this the browser does not run it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()}"
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sparsedash.catalog.presets import METHODS
-from sparsedash.schema.cache_keys import is_used
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.searches import FindSettings
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import FindSettings, RunSettings
+from sparsedash.schema.store_keys import is_used
 from sparsedash.ui.address_bar import Query
 
 CHANNEL_PRESETS = [method for method in METHODS if method.settings.takes_channels]

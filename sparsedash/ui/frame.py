@@ -1,4 +1,4 @@
-"""What every page begins with, and the parts that every page draws: opening sentence, empty state, error, link."""
+"""The frame of every page: set-up, opening sentence, notes, tables, links, errors, and notices when jobs end."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +11,80 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
-from sparsedash.reporting.charts.palette import Theme
-from sparsedash.reporting.files.table_file import table_csv, table_file_name
-from sparsedash.reporting.html import Html, Table, element, escape, heading, join, label, paragraph
+from sparsedash.jobs.job import LONG, Job, JobState
+from sparsedash.reporting.charts.chart_style import Theme
+from sparsedash.reporting.html import Html, Table, element, escape, heading, join, paragraph, widget_label
+from sparsedash.reporting.job_status import job_name
+from sparsedash.reporting.record_pair import table_csv, table_file_name
 from sparsedash.schema.errors import NewerError, SparseDashError
 from sparsedash.service.backend import Backend, default_data_dir
-from sparsedash.storage.serving_file import serving
-from sparsedash.ui import carried, job_notices, menu
-from sparsedash.ui.serving import visitor
+from sparsedash.storage.users import serving_rules
+from sparsedash.ui import browser_notices, current_user, navigation
+
+JOB_S = 1.0
+"""The state and progress of a job."""
+
+NOTICE_S = 2.0
+"""Whether a job has ended, on pages that are about something else."""
+
+WRITTEN_S = 0.25
+"""Text that two models are writing: it grows while it is read."""
+
+RECONCILE_S = 1.0
+"""The job table beside what really runs, by the server."""
+
+MACHINES_S = 2.0
+"""How often a page asks what the machines of a cluster do."""
+
+
+JOBS_ANNOUNCED = 50
+"""How many jobs are looked at, newest first."""
+
+_TOLD = "notices-told"
+_ENDED: dict[JobState, tuple[str, str]] = {
+    "done": ("is done", "check_circle"),
+    "failed": ("has failed", "error"),
+    "crashed": ("has crashed", "error"),
+    "cancelled": ("was cancelled", "cancel"),
+}
+
+
+def announce_ended_jobs(backend: Backend) -> None:
+    """Tell which jobs have ended since the visitor came; go on looking while a job is live. May raise StoreError."""
+    if _TOLD not in st.session_state:
+        # Not by the times at which jobs ended: the clock may be set while the visitor is here.
+        st.session_state[_TOLD] = {(job.id, job.attempt) for job in backend.jobs(JOBS_ANNOUNCED) if not job.live}
+    if any(job.live for job in _announce_new_endings(backend)):
+        _watch_endings(backend)
+
+
+@st.fragment(run_every=NOTICE_S)
+def _watch_endings(backend: Backend) -> None:
+    try:
+        _announce_new_endings(backend)
+    except SparseDashError:
+        # The next page that is opened says what is wrong.
+        return
+
+
+def _announce_new_endings(backend: Backend) -> tuple[Job, ...]:
+    jobs = backend.jobs(JOBS_ANNOUNCED)
+    for job in reversed(jobs):
+        ended = (job.id, job.attempt)
+        if _is_announced(job) and ended not in st.session_state[_TOLD]:
+            st.session_state[_TOLD].add(ended)
+            words, icon = _ENDED[job.state]
+            title = job_name(backend, job)
+            said = f"{title} {words}."
+            st.toast(f"{widget_label(title)} {words}. [See the jobs](jobs)", icon=f":material/{icon}:", duration="long")
+            browser_notices.notify("SparseDash", said, f"sparsedash-{job.id}-{job.attempt}")
+    return jobs
+
+
+def _is_announced(job: Job) -> bool:
+    """Whether its end is worth telling. What a prompt has written is seen where it was asked for."""
+    return not job.live and (job.kind in LONG or job.state in ("failed", "crashed"))
+
 
 P = ParamSpec("P")
 
@@ -37,11 +103,11 @@ def page(title: str) -> Backend:
     st.set_page_config(page_title=f"{title} · SparseDash", page_icon=_MARK, layout="wide")
     st.logo(_WORDMARK)
     st.html(_STYLE)
-    menu.begin(title)
-    visitor.draw()
+    navigation.begin_menu(title)
+    current_user.draw_user()
     try:
         opened = _for_visitor(backend())
-        job_notices.tell_endings(opened)
+        announce_ended_jobs(opened)
         return opened
     except SparseDashError as error:
         opening("SparseDash cannot work yet.")
@@ -57,8 +123,8 @@ def backend() -> Backend:
 
 def _for_visitor(opened: Backend) -> Backend:
     """The backend as whoever is looking has it; the one for everybody while nobody else is served."""
-    rules = serving()
-    return opened if rules is None else opened.seen_by(visitor.current(), rules)
+    rules = serving_rules()
+    return opened if rules is None else opened.seen_by(current_user.current_user(), rules)
 
 
 @lru_cache(maxsize=1)
@@ -84,7 +150,7 @@ def offer_table(shown: Table, key: str = "") -> None:
         "CSV",
         data=lambda: table_csv(shown),
         file_name=name,
-        mime=visitor.media_type("text/csv"),
+        mime=current_user.private_media_type("text/csv"),
         on_click="ignore",
         key=f"take-{name}{key}",
         type="tertiary",
@@ -125,7 +191,7 @@ def failure(message: str, advice: str = "") -> None:
     show(element("div", what, then, css="sd-alert", role="alert"))
 
 
-def tell_left_alone(found: Sequence[NewerError]) -> None:
+def note_newer_entries(found: Sequence[NewerError]) -> None:
     """Draw that there is more in the data folder than this version can show."""
     if found:
         one = len(found) == 1
@@ -138,12 +204,12 @@ def tell_left_alone(found: Sequence[NewerError]) -> None:
 
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
     """Draw a real link to a page of ours; it carries what may be lost. text: a label, see `reporting.html.label`."""
-    along = carried.tolerance_address() if page_file in carried.JUDGING else {}
+    along = navigation.tolerance_query() if page_file in navigation.JUDGING else {}
     st.page_link(f"pages/{page_file}.py", label=text, query_params={**along, **query} or None)
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def errors_in_words() -> Iterator[None]:
     """Within, an error that a user can meet is drawn in words, and what comes after this block goes on."""
     try:
         yield
@@ -157,7 +223,7 @@ def fragment(every_s: float) -> Callable[[Callable[P, None]], Callable[P, None]]
     def made(draw: Callable[P, None]) -> Callable[P, None]:
         @wraps(draw)
         def drawn(*args: P.args, **kwargs: P.kwargs) -> None:
-            with told():
+            with errors_in_words():
                 draw(*args, **kwargs)
 
         return st.fragment(drawn, run_every=every_s)
@@ -170,7 +236,7 @@ def attempt(action: Callable[[], object]) -> None:
     try:
         action()
     except SparseDashError as error:
-        st.toast(label(f"{error.message} {error.advice}"), icon=":material/error:", duration="long")
+        st.toast(widget_label(f"{error.message} {error.advice}"), icon=":material/error:", duration="long")
 
 
 def theme() -> Theme:

@@ -1,8 +1,11 @@
-"""What the server does beside drawing pages: its border, security headers, the health route, keeping the jobs going."""
+"""The server besides its pages: security headers, health route, and the thread that reconciles jobs."""
 
 import base64
 import hashlib
+import logging
 import re
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,12 +19,63 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.ui import browser_notices, chart_files, frame
-from sparsedash.ui.reconciling import Reconciling
-from sparsedash.ui.serving import start
-from sparsedash.ui.serving.border import Border, may_see_details
-from sparsedash.ui.serving.sessions import Sessions
+from sparsedash.ui import middleware as start
+from sparsedash.ui.frame import RECONCILE_S
+from sparsedash.ui.middleware import AccessMiddleware, UploadMiddleware, may_see_details
 
-_reconciling: list[Reconciling] = []
+log = logging.getLogger(__name__)
+
+LATE_S = 30.0
+"""Without a whole round for so long, jobs are no longer looked after."""
+
+
+class ReconcilingThread:
+    """Reconciles the job table about once a second, from `start` to `stop`."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="reconcile-jobs", daemon=True)
+        self._done_at = time.monotonic()
+        self._problem = ""
+
+    def start(self) -> None:
+        """Begin."""
+        self._done_at = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the present round."""
+        self._stop.set()
+
+    def trouble(self) -> str:
+        """Why jobs are not looked after, in words; empty while they are."""
+        if self._stop.is_set():
+            return ""
+        if not self._thread.is_alive():
+            return "The thread that looks after the jobs is dead. Start the server again."
+        late_s = time.monotonic() - self._done_at
+        if late_s < LATE_S:
+            return ""
+        why = f": {self._problem}" if self._problem else "; its last round has not ended."
+        return f"The jobs have not been looked after for {late_s:.0f} s{why}"
+
+    def _go_on(self) -> None:
+        while not self._stop.wait(RECONCILE_S):
+            try:
+                frame.backend().reconcile()
+            except Exception as error:  # noqa: BLE001 - nobody else notices dead workers: the next round must come
+                self._note(error)
+            else:
+                self._done_at, self._problem = time.monotonic(), ""
+
+    def _note(self, error: Exception) -> None:
+        problem = str(error) or type(error).__name__
+        if problem != self._problem:
+            log.warning("Jobs cannot be reconciled: %s", problem, exc_info=not isinstance(error, SparseDashError))
+        self._problem = problem
+
+
+_reconciling: list[ReconcilingThread] = []
 """Of this server: one while it lives."""
 
 
@@ -51,13 +105,17 @@ class SecurityHeaders:
 
 def middleware() -> list[Middleware]:
     """What every request goes through, the outermost first. Ends the program, in words, rather than serve strangers."""
-    return [Middleware(SecurityHeaders), Middleware(Border, rules=start.rules()), Middleware(Sessions)]
+    return [
+        Middleware(SecurityHeaders),
+        Middleware(AccessMiddleware, rules=start.checked_serving_rules()),
+        Middleware(UploadMiddleware),
+    ]
 
 
 @asynccontextmanager
 async def lifespan(_app: object) -> AsyncIterator[None]:
     """Reconcile the job table in a thread for as long as the server lives."""
-    begun = Reconciling()
+    begun = ReconcilingThread()
     _reconciling.append(begun)
     begun.start()
     try:
@@ -67,7 +125,7 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
         _reconciling.remove(begun)
 
 
-def health(request: Request) -> JSONResponse:
+def health_route(request: Request) -> JSONResponse:
     """The health of the data folder and the jobs as JSON; status 503 while they cannot be used, or nobody looks after
     the jobs. Where others are served, who has not logged in is told the status alone.
     """
@@ -98,8 +156,8 @@ def _policy() -> str:
     page = Path(streamlit.__file__).with_name("static") / "index.html"
     inline = re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in inline]
-    scripts = ["'self'", *(f"'sha256-{digest}'" for digest in digests), f"'{browser_notices.script_digest()}'"]
-    scripts.append(f"'{chart_files.script_digest()}'")
+    scripts = ["'self'", *(f"'sha256-{digest}'" for digest in digests), f"'{browser_notices.notice_script_digest()}'"]
+    scripts.append(f"'{chart_files.chart_script_digest()}'")
     return "; ".join(
         [
             "default-src 'self'",

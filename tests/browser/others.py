@@ -7,7 +7,7 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.storage.store import Store
 from tests import dies_with_us
 from tests.browser.served import DEADLINE_S, Server, free_port

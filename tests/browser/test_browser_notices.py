@@ -6,8 +6,9 @@ from dataclasses import asdict
 import pytest
 from playwright.sync_api import expect
 
-from sparsedash.jobs.locks import hold, job_lock
-from sparsedash.jobs.table import Job, JobTable
+from sparsedash.jobs.job import Job
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.local_runner import hold_lock, job_lock
 from sparsedash.schema.settings import RunSettings
 from tests.browser.conftest import note
 from tests.browser.served import DEADLINE_S
@@ -34,7 +35,7 @@ class Folder:
     def run(self, model: str) -> Job:
         settings = RunSettings(model=model)
         job = self.table.submit("run", settings.key(), asdict(settings))
-        self.lock = hold(job_lock(self.path, job.id))
+        self.lock = hold_lock(job_lock(self.path, job.id))
         return self.table.claim(job.id, "slot-0", 1)
 
     def finish(self, job: Job) -> None:

@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import expect
 
 from sparsedash.jobs.job import Taken
-from sparsedash.jobs.locks import hold, job_lock, slot_lock
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.local_runner import hold_lock, job_lock, slot_lock
 from sparsedash.schema.progress import Step
 from sparsedash.storage.store import Store
 from tests.ui import specimens
@@ -27,9 +27,9 @@ class Worker:
     def __init__(self, folder):
         self.store, self.table = Store(folder), JobTable(folder / "jobs.sqlite")
         self.run, self.records = specimens.run()
-        self.slot = hold(slot_lock(folder, 0))
+        self.slot = hold_lock(slot_lock(folder, 0))
         self.job = self.table.submit("run", self.run.key, asdict(self.run.settings))
-        self.lock = hold(job_lock(folder, self.job.id))
+        self.lock = hold_lock(job_lock(folder, self.job.id))
 
     def begin(self):
         self.job = self.table.claim(self.job.id, "slot-0", 1)

@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from playwright.sync_api import expect
 
-from sparsedash.jobs.locks import hold, slot_lock
+from sparsedash.jobs.local_runner import hold_lock, slot_lock
 from sparsedash.storage.store import Store
 from tests.ui import specimens
 
@@ -431,7 +431,7 @@ def test_a_search_started_on_the_form_opens_its_run_judged_by_the_same_tolerance
     folder = tmp_path / "data"
     Store(folder).close()
     # With the slot taken no worker starts: the job waits.
-    with hold(slot_lock(folder, 0)):
+    with hold_lock(slot_lock(folder, 0)):
         page.goto(f"{start_server(folder)}/prune?goal=How+much+can+go%3F&within=1.3")
         ready(page)
         page.get_by_role("button", name="Start").click()

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from sparsedash.ui.menu import TITLES
+from sparsedash.ui.navigation import TITLES
 from tests.browser import others
 from tests.browser.others import Provider, fill, log_in, serve
 from tests.browser.raw import Raw

@@ -10,11 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_records import Continuation, Divergence, Place
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings, Divergence, DivergenceSettings, Place
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
-from sparsedash.storage.user_data import UserData
+from sparsedash.storage.users import UserData
 from tests.browser.test_main_job import write_passages
 from tests.engine.tiny import CONFIGS, tiny_tokenizer
 from tests.ui import specimens

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from sparsedash.schema.hosting.upkeep import about_artefact
+from sparsedash.schema.records import about_artefact
 from sparsedash.storage.store import Store
 from tests.browser.test_pages import ready
 from tests.storage.test_run_files import named

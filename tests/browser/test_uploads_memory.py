@@ -7,7 +7,7 @@ import psutil
 import pytest
 from playwright.sync_api import expect
 
-from sparsedash.ui.serving.sessions import MOST_FILES
+from sparsedash.ui.middleware import MOST_FILES
 from tests.browser.raw import Raw
 from tests.browser.served import DEADLINE_S, Server, bring
 

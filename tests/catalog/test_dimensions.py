@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsedash.catalog.dimensions import _ARCHITECTURES, CONFIGS, dimensions, shipped
-from sparsedash.catalog.published import MODELS
-from sparsedash.engine.models.modules import FAMILIES, mlps_of
-from sparsedash.engine.models.weight_counts import n_matmul_weights, weights_per_channel
+from sparsedash.catalog.families import FAMILIES
+from sparsedash.catalog.model_shape import _ARCHITECTURES, CONFIGS, dimensions, shipped_shape
+from sparsedash.catalog.published_results import PUBLISHED_MODELS
+from sparsedash.engine.models.decoder_blocks import mlps_of, n_matmul_weights, weights_per_channel
 from tests.engine.tiny import CONFIGS as CONFIGS_OF_TINY
 from tests.engine.tiny import tiny_model
 
@@ -55,7 +55,7 @@ def test_relatives_of_llama_are_counted_as_what_they_are(changed):
 
 
 def test_every_published_model_and_the_built_in_one_ship_their_config():
-    assert set(NAMES) == {model.config for model in MODELS} | {"smollm2-135m"}
+    assert set(NAMES) == {model.config for model in PUBLISHED_MODELS} | {"smollm2-135m"}
 
 
 SIZES = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "vocab_size": 32_000}
@@ -108,7 +108,7 @@ def test_a_family_that_is_none_of_ours_is_refused():
 
 
 def test_removed_weights_are_shared_out_over_either_divisor():
-    found = shipped("opt-1.3b")
+    found = shipped_shape("opt-1.3b")
     removed = 0.1 * 24 * 8192 * 2 * 2048
     assert found.matmul_ratio(0.1) == pytest.approx(removed / 1_310_916_608)
     assert found.parameter_ratio(0.1) == pytest.approx(removed / 1_315_758_080)

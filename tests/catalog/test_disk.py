@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.dimensions import shipped
-from sparsedash.catalog.disk import ANSWER_BYTES, disk
+from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import METHODS, method_named
+from sparsedash.catalog.resources import ANSWER_BYTES, run_disk
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 
-SMALL = shipped("smollm2-135m")
+SMALL = shipped_shape("smollm2-135m")
 D, M, N_BLOCKS = 576, 1536, 30
 SETTINGS = RunSettings(sparsities_permille=(250, 500), calibration=CalibrationSettings(n_samples=64, length=128))
 
 
 def takes(name="least-squares", *, streamed=False, n_passages=100, **changed):
-    return disk(SMALL, replace(SETTINGS, methods=(method_named(name),), **changed), n_passages, streamed=streamed)
+    return run_disk(SMALL, replace(SETTINGS, methods=(method_named(name),), **changed), n_passages, streamed=streamed)
 
 
 def test_half_of_every_second_moment_a_sample_of_tokens_and_the_answers_stay():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparsedash.catalog import example
-from sparsedash.catalog.example import EXAMPLE, FILE, example_key, is_example, shipped, write_example
+from sparsedash.catalog import choices
+from sparsedash.catalog.choices import EXAMPLE, EXAMPLE_FILE, example_key, example_result, is_example, write_example
 from sparsedash.schema.records import Passages, Record, Run
 from tests.factories import answered
 from tests.ui import specimens
@@ -14,15 +14,15 @@ def written(tmp_path, monkeypatch):
     run, records = specimens.run()
     file = tmp_path / "example" / "run.jsonl.gz"
     write_example([specimens.passages(), run, *records], file)
-    monkeypatch.setattr(example, "FILE", file)
+    monkeypatch.setattr(choices, "EXAMPLE_FILE", file)
     return run, records
 
 
 def test_what_was_written_is_read_again_but_only_under_keys_of_the_example(written):
     run, records = written
-    assert shipped(Run, run.key) is None
-    assert example._all(example.FILE)[run.key] == run
-    assert example._all(example.FILE)[records[1].key] == records[1]
+    assert example_result(Run, run.key) is None
+    assert choices._example_parts(choices.EXAMPLE_FILE)[run.key] == run
+    assert choices._example_parts(choices.EXAMPLE_FILE)[records[1].key] == records[1]
 
 
 def test_the_same_parts_give_the_same_bytes(tmp_path):
@@ -34,11 +34,11 @@ def test_the_same_parts_give_the_same_bytes(tmp_path):
 def test_a_text_with_odd_line_ends_stays_one_line(tmp_path):
     odd = Passages(key=example_key("p"), indices=(0,), contexts=("a\u2028b\nc\x85d",), targets=("e",))
     write_example([odd], tmp_path / "odd")
-    assert example._all(tmp_path / "odd") == {odd.key: odd}
+    assert choices._example_parts(tmp_path / "odd") == {odd.key: odd}
 
 
 def test_where_a_build_left_it_out_there_is_none(tmp_path):
-    assert example._all(tmp_path / "nothing") == {}
+    assert choices._example_parts(tmp_path / "nothing") == {}
 
 
 def test_no_digest_is_a_key_of_the_example():
@@ -48,13 +48,13 @@ def test_no_digest_is_a_key_of_the_example():
 
 
 def test_what_ships_is_whole_and_small():
-    run = shipped(Run, EXAMPLE)
+    run = example_result(Run, EXAMPLE)
     assert run is not None
     assert run.finished
     assert run.made_on
     assert len(run.sparse) == run.settings.n_sparse
-    dense = shipped(Record, run.dense)
+    dense = example_result(Record, run.dense)
     assert dense is not None
-    assert shipped(Passages, dense.passages_key) is not None
-    assert all(shipped(Record, key).passages_key == dense.passages_key for key in run.sparse)
-    assert FILE.stat().st_size < 600_000
+    assert example_result(Passages, dense.passages_key) is not None
+    assert all(example_result(Record, key).passages_key == dense.passages_key for key in run.sparse)
+    assert EXAMPLE_FILE.stat().st_size < 600_000

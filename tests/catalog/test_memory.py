@@ -6,7 +6,6 @@ from typing import get_args
 import pytest
 
 from sparsedash.catalog.choices import MODELS
-from sparsedash.catalog.dimensions import Dimensions
 from sparsedash.catalog.engine_limits import (
     BATCH_TOKENS,
     FEWEST_TEXTS,
@@ -15,9 +14,17 @@ from sparsedash.catalog.engine_limits import (
     MOST_TEXTS,
     SENSITIVITY_BATCH_TOKENS,
 )
-from sparsedash.catalog.memory import RUNTIME_BYTES, Purpose, dimensions_of, gradient_bytes, kept_bytes, least_memory
-from sparsedash.catalog.memory_advice import _SMALLER
+from sparsedash.catalog.model_shape import Dimensions
 from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.resources import (
+    _SMALLER,
+    RUNTIME_BYTES,
+    Purpose,
+    dimensions_of,
+    gradient_bytes,
+    kept_bytes,
+    least_memory,
+)
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_MODEL, BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
 

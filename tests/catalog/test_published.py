@@ -4,79 +4,91 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog import published
+from sparsedash.catalog import published_results
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
-from sparsedash.catalog.dimensions import shipped
-from sparsedash.catalog.memory import RUNTIME_BYTES
+from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
-from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS, notes, published_model
-from sparsedash.catalog.runs_at_size import RUNS_AT_SIZE
+from sparsedash.catalog.published_results import (
+    LAST_TOKEN,
+    LAST_WORD,
+    PUBLISHED_ROWS,
+    RUNS_AT_SIZE,
+    published_model,
+    row_notes,
+)
+from sparsedash.catalog.resources import RUNTIME_BYTES
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_MODEL, RunSettings
 from sparsedash.service import reproduction
-from sparsedash.service.reproduction import measured, published_interval, ratio, run_cost, run_settings
+from sparsedash.service.reproduction import (
+    measured_row,
+    published_interval,
+    published_run_cost,
+    published_run_settings,
+    removed_ratio,
+)
 from sparsedash.stats.significance import unpaired_interval
 from tests.factories import PRUNED, RECORD, RUN, outcome
 
 TWENTY_PERCENT = LAST_TOKEN[0]
-by_name = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+by_name = pytest.mark.parametrize("row", PUBLISHED_ROWS, ids=lambda row: row.name)
 
 
 @pytest.mark.parametrize("config", RUNS_AT_SIZE)
 def test_what_was_run_at_its_real_size_is_a_published_model(config):
     run = RUNS_AT_SIZE[config]
-    assert config in {model.config for model in published.MODELS}
+    assert config in {model.config for model in published_results.PUBLISHED_MODELS}
     assert method_named(run.method)
     assert run.n_tokens * run.n_passages * run.seconds > 0
     # Less than the weights, which stayed in their files, and what the engine takes itself.
-    assert RUNTIME_BYTES / 2 < run.peak_bytes < RUNTIME_BYTES + 2 * shipped(config).n_parameters
+    assert RUNTIME_BYTES / 2 < run.peak_bytes < RUNTIME_BYTES + 2 * shipped_shape(config).n_parameters
 
 
 def test_there_are_eight_rows_by_the_last_token_and_twelve_by_the_last_word():
     assert (len(LAST_TOKEN), len(LAST_WORD)) == (8, 12)
-    assert len({row.name for row in ROWS}) == 20
+    assert len({row.name for row in PUBLISHED_ROWS}) == 20
 
 
 @pytest.mark.parametrize("row", LAST_TOKEN[1:], ids=lambda row: row.name)
 def test_a_published_ratio_is_reproduced_from_the_config_alone(row):
-    found = ratio(row)
+    found = removed_ratio(row)
     assert found.reproduced
     assert abs(found.of_matmul - row.matmul_ratio) <= 0.0005
 
 
 def test_the_ratio_of_the_twenty_percent_row_divides_by_all_parameters():
-    found = ratio(TWENTY_PERCENT)
+    found = removed_ratio(TWENTY_PERCENT)
     assert not found.reproduced and found.explained
     assert found.of_matmul == pytest.approx(0.1286, abs=5e-5)
     assert found.of_parameters == pytest.approx(0.1242, abs=5e-5)
-    assert "all parameters" in notes(TWENTY_PERCENT)[1]
+    assert "all parameters" in row_notes(TWENTY_PERCENT)[1]
 
 
 def test_the_table_of_last_words_states_no_ratio():
-    assert all(ratio(row) is None for row in LAST_WORD)
+    assert all(removed_ratio(row) is None for row in LAST_WORD)
 
 
 def test_three_stated_drops_do_not_follow_from_their_accuracies_and_say_so():
-    wrong = [row for row in ROWS if not row.drop_follows]
+    wrong = [row for row in PUBLISHED_ROWS if not row.drop_follows]
     assert [(row.model, row.dtype, row.drop_percent) for row in wrong] == [
         ("EleutherAI/gpt-j-6b", "float32", 1.50),
         ("facebook/opt-1.3b", "float32", -1.73),
         ("facebook/opt-1.3b", "bfloat16", -1.78),
     ]
-    assert all("does not follow" in notes(row)[0] for row in wrong)
+    assert all("does not follow" in row_notes(row)[0] for row in wrong)
 
 
 def test_the_drop_of_one_bf16_row_is_that_of_its_fp32_row():
     single, half = (row for row in LAST_WORD if row.model == "facebook/opt-1.3b")
     low, high = single.drop_range
     assert low <= half.drop_percent <= high
-    assert "FP32" in notes(half)[1]
+    assert "FP32" in row_notes(half)[1]
 
 
 def test_not_even_the_largest_drop_shows_a_difference_from_totals_alone():
-    shown = [row.name for row in ROWS if published_interval(row).shown]
+    shown = [row.name for row in PUBLISHED_ROWS if published_interval(row).shown]
     assert shown == []
-    largest = min(ROWS, key=lambda row: row.sparse - row.dense)
+    largest = min(PUBLISHED_ROWS, key=lambda row: row.sparse - row.dense)
     assert published_interval(largest).interval == pytest.approx((-0.0319, 0.0063), abs=1e-3)
 
 
@@ -94,7 +106,7 @@ def test_an_unpaired_interval_is_that_of_newcombes_own_example():
 
 @by_name
 def test_a_row_is_repeated_by_a_request_that_the_catalog_knows(row):
-    settings = run_settings(row)
+    settings = published_run_settings(row)
     assert settings.model in {model.name for model in MODELS}
     assert settings.calibration.corpus in {corpus.name for corpus in CALIBRATION_CORPORA}
     assert settings.evaluation.corpus in {corpus.name for corpus in EVALUATION_CORPORA}
@@ -109,8 +121,8 @@ def test_a_row_is_repeated_by_a_request_that_the_catalog_knows(row):
 
 
 def test_the_rule_of_the_last_token_table_is_the_published_one():
-    assert {run_settings(row).evaluation.rule for row in LAST_TOKEN} == {"published"}
-    assert {run_settings(row).evaluation.rule for row in LAST_WORD} == {"plain"}
+    assert {published_run_settings(row).evaluation.rule for row in LAST_TOKEN} == {"published"}
+    assert {published_run_settings(row).evaluation.rule for row in LAST_WORD} == {"plain"}
 
 
 def test_the_model_that_is_gone_has_a_stand_in_that_is_named():
@@ -121,7 +133,7 @@ def test_the_model_that_is_gone_has_a_stand_in_that_is_named():
 
 
 def test_what_a_run_takes_follows_from_the_config_and_the_format():
-    single, half = (run_cost(row, lambda _: None) for row in LAST_WORD[:2])
+    single, half = (published_run_cost(row, lambda _: None) for row in LAST_WORD[:2])
     weights = [row.memory.n_bytes - row.memory.beside_bytes - RUNTIME_BYTES for row in (single, half)]
     assert weights == [4 * 6_050_882_784, 2 * 6_050_882_784]
     assert single.download_bytes == half.download_bytes == 4 * 6_050_882_784
@@ -137,31 +149,31 @@ def test_what_a_run_takes_follows_from_the_config_and_the_format():
 
 def test_a_method_without_a_backward_pass_leaves_no_gradients(monkeypatch):
     monkeypatch.setattr(reproduction, "METHOD", "wanda-channels")
-    found = run_cost(LAST_WORD[0], lambda _: None)
+    found = published_run_cost(LAST_WORD[0], lambda _: None)
     assert found.kept_bytes == 28 * 16384 * 16384 * 2
 
 
 def test_what_a_row_takes_for_granted_about_its_calibration_is_said():
-    assumed = {row.calibration: any("is assumed" in note for note in notes(row)) for row in ROWS}
+    assumed = {row.calibration: any("is assumed" in note for note in row_notes(row)) for row in PUBLISHED_ROWS}
     assert assumed == {"lambada": True, "the_pile": True, "pile_10k": False}
 
 
 def test_the_time_is_measured_on_the_model_or_scaled_up_from_the_built_in_one():
     row = LAST_WORD[0]
-    assert run_cost(row, lambda _: 60.0).seconds == 60.0
-    scaled = run_cost(row, lambda settings: 10.0 if settings.model == BUILTIN_MODEL else None)
+    assert published_run_cost(row, lambda _: 60.0).seconds == 60.0
+    scaled = published_run_cost(row, lambda settings: 10.0 if settings.model == BUILTIN_MODEL else None)
     assert scaled.extrapolated
     assert scaled.seconds == pytest.approx(10 * 5_843_582_976 / 134_479_872)
 
 
 def _found(row, **changes):
     """What is found for a row when one run with its settings, changed like this, is there."""
-    settings = replace(run_settings(row), **changes)
+    settings = replace(published_run_settings(row), **changes)
     run = replace(RUN, settings=settings, dense="d", sparse=("k",), finished=True)
     dense = replace(RECORD, key="d", pruned=None, outcomes=(outcome(0), outcome(1)))
     pruned = replace(PRUNED, sparsity_permille=row.sparsity_permille)
     records = {"d": dense, "k": replace(RECORD, pruned=pruned)}
-    return measured(row, [run], records.get)
+    return measured_row(row, [run], records.get)
 
 
 def test_a_result_for_the_same_model_texts_and_sparsity_stands_beside_its_row():
@@ -182,4 +194,4 @@ def test_a_result_for_anything_else_does_not():
         {"evaluation": usual.evaluation},
     ):
         assert _found(LAST_WORD[0], **changes) is None
-    assert measured(LAST_WORD[0], [], {}.get) is None
+    assert measured_row(LAST_WORD[0], [], {}.get) is None

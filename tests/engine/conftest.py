@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.storage.store import Store
 from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub
@@ -43,7 +43,7 @@ def store(tmp_path):
 @pytest.fixture(scope="session")
 def loaded(model_folder, tmp_path_factory):
     opened = Store(tmp_path_factory.mktemp("data"))
-    yield load(locate(str(model_folder), opened), "float32")
+    yield load_model(locate_model(str(model_folder), opened), "float32")
     opened.close()
 
 

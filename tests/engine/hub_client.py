@@ -61,10 +61,10 @@ class HubClient:
 def _model(reference: str, store: Any) -> dict[str, Any]:
     import torch
 
-    from sparsedash.engine.models.loading import load, locate
+    from sparsedash.engine.models.loading import load_model, locate_model
 
-    source = locate(reference, store)
-    loaded = load(source, "float32")
+    source = locate_model(reference, store)
+    loaded = load_model(source, "float32")
     logits = loaded.model(torch.tensor([[1, 2, 3]])).logits
     return {
         "identity": source.identity,

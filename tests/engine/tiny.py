@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.modules import FAMILIES
 
 WIDTH = 96
 VOCABULARY = 400

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sparsedash.jobs.cluster_runner import ClusterRunner
-from sparsedash.jobs.table import Job, JobTable
+from sparsedash.jobs.job import Job
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.store import Store

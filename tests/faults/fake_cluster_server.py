@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from sparsedash.jobs.cluster import Cluster
+from sparsedash.jobs.cluster_parts import named_scheduler
 from sparsedash.jobs.cluster_runner import ClusterRunner, Means
-from sparsedash.jobs.scheduler import named_scheduler
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.records import Record
-from sparsedash.service.cluster.plan import plan_of
+from sparsedash.service.cluster_plan import plan_of
 from sparsedash.storage.store import Store
 from tests.faults.fake_machine import ON_MACHINE
 

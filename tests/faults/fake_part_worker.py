@@ -4,11 +4,10 @@ import sys
 import time
 from dataclasses import replace
 
-from sparsedash.schema.hashing import digest
-from sparsedash.schema.hosting.parts import PartSettings
+from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Passages, Record
-from sparsedash.schema.settings import settings_from_plain
+from sparsedash.schema.settings import PartSettings, settings_from_plain
 from sparsedash.worker import main
 from tests.factories import PRUNED, RECORD, RUN
 

@@ -4,8 +4,8 @@ import sys
 import time
 from pathlib import Path
 
-from sparsedash.jobs.runner import LocalRunner
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.local_runner import LocalRunner
 
 folder = Path(sys.argv[1])
 runner = LocalRunner(folder, JobTable(folder / "jobs.sqlite"), command=sys.argv[2:])

@@ -14,19 +14,19 @@ import signal
 import sys
 from pathlib import Path
 
-from sparsedash.engine.calibration import gradients, walked
+from sparsedash.engine.calibration import gradients, statistics
 from sparsedash.engine.evaluation import evaluate
-from sparsedash.engine.pruning import reconstruction_error, structured, unstructured
-from sparsedash.engine.work import load
-from sparsedash.storage import halfway
+from sparsedash.engine.job_handlers import load_job_handlers
+from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning
+from sparsedash.storage import store
 from sparsedash.worker import main
 
 COUNTED = {
-    "calibrated and refitted blocks": (walked.Walked, "reached"),
+    "calibrated and refitted blocks": (statistics.WalkCheckpoint, "reached"),
     "batches on the way back": (gradients, "_watched"),
-    "scored and solved blocks": (structured, "_layer"),
-    "measured blocks": (reconstruction_error, "_block_errors"),
-    "masked blocks": (unstructured, "_masked"),
+    "scored and solved blocks": (channel_pruning, "_layer"),
+    "measured blocks": (compensation, "_block_errors"),
+    "masked blocks": (weight_pruning, "_masked"),
     "answered batches": (evaluate, "read"),
 }
 """What is called once for each of them."""
@@ -34,7 +34,7 @@ COUNTED = {
 
 def keep_and_count_all(folder):
     """Make every stage a long one, of many blocks and batches."""
-    halfway.EVERY_S = 0.0
+    store.EVERY_S = 0.0
     evaluate.KEPT_BYTES, evaluate.KEPT_SHARE, evaluate.HELD_SHARE, evaluate.BATCH_TOKENS = 0, 0, 0, 64
     gradients.SENSITIVITY_BATCH_TOKENS = 256
     killed_at = json.loads((folder / "killed").read_text())
@@ -58,7 +58,7 @@ def keep_and_count_all(folder):
         setattr(where, name, counting(what, getattr(where, name)))
 
 
-load()
+load_job_handlers()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 print("ready", flush=True)
 for line in sys.stdin:

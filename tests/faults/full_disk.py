@@ -13,16 +13,15 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from sparsedash.engine.work import Task, load
+from sparsedash.engine.job_handlers import JobTask, load_job_handlers
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import ignore_steps, ignore_text
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
-from sparsedash.worker import in_words
+from sparsedash.worker import describe_error
 
 STAGES = ("load", "text", "calibrate", "prune", "evaluate")
 
@@ -52,14 +51,14 @@ def said_of(work, folder: Path) -> list[str]:
     try:
         work()
     except Exception as error:  # noqa: BLE001 - as the worker does
-        return list(in_words(error, None, folder))
+        return list(describe_error(error, None, folder))
     return []
 
 
 def done(kind: str, settings, store: Store, on_step=ignore_steps):
     """What a worker's engine makes of a job that has just been loaded."""
-    task = Task(key=settings.key(), settings=asdict(settings), store=store, on_step=on_step, on_text=ignore_text)
-    return load()[kind](task)
+    task = JobTask(key=settings.key(), settings=asdict(settings), store=store, on_step=on_step, on_text=ignore_text)
+    return load_job_handlers()[kind](task)
 
 
 def records(run, store: Store) -> list[Record]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from sparsedash.jobs.runner import LocalRunner, worker_environment
-from sparsedash.jobs.table import Job, JobTable
+from sparsedash.jobs.job import Job
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.local_runner import LocalRunner, worker_environment
 from sparsedash.schema.settings import RunSettings
 from tests import dies_with_us
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sparsedash.jobs.locks import is_held, job_lock
+from sparsedash.jobs.local_runner import is_lock_held, job_lock
 
 pytestmark = pytest.mark.faults
 
@@ -52,7 +52,7 @@ def test_no_signal_is_sent_before_its_time(house):
     for _ in range(20):
         house.runner.reconcile()
     assert house.table.get(job.id).state == "running"
-    assert is_held(job_lock(house.folder, job.id))
+    assert is_lock_held(job_lock(house.folder, job.id))
 
 
 def test_a_cancelled_job_can_be_retried(house):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.jobs.exit_reasons import CLUSTER
+from sparsedash.jobs.local_runner import CLUSTER
 from tests.dask_house import eventually
 from tests.faults.cluster_house import ClusterHouse
 

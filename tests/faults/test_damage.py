@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.settings import RunSettings

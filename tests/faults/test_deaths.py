@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sparsedash.jobs.locks import cluster_lock, hold, is_held, job_lock, slot_lock
+from sparsedash.jobs.local_runner import cluster_lock, hold_lock, is_lock_held, job_lock, slot_lock
 from tests.faults.house import eventually
 
 pytestmark = pytest.mark.faults
@@ -129,7 +129,7 @@ def test_a_worker_that_hangs_at_its_end_does_not_hold_up_the_next_job(house, mon
     monkeypatch.setenv("SPARSEDASH_LINGER_S", "0")
     monkeypatch.setenv("FAKE_WORKER_HANGS_AT_ITS_END", "1")
     first = house.tend_until_state(house.submit("quick-1"), "done")
-    house.tend_until(lambda: not is_held(slot_lock(house.folder, 0)))
+    house.tend_until(lambda: not is_lock_held(slot_lock(house.folder, 0)))
     house.runner._start_within_s = 0.0
     house.tend_until(lambda: not psutil.pid_exists(first.pid))
     house.runner._start_within_s = 60.0
@@ -139,8 +139,8 @@ def test_a_worker_that_hangs_at_its_end_does_not_hold_up_the_next_job(house, mon
 
 def test_a_lock_file_from_before_a_restart_means_nothing(house):
     job = house.submit("quick")
-    hold(job_lock(house.folder, job.id)).close()
-    hold(slot_lock(house.folder, 0)).close()
+    hold_lock(job_lock(house.folder, job.id)).close()
+    hold_lock(slot_lock(house.folder, 0)).close()
     house.tend_until_state(job, "done")
 
 
@@ -205,7 +205,7 @@ def test_a_worker_ends_when_nothing_comes(house, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_LINGER_S", "0")
     done = house.tend_until_state(house.submit("quick"), "done")
     house.tend_until(lambda: not psutil.pid_exists(done.pid))
-    assert not is_held(slot_lock(house.folder, 0))
+    assert not is_lock_held(slot_lock(house.folder, 0))
 
 
 def test_a_bound_worker_ends_with_whoever_started_it(house):
@@ -219,7 +219,7 @@ def test_a_bound_worker_ends_with_whoever_started_it(house):
 
 
 def test_while_a_cluster_takes_runs_no_worker_of_this_machine_does(house):
-    with hold(cluster_lock(house.folder)):
+    with hold_lock(cluster_lock(house.folder)):
         run = house.submit("quick")
         prompt = house.table.submit("continuation", "a prompt", {})
         house.tend_until_state(prompt, "done")

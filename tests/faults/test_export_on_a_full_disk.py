@@ -21,7 +21,7 @@ from sparsedash.engine.export import export as module
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.errors import ExportError
-from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.storage.store import Store
 from tests.faults.full_disk import Filler, asked
 

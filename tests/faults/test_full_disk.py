@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.progress import Step
 from sparsedash.service.backend import Backend

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from sparsedash.jobs.locks import is_held, job_lock, slot_lock
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.local_runner import is_lock_held, job_lock, slot_lock
 from sparsedash.schema.errors import StoreError
 
 pytestmark = pytest.mark.faults
@@ -89,11 +89,11 @@ def test_a_worker_that_waits_can_be_killed_and_lets_go_of_its_locks(house):
     with locked(house):
         house.release()
         time.sleep(LOCKED_S)
-        assert is_held(job_lock(house.folder, job.id))
+        assert is_lock_held(job_lock(house.folder, job.id))
         os.kill(job.pid, signal.SIGKILL)
         eventually_gone(job.pid, house)
-        assert not is_held(job_lock(house.folder, job.id))
-        assert not is_held(slot_lock(house.folder, 0))
+        assert not is_lock_held(job_lock(house.folder, job.id))
+        assert not is_lock_held(slot_lock(house.folder, 0))
     assert house.tend_until_state(job, "crashed").exit_code == -signal.SIGKILL
 
 

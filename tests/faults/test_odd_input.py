@@ -12,10 +12,10 @@ from streamlit.testing.v1 import AppTest
 from sparsedash.schema.errors import CorpusError, ModelError, SettingsError, SparseDashError
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
-from sparsedash.service.problems import problems
+from sparsedash.service.request_checks import run_problems
 from sparsedash.shell import commands as shell
 from sparsedash.storage.store import Store
-from sparsedash.storage.texts.text_files import texts_of
+from sparsedash.storage.text_files import texts_of
 from sparsedash.ui import frame
 from tests.faults import odd_values
 from tests.ui import specimens
@@ -61,7 +61,7 @@ def test_arguments_are_begun_or_refused_in_one_line(n, monkeypatch, tmp_path, ca
     def begun(*_):
         raise SparseDashError("It was begun.")
 
-    monkeypatch.setattr("sparsedash.shell.run_command.ran", begun)
+    monkeypatch.setattr("sparsedash.shell.run_commands.complete_run", begun)
     monkeypatch.chdir(tmp_path)
     seen: Counter[object] = Counter()
     for seed in range(n):
@@ -104,17 +104,17 @@ def test_an_address_shows_a_page_without_an_exception(backend, n, monkeypatch):
 
 @pytest.mark.parametrize("number", range(len(odd_values.MODEL_DAMAGE)))
 def test_a_hostile_model_folder_is_refused_in_words(number, tmp_path):
-    from sparsedash.engine.models.loading import load, locate
+    from sparsedash.engine.models.loading import load_model, locate_model
     from tests.engine.tiny import save_tiny
 
     folder = save_tiny(tmp_path / "model")
     odd_values.MODEL_DAMAGE[number](folder)
-    if found := problems(RunSettings(model=str(folder)), tmp_path):
+    if found := run_problems(RunSettings(model=str(folder)), tmp_path):
         assert found[0].field == "model" and found[0].message.startswith("Model: ")
         return
     store = Store(tmp_path / "data")
     with pytest.raises(ModelError) as refused:
-        load(locate(str(folder), store), "float32")
+        load_model(locate_model(str(folder), store), "float32")
     store.close()
     assert refused.value.message
 
@@ -132,7 +132,7 @@ def test_a_hostile_text_file_is_read_or_refused_in_words(number, tmp_path):
     except SettingsError:
         assert not name.isprintable()
         return
-    if problems(settings, tmp_path):
+    if run_problems(settings, tmp_path):
         assert path.suffix not in (".txt", ".jsonl", ".parquet")
         return
     try:

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
-from sparsedash.jobs.table import JobTable
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.settings import RunSettings
 from tests.faults.house import eventually
 

@@ -19,10 +19,9 @@ import pytest
 
 from sparsedash.engine.export.export import file_hashes
 from sparsedash.jobs.job import Job
-from sparsedash.schema.exports import Export, ExportSettings
+from sparsedash.schema.export_settings import Export, ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend

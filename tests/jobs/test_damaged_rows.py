@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import pytest
 
-from sparsedash.jobs.runner import LocalRunner
-from sparsedash.jobs.table import JobTable
-from sparsedash.schema.hashing import canonical_json
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.local_runner import LocalRunner
+from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 

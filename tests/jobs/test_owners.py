@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import JobError
 
 

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.reporter import Rate, Reporter, StopFlag
-from sparsedash.jobs.table import JobTable
 from sparsedash.schema.errors import Cancelled, StoreError
 from sparsedash.schema.progress import Step
 

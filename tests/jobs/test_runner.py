@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.jobs import runner
-from sparsedash.jobs.locks import hold, job_lock, slot_lock
-from sparsedash.jobs.runner import LocalRunner, linger_s, n_slots, worker_environment
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs import local_runner
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.local_runner import (
+    LocalRunner,
+    hold_lock,
+    job_lock,
+    linger_s,
+    n_slots,
+    slot_lock,
+    worker_environment,
+)
 from sparsedash.schema.errors import SettingsError
 
 
@@ -18,13 +25,13 @@ from sparsedash.schema.errors import SettingsError
 def a_machine_without_gpus(monkeypatch, tmp_path):
     monkeypatch.delenv("SPARSEDASH_WORKERS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(runner, "NVIDIA", tmp_path / "no-gpus")
+    monkeypatch.setattr(local_runner, "NVIDIA", tmp_path / "no-gpus")
 
 
 def with_gpus(monkeypatch, folder: Path, n: int):
     for number in range(n):
         (folder / "gpus" / f"0000:0{number}:00.0").mkdir(parents=True)
-    monkeypatch.setattr(runner, "NVIDIA", folder / "gpus")
+    monkeypatch.setattr(local_runner, "NVIDIA", folder / "gpus")
 
 
 def test_a_machine_without_gpus_has_one_worker():
@@ -97,7 +104,7 @@ class Fixture:
         return [self.table.submit("run", key, {}) for key in keys]
 
     def run_in_slot(self, job, slot: int):
-        locks = hold(job_lock(self.folder, job.id)), hold(slot_lock(self.folder, slot))
+        locks = hold_lock(job_lock(self.folder, job.id)), hold_lock(slot_lock(self.folder, slot))
         self.table.claim(job.id, f"slot-{slot}", os.getpid())
         return locks
 
@@ -128,7 +135,7 @@ def test_no_more_workers_are_started_than_there_are_slots(house):
 
 def test_an_idle_worker_is_left_to_take_the_job(house):
     house.submit("a")
-    with hold(slot_lock(house.folder, 1)):
+    with hold_lock(slot_lock(house.folder, 1)):
         house.runner.reconcile()
     assert house.started == []
 
@@ -157,7 +164,7 @@ def test_one_worker_is_started_beforehand_where_work_is_expected(house):
 
 
 def test_a_living_worker_is_enough_beforehand(house):
-    with hold(slot_lock(house.folder, 1)):
+    with hold_lock(slot_lock(house.folder, 1)):
         house.runner.prepare()
     assert house.started == []
 
@@ -192,7 +199,7 @@ def signals(house, monkeypatch):
 def clock(monkeypatch):
     """Seconds since some moment, as no clock on the wall tells them."""
     now = [1000.0]
-    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(local_runner.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -253,7 +260,7 @@ def test_a_worker_that_holds_its_slot_and_takes_no_job_is_told_of(tmp_path, monk
     monkeypatch.setenv("SPARSEDASH_WORKERS", "1")
     table = JobTable(tmp_path / "jobs.sqlite")
     runner = LocalRunner(tmp_path, table)
-    with hold(slot_lock(tmp_path, 0)):
+    with hold_lock(slot_lock(tmp_path, 0)):
         runner.reconcile()
         assert runner.trouble(0.0) == "", "nothing waits"
         job = table.submit("run", "key", {})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.jobs.scheduler import CA, KEY, SCHEDULER, Scheduler, named_scheduler
+from sparsedash.jobs.cluster_parts import CA, KEY, SCHEDULER, Scheduler, named_scheduler
 from sparsedash.schema.errors import SettingsError
 
 

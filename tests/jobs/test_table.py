@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings, settings_from_plain

@@ -11,17 +11,16 @@ import pytest
 from starlette.requests import Request
 from streamlit.testing.v1 import AppTest
 
-from sparsedash.reporting.files.html_report import report
-from sparsedash.reporting.files.run_json import run_document
 from sparsedash.reporting.record_pair import Pair
+from sparsedash.reporting.run_reports import html_report, run_document
 from sparsedash.reporting.run_results import run_results
+from sparsedash.schema.errors import HIDDEN
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.secrets import HIDDEN
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
-from sparsedash.storage.serving_file import serving
+from sparsedash.storage.users import serving_rules
 from sparsedash.ui import frame
-from sparsedash.ui.server import health
+from sparsedash.ui.server import health_route
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.hub_client import environment
 from tests.engine.hub_stand_in import Hub
@@ -70,7 +69,7 @@ def ended(backend, job):
 def everything_shown(backend, monkeypatch) -> str:
     """What pages and the health route say about these jobs."""
     monkeypatch.setattr(frame, "backend", lambda: backend)
-    shown = [health(Request({"type": "http"})).body.decode()]
+    shown = [health_route(Request({"type": "http"})).body.decode()]
     for page in ("overview", "jobs", "compare"):
         app = AppTest.from_file(str(APP), default_timeout=60).run()
         app.switch_page(f"pages/{page}.py").run()
@@ -84,7 +83,7 @@ def everything_taken_away(backend, job) -> str:
     run = backend.run(job.key)
     dense, sparse = backend.record(run.dense), backend.record(run.sparse[0])
     pair = Pair(left_name="dense", left=dense, right_name="sparse", right=sparse)
-    page = report(run_results(backend, run), pair, None).decode()
+    page = html_report(run_results(backend, run), pair, None).decode()
     return page + json.dumps(run_document(run, dense, [sparse]))
 
 
@@ -141,7 +140,7 @@ def test_a_visitor_s_job_asks_the_hub_without_the_token_and_an_administrator_s_w
     monkeypatch.setenv("SPARSEDASH_SERVE", str(rules))
     hub.refuses_with = 403
     for visitor, sent in (("root", f"Bearer {HIDDEN}"), ("bob", "None"), ("root", f"Bearer {HIDDEN}")):
-        seen = backend.seen_by(visitor, serving())
+        seen = backend.seen_by(visitor, serving_rules())
         job = ended(backend, seen.submit(settings_of(f"maker/for-{visitor}", text)))
         said = Path(job.log_path).read_text()
         assert (job.state, f"Authorization: {sent}" in said) == ("failed", True), said

@@ -15,7 +15,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import ModelError, StoreError
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
-from sparsedash.worker import in_words, main
+from sparsedash.worker import describe_error, main
 
 
 def test_the_worker_is_light_until_it_has_a_job():
@@ -53,7 +53,7 @@ class OutOfMemoryError(RuntimeError):
     ],
 )
 def test_every_error_has_words_and_advice(error, text, advice):
-    said = in_words(error)
+    said = describe_error(error)
     assert said[0] == text
     assert advice in said[1]
 
@@ -91,7 +91,7 @@ def asked(kind="run", **settings):
 )
 def test_memory_that_ran_out_is_told_with_what_was_asked_and_what_would_help(changes, said, first):
     settings = asdict(RunSettings(calibration=CalibrationSettings(corpus="wikitext-2", n_samples=8), **changes))
-    text, advice = in_words(MemoryError(), asked(**settings))
+    text, advice = describe_error(MemoryError(), asked(**settings))
     assert text.startswith("Memory ran out")
     assert said in text
     assert advice.startswith(first)
@@ -99,7 +99,7 @@ def test_memory_that_ran_out_is_told_with_what_was_asked_and_what_would_help(cha
 
 
 def test_memory_that_ran_out_beside_a_prompt_speaks_of_both_models():
-    assert "Both models" in in_words(MemoryError(), asked("continuation", left="a"))[1]
+    assert "Both models" in describe_error(MemoryError(), asked("continuation", left="a"))[1]
 
 
 def full(error):
@@ -120,14 +120,14 @@ def full(error):
     ],
 )
 def test_a_full_disk_is_told_with_the_folder_and_what_is_free(error, tmp_path):
-    text, advice = in_words(error, None, tmp_path)
+    text, advice = describe_error(error, None, tmp_path)
     assert re.search(rf"[\d,]+ MB are free where {tmp_path} lies", text)
     assert advice.startswith("Free some space. “Try again”")
 
 
 def test_a_full_disk_elsewhere_is_named(tmp_path):
     error = OSError(errno.ENOSPC, "No space left", str(tmp_path / "file"))
-    assert f"where {tmp_path} lies" in in_words(error, None, Path("/"))[0]
+    assert f"where {tmp_path} lies" in describe_error(error, None, Path("/"))[0]
 
 
 def test_a_worker_with_a_nonsensical_variable_says_so_in_one_line(tmp_path):

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_settings import ContinuationSettings, TimingSettings
+from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from tests.engine.conftest import passages, write_jsonl

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.reporting.find_answer import find_document, find_sentence, find_steps
+from sparsedash.reporting.run_answer import find_document, find_sentence, find_steps
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.searches import FindResult, Trial
-from sparsedash.stats.means import moments
+from sparsedash.schema.settings import FindResult, Trial
+from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
 
 CHANNELS = MethodSettings()

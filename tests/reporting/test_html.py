@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.reporting.html import element, escape, heading, label, paragraph, table, token, visible
+from sparsedash.reporting.html import element, escape, heading, paragraph, table, token, visible, widget_label
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_token_shows_the_spaces_that_belong_to_it(written, shown):
     ],
 )
 def test_a_label_keeps_only_what_is_no_markdown(foreign, shown):
-    assert label(foreign) == shown
+    assert widget_label(foreign) == shown
 
 
 def test_attributes_are_escaped_and_empty_ones_left_out():

@@ -8,15 +8,14 @@ from random import Random
 
 import pytest
 
-from sparsedash.reporting.files.html_report import report
-from sparsedash.reporting.files.run_json import run_document
 from sparsedash.reporting.record_pair import Pair
-from sparsedash.reporting.run_answer import answer, figures
+from sparsedash.reporting.run_answer import answer_figures, answer_sentence
+from sparsedash.reporting.run_reports import html_report, run_document
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.verdicts import judgement, remarks
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import RunSettings
-from sparsedash.shell.printed_table import printed_table
+from sparsedash.shell.terminal import run_table
 from tests.factories import PRUNED, RUN, answered
 from tests.ui.fake_backend import FakeBackend
 
@@ -60,7 +59,7 @@ def said_of(found, i=-1, beside=None):
     judged = found.judged[i]
     name = found.name_of(judged.record)
     compare = [judgement(name, judged.verdict, found.tolerance), *remarks(name, judged.verdict)]
-    return plain(" ".join([answer(found), *figures(found)])), plain(" ".join(compare))
+    return plain(" ".join([answer_sentence(found), *answer_figures(found)])), plain(" ".join(compare))
 
 
 def everywhere_else(found, i=-1):
@@ -69,8 +68,8 @@ def everywhere_else(found, i=-1):
     pair = Pair(left_name="dense", left=found.dense, right_name=found.name_of(judged.record), right=judged.record)
     document = run_document(found.run, found.dense, list(found.sparse))
     return (
-        plain(report(found, pair, None).decode()),
-        list(printed_table(document))[2:][i],
+        plain(html_report(found, pair, None).decode()),
+        list(run_table(document))[2:][i],
         document["sparse"][i]["verdict"],
     )
 
@@ -150,7 +149,7 @@ def test_a_model_against_itself_is_not_judged(n):
     )
     assert remarks("30 %", itself, "30 %") == []
     dense = Pair(left_name="dense", left=found.dense, right_name="dense", right=found.dense)
-    told = report(found, dense, None).decode()
+    told = html_report(found, dense, None).decode()
     assert "dense stands on both sides: a model loses nothing against itself." in told
     assert told.count("Every verdict stayed the same") == 1
 
@@ -180,5 +179,5 @@ def test_a_loss_as_large_as_what_is_allowed_needs_no_absurd_number_of_passages()
 
 def test_every_sparsity_that_is_undecided_has_its_sentence():
     found = run_of(132, 27, (10, 0.09, 0.9, 27), (20, 0.13, 1.0, 26), (30, 3.0, 1.0, 10))
-    said = plain(" ".join(figures(found)))
+    said = plain(" ".join(answer_figures(found)))
     assert "10 % is undecided: " in said and "20 % is undecided: " in said and said.startswith("30 % (measured")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparsedash.reporting.record_pair import Pair, RecordChoice, pair
+from sparsedash.reporting.record_pair import Pair, RecordChoice, load_pair
 from tests.factories import STOPPED
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend
@@ -14,7 +14,7 @@ def stopped_beside_dense() -> tuple[Pair, FakeBackend]:
     answered = tuple(outcome for outcome in sparse.outcomes if outcome.index % 3 == 1)
     backend.add_run((run, [dense, replace(sparse, outcomes=answered, stopping=STOPPED)]))
     offers = [RecordChoice(key=record.key, name="x", address="x") for record in (dense, sparse)]
-    found = pair(backend, *offers)
+    found = load_pair(backend, *offers)
     assert found is not None
     return found, backend
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.reporting.run_ending import run_ending, still_to_come
+from sparsedash.reporting.run_answer import run_ending, still_to_come
 from tests.ui import specimens
 from tests.ui.fake_backend import job
 

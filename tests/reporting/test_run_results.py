@@ -6,10 +6,8 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
-from sparsedash.reporting.readings import answering
-from sparsedash.reporting.run_answer import answer, figures
-from sparsedash.reporting.run_ending import missing_records
-from sparsedash.reporting.run_results import RunResults, best, live, run_results, verdict_of
+from sparsedash.reporting.run_answer import answer_figures, answer_sentence, missing_records
+from sparsedash.reporting.run_results import RunResults, answering, best, live, run_results, verdict_of
 from sparsedash.schema.records import Record
 from sparsedash.stats.tolerance import Tolerance
 from tests.factories import STOPPED
@@ -42,7 +40,7 @@ def plain(text: str) -> str:
 
 
 def said(*sparse: Record, finished: bool = True) -> str:
-    return plain(answer(sweep_of(*sparse, finished=finished)))
+    return plain(answer_sentence(sweep_of(*sparse, finished=finished)))
 
 
 def shifted(nats: float, permille: int, spread: float = 0.1, method: str = "least-squares") -> Record:
@@ -90,22 +88,22 @@ def test_a_loss_of_accuracy_alone_is_beyond_as_well():
 
 def test_what_nothing_decides_is_called_undecided_and_never_no_difference():
     found = sweep_of(shifted(0.09, 100, spread=1.0))
-    assert plain(answer(found)) == (
+    assert plain(answer_sentence(found)) == (
         "Undecided: 120 passages cannot tell whether removing 10 % of the MLP stays within 1.1 × the word perplexity "
         "and 2 points of accuracy."
     )
-    cost, needed = figures(found)
+    cost, needed = answer_figures(found)
     assert plain(cost).startswith("10 % (measured 10.4 % of the MLPs, 6.2 % of all linear weights): word perplexity")
     assert "passages would decide it" in needed
 
 
 def test_the_figures_say_what_the_models_cost_that_the_answer_speaks_of():
-    within, beyond = map(plain, figures(sweep_of(shifted(0.01, 100), shifted(0.3, 200))))
+    within, beyond = map(plain, answer_figures(sweep_of(shifted(0.01, 100), shifted(0.3, 200))))
     assert within.startswith("10 % (measured 10.4 %")
     assert "word perplexity 1.01 × dense's (98.8 % interval 1.00 to 1.02)" in within
     assert beyond.startswith("20 % (measured 20.8 %")
     assert "word perplexity 1.35 × dense's" in beyond
-    assert figures(sweep_of()) == []
+    assert answer_figures(sweep_of()) == []
 
 
 def test_a_tolerance_of_ones_own_is_judged_by():
@@ -117,8 +115,8 @@ def test_a_tolerance_of_ones_own_is_judged_by():
         run_results(backend, backend.stored_runs[0], Tolerance(ratio=ratio, points=5.0)) for ratio in (1.1, 2.0)
     )
     assert strict is not None and lax is not None
-    assert "goes beyond 1.1 ×" in answer(strict)
-    assert "stays within 2 × the word perplexity and 5 points" in answer(lax)
+    assert "goes beyond 1.1 ×" in answer_sentence(strict)
+    assert "stays within 2 × the word perplexity and 5 points" in answer_sentence(lax)
 
 
 def test_a_comparison_has_its_verdict_among_all_of_the_run_and_by_itself_elsewhere():
@@ -146,7 +144,7 @@ def test_the_method_of_which_most_can_go_is_the_best():
     strong = [shifted(nats, permille, method="magnitude") for permille, nats in ((100, 0.01), (200, 0.3))]
     found = sweep_of(*weak, *strong)
     assert [row.record.key for row in best(found)] == [record.key for record in strong]
-    assert plain(answer(found)).startswith("Removing 10 % of the MLP with “magnitude” stays within")
+    assert plain(answer_sentence(found)).startswith("Removing 10 % of the MLP with “magnitude” stays within")
 
 
 def test_p_values_are_adjusted_for_the_number_of_comparisons():
@@ -225,7 +223,7 @@ class TestFewPassages:
         backend.add_run((replace(run, dense=dense.key, sparse=(sparse.key,)), [dense, sparse]))
         found = run_results(backend, backend.stored_runs[0])
         assert found is not None
-        return plain(answer(found))
+        return plain(answer_sentence(found))
 
     def test_ten_passages_never_say_that_ninety_percent_can_go(self):
         assert self.found(10, 0.0, 0.0).startswith("Too few to judge: 10 passages cannot show that removing 90 % of")

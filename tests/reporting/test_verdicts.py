@@ -6,8 +6,8 @@ import pytest
 
 from sparsedash.reporting import verdicts
 from sparsedash.reporting.wording import NBSP
-from sparsedash.stats.means import Moments
-from sparsedash.stats.significance import paired
+from sparsedash.stats.mean_intervals import Moments
+from sparsedash.stats.significance import compare_verdicts
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
 from tests.factories import RECORD, STOPPED
 
@@ -25,7 +25,7 @@ def judged(nats: float, deviation: float = 0.3, n: int = 1000, tolerance: Tolera
 def test_the_flips_are_counted():
     dense = [True] * 68 + [False] * 132
     sparse = [True] * 59 + [False] * 9 + [True] * 3 + [False] * 129
-    assert verdicts.flips(paired(dense, sparse)) == "9 answers broke, 3 were mended."
+    assert verdicts.flip_words(compare_verdicts(dense, sparse)) == "9 answers broke, 3 were mended."
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,17 @@ def test_a_verdict_is_a_sentence_with_what_is_allowed(found, said):
 
 
 def test_a_tolerance_is_said_as_it_was_typed():
-    assert verdicts.allowed(Tolerance(ratio=1.25, points=1.0)) == "1.25 × the word perplexity and 1 point of accuracy"
+    assert (
+        verdicts.tolerance_words(Tolerance(ratio=1.25, points=1.0))
+        == "1.25 × the word perplexity and 1 point of accuracy"
+    )
 
 
 def test_the_cost_is_said_on_both_measures_with_their_intervals():
-    said = plain(verdicts.cost(judged(0.3, broke=30, mended=10)))
+    said = plain(verdicts.loss_words(judged(0.3, broke=30, mended=10)))
     assert said.startswith("word perplexity 1.35 × dense's (97.5 % interval 1.32 to 1.38), accuracy −2.0 points (95 % ")
-    assert plain(verdicts.cost(judged(0.3, n_right=3))).endswith("; too few answers are right to judge accuracy")
-    assert "(no interval)" in verdicts.cost(judged(0.3, n=1, n_right=0))
+    assert plain(verdicts.loss_words(judged(0.3, n_right=3))).endswith("; too few answers are right to judge accuracy")
+    assert "(no interval)" in verdicts.loss_words(judged(0.3, n=1, n_right=0))
 
 
 def test_what_is_open_is_said_with_the_passages_that_would_close_it():
@@ -80,16 +83,16 @@ def test_what_is_open_is_said_with_the_passages_that_would_close_it():
 )
 def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
     ended = replace(RECORD, stopping=replace(STOPPED, **{"n_answered": 512, "n_passages": 5153} | change))
-    found = verdicts.endings({"dense": RECORD, "20 %": ended})
+    found = verdicts.early_stopping_words({"dense": RECORD, "20 %": ended})
     assert found.startswith(said)
     assert found.endswith("allow for having looked on the way.")
-    assert verdicts.endings({"dense": RECORD}) == ""
+    assert verdicts.early_stopping_words({"dense": RECORD}) == ""
 
 
 def test_one_answer_is_not_called_answers():
-    assert verdicts.flips(paired([True, False], [False, True])) == "1 answer broke, 1 was mended."
+    assert verdicts.flip_words(compare_verdicts([True, False], [False, True])) == "1 answer broke, 1 was mended."
 
 
 def test_two_equal_models_need_no_statistics():
-    said = verdicts.flips(paired([True], [True]))
+    said = verdicts.flip_words(compare_verdicts([True], [True]))
     assert said == "Every verdict stayed the same: nothing broke and nothing was mended."

@@ -70,7 +70,7 @@ def test_an_interval_of_changes_has_a_sign_at_both_ends():
 
 @pytest.mark.parametrize(("value", "shown"), [(-0.03, "−3.0"), (0.007, "+0.7"), (0.0, "0.0"), (-0.0001, "0.0")])
 def test_changes_carry_their_sign(value, shown):
-    assert wording.signed(value) == shown
+    assert wording.signed_points(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_p_values_stay_readable(p, shown):
     ("seconds", "shown"), [(0.2, "0 s"), (8, "8 s"), (59.6, "1 min"), (245, "4 min"), (4800, "1 h 20 min")]
 )
 def test_durations_use_the_unit_a_person_would(seconds, shown):
-    assert plain(wording.duration(seconds)) == shown
+    assert plain(wording.duration_words(seconds)) == shown
 
 
 @pytest.mark.parametrize(
@@ -111,23 +111,23 @@ def test_a_run_is_named_by_model_and_sparsities():
 
 
 def test_a_reference_without_a_title_is_shown_as_it_is():
-    assert wording.title("some/model@main") == "some/model@main"
+    assert wording.reference_title("some/model@main") == "some/model@main"
 
 
 def test_the_width_multiple_is_said_once_for_all_methods():
     changed = replace(method_named("magnitude"), width_multiple=64)
-    assert wording.method(changed) == "magnitude"
-    assert wording.methods(RunSettings(methods=(changed,))) == "magnitude, widths in multiples of 64"
-    assert wording.methods(RunSettings(methods=(method_named("magnitude"),))) == "magnitude"
+    assert wording.method_title(changed) == "magnitude"
+    assert wording.method_titles(RunSettings(methods=(changed,))) == "magnitude, widths in multiples of 64"
+    assert wording.method_titles(RunSettings(methods=(method_named("magnitude"),))) == "magnitude"
 
 
 def test_a_method_says_what_is_unusual_about_it():
-    assert wording.method(replace(method_named("obs"), damping=0.5)) == "obs (damping 0.5)"
+    assert wording.method_title(replace(method_named("obs"), damping=0.5)) == "obs (damping 0.5)"
 
 
 def test_choices_without_a_name_are_named_themselves():
     unnamed = replace(method_named("random"), compensation="least-squares")
-    assert wording.method(unnamed) == "random + least-squares + uniform"
+    assert wording.method_title(unnamed) == "random + least-squares + uniform"
 
 
 @pytest.mark.parametrize(("count", "rounded"), [(7, 7), (99, 99), (201, 210), (1234, 1300)])
@@ -137,15 +137,15 @@ def test_passages_needed_are_rounded_up_to_two_digits(count, rounded):
 
 def test_a_calibration_says_how_its_tokens_count_and_are_cut_where_that_is_not_as_usual():
     usual = CalibrationSettings(corpus="wikitext-2", n_samples=1000)
-    assert wording.calibrated(usual) == "calibration: WikiText-2, 1,000 × 256 tokens"
-    assert wording.calibrated(replace(usual, packed=True)).endswith("256 tokens, packed")
-    assert wording.calibrated(replace(usual, token_weights="residual")).endswith(
+    assert wording.calibration_words(usual) == "calibration: WikiText-2, 1,000 × 256 tokens"
+    assert wording.calibration_words(replace(usual, packed=True)).endswith("256 tokens, packed")
+    assert wording.calibration_words(replace(usual, token_weights="residual")).endswith(
         "256 tokens, those with a large residual stream counting little"
     )
 
 
 def test_a_run_says_the_type_of_the_quantised_file_that_its_model_is_unpacked_from():
     plain_run, quantised = RUN, replace(RUN, source_type="Q4_1")
-    assert wording.details_of(quantised) == f"{wording.details_of(plain_run)}, unpacked from Q4_1"
+    assert wording.stored_run_details(quantised) == f"{wording.stored_run_details(plain_run)}, unpacked from Q4_1"
     assert "a Q4_1 GGUF file, unpacked" in wording.source_note("Q4_1")
     assert wording.source_note(plain_run.source_type) == ""

@@ -5,7 +5,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema.cache_keys import (
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.plain_values import STAGE_VERSIONS
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.store_keys import (
     activations_key,
     calibration_keys,
     gradients_key,
@@ -17,9 +20,6 @@ from sparsedash.schema.cache_keys import (
     statistics_key,
     text_key,
 )
-from sparsedash.schema.hashing import STAGE_VERSIONS
-from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.other_values import OTHER, RANDOM, other_values
 
 MODEL, CORPUS, STATISTICS = "m" * 64, "c" * 64, "s" * 64

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedash.schema.hashing import canonical_json, digest
+from sparsedash.schema.plain_values import canonical_json, digest
 
 
 @given(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.schema import notes
-from sparsedash.schema.notes import NoteName
+from sparsedash.schema import store_keys
+from sparsedash.schema.store_keys import NoteName
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "sparsedash" / "schema" / "notes.py"
@@ -42,11 +42,11 @@ NAMES = {
 @pytest.mark.parametrize("function", NAMES)
 def test_a_note_keeps_the_name_that_it_has_in_earlier_data_folders(function):
     given, name = NAMES[function]
-    assert getattr(notes, function)(*given) == name
+    assert getattr(store_keys, function)(*given) == name
 
 
 def test_every_note_is_spelled_out_above_and_no_two_share_a_name():
-    public = {name for name, value in vars(notes).items() if callable(value) and not name.startswith("_")}
+    public = {name for name, value in vars(store_keys).items() if callable(value) and not name.startswith("_")}
     # The last of these gives several of the others.
     assert public - {"NewType", "NoteName", "of_calibrations"} == set(NAMES)
     assert len({name for _, name in NAMES.values()}) == len(NAMES)

@@ -6,8 +6,16 @@ import pytest
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.searches import PLANNED, FindSettings, asked_settings, planned_run
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, settings_from_plain
+from sparsedash.schema.settings import (
+    PLANNED,
+    CalibrationSettings,
+    EvaluationSettings,
+    FindSettings,
+    RunSettings,
+    planned_run,
+    run_or_find_settings,
+    settings_from_plain,
+)
 
 ASKED = FindSettings()
 
@@ -65,6 +73,6 @@ def test_the_plain_form_gives_the_same_back_and_nothing_unknown_is_taken():
 
 def test_jobs_of_both_kinds_are_read_back_and_planned():
     run = RunSettings()
-    assert asked_settings("run", asdict(run)) == run == planned_run(run)
-    assert asked_settings("find", asdict(ASKED)) == ASKED
+    assert run_or_find_settings("run", asdict(run)) == run == planned_run(run)
+    assert run_or_find_settings("find", asdict(ASKED)) == ASKED
     assert planned_run(ASKED).sparsities_permille == PLANNED

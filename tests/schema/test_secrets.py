@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from sparsedash.schema.errors import ModelError, SettingsError
-from sparsedash.schema.secrets import HIDDEN, encodable, looks_secret, redacted
+from sparsedash.schema.errors import HIDDEN, ModelError, SettingsError, encodable, looks_secret, redacted
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 HUB_TOKEN = "hf_" + "aB3" * 11
@@ -84,7 +83,7 @@ def test_a_reference_that_holds_a_secret_is_refused_before_it_is_kept(ask, secre
 
 OUTPUT = """\
 import logging, sys, warnings
-from sparsedash.schema.secrets import redact_output
+from sparsedash.schema.errors import redact_output
 redact_output()
 redact_output()
 logging.basicConfig()

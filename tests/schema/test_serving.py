@@ -3,7 +3,7 @@
 import pytest
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.hosting.serving import HeaderLogin, Quota, Serving, visitor_name
+from sparsedash.storage.users import HeaderLogin, Quota, Serving, visitor_name
 
 HTTPS = "https://sparsedash.example.org"
 

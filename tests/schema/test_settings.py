@@ -16,14 +16,14 @@ from sparsedash.schema.method_settings import (
     Pattern,
     Saliency,
     Scope,
-    choices,
+    allowed_choices,
 )
-from sparsedash.schema.pair_settings import ContinuationSettings
-from sparsedash.schema.searches import FindSettings
+from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.settings import (
     MAX_SPARSITY_PERMILLE,
     CalibrationSettings,
     EvaluationSettings,
+    FindSettings,
     RunSettings,
     parse_percents,
     settings_from_plain,
@@ -74,7 +74,7 @@ def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_th
     with pytest.raises(SettingsError, match=f"with pattern {pattern}") as caught:
         MethodSettings(pattern=pattern, **{name: value})
     assert caught.value.field == name
-    for allowed in choices(pattern)[name]:
+    for allowed in allowed_choices(pattern)[name]:
         assert allowed in caught.value.message
         assert getattr(MethodSettings(pattern=pattern, **{name: allowed}), name) == allowed
 

@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.schema import notes
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import AccessError, CorpusError, ExportError, JobError, SparseDashError, StoreError
-from sparsedash.schema.exports import ExportSettings
-from sparsedash.schema.hosting.serving import Quota, Serving
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import backend as backend_module
 from sparsedash.service.backend import Backend
-from sparsedash.service.exports import Exports
 from sparsedash.service.own_things import OwnUploads
-from sparsedash.storage.texts import uploads
-from sparsedash.storage.texts.uploads import Uploads
+from sparsedash.service.user_files import Exports
+from sparsedash.storage import text_files
+from sparsedash.storage.text_files import Uploads
+from sparsedash.storage.users import Quota, Serving
 from tests.catalog.test_costs import SHAPE
 from tests.service.test_backend import SETTINGS, record, run
 
@@ -306,7 +306,9 @@ def of_size(house, n_parameters):
     ada = house.of("ada")
     house.done(ada)
     shape = replace(SHAPE, n_parameters=n_parameters)
-    house.backend._store.remember(notes.model_shape(ada.record("dense-float32").model_identity), shape.plain())
+    house.backend._store.remember(
+        store_keys.model_shape_note(ada.record("dense-float32").model_identity), shape.plain()
+    )
     return ada
 
 
@@ -346,7 +348,7 @@ def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkey
         servers[0].uploads.keep("first.jsonl", TEXT)
         acts = [lambda s=server, n=n: s.uploads.keep(f"{n}.jsonl", TEXT) for n, server in enumerate(servers)]
     if what == "all uploads":
-        monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 2 * len(TEXT))
+        monkeypatch.setattr(text_files, "MAX_TOTAL_BYTES", 2 * len(TEXT))
 
     def look(self, looked=Exports.listed if what == "exports" else Uploads.kept):
         found = looked(self)

@@ -9,18 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.schema import notes
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import CorpusError, JobError, SparseDashError, StoreError
-from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Passages, Record, Run
-from sparsedash.schema.searches import PLANNED, FindResult, FindSettings
-from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_TEXT,
+    PLANNED,
+    CalibrationSettings,
+    EvaluationSettings,
+    FindResult,
+    FindSettings,
+    RunSettings,
+)
 from sparsedash.service import backend as backend_module
 from sparsedash.service.backend import Backend, default_data_dir
-from sparsedash.service.machine_speed import Speeds
-from sparsedash.storage.fingerprints import fingerprints
+from sparsedash.service.time_forecast import Speeds
 from sparsedash.storage.store import Store
+from sparsedash.storage.text_files import fingerprints
 from tests.factories import answered
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100,))
@@ -92,7 +98,7 @@ def test_what_a_run_was_expected_to_take_is_kept_as_it_was_when_it_was_asked_for
 @pytest.mark.parametrize("kept", ["nonsense", "[]", "12.5", '{"seconds": "x"}', "[" * 10_000])
 def test_a_forecast_that_cannot_be_read_is_none(kept, backend):
     job = backend.submit(SETTINGS)
-    backend._store.remember(notes.forecast(job.key), kept)
+    backend._store.remember(store_keys.forecast_note(job.key), kept)
     assert backend.forecast(job) is None
 
 
@@ -303,7 +309,7 @@ def test_passages_are_found(backend):
 
 
 def test_a_request_is_weighed_before_it_is_made(backend):
-    backend._store.remember(notes.peak_memory("owner/model", "float32"), "1500000000")
+    backend._store.remember(store_keys.peak_memory_note("owner/model", "float32"), "1500000000")
     before = backend.preflight(SETTINGS)
     assert before.memory.measured_bytes == 1_500_000_000
     assert before.duration.total_s is None

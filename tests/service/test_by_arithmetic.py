@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.engine_limits import MODELS_TOGETHER, TOGETHER_TOKENS, TOKENS_A_PASSAGE
-from sparsedash.catalog.memory import dimensions_of
 from sparsedash.catalog.presets import METHODS, method_named
+from sparsedash.catalog.resources import dimensions_of
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.service import by_arithmetic
-from sparsedash.service.by_arithmetic import seconds_by_arithmetic
-from sparsedash.service.machine_speed import Speeds
+from sparsedash.service import time_forecast
+from sparsedash.service.time_forecast import Speeds, seconds_by_arithmetic
 
 SPEEDS = Speeds(float32=2e11, bfloat16=4e11, disk=1e9)
 WRITTEN = RunSettings(calibration=CalibrationSettings(corpus="builtin:smollm2-text"))
@@ -60,7 +59,7 @@ def test_large_models_are_foreseen_within_30_percent_of_what_was_measured(
     model, method, n_samples, length, n_passages, speeds, measured, monkeypatch
 ):
     """`benchmarks/streaming.py` on two cores with 24 GB, see docs/results.md."""
-    monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda: 24 * 2**30)
+    monkeypatch.setattr(time_forecast, "memory_bytes", lambda: 24 * 2**30)
     asked = RunSettings(
         model=model,
         dtype="bfloat16",
@@ -100,7 +99,7 @@ def test_in_bfloat16_text_is_read_at_the_speed_of_such_products_and_solved_in_si
 def test_weights_that_no_memory_holds_come_from_the_disk_again_and_again(monkeypatch):
     streamed = replace(WRITTEN, residency="streamed", methods=(method_named("best"),))
     assert counted(streamed) == counted(replace(streamed, residency="resident"))
-    monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda: 10**8)
+    monkeypatch.setattr(time_forecast, "memory_bytes", lambda: 10**8)
     for stage in ("calibrate", "prune", "evaluate"):
         assert counted(streamed)[stage] > counted(replace(streamed, residency="resident"))[stage]
     slow, fast = (counted(streamed, replace(SPEEDS, disk=disk))["evaluate"] for disk in (1e8, 1e12))
@@ -110,7 +109,7 @@ def test_weights_that_no_memory_holds_come_from_the_disk_again_and_again(monkeyp
 
 
 def test_in_one_walk_nothing_is_read_for_the_calibration_text(monkeypatch):
-    monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda: 10**8)
+    monkeypatch.setattr(time_forecast, "memory_bytes", lambda: 10**8)
     for name, is_read in (("least-squares", False), ("wanda", False), ("best", True)):
         streamed = replace(WRITTEN, residency="streamed", methods=(method_named(name),))
         one, other = (counted(streamed, replace(SPEEDS, disk=disk)) for disk in (1e8, 1e7))
@@ -125,12 +124,12 @@ def test_weights_that_the_system_keeps_beside_a_run_are_not_read_again(monkeypat
     asked = replace(WRITTEN, model="huggyllama/llama-7b", dtype="bfloat16", residency="streamed")
     fast, slow = (replace(SPEEDS, disk=disk) for disk in (1e9, 1e8))
     for n_bytes, is_read_again in ((24 * 2**30, False), (16 * 2**30, True)):
-        monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda n_bytes=n_bytes: n_bytes)
+        monkeypatch.setattr(time_forecast, "memory_bytes", lambda n_bytes=n_bytes: n_bytes)
         assert (counted(asked, slow)["evaluate"] > counted(asked, fast)["evaluate"]) == is_read_again
 
 
 def test_passages_that_go_through_a_model_in_its_files_together_read_them_once(monkeypatch):
-    monkeypatch.setattr(by_arithmetic, "memory_bytes", lambda: 10**8)
+    monkeypatch.setattr(time_forecast, "memory_bytes", lambda: 10**8)
     n = TOGETHER_TOKENS // TOKENS_A_PASSAGE
 
     def reading_s(n_passages, alone=True, sparsities=(100, 200)):
@@ -140,7 +139,7 @@ def test_passages_that_go_through_a_model_in_its_files_together_read_them_once(m
         return counted(asked, replace(SPEEDS, disk=1e8))["evaluate"] - counted(asked)["evaluate"]
 
     assert reading_s(1) == pytest.approx(reading_s(n))
-    assert reading_s(n + 1) - reading_s(n) == pytest.approx(reading_s(n) / (by_arithmetic._FINISHING + 1))
+    assert reading_s(n + 1) - reading_s(n) == pytest.approx(reading_s(n) / (time_forecast._FINISHING + 1))
     # So do models that answer side by side, as many as do.
     assert 3 * reading_s(5, alone=False) == pytest.approx(reading_s(5))
     many = tuple(range(100, 900, 100))

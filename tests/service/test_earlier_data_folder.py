@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.schema import cache_keys, hashing, notes
-from sparsedash.schema.cache_keys import outcomes_key, statistics_key
+from sparsedash.schema import plain_values, store_keys
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.store_keys import outcomes_key, statistics_key
 from sparsedash.service.backend import Backend
 from sparsedash.storage.store import Store
 
@@ -25,7 +25,7 @@ SPARSE = (
 )
 CONTINUATION = "3f1eaf2525886077acb0b48b06458865d93dd952fc136d832029a999ccb8d10c"
 DIVERGENCE = "24eecf9348b50050fa5f9407c6361eba382b4708c83a8f3554107f28df956721"
-VERSIONS = hashing.STAGE_VERSIONS | {"statistics": 1, "outcomes": 2, "solve": 2}
+VERSIONS = plain_values.STAGE_VERSIONS | {"statistics": 1, "outcomes": 2, "solve": 2}
 UPLOAD = "upload:lamp-and-boat.jsonl@95fa082f7d81549502889bb68037ef36"
 
 
@@ -68,13 +68,13 @@ def test_its_upload_prompt_continuation_divergence_and_choice_are_there(backend)
 
 def test_its_calibration_and_answers_are_found_under_todays_keys_of_its_maths(backend, monkeypatch):
     """Whose numbers have been raised since: what was computed then is shown, and is not mixed with what is now."""
-    monkeypatch.setattr(hashing, "STAGE_VERSIONS", VERSIONS)
-    monkeypatch.setattr(cache_keys, "STAGE_VERSIONS", VERSIONS)
+    monkeypatch.setattr(plain_values, "STAGE_VERSIONS", VERSIONS)
+    monkeypatch.setattr(store_keys, "STAGE_VERSIONS", VERSIONS)
     (run,) = backend.runs()
     settings, store = run.settings, Store(backend.data_dir)
     text, passages = run.corpora["calibration"], run.corpora["evaluation"]
     statistics = statistics_key(run.model_identity, settings.dtype, text, settings.calibration)
-    assert store.recall(notes.calibrated(statistics)) == "3"
+    assert store.recall(store_keys.calibrated_note(statistics)) == "3"
     for key, made in zip(SPARSE, settings.points, strict=True):
         asked = (run.model_identity, settings.dtype, passages, settings.evaluation)
         assert outcomes_key(*asked, (statistics, *made), n_sparse=settings.n_sparse) == key

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.schema import notes
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ExportError
-from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.service.backend import Backend
 from tests.factories import PRUNED, RECORD
@@ -57,7 +57,7 @@ def test_what_lies_elsewhere_is_never_deleted(where, backend, tmp_path):
 def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):
     even = replace(RECORD, pruned=replace(PRUNED, widths=(64, 64)))
     assert set(backend.exports.problems(even).values()) == {""}
-    backend._store.remember(notes.model_type(RECORD.model_identity), "bloom")
+    backend._store.remember(store_keys.model_type_note(RECORD.model_identity), "bloom")
     assert "computes its width" in backend.exports.problems(even)["uniform"]
     masks = replace(RECORD, pruned=replace(PRUNED, method=MethodSettings(pattern="1x1", allocation="uniform")))
     assert [form for form, why in backend.exports.problems(masks).items() if not why] == ["masked"]

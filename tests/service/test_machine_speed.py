@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from sparsedash.schema import notes
-from sparsedash.service import machine_speed
-from sparsedash.service.machine_speed import MachineSpeed, Speeds
+from sparsedash.schema import store_keys
+from sparsedash.service import time_forecast
+from sparsedash.service.time_forecast import MachineSpeed, Speeds
 from sparsedash.storage.store import Store
 
-NAME = notes.machine_speed(platform.node(), os.cpu_count() or 1)
+NAME = store_keys.machine_speed_note(platform.node(), os.cpu_count() or 1)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_an_old_measurement_holds_until_there_is_a_new_one(speed, store):
 
 
 def test_a_measurement_that_fails_is_not_tried_again_and_again(speed, monkeypatch):
-    monkeypatch.setattr(machine_speed.sys, "executable", "/bin/false")
+    monkeypatch.setattr(time_forecast.sys, "executable", "/bin/false")
     deadline = time.monotonic() + 60
     while not speed._failed and time.monotonic() < deadline:
         assert speed.known() is None

@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from sparsedash.catalog.dimensions import CONFIGS, shipped
-from sparsedash.schema import notes
+from sparsedash.catalog.model_shape import CONFIGS, ModelShape, shipped_shape
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
-from sparsedash.schema.model_shape import ModelShape
-from sparsedash.service import named_models
-from sparsedash.service.named_models import fetch_config, named_model
+from sparsedash.service import model_lookup
+from sparsedash.service.model_lookup import fetch_config, named_model
 from sparsedash.storage.store import Store
 from tests.engine.hub_client import environment
 from tests.engine.hub_stand_in import Hub
@@ -43,16 +42,16 @@ def folder_with(tmp_path, **changes):
 
 def test_a_local_folder_by_its_config(store, tmp_path):
     found = named_model(folder_with(tmp_path), store)
-    assert (found.family, found.counted, found.problem) == ("llama", shipped("llama-7b"), "")
+    assert (found.family, found.counted, found.problem) == ("llama", shipped_shape("llama-7b"), "")
 
 
 def test_a_published_model_by_the_config_that_ships(store):
-    assert named_model("facebook/opt-1.3b", store).counted == shipped("opt-1.3b")
+    assert named_model("facebook/opt-1.3b", store).counted == shipped_shape("opt-1.3b")
 
 
 def test_a_model_by_what_was_noted_when_it_was_loaded(store):
-    store.remember(notes.model_identity("owner/model", ""), "id")
-    store.remember(notes.model_shape("id"), SHAPE.plain())
+    store.remember(store_keys.model_identity_note("owner/model", ""), "id")
+    store.remember(store_keys.model_shape_note("id"), SHAPE.plain())
     found = named_model("owner/model", store)
     assert (found.family, found.counted.widths, found.counted.vocabulary) == ("phi3", (96, 96), 200)
 
@@ -92,7 +91,7 @@ def hub(monkeypatch, tmp_path):
 def test_a_model_that_was_never_fetched_is_known_by_its_config_alone(hub, store):
     assert named_model("owner/never-seen", store) is None
     fetch_config("owner/never-seen", with_token=True)
-    assert named_model("owner/never-seen", store).counted == shipped("llama-7b")
+    assert named_model("owner/never-seen", store).counted == shipped_shape("llama-7b")
     assert not any("safetensors" in request for request in hub.asked)
 
 
@@ -105,7 +104,7 @@ def test_what_the_hub_refuses_is_told_and_nothing_is_known(hub, store):
 
 @pytest.mark.parametrize("command", ["false", "true", "yes"])
 def test_a_process_that_says_nothing_of_use_is_told(command, monkeypatch):
-    monkeypatch.setattr(named_models.sys, "executable", command)
-    monkeypatch.setattr(named_models, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(model_lookup.sys, "executable", command)
+    monkeypatch.setattr(model_lookup, "_PATIENCE_S", 0.5)
     with pytest.raises(ModelError, match=r"could not be fetched|did not answer"):
         fetch_config("owner/model", with_token=False)

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import constants
 
-from sparsedash.catalog.dimensions import CONFIGS
+from sparsedash.catalog.model_shape import CONFIGS
 from sparsedash.catalog.presets import METHODS
-from sparsedash.catalog.published import MODELS
+from sparsedash.catalog.published_results import PUBLISHED_MODELS
 from sparsedash.schema.settings import BUILTIN_MODEL, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
-from sparsedash.service.machine_speed import Speeds
+from sparsedash.service.time_forecast import Speeds
 
 SIZES = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "vocab_size": 32_000}
 
@@ -41,7 +41,7 @@ def test_of_the_built_in_model_by_every_method(method, backend):
     assert_all_is_known(backend, BUILTIN_MODEL, method)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+@pytest.mark.parametrize("model", PUBLISHED_MODELS, ids=lambda model: model.name)
 def test_of_a_model_whose_config_ships(model, backend):
     assert_all_is_known(backend, model.reference)
 
@@ -63,7 +63,7 @@ def test_of_a_hub_model_of_which_only_the_config_was_fetched(backend, tmp_path, 
 
 
 def test_what_is_larger_than_memory_is_known_as_well(backend):
-    asked = RunSettings(model=MODELS[0].reference, dtype="bfloat16", residency="streamed")
+    asked = RunSettings(model=PUBLISHED_MODELS[0].reference, dtype="bfloat16", residency="streamed")
     resident = backend.preflight(replace(asked, residency="resident"))
     before = backend.preflight(asked)
     assert before.memory.least.n_bytes < resident.memory.least.n_bytes

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.memory import LeastMemory, dimensions_of, least_memory
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema.cache_keys import outcomes_key, statistics_key, text_key
+from sparsedash.catalog.resources import LeastMemory, dimensions_of, least_memory
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.store_keys import outcomes_key, statistics_key, text_key
 from sparsedash.service import preflight
-from sparsedash.service.preflight import Cached, Memory, cached, duration
-from sparsedash.storage.fingerprints import fingerprint
+from sparsedash.service.preflight import Cached, Memory, expected_duration, stored_parts
 from sparsedash.storage.store import Store
+from sparsedash.storage.text_files import fingerprint
 from tests.factories import answered
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
@@ -60,11 +60,11 @@ def finished_run(settings=SETTINGS, cached=(), **took):
 
 
 def estimate(settings, *runs, stored=NOTHING, start_s=0.0):
-    return duration(settings, stored, runs, lambda key: record(key), start_s=start_s).total_s
+    return expected_duration(settings, stored, runs, lambda key: record(key), start_s=start_s).total_s
 
 
 def test_nothing_is_stored_of_a_model_that_was_never_met(store):
-    assert cached(SETTINGS, store) == NOTHING
+    assert stored_parts(SETTINGS, store) == NOTHING
 
 
 def test_what_is_stored_is_found_under_the_engines_keys(store):
@@ -72,15 +72,15 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     text = f"self:{text_key('id', 'float32', calibration)}"
     statistics = statistics_key("id", "float32", text, calibration)
     store.remember("identity/owner/model|", "id")
-    assert cached(SETTINGS, store) == NOTHING
+    assert stored_parts(SETTINGS, store) == NOTHING
     store.remember(f"calibrated/{statistics}", "30")
-    assert cached(SETTINGS, store) == replace(NOTHING, calibration=True)
+    assert stored_parts(SETTINGS, store) == replace(NOTHING, calibration=True)
 
     store.remember("corpus/builtin:cloze|", "texts")
     for made in (None, (statistics, MethodSettings(), 200)):
         key = outcomes_key("id", "float32", "texts", SETTINGS.evaluation, made)
         store.put(key, record(key))
-    assert cached(SETTINGS, store) == Cached(calibration=True, dense=True, sparse=1, n_sparse=2)
+    assert stored_parts(SETTINGS, store) == Cached(calibration=True, dense=True, sparse=1, n_sparse=2)
 
 
 def test_a_file_whose_path_has_brackets_is_stamped_as_any_other(tmp_path):
@@ -101,9 +101,9 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one(store, tmp_path):
     store.remember(f"corpus/file:{file}|{fingerprint(str(file))}", "texts")
     key = outcomes_key("id", "float32", "texts", settings.evaluation, None)
     store.put(key, record(key))
-    assert cached(settings, store).dense
+    assert stored_parts(settings, store).dense
     file.write_text("and after")
-    assert not cached(settings, store).dense
+    assert not stored_parts(settings, store).dense
 
 
 def test_starting_the_engine_is_a_part_of_the_time_unless_all_is_stored():
@@ -121,8 +121,8 @@ def test_each_text_that_the_methods_read_is_calibrated_on():
     names = ("best", "least-squares")
     both, one = (with_texts("c4", methods=tuple(map(method_named, wanted))) for wanted in (names, names[1:]))
     before = finished_run(one)
-    alone = duration(one, NOTHING, [before], record, start_s=0.0)
-    together = duration(both, NOTHING, [before], record, start_s=0.0)
+    alone = expected_duration(one, NOTHING, [before], record, start_s=0.0)
+    together = expected_duration(both, NOTHING, [before], record, start_s=0.0)
     assert together.seconds - alone.seconds == pytest.approx(before.seconds["calibrate"])
 
 
@@ -199,20 +199,20 @@ def test_the_length_of_another_whole_text_set_is_not_guessed():
 
 
 def test_a_run_whose_record_is_lost_is_passed_over():
-    found = duration(SETTINGS, NOTHING, [finished_run()], lambda key: None)
+    found = expected_duration(SETTINGS, NOTHING, [finished_run()], lambda key: None)
     assert found.unknown == ("answering",)
     assert found.total_s is None and found.seconds > 0
 
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
     known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("best"),))
-    found = preflight.memory(known, store, dimensions_of(known.model))
+    found = preflight.expected_memory(known, store, dimensions_of(known.model))
     assert found.measured_bytes is None and found.backward
     assert found.least == least_memory(dimensions_of("facebook/opt-1.3b"), known)
     store.remember("memory/owner/model/float32", "1500000000")
-    assert preflight.memory(SETTINGS, store, None).measured_bytes == 1_500_000_000
+    assert preflight.expected_memory(SETTINGS, store, None).measured_bytes == 1_500_000_000
     store.remember("memory/owner/model/float32", "no number")
-    unknown = preflight.memory(SETTINGS, store, None)
+    unknown = preflight.expected_memory(SETTINGS, store, None)
     assert (unknown.measured_bytes, unknown.least, unknown.too_little) == (None, None, False)
 
 

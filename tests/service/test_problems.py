@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.service import problems as found_by
-from sparsedash.service.problems import Problem, reference_problem
-from sparsedash.storage.texts.uploads import Uploads
+from sparsedash.service import request_checks as found_by
+from sparsedash.service.request_checks import Problem, reference_problem
+from sparsedash.storage.text_files import Uploads
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
@@ -18,7 +18,7 @@ NOWHERE = Path("/no/such/data/folder")
 
 def problems(settings, data_dir=NOWHERE):
     """Their messages."""
-    return tuple(problem.message for problem in found_by.problems(settings, data_dir))
+    return tuple(problem.message for problem in found_by.run_problems(settings, data_dir))
 
 
 def with_texts(calibration="self", evaluation="builtin:cloze", **changes):
@@ -201,10 +201,10 @@ def test_every_problem_is_named_at_once():
 
 def test_every_problem_says_which_field_it_belongs_to():
     settings = with_texts(calibration="no-such-text", evaluation="file:/none.txt", model="/none")
-    found = [problem.field for problem in found_by.problems(settings, NOWHERE)]
+    found = [problem.field for problem in found_by.run_problems(settings, NOWHERE)]
     assert found == ["model", "calibration text", "evaluation text"]
     small = replace(RunSettings(), calibration=CalibrationSettings(n_samples=5))
-    assert [problem.field for problem in found_by.problems(small, NOWHERE)] == ["calibration size"]
+    assert [problem.field for problem in found_by.run_problems(small, NOWHERE)] == ["calibration size"]
 
 
 def test_one_reference_can_be_asked_about_by_itself():

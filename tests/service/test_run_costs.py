@@ -6,9 +6,9 @@ from math import inf
 
 import pytest
 
-from sparsedash.service.run_costs import RunCosts, losses_from_plain
-from sparsedash.stats.means import Moments
-from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, losses
+from sparsedash.service.stored_results import RunCosts, losses_from_plain
+from sparsedash.stats.mean_intervals import Moments
+from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
 from sparsedash.storage.store import Store
 from tests.ui import specimens
 
@@ -37,7 +37,7 @@ def stored(store, n_runs=1):
 def test_verdicts_are_those_of_the_answers(store):
     (run,) = stored(store)
     _, (dense, *sparse) = specimens.run()
-    expected = judge_all([losses(dense, record) for record in sparse], TOLERANCE)
+    expected = judge_all([record_losses(dense, record) for record in sparse], TOLERANCE)
     found = RunCosts(store).verdicts([run], TOLERANCE)
     assert found == {run.key: dict(zip(run.sparse, expected, strict=True))}
 

@@ -4,12 +4,20 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sparsedash.schema import notes
-from sparsedash.schema.cache_keys import passages_key
-from sparsedash.schema.pair_records import Continuation, Divergence, Place, Prompts, Timing
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema import store_keys
+from sparsedash.schema.pair_records import (
+    Continuation,
+    ContinuationSettings,
+    Divergence,
+    DivergenceSettings,
+    Place,
+    Prompts,
+    Timing,
+    TimingSettings,
+)
 from sparsedash.schema.records import Passages, Record, Run
-from sparsedash.schema.searches import FindResult
+from sparsedash.schema.settings import FindResult
+from sparsedash.schema.store_keys import passages_key
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import Tolerance
 from tests.ui import specimens
@@ -73,7 +81,7 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
     left = [key for kind in (Run, FindResult, Record, Passages, Timing) for key in backend._store.keys(kind)]
     assert left == []
     assert backend.user_data.marks() == {}
-    assert backend._store.recall(notes.losses(run.dense, run.sparse[0])) is None
+    assert backend._store.recall(store_keys.losses_note(run.dense, run.sparse[0])) is None
     assert backend.runs() == [] and backend.run("one") is None
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from sparsedash.shell import export_command
+from sparsedash.shell import file_commands
 from sparsedash.shell.commands import main
 from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
 from tests.engine.tiny import save_tiny
@@ -79,7 +79,7 @@ def test_a_form_that_cannot_hold_the_model_is_refused_before_the_run(
 
 def test_the_numbers_are_those_of_the_run_unless_the_form_has_none_such(arguments, monkeypatch):
     asked = []
-    monkeypatch.setattr(export_command, "exported", lambda settings, request, *_: asked.append(request) or 1 / 0)
+    monkeypatch.setattr(file_commands, "complete_export", lambda settings, request, *_: asked.append(request) or 1 / 0)
     for form, weights in (("padded", "bfloat16"), ("gguf", "float32")):
         with pytest.raises(ZeroDivisionError):
             main([*arguments, "--dtype", "bfloat16", "--form", form])

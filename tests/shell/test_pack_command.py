@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.__main__ import main
 from sparsedash.schema.records import Run
+from sparsedash.shell.commands import main
 from sparsedash.storage.store import Store
-from sparsedash.storage.user_data import UserData
+from sparsedash.storage.users import UserData
 from tests.storage.test_run_files import named
 from tests.ui import specimens
 

@@ -10,9 +10,9 @@ import pytest
 
 from sparsedash.catalog import choices, presets
 from sparsedash.schema.errors import StoreError
-from sparsedash.shell import run_command
+from sparsedash.shell import run_commands
 from sparsedash.shell.commands import main
-from sparsedash.shell.run_command import all_within
+from sparsedash.shell.run_commands import all_within
 from sparsedash.shell.terminal import EXIT_BEYOND
 from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
 
@@ -75,7 +75,7 @@ def test_every_sparse_model_has_a_verdict_and_one_beyond_can_fail_the_command(ar
     assert "undecided" in capsys.readouterr().out
     document = json.loads(file.read_text())
     document["sparse"][0]["verdict"]["verdict"] = "beyond"
-    monkeypatch.setattr("sparsedash.shell.run_command.stored_document", lambda *_: document)
+    monkeypatch.setattr("sparsedash.shell.run_commands.stored_run_document", lambda *_: document)
     assert main(lax) == 3
     assert main(lax[:-1]) == 0
 
@@ -123,8 +123,10 @@ def test_without_a_terminal_every_stage_is_one_line(arguments, capsys):
 
 
 def test_what_the_pages_warn_of_goes_to_standard_error(arguments, capsys, monkeypatch):
-    real = run_command.ran
-    monkeypatch.setattr(run_command, "ran", lambda *asked: replace(real(*asked), warnings=("Read\x1b no .bin file.",)))
+    real = run_commands.complete_run
+    monkeypatch.setattr(
+        run_commands, "complete_run", lambda *asked: replace(real(*asked), warnings=("Read\x1b no .bin file.",))
+    )
     assert main([*arguments, "--sparsity", "50", "--quiet"]) == 0
     assert capsys.readouterr().err == "sparsedash: warning: Read\\x1b no .bin file.\n"
 
@@ -234,7 +236,7 @@ def test_a_secret_that_is_typed_by_mistake_is_not_repeated(arguments, capsys, sa
     ],
 )
 def test_what_is_not_there_gives_one_line_and_code_2_at_once(arguments, capsys, monkeypatch, flag, value, said):
-    monkeypatch.setattr("sparsedash.shell.run_command.ran", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr("sparsedash.shell.run_commands.complete_run", lambda *_: pytest.fail("it was started"))
     assert main([*arguments, flag, value]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"sparsedash: {said}")
@@ -242,7 +244,7 @@ def test_what_is_not_there_gives_one_line_and_code_2_at_once(arguments, capsys, 
 
 
 def test_a_model_that_cannot_be_pruned_gives_one_line_and_code_2_at_once(arguments, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsedash.shell.run_command.ran", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr("sparsedash.shell.run_commands.complete_run", lambda *_: pytest.fail("it was started"))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     assert main([*arguments, "--model", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

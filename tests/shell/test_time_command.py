@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sparsedash.shell import time_command
+from sparsedash.shell import run_commands
 from sparsedash.shell.commands import main
 from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
 
@@ -14,8 +14,8 @@ def arguments(model_folder, passage_file, tmp_path, monkeypatch):  # noqa: F811
     def quick(**asked):
         return real(**{**asked, "n_prompt": 8, "n_decode": 2, "batches": (1,), "least_rounds": 3, "most_s": 1})
 
-    real = time_command.TimingSettings
-    monkeypatch.setattr(time_command, "TimingSettings", quick)
+    real = run_commands.TimingSettings
+    monkeypatch.setattr(run_commands, "TimingSettings", quick)
     return [
         "time",
         *("--model", str(model_folder)),

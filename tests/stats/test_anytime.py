@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from sparsedash.stats.anytime import ALPHA, MARGIN, anytime_interval, anytime_p, decide, log_e_value
+from sparsedash.stats.anytime import ALPHA, MARGIN, anytime_interval, anytime_p, decide_difference, log_e_value
 
 counts = st.integers(0, 120)
 means = st.floats(-0.6, 0.6)
@@ -83,18 +83,18 @@ def test_an_interval_of_no_passages_is_refused():
 
 
 def test_decisions_by_hand():
-    assert decide(24, 3, 256, 1) == decide(24, 3, 256, 10) == "difference"
+    assert decide_difference(24, 3, 256, 1) == decide_difference(24, 3, 256, 10) == "difference"
     assert anytime_p(17, 3) == pytest.approx(21 * comb(20, 3) / 2**20)
-    assert decide(17, 3, 256, 1) == decide(17, 3, 256, 2) == "difference"
-    assert decide(17, 3, 256, 3) == "open"
-    assert decide(3, 4, 256, 1) == "open"
-    assert decide(60, 62, 3000, 1) == "close"
+    assert decide_difference(17, 3, 256, 1) == decide_difference(17, 3, 256, 2) == "difference"
+    assert decide_difference(17, 3, 256, 3) == "open"
+    assert decide_difference(3, 4, 256, 1) == "open"
+    assert decide_difference(60, 62, 3000, 1) == "close"
 
 
 def test_a_decided_difference_stays_shown_after_holm_over_the_run():
     from sparsedash.stats.significance import holm
 
-    decided = [(broke, 3) for broke in range(40) if decide(broke, 3, 256, 12) == "difference"]
+    decided = [(broke, 3) for broke in range(40) if decide_difference(broke, 3, 256, 12) == "difference"]
     p_values = [anytime_p(*decided[0]), *[1.0] * 11]
     assert holm(p_values)[0] < 0.05
 
@@ -108,7 +108,7 @@ def flips_at_looks(rng, shares, n_runs: int, looks: list[int]) -> np.ndarray:
 
 def share_ended(found: np.ndarray, decision: str, looks: list[int]) -> float:
     """Share of the runs whose first decision is this one."""
-    decide_once = cache(decide)
+    decide_once = cache(decide_difference)
     ended = 0
     for run in found.tolist():
         decisions = (decide_once(broke, mended, n, 1) for n, (broke, mended) in zip(looks, run, strict=True))
@@ -155,9 +155,9 @@ def test_passages_of_one_file_in_a_shuffled_order_raise_no_more_false_alarms(fli
 def test_a_large_difference_is_decided_at_the_first_look_and_a_small_one_later():
     rng, looks = np.random.default_rng(8), [256, 512, 1024, 2048, 4096]
     large = flips_at_looks(rng, (0.2, 0.04), 200, looks)
-    early = [decide(*run[0], 256, 1) == "difference" for run in large.tolist()]
+    early = [decide_difference(*run[0], 256, 1) == "difference" for run in large.tolist()]
     assert np.mean(early) > 0.95
     small = flips_at_looks(rng, (0.06, 0.03), 200, looks)
-    early = [decide(*run[0], 256, 1) == "difference" for run in small.tolist()]
-    late = [decide(*run[-1], 4096, 1) == "difference" for run in small.tolist()]
+    early = [decide_difference(*run[0], 256, 1) == "difference" for run in small.tolist()]
+    late = [decide_difference(*run[-1], 4096, 1) == "difference" for run in small.tolist()]
     assert np.mean(early) < 0.5 < 0.95 < np.mean(late)

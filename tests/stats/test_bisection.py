@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from sparsedash.stats.bisection import bounds, channel_steps, most_trials, next_trial, weight_steps
+from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds, weight_steps
 
 
 def searched(inside):
@@ -13,7 +13,7 @@ def searched(inside):
     tried = []
     while (place := next_trial(len(inside), tried)) is not None:
         tried.append((place, inside[place]))
-    return [place for place, _ in tried], bounds(len(inside), tried)
+    return [place for place, _ in tried], search_bounds(len(inside), tried)
 
 
 def test_steps_are_one_width_multiple_apart():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsedash.stats.means import anytime_mean_interval, mean_interval, moments, student_quantile
+from sparsedash.stats.mean_intervals import anytime_mean_interval, mean_interval, moments, student_quantile
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 29, 131, 5152])

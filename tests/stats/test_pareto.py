@@ -2,21 +2,21 @@
 
 from itertools import product
 
-from sparsedash.stats.pareto import unbeaten
+from sparsedash.stats.sparsity_search import pareto_front
 
 
 def test_a_point_that_is_worse_in_both_is_beaten():
-    assert unbeaten([(1.0, 0.0), (1.2, -1.0), (1.1, -2.0)]) == [0, 1]
+    assert pareto_front([(1.0, 0.0), (1.2, -1.0), (1.1, -2.0)]) == [0, 1]
 
 
 def test_of_the_same_gain_only_the_smaller_loss_stays_and_of_the_same_loss_the_larger_gain():
-    assert unbeaten([(1.0, -1.0), (1.0, 0.0)]) == [1]
-    assert unbeaten([(1.0, -1.0), (1.5, -1.0)]) == [1]
+    assert pareto_front([(1.0, -1.0), (1.0, 0.0)]) == [1]
+    assert pareto_front([(1.0, -1.0), (1.5, -1.0)]) == [1]
 
 
 def test_equal_points_stay_both_and_nothing_gives_nothing():
-    assert sorted(unbeaten([(1.0, 0.0), (1.0, 0.0)])) == [0, 1]
-    assert unbeaten([]) == []
+    assert sorted(pareto_front([(1.0, 0.0), (1.0, 0.0)])) == [0, 1]
+    assert pareto_front([]) == []
 
 
 def test_it_is_what_the_definition_says_on_a_grid_of_points():
@@ -25,4 +25,4 @@ def test_it_is_what_the_definition_says_on_a_grid_of_points():
     def is_beaten(p):
         return any(q[0] >= p[0] and q[1] >= p[1] and q != p for q in points)
 
-    assert sorted(unbeaten(points)) == [i for i, p in enumerate(points) if not is_beaten(p)]
+    assert sorted(pareto_front(points)) == [i for i, p in enumerate(points) if not is_beaten(p)]

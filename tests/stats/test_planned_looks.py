@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.stats.planned_looks import planned_looks
+from sparsedash.stats.anytime import planned_looks
 
 
 @pytest.mark.parametrize("n", [1, 10, 95, 96, 132, 400, 5153, 1_000_000])

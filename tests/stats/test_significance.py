@@ -20,15 +20,15 @@ from sparsedash.stats.significance import (
     Z_POWER_80,
     PairedComparison,
     accuracy_interval,
-    compare,
+    compare_records,
+    compare_verdicts,
     holm,
-    judge,
+    judge_difference,
     mcnemar,
-    paired,
     paired_interval,
     passages_needed,
     shared_outcomes,
-    wilson,
+    wilson_interval,
 )
 from tests.factories import RECORD, outcome
 
@@ -75,22 +75,22 @@ def test_mcnemar_of_more_flips_than_a_float_can_count_is_still_a_probability():
 def test_wilson_is_the_score_interval_of_scipy(right, wrong):
     total = right + wrong or 1
     expected = binomtest(right, total).proportion_ci(0.95, method="wilson")
-    assert wilson(right, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert wilson_interval(right, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
     expected = proportion.proportion_confint(right, total, method="wilson")
-    assert wilson(right, total) == pytest.approx(expected, abs=1e-12)
+    assert wilson_interval(right, total) == pytest.approx(expected, abs=1e-12)
 
 
 @given(counts, counts)
 def test_wilson_stays_between_0_and_1_and_holds_the_share(right, wrong):
     total = right + wrong or 1
-    low, high = wilson(right, total)
+    low, high = wilson_interval(right, total)
     assert 0 <= low <= high <= 1
     assert low - 1e-12 <= right / total <= high + 1e-12
 
 
 def test_an_interval_of_no_passages_is_refused():
     with pytest.raises(ValueError, match="at least one passage"):
-        wilson(0, 0)
+        wilson_interval(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_the_paired_interval_holds_the_difference_and_turns_with_the_models(brok
 def test_a_comparison_counts_the_flips_and_signs_the_difference():
     dense = [True, True, True, False, False]
     sparse = [True, False, False, True, False]
-    found = paired(dense, sparse)
+    found = compare_verdicts(dense, sparse)
     assert (found.both_right, found.broke, found.mended, found.both_wrong) == (1, 2, 1, 1)
     assert found.difference == pytest.approx(-1 / 5)
     assert found.interval == paired_interval(2, 1, 5)
@@ -156,7 +156,7 @@ def test_a_comparison_counts_the_flips_and_signs_the_difference():
 
 
 def test_a_model_compared_with_itself_shows_no_difference():
-    found = paired([True, False] * 100, [True, False] * 100)
+    found = compare_verdicts([True, False] * 100, [True, False] * 100)
     assert (found.difference, found.p_value) == (0.0, 1.0)
     assert found.interval == pytest.approx((0.0, 0.0), abs=0.02)
     assert found.interval[0] <= 0 <= found.interval[1]
@@ -165,7 +165,7 @@ def test_a_model_compared_with_itself_shows_no_difference():
 @pytest.mark.parametrize(("dense", "sparse"), [([], []), ([True], [True, False])])
 def test_verdicts_on_other_passages_are_not_compared(dense, sparse):
     with pytest.raises(ValueError, match="same passages"):
-        paired(dense, sparse)
+        compare_verdicts(dense, sparse)
 
 
 def answers(right: dict[int, bool], stopping: Stopping | None = None) -> Record:
@@ -183,16 +183,16 @@ def test_a_passage_that_one_record_did_not_answer_is_not_counted():
     dense = answers(dict.fromkeys(range(4), True))
     sparse = answers({1: False, 3: True}, STOPPED)
     assert [(one.index, two.index) for one, two in shared_outcomes(dense, sparse)] == [(1, 1), (3, 3)]
-    for found in (compare(dense, sparse), compare(sparse, dense)):
+    for found in (compare_records(dense, sparse), compare_records(sparse, dense)):
         assert (found.both_right, found.broke + found.mended, found.both_wrong) == (1, 1, 0)
         assert found.n_passages == 2
 
 
 def test_a_record_that_was_to_stop_early_is_compared_by_what_is_valid_at_any_look():
     dense, sparse = answers(dict.fromkeys(range(30), True)), answers({i: i > 8 for i in range(30)})
-    fixed = compare(dense, sparse)
+    fixed = compare_records(dense, sparse)
     assert (fixed.anytime, fixed.p_value) == (False, mcnemar(9, 0))
-    anytime = compare(dense, replace(sparse, stopping=STOPPED))
+    anytime = compare_records(dense, replace(sparse, stopping=STOPPED))
     assert (anytime.anytime, anytime.p_value) == (True, anytime_p(9, 0))
     assert anytime.interval == anytime_interval(9, 0, 30)
     assert anytime.interval[0] < fixed.interval[0]
@@ -201,10 +201,10 @@ def test_a_record_that_was_to_stop_early_is_compared_by_what_is_valid_at_any_loo
 
 def test_the_accuracy_of_a_record_that_was_to_stop_early_has_a_wider_interval():
     plain = answers({i: i > 8 for i in range(30)})
-    assert accuracy_interval(plain) == wilson(21, 30)
+    assert accuracy_interval(plain) == wilson_interval(21, 30)
     low, high = accuracy_interval(replace(plain, stopping=STOPPED))
-    assert 0 <= low < wilson(21, 30)[0]
-    assert wilson(21, 30)[1] < high <= 1
+    assert 0 <= low < wilson_interval(21, 30)[0]
+    assert wilson_interval(21, 30)[1] < high <= 1
 
 
 def test_holm_by_hand():
@@ -257,24 +257,24 @@ def flips(broke: int, mended: int, both_right: int = 30, both_wrong: int = 80) -
     """A comparison with this table."""
     dense = [True] * (both_right + broke) + [False] * (mended + both_wrong)
     sparse = [True] * both_right + [False] * broke + [True] * mended + [False] * both_wrong
-    return paired(dense, sparse)
+    return compare_verdicts(dense, sparse)
 
 
 def test_interval_and_test_that_agree_decide():
-    assert judge(flips(20, 2)) == "shown"
-    assert judge(flips(4, 3)) == "not-shown"
-    assert judge(flips(0, 0)) == "not-shown"
+    assert judge_difference(flips(20, 2)) == "shown"
+    assert judge_difference(flips(4, 3)) == "not-shown"
+    assert judge_difference(flips(0, 0)) == "not-shown"
 
 
 def test_interval_and_test_that_disagree_are_borderline():
     found = flips(9, 2, both_right=27, both_wrong=82)
     assert found.interval[1] < 0 < 0.05 < found.p_value
-    assert judge(found) == "borderline"
-    assert judge(found, p_value=0.01) == "shown"
+    assert judge_difference(found) == "borderline"
+    assert judge_difference(found, p_value=0.01) == "shown"
 
 
 def test_an_adjusted_p_value_can_take_a_difference_back():
-    assert judge(flips(20, 2), p_value=0.2) == "borderline"
+    assert judge_difference(flips(20, 2), p_value=0.2) == "borderline"
 
 
 def test_passages_needed_by_hand():

@@ -5,10 +5,10 @@ from statistics import fmean, stdev
 
 import pytest
 
-from sparsedash.catalog import example
+from sparsedash.catalog import choices
 from sparsedash.schema.records import Record, Run
-from sparsedash.stats.smallest_loss import SPREAD_FLIPS, SPREAD_NATS, smallest_loss
-from sparsedash.stats.tolerance import losses
+from sparsedash.stats.significance import SPREAD_FLIPS, SPREAD_NATS, smallest_loss
+from sparsedash.stats.tolerance import record_losses
 
 
 def test_it_shrinks_with_the_root_of_the_passages():
@@ -28,11 +28,11 @@ def test_a_loss_of_that_size_is_shown_four_times_of_five():
 
 
 def test_the_spreads_are_those_of_the_run_that_ships():
-    run = example.shipped(Run, example.EXAMPLE)
-    records = [example.shipped(Record, key) for key in run.sparse]
+    run = choices.example_result(Run, choices.EXAMPLE)
+    records = [choices.example_result(Record, key) for key in run.sparse]
     mild = [each for each in records if each.sparsity_permille == 100 and each.pruned.method.compensation != "none"]
-    dense = example.shipped(Record, run.dense)
-    found = [losses(dense, sparse) for sparse in mild]
+    dense = choices.example_result(Record, run.dense)
+    found = [record_losses(dense, sparse) for sparse in mild]
     assert len(found) == 3
     assert fmean(each.nats.deviation for each in found) == pytest.approx(SPREAD_NATS, rel=0.05)
     flips = [((each.broke + each.mended) / each.nats.n) ** 0.5 for each in found]

@@ -6,7 +6,7 @@ from math import exp, log, sqrt
 import pytest
 
 from sparsedash.schema.pair_records import SpeedRatio
-from sparsedash.stats.speed_ratio import is_narrow, speed_ratio
+from sparsedash.stats.mean_intervals import is_narrow, speed_ratio
 
 
 def test_the_ratio_is_that_of_the_rounds_not_of_the_times():

@@ -6,8 +6,8 @@ from math import log
 import pytest
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.stats.means import Moments
-from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, losses
+from sparsedash.stats.mean_intervals import Moments
+from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
 from tests.factories import PRUNED, STOPPED, answered
 
 ALLOWED = Tolerance()
@@ -108,8 +108,8 @@ def test_a_model_with_its_own_share_of_the_error_is_judged_by_itself_and_changes
 def test_a_record_keeps_the_share_that_its_search_has_set_aside():
     dense = answered("dense", 3)
     sparse = replace(dense, pruned=PRUNED, stopping=STOPPED)
-    assert losses(dense, sparse).looked
-    found = losses(dense, replace(sparse, stopping=replace(STOPPED, alpha=0.002)))
+    assert record_losses(dense, sparse).looked
+    found = record_losses(dense, replace(sparse, stopping=replace(STOPPED, alpha=0.002)))
     assert (found.alpha, found.looked) == (0.002, False)
 
 

@@ -5,7 +5,7 @@ import sys
 import threading
 
 from sparsedash.schema.errors import ExportError
-from sparsedash.storage.export_folders import is_written, new_folder, sweep, unfinished
+from sparsedash.storage.model_folders import is_being_written, new_folder, sweep_exports, unfinished_exports
 
 
 def test_of_two_at_the_same_time_one_wins_and_the_other_says_so(tmp_path):
@@ -33,7 +33,7 @@ def test_of_two_at_the_same_time_one_wins_and_the_other_says_so(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from sparsedash.storage.export_folders import new_folder
+from sparsedash.storage.model_folders import new_folder
 with new_folder(Path(sys.argv[1])) as inside:
     (inside / "model.safetensors").write_bytes(bytes(1000))
     print("written", flush=True)
@@ -47,12 +47,12 @@ def test_what_a_killed_process_leaves_has_another_name_and_is_swept_at_once(tmp_
     killed = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert living.stdout.readline() == killed.stdout.readline() == b"written\n"
-        assert [is_written(left) for left in unfinished(tmp_path)] == [True, True]
+        assert [is_being_written(left) for left in unfinished_exports(tmp_path)] == [True, True]
         killed.kill()
         killed.wait()
         assert not out.exists()
-        sweep(tmp_path)
-        assert [is_written(left) for left in unfinished(tmp_path)] == [True], "the living one's"
+        sweep_exports(tmp_path)
+        assert [is_being_written(left) for left in unfinished_exports(tmp_path)] == [True], "the living one's"
     finally:
         for process in (living, killed):
             process.kill()

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from sparsedash.storage import freed_memory
+from sparsedash.storage import local_machine
 
 CHILD = """
 import os
 from pathlib import Path
-from sparsedash.storage.freed_memory import freed_bytes, give_back_freed, keep_freed
+from sparsedash.storage.local_machine import freed_bytes, give_back_freed, keep_freed
 
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -28,7 +28,7 @@ print(full - kept, freed, full - held())
 """
 PIECES = 16 * 2**24
 
-glibc = pytest.mark.skipif(freed_memory._mallinfo is None, reason="only a newer glibc tells what was freed")
+glibc = pytest.mark.skipif(local_machine._mallinfo is None, reason="only a newer glibc tells what was freed")
 
 
 def told(**environment):
@@ -55,7 +55,7 @@ def test_whoever_has_said_how_memory_is_kept_is_not_overruled():
 
 def test_where_no_library_tells_all_may_have_been_freed_and_nothing_fails(monkeypatch):
     for name in ("_mallinfo", "_trim", "_mallopt"):
-        monkeypatch.setattr(freed_memory, name, None)
-    freed_memory.keep_freed()
-    freed_memory.give_back_freed()
-    assert freed_memory.freed_bytes() > freed_memory.MUCH
+        monkeypatch.setattr(local_machine, name, None)
+    local_machine.keep_freed()
+    local_machine.give_back_freed()
+    assert local_machine.freed_bytes() > local_machine.MUCH

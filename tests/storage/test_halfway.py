@@ -3,8 +3,7 @@
 import pytest
 
 from sparsedash.schema.errors import CalibrationError
-from sparsedash.storage.halfway import EVERY_S, Halfway
-from sparsedash.storage.store import Store
+from sparsedash.storage.store import EVERY_S, StageCheckpoint, Store
 
 
 class Clock:
@@ -23,7 +22,7 @@ def store(tmp_path):
 
 def test_nothing_is_kept_before_it_is_time_and_then_everything(store):
     clock = Clock()
-    halfway = Halfway(store, "tiny", clock)
+    halfway = StageCheckpoint(store, "tiny", clock)
     halfway.keep("a", lambda: b"1")
     assert store.get_artefact("a") is None
     clock.now = EVERY_S
@@ -34,7 +33,7 @@ def test_nothing_is_kept_before_it_is_time_and_then_everything(store):
 
 def test_what_is_added_is_kept_at_the_same_time(store):
     clock = Clock()
-    halfway = Halfway(store, "tiny", clock)
+    halfway = StageCheckpoint(store, "tiny", clock)
     clock.now = EVERY_S
     halfway.add("a", lambda: b"1")
     halfway.add("b", lambda: b"2")
@@ -45,7 +44,7 @@ def test_what_is_added_is_kept_at_the_same_time(store):
 
 def test_of_what_is_kept_under_one_key_the_last_one_counts(store):
     clock = Clock()
-    halfway = Halfway(store, "tiny", clock)
+    halfway = StageCheckpoint(store, "tiny", clock)
     halfway.keep("a", lambda: pytest.fail("it is not the last"))
     clock.now = EVERY_S
     halfway.keep("a", lambda: b"2")
@@ -54,10 +53,10 @@ def test_of_what_is_kept_under_one_key_the_last_one_counts(store):
 
 def test_another_attempt_finds_it_and_lets_it_go_when_it_is_whole(store):
     clock = Clock()
-    halfway = Halfway(store, "tiny", clock)
+    halfway = StageCheckpoint(store, "tiny", clock)
     clock.now = EVERY_S
     halfway.keep("a", lambda: b"1")
-    again = Halfway(store, "tiny")
+    again = StageCheckpoint(store, "tiny")
     assert again.get("a", bytes) == b"1"
     assert again.get("b", bytes) is None
     again.done()
@@ -69,7 +68,7 @@ def test_what_cannot_be_read_is_dropped_and_made_again(store, caplog):
         raise CalibrationError("It is of another form.")
 
     store.put_artefact("a", b"another version's")
-    assert Halfway(store, "tiny").made("a", lambda: "made", str.encode, unpack) == "made"
+    assert StageCheckpoint(store, "tiny").made("a", lambda: "made", str.encode, unpack) == "made"
     assert store.get_artefact("a") is None
     assert "It is of another form." in caplog.text
 
@@ -77,7 +76,7 @@ def test_what_cannot_be_read_is_dropped_and_made_again(store, caplog):
 def test_nothing_else_is_dropped_for_it(tmp_path):
     store, clock = Store(tmp_path / "data", artefact_bytes=100_000), Clock()
     store.put_artefact("statistics", b"x" * 60_000)
-    halfway = Halfway(store, "tiny", clock)
+    halfway = StageCheckpoint(store, "tiny", clock)
     clock.now = EVERY_S
     halfway.keep("large", lambda: b"x" * 90_000)
     assert store.get_artefact("large") is None

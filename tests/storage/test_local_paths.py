@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.storage.local_paths import kind_of, lies_below
+from sparsedash.storage.local_machine import lies_below, path_kind
 
 
 @pytest.fixture
@@ -71,5 +71,5 @@ def test_a_file_that_another_process_makes_meanwhile_is_no_device(tmp_path, monk
             path.touch()
 
     monkeypatch.setattr(Path, "stat", made_after_the_first_look)
-    assert kind_of(path) == "nothing"
-    assert kind_of(path) == "file"
+    assert path_kind(path) == "nothing"
+    assert path_kind(path) == "file"

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from sparsedash.storage import machine
-from sparsedash.storage.machine import memory_bytes, peak_memory_bytes
+from sparsedash.storage import local_machine
+from sparsedash.storage.local_machine import memory_bytes, peak_memory_bytes
 
 HELD = """
-from sparsedash.storage.machine import forget_peak_memory, peak_memory_bytes
+from sparsedash.storage.local_machine import forget_peak_memory, peak_memory_bytes
 before = peak_memory_bytes()
 bytearray(300_000_000)
 held = peak_memory_bytes()
@@ -19,7 +19,7 @@ print(before, held, peak_memory_bytes())
 
 
 def test_a_peak_is_forgotten_once_it_is_over():
-    if not (machine._SELF / "clear_refs").exists():
+    if not (local_machine._SELF / "clear_refs").exists():
         pytest.skip("this system forgets no peak")
     said = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True).stdout
     before, held, after = map(int, said.split())
@@ -29,6 +29,6 @@ def test_a_peak_is_forgotten_once_it_is_over():
 
 def test_where_the_system_tells_no_peak_it_is_that_of_the_whole_life(monkeypatch, tmp_path):
     told = peak_memory_bytes()
-    monkeypatch.setattr(machine, "_SELF", tmp_path)
+    monkeypatch.setattr(local_machine, "_SELF", tmp_path)
     assert peak_memory_bytes() >= told // 2
     assert peak_memory_bytes() < memory_bytes()

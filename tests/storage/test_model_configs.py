@@ -5,7 +5,7 @@ import json
 import pytest
 from huggingface_hub import constants
 
-from sparsedash.storage.model_configs import MAX_CONFIG_BYTES, model_config
+from sparsedash.storage.model_folders import MAX_CONFIG_BYTES, model_config
 
 CONFIG = {"model_type": "llama"}
 

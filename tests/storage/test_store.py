@@ -15,12 +15,13 @@ from pathlib import Path
 import diskcache
 import pytest
 
-from sparsedash.schema import notes
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import NewerError, SettingsError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages
-from sparsedash.storage.store import PlainDisk, Store
-from sparsedash.storage.upkeep.verification import verify
+from sparsedash.storage.disk_cache import PlainDisk
+from sparsedash.storage.store import Store
+from sparsedash.storage.verification import verify
 
 LARGE = 100_000
 """Bytes enough for diskcache to use a file of their own instead of a column."""
@@ -70,7 +71,7 @@ def test_a_record_comes_back_and_another_process_would_find_it(store):
 def test_what_is_not_there_is_none(store):
     assert store.get(Continuation, "a") is None
     assert store.get_artefact("a") is None
-    assert store.recall(notes.calibrated("a")) is None
+    assert store.recall(store_keys.calibrated_note("a")) is None
 
 
 def test_kinds_do_not_meet_under_one_key(store):
@@ -83,7 +84,7 @@ def test_keys_come_oldest_first_and_a_rewritten_record_keeps_its_place(store):
     for key in "cab":
         store.put(key, continuation(key))
     store.put("c", continuation("c", left=" again"))
-    store.remember(notes.calibrated("a"), "is no record")
+    store.remember(store_keys.calibrated_note("a"), "is no record")
     assert list(store.keys(Continuation)) == ["c", "a", "b"]
 
 
@@ -96,11 +97,11 @@ def test_artefacts_of_any_size_come_back(store, n_bytes):
 
 
 def test_notes_come_back_until_they_are_forgotten(store):
-    name = notes.peak_memory("gpt2", "float32")
+    name = store_keys.peak_memory_note("gpt2", "float32")
     store.remember(name, "1234.5")
     assert store.recall(name) == "1234.5"
     store.forget(name)
-    store.forget(notes.calibrated("never"))
+    store.forget(store_keys.calibrated_note("never"))
     assert store.recall(name) is None
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.storage.store import Store
-from sparsedash.storage.user_data import LONGEST_NAME, UserData
+from sparsedash.storage.users import LONGEST_NAME, UserData
 
 
 @pytest.fixture

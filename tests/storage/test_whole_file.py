@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.reporting.files.run_json import run_document
+from sparsedash.reporting.run_reports import run_document
 from sparsedash.schema.errors import SettingsError, StoreError
-from sparsedash.storage import whole_file
+from sparsedash.storage import local_machine
+from sparsedash.storage.local_machine import writable_file, write_atomically
 from sparsedash.storage.store import Store
-from sparsedash.storage.whole_file import writable_file, write_whole
 from tests.factories import RECORD, RUN
 
-OURS = f'{{\n "format": "{whole_file.RESULT_FORMAT}",\n "model": {{}}}}'
+OURS = f'{{\n "format": "{local_machine.RESULT_FORMAT}",\n "model": {{}}}}'
 OF_AN_EARLIER_VERSION = '{\n "model": {\n  "reference": "owner/name"}}'
 FOREIGN = [
     "old",
@@ -31,7 +31,7 @@ def test_a_new_file_an_empty_one_and_an_earlier_result_may_be_written(tmp_path):
     (tmp_path / "empty").touch()
     for name in ("new", "old", "older", "empty", "n" * 255):
         target = writable_file(tmp_path / name, "--json")
-        write_whole(target, "whole")
+        write_atomically(target, "whole")
         assert target.read_text() == "whole"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new", "n" * 255, "old", "older"]
 
@@ -58,7 +58,7 @@ def test_a_file_that_is_not_ours_and_comes_to_stand_there_during_the_run_is_left
     target = writable_file(tmp_path / "x", "--json")
     target.write_text("a thesis")
     with pytest.raises(StoreError, match="is another file by now"):
-        write_whole(target, "whole")
+        write_atomically(target, "whole")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x", "a thesis")]
 
 
@@ -75,7 +75,7 @@ def test_nothing_in_a_data_folder_is_written_over_or_added_to(tmp_path, name):
 def test_a_link_to_a_regular_file_stays_a_link(tmp_path):
     (tmp_path / "real").write_text(OURS)
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    write_whole(writable_file(tmp_path / "link", "--json"), "new")
+    write_atomically(writable_file(tmp_path / "link", "--json"), "new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text() == "new"
 
@@ -112,7 +112,7 @@ def test_what_comes_to_stand_there_during_the_run_is_left_alone(tmp_path):
     target = writable_file(tmp_path / "x", "--json")
     os.mkfifo(target)
     with pytest.raises(StoreError, match="no regular file any more"):
-        write_whole(target, "whole")
+        write_atomically(target, "whole")
     assert target.is_fifo()
     assert list(tmp_path.iterdir()) == [target]
 
@@ -124,8 +124,8 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(whole_file.Path, "write_bytes", full)
+    monkeypatch.setattr(local_machine.Path, "write_bytes", full)
     with pytest.raises(StoreError, match="No space left on device"):
-        write_whole(tmp_path / "x", "whole")
+        write_atomically(tmp_path / "x", "whole")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == OURS

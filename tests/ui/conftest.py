@@ -11,10 +11,10 @@ from urllib.parse import parse_qsl
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparsedash.catalog.example import EXAMPLE, example_key
+from sparsedash.catalog.choices import EXAMPLE, example_key
 from sparsedash.schema.records import Run
 from sparsedash.ui import frame
-from sparsedash.ui.menu import TITLES
+from sparsedash.ui.navigation import TITLES
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend
 

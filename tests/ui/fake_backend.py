@@ -3,33 +3,32 @@
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from sparsedash.catalog.dimensions import shipped
-from sparsedash.catalog.export_forms import FORMS, form_problem
-from sparsedash.jobs.job import Job, JobState, Move, Priority
-from sparsedash.jobs.parts import ClusterView
-from sparsedash.jobs.queue import queue_order
+from sparsedash.catalog.families import FORMS, form_problem
+from sparsedash.catalog.model_shape import ModelShape, shipped_shape
+from sparsedash.jobs.cluster_parts import ClusterView
+from sparsedash.jobs.job import Job, JobState, Move, Priority, queue_order
 from sparsedash.schema.errors import JobError, ModelError, NewerError
-from sparsedash.schema.exports import Export, ExportSettings, Form
-from sparsedash.schema.hosting.upkeep import Verification, VerifySettings
-from sparsedash.schema.model_shape import ModelShape
-from sparsedash.schema.pair_records import Continuation, Divergence, Timing
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.export_settings import Export, ExportSettings, Form
+from sparsedash.schema.pair_records import (
+    Continuation,
+    ContinuationSettings,
+    Divergence,
+    DivergenceSettings,
+    Timing,
+    TimingSettings,
+)
 from sparsedash.schema.progress import STAGE_TITLES
-from sparsedash.schema.records import Passages, Record, Run
-from sparsedash.schema.searches import FindResult, FindSettings
-from sparsedash.schema.settings import RunSettings
-from sparsedash.service.backend import Cached, Preflight
-from sparsedash.service.named_models import NamedModel
-from sparsedash.service.preflight import Duration, Forecast, Memory
-from sparsedash.service.problems import Problem, ReferenceField
-from sparsedash.service.run_costs import RunCosts
-from sparsedash.service.run_removal import RunRemoval
-from sparsedash.service.run_transfer import RunTransfer
-from sparsedash.service.upkeep.cleanup import Cleanup
-from sparsedash.service.upkeep.holdings import Holdings
-from sparsedash.service.upkeep.housekeeping import ArtefactRoom
-from sparsedash.storage.texts.uploads import Uploads
-from sparsedash.storage.user_data import UserData
+from sparsedash.schema.records import Passages, Record, Run, Verification, VerifySettings
+from sparsedash.schema.settings import FindResult, FindSettings, RunSettings
+from sparsedash.service.deletion import ArtefactRoom, Cleanup, RunRemoval
+from sparsedash.service.holdings import Holdings
+from sparsedash.service.model_lookup import NamedModel
+from sparsedash.service.preflight import Cached, Duration, Forecast, Memory, Preflight
+from sparsedash.service.request_checks import Problem, ReferenceField
+from sparsedash.service.stored_results import RunCosts
+from sparsedash.service.user_files import RunTransfer
+from sparsedash.storage.text_files import Uploads
+from sparsedash.storage.users import UserData
 from tests.ui import specimens
 
 KNOWN = Cached(calibration=True, dense=True, sparse=1, n_sparse=3)
@@ -408,7 +407,7 @@ class FakeBackend:
         self.looked_up.append(reference)
         if self.hub_says is not None:
             raise self.hub_says
-        self.named = NamedModel(family="llama", counted=shipped("llama-7b"))
+        self.named = NamedModel(family="llama", counted=shipped_shape("llama-7b"))
 
     def is_measuring(self) -> bool:
         return False

@@ -4,12 +4,11 @@ import random
 from dataclasses import replace
 from math import log
 
-from sparsedash.engine.evaluation.early_stopping import ToleranceRule, chunks
+from sparsedash.engine.evaluation.early_stopping import ToleranceRule, evaluation_chunks
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
-from sparsedash.schema.searches import FindResult, FindSettings, Trial
-from sparsedash.schema.settings import EvaluationSettings, RunSettings
-from sparsedash.stats.bisection import bounds, channel_steps, next_trial
+from sparsedash.schema.settings import EvaluationSettings, FindResult, FindSettings, RunSettings, Trial
+from sparsedash.stats.sparsity_search import channel_steps, next_trial, search_bounds
 from sparsedash.stats.tolerance import Tolerance
 
 SETTINGS = RunSettings(sparsities_permille=(100, 200, 300))
@@ -144,7 +143,7 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
         trials.append(Trial(permille=steps[place], record=made.key, verdict=verdict, n_passages=len(made.outcomes)))
         records.append(made)
         tried.append((place, verdict == "within"))
-    low, _ = bounds(len(steps), tried)
+    low, _ = search_bounds(len(steps), tried)
     done = n_trials is None
     result = FindResult(
         key=settings.key(),
@@ -169,7 +168,7 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
 
 def _tried(dense: Record, rule: ToleranceRule, permille: int, slope: float) -> Record:
     answered: dict[int, Outcome] = {}
-    for chunk in chunks(len(dense.outcomes)):
+    for chunk in evaluation_chunks(len(dense.outcomes)):
         for row in chunk:
             lost = slope * permille / 1000 * (1 + row % 5 / 5)
             answered[row] = replace(dense.outcomes[row], log_likelihood=dense.outcomes[row].log_likelihood - lost)

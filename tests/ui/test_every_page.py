@@ -6,7 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from sparsedash.schema.errors import StoreError
-from sparsedash.ui import frame, job_watch
+from sparsedash.ui import frame, job_panel
 from sparsedash.ui.form_address import SEARCH
 from tests.ui import specimens
 from tests.ui.conftest import APP, HOSTILE, links, markup, menu_links, query_of, shows_as_text, words
@@ -71,7 +71,7 @@ def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_
 
     def once_to_the_page(limit):
         """The notices ask too, for fewer; what the page watches from then on is refused."""
-        if limit == job_watch.LISTED:
+        if limit == job_panel.JOBS_LISTED:
             backend.jobs = refuse
         return tuple(backend.stored_jobs)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import ContinuationSettings
 from tests.ui import specimens
 from tests.ui.fake_backend import job
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.service.preflight import Forecast
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, words

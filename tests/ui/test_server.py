@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 
 from sparsedash.schema.errors import StoreError
-from sparsedash.ui import frame, reconciling, server
+from sparsedash.ui import frame, server
 from tests.ui.fake_backend import FakeBackend
 
 ANYBODY = Request({"type": "http"})
@@ -56,7 +56,7 @@ def test_scripts_come_from_this_server_or_are_named_by_their_hash():
 
 def test_health_says_what_the_backend_says(monkeypatch):
     monkeypatch.setattr(frame, "backend", FakeBackend)
-    assert json.loads(server.health(ANYBODY).body) == {"status": "ok"}
+    assert json.loads(server.health_route(ANYBODY).body) == {"status": "ok"}
 
 
 def test_health_fails_while_the_data_folder_cannot_be_used(monkeypatch):
@@ -64,7 +64,7 @@ def test_health_fails_while_the_data_folder_cannot_be_used(monkeypatch):
         raise StoreError("no room")
 
     monkeypatch.setattr(frame, "backend", refuse)
-    answer = server.health(ANYBODY)
+    answer = server.health_route(ANYBODY)
     assert answer.status_code == 503
     assert json.loads(answer.body)["problem"] == "no room"
 
@@ -80,7 +80,7 @@ def test_jobs_are_reconciled_while_the_server_lives_and_a_failure_does_not_end_t
     backend = FakeBackend()
     backend.reconcile = reconcile
     monkeypatch.setattr(frame, "backend", lambda: backend)
-    monkeypatch.setattr(reconciling, "RECONCILE_S", 0.001)
+    monkeypatch.setattr(server, "RECONCILE_S", 0.001)
 
     async def live():
         async with server.lifespan(None):
@@ -96,7 +96,7 @@ def while_living(monkeypatch, reconcile, look):
     backend = FakeBackend()
     backend.reconcile = reconcile
     monkeypatch.setattr(frame, "backend", lambda: backend)
-    monkeypatch.setattr(reconciling, "RECONCILE_S", 0.001)
+    monkeypatch.setattr(server, "RECONCILE_S", 0.001)
 
     async def live():
         async with server.lifespan(None):
@@ -131,7 +131,7 @@ def test_whatever_a_round_raises_the_next_one_comes(monkeypatch, caplog, error):
 
 
 def unhealthy():
-    answer = server.health(ANYBODY)
+    answer = server.health_route(ANYBODY)
     return answer.status_code == 503 and json.loads(answer.body)["problem"]
 
 
@@ -139,13 +139,13 @@ def test_health_fails_once_no_round_was_completed_for_long_and_says_why(monkeypa
     def reconcile():
         raise StoreError("no room")
 
-    monkeypatch.setattr(reconciling, "LATE_S", 0.2)
+    monkeypatch.setattr(server, "LATE_S", 0.2)
     said = while_living(monkeypatch, reconcile, unhealthy)
     assert said == "The jobs have not been looked after for 0 s: no room"
 
 
 def test_health_fails_while_a_round_does_not_end(monkeypatch):
-    monkeypatch.setattr(reconciling, "LATE_S", 0.2)
+    monkeypatch.setattr(server, "LATE_S", 0.2)
     over = threading.Event()
     try:
         assert "has not ended" in while_living(monkeypatch, over.wait, unhealthy)
@@ -165,7 +165,7 @@ def test_health_fails_when_the_thread_is_dead(monkeypatch):
 
 
 def test_health_is_well_while_rounds_are_completed(monkeypatch):
-    monkeypatch.setattr(reconciling, "LATE_S", 0.5)
+    monkeypatch.setattr(server, "LATE_S", 0.5)
     rounds = []
 
     def look():

@@ -1,4 +1,4 @@
-"""The backward pass: how the next-token loss would change with each channel, and with each output, of every MLP.
+"""Gradients of the next-token loss by each channel's mask (Fisher information), and by each MLP's output.
 
 Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch.
 """
@@ -16,10 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from sparsedash.catalog.engine_limits import FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
-from sparsedash.engine.models.block_walk import Batch, batches_by_length, forward_replaced, head_sees_only
+from sparsedash.engine.models.decoder_blocks import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.products import same_products
-from sparsedash.schema.progress import Made, OnStep, Step, at_once
+from sparsedash.engine.models.matmul import same_products
+from sparsedash.schema.progress import Checkpointed, OnStep, Step, without_checkpoint
 
 N_LATE = 8
 
@@ -38,7 +38,7 @@ def mask_gradients(
     *,
     n_rounds: int = 1,
     masks: Masks | None = None,
-    made: Made[list[Tensor]] = at_once,
+    made: Checkpointed[list[Tensor]] = without_checkpoint,
 ) -> list[Tensor]:
     """For every block (s, m) float32: the derivative of each sequence's mean loss by each channel's mask.
 
@@ -77,7 +77,7 @@ def sensitivities(
     sequences: Sequence[Sequence[int]],
     changes: Sequence[tuple[Tensor, Tensor]],
     on_step: OnStep,
-    made: Made[list[Tensor]] = at_once,
+    made: Checkpointed[list[Tensor]] = without_checkpoint,
 ) -> list[float]:
     """How much the model minds when one block alone is changed, for every block.
 
@@ -158,7 +158,7 @@ def _backward(
     watches: Callable[[], Sequence[_Watch]],
     loss: Callable[[Any, Batch], Tensor],
     on_step: OnStep,
-    made: Made[list[Tensor]],
+    made: Checkpointed[list[Tensor]],
 ) -> list[list[Tensor]]:
     """What each block's watch gathers of each batch. watches: asked where a batch must be read, and then only once."""
     asked = cache(watches)
@@ -177,7 +177,7 @@ def _backward(
     return parts
 
 
-def _shifted(made: Made[list[Tensor]], n_before: int) -> Made[list[Tensor]]:
+def _shifted(made: Checkpointed[list[Tensor]], n_before: int) -> Checkpointed[list[Tensor]]:
     """Of one round, whose batches are numbered after those of the rounds before it."""
     return lambda number, make: made(n_before + number, make)
 

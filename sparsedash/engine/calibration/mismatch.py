@@ -1,6 +1,6 @@
-"""The mismatch alarm: tells when pruned layers lose far more on the evaluation's passages than on calibration text.
+"""Mismatch alarm: warns when pruned layers lose far more on the evaluation's passages than on calibration text.
 
-Asked on a few passages before anybody waits for an evaluation. Dimensions: m inner width, t tokens.
+Asked on a few passages before the evaluation. Dimensions: m inner width, t tokens.
 """
 
 from functools import cached_property
@@ -11,19 +11,18 @@ import torch
 from torch import Tensor
 
 from sparsedash.catalog.engine_limits import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
-from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, capture_inputs
+from sparsedash.engine.calibration.statistics import TOKEN_WEIGHTS
+from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample
-from sparsedash.schema.cache_keys import activations_key
 from sparsedash.schema.errors import CalibrationError
-from sparsedash.schema.hashing import digest
-from sparsedash.schema.hosting.upkeep import about_artefact
+from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnStep, Step
-from sparsedash.schema.records import Passages, Pruned
+from sparsedash.schema.records import Passages, Pruned, about_artefact
 from sparsedash.schema.settings import TokenWeights
-from sparsedash.stats.layer_errors import ALARM
-from sparsedash.stats.layer_errors import mismatch as mismatch_of
+from sparsedash.schema.store_keys import activations_key
+from sparsedash.stats.mean_intervals import MISMATCH_ALARM
+from sparsedash.stats.mean_intervals import layer_mismatch as mismatch_of
 from sparsedash.storage.store import Store
 
 BATCH_TOKENS = 2048
@@ -113,7 +112,7 @@ class PassageActivations:
 def mismatch_warning(made: Pruned) -> str | None:
     """A warning where the layers lose far more on the passages than on calibration text."""
     times = mismatch_of(made)
-    if times is None or times < ALARM:
+    if times is None or times < MISMATCH_ALARM:
         return None
     return (
         f"The calibration text is unlike the passages: layers lose {times:.1f} times as much on them "

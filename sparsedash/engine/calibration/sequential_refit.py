@@ -1,7 +1,7 @@
-"""Least squares on the sparse model's own activations, block after block, aimed at the dense residual stream.
+"""Sequential least squares on the sparse model's own activations, aimed at the dense residual stream.
 
 What the blocks before have lost arrives at a block as a shift of the residual stream; each block makes up for a share
-of it beside its own loss. Dimensions: d hidden width, m inner width, k kept channels; b, t of one batch.
+of it as well as its own loss. Dimensions: d hidden width, m inner width, k kept channels; b, t of one batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsedash.engine.calibration.statistics import held_out
-from sparsedash.engine.calibration.token_weights import residual_weights
-from sparsedash.engine.calibration.walked import Walked
-from sparsedash.engine.models.block_walk import Batch, BlockWalk, batches_by_length, capture_inputs
+from sparsedash.engine.calibration.statistics import WalkCheckpoint, held_out, residual_weights
+from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.pruning.linalg import add_second_moment_, complement, damped_solution, mirrored_, part_of
+from sparsedash.engine.pruning.linalg import add_second_moment_, complement, damped_solution, mirror_lower_, submatrix
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
@@ -29,7 +27,7 @@ BATCH_TOKENS = 4096
 class Refits:
     """Where refitted blocks are kept, by their index. walked: how far the dense and the sparse model have come."""
 
-    walked: Walked
+    walked: WalkCheckpoint
     has: Callable[[int], bool]
     get: Callable[[int], PrunedMlp]
     put: Callable[[int, PrunedMlp], None]
@@ -143,28 +141,28 @@ class _Sums:
     def refit(self, narrow: PrunedMlp, damping: float, strength: float) -> PrunedMlp:
         """The narrowed MLP with the best out-projection. A block that keeps everything is refitted as well."""
         kept = narrow.kept
-        moment = mirrored_(self._moment).div_(self._total).cpu()
+        moment = mirror_lower_(self._moment).div_(self._total).cpu()
         shift = (strength * self._shift / self._total).cpu()
         weight = out_weight(self._mlp).to("cpu", torch.float32, copy=True)
         if self._mlp.out.bias is None:
-            return PrunedMlp(kept, _fitted(moment, weight, kept, damping, shift))
+            return PrunedMlp(kept, _solve_kept(moment, weight, kept, damping, shift))
         mean = (self._mean_input / self._total).cpu()
         mean_shift = (strength * self._mean_shift / self._total).cpu()
-        fitted = _fitted(
+        fitted = _solve_kept(
             moment.addr_(mean, mean, alpha=-1), weight, kept, damping, shift.addr_(mean_shift, mean, alpha=-1)
         )
         means = mean_shift + weight @ mean - fitted @ mean[kept]
         return PrunedMlp(kept, fitted, self._mlp.out.bias.float().cpu() + means)
 
 
-def _fitted(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor) -> Tensor:
+def _solve_kept(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor) -> Tensor:
     """The kept columns (d, k) that make up for those that go, and move the output by y besides.
 
     moment: (m, m). weight: (d, m). shift: (d, m), the mean of y x^T.
     """
     gone = complement(kept, moment.shape[0])
-    cross = part_of(moment, kept, gone) @ weight[:, gone].T + shift[:, kept].T
-    return weight[:, kept] + damped_solution(lambda some: part_of(moment, kept[some], kept), cross, damping)[0].T
+    cross = submatrix(moment, kept, gone) @ weight[:, gone].T + shift[:, kept].T
+    return weight[:, kept] + damped_solution(lambda some: submatrix(moment, kept[some], kept), cross, damping)[0].T
 
 
 def pack_narrowed(narrow: PrunedMlp) -> bytes:

@@ -1,4 +1,4 @@
-"""What models write after one prompt, token by token in turn, so that they can be watched while they write."""
+"""Continuations of one prompt by several models, token by token in turn, shown while they are written."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,8 +7,7 @@ from torch import Tensor
 
 from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
 from sparsedash.schema.errors import Cancelled
-from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import OnStep, OnText, Step, ignore_steps, ignore_text
 from sparsedash.storage.store import Store
 
@@ -40,9 +39,9 @@ def continue_prompt(
                 _write(writers, texts, settings.n_tokens, on_step, on_text)
     except Cancelled:
         if any(texts):
-            _keep(settings, texts, store, stopped=True)
+            _store_continuation(settings, texts, store, stopped=True)
         raise
-    return _keep(settings, texts, store, stopped=False)
+    return _store_continuation(settings, texts, store, stopped=False)
 
 
 def _groups(keys: Sequence[str], pair_cache: ModelPairCache) -> list[list[int]]:
@@ -64,12 +63,12 @@ def _write(writers: Mapping[int, "Writer"], texts: list[str], n_tokens: int, on_
             writer.write()
             texts[place] = writer.text
         on_text(*texts)
-        on_step(Step("continue", number + 1, n_tokens, unit="tokens", message=_whose(writers, texts)))
+        on_step(Step("continue", number + 1, n_tokens, unit="tokens", message=_progress_message(writers, texts)))
         if all(writer.finished for writer in writers.values()):
             return
 
 
-def _whose(writers: Mapping[int, "Writer"], texts: Sequence[str]) -> str:
+def _progress_message(writers: Mapping[int, "Writer"], texts: Sequence[str]) -> str:
     """Which of all models write just now; nothing while all of them do."""
     if len(writers) == len(texts):
         return ""
@@ -77,7 +76,9 @@ def _whose(writers: Mapping[int, "Writer"], texts: Sequence[str]) -> str:
     return f"model {first} of {len(texts)}" if first == last else f"{len(writers)} of {len(texts)} models"
 
 
-def _keep(settings: ContinuationSettings, texts: Sequence[str], store: Store, stopped: bool) -> Continuation:
+def _store_continuation(
+    settings: ContinuationSettings, texts: Sequence[str], store: Store, stopped: bool
+) -> Continuation:
     left, right, *others = texts
     written = Continuation(
         key=settings.key(), prompt=settings.prompt, left=left, right=right, stopped=stopped, others=tuple(others)

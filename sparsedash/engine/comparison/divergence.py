@@ -1,4 +1,4 @@
-"""How much two models' predictions differ at every token of a text: KL(left || right) in nats."""
+"""Divergence of two models' predictions at every token of a text: KL(left || right) in nats."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,8 +8,7 @@ from torch import Tensor
 from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import JobError
-from sparsedash.schema.pair_records import Divergence, Place
-from sparsedash.schema.pair_settings import DivergenceSettings
+from sparsedash.schema.pair_records import Divergence, DivergenceSettings, Place
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.storage.store import Store
 

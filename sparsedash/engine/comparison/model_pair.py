@@ -1,19 +1,19 @@
-"""The models of two records in one memory: a sparse one is the dense one with some of its weights exchanged.
+"""The models of two records in one memory, which share modules and exchange weights by reference.
 
-Exchanging is by reference and takes less than a millisecond, so two models made of one can write token by token in
-turn.
+An exchange takes less than a millisecond, so two models can write, or be timed, in turn.
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
-from sparsedash.engine.run.remade import remade
-from sparsedash.engine.run.sparse_model import SparseModel
+from sparsedash.engine.run.pipeline import rebuild_model
+from sparsedash.engine.run.sparse_models import SparseModel
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.records import Record
@@ -95,7 +95,7 @@ class ModelPairCache:
         if any(record is None for record in records):
             raise JobError("One of the results is not in the store any more.", "Run it again.")
         wanted = [record for record in records if record is not None]
-        self._let_others_go({_model(record) for record in wanted})
+        self._let_others_go({_model_of(record) for record in wanted})
         found = tuple(self._record_model(record, store, on_step) for record in wanted)
         self._make_room({*keys})
         try:
@@ -124,9 +124,9 @@ class ModelPairCache:
         known = self._kept.pop(record.key, None)
         if known is None:
             for other in self._kept.values():
-                if (other.loaded.identity, other.loaded.dtype) == _model(record):
+                if (other.loaded.identity, other.loaded.dtype) == _model_of(record):
                     self._shelf.keep(other.loaded)
-            known = _made(record, store, on_step, self._shelf)
+            known = _rebuild(record, store, on_step, self._shelf)
         self._kept[record.key] = known
         return known
 
@@ -136,12 +136,12 @@ class ModelPairCache:
                 del self._kept[key]
 
 
-def _model(record: Record) -> tuple[str, str]:
+def _model_of(record: Record) -> tuple[str, str]:
     return record.model_identity, record.dtype
 
 
-def _made(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RecordModel:
-    made = remade(record, store, on_step, shelf)
+def _rebuild(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RecordModel:
+    made = rebuild_model(record, store, on_step, shelf)
     if made.sparse is None:
         return RecordModel(made.loaded)
     if made.loaded.residency.streamed:
@@ -171,3 +171,88 @@ def _set_(module: nn.Module, state: _State) -> None:
     parameters, widths = state
     module._parameters.update(parameters)
     vars(module).update(widths)
+
+
+ModuleWeights = dict[str, nn.Parameter | None]
+
+
+@dataclass(frozen=True, eq=False)
+class ResidentModel:
+    """One of two models. parts: every module with its parameters, and the widths that it states."""
+
+    parts: list[tuple[nn.Module, ModuleWeights, dict[str, int]]]
+
+    def enter_(self) -> None:
+        """Make the modules this model: by reference, in about a millisecond for hundreds of them."""
+        for module, weights, widths in self.parts:
+            module._parameters.update(weights)
+            vars(module).update(widths)
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """All its weights, each once: what two modules share counts once."""
+        own = {id(weight): weight for _, weights, _ in self.parts for weight in weights.values() if weight is not None}
+        return list(own.values())
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its weights."""
+        return sum(weight.nbytes for weight in self.weights)
+
+
+@contextmanager
+def both_resident(
+    dense: RecordModel, sparse: RecordModel, dtype: torch.dtype
+) -> Iterator[tuple[ResidentModel, ResidentModel]]:
+    """Inside, the two as contenders in this dtype, neither of them masked; after it the loaded model is as before.
+
+    The weights in which they differ are copied for both alike, so that neither has the better place in memory: weights
+    as a file left them and weights that were just computed need not be read equally fast.
+    """
+    modules = list(dense.loaded.model.modules())
+    kept = _module_parts(modules)
+    with dense.active():
+        of_dense = _module_parts(modules)
+    with sparse.active():
+        of_sparse = _module_parts(modules)
+    shared = {id(w) for _, weights, _ in of_dense for w in weights.values()} & {
+        id(w) for _, weights, _ in of_sparse for w in weights.values()
+    }
+    copied = _copies(shared, dtype)
+    try:
+        yield ResidentModel(_recast(of_dense, copied)), ResidentModel(_recast(of_sparse, copied))
+    finally:
+        ResidentModel(kept).enter_()
+
+
+def _module_parts(modules: list[nn.Module]) -> list[tuple[nn.Module, ModuleWeights, dict[str, int]]]:
+    return [
+        (module, dict(module._parameters), {name: value for name, value in vars(module).items() if type(value) is int})
+        for module in modules
+        if module._parameters
+    ]
+
+
+def _recast(
+    parts: list[tuple[nn.Module, ModuleWeights, dict[str, int]]], copied: Callable[[Tensor], nn.Parameter]
+) -> list[tuple[nn.Module, ModuleWeights, dict[str, int]]]:
+    return [
+        (module, {name: None if w is None else copied(w) for name, w in weights.items()}, widths)
+        for module, weights, widths in parts
+    ]
+
+
+def _copies(shared: set[int], dtype: torch.dtype) -> Callable[[Tensor], nn.Parameter]:
+    """Gives every weight in this dtype: a copy of what only one of the two has, the same for what both have."""
+    made: dict[int, tuple[Tensor, nn.Parameter]] = {}
+
+    def copied(weight: Tensor) -> nn.Parameter:
+        if id(weight) not in made:
+            stays = id(weight) in shared and weight.dtype == dtype
+            new = weight if stays else weight.detach().to(dtype, copy=True)
+            as_parameter = new if isinstance(new, nn.Parameter) else nn.Parameter(new, requires_grad=False)
+            # The weight is held beside its copy, since an id says nothing once what had it is gone.
+            made[id(weight)] = weight, as_parameter
+        return made[id(weight)][1]
+
+    return copied

@@ -1,17 +1,18 @@
-"""The whole word a model writes where its answer is wrong: its first wrong token, then on to the word's end."""
+"""Answers of a model: scores of the target tokens, and greedy decoding of a wrong answer to the end of its word."""
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from sparsedash.engine.models.block_walk import Applied, Batch, BlockWalk
+from sparsedash.engine.models.decoder_blocks import Applied, Batch, BlockWalk, RoomyLayer
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.roomy_cache import RoomyLayer
+from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.records import Candidate, Outcome, TargetToken
 
 MAX_MORE_TOKENS = 12
 """A word that goes on for longer is shown as far as it came."""
@@ -20,7 +21,7 @@ _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 
 
 @dataclass(frozen=True, eq=False)
-class Unfinished:
+class UnfinishedAnswers:
     """Answers that go on after equally many tokens, and what the model keeps of those.
 
     applied: what the loaded model is while it writes them. written: the tokens of each so far; finishing adds to them.
@@ -32,19 +33,19 @@ class Unfinished:
     layers: list[tuple[Tensor, Tensor]]
 
 
-def unfinished(
+def unfinished_answers(
     loaded: LoadedModel, applied: Applied, cache: Cache, n_context: Sequence[int], begun: Sequence[list[int] | None]
-) -> list[Unfinished]:
+) -> list[UnfinishedAnswers]:
     """The answers that are no whole word yet, a part for every length of what was read.
 
     cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: tokens of the answer that
     are known already, None for rows that need no answer.
     """
-    parts: dict[int, tuple[list[int], Unfinished]] = {}
+    parts: dict[int, tuple[list[int], UnfinishedAnswers]] = {}
     for row, tokens in enumerate(begun):
         if tokens is not None and not _is_finished(loaded, tokens):
             # The columns of target tokens after the first wrong one were read, but the model did not write them.
-            rows, part = parts.setdefault(n_context[row] + len(tokens) - 1, ([], Unfinished(applied, [], [])))
+            rows, part = parts.setdefault(n_context[row] + len(tokens) - 1, ([], UnfinishedAnswers(applied, [], [])))
             rows.append(row)
             part.written.append(tokens)
     while cache.layers:
@@ -57,15 +58,15 @@ def unfinished(
     return [part for _, part in parts.values()]
 
 
-def finish_(loaded: LoadedModel, parts: Sequence[Unfinished]) -> None:
+def finish_answers_(loaded: LoadedModel, parts: Sequence[UnfinishedAnswers]) -> None:
     """Let every model write on, greedily, to the end of each word: the answers of many batches together, in place.
 
     A token more costs a pass over all weights, for one answer as for a hundred.
     """
-    of_model: dict[Applied, list[Unfinished]] = {}
+    of_model: dict[Applied, list[UnfinishedAnswers]] = {}
     for part in parts:
         of_model.setdefault(part.applied, []).append(part)
-    writing = [_Writing(loaded, applied, own) for applied, own in of_model.items()]
+    writing = [_Decoding(loaded, applied, own) for applied, own in of_model.items()]
     for _ in range(MAX_MORE_TOKENS):
         if not writing:
             return
@@ -86,7 +87,7 @@ def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
     return word.group() if word else text.strip()[:1]
 
 
-class _Writing:
+class _Decoding:
     """The answers that one model writes on together: one mask (r, t) and one cache of all rows of these parts, which
     lose theirs on the way.
 
@@ -95,7 +96,7 @@ class _Writing:
     finished.
     """
 
-    def __init__(self, loaded: LoadedModel, applied: Applied, parts: Sequence[Unfinished]) -> None:
+    def __init__(self, loaded: LoadedModel, applied: Applied, parts: Sequence[UnfinishedAnswers]) -> None:
         self._loaded, self.applied = loaded, applied
         self._takes_positions = "position_ids" in inspect.signature(loaded.model.base_model.forward).parameters
         self.written = [tokens for part in parts for tokens in part.written]
@@ -145,3 +146,81 @@ def _is_finished(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
     if word is None:
         return bool(text.strip()) or len(tokens) > 1
     return word.end() < len(text)
+
+
+N_TOP = 5
+
+
+@dataclass(frozen=True, eq=False)
+class TargetScore:
+    """How the model scored one target of n tokens: their ids, log-likelihoods, ranks, and its own choices (n,).
+
+    top_ids, top_probabilities: its first choices for the first of them.
+    """
+
+    target: list[int]
+    log_likelihoods: list[float]
+    ranks: list[int]
+    choices: list[int]
+    top_ids: list[int]
+    top_probabilities: list[float]
+
+    @property
+    def first_wrong(self) -> list[int] | None:
+        """What the model writes up to and including its first token that is not the target's; None where all are."""
+        for i, (choice, target) in enumerate(zip(self.choices, self.target, strict=True)):
+            if choice != target:
+                return [*self.target[:i], choice]
+        return None
+
+
+def target_scores(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[TargetScore]:
+    """The score of each target. logits: (n, vocabulary), for the tokens of all targets one after another.
+
+    Raises CalibrationError where they are no numbers: what is made of them would be no answer.
+    """
+    if not bool(logits.isfinite().all()):
+        raise CalibrationError(
+            "The model's predictions are NaN or infinite.", "Remove less, calibrate on more text, or run in float32."
+        )
+    tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
+    log_probabilities = logits.log_softmax(dim=-1)
+    of_target = log_probabilities.gather(1, tokens[:, None])
+    ranks = (log_probabilities > of_target).sum(dim=1).add_(1)
+    choices = logits.argmax(dim=-1)
+    top = log_probabilities.topk(min(N_TOP, logits.shape[1]), dim=-1)
+    start = 0
+    for target in targets:
+        stop = start + len(target)
+        yield TargetScore(
+            target=target,
+            log_likelihoods=of_target[start:stop, 0].tolist(),
+            ranks=ranks[start:stop].tolist(),
+            choices=choices[start:stop].tolist(),
+            top_ids=top.indices[start].tolist(),
+            top_probabilities=top.values[start].exp().tolist(),
+        )
+        start = stop
+
+
+def passage_outcome(
+    decode: Callable[[list[int]], str], index: int, target: str, score: TargetScore, answer: str
+) -> Outcome:
+    """The outcome of one passage, with the word that the model wrote. decode: token ids to text."""
+    texts = [decode([token]) for token in score.target]
+    return Outcome(
+        index=index,
+        target=target.strip(),
+        answer=answer.strip() or "(line break)",
+        last_word_right=score.choices == score.target,
+        last_token_right=score.choices[-1] == score.target[-1],
+        log_likelihood=sum(score.log_likelihoods),
+        tokens=tuple(
+            TargetToken(text=text, log_likelihood=log_likelihood, rank=rank)
+            for text, log_likelihood, rank in zip(texts, score.log_likelihoods, score.ranks, strict=True)
+        ),
+        top=tuple(
+            Candidate(text=decode([token]), probability=probability)
+            for token, probability in zip(score.top_ids, score.top_probabilities, strict=True)
+        ),
+    )

@@ -1,4 +1,4 @@
-"""Stopping an evaluation early: in which order passages are answered, and when enough of them have been."""
+"""Early stopping of an evaluation: the order of the passages, and the rules that end it at a look."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,15 +6,14 @@ from itertools import accumulate
 from random import Random
 
 from sparsedash.schema.records import Decision, Outcome, Stopping
-from sparsedash.stats.anytime import MARGIN, anytime_interval, anytime_p, decide
-from sparsedash.stats.planned_looks import planned_looks
-from sparsedash.stats.tolerance import ALPHA, Tolerance, ToleranceVerdict, judge_all, losses_of
+from sparsedash.stats.anytime import MARGIN, anytime_interval, anytime_p, decide_difference, planned_looks
+from sparsedash.stats.tolerance import ALPHA, Tolerance, ToleranceVerdict, judge_all, passage_losses
 
 FIRST_CHUNK, FIRST_LOOK = 256, 128
 _ORDER_SEED = 0
 
 
-def chunks(n_passages: int) -> list[list[int]]:
+def evaluation_chunks(n_passages: int) -> list[list[int]]:
     """The positions of the passages in the order they are answered, cut where an evaluation may stop.
 
     They are shuffled, and cut at the planned looks, between them into parts of a quarter of all before. So the passages
@@ -35,9 +34,9 @@ def chunks(n_passages: int) -> list[list[int]]:
     return cut
 
 
-def looks(n_passages: int) -> list[int]:
+def look_counts(n_passages: int) -> list[int]:
     """The numbers of passages after which a StopRule looks."""
-    return [end for end in accumulate(map(len, chunks(n_passages))) if end >= min(FIRST_LOOK, n_passages)]
+    return [end for end in accumulate(map(len, evaluation_chunks(n_passages))) if end >= min(FIRST_LOOK, n_passages)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +51,10 @@ class StopRule:
 
     def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping | None:
         """What is known after these passages of the sparse model, by position; None where they are too few to look."""
-        if len(outcomes) < looks(len(self.dense))[0]:
+        if len(outcomes) < look_counts(len(self.dense))[0]:
             return None
         broke, mended = _flips(self.dense, outcomes)
-        return _stopping(self, outcomes, decide(broke, mended, len(outcomes), self.n_comparisons))
+        return _stopping(self, outcomes, decide_difference(broke, mended, len(outcomes), self.n_comparisons))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ class ToleranceRule:
             return None
         alpha = ALPHA / self.n_comparisons * share
         pairs = [(self.dense[row], outcome) for row, outcome in outcomes.items()]
-        (judged,) = judge_all([losses_of(pairs, alpha=alpha)], self.tolerance)
+        (judged,) = judge_all([passage_losses(pairs, alpha=alpha)], self.tolerance)
         decision = _decision(judged, is_last=len(outcomes) == len(self.dense))
         return _stopping(self, outcomes, decision, alpha)
 

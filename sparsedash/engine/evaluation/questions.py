@@ -1,4 +1,4 @@
-"""What is asked: a passage's context and last word as the tokens that the model reads, and those it is to answer."""
+"""Evaluation questions: the passages chosen from a corpus, their contexts and targets in tokens, leaks found."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Any
 
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.texts.corpora import Texts
-from sparsedash.schema.cache_keys import passages_key
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.records import Passages
 from sparsedash.schema.settings import EvaluationSettings
+from sparsedash.schema.store_keys import passages_key
 
 N_GRAM, FEWEST_WORDS = 13, 8
 

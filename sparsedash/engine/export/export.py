@@ -1,4 +1,4 @@
-"""Taking a sparse model away: made again from its record, written, loaded by a fresh process, then given its name."""
+"""Export of a sparse model: rebuilt from its record, written, proven by a fresh process, then given its name."""
 
 import time
 from collections.abc import Iterator
@@ -10,31 +10,42 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from sparsedash.catalog.export_forms import form_problem, require_form, shared_width
+from sparsedash.catalog.families import form_problem, require_form, shared_width
 from sparsedash.catalog.presets import method_name
-from sparsedash.engine.export.checkpoint import config_changes, copy_files, tensors_bytes, write_checkpoint
-from sparsedash.engine.export.gguf import planned, require_full, write_gguf
-from sparsedash.engine.export.model_card import CardFacts, base_of, model_card
-from sparsedash.engine.export.recipe import public_model, recipe
-from sparsedash.engine.export.reload_proof import Meant, meant, prove_folder, prove_gguf, require_llama_cpp
-from sparsedash.engine.export.rounding import rounded_weights
-from sparsedash.engine.export.tensors import exported_tensors
-from sparsedash.engine.models.checkpoint import read_config
-from sparsedash.engine.models.content_hash import content_hash
-from sparsedash.engine.models.loading import ModelShelf, gguf_file, locate
-from sparsedash.engine.run.remade import RemadeModel, remade
-from sparsedash.engine.run.sparse_model import PrunedChannels, SparseModel
+from sparsedash.engine.export.export_files import (
+    config_changes,
+    copy_base_files,
+    exported_tensors,
+    plan_gguf,
+    require_full_gguf,
+    tensors_bytes,
+    write_checkpoint,
+    write_gguf,
+)
+from sparsedash.engine.export.model_card import CardFacts, base_facts, model_card, public_model, recipe_json
+from sparsedash.engine.export.reload_proof import (
+    ExpectedAnswers,
+    expected_answers,
+    prove_folder,
+    prove_gguf,
+    require_llama_cpp,
+    round_weights_,
+)
+from sparsedash.engine.models.checkpoint_reading import read_config
+from sparsedash.engine.models.loading import ModelShelf, gguf_file, locate_model
+from sparsedash.engine.models.model_conversion import content_hash
+from sparsedash.engine.run.pipeline import RebuiltModel, rebuild_model
+from sparsedash.engine.run.sparse_models import PrunedChannels, SparseModel
 from sparsedash.reporting.run_results import Judged, StoredResults, judged_alone, run_results
-from sparsedash.schema import notes
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ExportError, JobError, SettingsError
-from sparsedash.schema.exports import Export, ExportSettings, Proof
+from sparsedash.schema.export_settings import Export, ExportSettings, Proof
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.stats.tolerance import Tolerance
-from sparsedash.storage.disk_space import free_in_words
-from sparsedash.storage.export_folders import RECIPE, new_folder, require_new, require_room, sweep
-from sparsedash.storage.local_paths import local_path
+from sparsedash.storage.local_machine import free_in_words, local_path
+from sparsedash.storage.model_folders import RECIPE, new_folder, require_export_room, require_new, sweep_exports
 from sparsedash.storage.store import Store
 
 CARD = "README.md"
@@ -46,7 +57,7 @@ _NAMING = "exports.lock"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Asked:
+class _Request:
     """What is exported: the request, and what the store has of it.
 
     run: None where the request names none. sparse: with the names of model and texts as its run was asked for.
@@ -61,7 +72,7 @@ class _Asked:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Written:
+class _WrittenFiles:
     """What the files hold. size, base_size: bytes of the weights, of the sparse model and of the dense one."""
 
     layout: str
@@ -70,26 +81,26 @@ class _Written:
     file: str = ""
 
 
-def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: OnStep) -> Export:
+def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: OnStep) -> Export:
     """The files of one record's sparse model, proven; its record is kept.
 
     What the same request has made before is returned as it is, if it is whole. Raises SparseDashError, and then nothing
     new stands under the folder's name: it exists, the base has changed, the form does not apply, the disk is full, or a
     fresh process does not find in the files what they are to be.
     """
-    asked = _asked(settings, store)
+    asked = _read_request(settings, store)
     pruned = asked.pruned
-    _refuse_form(settings, pruned, store.recall(notes.model_type(asked.sparse.model_identity)))
+    _refuse_form(settings, pruned, store.recall(store_keys.model_type_note(asked.sparse.model_identity)))
     method = method_name(pruned.method)
     folder = settings.folder(store.folder, public_model(asked.sparse), method, pruned.sparsity_permille)
     folder = local_path(str(folder)).absolute()
-    sweep(folder.parent)
-    if known := _whole(settings, folder, store):
+    sweep_exports(folder.parent)
+    if known := _earlier_export(settings, folder, store):
         return known
     if settings.run and (asked.run is None or settings.sparse not in asked.run.sparse):
         raise JobError("The run of this sparse model is not in the store any more.", "Run it again.")
     require_new(folder)
-    made = remade(asked.sparse, store, on_step, shelf)
+    made = rebuild_model(asked.sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
     _refuse_form(settings, pruned, model_type)
     if made.loaded.residency.streamed and not _is_unrounded(settings, made):
@@ -98,7 +109,7 @@ def export(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: O
             "not be proven here.",
             f"Write it in {made.loaded.dtype}, or on a machine with more memory.",
         )
-    with _said(folder), ExitStack() as naming, new_folder(folder) as inside:
+    with _write_errors(folder), ExitStack() as naming, new_folder(folder) as inside:
         on_step(Step("write", 0, 1, message=folder.name))
         written = _write(inside, folder, asked, made, store)
         proof = _proven(inside, asked, made, written, shelf, on_step)
@@ -129,15 +140,15 @@ def require_exportable(run: RunSettings, asked: ExportSettings, store: Store) ->
 
     Raises ModelError where its model is not found.
     """
-    source = locate(run.model, store)
+    source = locate_model(run.model, store)
     require_form(asked.form, *run.points[0], read_config(source.folder, source.reference).model_type)
     if asked.form == "gguf":
         require_llama_cpp()
         file, is_base = _dense_gguf(run.model, asked)
-        require_full(file, is_base=is_base)
+        require_full_gguf(file, is_base=is_base)
 
 
-def prove_again(found: Export, folder: Path, store: Store, shelf: ModelShelf, on_step: OnStep) -> Proof:
+def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, on_step: OnStep) -> Proof:
     """The proof of a folder that was exported before, wherever it lies now; the store's record of it is renewed.
 
     Raises ExportError where a file is not what was written, or the proof does not hold.
@@ -147,10 +158,10 @@ def prove_again(found: Export, folder: Path, store: Store, shelf: ModelShelf, on
         raise ExportError(
             f"{folder} is not what was written: {', '.join(changed[:5])} changed, came or went.", "Export it again."
         )
-    asked = _asked(found.settings, store)
-    made = remade(replace(asked.sparse, model=found.model), store, on_step, shelf)
+    asked = _read_request(found.settings, store)
+    made = rebuild_model(replace(asked.sparse, model=found.model), store, on_step, shelf)
     file = next((name for name in now if name.endswith(".gguf")), "")
-    written = _Written(layout=found.layout, size=0, base_size=found.base_bytes, file=file)
+    written = _WrittenFiles(layout=found.layout, size=0, base_size=found.base_bytes, file=file)
     return _proven(folder, asked, made, written, shelf, on_step)
 
 
@@ -159,7 +170,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {file.name: content_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != CARD}
 
 
-def _asked(settings: ExportSettings, store: Store) -> _Asked:
+def _read_request(settings: ExportSettings, store: Store) -> _Request:
     dense, sparse = (store.get(Record, key) for key in (settings.dense, settings.sparse))
     if dense is None or sparse is None or sparse.pruned is None:
         raise JobError("The sparse model's result is not in the store any more.", "Run it again.")
@@ -172,10 +183,10 @@ def _asked(settings: ExportSettings, store: Store) -> _Asked:
         pruned = replace(sparse.pruned, calibration=run.settings.calibration)
         sparse = replace(sparse, model=run.settings.model, corpus=run.settings.evaluation.corpus, pruned=pruned)
     assert sparse.pruned is not None
-    return _Asked(settings=settings, run=run, dense=dense, sparse=sparse, pruned=sparse.pruned, passages=passages)
+    return _Request(settings=settings, run=run, dense=dense, sparse=sparse, pruned=sparse.pruned, passages=passages)
 
 
-def _whole(settings: ExportSettings, folder: Path, store: Store) -> Export | None:
+def _earlier_export(settings: ExportSettings, folder: Path, store: Store) -> Export | None:
     """What this request has made before, if it is there and as it was written."""
     known = store.get(Export, settings.key())
     if known is None or not folder.is_dir() or file_hashes(folder) != known.files:
@@ -191,7 +202,7 @@ def _refuse_form(settings: ExportSettings, pruned: Pruned, model_type: str | Non
 
 
 @contextmanager
-def _said(folder: Path) -> Iterator[None]:
+def _write_errors(folder: Path) -> Iterator[None]:
     """What goes wrong while files are written, in words."""
     try:
         yield
@@ -203,14 +214,14 @@ def _said(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(inside: Path, folder: Path, asked: _Asked, made: RemadeModel, store: Store) -> _Written:
+def _write(inside: Path, folder: Path, asked: _Request, made: RebuiltModel, store: Store) -> _WrittenFiles:
     settings, sparse = asked.settings, _sparse(made)
     if settings.form == "gguf":
         return _write_gguf(inside, folder, asked, made, store)
     family = made.loaded.family
     width = None if settings.form == "masked" else shared_width(asked.pruned, made.loaded.model.config.model_type)
     tensors = exported_tensors(sparse, width, settings.weights)
-    require_room(folder, tensors_bytes(tensors))
+    require_export_room(folder, tensors_bytes(tensors))
     changes = config_changes(made.source, family.width, width, settings.weights)
     residency = made.loaded.residency
     shard_mb = min(settings.shard_mb, STREAMED_SHARD_MB) if residency.streamed else settings.shard_mb
@@ -220,19 +231,19 @@ def _write(inside: Path, folder: Path, asked: _Asked, made: RemadeModel, store: 
     layout = f"{width:,} channels in every block" if width else "the dense widths, zeros where something is gone"
     if settings.form == "padded":
         layout += ", filled up with zeros where fewer are left"
-    return _Written(layout=layout, size=tensors_bytes(tensors), base_size=dense)
+    return _WrittenFiles(layout=layout, size=tensors_bytes(tensors), base_size=dense)
 
 
-def _write_gguf(inside: Path, folder: Path, asked: _Asked, made: RemadeModel, store: Store) -> _Written:
+def _write_gguf(inside: Path, folder: Path, asked: _Request, made: RebuiltModel, store: Store) -> _WrittenFiles:
     settings, sparse = asked.settings, _sparse(made)
     assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
     file, is_base = _dense_gguf(asked.sparse.model, settings)
-    plan = planned(file, sparse, is_base=is_base)
-    require_room(folder, plan.n_bytes(settings.weights))
+    plan = plan_gguf(file, sparse, is_base=is_base)
+    require_export_room(folder, plan.n_bytes(settings.weights))
     name = f"{folder.name}.gguf"
     write_gguf(inside / name, plan, settings.weights)
     size, dense = plan.n_bytes(settings.weights), plan.base_bytes(settings.weights)
-    return _Written(layout=plan.layout, size=size, base_size=dense, file=name)
+    return _WrittenFiles(layout=plan.layout, size=size, base_size=dense, file=name)
 
 
 def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:
@@ -248,13 +259,13 @@ def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:
     return local_path(settings.dense_gguf), False
 
 
-def _sparse(made: RemadeModel) -> SparseModel:
+def _sparse(made: RebuiltModel) -> SparseModel:
     assert made.sparse is not None
     return made.sparse
 
 
 def _proven(
-    inside: Path, asked: _Asked, made: RemadeModel, written: _Written, shelf: ModelShelf, on_step: OnStep
+    inside: Path, asked: _Request, made: RebuiltModel, written: _WrittenFiles, shelf: ModelShelf, on_step: OnStep
 ) -> Proof:
     on_step(Step("prove", 0, 2, message="Asking the model in memory"))
     expected = _expected(asked, made, shelf)
@@ -267,33 +278,33 @@ def _proven(
     return proof
 
 
-def _is_unrounded(settings: ExportSettings, made: RemadeModel) -> bool:
+def _is_unrounded(settings: ExportSettings, made: RebuiltModel) -> bool:
     return settings.weights in (made.loaded.dtype, "float32")
 
 
-def _expected(asked: _Asked, made: RemadeModel, shelf: ModelShelf) -> Meant:
+def _expected(asked: _Request, made: RebuiltModel, shelf: ModelShelf) -> ExpectedAnswers:
     loaded, settings = made.loaded, asked.settings
     unrounded = _is_unrounded(settings, made)
     with _sparse(made).applied(), torch.inference_mode():
         if not unrounded:
             # In place, since there may be no room for a second model; the dense one is read anew when it is needed.
             shelf.let_go()
-            rounded_weights(loaded.model, settings.form, settings.weights)
-        return meant(loaded, asked.sparse, asked.passages, strict=unrounded)
+            round_weights_(loaded.model, settings.form, settings.weights)
+        return expected_answers(loaded, asked.sparse, asked.passages, strict=unrounded)
 
 
 def _describe(
-    inside: Path, asked: _Asked, made: RemadeModel, written: _Written, proof: Proof, store: Store
+    inside: Path, asked: _Request, made: RebuiltModel, written: _WrittenFiles, proof: Proof, store: Store
 ) -> dict[str, str]:
     """Write the recipe and the card. Returns the sha256 of every file, as `file_hashes` does."""
     if written.file:
-        copy_files(made.source, inside)
+        copy_base_files(made.source, inside)
     files = file_hashes(inside)
-    (inside / RECIPE).write_text(recipe(asked.settings, asked.sparse, made, proof, files), encoding="utf-8")
+    (inside / RECIPE).write_text(recipe_json(asked.settings, asked.sparse, made, proof, files), encoding="utf-8")
     tolerance = _tolerance(asked.run)
     facts = CardFacts(
         settings=asked.settings,
-        base=base_of(made.source, asked.sparse),
+        base=base_facts(made.source, asked.sparse),
         dense=asked.dense,
         sparse=asked.sparse,
         judged=_judged(asked, tolerance, store),
@@ -314,7 +325,7 @@ def _tolerance(run: Run | None) -> Tolerance:
     return Tolerance(ratio=found.ratio, points=found.points) if found else Tolerance()
 
 
-def _judged(asked: _Asked, tolerance: Tolerance, store: Store) -> Judged:
+def _judged(asked: _Request, tolerance: Tolerance, store: Store) -> Judged:
     """The sparse model beside dense, among all of its run."""
     found = run_results(StoredResults(store), asked.run, tolerance)
     of_run = found.judged if found else ()

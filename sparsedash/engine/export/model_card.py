@@ -1,13 +1,15 @@
-"""The card of an export: what it is made of, how, what that cost, where it loads. Written by the hub's own classes.
+"""Model card and recipe of an export: what it is made of, how, what that cost, how to load and to rebuild it.
 
-Names from models, files and licences are foreign text: in the body they stand in code spans, see `_code`; the metadata
-is YAML that the hub's library writes.
+Names from models, files and licences are foreign text: in the card's body they stand in code spans, see `_code`; its
+metadata is YAML that the hub's library writes. The recipe is JSON with every setting and hash. Both are public: of
+local paths they hold names only.
 """
 
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData, metadata_load
@@ -15,19 +17,70 @@ from yaml import YAMLError
 
 from sparsedash.catalog import presets
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.engine.export.recipe import is_of_hub, public_model, public_name
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.loading import Source, gguf_file
+from sparsedash.engine.run.pipeline import RebuiltModel
+from sparsedash.engine.run.run_context import software_versions
+from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.html import visible
-from sparsedash.reporting.results_table import change_cells, times_dense_cells
 from sparsedash.reporting.run_results import Judged
+from sparsedash.reporting.verdicts import change_cells, times_dense_cells
 from sparsedash.schema.errors import ModelError
-from sparsedash.schema.exports import ExportSettings, Proof
+from sparsedash.schema.export_settings import ExportSettings, Proof
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.stats.tolerance import Tolerance
-from sparsedash.storage.export_folders import RECIPE
+from sparsedash.storage.model_folders import RECIPE
+
+
+def recipe_json(
+    settings: ExportSettings, record: Record, made: RebuiltModel, proof: Proof, files: Mapping[str, str]
+) -> str:
+    """The JSON text. files: the sha256 of each of the others by its name."""
+    assert record.pruned is not None
+    sparse = made.sparse
+    kept = [narrow.kept.tolist() for narrow in sparse.narrowed] if isinstance(sparse, PrunedChannels) else None
+    pruned = record.pruned
+    document = {
+        "made_by": software_versions(),
+        "export": settings.key(),
+        "form": settings.form,
+        "weights": settings.weights,
+        "shard_mb": settings.shard_mb,
+        "base": {"model": public_model(record), "identity": record.model_identity, "dtype": record.dtype},
+        "method": asdict(pruned.method),
+        "sparsity_permille": pruned.sparsity_permille,
+        "calibration": asdict(pruned.calibration) | {"corpus": public_name(pruned.calibration.corpus)},
+        "calibration_identity": made.calibration_identity,
+        "dense_widths": list(pruned.dense_widths),
+        "widths": list(pruned.widths),
+        "kept_channels": kept,
+        "evaluation": {"corpus": public_name(record.corpus), "identity": record.corpus_identity},
+        "proof": asdict(proof),
+        "sha256": dict(files),
+    }
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def public_name(reference: str) -> str:
+    """A reference without the folders of this machine."""
+    kind, colon, path = reference.partition(":") if reference.startswith(("file:", "upload:")) else ("", "", reference)
+    is_path = bool(colon) or path.startswith(("/", "~", "."))
+    return f"{kind}{colon}{path.rstrip('/').rpartition('/')[2] if is_path else path}"
+
+
+def is_hub_model(record: Record) -> bool:
+    """Whether the record's model is of the hub: its identity is a commit there, not a hash of files."""
+    return not record.model_identity.startswith("sha256:")
+
+
+def public_model(record: Record) -> str:
+    """The reference of the record's model without the folders of this machine."""
+    if is_hub_model(record) or record.model == BUILTIN_MODEL:
+        return record.model
+    return record.model.rstrip("/").rpartition("/")[2]
+
 
 BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _CARD = "README.md"
@@ -38,7 +91,7 @@ _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
+class BaseFacts:
     """What is known of the model that was pruned. hub: its name on the hub; empty where it is no model of the hub.
 
     licence: empty where it is unknown. source_type: as in Run. file_bytes: of a quantised GGUF file.
@@ -59,7 +112,7 @@ class CardFacts:
     """
 
     settings: ExportSettings
-    base: Base
+    base: BaseFacts
     dense: Record
     sparse: Record
     judged: Judged
@@ -80,17 +133,17 @@ def model_card(facts: CardFacts) -> str:
         pipeline_tag="text-generation",
         tags=["pruned", *(["width-pruning"] if _pruned(facts).method.takes_channels else []), *_gguf(facts)],
     )
-    sections = (_opening, _made, _lost, _loads, _again)
+    sections = (_opening_section, _making_section, _loss_section, _loading_section, _rebuilding_section)
     text = "\n\n".join(section(facts) for section in sections)
     # Made and read again by the hub's own class: metadata that cannot be read raises here.
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
 
 
-def base_of(source: Source, record: Record) -> Base:
+def base_facts(source: Source, record: Record) -> BaseFacts:
     """What the card says of a record's base. source: its files."""
-    hub = record.model.partition("@")[0] if is_of_hub(record) else ""
+    hub = record.model.partition("@")[0] if is_hub_model(record) else ""
     file = gguf_file(record.model)
-    return Base(
+    return BaseFacts(
         name=public_model(record),
         hub=BUILTIN_BASE if record.model == BUILTIN_MODEL else hub,
         licence=_gguf_licence(file) if file else _licence(source.folder, record.model if hub else ""),
@@ -102,7 +155,7 @@ def base_of(source: Source, record: Record) -> Base:
 def _gguf_licence(file: Path) -> str:
     field = opened_gguf(file).fields.get("general.license")
     with suppress(ValueError):
-        return _short(field.contents()) if field else ""
+        return _licence_name(field.contents()) if field else ""
     return ""
 
 
@@ -120,12 +173,12 @@ def _licence(folder: Path, hub: str) -> str:
     if not card.is_file():
         return ""
     try:
-        return _short((metadata_load(card) or {}).get("license"))
+        return _licence_name((metadata_load(card) or {}).get("license"))
     except (OSError, ValueError, YAMLError, RecursionError):
         return ""
 
 
-def _short(found: object) -> str:
+def _licence_name(found: object) -> str:
     """What can stand as the name of a licence."""
     return found if isinstance(found, str) and len(found) < _LONGEST and found.isprintable() else ""
 
@@ -149,7 +202,7 @@ def _gguf(facts: CardFacts) -> list[str]:
     return ["gguf"] if facts.settings.form == "gguf" else []
 
 
-def _opening(facts: CardFacts) -> str:
+def _opening_section(facts: CardFacts) -> str:
     made = _pruned(facts)
     base = _code(facts.base.hub or facts.base.name)
     what, gone_how = (
@@ -179,7 +232,7 @@ def _quantised(facts: CardFacts) -> str:
     return f"\n\n{wording.source_note(base.source_type)} That file takes {size}."
 
 
-def _made(facts: CardFacts) -> str:
+def _making_section(facts: CardFacts) -> str:
     made, record = _pruned(facts), facts.sparse
     calibration = made.calibration
     text = (
@@ -213,7 +266,7 @@ def _widths(kept: Sequence[int], dense: Sequence[int]) -> str:
     return f"{', '.join(map(str, kept))} {whole}, block by block"
 
 
-def _lost(facts: CardFacts) -> str:
+def _loss_section(facts: CardFacts) -> str:
     dense, sparse, judged = facts.dense, facts.sparse, facts.judged
     pairs, found = judged.comparison, judged.verdict
     change, accuracy, *_ = change_cells(judged)
@@ -233,9 +286,9 @@ def _lost(facts: CardFacts) -> str:
     said += verdicts.grounds(name, found, facts.tolerance)
     test = "a test that holds although it stopped early" if pairs.anytime else "exact McNemar"
     return (
-        f"## What it lost\n\n**{verdicts.WORDS[found.verdict]}**: {' '.join(said)}\n\n"
+        f"## What it lost\n\n**{verdicts.VERDICT_SIGNS[found.verdict]}**: {' '.join(said)}\n\n"
         f"Both models answered the same {pairs.n_passages:,} passages of {_code(public_name(sparse.corpus))}. "
-        f"{verdicts.flips(pairs)} Of equal accuracy: {wording.p_value(judged.p_value)} ({test}). Where a run has "
+        f"{verdicts.flip_words(pairs)} Of equal accuracy: {wording.p_value(judged.p_value)} ({test}). Where a run has "
         "several sparse models, p and the levels of the intervals allow for all of them.\n\n"
         f"{_table(('', 'dense', 'sparse', 'change', 'interval of the change (level)'), rows)}\n\n"
         "Nothing else was measured: other tasks, other languages and safety may have suffered otherwise."
@@ -247,7 +300,7 @@ def _right(record: Record) -> str:
     return f"{100 * score.accuracy:.1f} % ({score.right} of {score.total})"
 
 
-def _loads(facts: CardFacts) -> str:
+def _loading_section(facts: CardFacts) -> str:
     proof = facts.proof
     said = (
         f"{proof.runtime} {proof.version}, in a fresh process without network and without remote code: the logits of "
@@ -265,7 +318,7 @@ def _loads(facts: CardFacts) -> str:
     return f"## How it is loaded\n\n{usage}\n\nProven: {said}"
 
 
-def _again(facts: CardFacts) -> str:
+def _rebuilding_section(facts: CardFacts) -> str:
     return (
         f"## How it is made again\n\n`{RECIPE}` beside this file holds every setting, the kept channels of each block, "
         "the identities of the base and of the texts, and the versions. From the same base and text SparseDash makes "

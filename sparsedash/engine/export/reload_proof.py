@@ -1,8 +1,9 @@
-"""The proof of an export: a fresh process loads the files with stock code and answers as the model that was meant.
+"""Proof of an export: a fresh process loads the files with stock code and answers as the expected model.
 
-The model meant is the run's sparse model in this process, its weights rounded as the files keep them. Both compute in
-float32, so that the files are proven and not the rounding of another type's products; the verdicts of the run itself,
-in its own type, are counted beside. A process of its own, because what this one has loaded or changed must not help.
+The expected model is the run's sparse model in this process, its weights rounded as the files keep them. Both compute
+in float32, so that the files are proven and not the rounding of another type's products; the verdicts of the run
+itself, in its own type, are counted too. A process of its own, because what this one has loaded or changed must not
+help.
 """
 
 import json
@@ -18,14 +19,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export import reloaded
+from sparsedash.engine.export.export_files import gguf_rounded
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.pruning.surgery import is_projection, weight_of
 from sparsedash.schema.errors import ExportError, SettingsError
-from sparsedash.schema.exports import Proof, Weights
+from sparsedash.schema.export_settings import Form, Proof, Weights
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.schema.records import Passages, Record
 
@@ -54,7 +58,7 @@ _ADVICE = (
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Meant:
+class ExpectedAnswers:
     """What the files are to answer. questions: as `reloaded.answer` takes them, and their text. strict: see Proof.
 
     right, logits: of the model that was meant. run: verdicts of the run's record. gelu: whether its blocks have one.
@@ -68,34 +72,36 @@ class Meant:
     gelu: bool
 
 
-def meant(loaded: LoadedModel, record: Record, passages: Passages, strict: bool) -> Meant:
+def expected_answers(loaded: LoadedModel, record: Record, passages: Passages, strict: bool) -> ExpectedAnswers:
     """Ask the loaded model, which is the one meant just now, the first passages that the record has answered."""
     outcomes = record.outcomes[:N_VERDICTS]
     place = {index: row for row, index in enumerate(passages.indices)}
     rows = [place[outcome.index] for outcome in outcomes]
     questions = questions_of(loaded, [(passages.contexts[row], passages.targets[row]) for row in rows])
-    right, logits = reloaded.answer(loaded.model, questions, N_LOGITS)
+    right, logits = reloaded.answer_questions(loaded.model, questions, N_LOGITS)
     run = [outcome.last_word_right for outcome in outcomes]
     strict = strict and loaded.dtype == "float32"
     names = ("hidden_activation", "hidden_act", "activation_function", "activation")
     config = loaded.model.config
     # BLOOM's config does not name it: its code has no other.
     gelu = config.model_type == "bloom" or any("gelu" in str(getattr(config, name, "")) for name in names)
-    return Meant(questions=questions, right=right, logits=logits, run=run, strict=strict, gelu=gelu)
+    return ExpectedAnswers(questions=questions, right=right, logits=logits, run=run, strict=strict, gelu=gelu)
 
 
-def prove_folder(folder: Path, expected: Meant, on_step: OnStep = ignore_steps) -> Proof:
+def prove_folder(folder: Path, expected: ExpectedAnswers, on_step: OnStep = ignore_steps) -> Proof:
     """What stock transformers makes of the folder. Raises ExportError unless it holds."""
-    told, logits = _asked("reloaded.py", folder, expected, on_step)
-    return _judged(Proof(runtime="transformers", **_seen(told, logits, expected, ALLOWED, n_allowed=0)), told)
+    told, logits = _run_program("reloaded.py", folder, expected, on_step)
+    return _require_holds(
+        Proof(runtime="transformers", **_proof_fields(told, logits, expected, ALLOWED, n_allowed=0)), told
+    )
 
 
-def prove_gguf(file: Path, expected: Meant, weights: Weights, on_step: OnStep = ignore_steps) -> Proof:
+def prove_gguf(file: Path, expected: ExpectedAnswers, weights: Weights, on_step: OnStep = ignore_steps) -> Proof:
     """What llama.cpp makes of the file. Raises ExportError unless it holds."""
-    told, logits = _asked("reloaded_gguf.py", file, expected, on_step)
+    told, logits = _run_program("reloaded_gguf.py", file, expected, on_step)
     n_allowed = 0 if weights == "float32" else round(_DIFFERING * len(expected.right))
     allowed = max(ALLOWED_GGUF[weights], ALLOWED_GELU if expected.gelu else 0)
-    return _judged(Proof(runtime="llama.cpp", **_seen(told, logits, expected, allowed, n_allowed)), told)
+    return _require_holds(Proof(runtime="llama.cpp", **_proof_fields(told, logits, expected, allowed, n_allowed)), told)
 
 
 def require_llama_cpp() -> None:
@@ -107,7 +113,9 @@ def require_llama_cpp() -> None:
         raise SettingsError("form", "gguf", "uniform, padded, masked", advice) from None
 
 
-def _asked(program: str, what: Path, expected: Meant, on_step: OnStep) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _run_program(
+    program: str, what: Path, expected: ExpectedAnswers, on_step: OnStep
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     asked = {"questions": expected.questions, "n_logits": len(expected.logits), "tokenizer": True}
     asked["n_threads"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
     with tempfile.TemporaryDirectory(prefix="sparsedash-") as place:
@@ -116,13 +124,13 @@ def _asked(program: str, what: Path, expected: Meant, on_step: OnStep) -> tuple[
         command = [sys.executable, "-I", str(_HERE / program), str(what), str(questions), str(answers)]
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": place, "PYTHONIOENCODING": "utf-8"}
-        _run(command, environment, Path(place) / "said", on_step)
+        _wait_for(command, environment, Path(place) / "said", on_step)
         told = json.loads(answers.read_text(encoding="utf-8"))
         # Read before the folder goes; the tensors are copies.
         return told, {name: rows.clone() for name, rows in load_file(f"{answers}.safetensors").items()}
 
 
-def _run(command: list[str], environment: dict[str, str], log: Path, on_step: OnStep) -> None:
+def _wait_for(command: list[str], environment: dict[str, str], log: Path, on_step: OnStep) -> None:
     """Wait for the process; who wants to stop meanwhile can. Raises ExportError where it fails."""
     with (
         log.open("wb") as said,
@@ -143,8 +151,8 @@ def _run(command: list[str], environment: dict[str, str], log: Path, on_step: On
         raise ExportError(f"A fresh process could not load the files: {reason}.", _ADVICE)
 
 
-def _seen(
-    told: dict[str, Any], logits: dict[str, Tensor], expected: Meant, allowed: float, n_allowed: int
+def _proof_fields(
+    told: dict[str, Any], logits: dict[str, Tensor], expected: ExpectedAnswers, allowed: float, n_allowed: int
 ) -> dict[str, Any]:
     """The fields of the proof."""
     return {
@@ -161,7 +169,7 @@ def _seen(
     }
 
 
-def _judged(proof: Proof, told: dict[str, Any]) -> Proof:
+def _require_holds(proof: Proof, told: dict[str, Any]) -> Proof:
     faults = []
     if told["holes"]:
         faults.append(f"stock code finds tensors missing or left over: {', '.join(told['holes'][:5])}")
@@ -187,3 +195,21 @@ def _difference(one: Tensor, other: Tensor) -> float:
 
 def _n_same(one: Sequence[bool], other: Sequence[bool]) -> int:
     return sum(a == b for a, b in zip(one, other, strict=True))
+
+
+@torch.no_grad()
+def round_weights_(model: nn.Module, form: Form, weights: Weights) -> None:
+    """Round every weight of the model, in place and kept in float32, which holds what each type rounds to.
+
+    What is shared is rounded once; twice would change nothing.
+    """
+    model.float()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            plain = weight_of(module) if name == "weight" and is_projection(module) else parameter  # type: ignore[arg-type]
+            plain.copy_(_as_gguf(plain, weights) if form == "gguf" else plain.to(getattr(torch, weights)))
+
+
+def _as_gguf(weight: Tensor, weights: Weights) -> Tensor:
+    values = gguf_rounded(weight.detach().float().cpu().numpy(), weights)
+    return torch.from_numpy(values).to(weight.device, weight.dtype)

@@ -23,7 +23,7 @@ N_ROWS = 4
 
 
 @torch.inference_mode()
-def answer(model: Any, questions: Sequence[dict[str, Any]], n_logits: int) -> tuple[list[bool], list[Tensor]]:
+def answer_questions(model: Any, questions: Sequence[dict[str, Any]], n_logits: int) -> tuple[list[bool], list[Tensor]]:
     """Whether each target was the model's first choice, token by token, and logits (rows, vocabulary) of the first.
 
     Computed in float32, whatever type the weights have. questions: `ids`, of context and target; `n_target`, how many
@@ -105,7 +105,7 @@ def main(folder: str, questions_file: str, answers_file: str) -> None:
         same = all(
             tokenizer(q["text"], add_special_tokens=q["special"]).input_ids == q["tokens"] for q in asked["questions"]
         )
-    right, logits = answer(model, asked["questions"], asked["n_logits"])
+    right, logits = answer_questions(model, asked["questions"], asked["n_logits"])
     save_file({str(i): rows for i, rows in enumerate(logits)}, f"{answers_file}.safetensors")
     told = {"right": right, "same_tokens": same, "holes": holes, "version": version("transformers")}
     told["ours"] = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")

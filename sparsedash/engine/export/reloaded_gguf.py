@@ -19,7 +19,7 @@ N_ROWS = 4
 _MOST_THREADS = 8
 
 
-class Reader:
+class LlamaCppModel:
     """One file in llama.cpp, asked sequence by sequence. Raises SystemExit where it cannot be loaded."""
 
     def __init__(self, file: str, longest: int, n_threads: int) -> None:
@@ -78,7 +78,7 @@ def main(file: str, questions_file: str, answers_file: str) -> None:
     """Load, answer, and write both down."""
     asked = json.loads(Path(questions_file).read_text(encoding="utf-8"))
     questions = asked["questions"]
-    reader = Reader(file, max(len(q["ids"]) for q in questions), asked["n_threads"])
+    reader = LlamaCppModel(file, max(len(q["ids"]) for q in questions), asked["n_threads"])
     right, kept, same = [], {}, True
     for number, question in enumerate(questions):
         ids, n_target = question["ids"], question["n_target"]

@@ -33,7 +33,7 @@ from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-d
 
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.storage.model_configs import HUB_ID
+from sparsedash.storage.model_folders import HUB_ID
 
 PROBE_S = 3.0
 _WRITE = f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BUILTIN_MODEL}."

@@ -1,23 +1,31 @@
-"""Loads a model by its reference: a hub id, a local folder, a .gguf file or the built-in one.
+"""Load a model by its reference: a hub id, a local folder, a .gguf file or the built-in one; resident or streamed.
 
 Safe by default: safetensors, no code from the model's repository; a repository with nothing but `.bin` files is read
-with weights-only loading. What is loaded is named by its identity: the hub's commit, or a hash of the files.
+with weights-only loading. A model's identity is the hub's commit or a hash of its files.
 """
 
 import gc
+import json
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sparsedash.engine.models.checkpoint import (
+from sparsedash.catalog.families import Family
+from sparsedash.catalog.model_shape import ModelShape
+from sparsedash.engine.models.checkpoint_reading import (
     UNREADABLE,
     first_line,
     read_config,
@@ -26,19 +34,27 @@ from sparsedash.engine.models.checkpoint import (
     refuse_impossible,
     refuse_no_numbers,
     refuse_oversized,
+    weight_files,
 )
-from sparsedash.engine.models.content_hash import files_identity
-from sparsedash.engine.models.dequantise import dequantised, source_type
+from sparsedash.engine.models.decoder_blocks import (
+    blocks_of,
+    family_named,
+    mlps_of,
+    n_matmul_weights,
+    projections_of,
+    weights_per_channel,
+)
 from sparsedash.engine.models.hub import fetch
-from sparsedash.engine.models.modules import Family, blocks_of, family_named, mlps_of, projections_of
-from sparsedash.engine.models.residency import Residency, Resident
-from sparsedash.engine.models.tokenizer_trial import require_usable
-from sparsedash.engine.pruning.surgery import Mlp
-from sparsedash.schema import notes
+from sparsedash.engine.models.model_conversion import converted_folder, dequantised, files_identity, gguf_source_type
+from sparsedash.engine.models.residency import Resident, Streamed, WeightResidency
+from sparsedash.engine.models.tokenizer_check import require_usable
+from sparsedash.engine.pruning.surgery import Mlp, out_weight
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError, SparseDashError
 from sparsedash.schema.method_settings import Scope
+from sparsedash.schema.plain_values import digest
 from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
-from sparsedash.storage.local_paths import kind_of, local_path
+from sparsedash.storage.local_machine import local_path, path_kind
 from sparsedash.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -74,7 +90,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     family: Family
     warnings: tuple[str, ...] = ()
-    residency: Residency = field(default_factory=Resident)
+    residency: WeightResidency = field(default_factory=Resident)
 
     @property
     def mlps(self) -> list[Mlp]:
@@ -156,7 +172,7 @@ class LoadedModel:
         return 0, 0
 
 
-Read = Callable[[Source, Dtype], LoadedModel]
+ReadModel = Callable[[Source, Dtype], LoadedModel]
 
 
 class ModelShelf:
@@ -169,7 +185,7 @@ class ModelShelf:
         self._kept: LoadedModel | None = None
         self.n_loaded = 0
 
-    def take(self, source: Source, dtype: Dtype, stream: Read | None = None) -> LoadedModel:
+    def take(self, source: Source, dtype: Dtype, stream: ReadModel | None = None) -> LoadedModel:
         """The loaded model; the one kept if it is the same, else a fresh one in its place.
 
         stream: reads a model whose weights stay in their files; None where they come into memory.
@@ -180,7 +196,7 @@ class ModelShelf:
             # Let the old one go first: two models at once may not fit.
             kept = self._kept = None
             gc.collect()
-            kept = self._kept = (stream or load)(source, dtype)
+            kept = self._kept = (stream or load_model)(source, dtype)
             self.n_loaded += 1
         return kept
 
@@ -205,7 +221,7 @@ def gguf_file(reference: str) -> Path | None:
     return _existing_file(local_path(reference), reference) if is_gguf(reference) else None
 
 
-def locate(reference: str, store: Store) -> Source:
+def locate_model(reference: str, store: Store) -> Source:
     """Fetch or find the model's files, name them, and look for what would be refused later. Reads no weights but to
     hash them.
 
@@ -213,7 +229,7 @@ def locate(reference: str, store: Store) -> Source:
     """
     source = _found(reference, store)
     refuse_damaged_files(source.folder, reference)
-    tried = notes.tokenizer_tried(source.identity)
+    tried = store_keys.tokenizer_tried_note(source.identity)
     if store.recall(tried) is None:
         require_usable(source.folder, reference, read_config(source.folder, reference).vocab_size)
         store.remember(tried, "")
@@ -229,7 +245,7 @@ def _found(reference: str, store: Store) -> Source:
         raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
     elif path.suffix == ".gguf":
         folder = dequantised(_existing_file(path, reference), store)
-    elif kind_of(path) == "folder":
+    elif path_kind(path) == "folder":
         folder = path.resolve()
     elif _looks_like_a_path(name):
         _existing(path, reference)
@@ -244,11 +260,11 @@ def _found(reference: str, store: Store) -> Source:
         reference=reference,
         folder=folder,
         identity=files_identity(folder, store),
-        source_type=source_type(file, store) if file else "",
+        source_type=gguf_source_type(file, store) if file else "",
     )
 
 
-def load(source: Source, dtype: Dtype) -> LoadedModel:
+def load_model(source: Source, dtype: Dtype) -> LoadedModel:
     """Read the weights into memory, on the GPU where there is one. Raises ModelError with the reason in words."""
     loaded = read_whole(source, dtype)
     refuse_no_numbers(source.reference, loaded.model)
@@ -305,14 +321,14 @@ def _builtin_file() -> Path:
 
 
 def _existing(path: Path, reference: str) -> Path:
-    if kind_of(path) == "nothing":
+    if path_kind(path) == "nothing":
         raise ModelError(f"There is no {reference} on this machine.", "Check the path.")
     return path
 
 
 def _existing_file(path: Path, reference: str) -> Path:
     # A pipe or a device would be read for ever.
-    if kind_of(_existing(path, reference)) != "file":
+    if path_kind(_existing(path, reference)) != "file":
         raise ModelError(f"{reference} is no regular file.", "Name the .gguf file itself.")
     return path
 
@@ -340,3 +356,125 @@ def _from_hub(reference: str, name: str, revision: str) -> Source:
 
 def _bin_warning(reference: str) -> str:
     return f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."
+
+
+SCRATCH = "scratch"
+"""Folder of the data folder for weights that are put aside. What is there has no name: it goes with its process."""
+
+_SHARD_BYTES = 2**30
+_NOT_COPIED = (".safetensors", ".bin", ".index.json")
+
+
+def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
+    """The dense model with its weights in their files; see `residency`. It runs on the processor.
+
+    Where the files hold another type, a copy in this one is made in the data folder, once. Raises ModelError.
+    """
+    in_dtype = replace(source, folder=_folder_in(source, dtype, store))
+    loaded = read_whole(in_dtype, dtype)
+    residency = Streamed(loaded.model, loaded.blocks, store.folder / SCRATCH)
+    finite = store_keys.finite_note(_as_they_are(weight_files(in_dtype.folder, source.reference)), dtype)
+    if store.recall(finite) is None:
+        # All of them are read for it: once, while the files stay as they are.
+        refuse_no_numbers(source.reference, loaded.model, residency.drop)
+        store.remember(finite, "")
+    return replace(loaded, residency=residency)
+
+
+def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
+    wanted, files = getattr(torch, dtype), weight_files(source.folder, source.reference)
+    if all(file.suffix == ".safetensors" and _is_in(file, wanted) for file in files):
+        return source.folder
+    name = f"{digest(source.identity)[:16]}-{dtype}"
+    return converted_folder(name, partial(_recast, source, files, wanted), store)
+
+
+def _as_they_are(files: list[Path]) -> str:
+    """What tells these files from others, and from themselves after a change, without reading them."""
+    seen = [(str(file.resolve()), file.stat()) for file in sorted(files)]
+    return digest([(path, stat.st_size, stat.st_mtime_ns) for path, stat in seen])
+
+
+def _is_in(file: Path, dtype: torch.dtype) -> bool:
+    return all(tensor.dtype == dtype for _, tensor in _file_tensors(file) if tensor.is_floating_point())
+
+
+def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path) -> None:
+    """Write the weights in this type into the folder, a gigabyte at a time, and copy all other files."""
+    held: dict[str, Tensor] = {}
+    shards: dict[str, str] = {}
+
+    def write() -> None:
+        name = f"model-{len(set(shards.values())) + 1:05}.safetensors"
+        save_file(held, folder / name, metadata={"format": "pt"})
+        shards.update(dict.fromkeys(held, name))
+        held.clear()
+
+    try:
+        for file in files:
+            for name, tensor in _file_tensors(file):
+                held[name] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
+                if sum(own.nbytes for own in held.values()) >= _SHARD_BYTES:
+                    write()
+        if held:
+            write()
+        index = {"metadata": {}, "weight_map": shards}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        for file in source.folder.iterdir():
+            if file.is_file() and not file.name.endswith(_NOT_COPIED):
+                shutil.copyfile(file, folder / file.name)
+    except (OSError, SafetensorError) as error:
+        reason = f"{source.reference} could not be written in {dtype}: {first_line(error)}."
+        raise ModelError(reason, "See whether the disk is full.") from error
+
+
+def _file_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file by name, each read when it is touched. Raises ModelError for a file that is damaged."""
+    try:
+        if file.suffix == ".bin":
+            weights: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+            yield from weights.items()
+            return
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - it is no dict
+                yield name, opened.get_tensor(name)
+    except UNREADABLE as error:
+        raise ModelError(f"{file.name} could not be read: {first_line(error)}", "Fetch the model again.") from error
+
+
+def note_shape(loaded: LoadedModel, store: Store) -> None:
+    """Leave the model's sizes in the store, under its identity; asked while the loaded model is the dense one."""
+    name = store_keys.model_shape_note(loaded.identity)
+    shape = shape_of(loaded).plain()
+    if store.recall(name) != shape:
+        store.remember(name, shape)
+
+
+def shape_of(loaded: LoadedModel) -> ModelShape:
+    """The sizes of this dense model."""
+    model, mlps = loaded.model, loaded.mlps
+    config: Any = model.config
+    heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    biases = sum(module.bias.numel() for module in mlps[0].inner if module.bias is not None)
+    return ModelShape(
+        family=config.model_type,
+        hidden=len(out_weight(mlps[0])),
+        widths=tuple(mlp.width for mlp in mlps),
+        per_channel=weights_per_channel(mlps[0]),
+        bias_per_channel=biases // mlps[0].width,
+        n_matmul=n_matmul_weights(model),
+        n_head=model.get_output_embeddings().weight.numel(),
+        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        attention=heads * head,
+        keys=_key_heads(config, heads) * head,
+    )
+
+
+def _key_heads(config: Any, heads: int) -> int:
+    if config.model_type == "falcon" and not config.new_decoder_architecture:
+        return 1 if config.multi_query else heads
+    for name in ("num_key_value_heads", "num_kv_heads"):
+        if found := getattr(config, name, None):
+            return int(found)
+    return heads

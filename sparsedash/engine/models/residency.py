@@ -21,10 +21,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sparsedash.schema.errors import ModelError
-from sparsedash.storage.disk_space import free_in_words
-from sparsedash.storage.freed_memory import MUCH, freed_bytes, give_back_freed
-from sparsedash.storage.local_paths import mode_in
-from sparsedash.storage.machine import mapped_files
+from sparsedash.storage.local_machine import MUCH, free_in_words, freed_bytes, give_back_freed, mapped_files, mode_in
 
 Change = Callable[[], AbstractContextManager[None]]
 """Gives the `with` inside which one block has other weights."""
@@ -199,7 +196,7 @@ class Streamed:
             self._mapped.append((known, storage.data_ptr(), storage.nbytes()))
 
 
-Residency = Resident | Streamed
+WeightResidency = Resident | Streamed
 
 
 def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:

@@ -1,7 +1,7 @@
-"""How many channels each block keeps. To add a way: one function and one row.
+"""Allocation of the sparsity over blocks (widths) and over rounds (schedules). To add one: one function and one row.
 
-Every function returns the kept channels of each block: a multiple of the method's width multiple, at least one
-multiple, or all. Nothing asked means nothing removed. Requested and reached sparsity can differ by the rounding.
+An allocation returns the kept channels of each block: a multiple of the method's width multiple, at least one
+multiple, or all. Sparsity 0 removes nothing. Requested and reached sparsity can differ by the rounding.
 """
 
 import math
@@ -158,3 +158,37 @@ def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> l
             break
         kept[i] = min(widths[i], kept[i] + multiple)
     return kept
+
+
+def exponential(target: float, done: float) -> float:
+    """What is left shrinks by the same factor in every round."""
+    left: float = (1 - target) ** done
+    return 1 - left
+
+
+def linear(target: float, done: float) -> float:
+    """The same share in every round."""
+    return target * done
+
+
+def cubic(target: float, done: float) -> float:
+    """Little at first, most at the end."""
+    return target * done**3
+
+
+def cosine(target: float, done: float) -> float:
+    """A quarter of a cosine wave: little at first."""
+    return target * (1 - math.cos(done * math.pi / 2))
+
+
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "exponential": exponential,
+    "linear": linear,
+    "cubic": cubic,
+    "cosine": cosine,
+}
+
+
+def reached_permille(schedule: str, permille: int, done: float) -> int:
+    """The sparsity after this share of the rounds, per mille."""
+    return round(1000 * SCHEDULES[schedule](permille / 1000, done))

@@ -1,12 +1,13 @@
-"""What the pruning functions see of one block: its weights and its calibration statistics."""
+"""One MLP as pruning sees it: its weights and calibration statistics; and sequences of layers computed lazily."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.linalg import energy, part_of
+from sparsedash.engine.pruning.linalg import energy, submatrix
 from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
 
 
@@ -46,7 +47,7 @@ class Statistics:
         return self.second_moment.diagonal() if self.is_whole else self.second_moment
 
 
-UNKNOWN = Statistics(
+NO_STATISTICS = Statistics(
     second_moment=torch.empty(0),
     mean=torch.empty(0),
     held_out=Sample(inputs=torch.empty(0), weights=torch.empty(0)),
@@ -107,7 +108,7 @@ class Layer:
 
     def part(self, rows: Tensor, columns: Tensor) -> Tensor:
         """These rows and columns of the second moment, (rows, columns)."""
-        return part_of(self.known.second_moment, rows, columns)
+        return submatrix(self.known.second_moment, rows, columns)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -138,3 +139,38 @@ def layer_of(mlp: Mlp, known: Statistics, seed: int = 0, mask_gradients: Tensor 
         seed=seed,
         mask_gradients=mask_gradients,
     )
+
+
+Item = TypeVar("Item")
+
+
+class LazySequence(Sequence[Item]):
+    """So many parts, each made once, when it is first asked for. make: by its number; what raises is asked again."""
+
+    def __init__(self, n_parts: int, make: Callable[[int], Item]) -> None:
+        self._n_parts, self._make = n_parts, make
+        self._made: dict[int, Item] = {}
+
+    def __len__(self) -> int:
+        return self._n_parts
+
+    def __iter__(self) -> Iterator[Item]:
+        """Every part; Sequence's own would take an IndexError from `make` for the end."""
+        return (self[index] for index in range(self._n_parts))
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        """The part, made now where it is not there yet."""
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        number = range(self._n_parts)[index]
+        if number not in self._made:
+            self._made[number] = self._make(number)
+        return self._made[number]
+
+    def replace(self, index: int, part: Item) -> None:
+        """From now on this is the part."""
+        self._made[range(self._n_parts)[index]] = part

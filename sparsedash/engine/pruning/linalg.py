@@ -1,4 +1,4 @@
-"""Linear algebra of second moments: summing them, damping them (a ridge), and solving with them."""
+"""Linear algebra of second moments: accumulation, damping (a ridge), Cholesky factors and solutions."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,25 +9,25 @@ from sparsedash.schema.errors import CalibrationError
 
 MAX_DAMPING_RETRIES = 8
 
-SINGLE = 4e-6
+SINGLE_ROUNDING = 4e-6
 """How far, relatively, sums in single precision over many tokens may be off."""
 
-MISSED = 1e-6
+MOST_UNEXPLAINED = 1e-6
 """What single precision may leave unexplained, as a share of what a fit explains; real models leave some 1e-12."""
 
-AT_ONCE = 512
+ROWS_AT_ONCE = 512
 """Rows or columns of a matrix that are worked on together, where all of it would be copied otherwise."""
 
-_NOT_HALVED = 192
+_WHOLE_WIDTH = 192
 """The width of a second moment that is summed up as a whole, what is above its diagonal included."""
 
 
-def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE) -> Tensor:
+def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE_ROUNDING) -> Tensor:
     """The factor alone, see `damped_factor`."""
     return damped_factor(moment, damping, rounding)[0]
 
 
-def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE) -> tuple[Tensor, Tensor]:
+def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE_ROUNDING) -> tuple[Tensor, Tensor]:
     """Lower Cholesky factor (m, m) of moment + R, and the diagonal (m,) of R in float64.
 
     R is lam = damping * the median of moment's diagonal. The median, because a few enormous activations must not decide
@@ -37,7 +37,7 @@ def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE) -> t
     where single precision does not reach. rounding: relative, of what the moment was summed in.
     Raises CalibrationError when it still fails, or when the moment is not finite.
     """
-    return _factored(lambda dtype: _by_columns(len(moment), dtype).copy_(moment), moment.dtype, damping, rounding)
+    return _factorise(lambda dtype: _column_major(len(moment), dtype).copy_(moment), moment.dtype, damping, rounding)
 
 
 def damped_solution(rows: Callable[[slice], Tensor], right: Tensor, damping: float) -> tuple[Tensor, Tensor]:
@@ -50,32 +50,32 @@ def damped_solution(rows: Callable[[slice], Tensor], right: Tensor, damping: flo
     """
 
     def copied(dtype: torch.dtype) -> Tensor:
-        moment = _by_columns(len(right), dtype)
-        for some in pieces(len(right)):
+        moment = _column_major(len(right), dtype)
+        for some in row_slices(len(right)):
             moment[some] = rows(some)
         return moment
 
-    factor, ridge = _factored(copied, torch.float32, damping, SINGLE)
-    solution = _solved(factor, right)
-    if factor.dtype == torch.float64 or _missed(rows, ridge, right, solution, factor) <= MISSED:
+    factor, ridge = _factorise(copied, torch.float32, damping, SINGLE_ROUNDING)
+    solution = _cholesky_solve(factor, right)
+    if factor.dtype == torch.float64 or _unexplained(rows, ridge, right, solution, factor) <= MOST_UNEXPLAINED:
         return solution.float(), ridge
-    factor, ridge = _factored(copied, torch.float64, damping, SINGLE)
-    return _solved(factor, right).float(), ridge
+    factor, ridge = _factorise(copied, torch.float64, damping, SINGLE_ROUNDING)
+    return _cholesky_solve(factor, right).float(), ridge
 
 
-def _by_columns(size: int, dtype: torch.dtype) -> Tensor:
+def _column_major(size: int, dtype: torch.dtype) -> Tensor:
     """Room for a matrix (size, size), column after column, as LAPACK wants it: any other is copied there and back."""
     return torch.empty(size, size, dtype=dtype).T
 
 
-def _solved(factor: Tensor, right: Tensor) -> Tensor:
+def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
     """A^-1 right in the type of A's lower Cholesky factor; `cholesky_solve` would copy the factor."""
     half: Tensor = torch.linalg.solve_triangular(factor, right.to(factor), upper=False)
     whole: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     return whole
 
 
-def _factored(
+def _factorise(
     copied: Callable[[torch.dtype], Tensor], first: torch.dtype, damping: float, rounding: float
 ) -> tuple[Tensor, Tensor]:
     """See `damped_factor`. copied: gives the moment in this type, to be overwritten. first: the type that is tried."""
@@ -105,7 +105,9 @@ def _factored(
     )
 
 
-def _missed(rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solution: Tensor, factor: Tensor) -> float:
+def _unexplained(
+    rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solution: Tensor, factor: Tensor
+) -> float:
     """What a solution in single precision leaves to be explained, as a share of what the exact one explains.
 
     Of one combination of its columns, drawn by lot; the share that a fit by it loses.
@@ -113,17 +115,17 @@ def _missed(rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solut
     signs = torch.randint(2, (right.shape[1],), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
     wanted, found = (torch.mv(part, signs) for part in (right.double(), solution.double()))
     left = wanted - ridge * found
-    for some in pieces(len(right)):
+    for some in row_slices(len(right)):
         left[some] -= rows(some).double() @ found
     both = torch.stack([left, wanted], dim=1).to(factor)
     rest, whole = torch.linalg.solve_triangular(factor, both, upper=False).square().sum(dim=0).tolist()
     return rest / whole if whole > 0 else 0.0
 
 
-def pieces(n_rows: int) -> Iterator[slice]:
+def row_slices(n_rows: int) -> Iterator[slice]:
     """All rows, AT_ONCE at a time."""
-    for start in range(0, n_rows, AT_ONCE):
-        yield slice(start, min(start + AT_ONCE, n_rows))
+    for start in range(0, n_rows, ROWS_AT_ONCE):
+        yield slice(start, min(start + ROWS_AT_ONCE, n_rows))
 
 
 def energy(weight: Tensor, moment: Tensor) -> float:
@@ -131,10 +133,10 @@ def energy(weight: Tensor, moment: Tensor) -> float:
     return float(((weight @ moment) * weight).sum(dtype=torch.float64))
 
 
-def part_of(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """These rows and columns of a matrix, (rows, columns), without a copy of all columns on the way."""
     found = matrix.new_empty(len(rows), len(columns))
-    for some in pieces(len(rows)):
+    for some in row_slices(len(rows)):
         found[some] = matrix[rows[some]][:, columns]
     return found
 
@@ -146,7 +148,7 @@ def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
     and the square below is one product.
     """
     width = moment.shape[0]
-    if width <= _NOT_HALVED:
+    if width <= _WHOLE_WIDTH:
         moment.addmm_(activations.T, activations)
         return
     low, high = slice(width // 2), slice(width // 2, width)
@@ -155,10 +157,10 @@ def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
         add_second_moment_(moment[some, some], activations[:, some])
 
 
-def mirrored_(moment: Tensor) -> Tensor:
+def mirror_lower_(moment: Tensor) -> Tensor:
     """The symmetric matrix (m, m) whose lower triangle this is, in its place: a second one may be a gigabyte."""
     width = moment.shape[0]
-    for some in pieces(width):
+    for some in row_slices(width):
         moment[some, some.stop :] = moment[some.stop :, some].T
         square = moment[some, some].tril()
         moment[some, some] = square + square.tril(-1).T

@@ -1,8 +1,9 @@
-"""Scores of how much each channel matters. To add a saliency: one function and one row.
+"""Channel saliencies: magnitude, Wanda, WIFV, structured OBS, Fisher, random. To add one: one function and one row.
 
 Dimensions: d hidden width, m inner width, s sequences. Every score is (m,); larger means keep.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,9 +11,80 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.layer import Layer
-from sparsedash.engine.pruning.linalg import complement
-from sparsedash.engine.pruning.obs_order import elimination_order
-from sparsedash.engine.pruning.patterns import kept_channels
+from sparsedash.engine.pruning.linalg import complement, damped_cholesky
+from sparsedash.engine.pruning.weight_pruning import kept_channels
+
+OBS_DAMPING = 0.1
+_LAST_DIGITS = {torch.float32: 1e-6, torch.float64: 1e-13}
+OBS_ROUNDS = 256
+"""Channels leave in at most this many rounds: one at a time up to this width, a few at a time above it."""
+_LOOKED_AT = 3
+"""How many times as many channels as leave in a round are looked at for it."""
+_TINY, _HUGE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+
+
+def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
+    """Channels in the order they leave, (m,) int64: every sparsity is a prefix of it.
+
+    The next to leave has the least ||w_j||^2 / P_jj, where P is the inverse of the damped second moment among those
+    that are left and w_j its column after those have taken over what is gone.
+    Source: ZipLM, arXiv:2302.04089; SlimGPT, arXiv:2412.18110.
+    """
+    inverse = torch.cholesky_inverse(damped_cholesky(layer.moment(), damping))
+    # In the precision that the inverse took: single, but for contradictions that its digits cannot tell apart.
+    weight = layer.out_weight.to(inverse, copy=True)
+    at_once = math.ceil(layer.width / OBS_ROUNDS)
+    channels, left = torch.arange(layer.width), torch.ones(layer.width, dtype=torch.bool)
+    order: list[Tensor] = []
+    while True:
+        leaving = _next_to_leave(weight, inverse, left.nonzero().squeeze(1), at_once)
+        order.append(channels[leaving])
+        left[leaving] = False
+        n_left = int(left.sum())
+        if not n_left:
+            return torch.cat(order)
+        _downdate_(weight, inverse, leaving)
+        if 2 * n_left <= len(left):
+            # Half the width is a quarter of the work.
+            weight, inverse, channels = weight[:, left], inverse[left][:, left], channels[left]
+            left = torch.ones(n_left, dtype=torch.bool)
+
+
+def _next_to_leave(weight: Tensor, inverse: Tensor, among: Tensor, n: int) -> Tensor:
+    """The n channels (n,) that leave next, or all: one after another, each the cheapest once those before it are
+    mended.
+
+    So that of two that could stand in for each other only one goes. Chosen among those that are cheapest now.
+    """
+    n = min(n, len(among))
+    costs = (weight.square().sum(dim=0) / inverse.diagonal().clamp_min(_TINY))[among]
+    near = among[costs.topk(min(_LOOKED_AT * n, len(among)), largest=False).indices]
+    if n == 1:
+        return near[:1]
+    products, left = weight[:, near].T @ weight[:, near], inverse[near][:, near]
+    chosen: list[int] = []
+    for _ in range(n):
+        pivots = left.diagonal().clamp_min(_TINY)
+        costs = (products.diagonal() / pivots).nan_to_num(nan=_HUGE, posinf=_HUGE)
+        costs[chosen] = torch.inf
+        gone = int(costs.argmin())
+        chosen.append(gone)
+        taken = left[gone] / pivots[gone]
+        cross = torch.outer(taken, products[gone])
+        products += products[gone, gone] * torch.outer(taken, taken) - cross - cross.T
+        left -= torch.outer(left[gone], taken)
+    return near[chosen]
+
+
+def _downdate_(weight: Tensor, inverse: Tensor, leaving: Tensor) -> None:
+    """Let the others take over what these channels did, in place: W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1 P_J:."""
+    # After many rounds what is left of the inverse may have lost its last digits: damped then, by as little as will do.
+    digits = _LAST_DIGITS[inverse.dtype]
+    factor = damped_cholesky(inverse[leaving][:, leaving], digits, rounding=0.0).to(inverse)
+    rows = torch.linalg.solve_triangular(factor, inverse[leaving], upper=False)
+    columns = torch.linalg.solve_triangular(factor, weight[:, leaving].T, upper=False)
+    weight.addmm_(columns.T, rows, alpha=-1)
+    inverse.addmm_(rows.T, rows, alpha=-1)
 
 
 def activation_aware(layer: Layer) -> Tensor:
@@ -32,7 +104,7 @@ def magnitude(layer: Layer) -> Tensor:
     return squares.sqrt()
 
 
-def fluctuation(layer: Layer) -> Tensor:
+def wifv(layer: Layer) -> Tensor:
     """Variance of the channel times the square of its column: what a constant in its place would miss.
 
     Source: WIFV of FLAP, arXiv:2312.11983.
@@ -41,7 +113,7 @@ def fluctuation(layer: Layer) -> Tensor:
     return variance * layer.out_weight.float().square().sum(dim=0)
 
 
-def surgeon(layer: Layer) -> Tensor:
+def obs_ranks(layer: Layer) -> Tensor:
     """Rank in the order in which a greedy structured OBS, which mends after every channel, takes them out."""
     order = elimination_order(layer)
     ranks = torch.empty(layer.width)
@@ -49,7 +121,7 @@ def surgeon(layer: Layer) -> Tensor:
     return ranks
 
 
-def fisher(layer: Layer) -> Tensor:
+def fisher_scores(layer: Layer) -> Tensor:
     """Diagonal Fisher information of the channels' mask: squared gradients, summed over the sequences.
 
     Source: arXiv:2204.09656.
@@ -57,18 +129,18 @@ def fisher(layer: Layer) -> Tensor:
     return _mask_gradients(layer).square().sum(dim=0)
 
 
-def random(layer: Layer) -> Tensor:
+def random_scores(layer: Layer) -> Tensor:
     """Lots drawn from the method's seed and the block's index: the floor that a criterion must beat."""
     generator = torch.Generator().manual_seed(layer.seed)
     return torch.rand(layer.width, generator=generator)
 
 
-def largest(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
+def keep_largest(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
     """The channels with the largest scores, (k,) ascending; nested: what 10 % removes, 30 % removes too."""
     return kept_channels(scores, n_kept)
 
 
-def rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
+def keep_rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
     """The channels that stay after the published greedy rearrangement, (k,) ascending; not nested.
 
     Starts from the lowest scores. Then each further channel, from low to high, joins those that go, and the one
@@ -101,17 +173,17 @@ class Saliency:
     """score: (m,) of a layer. choose: the kept channels from the scores. by_gradient: needs the backward pass."""
 
     score: Callable[[Layer], Tensor]
-    choose: Callable[[Layer, Tensor, int], Tensor] = largest
+    choose: Callable[[Layer, Tensor, int], Tensor] = keep_largest
     by_gradient: bool = False
 
 
 SALIENCIES: dict[str, Saliency] = {
     "activation-aware": Saliency(activation_aware),
     "magnitude": Saliency(magnitude),
-    "wifv": Saliency(fluctuation),
-    "obs": Saliency(surgeon),
-    "fisher": Saliency(fisher, rearranged, by_gradient=True),
-    "random": Saliency(random),
+    "wifv": Saliency(wifv),
+    "obs": Saliency(obs_ranks),
+    "fisher": Saliency(fisher_scores, keep_rearranged, by_gradient=True),
+    "random": Saliency(random_scores),
 }
 
 

@@ -1,4 +1,4 @@
-"""Exchanges weights in a model: takes channels out of its MLPs, exactly as if masked, or gives it other weights.
+"""Weight surgery: narrow the MLPs of a model, exactly as if masked, or exchange weights, and undo it.
 
 Dimensions: d hidden width, m inner width, k kept channels.
 """

@@ -1,32 +1,32 @@
-"""Reads the text sets for calibration and evaluation by their references. To add one of the hub: one row.
+"""Text sets for calibration and evaluation by their references, and their token sequences. A set of the hub is one row.
 
-A small one is downloaded whole, once, into the local cache of `datasets`. Of a big one only the first texts are
-streamed, always as many, and kept beside it: either way a text set that was read once can be read without the network.
+A small one is downloaded once into the local cache of `datasets`. Of a big one only the first texts are streamed,
+always as many, and kept in that cache: either way a text set that was read once can be read offline.
 
-References: a name in one of the tables, or a file (see sparsedash.storage.texts.text_refs). `self`, text sampled
+References: a name in one of the tables, or a file (see sparsedash.storage.text_files). `self`, text sampled
 from the model, is made by the pipeline.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from random import Random
 
 import datasets
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
-from sparsedash.engine.models.content_hash import texts_identity
 from sparsedash.engine.models.hub import HTTPError, reachable
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.model_conversion import texts_identity
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT
-from sparsedash.storage.data_dir import data_folder
-from sparsedash.storage.local_paths import kind_of
-from sparsedash.storage.texts.text_files import is_running, json_lines, texts_of
-from sparsedash.storage.texts.text_refs import chosen, file_of, names_file
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT, CalibrationSettings
+from sparsedash.storage.local_machine import data_folder, path_kind
+from sparsedash.storage.text_files import file_of, is_running, json_lines, names_file, text_slice, texts_of
 
 TEXTS = Path(__file__).parents[2] / "catalog" / "texts"
 
@@ -100,16 +100,16 @@ def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
     return Texts(texts=texts, identity=texts_identity(texts), running=running)
 
 
-def openings() -> tuple[str, ...]:
+def story_openings() -> tuple[str, ...]:
     """Short story openings that lead the model into the right register when it writes its own calibration text."""
     return tuple(json_lines(TEXTS / "openings.jsonl"))
 
 
 def _read_file(reference: str, data_dir: Path) -> tuple[list[str], bool]:
     path = file_of(reference, data_dir)
-    if path is None or kind_of(path) != "file":
+    if path is None or path_kind(path) != "file":
         raise CorpusError(f"There is no file {path or reference}.", "Check the path after file:, or upload it again.")
-    part = chosen(reference)
+    part = text_slice(reference)
     return list(islice(texts_of(path), part.start, part.stop)), is_running(path)
 
 
@@ -199,3 +199,49 @@ def _write_whole(path: Path, texts: Iterable[str]) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: CalibrationSettings) -> list[list[int]]:
+    """Token ids of the calibration text: documents in an order drawn by the seed, at most n_samples * length tokens.
+
+    A long document is cut to `length`, a short one stays short, so that each begins as evaluated passages begin;
+    packed, what is chosen so is joined and cut again. A running text is joined first and cut into pieces of `length`.
+    """
+    length = min(settings.length, loaded.max_length)
+    budget = settings.n_samples * length
+    pieces: list[str] | list[list[int]] = list(texts.texts)
+    if texts.running:
+        pieces = _cut_running_text(loaded, "\n\n".join(texts.texts), length)
+    Random(settings.seed).shuffle(pieces)
+    chosen: list[list[int]] = []
+    for piece in pieces:
+        ids = loaded.tokens(piece) if isinstance(piece, str) else piece
+        ids = ids[: min(length, budget)]
+        if len(ids) >= 2:
+            chosen.append(ids)
+            budget -= len(ids)
+        if budget < 2:
+            break
+    return _pack_sequences(chosen, length) if settings.packed else chosen
+
+
+def first_tokens(sequences: Sequence[list[int]], n_tokens: int) -> list[list[int]]:
+    """As many of the first sequences as hold n_tokens together; one at least."""
+    chosen: list[list[int]] = []
+    for ids in sequences:
+        if chosen and sum(map(len, chosen)) + len(ids) > n_tokens:
+            break
+        chosen.append(ids)
+    return chosen
+
+
+def _cut_running_text(loaded: LoadedModel, text: str, length: int) -> list[list[int]]:
+    ids = loaded.tokens(text)
+    return [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)] or [ids]
+
+
+def _pack_sequences(sequences: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+    """The same tokens in sequences of `length`; a shorter last one stays where it has something to predict."""
+    ids = [token for own in sequences for token in own]
+    pieces = [ids[i : i + length] for i in range(0, len(ids), length)]
+    return [piece for piece in pieces if len(piece) >= 2]

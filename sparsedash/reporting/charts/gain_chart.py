@@ -1,4 +1,4 @@
-"""The chart's second question: what is lost against what is won, with the models that nobody beats joined."""
+"""The gain chart: what is lost against what is won in speed or bytes, with the Pareto front joined."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,24 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sparsedash.reporting.charts.axes import range_of, ticks
-from sparsedash.reporting.charts.far_points import FarGroup, far_notes, short_times, with_far_points_at_the_edge
-from sparsedash.reporting.charts.marks import SYMBOLS, ink
-from sparsedash.reporting.charts.palette import PALETTES, Palette, Theme, axis, frame_of
-from sparsedash.reporting.charts.points import Measure, Point, Reading, TradeoffData
-from sparsedash.stats.pareto import unbeaten
+from sparsedash.reporting.charts.chart_style import PALETTES, Palette, Theme, chart_frame, fixed_axis
+from sparsedash.reporting.charts.tradeoff_chart import (
+    SYMBOLS,
+    FarGroup,
+    clip_far_points,
+    far_notes,
+    role_colours,
+    short_times,
+)
+from sparsedash.reporting.charts.tradeoff_data import (
+    Measure,
+    Point,
+    Reading,
+    TradeoffData,
+    measure_range,
+    measure_ticks,
+)
+from sparsedash.stats.sparsity_search import pareto_front
 from sparsedash.stats.tolerance import Verdict
 
 HEIGHT = 400
@@ -52,15 +64,15 @@ class Gained:
 def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: Theme = "light") -> go.Figure:
     """What is lost, by one measure, against what is won. Only models whose gain is known are drawn."""
     front = _front(tradeoff, gained, measure, PALETTES[theme])
-    tradeoff = with_far_points_at_the_edge(tradeoff, measure)
-    colours, y_range, x_range = PALETTES[theme], range_of(tradeoff, measure), _x_range(tradeoff, gained)
+    tradeoff = clip_far_points(tradeoff, measure)
+    colours, y_range, x_range = PALETTES[theme], measure_range(tradeoff, measure), _x_range(tradeoff, gained)
     traces = [*_ground(tradeoff, measure, x_range, colours), front]
     for (label, points), symbol in zip(tradeoff.lines.items(), _symbols(len(tradeoff.lines)), strict=True):
         known = [point for point in points if point.key in gained.gains]
         if known:
             traces.append(_marks((label, known, symbol), tradeoff, gained, measure, colours))
     traces.append(_dense(tradeoff, measure, colours))
-    layout = frame_of(
+    layout = chart_frame(
         TITLES[measure].format(total=tradeoff.n_passages), HEIGHT + _legend_height(tradeoff, gained), colours
     )
     layout |= _axes(gained, measure, x_range, y_range, colours)
@@ -100,7 +112,7 @@ def _unbeaten(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> list[
     points = [tradeoff.dense, *_known(tradeoff, gained)]
     places = [(1.0, tradeoff.dense_value(measure))]
     places += [(gained.gains[p.key].value, p.readings[measure][0].value) for p in points[1:]]
-    return [points[i] for i in unbeaten(places)]
+    return [points[i] for i in pareto_front(places)]
 
 
 def _front(tradeoff: TradeoffData, gained: Gained, measure: Measure, colours: Palette) -> Any:
@@ -125,7 +137,7 @@ def _marks(
     """One method's models. line: its label, the points whose gain is known, and its symbol."""
     label, points, symbol = line
     gains, readings = [gained.gains[p.key] for p in points], [p.readings[measure][0] for p in points]
-    colour, _ = ink(readings[0].role, colours)
+    colour, _ = role_colours(readings[0].role, colours)
     signs = [_SIGNS.get(point.verdict, "") if measure != "flips" else "" for point in points]
     middle = sum(_x_range(tradeoff, gained)) / 2
     inks = {"✓": colours.mended, "✕": colours.broke}
@@ -228,7 +240,7 @@ def _axes(
     step = next((s for s in _STEPS if (high - low) / s <= _MOST_TICKS), _STEPS[-1])
     places = [n * step for n in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
     return {
-        "xaxis": axis(
+        "xaxis": fixed_axis(
             colours,
             range=list(x_range),
             tickvals=places,
@@ -238,8 +250,8 @@ def _axes(
             linecolor=colours.grid,
             title={"text": gained.name, "font": {"color": colours.muted, "size": 14}},
         ),
-        "yaxis": axis(
-            colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **ticks(measure, y_range)
+        "yaxis": fixed_axis(
+            colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **measure_ticks(measure, y_range)
         ),
     }
 

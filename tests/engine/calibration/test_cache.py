@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from sparsedash.catalog.engine_limits import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
-from sparsedash.engine.calibration import block_sensitivity
-from sparsedash.engine.calibration.cache import CalibrationCache
-from sparsedash.engine.calibration.statistics import calibrating
-from sparsedash.schema.cache_keys import CalibrationKeys
+from sparsedash.engine.calibration import calibration_cache
+from sparsedash.engine.calibration.calibration_cache import CalibrationCache
+from sparsedash.engine.calibration.statistics import mlp_statistics_collector
 from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.store_keys import CalibrationKeys
 from tests.engine.tiny import tiny_loaded
 
 KEYS = CalibrationKeys(statistics="s", inputs="i", sensitivity="m", gradients="g")
@@ -27,7 +27,7 @@ def loaded():
 
 def kept(loaded, store, texts):
     found = CalibrationCache(store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal", reads_text=True)
-    walk = calibrating(loaded, texts, found.keep_statistics, ignore_steps, token_weights="equal")
+    walk = mlp_statistics_collector(loaded, texts, found.keep_statistics, ignore_steps, token_weights="equal")
     walk.reach(len(loaded.blocks) - 1)
     return found
 
@@ -51,12 +51,12 @@ def test_a_block_that_loses_nothing_in_the_little_text_counts_as_the_others(load
     own = kept(loaded, store, texts())
     usual = own.data.sensitivities()
     store.drop_entry("artefacts", own._keys.sensitivity)
-    losses = block_sensitivity.sensitivities
+    losses = calibration_cache.sensitivities
 
     def none_of_the_last(*asked):
         return [*losses(*asked)[:2], 0.0]
 
-    monkeypatch.setattr(block_sensitivity, "sensitivities", none_of_the_last)
+    monkeypatch.setattr(calibration_cache, "sensitivities", none_of_the_last)
     found = own.data.sensitivities()
     assert found[:2] == usual[:2]
     assert found[2] == median(usual[:2])
@@ -67,7 +67,7 @@ def test_long_sequences_are_cut_so_that_many_predictions_are_judged(loaded, stor
     own = kept(loaded, store, texts())
     own._sequences = lambda: [[5] * 2000] * 20
     asked = []
-    monkeypatch.setattr(block_sensitivity, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3)
+    monkeypatch.setattr(calibration_cache, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3)
     own.data.sensitivities()
     assert {len(ids) for ids in asked} == {SENSITIVITY_BATCH_TOKENS}
     assert sum(map(len, asked)) == SENSITIVITY_TOKENS

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from sparsedash.engine.calibration.calibration_cache import pack_gradients, unpack_gradients
 from sparsedash.engine.calibration.gradients import N_LATE, mask_gradients, sensitivities
-from sparsedash.engine.calibration.parts_io import pack_gradients, unpack_gradients
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.schema.errors import CalibrationError, Cancelled
 from sparsedash.schema.progress import ignore_steps

@@ -6,22 +6,18 @@ import pytest
 import safetensors.torch
 import torch
 
+from sparsedash.catalog.engine_limits import MISMATCH_PASSAGES, MISMATCH_TOKENS
 from sparsedash.engine.calibration import mismatch
-from sparsedash.engine.calibration.mismatch import (
-    ALARM,
-    MISMATCH_PASSAGES,
-    MISMATCH_TOKENS,
-    PassageActivations,
-    mismatch_warning,
-)
+from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
+from sparsedash.engine.pruning.compensation import passage_error
 from sparsedash.engine.pruning.layer import Sample
-from sparsedash.engine.pruning.reconstruction_error import passage_error
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.stats.mean_intervals import MISMATCH_ALARM
 from tests.engine.conftest import passages as texts
 from tests.factories import PRUNED
 
@@ -135,7 +131,7 @@ def test_the_alarm_goes_by_the_median_of_the_layers_that_lose_anything():
     def warning(usual, passages):
         return mismatch_warning(of_layers(len(usual), held_out_errors=usual, passage_errors=passages))
 
-    assert warning((0.1,) * 3, (0.1 * (ALARM - 0.01),) * 3) is None
+    assert warning((0.1,) * 3, (0.1 * (MISMATCH_ALARM - 0.01),) * 3) is None
     assert warning((0.1, 0.1, 0.1, 0.0), (0.1, 0.4, 90.0, 0.0)).startswith(
         "The calibration text is unlike the passages: layers lose 4.0 times as much"
     )

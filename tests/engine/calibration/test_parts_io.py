@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparsedash.engine.calibration.parts_io import pack_errors, pack_masked, unpack_errors, unpack_masked
-from sparsedash.engine.pruning.unstructured import MaskedBlock
+from sparsedash.engine.calibration.calibration_cache import pack_errors, pack_masked, unpack_errors, unpack_masked
+from sparsedash.engine.pruning.weight_pruning import MaskedBlock
 from sparsedash.schema.errors import CalibrationError
 
 ERRORS = [(0.1, 1 / 3, None), (0.25, 0.5, 2 / 3)]

@@ -6,7 +6,7 @@ import torch
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.calibration import sequential_refit
 from sparsedash.engine.calibration.sequential_refit import pack_narrowed, refit_sequentially, unpack_narrowed
-from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length
+from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps

@@ -6,14 +6,13 @@ from typing import get_args
 import pytest
 import torch
 
+from sparsedash.catalog.engine_limits import HELD_OUT_EVERY
 from sparsedash.engine.calibration import statistics
-from sparsedash.engine.calibration.statistics import HELD_OUT_EVERY, calibrating, few_tokens_warning
-from sparsedash.engine.calibration.token_sequences import calibration_sequences
-from sparsedash.engine.calibration.token_weights import TOKEN_WEIGHTS
-from sparsedash.engine.models import products
-from sparsedash.engine.models.loading import load, locate
-from sparsedash.engine.pruning.linalg import add_second_moment_, mirrored_
-from sparsedash.engine.texts.corpora import Texts
+from sparsedash.engine.calibration.statistics import TOKEN_WEIGHTS, few_tokens_warning, mlp_statistics_collector
+from sparsedash.engine.models import matmul
+from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.pruning.linalg import add_second_moment_, mirror_lower_
+from sparsedash.engine.texts.corpora import Texts, calibration_sequences
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings, TokenWeights
@@ -23,7 +22,7 @@ from tests.engine.tiny import save_tiny
 
 def _statistics(loaded, sequences, token_weights="equal"):
     kept = {}
-    walk = calibrating(loaded, sequences, kept.__setitem__, ignore_steps, token_weights=token_weights)
+    walk = mlp_statistics_collector(loaded, sequences, kept.__setitem__, ignore_steps, token_weights=token_weights)
     walk.reach(len(loaded.blocks) - 1)
     return kept
 
@@ -86,9 +85,9 @@ def test_only_numbers_that_are_bfloat16_ones_are_multiplied_by_units_for_them(
         precisions.append(torch.backends.mkldnn.matmul.fp32_precision)
         real(*args)
 
-    monkeypatch.setattr(products, "units_are_faster", lambda: True)
+    monkeypatch.setattr(matmul, "units_are_faster", lambda: True)
     monkeypatch.setattr(statistics, "add_second_moment_", heard)
-    loaded = load(locate(str(save_tiny(tmp_path / "model")), store), dtype)
+    loaded = load_model(locate_model(str(save_tiny(tmp_path / "model")), store), dtype)
     _statistics(loaded, [loaded.tokenizer(text).input_ids for text in passages(50)], token_weights)
     assert {precision == "bf16" for precision in precisions} == {by_units}
 
@@ -155,7 +154,7 @@ def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, t
     sequences = _sequences(loaded, passages(50), n_samples=20, length=24)
     for kept, enough in ((whole, True), (diagonal, False)):
         monkeypatch.setattr(statistics, "enough_tokens", lambda *_, enough=enough: enough)
-        calibrating(
+        mlp_statistics_collector(
             loaded, sequences, lambda _, own, to=kept: to.append(own), ignore_steps, token_weights=token_weights
         ).reach(len(loaded.blocks) - 1)
     for own, one in zip(whole, diagonal, strict=True):
@@ -169,6 +168,6 @@ def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, t
 def test_a_lower_triangle_is_mirrored_in_its_place(width):
     drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(width))
     expected = drawn.tril() + drawn.tril(-1).T
-    mirrored = mirrored_(drawn)
+    mirrored = mirror_lower_(drawn)
     assert torch.equal(mirrored, expected)
     assert mirrored.data_ptr() == drawn.data_ptr()

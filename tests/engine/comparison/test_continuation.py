@@ -13,11 +13,10 @@ from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning.surgery import pruned
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.stages import Stages
+from sparsedash.engine.run.pipeline import Stages
 from sparsedash.schema.errors import Cancelled, JobError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from sparsedash.engine.evaluation.answers import finish_, first_word, unfinished
+from sparsedash.catalog.families import FAMILIES
+from sparsedash.engine.evaluation.answers import finish_answers_, first_word, unfinished_answers
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.modules import FAMILIES
 from tests.engine.tiny import CONFIGS, tiny_loaded, tiny_tokenizer
 
 WINDOW = 6
@@ -42,13 +42,13 @@ def begun_in_one_batch(loaded, contexts):
     cache = DynamicCache()
     logits = loaded.model(input_ids=read, cache=cache, use_cache=True).logits
     begun = [[int(logits[row, len(each) - 1].argmax())] for row, each in enumerate(ids)]
-    return begun, unfinished(loaded, nullcontext, cache, [len(row) for row in ids], begun)
+    return begun, unfinished_answers(loaded, nullcontext, cache, [len(row) for row in ids], begun)
 
 
 def words(loaded, *batches):
     """The words that a model answers contexts with that are read batch by batch and finished together."""
     read = [begun_in_one_batch(loaded, contexts) for contexts in batches]
-    finish_(loaded, [part for _, parts in read for part in parts])
+    finish_answers_(loaded, [part for _, parts in read for part in parts])
     return [first_word(loaded, tokens) for begun, _ in read for tokens in begun]
 
 
@@ -82,7 +82,7 @@ def test_answers_of_several_batches_are_finished_together_as_by_themselves(model
 
 
 def test_nothing_is_read_where_every_answer_is_a_word():
-    finish_(None, [])
+    finish_answers_(None, [])
 
 
 def speller(word):
@@ -112,6 +112,6 @@ def test_a_word_of_many_tokens_is_written_to_its_end():
         read = torch.zeros(2, config.num_key_value_heads, 3, config.hidden_size // config.num_attention_heads)
         cache.update(read, read.clone(), layer)
     begun = [letters(loaded.tokenizer, word)[:1], None]
-    finish_(loaded, unfinished(loaded, nullcontext, cache, [3, 3], begun))
+    finish_answers_(loaded, unfinished_answers(loaded, nullcontext, cache, [3, 3], begun))
     assert first_word(loaded, begun[0]) == word
     assert begun[1] is None

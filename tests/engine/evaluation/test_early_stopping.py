@@ -6,22 +6,22 @@ from itertools import accumulate, chain
 
 import pytest
 
-from sparsedash.engine.evaluation.early_stopping import StopRule, ToleranceRule, chunks, looks
+from sparsedash.engine.evaluation.early_stopping import StopRule, ToleranceRule, evaluation_chunks, look_counts
 from sparsedash.engine.evaluation.evaluate import evaluate
 from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.stats.planned_looks import planned_looks
+from sparsedash.stats.anytime import planned_looks
 from sparsedash.stats.tolerance import ALPHA, Tolerance
-from tests.engine.evaluation.test_evaluate import passages
+from tests.engine.conftest import passages
 from tests.engine.tiny import tiny_loaded
 from tests.factories import outcome
 
 
 @pytest.mark.parametrize("n", [1, 200, 256, 257, 400, 1000, 5153])
 def test_the_chunks_hold_every_passage_once(n):
-    found = chunks(n)
+    found = evaluation_chunks(n)
     assert sorted(i for chunk in found for i in chunk) == list(range(n))
     assert all(len(chunk) >= min(n, 48) for chunk in found)
     ends = set(accumulate(map(len, found)))
@@ -29,8 +29,8 @@ def test_the_chunks_hold_every_passage_once(n):
 
 
 def test_the_order_is_shuffled_and_the_same_each_time():
-    first = [*chunks(5153)[0], *chunks(5153)[1]]
-    assert first == [*chunks(5153)[0], *chunks(5153)[1]]
+    first = [*evaluation_chunks(5153)[0], *evaluation_chunks(5153)[1]]
+    assert first == [*evaluation_chunks(5153)[0], *evaluation_chunks(5153)[1]]
     assert first != sorted(first)
     # The first chunks are spread over the file: 322 of 5,153 in each tenth of it within chance.
     tenths = [sum(i * 10 // 5153 == tenth for i in first) for tenth in range(10)]
@@ -38,7 +38,7 @@ def test_the_order_is_shuffled_and_the_same_each_time():
 
 
 def test_later_chunks_grow_so_that_batches_stay_full():
-    sizes = [len(chunk) for chunk in chunks(5153)]
+    sizes = [len(chunk) for chunk in evaluation_chunks(5153)]
     assert sizes == [161, 161, 322, 256, 256, 132, 322, 402, 564, 644, 805, 1128]
 
 
@@ -49,8 +49,8 @@ def answers(right):
 def test_nothing_is_stopped_before_the_first_128_passages():
     dense = [True] * 1000
     assert verdicts(dense, dict.fromkeys(range(124), False)) is None
-    assert verdicts(dense, dict.fromkeys(range(looks(1000)[0]), False)).decision == "difference"
-    assert all(128 <= looks(n)[0] <= 256 and looks(n)[-1] == n for n in (256, 700, 1000, 5153))
+    assert verdicts(dense, dict.fromkeys(range(look_counts(1000)[0]), False)).decision == "difference"
+    assert all(128 <= look_counts(n)[0] <= 256 and look_counts(n)[-1] == n for n in (256, 700, 1000, 5153))
 
 
 def stop_rule(dense, n_comparisons=1):
@@ -87,7 +87,7 @@ def a_search(n=400, n_comparisons=6):
 
 def after(rule, n_answered, lost, breaks=0):
     """What the rule says where every answer has lost about so many nats, and the first so many right ones broke."""
-    rows = [row for chunk in chunks(len(rule.dense)) for row in chunk][:n_answered]
+    rows = [row for chunk in evaluation_chunks(len(rule.dense)) for row in chunk][:n_answered]
     broke = [row for row in rows if rule.dense[row].last_word_right][:breaks]
     answered = {
         row: replace(
@@ -155,7 +155,7 @@ def _stopped(loaded, texts, dense):
 def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_have(loaded, texts, whole):
     opposite = [not outcome.last_word_right for outcome in whole.outcomes]
     stopped = _stopped(loaded, texts, opposite)
-    answered = sorted(chain(*chunks(700)[:2]))
+    answered = sorted(chain(*evaluation_chunks(700)[:2]))
     assert stopped.stopping.decision == "difference"
     assert stopped.stopping.n_answered == len(answered) == 175
     assert [outcome.index for outcome in stopped.outcomes] == answered
@@ -165,7 +165,7 @@ def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_
 
 def test_an_evaluation_that_decides_nothing_answers_everything_and_says_so(loaded, texts, whole):
     right = [outcome.last_word_right for outcome in whole.outcomes]
-    first, second, *_ = chunks(700)
+    first, second, *_ = evaluation_chunks(700)
     broke = {i for chunk in (first, second) for i in [i for i in chunk if not right[i]][:3]}
     dense = [right[i] or i in broke for i in range(700)]
     stopped = _stopped(loaded, texts, dense)

@@ -6,14 +6,14 @@ import pytest
 
 from sparsedash.engine.evaluation.evaluate import evaluate
 from sparsedash.engine.evaluation.questions import choose_passages
-from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.texts.corpora import Texts
-from sparsedash.schema.cache_keys import outcomes_key
-from sparsedash.schema.hashing import digest, stage_key
+from sparsedash.schema.plain_values import digest, stage_key
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings, RunSettings
+from sparsedash.schema.store_keys import outcomes_key
 from sparsedash.storage.store import Store
 from tests.engine.conftest import write_jsonl
 from tests.engine.tiny import tiny_model, tiny_tokenizer
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(folder, tmp_path_factory):
     opened = Store(tmp_path_factory.mktemp("data"))
-    yield load(locate(str(folder), opened), "float32")
+    yield load_model(locate_model(str(folder), opened), "float32")
     opened.close()
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsedash.engine.evaluation.target_scores import target_scores
+from sparsedash.engine.evaluation.answers import target_scores
 from sparsedash.schema.errors import CalibrationError
 
 

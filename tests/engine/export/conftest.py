@@ -8,7 +8,7 @@ import pytest
 from sparsedash.catalog import presets
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
-from sparsedash.schema.exports import ExportSettings
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
 

@@ -11,12 +11,11 @@ from safetensors.torch import load_file
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.export import reloaded
-from sparsedash.engine.export.checkpoint import config_changes, write_checkpoint
-from sparsedash.engine.export.tensors import exported_tensors
-from sparsedash.engine.models.loading import Source, load
-from sparsedash.engine.pruning.lazily import Lazily
+from sparsedash.engine.export.export_files import config_changes, exported_tensors, write_checkpoint
+from sparsedash.engine.models.loading import Source, load_model
+from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
-from sparsedash.engine.run.sparse_model import PrunedChannels
+from sparsedash.engine.run.sparse_models import PrunedChannels
 from tests.engine.tiny import save_tiny
 
 PROGRAM = (
@@ -30,7 +29,7 @@ NO_FIELD = {name for name, family in FAMILIES.items() if not family.width}
 
 def sparse_model(folder, widths, dtype):
     """The tiny model of this folder with channels drawn by lot and other out-projections."""
-    loaded = load(Source(reference=str(folder), folder=folder, identity="tiny"), dtype)
+    loaded = load_model(Source(reference=str(folder), folder=folder, identity="tiny"), dtype)
     torch.manual_seed(1)
     narrowed = []
     for mlp, width in zip(loaded.mlps, widths, strict=True):
@@ -39,7 +38,7 @@ def sparse_model(folder, widths, dtype):
         narrowed.append(PrunedMlp(kept, out_weight(mlp)[:, kept] + 0.1 * torch.randn(1), bias))
 
     return PrunedChannels(
-        loaded=loaded, narrowed=Lazily(len(narrowed), narrowed.__getitem__), errors=[], sensitivities=list
+        loaded=loaded, narrowed=LazySequence(len(narrowed), narrowed.__getitem__), errors=[], sensitivities=list
     )
 
 
@@ -73,7 +72,7 @@ def differences(tmp_path_factory):
             changes = config_changes(source, FAMILIES[family].width, width, dtype)
             write_checkpoint(target, source, tensors, 1, changes, made.loaded.residency.drop)
             with made.applied():
-                meant[family, form] = reloaded.answer(made.loaded.model, asked, 3)
+                meant[family, form] = reloaded.answer_questions(made.loaded.model, asked, 3)
             calls.append((str(target), str(place / "questions.json"), f"{target}.json"))
     (place / "calls.json").write_text(json.dumps(calls))
     command = [sys.executable, "-I", "-c", PROGRAM, reloaded.__file__, str(place / "calls.json")]

@@ -10,14 +10,13 @@ from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from sparsedash.engine.export.export import export
-from sparsedash.engine.export.model_card import BUILTIN_BASE, Base, CardFacts, base_of, model_card
+from sparsedash.engine.export.export import export_model
+from sparsedash.engine.export.model_card import BUILTIN_BASE, BaseFacts, CardFacts, base_facts, model_card
 from sparsedash.engine.models.loading import ModelShelf, Source
 from sparsedash.engine.run import pipeline
-from sparsedash.reporting.results_table import change_cells, times_dense_cells
 from sparsedash.reporting.run_results import StoredResults, judged_alone, run_results
-from sparsedash.reporting.verdicts import WORDS
-from sparsedash.schema.exports import ExportSettings, Proof
+from sparsedash.reporting.verdicts import VERDICT_SIGNS, change_cells, times_dense_cells
+from sparsedash.schema.export_settings import ExportSettings, Proof
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.stats.tolerance import Tolerance
 from tests.engine.export.conftest import asked, run_settings
@@ -59,7 +58,7 @@ def facts(word, form="gguf"):
     sparse = replace(RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned)
     return CardFacts(
         settings=ExportSettings(dense="d", sparse="k", form=form),
-        base=Base(name=word, hub="", licence=word, source_type="Q4_1", file_bytes=1),
+        base=BaseFacts(name=word, hub="", licence=word, source_type="Q4_1", file_bytes=1),
         dense=DENSE,
         sparse=sparse,
         judged=judged_alone(DENSE, sparse, Tolerance()),
@@ -90,7 +89,7 @@ def test_no_word_of_a_model_a_file_or_a_licence_is_markup_or_metadata(word):
 
 def test_the_pages_and_the_card_say_the_same_of_what_was_lost(finished_run, model_folder, tmp_path):
     store, shelf, run = finished_run(model_folder)
-    made = export(asked(run, 0, "padded", tmp_path / "out"), store, shelf, ignore_steps)
+    made = export_model(asked(run, 0, "padded", tmp_path / "out"), store, shelf, ignore_steps)
     judged = next(e for e in run_results(StoredResults(store), run).judged if e.record.key == made.settings.sparse)
     assert judged.verdict.perplexity.level > 0.975, "three models share the chance of error"
     text = (tmp_path / "out" / "README.md").read_text()
@@ -98,7 +97,7 @@ def test_the_pages_and_the_card_say_the_same_of_what_was_lost(finished_run, mode
     assert f"| {factor} | {interval} |" in text
     change, accuracy, *_ = change_cells(judged)
     assert f"| {change} points | {accuracy or 'none'} |" in text
-    assert f"**{verdict}**" in text and verdict == WORDS[judged.verdict.verdict]
+    assert f"**{verdict}**" in text and verdict == VERDICT_SIGNS[judged.verdict.verdict]
     assert "1.1 × the word perplexity and 2 points of accuracy" in text
     assert "95 %" not in text
 
@@ -113,7 +112,7 @@ def test_the_base_is_the_model_that_this_run_was_asked_about(store, passage_file
         for place in (first, second)
     ]
     assert runs[0].sparse == runs[1].sparse, "the test needs a record that both runs share"
-    found = [export(asked(run, 0, "padded", tmp_path / run.key), store, shelf, ignore_steps) for run in runs]
+    found = [export_model(asked(run, 0, "padded", tmp_path / run.key), store, shelf, ignore_steps) for run in runs]
     assert [made.model for made in found] == [str(first), str(second)]
     cards = [ModelCard.load(tmp_path / run.key / "README.md") for run in runs]
     assert [card.data.license for card in cards] == ["mit", "unknown"]
@@ -125,7 +124,7 @@ def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file,
     base = write_tiny_gguf(tmp_path / "base.gguf", quantised="Q8_0")
     run = pipeline.run(run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf())
     assert run.source_type == "Q8_0"
-    export(asked(run, 0, "padded", tmp_path / "out"), store, ModelShelf(), ignore_steps)
+    export_model(asked(run, 0, "padded", tmp_path / "out"), store, ModelShelf(), ignore_steps)
     text = (tmp_path / "out" / "README.md").read_text()
     assert "The dense model is a Q8_0 GGUF file, unpacked" in text
     assert "What pruning costs the original weights is another number" in text
@@ -152,7 +151,7 @@ def test_the_licence_is_what_the_base_s_own_card_states_whatever_that_holds(meta
     else:
         (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\nA model.")
     source = Source(reference=str(tmp_path), folder=tmp_path, identity="sha256:0")
-    assert base_of(source, replace(RECORD, model=str(tmp_path), model_identity="sha256:0")).licence == licence
+    assert base_facts(source, replace(RECORD, model=str(tmp_path), model_identity="sha256:0")).licence == licence
 
 
 @pytest.mark.parametrize(("stated", "licence"), [(b"mit", "mit"), (b"\xff\xfe", ""), (b"a\nb", ""), (None, "")])
@@ -166,7 +165,7 @@ def test_the_licence_of_a_gguf_file_is_its_own_field(stated, licence, tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     source = Source(reference=str(file), folder=tmp_path, identity="sha256:0")
-    assert base_of(source, replace(RECORD, model=str(file), model_identity="sha256:0")).licence == licence
+    assert base_facts(source, replace(RECORD, model=str(file), model_identity="sha256:0")).licence == licence
 
 
 @pytest.mark.parametrize(
@@ -179,7 +178,7 @@ def test_the_licence_of_a_gguf_file_is_its_own_field(stated, licence, tmp_path):
 )
 def test_only_what_came_from_the_hub_is_a_base_there(model, identity, name, hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    base = base_of(
+    base = base_facts(
         Source(reference=model, folder=tmp_path, identity=identity),
         replace(RECORD, model=model, model_identity=identity),
     )

@@ -18,8 +18,8 @@ import torch
 from gguf import constants
 
 from sparsedash.catalog.gguf_names import ARCHITECTURES, HARMLESS, class_of_key, general_name
-from sparsedash.engine.export.reloaded_gguf import Reader
-from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.export.reloaded_gguf import LlamaCppModel
+from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
 from tests.engine.tiny_gguf import FAMILIES, write_tiny_gguf
@@ -42,13 +42,13 @@ def changed_files(count: int, folder: Path, seed: int = 31) -> Iterator[Change]:
 def outcome(file: Path, store: Store, ids: list[int]) -> str:
     """refused, the same, or what differs."""
     try:
-        loaded = load(locate(str(file), store), "float32")
+        loaded = load_model(locate_model(str(file), store), "float32")
     except ModelError:
         return "refused"
     ours = loaded.model(torch.tensor([ids])).logits[0].numpy()
     try:
         with _quiet():
-            theirs = Reader(str(file), 64, 1).logits(ids)
+            theirs = LlamaCppModel(str(file), 64, 1).logits(ids)
     except SystemExit:
         return "it runs, and llama.cpp refuses it"
     differs = float(np.abs(ours - theirs).max())

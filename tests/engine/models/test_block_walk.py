@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sparsedash.engine.models.block_walk import BlockWalk, batches_by_length
-from sparsedash.engine.models.modules import FAMILIES, blocks_of
+from sparsedash.catalog.families import FAMILIES
+from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length, blocks_of
 from tests.engine.tiny import CONFIGS, tiny_model
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import CONFIGS, save_tiny, tiny_model
 
@@ -22,7 +22,7 @@ def folder(model_folder, tmp_path):
 
 def refused(folder, store):
     with pytest.raises(ModelError) as caught:
-        load(locate(str(folder), store), "float32")
+        load_model(locate_model(str(folder), store), "float32")
     assert caught.value.advice
     return caught.value.message
 
@@ -67,13 +67,13 @@ def test_a_tensor_of_another_shape_is_refused_by_name(folder, store):
 def test_weights_that_are_no_numbers_are_refused_by_name(folder, store, value, dtype):
     rewrite(folder, lambda weights: weights[DOWN].__setitem__((3, 5), value))
     with pytest.raises(ModelError, match=f"NaN or infinite values in {re.escape(DOWN)}"):
-        load(locate(str(folder), store), dtype)
+        load_model(locate_model(str(folder), store), dtype)
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_every_family_as_it_is_saved_is_whole_and_without_one_tensor_is_not(family, store, tmp_path):
     folder = save_tiny(tmp_path / "whole", family)
-    load(locate(str(folder), store), "float32")
+    load_model(locate_model(str(folder), store), "float32")
     name = next(name for name in load_file(folder / "model.safetensors") if ".0." in name and name.endswith("weight"))
     rewrite(folder, lambda weights: weights.pop(name))
     assert "lacks" in refused(folder, store)
@@ -87,7 +87,7 @@ def test_a_tensor_of_numbers_that_are_no_weights_is_refused_by_name(folder, stor
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=f"none of float64, float32, float16, bfloat16: {re.escape(DOWN)} ") as caught:
-        locate(str(folder), store)
+        locate_model(str(folder), store)
     assert caught.value.advice
 
 
@@ -95,7 +95,7 @@ def test_masks_that_old_checkpoints_keep_are_no_weights(store, tmp_path):
     folder = save_tiny(tmp_path / "m", "gpt2")
     mask = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool) for i in range(3)}
     rewrite(folder, lambda weights: weights.update(mask))
-    load(locate(str(folder), store), "float32")
+    load_model(locate_model(str(folder), store), "float32")
 
 
 def test_a_table_of_positions_that_would_fill_the_memory_is_refused(store, tmp_path):
@@ -120,7 +120,7 @@ class TestShards:
         return folder
 
     def test_whole_they_are_read(self, folder, store):
-        assert len(load(locate(str(folder), store), "float32").mlps) == 3
+        assert len(load_model(locate_model(str(folder), store), "float32").mlps) == 3
 
     def test_a_missing_one_is_named(self, folder, store):
         lost = sorted(folder.glob("*.safetensors"))[1]
@@ -170,14 +170,14 @@ class TestShards:
 def test_an_impossible_config_is_refused_before_a_model_is_built(folder, store, changes, said):
     reconfigure(folder, **changes)
     with pytest.raises(ModelError, match=re.escape(said)):
-        load(locate(str(folder), store), "float32")
+        load_model(locate_model(str(folder), store), "float32")
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", '"llama"', '{"model_type": 7}', "{" * 10_000, '{"a":' * 50_000])
 def test_a_config_that_is_none_is_refused(folder, store, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(ModelError):
-        locate(str(folder), store)
+        locate_model(str(folder), store)
 
 
 def test_a_config_that_asks_for_code_beside_it_runs_none(folder, store, tmp_path):
@@ -185,5 +185,5 @@ def test_a_config_that_asks_for_code_beside_it_runs_none(folder, store, tmp_path
     (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}))
     with pytest.raises(ModelError, match="tokenizer"):
-        load(locate(str(folder), store), "float32")
+        load_model(locate_model(str(folder), store), "float32")
     assert not proof.exists()

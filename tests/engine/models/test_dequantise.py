@@ -12,15 +12,15 @@ from filelock import FileLock
 from gguf import GGUFReader
 
 from sparsedash.catalog.gguf_reader import GgufReader, quantised_type
-from sparsedash.engine.models import unpacking
-from sparsedash.engine.models.dequantise import dequantised
-from sparsedash.engine.models.loading import load, locate
-from sparsedash.schema import notes
+from sparsedash.engine.models import model_conversion
+from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.model_conversion import dequantised
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.progress import ignore_steps
+from sparsedash.storage.model_folders import unpacked_models
 from sparsedash.storage.store import Store
-from sparsedash.storage.upkeep.unpacked import unpacked_models
-from sparsedash.storage.upkeep.verification import verify
+from sparsedash.storage.verification import verify
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 
@@ -45,7 +45,7 @@ def damaged_files(store):
 
 
 def logits(whole, store):
-    loaded = load(locate(str(whole), store), "float32")
+    loaded = load_model(locate_model(str(whole), store), "float32")
     return loaded.model(torch.tensor([[1, 2, 3]])).logits
 
 
@@ -63,17 +63,17 @@ def test_a_file_with_the_longest_name_that_there_can_be_is_unpacked(whole, store
 
 
 def test_a_flipped_bit_is_mended_and_the_numbers_are_the_same(whole, unpacked, store, caplog):
-    first, identity = logits(whole, store), locate(str(whole), store).identity
+    first, identity = logits(whole, store), locate_model(str(whole), store).identity
     flip_a_bit(unpacked / "model.safetensors")
     assert torch.equal(logits(whole, store), first)
-    assert locate(str(whole), store).identity == identity
+    assert locate_model(str(whole), store).identity == identity
     assert "unpacked again" in caplog.text
 
 
 def test_the_identity_of_an_unpacked_model_is_known_from_what_was_noted(whole, unpacked, store):
     (found,) = unpacked_models(store)
     assert found.name == unpacked.name
-    assert found.identity == locate(str(whole), store).identity
+    assert found.identity == locate_model(str(whole), store).identity
 
 
 @pytest.mark.parametrize("harm", ["cut", "removed", "added", "emptied"])
@@ -89,7 +89,7 @@ def test_whatever_else_was_changed_is_mended_as_well(whole, unpacked, store, har
         case "emptied":
             for part in unpacked.iterdir():
                 part.unlink()
-    loaded = load(locate(str(whole), store), "float32")
+    loaded = load_model(locate_model(str(whole), store), "float32")
     assert len(loaded.mlps) == 3
     assert not (unpacked / "adapter.safetensors").exists()
 
@@ -107,17 +107,17 @@ def test_a_change_that_keeps_size_and_time_is_mended_by_the_next_process(whole, 
     seen = file.stat()
     flip_a_bit(file)
     os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-    monkeypatch.setattr(unpacking, "_read", set())
+    monkeypatch.setattr(model_conversion, "_checked_folders", set())
     assert torch.equal(logits(whole, store), first)
     assert damaged_files(store) == []
 
 
 def test_a_folder_of_an_earlier_version_is_taken_over_while_it_is_as_it_was_hashed(whole, unpacked, store):
-    locate(str(whole), store)
-    store.forget(notes.unpacked_files(unpacked.name))
+    locate_model(str(whole), store)
+    store.forget(store_keys.unpacked_files_note(unpacked.name))
     before = unpacked.stat().st_ino
     assert dequantised(whole, store).stat().st_ino == before
-    store.forget(notes.unpacked_files(unpacked.name))
+    store.forget(store_keys.unpacked_files_note(unpacked.name))
     flip_a_bit(unpacked / "model.safetensors")
     assert dequantised(whole, store).stat().st_ino != before
     assert damaged_files(store) == []
@@ -152,7 +152,7 @@ def test_two_at_once_unpack_it_once(whole, store):
 def test_a_missing_tensor_is_refused_by_name(store, tmp_path):
     file = write_tiny_gguf(tmp_path / "hole.gguf", without="blk.1.ffn_down.weight")
     with pytest.raises(ModelError, match=r"hole\.gguf lacks model\.layers\.1\.mlp\.down_proj\.weight"):
-        locate(str(file), store)
+        locate_model(str(file), store)
     assert [left.name for left in (store.folder / "models").glob("*/")] == []
 
 
@@ -162,7 +162,7 @@ def test_a_file_that_is_cut_off_is_refused(whole, store, tmp_path, share):
     file = tmp_path / "cut.gguf"
     file.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ModelError, match=r"cut\.gguf could not be read as a GGUF model: .*\. Fetch it again"):
-        locate(str(file), store)
+        locate_model(str(file), store)
 
 
 @pytest.mark.parametrize("offset", [2**64 - 32, 2**63, 32, 10**9])
@@ -174,7 +174,7 @@ def test_a_tensor_that_lies_elsewhere_is_refused(whole, store, tmp_path, offset)
     file = tmp_path / "elsewhere.gguf"
     file.write_bytes(data)
     with pytest.raises(ModelError, match=rf"tensor blk\.1\.ffn_up\.weight lies at {offset}, not at"):
-        locate(str(file), store)
+        locate_model(str(file), store)
 
 
 def test_an_array_that_claims_to_be_endless_is_refused_at_once(whole, store, tmp_path):
@@ -184,7 +184,7 @@ def test_an_array_that_claims_to_be_endless_is_refused_at_once(whole, store, tmp
     file = tmp_path / "endless.gguf"
     file.write_bytes(data)
     with pytest.raises(ModelError, match=r"endless\.gguf could not be read"):
-        locate(str(file), store)
+        locate_model(str(file), store)
 
 
 def test_code_that_lies_beside_the_file_is_neither_asked_for_nor_run(store, tmp_path, monkeypatch):
@@ -195,7 +195,7 @@ def test_code_that_lies_beside_the_file_is_neither_asked_for_nor_run(store, tmp_
     asks = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"], "AutoConfig": "evil.Tokenizer"}}
     for name in ("tokenizer_config.json", "config.json"):
         (tmp_path / name).write_text(json.dumps(asks))
-    assert load(locate(str(file), store), "float32").tokenizer("the lamp").input_ids
+    assert load_model(locate_model(str(file), store), "float32").tokenizer("the lamp").input_ids
     assert not proof.exists()
 
 
@@ -210,7 +210,7 @@ def test_what_is_no_regular_file_is_refused_and_not_read(store, tmp_path, kind):
         case "device":
             path.symlink_to("/dev/zero")
     with pytest.raises(ModelError, match="no regular file"):
-        locate(str(path), store)
+        locate_model(str(path), store)
 
 
 def test_where_the_folder_cannot_be_written_nothing_stays(whole, tmp_path, monkeypatch):
@@ -271,6 +271,6 @@ def test_a_quantised_file_is_called_by_its_own_name_where_its_tensors_agree(held
 
 def test_the_type_of_a_file_is_read_once(whole, store, tmp_path, monkeypatch):
     quantised = write_tiny_gguf(tmp_path / "q.gguf", quantised="Q4_0")
-    assert [locate(str(file), store).source_type for file in (quantised, whole)] == ["Q4_0", ""]
-    monkeypatch.setattr("sparsedash.engine.models.dequantise.opened_gguf", None)
-    assert [locate(str(file), store).source_type for file in (quantised, whole)] == ["Q4_0", ""]
+    assert [locate_model(str(file), store).source_type for file in (quantised, whole)] == ["Q4_0", ""]
+    monkeypatch.setattr("sparsedash.engine.models.model_conversion.opened_gguf", None)
+    assert [locate_model(str(file), store).source_type for file in (quantised, whole)] == ["Q4_0", ""]

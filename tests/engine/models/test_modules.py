@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from sparsedash.engine.models.modules import FAMILIES, blocks_of, family_named, mlps_of
+from sparsedash.catalog.families import FAMILIES
+from sparsedash.engine.models.decoder_blocks import blocks_of, family_named, mlps_of
 from sparsedash.engine.pruning.surgery import PrunedMlp, inner_weights, out_weight, pruned
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import CONFIGS, tiny_model

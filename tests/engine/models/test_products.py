@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from sparsedash.engine.calibration.gradients import sensitivities
-from sparsedash.engine.models import products
-from sparsedash.engine.models.loading import load, locate
-from sparsedash.engine.models.products import bfloat16_units, fastest_products, few_inputs_by_copy, widen_once
+from sparsedash.engine.models import matmul
+from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.models.matmul import bfloat16_units, fastest_products, few_inputs_by_copy, widen_once
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import save_tiny, tiny_model
 
@@ -17,7 +17,7 @@ N_TOKENS = 256
 @pytest.fixture
 def faster(monkeypatch):
     """As on a machine whose single precision is faster."""
-    monkeypatch.setattr(products, "float32_is_faster", lambda: True)
+    monkeypatch.setattr(matmul, "float32_is_faster", lambda: True)
 
 
 def drawn(*shape, seed=0):
@@ -38,7 +38,7 @@ def is_rounded_alike(found, expected):
 @pytest.mark.parametrize("bias", [None, drawn(96, seed=2)])
 @pytest.mark.parametrize("piece", [1, 1000, 2**22])
 def test_a_product_is_that_of_double_precision_rounded_once_however_it_is_cut(faster, monkeypatch, bias, piece):
-    monkeypatch.setattr(products, "_PIECE", piece)
+    monkeypatch.setattr(matmul, "_PIECE", piece)
     inputs, weight = drawn(2, N_TOKENS, 64), drawn(96, 64, seed=1)
     with fastest_products("bfloat16"):
         found = nn.functional.linear(inputs, weight, bias)
@@ -63,8 +63,8 @@ def test_the_gradient_of_the_inputs_is_that_of_an_ordinary_product(faster):
 
 
 def counted(monkeypatch):
-    calls, real = [], products._product
-    monkeypatch.setattr(products, "_product", lambda *args: calls.append(args) or real(*args))
+    calls, real = [], matmul._product
+    monkeypatch.setattr(matmul, "_product", lambda *args: calls.append(args) or real(*args))
     return calls
 
 
@@ -101,7 +101,7 @@ def layer():
     return own
 
 
-@pytest.mark.parametrize("n_tokens", [products._ROWS_BY_COPY, N_TOKENS])
+@pytest.mark.parametrize("n_tokens", [matmul._ROWS_BY_COPY, N_TOKENS])
 def test_a_weight_in_memory_is_widened_once_and_multiplied_alike(faster, monkeypatch, widened, n_tokens):
     own, inputs = layer(), drawn(n_tokens, 64)
     with fastest_products("bfloat16"):
@@ -123,12 +123,12 @@ def test_so_is_that_of_gpt_2(faster, monkeypatch, widened):
     assert all(is_rounded_alike(each, wide(inputs, weight.t(), bias)) for each in found)
 
 
-@pytest.mark.parametrize("n_tokens", [1, products._ROWS_BY_COPY, N_TOKENS])
+@pytest.mark.parametrize("n_tokens", [1, matmul._ROWS_BY_COPY, N_TOKENS])
 @pytest.mark.parametrize("piece", [1000, 2**22])
 @pytest.mark.parametrize("bias", [False, True])
 def test_answers_are_the_same_by_a_copy_as_without_one(faster, monkeypatch, bias, piece, n_tokens):
     """Whether a model is in memory or in its files is no part of what results are stored by."""
-    monkeypatch.setattr(products, "_PIECE", piece)
+    monkeypatch.setattr(matmul, "_PIECE", piece)
     own, inputs = nn.Linear(64, 96, bias=bias).bfloat16().requires_grad_(False), drawn(n_tokens, 64)
     found = []
     with fastest_products("bfloat16"):
@@ -177,8 +177,8 @@ def test_what_has_no_room_is_not_kept(faster, widened, room):
 
 def test_what_is_cut_out_of_a_weight_is_not_kept(faster, monkeypatch):
     kept, own, inputs = [], layer(), drawn(N_TOKENS, 64)
-    real = products._product
-    monkeypatch.setattr(products, "_product", lambda *args: kept.extend(args[3:]) or real(*args))
+    real = matmul._product
+    monkeypatch.setattr(matmul, "_product", lambda *args: kept.extend(args[3:]) or real(*args))
     with fastest_products("bfloat16"):
         widen_once(own)
         found = nn.functional.linear(inputs, own.weight[:50])
@@ -187,7 +187,7 @@ def test_what_is_cut_out_of_a_weight_is_not_kept(faster, monkeypatch):
 
 
 def test_where_bfloat16_is_as_fast_and_outside_nothing_is_kept(monkeypatch, widened):
-    monkeypatch.setattr(products, "float32_is_faster", lambda: False)
+    monkeypatch.setattr(matmul, "float32_is_faster", lambda: False)
     own, inputs = layer(), drawn(N_TOKENS, 64)
     widen_once(own)
     own(inputs)
@@ -197,7 +197,7 @@ def test_where_bfloat16_is_as_fast_and_outside_nothing_is_kept(monkeypatch, wide
     assert not widened
 
 
-@pytest.mark.parametrize("n_tokens", [1, products._ROWS - 1])
+@pytest.mark.parametrize("n_tokens", [1, matmul._ROWS - 1])
 @pytest.mark.parametrize("copied", [False, True])
 def test_few_tokens_are_multiplied_as_they_are(faster, monkeypatch, n_tokens, copied):
     """Those of answers also where there is a copy, which a model in its files has not."""
@@ -212,13 +212,13 @@ def test_few_tokens_are_multiplied_as_they_are(faster, monkeypatch, n_tokens, co
 def test_nothing_changes_for_single_precision_for_weights_that_learn_and_where_bfloat16_is_as_fast(monkeypatch):
     calls = counted(monkeypatch)
     inputs, weight = drawn(N_TOKENS, 64), drawn(96, 64, seed=1)
-    monkeypatch.setattr(products, "float32_is_faster", lambda: True)
+    monkeypatch.setattr(matmul, "float32_is_faster", lambda: True)
     with fastest_products("float32"):
         nn.functional.linear(inputs, weight)
     with fastest_products("bfloat16"):
         nn.functional.linear(inputs.float(), weight.float())
         nn.functional.linear(inputs, weight.clone().requires_grad_())
-    monkeypatch.setattr(products, "float32_is_faster", lambda: False)
+    monkeypatch.setattr(matmul, "float32_is_faster", lambda: False)
     with fastest_products("bfloat16"):
         nn.functional.linear(inputs, weight)
     assert not calls
@@ -226,10 +226,10 @@ def test_nothing_changes_for_single_precision_for_weights_that_learn_and_where_b
 
 @pytest.mark.parametrize(("of_float32", "is_faster"), [(1.0, True), (1.9, False), (2.1, False), (1.5, True)])
 def test_single_precision_must_be_clearly_faster(monkeypatch, of_float32, is_faster):
-    products.float32_is_faster.cache_clear()
-    monkeypatch.setattr(products, "_seconds", lambda left, _: of_float32 if left.dtype == torch.float32 else 2.0)
-    assert products.float32_is_faster() is is_faster
-    products.float32_is_faster.cache_clear()
+    matmul.float32_is_faster.cache_clear()
+    monkeypatch.setattr(matmul, "_seconds", lambda left, _: of_float32 if left.dtype == torch.float32 else 2.0)
+    assert matmul.float32_is_faster() is is_faster
+    matmul.float32_is_faster.cache_clear()
 
 
 def precision():
@@ -238,17 +238,17 @@ def precision():
 
 @pytest.mark.parametrize(("by_units", "are_faster"), [(1.0, True), (1.9, False), (2.1, False), (1.5, True)])
 def test_units_for_bfloat16_must_be_clearly_faster_as_well(monkeypatch, by_units, are_faster):
-    products.units_are_faster.cache_clear()
+    matmul.units_are_faster.cache_clear()
     before = precision()
-    monkeypatch.setattr(products, "_seconds", lambda *_: by_units if precision() == "bf16" else 2.0)
-    assert products.units_are_faster() is are_faster
+    monkeypatch.setattr(matmul, "_seconds", lambda *_: by_units if precision() == "bf16" else 2.0)
+    assert matmul.units_are_faster() is are_faster
     assert precision() == before
-    products.units_are_faster.cache_clear()
+    matmul.units_are_faster.cache_clear()
 
 
 @pytest.mark.parametrize(("are_faster", "inside"), [(True, "bf16"), (False, precision())])
 def test_they_are_used_inside_only_whatever_happens_there(monkeypatch, are_faster, inside):
-    monkeypatch.setattr(products, "units_are_faster", lambda: are_faster)
+    monkeypatch.setattr(matmul, "units_are_faster", lambda: are_faster)
     before = precision()
     with pytest.raises(KeyError), bfloat16_units():
         assert precision() == inside
@@ -258,7 +258,7 @@ def test_they_are_used_inside_only_whatever_happens_there(monkeypatch, are_faste
 
 def test_a_product_of_bfloat16_numbers_is_the_same_by_units_for_them(monkeypatch):
     """Whether this machine has any or not: the order of the sum may differ, and nothing is rounded before its end."""
-    monkeypatch.setattr(products, "units_are_faster", lambda: True)
+    monkeypatch.setattr(matmul, "units_are_faster", lambda: True)
     factor = drawn(512, 256).float()
     with bfloat16_units():
         found = factor.T @ factor
@@ -268,7 +268,7 @@ def test_a_product_of_bfloat16_numbers_is_the_same_by_units_for_them(monkeypatch
 
 def test_blocks_that_run_again_on_the_way_back_are_multiplied_as_on_the_way_there(faster, monkeypatch, tmp_path, store):
     """Where one way is not the other, torch finds other tensors than it kept, and the backward pass fails."""
-    loaded = load(locate(str(save_tiny(tmp_path / "model")), store), "bfloat16")
+    loaded = load_model(locate_model(str(save_tiny(tmp_path / "model")), store), "bfloat16")
     ids = torch.randint(1, 400, (16, 40), generator=torch.Generator().manual_seed(2)).tolist()
     hidden = loaded.model.config.hidden_size
     changes = [(torch.ones(hidden, mlp.width), torch.zeros(hidden)) for mlp in loaded.mlps]

@@ -10,11 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sparsedash.engine.models import residency, streaming
-from sparsedash.engine.models.block_walk import forward_replaced
-from sparsedash.engine.models.loading import ModelShelf, load, locate
-from sparsedash.engine.models.modules import FAMILIES
-from sparsedash.engine.models.streaming import stream
+from sparsedash.catalog.families import FAMILIES
+from sparsedash.engine.models import loading, residency
+from sparsedash.engine.models.decoder_blocks import forward_replaced
+from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model, stream_model
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import save_tiny
@@ -41,13 +40,13 @@ def resident_bytes(tensor):
 
 @pytest.fixture
 def streamed(model_folder, store):
-    return stream(locate(str(model_folder), store), "float32", store)
+    return stream_model(locate_model(str(model_folder), store), "float32", store)
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(model_type, store, tmp_path):
-    source = locate(str(save_tiny(tmp_path / "model", model_type)), store)
-    resident, streamed = load(source, "float32"), stream(source, "float32", store)
+    source = locate_model(str(save_tiny(tmp_path / "model", model_type)), store)
+    resident, streamed = load_model(source, "float32"), stream_model(source, "float32", store)
     assert streamed.residency.streamed
     assert not resident.residency.streamed
     assert torch.equal(streamed.model(ids()).logits, resident.model(ids()).logits)
@@ -56,23 +55,23 @@ def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(model
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
 def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(model_folder, store, monkeypatch):
     monkeypatch.setattr(residency.Streamed, "hold", lambda *_: pytest.fail("copied"))
-    streamed = stream(locate(str(model_folder), store), "float32", store)
+    streamed = stream_model(locate_model(str(model_folder), store), "float32", store)
     assert len(streamed.residency._mapped) == len({p.data_ptr() for p in streamed.model.parameters()})
 
 
 def test_where_no_system_tells_what_is_mapped_weights_are_copied_to_files(model_folder, store, monkeypatch):
     monkeypatch.setattr(residency, "mapped_files", list)
-    source = locate(str(model_folder), store)
-    streamed = stream(source, "float32", store)
+    source = locate_model(str(model_folder), store)
+    streamed = stream_model(source, "float32", store)
     assert all(parameter.untyped_storage().filename for parameter in streamed.model.parameters())
-    assert torch.equal(streamed.model(ids()).logits, load(source, "float32").model(ids()).logits)
+    assert torch.equal(streamed.model(ids()).logits, load_model(source, "float32").model(ids()).logits)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what is in memory")
 def test_what_was_read_is_given_back_after_every_block_and_read_again(store, tmp_path):
     # Large enough that what the system reads around a page does not matter.
     folder = save_tiny(tmp_path / "model", hidden_size=256, intermediate_size=2048, num_hidden_layers=4)
-    streamed = stream(locate(str(folder), store), "float32", store)
+    streamed = stream_model(locate_model(str(folder), store), "float32", store)
     weight = streamed.mlps[0].out.weight
     whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     before = weight.sum()
@@ -100,7 +99,7 @@ def test_what_is_held_is_equal_and_leaves_no_file_behind(streamed, store):
     held = streamed.residency.hold(tensor)
     streamed.residency.drop()
     assert torch.equal(held, tensor)
-    assert list((store.folder / streaming.SCRATCH).iterdir()) == []
+    assert list((store.folder / loading.SCRATCH).iterdir()) == []
     view = held[3:]
     del held
     streamed.residency.drop()
@@ -146,7 +145,7 @@ def test_a_full_disk_is_an_error_in_words(streamed, monkeypatch):
 
 
 def test_a_block_is_changed_while_it_runs_and_dense_outside_of_it(streamed, model_folder, store):
-    resident = load(locate(str(model_folder), store), "float32")
+    resident = load_model(locate_model(str(model_folder), store), "float32")
     made = [PrunedMlp(torch.arange(24), out_weight(mlp)[:, :24].clone()) for mlp in resident.mlps]
     with pruned(resident.mlps, made):
         expected = resident.model(ids()).logits
@@ -207,24 +206,24 @@ def test_an_error_inside_leaves_the_dense_model(streamed):
 
 
 def test_another_type_is_written_once_and_equals_what_loading_rounds_to(model_folder, store, monkeypatch):
-    source = locate(str(model_folder), store)
-    resident, streamed = load(source, "bfloat16"), stream(source, "bfloat16", store)
+    source = locate_model(str(model_folder), store)
+    resident, streamed = load_model(source, "bfloat16"), stream_model(source, "bfloat16", store)
     assert streamed.identity == resident.identity
     for (name, one), (_, other) in zip(
         streamed.model.named_parameters(), resident.model.named_parameters(), strict=True
     ):
         assert torch.equal(one, other), name
     assert torch.equal(streamed.model(ids()).logits, resident.model(ids()).logits)
-    monkeypatch.setattr(streaming, "_recast", lambda *_: pytest.fail("it was written again"))
-    stream(source, "bfloat16", store)
+    monkeypatch.setattr(loading, "_recast", lambda *_: pytest.fail("it was written again"))
+    stream_model(source, "bfloat16", store)
 
 
 def test_weights_in_several_files_are_written_in_several(model_folder, store, monkeypatch):
-    monkeypatch.setattr(streaming, "_SHARD_BYTES", 20_000)
-    source = locate(str(model_folder), store)
-    streamed = stream(source, "bfloat16", store)
+    monkeypatch.setattr(loading, "_SHARD_BYTES", 20_000)
+    source = locate_model(str(model_folder), store)
+    streamed = stream_model(source, "bfloat16", store)
     assert len(list((store.folder / "models").glob("*/model-*.safetensors"))) > 1
-    assert torch.equal(streamed.model(ids()).logits, load(source, "bfloat16").model(ids()).logits)
+    assert torch.equal(streamed.model(ids()).logits, load_model(source, "bfloat16").model(ids()).logits)
 
 
 def test_a_checkpoint_in_bin_files_is_written_as_safetensors(model_folder, store, tmp_path):
@@ -234,9 +233,9 @@ def test_a_checkpoint_in_bin_files_is_written_as_safetensors(model_folder, store
         if file.suffix != ".safetensors":
             (folder / file.name).write_bytes(file.read_bytes())
     torch.save(load_file(model_folder / "model.safetensors"), folder / "pytorch_model.bin")
-    source = locate(str(folder), store)
-    streamed = stream(source, "float32", store)
-    assert torch.equal(streamed.model(ids()).logits, load(source, "float32").model(ids()).logits)
+    source = locate_model(str(folder), store)
+    streamed = stream_model(source, "float32", store)
+    assert torch.equal(streamed.model(ids()).logits, load_model(source, "float32").model(ids()).logits)
 
 
 def test_weights_that_are_no_numbers_are_refused_by_name(model_folder, store, tmp_path):
@@ -249,14 +248,14 @@ def test_weights_that_are_no_numbers_are_refused_by_name(model_folder, store, tm
     weights[name][0, 0] = torch.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"NaN or infinite values in .*down_proj"):
-        stream(locate(str(folder), store), "float32", store)
+        stream_model(locate_model(str(folder), store), "float32", store)
 
 
 def test_the_shelf_tells_a_streamed_model_from_a_resident_one(model_folder, store):
-    shelf, source = ModelShelf(), locate(str(model_folder), store)
+    shelf, source = ModelShelf(), locate_model(str(model_folder), store)
 
     def streamed(*asked):
-        return stream(*asked, store)
+        return stream_model(*asked, store)
 
     first = shelf.take(source, "float32", streamed)
     assert shelf.take(source, "float32", streamed) is first
@@ -265,13 +264,13 @@ def test_the_shelf_tells_a_streamed_model_from_a_resident_one(model_folder, stor
 
 def test_weights_are_read_for_what_is_no_number_once_while_the_files_stay(model_folder, store, tmp_path, monkeypatch):
     looked = []
-    monkeypatch.setattr(streaming, "refuse_no_numbers", lambda *_: looked.append(1))
+    monkeypatch.setattr(loading, "refuse_no_numbers", lambda *_: looked.append(1))
     folder = tmp_path / "copy"
     shutil.copytree(model_folder, folder)
-    source = locate(str(folder), store)
+    source = locate_model(str(folder), store)
     for n_looked in (1, 1):
-        stream(source, "float32", store)
+        stream_model(source, "float32", store)
         assert len(looked) == n_looked
     os.utime(folder / "model.safetensors", ns=(1, 1))
-    stream(source, "float32", store)
+    stream_model(source, "float32", store)
     assert len(looked) == 2

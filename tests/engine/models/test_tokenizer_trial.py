@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sparsedash.engine.models import tokenizer_trial
-from sparsedash.engine.models.loading import locate
+from sparsedash.engine.models import tokenizer_check
+from sparsedash.engine.models.loading import locate_model
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import VOCABULARY, save_tiny
 
@@ -58,15 +58,15 @@ def test_a_hostile_tokenizer_is_refused_before_any_weight_is_read(tmp_path, stor
     file = folder / "tokenizer.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | HOSTILE[said]))
     with pytest.raises(ModelError) as caught:
-        locate(str(folder), store)
+        locate_model(str(folder), store)
     assert caught.value.message.startswith(f"The tokenizer of {folder} {said}")
     assert caught.value.advice
 
 
 def test_a_tokenizer_that_was_tried_is_not_tried_again(tmp_path, store, monkeypatch):
     folder = save_tiny(tmp_path / "m")
-    locate(str(folder), store)
-    monkeypatch.setattr(tokenizer_trial.subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
-    locate(str(folder), store)
+    locate_model(str(folder), store)
+    monkeypatch.setattr(tokenizer_check.subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
+    locate_model(str(folder), store)
     with pytest.raises(pytest.fail.Exception):
-        tokenizer_trial.require_usable(folder, "m", VOCABULARY)
+        tokenizer_check.require_usable(folder, "m", VOCABULARY)

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from sparsedash.engine.pruning import obs_order
+from sparsedash.engine.pruning import saliency
 from sparsedash.engine.pruning.linalg import complement
-from sparsedash.engine.pruning.obs_order import elimination_order
+from sparsedash.engine.pruning.saliency import elimination_order
 from tests.engine.pruning.layers import layer
 
 TINY = 1e-9
@@ -54,15 +54,15 @@ def test_several_that_leave_at_a_time_are_mended_as_if_they_left_one_by_one(monk
     apart = weight.clone(), inverse.clone()
     together = weight.clone(), inverse.clone()
     for channel in (3, 11, 7):
-        obs_order._mend_(*apart, torch.tensor([channel]))
-    obs_order._mend_(*together, torch.tensor([3, 11, 7]))
+        saliency._downdate_(*apart, torch.tensor([channel]))
+    saliency._downdate_(*together, torch.tensor([3, 11, 7]))
     others = complement(torch.tensor([3, 11, 7]), 20)
     for one_by_one, at_once in zip(apart, together, strict=True):
         assert torch.allclose(one_by_one[:, others], at_once[:, others])
 
 
 def test_above_the_number_of_rounds_several_leave_at_a_time(monkeypatch):
-    monkeypatch.setattr(obs_order, "ROUNDS", 6)
+    monkeypatch.setattr(saliency, "OBS_ROUNDS", 6)
     assert sorted(elimination_order(layer(m=21)).tolist()) == list(range(21))
 
 
@@ -70,7 +70,7 @@ def test_of_two_that_can_stand_in_for_each_other_only_one_leaves_in_a_round(monk
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 20, generator=generator).repeat_interleave(2, dim=1)
     one = layer(m=40, x=x + 0.05 * torch.randn(4000, 40, generator=generator))
-    monkeypatch.setattr(obs_order, "ROUNDS", 8)
+    monkeypatch.setattr(saliency, "OBS_ROUNDS", 8)
     first = elimination_order(one, TINY)[:20]
     assert len({channel // 2 for channel in first.tolist()}) == 20
 
@@ -79,5 +79,5 @@ def test_of_two_that_can_stand_in_for_each_other_only_one_leaves_in_a_round(monk
 def test_several_that_leave_in_a_round_are_those_that_leave_one_by_one(seed, monkeypatch):
     one = layer(m=24, seed=seed)
     one_by_one = elimination_order(one)
-    monkeypatch.setattr(obs_order, "ROUNDS", 8)
+    monkeypatch.setattr(saliency, "OBS_ROUNDS", 8)
     assert set(elimination_order(one)[:6].tolist()) == set(one_by_one[:6].tolist())

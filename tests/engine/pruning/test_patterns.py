@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedash.engine.pruning.patterns import PATTERNS
+from sparsedash.engine.pruning.weight_pruning import PATTERNS
 from sparsedash.schema.method_settings import FIXED_PERMILLE, Pattern
 
 

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from sparsedash.engine.pruning.schedule import SCHEDULES, reached_permille
+from sparsedash.engine.pruning.allocation import SCHEDULES, reached_permille
 from sparsedash.schema.method_settings import Schedule
 
 

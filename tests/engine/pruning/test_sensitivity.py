@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sparsedash.engine.pruning.error_curves import refit_errors
+from sparsedash.engine.pruning.channel_pruning import REFERENCE_KEPT, reference_cut
+from sparsedash.engine.pruning.compensation import refit_errors
 from sparsedash.engine.pruning.saliency import activation_aware
-from sparsedash.engine.pruning.sensitivity import REFERENCE_KEPT, reference_cut
 from tests.engine.pruning.layers import inputs, layer
 
 

@@ -3,11 +3,16 @@
 import pytest
 import torch
 
+from sparsedash.engine.pruning.compensation import share_lost
 from sparsedash.engine.pruning.layer import Sample, Statistics
-from sparsedash.engine.pruning.patterns import PATTERNS
-from sparsedash.engine.pruning.reconstruction_error import share_lost
-from sparsedash.engine.pruning.weight_saliency import WEIGHT_SALIENCIES, inverse_factor, needs_factor, sparse_weight
-from sparsedash.schema.method_settings import MethodSettings, choices
+from sparsedash.engine.pruning.weight_pruning import (
+    PATTERNS,
+    WEIGHT_SALIENCIES,
+    inverse_factor,
+    needs_factor,
+    sparse_weight,
+)
+from sparsedash.schema.method_settings import MethodSettings, allowed_choices
 from tests.engine.pruning.layers import inputs
 
 PLAIN = {"compensation": "none", "scope": "decoder"}
@@ -33,7 +38,7 @@ def made(weight, known, method, permille=500):
 
 def test_every_criterion_that_can_be_asked_for_has_a_row():
     for pattern in ("1x1", "2:4", "4:8"):
-        assert set(choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES)
+        assert set(allowed_choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES)
 
 
 def test_wanda_by_hand():

@@ -10,13 +10,13 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import gradients, sequential_refit
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.models.loading import ModelShelf
-from sparsedash.engine.pruning import reconstruction_error, structured, unstructured
+from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.texts import generation
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.storage import halfway
+from sparsedash.storage import store
 from sparsedash.storage.store import Store
 
 N_BLOCKS = 3
@@ -29,7 +29,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def everything_is_long(monkeypatch):
-    monkeypatch.setattr(halfway, "EVERY_S", 0.0)
+    monkeypatch.setattr(store, "EVERY_S", 0.0)
     # One batch is finished at a time, of a few passages each.
     monkeypatch.setattr(evaluate, "KEPT_BYTES", 1)
     monkeypatch.setattr(evaluate, "KEPT_SHARE", 0)
@@ -117,9 +117,11 @@ def test_a_calibration_goes_on_at_the_block_where_it_was(at, settings, uninterru
 @pytest.mark.parametrize("at", range(1, 2 * N_BLOCKS))
 def test_pruning_scores_and_solves_no_block_twice(at, settings, uninterrupted, tmp_path, monkeypatch):
     solved, scored = [], []
-    refitted, layer = structured._refitted, structured._layer
-    monkeypatch.setattr(structured, "_refitted", lambda *asked: solved.append(1) or refitted(*asked))
-    monkeypatch.setattr(structured, "_layer", lambda *asked, **more: scored.append(1) or layer(*asked, **more))
+    refitted, layer = channel_pruning._refit, channel_pruning._method_layer
+    monkeypatch.setattr(channel_pruning, "_refit", lambda *asked: solved.append(1) or refitted(*asked))
+    monkeypatch.setattr(
+        channel_pruning, "_method_layer", lambda *asked, **more: scored.append(1) or layer(*asked, **more)
+    )
     _, found, left = killed_and_begun_again(settings, tmp_path / "data", "prune", at)
     assert len(solved) == N_BLOCKS
     assert len(scored) == 2 * N_BLOCKS
@@ -131,8 +133,8 @@ def test_pruning_scores_and_solves_no_block_twice(at, settings, uninterrupted, t
 @pytest.mark.parametrize("name", ["sparsegpt", "wanda"])
 def test_no_block_is_masked_twice(name, at, settings, uninterrupted, tmp_path, monkeypatch):
     masked = []
-    mask = unstructured._masked
-    monkeypatch.setattr(unstructured, "_masked", lambda *asked: masked.append(1) or mask(*asked))
+    mask = weight_pruning._mask_block
+    monkeypatch.setattr(weight_pruning, "_mask_block", lambda *asked: masked.append(1) or mask(*asked))
     settings = replace(settings, methods=(method_named(name),))
     _, found, left = killed_and_begun_again(settings, tmp_path / "data", "prune", at)
     assert len(masked) == N_BLOCKS
@@ -175,8 +177,8 @@ def test_no_text_that_the_model_wrote_itself_is_written_twice(at, settings, unin
     monkeypatch.setattr(generation, "FEWEST_TEXTS", 2)
     settings = replace(settings, calibration=CalibrationSettings(n_samples=40, length=64))
     written = []
-    write = generation._write
-    monkeypatch.setattr(generation, "_write", lambda *asked: written.append(1) or write(*asked))
+    write = generation._generate
+    monkeypatch.setattr(generation, "_generate", lambda *asked: written.append(1) or write(*asked))
     _, found, left = killed_and_begun_again(settings, tmp_path / "data", "text", at)
     # One was under way when it was killed.
     assert len(written) == 20 + 1
@@ -212,8 +214,8 @@ def test_what_another_version_has_left_counts_as_none(left, stage, at, settings,
 @pytest.mark.parametrize("at", [2 * (N_BLOCKS + 1), 4 * (N_BLOCKS + 1), 4 * (N_BLOCKS + 1) + 2, 6 * (N_BLOCKS + 1)])
 def test_an_evaluation_asks_no_passage_twice(at, way, settings, uninterrupted, tmp_path, monkeypatch):
     asked, measured = [], []
-    measure = reconstruction_error._block_errors
-    monkeypatch.setattr(reconstruction_error, "_block_errors", lambda *asked: measured.append(1) or measure(*asked))
+    measure = compensation._block_errors
+    monkeypatch.setattr(compensation, "_block_errors", lambda *asked: measured.append(1) or measure(*asked))
     read = evaluate.read
 
     def watched(loaded, batches, on_block):

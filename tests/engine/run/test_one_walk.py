@@ -6,16 +6,16 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.presets import METHODS, method_named
-from sparsedash.engine.calibration.statistics import Gathering
+from sparsedash.engine.calibration.statistics import StatisticsCollector
 from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.saliency import SALIENCIES
-from sparsedash.engine.run.run_pruning import RunPruning
+from sparsedash.engine.run.sparse_models import RunPruning
 from sparsedash.schema.errors import Cancelled, ModelError
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.storage import halfway
+from sparsedash.storage import store as halfway
 from sparsedash.storage.store import Store
 from tests.engine.run.whole_runs import answers, ran
 
@@ -115,13 +115,13 @@ def test_progress_is_told_of_the_walk_alone_until_passages_are_through(settings,
 
 
 def test_every_stage_has_its_own_seconds_and_answers_no_others(settings, store, monkeypatch):
-    block = Gathering._block
+    block = StatisticsCollector._block
 
     def slowly(self, index):
         time.sleep(0.2)
         block(self, index)
 
-    monkeypatch.setattr(Gathering, "_block", slowly)
+    monkeypatch.setattr(StatisticsCollector, "_block", slowly)
     run = ran(settings, store)
     assert run.seconds["calibrate"] >= 0.2 * N_BLOCKS and run.seconds["prune"] > 0
     answering = sum(store.get(Record, key).seconds for key in (run.dense, *run.sparse))

@@ -8,18 +8,18 @@ import pytest
 
 from sparsedash.catalog.engine_limits import MOST_TEXTS
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.calibration import cache
-from sparsedash.engine.calibration.statistics import calibrating
+from sparsedash.engine.calibration import calibration_cache
+from sparsedash.engine.calibration.statistics import mlp_statistics_collector
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning import saliency
-from sparsedash.engine.run import pipeline, run_calibration, run_records, run_texts, stages
+from sparsedash.engine.run import pipeline, run_context, sparse_models
 from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, NewerError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import preflight
+from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.store import Store
-from sparsedash.storage.upkeep.folder_sizes import folder_size
 from tests.engine.conftest import write_jsonl
 
 
@@ -60,7 +60,7 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, store
 
 
 def _fingerprints(settings):
-    from sparsedash.storage.fingerprints import fingerprints
+    from sparsedash.storage.text_files import fingerprints
 
     return fingerprints(settings)
 
@@ -75,7 +75,7 @@ def test_the_same_request_again_loads_no_model_and_computes_nothing(settings, st
 
 def test_a_second_sparsity_runs_no_calibration(settings, store, monkeypatch):
     _run(settings, store)
-    monkeypatch.setattr(run_calibration, "calibrating", _must_not_run)
+    monkeypatch.setattr(sparse_models, "calibrating", _must_not_run)
     run, steps = _run(replace(settings, sparsities_permille=(125,)), store)
     assert store.get(Record, run.sparse[0]).pruned.widths == (88, 88, 88)
     assert "calibrate" not in steps
@@ -91,7 +91,7 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(set
     usual = replace(settings, methods=(fisher,), sparsities_permille=(250,))
     calibration = replace(settings.calibration, token_weights="residual")
     run, _ = _run(usual, store)
-    monkeypatch.setattr(cache, "mask_gradients", _must_not_run)
+    monkeypatch.setattr(calibration_cache, "mask_gradients", _must_not_run)
     other, steps = _run(replace(usual, calibration=calibration), store)
     assert "calibrate" in steps
     plain, weighted = (store.get(Record, r.sparse[0]).pruned for r in (run, other))
@@ -104,7 +104,7 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(set
 
 def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, store, monkeypatch):
     calls = []
-    mask_gradients = cache.mask_gradients
+    mask_gradients = calibration_cache.mask_gradients
 
     def counting(loaded, sequences, on_step, *, n_rounds, masks, made):
         widths = []
@@ -117,14 +117,14 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
         calls.append(widths)
         return mask_gradients(loaded, sequences, on_step, n_rounds=n_rounds, masks=noting, made=made)
 
-    monkeypatch.setattr(cache, "mask_gradients", counting)
+    monkeypatch.setattr(calibration_cache, "mask_gradients", counting)
     rounds = MethodSettings(saliency="fisher", compensation="none", allocation="global", rounds=3, width_multiple=8)
     asked = replace(settings, methods=(rounds,))
     run, _ = _run(asked, store)
     assert [store.get(Record, key).pruned.sparsity_permille for key in run.sparse] == [250, 500]
     # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so on.
     assert calls == [[262, 238], [229, 181]]
-    monkeypatch.setattr(cache, "mask_gradients", _must_not_run)
+    monkeypatch.setattr(calibration_cache, "mask_gradients", _must_not_run)
     refitted = replace(asked, methods=(replace(rounds, compensation="least-squares"),))
     _, steps = _run(refitted, store)
     assert "prune" in steps
@@ -132,13 +132,13 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
 
 def test_fewer_sequences_than_rounds_still_get_as_sparse_as_was_asked(settings, store, monkeypatch):
     reached = []
-    choose = cache.choose
+    choose = calibration_cache.choose
 
     def noting(mlps, so_far, method, permille, on_block):
         reached.append(permille)
         return choose(mlps, so_far, method, permille, on_block)
 
-    monkeypatch.setattr(cache, "choose", noting)
+    monkeypatch.setattr(calibration_cache, "choose", noting)
     rounds = MethodSettings(saliency="fisher", compensation="none", rounds=6, schedule="linear", width_multiple=8)
     three = replace(settings.calibration, n_samples=3, length=128, packed=True)
     asked = replace(settings, methods=(rounds,), sparsities_permille=(300,), calibration=three)
@@ -153,8 +153,8 @@ def test_methods_that_depend_on_no_calibration_text_never_ask_for_it(name, setti
     asked = replace(settings, methods=(method,), calibration=own)
     whole = Store(store.folder.parent / "whole")
     both, _ = _run(replace(asked, methods=(method, settings.methods[0])), whole)
-    monkeypatch.setattr(run_texts.RunTexts, "sequences", _must_not_run)
-    monkeypatch.setattr(run_calibration, "calibrating", _must_not_run)
+    monkeypatch.setattr(run_context.RunTexts, "sequences", _must_not_run)
+    monkeypatch.setattr(sparse_models, "calibrating", _must_not_run)
     run, steps = _run(asked, store)
     assert "calibrate" not in steps and run.corpora["calibration"].startswith("self:")
     for key in run.sparse:
@@ -173,7 +173,7 @@ def test_a_text_file_that_no_method_reads_is_not_even_opened(settings, store, tm
     lots = replace(settings, methods=(MethodSettings(saliency="random", compensation="none", width_multiple=8),))
     nowhere = CalibrationSettings(corpus=f"file:{tmp_path / 'nowhere.txt'}")
     run, _ = _run(replace(lots, calibration=nowhere), store)
-    assert run.finished and preflight.cached(run.settings, store).sparse == len(run.sparse)
+    assert run.finished and preflight.stored_parts(run.settings, store).sparse == len(run.sparse)
 
 
 def test_nobody_waits_for_a_text_that_only_methods_without_text_would_be_measured_on(settings, store, monkeypatch):
@@ -181,9 +181,9 @@ def test_nobody_waits_for_a_text_that_only_methods_without_text_would_be_measure
 
     def counting(*args, **more):
         calibrated.append(args)
-        return calibrating(*args, **more)
+        return mlp_statistics_collector(*args, **more)
 
-    monkeypatch.setattr(run_calibration, "calibrating", counting)
+    monkeypatch.setattr(sparse_models, "calibrating", counting)
     half = replace(settings.methods[0], plain_text=0.5)
     lots = MethodSettings(saliency="random", compensation="none", width_multiple=8)
     run, _ = _run(replace(settings, methods=(half, lots), sparsities_permille=(500,)), store)
@@ -193,7 +193,7 @@ def test_nobody_waits_for_a_text_that_only_methods_without_text_would_be_measure
 
 def test_statistics_that_are_there_measure_also_a_method_that_does_not_need_them(settings, store, monkeypatch):
     _run(settings, store)
-    monkeypatch.setattr(run_texts.RunTexts, "sequences", _must_not_run)
+    monkeypatch.setattr(run_context.RunTexts, "sequences", _must_not_run)
     lots = replace(settings, methods=(MethodSettings(saliency="random", compensation="none", width_multiple=8),))
     run, _ = _run(lots, store)
     assert len(store.get(Record, run.sparse[0]).pruned.layer_errors) == 3
@@ -218,7 +218,7 @@ def test_a_run_says_what_it_took_of_memory_and_disk(settings, store):
 
 
 def test_nothing_removed_needs_no_backward_pass(settings, store, monkeypatch):
-    monkeypatch.setattr(cache, "mask_gradients", _must_not_run)
+    monkeypatch.setattr(calibration_cache, "mask_gradients", _must_not_run)
     rounds = MethodSettings(saliency="fisher", compensation="none", rounds=3, width_multiple=8)
     for method in (rounds, replace(rounds, rounds=1)):
         run, _ = _run(replace(settings, methods=(method,), sparsities_permille=(0,)), store)
@@ -233,14 +233,14 @@ def test_gradients_that_the_store_has_lost_are_gathered_again_without_a_calibrat
     asked = replace(settings, methods=(fisher,), sparsities_permille=(250,))
     _run(asked, store)
     calls = []
-    mask_gradients = cache.mask_gradients
+    mask_gradients = calibration_cache.mask_gradients
 
     def losing(loaded, sequences, on_step, **more):
         calls.append(1)
         return mask_gradients(loaded, sequences, on_step, **more)
 
     read = store.get_artefact
-    monkeypatch.setattr(cache, "mask_gradients", losing)
+    monkeypatch.setattr(calibration_cache, "mask_gradients", losing)
     monkeypatch.setattr(
         store, "get_artefact", lambda key: None if _of_gradients(read(key)) and not calls else read(key)
     )
@@ -346,7 +346,7 @@ def test_statistics_that_were_forgotten_or_damaged_are_computed_again(settings, 
 
 def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(settings, tmp_path, monkeypatch):
     tiny = Store(tmp_path / "tiny", artefact_bytes=1)
-    monkeypatch.setattr(run_records, "evaluate_together", _must_not_run)
+    monkeypatch.setattr(pipeline, "evaluate_together", _must_not_run)
     with pytest.raises(StoreError, match=r"takes .* GB, and there is room for"):
         _run(settings, tiny)
     tiny.close()
@@ -364,7 +364,7 @@ def test_what_is_stored_already_needs_no_room(settings, tmp_path):
 
 def test_room_is_counted_for_the_text_that_there_is(settings, store, monkeypatch):
     asked = []
-    monkeypatch.setattr(stages, "kept_bytes", lambda *given: asked.append(given[-1]) or 0)
+    monkeypatch.setattr(pipeline, "kept_bytes", lambda *given: asked.append(given[-1]) or 0)
     calibration = replace(settings.calibration, n_samples=5_000)
     fisher = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
     _run(replace(settings, calibration=calibration, methods=(fisher,)), store)
@@ -373,14 +373,14 @@ def test_room_is_counted_for_the_text_that_there_is(settings, store, monkeypatch
 
 def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(settings, tmp_path, monkeypatch):
     tiny = Store(tmp_path / "tiny", artefact_bytes=1)
-    monkeypatch.setattr(stages, "kept_bytes", lambda *_: 0)
+    monkeypatch.setattr(pipeline, "kept_bytes", lambda *_: 0)
     calibrations = []
 
     def counted(*given, **options):
         calibrations.append(1)
-        return calibrating(*given, **options)
+        return mlp_statistics_collector(*given, **options)
 
-    monkeypatch.setattr(run_calibration, "calibrating", counted)
+    monkeypatch.setattr(sparse_models, "calibrating", counted)
     with pytest.raises(StoreError, match="does not fit"):
         _run(settings, tiny)
     assert len(calibrations) == 2
@@ -394,7 +394,7 @@ def test_gradients_that_were_forgotten_cost_no_second_calibration(settings, stor
     for name in list(store._artefacts):
         if store._artefacts[name].find(b"mask_gradients") >= 0:
             del store._artefacts[name]
-    monkeypatch.setattr(run_calibration, "calibrating", _must_not_run)
+    monkeypatch.setattr(sparse_models, "calibrating", _must_not_run)
     run, _ = _run(replace(asked, sparsities_permille=(125,)), store)
     assert run.finished
 
@@ -403,8 +403,8 @@ def test_text_by_the_model_itself_needs_no_file_and_is_kept(settings, store, mon
     own = replace(settings, calibration=CalibrationSettings(n_samples=40, length=24))
     run, _ = _run(own, store)
     assert run.corpora["calibration"].startswith("self:")
-    monkeypatch.setattr(run_texts, "sample_texts", _must_not_run)
-    monkeypatch.setattr(run_records.RunRecords, "known", lambda *_: None)
+    monkeypatch.setattr(run_context, "sample_texts", _must_not_run)
+    monkeypatch.setattr(pipeline.RunRecords, "known", lambda *_: None)
     _run(own, store)
 
 
@@ -447,7 +447,7 @@ def test_fewer_passages_than_were_asked_for_are_told_in_the_run(settings, store)
 def test_few_calibration_tokens_are_told_in_every_run_that_rests_on_them(settings, store, monkeypatch):
     run, _ = _run(settings, store)
     assert any("tokens a channel" in warning for warning in run.warnings)
-    monkeypatch.setattr(run_calibration, "calibrating", _must_not_run)
+    monkeypatch.setattr(sparse_models, "calibrating", _must_not_run)
     again, _ = _run(replace(settings, sparsities_permille=(125,)), store)
     assert again.warnings == run.warnings
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.engine.models.loading import ModelShelf
-from sparsedash.engine.run import pipeline, run_texts
-from sparsedash.engine.run.stages import Stages
+from sparsedash.engine.run import pipeline, run_context
+from sparsedash.engine.run.pipeline import Stages
 from sparsedash.engine.texts import corpora
-from sparsedash.schema.cache_keys import plain_share
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.store_keys import plain_share
 from sparsedash.service import preflight
 
 USUAL = MethodSettings(width_multiple=8)
@@ -24,9 +24,9 @@ PLAIN = corpora.Texts(
 
 @pytest.fixture
 def settings(model_folder, passage_file, monkeypatch):
-    read = run_texts.read_texts
+    read = run_context.read_texts
     monkeypatch.setattr(
-        run_texts, "read_texts", lambda name, folder: PLAIN if name == BUILTIN_TEXT else read(name, folder)
+        run_context, "read_texts", lambda name, folder: PLAIN if name == BUILTIN_TEXT else read(name, folder)
     )
     return RunSettings(
         model=str(model_folder),
@@ -61,8 +61,8 @@ def test_all_of_it_may_be_plain(settings, store):
 
 
 def test_each_calibration_text_is_cut_into_tokens_once(settings, store, monkeypatch):
-    cut, asked = run_texts.calibration_sequences, []
-    monkeypatch.setattr(run_texts, "calibration_sequences", lambda *given: asked.append(given[2]) or cut(*given))
+    cut, asked = run_context.calibration_sequences, []
+    monkeypatch.setattr(run_context, "calibration_sequences", lambda *given: asked.append(given[2]) or cut(*given))
     pipeline.run(settings, store)
     # That of the usual method, and the two halves of the other's.
     assert len(asked) == 3
@@ -74,7 +74,7 @@ def test_a_run_gives_each_method_the_calibration_that_it_asks_for(settings, stor
     assert alone.sparse == both.sparse[1:] and both.sparse[0] != both.sparse[1]
     usual, half = (store.get(Record, key).pruned for key in both.sparse)
     assert usual.layer_errors != half.layer_errors
-    found = preflight.cached(settings, store)
+    found = preflight.stored_parts(settings, store)
     assert (found.calibration, found.dense, found.sparse) == (True, True, 2)
 
 

@@ -6,7 +6,7 @@ import torch
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.sparse_model import PrunedChannels
+from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store

@@ -11,14 +11,13 @@ from sparsedash.catalog.engine_limits import MODELS_TOGETHER
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.residency import Streamed
-from sparsedash.engine.pruning.lazily import Lazily
-from sparsedash.engine.run import pipeline, run_records, stages
-from sparsedash.engine.run.run_pruning import RunPruning
+from sparsedash.engine.pruning.layer import LazySequence
+from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.sparse_models import RunPruning
 from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError
-from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Run
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, PartSettings, RunSettings
 from sparsedash.storage.store import Store
 from tests.engine.run.whole_runs import answers, ran
 
@@ -38,13 +37,13 @@ def settings(model_folder, passage_file):
 @pytest.fixture
 def together(monkeypatch):
     """How many models were asked at a time."""
-    asked, evaluated = [], run_records.RunRecords.evaluated
+    asked, evaluated = [], pipeline.RunRecords.evaluated
 
     def watched(self, models, *given, **more):
         asked.append(len(models))
         return evaluated(self, models, *given, **more)
 
-    monkeypatch.setattr(run_records.RunRecords, "evaluated", watched)
+    monkeypatch.setattr(pipeline.RunRecords, "evaluated", watched)
     return asked
 
 
@@ -67,7 +66,7 @@ def readings(monkeypatch, settings, store):
         enter(self, block)
 
     monkeypatch.setattr(Streamed, "_enter", watched)
-    evaluated = run_records.RunRecords.evaluated
+    evaluated = pipeline.RunRecords.evaluated
 
     def only_these(self, models, *given, **more):
         entered.clear()
@@ -76,7 +75,7 @@ def readings(monkeypatch, settings, store):
         return found
 
     told = []
-    monkeypatch.setattr(run_records.RunRecords, "evaluated", only_these)
+    monkeypatch.setattr(pipeline.RunRecords, "evaluated", only_these)
     ran(settings, store)
     return sum(now == 0 != before for before, now in zip([-1, *told], told, strict=False))
 
@@ -85,7 +84,7 @@ def test_a_block_is_read_once_for_all_models_also_for_words_that_go_on(settings,
     shared = readings(monkeypatch, settings, store)
     monkeypatch.undo()
     alone = Store(tmp_path / "alone")
-    monkeypatch.setattr(stages, "MODELS_TOGETHER", 1)
+    monkeypatch.setattr(pipeline, "MODELS_TOGETHER", 1)
     one_by_one = readings(monkeypatch, settings, alone)
     alone.close()
     # Two readings for the seven of one by one, but that words of one model go on for longer than those of another.
@@ -152,7 +151,7 @@ def test_answers_that_are_no_numbers_end_the_run_at_their_own_model(settings, st
             (made.narrowed[index].out_weight if index == 1 else torch.empty(0)).fill_(float("nan"))
             return made.narrowed[index]
 
-        return replace(made, narrowed=Lazily(3, broken)) if permille == 400 else made
+        return replace(made, narrowed=LazySequence(3, broken)) if permille == 400 else made
 
     monkeypatch.setattr(RunPruning, "sparse_model", breaks)
     with pytest.raises(CalibrationError, match="NaN"):

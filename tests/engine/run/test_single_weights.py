@@ -6,18 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsedash.engine.calibration import cache
-from sparsedash.engine.calibration.shared_inputs import shared_inputs
+from sparsedash.catalog.families import FAMILIES
+from sparsedash.engine.calibration import calibration_cache
+from sparsedash.engine.calibration.statistics import shared_inputs
 from sparsedash.engine.comparison.continuation import continue_prompt
 from sparsedash.engine.comparison.model_pair import ModelPairCache
+from sparsedash.engine.models.decoder_blocks import family_named, n_matmul_weights
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
-from sparsedash.engine.models.modules import FAMILIES, family_named
-from sparsedash.engine.models.weight_counts import n_matmul_weights
-from sparsedash.engine.pruning.patterns import PATTERNS
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
+from sparsedash.engine.pruning.weight_pruning import PATTERNS
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from tests.engine.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -146,13 +146,13 @@ def test_zero_percent_gives_the_dense_answers(settings, store):
 def test_the_inputs_are_gathered_once_and_only_where_single_weights_go(settings, store, monkeypatch):
     pipeline.run(replace(settings, methods=(MethodSettings(width_multiple=8),)), store)
     passes = []
-    gathering = cache.Gathering
+    gathering = calibration_cache.Gathering
 
     def counting(*arguments, token_weights, walked):
         passes.append(token_weights)
         return gathering(*arguments, token_weights=token_weights, walked=walked)
 
-    monkeypatch.setattr(cache, "Gathering", counting)
+    monkeypatch.setattr(calibration_cache, "Gathering", counting)
     pipeline.run(replace(settings, methods=(SPARSEGPT, WANDA)), store)
     assert passes == ["equal"]
     pipeline.run(replace(settings, methods=(replace(SPARSEGPT, pattern="4:8"),)), store)

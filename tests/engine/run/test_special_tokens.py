@@ -7,11 +7,11 @@ import pytest
 from sparsedash.engine.comparison.continuation import continue_prompt
 from sparsedash.engine.comparison.divergence import measure_divergence
 from sparsedash.engine.comparison.model_pair import ModelPairCache
-from sparsedash.engine.export.export import export
+from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import SELF, CalibrationSettings, EvaluationSettings, RunSettings
@@ -70,7 +70,7 @@ def test_what_a_tokenizer_prepends_stays(ran):
 
 def test_an_export_of_such_a_model_is_proven_by_its_own_tokenizer(ran, tmp_path):
     store, shelf, run = ran(BOTH)
-    assert export(asked(run, 0, "padded", tmp_path / "out"), store, shelf, ignore_steps).proof.holds
+    assert export_model(asked(run, 0, "padded", tmp_path / "out"), store, shelf, ignore_steps).proof.holds
 
 
 def test_passages_that_are_too_long_are_counted_in_a_warning(ran, tmp_path):

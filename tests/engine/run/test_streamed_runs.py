@@ -10,19 +10,19 @@ from sparsedash.catalog.presets import METHODS
 from sparsedash.engine.comparison.continuation import continue_prompt
 from sparsedash.engine.comparison.divergence import measure_divergence
 from sparsedash.engine.comparison.model_pair import ModelPairCache
+from sparsedash.engine.comparison.timing import time_models
 from sparsedash.engine.export import export as exporting
-from sparsedash.engine.export.export import export
+from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models import residency
 from sparsedash.engine.models.loading import ModelShelf
-from sparsedash.engine.run import pipeline, run_model, run_pruning
-from sparsedash.engine.timing.timing import time_models
+from sparsedash.engine.run import pipeline, run_context, sparse_models
 from sparsedash.schema.errors import ExportError, JobError
-from sparsedash.schema.exports import ExportSettings
-from sparsedash.schema.pair_settings import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.storage import halfway
+from sparsedash.storage import store as halfway
 from sparsedash.storage.store import Store
 
 
@@ -69,7 +69,7 @@ def test_every_preset_gives_the_same_widths_errors_and_answers(both):
 
 def streamed_by_itself(monkeypatch):
     """As on a machine whose memory is too small: remaking a record's model asks for neither way."""
-    monkeypatch.setattr(run_model, "memory_bytes", lambda: 1)
+    monkeypatch.setattr(run_context, "memory_bytes", lambda: 1)
 
 
 def test_models_write_the_same_after_a_prompt(both, monkeypatch):
@@ -99,7 +99,7 @@ def test_an_export_holds_the_same_weights_and_is_proven(both, tmp_path, monkeypa
         if way == "streamed":
             streamed_by_itself(monkeypatch)
         asked = ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded", to=str(tmp_path / way))
-        found = export(asked, store, shelf, ignore_steps)
+        found = export_model(asked, store, shelf, ignore_steps)
         assert found.proof.holds
         hashes.append(found.files["model.safetensors"])
     assert hashes[0] == hashes[1]
@@ -109,11 +109,11 @@ def test_parts_that_are_kept_together_are_let_go_of_one_by_one(settings, tmp_pat
     """They were put aside, and packing reads them: all of a model's would be in memory at once."""
     # All of them, late.
     monkeypatch.setattr(
-        halfway.Halfway, "is_due", property(lambda kept: sum("/chosen/" in k for k in kept._pending) == 3)
+        halfway.StageCheckpoint, "is_due", property(lambda kept: sum("/chosen/" in k for k in kept._pending) == 3)
     )
     told = []
-    pack, drop = run_pruning.pack_narrowed, residency.Streamed.drop
-    monkeypatch.setattr(run_pruning, "pack_narrowed", lambda part: told.append("pack") or pack(part))
+    pack, drop = sparse_models.pack_narrowed, residency.Streamed.drop
+    monkeypatch.setattr(sparse_models, "pack_narrowed", lambda part: told.append("pack") or pack(part))
     monkeypatch.setattr(residency.Streamed, "drop", lambda self: told.append("drop") or drop(self))
     one = replace(settings, methods=settings.methods[:1], sparsities_permille=(400,), residency="streamed")
     store = Store(tmp_path / "data")
@@ -136,7 +136,7 @@ def test_a_streamed_export_lets_go_of_every_file_that_it_has_written(both, tmp_p
 
     monkeypatch.setattr(exporting, "write_checkpoint", watched)
     asked = ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded", to=str(tmp_path / "shards"))
-    assert export(asked, store, shelf, ignore_steps).proof.holds
+    assert export_model(asked, store, shelf, ignore_steps).proof.holds
     assert dropped == list(range(1, len(dropped) + 1))
     assert len(dropped) > 3
 
@@ -148,7 +148,7 @@ def test_what_would_be_rounded_on_export_is_refused_in_words(both, tmp_path, mon
         dense=run.dense, sparse=run.sparse[0], form="padded", weights="bfloat16", to=str(tmp_path / "rounded")
     )
     with pytest.raises(ExportError, match="does not fit into the memory"):
-        export(asked, store, shelf, ignore_steps)
+        export_model(asked, store, shelf, ignore_steps)
     assert not (tmp_path / "rounded").exists()
 
 
@@ -165,8 +165,8 @@ def test_only_of_a_model_in_memory_weights_are_widened_once_and_only_where_some_
     residency, n_models, memory, settings, tmp_path, monkeypatch
 ):
     rooms = []
-    monkeypatch.setattr(run_model, "widen_once", lambda _, room: rooms.append(room))
-    monkeypatch.setattr(run_model, "memory_bytes", lambda: memory)
+    monkeypatch.setattr(run_context, "widen_once", lambda _, room: rooms.append(room))
+    monkeypatch.setattr(run_context, "memory_bytes", lambda: memory)
     store = Store(tmp_path)
     pipeline.run(replace(settings, methods=settings.methods[:1], residency=residency), store)
     assert len(rooms) == n_models

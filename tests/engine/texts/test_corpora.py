@@ -7,10 +7,10 @@ import pyarrow.parquet
 import pytest
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
-from sparsedash.engine.texts.corpora import BUILTIN, CORPORA, openings, read_texts
+from sparsedash.engine.texts.corpora import BUILTIN, CORPORA, read_texts, story_openings
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT
-from sparsedash.storage.texts.uploads import Uploads
+from sparsedash.storage.text_files import Uploads
 
 FIRST_PASSAGES = "sha256:1feb799f53783ced0feb97519a67952d9cd147f95da02e31ef82f6500aabb067"
 
@@ -56,12 +56,12 @@ def test_no_two_passages_share_a_run_of_eight_words():
 def test_the_text_by_the_built_in_model_goes_on_from_the_openings():
     texts = read_texts(BUILTIN_TEXT).texts
     assert len(texts) == len(set(texts)) == 64
-    assert all(text.startswith(openings()) for text in texts)
+    assert all(text.startswith(story_openings()) for text in texts)
 
 
 def test_openings_are_short_and_many():
-    assert len(openings()) >= 64
-    assert all(3 <= len(opening.split()) <= 25 for opening in openings())
+    assert len(story_openings()) >= 64
+    assert all(3 <= len(opening.split()) <= 25 for opening in story_openings())
 
 
 def test_json_lines_text_and_parquet_give_their_texts(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsedash.engine.texts import generation
-from sparsedash.engine.texts.generation import sample_texts
+from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings
 from tests.engine.tiny import CONFIGS, tiny_loaded
@@ -40,7 +40,7 @@ def written_anew(loaded, opening, luck, n_new):
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_texts_written_together_are_those_written_alone(model_type):
     loaded = loaded_of(model_type)
-    texts = sample_texts(loaded, OPENINGS, asked(), ignore_steps)
+    texts = generate_texts(loaded, OPENINGS, asked(), ignore_steps)
     luck = torch.rand(3, LENGTH, generator=torch.Generator().manual_seed(5)).tolist()
     n_new = LENGTH - min(len(loaded.tokenizer(opening).input_ids) for opening in OPENINGS)
     assert texts == [written_anew(loaded, o, row, n_new) for o, row in zip(OPENINGS, luck, strict=True)]
@@ -48,20 +48,20 @@ def test_texts_written_together_are_those_written_alone(model_type):
 
 def test_the_same_settings_give_the_same_texts_and_another_seed_others():
     loaded = loaded_of("llama")
-    first, again, other = (sample_texts(loaded, OPENINGS, asked(seed=seed), ignore_steps) for seed in (5, 5, 6))
+    first, again, other = (generate_texts(loaded, OPENINGS, asked(seed=seed), ignore_steps) for seed in (5, 5, 6))
     assert first == again
     assert all(one != another for one, another in zip(first, other, strict=True))
 
 
 def test_writing_leaves_the_luck_of_everybody_else_alone():
     state = torch.random.get_rng_state()
-    sample_texts(loaded_of("llama"), OPENINGS, asked(length=20), ignore_steps)
+    generate_texts(loaded_of("llama"), OPENINGS, asked(length=20), ignore_steps)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def steps_of(loaded, n_samples, length=20):
     steps = []
-    sample_texts(loaded, OPENINGS, asked(n_samples, length), steps.append)
+    generate_texts(loaded, OPENINGS, asked(n_samples, length), steps.append)
     return [step.done for step in steps]
 
 
@@ -78,5 +78,5 @@ def test_fewer_texts_are_written_at_once_where_what_is_kept_of_them_takes_much_r
 def test_nobody_ends_a_text():
     loaded = loaded_of("llama")
     loaded.model.lm_head.weight[0] = 1e3 * loaded.model.lm_head.weight[0].sign()
-    (text,) = sample_texts(loaded, OPENINGS, asked(n_samples=1), ignore_steps)
+    (text,) = generate_texts(loaded, OPENINGS, asked(n_samples=1), ignore_steps)
     assert len(loaded.tokenizer(text).input_ids) > LENGTH // 2

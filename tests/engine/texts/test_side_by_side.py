@@ -7,12 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sparsedash.engine.models import products
+from sparsedash.engine.models import matmul
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.products import fastest_products, same_products, torch_threads
+from sparsedash.engine.models.matmul import fastest_products, same_products, torch_threads
 from sparsedash.engine.texts import generation
-from sparsedash.engine.texts.generation import sample_texts
-from sparsedash.engine.texts.side_by_side import n_streams, side_by_side
+from sparsedash.engine.texts.generation import generate_texts, n_streams, run_in_threads
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings
 from tests.engine.tiny import CONFIGS, tiny_loaded
@@ -35,27 +34,27 @@ def test_texts_are_the_same_in_two_threads_as_in_one(model_type, two_threads, mo
     monkeypatch.setattr(generation, "FEWEST_TEXTS", 2)
     loaded, asked = tiny_loaded(model_type), CalibrationSettings(n_samples=6, length=30, seed=5)
     threads, steps = set(), []
-    write = generation._write
-    monkeypatch.setattr(generation, "_write", lambda *own: threads.add(threading.get_ident()) or write(*own))
-    together = sample_texts(loaded, OPENINGS, asked, steps.append)
+    write = generation._generate
+    monkeypatch.setattr(generation, "_generate", lambda *own: threads.add(threading.get_ident()) or write(*own))
+    together = generate_texts(loaded, OPENINGS, asked, steps.append)
     assert len(threads) == 2 and threading.get_ident() not in threads
     assert torch.get_num_threads() == 2
     done = [step.done for step in steps]
     assert done == sorted(done) and done[-1] == 6 * 30
     torch.set_num_threads(1)
-    assert sample_texts(loaded, OPENINGS, asked, ignore_steps) == together
+    assert generate_texts(loaded, OPENINGS, asked, ignore_steps) == together
 
 
 def test_each_thread_multiplies_by_itself_as_the_caller_does(two_threads, monkeypatch):
-    monkeypatch.setattr(products, "float32_is_faster", lambda: True)
+    monkeypatch.setattr(matmul, "float32_is_faster", lambda: True)
 
     def piece(tell):
         with same_products() as mode:
             return torch.get_num_threads(), torch.is_inference_mode_enabled(), mode is not None
 
-    assert side_by_side([piece, piece], ignore_steps) == [(1, True, False)] * 2
+    assert run_in_threads([piece, piece], ignore_steps) == [(1, True, False)] * 2
     with fastest_products("bfloat16"):
-        assert side_by_side([piece, piece], ignore_steps) == [(1, True, True)] * 2
+        assert run_in_threads([piece, piece], ignore_steps) == [(1, True, True)] * 2
 
 
 def test_who_is_told_may_break_all_of_them_off(two_threads):
@@ -72,7 +71,7 @@ def test_who_is_told_may_break_all_of_them_off(two_threads):
             raise Stopped
 
     with pytest.raises(Stopped):
-        side_by_side([piece, piece], on_told)
+        run_in_threads([piece, piece], on_told)
     assert going_on == [] and torch.get_num_threads() == 2
 
 
@@ -88,7 +87,7 @@ def test_a_piece_that_fails_breaks_the_others_off(two_threads):
 
     for pieces in ([fails, goes_on], [goes_on, fails]):
         with pytest.raises(Stopped):
-            side_by_side(pieces, ignore_steps)
+            run_in_threads(pieces, ignore_steps)
 
 
 @pytest.mark.parametrize(

@@ -2,21 +2,21 @@
 
 import os
 
-from sparsedash.engine.timing import machine_speed
-from sparsedash.engine.timing.machine_speed import measure
+from sparsedash.engine.comparison import machine_rates
+from sparsedash.engine.comparison.machine_rates import measure_machine
 
 
 def test_a_measurement_is_some_operations_and_bytes_a_second_and_leaves_nothing(tmp_path):
-    found = measure(tmp_path, bursts=1)
+    found = measure_machine(tmp_path, bursts=1)
     assert found.keys() == {"float32", "bfloat16", "disk"}
     assert min(found["float32"], found["bfloat16"], found["disk"]) > 1e6
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_cannot_be_measured_is_not(tmp_path, monkeypatch):
-    assert machine_speed._reading(tmp_path / "missing") == 0.0
-    monkeypatch.setattr(machine_speed, "_ROOM", 10**12)
-    assert machine_speed._reading(tmp_path) == 0.0
+    assert machine_rates._reading(tmp_path / "missing") == 0.0
+    monkeypatch.setattr(machine_rates, "_ROOM", 10**12)
+    assert machine_rates._reading(tmp_path) == 0.0
     monkeypatch.undo()
     monkeypatch.delattr(os, "posix_fadvise")
-    assert machine_speed._reading(tmp_path) == 0.0
+    assert machine_rates._reading(tmp_path) == 0.0

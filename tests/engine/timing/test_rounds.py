@@ -2,10 +2,10 @@
 
 import pytest
 
-from sparsedash.engine.timing.rounds import MOST_ROUNDS, Stop, timed_rounds
+from sparsedash.engine.comparison.timing import MOST_ROUNDS, StopCriterion, timed_rounds
 from sparsedash.schema.errors import Cancelled
 
-STOP = Stop(within=0.05, least_rounds=15, most_s=120.0, n_warmup=2)
+STOP = StopCriterion(within=0.05, least_rounds=15, most_s=120.0, n_warmup=2)
 
 
 class Bench:

@@ -8,16 +8,13 @@ import pytest
 import torch
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
+from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel, both_resident
+from sparsedash.engine.comparison.timing import load_sample, time_models
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.timing.contenders import both_resident
-from sparsedash.engine.timing.samples import load_sample
-from sparsedash.engine.timing.timing import time_models
 from sparsedash.schema.errors import Cancelled, JobError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_records import Timing
-from sparsedash.schema.pair_settings import TimingSettings
+from sparsedash.schema.pair_records import Timing, TimingSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sparsedash.reporting.charts.points import Measure, Point, Reading, Readings, TradeoffData
-from sparsedash.reporting.model_names import taken_by
-from sparsedash.reporting.readings import readings
-from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.charts.tradeoff_data import Measure, Point, Reading, Readings, TradeoffData
+from sparsedash.reporting.run_results import RunResults, readings
+from sparsedash.reporting.wording import sparsity_axis_title
 from sparsedash.schema.records import Record
-from sparsedash.stats.significance import compare
-from sparsedash.stats.tolerance import Tolerance, judge_all, losses
+from sparsedash.stats.significance import compare_records
+from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
 from tests.ui import specimens
 
 
@@ -27,7 +26,7 @@ def tradeoff_data(dense: Record, lines: Mapping[str, Sequence[Record]], **more: 
         dense=point(dense, dense),
         lines=points,
         n_passages=dense.last_word.total,
-        taken=taken_by(record.pruned.method for record in sparse if record.pruned),
+        taken=sparsity_axis_title(record.pruned.method for record in sparse if record.pruned),
         **more,
     )
 
@@ -46,5 +45,5 @@ def point(dense: Record, record: Record) -> Point:
 
 
 def _readings(dense: Record, record: Record) -> Readings:
-    (alone,) = judge_all([losses(dense, record)], Tolerance())
-    return readings(record, compare(dense, record), alone)
+    (alone,) = judge_all([record_losses(dense, record)], Tolerance())
+    return readings(record, compare_records(dense, record), alone)

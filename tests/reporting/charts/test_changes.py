@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparsedash.reporting.charts.changes import changes_chart, changes_words, clicked_bar
-from sparsedash.reporting.charts.palette import PALETTES
+from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
+from sparsedash.reporting.charts.chart_style import PALETTES
 
 WORDS = ("fell by 1 or more", "fell by 0 to 1", "rose by 0 or more")
 

@@ -5,11 +5,16 @@ from math import log
 
 import pytest
 
-from sparsedash.reporting.charts.far_points import far_words, short_times, with_far_points_at_the_edge
 from sparsedash.reporting.charts.gain_chart import Gain, Gained, gain_chart
-from sparsedash.reporting.charts.points import Point, Reading, TradeoffData, times
-from sparsedash.reporting.charts.tradeoff import tradeoff_chart, tradeoff_words
-from sparsedash.reporting.files.svg_chart import drawing
+from sparsedash.reporting.charts.tradeoff_chart import (
+    clip_far_points,
+    far_words,
+    short_times,
+    tradeoff_chart,
+    tradeoff_words,
+)
+from sparsedash.reporting.charts.tradeoff_data import Point, Reading, TradeoffData, nats_as_factor
+from sparsedash.reporting.svg_chart import tradeoff_svg
 from tests.reporting.charts.drawn import drawn, trace
 
 MEASURE = "word perplexity"
@@ -17,7 +22,7 @@ MEASURE = "word perplexity"
 
 def point(key: str, permille: int, nats: float, spread: float = 0.1, **more) -> Point:
     """A model that lost this much; upwards is better."""
-    words = f"{times(nats)} that of dense"
+    words = f"{nats_as_factor(nats)} that of dense"
     one = Reading(role="sparse", value=-nats, low=-nats - spread, high=-nats + spread, words=words)
     other = Reading(role="sparse", value=-1.0, low=-2.0, high=0.0, words="")
     readings = {MEASURE: (one,), "accuracy": (other,), "flips": (other,), "share right": (other,)}
@@ -86,24 +91,24 @@ def test_beside_the_edge_stands_no_number_of_the_axis():
 
 def test_what_is_undecided_and_what_the_others_leave_room_for_stays_where_it_belongs():
     unknown = race(good=GOOD, other=[point("o", 300, 7.0, verdict="undecided")])
-    assert with_far_points_at_the_edge(unknown, MEASURE) == unknown
+    assert clip_far_points(unknown, MEASURE) == unknown
     wide = race(good=GOOD, other=[point("w", 100, 1.2, spread=8.0), point("x", 200, 8.0)])
-    assert with_far_points_at_the_edge(wide, MEASURE) == wide
+    assert clip_far_points(wide, MEASURE) == wide
 
 
 def test_up_to_twelve_times_what_may_be_lost_a_point_stays_where_it_belongs():
     sharp = race(good=[point(f"s{p}", p, nats, spread=0.01) for p, nats in ((100, 0.01), (200, 0.02), (300, 1.1))])
-    assert with_far_points_at_the_edge(sharp, MEASURE) == sharp
+    assert clip_far_points(sharp, MEASURE) == sharp
 
 
 def test_where_everything_is_hopeless_nothing_is_moved():
     alone = race(good=HOPELESS)
-    assert with_far_points_at_the_edge(alone, MEASURE) == alone
+    assert clip_far_points(alone, MEASURE) == alone
     assert far_words(alone, MEASURE) == ""
 
 
 def test_other_measures_which_have_bounds_are_drawn_whole():
-    assert with_far_points_at_the_edge(RACE, "accuracy") == RACE
+    assert clip_far_points(RACE, "accuracy") == RACE
     assert said(chart(measure="accuracy")) == ([], 0)
 
 
@@ -123,6 +128,6 @@ def test_the_second_question_and_the_report_move_the_same_points():
     texts, n_arrows = said(figure)
     assert n_arrows == len(texts) == 4
     assert min(trace(figure, "unbeaten")["y"]) == pytest.approx(-13.8155106)
-    report = drawing(RACE, MEASURE)
+    report = tradeoff_svg(RACE, MEASURE)
     assert report.count("↓") == 4 and "&gt;1M×" in report and report.count('clip-path="url(#') == 2
-    assert "↓" not in drawing(replace(RACE, lines={"good": GOOD}), MEASURE)
+    assert "↓" not in tradeoff_svg(replace(RACE, lines={"good": GOOD}), MEASURE)

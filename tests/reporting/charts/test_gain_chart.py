@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.reporting.charts.gain_chart import Gain, Gained, gain_chart, gain_words
-from sparsedash.reporting.charts.points import Reading
+from sparsedash.reporting.charts.tradeoff_data import Reading
 from tests.reporting.charts.drawn import drawn, trace
 from tests.reporting.charts.pointed import tradeoff_data
 from tests.ui import specimens

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.reporting.charts.layers import layers_chart, layers_words, relative
+from sparsedash.reporting.charts.bar_charts import layers_chart, layers_words, relative_to_median
 from tests.factories import PRUNED
 from tests.factories import THREE_LAYERS as MADE
 from tests.reporting.charts.drawn import drawn, labels, trace
@@ -93,6 +93,6 @@ def test_the_words_say_how_far_the_layers_reach():
 
 
 def test_sensitivities_are_told_against_the_middle_one():
-    assert relative([2, 1, 4]) == [1, 0.5, 2]
-    assert relative([0, 0]) == [0, 0]
-    assert relative([]) == []
+    assert relative_to_median([2, 1, 4]) == [1, 0.5, 2]
+    assert relative_to_median([0, 0]) == [0, 0]
+    assert relative_to_median([]) == []

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sparsedash.reporting.charts.palette import PALETTES, Palette, repainting
+from sparsedash.reporting.charts.chart_style import PALETTES, Palette, theme_switch_css
 from sparsedash.ui import frame
 
 STYLE = frame._STYLE.read_text(encoding="utf-8")
@@ -68,5 +68,5 @@ def test_no_colour_of_a_theme_means_two_things():
 
 def test_a_drawn_chart_is_repainted_from_either_theme_to_the_other():
     both = "light-dark(#2F5D9B, #8DB4E8)"
-    assert f'[style*="fill: rgb(47, 93, 155)"] {{ fill: {both} !important }}' in repainting()
-    assert f'[style*="stroke: rgb(141, 180, 232)"] {{ stroke: {both} !important }}' in repainting()
+    assert f'[style*="fill: rgb(47, 93, 155)"] {{ fill: {both} !important }}' in theme_switch_css()
+    assert f'[style*="stroke: rgb(141, 180, 232)"] {{ stroke: {both} !important }}' in theme_switch_css()

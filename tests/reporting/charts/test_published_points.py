@@ -4,8 +4,7 @@ nowhere else.
 
 from dataclasses import replace
 
-from sparsedash.reporting.charts.published_points import published_words
-from sparsedash.reporting.charts.tradeoff import tradeoff_chart, tradeoff_words
+from sparsedash.reporting.charts.tradeoff_chart import published_words, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.run_results import published_beside
 from tests.factories import PRUNED, RECORD, outcome
 from tests.reporting.charts.drawn import drawn, trace

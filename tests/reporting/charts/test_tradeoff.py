@@ -7,14 +7,13 @@ from math import exp, log
 import pytest
 
 from sparsedash.catalog.presets import METHODS
-from sparsedash.reporting.charts.marks import places
-from sparsedash.reporting.charts.palette import PALETTES
-from sparsedash.reporting.charts.points import times
-from sparsedash.reporting.charts.tradeoff import clicked, tradeoff_chart, tradeoff_words
-from sparsedash.reporting.readings import answering
-from sparsedash.stats.means import mean_interval, moments
-from sparsedash.stats.significance import share_interval, wilson
-from sparsedash.stats.tolerance import Tolerance, judge_all, losses
+from sparsedash.reporting.charts.chart_style import PALETTES
+from sparsedash.reporting.charts.tradeoff_chart import clicked_record, places, tradeoff_chart, tradeoff_words
+from sparsedash.reporting.charts.tradeoff_data import nats_as_factor
+from sparsedash.reporting.run_results import answering
+from sparsedash.stats.mean_intervals import mean_interval, moments
+from sparsedash.stats.significance import share_interval, wilson_interval
+from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
 from tests.factories import STOPPED
 from tests.reporting.charts.drawn import drawn, labels, trace
 from tests.reporting.charts.pointed import read, tradeoff_data
@@ -51,7 +50,7 @@ def test_sparse_points_stand_at_the_measured_sparsity_in_rising_order():
 def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_of_its_verdict():
     change = trace(chart(measure="accuracy"), "sparse")
     assert change["y"] == [0.0, pytest.approx(-5.0), pytest.approx(-25.0)]
-    (alone,) = judge_all([losses(DENSE, THIRTY)], Tolerance())
+    (alone,) = judge_all([record_losses(DENSE, THIRTY)], Tolerance())
     assert change["error_y"]["arrayminus"][-1] == pytest.approx(100 * alone.accuracy.high - 25)
     assert change["error_y"]["array"][-1] == pytest.approx(25 - 100 * alone.accuracy.low)
 
@@ -67,7 +66,7 @@ def test_the_line_begins_at_the_dense_accuracy():
 
 def test_every_sparse_point_has_its_wilson_interval():
     bars = trace(chart(), "sparse")["error_y"]
-    low, high = wilson(30, 120)
+    low, high = wilson_interval(30, 120)
     assert bars["array"][-1] == pytest.approx(100 * high - 25)
     assert bars["arrayminus"][-1] == pytest.approx(25 - 100 * low)
     assert bars["array"][0] == bars["arrayminus"][0] == 0
@@ -81,7 +80,7 @@ def test_the_dense_line_and_its_band_cross_the_whole_chart():
     assert line["x"] == [left, right]
     assert line["y"] == [50.0, 50.0]
     assert (min(band["x"]), max(band["x"])) == (left, right)
-    assert (min(band["y"]), max(band["y"])) == pytest.approx([100 * b for b in wilson(60, 120)])
+    assert (min(band["y"]), max(band["y"])) == pytest.approx([100 * b for b in wilson_interval(60, 120)])
 
 
 def test_lines_carry_their_labels_at_their_height_and_there_is_no_legend():
@@ -182,7 +181,7 @@ def test_the_dense_model_alone_is_a_chart_too():
 def test_the_range_holds_every_interval_and_never_leaves_0_to_100(right):
     record = specimens.record([True] * right + [False] * (120 - right))
     low, high = chart(tradeoff_data(record, {}))["layout"]["yaxis"]["range"]
-    bottom, top = wilson(right, 120)
+    bottom, top = wilson_interval(right, 120)
     assert 0 <= low <= 100 * bottom
     assert 100 * top <= high <= 100
 
@@ -211,8 +210,8 @@ def test_the_words_say_every_point_with_its_interval():
 
 def test_a_sparse_point_knows_its_record_and_no_other_point_does():
     data = trace(chart(), "sparse")["customdata"]
-    assert [clicked([{"customdata": point}]) for point in data] == ["", TEN.key, THIRTY.key]
-    assert clicked([]) == clicked([{"x": 0}]) == clicked([{"customdata": "published"}]) == ""
+    assert [clicked_record([{"customdata": point}]) for point in data] == ["", TEN.key, THIRTY.key]
+    assert clicked_record([]) == clicked_record([{"x": 0}]) == clicked_record([{"customdata": "published"}]) == ""
 
 
 def test_fewer_passages_than_dense_make_a_hollow_mark():
@@ -247,7 +246,7 @@ class TestPerplexity:
         (reading,) = read("word perplexity", dense, sparse)
         lost = dense.outcomes[0].log_likelihood - sparse.outcomes[0].log_likelihood
         assert (reading.low, reading.value, reading.high) == (-lost, -lost, -lost)
-        assert reading.words == f"{times(lost)} that of dense (no interval)"
+        assert reading.words == f"{nats_as_factor(lost)} that of dense (no interval)"
 
     def test_the_axis_speaks_of_factors(self):
         axis = chart(measure="word perplexity")["layout"]["yaxis"]
@@ -276,8 +275,13 @@ class TestPerplexity:
         assert axis["range"][1] < 6 and len(axis["ticktext"]) >= 3
 
     def test_factors_are_short(self):
-        assert [times(n) for n in (0, 0.0953, log(20), 1000)] == ["1.00 ×", "1.10 ×", "20 ×", "over 1,000,000 ×"]
-        assert [times(n) for n in (log(9.999), -log(3), -1000)] == ["10 ×", "0.33 ×", "under 0.01 ×"]
+        assert [nats_as_factor(n) for n in (0, 0.0953, log(20), 1000)] == [
+            "1.00 ×",
+            "1.10 ×",
+            "20 ×",
+            "over 1,000,000 ×",
+        ]
+        assert [nats_as_factor(n) for n in (log(9.999), -log(3), -1000)] == ["10 ×", "0.33 ×", "under 0.01 ×"]
 
 
 class TestFlips:
@@ -287,7 +291,7 @@ class TestFlips:
         assert trace(figure, "broke")["y"] == [0, -10]
         assert trace(figure, "mended")["y"] == [0, 5]
         assert set(labels(figure)) == {"dense", "broke", "mended"}
-        low, high = wilson(12, 120)
+        low, high = wilson_interval(12, 120)
         assert trace(figure, "broke")["error_y"]["array"][1] == pytest.approx(10 - 100 * low)
         assert trace(figure, "broke")["error_y"]["arrayminus"][1] == pytest.approx(100 * high - 10)
 
@@ -297,7 +301,7 @@ class TestFlips:
         assert (-broke.high, -broke.low) == pytest.approx(
             [100 * bound for bound in share_interval(12, 120, anytime=True)]
         )
-        low, high = (100 * bound for bound in wilson(12, 120))
+        low, high = (100 * bound for bound in wilson_interval(12, 120))
         assert -broke.high < low and high < -broke.low
 
     def test_the_axis_has_no_minus(self):
@@ -314,7 +318,7 @@ class TestTheLivePoint:
     def test_it_stands_at_the_sparsity_asked_for_with_the_interval_of_what_it_has(self):
         point = trace(chart(replace(RACE, live=self.LIVE)), "live")
         assert (point["x"], point["y"]) == ([20.0], [37.5])
-        low, high = wilson(30, 80)
+        low, high = wilson_interval(30, 80)
         assert point["error_y"]["array"] == pytest.approx([100 * high - 37.5])
         assert point["error_y"]["arrayminus"] == pytest.approx([37.5 - 100 * low])
 

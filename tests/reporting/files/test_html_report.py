@@ -8,11 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.reporting.files.html_report import POLICY, report
-from sparsedash.reporting.files.run_json import run_document
-from sparsedash.reporting.files.svg_chart import drawing
 from sparsedash.reporting.record_pair import Pair
+from sparsedash.reporting.run_reports import POLICY, html_report, run_document
 from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.svg_chart import tradeoff_svg
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
 
@@ -55,7 +54,7 @@ def made(text: str = "") -> str:
     found = run_results(backend, run)
     assert found is not None
     pair = Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1])
-    return report(found, pair, passages).decode()
+    return html_report(found, pair, passages).decode()
 
 
 def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions():
@@ -90,7 +89,7 @@ def test_points_of_two_methods_at_one_sparsity_do_not_cover_each_other():
     backend.add_run((run, records))
     found = run_results(backend, run)
     assert found is not None
-    across = re.findall(r'<text x="([\d.]+)"[^>]*class="point"', drawing(found.tradeoff(), "word perplexity"))
+    across = re.findall(r'<text x="([\d.]+)"[^>]*class="point"', tradeoff_svg(found.tradeoff(), "word perplexity"))
     assert len(set(across)) == len(across) == 6
 
 
@@ -120,8 +119,8 @@ def test_the_report_of_a_run_that_was_stopped_says_so():
     found = run_results(backend, run)
     pair = Pair(left_name="dense", left=records[0], right_name="10 %", right=records[1])
     said = "This run was stopped: 1 of its 3 sparse models is there."
-    assert said in report(found, pair, None, job(run.settings, "cancelled")).decode()
-    assert "This run" not in report(found, pair, None, job(run.settings, "running")).decode()
+    assert said in html_report(found, pair, None, job(run.settings, "cancelled")).decode()
+    assert "This run" not in html_report(found, pair, None, job(run.settings, "running")).decode()
 
 
 def test_the_report_of_the_example_says_where_it_was_made():
@@ -130,7 +129,7 @@ def test_the_report_of_the_example_says_where_it_was_made():
     backend.add_run((replace(run, made_on="a <mainframe>"), records))
     found = run_results(backend, backend.stored_runs[0])
     pair = Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1])
-    said = report(found, pair, None).decode()
+    said = html_report(found, pair, None).decode()
     assert "Example: this run ships with SparseDash. It was made on 24 November 2025 on another machine" in said
     assert "a &lt;mainframe&gt;" in said
 
@@ -140,7 +139,9 @@ def test_the_report_and_the_document_name_the_quantised_file_that_the_model_is_u
     run, records = specimens.run()
     backend.add_run((replace(run, source_type="Q4_<1>"), records))
     found = run_results(backend, backend.stored_runs[0])
-    said = report(found, Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1]), None).decode()
+    said = html_report(
+        found, Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1]), None
+    ).decode()
     assert "unpacked from Q4_&lt;1&gt;" in said
     assert "What pruning costs the original weights is another number" in said
     assert run_document(found.run, found.dense, list(found.sparse))["model"]["source_type"] == "Q4_<1>"

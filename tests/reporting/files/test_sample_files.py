@@ -9,7 +9,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from sparsedash.reporting.files.sample_files import harness_samples, view_csv, view_parquet
+from sparsedash.reporting.record_pair import harness_samples, view_csv, view_parquet
 from tests.ui import specimens
 
 LEFT = specimens.record([True, False, True])

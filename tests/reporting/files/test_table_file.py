@@ -3,8 +3,8 @@
 import csv
 import io
 
-from sparsedash.reporting.files.table_file import table_csv, table_file_name
 from sparsedash.reporting.html import table
+from sparsedash.reporting.record_pair import table_csv, table_file_name
 from sparsedash.reporting.wording import NBSP
 
 SHOWN = table(

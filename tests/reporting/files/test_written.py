@@ -5,12 +5,16 @@ import re
 
 import pytest
 
-from sparsedash.reporting.files.html_report import report
-from sparsedash.reporting.files.written import MOST, how_written, section, written
 from sparsedash.reporting.record_pair import Pair
+from sparsedash.reporting.run_reports import (
+    MOST_CONTINUATIONS,
+    continuations_section,
+    html_report,
+    sampling_words,
+    stored_continuations,
+)
 from sparsedash.reporting.run_results import run_results
-from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from tests.ui import specimens
 from tests.ui.conftest import shows_as_text
 from tests.ui.fake_backend import FakeBackend
@@ -36,7 +40,7 @@ def store(backend, pair, prompt, left, right, others=(), wrote=(), **more):
 
 def found_in(house):
     backend, run, pair = house
-    return written(backend, run, pair, specimens.passages())
+    return stored_continuations(backend, run, pair, specimens.passages())
 
 
 def test_prompts_stand_first_with_every_model_that_wrote(house):
@@ -60,15 +64,15 @@ def test_a_passage_that_broke_and_was_continued_is_there_and_others_are_not(hous
 
 def test_without_texts_or_anything_written_there_is_no_section(house):
     backend, run, pair = house
-    assert written(backend, run, pair, None) == [] == found_in(house)
-    assert section([]) == []
+    assert stored_continuations(backend, run, pair, None) == [] == found_in(house)
+    assert continuations_section([]) == []
 
 
 def test_the_report_shows_them_with_the_mark_and_nothing_in_them_is_markup(house):
     backend, run, pair = house
     request = store(backend, pair, "<b>Once\u202e", "the door <i>", "the wall <i>")
     backend.user_data.keep_prompt(request)
-    page = report(run_results(backend, run), pair, specimens.passages(), None, found_in(house)).decode()
+    page = html_report(run_results(backend, run), pair, specimens.passages(), None, found_in(house)).decode()
     said = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page.partition("What the models wrote")[2])).split())
     assert said.startswith("The mark ❘ stands where a text parts from that of dense.")
     assert "<b>Once⟨U+202E⟩ dense the door <i> 30 % the ❘ wall <i>" in said
@@ -81,9 +85,9 @@ def test_a_long_list_is_cut(house):
     store(backend, pair, contexts[0], "a", "b")
     for number in range(50):
         backend.user_data.keep_prompt(store(backend, pair, f"prompt {number}", "a", "b"))
-    assert len(found_in(house)) == min(MOST, 50 + 9 + 2)
+    assert len(found_in(house)) == min(MOST_CONTINUATIONS, 50 + 9 + 2)
 
 
 def test_settings_are_said_as_they_were():
     drawn = ContinuationSettings(left="l", right="r", prompt="p", temperature_percent=70, seed=5, n_tokens=12)
-    assert how_written(drawn) == "temperature 0.7, seed 5, 12 tokens"
+    assert sampling_words(drawn) == "temperature 0.7, seed 5, 12 tokens"

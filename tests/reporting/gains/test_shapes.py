@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.reporting.gains.shapes import block_shapes, shapes_csv, shapes_table
-from sparsedash.schema.model_shape import ModelShape
+from sparsedash.catalog.model_shape import ModelShape
+from sparsedash.reporting.deployment import block_shapes, shapes_csv, shapes_table
 from tests.factories import PRUNED
 
 # Two gated blocks, d = 4, with 128 and 64 channels, of which 96 and 64 are kept.

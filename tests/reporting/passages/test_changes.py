@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedash.reporting.passages.changes import MOST_RANGES, Range, change_words, counted, ranges
+from sparsedash.reporting.passage_analysis import MOST_RANGES, ChangeRange, change_ranges, change_words, count_by_range
 
 FINITE = st.floats(-800, 800, allow_nan=False)
 
@@ -23,31 +23,31 @@ FINITE = st.floats(-800, 800, allow_nan=False)
     ],
 )
 def test_a_range_has_its_name_in_the_address_and_in_words(low, high, address, words):
-    found = Range(low=low, high=high)
+    found = ChangeRange(low=low, high=high)
     assert (found.address, found.words) == (address, words)
 
 
 @given(st.lists(FINITE, max_size=40))
 def test_every_change_is_counted_once_in_ranges_that_leave_no_gap(changes):
-    found = ranges(changes)
-    assert sum(counted(changes, found)) == len(changes)
+    found = change_ranges(changes)
+    assert sum(count_by_range(changes, found)) == len(changes)
     assert (found[0].low, found[-1].high) == (-inf, inf)
     assert all(one.high == other.low for one, other in itertools.pairwise(found))
     for change in changes:
-        at = counted([change], found).index(1)
+        at = count_by_range([change], found).index(1)
         assert found[at].low <= change < found[at].high
 
 
 @given(st.lists(FINITE, min_size=1, max_size=200))
 def test_there_are_few_ranges_and_none_mixes_falls_and_rises(changes):
-    found = ranges(changes)
+    found = change_ranges(changes)
     assert 2 <= len(found) <= MOST_RANGES + 1
     assert 0.0 in [each.high for each in found]
     assert len({each.address for each in found}) == len(found)
 
 
 def test_the_ranges_are_round_and_fit_what_is_common():
-    found = ranges([-2.9, -1.2, -0.4, 0.0, 0.3] * 20 + [-40.0])
+    found = change_ranges([-2.9, -1.2, -0.4, 0.0, 0.3] * 20 + [-40.0])
     assert [each.address for each in found][:4] == ["..-2.5", "-2.5..-2", "-2..-1.5", "-1.5..-1"]
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.reporting.passages.slice_table import LESS, MORE, slice_file, slice_losses, slice_table
+from sparsedash.reporting.passage_analysis import LESS, MORE, slice_html, slice_losses
+from sparsedash.reporting.passage_analysis import slice_table as slice_file
 from sparsedash.reporting.record_pair import Pair
-from sparsedash.stats.means import mean_interval
-from sparsedash.stats.tolerance import losses_of
+from sparsedash.stats.mean_intervals import mean_interval
+from sparsedash.stats.tolerance import passage_losses
 from tests.factories import STOPPED
 from tests.ui import specimens
 from tests.ui.conftest import shows_as_text
@@ -46,7 +47,7 @@ def test_a_group_has_the_losses_and_the_interval_of_its_own_passages():
     found = found_in(pair)
     row = next(row for row in found.rows if row.group.name == "7 letters and more")
     assert all(len(pair.left.outcomes[p].target) >= 7 for p in row.group.positions)
-    assert row.losses == losses_of([pair.outcomes(p) for p in row.group.positions])
+    assert row.losses == passage_losses([pair.outcomes(p) for p in row.group.positions])
     assert row.nats == mean_interval(row.losses.nats, found.alpha)
 
 
@@ -63,7 +64,7 @@ def test_where_one_stopped_early_the_intervals_allow_for_it():
 
 def test_the_number_of_groups_is_said_and_each_kind_heads_its_groups():
     found = found_in(pair_of())
-    drawn = slice_table(found, "<i>", "dense")
+    drawn = slice_html(found, "<i>", "dense")
     assert f" {len(found.rows)} groups are looked at" in drawn
     assert drawn.count('scope="colgroup"') == 5
     assert drawn.count('scope="row"') == len(found.rows)
@@ -74,13 +75,13 @@ def test_the_number_of_groups_is_said_and_each_kind_heads_its_groups():
 def test_a_group_of_one_passage_has_no_interval():
     passages = specimens.passages()
     lonely = replace(passages, targets=("1", *passages.targets[1:]))
-    drawn = slice_table(slice_losses(FakeBackend(), pair_of(), lonely), "30 %", "dense")
+    drawn = slice_html(slice_losses(FakeBackend(), pair_of(), lonely), "30 %", "dense")
     assert "(no interval)" in drawn
 
 
 def test_the_table_can_be_taken_along_with_what_each_group_is_grouped_by():
     found = found_in(pair_of())
-    drawn, file = slice_table(found, "30 %", "dense"), slice_file(found, "30 %", "dense")
+    drawn, file = slice_html(found, "30 %", "dense"), slice_file(found, "30 %", "dense")
     assert file.head[:3] == ["Grouped by", "Group", "Passages"]
     assert len(file.rows) == len(found.rows)
     assert len({row[0] for row in file.rows}) == 5

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedash.reporting.passages.slices import slices
+from sparsedash.reporting.passage_analysis import slices
 from sparsedash.schema.records import Passages
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.reporting.runs import listing
-from sparsedash.reporting.runs.rows import Known, all_rows, newest_jobs, removed, rows_of, state
+from sparsedash.reporting import run_list
+from sparsedash.reporting.run_list import Known, all_rows, newest_jobs, row_sparsity, row_state, rows_of
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.stats.tolerance import Tolerance
@@ -38,9 +38,9 @@ def add(backend, at=1_764_000_000.0, **changes):
 def test_a_row_says_the_verdict_and_the_cost_of_the_model_that_the_run_s_answer_speaks_of(backend):
     add(backend)
     (usual,), (generous,) = rows(backend), rows(backend, GENEROUS)
-    assert listing.verdict(usual) == ("? undecided", "at 10\u00a0%")
-    assert listing.verdict(generous) == ("✓ within", "at 30\u00a0%")
-    factor, interval, points = listing.cost(generous)
+    assert run_list.row_verdict(usual) == ("? undecided", "at 10\u00a0%")
+    assert run_list.row_verdict(generous) == ("✓ within", "at 30\u00a0%")
+    factor, interval, points = run_list.row_loss(generous)
     assert factor == "0.97 ×" and points.endswith(" points")
     low, high = interval.split(" to ")
     assert float(low) < 0.97 < float(high)
@@ -50,14 +50,14 @@ def test_of_several_methods_the_verdict_says_which_one_it_is_of(backend):
     methods = (SETTINGS.methods[0], method_named("magnitude"))
     add(backend, methods=methods)
     (row,) = rows(backend, GENEROUS)
-    assert listing.verdict(row)[1].startswith("at 30\u00a0% with ")
+    assert run_list.row_verdict(row)[1].startswith("at 30\u00a0% with ")
 
 
 def test_sparsities_are_named_one_by_one_while_they_are_few(backend):
     add(backend)
     add(backend, sparsities_permille=(500, 100, 200, 300))
     add(backend, sparsities_permille=(125,))
-    found = {removed(row) for row in rows(backend)}
+    found = {row_sparsity(row) for row in rows(backend)}
     assert found == {("10, 20, 30\u00a0%", ""), ("10 to 50\u00a0%", "4 steps"), ("12.5\u00a0%", "")}
 
 
@@ -65,7 +65,7 @@ def test_a_search_is_a_row_with_its_trials(backend):
     backend.add_search(specimens.search())
     (row,) = rows(backend)
     assert row.title == "How much of SmolLM2 135M (built in) can go"
-    assert removed(row)[0] == "a search" and removed(row)[1].endswith("trials")
+    assert row_sparsity(row)[0] == "a search" and row_sparsity(row)[1].endswith("trials")
 
 
 def test_a_run_under_way_is_a_row_with_what_there_is(backend):
@@ -73,14 +73,14 @@ def test_a_run_under_way_is_a_row_with_what_there_is(backend):
     backend.add_run((run, records))
     backend.stored_jobs = [job(SETTINGS)]
     (row,) = rows(backend)
-    assert row.live and state(row) == ("▶ running", "1 of 3 models")
-    assert listing.verdict(row)[1] == "at 10\u00a0%"
-    assert listing.when(row, None)[1] == ""
+    assert row.live and row_state(row) == ("▶ running", "1 of 3 models")
+    assert run_list.row_verdict(row)[1] == "at 10\u00a0%"
+    assert run_list.row_start_and_duration(row, None)[1] == ""
 
 
 def test_a_run_that_waits_is_a_row_before_it_has_a_result(backend):
     backend.stored_jobs = [job(SETTINGS, "queued"), job(specimens.search()[0].find, "queued", id=2)]
-    found = {row.title: state(row) for row in rows(backend)}
+    found = {row.title: row_state(row) for row in rows(backend)}
     assert found == {
         "SmolLM2 135M (built in) at 10, 20, 30\u00a0%": ("◷ waiting", ""),
         "How much of SmolLM2 135M (built in) can go": ("◷ waiting", ""),
@@ -94,9 +94,9 @@ def test_a_run_that_ended_early_says_how(ended, said, backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.stored_jobs = [job(SETTINGS, ended)]
     (row,) = rows(backend)
-    assert state(row) == (said, "1 of 3 models")
+    assert row_state(row) == (said, "1 of 3 models")
     backend.stored_jobs = []
-    assert state(rows(backend)[0]) == ("⊘ not finished", "1 of 3 models")
+    assert row_state(rows(backend)[0]) == ("⊘ not finished", "1 of 3 models")
 
 
 def test_jobs_that_left_nothing_and_jobs_of_other_versions_are_no_rows(backend):
@@ -113,8 +113,8 @@ def test_of_a_run_s_jobs_the_live_one_counts():
 def test_answers_that_are_still_to_be_read_are_said_so(backend):
     run = add(backend)
     (row,) = rows_of([run], Known())
-    assert (row.known, listing.verdict(row)) == (False, ("…", "being read"))
-    assert listing.cost(row) == ("", "", "")
+    assert (row.known, run_list.row_verdict(row)) == (False, ("…", "being read"))
+    assert run_list.row_loss(row) == ("", "", "")
 
 
 def titles(found):
@@ -141,15 +141,15 @@ def test_the_orders(backend):
         "method": [1, 2, 3],
         "nonsense": [1, 2, 3],
     }
-    assert {name: [place[row.key] for row in listing.ordered(found, name)] for name in expected} == expected
-    assert set(listing.ORDERS) == set(expected) - {"nonsense"}
+    assert {name: [place[row.key] for row in run_list.sort_rows(found, name)] for name in expected} == expected
+    assert set(run_list.ORDERS) == set(expected) - {"nonsense"}
 
 
 def test_pinned_runs_come_first_in_every_order(backend):
     add(backend, at=3e5)
     pinned = add(backend, at=1e5, sparsities_permille=(100,))
     backend.user_data.pin_runs([pinned.key], pinned=True)
-    assert all(listing.ordered(rows(backend), name)[0].key == pinned.key for name in listing.ORDERS)
+    assert all(run_list.sort_rows(rows(backend), name)[0].key == pinned.key for name in run_list.ORDERS)
 
 
 def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
@@ -157,65 +157,65 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
     add(backend, model="b/model", calibration=CalibrationSettings(corpus="wikitext-2"))
     backend.user_data.name_run(named.key, "For the Talk")
     found = rows(backend)
-    assert titles(listing.matching(found, "TALK a/model", "")) == ["For the Talk"]
-    assert titles(listing.matching(found, "wikitext", "")) == ["b/model at 10, 20, 30\u00a0%"]
-    assert listing.matching(found, "talk wikitext", "") == []
-    assert listing.matching(found, "", "a/model") == listing.matching(found, named.key[:20], "")
-    assert len(listing.matching(found, " ", "")) == 2
+    assert titles(run_list.rows_matching(found, "TALK a/model", "")) == ["For the Talk"]
+    assert titles(run_list.rows_matching(found, "wikitext", "")) == ["b/model at 10, 20, 30\u00a0%"]
+    assert run_list.rows_matching(found, "talk wikitext", "") == []
+    assert run_list.rows_matching(found, "", "a/model") == run_list.rows_matching(found, named.key[:20], "")
+    assert len(run_list.rows_matching(found, " ", "")) == 2
 
 
 def test_models_are_offered_once_each_by_their_titles(backend):
     for permille in (100, 200):
         add(backend, sparsities_permille=(permille,))
     add(backend, model="a/model")
-    assert listing.models(rows(backend)) == {"a/model": "a/model", SETTINGS.model: "SmolLM2 135M (built in)"}
+    assert run_list.model_titles(rows(backend)) == {"a/model": "a/model", SETTINGS.model: "SmolLM2 135M (built in)"}
 
 
 def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     most = "model within what is allowed, 1.1 × the word perplexity and 2 points of accuracy"
     add(backend)
     one = rows(backend)
-    assert listing.sentence(one, USUAL) == f"The one run with a result has no {most}; it is undecided."
+    assert run_list.runs_sentence(one, USUAL) == f"The one run with a result has no {most}; it is undecided."
     add(backend, sparsities_permille=(100,))
-    assert listing.sentence(rows(backend), USUAL) == f"None of 2 runs has a {most}; 2 are undecided."
-    said = listing.sentence(rows(backend, GENEROUS), GENEROUS)
+    assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs has a {most}; 2 are undecided."
+    said = run_list.runs_sentence(rows(backend, GENEROUS), GENEROUS)
     assert said.startswith("2 of 2 runs have a model within what is allowed, 1000 ×")
-    by_one = listing.sentence(rows(backend, LAX), LAX)
+    by_one = run_list.runs_sentence(rows(backend, LAX), LAX)
     assert by_one.endswith("1000 × the word perplexity and 2 points of accuracy, 2 of them by word perplexity alone.")
 
 
 def test_the_sentence_says_so_while_there_is_no_result(backend):
     backend.stored_jobs = [job(SETTINGS)]
-    assert listing.sentence(rows(backend), USUAL) == "1 run under way, no result yet."
+    assert run_list.runs_sentence(rows(backend), USUAL) == "1 run under way, no result yet."
     backend.add_run(specimens.run(finished=False, n_sparse=0))
     backend.stored_jobs = []
-    assert listing.sentence(rows(backend), USUAL) == "No run has a sparse model that was judged."
+    assert run_list.runs_sentence(rows(backend), USUAL) == "No run has a sparse model that was judged."
 
 
 def test_a_named_row_says_its_model_below(backend):
     run = add(backend)
     (row,) = rows(backend)
-    assert listing.what_it_is(row).startswith("calibrated on ")
-    assert listing.what_it_is(row).endswith("asked all Cloze passages · float32")
+    assert run_list.what_it_is(row).startswith("calibrated on ")
+    assert run_list.what_it_is(row).endswith("asked all Cloze passages · float32")
     named = replace(row, mark=RunMark(name="Mine"))
     assert named.title == "Mine"
-    assert listing.what_it_is(named).startswith("SmolLM2 135M (built in) · calibrated on ")
+    assert run_list.what_it_is(named).startswith("SmolLM2 135M (built in) · calibrated on ")
     assert run.key.startswith(row.address)
 
 
 def test_chosen_runs_that_the_list_does_not_show_are_counted(backend):
     add(backend)
     (row,) = rows(backend)
-    assert listing.told_away([row.key], [row]) == ""
-    assert listing.told_away([row.key], []) == "1 of them is not in this list"
-    assert listing.told_away([row.key, "k"], []) == "2 of them are not in this list"
+    assert run_list.hidden_selection_note([row.key], [row]) == ""
+    assert run_list.hidden_selection_note([row.key], []) == "1 of them is not in this list"
+    assert run_list.hidden_selection_note([row.key, "k"], []) == "2 of them are not in this list"
 
 
 def test_the_table_can_be_taken_along_with_every_cell(backend):
     run = add(backend)
     backend.user_data.name_run(run.key, "With stories")
-    (row,) = listing.listing_file(rows(backend), None).rows
-    head = listing.listing_file([], None).head
+    (row,) = run_list.listing_file(rows(backend), None).rows
+    head = run_list.listing_file([], None).head
     assert len(row) == len(head)
     cells = dict(zip(head, row, strict=True))
     assert (cells["Run"], cells["Verdict"], cells["On the model"]) == ("With stories", "? undecided", "at 10\u00a0%")

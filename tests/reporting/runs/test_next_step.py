@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.reporting.run_answer import next_step
 from sparsedash.reporting.run_results import run_results
-from sparsedash.reporting.runs.next_step import next_step
-from sparsedash.schema.searches import FindSettings
-from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
+from sparsedash.schema.settings import BUILTIN_CLOZE_402, FindSettings, RunSettings
 from sparsedash.stats.tolerance import Tolerance
 from tests.reporting.test_odd_runs import run_of
 from tests.reporting.test_run_results import plain, shifted, sweep_of

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.presets import method_named
+from sparsedash.reporting.run_list import MOST_LINES, overlay
 from sparsedash.reporting.run_results import run_results
-from sparsedash.reporting.runs.overlay import MOST_LINES, overlay
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend

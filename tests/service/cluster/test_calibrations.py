@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from sparsedash.jobs.parts import PartEnd
-from sparsedash.schema import notes
-from sparsedash.service.cluster import calibrations
-from sparsedash.service.cluster.calibrations import fetch_calibration, kept_calibration, piece_of
+from sparsedash.jobs.cluster_parts import PartEnd
+from sparsedash.schema import store_keys
+from sparsedash.service import cluster_machine
+from sparsedash.service.cluster_machine import fetch_calibration, kept_calibration, piece_of
 from sparsedash.storage.store import Store
 
 STATISTICS, OTHER = "a" * 64, "b" * 64
@@ -21,8 +21,8 @@ def stores(tmp_path):
     for number in range(3):
         has.put_artefact(f"{STATISTICS}/{number}", bytes([number]) * 100)
     has.put_artefact(f"{OTHER}/0", b"of another run")
-    has.remember(notes.calibrated(STATISTICS), "3")
-    has.remember(notes.part_calibrations("part"), json.dumps([STATISTICS]))
+    has.remember(store_keys.calibrated_note(STATISTICS), "3")
+    has.remember(store_keys.part_calibrations_note("part"), json.dumps([STATISTICS]))
     yield opened
     for store in opened:
         store.close()
@@ -37,13 +37,13 @@ def never():
 
 
 def test_all_that_belongs_to_it_is_brought_in_pieces_and_nothing_else(stores, monkeypatch):
-    monkeypatch.setattr(calibrations, "PIECE_BYTES", 33)
+    monkeypatch.setattr(cluster_machine, "PIECE_BYTES", 33)
     has, wants = stores
     kept = kept_calibration(DONE, "part", "tls://127.0.0.1:1", has).calibration
     assert fetch_calibration(kept, wants, fetched_from(has), never) == 3
     assert [wants.get_artefact(f"{STATISTICS}/{n}") for n in range(3)] == [bytes([n]) * 100 for n in range(3)]
     assert wants.get_artefact(f"{OTHER}/0") is None
-    assert wants.recall(notes.calibrated(STATISTICS)) == "3"
+    assert wants.recall(store_keys.calibrated_note(STATISTICS)) == "3"
     assert fetch_calibration(kept, wants, fetched_from(has), never) == 0, "what is here is not brought again"
 
 
@@ -55,7 +55,7 @@ def test_where_one_is_gone_it_is_not_said_that_all_are_there(stores):
         return (b"", 0) if name.endswith("/1") else piece_of(has, name, offset)
 
     assert fetch_calibration(kept, wants, lost, never) == 1
-    assert wants.recall(notes.calibrated(STATISTICS)) is None
+    assert wants.recall(store_keys.calibrated_note(STATISTICS)) is None
 
 
 def test_a_machine_that_is_gone_fails_nothing(stores):
@@ -66,7 +66,7 @@ def test_a_machine_that_is_gone_fails_nothing(stores):
         raise OSError("no route to host")
 
     assert fetch_calibration(kept, wants, broken, never) == 0
-    assert wants.recall(notes.calibrated(STATISTICS)) is None
+    assert wants.recall(store_keys.calibrated_note(STATISTICS)) is None
 
 
 def test_a_part_that_failed_or_calibrated_nothing_tells_of_none(stores):

@@ -5,8 +5,7 @@ import pytest
 from sparsedash.engine.run.pipeline import run
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
-from sparsedash.schema.searches import FindSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.storage.store import Store
 from tests.dask_house import eventually

@@ -6,17 +6,16 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sparsedash.jobs.parts import MachineFacts, Part, PartEnd, PartProgress, from_bytes, to_bytes
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, PartProgress, from_bytes, to_bytes
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import JobError
-from sparsedash.schema.hashing import canonical_json
-from sparsedash.schema.hosting.parts import PartSettings
+from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import RunSettings
-from sparsedash.service.cluster import machine
-from sparsedash.service.cluster.machine import Machine
+from sparsedash.schema.settings import PartSettings, RunSettings
+from sparsedash.service import cluster_machine
+from sparsedash.service.cluster_machine import PartMachine
 from sparsedash.storage.run_files import read_run_file
-from sparsedash.storage.serving_file import may_use_token
+from sparsedash.storage.users import may_use_token
 from tests.faults.fake_machine import COMMAND
 
 
@@ -29,7 +28,7 @@ def part_of(behaviour, points=(0,)):
 @pytest.fixture
 def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_LINGER_S", "30")
-    made = Machine(tmp_path / "0", command=COMMAND)
+    made = PartMachine(tmp_path / "0", command=COMMAND)
     yield made
     made._runner.let_go()
 
@@ -72,13 +71,13 @@ def test_nobody_wants_it_any_more(alone):
 
 def test_two_workers_of_one_computer_have_a_folder_each(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_DATA_DIR", str(tmp_path))
-    first = machine._own_folder.__wrapped__()
-    second = machine._own_folder.__wrapped__()
+    first = cluster_machine._own_folder.__wrapped__()
+    second = cluster_machine._own_folder.__wrapped__()
     assert (first, second) == (tmp_path / "cluster" / "0", tmp_path / "cluster" / "1")
 
 
 def test_what_a_machine_says_of_itself_can_be_read():
-    facts = MachineFacts(**machine._memory())
+    facts = MachineFacts(**cluster_machine._memory())
     assert facts.total_bytes >= facts.free_bytes > 0
     assert facts.total_bytes % os.sysconf("SC_PAGE_SIZE") == 0
 

@@ -5,18 +5,17 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sparsedash.jobs.parts import KeptCalibration, PartEnd
-from sparsedash.jobs.table import JobTable
+from sparsedash.jobs.cluster_parts import KeptCalibration, PartEnd
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import SparseDashError, StoreError
-from sparsedash.schema.hashing import STAGE_VERSIONS
-from sparsedash.schema.hosting.parts import PartSettings
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import CalibrationSettings, RunSettings, settings_from_plain
-from sparsedash.service.cluster.plan import first_points, plan_of
+from sparsedash.schema.settings import CalibrationSettings, PartSettings, RunSettings, settings_from_plain
+from sparsedash.service.cluster_plan import first_points, plan_of
 from sparsedash.storage.run_files import run_file
 from sparsedash.storage.store import Store
-from sparsedash.storage.texts.uploads import Uploads
+from sparsedash.storage.text_files import Uploads
 from tests.factories import RUN
 from tests.faults.fake_part_worker import PASSAGES, records_of
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.schema.hosting.upkeep import about_artefact
+from sparsedash.schema.records import about_artefact
 from sparsedash.service.backend import Backend
 from tests.service.test_run_removal import kept
 from tests.storage.upkeep.every_kind import LARGE, fill, take_away, unpack

@@ -5,18 +5,15 @@ from dataclasses import asdict, replace
 import pytest
 from filelock import FileLock
 
-from sparsedash.schema import notes
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.exports import Export
-from sparsedash.schema.hosting.upkeep import VerifySettings, about_artefact
-from sparsedash.schema.pair_records import Continuation, Timing
-from sparsedash.schema.pair_settings import ContinuationSettings, TimingSettings
-from sparsedash.schema.records import Run
+from sparsedash.schema.export_settings import Export
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings, Timing, TimingSettings
+from sparsedash.schema.records import Run, VerifySettings, about_artefact
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.service.backend import Backend
-from sparsedash.storage.export_folders import UNFINISHED
-from sparsedash.storage.upkeep.unpacked import unpacked_models
-from sparsedash.storage.upkeep.verification import verify
+from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
+from sparsedash.storage.verification import verify
 from tests.service.test_run_removal import TIMING, kept
 from tests.storage.upkeep.every_kind import LARGE, fill, harm_entry, harm_file, take_away, unpack
 from tests.ui import specimens
@@ -104,7 +101,7 @@ def test_deleting_a_model_takes_its_runs_what_calibration_left_and_its_files(bac
 
 
 def test_what_a_job_may_need_stays_and_is_told(backend, house):
-    backend._store.remember(notes.model_identity(specimens.SETTINGS.model, ""), MODEL)
+    backend._store.remember(store_keys.model_identity_note(specimens.SETTINGS.model, ""), MODEL)
     backend._store.put_artefact("mine", b"x", about_artefact("gradients", MODEL))
     backend._store.put_artefact("yours", b"x", about_artefact("gradients", "another"))
     live(backend)
@@ -172,7 +169,7 @@ def test_the_page_frees_what_killed_exports_and_lost_records_have_left(backend, 
     take_away(backend._store, exports / "lost", "lost")
     (exports / "lost" / "recipe.json").write_text("{}")
     backend._store.drop(Export, "lost")
-    killed, living = exports / f"{UNFINISHED}killed", exports / f"{UNFINISHED}living"
+    killed, living = exports / f"{UNFINISHED_EXPORT}killed", exports / f"{UNFINISHED_EXPORT}living"
     for folder in (killed, living):
         (folder / "files").mkdir(parents=True)
         (folder / "files" / "model.safetensors").write_bytes(b"x" * 500)

@@ -8,11 +8,9 @@ import pytest
 from pyarrow import parquet
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.storage.fingerprints import fingerprint
-from sparsedash.storage.local_paths import kind_of, local_path
-from sparsedash.storage.texts import text_files
-from sparsedash.storage.texts.text_files import texts_of
-from sparsedash.storage.texts.text_refs import file_of
+from sparsedash.storage import text_files
+from sparsedash.storage.local_machine import local_path, path_kind
+from sparsedash.storage.text_files import file_of, fingerprint, texts_of
 
 TOO_MUCH = r"holds more than 200 MB of text"
 
@@ -78,13 +76,13 @@ def test_lines_end_as_on_any_system(tmp_path, ends):
 
 @pytest.mark.parametrize("name", ["~nosuchuser/x.txt", "a" * 300 + ".txt", "x/" * 3000 + "y.txt"])
 def test_a_name_that_no_file_can_have_names_nothing(name, tmp_path):
-    assert kind_of(local_path(name)) == "nothing"
+    assert path_kind(local_path(name)) == "nothing"
     assert fingerprint(name) == ""
     assert fingerprint(f"file:{name}") == ""
-    assert kind_of(file_of(f"file:{name}", tmp_path)) == "nothing"
+    assert path_kind(file_of(f"file:{name}", tmp_path)) == "nothing"
 
 
 def test_pipes_and_devices_are_told_from_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "zero.txt").symlink_to("/dev/zero")
-    assert [kind_of(tmp_path / name) for name in ("pipe.txt", "zero.txt", ".")] == ["other", "other", "folder"]
+    assert [path_kind(tmp_path / name) for name in ("pipe.txt", "zero.txt", ".")] == ["other", "other", "folder"]

@@ -13,12 +13,19 @@ import pyarrow.parquet
 import pytest
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.storage.texts import text_files, uploads
-from sparsedash.storage.texts.text_files import texts_of
-from sparsedash.storage.texts.text_refs import chosen, file_of, names_file
-from sparsedash.storage.texts.uploads import MAX_BYTES, MAX_MEGABYTES, Uploads, texts_read
+from sparsedash.storage import text_files
+from sparsedash.storage.text_files import (
+    MAX_BYTES,
+    MAX_MEGABYTES,
+    Uploads,
+    file_of,
+    names_file,
+    text_slice,
+    texts_of,
+    texts_read,
+)
 from tests.factories import PRUNED, RECORD
 
 LINE = b'{"text": "the lamp went home"}\n'
@@ -127,9 +134,9 @@ def test_no_reference_leads_out_of_the_folder_of_uploads(tmp_path, reference):
 def test_a_slice_belongs_to_the_reference_and_not_to_the_name(tmp_path):
     whole = "upload:a.txt@" + "0" * 32
     assert file_of(f"{whole}[3:5]", tmp_path) == file_of(whole, tmp_path)
-    assert chosen(f"{whole}[3:5]") == slice(3, 5)
-    assert chosen("file:/x/a.jsonl[:4]") == slice(None, 4)
-    assert chosen(whole) == slice(None)
+    assert text_slice(f"{whole}[3:5]") == slice(3, 5)
+    assert text_slice("file:/x/a.jsonl[:4]") == slice(None, 4)
+    assert text_slice(whole) == slice(None)
     assert file_of("file:/x[1]/a[2:].jsonl[4:]", tmp_path) == Path("/x[1]/a[2:].jsonl")
     assert names_file(whole) and names_file("file:a") and not names_file("lambada")
 
@@ -179,7 +186,7 @@ def test_a_small_file_that_unpacks_to_too_much_is_refused(kept, tmp_path, monkey
 
 
 def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(kept, tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 1_000_000)
+    monkeypatch.setattr(text_files, "MAX_TOTAL_BYTES", 1_000_000)
     first = kept.keep("first.txt", b"word " * 150_000)
     with pytest.raises(CorpusError) as refused:
         kept.keep("second.txt", b"text " * 60_000)
@@ -196,7 +203,7 @@ def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(
 
 
 def test_two_at_once_do_not_get_more_room_than_one_after_the_other(kept, monkeypatch):
-    monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 1000)
+    monkeypatch.setattr(text_files, "MAX_TOTAL_BYTES", 1000)
     refused = []
 
     def bring(number):

@@ -5,12 +5,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from sparsedash.schema import notes
-from sparsedash.schema.hosting.upkeep import Verification, about_artefact
-from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Place, Prompts, RunMark, RunMarks
-from sparsedash.schema.pair_settings import ContinuationSettings
-from sparsedash.storage.texts.uploads import Uploads
-from sparsedash.storage.upkeep.unpacked import MODELS
+from sparsedash.schema import store_keys
+from sparsedash.schema.pair_records import (
+    Choices,
+    Continuation,
+    ContinuationSettings,
+    Divergence,
+    Place,
+    Prompts,
+    RunMark,
+    RunMarks,
+)
+from sparsedash.schema.records import Verification, about_artefact
+from sparsedash.storage.model_folders import MODELS
+from sparsedash.storage.text_files import Uploads
 from tests.factories import RECORD, RUN
 from tests.service.test_run_removal import TIMING
 from tests.ui import specimens
@@ -42,7 +50,7 @@ def fill(store):
     folder = store.folder
     for record in RECORDS:
         store.put(record.key, record)
-    store.remember(notes.model_type("m"), "llama")
+    store.remember(store_keys.model_type_note("m"), "llama")
     store.put_artefact("small", b"few bytes", about_artefact("text", "m"))
     store.put_artefact("large", LARGE, about_artefact("statistics", "m"))
     upload = Uploads(folder).keep("mine.txt", b"Some text.\n\nAnd more.")
@@ -66,7 +74,7 @@ def unpack(store, name):
         file.write_bytes(content)
         seen = file.stat()
         noted[file.name] = (seen.st_size, seen.st_mtime_ns, hashlib.sha256(content).hexdigest())
-    store.remember(notes.unpacked_files(name), json.dumps(noted))
+    store.remember(store_keys.unpacked_files_note(name), json.dumps(noted))
     return folder
 
 

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from sparsedash.schema import notes
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SettingsError
+from sparsedash.storage.disk_cache import LEAST_GB, MOST_GB, USUAL_GB, bytes_of, kept_room
 from sparsedash.storage.store import Store
-from sparsedash.storage.upkeep.artefact_room import LEAST_GB, MOST_GB, USUAL_GB, bytes_of, kept_room
 
 LARGE = 100_000
 
@@ -59,5 +59,5 @@ def test_a_room_that_is_none_is_refused(asked):
 def test_a_note_that_nobody_can_have_meant_counts_as_none(store, noted):
     assert kept_room(noted) is None
     if noted:
-        store.remember(notes.artefact_room(), noted)
+        store.remember(store_keys.artefact_room_note(), noted)
     assert store.artefact_room == USUAL_GB * 2**30

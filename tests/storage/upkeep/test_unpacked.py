@@ -4,9 +4,9 @@ import pytest
 from filelock import FileLock
 
 from sparsedash.schema.errors import StoreError
+from sparsedash.storage.local_machine import folder_size
+from sparsedash.storage.model_folders import drop_unpacked, unpacked_models
 from sparsedash.storage.store import Store
-from sparsedash.storage.upkeep.folder_sizes import folder_size
-from sparsedash.storage.upkeep.unpacked import drop_unpacked, unpacked_models
 from tests.storage.upkeep.every_kind import LARGE, unpack
 
 

@@ -4,14 +4,13 @@ from typing import get_args
 
 import pytest
 
-from sparsedash.schema import notes
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled
-from sparsedash.schema.hosting.upkeep import Checked, Damage
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.schema.records import Kept, Run
+from sparsedash.schema.records import Checked, Damage, Kept, Run
 from sparsedash.storage.store import Store
-from sparsedash.storage.texts.text_refs import file_of
-from sparsedash.storage.upkeep.verification import verify
+from sparsedash.storage.text_files import file_of
+from sparsedash.storage.verification import verify
 from tests.storage.upkeep.every_kind import LARGE, RECORDS, fill, harm_entry, harm_file, take_away
 
 
@@ -146,5 +145,5 @@ def test_what_is_deleted_while_everything_is_read_is_no_damage(store, names):
 
 
 def test_a_note_of_files_that_is_no_list_of_files_harms_nothing(store, names):
-    store.remember(notes.unpacked_files("tiny-0123"), "[1]")
+    store.remember(store_keys.unpacked_files_note("tiny-0123"), "[1]")
     assert found_in(store) == []

@@ -4,9 +4,8 @@ import secrets
 
 import pytest
 
-from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.pair_settings import ContinuationSettings
-from sparsedash.ui.compare.blind_view import tally
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from sparsedash.ui.compare_blind import tally
 from tests.ui.conftest import button, markup, words
 
 

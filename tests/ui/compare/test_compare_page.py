@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.example import EXAMPLE
+from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, shows_as_text, words
 from tests.ui.fake_backend import job
@@ -278,7 +277,7 @@ def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkey
         raise AssertionError("made before it was asked for")
 
     for name in ("view_csv", "view_parquet", "harness_samples", "report"):
-        monkeypatch.setattr(f"sparsedash.ui.compare.downloads.{name}", refuse)
+        monkeypatch.setattr(f"sparsedash.ui.compare_open.{name}", refuse)
     app = open_page("compare")
     assert [b.proto.label for b in app.get("download_button")] == [
         "Report, one HTML file",

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.jobs.job import BETWEEN_TEXTS
-from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
 from tests.ui.fake_backend import job
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from sparsedash.schema.pair_records import Divergence, Place
-from sparsedash.schema.pair_settings import DivergenceSettings
-from sparsedash.ui.compare.divergence_strip import level
+from sparsedash.schema.pair_records import Divergence, DivergenceSettings, Place
+from sparsedash.ui.compare_passage import heat_level
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
 from tests.ui.fake_backend import job
 
@@ -68,7 +67,7 @@ def test_the_largest_places_are_reached_by_the_keyboard(open_page, finished):
 
 
 def test_how_strongly_a_place_is_drawn_grows_with_the_nats():
-    assert [level(nats) for nats in (0, 0.01, 0.1, 0.3, 0.8, 9)] == [0, 1, 2, 3, 4, 4]
+    assert [heat_level(nats) for nats in (0, 0.01, 0.1, 0.3, 0.8, 9)] == [0, 1, 2, 3, 4, 4]
 
 
 @pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", "a\u202eb\x00", '"><script>'])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.ui.compare.passage_table import ROWS
+from sparsedash.ui.compare_passage import ROWS
 from tests.ui.conftest import button, words
 
 

@@ -5,16 +5,15 @@ from dataclasses import fields, replace
 
 import pytest
 
-from sparsedash.catalog.dimensions import shipped
-from sparsedash.catalog.disk import Disk
-from sparsedash.catalog.memory import LeastMemory
+from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.service.named_models import NamedModel
+from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import DiskNeed, Duration, Memory
-from sparsedash.service.problems import Problem
+from sparsedash.service.request_checks import Problem
 from sparsedash.ui.form_address import form_address
 from tests.ui import specimens
 from tests.ui.conftest import button, markup, words
@@ -137,7 +136,7 @@ def test_the_estimate_says_time_memory_and_what_is_stored(open_page):
 
 def test_the_estimate_says_the_time_of_every_stage_and_the_disk(open_page, backend):
     known = Duration(seconds=245.0, parts=(("loading", 5.0), ("pruning", 240.0)))
-    takes = DiskNeed(takes=Disk(stays_bytes=1_200_000_000, passing_bytes=640_000_000), free_bytes=500_000_000)
+    takes = DiskNeed(takes=RunDisk(stays_bytes=1_200_000_000, passing_bytes=640_000_000), free_bytes=500_000_000)
     backend.before = replace(backend.before, duration=known, disk=takes)
     said = words(open_page("prune"))
     assert "By stage loading 5 s, pruning 4 min" in said
@@ -224,7 +223,7 @@ def test_one_method_is_recommended_until_others_are_chosen(open_page):
     assert "By least-squares." in words(open_page("prune", method="least-squares"))
 
 
-LLAMA = NamedModel(family="llama", counted=shipped("llama-7b"))
+LLAMA = NamedModel(family="llama", counted=shipped_shape("llama-7b"))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.storage.texts.uploads import MAX_BYTES, Uploads
+from sparsedash.storage.text_files import MAX_BYTES, Uploads
 from tests.ui.conftest import button, markup, words
 
 LINES = b'{"text": "the lamp went home"}\n' * 4

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sparsedash.jobs.parts import ClusterView, Machine, MachineFacts, MachineView, PartProgress
+from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts, MachineView, PartProgress
 from tests.ui.conftest import HOSTILE, words
 
 ADDRESS = "tls://127.0.0.1:8786"
@@ -10,7 +10,7 @@ FACTS = MachineFacts(child_bytes=2 * 10**9, total_bytes=64 * 10**9, free_bytes=4
 
 
 def machine(name="gpu-1", n_slots=1, **facts):
-    return Machine(address="tls://127.0.0.1:1", name=name, n_slots=n_slots, facts=replace(FACTS, **facts))
+    return ClusterMachine(address="tls://127.0.0.1:1", name=name, n_slots=n_slots, facts=replace(FACTS, **facts))
 
 
 def view(*machines, trouble=""):

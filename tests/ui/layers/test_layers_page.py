@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.example import EXAMPLE
+from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
-from sparsedash.ui.layers.view import sentence, times_more
+from sparsedash.ui.layers_losses import layers_sentence, times_more
 from tests.factories import THREE_LAYERS as LAYERS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, words
@@ -93,12 +93,12 @@ def test_links_lead_to_the_chart_and_to_the_answers(open_page, measured):
 
 
 def test_text_unlike_the_passages_is_said_first_of_all():
-    said = sentence(replace(LAYERS, passage_errors=(0.3, 0.05, 0.9), held_out_errors=(0.12, 0.02, 0.36)))
+    said = layers_sentence(replace(LAYERS, passage_errors=(0.3, 0.05, 0.9), held_out_errors=(0.12, 0.02, 0.36)))
     assert said.startswith("The calibration text is unlike the passages: half of the layers lose at least 2.5 times")
 
 
 def test_a_fit_that_holds_for_its_own_text_only_is_said():
-    said = sentence(replace(LAYERS, held_out_errors=(0.3, 0.06, 0.9)))
+    said = layers_sentence(replace(LAYERS, held_out_errors=(0.3, 0.06, 0.9)))
     assert said.startswith("The fit holds for its own text only: half of the layers lose at least 3.0 times as much")
 
 
@@ -115,7 +115,9 @@ def test_a_model_that_no_calibration_text_was_read_for_is_shown_by_its_passages(
     assert "needs no calibration text" in said
     assert "none was read, and what the layers lose on it was not measured" in said
     assert markup(app).count('class="sd-figure"') == 1
-    assert sentence(replace(LAYERS, layer_errors=(), held_out_errors=(), passage_errors=())).endswith("not measured.")
+    assert layers_sentence(replace(LAYERS, layer_errors=(), held_out_errors=(), passage_errors=())).endswith(
+        "not measured."
+    )
 
 
 def test_a_model_of_too_little_text_for_moments_says_what_is_known(open_page, measured):
@@ -135,7 +137,7 @@ def test_a_model_of_too_little_text_for_moments_says_what_is_known(open_page, me
 
 def test_what_was_not_measured_raises_no_alarm():
     assert times_more(LAYERS, ()) is None
-    assert sentence(replace(LAYERS, held_out_errors=(), passage_errors=())).startswith("Half of the layers")
+    assert layers_sentence(replace(LAYERS, held_out_errors=(), passage_errors=())).startswith("Half of the layers")
 
 
 def test_the_example_is_marked(open_page, example):

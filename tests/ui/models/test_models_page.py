@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.schema.exports import Export, ExportSettings, Proof
+from sparsedash.schema.export_settings import Export, ExportSettings, Proof
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, query_of, words
 from tests.ui.fake_backend import job

@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema.model_shape import ModelShape
-from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, Timing
-from sparsedash.schema.pair_settings import TimingSettings
+from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, Timing, TimingSettings
 from tests.ui import specimens
 from tests.ui.conftest import button, links, words
 from tests.ui.fake_backend import job

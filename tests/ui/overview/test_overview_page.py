@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.example import EXAMPLE
+from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.jobs.job import Taken
-from sparsedash.schema.pair_settings import ContinuationSettings
+from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.service.preflight import Duration
 from tests.factories import STOPPED

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD, ROWS, published_model
-from sparsedash.catalog.runs_at_size import RUNS_AT_SIZE
-from sparsedash.reporting.html import label
-from sparsedash.service.reproduction import run_settings
+from sparsedash.catalog.published_results import LAST_TOKEN, LAST_WORD, PUBLISHED_ROWS, RUNS_AT_SIZE, published_model
+from sparsedash.reporting.html import widget_label
+from sparsedash.service.reproduction import published_run_settings
 from tests.ui import specimens
 from tests.ui.conftest import links, query_of, words
 
@@ -29,9 +28,9 @@ def test_both_tables_state_accuracies_intervals_and_ratios(open_page):
 
 
 def test_a_row_that_is_inconsistent_says_so(open_page):
-    found = [words(open_page("published", row=row.name)) for row in ROWS]
+    found = [words(open_page("published", row=row.name)) for row in PUBLISHED_ROWS]
     said = ["does not follow from the two accuracies, which give" in text for text in found]
-    assert said == [not row.drop_follows for row in ROWS]
+    assert said == [not row.drop_follows for row in PUBLISHED_ROWS]
 
 
 def test_a_model_that_is_gone_is_named_with_its_stand_in(open_page):
@@ -48,7 +47,7 @@ def test_a_row_says_what_repeating_it_takes(open_page):
     assert "not known before this method has run here" in text
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
+@pytest.mark.parametrize("row", PUBLISHED_ROWS, ids=lambda r: r.name)
 def test_a_row_says_with_what_its_model_was_run_at_its_real_size(open_page, row):
     run = RUNS_AT_SIZE.get(published_model(row.model).config)
     text = words(open_page("published", row=row.name))
@@ -59,7 +58,7 @@ def test_a_row_says_with_what_its_model_was_run_at_its_real_size(open_page, row)
 
 def test_the_row_that_is_chosen_stands_in_the_address(open_page):
     page = open_page("published", row="no such row")
-    assert page.selectbox[0].value == ROWS[0].name
+    assert page.selectbox[0].value == PUBLISHED_ROWS[0].name
     assert "The address asks for “no such row”; there is no such row here. Shown instead is gpt-j-6b" in words(page)
     page.selectbox[0].select(LAST_WORD[3].name).run()
     assert page.query_params["row"] == LAST_WORD[3].name
@@ -67,16 +66,16 @@ def test_the_row_that_is_chosen_stands_in_the_address(open_page):
     assert title == "Prune opt-1.3b, pile_10k, 10 %, last word, BF16"
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda r: r.name)
+@pytest.mark.parametrize("row", PUBLISHED_ROWS, ids=lambda r: r.name)
 def test_the_link_opens_the_form_with_exactly_the_rows_settings(open_page, backend, row):
     (link,) = links(open_page("published", row=row.name)).values()
     form = open_page("prune", **query_of(link))
     next(b for b in form.button if b.label == "Start").click().run()
-    assert backend.submitted == [run_settings(row)]
+    assert backend.submitted == [published_run_settings(row)]
 
 
 def test_what_was_measured_here_stands_beside_its_row(open_page, backend):
-    settings = run_settings(LAST_WORD[0])
+    settings = published_run_settings(LAST_WORD[0])
     run, records = specimens.run(settings)
     backend.add_run((replace(run, settings=settings), records))
     text = words(open_page("published", row=LAST_WORD[0].name))
@@ -86,4 +85,4 @@ def test_what_was_measured_here_stands_beside_its_row(open_page, backend):
 
 
 def test_labels_lose_nothing():
-    assert label("gpt-j-6b, pile_10k, 10 %, last token, FP32").startswith("gpt-j-6b, pile_10k")
+    assert widget_label("gpt-j-6b, pile_10k, 10 %, last token, FP32").startswith("gpt-j-6b, pile_10k")

@@ -8,9 +8,9 @@ import time
 import psutil
 import pytest
 
-from sparsedash.catalog.published import LAST_TOKEN, LAST_WORD
+from sparsedash.catalog.published_results import LAST_TOKEN, LAST_WORD
 from sparsedash.service.backend import Backend
-from sparsedash.service.reproduction import run_settings
+from sparsedash.service.reproduction import published_run_settings
 from sparsedash.ui import frame
 from tests.engine.hub_client import environment
 from tests.engine.hub_layouts import PUBLISHED_FAMILIES, save_for_a_row, serve_texts_of_rows
@@ -72,7 +72,7 @@ def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypat
     assert job.state == "done", f"{job.error_text} {job.error_advice}"
 
     run = real.run(job.key)
-    assert run.settings == run_settings(row)
+    assert run.settings == published_run_settings(row)
     assert run.model_identity.startswith(f"{run.settings.model}@")
     (sparse,) = (real.record(key) for key in run.sparse)
     assert sparse.pruned.mlp_sparsity == pytest.approx(row.sparsity_permille / 1000, abs=0.01)

@@ -8,8 +8,7 @@ from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import Tolerance
-from sparsedash.ui import frame
-from sparsedash.ui.runs import run_file
+from sparsedash.ui import frame, runs_toolbar
 from tests.storage.test_run_files import named
 from tests.storage.upkeep.every_kind import flip
 from tests.ui import specimens
@@ -91,15 +90,15 @@ def test_where_parts_of_it_are_gone_that_is_said_in_words(open_page, folders, mo
 def test_what_is_brought_is_ticked_and_a_refusal_stays_until_the_next_file(folders, monkeypatch):
     here, there = folders
     state, ticked = {}, []
-    monkeypatch.setattr(run_file.st, "session_state", state)
-    monkeypatch.setattr(run_file.st, "toast", lambda *_, **__: None)
-    monkeypatch.setattr(run_file.choices, "choose", ticked.append)
+    monkeypatch.setattr(runs_toolbar.st, "session_state", state)
+    monkeypatch.setattr(runs_toolbar.st, "toast", lambda *_, **__: None)
+    monkeypatch.setattr(runs_toolbar.choices, "choose", ticked.append)
     data = here.transfer.packed(here.runs()[0].key)
-    state[run_file._FIELD] = BytesIO(flip(data))
-    run_file._take(there)
-    assert "changed" in state[run_file._REFUSED] or "damaged" in state[run_file._REFUSED]
+    state[runs_toolbar._FIELD] = BytesIO(flip(data))
+    runs_toolbar._take(there)
+    assert "changed" in state[runs_toolbar._REFUSED] or "damaged" in state[runs_toolbar._REFUSED]
     assert (there.runs(), ticked) == ([], [])
-    state[run_file._FIELD] = BytesIO(data)
-    run_file._take(there)
-    assert state[run_file._REFUSED] == ""
+    state[runs_toolbar._FIELD] = BytesIO(data)
+    runs_toolbar._take(there)
+    assert state[runs_toolbar._REFUSED] == ""
     assert ticked == [[here.runs()[0].key[:16]]] and len(there.runs()) == 1

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.reporting.runs.rows import ADDRESS_LENGTH
+from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.stats.tolerance import Tolerance
-from sparsedash.ui.runs.choices import A_PAGE
+from sparsedash.ui.runs_table import ROWS_A_PAGE
 from tests.ui import specimens
 from tests.ui.conftest import HOSTILE, button, links, markup, menu_links, query_of, shows_as_text, words
 from tests.ui.fake_backend import job
@@ -30,7 +30,7 @@ def two_runs(backend):
 
 
 def short(run):
-    return run.key[:ADDRESS_LENGTH]
+    return run.key[:RUN_ADDRESS_LENGTH]
 
 
 def box(app, run):
@@ -128,11 +128,11 @@ def test_a_model_that_no_run_is_of_is_said_so(open_page, two_runs):
 
 
 def test_a_long_table_is_shown_in_parts(open_page, backend):
-    for i in range(A_PAGE + 2):
+    for i in range(ROWS_A_PAGE + 2):
         add(backend, float(i), sparsities_permille=(100 + i,))
     app = open_page("runs")
-    assert len(app.checkbox) == A_PAGE
-    assert f"1 to {A_PAGE} of {A_PAGE + 2}" in words(app)
+    assert len(app.checkbox) == ROWS_A_PAGE
+    assert f"1 to {ROWS_A_PAGE} of {ROWS_A_PAGE + 2}" in words(app)
     assert button(app, "Previous").disabled
     button(app, "Next").click().run()
     assert app.query_params["page"] == "2" and len(app.checkbox) == 2
@@ -197,7 +197,7 @@ def test_a_run_of_which_nothing_is_there_cannot_be_drawn(open_page, backend):
     add(backend)
     settings = replace(SETTINGS, sparsities_permille=(700,))
     backend.stored_jobs = [job(settings, "queued")]
-    app = open_page("runs", chosen=settings.key()[:ADDRESS_LENGTH], together="1")
+    app = open_page("runs", chosen=settings.key()[:RUN_ADDRESS_LENGTH], together="1")
     assert "None of the chosen runs has a sparse model with answers yet." in words(app)
     assert "Delete" not in markup(app)
 
@@ -248,7 +248,7 @@ def test_only_one_run_at_a_time_can_be_named(open_page, two_runs):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_name_is_shown_as_text(text, open_page, backend, finished):
     backend.user_data.name_run(SETTINGS.key(), text)
-    for page, address in (("runs", {"chosen": SETTINGS.key()[:ADDRESS_LENGTH], "together": "1"}), ("overview", {})):
+    for page, address in (("runs", {"chosen": SETTINGS.key()[:RUN_ADDRESS_LENGTH], "together": "1"}), ("overview", {})):
         app = open_page(page, **address)
         drawn = markup(app)
         for tag in ("<img", "<style>*", 'href="javascript'):

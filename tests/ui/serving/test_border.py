@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 from starlette.requests import Request
 
-from sparsedash.schema.hosting.serving import HeaderLogin, Serving
-from sparsedash.ui import frame, server
-from sparsedash.ui.serving import login, visitor
-from sparsedash.ui.serving.border import Border, may_see_details
+from sparsedash.storage.users import HeaderLogin, Serving
+from sparsedash.ui import current_user, frame, login, server
+from sparsedash.ui.middleware import AccessMiddleware, may_see_details
 from tests.ui.fake_backend import FakeBackend
 
 RULES = Serving(
@@ -47,7 +46,7 @@ def crossed(rules, path="/prune", kind="http", server=HERE, client=("10.0.0.2", 
     async def send(message):
         sent.append(message)
 
-    asyncio.run(Border(app, rules)(scope, None, send))
+    asyncio.run(AccessMiddleware(app, rules)(scope, None, send))
     starts = [message for message in sent if message["type"] == "http.response.start"]
     body = b"".join(message.get("body", b"") for message in sent)
     if kind == "websocket":
@@ -137,7 +136,7 @@ def test_the_header_counts_from_the_proxy_alone_and_only_once():
     assert status(RULES, client=None, x_remote_user="ada", **OWN) == 401
     assert status(RULES, x_remote_user="", **OWN) == 401
     twice = Request({"type": "http", "client": ("10.0.0.2", 5), "headers": [(b"x-remote-user", b"ada")] * 2})
-    assert login.visitor_of(twice, RULES) is None
+    assert login.authenticated_user(twice, RULES) is None
 
 
 def test_what_a_browser_says_of_itself_is_dropped():
@@ -163,16 +162,18 @@ def test_the_health_is_one_word_for_who_has_not_logged_in(monkeypatch, rules, de
     for named in ("127.0.0.1:8501", *([OWN["host"]] if rules else [])):
         _, _, (scope,) = crossed(rules, "/health", host=named)
         assert may_see_details(scope) == details
-        assert json.loads(server.health(Request(scope)).body) == {"status": "ok"} | ({"running": 3} if details else {})
+        assert json.loads(server.health_route(Request(scope)).body) == {"status": "ok"} | (
+            {"running": 3} if details else {}
+        )
     if rules:
         _, _, (scope,) = crossed(rules, "/health", x_remote_user="ada", host=OWN["host"])
-        assert "running" in json.loads(server.health(Request(scope)).body)
+        assert "running" in json.loads(server.health_route(Request(scope)).body)
 
 
 def test_a_download_is_its_visitor_s_and_its_mark_stays_here(monkeypatch):
-    monkeypatch.setattr(visitor, "serving", lambda: RULES)
-    monkeypatch.setattr(visitor, "current", lambda: "ada")
-    marked = visitor.media_type("text/csv")
+    monkeypatch.setattr(current_user, "serving", lambda: RULES)
+    monkeypatch.setattr(current_user, "current_user", lambda: "ada")
+    marked = current_user.private_media_type("text/csv")
     assert marked.startswith("text/csv; ")
     start, body, _ = crossed(RULES, "/media/a.csv", media_type=f"{marked}; charset=utf-8", x_remote_user="ada", **OWN)
     assert (start["status"], dict(start["headers"])[b"content-type"], body) == (200, b"text/csv", b"whole")
@@ -184,4 +185,4 @@ def test_a_download_is_its_visitor_s_and_its_mark_stays_here(monkeypatch):
 
 def test_downloads_carry_no_mark_while_nobody_else_is_served(monkeypatch):
     monkeypatch.delenv("SPARSEDASH_SERVE", raising=False)
-    assert visitor.media_type("text/csv") == "text/csv"
+    assert current_user.private_media_type("text/csv") == "text/csv"

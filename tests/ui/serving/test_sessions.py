@@ -7,9 +7,8 @@ import pytest
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
-from sparsedash.ui.serving import sessions
-from sparsedash.ui.serving.border import VISITOR
-from sparsedash.ui.serving.sessions import MOST_FILES, Sessions
+from sparsedash.ui import middleware
+from sparsedash.ui.middleware import MOST_FILES, VISITOR, UploadMiddleware
 
 OPEN = {"tab": "ada", "second-tab": "ada", "other": "bob"}
 
@@ -28,7 +27,7 @@ def streamlit(monkeypatch):
         is_active_session=pages.__contains__,
         get_client=lambda session: client(session) if session in pages else None,
     )
-    monkeypatch.setattr(sessions, "Runtime", SimpleNamespace(instance=lambda: runtime))
+    monkeypatch.setattr(middleware, "Runtime", SimpleNamespace(instance=lambda: runtime))
     return SimpleNamespace(files=files, pages=pages)
 
 
@@ -45,7 +44,7 @@ def guarded(streamlit):
             streamlit.files.add_file(session, UploadedFileRec(file, "a.txt", "text/plain", b"text"))
         await send({"type": "http.response.start", "status": 204, "headers": []})
 
-    app = Sessions(endpoint)
+    app = UploadMiddleware(endpoint)
 
     async def ask(name, path="", *, method="PUT", kind="http", arrived=None):
         sent = []

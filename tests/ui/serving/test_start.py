@@ -3,7 +3,7 @@
 import pytest
 from streamlit import config
 
-from sparsedash.ui.serving import start, visitor
+from sparsedash.ui import current_user, middleware
 
 HEADER = 'address = "https://sparse.example.org:8443"\nlogin = "header"\n'
 OIDC = 'address = "http://localhost:8501"\nlogin = "oidc"\n'
@@ -32,21 +32,21 @@ def configured(options, monkeypatch, tmp_path):
         path = tmp_path / "serve.toml"
         path.write_text(text)
         monkeypatch.setenv("SPARSEDASH_SERVE", str(path))
-        monkeypatch.setattr(start, "get_secrets_auth_section", lambda: auth or {})
+        monkeypatch.setattr(middleware, "get_secrets_auth_section", lambda: auth or {})
 
     return write
 
 
 def refused():
     with pytest.raises(SystemExit) as ended:
-        start.rules()
+        middleware.checked_serving_rules()
     return str(ended.value)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
 def test_on_loopback_the_machine_itself_is_served_without_a_login(options, address):
     options["server.address"] = address
-    assert start.rules() is None
+    assert middleware.checked_serving_rules() is None
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.168.0.9", "example.org", "", None])
@@ -73,16 +73,16 @@ def test_with_a_login_it_listens_anywhere_and_streamlit_knows_the_public_name(co
     configured(HEADER)
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")
     options["server.address"] = "0.0.0.0"
-    assert start.rules().login == "header"
+    assert middleware.checked_serving_rules().login == "header"
     assert options["server.allowedHosts"] == ["sparse.example.org", "localhost", "127.0.0.1"]
-    assert list(options["server.trustedUserHeaders"]) == [visitor.HEADER], (
+    assert list(options["server.trustedUserHeaders"]) == [current_user.USER_HEADER], (
         "a session is given back to its visitor alone"
     )
 
 
 def test_a_provider_of_logins_is_described_whole(configured):
     configured(OIDC, AUTH)
-    assert start.rules().login == "oidc"
+    assert middleware.checked_serving_rules().login == "oidc"
     for missing in AUTH:
         configured(OIDC, {name: value for name, value in AUTH.items() if name != missing})
         assert missing in refused()
@@ -97,7 +97,7 @@ def test_a_provider_with_a_name_has_a_part_of_its_own(configured):
     common = {name: AUTH[name] for name in ("redirect_uri", "cookie_secret")}
     named = OIDC + '[oidc]\nprovider = "work"\n'
     configured(named, common | {"work": own})
-    assert start.rules().oidc.provider == "work"
+    assert middleware.checked_serving_rules().oidc.provider == "work"
 
 
 def test_a_provider_with_a_name_that_is_not_described_is_refused(configured):

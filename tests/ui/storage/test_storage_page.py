@@ -4,14 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.reporting.storage import held as held_words
-from sparsedash.schema.hosting.upkeep import Damage, Verification, VerifySettings
+from sparsedash.reporting import storage_words as held_words
 from sparsedash.schema.pair_records import RunMark
-from sparsedash.service.run_removal import Removal
-from sparsedash.service.upkeep.cleanup import Cleanup, Item, Staying
-from sparsedash.service.upkeep.holdings import Holding, Holdings, ModelHolding, RunHolding
-from sparsedash.service.upkeep.housekeeping import ArtefactRoom
-from sparsedash.ui.storage.holdings import A_PAGE
+from sparsedash.schema.records import Damage, Verification, VerifySettings
+from sparsedash.service.deletion import ArtefactRoom, Cleanup, Item, Removal, Staying
+from sparsedash.service.holdings import Holding, Holdings, ModelHolding, RunHolding
+from sparsedash.ui.storage_holdings import RUNS_A_PAGE
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, HOSTILE, button, links, markup, query_of, shows_as_text, words
 from tests.ui.fake_backend import job
@@ -149,7 +147,7 @@ def test_many_runs_are_shown_in_parts(open_page, house):
     runs = tuple(RunHolding(run=replace(RUN, key=f"{i:064d}"[::-1]), n_bytes=1, shared_bytes=0) for i in range(12))
     house.held = replace(HELD, runs=runs)
     app = open_page("storage")
-    assert f"1 to {A_PAGE} of 12 runs" in words(app)
+    assert f"1 to {RUNS_A_PAGE} of 12 runs" in words(app)
     button(app, "Next").click().run()
     assert app.query_params["page"] == "2" and "11 to 12 of 12 runs" in words(app)
     for page in ("0", "99", "x", "²"):
@@ -233,7 +231,7 @@ def test_where_others_are_served_it_is_for_administrators(open_page, backend):
 
 def test_what_there_is_can_be_taken_along_as_one_table(open_page, backend, house):
     held = house.holdings()
-    made = held_words.whole_table(held, backend.user_data.marks(), None)
+    made = held_words.holdings_table(held, backend.user_data.marks(), None)
     assert {row[0] for row in made.rows} == {"kind", "model", "run"}
     assert len([row for row in made.rows if row[0] == "run"]) == len(held.runs)
     app = open_page("storage")

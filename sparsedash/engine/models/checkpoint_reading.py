@@ -1,0 +1,258 @@
+"""Read a checkpoint's config and weights, or refuse it with the names of what is wrong.
+
+A loader fills a hole with random numbers and says so in its log alone; every figure computed after that would be wrong.
+So nothing may be missing, left over, of another shape, or no number, and sizes are checked before anything is built.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from sparsedash.catalog.families import config_problem
+from sparsedash.schema.errors import ModelError
+from sparsedash.storage.model_folders import model_config
+
+# the error alone: weights-only loading raises it on anything but weights
+
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    RuntimeError,
+    ImportError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    ArithmeticError,
+    AssertionError,
+    UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What libraries raise on files that are damaged or were never a model."""
+
+MOST_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
+"""How many weights a config may describe for each byte of its files: tied ones are stored once, GGUF packs several."""
+HARMLESS_WEIGHTS = 50_000_000
+"""So many need no comparison with the files: they take little memory."""
+
+_OTHER_CONFIG = "See whether config.json is whole, and that of this model."
+_SAFETENSORS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_FULL = tuple(_SAFETENSORS.values())
+_INDEX = "model.safetensors.index.json"
+_NAMED = 5
+
+
+def read_config(folder: Path, reference: str) -> PretrainedConfig:
+    """The config of a folder, without weights. Raises ModelError where none can be read, or where it is refused."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{reference} holds no config.json.", "Name the folder that save_pretrained() wrote.")
+    said = model_config(str(folder))
+    if said is None:
+        raise ModelError(f"The config of {reference} could not be read as JSON.", _OTHER_CONFIG)
+    # Before transformers reads it, which makes lists and dictionaries as long as the config asks for.
+    _refuse(config_problem(said, reference))
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except UNREADABLE as error:
+        raise ModelError(f"The config of {reference} could not be read: {first_line(error)}", _OTHER_CONFIG) from error
+
+
+def refuse_impossible(config: PretrainedConfig, reference: str) -> None:
+    """Raises ModelError for a config of a quantised model, or of impossible sizes."""
+    _refuse(config_problem(config.to_dict(), reference))
+
+
+def _refuse(problem: str) -> None:
+    if problem:
+        raise ModelError(problem[0].upper() + problem[1:], _OTHER_CONFIG)
+
+
+def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **where: Any) -> PreTrainedModel:
+    """The model with these weights and no others, on the CPU. where: as `from_pretrained` takes the place or weights.
+
+    Raises ModelError with the names of tensors that are missing, left over, or of another shape.
+    """
+    try:
+        # The automatic class takes no weights without a place.
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if "state_dict" in where else AutoModelForCausalLM
+        model, found = kind.from_pretrained(
+            **where,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, with every name
+        )
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{reference} could not be read: {first_line(error)}",
+            "The folder needs config.json, weights as .safetensors, and the tokenizer's files.",
+        ) from error
+    _refuse_unlike(reference, found)
+    return model
+
+
+def refuse_damaged_files(folder: Path, reference: str) -> None:
+    """Raises ModelError for a weight file that is cut off or holds other numbers than weights, or an index that names
+    files that are not there.
+    """
+    for shard in _shards(folder, reference):
+        # A name with a folder in it would read a file that the model's identity does not know.
+        if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
+            raise ModelError(
+                f"{_INDEX} of {reference} names {str(shard)[:80]!r}, which is not in the folder.",
+                "Fetch the model again.",
+            )
+    for file in weight_files(folder, reference):
+        try:
+            odd = [
+                f"{name} ({kind})"
+                for name, kind, shape in _stored(file)
+                if kind not in _FULL and _is_weight(name, shape)
+            ]
+        except UNREADABLE as error:
+            raise ModelError(
+                f"{reference} could not be read: {file.name} is damaged ({first_line(error)}).",
+                "Fetch or save the model again.",
+            ) from error
+        if odd:
+            raise ModelError(
+                f"{file.name} of {reference} holds weights that are none of {', '.join(_FULL)}: {_named_few(odd)}.",
+                "Name the model that it was quantised from, or a GGUF file of it.",
+            )
+
+
+def _stored(file: Path) -> Iterator[tuple[str, str, Sequence[int]]]:
+    """Name, type and shape of every tensor in a file; no weights are read."""
+    if file.suffix == ".bin":
+        for name, tensor in torch.load(file, map_location="meta", weights_only=True).items():
+            yield name, str(tensor.dtype).removeprefix("torch."), tensor.shape
+        return
+    with safe_open(file, framework="pt") as opened:
+        for name in opened.keys():  # noqa: SIM118 - it is no dict
+            part = opened.get_slice(name)
+            yield name, _SAFETENSORS.get(part.get_dtype(), part.get_dtype()), part.get_shape()
+
+
+def _is_weight(name: str, shape: Sequence[int]) -> bool:
+    """Whether a model computes with it; GPT-2 keeps masks under the name of a bias, which are read by nobody."""
+    return name.endswith("weight") or (name.endswith("bias") and len(shape) == 1)
+
+
+def weight_files(folder: Path, reference: str) -> list[Path]:
+    """The files that a loader reads a folder's weights from. Raises ModelError for an index that cannot be read."""
+    if shards := sorted(map(str, _shards(folder, reference))):
+        return [folder / shard for shard in shards]
+    whole = folder / "model.safetensors"
+    return (
+        [whole]
+        if whole.is_file()
+        else sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    )
+
+
+def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
+    """Raises ModelError where the config describes far more weights than files of this size can hold.
+
+    It is asked on the meta device, before memory is taken for any of them. kind: of MOST_WEIGHTS_A_BYTE.
+    """
+    described = n_weights(config, reference)
+    if described > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
+        raise ModelError(
+            f"The config of {reference} describes {described:,} weights, and its files hold {n_bytes:,} bytes.",
+            "See whether config.json is that of this model, and whether all files are there.",
+        )
+
+
+def n_weights(config: PretrainedConfig, reference: str) -> int:
+    """How many weights a config describes, what is shared once, with tables of positions and the like; no memory is
+    taken for them. Raises ModelError.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(f"The config of {reference} describes no model: {first_line(error)}", _OTHER_CONFIG) from error
+    return sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
+
+
+def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callable[[], None] = lambda: None) -> None:
+    """Raises ModelError with the names of weights that are not finite; reads all of them. after_each: called between
+    two of them.
+    """
+    broken = []
+    for name, weight in model.named_parameters():
+        if not _is_finite(weight):
+            broken.append(name)
+        after_each()
+    if broken:
+        raise ModelError(
+            f"The checkpoint {reference} holds NaN or infinite values in {_named_few(broken)}.",
+            "Fetch or save the model again.",
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, short enough for a message."""
+    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+    # Some say where in the first line and what in the second.
+    return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300]
+
+
+def _shards(folder: Path, reference: str) -> Iterable[object]:
+    """The files that an index names; none where there is no index."""
+    index = folder / _INDEX
+    if not index.is_file():
+        return ()
+    try:
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{_INDEX} of {reference} could not be read: {first_line(error)}", "Fetch the model again."
+        ) from error
+
+
+def _refuse_unlike(reference: str, found: dict[str, Any]) -> None:
+    """found: what the loader reports, sets of names by what is wrong with them."""
+    said = {
+        "lacks": set(found["missing_keys"]),
+        "has, and its config knows nothing of,": set(found["unexpected_keys"]),
+        "has in another shape than its config says": {name for name, *_ in found["mismatched_keys"]},
+    }
+    parts = [f"{verb} {_named_few(names)}" for verb, names in said.items() if names]
+    if parts:
+        raise ModelError(
+            f"The checkpoint {reference} {'; it '.join(parts)}.",
+            "Random numbers would stand in for what is missing. Fetch or save the model again.",
+        )
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """Without a copy of the weight: NaN and infinity both reach its least or largest value."""
+    least, largest = torch.aminmax(weight.detach())
+    return bool(least.isfinite() and largest.isfinite())
+
+
+def _named_few(names: Iterable[str]) -> str:
+    known = sorted(names)
+    more = f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else ""
+    return ", ".join(known[:_NAMED]) + more

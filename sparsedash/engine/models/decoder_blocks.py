@@ -1,0 +1,350 @@
+"""Decoder blocks of a model: their MLPs and projections, and running them one by one over many batches.
+
+A model's own forward decides what every block is given (masks, position embeddings, which differ from layer to layer in
+some families); the walker asks it once per batch with the blocks stubbed out, then runs the real blocks itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from sparsedash.catalog.families import FAMILIES, Family
+from sparsedash.engine.pruning.surgery import Mlp, inner_weights, is_projection, out_weight
+from sparsedash.schema.errors import ModelError
+
+
+def family_named(model_type: str) -> Family:
+    """Where a family keeps its parts, by `model_type`. Raises ModelError with the families there are."""
+    try:
+        return FAMILIES[model_type]
+    except KeyError:
+        raise ModelError(
+            f"Models of type {model_type!r} cannot be pruned yet; possible: {', '.join(sorted(FAMILIES))}.",
+            "Adding a family is one row: see CONTRIBUTING.md.",
+        ) from None
+
+
+def blocks_of(model: nn.Module, family: Family) -> list[nn.Module]:
+    """The decoder blocks in the order they run. Raises ModelError where the model is built otherwise."""
+    try:
+        return list(model.get_submodule(family.blocks).children())
+    except AttributeError as error:
+        raise ModelError(f"The model has no decoder blocks at {family.blocks!r}: {error}.") from error
+
+
+def mlps_of(model: nn.Module, family: Family) -> list[Mlp]:
+    """The MLP of every decoder block, in the same order. Raises ModelError where one is built otherwise."""
+    try:
+        return [
+            Mlp(
+                inner=tuple(_projection(block, name) for name in family.inner),
+                out=_projection(block, family.out),
+                fused=family.fused,
+            )
+            for block in blocks_of(model, family)
+        ]
+    except AttributeError as error:
+        raise ModelError(
+            f"A decoder block has no MLP as its family describes: {error}.",
+            "Models with experts or mixed blocks are not supported.",
+        ) from error
+
+
+def projections_of(model: nn.Module, family: Family) -> list[dict[str, nn.Linear]]:
+    """Every projection of each decoder block by its name inside the block: all that is Linear or Conv1D."""
+    return [
+        {name: cast(nn.Linear, part) for name, part in block.named_modules() if is_projection(part)}
+        for block in blocks_of(model, family)
+    ]
+
+
+def _projection(block: nn.Module, name: str) -> nn.Linear:
+    return cast(nn.Linear, block.get_submodule(name))
+
+
+def n_matmul_weights(model: nn.Module) -> int:
+    """Weights of all Linear and Conv layers, the output head included even where it shares the embedding's."""
+    weights = (module.weight for module in model.modules() if _is_matmul(module))
+    return sum(weight.numel() for weight in weights if isinstance(weight, Tensor))
+
+
+def weights_per_channel(mlp: Mlp) -> int:
+    """Weights that leave the network with one inner channel."""
+    return out_weight(mlp).shape[0] + sum(weight.shape[1] for weight in inner_weights(mlp))
+
+
+def _is_matmul(module: nn.Module) -> bool:
+    return is_projection(module) or isinstance(module, nn.modules.conv._ConvNd)
+
+
+Applied = Callable[[], AbstractContextManager[None]]
+"""Gives the `with` inside which the loaded model is another one, such as a sparse one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real.
+
+    given: what the model is given beside them.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+_TUPLES: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+"""Of each model that was walked through, whether its blocks return (hidden,) instead of hidden."""
+
+
+@dataclass(eq=False)
+class _Walked:
+    """One batch on its way: its hidden states (b, t, d) and what each block is called with beside them."""
+
+    hidden: Tensor
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+class BlockWalk:
+    """Takes batches through the decoder blocks, one block at a time over all of them."""
+
+    def __init__(
+        self, body: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Batch], caches: Sequence[Cache] = ()
+    ) -> None:
+        """body: the model without its output head. Runs the embeddings, none of the blocks.
+
+        caches: one for each batch, filled block by block; none where nothing is written on.
+        """
+        self._blocks, self._batches = blocks, batches
+        if body not in _TUPLES:
+            _TUPLES[body] = _returns_tuples(body, blocks, batches[0])
+        self._tuples = _TUPLES[body]
+        cached = caches or [None] * len(batches)
+        self._walked = [
+            _enter(body, blocks, batch, self._tuples, cache) for batch, cache in zip(batches, cached, strict=True)
+        ]
+
+    @property
+    def hidden(self) -> list[Tensor]:
+        """The hidden states (b, t, d) of every batch after the last step; the next step starts from them."""
+        return [walked.hidden for walked in self._walked]
+
+    def go_back(self, hidden: Sequence[Tensor]) -> None:
+        """Let the next step start from these hidden states, which an earlier step left."""
+        for walked, before in zip(self._walked, hidden, strict=True):
+            walked.hidden = before
+
+    def step(self, index: int) -> Iterator[int]:
+        """Run block `index` over every batch, yielding each batch's number once it is through."""
+        for number in range(len(self._walked)):
+            self._through(index, number)
+            yield number
+
+    def run(self, inside: Sequence[Applied], on_block: Callable[[int], None] = lambda _: None) -> None:
+        """Take every batch through all blocks, one block at a time.
+
+        inside: of each batch, what the model is while it reads that. on_block: called with the index of the block that
+        is next for all of them, with the number of blocks at the end, while the model is the dense one; may raise.
+        """
+        numbers = sorted(range(len(inside)), key=lambda number: inside.index(inside[number]))
+        for index in range(len(self._blocks)):
+            on_block(index)
+            for applied, own in groupby(numbers, key=inside.__getitem__):
+                with applied():
+                    for number in own:
+                        self._through(index, number)
+        on_block(len(self._blocks))
+
+    def output(self, model: nn.Module, number: int) -> Any:
+        """What the model with its head makes of the hidden states of a batch, which are through the last block."""
+        hidden = self._walked[number].hidden
+        given = (hidden,) if self._tuples else hidden
+        with forward_replaced(self._blocks, [lambda *args, **kwargs: given] * len(self._blocks)):
+            return model(input_ids=self._batches[number].ids, use_cache=False)
+
+    def _through(self, index: int, number: int) -> None:
+        walked = self._walked[number]
+        args, kwargs = walked.calls[index]
+        output = self._blocks[index](walked.hidden, *args, **kwargs)
+        walked.hidden = output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def capture_inputs(modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tensor], None]]) -> Iterator[None]:
+    """Inside, every module hands its input to its sink before it runs."""
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs, s=sink: s(inputs[0]))
+        for module, sink in zip(modules, sinks, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def head_sees_only(model: Any, rows: Tensor | slice, columns: Tensor | int) -> Iterator[None]:
+    """Inside, the output head is given the hidden states at these places only, and the logits are (n, vocabulary).
+
+    A vocabulary's worth of logits at every position would cost a fifth of the time and most of the memory. Two
+    dimensions: of a slice of three, torch may copy the whole head for every row.
+    """
+    head: nn.Module = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns],))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Iterator[None]:
+    """Inside, every block's forward is replaced by its stub."""
+    before = [vars(block).get("forward") for block in blocks]
+    for block, stub in zip(blocks, stubs, strict=True):
+        block.forward = stub
+    try:
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            if own is None:
+                # The stub lies on the instance; without it the class's own forward shows again.
+                del block.forward
+            else:
+                block.forward = own
+
+
+def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> bool:
+    """Whether the blocks of this family return (hidden,) or hidden, seen on one token of the first."""
+    seen: list[bool] = []
+    handle = blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(isinstance(output, tuple)))
+
+    def stub(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden,) if seen[0] else hidden
+
+    try:
+        with forward_replaced(blocks[1:], [stub] * (len(blocks) - 1)):
+            body(input_ids=batch.ids[:1, :1], use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: bool, cache: Cache | None) -> _Walked:
+    first: list[Tensor] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def stub(*args: Any, **kwargs: Any) -> Any:
+        kwargs = dict(kwargs)
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        first.append(hidden)
+        calls.append((args[1:], kwargs))
+        return (hidden,) if tuples else hidden
+
+    kept = {} if cache is None else {"cache": cache}
+    with forward_replaced(blocks, [stub] * len(blocks)):
+        # Without the mask: padding is on the right, where a causal model's real tokens never look, and attention
+        # without one is faster.
+        body(input_ids=batch.ids, use_cache=cache is not None, **batch.given, **kept)
+    return _Walked(first[0], calls)
+
+
+def batches_by_length(
+    sequences: Sequence[Sequence[int]], budget: int, pad: int, device: torch.device
+) -> list[tuple[list[int], Batch]]:
+    """Sequences of token ids as right-padded batches, longest first, each of at most `budget` padded tokens.
+
+    Returns pairs of the sequences' positions and their batch. A sequence longer than the budget is a batch of its own.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
+    batches = []
+    start = 0
+    while start < len(order):
+        longest = len(sequences[order[start]])
+        chosen = order[start : start + max(1, budget // longest)]
+        start += len(chosen)
+        ids = torch.full((len(chosen), longest), pad)
+        mask = torch.zeros((len(chosen), longest), dtype=torch.long)
+        for row, i in enumerate(chosen):
+            ids[row, : len(sequences[i])] = torch.tensor(sequences[i])
+            mask[row, : len(sequences[i])] = 1
+        batches.append((chosen, Batch(ids.to(device), mask.to(device))))
+    return batches
+
+
+def roomy_cache(n_tokens: int) -> DynamicCache:
+    """An empty cache whose layers have room for so many tokens a row."""
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = partial(RoomyLayer, n_tokens)
+    return cache
+
+
+Hold = Callable[[Sequence[Tensor]], list[Tensor]]
+"""Gives the same numbers where there is room for them; see `Resident.hold_all`."""
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer of a cache with room for so many tokens from the beginning."""
+
+    def __init__(self, n_tokens: int, hold: Hold = list) -> None:
+        super().__init__()
+        self._n_tokens, self._hold = n_tokens, hold
+        self._room: list[Tensor] = []
+
+    @classmethod
+    def ending_together(cls, parts: Sequence[tuple[Tensor, Tensor]], n_more: int, hold: Hold = list) -> "RoomyLayer":
+        """One with the rows of all parts, zeros before the shorter ones, and room for so many tokens more.
+
+        parts: keys and values, (r, heads, t, e); r and t differ from part to part. hold: where the room is.
+        """
+        longest = max(keys.shape[2] for keys, _ in parts)
+        layer = cls(longest + n_more, hold)
+        n_rows = sum(len(keys) for keys, _ in parts)
+        layer.lazy_initialization(*(held.new_empty(n_rows, held.shape[1], 0, held.shape[3]) for held in parts[0]))
+        for room, own in zip(layer._room, zip(*parts, strict=True), strict=True):
+            for rows, held in zip(torch.split(room, [len(held) for held in own]), own, strict=True):
+                # What is masked must be a number all the same: nothing times no number is none.
+                rows[:, :, : longest - held.shape[2]] = 0
+                rows[:, :, longest - held.shape[2] : longest] = held
+        layer._room = hold(layer._room)
+        layer._show(longest)
+        return layer
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make room for rows like these."""
+        super().lazy_initialization(key_states, value_states)
+        self._room = [
+            states.new_empty(*states.shape[:2], self._n_tokens, states.shape[3])
+            for states in (key_states, value_states)
+        ]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Add these tokens to every row; all keys and values so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        stop = start + key_states.shape[2]
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, start:stop] = states
+        self._show(stop)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows."""
+        n_tokens = self.get_seq_length()
+        self._room = self._hold([room[indices] for room in self._room])
+        self._show(n_tokens)
+
+    def _show(self, n_tokens: int) -> None:
+        self.keys, self.values = (room[:, :, :n_tokens] for room in self._room)

@@ -1,0 +1,258 @@
+"""Bfloat16 matrix products in single precision, on processors where that is faster.
+
+Not every processor has units for bfloat16, and some that have them are slower with them. Either way a product is summed
+in single precision and rounded once at its end, so the numbers differ by the order of the sum alone.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from sparsedash.catalog.engine_limits import WIDE_BYTES
+from sparsedash.schema.settings import Dtype
+
+_ROWS = 192
+"""Inputs from which on it pays to widen a weight for them."""
+
+_ROWS_BY_COPY = 32
+"""The same for a weight that is there in single precision already, which is twice as much to read."""
+
+_PIECE = 2**22
+"""Values of a weight that are widened at once: all of a large one would take as much memory again, twice."""
+
+_FASTER = 1.3
+"""So much faster must single precision be, that a noisy measurement does not decide otherwise the next time."""
+
+_TRIAL, _TRIALS = (256, 512, 512), 9
+
+_switch: Any = getattr(torch.backends.mkldnn, "matmul", None)
+"""Says by which units a product in single precision is made; an older torch cannot be told."""
+
+
+@contextmanager
+def fastest_products(dtype: Dtype) -> Iterator[None]:
+    """Inside, linear layers with weights of this type multiply in the way that is fastest on this machine."""
+    if not are_widened(dtype):
+        yield
+        return
+    mode = _Widened()
+    before = _widens.set(mode)
+    try:
+        with mode:
+            yield
+    finally:
+        _widens.reset(before)
+
+
+def are_widened(dtype: Dtype) -> bool:
+    """Whether the fastest way for such numbers is that of single precision."""
+    return dtype == "bfloat16" and float32_is_faster()
+
+
+def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
+    """Let each weight of this model be widened once, and its copy kept, from here to the end of `fastest_products`.
+
+    For a model in memory, and only where all its copies have room. room: bytes that they may take.
+    """
+    if (mode := _widens.get()) is not None:
+        n_weights = sum(weight.numel() for weight in model.parameters())
+        mode.room = room if n_weights * torch.float32.itemsize <= room else 0
+
+
+@contextmanager
+def few_inputs_by_copy() -> Iterator[None]:
+    """Inside, weights that are kept in single precision are multiplied so with few inputs as well.
+
+    Not for answers: those of a model in its files, which has no copies, are to be the same.
+    """
+    mode = _widens.get()
+    if mode is None:
+        yield
+        return
+    before, mode.fewest = mode.fewest, _ROWS_BY_COPY
+    try:
+        yield
+    finally:
+        mode.fewest = before
+
+
+def same_products() -> AbstractContextManager[object]:
+    """To be entered where what holds now is lost: torch goes the way back, and blocks again, without such modes."""
+    return _widens.get() or nullcontext()
+
+
+@contextmanager
+def bfloat16_units() -> Iterator[None]:
+    """Inside, products in single precision go through the processor's units for bfloat16, where that is faster.
+
+    For factors whose numbers are bfloat16 ones: any other would be rounded to them. What is summed stays in single
+    precision, which a product of bfloat16 tensors does not give on a processor.
+    """
+    if not units_are_faster():
+        yield
+        return
+    with _units():
+        yield
+
+
+@contextmanager
+def torch_threads(n: int | None = None) -> Iterator[None]:
+    """Inside, torch works with so many threads, where a number is given; afterwards with as many as before."""
+    before = torch.get_num_threads()
+    try:
+        if n is not None:
+            torch.set_num_threads(n)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@cache
+def float32_is_faster() -> bool:
+    """Whether this machine's products in single precision are clearly faster than in bfloat16; measured once."""
+    left, right = torch.rand(_TRIAL[0], _TRIAL[1]), torch.rand(_TRIAL[2], _TRIAL[1])
+    narrow = left.bfloat16(), right.bfloat16()
+    return _is_clearly_faster(lambda: _seconds(left, right), lambda: _seconds(*narrow))
+
+
+@cache
+def units_are_faster() -> bool:
+    """Whether units for bfloat16 make a product in single precision clearly faster; measured once."""
+    if _switch is None:
+        return False
+    factor = torch.rand(_TRIAL[2], _TRIAL[1]).bfloat16().float()
+
+    def by_units() -> float:
+        with _units():
+            return _seconds(factor, factor)
+
+    return _is_clearly_faster(by_units, lambda: _seconds(factor, factor))
+
+
+def _is_clearly_faster(one: Callable[[], float], other: Callable[[], float]) -> bool:
+    """Whether a product takes less time by the one way than by the other, by the seconds that each call gives.
+
+    By the processor's time of one thread, the best of some: a run that goes on in another process, beside other work,
+    must find the same.
+    """
+    with torch_threads(1):
+        taken = [(one(), other()) for _ in range(_TRIALS)]
+    fastest, others = (min(own) for own in zip(*taken, strict=True))
+    return bool(_FASTER * fastest < others)
+
+
+@contextmanager
+def _units() -> Iterator[None]:
+    # Of the whole process: what runs in other threads meanwhile is rounded as well.
+    before, _switch.fp32_precision = _switch.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        _switch.fp32_precision = before
+
+
+@torch.inference_mode()
+def _seconds(left: Tensor, right: Tensor) -> float:
+    begun = time.thread_time()
+    nn.functional.linear(left, right)
+    return time.thread_time() - begun
+
+
+class _Widened(TorchFunctionMode):
+    """Lets linear layers multiply in single precision, where weights are bfloat16 ones that need no gradient.
+
+    room: bytes of copies in single precision that may be kept. fewest: inputs from which on it is done at all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room, self.fewest = 0, _ROWS
+        self._copies = WeakIdKeyDictionary()
+        self._lock = Lock()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is nn.functional.linear and not kwargs:
+            inputs, stored, bias = *args[:2], args[2] if len(args) > 2 else None
+            weight = stored
+        elif func is torch.addmm and not kwargs:
+            bias, inputs, stored = args
+            weight = stored.t()
+        else:
+            return func(*args, **(kwargs or {}))
+        n_rows = inputs.numel() // max(1, inputs.shape[-1])
+        if n_rows < self.fewest or not _is_of_bfloat16(inputs, weight):
+            return func(*args)
+        copy = None if inputs.requires_grad else self._copy(stored)
+        if copy is not None:
+            return _product(inputs, weight, bias, copy if weight is stored else copy.t())
+        if n_rows < _ROWS:
+            return func(*args)
+        return _Product.apply(inputs, weight, bias)  # type: ignore[no-untyped-call]
+
+    def _copy(self, stored: Tensor) -> Tensor | None:
+        """The weight in single precision, as it is stored; none where there is no room for it."""
+        if not self.room or not isinstance(stored, nn.Parameter):
+            # What is cut out of a weight for one product is another tensor each time.
+            return None
+        with self._lock:
+            copy: Tensor | None = self._copies.get(stored)  # type: ignore[no-untyped-call]
+            if copy is None:
+                kept = sum(other.nbytes for other in self._copies.values())  # type: ignore[no-untyped-call]
+                if kept + stored.numel() * torch.float32.itemsize > self.room:
+                    return None
+                copy = self._copies[stored] = stored.detach().float()
+            return copy
+
+
+_widens: ContextVar[_Widened | None] = ContextVar("widens", default=None)
+"""What holds inside `fastest_products`, where that makes a difference."""
+
+
+def _is_of_bfloat16(inputs: Tensor, weight: Tensor) -> bool:
+    return weight.dtype == inputs.dtype == torch.bfloat16 and weight.device.type == "cpu" and not weight.requires_grad
+
+
+class _Product(torch.autograd.Function):
+    """inputs (..., n), weight (m, n), bias (m,) or none: (..., m). The gradient is that of the inputs alone."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _product(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _product(gradient, weight.t(), None), None, None
+
+
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None, copy: Tensor | None = None) -> Tensor:
+    """inputs (..., n) times the transpose of weight (m, n), plus bias (m,), piece by piece of the outputs.
+
+    copy: the weight in single precision, where it is there already. The sums are the same.
+    """
+    rows = inputs.reshape(-1, inputs.shape[-1]).float()
+    outputs = inputs.new_empty(len(rows), len(weight))
+    n_at_once = min(len(weight), max(1, _PIECE // weight.shape[1]))
+    wide = rows.new_empty(n_at_once if copy is None else 0, weight.shape[1])
+    for start in range(0, len(weight), n_at_once):
+        own = slice(start, start + n_at_once)
+        piece = wide[: len(weight[own])].copy_(weight[own]) if copy is None else copy[own]
+        product = rows @ piece.t()
+        outputs[:, own] = product if bias is None else product.add_(bias[own])
+    return outputs.reshape(*inputs.shape[:-1], len(weight))

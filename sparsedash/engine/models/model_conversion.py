@@ -1,0 +1,467 @@
+"""Convert a GGUF file to safetensors, config and tokenizer, once, in the data folder; hashes that identify files.
+
+transformers reads part of a GGUF file's keys and skips those it does not know; here every name comes from
+catalog/gguf_names.py, and files with others are refused first.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, suppress
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from gguf import quants
+from safetensors import SafetensorError
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from sparsedash.catalog.gguf_names import (
+    ARCHITECTURES,
+    GENERAL,
+    PRE_TOKENIZERS,
+    WHOLE_WORDS,
+    general_name,
+    gguf_problem,
+)
+from sparsedash.catalog.gguf_reader import GgufReader, opened_gguf, quantised_type, quick_gguf
+from sparsedash.engine.models.checkpoint_reading import (
+    UNREADABLE,
+    first_line,
+    read_model,
+    refuse_impossible,
+    refuse_no_numbers,
+    refuse_oversized,
+)
+from sparsedash.engine.models.decoder_blocks import family_named
+from sparsedash.schema import store_keys
+from sparsedash.schema.errors import ModelError
+from sparsedash.schema.plain_values import digest
+from sparsedash.schema.store_keys import NoteName
+from sparsedash.storage.local_machine import mode_in
+from sparsedash.storage.model_folders import IDENTIFYING, MODELS, UNFINISHED_MODEL, identity_of, noted_files
+from sparsedash.storage.store import Store
+
+
+def files_identity(folder: Path, store: Store) -> str:
+    """The sha256 of all files that make a model in this folder: names and contents."""
+    files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in IDENTIFYING)
+    return identity_of((f.name, hash_file(f, store)) for f in files)
+
+
+def hash_file(file: Path, store: Store) -> str:
+    """The sha256 of one file's content; a file of the same path, size and time is not read again."""
+    known = remembered_hash(file, store)
+    if known is None:
+        # Asked before the content is read: a change while it is read must not be remembered as this state.
+        name = _hash_note(file)
+        known = content_hash(file)
+        store.remember(name, known)
+    return known
+
+
+def remembered_hash(file: Path, store: Store) -> str | None:
+    """The hash of a file that was hashed before and has kept its size and time since; else None."""
+    return store.recall(_hash_note(file))
+
+
+def content_hash(file: Path) -> str:
+    """The sha256 of a file as it is now, read in any case."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def texts_identity(texts: Iterable[str]) -> str:
+    """The sha256 of texts in their order."""
+    whole = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        whole.update(len(data).to_bytes(8, "big") + data)
+    return "sha256:" + whole.hexdigest()
+
+
+def _hash_note(file: Path) -> NoteName:
+    seen = file.stat()
+    return store_keys.file_hash_note(str(file.resolve()), seen.st_size, seen.st_mtime_ns)
+
+
+log = logging.getLogger(__name__)
+
+_checked_folders: set[str] = set()
+"""Folders, with the sizes and times of their files, whose contents this process has hashed."""
+_LONGEST_NAME = 200
+"""Bytes; most file systems allow 255, and what is unfinished has a longer name."""
+
+
+def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> Path:
+    """The folder of this name among the unpacked models; made on the first call, found on later ones.
+
+    It appears under its final name only when it is whole, and is made again where a file in it has changed. write: is
+    given an empty folder, and fills it; what it raises is raised.
+    """
+    if len(name.encode()) > _LONGEST_NAME:
+        name = digest(name)
+    models = store.folder / MODELS
+    models.mkdir(mode=mode_in(models.parent, 0o700), exist_ok=True)
+    folder = models / name
+    if _is_unchanged(folder, store):
+        return folder
+    # One process makes it, others wait; the lock ends with its process.
+    with FileLock(models / f"{name}.lock"):
+        _sweep(models, name)
+        if not _is_unchanged(folder, store):
+            _convert(write, folder, store)
+    return folder
+
+
+def _convert(write: Callable[[Path], None], folder: Path, store: Store) -> None:
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED_MODEL}{folder.name}-", dir=folder.parent))
+    try:
+        write(unfinished)
+        if folder.is_dir():
+            log.warning("The files of %s have changed since they were unpacked; they are unpacked again.", folder.name)
+            # Renamed first: who has them open goes on reading what was there.
+            folder.rename(Path(tempfile.mkdtemp(prefix=f"{UNFINISHED_MODEL}{folder.name}-", dir=folder.parent)) / "old")
+        unfinished.rename(folder)
+    finally:
+        _sweep(folder.parent, folder.name)
+    noted = {part.name: (*_file_state(part), hash_file(part, store)) for part in sorted(folder.iterdir())}
+    _checked_folders.add(_state_name(folder, {part.name: _file_state(part) for part in folder.iterdir()}))
+    store.remember(store_keys.unpacked_files_note(folder.name), json.dumps(noted))
+
+
+def _is_unchanged(folder: Path, store: Store) -> bool:
+    """Whether every file that was written is there as it was written, and no other."""
+    if not folder.is_dir():
+        return False
+    now = {part.name: _file_state(part) for part in folder.iterdir()}
+    noted = noted_files(folder.name, store)
+    if noted is None and _adopted(folder, now, store):
+        noted = noted_files(folder.name, store)
+    if noted is None or now != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
+        return False
+    if (named := _state_name(folder, now)) not in _checked_folders:
+        if any(content_hash(folder / name) != digest for name, (_, _, digest) in noted.items()):
+            return False
+        _checked_folders.add(named)
+    return True
+
+
+def _state_name(folder: Path, state: dict[str, tuple[int, int]]) -> str:
+    return json.dumps([str(folder), sorted(state.items())])
+
+
+def _adopted(folder: Path, now: dict[str, tuple[int, int]], store: Store) -> bool:
+    """Take over a folder of a version that noted nothing: one whose every file was hashed when it was first used.
+
+    A hash is remembered by size and time, so that a file that has one has not changed since.
+    """
+    hashes = {name: remembered_hash(folder / name, store) for name in now}
+    if not now or not all(hashes.values()):
+        return False
+    store.remember(
+        store_keys.unpacked_files_note(folder.name), json.dumps({name: [*now[name], hashes[name]] for name in now})
+    )
+    return True
+
+
+def _file_state(file: Path) -> tuple[int, int]:
+    seen = file.stat()
+    return seen.st_size, seen.st_mtime_ns
+
+
+def _sweep(models: Path, name: str) -> None:
+    """Remove what killed processes left: of this model, since its lock is ours, and of others that nobody unpacks."""
+    for left in models.glob(f"{UNFINISHED_MODEL}*"):
+        other = left.name.removeprefix(UNFINISHED_MODEL).rpartition("-")[0]
+        if other in (name, ""):
+            shutil.rmtree(left, ignore_errors=True)
+            continue
+        # Its lock says whether a process is at it; an age would not, where the clock was set.
+        with suppress(Timeout), FileLock(models / f"{other}.lock", timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+Array = np.ndarray[Any, Any]
+
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id")
+_COMPUTED = ("rope_parameters", "head_dim", "layer_types", "sliding_window")
+"""Entries of a config that several keys or tensors make together."""
+_LARGE_GEMMA = {"gemma2": 46, "gemma3": 62}
+"""Blocks of the Gemma of 27 B, whose attention is scaled by other than the size of a head."""
+_PATTERN = {"gemma2": 2, "gemma3": 6}
+"""Of how many blocks in a row the last sees everything, where the file does not say."""
+
+
+class GgufModel:
+    """What one file says. Its keys and tensors are all known: see `catalog.gguf_names.gguf_problem`."""
+
+    def __init__(self, reader: GgufReader) -> None:
+        self._values = reader.values
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._name = str(self._values["general.architecture"])
+        self._known = ARCHITECTURES[self._name]
+
+    def config(self) -> PretrainedConfig:
+        """Its config. Raises ValueError, or what transformers raises, for values that no model of the family has."""
+        made: dict[str, Any] = {
+            entry: self._values.get(key) for key, entry in GENERAL.items() if entry in _SPECIAL_TOKENS
+        }
+        made |= {
+            "tie_word_embeddings": "output.weight" not in self._tensors,
+            "vocab_size": len(self._values.get("tokenizer.ggml.tokens", ())),
+            "_model_name_or_path": self._values.get("general.name", ""),
+        }
+        for key, entry in self._known.keys.items():
+            value = self._own(key)
+            if value is not None and entry not in _COMPUTED:
+                # 0 stands for none.
+                made[entry] = value or None
+        made |= self._heads() | self._special()
+        if "rope.freq_base" in self._known.keys:
+            made["rope_parameters"] = self._rope()
+        return AutoConfig.for_model(self._known.model_type, **made)
+
+    def weights(self, config: PretrainedConfig) -> dict[str, torch.Tensor]:
+        """Every tensor by its name in the model, in FP32, its rows in the order that transformers has."""
+        found = {}
+        for name, tensor in self._tensors.items():
+            ours = self._known.tensors[general_name(name)]
+            if ours != "rope_parameters":
+                values = quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+                ours = ours.replace("#", name.split(".")[1])
+                found[self._named(ours)] = torch.from_numpy(np.array(self._reordered(name, values, config)))
+        if self._name == "llama":
+            # One projection with a bias gives one to all; llama.cpp adds nothing where a file has none.
+            for name in [name for name in found if name.endswith("_proj.weight")]:
+                if config.attention_bias if ".self_attn." in name else config.mlp_bias:
+                    found.setdefault(name.removesuffix("weight") + "bias", torch.zeros(len(found[name])))
+        return found
+
+    def tokenizer(self, place: str, file_name: str) -> Tokenizer:
+        """The file's tokenizer. place: a folder with the file in it and nothing else."""
+        family = self._name.startswith("qwen") or self._is_gemma_without_prefix()
+        # A family's own class has rules of its own, which would come back when it is loaded.
+        kind = AutoTokenizer if family else PreTrainedTokenizerFast
+        made = kind.from_pretrained(place, gguf_file=file_name, trust_remote_code=False, local_files_only=True)
+        self._correct(made)
+        return made
+
+    def _is_gemma_without_prefix(self) -> bool:
+        return self._name.startswith("gemma") and not self._values.get("tokenizer.ggml.add_space_prefix", True)
+
+    def _cut(self) -> str:
+        byte_level = self._values.get("tokenizer.ggml.model") == "gpt2"
+        return str(self._values.get("tokenizer.ggml.pre", "default")) if byte_level else ""
+
+    def _correct(self, tokenizer: Any) -> None:
+        """Give the tokenizer this file's rules for where words are cut, where transformers has others."""
+        cut = self._cut()
+        if not cut:
+            self._correct_sentencepiece(tokenizer.backend_tokenizer)
+            return
+        if rules := PRE_TOKENIZERS[cut]:
+            steps = [pre_tokenizers.Split(Regex(rule), behavior="isolated") for rule in rules]
+            last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, last])
+        if cut in WHOLE_WORDS:
+            tokenizer.backend_tokenizer.model.ignore_merges = True
+            if "tokenizer.ggml.add_bos_token" not in self._values:
+                tokenizer.add_bos_token = True
+
+    def _correct_sentencepiece(self, backend: Any) -> None:
+        """A space before the text, unless the file says otherwise, and no word is cut before it is looked up."""
+        if self._is_gemma_without_prefix():
+            return  # as transformers has it
+        prefix = self._values.get("tokenizer.ggml.add_space_prefix", True)
+        spaces = normalizers.Replace(" ", "\u2581")
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), spaces]) if prefix else spaces
+        backend.pre_tokenizer = None
+        steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+
+    def _own(self, key: str, otherwise: Any = None) -> Any:
+        return self._values.get(f"{self._name}.{key}", otherwise)
+
+    def _numbers(self, name: str) -> list[float] | None:
+        tensor = self._tensors.get(name)
+        return None if tensor is None else quants.dequantize(tensor.data, tensor.tensor_type).ravel().tolist()
+
+    def _head(self) -> int:
+        turned = None if self._name == "phi3" else self._own("rope.dimension_count")
+        return int(self._own("attention.key_length") or turned or self._usual_head())
+
+    def _usual_head(self) -> int:
+        return int(self._own("embedding_length") // self._own("attention.head_count"))
+
+    def _heads(self) -> dict[str, Any]:
+        """The size of a head, where it is not the usual one or the family's configs always have it."""
+        if "attention.key_length" not in self._known.keys:
+            return {}
+        few = {"num_key_value_heads": self._own("attention.head_count_kv") or self._own("attention.head_count")}
+        always = self._name in ("llama", "qwen3", "gemma2", "gemma3")
+        return few | ({"head_dim": self._head()} if always or self._head() != self._usual_head() else {})
+
+    def _special(self) -> dict[str, Any]:
+        """What the family's config needs, and no key says alone."""
+        biased = {name.split(".")[2] for name in self._tensors if name.startswith("blk.") and name.endswith(".bias")}
+        match self._name:
+            case "llama":
+                attention, mlp = {"attn_q", "attn_k", "attn_v", "attn_output"}, {"ffn_gate", "ffn_up", "ffn_down"}
+                return {"attention_bias": bool(biased & attention), "mlp_bias": bool(biased & mlp)}
+            case "starcoder2":
+                return {"use_bias": bool(biased - {"attn_norm", "ffn_norm"})}
+            case "falcon":
+                few, two = self._own("attention.head_count_kv", 0), "blk.0.attn_norm_2.weight" in self._tensors
+                return {"new_decoder_architecture": few != 1 or two, "num_ln_in_parallel_attn": 2 if two else 1}
+            case "phi3":
+                window = self._own("attention.sliding_window") or None
+                return {"sliding_window": window, "original_max_position_embeddings": self._original()}
+            case "gemma2" | "gemma3":
+                return self._of_gemma()
+            case _:
+                return {}
+
+    def _of_gemma(self) -> dict[str, Any]:
+        blocks, pattern = self._own("block_count"), self._own("attention.sliding_window_pattern", _PATTERN[self._name])
+        slides = pattern if isinstance(pattern, list) else [(i + 1) % max(1, pattern) != 0 for i in range(blocks)]
+        large = blocks == _LARGE_GEMMA[self._name]
+        return {
+            "query_pre_attn_scalar": self._usual_head() if large else self._head(),
+            "sliding_window": self._own("attention.sliding_window"),
+            "layer_types": ["sliding_attention" if each else "full_attention" for each in slides],
+        }
+
+    def _original(self) -> int:
+        return int(self._own("rope.scaling.original_context_length") or self._own("context_length"))
+
+    def _rope(self) -> dict[str, Any]:
+        """How positions turn queries and keys; in llama.cpp no type and a factor is linear."""
+        kind, factor = self._own("rope.scaling.type", "linear"), float(self._own("rope.scaling.factor") or 1)
+        louder = float(self._own("rope.scaling.attn_factor", 1))
+        each = self._numbers("rope_freqs.weight")
+        short, long = self._numbers("rope_factors_short.weight"), self._numbers("rope_factors_long.weight")
+        turned = self._own("rope.dimension_count", self._head())
+        made: dict[str, Any] = {"rope_type": "default", "rope_theta": float(self._own("rope.freq_base", 10_000.0))}
+        if self._name == "phi3":
+            made["partial_rotary_factor"] = turned / self._head()
+        if (short is None) != (long is None) or (kind == "longrope" and short is None and each is None):
+            raise ValueError("it has RoPE factors for short or long texts alone, or none where longrope needs them")
+        if kind == "yarn":
+            if each or short:
+                raise ValueError("it has YaRN and a factor for each RoPE frequency, and one of both is possible")
+            made |= {
+                "rope_type": "yarn",
+                "factor": factor,
+                "original_max_position_embeddings": self._original(),
+                "attention_factor": louder * (1 + 0.1 * math.log(max(1.0, factor))),
+                "beta_fast": self._own("rope.scaling.yarn_beta_fast", 32.0),
+                "beta_slow": self._own("rope.scaling.yarn_beta_slow", 1.0),
+            }
+        elif each or short or louder != 1 or (self._name == "phi3" and factor != 1 and kind == "linear"):
+            factor = factor if kind != "none" else 1
+            plain = each or [1.0] * (turned // 2)
+            made |= {
+                "rope_type": "longrope",
+                "short_factor": [one * factor for one in short or plain],
+                "long_factor": [one * factor for one in long or plain],
+                "original_max_position_embeddings": self._original(),
+                "attention_factor": louder,
+            }
+        elif factor != 1 and kind != "none":
+            made |= {"rope_type": "linear", "factor": factor}
+        if self._name != "gemma3":
+            return made
+        theta = float(self._own("rope.freq_base_swa", 10_000.0))
+        return {"full_attention": made, "sliding_attention": {"rope_type": "default", "rope_theta": theta}}
+
+    def _named(self, ours: str) -> str:
+        """Falcon calls the norm before both parts of a block by another name where there is one alone."""
+        two = "blk.0.attn_norm_2.weight" in self._tensors
+        return ours if two else ours.replace(".ln_mlp.", ".input_layernorm.")
+
+    def _reordered(self, name: str, values: Array, config: PretrainedConfig) -> Array:
+        """What llama.cpp's converter did to a tensor, undone."""
+        part, heads = name.removeprefix("blk.").partition(".")[2], config.num_attention_heads
+        match self._name:
+            case "llama" if part.startswith(("attn_q.", "attn_k.")):
+                n = heads if part.startswith("attn_q.") else config.num_key_value_heads
+                return values.reshape(n, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+            case "gemma2" | "gemma3" if name.endswith("norm.weight"):
+                return values - 1
+            case "gpt2" if part in ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight"):
+                return values.T
+            case "bloom" if part.startswith("attn_qkv."):
+                return values.reshape(3, heads, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
+            case "falcon" if part == "attn_qkv.weight" and config.new_decoder_architecture:
+                few, size = config.num_kv_heads, values.shape[1] // heads
+                q, k, v = np.split(values, [heads * size, (heads + few) * size])
+                grouped = [each.reshape(few, -1, size, values.shape[1]) for each in (q, k, v)]
+                return np.concatenate(grouped, axis=1).reshape(values.shape)
+            case _:
+                return values
+
+
+_CONVERSION_VERSION = 2
+"""Of what is made of a file: raise it where the same file gives other numbers or other tokens."""
+
+
+def dequantised(file: Path, store: Store) -> Path:
+    """The folder that holds this file's model in FP32 with its tokenizer; see `unpacked`.
+
+    Raises ModelError when the .gguf file cannot be read.
+    """
+    name = f"{file.stem}-{hash_file(file, store)[:16]}-{_CONVERSION_VERSION}"
+    return converted_folder(name, lambda folder: _write_converted(file, folder), store)
+
+
+def gguf_source_type(file: Path, store: Store) -> str:
+    """The type of a quantised file, see `quantised_type`; read once, then noted."""
+    name = store_keys.source_type_note(hash_file(file, store))
+    known = store.recall(name)
+    if known is None:
+        known = quantised_type(opened_gguf(file))
+        store.remember(name, known)
+    return known
+
+
+def _write_converted(file: Path, folder: Path) -> None:
+    reader = opened_gguf(file)
+    if problem := gguf_problem(reader.values, (tensor.name for tensor in reader.tensors)):
+        raise ModelError(f"{file.name} could not be read as a GGUF model: {problem}.")
+    said = GgufModel(reader)
+    try:
+        config = said.config()
+        family_named(config.model_type)
+        refuse_impossible(config, file.name)
+        refuse_oversized(file.name, config, file.stat().st_size, "gguf")
+        # In a folder of its own: nothing that lies beside the file is read.
+        with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty, quick_gguf():
+            (Path(empty) / file.name).symlink_to(file.resolve())
+            tokenizer = said.tokenizer(empty, file.name)
+        weights = said.weights(config)
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{file.name} could not be read as a GGUF model: {first_line(error).rstrip('.')}.",
+            "Name another file of this model.",
+        ) from error
+    with redirect_stderr(StringIO()):
+        model = read_model(file.name, config, torch.float32, pretrained_model_name_or_path=None, state_dict=weights)
+    refuse_no_numbers(file.name, model)
+    try:
+        # Its own bar would tear the shell's.
+        with redirect_stderr(StringIO()):
+            model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:
+        reason = f"{file.name} could not be unpacked: {first_line(error)}."
+        raise ModelError(reason, "See whether the disk is full.") from error

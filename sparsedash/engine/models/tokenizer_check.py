@@ -1,0 +1,103 @@
+"""Try a tokenizer.json on some text in a process of its own, with limits on its memory and time:
+
+    python -m sparsedash.engine.models.tokenizer_check TOKENIZER_JSON VOCABULARY_SIZE
+
+Prints why it cannot be used, in one line; nothing where it can.
+"""
+
+import os
+import string
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from sparsedash.schema.errors import ModelError
+from sparsedash.storage.text_files import json_lines
+
+TRIAL_BYTES = 2**30
+TRIAL_S = 10
+"""Of processor time, and of memory: the largest vocabulary of our families, Gemma's, takes 2 s and .4 GB."""
+
+_WAIT_S = 6 * TRIAL_S
+_PASSAGES = Path(__file__).parents[2] / "catalog" / "texts" / "cloze.jsonl"
+_N_PASSAGES = 40
+_RUNS = (*(letter * 300 for letter in "e \n0."), string.printable, "Ünïcödé — 漢字 🦊")
+_MOST_A_BYTE = 4
+_PLAIN = frozenset(string.ascii_letters + string.digits)
+_ADVICE = "Fetch the tokenizer's files again."
+
+
+def require_usable(folder: Path, reference: str, n_known: int) -> None:
+    """Raise ModelError where the folder's tokenizer.json cannot read plain text in TRIAL_S and TRIAL_BYTES.
+
+    n_known: tokens that the model has an embedding of. A folder without the file has nothing to try: what its
+    tokenizer does is then in the code of transformers.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return
+    command = [sys.executable, "-P", "-m", "sparsedash.engine.models.tokenizer_check", str(file), str(n_known)]
+    # This very package, whatever folder the process was started in.
+    path = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_WAIT_S, env=environment)  # noqa: S603 - our own
+        problem = done.stdout.decode(errors="replace").strip()
+        ended = done.returncode
+        if ended > 0:
+            problem = f"could not be tried: {(done.stderr.decode(errors='replace').splitlines() or [''])[-1][:300]}"
+    except subprocess.TimeoutExpired:
+        ended, problem = -1, ""
+    if ended < 0:
+        problem = f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 2**30:.0f} GB for {_N_PASSAGES} passages"
+    if problem:
+        raise ModelError(f"The tokenizer of {reference} {problem}.", _ADVICE)
+
+
+def main(file: str, n_known: str) -> None:
+    """Try it, and say what is wrong."""
+    # Not on Windows.
+    with suppress(ImportError):
+        import resource
+
+        for limit, most in (
+            (resource.RLIMIT_AS, TRIAL_BYTES),
+            (resource.RLIMIT_CPU, TRIAL_S),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            # macOS takes no limit of the address space, and none may be raised over a lower one that is set.
+            with suppress(ValueError, OSError):
+                resource.setrlimit(limit, (most, most))
+    try:
+        problem = next(_problems(file, int(n_known)), "")
+    except MemoryError:
+        os.abort()
+    except BaseException as error:  # noqa: BLE001 - a panic of tokenizers is no Exception
+        problem = f"could not be read: {' '.join(str(error).split())[:300]}"
+    sys.stdout.write(problem)
+
+
+def _problems(file: str, n_known: int) -> Iterator[str]:
+    tokenizer = Tokenizer.from_file(file)
+    # As transformers does before every text.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    for text in (*islice(json_lines(_PASSAGES), _N_PASSAGES), *_RUNS):
+        read = tokenizer.encode(text)
+        if beyond := [number for number in read.ids if number >= n_known]:
+            yield f"gives token {beyond[0]:,}, and the model knows {n_known:,}"
+        if len(read.ids) > _MOST_A_BYTE * len(text.encode()):
+            yield f"makes {len(read.ids):,} tokens of {len(text):,} letters"
+        covered = {place for start, end in read.offsets for place in range(start, end)}
+        if missing := [letter for place, letter in enumerate(text) if letter in _PLAIN and place not in covered]:
+            yield f"has no token for {missing[0]!r}"
+        tokenizer.decode(read.ids)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

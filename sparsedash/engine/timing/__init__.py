@@ -1,1 +1,0 @@
-"""How fast a sparse model is beside its dense one: both in one process, in turn."""

@@ -1,0 +1,482 @@
+"""Workers on this machine: locks that show which are alive, starting, stopping, and exit reasons."""
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import sparsedash
+from sparsedash.jobs.database import make_folder, open_own
+from sparsedash.jobs.job import Job
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.schema.errors import SettingsError, StoreError
+
+_RETRY_S = 0.02
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_ID_BYTES = 64
+
+
+def job_lock(folder: Path, job_id: int) -> Path:
+    """The lock a worker holds while it runs this job."""
+    return folder / "jobs" / f"{job_id}.lock"
+
+
+def slot_lock(folder: Path, slot: int) -> Path:
+    """The lock a worker holds for life; it keeps a second worker out of the slot."""
+    return folder / "workers" / f"slot-{slot}.lock"
+
+
+def cluster_lock(folder: Path) -> Path:
+    """The lock a server holds while machines of a cluster take runs; then no worker of this machine does."""
+    return folder / "workers" / "cluster.lock"
+
+
+def hold_lock(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
+    """The open file that holds the lock until it is closed, or None when somebody else has it.
+
+    wait_s: how long to try; more than 0, because `is_held` takes the lock for a moment. The file then says since which
+    start of the machine, and by which process. Raises StoreError where it cannot be one.
+    """
+    make_folder(path.parent)
+    file = open_own(path, "ab")
+    deadline = time.monotonic() + wait_s
+    while not _try(file, fcntl.LOCK_EX):
+        if time.monotonic() >= deadline:
+            file.close()
+            return None
+        time.sleep(_RETRY_S)
+    _sign(file)
+    return file
+
+
+def machine_restarted(path: Path) -> bool | None:
+    """Whether the machine was started since somebody last took the lock; None where that cannot be said."""
+    try:
+        with open_own(path, "rb") as file:
+            signed = file.read(_ID_BYTES).partition(b"\n")[0]
+    except (FileNotFoundError, StoreError):
+        return None
+    now = _boot_id()
+    return signed != now if signed and now else None
+
+
+def lock_holder(path: Path) -> int | None:
+    """The process that holds the lock; None where none does, or it did not say."""
+    try:
+        with open_own(path, "rb") as file:
+            signed = b"" if _try(file, fcntl.LOCK_SH) else file.read(2 * _ID_BYTES).partition(b"\n")[2]
+    except (FileNotFoundError, StoreError):
+        return None
+    return int(signed) if signed.isdigit() else None
+
+
+def is_lock_held(path: Path) -> bool:
+    """Whether a living process holds the lock. Raises StoreError where the file cannot be one."""
+    try:
+        file = open_own(path, "rb")
+    except FileNotFoundError:
+        return False
+    with file:
+        return not _try(file, fcntl.LOCK_SH)
+
+
+def _sign(file: IO[bytes]) -> None:
+    # A lock without its sign is a lock all the same: the disk may be full.
+    with suppress(OSError):
+        file.truncate(0)
+        file.write(_boot_id() + b"\n%d" % os.getpid())
+        file.flush()
+
+
+def _boot_id() -> bytes:
+    """What Linux calls this start of the machine, or nothing. A clock can be set; this cannot."""
+    try:
+        return _BOOT_ID.read_bytes().strip()[:_ID_BYTES]
+    except OSError:
+        return b""
+
+
+def _try(file: IO[bytes], operation: int) -> bool:
+    try:
+        fcntl.flock(file, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+FINISHED_PARTS = "“Try again” goes on from the last finished part."
+_SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
+CLUSTER = "cluster"
+"""The worker of a job that machines of a cluster do, as the job table names it."""
+
+_SHOWN = 400
+"""Characters of a log's last line: enough for a message that names a path of usual length."""
+_TAIL_BYTES = 65_536
+
+
+def crash_reason(job: Job, exit_code: int | None, restarted: bool | None = None) -> tuple[str, str]:
+    """What most likely ended the worker of a running job, and what to do.
+
+    exit_code: None where nobody saw it. restarted: whether the machine was, since the job began; None: nobody knows.
+    """
+    if job.worker == CLUSTER:
+        return "This job was on machines of a cluster, and this server is told of none.", FINISHED_PARTS
+    if restarted:
+        return "The machine was restarted while this job ran.", FINISHED_PARTS
+    match exit_code:
+        case None:
+            return (
+                "The worker is gone without a word: it was killed, most often because memory ran out.",
+                f"{_SMALLER} {FINISHED_PARTS}",
+            )
+        case -9:
+            return (
+                "The worker was killed (signal 9), most often because memory ran out.",
+                f"{_SMALLER} {FINISHED_PARTS}",
+            )
+        case code if code < 0:
+            return f"The worker was ended by {signal_name(-code)}.", _see_log(job)
+        case code:
+            return f"The worker ended early with exit code {code}.", _see_log(job)
+
+
+def signal_name(number: int) -> str:
+    """A signal as a person may look it up: "signal 11, segmentation fault"."""
+    words = signal.strsignal(number)
+    return f"signal {number}, {words.lower()}" if words else f"signal {number}"
+
+
+def last_log_lines(path: Path, n: int) -> list[str]:
+    """The last n lines of a log, oldest first; of a progress bar only what it showed last.
+
+    Raises StoreError where something lies there that is no file.
+    """
+    try:
+        with open_own(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.rstrip().split("\n")]
+    return lines[-n:] if text.strip() else []
+
+
+def last_log_line(path: Path) -> str:
+    """The last line of a log, or why it cannot be read; empty where it says nothing."""
+    try:
+        return "".join(last_log_lines(path, 1))[:_SHOWN]
+    except (StoreError, OSError) as error:
+        return str(error)[:_SHOWN]
+
+
+def _see_log(job: Job) -> str:
+    last = last_log_line(Path(job.log_path))
+    said = f'Its log ends with "{last}".' if last else "Its log is empty."
+    return f"{said} {FINISHED_PARTS}"
+
+
+log = logging.getLogger(__name__)
+
+WORKER = (sys.executable, "-P", "-u", "-m", "sparsedash.worker")
+NVIDIA = Path("/proc/driver/nvidia/gpus")
+MAX_FRUITLESS_STARTS = 3
+MAX_LINGER_S = 1_000_000
+TAKE_WITHIN_S = 120.0
+"""How long a worker that holds its slot may leave a job waiting; while it loads the engine it takes none."""
+_REAP_S = 1.0
+
+
+class LocalRunner:
+    """Starts and stops the workers of one data folder, at most one for each slot.
+
+    folder: the data folder. command: starts a worker; `--data-dir` and `--slot` are added.
+    term_after_s, kill_after_s: how long after a request to stop a worker is sent SIGTERM, and SIGKILL.
+    start_within_s: how long a worker may take until it holds its slot, or to end once it has left it. bound: one
+    worker alone, which ends with this process, even if that is killed. elsewhere: whether a job is looked after by
+    somebody else, who has it done on other machines.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        table: JobTable,
+        *,
+        command: Sequence[str] = WORKER,
+        term_after_s: float = 5.0,
+        kill_after_s: float = 10.0,
+        start_within_s: float = 60.0,
+        bound: bool = False,
+        elsewhere: Callable[[Job], bool] = lambda job: False,
+    ) -> None:
+        self._folder = folder
+        self._table = table
+        self._command = tuple(command)
+        self._term_after_s = term_after_s
+        self._kill_after_s = kill_after_s
+        self._start_within_s = start_within_s
+        self._n_slots = 1 if bound else n_slots()
+        self._bound_by: tuple[int, ...] = os.pipe() if bound else ()
+        self._elsewhere = elsewhere
+        linger_s()  # refused here, where somebody reads it, and not by each worker in its log
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._seen_at_work: dict[int, float] = {}
+        self._exit_codes: dict[int, int] = {}
+        self._stop_seen: dict[tuple[int, int], float] = {}
+        self._idle_since: dict[int, float] = {}
+        self._fruitless_starts = 0
+        self._not_started = ""
+        self._tending = threading.Lock()
+
+    def reconcile(self) -> None:
+        """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers. Cheap; about once a second.
+
+        A call that meets another one in this process does nothing.
+        """
+        if not self._tending.acquire(blocking=False):
+            return
+        try:
+            running = [job for job in self._table.running() if not self._elsewhere(job)]
+            self._reap({job.pid for job in running})
+            asked = {_attempt(job) for job in running if job.cancel_requested_at is not None}
+            self._stop_seen = {which: seen for which, seen in self._stop_seen.items() if which in asked}
+            for job in running:
+                self._look_after(job)
+            if queue := tuple(job for job in self._table.queue() if not self._elsewhere(job)):
+                self._start_workers(queue)
+            else:
+                self._idle_since.clear()
+        finally:
+            self._tending.release()
+
+    def prepare(self) -> None:
+        """Start one worker before there is work, where none lives: it has loaded the engine by the time there is."""
+        if self._n_slots and self._tending.acquire(blocking=False):
+            try:
+                if not self._children and not any(map(self._is_taken, range(self._n_slots))):
+                    self._start(0)
+            finally:
+                self._tending.release()
+
+    def has_worker(self) -> bool:
+        """Whether a worker lives, which has the engine loaded or is about to."""
+        return any(map(self._is_taken, range(self._n_slots)))
+
+    def trouble(self, take_within_s: float = TAKE_WITHIN_S) -> str:
+        """Which worker holds its slot and takes no job although some wait, and what to do; empty where none does."""
+        for slot, since in tuple(self._idle_since.items()):
+            waited_s = time.monotonic() - since
+            if waited_s >= take_within_s and (pid := lock_holder(slot_lock(self._folder, slot))):
+                return (
+                    f"Worker {worker_name(slot)} (process {pid}) has taken no job for {waited_s:.0f} s: it may hang. "
+                    f"End it with kill -9 {pid}; another one starts by itself."
+                )
+        return ""
+
+    def let_go(self) -> None:
+        """Stop looking after the workers; they go on without this runner, but for those that are bound to it."""
+        for child in self._children.values():
+            # Or Popen complains that somebody who is meant to outlive it does.
+            child.returncode = child.poll() or 0
+        self._children.clear()
+        for end in self._bound_by:
+            os.close(end)
+        self._bound_by = ()
+
+    def _look_after(self, job: Job) -> None:
+        try:
+            alive = is_lock_held(job_lock(self._folder, job.id))
+        except StoreError as error:
+            self._table.mark_crashed(job, f"Whether its worker is alive cannot be told. {error.message}", error.advice)
+            return
+        if alive:
+            self._escalate(job)
+        else:
+            self._bury(job)
+
+    def _reap(self, busy_pids: set[int | None]) -> None:
+        """Wait for the children that ended. busy_pids: of workers with a job at hand."""
+        for slot, child in list(self._children.items()):
+            if child.pid in busy_pids:
+                self._fruitless_starts = 0
+            if (code := child.poll()) is None:
+                self._end_if_stuck(slot, child)
+                continue
+            del self._children[slot]
+            self._exit_codes[child.pid] = code
+            if code != 0 and child.pid not in busy_pids:
+                self._fruitless_starts += 1
+                log.warning("The worker of slot %d ended with %d before it took a job.", slot, code)
+
+    def _end_if_stuck(self, slot: int, child: subprocess.Popen[bytes]) -> None:
+        """Kill a child that hangs before it holds its slot or after it has left it; it has no job then."""
+        if self._is_taken(slot):
+            self._seen_at_work[slot] = time.monotonic()
+        elif time.monotonic() - self._seen_at_work[slot] >= self._start_within_s:
+            log.warning("The worker of slot %d hangs and is ended.", slot)
+            child.kill()
+
+    def _bury(self, job: Job) -> None:
+        """Note the end of a running job whose worker is gone. Does nothing if the worker noted one in time."""
+        exit_code = self._exit_code(job.pid)
+        if job.cancel_requested_at is not None:
+            text = "Stopped on request, by ending its worker."
+            advice = "What was finished before is kept; start again to go on."
+            self._table.mark_cancelled(job, text, advice, exit_code)
+        elif self._table.mark_crashed(job, *crash_reason(job, exit_code, self._restarted(job)), exit_code):
+            log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
+
+    def _restarted(self, job: Job) -> bool | None:
+        return machine_restarted(job_lock(self._folder, job.id))
+
+    def _exit_code(self, pid: int | None) -> int | None:
+        for slot, child in list(self._children.items()):
+            if child.pid == pid:
+                # The kernel frees the lock a moment before the exit code can be had.
+                try:
+                    self._exit_codes[child.pid] = child.wait(timeout=_REAP_S)
+                except subprocess.TimeoutExpired:
+                    return None
+                del self._children[slot]
+        return None if pid is None else self._exit_codes.pop(pid, None)
+
+    def _escalate(self, job: Job) -> None:
+        """Send what ends a worker that was asked to stop. Counted from when this runner first saw that, since the clock
+        that the request was noted by may be set meanwhile.
+        """
+        if job.cancel_requested_at is None:
+            return
+        now = time.monotonic()
+        waited_s = now - self._stop_seen.setdefault(_attempt(job), now)
+        if waited_s < self._term_after_s:
+            return
+        number = signal.SIGTERM if waited_s < self._kill_after_s else signal.SIGKILL
+        self._table.while_running(job, lambda: self._signal(job, number))
+
+    def _signal(self, job: Job, number: signal.Signals) -> None:
+        """Signal the worker's whole group, if the worker still lives: else the pid may be somebody else's by now."""
+        if not job.pid or not is_lock_held(job_lock(self._folder, job.id)):
+            return
+        try:
+            if os.getpgid(job.pid) == job.pid:
+                os.killpg(job.pid, number)
+            else:
+                os.kill(job.pid, number)
+        except ProcessLookupError:
+            pass  # It ended by itself just now.
+        except PermissionError:
+            log.warning("Job %d runs as another user and cannot be ended from here.", job.id)
+
+    def _start_workers(self, queue: tuple[Job, ...]) -> None:
+        if self._fruitless_starts >= MAX_FRUITLESS_STARTS:
+            self._blame(queue[0])
+            return
+        busy = {job.worker for job in self._table.running()}
+        taken = {slot for slot in range(self._n_slots) if slot in self._children or self._is_taken(slot)}
+        idle = {slot for slot in taken if worker_name(slot) not in busy}
+        now = time.monotonic()
+        self._idle_since = {slot: self._idle_since.get(slot, now) for slot in idle}
+        free = [slot for slot in range(self._n_slots) if slot not in taken]
+        for slot in free[: max(0, len(queue) - len(idle))]:
+            self._start(slot)
+
+    def _is_taken(self, slot: int) -> bool:
+        """Whether a worker holds the slot; not where its lock cannot be one: whoever is started there will say so."""
+        try:
+            return is_lock_held(slot_lock(self._folder, slot))
+        except StoreError:
+            return False
+
+    def _start(self, slot: int) -> None:
+        path = self._worker_log(slot)
+        self._seen_at_work[slot] = time.monotonic()
+        self._not_started = ""
+        try:
+            make_folder(path.parent)
+            with open_own(path, "ab") as output:
+                # Whoever reads the pipe hears that this process is gone, even where it was killed.
+                bound = ["--bound"] if self._bound_by else []
+                self._children[slot] = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                    [*self._command, "--data-dir", str(self._folder), "--slot", str(slot), *bound],
+                    stdin=self._bound_by[0] if self._bound_by else subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    env=worker_environment(slot),
+                )
+        except (OSError, StoreError) as error:
+            self._fruitless_starts += 1
+            self._not_started = str(error)
+            log.warning("The worker of slot %d could not be started: %s", slot, error)
+        else:
+            # An exit code still kept under this pid is that of an earlier process.
+            self._exit_codes.pop(self._children[slot].pid, None)
+
+    def _blame(self, job: Job) -> None:
+        """Give up on a job that no worker lives long enough to take, instead of trying for ever."""
+        self._fruitless_starts = 0
+        logs = [last_log_line(self._worker_log(slot)) for slot in range(self._n_slots)]
+        last = next(filter(None, [self._not_started, *logs]), "")
+        said = f' The last thing it said: "{last}".' if last else ""
+        text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{said}"
+        advice = f"See {self._worker_log(0)}; when that is mended, try again."
+        self._table.mark_crashed(job, text, advice)
+
+    def _worker_log(self, slot: int) -> Path:
+        return self._folder / "logs" / f"{worker_name(slot)}.log"
+
+
+def _attempt(job: Job) -> tuple[int, int]:
+    return job.id, job.attempt
+
+
+def worker_name(slot: int) -> str:
+    """The worker of a slot, as the job table names it."""
+    return f"slot-{slot}"
+
+
+def n_slots() -> int:
+    """How many workers may run at once: SPARSEDASH_WORKERS (0: none are started here), or one a GPU, or one."""
+    asked = os.environ.get("SPARSEDASH_WORKERS", "")
+    if not asked:
+        return max(1, len(visible_gpus()))
+    if not asked.isdecimal() or len(asked) > 2 or int(asked) > 64:
+        raise SettingsError("SPARSEDASH_WORKERS", asked, "a whole number from 0 to 64")
+    return int(asked)
+
+
+def linger_s() -> float:
+    """How long a worker waits for another job before it ends and frees its memory: SPARSEDASH_LINGER_S, or a minute."""
+    asked = os.environ.get("SPARSEDASH_LINGER_S") or "60"
+    try:
+        seconds = float(asked)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_LINGER_S:
+        raise SettingsError("SPARSEDASH_LINGER_S", asked, f"a number of seconds from 0 to {MAX_LINGER_S:,}")
+    return seconds
+
+
+def worker_environment(slot: int) -> dict[str, str]:
+    """A new worker's environment: the server's, with this package on the path and only the slot's own GPU visible."""
+    path = [str(Path(sparsedash.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    chosen = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    if gpus := visible_gpus():
+        chosen["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    return {**os.environ, **chosen}
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip()]
+    return [str(number) for number in range(len(list(NVIDIA.glob("*"))))]

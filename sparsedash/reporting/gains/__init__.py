@@ -1,1 +1,0 @@
-"""What a narrower model wins: speed, bytes, shapes."""

@@ -1,1 +1,0 @@
-"""What the data folder holds, in words; what is said before and after something is deleted; whether it is whole."""

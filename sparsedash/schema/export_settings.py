@@ -1,0 +1,139 @@
+"""Request for an export of a sparse model, its reload proof and the export."""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.plain_values import require_one_of, require_reference, require_whole, stage_key
+
+Form = Literal["uniform", "padded", "masked", "gguf"]
+"""uniform: one narrower width. padded: widths of each block, filled up with zeros to one. masked: the dense shape with
+zeros. gguf: a file for llama.cpp.
+"""
+
+Weights = Literal["float32", "bfloat16", "float16", "q8_0"]
+"""How each weight is kept; q8_0: 8 bits each and a scale for every 32 of a row."""
+
+Runtime = Literal["transformers", "llama.cpp"]
+
+EXPORTS = "exports"
+"""The folder of the data folder where exports go that were given no other place."""
+
+_OF_SAFETENSORS: tuple[Weights, ...] = ("float32", "bfloat16", "float16")
+_OF_GGUF: tuple[Weights, ...] = ("float32", "float16", "q8_0")
+_DASHED = re.compile(r"[^A-Za-z0-9._]+")
+
+
+def possible_weights(form: Form) -> tuple[Weights, ...]:
+    """How the weights of a file of this form may be kept."""
+    return _OF_GGUF if form == "gguf" else _OF_SAFETENSORS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """A request for the files of one record's sparse model. dense, sparse: record keys.
+
+    run: the key of the run that they are of, which says what model was asked about: other runs of the same bytes, under
+    other names, share its records. Empty in requests of earlier versions.
+    shard_mb: the largest file of weights, in millions of bytes. to: the folder to make; empty: one of the data folder.
+    dense_gguf: a GGUF file of the dense model with full weights, where the form is gguf and the model itself is none.
+    """
+
+    dense: str
+    sparse: str
+    form: Form
+    run: str = ""
+    weights: Weights = "float32"
+    shard_mb: int = 5_000
+    to: str = ""
+    dense_gguf: str = ""
+
+    def __post_init__(self) -> None:
+        require_one_of("form", self.form, Form)
+        require_one_of("weights", self.weights, Weights)
+        if self.weights not in possible_weights(self.form):
+            raise SettingsError("weights", self.weights, f"{', '.join(possible_weights(self.form))} as {self.form}")
+        require_whole("shard size (MB)", self.shard_mb, 1, 1_000_000)
+        for name, value in (("to", self.to), ("dense GGUF", self.dense_gguf)):
+            if value:
+                require_reference(name, value)
+
+    def key(self) -> str:
+        """The name of this request and of what it makes."""
+        asked = asdict(self)
+        if not self.run:
+            # The keys of earlier exports.
+            del asked["run"]
+        return stage_key("export", **asked)
+
+    def folder(self, data_dir: Path, model: str, method: str, permille: int) -> Path:
+        """The folder that is made; of the data folder it is one with a name that can be read.
+
+        model, method: their names. permille: the sparsity.
+        """
+        if self.to:
+            return Path(self.to)
+        parts = (model, method, f"{permille / 10:g}pct", self.form, self.weights, self.key()[:6])
+        name = "-".join(_DASHED.sub("-", part).strip("-.")[-60:] for part in parts)
+        return data_dir / EXPORTS / name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """What a fresh process has seen that loaded the files with stock code, beside the model that they were made of.
+
+    The model meant is the run's sparse one, with its weights rounded as the files keep them. Both compute in float32.
+    version: of the runtime.
+    n_logits: passages whose logits were compared. logit_difference: the largest absolute one; logit_allowed: the
+    largest that is no fault. n_verdicts: passages that were answered. n_meant: answered right or wrong as the model
+    meant answers them. n_run: as the run's record says. n_allowed: verdicts that may differ from the model meant.
+    strict: the run computed in float32 as well and its weights are not rounded: every verdict must be the run's too.
+    """
+
+    runtime: Runtime
+    version: str
+    n_logits: int
+    logit_difference: float
+    logit_allowed: float
+    n_verdicts: int
+    n_meant: int
+    n_run: int
+    n_allowed: int = 0
+    strict: bool = True
+    made_at: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the files are the model that was meant."""
+        as_meant = self.n_verdicts - self.n_meant <= self.n_allowed
+        as_run = not self.strict or self.n_run == self.n_verdicts
+        return self.logit_difference <= self.logit_allowed and as_meant and as_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """One sparse model in files. It is kept when its proof has held.
+
+    folder: where. layout: how they hold the widths of the blocks, in words for a person. model, model_identity: the
+    base. n_bytes: of all files; base_bytes: of the dense model's weights in the same numbers. files: sha256 by name.
+    """
+
+    key: str
+    settings: ExportSettings
+    folder: str
+    layout: str
+    model: str
+    model_identity: str
+    model_type: str
+    n_bytes: int
+    base_bytes: int
+    files: dict[str, str]
+    proof: Proof
+    made_at: float
+
+    @property
+    def form(self) -> Form:
+        """The form that was asked for."""
+        return self.settings.form

@@ -1,0 +1,148 @@
+"""Look up a model by its reference before it is loaded: family, shape, and why it cannot be pruned.
+
+From notes of earlier runs, from its config or GGUF header, or from the catalog. The hub is asked only when a visitor
+says so, and only for config.json.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sparsedash.catalog.families import config_problem
+from sparsedash.catalog.gguf_names import gguf_problem
+from sparsedash.catalog.gguf_reader import opened_gguf
+from sparsedash.catalog.model_shape import Dimensions, ModelShape, dimensions, shape_from_plain
+from sparsedash.catalog.resources import dimensions_of
+from sparsedash.schema import store_keys
+from sparsedash.schema.errors import ModelError
+from sparsedash.storage.local_machine import path_kind
+from sparsedash.storage.model_folders import MAX_CONFIG_BYTES, model_config
+from sparsedash.storage.store import Store
+from sparsedash.storage.text_files import fingerprint
+
+_FETCHING = "sparsedash.engine.models.hub"
+_PATIENCE_S = 30.0
+
+_MEMORY_BYTES = 4
+"""Of one weight of a model that was measured after it was loaded; what it has on the hub nobody noted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedModel:
+    """family: its model_type; empty where only its sizes are known. counted: None for a family without arithmetic.
+
+    problem: why it cannot be pruned, as far as its config says; empty where nothing speaks against it.
+    """
+
+    family: str
+    counted: Dimensions | None
+    problem: str = ""
+
+
+def named_model(reference: str, store: Store) -> NamedModel | None:
+    """What is known of it: from when it was loaded here before, from its config, or from the catalog; else None."""
+    identity = store.recall(store_keys.model_identity_note(reference, fingerprint(reference)))
+    shape = shape_from_plain(store.recall(store_keys.model_shape_note(identity)) or "") if identity else None
+    if shape is not None:
+        return NamedModel(family=shape.family, counted=_shape_of_notes(shape))
+    config = model_config(reference)
+    if config is None:
+        shipped = dimensions_of(reference)
+        return None if shipped is None else NamedModel(family="", counted=shipped)
+    problem = config_problem(config, reference)
+    family = str(config.get("model_type", ""))[:40]
+    return NamedModel(family=family, counted=None if problem else _by_config(config), problem=problem)
+
+
+def fetch_config(reference: str, *, with_token: bool) -> None:
+    """Have a hub model's config.json fetched, a few kilobytes, so that `named_model` knows it. Waits for it.
+
+    with_token: whether the hub may be asked with the token of whoever runs this program. Raises ModelError.
+    """
+    command = [sys.executable, "-m", _FETCHING, *([] if with_token else ["--no-token"]), "--", reference]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True)  # noqa: S603
+        said = msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, str])
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"The hub did not answer within {_PATIENCE_S:.0f} seconds.", "Try again later.") from error
+    except (subprocess.CalledProcessError, OSError, IndexError, msgspec.MsgspecError) as error:
+        raise ModelError(
+            f"The config of {reference} could not be fetched.", "Start the run: its log says why."
+        ) from error
+    if said:
+        raise ModelError(said.get("message", ""), said.get("advice", ""))
+
+
+def _by_config(config: Mapping[str, Any]) -> Dimensions | None:
+    """None where the family has no arithmetic, or the config leaves a size to its family's usual value."""
+    try:
+        return dimensions(config)
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return None
+
+
+def _shape_of_notes(shape: ModelShape) -> Dimensions:
+    return Dimensions(
+        hidden=shape.hidden,
+        vocabulary=shape.n_head // max(1, shape.hidden),
+        widths=shape.widths,
+        per_channel=shape.per_channel,
+        n_matmul=shape.n_matmul,
+        n_parameters=shape.n_parameters,
+        stored_bytes=_MEMORY_BYTES,
+        kept_of_a_token=2 * len(shape.widths) * shape.keys,
+    )
+
+
+_READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
+
+
+def gguf_file_problem(path: Path) -> str:
+    """Why this .gguf file cannot be read, by its header; empty where nothing speaks against it."""
+    if path_kind(path) != "file":
+        return f"{path} is no regular file. Name the .gguf file itself."
+    try:
+        seen = path.stat()
+    except OSError as error:
+        return f"{path} could not be read: {error.strerror}."
+    return _header_problem(path, seen.st_size, seen.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _header_problem(path: Path, _size: int, _changed: int) -> str:
+    try:
+        reader = opened_gguf(path)
+    except ModelError as error:
+        return str(error)
+    problem = gguf_problem(reader.values, (tensor.name for tensor in reader.tensors))
+    return f"{path.name} could not be read as a GGUF model: {problem}." if problem else ""
+
+
+def folder_problem(folder: Path) -> str:
+    """Why the model in this folder cannot be pruned; empty where its config does not speak against it."""
+    if path_kind(folder / "config.json") != "file":
+        return f"{folder} holds no config.json. Name the folder that save_pretrained() wrote."
+    try:
+        with (folder / "config.json").open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+        if len(text) > MAX_CONFIG_BYTES:
+            return f"config.json of {folder} is larger than {MAX_CONFIG_BYTES // 2**20} MB, which no model's is."
+        config = json.loads(text)
+    except OSError as error:
+        return f"config.json of {folder} could not be read: {error.strerror}."
+    except (ValueError, RecursionError):
+        return f"config.json of {folder} is not JSON that can be read. Fetch or save the model again."
+    # A pipe or a device would be read for ever.
+    odd = [path.name for path in folder.iterdir() if path.suffix in _READ and path_kind(path) != "file"]
+    if odd:
+        return f"{min(odd)} in {folder} is no regular file. Fetch or save the model again."
+    if not isinstance(config, dict):
+        return f"config.json of {folder} holds no JSON object. Fetch or save the model again."
+    return config_problem(config, folder)

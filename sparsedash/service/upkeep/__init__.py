@@ -1,1 +1,0 @@
-"""Keeping house: what the data folder holds, what may be deleted of it, and who still needs it."""

@@ -1,0 +1,166 @@
+"""Intervals of means and ratios for few and skewed values: losses, speed-ups, layer errors on other text."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from math import cos, exp, inf, isfinite, log, pi, sin, sqrt
+from statistics import NormalDist, fmean, median, stdev
+
+from sparsedash.schema.pair_records import SpeedRatio
+from sparsedash.schema.records import Pruned
+
+_TUNED_FOR = 500
+"""Values at which the interval that is valid at any look is narrowest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """What an interval of a mean loss is made of: number, mean, standard deviation and range of the losses."""
+
+    n: int
+    mean: float
+    deviation: float
+    lowest: float
+    highest: float
+
+
+def moments(values: Sequence[float]) -> Moments:
+    """The moments of some losses. Raises ValueError when there are none."""
+    n = len(values)
+    if n == 0:
+        raise ValueError("a mean needs at least one passage")
+    mean = sum(values) / n
+    # Products, which end at infinity where powers raise.
+    squares = sum((value - mean) * (value - mean) for value in values)
+    deviation = sqrt(squares / max(1, n - 1)) if isfinite(squares) else inf
+    return Moments(n=n, mean=mean, deviation=deviation, lowest=min(values), highest=max(values))
+
+
+def mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
+    """Interval of the mean at level 1 - alpha, for few and skewed values; all numbers where there is one value only.
+
+    Student's, widened on either side to that of the values and one more like the most extreme of them there: of n + 1
+    passages one, on average, is worse than the worst of n that were met. Why: see docs/adr/0016.
+    """
+    return _ends(of, lambda each: student_quantile(1 - alpha / 2, each.n - 1) * each.deviation / sqrt(each.n))
+
+
+def anytime_mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
+    """As `mean_interval`, but valid at all looks together, in the limit of many passages.
+
+    Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, Annals of Statistics 52 (2024), time-uniform central limit
+    theory, with its Gaussian mixture tuned for _TUNED_FOR passages.
+    """
+    tuned = (-2 * log(alpha) + log(-2 * log(alpha)) + 1) / _TUNED_FOR
+
+    def radius(each: Moments) -> float:
+        grown = each.n * tuned + 1
+        return each.deviation * sqrt(2 * grown / (each.n**2 * tuned) * log(sqrt(grown) / alpha))
+
+    (low, high), fixed = _ends(of, radius), mean_interval(of, alpha)
+    return min(low, fixed[0]), max(high, fixed[1])
+
+
+def _ends(of: Moments, radius: Callable[[Moments], float]) -> tuple[float, float]:
+    """An interval around the mean, as wide on either side as with one more value like the most extreme there."""
+    if of.n < 2 or of.deviation == inf:
+        return -inf, inf
+    below, above = _with_one_more(of, of.lowest), _with_one_more(of, of.highest)
+    return min(of.mean - radius(of), below.mean - radius(below)), max(of.mean + radius(of), above.mean + radius(above))
+
+
+def _with_one_more(of: Moments, value: float) -> Moments:
+    """The moments with this value among the others."""
+    n, away = of.n + 1, value - of.mean
+    squares = (of.n - 1) * of.deviation**2 + away * away * of.n / n
+    return replace(of, n=n, mean=of.mean + away / n, deviation=sqrt(squares / of.n))
+
+
+@cache
+def student_quantile(p: float, degrees: int) -> float:
+    """The p-quantile of Student's t, to about six digits. Source: Hill, Communications of the ACM 13 (1970)."""
+    if p < 0.5:
+        return -student_quantile(1 - p, degrees)
+    tails = 2 * (1 - p)
+    if degrees == 1:
+        return cos(tails * pi / 2) / sin(tails * pi / 2)
+    if degrees == 2:
+        return sqrt(2 / (tails * (2 - tails)) - 2)
+    a = 1 / (degrees - 0.5)
+    b = 48 / a**2
+    c = ((20700 * a / b - 98) * a - 16) * a + 96.36
+    d = ((94.5 / (b + c) - 3) / b + 1) * sqrt(a * pi / 2) * degrees
+    y = (d * tails) ** (2 / degrees)
+    if y > 0.05 + a:
+        x = NormalDist().inv_cdf(tails / 2)
+        y = x * x
+        if degrees < 5:
+            c += 0.3 * (degrees - 4.5) * (x + 0.6)
+        c = (((0.05 * d * x - 5) * x - 7) * x - 2) * x + b + c
+        y = (((((0.4 * y + 6.3) * y + 36) * y + 94.5) / c - y - 3) / b + 1) * x
+        y = a * y * y
+        y = exp(y) - 1 if y > 0.002 else 0.5 * y * y + y
+    else:
+        y = (
+            (1 / (((degrees + 6) / (degrees * y) - 0.089 * d - 0.822) * (degrees + 2) * 3) + 0.5 / (degrees + 4)) * y
+            - 1
+        ) * (degrees + 1) / (degrees + 2) + 1 / y
+    return sqrt(degrees * y)
+
+
+_TRIMMED = 0.25
+_LEAST_LEFT = 3
+_SPEED_LEVEL = 0.95
+
+
+def speed_ratio(before_s: Sequence[float], after_s: Sequence[float]) -> SpeedRatio:
+    """The ratio before / after by the middle half of the rounds, with its 95 % interval; above 1: after is faster.
+
+    before_s, after_s: seconds of the same rounds, at least one. A machine that is slower for a while is slower for both
+    of a round, which leaves their ratio as it is; where it stalls for one of them the round is far out on its side, and
+    trimmed. A quarter of the logarithms is trimmed on either side; the interval is Student's with their winsorised
+    deviation. Of fewer than three rounds it reaches from the smallest ratio to the largest. Source: Yuen, Biometrika 61
+    (1974); why, and how often it holds: docs/adr/0021.
+    """
+    logs = sorted(log(b / a) for b, a in zip(before_s, after_s, strict=True))
+    n = len(logs)
+    cut = max(0, min(int(_TRIMMED * n), (n - _LEAST_LEFT) // 2))
+    left = logs[cut : n - cut]
+    mean = fmean(left)
+    if n < _LEAST_LEFT:
+        return SpeedRatio(value=exp(mean), low=exp(logs[0]), high=exp(logs[-1]))
+    winsorised = [left[0]] * cut + left + [left[-1]] * cut
+    error = stdev(winsorised) * sqrt((n - 1) / (len(left) * (len(left) - 1)))
+    radius = student_quantile((1 + _SPEED_LEVEL) / 2, len(left) - 1) * error
+    return SpeedRatio(value=exp(mean), low=exp(mean - radius), high=exp(mean + radius))
+
+
+def is_narrow(ratio: SpeedRatio, within: float) -> bool:
+    """Whether both ends of the interval are nearer to the ratio than this share of it."""
+    return max(ratio.high - ratio.value, ratio.value - ratio.low) < within * ratio.value
+
+
+def median_s(seconds: Sequence[float]) -> float:
+    """The median of some times."""
+    return median(seconds)
+
+
+MISMATCH_ALARM = 1.3
+"""From how many times as much as on calibration text that was kept out of the fit the passages are unlike it.
+
+Measured: see
+docs/adr/0007."""
+
+
+def median_error_ratio(errors: Sequence[float], usual: Sequence[float]) -> float | None:
+    """The median over the layers that usually lose anything; None where nothing was measured."""
+    ratios = [error / base for error, base in zip(errors, usual, strict=False) if base > 0]
+    return median(ratios) if ratios else None
+
+
+def layer_mismatch(made: Pruned) -> float | None:
+    """How many times as much the layers lose on passages of the evaluation as on calibration text.
+
+    That was kept out of the fit, since an overfit is another matter; where none was, the text they were fitted to.
+    """
+    return median_error_ratio(made.passage_errors, made.held_out_errors or made.layer_errors)

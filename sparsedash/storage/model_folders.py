@@ -1,0 +1,286 @@
+"""Folders of models: config.json of local and downloaded ones, unpacked GGUF files, exports."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sparsedash.schema import store_keys
+from sparsedash.schema.errors import ExportError, StoreError
+from sparsedash.schema.export_settings import EXPORTS, Export
+from sparsedash.storage.local_machine import folder_size, local_path, megabytes, path_kind
+from sparsedash.storage.store import Store
+
+MAX_CONFIG_BYTES = 4 * 1024 * 1024
+"""Real ones have a few thousand."""
+
+HUB_ID = re.compile(
+    r"(?!.*\.\.)[a-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?(@(?=.{1,255}$)[\w-][\w.-]*(/[\w-][\w.-]*)*)?",
+    re.ASCII | re.IGNORECASE,
+)
+"""OWNER/NAME[@REVISION], as long as the hub allows; a revision may have slashes, as git's branches do, and no `..`."""
+
+
+def model_config(reference: str) -> Mapping[str, Any] | None:
+    """The config of the model with this reference; None where none lies here or what lies here is none.
+
+    reference: a folder's path, or the hub's OWNER/NAME[@REVISION]. The hub is not asked.
+    """
+    folder = local_path(reference)
+    path = folder / "config.json" if path_kind(folder) == "folder" else _fetched(reference)
+    if path is None or path_kind(path) != "file":
+        return None
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+        config = json.loads(text) if len(text) <= MAX_CONFIG_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _fetched(reference: str) -> Path | None:
+    if not HUB_ID.fullmatch(reference):
+        return None
+    # Imported here: a third of a second, which a page that names no such model need not wait for.
+    from huggingface_hub import try_to_load_from_cache
+
+    name, _, revision = reference.partition("@")
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision or None)
+    except (ValueError, OSError):
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+MODELS = "models"
+"""The folder of the data folder where they lie."""
+
+UNFINISHED_MODEL = "unfinished-"
+"""How the name begins of what is being written or was left by a process that was killed."""
+
+IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".gguf")
+"""The kinds of files that make a model."""
+
+Noted = Mapping[str, tuple[int, int, str]]
+"""Of each file: bytes, time of the last change in nanoseconds, sha256."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpackedModel:
+    """One of them. name: of its folder. identity: of the model; empty where nobody noted what was written."""
+
+    name: str
+    identity: str
+    n_files: int
+    n_bytes: int
+    written_at: float
+
+
+def unpacked_models(store: Store) -> list[UnpackedModel]:
+    """All that are whole, by name."""
+    found = []
+    for folder in sorted((store.folder / MODELS).glob("*/")):
+        if folder.name.startswith(UNFINISHED_MODEL) or folder.is_symlink():
+            continue
+        noted, size = noted_files(folder.name, store) or {}, folder_size(folder)
+        hashes = [(name, digest) for name, (_, _, digest) in noted.items()]
+        found.append(
+            UnpackedModel(
+                name=folder.name,
+                identity=identity_of(hashes) if hashes else "",
+                n_files=size.n_files,
+                n_bytes=size.n_bytes,
+                written_at=size.written_at,
+            )
+        )
+    return found
+
+
+def noted_files(folder: str, store: Store) -> Noted | None:
+    """What was written into the folder of this name; None where that was not noted, or cannot be read."""
+    text = store.recall(store_keys.unpacked_files_note(folder), drop=False)
+    if text is None:
+        return None
+    try:
+        listed = json.loads(text).items()
+        return {name: (int(size), int(changed), str(digest)) for name, (size, changed, digest) in listed}
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def identity_of(files: Iterable[tuple[str, str]]) -> str:
+    """The identity of the model that these files make. files: names with the sha256 of their contents."""
+    whole = hashlib.sha256()
+    for name, content in sorted(files):
+        if Path(name).suffix in IDENTIFYING:
+            whole.update(f"{name}\0{content}\n".encode())
+    return "sha256:" + whole.hexdigest()
+
+
+def drop_unpacked(name: str, store: Store) -> None:
+    """Delete an unpacked model; one that is gone already is no error. It is unpacked again when it is needed.
+
+    Raises StoreError while it is being unpacked, for a name that is none, or where deleting fails.
+    """
+    folder = store.folder / MODELS / name
+    if not name or Path(name).name != name or name.startswith((UNFINISHED_MODEL, ".")):
+        raise StoreError(f"There is no unpacked model {name!r}.")
+    gone = folder.with_name(f"{UNFINISHED_MODEL}{name}-deleted")
+    try:
+        with FileLock(folder.with_name(f"{name}.lock"), timeout=0):
+            store.forget(store_keys.unpacked_files_note(name))
+            with suppress(FileNotFoundError):
+                # Renamed first: no half of it stands under its name, and who has it open goes on reading.
+                folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+    except Timeout as error:
+        raise StoreError(f"{name} is being unpacked just now.", "Wait until that is done.") from error
+    except OSError as error:
+        raise StoreError(f"{folder} could not be deleted: {error.strerror}.") from error
+
+
+RECIPE = "recipe.json"
+"""Lies beside exported files, and names their export; the engine writes it."""
+
+_MAX_RECIPE_BYTES = 64 * 1024 * 1024
+
+UNFINISHED_EXPORT = ".sparsedash-unfinished-"
+"""How the name begins of a folder that is being written or deleted."""
+
+_LOCK = "lock"
+_YOUNG_S = 60.0
+"""A folder may be so old before its lock is there."""
+
+_MARGIN_BYTES = 50_000_000
+
+
+def require_new(folder: Path) -> None:
+    """Raise ExportError where something has this name, or nothing can be made there."""
+    if folder.exists() or folder.is_symlink():
+        raise ExportError(f"{folder} exists, and nothing is written into it.", "Name another folder, or delete it.")
+    if folder.name in ("", ".", ".."):
+        raise ExportError(f"{folder} is no name of a new folder.", "Name one that does not exist.")
+
+
+def require_export_room(folder: Path, n_bytes: int) -> None:
+    """Raise ExportError unless so many bytes, and some more, are free where the folder is to lie."""
+    free = shutil.disk_usage(_existing(folder)).free
+    if free < n_bytes + _MARGIN_BYTES:
+        raise ExportError(
+            f"The files take {megabytes(n_bytes)}, and {megabytes(free)} are free where {folder} is to lie.",
+            "Free some space, choose a form or numbers that take less, or name another folder.",
+        )
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside this one, which takes its name at the end; deleted where anything is raised.
+
+    Raises ExportError where something has that name by then, and OSError where nothing can be written.
+    """
+    require_new(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=folder.parent))
+    try:
+        held = beside / f"{_LOCK}-held"
+        with FileLock(held):
+            # Named as the lock only once it is held: a lock that is free says that its process has ended.
+            held.replace(beside / _LOCK)
+            inside = beside / "files"
+            # Under the usual umask nobody but its owner may write there.
+            inside.mkdir(mode=0o775)
+            yield inside
+            _take_name(inside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _take_name(inside: Path, folder: Path) -> None:
+    """Rename, which replaces nothing: only an empty folder would give way, and a whole one is never empty."""
+    require_new(folder)
+    try:
+        os.rename(inside, folder)  # noqa: PTH104 - Path.rename says less about what it would replace
+    except OSError as error:
+        if folder.exists() or folder.is_symlink():
+            raise ExportError(
+                f"{folder} was made by somebody else meanwhile, and is left as it is.", "Name another folder."
+            ) from error
+        raise
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a folder, renamed first so that no half of it stands under its name. Raises OSError."""
+    gone = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=folder.parent))
+    try:
+        if folder.is_dir() and not folder.is_symlink():
+            folder.rename(gone / "deleted")
+    finally:
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def sweep_exports(parent: Path) -> None:
+    """Delete what killed exports have left in this folder."""
+    for left in unfinished_exports(parent):
+        if not is_being_written(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def unfinished_exports(parent: Path) -> list[Path]:
+    """What is being written in this folder, and what killed exports have left there."""
+    return sorted(parent.glob(f"{UNFINISHED_EXPORT}*/"))
+
+
+def is_being_written(left: Path) -> bool:
+    """Whether a process is still at it: it holds the lock inside, or has not come to make it."""
+    lock = left / _LOCK
+    try:
+        if not left.name.startswith(UNFINISHED_EXPORT):
+            return False
+        if not lock.exists():
+            return time.time() - left.stat().st_mtime < _YOUNG_S
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        # Deleted by somebody else meanwhile, or not ours to look into.
+        return False
+
+
+def located_export(export: Export, data_dir: Path) -> Export:
+    """The export with the folder where it lies now: a data folder may have been moved with the exports in it."""
+    here = data_dir / EXPORTS / Path(export.folder).name
+    return replace(export, folder=str(here)) if not export.settings.to and here.is_dir() else export
+
+
+def export_key_of(folder: Path) -> str:
+    """The key of the export that this folder says it is. Raises ExportError where it says none."""
+    file = folder / RECIPE
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_RECIPE_BYTES)
+        document: Any = json.loads(text)
+        key = document["export"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ExportError(
+            f"{folder} holds no {RECIPE} that can be read.", "Name a folder that `sparsedash export` has made."
+        ) from error
+    if not isinstance(key, str):
+        raise ExportError(f"{file} names no export.", "Name a folder that `sparsedash export` has made.")
+    return key
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -1,0 +1,367 @@
+"""Text files: references (`file:PATH`, `upload:NAME@HASH`), their texts, uploads, fingerprints."""
+
+import hashlib
+import json
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from filelock import FileLock
+
+from sparsedash.schema.errors import CorpusError, StoreError
+from sparsedash.schema.pair_records import records_read
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import FindSettings, RunSettings
+from sparsedash.storage.local_machine import local_path, mode_in, path_kind
+
+FILE, UPLOAD = "file:", "upload:"
+TEXT_KINDS = (".jsonl", ".txt", ".parquet")
+
+_SLICED = re.compile(r"(?P<name>.+?)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?", re.DOTALL)
+# No slash and no leading dot can pass, so that no name leads out of the folder of uploads.
+_UPLOADED = re.compile(r"(?P<file>[\w-]+\.(?:jsonl|txt|parquet))@(?P<hash>[0-9a-f]{32})")
+
+
+def uploads_folder(data_dir: Path) -> Path:
+    """Where uploads lie: each in a folder that is named by its content's hash."""
+    return data_dir / "uploads"
+
+
+def names_file(reference: str) -> bool:
+    """Whether a reference names a file rather than a text set of the catalog."""
+    return reference.startswith((FILE, UPLOAD))
+
+
+def file_of(reference: str, data_dir: Path) -> Path | None:
+    """The file behind a reference, whether or not it is there; None where no file can have that name."""
+    name, _ = _parted(reference)
+    if reference.startswith(FILE):
+        return local_path(name)
+    uploaded = _UPLOADED.fullmatch(name) if reference.startswith(UPLOAD) else None
+    return uploaded and uploads_folder(data_dir) / uploaded["hash"] / uploaded["file"]
+
+
+def text_slice(reference: str) -> slice:
+    """Which of the file's texts are meant."""
+    return _parted(reference)[1]
+
+
+def _parted(reference: str) -> tuple[str, slice]:
+    named = _SLICED.fullmatch(reference.partition(":")[2])
+    if named is None:
+        return "", slice(None)
+    # No file has more texts than a machine can count.
+    start, stop = (min(int(end), sys.maxsize) if end else None for end in (named["start"], named["stop"]))
+    return named["name"], slice(start, stop)
+
+
+MAX_TEXT_BYTES = 200 * 1024 * 1024
+"""Of all texts of a file together, some fifty million tokens: a small compressed file can hold more than memory."""
+
+_BATCH_ROWS = 1024
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The texts in their order, one after another, read as they are asked for.
+
+    Raises CorpusError with the place where one cannot be read, and where they are more than MAX_TEXT_BYTES.
+    """
+    n_bytes = 0
+    for text in _texts_of(path):
+        n_bytes += len(text.encode())
+        if n_bytes > MAX_TEXT_BYTES:
+            raise _too_large(path)
+        yield text
+
+
+def _texts_of(path: Path) -> Iterator[str]:
+    match path.suffix:
+        case ".jsonl":
+            yield from json_lines(path)
+        case ".txt":
+            if path.stat().st_size > MAX_TEXT_BYTES:
+                raise _too_large(path)
+            yield from re.split(r"\n\s*\n", "".join(_lines(path)))
+        case ".parquet":
+            yield from _column(path)
+        case _:
+            raise CorpusError(f"{path.name} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}.")
+
+
+def is_running(path: Path) -> bool:
+    """Whether the texts are parts of one running text rather than documents of their own."""
+    return path.suffix == ".txt"
+
+
+def json_lines(path: Path) -> Iterator[str]:
+    """The `text` of every line. Raises CorpusError with the number of the line that has none."""
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            yield _text_of(line, f"Line {number} of {path.name}")
+
+
+def _text_of(line: str, where: str) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        raise CorpusError(
+            f"{where} is not a JSON object with a text field.", 'Write one object a line: {"text": "..."}.'
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(f"{where} holds half a character: {error.reason}.") from error
+    return text
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file with their ends, one after another; none is longer than all texts may be."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            while line := file.readline(MAX_TEXT_BYTES + 1):
+                if len(line) > MAX_TEXT_BYTES:
+                    raise _too_large(path)
+                yield line
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path.name} is not text in UTF-8.", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise CorpusError(f"{path.name} could not be read: {_first_line(error)}.") from error
+
+
+def _column(path: Path) -> Iterator[str]:
+    # Here, since it takes a third of a second and most files are not of this kind.
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        # As a dictionary, so that a value that stands in a million rows is in memory once.
+        with parquet.ParquetFile(path, read_dictionary=["text"]) as file:
+            if _unpacked_bytes(file.metadata) > MAX_TEXT_BYTES:
+                raise _too_large(path)
+            for batch in file.iter_batches(_BATCH_ROWS, columns=["text"]):
+                yield from _values(batch, path)
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+        raise CorpusError(
+            f"{path.name} could not be read: {_first_line(error)}", "It needs a column named text."
+        ) from error
+
+
+def _unpacked_bytes(metadata: Any) -> int:
+    """What the columns named text take once they are unpacked, as the file says of itself; each value counts once."""
+    columns = (
+        metadata.row_group(group).column(i)
+        for group in range(metadata.num_row_groups)
+        for i in range(metadata.num_columns)
+    )
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
+
+
+def _values(batch: Any, path: Path) -> Iterator[str]:
+    for value in batch.column("text"):
+        text = value.as_py()
+        if not isinstance(text, str):
+            raise CorpusError(f"The column text of {path.name} holds something that is not text.")
+        yield text
+
+
+def _too_large(path: Path) -> CorpusError:
+    return CorpusError(
+        f"{path.name} holds more than {MAX_TEXT_BYTES // 2**20} MB of text.", "Take a part of it: no run needs so much."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+MAX_MEGABYTES = 50
+"""Of a file as it arrives; the same number is in .streamlit/config.toml, so that the server takes no more."""
+
+MAX_BYTES = MAX_MEGABYTES * 1024 * 1024
+MAX_TOTAL_BYTES = 1_000_000_000
+"""Of all uploads of a data folder together: nobody who uses the page can fill the disk with them."""
+
+_LOCK, _PATIENCE_S = "quotas.lock", 60.0
+_HASH_DIGITS = 32
+_NAME_LETTERS = 60
+
+
+class Uploads:
+    """The uploads of one data folder. Safe to share between threads and processes."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._lock = FileLock(data_dir / _LOCK, timeout=_PATIENCE_S)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the lock under which a quota is checked and used up, in whatever process. Raises StoreError.
+
+        Within itself, in one thread, it changes nothing.
+        """
+        try:
+            self._lock.acquire()
+        except OSError as error:
+            reason = error.strerror or "another process has held it for a minute"
+            raise StoreError(f"{self._lock.lock_file} could not be locked: {reason}.", "Try again.") from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def keep(self, name: str, content: bytes) -> str:
+        """Store a file and return its reference, the same one for the same content. Raises CorpusError.
+
+        name: as the visitor's machine calls it; only letters, digits, `_`, `-` and the kind of it are used.
+        """
+        called = _harmless(name)
+        if len(content) > MAX_BYTES:
+            raise CorpusError(
+                f"{called} is larger than {MAX_MEGABYTES} MB.",
+                "Upload a part of it, or put it on the server and name it file:PATH.",
+            )
+        digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
+        reference = f"{UPLOAD}{called}@{digest}"
+        path = file_of(reference, self._data_dir)
+        assert path is not None
+        try:
+            with self.changing():
+                if not path.is_file():
+                    self._make_sure_it_fits(called, len(content))
+                    _put(path, content)
+        except OSError as error:
+            raise CorpusError(f"{called} could not be kept: {error}.") from error
+        return reference
+
+    def kept(self) -> dict[str, int]:
+        """The size in bytes of every upload by its reference, newest first."""
+        files = sorted(_files(uploads_folder(self._data_dir)), reverse=True)
+        sizes = {f"{UPLOAD}{path.name}@{path.parent.name}": size for _, path, size in files}
+        return {name: sizes[name] for name in sizes if file_of(name, self._data_dir) is not None}
+
+    def drop(self, reference: str, in_use: Collection[str]) -> None:
+        """Delete an upload; one that is gone already is no error. Raises CorpusError.
+
+        in_use: references of the texts that jobs read, in slices or whole.
+        """
+        path = file_of(reference, self._data_dir)
+        if path is None or not reference.startswith(UPLOAD):
+            raise CorpusError(f"There is no upload {reference}.")
+        if any(file_of(other, self._data_dir) == path for other in in_use):
+            raise CorpusError(
+                f"{path.name} is read by a job that waits or runs.",
+                "Wait until it has ended, or cancel it on the jobs page.",
+            )
+        try:
+            with self.changing():
+                path.unlink(missing_ok=True)
+                # The same content may lie there under another name as well.
+                with suppress(OSError):
+                    path.parent.rmdir()
+        except OSError as error:
+            raise CorpusError(f"{path.name} could not be deleted: {error}.") from error
+
+    def _make_sure_it_fits(self, called: str, n_bytes: int) -> None:
+        left = MAX_TOTAL_BYTES - sum(self.kept().values())
+        if n_bytes > left:
+            raise CorpusError(
+                f"{called} has {_megabytes(n_bytes)}, and there is room for {_megabytes(max(0, left))} more: all "
+                f"uploads together have at most {_megabytes(MAX_TOTAL_BYTES)}.",
+                "Delete some that are no longer needed.",
+            )
+
+
+def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None]) -> set[str]:
+    """The references of the texts that a job with these settings may read.
+
+    The models that it works with were calibrated on some, and may have to be again. record: gives the record of a key.
+    """
+    named = {str(part["corpus"]) for part in request.values() if isinstance(part, Mapping) and "corpus" in part}
+    compared = map(record, records_read(request))
+    return named | {found.pruned.calibration.corpus for found in compared if found and found.pruned}
+
+
+def _files(folder: Path) -> Iterator[tuple[float, Path, int]]:
+    """Time of change, path and size of every file in the folders of this one."""
+    for path in folder.glob("*/*"):
+        # Somebody may delete it meanwhile.
+        with suppress(OSError):
+            if path.is_file():
+                state = path.stat()
+                yield state.st_mtime, path, state.st_size
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write beside the folder under another name, look through it, and only then give it its own."""
+    folder = path.parent.parent
+    folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
+    with NamedTemporaryFile(dir=folder, suffix=path.suffix, delete=False) as file:
+        unfinished = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            _look_through(unfinished, path.name)
+            path.parent.mkdir(mode=mode_in(folder, 0o700), exist_ok=True)
+            unfinished.chmod(mode_in(folder, 0o600))
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _look_through(path: Path, called: str) -> None:
+    found = False
+    try:
+        for text in texts_of(path):
+            found = found or bool(text.strip())
+    except CorpusError as error:
+        raise CorpusError(error.message.replace(path.name, called), error.advice) from error
+    if not found:
+        raise CorpusError(f"{called} holds no text.", "Upload another file.")
+
+
+def _harmless(name: str) -> str:
+    """The file's name in letters, digits, `_` and `-`, with its kind.
+
+    Raises CorpusError for a kind that cannot be read.
+    """
+    last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
+    stem, _, kind = last.rpartition(".")
+    if f".{kind.lower()}" not in TEXT_KINDS:
+        raise CorpusError(
+            f"{last[:_NAME_LETTERS]} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}."
+        )
+    letters = re.sub(r"[^\w-]+", "-", stem).strip("-")[:_NAME_LETTERS]
+    return f"{letters or 'text'}.{kind.lower()}"
+
+
+def fingerprint(reference: str) -> str:
+    """Sizes and times of the file or folder that a reference names; empty where it names none on this machine.
+
+    Of an upload it is empty too: the reference holds the hash of its content.
+    """
+    path = local_path(reference)
+    if reference.startswith(FILE):
+        path = file_of(reference, Path()) or path
+    try:
+        files = sorted(path.iterdir()) if path_kind(path) == "folder" else [path]
+        states = [(file.name, file.stat()) for file in files]
+    except OSError:
+        return ""
+    return ",".join(f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states)
+
+
+def fingerprints(settings: RunSettings | FindSettings) -> dict[str, str]:
+    """The fingerprints of everything local that a run or a search reads, by reference."""
+    references = (settings.model, settings.calibration.corpus, settings.evaluation.corpus)
+    return {reference: mark for reference in references if (mark := fingerprint(reference))}

@@ -1,1 +1,0 @@
-"""Texts that visitors give: files by their references, and uploads."""

@@ -1,0 +1,331 @@
+"""Users of a server: rules of SPARSEDASH_SERVE, and each user's prompts, choices and run names."""
+
+import os
+import tomllib
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from sparsedash.schema.errors import NewerError, SettingsError
+from sparsedash.schema.pair_records import Choices, Continuation, ContinuationSettings, Prompts, RunMark, RunMarks
+from sparsedash.schema.plain_values import digest, require_one_of, require_whole
+from sparsedash.schema.records import R
+from sparsedash.storage.local_machine import local_path
+from sparsedash.storage.store import Store
+
+Login = Literal["oidc", "header"]
+
+LOCAL = ""
+"""The owner of everything while nobody else is served: whoever sits in front of the machine."""
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+_LONGEST_NAME = 200
+_MOST = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderLogin:
+    """A proxy that says who somebody is. name: of the header. proxies: the only addresses it is believed from."""
+
+    name: str = "X-Forwarded-User"
+    proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+
+    def __post_init__(self) -> None:
+        if not self.name.replace("-", "").isalnum() or not self.name.isascii():
+            raise SettingsError("header.name", self.name, "letters, digits and -")
+        for proxy in self.proxies:
+            try:
+                ip_address(proxy)
+            except ValueError as error:
+                raise SettingsError("header.proxies", proxy, "addresses such as 127.0.0.1") from error
+        if not self.proxies:
+            raise SettingsError("header.proxies", self.proxies, "at least one address")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OidcLogin:
+    """A provider of logins, as `[auth]` of Streamlit's secrets describes it.
+
+    provider: the part of it that is meant, as in `[auth.google]`; "default" for `[auth]` itself. claim: what of a login
+    is the visitor's name.
+    """
+
+    provider: str = "default"
+    claim: str = "email"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota:
+    """What each visitor may have at most; administrators may have as much as there is room for.
+
+    uploads: files. upload_mb: all of them together, in millions of bytes. queued: jobs that wait or run. kept_gb:
+    uploads and exports together, in thousands of millions of bytes; an export under way counts as its dense model.
+    """
+
+    uploads: int = 20
+    upload_mb: int = 200
+    queued: int = 5
+    kept_gb: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("uploads", "upload_mb", "queued", "kept_gb"):
+            require_whole(f"quota.{name}", getattr(self, name), 0, _MOST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Others are served, and these are the rules.
+
+    address: what a browser shows before the first slash. visitors: names or patterns of those who may come in; empty:
+    all whom the login lets through. administrators: names of those who may do all that the pages offer. folders: below
+    which alone local files are read. hub: names or patterns of the hub's models that may be used; empty: none; None:
+    all. see_each_other: whether everybody sees everybody's runs and jobs.
+    """
+
+    address: str
+    login: Login
+    administrators: tuple[str, ...] = ()
+    visitors: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    hub: tuple[str, ...] | None = None
+    see_each_other: bool = False
+    header: HeaderLogin = field(default_factory=HeaderLogin)
+    oidc: OidcLogin = field(default_factory=OidcLogin)
+    quota: Quota = field(default_factory=Quota)
+
+    def __post_init__(self) -> None:
+        require_one_of("login", self.login, Login)
+        parts = urlsplit(self.address)
+        if parts.scheme not in ("http", "https") or not parts.hostname or self.address != self.origin:
+            raise SettingsError(
+                "address", self.address, "https://, a host name and perhaps a port, with nothing after it"
+            )
+        if parts.scheme == "http" and parts.hostname not in _THIS_MACHINE:
+            raise SettingsError("address", self.address, "https, or a login could be read on the way")
+        for folder in self.folders:
+            if not Path(folder).is_absolute():
+                raise SettingsError("folders", folder, "whole paths, from / on")
+        for name in self.administrators:
+            if visitor_name(name) is None:
+                raise SettingsError("administrators", name, f"names of up to {_LONGEST_NAME} characters")
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of the address, as browsers send them."""
+        parts = urlsplit(self.address)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def host(self) -> str:
+        """Host and port of the address, as browsers name them."""
+        return urlsplit(self.address).netloc.lower()
+
+    def administers(self, visitor: str) -> bool:
+        """Whether this visitor is an administrator. visitor: as `visitor_name` gives it; likewise below."""
+        return visitor in {visitor_name(name) for name in self.administrators}
+
+    def lets_in(self, visitor: str) -> bool:
+        """Whether somebody of this name may come in at all."""
+        return not self.visitors or self.administers(visitor) or _matches(visitor, self.visitors)
+
+    def offers(self, model: str) -> bool:
+        """Whether this model of the hub may be used."""
+        return self.hub is None or _matches(model.partition("@")[0], self.hub)
+
+
+def visitor_name(said: str) -> str | None:
+    """The one spelling of a visitor's name; None for what can be none."""
+    name = unicodedata.normalize("NFC", said).strip().casefold()
+    return name if 0 < len(name) <= _LONGEST_NAME and name.isprintable() else None
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name.casefold(), pattern.strip().casefold()) for pattern in patterns)
+
+
+VARIABLE = "SPARSEDASH_SERVE"
+_TABLES: Mapping[str, type] = {"header": HeaderLogin, "oidc": OidcLogin, "quota": Quota}
+
+
+def serving_rules() -> Serving | None:
+    """How others are served; None where only whoever sits in front of this machine is. Raises SettingsError.
+
+    It is read once: a change counts from the next start.
+    """
+    named = os.environ.get(VARIABLE, "")
+    return _read(local_path(named)) if named else None
+
+
+def may_use_token(owner: str) -> bool:
+    """Whether a job of this owner may use the hub's token: it is that of whoever runs the server.
+
+    Where nobody says who administers, as on a machine of a cluster, no visitor's may.
+    """
+    rules = serving_rules()
+    return owner == LOCAL or (rules is not None and rules.administers(owner))
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path) -> Serving:
+    try:
+        with path.open("rb") as file:
+            said = tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(VARIABLE, str(path), f"a file that can be read ({error.strerror})", _EXAMPLE) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(VARIABLE, str(path), f"a TOML file ({error})", _EXAMPLE) from error
+    _refuse_unknown(said)
+    try:
+        return msgspec.convert(said, Serving)
+    except msgspec.ValidationError as error:
+        raise SettingsError(VARIABLE, str(path), f"what docs/deployment.md describes ({error})", _EXAMPLE) from error
+
+
+def _refuse_unknown(said: Mapping[str, Any]) -> None:
+    """A word that is misspelt must not leave a door open. Raises SettingsError."""
+    parts: list[tuple[str, type, Any]] = [("", Serving, said)]
+    parts += [(f"{name}.", kind, said[name]) for name, kind in _TABLES.items() if isinstance(said.get(name), dict)]
+    for prefix, kind, values in parts:
+        known = [each.name for each in fields(kind)]
+        for name in values:
+            if name not in known:
+                raise SettingsError(f"{VARIABLE}: {prefix}{name}", values[name], f"one of {', '.join(known)}")
+
+
+_EXAMPLE = "docs/deployment.md has an example under “Serving others”."
+
+
+MOST_PROMPTS = 50
+LONGEST_NAME = 60
+_MARKS = "runs"
+
+
+class UserData:
+    """The prompts, choices and marks of one owner in one data folder. Every method may raise StoreError.
+
+    owner: empty: all who use the folder share them, as is right while nobody else is served. What another version wrote
+    in a form unknown here counts as nothing, and is not replaced.
+    """
+
+    def __init__(self, store: Store, owner: str = LOCAL) -> None:
+        self._store = store
+        self._owner = owner
+        self._marks = digest([_MARKS, owner]) if owner else _MARKS
+
+    def prompts(self, left: str, right: str) -> tuple[ContinuationSettings, ...]:
+        """The prompts tried with these two records on these sides, newest first."""
+        with suppress(NewerError):
+            kept = self._store.get(Prompts, self._prompts_key(left, right))
+            return kept.asked if kept else ()
+        return ()
+
+    def keep_prompt(self, asked: ContinuationSettings) -> None:
+        """Put the prompt at the head of its list; the oldest goes where there are too many."""
+        self._relist(asked, (asked,))
+
+    def drop_prompt(self, asked: ContinuationSettings) -> None:
+        """Take the prompt off its list; what was written after it stays in the store."""
+        self._relist(asked, ())
+
+    def choices(self, one: str, other: str) -> dict[str, str]:
+        """Which record was chosen for each passage or prompt, see pair_records.Choices; the sides do not matter."""
+        with suppress(NewerError):
+            kept = self._store.get(Choices, self._pair(one, other))
+            return kept.better if kept else {}
+        return {}
+
+    def choose(self, one: str, other: str, subject: str, better: str | None) -> None:
+        """Record a choice in place of an earlier one; None takes it back."""
+
+        def changed(kept: Choices | None) -> Choices:
+            found = {name: key for name, key in (kept.better if kept else {}).items() if name != subject}
+            better_now = found if better is None else {**found, subject: better}
+            return Choices(key=key, better=better_now, owner=self._owner)
+
+        key = self._pair(one, other)
+        self._store.change(Choices, key, changed)
+
+    def forget_choices(self, one: str, other: str) -> None:
+        """Delete all choices between these two records."""
+        key = self._pair(one, other)
+        self._store.put(key, Choices(key=key, better={}, owner=self._owner))
+
+    def marks(self) -> Mapping[str, RunMark]:
+        """The names and pins of runs, by the runs' keys; those that have neither are left out."""
+        with suppress(NewerError):
+            kept = self._store.get(RunMarks, self._marks)
+            return kept.marks if kept else {}
+        return {}
+
+    def name_of(self, run: str) -> str:
+        """What visitors called the run with this key; empty where nobody gave it a name."""
+        return self.marks().get(run, RunMark()).name
+
+    def name_run(self, run: str, name: str) -> None:
+        """Call a run so from now on; nothing takes its name away. Spaces are made plain, the end of a long one goes."""
+        # A half of a surrogate pair is text that no file can hold.
+        plain = " ".join(name.encode(errors="replace").decode().split())[:LONGEST_NAME].rstrip()
+        self._mark([run], lambda mark: replace(mark, name=plain))
+
+    def pin_runs(self, runs: Iterable[str], pinned: bool) -> None:
+        """Put these runs before the others, or back among them."""
+        self._mark(runs, lambda mark: replace(mark, pinned=pinned))
+
+    def forget_runs(self, runs: Iterable[str]) -> None:
+        """Delete the names and pins of these runs, whoever gave them."""
+        gone = list(runs)
+        for kept in self._all(RunMarks):
+            if kept.marks.keys() & set(gone):
+                UserData(self._store, kept.owner)._mark(gone, lambda mark: RunMark())
+
+    def forget_records(self, gone: Collection[str]) -> None:
+        """Delete the prompts, what was written after them, and the choices, of pairs with one of these records,
+        whoever left them.
+        """
+        for prompts in self._all(Prompts):
+            if any({asked.left, asked.right} & set(gone) for asked in prompts.asked):
+                for asked in prompts.asked:
+                    self._store.drop(Continuation, asked.key())
+                self._store.drop(Prompts, prompts.key)
+        for choices in self._all(Choices):
+            if set(choices.better.values()) & set(gone):
+                self._store.drop(Choices, choices.key)
+
+    def _all(self, kind: type[R]) -> Iterator[R]:
+        for key in list(self._store.keys(kind)):
+            with suppress(NewerError):
+                if (kept := self._store.get(kind, key)) is not None:
+                    yield kept
+
+    def _mark(self, runs: Iterable[str], change: Callable[[RunMark], RunMark]) -> None:
+        def changed(kept: RunMarks | None) -> RunMarks:
+            marks = dict(kept.marks) if kept else {}
+            marks |= {run: change(marks.get(run, RunMark())) for run in runs}
+            left = {run: mark for run, mark in marks.items() if mark != RunMark()}
+            return RunMarks(key=self._marks, marks=left, owner=self._owner)
+
+        self._store.change(RunMarks, self._marks, changed)
+
+    def _relist(self, asked: ContinuationSettings, head: tuple[ContinuationSettings, ...]) -> None:
+        def changed(kept: Prompts | None) -> Prompts:
+            rest = (other for other in (kept.asked if kept else ()) if other.key() != asked.key())
+            return Prompts(key=key, asked=(*head, *rest)[:MOST_PROMPTS], owner=self._owner)
+
+        key = self._prompts_key(asked.left, asked.right)
+        self._store.change(Prompts, key, changed)
+
+    def _prompts_key(self, left: str, right: str) -> str:
+        return digest([left, right, self._owner] if self._owner else [left, right])
+
+    def _pair(self, one: str, other: str) -> str:
+        pair = sorted((one, other))
+        return digest([*pair, self._owner] if self._owner else pair)

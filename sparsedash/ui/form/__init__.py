@@ -1,1 +1,0 @@
-"""The form that a run is started with."""

@@ -1,1 +1,0 @@
-"""The parts of the jobs page: the machines of a cluster."""
