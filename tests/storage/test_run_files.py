@@ -93,7 +93,7 @@ def test_a_flipped_bit_or_a_cut_is_told(here, run, place):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\n", b"PK\x03\x04", b"x" * 999, b"sparsedash-run 1 \n", gzip.compress(b"run {}")]
+    "data", [b"", b"\n", b"PK\x03\x04", b"x" * 999, b"sparsedash-run 1 \n", gzip.compress(b"run {}", mtime=0)]
 )
 def test_what_is_no_file_of_a_run_is_refused(data):
     with pytest.raises(StoreError):
