@@ -6,7 +6,7 @@ from sparsedash.ui import form_estimate, form_run, frame, navigation
 from sparsedash.ui.job_panel import job_search
 
 backend = frame.page("Prune")
-frame.opening("Choose a model and how much of its MLPs to remove, or let it be found.")
+frame.opening("Choose a model and a sparsity, or search for the largest safe one.")
 
 form, aside = st.columns([3, 2], gap="medium")
 with form:

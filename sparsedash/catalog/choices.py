@@ -153,6 +153,9 @@ CALIBRATION_CORPORA: tuple[CatalogEntry, ...] = (
     ),
 )
 
+OFFERED = {"model": MODELS, "evaluation text": EVALUATION_CORPORA, "calibration text": CALIBRATION_CORPORA}
+"""What the form and the shell offer for a reference, by the title of its setting."""
+
 
 def n_passages(settings: RunSettings) -> int | None:
     """How many passages are answered, as far as is known before the text is read."""

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.plain_values import require_one_of, require_share, require_whole
+from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 
 Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
 Scope = Literal["mlp", "decoder"]
@@ -16,8 +16,6 @@ Schedule = Literal["exponential", "linear", "cubic", "cosine"]
 
 FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
 """Patterns that decide the sparsity themselves."""
-
-MAX_ROUNDS = 64
 
 _CHANNEL_CHOICES: dict[str, tuple[str, ...]] = {
     "saliency": get_args(Saliency),
@@ -56,29 +54,119 @@ class MethodSettings:
     program, instead of the run's text: what is fitted closely to unusual text alone forgets ordinary text.
     """
 
-    saliency: Saliency = "activation-aware"
-    pattern: Pattern = "channelx1"
-    compensation: Compensation = "least-squares"
-    allocation: Allocation = "uniform"
-    width_multiple: int = 32
-    damping: float = 0.01
-    strength: float = 0.5
-    seed: int = 0
-    scope: Scope = "mlp"
-    rounds: int = 1
-    schedule: Schedule = "exponential"
-    floor: float = 0.0
-    ceiling: float = 0.6
-    blend: float = 0.5
-    plain_text: float = 0.0
+    saliency: Saliency = setting(
+        "activation-aware",
+        key="saliency",
+        label="Saliency: what matters",
+        help="What makes a channel or a weight worth keeping. activation-aware: its size times how active it is. "
+        "magnitude: its size. wifv: how much it varies. obs: what is lost when the others make up for it as well as "
+        "they can. fisher: how the loss answers to a mask on it; takes a backward pass over all the text. random: by "
+        "chance.",
+    )
+    pattern: Pattern = setting(
+        "channelx1",
+        key="pattern",
+        label="Pattern: what goes",
+        help="channelx1: whole channels leave the MLPs. 1x1: single weights become zero, anywhere. 2:4 and 4:8: so "
+        "many in every four or eight neighbours.",
+    )
+    compensation: Compensation = setting(
+        "least-squares",
+        key="compensation",
+        label="Compensation: what makes up for it",
+        help="none: what stays is left as it is. bias: the mean of what went. least-squares: what stays is refitted to "
+        "the dense outputs. sequential: and once more on the sparse model's own activations, layer by layer.",
+    )
+    allocation: Allocation = setting(
+        "uniform",
+        key="allocation",
+        label="Allocation: how much each layer gives",
+        help="uniform: every layer the same share. global: one threshold for all scores. standardised: the same, with "
+        "each layer's scores in standard deviations. sensitivity: more from layers that the model minds less.",
+    )
+    width_multiple: int = setting(
+        32,
+        low=1,
+        high=4096,
+        key="width",
+        flag="--width-multiple",
+        label="Kept widths are multiples of",
+        flag_help="kept widths are multiples of N channels",
+    )
+    damping: float = setting(
+        0.01,
+        above=0.0,
+        low=0.001,
+        high=10.0,
+        key="damping",
+        label="Damping: towards the original weights",
+        help="Pulls the refit towards the original weights, as a share of the median of diag H, the activations' "
+        "second moments. Larger is steadier and fits less closely.",
+    )
+    strength: float = setting(
+        0.5,
+        key="strength",
+        label="Strength: towards the residual stream",
+        help="0: every layer aims at its own dense output. 1: at the dense model's residual stream, and so makes up "
+        "for the layers before it as well.",
+    )
+    seed: int = setting(
+        0,
+        title="method seed",
+        high=MAX_SEED,
+        key="lot",
+        label="Seed of the random choice",
+        help="Another number draws other channels or weights.",
+    )
+    scope: Scope = setting(
+        "mlp",
+        key="scope",
+        label="Scope: where it goes",
+        help="The projections whose weights can go: those of the MLPs, or all of the decoder blocks.",
+    )
+    rounds: int = setting(
+        1,
+        low=1,
+        high=64,
+        key="rounds",
+        label="Rounds: each on a part of the text",
+        help="The text is read in so many parts, and after each what would go so far is masked. 1: the dense model "
+        "reads all of it, once for all sparsities.",
+    )
+    schedule: Schedule = setting(
+        "exponential",
+        key="schedule",
+        label="Schedule: how it gets sparser",
+        help="How much of the sparsity is reached after each round.",
+    )
+    floor: float = setting(
+        0.0,
+        key="floor",
+        label="Floor: least share that a layer gives",
+        help="0.1: every layer gives at least 10 % of its channels, as far as the width multiple allows.",
+    )
+    ceiling: float = setting(
+        0.6,
+        key="ceiling",
+        label="Ceiling: largest share that a layer gives",
+        help="0.6: no layer gives more than 60 % of its channels.",
+    )
+    blend: float = setting(
+        0.5,
+        key="blend",
+        label="Blend: from uniform to cheapest widths",
+        help="0: uniform widths. 1: those that cost the model least, as far as little text can tell.",
+    )
+    plain_text: float = setting(
+        0.0,
+        key="plain_text",
+        label="Plain text: its share of the calibration",
+        help="0.5: half of the calibration tokens are plain stories that ship with the program, so that a close fit to "
+        "unusual text keeps ordinary text.",
+    )
 
     def __post_init__(self) -> None:
-        require_one_of("saliency", self.saliency, Saliency)
-        require_one_of("pattern", self.pattern, Pattern)
-        require_one_of("compensation", self.compensation, Compensation)
-        require_one_of("allocation", self.allocation, Allocation)
-        require_one_of("scope", self.scope, Scope)
-        require_one_of("schedule", self.schedule, Schedule)
+        check_settings(self)
         for name, allowed in allowed_choices(self.pattern).items():
             if getattr(self, name) not in allowed:
                 words = f"{', '.join(allowed)} with pattern {self.pattern}"
@@ -86,18 +174,8 @@ class MethodSettings:
         if self.saliency == "obs" and self.allocation in ("global", "standardised"):
             # Its scores are the places in an order, which are the same in every block.
             raise SettingsError("allocation", self.allocation, "uniform, sensitivity with saliency obs")
-        require_whole("width_multiple", self.width_multiple, 1, 4096)
-        require_whole("method seed", self.seed, 0, 2**31 - 1)
-        require_whole("rounds", self.rounds, 1, MAX_ROUNDS)
-        if type(self.damping) not in (int, float) or not 0 < self.damping <= 10:
-            raise SettingsError("damping", self.damping, "more than 0 and at most 10")
-        for name in ("strength", "floor", "ceiling", "blend", "plain_text"):
-            require_share(name, getattr(self, name))
         if self.floor > self.ceiling:
             raise SettingsError("floor", self.floor, f"at most the ceiling, {self.ceiling:g}")
-        # 1 and 1.0 are equal settings and must have one key.
-        for name in ("damping", "strength", "floor", "ceiling", "blend", "plain_text"):
-            object.__setattr__(self, name, float(getattr(self, name)))
         if self.rounds == 1:
             # One round has no schedule: whatever is asked for, it is the same method under the same name.
             object.__setattr__(self, "schedule", "exponential")

@@ -74,12 +74,6 @@ def require_whole(name: str, value: object, low: int, high: int) -> None:
         raise SettingsError(name, value, f"a whole number from {low:,} to {high:,}")
 
 
-def require_share(name: str, value: object) -> None:
-    """Raise SettingsError unless the value is a number from 0 to 1."""
-    if type(value) not in (int, float) or not 0 <= value <= 1:  # type: ignore[operator]
-        raise SettingsError(name, value, "from 0 to 1")
-
-
 def require_text(name: str, value: str) -> None:
     """Raise SettingsError unless the value says something, and not too much."""
     if not value.strip() or len(value) > 100_000:
@@ -96,15 +90,3 @@ def require_reference(name: str, value: object) -> None:
         # It would be kept with the job and its results, and shown to whoever sees them.
         instead = "Set the hub's token as HF_TOKEN in the environment that SparseDash is started in."
         raise SettingsError(name, value, "a reference without a token or a password in it", instead)
-
-
-def require_ratio(value: object) -> None:
-    """Raise SettingsError unless the value can be what word perplexity may be, times the dense model's."""
-    if type(value) not in (int, float) or not 1.0 < value <= 1000.0:  # type: ignore[operator]
-        raise SettingsError("allowed word perplexity", value, "over 1 times dense's, to 1,000 times")
-
-
-def require_points(value: object) -> None:
-    """Raise SettingsError unless the value can be what accuracy may fall by, in percentage points."""
-    if type(value) not in (int, float) or not 0.0 < value <= 100.0:  # type: ignore[operator]
-        raise SettingsError("allowed points of accuracy", value, "over 0 to 100")

@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings, method_values
-from sparsedash.schema.plain_values import (
-    Count,
-    Permille,
-    digest,
-    require_one_of,
-    require_points,
-    require_ratio,
-    require_reference,
-    require_whole,
-)
+from sparsedash.schema.plain_values import Count, Permille, digest, require_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -58,19 +50,58 @@ class CalibrationSettings:
     else every document is a sequence of its own. A running text is always joined.
     """
 
-    corpus: str = SELF
-    n_samples: int = 128
-    length: int = 256
-    seed: int = 0
-    token_weights: TokenWeights = "equal"
-    packed: bool = False
+    corpus: str = setting(
+        SELF,
+        title="calibration text",
+        key="calibration",
+        flag="--calibration",
+        label="Calibration text",
+        help="The text whose activations decide what can go. A name from the list, or file:PATH on the server.",
+    )
+    n_samples: int = setting(
+        128,
+        title="calibration samples",
+        low=1,
+        high=100_000,
+        key="samples",
+        flag="--calibration-samples",
+        label="Samples",
+        flag_help="samples of calibration text",
+    )
+    length: int = setting(
+        256,
+        title="calibration length",
+        low=8,
+        high=32_768,
+        key="length",
+        flag="--calibration-length",
+        label="Tokens in each",
+        flag_help="tokens a sample has at most",
+    )
+    seed: int = setting(
+        0, high=MAX_SEED, key="seed", flag="--seed", label="Seed", flag_help="draws the calibration text"
+    )
+    token_weights: TokenWeights = setting(
+        "equal",
+        title="token weights",
+        key="weights",
+        flag="--token-weights",
+        label="How much each token counts",
+        help="equal: all the same. residual: by 1 / mean square of the residual stream, so that the tokens with "
+        "enormous activations, such as the first of a passage, count little.",
+    )
+    packed: bool = setting(
+        False,
+        key="packed",
+        flag="--packed",
+        label="Join the documents and cut them into full samples",
+        help="As the published program does. Otherwise every document is a sample of its own, which begins as the "
+        "passages begin. A running text is always joined.",
+        flag_help="join the documents of the calibration text and cut them into samples of full length",
+    )
 
     def __post_init__(self) -> None:
-        require_reference("calibration text", self.corpus)
-        require_one_of("token weights", self.token_weights, TokenWeights)
-        require_whole("calibration samples", self.n_samples, 1, 100_000)
-        require_whole("calibration length", self.length, 8, 32_768)
-        require_whole("seed", self.seed, 0, 2**31 - 1)
+        check_settings(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +113,54 @@ class EvaluationSettings:
     sparse model answers only until its difference to the dense one is decided; see stats.anytime.
     """
 
-    corpus: str = BUILTIN_CLOZE
-    n_passages: int | None = None
-    shuffle_seed: int | None = None
-    rule: Rule = "plain"
-    stop_early: bool = False
+    corpus: str = setting(
+        BUILTIN_CLOZE,
+        title="evaluation text",
+        key="text",
+        flag="--evaluation",
+        label="Passages to answer",
+        help="A name from the list, or file:PATH of a .jsonl, .txt or .parquet file on the server.",
+    )
+    n_passages: int | None = setting(
+        None,
+        title="passages",
+        low=1,
+        high=10_000_000,
+        key="passages",
+        flag="--passages",
+        label="How many passages",
+        empty="all",
+        flag_help="answer the first N only",
+    )
+    shuffle_seed: int | None = setting(
+        None,
+        title="shuffle seed",
+        high=MAX_SEED,
+        key="shuffle",
+        flag="--shuffle-seed",
+        label="Shuffle the passages, with seed",
+        empty="file order",
+        flag_help="answer N drawn by this seed instead of the first N",
+    )
+    rule: Rule = setting(
+        "plain",
+        key="rule",
+        flag="--rule",
+        label="Rule for the last token",
+        help="plain: right when it is the first choice. published: as in the published table, where a passage of more "
+        "than 197 tokens counts as wrong.",
+    )
+    stop_early: bool = setting(
+        False,
+        key="stop",
+        flag="--stop-early",
+        label="Stop evaluating a sparse model once its difference from dense is decided",
+        help="Saves time where the answer is clear. Such a model answers fewer passages, and its mark is hollow.",
+        flag_help="a sparse model answers only until its difference to the dense one is decided",
+    )
 
     def __post_init__(self) -> None:
-        require_reference("evaluation text", self.corpus)
-        require_one_of("rule", self.rule, Rule)
-        if self.n_passages is not None:
-            require_whole("passages", self.n_passages, 1, 10_000_000)
-        if self.shuffle_seed is not None:
-            require_whole("shuffle seed", self.shuffle_seed, 0, 2**31 - 1)
+        check_settings(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,18 +172,45 @@ class RunSettings:
     the memory of the machine allows. The results are the same, so that it is no part of any key.
     """
 
-    model: str = BUILTIN_MODEL
-    dtype: Dtype = "float32"
+    model: str = setting(
+        BUILTIN_MODEL,
+        key="model",
+        flag="--model",
+        label="Model",
+        help="A name from the list, any Hugging Face id (with @revision if you like), a local folder or a .gguf file.",
+        flag_help=f"hub id, folder, .gguf file or {BUILTIN_MODEL}",
+    )
+    dtype: Dtype = setting(
+        "float32",
+        key="dtype",
+        flag="--dtype",
+        label="Number format",
+        help="bfloat16: half the memory. The same passages always give the same verdicts, but evaluated among others, "
+        "up to 2 in 100 passages change theirs.",
+    )
     methods: tuple[MethodSettings, ...] = field(default_factory=lambda: (MethodSettings(),))
-    sparsities_permille: tuple[int, ...] = (100, 200)
+    sparsities_permille: tuple[int, ...] = setting(
+        (100, 200),
+        key="sparsity",
+        flag="--sparsity",
+        label="Share of MLP channels to remove, percent",
+        help="One or several, 0 to 90, in tenths at the finest. One calibration serves them all; some methods read "
+        "the text again for each.",
+        flag_help="percents of MLP channels, or of single weights, to remove",
+    )
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    residency: Residency = "auto"
+    residency: Residency = setting(
+        "auto",
+        key="residency",
+        flag="--residency",
+        label="Weights in memory",
+        help="auto: all of them where they fit. resident: all of them. streamed: block by block from their files, "
+        "which takes far less memory and gives the same results.",
+    )
 
     def __post_init__(self) -> None:
-        require_reference("model", self.model)
-        require_one_of("dtype", self.dtype, Dtype)
-        require_one_of("residency", self.residency, Residency)
+        check_settings(self)
         if not self.methods:
             raise SettingsError("methods", (), "at least one")
         if len(set(self.methods)) != len(self.methods):
@@ -256,14 +349,34 @@ class FindSettings:
     times the dense model's. points: what accuracy may fall by, in percentage points. residency: see RunSettings.
     """
 
-    model: str = BUILTIN_MODEL
-    dtype: Dtype = "float32"
+    model: str = RunSettings.model
+    dtype: Dtype = RunSettings.dtype
     method: MethodSettings = field(default_factory=MethodSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    ratio: float = 1.10
-    points: float = 2.0
-    residency: Residency = "auto"
+    ratio: float = setting(
+        1.10,
+        title="allowed word perplexity",
+        above=1.0,
+        low=1.01,
+        high=1000.0,
+        key="within",
+        flag="--within",
+        label="Word perplexity, at most times dense's",
+        flag_help="word perplexity may be X times the dense model's",
+    )
+    points: float = setting(
+        2.0,
+        title="allowed points of accuracy",
+        above=0.0,
+        low=0.1,
+        high=100.0,
+        key="points",
+        flag="--within-points",
+        label="Accuracy, points lost at most",
+        flag_help="accuracy may fall by X points",
+    )
+    residency: Residency = RunSettings.residency
 
     def __post_init__(self) -> None:
         self.run((100,))
@@ -271,11 +384,7 @@ class FindSettings:
             raise SettingsError("method", self.method.pattern, "a pattern that does not decide the sparsity itself")
         if self.evaluation.stop_early:
             raise SettingsError("stop early", True, "false: a search always stops where a verdict is decided")
-        require_ratio(self.ratio)
-        require_points(self.points)
-        # 2 and 2.0 are equal settings and must have one key.
-        object.__setattr__(self, "ratio", float(self.ratio))
-        object.__setattr__(self, "points", float(self.points))
+        check_settings(self)
 
     @property
     def reads_text(self) -> bool:
@@ -349,8 +458,7 @@ class FindResult:
     finished: bool
 
     def __post_init__(self) -> None:
-        require_ratio(self.ratio)
-        require_points(self.points)
+        check_settings(self, FindSettings)
         tried = [trial.permille for trial in self.trials]
         if not self.steps or not {*tried, *([] if self.answer is None else [self.answer])} <= set(self.steps):
             raise StoreError("Its trials do not belong to its steps.")

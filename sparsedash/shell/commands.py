@@ -10,12 +10,14 @@ from sparsedash.reporting import wording
 from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SettingsError, SparseDashError, redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.shell import file_commands, run_commands
+from sparsedash.shell.flags import add_data_folder_flag
 from sparsedash.shell.terminal import (
     EXIT_BAD_ARGUMENTS,
     EXIT_FAILED,
     EXIT_STOPPED,
     EXIT_TO_FIX,
     Parser,
+    Work,
     align_columns,
     print_error,
     silence_libraries,
@@ -23,122 +25,116 @@ from sparsedash.shell.terminal import (
 from sparsedash.storage.local_machine import is_full
 
 
-def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is to be done with the cluster."""
+def add_cluster_command_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the argument of `cluster`."""
     parser.add_argument("what", choices=["check"], help=f"check: whether that of {SCHEDULER} can be used, and by whom")
 
 
-def prepare_cluster(arguments: argparse.Namespace) -> Callable[[], int]:
-    """The work, once a scheduler is named that may be talked to. Raises SparseDashError."""
+def cluster_command(arguments: argparse.Namespace) -> Work:
+    """Print whether the scheduler answers, its machines, and what to fix."""
     scheduler = named_scheduler()
     if scheduler is None:
         raise SettingsError(SCHEDULER, "", "the address of a scheduler, as in tls://127.0.0.1:8786")
+    yield
+    from sparsedash.service.cluster_plan import check_cluster
 
-    def work() -> int:
-        from sparsedash.service.cluster_plan import check_cluster
-
-        found = check_cluster(scheduler)
-        way = "certificates at both ends" if scheduler.encrypted else "no certificates, on this machine only"
-        print(f"The scheduler at {scheduler.address} answers; {way}.")
+    found = check_cluster(scheduler)
+    way = "certificates at both ends" if scheduler.encrypted else "no certificates, on this machine only"
+    print(f"The scheduler at {scheduler.address} answers; {way}.")
+    if found.machines:
         head = ["machine", "host", "jobs", "sparsedash", "torch", "memory", "free", "GPUs"]
-        table = align_columns([head, *map(_machine_row, found.machines)]) if found.machines else ()
-        for line in (*table, *found.to_mend):
-            print(line)
-        return EXIT_TO_FIX if found.to_mend else 0
-
-    return work
+        print(*align_columns([head, *map(_machine_row, found.machines)]), sep="\n")
+    for problem in found.to_mend:
+        print(problem)
+    return EXIT_TO_FIX if found.to_mend else 0
 
 
 def _machine_row(machine: ClusterMachine) -> list[str]:
     facts = machine.facts or MachineFacts()
-    sizes = [_size(facts.total_bytes), _size(facts.free_bytes)]
+    sizes = ["?" if size is None else wording.size(size) for size in (facts.total_bytes, facts.free_bytes)]
     packages = [facts.sparsedash or "?", facts.torch or "?"]
     gpus = ", ".join(facts.gpus) or "none"
     return [machine.name, facts.hostname or "?", str(machine.n_slots), *packages, *sizes, gpus]
-
-
-def _size(n_bytes: int | None) -> str:
-    return "?" if n_bytes is None else wording.size(n_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """One word after `sparsedash`.
 
-    does: in a line. example: of its use. prepare: checks all that was asked for and gives the work, which returns the
-    exit code; raises SparseDashError before anything is computed.
+    summary: in a line. example: of its use. start: checks the arguments, raises SparseDashError or yields once, then
+    does the work and returns the exit code.
     """
 
     name: str
-    does: str
+    summary: str
     example: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    prepare: Callable[[argparse.Namespace], Callable[[], int]]
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    start: Callable[[argparse.Namespace], Work]
 
 
 COMMANDS = (
     Command(
         name="run",
-        does="calibrate, prune and evaluate a model",
+        summary="calibrate, prune and evaluate a model",
         example=f"sparsedash run --model {BUILTIN_MODEL} --sparsity 10,20",
-        add_arguments=run_commands.add_run_arguments,
-        prepare=run_commands.prepare_run,
+        add_flags=run_commands.add_run_command_flags,
+        start=run_commands.run_command,
     ),
     Command(
         name="find",
-        does="find how much can go within what may be lost",
+        summary="find how much can go within what may be lost",
         example=f"sparsedash find --model {BUILTIN_MODEL} --within 1.10 --within-points 2",
-        add_arguments=run_commands.add_find_arguments,
-        prepare=run_commands.prepare_find,
+        add_flags=run_commands.add_find_command_flags,
+        start=run_commands.find_command,
     ),
     Command(
         name="time",
-        does="measure how fast a sparse model is beside its dense one",
+        summary="measure how fast a sparse model is beside its dense one",
         example=f"sparsedash time --model {BUILTIN_MODEL} --sparsity 20",
-        add_arguments=run_commands.add_time_arguments,
-        prepare=run_commands.prepare_time,
+        add_flags=run_commands.add_time_command_flags,
+        start=run_commands.time_command,
     ),
     Command(
         name="export",
-        does="write the files of one sparse model, and prove that they load",
+        summary="write the files of one sparse model, and prove that they load",
         example=f"sparsedash export --model {BUILTIN_MODEL} --method best --sparsity 20 --form padded --to DIR",
-        add_arguments=file_commands.add_export_arguments,
-        prepare=file_commands.prepare_export,
+        add_flags=file_commands.add_export_command_flags,
+        start=file_commands.export_command,
     ),
     Command(
         name="verify",
-        does="prove again that an exported folder loads and is what it was",
+        summary="prove again that an exported folder loads and is what it was",
         example="sparsedash verify DIR",
-        add_arguments=file_commands.add_verify_arguments,
-        prepare=file_commands.prepare_verify,
+        add_flags=file_commands.add_verify_command_flags,
+        start=file_commands.verify_command,
     ),
     Command(
         name="runs",
-        does="list the runs that are stored, with their keys",
+        summary="list the runs that are stored, with their keys",
         example="sparsedash runs",
-        add_arguments=file_commands.add_data_folder_flag,
-        prepare=file_commands.prepare_runs,
+        add_flags=add_data_folder_flag,
+        start=file_commands.runs_command,
     ),
     Command(
         name="pack",
-        does="write a finished run into one file, for another machine",
+        summary="write a finished run into one file, for another machine",
         example="sparsedash pack RUN FILE",
-        add_arguments=file_commands.add_pack_arguments,
-        prepare=file_commands.prepare_pack,
+        add_flags=file_commands.add_pack_command_flags,
+        start=file_commands.pack_command,
     ),
     Command(
         name="unpack",
-        does="add the run of such a file to the results here",
+        summary="add the run of such a file to the results here",
         example="sparsedash unpack FILE",
-        add_arguments=file_commands.add_unpack_arguments,
-        prepare=file_commands.prepare_unpack,
+        add_flags=file_commands.add_unpack_command_flags,
+        start=file_commands.unpack_command,
     ),
     Command(
         name="cluster",
-        does="say whether the machines of a cluster can be used",
+        summary="say whether the machines of a cluster can be used",
         example="sparsedash cluster check",
-        add_arguments=add_cluster_arguments,
-        prepare=prepare_cluster,
+        add_flags=add_cluster_command_flags,
+        start=cluster_command,
     ),
 )
 
@@ -159,24 +155,32 @@ check), 130 stopped from the keyboard.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says. Returns the exit code, as `--help` lists them."""
+    """Run the command of the command line. Returns the exit code, one of those that `--help` lists."""
     redact_output()
     arguments = _parsed(argv)
+    work: Work = arguments.start(arguments)
     try:
-        work = arguments.prepare(arguments)
+        next(work)
     except SparseDashError as error:
-        # Nothing has been computed yet: whatever is wrong was asked wrongly, the data folder's name included.
+        # Nothing has been computed yet: an argument was wrong, the data folder's name included.
         return print_error(error, EXIT_BAD_ARGUMENTS)
     silence_libraries()
     try:
-        code: int = work()
-        return code
+        return _finish(work)
     except SparseDashError as error:
-        # What is in a model or a text shows when it is read; nothing was computed with it either.
+        # A model or a text that cannot be used shows when it is read; nothing was computed with it either.
         unusable = isinstance(error, SettingsError | ModelError | CorpusError) and not is_full(error)
         return print_error(error, EXIT_BAD_ARGUMENTS if unusable else EXIT_FAILED)
     except KeyboardInterrupt:
         return print_error(Cancelled(), EXIT_STOPPED)
+
+
+def _finish(work: Work) -> int:
+    try:
+        next(work)
+    except StopIteration as end:
+        return int(end.value)
+    raise AssertionError("A command yields once.")
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -194,8 +198,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sparsedash {__version__}")
     words = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
-        description = f"{command.does.capitalize()}: {command.example}"
-        own = words.add_parser(command.name, help=command.does, description=description)
-        command.add_arguments(own)
-        own.set_defaults(prepare=command.prepare)
+        description = f"{command.summary.capitalize()}: {command.example}"
+        own = words.add_parser(command.name, help=command.summary, description=description)
+        command.add_flags(own)
+        own.set_defaults(start=command.start)
     return parser

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,26 +27,30 @@ EXIT_STOPPED = 130
 STDOUT = "-"
 """The file name that means standard output."""
 LONGEST_LINE = 1_500
-"""Characters of one complaint."""
+"""Characters of an error or a warning."""
+
+
+Work = Generator[None, None, int]
+"""A command that yields once, when its arguments are checked, and returns its exit code."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one line, with the exit code that argparse uses as well."""
+    """A parser whose errors are one line; the exit code is that of argparse."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program with the complaint."""
+        """End the program with this error."""
         self.exit(EXIT_BAD_ARGUMENTS, f"{self.prog}: {one_line(message)}\n")
 
 
 def path_argument(text: str) -> Path:
-    """A path that an argument names."""
+    """The path of an argument."""
     if not text.strip():
         raise argparse.ArgumentTypeError("a name is needed")
     return Path(text)
 
 
 def add_output_flags(parser: argparse.ArgumentParser, holds: str = "the whole result") -> None:
-    """Add the flags that say where the result goes, and whether progress is shown."""
+    """Add the flags of the result's file and of progress."""
     to = f"write {holds} there as JSON; {STDOUT} is standard output, and the table then goes to standard error"
     parser.add_argument("--json", type=_file_or_stdout, metavar="FILE", help=to)
     add_quiet_flag(parser)
@@ -59,7 +63,7 @@ def add_quiet_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def result_writer(arguments: argparse.Namespace) -> Callable[[Iterable[str], dict[str, Any]], None]:
-    """Prints the lines of a result, and writes its document where --json says.
+    """A function that prints the lines of a result and writes its document into the file of --json.
 
     Raises SettingsError where that file cannot be written.
     """
@@ -79,20 +83,20 @@ def result_writer(arguments: argparse.Namespace) -> Callable[[Iterable[str], dic
     return write
 
 
-def print_warnings(said: Iterable[str]) -> None:
-    """Print the warnings that the pages show of a run."""
-    for line in said:
+def print_warnings(lines: Iterable[str]) -> None:
+    """Print the warnings of a run, which the pages show as well."""
+    for line in lines:
         print(f"sparsedash: warning: {one_line(line)}", file=sys.stderr)
 
 
 def print_error(error: SparseDashError, code: int) -> int:
-    """Print what went wrong; gives back the exit code."""
+    """Print an error; returns the exit code."""
     print(f"sparsedash: {one_line(str(error))}", file=sys.stderr)
     return code
 
 
 def silence_libraries() -> None:
-    """Libraries' own bars and notices would tear ours apart; errors still come through."""
+    """Switch off progress bars and notices of libraries, which would break ours; errors still come through."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "")
@@ -105,16 +109,16 @@ def _file_or_stdout(text: str) -> Path | str:
 
 
 def one_line(text: str) -> str:
-    """The text with what would break a line or steer a terminal spelt out, and cut where nobody reads on."""
+    """The text in one line of bounded length, with control characters spelt out."""
     plain = text.replace("\u00a0", " ")
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in plain)
     return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]} …"
 
 
 def run_table(document: dict[str, Any]) -> Iterator[str]:
-    """The lines of the table. document: as `reporting.files.run_json` makes it.
+    """The lines of a run's table. document: of `run_document`.
 
-    MLPs, linear: the shares of their weights, and of all linear weights, that were measured to be gone.
+    MLPs, linear: the measured shares of their weights, and of all linear weights, that were removed.
     """
     sparse, settings = document["sparse"], document["settings"]
     several = len(settings["methods"]) > 1
@@ -126,7 +130,7 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     removed, answered = f"{'MLPs':>8}{'linear':>8}", f"{'last word':>16}{'last token':>13}{'word ppl':>14}"
     yield f"{'':{width}}{removed}{answered}{'broke':>8}{'mended':>8}{'verdict':>11}"
     for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
-        yield f"{name:{width}}{_answers(answers)}"
+        yield f"{name:{width}}{_result_columns(answers)}"
     if settings["evaluation"]["rule"] == "published":
         yield "last token by the published rule: a passage of more than 197 tokens is wrong"
     if settings["evaluation"]["stop_early"]:
@@ -148,7 +152,7 @@ def sparse_model_label(method: MethodSettings, percent: float, several: bool) ->
     return f"{presets.method_name(method)}, {removed}" if several else removed
 
 
-def _answers(answers: dict[str, Any]) -> str:
+def _result_columns(answers: dict[str, Any]) -> str:
     word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
     line = "".join(f"{share:>8.1%}" for share in (answers.get("mlp_sparsity", 0), answers.get("matmul_ratio", 0)))
     line += f"{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
@@ -160,22 +164,22 @@ def _answers(answers: dict[str, Any]) -> str:
 
 
 class ProgressBar:
-    """A bar for each stage and sparse model; without a terminal one line each.
+    """Progress on standard error: a bar for each stage and sparse model, or a line each without a terminal.
 
-    settings: None of a search. quiet: show nothing.
+    settings: of a run; None of a search. quiet: show nothing.
     """
 
     def __init__(self, settings: RunSettings | None, quiet: bool = False) -> None:
         self._settings = settings
         self._quiet = quiet
-        self._said: set[str] = set()
+        self._titles: list[str] = []
 
     def __enter__(self) -> "ProgressBar":
         from tqdm import tqdm
 
         self._tqdm = tqdm
         self._bar: tqdm | None = None
-        self._title = ""
+        self(Step("start", 0, 0))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -183,27 +187,24 @@ class ProgressBar:
             self._bar.close()
 
     def __call__(self, step: Step) -> None:
-        """Show how far it is."""
+        """Show how far the work is."""
         if self._quiet:
             return
         title = STAGE_TITLES[step.stage]
         if step.stage in ("prune", "evaluate"):
             title += f", {self._model(step.point)}"
         if not sys.stderr.isatty():
-            self._say_once(title, step)
+            if title not in self._titles:
+                counted = step.total and step.unit != "steps"
+                print(f"{title}: {step.total:,} {step.unit}" if counted else title, file=sys.stderr)
+                self._titles.append(title)
             return
-        if self._bar is None or title != self._title:
+        if self._bar is None or [title] != self._titles:
             self.__exit__()
-            self._title = title
+            self._titles = [title]
             self._bar = self._tqdm(total=step.total, desc=title, unit=f" {step.unit}", leave=False)
         self._bar.total = step.total
         self._bar.update(step.done - self._bar.n)
-
-    def _say_once(self, title: str, step: Step) -> None:
-        if title not in self._said:
-            self._said.add(title)
-            counted = step.total and step.unit != "steps"
-            print(f"{title}: {step.total:,} {step.unit}" if counted else title, file=sys.stderr)
 
     def _model(self, point: int | None) -> str:
         if point is None:

@@ -12,8 +12,9 @@ from math import ceil, inf, log, sqrt
 from statistics import NormalDist
 from typing import Literal
 
-from sparsedash.schema.plain_values import require_points, require_ratio
+from sparsedash.schema.fields import check_settings
 from sparsedash.schema.records import Outcome, Record
+from sparsedash.schema.settings import FindSettings
 from sparsedash.stats.anytime import anytime_interval
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes
@@ -34,12 +35,11 @@ _STEPS = 40
 class Tolerance:
     """What may be lost. ratio: of word perplexity to the dense model's. points: of accuracy, in percentage points."""
 
-    ratio: float = 1.10
-    points: float = 2.0
+    ratio: float = FindSettings.ratio
+    points: float = FindSettings.points
 
     def __post_init__(self) -> None:
-        require_ratio(self.ratio)
-        require_points(self.points)
+        check_settings(self, FindSettings)
 
     def most(self, measure: LossMeasure) -> float:
         """The largest loss that is allowed, in the unit of `Loss`."""

@@ -11,8 +11,10 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting.html import visible
+from sparsedash.schema.fields import field_rows
+from sparsedash.schema.settings import FindSettings
 from sparsedash.ui import frame
-from sparsedash.ui.navigation import POINTS, RATIO, current_tolerance
+from sparsedash.ui.navigation import current_tolerance
 
 Query = dict[str, str | list[str]]
 """What an address says after its question mark; a parameter may have several values."""
@@ -85,35 +87,36 @@ def select(
 
 
 def choose_tolerance() -> None:
-    """Draw the two fields that say what may be lost."""
+    """Draw the two fields of the tolerance."""
     allowed = current_tolerance()
     with st.popover("What may be lost", type="tertiary"):
-        ratio_field("Word perplexity, times the dense model's", allowed.ratio)
-        points_field("Accuracy, points", allowed.points)
+        ratio_field(allowed.ratio)
+        points_field(allowed.points)
         frame.note(
             "Within: the whole interval of word perplexity lies inside. Beyond: that of either measure lies outside."
         )
 
 
-def ratio_field(title: str, value: float) -> None:
+def ratio_field(value: float) -> None:
     """Draw the field of the word perplexity that is allowed, as a multiple of the dense model's."""
-    _tolerance_field(RATIO, title, value, (1.01, 1000.0), 0.05)
+    _tolerance_field("ratio", value, 0.05)
 
 
-def points_field(title: str, value: float) -> None:
+def points_field(value: float) -> None:
     """Draw the field of the points of accuracy that may be lost."""
-    _tolerance_field(POINTS, title, value, (0.1, 100.0), 0.5)
+    _tolerance_field("points", value, 0.5)
 
 
-def _tolerance_field(name: str, title: str, value: float, bounds: tuple[float, float], step: float) -> None:
-    key = f"chosen-{name}"
-    st.session_state[key] = min(max(value, bounds[0]), bounds[1])
+def _tolerance_field(name: str, value: float, step: float) -> None:
+    row = field_rows(FindSettings)[name]
+    key = f"chosen-{row.key}"
+    st.session_state[key] = min(max(value, row.low), row.high)
     st.number_input(
-        title,
-        min_value=bounds[0],
-        max_value=bounds[1],
+        row.label,
+        min_value=row.low,
+        max_value=row.high,
         step=step,
         format="%.2f",
         key=key,
-        on_change=lambda: set_query({name: f"{st.session_state[key]:g}"}),
+        on_change=lambda: set_query({row.key: f"{st.session_state[key]:g}"}),
     )

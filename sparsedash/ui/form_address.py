@@ -1,97 +1,80 @@
-"""The address under which the form of the prune page is filled in with given settings.
-
-The fields' names in the address stand here and in `ui/form/`, which draws them; links to the form come from many pages.
-"""
+"""Addresses of the prune page: the parameters that fill in its form with given settings. Many pages link there."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sparsedash.catalog.presets import METHODS
+from sparsedash.schema.fields import field_rows
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import FindSettings, RunSettings
 from sparsedash.schema.store_keys import is_used
 from sparsedash.ui.address_bar import Query
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 CHANNEL_PRESETS = [method for method in METHODS if method.settings.takes_channels]
 MASK_PRESETS = [method for method in METHODS if not method.settings.takes_channels]
 GOALS = SWEEP, SEARCH = "Prune to chosen sparsities", "How much can go?"
-"""The two ways to start, as the form names them and the address says them."""
+"""The two goals, as the form and the address name them."""
 
 OWN, MASKS = "own", "masks"
-"""The fields of a method of one's own and of the presets that set weights to zero."""
+"""Keys of the fields of a custom method and of the presets that set weights to zero."""
 
 CHOICES = ("saliency", "pattern", "compensation", "allocation")
-PARAMETERS = ("damping", "strength", "seed", "blend", "floor", "ceiling", "rounds", "schedule", "scope", "plain_text")
-"""Of a method, in the order they are asked for; the width multiple is asked once for all methods."""
-KEYS = {"seed": "lot"}
-"""What a parameter is called in the address where its own name is another field's."""
+"""Of a method; its other settings depend on them."""
 
 
 def form_address(settings: RunSettings | FindSettings) -> Query | None:
-    """The parameters of the address that fills the form in with these settings; None where it has no room for them."""
-    if isinstance(settings, FindSettings):
-        return _search_address(settings)
-    methods = _methods(settings.methods)
-    widths = {method.width_multiple for method in settings.methods}
-    if methods is None or len(widths) > 1:
-        return None
-    sparsities = ", ".join(f"{value / 10:g}" for value in settings.sparsities_permille)
-    early = {"stop": "true"} if settings.evaluation.stop_early else {}
-    return {**methods, "sparsity": sparsities, "width": str(widths.pop()), **_rest(settings), **early}
+    """The parameters of the address that fills in the form with these settings.
 
-
-def _search_address(settings: FindSettings) -> Query:
-    """As `form_address`, of a search."""
-    usual = replace(settings.method, width_multiple=MethodSettings().width_multiple)
-    name = next((preset.name for preset in METHODS if preset.settings == usual), "")
-    method: Query = {"with": name} if name else dict(_own(usual))
-    return {
-        "goal": SEARCH,
-        **method,
-        "within": f"{settings.ratio:g}",
-        "points": f"{settings.points:g}",
-        "width": str(settings.method.width_multiple),
-        **_rest(settings),
-    }
-
-
-def _rest(settings: RunSettings | FindSettings) -> Query:
-    """What both ways to start ask for alike."""
-    calibration, evaluation = settings.calibration, settings.evaluation
-    found: Query = {
-        "model": settings.model,
-        "text": evaluation.corpus,
-        "rule": evaluation.rule,
-        "calibration": calibration.corpus,
-        "samples": str(calibration.n_samples),
-        "length": str(calibration.length),
-        "seed": str(calibration.seed),
-        "weights": calibration.token_weights,
-        "dtype": settings.dtype,
-    }
-    found |= {"passages": str(evaluation.n_passages)} if evaluation.n_passages else {}
-    found |= {"shuffle": str(seed)} if (seed := evaluation.shuffle_seed) is not None else {}
-    found |= {"residency": settings.residency} if settings.residency != "auto" else {}
-    return found | ({"packed": "true"} if calibration.packed else {})
-
-
-def _methods(methods: Sequence[MethodSettings]) -> Query | None:
-    """The parameters under which the form chooses just these methods, but for their width multiple.
-
-    None where the form has no room for them: it makes one method of one's own.
+    None where the form has no room for them: it takes one custom method, and one width multiple.
     """
-    usual = [replace(method, width_multiple=MethodSettings().width_multiple) for method in methods]
+    search = settings if isinstance(settings, FindSettings) else None
+    run = settings.run((1,)) if isinstance(settings, FindSettings) else settings
+    usual = [replace(method, width_multiple=MethodSettings.width_multiple) for method in run.methods]
     own = [method for method in usual if method not in [preset.settings for preset in METHODS]]
-    if len(own) > 1:
+    widths = {method.width_multiple for method in run.methods}
+    if len(own) > 1 or len(widths) > 1:
         return None
-    found: Query = {"method": ""}
-    for field, presets in (("method", CHANNEL_PRESETS), (MASKS, MASK_PRESETS)):
-        if names := [preset.name for preset in presets if preset.settings in usual]:
-            found[field] = names
-    return found | (_own(own[0]) if own else {})
+    if search:
+        found: Query = {"goal": SEARCH, **_setting_values(search)}
+        found |= {} if own else {"with": next(preset.name for preset in METHODS if preset.settings == usual[0])}
+    else:
+        found = {"method": "", **_preset_names(usual)}
+    values = _setting_values(run) | _setting_values(run.calibration) | _setting_values(run.evaluation)
+    if search:
+        del values["sparsity"]
+    return {**found, **(_custom_method(own[0]) if own else {}), "width": str(widths.pop()), **values}
 
 
-def _own(method: MethodSettings) -> dict[str, str]:
+def _preset_names(methods: Sequence[MethodSettings]) -> Query:
+    fields = {"method": CHANNEL_PRESETS, MASKS: MASK_PRESETS}
+    chosen = {key: [each.name for each in presets if each.settings in methods] for key, presets in fields.items()}
+    return {key: names for key, names in chosen.items() if names}
+
+
+def _custom_method(method: MethodSettings) -> dict[str, str]:
     choices = {name: getattr(method, name) for name in CHOICES}
-    values = choices | {KEYS.get(name, name): getattr(method, name) for name in PARAMETERS if is_used(name, **choices)}
-    return {OWN: "true"} | {name: str(value) for name, value in values.items()}
+    rows = field_rows(MethodSettings).values()
+    used = [row for row in rows if row.name != "width_multiple" and is_used(row.name, **choices)]
+    return {OWN: "true"} | {row.key: _text(getattr(method, row.name)) for row in used}
+
+
+def _setting_values(settings: "DataclassInstance") -> dict[str, str]:
+    """The values of the settings with a row, by their keys; none of those that are off."""
+    values = {row.key: getattr(settings, row.name) for row in field_rows(type(settings)).values()}
+    return {key: _text(value) for key, value in values.items() if value is not None and value is not False}
+
+
+def _text(value: Any) -> str:
+    match value:
+        case True:
+            return "true"
+        case float():
+            return f"{value:.15g}"
+        case tuple():
+            return ", ".join(f"{permille / 10:g}" for permille in value)
+        case _:
+            return str(value)

@@ -1,19 +1,22 @@
-"""Fields of the form: models, texts, uploads, numbers, choices, each kept in the page's address."""
+"""Fields of the form, drawn from the rows of the field table, with errors underneath; uploads of texts.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+The address of the page holds their values.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS, CatalogEntry
+from sparsedash.catalog.choices import OFFERED
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, paragraph
-from sparsedash.schema import plain_values
 from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.fields import FieldRow
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import ReferenceField
 from sparsedash.storage.text_files import MAX_MEGABYTES, MAX_TOTAL_BYTES, TEXT_KINDS, UPLOAD
@@ -21,18 +24,125 @@ from sparsedash.storage.users import serving_rules
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.address_bar import BOUND
 
-_HOW = (
+T = TypeVar("T")
+
+_UPLOAD_HELP = (
     "A .jsonl file has one JSON object with a text field in each line, a .txt file blank lines between its texts, a "
-    f".parquet file a column named text. At most {MAX_MEGABYTES} MB. It is kept in the server's data folder, where "
+    f".parquet file a column named text. At most {MAX_MEGABYTES} MB. It is kept in the server's data folder, where"
 )
-_SHARED = "everybody who uses this page can choose it, and delete it."
-_OWN = "you alone can choose it, and delete it."
-_IN_USE = "{taken} of {room} are in use. {whose} Results that were computed from them stay."
 
 
-def uploaded_texts(backend: Backend) -> list[str]:
-    """The references of the texts that were uploaded before, newest first."""
-    return list(backend.uploads.kept())
+def setting_field(row: FieldRow, *, disabled: bool = False) -> Any:
+    """Draw the field of a setting. Returns its value: the default while the field is empty."""
+    about = row.help or None
+    match row.kind:
+        case "switch":
+            return st.toggle(row.label, key=row.key, bind=BOUND, help=about)
+        case "choice":
+            chosen = st.selectbox(
+                row.label,
+                row.options,
+                index=row.options.index(row.default),
+                key=row.key,
+                bind=BOUND,
+                help=about,
+                filter_mode=None,
+                disabled=disabled,
+            )
+            return chosen or row.default
+        case _:
+            number, step, shown = (int, 1, None) if row.kind == "whole" else (float, 0.01, "%.3g")
+            value = st.number_input(
+                row.label,
+                min_value=number(row.low),
+                max_value=number(row.high),
+                value=row.default,
+                step=step,
+                format=shown,
+                key=row.key,
+                bind=address_bar.bound(row.key),
+                placeholder=row.empty or None,
+                help=about,
+            )
+            return row.default if value is None else number(value)
+
+
+def setting_fields(
+    rows: Sequence[FieldRow], n_columns: int, draw: Callable[[FieldRow], Any] = setting_field
+) -> dict[str, Any]:
+    """Draw fields side by side in so many columns. Returns their values by the names of the settings."""
+    values = {}
+    for first in range(0, len(rows), n_columns):
+        for row, column in zip(rows[first : first + n_columns], st.columns(n_columns), strict=False):
+            with column:
+                values[row.name] = draw(row)
+    return values
+
+
+def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -> str | None:
+    """Draw the field of a model or a text, and what the catalog says of it. Returns None where it cannot be used.
+
+    usual: its value until the user chooses another; None: the setting's default.
+    """
+    names = [choice.name for choice in OFFERED[row.title]]
+    is_text = row.title != "model"
+    if is_text:
+        names += backend.uploads.kept()
+    usual = usual or row.default
+    # Where the usual value has changed and the field still shows the former one, it follows.
+    before = st.session_state.get(f"usual-{row.key}", usual)
+    st.session_state[f"usual-{row.key}"] = usual
+    if before != usual and st.session_state.get(row.key) == before:
+        st.session_state[row.key] = usual
+    name = st.selectbox(
+        row.label, names, index=names.index(usual), key=row.key, bind=BOUND, accept_new_options=True, help=row.help
+    )
+    usable = validated(row.key, lambda: _usable_reference(backend, row, (name or "").strip()))
+    for choice in OFFERED[row.title]:
+        if choice.name == name:
+            terms = f"Licence: {choice.licence}. Size: {choice.size}. How it is read: {choice.reading}."
+            show_hint(f"{choice.title}: {choice.summary}", *([terms] if choice.reading else []))
+    if is_text:
+        upload_button(backend, row.key)
+    return usable
+
+
+def _usable_reference(backend: Backend, row: FieldRow, name: str) -> str:
+    """The name as it is. Raises SparseDashError where it cannot be used."""
+    row.check(name)
+    if problem := backend.reference_problem(cast(ReferenceField, row.title), name):
+        raise SparseDashError(problem.message)
+    return name
+
+
+def expander(label: str, key: str, names: Sequence[str], opened: bool = False) -> DeltaGenerator:
+    """An expander that is open at first where the address has a value for one of these fields, or if `opened`."""
+    st.session_state.setdefault(key, opened or any(map(address_bar.query_value, names)))
+    return st.expander(label, key=key, on_change="rerun")
+
+
+def group_heading(heading: str) -> None:
+    """Draw a heading over fields that belong together."""
+    frame.show(element("h3", escape(heading), css="sd-group"))
+
+
+def show_hint(*lines: str) -> None:
+    """Draw small grey lines under a field."""
+    if lines:
+        frame.show(*(paragraph(line, css="sd-hint") for line in lines))
+
+
+def validated(key: str, build: Callable[[], T]) -> T | None:
+    """The value that `build` returns. Where it raises: None, with the error under the field and a red border."""
+    try:
+        return build()
+    except SparseDashError as error:
+        fields = ("[data-testid=stTextInputRootElement]", "[data-testid=stSelectbox] [role=group]")
+        marked = ", ".join(f".st-key-{key} {field}" for field in fields)
+        frame.show(Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"))
+        message = f"{error.message} {error.advice}".strip()
+        frame.show(element("p", escape(message), css="sd-field-error", role="alert"))
+        return None
 
 
 def upload_button(backend: Backend, chooser: str) -> None:
@@ -48,7 +158,7 @@ def upload_button(backend: Backend, chooser: str) -> None:
             [kind.removeprefix(".") for kind in TEXT_KINDS],
             key=f"{chooser}-upload",
             max_upload_size=MAX_MEGABYTES,
-            help=_HOW + (_SHARED if serving_rules() is None else _OWN),
+            help=f"{_UPLOAD_HELP} {_who()} can choose it, and delete it.",
             on_change=_keep_upload,
             args=(backend, chooser),
         )
@@ -58,19 +168,24 @@ def upload_button(backend: Backend, chooser: str) -> None:
 
 
 def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
-    """Draw the uploads with their sizes and a delete button each; nothing where there are none.
+    """Draw the uploaded texts with their sizes and a delete button each; nothing where there are none.
 
-    usual: what a field goes back to, by its key, when the text that it has chosen is deleted.
+    usual: the text that a field goes back to, by its key, when the one it has chosen is deleted.
     """
     kept = backend.uploads.kept()
     if not kept:
         return
-    # Under another label it would be another one, and close when a text goes.
+    # The label stays the same: another one would make another expander, which is closed.
     shown = st.expander("Uploaded texts", key="uploads", on_change="rerun")
     if not shown.open:
         return
     with shown:
-        frame.show(paragraph(_in_use(sum(kept.values())), css="sd-muted sd-small"))
+        rules = serving_rules()
+        room = wording.size(MAX_TOTAL_BYTES if rules is None else rules.quota.upload_mb * 1_000_000)
+        used = f"{wording.size(sum(kept.values()))} of {room} are in use."
+        whose = f"{_who().capitalize()} can choose these texts, and delete them."
+        stay = "Results that were computed from them stay."
+        frame.show(paragraph(f"{used} {whose} {stay}", css="sd-muted sd-small"))
         for reference, n_bytes in kept.items():
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
                 frame.show(paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}"))
@@ -80,21 +195,16 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
                     type="tertiary",
                     icon=":material/delete:",
                     on_click=frame.attempt,
-                    args=(lambda name=reference: _drop(backend, name, usual),),
+                    args=(lambda name=reference: _delete_upload(backend, name, usual),),
                 )
 
 
-def _in_use(n_bytes: int) -> str:
-    rules = serving_rules()
-    if rules is None:
-        room, whose = MAX_TOTAL_BYTES, "Everybody who uses this page can choose these texts, and delete them."
-    else:
-        room, whose = rules.quota.upload_mb * 1_000_000, "You alone can choose these texts, and delete them."
-    return _IN_USE.format(taken=wording.size(n_bytes), room=wording.size(room), whose=whose)
+def _who() -> str:
+    return "everybody who uses this page" if serving_rules() is None else "you alone"
 
 
-def _drop(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:
-    """Delete it, and choose something else where it was chosen."""
+def _delete_upload(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:
+    """Delete an upload; fields that have chosen it go back to their usual text."""
     backend.drop_upload(reference)
     for chooser, name in usual.items():
         if str(st.session_state.get(chooser, "")).partition("[")[0] == reference:
@@ -102,7 +212,7 @@ def _drop(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:
 
 
 def _keep_upload(backend: Backend, chooser: str) -> None:
-    """Keep what was brought and choose it; a refusal leaves the choice as it is, and stands until the next file."""
+    """Store the uploaded file and choose it; a refusal leaves the choice as it is, and is shown until the next file."""
     file = st.session_state[f"{chooser}-upload"]
     if file is None:
         return
@@ -116,7 +226,7 @@ def _keep_upload(backend: Backend, chooser: str) -> None:
 
 
 def free_upload_memory(file: UploadedFile) -> None:
-    """Free the memory that a file takes which was read: Streamlit keeps it, twice, for as long as the visitor stays."""
+    """Free the memory of a file that was read: Streamlit keeps two copies for as long as the session lasts."""
     context = get_script_run_ctx(suppress_warning=True)
     if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
         context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
@@ -126,152 +236,3 @@ def free_upload_memory(file: UploadedFile) -> None:
 
 def _refusal(chooser: str) -> str:
     return f"{chooser}-refused"
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chooser:
-    """A field for a model or a text: a name from the catalog or any other reference.
-
-    key: its name in the address. field: its name in the settings' complaints and problems.
-    """
-
-    key: str
-    field: ReferenceField
-    label: str
-    help: str
-    choices: tuple[CatalogEntry, ...]
-
-    @property
-    def takes_uploads(self) -> bool:
-        """Whether it can also be a text of one's own that is uploaded."""
-        return self.field != "model"
-
-
-MODEL_FIELD = Chooser(
-    key="model",
-    field="model",
-    label="Model",
-    help="A name from the list, any Hugging Face id (with @revision if you like), a local folder or a .gguf file.",
-    choices=MODELS,
-)
-PASSAGES_FIELD = Chooser(
-    key="text",
-    field="evaluation text",
-    label="Passages to answer",
-    help="A name from the list, or file:PATH of a .jsonl, .txt or .parquet file on the server.",
-    choices=EVALUATION_CORPORA,
-)
-CALIBRATION_FIELD = Chooser(
-    key="calibration",
-    field="calibration text",
-    label="Calibration text",
-    help="The text whose activations decide what can go. A name from the list, or file:PATH on the server.",
-    choices=CALIBRATION_CORPORA,
-)
-
-
-def reference_field(backend: Backend, field: Chooser, usual: str | None = None) -> str | None:
-    """The chosen model or text, or None where it cannot be used; the catalog's description is drawn underneath.
-
-    usual: what the field begins with, and goes on with until the visitor chooses; None: the first choice.
-    """
-    names = [choice.name for choice in field.choices]
-    if field.takes_uploads:
-        names += uploaded_texts(backend)
-    first = names.index(usual or names[0])
-    _follow(field.key, names[first])
-    name = st.selectbox(
-        field.label, names, index=first, key=field.key, bind=BOUND, accept_new_options=True, help=field.help
-    )
-    usable = validated(field.key, lambda: _usable(backend, field, (name or "").strip()))
-    for choice in field.choices:
-        if choice.name == name:
-            show_hint(f"{choice.title}: {choice.summary}", *_terms(choice))
-    if field.takes_uploads:
-        upload_button(backend, field.key)
-    return usable
-
-
-def _follow(key: str, usual: str) -> None:
-    """Where what is usual has changed and the field still shows what was, let it show what is."""
-    before = st.session_state.get(f"usual-{key}", usual)
-    st.session_state[f"usual-{key}"] = usual
-    if before != usual and st.session_state.get(key) == before:
-        st.session_state[key] = usual
-
-
-def _usable(backend: Backend, field: Chooser, name: str) -> str:
-    """The name as it is. Raises SparseDashError where it cannot be used."""
-    plain_values.require_reference(field.field, name)
-    if problem := backend.reference_problem(field.field, name):
-        raise SparseDashError(problem.message)
-    return name
-
-
-def _terms(choice: CatalogEntry) -> list[str]:
-    """On what terms a text set comes; nothing of a model."""
-    if not choice.reading:
-        return []
-    return [f"Licence: {choice.licence}. Size: {choice.size}. How it is read: {choice.reading}."]
-
-
-def whole_number_field(
-    key: str, label: str, low: int, high: int, value: int | None, empty: str = "", about: str | None = None
-) -> int | None:
-    """A field for a whole number; None while it is empty."""
-    number = st.number_input(
-        label,
-        min_value=low,
-        max_value=high,
-        value=value,
-        step=1,
-        key=key,
-        bind=address_bar.bound(key),
-        placeholder=empty or None,
-        help=about,
-    )
-    return None if number is None else int(number)
-
-
-def choice_field(
-    key: str,
-    label: str,
-    options: tuple[T, ...],
-    about: str | None = None,
-    *,
-    usual: T | None = None,
-    disabled: bool = False,
-) -> T:
-    """A field for one of a few; the usual one, or the first of them, unless the visitor chooses another."""
-    first = options[0] if usual is None else usual
-    chosen = st.selectbox(
-        label, options, index=options.index(first), key=key, bind=BOUND, help=about, filter_mode=None, disabled=disabled
-    )
-    return chosen or first
-
-
-def group_heading(heading: str) -> None:
-    """Draw a heading over fields that belong together."""
-    frame.show(element("h3", escape(heading), css="sd-group"))
-
-
-def show_hint(*lines: str) -> None:
-    """Draw small grey lines under a field; nothing where there are none."""
-    if lines:
-        frame.show(*(paragraph(line, css="sd-hint") for line in lines))
-
-
-def validated(key: str, build: Callable[[], T]) -> T | None:
-    """What `build` returns; or None where it raises, with the error drawn under the field and its border marked."""
-    try:
-        return build()
-    except SparseDashError as error:
-        fields = ("[data-testid=stTextInputRootElement]", "[data-testid=stSelectbox] [role=group]")
-        marked = ", ".join(f".st-key-{key} {field}" for field in fields)
-        frame.show(Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"))
-        message = f"{error.message} {error.advice}".strip()
-        frame.show(element("p", escape(message), css="sd-field-error", role="alert"))
-        return None

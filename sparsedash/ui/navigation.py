@@ -10,10 +10,12 @@ from collections.abc import Mapping
 import streamlit as st
 
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.fields import field_rows
 from sparsedash.schema.settings import FindSettings
 from sparsedash.stats.tolerance import Tolerance
 
-RUN, RATIO, POINTS = "run", "within", "points"
+RUN = "run"
+RATIO, POINTS = (field_rows(FindSettings)[name].key for name in ("ratio", "points"))
 """Parameters of an address: the run's key, word perplexity as a multiple of dense's, and points of accuracy."""
 ABOUT_A_RUN = ("overview", "compare", "layers", "models")
 """The pages, by their files, that are about one run."""

@@ -1,0 +1,103 @@
+"""The field table: a setting's default, limits, label, help, flag and address key, in the row it is declared with.
+
+The rows stand in the dataclasses of `settings` and `method_settings`. From them are made the fields of the form
+(`ui.form_fields`), its address (`ui.form_address`), the flags of the commands (`shell.flags`) and the checks of values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
+
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.plain_values import require_reference, require_whole
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
+MAX_SEED = 2**31 - 1
+
+Kind = Literal["choice", "number", "reference", "sparsities", "switch", "whole"]
+_KINDS: dict[object, Kind] = {
+    bool: "switch",
+    int: "whole",
+    int | None: "whole",
+    float: "number",
+    str: "reference",
+    tuple[int, ...]: "sparsities",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldRow:
+    """One setting, in plain values.
+
+    name: of the attribute. title: in errors. options: of a choice. low, high: limits, both
+    allowed; above: a lower limit that is not, for values that only the field of the form does not go down to.
+    label, help: of the field. empty: what the field shows without a value. key: in the address of the page. flag: of
+    the commands, with its own help where that is not the field's.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    options: tuple[str, ...]
+    title: str
+    low: float = 0
+    high: float = 1
+    above: float | None = None
+    label: str = ""
+    help: str = ""
+    empty: str = ""
+    key: str = ""
+    flag: str = ""
+    flag_help: str = ""
+
+    def check(self, value: Any) -> None:
+        """Raise SettingsError unless the setting can have this value."""
+        if self.kind == "choice" and value not in self.options:
+            raise SettingsError(self.title, value, ", ".join(self.options))
+        if self.kind == "reference":
+            require_reference(self.title, value)
+        if self.kind == "whole" and not (value is None and self.default is None):
+            require_whole(self.title, value, int(self.low), int(self.high))
+        if self.kind == "number":
+            lowest = self.low if self.above is None else self.above
+            if type(value) not in (int, float) or not lowest <= value <= self.high or value == self.above:
+                start = f"from {lowest:g} to" if self.above is None else f"more than {lowest:g}, at most"
+                raise SettingsError(self.title, value, f"{start} {self.high:g}")
+
+
+def setting(default: T, **row: Any) -> T:
+    """A field of a dataclass with this default and the other values of its `FieldRow`."""
+    declared: T = field(default=default, metadata=row)
+    return declared
+
+
+@cache
+def field_rows(settings: "type[DataclassInstance]") -> Mapping[str, FieldRow]:
+    """The rows of a dataclass of settings, in order, by the names of its attributes."""
+    hints = get_type_hints(settings)
+    rows = {}
+    for each in fields(settings):
+        if each.metadata:
+            kind = _KINDS.get(hints[each.name], "choice")
+            options = get_args(hints[each.name]) if kind == "choice" else ()
+            given = {"name": each.name, "title": each.name, **each.metadata}
+            rows[each.name] = FieldRow(kind=kind, default=each.default, options=options, **given)
+    return MappingProxyType(rows)
+
+
+def check_settings(settings: "DataclassInstance", declared_in: "type[DataclassInstance] | None" = None) -> None:
+    """Check every setting that has a row, here or in the class where it is declared. Raises SettingsError.
+
+    Whole numbers become floats where any number is allowed: 1 and 1.0 are equal settings and have one key.
+    """
+    for name, row in field_rows(declared_in or type(settings)).items():
+        value = getattr(settings, name)
+        row.check(value)
+        if row.kind == "number":
+            object.__setattr__(settings, name, float(value))
