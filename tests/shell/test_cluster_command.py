@@ -31,25 +31,42 @@ def check(capsys, monkeypatch):
     return checked
 
 
-def test_without_a_scheduler_the_variable_is_named(check):
-    code, _, err = check()
-    assert (code, err.count("\n")) == (2, 1)
-    assert "SPARSEDASH_SCHEDULER" in err
+@pytest.mark.parametrize(
+    ("environment", "code", "said"),
+    [
+        ({}, 2, "SPARSEDASH_SCHEDULER"),
+        ({"SPARSEDASH_SCHEDULER": "tcp://10.1.2.3:8786"}, 2, "whoever reaches one without certificates runs code"),
+        ({"SPARSEDASH_SCHEDULER": "tcp://127.0.0.1:PORT"}, 1, "No scheduler answers at"),
+        (
+            {"SPARSEDASH_SCHEDULER": "tls://127.0.0.1:PORT"},
+            1,
+            "SPARSEDASH_TLS_CA, SPARSEDASH_TLS_CERT and SPARSEDASH_TLS_KEY",
+        ),
+        (
+            {
+                "SPARSEDASH_SCHEDULER": "tls://127.0.0.1:PORT",
+                "SPARSEDASH_TLS_CA": "BROKEN",
+                "SPARSEDASH_TLS_CERT": "BROKEN",
+            },
+            1,
+            "SSLError",
+        ),
+    ],
+    ids=["none", "without certificates", "nothing listens", "no certificates named", "broken certificate"],
+)
+def test_a_scheduler_that_cannot_be_used_is_an_error(check, tmp_path, monkeypatch, environment, code, said):
+    monkeypatch.setattr("sparsedash.jobs.cluster.CONNECT_S", 0.5)
+    broken = tmp_path / "ca.pem"
+    broken.write_text("no certificate")
+    port = str(free_port())
+    named = {name: value.replace("PORT", port).replace("BROKEN", str(broken)) for name, value in environment.items()}
+    ended, _, err = check(**named)
+    assert ended == code
+    assert said in err
 
 
-def test_a_scheduler_elsewhere_without_certificates_is_refused_before_anything_is_sent(check):
-    code, _, err = check(SPARSEDASH_SCHEDULER="tcp://10.1.2.3:8786")
-    assert code == 2
-    assert "whoever reaches one without certificates runs code" in err
-
-
-def test_where_nothing_listens_that_is_said(check):
-    code, _, err = check(SPARSEDASH_SCHEDULER=f"tcp://127.0.0.1:{free_port()}")
-    assert (code, err.count("\n")) == (1, 1)
-    assert "No scheduler answers at" in err
-
-
-def test_what_is_no_scheduler_is_not_waited_for_for_long(check):
+def test_a_server_that_is_no_scheduler_times_out(check, monkeypatch):
+    monkeypatch.setattr("sparsedash.jobs.cluster.CONNECT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(
             target=lambda: server.accept()[0].send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), daemon=True
@@ -57,21 +74,6 @@ def test_what_is_no_scheduler_is_not_waited_for_for_long(check):
         code, _, err = check(SPARSEDASH_SCHEDULER=f"tcp://127.0.0.1:{server.getsockname()[1]}")
     assert code == 1
     assert "No scheduler answers at" in err
-
-
-def test_without_certificates_the_variables_are_named(check):
-    code, _, err = check(SPARSEDASH_SCHEDULER=f"tls://127.0.0.1:{free_port()}")
-    assert code == 1
-    assert "SPARSEDASH_TLS_CA, SPARSEDASH_TLS_CERT and SPARSEDASH_TLS_KEY" in err
-
-
-def test_a_file_that_is_no_certificate_is_told(check, tmp_path):
-    broken = tmp_path / "ca.pem"
-    broken.write_text("no certificate")
-    named = dict.fromkeys(("SPARSEDASH_TLS_CA", "SPARSEDASH_TLS_CERT"), str(broken))
-    code, _, err = check(SPARSEDASH_SCHEDULER=f"tls://127.0.0.1:{free_port()}", **named)
-    assert code == 1
-    assert "SSLError" in err
 
 
 def test_a_certificate_of_another_authority_is_let_nowhere(check, dask, tmp_path):

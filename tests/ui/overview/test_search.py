@@ -1,10 +1,9 @@
 """A search on the pages: its sentence, its trials, and by what it is judged."""
 
-from dataclasses import replace
 
 import pytest
 
-from sparsedash.ui.form_address import SEARCH, form_address
+from sparsedash.ui.form_address import SEARCH
 from tests.ui import specimens
 from tests.ui.conftest import links, query_of, words
 from tests.ui.fake_backend import job
@@ -70,40 +69,3 @@ def test_answers_of_a_trial_can_be_compared(open_page, backend):
     run = backend.add_search(found)
     app = open_page("compare", run=run.key)
     assert "How much of SmolLM2 135M (built in) can go" in words(app) + str([box.options for box in app.selectbox])
-
-
-def test_the_form_asks_for_a_search_and_its_address_fills_it_in_again(open_page, backend):
-    from tests.ui.conftest import button
-
-    app = open_page("prune", goal=SEARCH, **{"with": "best"}, within="1.2", points="3", passages="400", width="64")
-    button(app, "Start").click().run()
-    (asked,) = backend.submitted
-    assert (asked.ratio, asked.points, asked.evaluation.n_passages) == (1.2, 3.0, 400)
-    assert (asked.method.allocation, asked.method.width_multiple) == ("sensitivity", 64)
-    other = open_page("prune", **form_address(asked))
-    button(other, "Start").click().run()
-    assert backend.submitted[1] == asked
-
-
-@pytest.mark.parametrize("odd", ["inf", "nan", "x", "0.5", "1e400"])
-def test_a_tolerance_in_the_address_that_is_not_allowed_leaves_the_default(odd, open_page, backend):
-    from tests.ui.conftest import button
-
-    button(open_page("prune", goal=SEARCH, within=odd), "Start").click().run()
-    assert backend.submitted[0].ratio == 1.1
-
-
-def test_the_form_of_a_search_takes_a_method_of_ones_own(open_page, backend):
-    from tests.ui.conftest import button
-
-    run, *_ = specimens.search()
-    own = replace(run.find, method=replace(run.find.method, saliency="wifv", damping=0.5))
-    app = open_page("prune", **form_address(own))
-    button(app, "Start").click().run()
-    assert backend.submitted == [own]
-
-
-def test_a_budget_under_what_can_be_within_is_said_to_be(open_page, backend):
-    app = open_page("prune", goal=SEARCH, passages="10")
-    assert "With fewer than 30 passages nothing is ever called within." in words(app)
-    assert not app.exception

@@ -1,0 +1,58 @@
+"""The field table: every setting in one row, from which form, address and flags are made."""
+
+import argparse
+from collections import Counter
+from itertools import chain
+
+import pytest
+
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.fields import field_rows
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
+from sparsedash.stats.tolerance import Tolerance
+
+TABLES = (RunSettings, CalibrationSettings, EvaluationSettings, MethodSettings, FindSettings)
+ROWS = list(chain.from_iterable(field_rows(table).values() for table in TABLES))
+
+
+@pytest.mark.parametrize("column", ["key", "flag", "label"])
+def test_no_two_settings_share_a_key_a_flag_or_a_label(column):
+    counted = Counter(value for row in ROWS if (value := getattr(row, column)))
+    assert [value for value, n in counted.items() if n > 1] == []
+
+
+def test_every_setting_has_a_key_and_a_label_and_every_parameter_of_a_method_a_help():
+    assert [row.name for row in ROWS if not (row.key and row.label)] == []
+    assert [row.name for row in field_rows(MethodSettings).values() if not (row.help or row.flag_help)] == []
+
+
+def test_the_default_of_a_row_is_that_of_its_settings():
+    for table in (CalibrationSettings, EvaluationSettings, MethodSettings, FindSettings, RunSettings):
+        made = table()
+        assert {row.name: row.default for row in field_rows(table).values()} == {
+            name: getattr(made, name) for name in field_rows(table)
+        }
+    assert Tolerance() == Tolerance(ratio=FindSettings().ratio, points=FindSettings().points)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.kind in ("whole", "number")], ids=lambda row: row.title)
+def test_a_number_is_checked_at_its_limits(row):
+    row.check(row.low if row.kind == "number" else int(row.low))
+    row.check(row.high if row.kind == "number" else int(row.high))
+    beyond = row.low if row.above is None else row.above + 1
+    for value in (beyond - 1, row.high + 1, float("nan"), "1", True):
+        with pytest.raises(SettingsError, match=f"^{row.title}: "):
+            row.check(value)
+
+
+def test_every_flag_is_accepted_by_a_parser_and_described():
+    from sparsedash.shell.flags import add_run_flags, add_tolerance_flags, run_from_flags
+
+    parser = argparse.ArgumentParser()
+    add_run_flags(parser)
+    add_tolerance_flags(parser)
+    described = parser.format_help()
+    assert [row.flag for row in ROWS if row.flag and row.flag not in described] == []
+    made = run_from_flags(parser.parse_args(["--model", "a/b", "--method", "least-squares"]))
+    assert made == RunSettings(model="a/b")

@@ -1,0 +1,185 @@
+"""Commands with bad arguments: one line of error and exit code 2, before anything is computed; --help."""
+
+import contextlib
+import subprocess
+import sys
+
+import pytest
+
+from sparsedash.catalog import choices, presets
+from sparsedash.shell import run_commands
+from sparsedash.shell.commands import main
+from tests.engine.tiny import save_tiny
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--sparsity", "10,120"], "sparsity: '120' is not possible"),
+        (["--sparsity", "10.55"], "in tenths at the finest"),
+        (["--sparsity", "10,10"], "each one once"),
+        (["--sparsity", "nan"], "sparsity: 'nan' is not possible"),
+        (["--sparsity", "9" * 5000], "allowed: 0 to 90 percent"),
+        (["--sparsity=--"], "argument --sparsity: expected one argument"),
+        (["--method", "obs,wishful"], "method: 'wishful' is not possible; allowed: "),
+        (["--method", "obs,obs"], "methods: "),
+        (["--method=--"], "argument --method: expected one argument"),
+        (["--dtype", "float8"], "allowed: float32, bfloat16"),
+        (["--token-weights", "mine"], "token weights: 'mine' is not possible; allowed: equal, residual"),
+        (["--passages", "0"], "passages: 0 is not possible"),
+        (["--passages", "many"], "invalid int value"),
+        (["--seed", "9" * 5000], "invalid int value"),
+        (["--seed", "9" * 40], "a whole number from 0 to"),
+        (["--wishes", "3"], "unrecognized arguments"),
+        (["--wishes\n\x1b[31m"], "unrecognized arguments: --wishes\\n\\x1b[31m"),
+        (["--within", "1"], "allowed word perplexity: 1.0 is not possible"),
+        (["--within-points", "nan"], "allowed points of accuracy: nan is not possible"),
+        (["--json", "/nowhere/at/all.json"], "a file in a folder that exists"),
+        (["--json", "/dev/null"], "not a folder, a pipe or a device"),
+        (["--json", ""], "a name is needed"),
+        (["--json", "THESIS"], "allowed: a new file, an empty one, or an earlier result of this program."),
+        (["--json", "DATA/out.json"], "allowed: a file outside the data folder "),
+        (["--model", "/nowhere"], "sparsedash: Model: there is no /nowhere on this machine."),
+        (["--model", "m" * 300], "Model: there is no mmm"),
+        (["--model", "~nosuchuser/x"], "Model: there is no ~nosuchuser/x on this machine."),
+        (["--model", "a\0b"], "printable characters"),
+        (["--model", "BERT"], "models of type 'bert' cannot be pruned yet"),
+        (["--calibration", "nosuch"], "Calibration text: there is no nosuch; possible: self, "),
+        (["--evaluation", "nosuch"], "Evaluation text: there is no nosuch; possible: builtin:cloze, "),
+        (["--evaluation", "file:~nosuchuser/x.txt"], "there is no file ~nosuchuser/x.txt"),
+        (["--data-dir", ""], "a name is needed"),
+        (["--data-dir", "/"], "holds other things"),
+        (["--data-dir", "/dev/null"], "The data folder /dev/null cannot be used"),
+        (["--data-dir", "~nosuchuser/x"], "nobody here is called 'nosuchuser'"),
+        (["--data-dir", "d" * 300], "cannot be used"),
+        (["--data-dir", "a\0b"], "cannot be used"),
+    ],
+)
+def test_a_run_is_refused(flags, change, said, refusal, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_commands, "complete_run", lambda *_: pytest.fail("it was started"))
+    (tmp_path / "thesis.txt").write_text("written by hand")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    places = {
+        "BERT": tmp_path / "bert",
+        "THESIS": tmp_path / "thesis.txt",
+        "DATA/out.json": tmp_path / "data" / "o.json",
+    }
+    folder = ["--data-dir", str(tmp_path / "data")]
+    assert said in refusal("run", *flags, *folder, *(str(places.get(word, word)) for word in change))
+    assert (tmp_path / "thesis.txt").read_text() == "written by hand"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--sparsity", "10"], "unrecognized arguments: --sparsity"),
+        (["--stop-early"], "unrecognized arguments: --stop-early"),
+        (["--method", "best,obs"], "method: 'best,obs' is not possible"),
+        (["--method", "wanda-2:4"], "method: '2:4' is not possible"),
+        (["--within", "1"], "allowed word perplexity: 1.0 is not possible"),
+    ],
+)
+def test_a_search_is_refused(flags, change, said, refusal):
+    where = flags.index("--sparsity")
+    assert said in refusal("find", *flags[:where], *flags[where + 2 :], *change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--sparsity", "10,20"], "One model is timed at once"),
+        (["--method", "wanda", "--width-multiple", "32"], "no speed-up is expected"),
+        (["--threads", "0"], "threads"),
+    ],
+)
+def test_a_timing_is_refused(flags, change, said, refusal):
+    assert said in refusal("time", *flags, *change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--sparsity", "10,20"], "one method and one sparsity"),
+        (["--method", "best,magnitude"], "one method and one sparsity"),
+        (["--form", "onnx"], "uniform, padded, masked, gguf"),
+        (["--weights", "q8_0"], "float32, bfloat16, float16 as padded"),
+        (["--form", "gguf", "--weights", "bfloat16"], "float32, float16, q8_0 as gguf"),
+        (["--shard-mb", "0"], "a whole number from 1"),
+        (["--to", "."], "a folder that does not exist yet"),
+        (["--form", "uniform", "--method", "wanda-2:4"], "allowed: masked. Reason: single weights were set to zero"),
+        (["--form", "uniform", "--method", "best"], "allowed: padded, masked, gguf. Reason: its blocks have different"),
+        (["--form", "gguf", "--dense-gguf", "nowhere.gguf"], "allowed: a GGUF file of the dense model"),
+    ],
+)
+def test_an_export_is_refused(flags, change, said, refusal):
+    assert said in refusal("export", *flags, *change)
+
+
+@pytest.mark.parametrize(
+    ("family", "form", "method", "said"),
+    [
+        ("qwen2", "padded", "flap", "allowed: gguf. Reason: its blocks were given"),
+        ("bloom", "uniform", "magnitude", "allowed: padded, masked, gguf. Reason: the code of bloom computes"),
+        ("opt", "gguf", "magnitude", "allowed: uniform, padded, masked. Reason: llama.cpp has no graph"),
+        ("llama", "gguf", "magnitude", "allowed: a GGUF file of the dense model with F32, F16 or BF16 weights"),
+    ],
+)
+def test_an_export_in_a_form_that_cannot_hold_the_model_is_refused_before_its_run(
+    flags, family, form, method, said, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("sparsedash.engine.run.pipeline.run", lambda *_, **__: pytest.fail("it was run"))
+    model = str(save_tiny(tmp_path / "tiny", family))
+    to = ["--to", str(tmp_path / "out")]
+    assert main(["export", *flags, "--model", model, "--form", form, "--method", method, *to]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("room", ["nan", "-1", "x", " "])
+def test_a_bad_variable_is_refused(flags, room, refusal, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", room)
+    assert refusal("run", *flags).startswith("sparsedash: SPARSEDASH_ARTEFACT_GB: ")
+
+
+def test_a_model_without_weights_is_refused_when_it_is_read(flags, capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2}')
+    assert main(["run", *flags, "--model", str(tmp_path)]) == 2
+    printed = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert printed.startswith(f"sparsedash: {tmp_path} could not be read: ") or "describes" in printed
+
+
+@pytest.mark.parametrize("said", [("--token", "hf_" + "aB3" * 11), ("--calibration", "https://me:hf_1@127.0.0.1/x")])
+def test_a_secret_that_is_typed_by_mistake_is_not_repeated(flags, capsys, said):
+    # argparse raises, after its own line; what SparseDash refuses itself comes back as a code.
+    with contextlib.suppress(SystemExit):
+        main(["run", *flags, *said])
+    shown = capsys.readouterr()
+    assert said[1] not in shown.out + shown.err
+    assert "[hidden]" in shown.err
+
+
+def test_help_answers_without_torch():
+    code = (
+        "import sys; from sparsedash.shell.commands import main\ntry: main(['run', '--help'])\nexcept SystemExit: "
+        "pass\nsys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_help_names_every_method_and_text_the_exit_codes_and_how_to_begin(capsys):
+    said = {}
+    for command in ([], ["run"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--help"])
+        assert ended.value.code == 0
+        said[len(command)] = "".join(capsys.readouterr().out.split())
+    assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in said[0]
+    ends = (
+        "3beyondwhatmaybelost(run--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find),"
+        "4somethingistobemended(clustercheck),130stopped"
+    )
+    assert f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,{ends}" in said[0]
+    offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
+    assert not [each.name for each in offered if each.name.replace(" ", "") not in said[1]]

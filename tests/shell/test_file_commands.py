@@ -1,0 +1,114 @@
+"""`sparsedash export`, `verify`, `runs`, `pack` and `unpack`: sparse models and finished runs as files."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.schema.records import Run
+from sparsedash.shell import file_commands
+from sparsedash.shell.commands import main
+from sparsedash.storage.store import Store
+from sparsedash.storage.users import UserData
+from tests.storage.test_run_files import named
+from tests.ui import specimens
+
+
+def test_an_export_is_proven_and_proven_again(flags, data_folder, tmp_path, capsys):
+    to = tmp_path / "out"
+    assert main(["export", *flags, "--form", "uniform", "--shard-mb", "1", "--to", str(to)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0] == str(to)
+    assert "12 of 12 passages are answered as by the model in memory, 12 as in the run." in printed
+    assert json.loads((to / "config.json").read_text())["intermediate_size"] == 48
+    again = ["verify", str(to), "--data-dir", data_folder]
+    assert main(again) == 0
+    assert "Proven by transformers" in capsys.readouterr().out
+    (to / "tokenizer.json").write_text("{}")
+    assert main(again) == 1
+    assert "is not what was written: tokenizer.json changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("form", "weights"), [("padded", "bfloat16"), ("gguf", "float32")])
+def test_the_weights_have_the_number_format_of_the_run_unless_the_form_has_none_such(flags, monkeypatch, form, weights):
+    asked = []
+    monkeypatch.setattr(file_commands, "complete_export", lambda settings, request, *_: asked.append(request) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["export", *flags, "--dtype", "bfloat16", "--form", form])
+    assert asked[0].weights == weights
+
+
+@pytest.mark.parametrize("made", ["nothing", "no recipe", "no json", "another"])
+def test_a_folder_that_is_no_export_of_this_data_folder_is_refused(made, tmp_path, refusal):
+    folder = tmp_path / "folder"
+    if made != "nothing":
+        folder.mkdir()
+    if made in ("no json", "another"):
+        (folder / "recipe.json").write_text("{" if made == "no json" else json.dumps({"export": "abc"}))
+    error = refusal("verify", str(folder), "--data-dir", str(tmp_path / "data"))
+    assert re.search("holds no recipe.json|the data folder that this was exported from", error)
+
+
+@pytest.fixture
+def run(tmp_path):
+    store = Store(tmp_path / "here")
+    run, records, passages = named(*specimens.run(), specimens.passages())
+    for part in (*records, passages, run):
+        store.put(part.key, part)
+    store.close()
+    return run
+
+
+def test_a_run_goes_to_another_data_folder_by_the_beginning_of_its_key(run, tmp_path, capsys):
+    file, here, there = (str(tmp_path / name) for name in ("a.sparsedash-run", "here", "there"))
+    assert main(["pack", run.key[:8], file, "--data-dir", here]) == 0
+    assert main(["unpack", file, "--data-dir", there]) == 0
+    assert f"/?run={run.key}" in capsys.readouterr().out
+    store = Store(tmp_path / "there")
+    assert store.get(Run, run.key) == run
+    store.close()
+
+
+def test_every_run_is_listed_with_the_key_that_pack_takes(run, tmp_path, capsys):
+    folder = ["--data-dir", str(tmp_path / "here")]
+    store = Store(tmp_path / "here")
+    UserData(store).name_run(run.key, "with \x1b[31m stories")
+    store.put("f" * 64, replace(run, key="f" * 64, started_at=run.started_at - 1, finished=False))
+    store.close()
+    assert main(["runs", *folder]) == 0
+    head, newest, oldest = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "started", "state", "about"]
+    assert newest.startswith(run.key[:16]) and "with \\x1b[31m stories: SmolLM2 135M" in newest and " done " in newest
+    assert "at 10, 20, 30 % · " in newest
+    assert oldest.startswith("f" * 16) and "not finished" in oldest
+    assert main(["pack", newest.split()[0], str(tmp_path / "a"), *folder]) == 0
+
+
+def test_a_folder_without_runs_says_so(tmp_path, capsys):
+    assert main(["runs", "--data-dir", str(tmp_path / "new")]) == 0
+    assert capsys.readouterr().out == "No runs.\n"
+
+
+@pytest.mark.parametrize("asked", ["", "0", "zzzzzzzz", "../../etc"])
+def test_a_key_of_no_run_is_refused(run, tmp_path, refusal, asked):
+    assert "6 digits of it at least;" in refusal(
+        "pack", asked, str(tmp_path / "out"), "--data-dir", str(tmp_path / "here")
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_not_packed_over_another_file(run, tmp_path, refusal):
+    (tmp_path / "thesis.txt").write_text("chapter one")
+    refusal("pack", run.key, str(tmp_path / "thesis.txt"), "--data-dir", str(tmp_path / "here"))
+    assert (tmp_path / "thesis.txt").read_text() == "chapter one"
+
+
+@pytest.mark.parametrize("kind", ["other file", "folder", "nothing"])
+def test_a_file_that_holds_no_run_is_refused(tmp_path, refusal, kind):
+    if kind == "folder":
+        (tmp_path / "file").mkdir()
+    elif kind == "other file":
+        (tmp_path / "file").write_bytes(b"x")
+    refusal("unpack", str(tmp_path / "file"), "--data-dir", str(tmp_path / "there"))
+    assert not (tmp_path / "there").exists()

@@ -1,0 +1,191 @@
+"""`sparsedash run`, `find` and `time`: what they print, write and end with."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.reporting.run_reports import run_document
+from sparsedash.schema.errors import StoreError
+from sparsedash.shell import run_commands
+from sparsedash.shell.commands import main
+from sparsedash.shell.run_commands import all_within
+from sparsedash.shell.terminal import run_table
+from tests.factories import RECORD, RUN, outcome
+
+PASSAGE_FIELDS = {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
+ANSWERS = {"last_word", "last_token", "word_perplexity", "passages"}
+SPARSE = {"sparsity_percent", "mlp_sparsity", "matmul_ratio", "widths", "paired", "method", "verdict"}
+
+
+@pytest.fixture
+def document(tmp_path):
+    """The flag of a file for the document, and a function that reads it."""
+    file = tmp_path / "out.json"
+    return ("--json", str(file)), lambda: json.loads(file.read_text())
+
+
+def test_a_run_prints_its_table_and_progress_and_writes_a_document(flags, document, tmp_path, capsys):
+    to, read = document
+    fresh = ["--data-dir", str(tmp_path / "data"), "--sparsity", "50,12.5"]
+    assert main(["run", *flags, *fresh, "--token-weights", "residual", "--packed", *to]) == 0
+    found = read()
+    assert {"dense", "sparse", "seconds", "model", "corpora", "versions", "seed"} <= set(found)
+    assert [s["sparsity_percent"] for s in found["sparse"]] == [50.0, 12.5]
+    for answers in (found["dense"], *found["sparse"]):
+        assert set(answers) >= ANSWERS
+        assert answers["last_word"].keys() == answers["last_token"].keys() == {"right", "total"}
+        assert [p["index"] for p in answers["passages"]] == list(range(12))
+        assert all(set(p) == PASSAGE_FIELDS for p in answers["passages"])
+    for sparse in found["sparse"]:
+        assert set(sparse) >= SPARSE
+        assert set(sparse["paired"]) == {"broke", "mended", "p_value", "p_adjusted", "difference", "interval"}
+    assert found["sparse"][0]["widths"] == [48, 48, 48]
+    assert found["settings"]["calibration"]["token_weights"] == "residual"
+    assert found["settings"]["calibration"]["packed"] is True
+    assert set(found["seconds"]) >= {"load", "calibrate", "prune", "evaluate"}
+    assert set(found["versions"]) >= {"torch", "transformers", "python", "sparsedash"}
+    printed = capsys.readouterr()
+    assert "dense" in printed.out and "12.5 %" in printed.out
+    # Without a terminal every stage is one line.
+    lines = printed.err.splitlines()
+    assert "\r" not in printed.err and len(lines) == len(set(lines))
+    assert {"Loading the model", "Evaluating, dense: 12 passages", "Evaluating, 12.5 %: 12 passages"} <= set(lines)
+
+
+def test_a_run_is_judged_and_can_fail_the_command(flags, document, capsys, monkeypatch):
+    to, read = document
+    lax = ["run", *flags, *to, "--fail-beyond"]
+    assert main(lax) == 0
+    (sparse,) = read()["sparse"]
+    verdict = sparse["verdict"]
+    # Twelve passages, of which the random model has next to nothing right.
+    assert (verdict["verdict"], verdict["tolerance"]) == ("undecided", {"ratio": 1.1, "points": 2.0})
+    assert verdict["points"] is None
+    assert verdict["ratio"]["low"] < verdict["ratio"]["value"] < verdict["ratio"]["high"]
+    assert "undecided" in capsys.readouterr().out
+    assert main(["run", *flags, "--fail-unless-within"]) == 3
+    beyond = read()
+    beyond["sparse"][0]["verdict"]["verdict"] = "beyond"
+    monkeypatch.setattr(run_commands, "stored_run_document", lambda *_: beyond)
+    assert main(lax) == 3
+    assert main(lax[:-1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "accuracy", "within"),
+    [
+        ("within", "within", True),
+        ("within", None, True),
+        ("within", "undecided", False),
+        ("undecided", "within", False),
+        ("undecided", None, False),
+        ("within", "beyond", False),
+    ],
+)
+def test_only_measures_that_are_all_within_pass_the_strict_gate(perplexity, accuracy, within):
+    verdict = {"ratio": {"verdict": perplexity}, "points": accuracy and {"verdict": accuracy}}
+    document = {"sparse": [{"verdict": verdict | {"verdict": "within"}}]}
+    assert all_within(document, 1) == within
+    assert not all_within(document, 2), "a model whose answers are gone was not shown to be within"
+
+
+def test_a_document_on_standard_output_is_all_that_is_printed_there(flags, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    real = run_commands.complete_run
+    warned = lambda *asked: replace(real(*asked), warnings=("Read\x1b no .bin file.",))  # noqa: E731
+    monkeypatch.setattr(run_commands, "complete_run", warned)
+    assert main(["run", *flags, "--json", "-"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["format"] == "sparsedash.run/1"
+    assert "word ppl" in printed.err and not (tmp_path / "-").exists()
+    assert main(["run", *flags, "--json", "-", "--quiet"]) == 0
+    assert capsys.readouterr().err == "sparsedash: warning: Read\\x1b no .bin file.\n"
+
+
+def test_several_methods_race_in_one_run(flags, capsys):
+    assert main(["run", *flags, "--method", "wanda-channels, magnitude"]) == 0
+    names = ["dense", "wanda-channels (multiples of 4), 50 %", "magnitude (multiples of 4), 50 %"]
+    printed = capsys.readouterr()
+    assert all(f"Evaluating, {name}: " in printed.err for name in names[1:])
+    assert [line.split("  ")[0] for line in printed.out.splitlines()[1:4]] == names
+
+
+def test_a_document_that_cannot_be_written_after_the_run_is_an_error(flags, capsys, monkeypatch, tmp_path):
+    def fill(*_):
+        raise StoreError("out.json could not be written: no space.")
+
+    monkeypatch.setattr("sparsedash.shell.terminal.write_atomically", fill)
+    assert main(["run", *flags, "--json", str(tmp_path / "out.json")]) == 1
+    printed = capsys.readouterr()
+    assert "dense" in printed.out
+    assert printed.err.splitlines()[-1] == "sparsedash: out.json could not be written: no space."
+
+
+DENSE = replace(RECORD, pruned=None)
+
+
+def test_the_table_has_a_line_a_model():
+    head, dense, sparse = run_table(run_document(RUN, DENSE, [RECORD]))
+    assert sparse.split()[:4] == ["12.5", "%", "16.7%", "10.0%"]
+    assert dense.split()[1:3] == ["0.0%", "0.0%"]
+    assert len(head) == len(sparse) > len(dense)
+    assert len(list(run_table(run_document(RUN, DENSE, [])))) == 2
+
+
+def test_a_perplexity_that_no_float_holds_is_null_in_the_document_and_words_in_the_table():
+    hopeless = replace(RECORD, outcomes=tuple(outcome(i, log_likelihood=-1000.0) for i in range(2)))
+    document = json.loads(json.dumps(run_document(RUN, DENSE, [hopeless]), allow_nan=False))
+    assert document["sparse"][0]["word_perplexity"] is None
+    *_, sparse = run_table(document)
+    assert "beyond 10³⁰⁸" in sparse.replace("\u00a0", " ")
+
+
+@pytest.fixture
+def search_flags(flags):
+    return [*flags[:-8], "--width-multiple", "32", *flags[-2:]]
+
+
+def test_a_search_ends_with_its_sentence_and_writes_its_trials(search_flags, document, capsys):
+    to, read = document
+    # The random model's losses are small next to a thousand times the perplexity.
+    assert main(["find", *search_flags, "--passages", "40", "--within", "1000", *to]) == 0
+    found = read()["find"]
+    assert found["answer_percent"] == 66.7 and found["finished"] is True
+    assert found["steps_percent"] == [33.3, 66.7] and found["passages"] == 40
+    assert [trial["verdict"] for trial in found["trials"]] == ["within", "within"]
+    assert [sparse["sparsity_percent"] for sparse in read()["sparse"]] == [33.3, 66.7]
+    assert [sparse["verdict"]["verdict"] for sparse in read()["sparse"]] == ["within", "within"]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-2:] == [found["sentence"], f"Run {read()['key'][:16]}"]
+    assert found["sentence"].startswith("66.7 % of the MLP channels can go: word perplexity ")
+    assert "Evaluating, trial 2: " in printed.err
+
+
+@pytest.mark.parametrize("n", [1, 10])
+def test_too_few_passages_to_confirm_a_model_have_an_exit_code(search_flags, document, n):
+    to, read = document
+    assert main(["find", *search_flags, "--passages", str(n), *to]) == 3
+    found = read()["find"]
+    assert found["answer_percent"] is None
+    assert found["sentence"].startswith(f"Too few to judge: {n} passage{'' if n == 1 else 's'} cannot")
+
+
+def test_a_timing_follows_its_run_and_is_printed_and_written(flags, document, capsys, monkeypatch):
+    to, read = document
+    real = run_commands.TimingSettings
+    quick = {"n_prompt": 8, "n_decode": 2, "batches": (1,), "least_rounds": 3, "most_s": 1}
+    monkeypatch.setattr(run_commands, "TimingSettings", lambda **asked: real(**asked, **quick))
+    assert main(["time", *flags, "--threads", "1", *to]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:4] == ["What", "Dense", "Sparse", "Ratio"]
+    assert [line.split("  ")[0] for line in lines[1:5]] == [
+        "prefill, 1 × 8 tokens",
+        "decode, 1 × 2 after 8",
+        "load",
+        "weights on disk",
+    ]
+    timing = read()["timing"]
+    assert timing["n_threads"] == 1
+    assert [phase["phase"] for phase in timing["phases"]] == ["prefill", "decode", "load"]
+    assert all(len(p["dense_s"]) == len(p["sparse_s"]) >= 3 for p in timing["phases"])

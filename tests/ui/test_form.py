@@ -1,0 +1,352 @@
+"""The form of the prune page: its fields, its address, its errors and its estimates."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.resources import LeastMemory, RunDisk
+from sparsedash.schema.errors import ModelError
+from sparsedash.schema.fields import field_rows
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
+from sparsedash.service.model_lookup import NamedModel
+from sparsedash.service.preflight import DiskNeed, Duration, Memory
+from sparsedash.service.request_checks import Problem
+from sparsedash.ui.form_address import SEARCH, form_address
+from tests.ui import specimens
+from tests.ui.conftest import button, markup, words
+
+SETTINGS = specimens.SETTINGS
+MASKS_SAVE_NOTHING = "do not make the model smaller or faster by themselves"
+
+
+def submitted(app, backend):
+    """The settings that the form starts a job with."""
+    button(app, "Start").click().run()
+    assert not app.exception
+    return backend.submitted[-1]
+
+
+def test_the_form_begins_with_the_recommended_run(open_page, backend):
+    app = open_page("prune")
+    asked = submitted(app, backend)
+    own = replace(SETTINGS.calibration, corpus="builtin:smollm2-text")
+    assert asked == replace(SETTINGS, methods=(method_named("best"),), calibration=own)
+    assert app.query_params["run"] == asked.key()
+    assert "Waiting" in words(app)
+
+
+def test_another_model_writes_its_own_text_unless_a_text_was_chosen(open_page):
+    app = open_page("prune")
+    for key, value, calibration in (
+        ("model", "facebook/opt-1.3b", "self"),
+        ("model", "builtin:smollm2-135m", "builtin:smollm2-text"),
+        ("calibration", "c4", "c4"),
+        ("model", "facebook/opt-1.3b", "c4"),
+    ):
+        app.selectbox(key=key).set_value(value).run()
+        assert app.selectbox(key="calibration").value == calibration
+
+
+def test_any_model_reference_can_be_typed(open_page, backend):
+    open_page("prune", model="/models/my llama")
+    assert backend.asked_about[-1].model == "/models/my llama"
+
+
+CUSTOM = {
+    "random": {"saliency": "random", "compensation": "none", "seed": 123_456_789},
+    "random, global": {"saliency": "random", "compensation": "none", "allocation": "global"},
+    "sensitivity": {"allocation": "sensitivity", "floor": 0.05, "ceiling": 0.3, "blend": 0.123_456_7},
+    "sequential": {"compensation": "sequential", "damping": 0.1, "strength": 1},
+    "4:8": {"pattern": "4:8", "saliency": "magnitude", "compensation": "none", "scope": "decoder"},
+    "fisher": {"saliency": "fisher", "compensation": "none", "rounds": 5, "schedule": "cubic"},
+}
+CALIBRATION = CalibrationSettings(
+    corpus="wikitext-2", n_samples=7, length=99, seed=3, token_weights="residual", packed=True
+)
+EVALUATION = EvaluationSettings(corpus="lambada", n_passages=400, shuffle_seed=0, rule="published")
+EVERYTHING = {"model": "facebook/opt-1.3b", "dtype": "bfloat16", "residency": "streamed", "calibration": CALIBRATION}
+SEVERAL = (*map(method_named, ("obs", "best", "wanda-2:4")), MethodSettings(saliency="wifv", damping=0.3))
+REQUESTS = {
+    **{f"custom {name}": replace(SETTINGS, methods=(MethodSettings(**values),)) for name, values in CUSTOM.items()},
+    "every field": RunSettings(
+        methods=tuple(replace(method, width_multiple=64) for method in SEVERAL),
+        sparsities_permille=(50, 125),
+        evaluation=replace(EVALUATION, stop_early=True),
+        **EVERYTHING,
+    ),
+    "search": FindSettings(
+        method=replace(method_named("best"), width_multiple=64),
+        evaluation=EVALUATION,
+        ratio=1.2,
+        points=3.0,
+        **EVERYTHING,
+    ),
+    "custom search": FindSettings(method=MethodSettings(saliency="wifv", damping=0.5)),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_address_of_a_request_fills_in_all_of_it(open_page, backend, name):
+    asked = REQUESTS[name]
+    made = submitted(open_page("prune", **form_address(asked)), backend)
+    if isinstance(asked, RunSettings):
+        assert set(made.methods) == set(asked.methods)
+        made = replace(made, methods=asked.methods)
+    assert made == asked
+
+
+def test_the_address_has_no_room_for_two_custom_methods_or_widths():
+    own = [MethodSettings(damping=damping) for damping in (0.1, 0.2)]
+    assert form_address(replace(SETTINGS, methods=tuple(own))) is None
+    assert form_address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
+
+
+@pytest.mark.parametrize("odd", ["inf", "nan", "x", "0.5", "1e400"])
+def test_a_tolerance_in_the_address_that_is_not_allowed_leaves_the_default(odd, open_page, backend):
+    assert submitted(open_page("prune", goal=SEARCH, within=odd), backend).ratio == 1.1
+
+
+ENDLESS = ("1e999", "-1e999", "inf", "9" * 400)
+
+
+@pytest.mark.parametrize("value", [*ENDLESS, "nan", "1e10", "-5", "many", "", "\x00", "٣x"])
+def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value, open_page):
+    names = ("samples", "length", "seed", "passages", "shuffle", "width", "lot", "rounds", "damping")
+    rows = {
+        row.key: row.default
+        for settings in (MethodSettings, CalibrationSettings, EvaluationSettings)
+        for row in field_rows(settings).values()
+    }
+    shown = open_page("prune", own="true", saliency="fisher", **dict.fromkeys(names, value))
+    assert {field.key: field.value for field in shown.number_input} == {
+        field.key: rows[field.key] for field in shown.number_input
+    }
+    assert not button(shown, "Start").disabled
+
+
+def test_a_field_with_an_endless_number_in_the_address_can_be_changed(open_page, backend):
+    app = open_page("prune", samples="1e999")
+    app.number_input(key="samples").set_value(64).run()
+    assert submitted(app, backend).calibration.n_samples == 64
+
+
+@pytest.mark.parametrize(
+    ("address", "key", "complaint"),
+    [
+        ({"sparsity": "abc"}, "sparsity", "sparsity: 'abc' is not possible; allowed: 0 to 90 percent"),
+        ({"sparsity": "10, 10"}, "sparsity", "each one once"),
+        (
+            {"own": "true", "allocation": "sensitivity", "floor": "0.7"},
+            "own",
+            "floor: 0.7 is not possible; allowed: at most the ceiling, 0.6",
+        ),
+        (
+            {"own": "true", "pattern": "1x1", "compensation": "bias"},
+            "own",
+            "compensation: 'bias' is not possible; allowed: none, least-squares with pattern 1x1",
+        ),
+    ],
+)
+def test_a_wrong_value_is_refused_under_its_field(address, key, complaint, open_page):
+    app = open_page("prune", **address)
+    assert complaint in words(app)
+    assert f".st-key-{key} " in markup(app)
+    assert button(app, "Start").disabled
+
+
+@pytest.mark.parametrize(
+    ("field", "key"), [("evaluation text", "text"), ("model", "model"), ("calibration size", None)]
+)
+def test_a_problem_is_shown_under_its_field_or_else_at_the_button(open_page, backend, field, key):
+    problem = Problem(field=field, message=f"{field}: there is a problem.")
+    backend.before = replace(backend.before, problems=(problem,))
+    app = open_page("prune")
+    drawn = re.sub(r"<style>.*?</style>", "", markup(app), flags=re.DOTALL)
+    assert words(app).count(problem.message) == 1
+    assert ("sd-field-error" in drawn) == bool(key)
+    assert ("border-color: var(--broke) !important" in markup(app)) == bool(key)
+    assert not key or f".st-key-{key} " in markup(app)
+    assert button(app, "Start").disabled
+
+
+LEAST = LeastMemory(n_bytes=2_340_000_000, beside_bytes=1_800_000_000, purpose="the backward pass")
+BACKWARD = "Memory at least 2.3 GB, 1.8 GB of it for the backward pass"
+NEEDED = DiskNeed(takes=RunDisk(stays_bytes=1_200_000_000, passing_bytes=640_000_000), free_bytes=500_000_000)
+
+
+@pytest.mark.parametrize(
+    ("known", "sentence"),
+    [
+        ({}, "Time about 4 min Memory about 1.2 GB"),
+        ({}, "Reused from earlier runs calibration, dense answers, 1 of 3 sparse models"),
+        (
+            {"duration": Duration(seconds=245.0, parts=(("loading", 5.0), ("pruning", 240.0)))},
+            "By stage loading 5 s, pruning 4 min",
+        ),
+        ({"disk": NEEDED}, "Disk about 1.2 GB, and up to 640 MB more while it runs"),
+        ({"disk": NEEDED}, "The data folder's disk has 500 MB left: the run is likely to fill it."),
+        (
+            {"duration": Duration(unknown=("answering", "pruning"))},
+            "Time not known: no run like this has finished here yet",
+        ),
+        (
+            {"duration": Duration(seconds=245.0, unknown=("pruning",))},
+            "Time about 4 min, and pruning, which has not been measured here yet",
+        ),
+        ({"memory": Memory()}, "Memory not known yet"),
+        ({"memory": Memory(measured_bytes=10**9, least=LEAST, backward=True)}, BACKWARD),
+        ({"memory": Memory(measured_bytes=3 * 10**9, least=LEAST, backward=True)}, "Memory about 3.0 GB"),
+        ({"memory": Memory(least=LEAST, backward=True)}, BACKWARD),
+        (
+            {"memory": Memory(measured_bytes=10**9, backward=True)},
+            "Memory about 1.0 GB, and more for the backward pass",
+        ),
+    ],
+)
+def test_the_estimate_shows_time_memory_disk_and_what_is_reused(open_page, backend, known, sentence):
+    backend.before = replace(backend.before, **known)
+    assert sentence in words(open_page("prune"))
+
+
+def test_a_stored_run_opens_at_once(open_page, backend):
+    backend.before = replace(backend.before, stored=replace(backend.before.stored, sparse=3), disk=NEEDED)
+    shown = words(open_page("prune"))
+    assert "a moment: everything is stored" in shown
+    assert "Disk" not in shown and "disk has" not in shown
+
+
+SIZES = {"Quick look": "builtin:cloze", "Decide": "builtin:cloze-402", "Paper": "lambada_openai"}
+
+
+def test_an_evaluation_size_fills_in_the_passages(open_page, backend):
+    app = open_page("prune")
+    sure = app.radio(key="sure")
+    assert list(sure.options) == list(SIZES) and sure.value == "Quick look"
+    assert [text.replace("\xa0", " ") for text in sure.proto.captions] == [
+        "132 passages, built in · about 4 min · detects losses of about 1.23 × perplexity or 4.4 points and up",
+        "402 passages, built in · about 4 min · detects losses of about 1.13 × perplexity or 2.5 points and up",
+        "5,151 passages, LAMBADA, fetched once from the hub · about 4 min · "
+        "detects losses of about 1.03 × perplexity or 0.7 points and up",
+    ]
+    for size, text in SIZES.items():
+        app.radio(key="sure").set_value(size).run()
+        assert app.selectbox(key="text").value == text
+        assert backend.asked_about[-1].evaluation == EvaluationSettings(corpus=text)
+    app.number_input(key="passages").set_value(500).run()
+    assert app.radio(key="sure").value == "As chosen below"
+    app.radio(key="sure").set_value("Decide").run()
+    assert (app.selectbox(key="text").value, app.number_input(key="passages").value) == ("builtin:cloze-402", None)
+
+
+def test_a_search_has_the_same_sizes_and_a_budget(open_page):
+    app = open_page("prune", goal=SEARCH, text="lambada_openai")
+    assert app.radio(key="sure").value == "Paper"
+    app.number_input(key="passages").set_value(10).run()
+    assert "Fewer than 30 passages can never confirm a model." in words(app)
+
+
+def test_one_method_is_recommended_until_others_are_chosen(open_page):
+    app = open_page("prune")
+    assert "Method: best (recommended)." in words(app)
+    assert not app.session_state["race"] and not app.session_state["more"]
+    app.get("button_group")[1].set_value(["least-squares", "random"]).run()
+    assert "2 methods race: least-squares, random." in words(app)
+    assert "2 methods at 3 sparsities: 6 sparse models on one calibration, in one job." in words(app)
+    app.get("button_group")[1].set_value([]).run()
+    assert "No method is chosen. Choose at least one." in words(app)
+    assert button(app, "Start").disabled
+
+
+@pytest.mark.parametrize(
+    ("address", "expander"), [({"method": "least-squares"}, "race"), ({"calibration": "no-such-text"}, "more")]
+)
+def test_an_expander_is_open_where_the_address_fills_in_its_fields(open_page, address, expander):
+    assert open_page("prune", **address).session_state[expander]
+
+
+def test_the_methods_stay_open_when_the_custom_one_is_taken_back(open_page):
+    form = open_page("prune", own="true")
+    form.toggle(key="own").set_value(False).run()
+    assert form.session_state["race"]
+
+
+LLAMA = NamedModel(family="llama", counted=shipped_shape("llama-7b"))
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (None, "It is not on this machine yet"),
+        (LLAMA, "Family: llama. 32 blocks of 11,008 channels, 6.7 billion weights, 27.0 GB in FP32."),
+        (NamedModel(family="phi3", counted=None), "Family: phi3. Its sizes, and so memory and time, are known once"),
+    ],
+)
+def test_the_facts_of_a_model_are_shown_as_soon_as_it_is_named(named, said, open_page, backend):
+    backend.named = named
+    assert said in words(open_page("prune", model="some/model"))
+
+
+LISTED = "EleutherAI/gpt-j-6b"
+"""A name that the select box of the test client knows."""
+
+
+def test_a_model_that_is_not_here_is_looked_up_on_the_hub_on_demand(open_page, backend):
+    app = open_page("prune", model=LISTED)
+    assert backend.looked_up == []
+    backend.hub_says = ModelError("There is no the model on the hub.", "Check the spelling.")
+    button(app, "Look it up on the hub").click().run()
+    assert [toast.value for toast in app.toast] == ["There is no the model on the hub. Check the spelling."]
+    assert "It is not on this machine yet" in words(app)
+    backend.hub_says = None
+    button(app, "Look it up on the hub").click().run()
+    assert backend.looked_up[-1] == LISTED
+    assert "Family: llama. 32 blocks" in words(app)
+    assert "Look it up on the hub" not in [each.label for each in app.button]
+
+
+def test_a_folder_is_not_looked_up_on_the_hub(open_page, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert "Look it up on the hub" not in [each.label for each in open_page("prune", model=str(tmp_path)).button]
+
+
+def test_a_custom_method_races_with_the_presets_each_once(open_page, backend):
+    app = open_page("prune", own="true", saliency="random", compensation="none", allocation="global")
+    assert "Its name in charts: random + none + global" in words(app)
+    own = MethodSettings(saliency="random", compensation="none", allocation="global")
+    assert submitted(app, backend).methods == (method_named("best"), own)
+    again = submitted(open_page("prune", own="true", method="least-squares"), backend)
+    assert again.methods == (method_named("least-squares"),)
+
+
+@pytest.mark.parametrize(
+    ("choices", "shown", "hidden"),
+    [
+        ({"compensation": "sequential"}, {"damping", "strength"}, {"lot", "rounds"}),
+        ({"compensation": "least-squares"}, {"damping"}, {"strength"}),
+        ({"compensation": "none"}, set(), {"damping", "strength"}),
+        ({"compensation": "none", "saliency": "obs"}, set(), {"damping", "rounds"}),
+        ({"saliency": "random"}, {"lot"}, set()),
+        ({"saliency": "fisher"}, {"rounds"}, set()),
+        ({"allocation": "sensitivity", "compensation": "none"}, {"floor", "ceiling", "blend"}, {"damping"}),
+        ({"allocation": "global"}, set(), {"floor", "ceiling", "blend"}),
+    ],
+)
+def test_a_custom_method_has_fields_for_the_parameters_of_its_choices(open_page, choices, shown, hidden):
+    keys = {field.key for field in open_page("prune", own="true", **choices).number_input}
+    assert shown <= keys and not hidden & keys
+
+
+def test_masks_have_fields_of_their_own_that_say_what_they_do_not_save(open_page, backend):
+    app = open_page("prune")
+    channels, masks = app.get("button_group")[1:3]
+    assert {"least-squares", "flap"} <= set(channels.options)
+    assert not set(channels.options) & set(masks.options)
+    assert MASKS_SAVE_NOTHING in words(app)
+    masks.set_value(["wanda-2:4"]).run()
+    assert submitted(app, backend).methods == (method_named("best"), method_named("wanda-2:4"))
+    app = open_page("prune", own="true", pattern="2:4", scope="decoder")
+    assert MASKS_SAVE_NOTHING in words(app) and "50 %, which its pattern decides." in words(app)
