@@ -31,22 +31,21 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
 
     None where the form has no room for them: it takes one custom method, and one width multiple.
     """
-    search = settings if isinstance(settings, FindSettings) else None
     run = settings.run((1,)) if isinstance(settings, FindSettings) else settings
-    usual = [replace(method, width_multiple=MethodSettings.width_multiple) for method in run.methods]
-    own = [method for method in usual if method not in [preset.settings for preset in METHODS]]
     widths = {method.width_multiple for method in run.methods}
+    methods = [replace(method, width_multiple=MethodSettings.width_multiple) for method in run.methods]
+    own = [method for method in methods if method not in [preset.settings for preset in METHODS]]
     if len(own) > 1 or len(widths) > 1:
         return None
-    if search:
-        found: Query = {"goal": SEARCH, **_setting_values(search)}
-        found |= {} if own else {"with": next(preset.name for preset in METHODS if preset.settings == usual[0])}
-    else:
-        found = {"method": "", **_preset_names(usual)}
-    values = _setting_values(run) | _setting_values(run.calibration) | _setting_values(run.evaluation)
-    if search:
-        del values["sparsity"]
-    return {**found, **(_custom_method(own[0]) if own else {}), "width": str(widths.pop()), **values}
+    found: Query = {**_setting_values(run), **_setting_values(run.calibration), **_setting_values(run.evaluation)}
+    found["width"] = str(widths.pop())
+    if own:
+        found |= _custom_method(own[0])
+    if isinstance(settings, FindSettings):
+        del found["sparsity"]
+        preset = {} if own else {"with": next(each.name for each in METHODS if each.settings == methods[0])}
+        return {"goal": SEARCH, **preset, **_setting_values(settings), **found}
+    return {"method": "", **_preset_names(methods), **found}
 
 
 def _preset_names(methods: Sequence[MethodSettings]) -> Query:

@@ -44,7 +44,7 @@ from tests.engine.tiny import save_tiny
         (["--model", "~nosuchuser/x"], "Model: there is no ~nosuchuser/x on this machine."),
         (["--model", "a\0b"], "printable characters"),
         (["--model", "BERT"], "models of type 'bert' cannot be pruned yet"),
-        (["--calibration", "nosuch"], "Calibration text: there is no nosuch; possible: self, "),
+        (["--calibration", "nosuch"], "-train, self, file:PATH, or an upload."),
         (["--evaluation", "nosuch"], "Evaluation text: there is no nosuch; possible: builtin:cloze, "),
         (["--evaluation", "file:~nosuchuser/x.txt"], "there is no file ~nosuchuser/x.txt"),
         (["--data-dir", ""], "a name is needed"),
