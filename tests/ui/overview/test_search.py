@@ -1,6 +1,5 @@
 """A search on the pages: its sentence, its trials, and by what it is judged."""
 
-
 import pytest
 
 from sparsedash.ui.form_address import SEARCH
