@@ -107,7 +107,7 @@ def _add_flag(parser: argparse.ArgumentParser, row: FieldRow) -> None:
         parser.add_argument(row.flag, action="store_true", help=about)
         return
     if row.kind == "choice":
-        about = f"{', '.join(row.options)}. {about}"
+        about = f"{row.label}: {', '.join(row.options)}. {about}"
     if row.kind == "reference" and row.name != "model":
         about = f"{_names(OFFERED[row.title])} or file:PATH"
     default = row.default

@@ -140,19 +140,22 @@ def validated(key: str, build: Callable[[], T]) -> T | None:
         fields = ("[data-testid=stTextInputRootElement]", "[data-testid=stSelectbox] [role=group]")
         marked = ", ".join(f".st-key-{key} {field}" for field in fields)
         frame.show(Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"))
-        message = f"{error.message} {error.advice}".strip()
-        frame.show(element("p", escape(message), css="sd-field-error", role="alert"))
+        _show_error(error)
         return None
+
+
+def _show_error(error: SparseDashError) -> None:
+    message = f"{error.message} {error.advice}".strip()
+    frame.show(element("p", escape(message), css="sd-field-error", role="alert"))
 
 
 def upload_button(backend: Backend, chooser: str) -> None:
     """Draw the upload button. chooser: the key of the field that is then set to the uploaded text."""
     with st.popover("Upload a text", icon=":material/upload_file:", type="tertiary"):
-        refused = st.session_state.get(_refusal(chooser), "")
+        refused: SparseDashError | None = st.session_state.get(f"{chooser}-refused")
         if refused:
-            # In the text's own colour: a popover lies outside the app, where our colours do not reach. Above the file,
-            # since what is below it may be cut off by the window.
-            frame.show(element("p", escape(refused), css="sd-field-error", role="alert"))
+            # Above the file: the window may cut off what is below it.
+            _show_error(refused)
         st.file_uploader(
             "A file of texts",
             [kind.removeprefix(".") for kind in TEXT_KINDS],
@@ -216,11 +219,11 @@ def _keep_upload(backend: Backend, chooser: str) -> None:
     file = st.session_state[f"{chooser}-upload"]
     if file is None:
         return
-    st.session_state[_refusal(chooser)] = ""
+    st.session_state[f"{chooser}-refused"] = None
     try:
         st.session_state[chooser] = backend.uploads.keep(file.name, file.getvalue())
     except SparseDashError as error:
-        st.session_state[_refusal(chooser)] = f"{error.message} {error.advice}".strip()
+        st.session_state[f"{chooser}-refused"] = error
     finally:
         free_upload_memory(file)
 
@@ -232,7 +235,3 @@ def free_upload_memory(file: UploadedFile) -> None:
         context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
     file.seek(0)
     file.truncate()
-
-
-def _refusal(chooser: str) -> str:
-    return f"{chooser}-refused"
