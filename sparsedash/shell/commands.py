@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sparsedash import __version__
 from sparsedash.jobs.cluster_parts import SCHEDULER, ClusterMachine, MachineFacts, named_scheduler
@@ -31,7 +31,7 @@ def add_cluster_command_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def cluster_command(arguments: argparse.Namespace) -> Work:
-    """Print whether the scheduler answers, its machines, and what to fix."""
+    """Check the scheduler and the machines of a cluster."""
     scheduler = named_scheduler()
     if scheduler is None:
         raise SettingsError(SCHEDULER, "", "the address of a scheduler, as in tls://127.0.0.1:8786")
@@ -57,100 +57,50 @@ def _machine_row(machine: ClusterMachine) -> list[str]:
     return [machine.name, facts.hostname or "?", str(machine.n_slots), *packages, *sizes, gpus]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """One word after `sparsedash`.
+class Command(NamedTuple):
+    """One word after `sparsedash`; the docstring of `start` is its summary.
 
-    summary: in a line. example: of its use. start: checks the arguments, raises SparseDashError or yields once, then
-    does the work and returns the exit code.
+    start: checks the arguments, raises SparseDashError or yields once, does the work and returns the exit code.
     """
 
     name: str
-    summary: str
     example: str
     add_flags: Callable[[argparse.ArgumentParser], None]
     start: Callable[[argparse.Namespace], Work]
 
 
+_MODEL = f"--model {BUILTIN_MODEL}"
+_EXPORT = f"{_MODEL} --method best --sparsity 20 --form padded --to DIR"
 COMMANDS = (
+    Command("run", f"{_MODEL} --sparsity 10,20", run_commands.add_run_command_flags, run_commands.run_command),
     Command(
-        name="run",
-        summary="calibrate, prune and evaluate a model",
-        example=f"sparsedash run --model {BUILTIN_MODEL} --sparsity 10,20",
-        add_flags=run_commands.add_run_command_flags,
-        start=run_commands.run_command,
+        "find",
+        f"{_MODEL} --within 1.10 --within-points 2",
+        run_commands.add_find_command_flags,
+        run_commands.find_command,
     ),
-    Command(
-        name="find",
-        summary="find how much can go within what may be lost",
-        example=f"sparsedash find --model {BUILTIN_MODEL} --within 1.10 --within-points 2",
-        add_flags=run_commands.add_find_command_flags,
-        start=run_commands.find_command,
-    ),
-    Command(
-        name="time",
-        summary="measure how fast a sparse model is beside its dense one",
-        example=f"sparsedash time --model {BUILTIN_MODEL} --sparsity 20",
-        add_flags=run_commands.add_time_command_flags,
-        start=run_commands.time_command,
-    ),
-    Command(
-        name="export",
-        summary="write the files of one sparse model, and prove that they load",
-        example=f"sparsedash export --model {BUILTIN_MODEL} --method best --sparsity 20 --form padded --to DIR",
-        add_flags=file_commands.add_export_command_flags,
-        start=file_commands.export_command,
-    ),
-    Command(
-        name="verify",
-        summary="prove again that an exported folder loads and is what it was",
-        example="sparsedash verify DIR",
-        add_flags=file_commands.add_verify_command_flags,
-        start=file_commands.verify_command,
-    ),
-    Command(
-        name="runs",
-        summary="list the runs that are stored, with their keys",
-        example="sparsedash runs",
-        add_flags=add_data_folder_flag,
-        start=file_commands.runs_command,
-    ),
-    Command(
-        name="pack",
-        summary="write a finished run into one file, for another machine",
-        example="sparsedash pack RUN FILE",
-        add_flags=file_commands.add_pack_command_flags,
-        start=file_commands.pack_command,
-    ),
-    Command(
-        name="unpack",
-        summary="add the run of such a file to the results here",
-        example="sparsedash unpack FILE",
-        add_flags=file_commands.add_unpack_command_flags,
-        start=file_commands.unpack_command,
-    ),
-    Command(
-        name="cluster",
-        summary="say whether the machines of a cluster can be used",
-        example="sparsedash cluster check",
-        add_flags=add_cluster_command_flags,
-        start=cluster_command,
-    ),
+    Command("time", f"{_MODEL} --sparsity 20", run_commands.add_time_command_flags, run_commands.time_command),
+    Command("export", _EXPORT, file_commands.add_export_command_flags, file_commands.export_command),
+    Command("verify", "DIR", file_commands.add_verify_command_flags, file_commands.verify_command),
+    Command("runs", "", add_data_folder_flag, file_commands.runs_command),
+    Command("pack", "RUN FILE", file_commands.add_pack_command_flags, file_commands.pack_command),
+    Command("unpack", "FILE", file_commands.add_unpack_command_flags, file_commands.unpack_command),
+    Command("cluster", "check", add_cluster_command_flags, cluster_command),
 )
 
 _ABOUT = f"""\
 What would pruning cost this language model?
 
-Calibrates, prunes and evaluates a model as the dashboard does, and shares its data folder: what one of them has
-computed, the other does not compute again. To begin with, on a small model that needs no network:
+Calibrates, prunes and evaluates a model as the dashboard does, and shares its data folder and results. To begin with,
+on a small model that needs no network:
 
-    {COMMANDS[0].example}
+    sparsedash run {COMMANDS[0].example}
 """
 _ENDS = """\
-`sparsedash run --help` lists what can be chosen. The dashboard itself: `streamlit run app.py` in the checkout.
-Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond what may be lost (run --fail-beyond), not
-shown to be within it (run --fail-unless-within) or nothing within it (find), 4 something is to be mended (cluster
-check), 130 stopped from the keyboard.
+`sparsedash run --help` lists the settings. The dashboard itself: `streamlit run app.py` in the checkout.
+Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond the tolerance (run --fail-beyond), not
+shown to be within it (run --fail-unless-within) or nothing within it (find), 4 something to fix (cluster check), 130
+stopped from the keyboard.
 """
 
 
@@ -198,8 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sparsedash {__version__}")
     words = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
-        description = f"{command.summary.capitalize()}: {command.example}"
-        own = words.add_parser(command.name, help=command.summary, description=description)
+        summary = (command.start.__doc__ or "").rstrip(".")
+        description = f"{summary}: sparsedash {command.name} {command.example}".rstrip()
+        own = words.add_parser(command.name, help=summary[:1].lower() + summary[1:], description=description)
         command.add_flags(own)
         own.set_defaults(start=command.start)
     return parser

@@ -52,7 +52,7 @@ def add_export_command_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def export_command(arguments: argparse.Namespace) -> Work:
-    """Write the files of one sparse model and prove that they load, after its run as far as that is not stored."""
+    """Write the files of one sparse model, and prove that they load."""
     settings = run_from_flags(arguments)
     if settings.n_sparse != 1:
         raise SettingsError("sparse models", settings.n_sparse, "one method and one sparsity")
@@ -114,7 +114,7 @@ def add_verify_command_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def verify_command(arguments: argparse.Namespace) -> Work:
-    """Prove again that an exported folder loads and is the model that was exported."""
+    """Prove again that an exported folder loads and is unchanged."""
     folder = local_path(str(arguments.folder)).absolute()
     key = export_key_of(folder)
     store = open_store(arguments)
@@ -174,7 +174,7 @@ def add_pack_command_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def pack_command(arguments: argparse.Namespace) -> Work:
-    """Write a finished run into one file."""
+    """Write a finished run into one file, for another machine."""
     store = open_store(arguments)
     run = _finished_run(arguments.run, store)
     file = writable_file(arguments.file, "FILE")
@@ -204,7 +204,7 @@ def add_unpack_command_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def unpack_command(arguments: argparse.Namespace) -> Work:
-    """Add the run of a packed file to the data folder."""
+    """Add the run of a packed file to the results here."""
     file = local_path(str(arguments.file)).absolute()
     if not file.is_file():
         raise SettingsError("FILE", str(file), "a file that `sparsedash pack` has written")

@@ -105,7 +105,7 @@ def add_find_command_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def find_command(arguments: argparse.Namespace) -> Work:
-    """Search for the largest sparsity within the tolerance."""
+    """Find the largest sparsity within the tolerance."""
     settings = search_from_flags(arguments)
     write = result_writer(arguments)
     store = open_store_for(settings.run((1,)), arguments)
@@ -132,7 +132,7 @@ def add_time_command_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def time_command(arguments: argparse.Namespace) -> Work:
-    """Measure the speed of a sparse model and of its dense one."""
+    """Measure the speed of a sparse model versus its dense one."""
     settings = run_from_flags(arguments)
     points = settings.points
     if len(points) != 1 or points[0][1] == 0:

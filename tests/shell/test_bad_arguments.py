@@ -163,8 +163,8 @@ def test_help_names_every_method_and_text_the_exit_codes_and_how_to_begin(capsys
         said[len(command)] = "".join(capsys.readouterr().out.split())
     assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in said[0]
     ends = (
-        "3beyondwhatmaybelost(run--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find),"
-        "4somethingistobemended(clustercheck),130stopped"
+        "3beyondthetolerance(run--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find),"
+        "4somethingtofix(clustercheck),130stopped"
     )
     assert f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,{ends}" in said[0]
     offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
