@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.plain_values import require_one_of, require_reference, require_whole, stage_key
+from sparsedash.schema.fields import check_settings, setting
+from sparsedash.schema.plain_values import require_reference, stage_key
 
 Form = Literal["uniform", "padded", "masked", "gguf"]
 """uniform: one narrower width. padded: widths of each block, filled up with zeros to one. masked: the dense shape with
@@ -43,19 +44,24 @@ class ExportSettings:
 
     dense: str
     sparse: str
-    form: Form
+    form: Form = setting("padded", flag="--form", label="Form of the files")
     run: str = ""
-    weights: Weights = "float32"
-    shard_mb: int = 5_000
+    weights: Weights = setting("float32")
+    shard_mb: int = setting(
+        5_000,
+        title="shard size (MB)",
+        low=1,
+        high=1_000_000,
+        flag="--shard-mb",
+        flag_help="largest file of weights, in millions of bytes",
+    )
     to: str = ""
     dense_gguf: str = ""
 
     def __post_init__(self) -> None:
-        require_one_of("form", self.form, Form)
-        require_one_of("weights", self.weights, Weights)
+        check_settings(self)
         if self.weights not in possible_weights(self.form):
             raise SettingsError("weights", self.weights, f"{', '.join(possible_weights(self.form))} as {self.form}")
-        require_whole("shard size (MB)", self.shard_mb, 1, 1_000_000)
         for name, value in (("to", self.to), ("dense GGUF", self.dense_gguf)):
             if value:
                 require_reference(name, value)

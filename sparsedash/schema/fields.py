@@ -73,7 +73,7 @@ class FieldRow:
 
 def setting(default: T, **row: Any) -> T:
     """A field of a dataclass with this default and the other values of its `FieldRow`."""
-    declared: T = field(default=default, metadata=row)
+    declared: T = field(default=default, metadata={"row": row})
     return declared
 
 
@@ -83,10 +83,10 @@ def field_rows(settings: "type[DataclassInstance]") -> Mapping[str, FieldRow]:
     hints = get_type_hints(settings)
     rows = {}
     for each in fields(settings):
-        if each.metadata:
+        if "row" in each.metadata:
             kind = _KINDS.get(hints[each.name], "choice")
             options = get_args(hints[each.name]) if kind == "choice" else ()
-            given = {"name": each.name, "title": each.name, **each.metadata}
+            given = {"name": each.name, "title": each.name, **each.metadata["row"]}
             rows[each.name] = FieldRow(kind=kind, default=each.default, options=options, **given)
     return MappingProxyType(rows)
 

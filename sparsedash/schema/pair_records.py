@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 from sparsedash.schema.plain_values import require_one_of, require_text, require_whole, stage_key
 from sparsedash.schema.settings import Dtype
 
@@ -29,16 +30,14 @@ class ContinuationSettings:
     left: str
     right: str
     prompt: str
-    n_tokens: int = 40
-    temperature_percent: int = 0
-    seed: int = 0
+    n_tokens: int = setting(40, title="tokens to write", low=1, high=400, label="Tokens to write")
+    temperature_percent: int = setting(0, title="temperature (percent)", high=200)
+    seed: int = setting(0, high=MAX_SEED, label="Seed", help="Another seed draws other words.")
     others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require_whole("tokens to write", self.n_tokens, 1, 400)
+        check_settings(self)
         require_whole("models beside the two", len(self.others), 0, MOST_OTHERS)
-        require_whole("temperature (percent)", self.temperature_percent, 0, 200)
-        require_whole("seed", self.seed, 0, 2**31 - 1)
         require_text("prompt", self.prompt)
 
     def key(self) -> str:
@@ -82,32 +81,31 @@ class TimingSettings:
     dense: str
     sparse: str
     dtype: Dtype | None = None
-    n_threads: int | None = None
-    n_prompt: int = 512
-    n_decode: int = 16
+    n_threads: int | None = setting(
+        None,
+        title="threads",
+        low=1,
+        high=1024,
+        flag="--threads",
+        flag_help="threads of the processor (as many as torch takes by itself)",
+    )
+    n_prompt: int = setting(512, title="tokens to read", low=1, high=32_768)
+    n_decode: int = setting(16, title="tokens to write", low=1, high=1024)
     batches: tuple[int, ...] = (1, 8)
-    within_permille: int = 50
-    least_rounds: int = 15
-    most_s: int = 120
-    n_warmup: int = 2
-    seed: int = 0
+    within_permille: int = setting(50, title="width of the interval (per mille)", low=1, high=1000)
+    least_rounds: int = setting(15, title="least rounds", low=2, high=1000)
+    most_s: int = setting(120, title="seconds for each", low=1, high=3600)
+    n_warmup: int = setting(2, title="warm-up rounds", high=100)
+    seed: int = setting(0, high=MAX_SEED)
 
     def __post_init__(self) -> None:
         if self.dtype is not None:
             require_one_of("dtype", self.dtype, Dtype)
-        if self.n_threads is not None:
-            require_whole("threads", self.n_threads, 1, 1024)
-        require_whole("tokens to read", self.n_prompt, 1, 32_768)
-        require_whole("tokens to write", self.n_decode, 1, 1024)
+        check_settings(self)
         if not self.batches or len(set(self.batches)) != len(self.batches):
             raise SettingsError("batches", self.batches, "one or several different numbers")
         for batch in self.batches:
             require_whole("passages at once", batch, 1, 256)
-        require_whole("width of the interval (per mille)", self.within_permille, 1, 1000)
-        require_whole("least rounds", self.least_rounds, 2, 1000)
-        require_whole("seconds for each", self.most_s, 1, 3600)
-        require_whole("warm-up rounds", self.n_warmup, 0, 100)
-        require_whole("seed", self.seed, 0, 2**31 - 1)
 
     def key(self) -> str:
         """The name of this request and of what it produces."""

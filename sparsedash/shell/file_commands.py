@@ -10,12 +10,19 @@ from sparsedash.catalog.families import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.schema.errors import JobError, NewerError, SettingsError, StoreError
-from sparsedash.schema.export_settings import Export, ExportSettings, Form, Weights, possible_weights
-from sparsedash.schema.plain_values import require_one_of
+from sparsedash.schema.export_settings import Export, ExportSettings, Weights, possible_weights
+from sparsedash.schema.fields import field_rows
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.model_lookup import gguf_file_problem
-from sparsedash.shell.flags import add_data_folder_flag, add_run_flags, open_store, open_store_for, run_from_flags
+from sparsedash.shell.flags import (
+    add_data_folder_flag,
+    add_flag,
+    add_run_flags,
+    open_store,
+    open_store_for,
+    run_from_flags,
+)
 from sparsedash.shell.terminal import (
     ProgressBar,
     Work,
@@ -38,12 +45,11 @@ _DIGITS_SHOWN = 16
 def add_export_command_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `export`."""
     add_run_flags(parser)
-    forms = f"{', '.join(get_args(Form))} (%(default)s)"
-    parser.add_argument("--form", default="padded", metavar="FORM", help=forms)
+    rows = field_rows(ExportSettings)
+    add_flag(parser, rows["form"])
+    add_flag(parser, rows["shard_mb"])
     weights = f"{', '.join(get_args(Weights))} (as --dtype)"
     parser.add_argument("--weights", metavar="TYPE", help=weights)
-    shards = "largest file of weights, in millions of bytes (%(default)s)"
-    parser.add_argument("--shard-mb", type=int, default=ExportSettings.shard_mb, metavar="N", help=shards)
     dense = "a GGUF file of the dense model with full weights, for --form gguf where the model is none"
     parser.add_argument("--dense-gguf", type=path_argument, metavar="FILE", help=dense)
     to = "the folder to make; it must not exist (one in the data folder)"
@@ -57,7 +63,6 @@ def export_command(arguments: argparse.Namespace) -> Work:
     if settings.n_sparse != 1:
         raise SettingsError("sparse models", settings.n_sparse, "one method and one sparsity")
     form = arguments.form
-    require_one_of("form", form, Form)
     # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
     usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"
     to = "" if arguments.to is None else str(_new_folder(arguments.to))

@@ -38,7 +38,7 @@ def add_run_flags(parser: argparse.ArgumentParser, *, search: bool = False) -> N
     for settings in (RunSettings, CalibrationSettings, MethodSettings, EvaluationSettings):
         for row in field_rows(settings).values():
             if row.flag and not (search and row.name in _NOT_OF_A_SEARCH):
-                _add_flag(parser, row)
+                add_flag(parser, row)
     method = f"{some if search else several} (%(default)s)"
     metavar = "NAME" if search else "NAMES"
     parser.add_argument("--method", default=presets.DEFAULT_METHOD, metavar=metavar, help=method)
@@ -48,7 +48,7 @@ def add_run_flags(parser: argparse.ArgumentParser, *, search: bool = False) -> N
 def add_tolerance_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the tolerance."""
     for row in field_rows(FindSettings).values():
-        _add_flag(parser, row)
+        add_flag(parser, row)
 
 
 def add_data_folder_flag(parser: argparse.ArgumentParser) -> None:
@@ -101,13 +101,14 @@ def open_store_for(settings: RunSettings, arguments: argparse.Namespace) -> Stor
     return store
 
 
-def _add_flag(parser: argparse.ArgumentParser, row: FieldRow) -> None:
+def add_flag(parser: argparse.ArgumentParser, row: FieldRow) -> None:
+    """Add the flag of a setting."""
     about = row.flag_help or row.help
     if row.kind == "switch":
         parser.add_argument(row.flag, action="store_true", help=about)
         return
     if row.kind == "choice":
-        about = f"{row.label}: {', '.join(row.options)}. {about}"
+        about = ". ".join(filter(None, [f"{row.label}: {', '.join(row.options)}", about]))
     if row.kind == "reference" and row.name != "model":
         about = f"{_names(OFFERED[row.title])} or file:PATH"
     default = row.default

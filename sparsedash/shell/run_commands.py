@@ -13,11 +13,13 @@ from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.reporting.wording import source_note
 from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.fields import field_rows
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult, RunSettings
 from sparsedash.shell.file_commands import short_run_key, stored_runs
 from sparsedash.shell.flags import (
+    add_flag,
     add_run_flags,
     add_tolerance_flags,
     open_store_for,
@@ -126,8 +128,7 @@ def add_time_command_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `time`."""
     add_run_flags(parser)
     parser.set_defaults(sparsity="20")
-    threads = "threads of the processor (as many as torch takes by itself)"
-    parser.add_argument("--threads", type=int, metavar="N", help=threads)
+    add_flag(parser, field_rows(TimingSettings)["n_threads"])
     add_output_flags(parser, "every sample and the result")
 
 

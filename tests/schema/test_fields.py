@@ -1,19 +1,29 @@
 """The field table: every setting in one row, from which form, address and flags are made."""
 
 import argparse
+import re
 from collections import Counter
 from itertools import chain
 
 import pytest
 
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
 from sparsedash.stats.tolerance import Tolerance
 
 TABLES = (RunSettings, CalibrationSettings, EvaluationSettings, MethodSettings, FindSettings)
 ROWS = list(chain.from_iterable(field_rows(table).values() for table in TABLES))
+REQUESTS = (ContinuationSettings, TimingSettings, ExportSettings)
+NUMBERS = [
+    (table.__name__, row)
+    for table in (*TABLES, *REQUESTS)
+    for row in field_rows(table).values()
+    if row.kind in ("whole", "number")
+]
 
 
 @pytest.mark.parametrize("column", ["key", "flag", "label"])
@@ -36,13 +46,13 @@ def test_the_default_of_a_row_is_that_of_its_settings():
     assert Tolerance() == Tolerance(ratio=FindSettings().ratio, points=FindSettings().points)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.kind in ("whole", "number")], ids=lambda row: row.title)
+@pytest.mark.parametrize("row", [row for _, row in NUMBERS], ids=[f"{name}.{row.name}" for name, row in NUMBERS])
 def test_a_number_is_checked_at_its_limits(row):
     row.check(row.low if row.kind == "number" else int(row.low))
     row.check(row.high if row.kind == "number" else int(row.high))
     beyond = row.low if row.above is None else row.above + 1
     for value in (beyond - 1, row.high + 1, float("nan"), "1", True):
-        with pytest.raises(SettingsError, match=f"^{row.title}: "):
+        with pytest.raises(SettingsError, match=f"^{re.escape(row.title)}: "):
             row.check(value)
 
 
