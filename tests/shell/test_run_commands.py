@@ -1,12 +1,13 @@
 """`sparsedash run`, `find` and `time`: what they print, write and end with."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.shell import run_commands
 from sparsedash.shell.commands import main
 from sparsedash.shell.run_commands import all_within
@@ -171,11 +172,18 @@ def test_too_few_passages_to_confirm_a_model_have_an_exit_code(search_flags, doc
     assert found["sentence"].startswith(f"Too few to judge: {n} passage{'' if n == 1 else 's'} cannot")
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuickTiming(TimingSettings):
+    n_prompt: int = 8
+    n_decode: int = 2
+    batches: tuple[int, ...] = (1,)
+    least_rounds: int = 3
+    most_s: int = 1
+
+
 def test_a_timing_follows_its_run_and_is_printed_and_written(flags, document, capsys, monkeypatch):
     to, read = document
-    real = run_commands.TimingSettings
-    quick = {"n_prompt": 8, "n_decode": 2, "batches": (1,), "least_rounds": 3, "most_s": 1}
-    monkeypatch.setattr(run_commands, "TimingSettings", lambda **asked: real(**asked, **quick))
+    monkeypatch.setattr(run_commands, "TimingSettings", QuickTiming)
     assert main(["time", *flags, "--threads", "1", *to]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:4] == ["What", "Dense", "Sparse", "Ratio"]
