@@ -24,7 +24,6 @@ if __name__ == "__main__":
     )
     with frame.errors_in_words():
         page.run()
-        frame.note_newer_entries(frame.backend().left_alone())
 else:
     app = st.App(
         __file__,

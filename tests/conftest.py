@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-_OF_SEVERAL_PROCESSES = [Path(__file__).parent / name for name in ("browser", "faults", "service/cluster")]
+_OF_SEVERAL_PROCESSES = [
+    Path(__file__).parent / name for name in ("browser", "faults", "service/test_cluster_with_engine.py")
+]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
@@ -22,5 +24,5 @@ settings.load_profile("repeatable")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In CI what watches other processes is tried once more where it fails; what needed that is named at the end."""
     for item in items:
-        if os.environ.get("CI") and any(folder in item.path.parents for folder in _OF_SEVERAL_PROCESSES):
+        if os.environ.get("CI") and any(path in (item.path, *item.path.parents) for path in _OF_SEVERAL_PROCESSES):
             item.add_marker(pytest.mark.flaky(reruns=1))

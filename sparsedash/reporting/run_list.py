@@ -370,11 +370,6 @@ def _searched(row: RunRow) -> str:
     return "\n".join([*named, row.key]).casefold()
 
 
-OTHER_VERSION_KEEPS_ALL = (
-    "All answers stay: other runs here were written by another version of SparseDash, and may need them."
-)
-
-
 def run_deletion_question(plan: Removal, titles: Mapping[str, str]) -> list[str]:
     """What will go and what stays, in sentences. titles: of the runs, by their keys."""
     said = []
@@ -382,10 +377,8 @@ def run_deletion_question(plan: Removal, titles: Mapping[str, str]) -> list[str]
         n, models = len(plan.runs), len(plan.records)
         what = f"“{titles[plan.runs[0].key]}”" if n == 1 else f"{n} runs"
         said.append(f"Delete {what}, with the answers of {models} {plural(models, 'model')}? It cannot be undone.")
-    if plan.n_shared and not plan.unknown:
+    if plan.n_shared:
         said.append(f"The answers of {plan.n_shared} {plural(plan.n_shared, 'model')} stay: other runs use them.")
-    if plan.unknown:
-        said.append(OTHER_VERSION_KEEPS_ALL)
     return said + _refused(plan, titles)
 
 

@@ -293,6 +293,11 @@ class Run:
     source_type: str = ""
 
     @property
+    def records(self) -> tuple[str, ...]:
+        """Keys of the records that are there, the dense one first."""
+        return tuple(key for key in (self.dense, *self.sparse) if key)
+
+    @property
     def n_compared(self) -> int:
         """Sparse models that are judged together, also where their records were lost; 0 in a search, where each trial
         is judged by itself.

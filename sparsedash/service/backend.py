@@ -1,22 +1,24 @@
-"""The one object that the pages talk to: it submits runs, follows jobs and returns stored results. Knows no engine."""
+"""The backend of the pages: submits and follows jobs and returns stored results, with the rights of one user.
+
+It knows no engine.
+"""
 
 import logging
-import threading
-from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import sparsedash
-from sparsedash.catalog import choices
+from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.model_shape import Dimensions, ModelShape, shape_from_plain
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import AccessError, NewerError, StoreError
+from sparsedash.schema.errors import AccessError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.pair_records import (
     Continuation,
@@ -25,6 +27,7 @@ from sparsedash.schema.pair_records import (
     DivergenceSettings,
     Timing,
     TimingSettings,
+    records_read,
 )
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
@@ -38,28 +41,41 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_plan import cluster_runner
-from sparsedash.service.deletion import Housekeeping, Reads, RunRemoval
+from sparsedash.service.deletion import Housekeeping, RunRemoval, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
-from sparsedash.service.own_things import OwnExports, OwnRemoval, OwnTransfer, OwnUploads
 from sparsedash.service.preflight import Cached, Forecast, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
-from sparsedash.service.stored_results import RunCosts
+from sparsedash.service.stored_results import Results, RunCosts
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds
-from sparsedash.service.user_files import Exports, RunTransfer
-from sparsedash.storage.local_machine import absolute_data_folder, data_folder, require_job_room
+from sparsedash.service.user_files import Exports, RunTransfer, UserUploads
+from sparsedash.storage.local_machine import absolute_data_folder, require_job_room
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads, fingerprints, texts_read
-from sparsedash.storage.users import Serving, UserData
-
-__all__ = ["Backend", "Cached", "Preflight", "default_data_dir"]
+from sparsedash.storage.users import LOCAL, Serving, UserData
 
 log = logging.getLogger(__name__)
 
-default_data_dir = data_folder
+Request = (
+    RunSettings
+    | FindSettings
+    | ContinuationSettings
+    | DivergenceSettings
+    | TimingSettings
+    | ExportSettings
+    | VerifySettings
+)
+"""Settings of a job of any kind."""
 
-_Small = ContinuationSettings | DivergenceSettings | TimingSettings | ExportSettings | VerifySettings
-
-MAX_PASSAGES_IN_MEMORY = 80_000
+_KINDS: dict[type[Request], tuple[JobKind, type[Any] | None]] = {
+    RunSettings: ("run", None),
+    FindSettings: ("find", None),
+    ContinuationSettings: ("continuation", Continuation),
+    DivergenceSettings: ("divergence", Divergence),
+    TimingSettings: ("timing", Timing),
+    ExportSettings: ("export", None),
+    VerifySettings: ("verify", None),
+}
+"""The kind of job of each kind of settings, and the class of its result where its entry alone is the result."""
 
 _LOOKED_AT, _LAST_STARTS = 50, 3
 """Jobs that are looked at for how long a start takes, and starts that count."""
@@ -71,122 +87,99 @@ class Backend:
     """One data folder with its results, its job table and its workers. Safe to share between threads.
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
-    user_data: what those who use the pages leave there. uploads: the text files among it. exports: models in files.
-    costs: the verdicts on all runs. removal: deletes runs. transfer: runs as files. What it gives and does is
-    everybody's; see `seen_by`.
+    user_data: prompts, choices and run names. costs: the verdicts on all runs. exports, uploads, transfer, removal: see
+    their classes. What a new backend gives and does is everybody's; see `seen_by`.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = absolute_data_folder(data_dir)
         self._store = Store(self.data_dir)
-        self.user_data = UserData(self._store)
-        self.uploads: Uploads | OwnUploads = Uploads(self.data_dir)
-        self.exports: Exports | OwnExports = Exports(self._store)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
-        self._access = Access(self._table.owners, self._any_run, self._any_record)
+        self._results = Results(self._store)
+        self.costs = RunCosts(self._store)
         self._cluster = cluster_runner(self.data_dir, self._table, self._store)
-        elsewhere = self._cluster.takes if self._cluster else _nowhere_else
+        elsewhere = self._cluster.takes if self._cluster else lambda job: False
         self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
         self._speed = MachineSpeed(self._store)
-        self._recent = _Recent(MAX_PASSAGES_IN_MEMORY)
-        self._left_alone: dict[tuple[type, str], NewerError] = {}
-        self.costs = RunCosts(self._store)
-        removal = RunRemoval(self._store, self._table, self.costs, self.runs, self._recent.drop)
-        self.removal: RunRemoval | OwnRemoval = removal
-        self.transfer: RunTransfer | OwnTransfer = RunTransfer(self._store, self.run)
-        self._housekeeping = Housekeeping(
-            self._store,
-            self._table,
-            Reads(
-                runs=self.runs,
-                record=self.record,
-                exports=self.exports,
-                removal=removal,
-                drop_upload=self.drop_upload,
-                dropped=self._recent.drop,
-            ),
-        )
+        self._all_uploads = Uploads(self.data_dir)
+        self._give_to(LOCAL, None)
         self._try_to_reconcile()
         if self._cluster is not None:
             self._cluster.start()
 
-    def seen_by(self, visitor: str, rules: Serving) -> "Backend":
-        """The same backend for one visitor where others are served: it gives and does what `Access` allows.
+    def seen_by(self, user: str, rules: Serving) -> "Backend":
+        """The same backend for one user of a server: it gives and does what `Access` allows.
 
-        To be asked of the one for everybody. visitor: as `visitor_name` gives it.
+        user: as `visitor_name` gives it.
         """
-        assert isinstance(self.uploads, Uploads)
-        assert isinstance(self.exports, Exports)
-        assert isinstance(self.removal, RunRemoval)
         theirs = copy(self)
-        theirs._access = Access(self._table.owners, self._any_run, self._any_record, visitor=visitor, rules=rules)
-        theirs.user_data = UserData(self._store, visitor)
-        theirs.exports = OwnExports(self.exports, self.uploads, theirs._access, self._live)
-        theirs.uploads = OwnUploads(self.uploads, theirs.exports, theirs._access)
-        theirs.removal = OwnRemoval(self.removal, theirs._access)
-        theirs.transfer = OwnTransfer(RunTransfer(self._store, theirs.run), theirs._access)
+        theirs._give_to(user, rules)
         return theirs
 
-    def submit(self, settings: RunSettings | FindSettings) -> Job:
+    def _give_to(self, user: str, rules: Serving | None) -> None:
+        store, table, results = self._store, self._table, self._results
+        access = self._access = Access(table.owners, results, user, rules)
+        self.user_data = UserData(store, user)
+        self.exports = Exports(store, self._all_uploads, access, lambda: live_jobs(table))
+        self.uploads = UserUploads(self._all_uploads, self.exports, access, self._texts_in_use)
+        self.removal = RunRemoval(store, table, results, self.costs, access)
+        self.transfer = RunTransfer(store, results, access)
+        self._housekeeping = Housekeeping(store, table, results, self.removal, (self.exports, self.uploads), access)
+
+    def submit(self, asked: Request) -> Job:
         """The job for these settings: one that is done and whose results are stored, the live one, or a new one.
 
-        Raises AccessError for what the visitor may not read, and JobError beyond their quota; likewise below.
+        Raises AccessError for what the user may not read or do, and JobError beyond their quota; likewise below.
         """
-        self._access.require_references(settings)
-        kind: JobKind = "find" if isinstance(settings, FindSettings) else "run"
-        key = settings.key(fingerprints(settings))
+        self._require(asked)
+        kind, key = _KINDS[type(asked)][0], _key(asked)
         newest = self._table.newest(key)
-        if newest is not None and newest.state == "done" and self._is_whole(key):
-            self._access.owners.add(key, self._access.visitor)
+        if newest is not None and newest.state == "done" and self._is_stored(asked, key):
+            self._access.owners.add(key, self._access.user)
             return newest
-        job = self._table.submit(kind, key, asdict(settings), self._access.visitor, self._access.most_jobs)
-        if job.state == "queued":
-            self._store.remember(store_keys.forecast_note(key), self.preflight(settings).forecast.plain())
+        with self._room_for(asked):
+            job = self._table.submit(kind, key, asdict(asked), self._access.user, self._access.most_jobs)
+        if isinstance(asked, RunSettings | FindSettings) and job.state == "queued":
+            self._store.remember(store_keys.forecast_note(key), self.preflight(asked).forecast.plain())
         self._try_to_reconcile()
         return job
 
-    def submit_continuation(self, settings: ContinuationSettings) -> Job:
-        """As `submit`, for a prompt that two models continue."""
-        self._access.require_records(settings.left, settings.right, *settings.others)
-        stored = self._store.has(Continuation, settings.key())
-        return self._submit_small("continuation", settings, stored)
+    def retry(self, job_id: int) -> Job:
+        """Queue a job that ended early again. Returns another job when one with these settings is live, or when a file
+        that it reads has changed since.
 
-    def submit_divergence(self, settings: DivergenceSettings) -> Job:
-        """As `submit`, for a text over which two models are compared."""
-        self._access.require_records(settings.left, settings.right)
-        stored = self._store.has(Divergence, settings.key())
-        return self._submit_small("divergence", settings, stored)
+        Raises JobError when the job is done.
+        """
+        job = self.job(job_id)
+        asked: Request | None = None
+        if job.makes_run and not job.live and job.state != "done":
+            asked = run_or_find_settings(job.kind, job.settings)
+            self._require(asked)
+            if _key(asked) != job.key:
+                return self.submit(asked)
+        elif job.kind == "export":
+            asked = settings_from_plain(ExportSettings, job.settings)
+        with self._room_for(asked):
+            job = self._table.retry(job_id, self._access.user, self._access.most_jobs)
+        self._try_to_reconcile()
+        return job
 
-    def submit_timing(self, settings: TimingSettings) -> Job:
-        """As `submit`, for the speed of a sparse model beside its dense one."""
-        self._access.require_records(settings.dense, settings.sparse)
-        return self._submit_small("timing", settings, self._store.has(Timing, settings.key()))
+    def cancel(self, job_id: int) -> Job:
+        """Ask a job to stop. One that waits is cancelled at once; one that has ended stays as it is."""
+        self._access.require_to_stop(self._table.get(job_id))
+        job = self._table.request_cancel(job_id)
+        self._try_to_reconcile()
+        return job
 
-    def submit_export(self, settings: ExportSettings) -> Job:
-        """As `submit`, for the files of one sparse model."""
-        self._access.require_records(settings.dense, settings.sparse)
-        self._access.require_run(settings.run)
-        if settings.dense_gguf:
-            self._access.require_path(settings.dense_gguf)
-        with self._room_for(settings):
-            return self._submit_small("export", settings, self.exports.is_whole(settings.key()))
+    def move(self, job_id: int, to: Move) -> Job:
+        """Move a waiting job in the queue. Raises JobError when it does not wait (any more)."""
+        self._access.require_order(self._table.get(job_id), to)
+        return self._table.move(job_id, to)
 
-    @property
-    def keeps_house(self) -> bool:
-        """Whether the data folder is this visitor's to look into and to tidy."""
-        return self._access.unlimited
-
-    @property
-    def housekeeping(self) -> Housekeeping:
-        """What there is, and how it is deleted by kind, model or run. Raises AccessError unless `keeps_house`."""
-        if not self.keeps_house:
-            raise AccessError("Only an administrator looks into the data folder.", "Your own runs are on their page.")
-        return self._housekeeping
-
-    def submit_verification(self) -> Job:
-        """The live job that reads everything that carries a checksum, or a new one. Raises AccessError likewise."""
-        assert self.housekeeping
-        return self._submit_small("verify", VerifySettings(), stored=False)
+    def prioritise(self, job_id: int, priority: Priority) -> Job:
+        """Make a waiting run more or less urgent. Raises JobError when it does not wait (any more), or is a prompt."""
+        self._access.require_order(self._table.get(job_id), priority)
+        return self._table.prioritise(job_id, priority)
 
     def job(self, job_id: int) -> Job:
         """The job as it is now. Raises JobError when there is none."""
@@ -198,54 +191,25 @@ class Backend:
     def jobs(self, limit: int = 50) -> tuple[Job, ...]:
         """The newest jobs as they are now, newest first."""
         self._try_to_reconcile()
-        return self._table.list(limit, "" if self._access.sees_all else self._access.visitor)
+        return self._table.list(limit, "" if self._access.sees_all else self._access.user)
 
-    def cancel(self, job_id: int) -> Job:
-        """Ask a job to stop. One that waits is cancelled at once; one that has ended stays as it is."""
-        self._access.require_to_stop(self._table.get(job_id))
-        job = self._table.request_cancel(job_id)
+    def newest_job(self, key: str) -> Job | None:
+        """The newest job with this key as it is now, or None."""
         self._try_to_reconcile()
-        return job
+        job = self._table.newest(key)
+        return job if job is not None and self._access.sees_job(job) else None
 
-    def retry(self, job_id: int) -> Job:
-        """Queue a job that ended early again. Returns another job when one with these settings is live, or when a file
-        that it reads has changed since.
-
-        Raises JobError when the job is done.
-        """
-        job = self._table.get(job_id)
-        self._access.require_job(job)
-        if job.makes_run and not job.live and job.state != "done":
-            settings = run_or_find_settings(job.kind, job.settings)
-            self._access.require_references(settings)
-            if settings.key(fingerprints(settings)) != job.key:
-                return self.submit(settings)
-        with self._room_for(settings_from_plain(ExportSettings, job.settings) if job.kind == "export" else None):
-            job = self._table.retry(job_id, self._access.visitor, self._access.most_jobs)
-        self._try_to_reconcile()
-        return job
-
-    def move(self, job_id: int, to: Move) -> Job:
-        """Put a waiting job elsewhere in the queue. Raises JobError when it does not wait (any more)."""
-        self._access.require_order(self._table.get(job_id), to)
-        return self._table.move(job_id, to)
-
-    def prioritise(self, job_id: int, priority: Priority) -> Job:
-        """Make a waiting run more or less urgent. Raises JobError when it does not wait (any more), or is a prompt."""
-        self._access.require_order(self._table.get(job_id), priority)
-        return self._table.prioritise(job_id, priority)
-
-    def orders_queue(self) -> bool:
-        """Whether the visitor may put jobs before those of others."""
-        return self._access.unlimited
+    def queue(self) -> tuple[Job, ...]:
+        """The waiting jobs, in the order in which they will be taken."""
+        return tuple(job for job in self._table.queue() if self._access.sees_job(job))
 
     def queue_position(self, job_id: int) -> int | None:
         """1 for the job that is taken next; None when it does not wait."""
         return self._table.position(job_id)
 
-    def queue(self) -> tuple[Job, ...]:
-        """The jobs that wait, in the order in which they will be taken."""
-        return tuple(job for job in self._table.queue() if self._access.sees_job(job))
+    def orders_queue(self) -> bool:
+        """Whether the user may put jobs before those of others."""
+        return self._access.unlimited
 
     def log_tail(self, job_id: int, n: int = 40) -> str:
         """The last n lines of the job's log."""
@@ -255,25 +219,39 @@ class Backend:
 
     def runs(self) -> list[Run]:
         """Every run that has a result, newest first."""
-        asked = None if self._access.sees_all else self._access.owners.things(self._access.visitor)
-        runs = [self._any_run(key) for key in self._store.keys(Run) if asked is None or key in asked]
-        return sorted((run for run in runs if run), key=lambda run: run.started_at, reverse=True)
+        return self._results.runs(None if self._access.sees_all else self._access.owned())
 
     def run(self, key: str) -> Run | None:
         """The run as far as it is, or None."""
-        return self._any_run(key) if self._access.sees(key) else None
+        return self._seen(Run, key)
 
     def example(self) -> Run | None:
         """The finished run that ships with the program; `runs` does not name it."""
-        return choices.example_result(Run, choices.EXAMPLE)
+        return self._results.run(EXAMPLE)
 
     def search(self, key: str) -> FindResult | None:
         """What a search has found as far as it is, or None. key: of its run."""
-        return self._kept(FindResult, key) if self._access.sees(key) else None
+        return self._seen(FindResult, key)
 
     def record(self, key: str) -> Record | None:
         """The record, or None."""
-        return self._kept(Record, key) if self._access.sees_records(key) else None
+        return self._results.record(key) if self._access.sees_records(key) else None
+
+    def passages(self, key: str) -> Passages | None:
+        """The texts that records answer, or None."""
+        return self._results.get(Passages, key) if self._access.sees_passages(key) else None
+
+    def continuation(self, key: str) -> Continuation | None:
+        """What two models wrote, or None."""
+        return self._seen(Continuation, key)
+
+    def divergence(self, key: str) -> Divergence | None:
+        """The divergence of two models over a text, or None."""
+        return self._seen(Divergence, key)
+
+    def timing(self, key: str) -> Timing | None:
+        """The speed of a sparse model against its dense one, or None."""
+        return self._seen(Timing, key)
 
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
         """Why there is no such record, or run, as the end of a sentence."""
@@ -284,38 +262,28 @@ class Backend:
         """The keys of runs whose own entries were damaged and set aside, so that `runs` does not name them."""
         return [key for key in self._store.damaged_keys(Run) if self._access.sees(key)]
 
-    def passages(self, key: str) -> Passages | None:
-        """The texts that records answer, or None."""
-        return self._kept(Passages, key) if self._access.sees_passages(key) else None
-
-    def continuation(self, key: str) -> Continuation | None:
-        """What two models wrote, or None."""
-        return self._kept(Continuation, key) if self._access.sees(key) else None
-
-    def divergence(self, key: str) -> Divergence | None:
-        """How far two models are apart over a text, or None."""
-        return self._kept(Divergence, key) if self._access.sees(key) else None
-
-    def timing(self, key: str) -> Timing | None:
-        """How fast a sparse model is beside its dense one, or None."""
-        return self._kept(Timing, key) if self._access.sees(key) else None
-
     def model_shape(self, identity: str) -> ModelShape | None:
-        """The sizes of the dense model with this identity; None where it was not loaded since they are noted."""
+        """The sizes of the dense model with this identity; None where it has not been loaded here."""
         return shape_from_plain(self._store.recall(store_keys.model_shape_note(identity)) or "")
 
-    def newest_job(self, key: str) -> Job | None:
-        """The newest job with this key as it is now, or None."""
-        self._try_to_reconcile()
-        job = self._table.newest(key)
-        return job if job is not None and self._access.sees_job(job) else None
+    @property
+    def keeps_house(self) -> bool:
+        """Whether the user may look into the data folder and tidy it."""
+        return self._access.unlimited
+
+    @property
+    def housekeeping(self) -> Housekeeping:
+        """The holdings of the data folder, and their deletion. Raises AccessError unless `keeps_house`."""
+        if not self.keeps_house:
+            raise AccessError("Only an administrator looks into the data folder.", "Your own runs are on their page.")
+        return self._housekeeping
 
     def cached(self, settings: RunSettings) -> Cached:
         """Which parts of this run are stored and need not be computed again."""
         return preflight.stored_parts(settings, self._store)
 
     def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
-        """Why what this field of a form names cannot be used, or None; cheap, since it looks at no result."""
+        """Why what this field of a form names cannot be used, or None; cheap, since no result is read."""
         refused = self._access.reference_problem(field, reference)
         return refused or request_checks.reference_problem(field, reference, self.data_dir)
 
@@ -356,25 +324,24 @@ class Backend:
         found = expected_seconds(settings, self.runs(), self.record, speeds, counted=counted)
         return {"start": self._start_s(), **found}
 
-    def drop_upload(self, reference: str) -> None:
-        """Delete an uploaded text. Raises CorpusError while a job that waits or runs reads it."""
-        self.uploads.drop(reference, {t for j in self._live() for t in texts_read(j.settings, self._any_record)})
+    def is_measuring(self) -> bool:
+        """Whether this machine's speed is being measured, so that more will be known of a run's time soon."""
+        return self._speed.is_measuring()
 
-    def left_alone(self) -> tuple[NewerError, ...]:
-        """What was asked for and is there, but in a newer version's form: it is shown nowhere and stays as it is."""
-        return tuple(self._left_alone.values())
+    def named_model(self, reference: str) -> NamedModel | None:
+        """Family and sizes of a model as soon as it is named; None where nothing of it is on this machine."""
+        if self._access.reference_problem("model", reference):
+            return None
+        return named_model(reference, self._store)
 
-    def reconcile(self) -> None:
-        """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers.
-
-        Cheap; to be called about once a second.
-        """
-        self._runner.reconcile()
+    def fetch_config(self, reference: str) -> None:
+        """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises ModelError, AccessError."""
+        self._access.require_model(reference)
+        fetch_config(reference, with_token=self._access.unlimited)
 
     def cluster(self) -> ClusterView | None:
-        """The scheduler and its machines as they were a moment ago; None where no scheduler is named.
-
-        None as well for who may not see whatever runs there.
+        """The scheduler and its machines as they were a moment ago; None where none is named, or for a user who may
+        not see everything that runs there.
         """
         return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
 
@@ -385,8 +352,15 @@ class Backend:
         """
         return self._runner.trouble() if self._access.unlimited else ""
 
+    def reconcile(self) -> None:
+        """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers.
+
+        Cheap; to be called about once a second.
+        """
+        self._runner.reconcile()
+
     def expect_work(self) -> None:
-        """Have a worker ready by the time that a visitor, who is about to, starts something. Returns at once."""
+        """Have a worker ready by the time that the user starts something. Returns at once."""
         self._runner.prepare()
 
     def health(self) -> dict[str, object]:
@@ -409,20 +383,38 @@ class Backend:
         self._table.close()
         self._store.close()
 
-    def is_measuring(self) -> bool:
-        """Whether it is being measured how fast this machine is, so that more will be known of a run's time soon."""
-        return self._speed.is_measuring()
+    def _seen(self, kind: type[R], key: str) -> R | None:
+        return self._results.get(kind, key) if self._access.sees(key) else None
 
-    def named_model(self, reference: str) -> NamedModel | None:
-        """Family and sizes of a model as soon as it is named; None where nothing of it is on this machine."""
-        if self._access.reference_problem("model", reference):
-            return None
-        return named_model(reference, self._store)
+    def _require(self, asked: Request) -> None:
+        """Raises AccessError for what the user may not read or do."""
+        match asked:
+            case RunSettings() | FindSettings():
+                self._access.require_references(asked)
+            case VerifySettings():
+                assert self.housekeeping
+            case ExportSettings():
+                self._access.require_records(asked.dense, asked.sparse, run=asked.run)
+                if asked.dense_gguf:
+                    self._access.require_path(asked.dense_gguf)
+            case _:
+                self._access.require_records(*records_read(asdict(asked)))
 
-    def fetch_config(self, reference: str) -> None:
-        """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises ModelError, AccessError."""
-        self._access.require_reference("model", reference)
-        fetch_config(reference, with_token=self._access.unlimited)
+    def _is_stored(self, asked: Request, key: str) -> bool:
+        """Whether what a job of this key has made is there."""
+        kind, made = _KINDS[type(asked)]
+        if made is not None:
+            return self._store.has(made, key)
+        if kind == "export":
+            return self.exports.is_whole(key)
+        return kind != "verify" and self._results.is_whole(key)
+
+    def _room_for(self, asked: Request | None) -> AbstractContextManager[None]:
+        """Held while an export is put into the queue, where the user has a quota."""
+        return self.exports.room_for(asked) if isinstance(asked, ExportSettings) else nullcontext()
+
+    def _texts_in_use(self) -> set[str]:
+        return {text for job in live_jobs(self._table) for text in texts_read(job.settings, self._results.record)}
 
     def _counted(self, settings: RunSettings) -> Dimensions | None:
         named = self.named_model(settings.model)
@@ -443,99 +435,6 @@ class Backend:
         except StoreError as error:
             log.warning("Jobs cannot be reconciled: %s", error)
 
-    def _live(self) -> tuple[Job, ...]:
-        return (*self._table.running(), *self._table.queue())
 
-    def _room_for(self, asked: ExportSettings | None) -> AbstractContextManager[None]:
-        """Held while an export is put into the queue, where the visitor has a quota. asked: None for another job."""
-        return self.exports.room_for(asked) if asked and isinstance(self.exports, OwnExports) else nullcontext()
-
-    def _submit_small(self, kind: JobKind, settings: _Small, stored: bool) -> Job:
-        newest = self._table.newest(settings.key())
-        if newest is not None and newest.state == "done" and stored:
-            self._access.owners.add(settings.key(), self._access.visitor)
-            return newest
-        job = self._table.submit(kind, settings.key(), asdict(settings), self._access.visitor, self._access.most_jobs)
-        self._try_to_reconcile()
-        return job
-
-    def _is_whole(self, key: str) -> bool:
-        run = self._any_run(key)
-        return (
-            run is not None and run.finished and all(self._store.has(Record, each) for each in (run.dense, *run.sparse))
-        )
-
-    def _any_run(self, key: str) -> Run | None:
-        return self._kept(Run, key)
-
-    def _any_record(self, key: str) -> Record | None:
-        return self._kept(Record, key)
-
-    def _kept(self, kind: type[R], key: str) -> R | None:
-        if choices.is_example(key):
-            return choices.example_result(kind, key)
-        known = self._recent.get((kind, key))
-        if isinstance(known, kind):
-            return known
-        try:
-            found = self._store.get(kind, key)
-        except NewerError as error:
-            self._left_alone[kind, key] = error
-            return None
-        if found is not None and _is_final(found):
-            self._recent.put((kind, key), found)
-        return found
-
-
-class _Recent:
-    """The records read last, as many as have `budget` passages between them. They never change once they are whole."""
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._kept: OrderedDict[tuple[type, str], object] = OrderedDict()
-        self._weight = 0
-        self._lock = threading.Lock()
-
-    def get(self, name: tuple[type, str]) -> object:
-        with self._lock:
-            if name in self._kept:
-                self._kept.move_to_end(name)
-            return self._kept.get(name)
-
-    def drop(self, kind: type, key: str) -> None:
-        with self._lock:
-            self._weight -= _weight(self._kept.pop((kind, key), None))
-
-    def put(self, name: tuple[type, str], value: object) -> None:
-        with self._lock:
-            self._weight += _weight(value) - _weight(self._kept.pop(name, None))
-            self._kept[name] = value
-            while self._weight > self._budget and len(self._kept) > 1:
-                self._weight -= _weight(self._kept.popitem(last=False)[1])
-
-
-def _nowhere_else(_job: Job) -> bool:
-    return False
-
-
-def _is_final(found: object) -> bool:
-    """Whether this will never be replaced under its key: runs grow, and what was stopped may be written again."""
-    match found:
-        case Run() | FindResult():
-            return found.finished
-        case Continuation():
-            return not found.stopped
-        case _:
-            return True
-
-
-def _weight(value: object) -> int:
-    match value:
-        case None:
-            return 0
-        case Record():
-            return len(value.outcomes)
-        case Passages():
-            return len(value.indices)
-        case _:
-            return 1
+def _key(asked: Request) -> str:
+    return asked.key(fingerprints(asked)) if isinstance(asked, RunSettings | FindSettings) else asked.key()

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,6 @@ from sparsedash.schema.errors import JobError, SettingsError, StoreError
 from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json
 from sparsedash.schema.records import Record, Run, from_json, to_json
 from sparsedash.schema.settings import FindSettings, PartSettings, RunSettings, run_or_find_settings
-from sparsedash.schema.store_keys import plain_share
 from sparsedash.service import cluster_machine
 from sparsedash.storage.run_files import RunFile, keep_results, keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
@@ -45,20 +44,24 @@ from sparsedash.storage.users import may_use_token
 if TYPE_CHECKING:
     from sparsedash.jobs.cluster import Cluster
 
+FACTS_WITHIN_S = 10.0
+"""A machine tells its facts with its next heartbeat."""
 
+_MUST_AGREE = ("python", "distributed", "dask", "msgpack", "cloudpickle", "tornado")
+_OF_THE_ENGINE = ("torch", "transformers")
 _NUMBER = re.compile(r"\d[\d.,]*")
 _SHARED = ("dense", "calibration")
-"""What every part but the first is given, and so finds in its store."""
+"""Stages that every part but the first finds in its store."""
 
 
 def plan_of(job: Job, store: Store) -> "RunPlan | FindPlan":
-    """The plan for a job that makes a run. Raises SettingsError where nobody knows any more what was asked for."""
+    """The plan for a job that makes a run. Raises SettingsError for settings that cannot be read."""
     asked = run_or_find_settings(job.kind, job.settings)
     return FindPlan(job, asked, store) if isinstance(asked, FindSettings) else RunPlan(job, asked, store)
 
 
 class FindPlan:
-    """One part, which is the whole search."""
+    """A search: one part."""
 
     def __init__(self, job: Job, asked: FindSettings, store: Store) -> None:
         self._job, self._asked, self._store = job, asked, store
@@ -70,9 +73,8 @@ class FindPlan:
 
     def part(self, name: str) -> Part:
         """See Plan."""
-        texts = _uploads(self._asked, self._store.folder)
-        asked, owner = self._job.settings, _without_token(self._job)
-        return Part(name=name, kind="find", key=self._job.key, settings=asked, texts=texts, owner=owner)
+        along = _sent_along(self._job, self._asked, self._store.folder)
+        return Part(name=name, kind="find", key=self._job.key, settings=self._job.settings, **along)
 
     def keep(self, part: Part, end: PartEnd) -> None:
         """See Plan."""
@@ -88,9 +90,9 @@ class FindPlan:
 
 
 class RunPlan:
-    """One part with the dense model and the calibrations, then one for each sparse model that is left.
+    """A run: one part with the dense model and the calibrations, then one for each sparse model that is left.
 
-    What came back is noted under the run, so that neither another attempt nor another server asks for it again.
+    Returned parts are noted under the run, so that neither another attempt nor another server asks for them again.
     """
 
     def __init__(self, job: Job, asked: RunSettings, store: Store) -> None:
@@ -101,7 +103,7 @@ class RunPlan:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is left to be done."""
+        """See Plan."""
         return len(self._done) == self._asked.n_sparse
 
     def left(self) -> Sequence[str]:
@@ -112,31 +114,28 @@ class RunPlan:
 
     def part(self, name: str) -> Part:
         """See Plan."""
-        points = tuple(map(int, name.split("-")))
-        asked = PartSettings(run=self._asked, run_key=self._job.key, points=points)
+        asked = PartSettings(run=self._asked, run_key=self._job.key, points=tuple(map(int, name.split("-"))))
         return Part(
             name=name,
             kind="part",
             key=asked.key(),
             settings=json.loads(canonical_json(asdict(asked))),
-            known=run_file(replace(self._grown(), sparse=()), self._store) if self._made else b"",
-            texts=_uploads(self._asked, self._store.folder),
+            known=run_file(replace(self._merged(), sparse=()), self._store) if self._made else b"",
             calibration=self._calibration,
-            owner=_without_token(self._job),
+            **_sent_along(self._job, self._asked, self._store.folder),
         )
 
     def keep(self, part: Part, end: PartEnd) -> None:
-        """Keep what a part has made; what is here already stays. Raises StoreError for what it was not asked for."""
+        """Keep the results of a part; stored ones stay. Raises StoreError for results of other settings."""
         file = read_run_file(end.file)
-        points = tuple(part.settings["points"])
-        self._refuse_others(file, part, end)
+        self._require_asked(file, part, end)
         keep_results(file, self._store)
-        self._made[points] = file.run
+        self._made[tuple(part.settings["points"])] = file.run
         self._calibration = self._calibration or end.calibration
         self._note()
         before = self._store.get(Run, self._job.key)
         if self.whole or before is None or not before.finished:
-            self._store.put(self._job.key, self._grown())
+            self._store.put(self._job.key, self._merged())
         if self.whole:
             self._store.forget(store_keys.parts_done_note(self._job.key))
 
@@ -150,7 +149,7 @@ class RunPlan:
         """The record key of every point that is made."""
         return {point: key for points, run in self._made.items() for point, key in zip(points, run.sparse, strict=True)}
 
-    def _refuse_others(self, file: RunFile, part: Part, end: PartEnd) -> None:
+    def _require_asked(self, file: RunFile, part: Part, end: PartEnd) -> None:
         run, first = file.run, next(iter(self._made.values()), file.run)
         asked = (part.key, self._asked, len(part.settings["points"]), first.dense)
         if (run.key, run.settings, len(run.sparse), run.dense) != asked:
@@ -163,26 +162,23 @@ class RunPlan:
                 "The same files must lie on every machine; see docs/cluster.md.",
             )
 
-    def _grown(self) -> Run:
+    def _merged(self) -> Run:
         """The whole run as far as it is; its sparse records in order, up to the first one that is missing."""
-        made, first = list(self._made.values()), next(iter(self._made.values()))
-        sparse: list[str] = []
-        for point in range(self._asked.n_sparse):
-            if point not in self._done:
-                break
-            sparse.append(self._done[point])
-        seconds = {stage: sum(run.seconds.get(stage, 0.0) for run in made) for run in made for stage in run.seconds}
+        made, done = list(self._made.values()), self._done
+        n_in_order = next((n for n in range(len(done)) if n not in done), len(done))
         others = [name for run in made[1:] for name in run.cached if name not in _SHARED]
         return replace(
-            first,
+            made[0],
             key=self._job.key,
-            sparse=tuple(sparse),
+            sparse=tuple(done[point] for point in range(n_in_order)),
             finished=self.whole,
-            started_at=self._job.started_at or first.started_at,
+            started_at=self._job.started_at or made[0].started_at,
             finished_at=time.time() if self.whole else None,
-            seconds=seconds,
-            cached=tuple(dict.fromkeys([*first.cached, *others])),
-            warnings=_told_once([line for run in made for line in run.warnings]),
+            seconds={
+                stage: sum(run.seconds.get(stage, 0.0) for run in made) for each in made for stage in each.seconds
+            },
+            cached=tuple(dict.fromkeys([*made[0].cached, *others])),
+            warnings=_unlike([line for run in made for line in run.warnings]),
         )
 
     def _note(self) -> None:
@@ -192,55 +188,51 @@ class RunPlan:
         self._store.remember(store_keys.parts_done_note(self._job.key), json.dumps(noted))
 
     def _recall(self) -> None:
-        told = self._store.recall(store_keys.parts_done_note(self._job.key))
-        try:
-            known: dict[str, Any] = json.loads(told) if told else {}
-            made = {tuple(points): from_json(Run, text) for points, text in known.get("made", ())}
-            calibration = msgspec.convert(known.get("calibration"), KeptCalibration | None)
-        except (ValueError, TypeError, AttributeError, StoreError):
-            # Written by another version: the records are there all the same, and machines have them as well.
+        noted = self._store.recall(store_keys.parts_done_note(self._job.key))
+        known = json.loads(noted) if noted else {}
+        if known.get("stages") != STAGE_VERSIONS:
             return
-        if known.get("stages") == STAGE_VERSIONS and all(
-            self._store.has(Record, key) for run in made.values() for key in (run.dense, *run.sparse)
-        ):
-            self._made, self._calibration = made, calibration
-
-
-def _without_token(job: Job) -> str:
-    """Who asked, where their jobs go without the hub's token; else empty."""
-    return "" if may_use_token(job.owner) else job.owner
+        made = {tuple(points): from_json(Run, text) for points, text in known["made"]}
+        if all(self._store.has(Record, key) for run in made.values() for key in run.records):
+            self._made = made
+            self._calibration = msgspec.convert(known["calibration"], KeptCalibration | None)
 
 
 def first_points(asked: RunSettings) -> tuple[int, ...]:
-    """The sparse models that are made where the calibration is: the first of every kind that reads text otherwise.
+    """The sparse models that the first machine makes: the first of every kind that reads text otherwise.
 
     So that one machine collects, once, what all others need.
     """
     first: dict[tuple[float, bool, bool], int] = {}
     for point, (method, _) in enumerate(asked.points):
         if method.reads_text:
-            kind = plain_share(method, asked.calibration), method.takes_channels, method.saliency == "fisher"
-            first.setdefault(kind, point)
+            share = store_keys.plain_share(method, asked.calibration)
+            first.setdefault((share, method.takes_channels, method.saliency == "fisher"), point)
     return tuple(sorted(first.values())) or (0,)
 
 
-def _told_once(lines: Sequence[str]) -> tuple[str, ...]:
-    """The lines without those that say the same with other numbers: each part looks at a sparse model of its own."""
-    first = {_NUMBER.sub("#", line): line for line in reversed(lines)}
-    return tuple(line for line in dict.fromkeys(lines) if line in first.values())
+def _unlike(lines: Iterable[str]) -> tuple[str, ...]:
+    """The first of all lines that differ in numbers only: each part looks at a sparse model of its own."""
+    first: dict[str, str] = {}
+    for line in lines:
+        first.setdefault(_NUMBER.sub("#", line), line)
+    return tuple(first.values())
 
 
-def _uploads(asked: RunSettings | FindSettings, folder: Path) -> dict[str, bytes]:
-    """The uploaded texts that are read, by name. Raises StoreError where one is gone."""
-    found = {}
+def _sent_along(job: Job, asked: RunSettings | FindSettings, folder: Path) -> dict[str, Any]:
+    """Uploaded texts that a part reads, by name, and the owner where their jobs go without the hub's token.
+
+    Raises StoreError where an upload is gone.
+    """
+    texts = {}
     for reference in {asked.calibration.corpus, asked.evaluation.corpus}:
         path = file_of(reference, folder) if reference.startswith(UPLOAD) else None
         if path is not None:
             try:
-                found[path.name] = path.read_bytes()
+                texts[path.name] = path.read_bytes()
             except OSError as error:
                 raise StoreError(f"{path.name} cannot be read: {error.strerror}.", "Upload it again.") from error
-    return found
+    return {"texts": texts, "owner": "" if may_use_token(job.owner) else job.owner}
 
 
 def _not_asked_for(end: PartEnd) -> StoreError:
@@ -251,15 +243,15 @@ def _not_asked_for(end: PartEnd) -> StoreError:
 
 
 def cluster_runner(folder: Path, table: JobTable, store: Store) -> ClusterRunner | None:
-    """What has runs done by the cluster that is named, not started yet; None where none is.
+    """The runner, not started yet, for the scheduler that the environment names; None where it names none.
 
-    One that must not be talked to is shown with the reason, and everything is done here.
+    A scheduler that must not be talked to is shown with the reason, and everything runs here.
     """
     plan = partial(plan_of, store=store)
     try:
         scheduler = named_scheduler()
     except SettingsError as error:
-        means = Means(connect=_nowhere, plan_of=plan)
+        means = Means(connect=_refuse, plan_of=plan)
         return ClusterRunner(folder, table, os.environ.get(SCHEDULER, ""), means, trouble=str(error))
     if scheduler is None:
         return None
@@ -283,7 +275,7 @@ def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
 
 
 def _name(store: Store) -> str:
-    """What tells this data folder from others at the same scheduler."""
+    """The name that tells this data folder from others at the same scheduler."""
     known = store.recall(store_keys.cluster_name_note())
     if known is None:
         known = secrets.token_hex(8)
@@ -291,27 +283,20 @@ def _name(store: Store) -> str:
     return known
 
 
-def _nowhere() -> "Cluster":
+def _refuse() -> "Cluster":
     raise JobError("The scheduler that is named must not be asked.")
-
-
-FACTS_WITHIN_S = 10.0
-"""A machine says what it is with its next heartbeat."""
-
-_MUST_AGREE = ("python", "distributed", "dask", "msgpack", "cloudpickle", "tornado")
-_OF_THE_ENGINE = ("torch", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterCheck:
-    """machines: every Dask worker. to_mend: what keeps work from being done, or results from being equal, in words."""
+    """machines: every Dask worker. to_fix: what keeps work from being done, or results from being equal, in words."""
 
     machines: tuple[ClusterMachine, ...]
-    to_mend: tuple[str, ...]
+    to_fix: tuple[str, ...]
 
 
 def check_cluster(scheduler: Scheduler, within_s: float = FACTS_WITHIN_S) -> ClusterCheck:
-    """What there is at this scheduler. Raises JobError where none answers."""
+    """The machines of this scheduler and their problems. Raises JobError where none answers."""
     cluster = connect_cluster(scheduler, "check")
     try:
         deadline = time.monotonic() + within_s
@@ -323,36 +308,33 @@ def check_cluster(scheduler: Scheduler, within_s: float = FACTS_WITHIN_S) -> Clu
         versions = {names.get(name, name): about for name, about in cluster.versions().items()}
     finally:
         cluster.close()
-    return ClusterCheck(machines=found, to_mend=(*_unusable(found), *_differing(versions), *_of_the_engine(found)))
+    return ClusterCheck(machines=found, to_fix=(*_unusable(found), *_version_problems(found, versions)))
 
 
 def _unusable(machines: Sequence[ClusterMachine]) -> Iterator[str]:
     if not machines:
         yield "No Dask worker is there: start one on each machine, see docs/cluster.md."
+    ours = sparsedash.__version__
     for machine in machines:
         if machine.problem:
             yield f"{machine.name} takes nothing: {machine.problem}"
-        ours = sparsedash.__version__
         theirs = machine.facts.sparsedash if machine.facts else ""
         if theirs not in ("", ours):
             yield f"sparsedash: {ours} on this server, {theirs} on {machine.name}."
 
 
-def _differing(versions: dict[str, dict[str, str]]) -> Iterator[str]:
-    for package in _MUST_AGREE:
-        yield from _difference(package, {name: about.get(package, "none") for name, about in versions.items()})
-
-
-def _of_the_engine(machines: Sequence[ClusterMachine]) -> Iterator[str]:
+def _version_problems(machines: Sequence[ClusterMachine], versions: dict[str, dict[str, str]]) -> Iterator[str]:
+    """Packages that differ between machines, or are missing. versions: of packages, by machine."""
+    found = {package: {name: about.get(package, "none") for name, about in versions.items()} for package in _MUST_AGREE}
     for package in _OF_THE_ENGINE:
-        found = {machine.name: str(getattr(machine.facts, package)) for machine in machines if machine.facts}
-        yield from _difference(package, found)
-        yield from (f"{package} is not installed on {name}." for name, told in found.items() if not told[:1].isdigit())
-
-
-def _difference(package: str, found: dict[str, str]) -> Iterator[str]:
-    by_version: dict[str, list[str]] = {}
-    for name, version in found.items():
-        by_version.setdefault(version, []).append(name)
-    if len(by_version) > 1:
-        yield f"{package}: " + "; ".join(f"{told} on {', '.join(names)}" for told, names in by_version.items()) + "."
+        found[package] = {each.name: str(getattr(each.facts, package)) for each in machines if each.facts}
+    for package, by_machine in found.items():
+        by_version: dict[str, list[str]] = {}
+        for name, version in by_machine.items():
+            by_version.setdefault(version, []).append(name)
+        if len(by_version) > 1:
+            listed = "; ".join(f"{version} on {', '.join(names)}" for version, names in by_version.items())
+            yield f"{package}: {listed}."
+        if package in _OF_THE_ENGINE:
+            missing = [name for name, version in by_machine.items() if not version[:1].isdigit()]
+            yield from (f"{package} is not installed on {name}." for name in missing)

@@ -1,228 +1,45 @@
-"""Deletion planner: what goes with a run, a model or a kind of data, what stays and why, and the deletion itself.
+"""Deletion planner: what goes with runs, a model or a kind of things, what stays and why; and the deletion itself.
 
-One reference graph says what runs, exports, notes, artefacts and uploads refer to; nothing that a live job or a
-pinned run needs is deleted.
+A plan is made of the references between things (see holdings): nothing goes that a live job or a pinned run needs, and
+with a run go its records and whatever refers to them, unless another run uses them.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.schema import store_keys
-from sparsedash.schema.errors import NewerError, SettingsError, SparseDashError, StoreError
+from sparsedash.schema.errors import SettingsError, SparseDashError, StoreError
 from sparsedash.schema.export_settings import EXPORTS, Export
-from sparsedash.schema.pair_records import Choices, Prompts, Timing, records_read
-from sparsedash.schema.records import (
-    KINDS,
-    Damage,
-    Passages,
-    R,
-    Record,
-    Run,
-    Verification,
-    VerifySettings,
-    kind_and_model,
-)
+from sparsedash.schema.pair_records import records_read
+from sparsedash.schema.records import KINDS, Damage, Passages, Record, Run, Verification, VerifySettings
 from sparsedash.schema.settings import FindResult
-from sparsedash.schema.store_keys import passages_key
 from sparsedash.service.holdings import (
     ARTEFACTS,
     HoldingKind,
     Holdings,
+    References,
+    job_references,
     kind_of_artefact,
     kind_of_record,
     measure_holdings,
+    own_entries,
+    references,
+    referring_entries,
 )
-from sparsedash.service.stored_results import RunCosts
-from sparsedash.service.user_files import Exports
-from sparsedash.storage.disk_cache import VARIABLE, CacheEntry, bytes_of, room_of_environment
+from sparsedash.service.request_checks import Access
+from sparsedash.service.stored_results import Results, RunCosts
+from sparsedash.service.user_files import Exports, UserUploads
+from sparsedash.storage.disk_cache import VARIABLE, bytes_of, room_of_environment
 from sparsedash.storage.local_machine import folder_size
-from sparsedash.storage.model_folders import UnpackedModel, drop_unpacked, is_being_written, unpacked_models
+from sparsedash.storage.model_folders import drop_unpacked, is_being_written, unpacked_models
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import Uploads, file_of, fingerprint, texts_read
+from sparsedash.storage.text_files import file_of
 from sparsedash.storage.users import UserData
-
-_RUN_PINNED = "it is pinned; unpin it first"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Removal:
-    """What is deleted of the runs that somebody wants to be rid of.
-
-    runs: those that go. refused: why each of the others stays, by its key. records, passages: keys of what only the
-    runs that go use. n_shared: records of theirs that stay, since other runs use them or may do so.
-    unknown: whether there are runs here that this version cannot read, so that all records stay.
-    """
-
-    runs: tuple[Run, ...]
-    refused: Mapping[str, str]
-    records: frozenset[str]
-    passages: frozenset[str]
-    n_shared: int
-    unknown: bool = False
-
-
-class RunRemoval:
-    """Deletes runs of one data folder. Every method may raise StoreError.
-
-    runs: reads those that this version can read. dropped: is told of everything that is deleted.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        table: JobTable,
-        costs: RunCosts,
-        runs: Callable[[], list[Run]],
-        dropped: Callable[[type, str], None],
-    ) -> None:
-        self._store, self._table, self._costs = store, table, costs
-        self._runs, self._dropped = runs, dropped
-
-    def plan(self, keys: Collection[str]) -> Removal:
-        """What deleting these runs would delete; nothing is deleted yet."""
-        every = self._runs()
-        live = (*self._table.running(), *self._table.queue())
-        marks = UserData(self._store).marks()
-        pinned = {key for key, mark in marks.items() if mark.pinned}
-        reasons = {
-            run.key: _RUN_PINNED if run.key in pinned else _why_run_stays(run, live) for run in every if run.key in keys
-        }
-        going = tuple(run for run in every if run.key in keys and not reasons[run.key])
-        staying = [run for run in every if run not in going]
-        unknown = len(every) < sum(1 for _ in self._store.keys(Run))
-        theirs = records_of(going)
-        alone = frozenset() if unknown else theirs - records_of(staying)
-        return Removal(
-            runs=going,
-            refused={key: why for key, why in reasons.items() if why},
-            records=alone,
-            passages=frozenset() if unknown else _passages_of(going) - _passages_of(staying),
-            n_shared=len(theirs - alone),
-            unknown=unknown,
-        )
-
-    def remove(self, keys: Collection[str]) -> Removal:
-        """Delete these runs, as far as they can be, and return what went.
-
-        The run goes first: a page never shows half of one. What a crash leaves behind no run names any more.
-        """
-        plan = self.plan(keys)
-        for run in plan.runs:
-            self._drop(Run, run.key)
-            self._drop(FindResult, run.key)
-            for sparse in run.sparse:
-                if sparse in plan.records or run.dense in plan.records:
-                    self._costs.forget(run.dense, sparse)
-        self._drop_timings(plan.records)
-        for key in plan.records:
-            self._drop(Record, key)
-        for key in plan.passages:
-            self._drop(Passages, key)
-        self._drop_pair_texts(plan.records)
-        visitors = UserData(self._store)
-        visitors.forget_runs([run.key for run in plan.runs])
-        visitors.forget_records(plan.records)
-        return plan
-
-    def _drop_timings(self, records: Collection[str]) -> None:
-        for key in list(self._store.keys(Timing)):
-            with suppress(NewerError):
-                found = self._store.get(Timing, key)
-                if found is not None and (found.dense in records or found.sparse in records):
-                    self._drop(Timing, key)
-
-    def _drop_pair_texts(self, records: Collection[str]) -> None:
-        """What was written or compared by one of these records' models: no page leads to it any more."""
-        for name, read in pair_texts(self._table).items() if records else ():
-            if read & set(records):
-                kind, _, key = name.partition("/")
-                self._drop(KINDS[kind], key)  # type: ignore[type-var]
-
-    def _drop(self, kind: type[R], key: str) -> None:
-        self._store.drop(kind, key)
-        self._dropped(kind, key)
-
-
-def _why_run_stays(run: Run, live: Iterable[Job]) -> str:
-    """Why a run cannot be deleted now; empty where it can."""
-    for job in live:
-        if job.key == run.key:
-            return "it is under way; stop it first"
-        if job.makes_run and job.state == "running" and job.settings.get("model") == run.settings.model:
-            return "a run of the same model is under way, and may build on its answers; wait for that"
-        if records_read(job.settings) & {run.dense, *run.sparse}:
-            return f"job {job.id} works with its models; wait for that, or stop it"
-    return ""
-
-
-def pair_texts(table: JobTable) -> dict[str, frozenset[str]]:
-    """The records behind every continuation and divergence that was ever asked for, by the name of its entry.
-
-    The job table knows them; what is stored does not name its records.
-    """
-    jobs = table.of_kinds("continuation", "divergence")
-    return {f"{job.kind}/{job.key}": records_read(job.settings) for job in jobs}
-
-
-def records_of(runs: Iterable[Run]) -> frozenset[str]:
-    """The keys of the records of these runs."""
-    return frozenset(key for run in runs for key in (run.dense, *run.sparse) if key)
-
-
-def _passages_of(runs: Iterable[Run]) -> frozenset[str]:
-    """The keys of the texts that runs answer, made again from what they are made of: no record is read for it."""
-    return frozenset(
-        passages_key(run.corpora["evaluation"], run.settings.evaluation) for run in runs if "evaluation" in run.corpora
-    )
-
-
-RecordOf = Callable[[str], Record | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class InUse:
-    """models: identities. unknown_model: a job needs one of which nobody knows yet what is here. texts: references.
-
-    records: of pinned runs. jobs, keys: ids of the live jobs, and the keys of what they make.
-    """
-
-    models: frozenset[str]
-    unknown_model: bool
-    texts: frozenset[str]
-    records: frozenset[str]
-    jobs: frozenset[int]
-    keys: frozenset[str]
-
-    def needs_model(self, identity: str) -> bool:
-        """Whether something of this model may be needed. identity: empty where it is not known."""
-        return self.unknown_model or identity in self.models or (not identity and bool(self.models))
-
-
-def find_in_use(live: Sequence[Job], pinned: Sequence[Run], store: Store, record: RecordOf) -> InUse:
-    """What these have a use for. live: jobs that wait or run. record: gives the record of a key."""
-    models: set[str | None] = set()
-    for job in live:
-        if job.makes_run:
-            reference = str(job.settings.get("model", ""))
-            models.add(store.recall(store_keys.model_identity_note(reference, fingerprint(reference))))
-        for key in records_read(job.settings):
-            found = record(key)
-            models.add(None if found is None else found.model_identity)
-    return InUse(
-        models=frozenset(each for each in models if each),
-        unknown_model=None in models,
-        texts=frozenset(text for job in live for text in texts_read(job.settings, record)),
-        records=frozenset(key for run in pinned for key in (run.dense, *run.sparse) if key),
-        jobs=frozenset(job.id for job in live),
-        keys=frozenset(job.key for job in live),
-    )
-
 
 DELETABLE: tuple[HoldingKind, ...] = (
     "runs",
@@ -238,14 +55,32 @@ DELETABLE: tuple[HoldingKind, ...] = (
 """The job table and short notes stay: they are small, and everything else is found by them."""
 
 Why = str
+"""Why a thing stays, with {them} in place of it; empty where it goes."""
+
 NEEDED = "a job that waits or runs may need {them}"
 NAMELESS = "no name is left to find {them} by"
-_PINNED_USES = "a pinned run uses {them}"
+_OTHERS = "it is somebody else's; an administrator can delete it"
+_PINNED = "a pinned run uses {them}"
 _READ = "runs here were calibrated on {them} or answered {them}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """Runs that go, and why others stay.
+
+    refused: why each of the others stays, by its key. records, passages: keys of what only the runs that go use.
+    n_shared: records of theirs that stay, since other runs or users have them too.
+    """
+
+    runs: tuple[Run, ...]
+    refused: Mapping[str, str]
+    records: frozenset[str]
+    passages: frozenset[str]
+    n_shared: int
+
+
 class Item(NamedTuple):
-    """One thing to delete. name: an entry's in the store, a folder's, a reference, a key, a file's, as its kind is."""
+    """One thing to delete. name: of an entry, a folder or a log, an upload's reference, or an export's key."""
 
     kind: HoldingKind
     name: str
@@ -253,7 +88,7 @@ class Item(NamedTuple):
 
 
 class Staying(NamedTuple):
-    """So many of a kind stay. why: with {them} where they are spoken of."""
+    """`n` things of a kind stay."""
 
     kind: HoldingKind
     n: int
@@ -262,7 +97,7 @@ class Staying(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Cleanup:
-    """What goes. removal: of runs; None where none were asked for. n_named: how many runs that go have a name."""
+    """What goes. removal: of runs; None where none were asked for. n_named: runs among them that have a name."""
 
     removal: Removal | None
     items: tuple[Item, ...]
@@ -276,220 +111,141 @@ class Cleanup:
         return bool(self.items) or (self.removal is not None and bool(self.removal.runs))
 
 
-def split_items(found: Iterable[tuple[Item, Why]]) -> tuple[tuple[Item, ...], tuple[Staying, ...]]:
-    """Those without a reason to stay, and how many of the others stay for which reason."""
-    listed = list(found)
-    reasons = Counter((item.kind, why) for item, why in listed if why)
-    stays = tuple(Staying(kind, n, why) for (kind, why), n in reasons.items())
-    return tuple(item for item, why in listed if not why), stays
-
-
-class Candidates:
-    """Looks at what there is of each kind, and says of each thing why it stays, or nothing.
-
-    runs, exports: those that this version can read. records_of: the records behind each stored continuation and
-    divergence, by the name of its entry.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        used: InUse,
-        runs: Collection[Run],
-        exports: Collection[Export],
-        records_of: Callable[[], dict[str, frozenset[str]]],
-    ) -> None:
-        self._store, self._used, self._runs, self._exports = store, used, runs, exports
-        self._records_of = records_of
-
-    def of_kind(self, kind: HoldingKind) -> Iterator[tuple[Item, Why]]:
-        """All of one kind but runs."""
-        match kind:
-            case "texts":
-                return self._texts()
-            case "timings":
-                return self._timings()
-            case "models":
-                return self._unpacked(unpacked_models(self._store))
-            case "uploads":
-                return self._uploads()
-            case "exports":
-                return self._of_exports(self._exports)
-            case "logs":
-                return self._logs()
-            case "damaged":
-                return ((Item(kind, entry.name, entry.n_bytes), "") for entry in self._of_records(kind))
-            case _ if kind in ARTEFACTS:
-                found = self._store.entries("artefacts")
-                return self._artefacts(entry for entry in found if kind_of_artefact(entry.tag) == kind)
-            case _:
-                return iter(())
-
-    def of_model(self, identity: str) -> Iterator[tuple[Item, Why]]:
-        """All of one model but its runs."""
-        artefacts = self._store.entries("artefacts")
-        yield from self._artefacts(entry for entry in artefacts if kind_and_model(entry.tag)[1] == identity)
-        yield from self._unpacked(model for model in unpacked_models(self._store) if model.identity == identity)
-        yield from self._of_exports(export for export in self._exports if export.model_identity == identity)
-
-    def _artefacts(self, found: Iterable[CacheEntry]) -> Iterator[tuple[Item, Why]]:
-        for entry in found:
-            why = NEEDED if self._used.needs_model(kind_and_model(entry.tag)[1]) else ""
-            yield Item(kind_of_artefact(entry.tag), entry.name, entry.n_bytes), why
-
-    def _unpacked(self, found: Iterable[UnpackedModel]) -> Iterator[tuple[Item, Why]]:
-        for model in found:
-            yield Item("models", model.name, model.n_bytes), NEEDED if self._used.needs_model(model.identity) else ""
-
-    def _of_exports(self, found: Iterable[Export]) -> Iterator[tuple[Item, Why]]:
-        for export in found:
-            why = NEEDED if export.key in self._used.keys else ""
-            why = why or (_PINNED_USES if export.settings.sparse in self._used.records else "")
-            yield Item("exports", export.key, export.n_bytes), why
-
-    def _uploads(self) -> Iterator[tuple[Item, Why]]:
-        folder = self._store.folder
-        read_by_jobs = {file_of(text, folder) for text in self._used.texts}
-        asked = (text for run in self._runs for text in _texts_of(run))
-        read_by_runs = {file_of(text, folder) for text in asked}
-        for reference, n_bytes in Uploads(folder).kept().items():
-            file = file_of(reference, folder)
-            why = NEEDED if file in read_by_jobs else _READ if file in read_by_runs else ""
-            yield Item("uploads", reference, n_bytes), why
-
-    def _logs(self) -> Iterator[tuple[Item, Why]]:
-        """Of jobs; those of workers are small, and some worker may write into its own."""
-        for file in sorted((self._store.folder / "logs").glob("*.log")):
-            if file.stem.isdecimal():
-                with suppress(OSError):
-                    n_bytes = file.lstat().st_size
-                    yield Item("logs", file.name, n_bytes), NEEDED if int(file.stem) in self._used.jobs else ""
-
-    def _timings(self) -> Iterator[tuple[Item, Why]]:
-        for entry in self._of_records("timings"):
-            found = None
-            with suppress(NewerError):
-                found = self._store.get(Timing, _key(entry))
-            yield self._of_pair(entry, {found.dense, found.sparse} if found else set())
-
-    def _texts(self) -> Iterator[tuple[Item, Why]]:
-        records_of = self._records_of()
-        for entry in self._of_records("texts"):
-            yield self._of_pair(entry, records_of.get(entry.name) or self._named_in(entry))
-
-    def _named_in(self, entry: CacheEntry) -> set[str]:
-        """The records that prompts and blind choices name."""
-        with suppress(NewerError):
-            match entry.name.partition("/")[0]:
-                case "prompts":
-                    prompts = self._store.get(Prompts, _key(entry))
-                    return {key for asked in prompts.asked for key in (asked.left, asked.right)} if prompts else set()
-                case "choices":
-                    choices = self._store.get(Choices, _key(entry))
-                    return set(choices.better.values()) - {""} if choices else set()
-        return set()
-
-    def _of_pair(self, entry: CacheEntry, records: Collection[str]) -> tuple[Item, Why]:
-        why = NEEDED if _key(entry) in self._used.keys else ""
-        why = why or (_PINNED_USES if set(records) & self._used.records else "")
-        return Item(kind_of_record(entry.name), entry.name, entry.n_bytes), why
-
-    def _of_records(self, kind: HoldingKind) -> list[CacheEntry]:
-        return [entry for entry in self._store.entries("records") if kind_of_record(entry.name) == kind]
-
-
-def _key(entry: CacheEntry) -> str:
-    return entry.name.partition("/")[2]
-
-
-def _texts_of(run: Run) -> tuple[str, str]:
-    return run.settings.calibration.corpus, run.settings.evaluation.corpus
-
-
 @dataclass(frozen=True, kw_only=True)
 class ArtefactRoom:
-    """How much room calibration may take, in bytes. fixed: the environment says so, and nothing here changes it."""
+    """The limit of artefacts, in bytes. fixed: the environment sets it, and nothing here changes it."""
 
     n_bytes: int
     fixed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reads:
-    """What the house is kept by: how runs, records and exports are read, and how single things are deleted."""
+class RunRemoval:
+    """Deletes runs of one data folder, with the rights of one user. Every method may raise StoreError."""
 
-    runs: Callable[[], list[Run]]
-    record: Callable[[str], Record | None]
-    exports: Exports
-    removal: RunRemoval
-    drop_upload: Callable[[str], None]
-    dropped: Callable[[type, str], None]
+    def __init__(self, store: Store, table: JobTable, results: Results, costs: RunCosts, access: Access) -> None:
+        self._store, self._table, self._results, self._costs = store, table, results, costs
+        self._access = access
+
+    def plan(self, keys: Collection[str]) -> Removal:
+        """What deleting these runs would delete; of a run that others own too nothing is deleted."""
+        every, live = self._results.runs(), live_jobs(self._table)
+        pinned = pinned_runs(self._store, self._access)
+        refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
+        asked = [run for run in every if run.key in keys and run.key not in refused]
+        for run in asked:
+            why = "it is pinned; unpin it first" if run.key in pinned else _why_run_stays(run, live)
+            refused |= {run.key: why} if why else {}
+        going = tuple(run for run in asked if run.key not in refused)
+        alone = [run for run in going if not self._access.is_shared(run.key)]
+        gone, left = _references(alone), _references(run for run in every if run not in alone)
+        records = gone.records - left.records
+        return Removal(
+            runs=going,
+            refused=refused,
+            records=records,
+            passages=gone.passages - left.passages,
+            n_shared=len(_references(going).records - records),
+        )
+
+    def remove(self, keys: Collection[str]) -> Removal:
+        """Delete these runs as far as possible, and return what went.
+
+        The run goes first: a page never shows half of one, and what a crash leaves behind no run refers to.
+        """
+        plan = self.plan(keys)
+        alone = [run for run in plan.runs if not self._access.give_up(run.key)]
+        for run in alone:
+            self._results.drop(Run, run.key)
+            self._results.drop(FindResult, run.key)
+            for sparse in run.sparse:
+                if {run.dense, sparse} & plan.records:
+                    self._costs.forget(run.dense, sparse)
+        for name, records in referring_entries(self._store, self._table).items() if plan.records else ():
+            if records & plan.records:
+                kind, _, key = name.partition("/")
+                self._results.drop(KINDS[kind], key)  # type: ignore[type-var]
+        for key in plan.records:
+            self._results.drop(Record, key)
+        for key in plan.passages:
+            self._results.drop(Passages, key)
+        UserData(self._store).forget_runs([run.key for run in alone])
+        for run in alone:
+            self._access.owners.forget(run.key)
+        return plan
 
 
 class Housekeeping:
-    """What pages ask to keep house. Every method may raise StoreError."""
+    """What the data folder holds, deletion by kind, model or run, and the limit of artefacts; for administrators.
 
-    def __init__(self, store: Store, table: JobTable, reads: Reads) -> None:
-        self._store, self._table, self._reads = store, table, reads
+    Every method may raise StoreError.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        table: JobTable,
+        results: Results,
+        removal: RunRemoval,
+        files: tuple[Exports, UserUploads],
+        access: Access,
+    ) -> None:
+        self._store, self._table, self._results, self._removal = store, table, results, removal
+        self._exports, self._uploads = files
+        self._access = access
 
     def holdings(self) -> Holdings:
         """What the data folder holds now."""
-        return measure_holdings(self._store, self._table, self._reads.runs(), self._own_exports())
+        return measure_holdings(self._store, self._table, self._results.runs(), self._own_exports())
 
     def room(self) -> ArtefactRoom:
-        """How much room calibration may take."""
+        """The limit of artefacts."""
         return ArtefactRoom(n_bytes=self._store.artefact_room, fixed=room_of_environment() is not None)
 
     def allow(self, gigabytes: float) -> None:
-        """Let calibration take so many GB (2**30 bytes each) from now on; what is over goes now, unless a job is live.
+        """Limit artefacts to so many GB (2**30 bytes each); what is over goes now, unless a job is live.
 
-        Raises SettingsError out of range, or where the environment says how much.
+        Raises SettingsError out of range, or where the environment sets the limit.
         """
         if room_of_environment() is not None:
             raise SettingsError("limit", gigabytes, f"what {VARIABLE} says", "Change it there, and start again.")
         self._store.allow_artefacts(bytes_of(gigabytes, "limit"))
-        if not self._live():
+        if not live_jobs(self._table):
             self._store.shrink_artefacts()
 
     def verification(self) -> Verification | None:
-        """What was found when everything was read the last time, or None."""
-        with suppress(NewerError):
-            return self._store.get(Verification, VerifySettings().key())
-        return None
+        """The last verification, or None."""
+        return self._store.get(Verification, VerifySettings().key())
 
     def plan_kind(self, kind: HoldingKind) -> Cleanup:
         """What deleting all of a kind would delete. Nothing is deleted yet; as below."""
         if kind == "runs":
-            return self.plan_runs([run.key for run in self._reads.runs()])
-        found = list(self._weighing().of_kind(kind)) if kind in DELETABLE else []
-        if kind == "exports":
-            found += [
-                (
-                    Item(kind, f"{EXPORTS}/{folder.name}", folder_size(folder).n_bytes),
-                    NEEDED if is_being_written(folder) else "",
-                )
-                for folder in self._reads.exports.nameless()
-            ]
-        return _cleanup(None, *split_items(found))
+            return self.plan_runs([run.key for run in self._results.runs()])
+        used = self._in_use()
+        return _cleanup([(item, used.why_stays(item, found)) for item, found in self._things(kind)])
 
     def plan_model(self, identity: str) -> Cleanup:
-        """What deleting all of a model would delete: its runs, what its calibrations left, its files."""
-        runs = [run for run in self._reads.runs() if run.model_identity == identity]
-        removal = self._reads.removal.plan([run.key for run in runs])
-        return self._with_runs(removal, *split_items(self._weighing().of_model(identity)))
+        """What deleting all of a model would delete: its runs, the artefacts of its calibrations, its files."""
+        used, things = self._in_use(), [*self._artefacts(), *self._things("models"), *self._things("exports")]
+        found = [(item, used.why_stays(item, found)) for item, found in things if identity in found.models]
+        return self._with_runs([run.key for run in self._results.runs() if run.model_identity == identity], found)
 
     def plan_runs(self, keys: Collection[str]) -> Cleanup:
         """What deleting these runs would delete."""
-        return self._with_runs(self._reads.removal.plan(keys), (), ())
+        return self._with_runs(keys, [])
 
     def plan_damaged(self) -> Cleanup:
         """What deleting everything would delete that the last verification found damaged."""
-        found = self.verification()
-        used, damaged = self._in_use(), found.damaged if found else ()
-        return _cleanup(None, *split_items(dict.fromkeys(_damaged(each, used) for each in damaged)))
+        verification, used = self.verification(), self._in_use()
+        unknown = References(models=frozenset([""]))
+        found: dict[Item, Why] = {}
+        for damage in verification.damaged if verification else ():
+            item = _damaged_item(damage)
+            needed = used.why_stays(item, unknown) if item.kind == "models" else ""
+            found[item] = needed if item.name else NAMELESS
+        return _cleanup(found.items())
 
     def remove_kind(self, kind: HoldingKind) -> Cleanup:
-        """Delete all of a kind as far as it may go, and return what went; as below."""
+        """Delete all of a kind as far as possible, and return what went; as below."""
         return self._carry_out(self.plan_kind(kind))
 
     def remove_model(self, identity: str) -> Cleanup:
@@ -501,16 +257,15 @@ class Housekeeping:
         return self._carry_out(self.plan_runs(keys))
 
     def remove_damaged(self) -> Cleanup:
-        """Delete what the last verification found damaged, and forget what it found: it says nothing any more."""
+        """Delete what the last verification found damaged, and forget that verification."""
         done = self._carry_out(self.plan_damaged())
         self._store.drop(Verification, VerifySettings().key())
         return done
 
     def _carry_out(self, plan: Cleanup) -> Cleanup:
-        """Delete what a plan says; what cannot be deleted after all is told with the reason."""
         removal = plan.removal
         if removal is not None and removal.runs:
-            removal = self._reads.removal.remove([run.key for run in removal.runs])
+            removal = self._removal.remove([run.key for run in removal.runs])
         done: list[Item] = []
         stays = list(plan.stays)
         for item in plan.items:
@@ -519,58 +274,181 @@ class Housekeeping:
                 done.append(item)
             except SparseDashError as error:
                 stays.append(Staying(item.kind, 1, error.message.rstrip(".")))
-        return Cleanup(
-            removal=removal,
-            items=tuple(done),
-            stays=tuple(stays),
-            n_bytes=plan.n_bytes - sum(item.n_bytes for item in plan.items) + sum(item.n_bytes for item in done),
-            n_named=plan.n_named,
-        )
+        n_left = sum(item.n_bytes for item in plan.items) - sum(item.n_bytes for item in done)
+        return replace(plan, removal=removal, items=tuple(done), stays=tuple(stays), n_bytes=plan.n_bytes - n_left)
 
     def _drop(self, item: Item) -> None:
+        folder, _, key = item.name.partition("/")
         match item.kind:
             case "models":
                 drop_unpacked(item.name, self._store)
             case "uploads":
-                self._reads.drop_upload(item.name)
-            case "exports" if item.name.startswith(f"{EXPORTS}/"):
-                self._reads.exports.drop_nameless(item.name.removeprefix(f"{EXPORTS}/"))
-            case "exports" if not item.name.startswith("export/"):
-                self._reads.exports.drop(item.name)
+                self._uploads.drop(item.name)
+            case "exports" if folder == EXPORTS:
+                self._exports.drop_nameless(key)
+            case "exports" if not key:
+                self._exports.drop(item.name)
             case "logs":
                 _delete_log(self._store.folder / "logs" / item.name)
             case _ if item.kind in ARTEFACTS:
                 self._store.drop_entry("artefacts", item.name)
             case _:
                 self._store.drop_entry("records", item.name)
-                kind, _, key = item.name.partition("/")
-                if kind in KINDS:
-                    self._reads.dropped(KINDS[kind], key)
+                if folder in KINDS:
+                    self._results.forget(KINDS[folder], key)
 
-    def _with_runs(self, removal: Removal, items: tuple[Item, ...], stays: tuple[Staying, ...]) -> Cleanup:
-        """With the bytes of the runs that go, and how many of them somebody gave a name."""
-        marks = UserData(self._store).marks()
-        names = {f"{kind}/{run.key}" for run in removal.runs for kind in ("run", "findresult")}
+    def _things(self, kind: HoldingKind) -> Iterable[tuple[Item, References]]:
+        """All of one deletable kind but runs, with what each refers to."""
+        match kind:
+            case "texts" | "timings" | "damaged":
+                records = {} if kind == "damaged" else referring_entries(self._store, self._table)
+                for entry in self._store.entries("records"):
+                    if kind_of_record(entry.name) == kind:
+                        found = References(records=records.get(entry.name, frozenset()))
+                        yield Item(kind, entry.name, entry.n_bytes), found
+            case "models":
+                for model in unpacked_models(self._store):
+                    yield Item(kind, model.name, model.n_bytes), references(model)
+            case "uploads":
+                for name, n_bytes in self._uploads.kept().items():
+                    yield Item(kind, name, n_bytes), References(texts=frozenset([name]))
+            case "exports":
+                for export in self._own_exports():
+                    yield Item(kind, export.key, export.n_bytes), references(export)
+                for folder in self._exports.nameless():
+                    yield Item(kind, f"{EXPORTS}/{folder.name}", folder_size(folder).n_bytes), References()
+            case "logs":
+                # Those of workers are small, and a worker may write into its own.
+                for file in sorted((self._store.folder / kind).glob("*.log")):
+                    with suppress(OSError):
+                        if file.stem.isdecimal():
+                            yield Item(kind, file.name, file.lstat().st_size), References()
+            case _:
+                yield from (each for each in self._artefacts() if each[0].kind == kind)
+
+    def _artefacts(self) -> Iterator[tuple[Item, References]]:
+        for entry in self._store.entries("artefacts"):
+            yield Item(kind_of_artefact(entry.tag), entry.name, entry.n_bytes), references(entry)
+
+    def _with_runs(self, keys: Collection[str], found: Iterable[tuple[Item, Why]]) -> Cleanup:
+        removal = self._removal.plan(keys)
+        marks = UserData(self._store, self._access.user).marks()
+        names = {name for run in removal.runs for name in own_entries(run)}
         names |= {f"record/{key}" for key in removal.records} | {f"passages/{key}" for key in removal.passages}
         of_runs = sum(entry.n_bytes for entry in self._store.entries("records") if entry.name in names)
+        plan = _cleanup(found)
         n_named = sum(bool(marks[run.key].name) for run in removal.runs if run.key in marks)
-        return _cleanup(removal, items, stays, of_runs, n_named)
+        return replace(plan, removal=removal, n_bytes=plan.n_bytes + of_runs, n_named=n_named)
 
-    def _weighing(self) -> Candidates:
-        return Candidates(
-            self._store, self._in_use(), self._reads.runs(), self._own_exports(), lambda: pair_texts(self._table)
-        )
-
-    def _in_use(self) -> InUse:
-        marks = UserData(self._store).marks()
-        pinned = [run for run in self._reads.runs() if run.key in marks and marks[run.key].pinned]
-        return find_in_use(self._live(), pinned, self._store, self._reads.record)
-
-    def _live(self) -> list[Job]:
-        return [*self._table.running(), *self._table.queue()]
+    def _in_use(self) -> "_InUse":
+        runs, pinned = self._results.runs(), pinned_runs(self._store, self._access)
+        jobs = [(job, job_references(job, self._store, self._results)) for job in live_jobs(self._table)]
+        return _InUse(self._store.folder, jobs, runs, [run for run in runs if run.key in pinned])
 
     def _own_exports(self) -> list[Export]:
-        return [export for export in self._reads.exports.listed() if self._reads.exports.is_ours(export)]
+        return [export for export in self._exports.listed() if self._exports.is_ours(export)]
+
+
+class _InUse:
+    """What live jobs, pinned runs and, of uploads, all runs refer to.
+
+    jobs: live ones, each with what it refers to. folder: the data folder.
+    """
+
+    def __init__(
+        self, folder: Path, jobs: Collection[tuple[Job, References]], runs: Iterable[Run], pinned: Iterable[Run]
+    ) -> None:
+        self._folder = folder
+        self._ids = {job.id for job, _ in jobs}
+        self._keys = {job.key for job, _ in jobs}
+        self._models = {model for _, found in jobs for model in found.models}
+        self._needed = self._files(text for _, found in jobs for text in found.texts)
+        self._read = self._files(text for run in runs for text in references(run).texts)
+        self._pinned = _references(pinned).records
+        self._pinned_sparse = {key for run in pinned for key in run.sparse}
+
+    def why_stays(self, item: Item, found: References) -> Why:
+        """Why this stays; found: what it refers to."""
+        match item.kind:
+            case "uploads":
+                files = self._files(found.texts)
+                return NEEDED if files & self._needed else _READ if files & self._read else ""
+            case "logs":
+                return NEEDED if int(item.name.removesuffix(".log")) in self._ids else ""
+            case "exports" if item.name.startswith(f"{EXPORTS}/"):
+                return NEEDED if is_being_written(self._folder / item.name) else ""
+            case "texts" | "timings" | "exports":
+                # A dense record alone is that of other runs as well.
+                pinned = found.records & self._pinned_sparse or (found.records and found.records <= self._pinned)
+                return NEEDED if item.name.rpartition("/")[2] in self._keys else _PINNED if pinned else ""
+            case "damaged":
+                return ""
+            case _:
+                # The empty name is that of any model.
+                unknown = "" in self._models or (bool(self._models) and "" in found.models)
+                return NEEDED if unknown or found.models & self._models else ""
+
+    def _files(self, texts: Iterable[str]) -> set[Path]:
+        """The files of texts: a slice of an upload is read from the whole."""
+        return {file for text in texts if (file := file_of(text, self._folder))}
+
+
+def live_jobs(table: JobTable) -> tuple[Job, ...]:
+    """The jobs that run or wait."""
+    return (*table.running(), *table.queue())
+
+
+def pinned_runs(store: Store, access: Access) -> set[str]:
+    """The keys of the runs that the user has pinned."""
+    return {key for key, mark in UserData(store, access.user).marks().items() if mark.pinned}
+
+
+def _why_run_stays(run: Run, live: Iterable[Job]) -> str:
+    """Why a run cannot be deleted while these jobs are live; empty where it can."""
+    for job in live:
+        if job.key == run.key:
+            return "it is under way; stop it first"
+        if job.makes_run and job.state == "running" and job.settings.get("model") == run.settings.model:
+            return "a run of the same model is under way, and may build on its answers; wait for that"
+        if records_read(job.settings) & {run.dense, *run.sparse}:
+            return f"job {job.id} works with its models; wait for that, or stop it"
+    return ""
+
+
+def _references(runs: Iterable[Run]) -> References:
+    """The records and passages of runs together."""
+    found = [references(run) for run in runs]
+    return References(
+        records=frozenset().union(*(each.records for each in found)),
+        passages=frozenset().union(*(each.passages for each in found)),
+    )
+
+
+def _cleanup(found: Iterable[tuple[Item, Why]]) -> Cleanup:
+    """found: things, each with why it stays, or nothing."""
+    listed = list(found)
+    items = tuple(item for item, why in listed if not why)
+    stays = Counter((item.kind, why) for item, why in listed if why)
+    return Cleanup(
+        removal=None,
+        items=items,
+        stays=tuple(Staying(kind, n, why) for (kind, why), n in stays.items()),
+        n_bytes=sum(item.n_bytes for item in items),
+    )
+
+
+def _damaged_item(damage: Damage) -> Item:
+    match damage.kind:
+        case "record":
+            return Item(kind_of_record(damage.name), damage.name, 0)
+        case "artefact":
+            return Item("statistics", damage.name, 0)
+        case "unpacked model":
+            return Item("models", damage.entry, 0)
+        case "upload":
+            return Item("uploads", damage.entry, 0)
+        case "export":
+            return Item("exports", damage.entry, 0)
 
 
 def _delete_log(file: Path) -> None:
@@ -578,24 +456,3 @@ def _delete_log(file: Path) -> None:
         file.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"{file} could not be deleted: {error.strerror}.") from error
-
-
-def _cleanup(
-    removal: Removal | None, items: tuple[Item, ...], stays: tuple[Staying, ...], of_runs: int = 0, n_named: int = 0
-) -> Cleanup:
-    n_bytes = of_runs + sum(item.n_bytes for item in items)
-    return Cleanup(removal=removal, items=items, stays=stays, n_bytes=n_bytes, n_named=n_named)
-
-
-def _damaged(damage: Damage, used: InUse) -> tuple[Item, Why]:
-    match damage.kind:
-        case "record":
-            return Item(kind_of_record(damage.name), damage.name, 0), "" if damage.name else NAMELESS
-        case "artefact":
-            return Item("unlabelled", damage.name, 0), "" if damage.name else NAMELESS
-        case "unpacked model":
-            return Item("models", damage.entry, 0), NEEDED if used.needs_model("") else ""
-        case "upload":
-            return Item("uploads", damage.entry, 0), ""
-        case "export":
-            return Item("exports", damage.entry, 0), ""

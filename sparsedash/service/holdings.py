@@ -1,21 +1,24 @@
-"""Sizes of what the data folder holds, by kind, by model and by run. No value is read, only two tables of sizes."""
+"""What the data folder holds: kinds of things, the references between them, and sizes by kind, by model and by run."""
 
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
+from sparsedash.schema import store_keys
 from sparsedash.schema.export_settings import EXPORTS, Export
-from sparsedash.schema.records import Run, kind_and_model
-from sparsedash.schema.store_keys import passages_key
-from sparsedash.storage.disk_cache import TagSum
-from sparsedash.storage.local_machine import FolderSize, folder_size
+from sparsedash.schema.pair_records import Choices, Prompts, Timing, records_read
+from sparsedash.schema.records import R, Run, kind_and_model
+from sparsedash.service.stored_results import Results
+from sparsedash.storage.disk_cache import CacheEntry, TagSum
+from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.model_folders import MODELS, UnpackedModel, unpacked_models
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import uploads_folder
+from sparsedash.storage.text_files import fingerprint, texts_read, uploads_folder
 
 HoldingKind = Literal[
     "runs",
@@ -26,7 +29,6 @@ HoldingKind = Literal[
     "written",
     "weights",
     "unfinished",
-    "unlabelled",
     "models",
     "uploads",
     "exports",
@@ -35,12 +37,11 @@ HoldingKind = Literal[
     "jobs",
     "notes",
 ]
-"""runs: with their answers and passages. texts: what models wrote and were compared on, prompts, blind choices.
-statistics to unlabelled: what calibration left, the last of earlier versions, which did not note what it was. damaged:
-records that were set aside.
+"""runs: with their records and passages. texts: continuations, divergences, prompts, blind choices. statistics to
+unfinished: artefacts of calibration. models: unpacked from .gguf files. damaged: records that were set aside.
 """
 
-ARTEFACTS: tuple[HoldingKind, ...] = ("statistics", "gradients", "written", "weights", "unfinished", "unlabelled")
+ARTEFACTS: tuple[HoldingKind, ...] = ("statistics", "gradients", "written", "weights", "unfinished")
 
 _OF_RECORDS: dict[str, HoldingKind] = {
     **dict.fromkeys(("run", "record", "passages", "findresult"), "runs"),
@@ -50,7 +51,6 @@ _OF_RECORDS: dict[str, HoldingKind] = {
     "damaged": "damaged",
 }
 _OF_ARTEFACTS: dict[str, HoldingKind] = {
-    **dict.fromkeys(("statistics", "inputs", "sensitivity", "activations", "scores"), "statistics"),
     "gradients": "gradients",
     "text": "written",
     "weights": "weights",
@@ -61,18 +61,99 @@ _COUNTED = {"record", "passages", "findresult", "export"}
 
 
 def kind_of_record(name: str) -> HoldingKind:
-    """To which kind an entry of the results belongs. name: its key in the store, with its kind before it."""
+    """The kind of a record. name: of its entry in the store."""
     return _OF_RECORDS.get(name.partition("/")[0], "notes")
 
 
 def kind_of_artefact(tag: str) -> HoldingKind:
-    """To which kind an artefact belongs. tag: what is noted beside it."""
-    return _OF_ARTEFACTS.get(kind_and_model(tag)[0], "unlabelled")
+    """The kind of an artefact. tag: of its entry in the store."""
+    return _OF_ARTEFACTS.get(kind_and_model(tag)[0], "statistics")
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """What a stored thing refers to: entries of records and passages, uploads or other texts, identities of models."""
+
+    records: frozenset[str] = frozenset()
+    passages: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
+
+
+Referring = Run | Export | Timing | Prompts | Choices | UnpackedModel | CacheEntry
+
+
+def references(thing: Referring) -> References:
+    """What a run, an export, a timing, prompts, choices, an unpacked model or an artefact refers to."""
+    match thing:
+        case Run():
+            settings, evaluation = thing.settings, thing.corpora.get("evaluation")
+            # The passages' key is made again: no record is read for it.
+            passages = [] if evaluation is None else [store_keys.passages_key(evaluation, settings.evaluation)]
+            return References(
+                records=frozenset(thing.records),
+                passages=frozenset(passages),
+                texts=frozenset((settings.calibration.corpus, settings.evaluation.corpus)),
+                models=frozenset([thing.model_identity]),
+            )
+        case Export():
+            records = frozenset((thing.settings.dense, thing.settings.sparse))
+            return References(records=records, models=frozenset([thing.model_identity]))
+        case Timing():
+            return References(records=frozenset((thing.dense, thing.sparse)))
+        case Prompts():
+            return References(records=frozenset(key for asked in thing.asked for key in (asked.left, asked.right)))
+        case Choices():
+            return References(records=frozenset(thing.better.values()) - {""})
+        case UnpackedModel():
+            return References(models=frozenset([thing.identity]))
+        case CacheEntry():
+            return References(models=frozenset([kind_and_model(thing.tag)[1]]))
+
+
+def job_references(job: Job, store: Store, results: Results) -> References:
+    """What a job refers to. models: with the empty name where it needs one that is not known yet."""
+    records = [(key, results.record(key)) for key in records_read(job.settings)]
+    models = {record.model_identity if record else "" for _, record in records}
+    if job.makes_run:
+        model = str(job.settings.get("model", ""))
+        models.add(store.recall(store_keys.model_identity_note(model, fingerprint(model))) or "")
+    texts = texts_read(job.settings, results.record)
+    return References(records=frozenset(dict(records)), texts=frozenset(texts), models=frozenset(models))
+
+
+def referring_entries(store: Store, table: JobTable) -> dict[str, frozenset[str]]:
+    """The records behind timings, continuations, divergences, prompts and blind choices, by the names of their entries.
+
+    Continuations and divergences do not name their records: the job table and the prompts do.
+    """
+    jobs = table.of_kinds("continuation", "divergence")
+    found = {f"{job.kind}/{job.key}": records_read(job.settings) for job in jobs}
+    for prompts in _stored(store, Prompts):
+        found[f"prompts/{prompts.key}"] = references(prompts).records
+        found |= {f"continuation/{asked.key()}": records_read(asdict(asked)) for asked in prompts.asked}
+    found |= {f"timing/{timing.key}": references(timing).records for timing in _stored(store, Timing)}
+    return found | {f"choices/{choices.key}": references(choices).records for choices in _stored(store, Choices)}
+
+
+def _stored(store: Store, kind: type[R]) -> list[R]:
+    return [found for key in list(store.keys(kind)) if (found := store.get(kind, key)) is not None]
+
+
+def own_entries(run: Run) -> tuple[str, str]:
+    """The names of the entries that are a run's alone."""
+    return f"run/{run.key}", f"findresult/{run.key}"
+
+
+def shared_entries(run: Run) -> list[str]:
+    """The names of the entries that a run refers to: its records and passages, which other runs may use too."""
+    found = references(run)
+    return [*(f"record/{key}" for key in found.records), *(f"passages/{key}" for key in found.passages)]
 
 
 @dataclass(kw_only=True)
 class Holding:
-    """How many, how many bytes, and when one of them was last used or, where that is not noted, written; 0: never."""
+    """Things of one kind: how many, their bytes, and when one was last used, or else written; 0: never."""
 
     n: int = 0
     n_bytes: int = 0
@@ -85,7 +166,10 @@ class Holding:
 
 @dataclass(kw_only=True)
 class ModelHolding:
-    """What there is of one model, in bytes by what it is. references: by which it was named, newest first."""
+    """Bytes of one model: of its runs, its calibration, its unpacked files, its exports.
+
+    references: by which runs and exports named it, newest first.
+    """
 
     identity: str
     references: tuple[str, ...] = ()
@@ -104,7 +188,7 @@ class ModelHolding:
 
 @dataclass(frozen=True, kw_only=True)
 class RunHolding:
-    """One run: the bytes that only it takes, and those that it shares with others."""
+    """One run: the bytes that it alone takes, and those that it shares with other runs."""
 
     run: Run
     n_bytes: int
@@ -113,7 +197,7 @@ class RunHolding:
 
 @dataclass(frozen=True, kw_only=True)
 class Holdings:
-    """What there is. kinds: those of which there is something. models, runs: the largest first."""
+    """What the data folder holds. kinds: those that are there. models, runs: largest first."""
 
     kinds: dict[HoldingKind, Holding]
     models: tuple[ModelHolding, ...]
@@ -122,117 +206,94 @@ class Holdings:
 
     @property
     def n_bytes(self) -> int:
-        """All that lies in the data folder."""
-        return sum(holding.n_bytes for holding in self.kinds.values())
+        """Everything in the data folder."""
+        return self.bytes_of(*self.kinds)
 
     @property
     def artefact_bytes(self) -> int:
-        """What calibration left."""
-        return sum(self.kinds[kind].n_bytes for kind in ARTEFACTS if kind in self.kinds)
+        """Artefacts of calibration."""
+        return self.bytes_of(*ARTEFACTS)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody has left anything here yet."""
+        """Whether the data folder has not been used yet."""
         return set(self.kinds) <= {"jobs", "notes", "logs"}
+
+    def bytes_of(self, *kinds: HoldingKind) -> int:
+        """These kinds together."""
+        return sum(self.kinds[kind].n_bytes for kind in kinds if kind in self.kinds)
 
 
 def measure_holdings(store: Store, table: JobTable, runs: Sequence[Run], exports: Sequence[Export]) -> Holdings:
-    """What this data folder holds now. runs, exports: those that this version can read, exports of this folder."""
-    records, artefacts = store.entries("records"), store.artefact_sums()
-    unpacked = unpacked_models(store)
+    """What this data folder holds now. exports: those that lie in it. No value is read, only sizes."""
+    entries, artefacts, unpacked = store.entries("records"), store.artefact_sums(), unpacked_models(store)
     kinds: dict[HoldingKind, Holding] = defaultdict(Holding)
-    for entry in records:
+    for entry in entries:
         counted = entry.name.partition("/")[0] not in _COUNTED
         kinds[kind_of_record(entry.name)].add(int(counted), entry.n_bytes, entry.used_at)
     for found in artefacts:
         kinds[kind_of_artefact(found.tag)].add(found.n, found.n_bytes, found.used_at)
-    for kind, n, size in _folders(store.folder, len(unpacked), len(exports)):
+    folders: tuple[tuple[HoldingKind, Path, int | None], ...] = (
+        ("models", store.folder / MODELS, len(unpacked)),
+        ("uploads", uploads_folder(store.folder), None),
+        ("exports", store.folder / EXPORTS, len(exports)),
+        ("logs", store.folder / "logs", None),
+    )
+    for kind, folder, n in folders:
+        size = folder_size(folder)
         kinds[kind].add(size.n_files if n is None else n, size.n_bytes, size.written_at)
-    kinds["jobs"].add(table.count(), _table_bytes(store.folder), 0.0)
-    bytes_of = {entry.name: entry.n_bytes for entry in records}
-    parts = {run.key: _parts_of(run) for run in runs}
+    tables = [file.stat().st_size for file in store.folder.glob("jobs.sqlite*") if file.is_file()]
+    kinds["jobs"].add(table.count(), sum(tables), 0.0)
+    bytes_of = {entry.name: entry.n_bytes for entry in entries}
     return Holdings(
         kinds={kind: holding for kind, holding in kinds.items() if holding.n or holding.n_bytes},
-        models=_models(_answers(bytes_of, parts, runs), artefacts, unpacked, exports),
-        runs=_runs(bytes_of, parts, runs),
+        models=_models(bytes_of, runs, artefacts, unpacked, exports),
+        runs=_runs(bytes_of, runs),
         free_bytes=shutil.disk_usage(store.folder).free,
     )
 
 
-def _folders(folder: Path, n_unpacked: int, n_exports: int) -> list[tuple[HoldingKind, int | None, FolderSize]]:
-    """Of each folder the kind, how many things lie in it (None: as many as files), and its size."""
-    return [
-        ("models", n_unpacked, folder_size(folder / MODELS)),
-        ("uploads", None, folder_size(uploads_folder(folder))),
-        ("exports", n_exports, folder_size(folder / EXPORTS)),
-        ("logs", None, folder_size(folder / "logs")),
-    ]
-
-
-def _table_bytes(folder: Path) -> int:
-    files = (folder / f"jobs.sqlite{end}" for end in ("", "-wal", "-shm"))
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _parts_of(run: Run) -> list[str]:
-    """The entries of the store that a run is made of, beside its own."""
-    evaluation = run.corpora.get("evaluation")
-    texts = [] if evaluation is None else [f"passages/{passages_key(evaluation, run.settings.evaluation)}"]
-    return [*(f"record/{key}" for key in dict.fromkeys((run.dense, *run.sparse)) if key), *texts]
-
-
-def _runs(bytes_of: Mapping[str, int], parts: Mapping[str, list[str]], runs: Iterable[Run]) -> tuple[RunHolding, ...]:
-    users = Counter(name for names in parts.values() for name in names)
+def _runs(bytes_of: Mapping[str, int], runs: Iterable[Run]) -> tuple[RunHolding, ...]:
+    parts = [(run, shared_entries(run)) for run in runs]
+    users = Counter(name for _, names in parts for name in names)
     found = []
-    for run in runs:
-        own = sum(bytes_of.get(name, 0) for name in _own(run))
-        own += sum(bytes_of.get(name, 0) for name in parts[run.key] if users[name] == 1)
-        shared = sum(bytes_of.get(name, 0) for name in parts[run.key] if users[name] > 1)
-        found.append(RunHolding(run=run, n_bytes=own, shared_bytes=shared))
+    for run, names in parts:
+        own = [*own_entries(run), *(name for name in names if users[name] == 1)]
+        shared = sum(bytes_of.get(name, 0) for name in names if users[name] > 1)
+        found.append(RunHolding(run=run, n_bytes=sum(bytes_of.get(name, 0) for name in own), shared_bytes=shared))
     return tuple(sorted(found, key=lambda each: each.n_bytes, reverse=True))
 
 
-def _own(run: Run) -> tuple[str, str]:
-    """The entries of the store that are a run's alone."""
-    return f"run/{run.key}", f"findresult/{run.key}"
-
-
-def _answers(
-    bytes_of: Mapping[str, int], parts: Mapping[str, list[str]], runs: Iterable[Run]
-) -> dict[str, ModelHolding]:
-    """Of each model the runs, as far as that goes; what several runs use counts once."""
-    found: dict[str, ModelHolding] = {}
-    seen: set[str] = set()
-    for run in runs:
-        holding = _of(found, run.model_identity, run.started_at, run.settings.model)
-        names = {*_own(run), *parts[run.key]} - seen
-        holding.n_runs += 1
-        holding.answers += sum(bytes_of.get(name, 0) for name in names)
-        seen |= names
-    return found
-
-
 def _models(
-    found: dict[str, ModelHolding],
+    bytes_of: Mapping[str, int],
+    runs: Iterable[Run],
     artefacts: Iterable[TagSum],
     unpacked: Iterable[UnpackedModel],
     exports: Iterable[Export],
 ) -> tuple[ModelHolding, ...]:
-    """found: with the runs; the rest is added to it."""
+    found: dict[str, ModelHolding] = {}
+
+    def of(identity: str, used_at: float, reference: str = "") -> ModelHolding:
+        holding = found.setdefault(identity, ModelHolding(identity=identity))
+        holding.used_at = max(holding.used_at, used_at)
+        if reference and reference not in holding.references:
+            holding.references = (*holding.references, reference)
+        return holding
+
+    seen: set[str] = set()
+    for run in runs:
+        # What several runs use counts once.
+        names = {*own_entries(run), *shared_entries(run)} - seen
+        seen |= names
+        holding = of(run.model_identity, run.started_at, run.settings.model)
+        holding.n_runs += 1
+        holding.answers += sum(bytes_of.get(name, 0) for name in names)
     for left in artefacts:
         if identity := kind_and_model(left.tag)[1]:
-            _of(found, identity, left.used_at).calibration += left.n_bytes
+            of(identity, left.used_at).calibration += left.n_bytes
     for model in unpacked:
         if model.identity:
-            _of(found, model.identity, model.written_at).unpacked += model.n_bytes
+            of(model.identity, model.written_at).unpacked += model.n_bytes
     for export in exports:
-        _of(found, export.model_identity, export.made_at, export.model).exports += export.n_bytes
+        of(export.model_identity, export.made_at, export.model).exports += export.n_bytes
     return tuple(sorted(found.values(), key=lambda each: each.n_bytes, reverse=True))
-
-
-def _of(found: dict[str, ModelHolding], identity: str, used_at: float, reference: str = "") -> ModelHolding:
-    holding = found.setdefault(identity, ModelHolding(identity=identity))
-    holding.used_at = max(holding.used_at, used_at)
-    if reference and reference not in holding.references:
-        holding.references = (*holding.references, reference)
-    return holding

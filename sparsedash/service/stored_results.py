@@ -1,49 +1,134 @@
-"""Stored results: runs and records with a cache in memory, and the losses and verdicts of many runs."""
+"""Stored results: runs, records and what belongs to them, cached in memory, and the verdicts on many runs."""
 
 import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import msgspec
 
+from sparsedash.catalog.choices import example_result, is_example
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import NewerError
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.records import Passages, R, Record, Run
+from sparsedash.schema.settings import FindResult
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
 
+MAX_PASSAGES_IN_MEMORY = 80_000
+
 BUDGET_S = 0.1
-"""How long one look at all runs may take for what is not known yet: the next one goes on from there."""
+"""How long one look at all runs may take for verdicts that are not known yet; the next look continues."""
 
 MOST_RUNS = 4_000
-"""Runs whose verdicts are kept in memory, each under what is allowed."""
+"""Runs whose verdicts are kept in memory, each under one tolerance."""
 
 Verdicts = Mapping[str, ToleranceVerdict]
-"""Of a run's sparse records by their keys; those that are lost, or answer other passages than dense, are left out."""
+"""Of a run's sparse records by their keys, without those that are lost or answer other passages than dense."""
+
+
+class _Cache:
+    """The values used last, as many as weigh `budget` together, and at least one. Safe to share between threads."""
+
+    def __init__(self, budget: int, weight: Callable[[object], int] = lambda value: 1) -> None:
+        self._budget, self._weight_of = budget, weight
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._weight = 0
+        self._lock = threading.Lock()
+
+    def get(self, name: Hashable) -> Any:
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
+
+    def put(self, name: Hashable, value: object) -> None:
+        with self._lock:
+            self._drop(name)
+            self._kept[name] = value
+            self._weight += self._weight_of(value)
+            while self._weight > self._budget and len(self._kept) > 1:
+                self._drop(next(iter(self._kept)))
+
+    def drop(self, name: Hashable) -> None:
+        with self._lock:
+            self._drop(name)
+
+    def _drop(self, name: Hashable) -> None:
+        if name in self._kept:
+            self._weight -= self._weight_of(self._kept.pop(name))
+
+
+class Results:
+    """The results in one store, whoever owns them, the last ones cached. Every method may raise StoreError.
+
+    Only final results are cached, as many as have MAX_PASSAGES_IN_MEMORY passages between them.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._cache = _Cache(MAX_PASSAGES_IN_MEMORY, _n_passages)
+
+    def get(self, kind: type[R], key: str) -> R | None:
+        """The result of this kind and key, or None; of the shipped example as well."""
+        if is_example(key):
+            return example_result(kind, key)
+        known = self._cache.get((kind, key))
+        if isinstance(known, kind):
+            return known
+        found = self._store.get(kind, key)
+        if found is not None and _is_final(found):
+            self._cache.put((kind, key), found)
+        return found
+
+    def run(self, key: str) -> Run | None:
+        """The run as far as it is, or None."""
+        return self.get(Run, key)
+
+    def record(self, key: str) -> Record | None:
+        """The record, or None."""
+        return self.get(Record, key)
+
+    def runs(self, only: Collection[str] | None = None) -> list[Run]:
+        """Every stored run, newest first. only: of these keys."""
+        found = [self.run(key) for key in self._store.keys(Run) if only is None or key in only]
+        return sorted((run for run in found if run), key=lambda run: run.started_at, reverse=True)
+
+    def is_whole(self, key: str) -> bool:
+        """Whether the run with this key has finished and all its records are stored."""
+        run = self.run(key)
+        return run is not None and run.finished and all(self._store.has(Record, each) for each in run.records)
+
+    def drop(self, kind: type[R], key: str) -> None:
+        """Delete a result, in the store and in memory."""
+        self._store.drop(kind, key)
+        self._cache.drop((kind, key))
+
+    def forget(self, kind: type, key: str) -> None:
+        """Drop a result from memory: its entry was deleted."""
+        self._cache.drop((kind, key))
 
 
 class RunCosts:
-    """Verdicts on all runs of one store. Safe to share between threads.
+    """Verdicts on the runs of one store. Safe to share between threads; every method may raise StoreError.
 
-    What each model lost is a few numbers, and is kept in the store once its answers have been read; what that says of
-    what is allowed is kept in memory. Every method may raise StoreError.
+    The losses of each model are a few numbers: they are stored once its answers have been read. The verdicts on them
+    under a tolerance are cached in memory.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
-        self._clock = clock
+        self._store, self._clock = store, clock
         self._losses: dict[tuple[str, str], Losses] = {}
-        self._verdicts: OrderedDict[tuple[object, ...], Verdicts] = OrderedDict()
-        self._lock = threading.Lock()
+        self._verdicts = _Cache(MOST_RUNS)
 
     def verdicts(self, runs: Sequence[Run], tolerance: Tolerance, budget_s: float = BUDGET_S) -> dict[str, Verdicts]:
-        """The verdicts on the sparse models of each run together, by the runs' keys.
+        """The joint verdicts on the sparse models of each run, by the runs' keys.
 
-        budget_s: after which the runs that are not known yet are left out, but for the first of them. So asking again
+        budget_s: after it, runs without a cached verdict are left out, except the first of them, so that asking again
         comes to an end.
         """
         stored = set(self._store.keys(Record))
@@ -53,71 +138,72 @@ class RunCosts:
         for run in runs:
             there = tuple(key for key in run.sparse if key in stored) if run.dense in stored else ()
             name = (run.dense, there, run.n_compared, tolerance)
-            known = self._known(name)
+            known: Verdicts | None = self._verdicts.get(name)
             if known is None and (not n_new or self._clock() < until):
-                known, n_new = self._judge(run, there, tolerance), n_new + 1
-                self._keep(name, known)
+                lost = self._lost(run.dense, there)
+                known = dict(zip(lost, judge_all(list(lost.values()), tolerance, run.n_compared), strict=True))
+                n_new += 1
+                self._verdicts.put(name, known)
             if known is not None:
                 found[run.key] = known
         return found
 
     def forget(self, dense: str, sparse: str) -> None:
-        """Delete what is known of a sparse record beside a dense one."""
+        """Delete the losses of a sparse record against a dense one."""
         self._losses.pop((dense, sparse), None)
         self._store.forget(store_keys.losses_note(dense, sparse))
 
-    def _judge(self, run: Run, sparse: Sequence[str], tolerance: Tolerance) -> Verdicts:
-        lost = self._lost(run.dense, sparse)
-        return dict(zip(lost, judge_all(list(lost.values()), tolerance, run.n_compared), strict=True))
-
     def _lost(self, dense: str, sparse: Sequence[str]) -> dict[str, Losses]:
-        """What each model lost, in the order of their keys. The dense answers are read once, and only if need be."""
+        """The losses of each model, in the order of the keys. The dense record is read once, and only if needed."""
         read: list[Record | None] = []
         found: dict[str, Losses] = {}
         for key in sparse:
-            known = self._losses.get((dense, key)) or losses_from_plain(
-                self._store.recall(store_keys.losses_note(dense, key))
-            )
+            note = store_keys.losses_note(dense, key)
+            known = self._losses.get((dense, key)) or losses_from_plain(self._store.recall(note))
             if known is None:
-                read = read or [self._record(dense)]
-                known = _measured(read[0], self._record(key))
+                # Not through the cache, which would drop what the pages show.
+                read = read or [self._store.get(Record, dense)]
+                known = _losses_of_pair(read[0], self._store.get(Record, key))
                 if known is not None:
-                    self._store.remember(store_keys.losses_note(dense, key), json.dumps(asdict(known)))
+                    self._store.remember(note, json.dumps(asdict(known)))
             if known is not None:
                 self._losses[dense, key] = found[key] = known
         return found
 
-    def _record(self, key: str) -> Record | None:
-        """Read past the backend's memory, which what is looked at on a page would have to leave."""
-        try:
-            return self._store.get(Record, key)
-        except NewerError:
-            return None
-
-    def _known(self, name: tuple[object, ...]) -> Verdicts | None:
-        with self._lock:
-            if name in self._verdicts:
-                self._verdicts.move_to_end(name)
-            return self._verdicts.get(name)
-
-    def _keep(self, name: tuple[object, ...], found: Verdicts) -> None:
-        with self._lock:
-            self._verdicts[name] = found
-            while len(self._verdicts) > MOST_RUNS:
-                self._verdicts.popitem(last=False)
-
 
 def losses_from_plain(text: str | None) -> Losses | None:
-    """The losses that a note holds; None where there is none that can be read."""
+    """The losses in a note; None where there are none or they cannot be read."""
     try:
-        # json.loads, since losses beyond all numbers are infinite and msgspec writes them as null.
+        # json.loads, since losses can be infinite, which msgspec writes as null.
         return msgspec.convert(json.loads(text or ""), Losses)
     except (ValueError, TypeError, msgspec.ValidationError, RecursionError):
         return None
 
 
-def _measured(dense: Record | None, sparse: Record | None) -> Losses | None:
-    """None where one is lost, or they answer no passage in common."""
+def _losses_of_pair(dense: Record | None, sparse: Record | None) -> Losses | None:
+    """None where a record is lost, or they share no passage."""
     if dense is None or sparse is None or dense.passages_key != sparse.passages_key or dense.pruned:
         return None
     return record_losses(dense, sparse) if shared_outcomes(dense, sparse) else None
+
+
+def _is_final(found: object) -> bool:
+    """Whether a result never changes under its key: runs grow, and a stopped continuation may be written again."""
+    match found:
+        case Run() | FindResult():
+            return found.finished
+        case Continuation():
+            return not found.stopped
+        case _:
+            return True
+
+
+def _n_passages(result: object) -> int:
+    """Passages of a result; a small one counts as one."""
+    match result:
+        case Record():
+            return len(result.outcomes)
+        case Passages():
+            return len(result.indices)
+        case _:
+            return 1

@@ -1,123 +1,214 @@
-"""A user's exports and uploads with their quotas, and finished runs as files for another data folder."""
+"""Files of a user: exports and uploads, held to their quotas, and finished runs as files for another data folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from sparsedash.catalog.families import FORMS, form_problem
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, shape_from_plain
+from sparsedash.jobs.job import Job
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import ExportError, JobError, NewerError
-from sparsedash.schema.export_settings import EXPORTS, Export, Form
+from sparsedash.schema.errors import AccessError, CorpusError, ExportError, JobError
+from sparsedash.schema.export_settings import EXPORTS, Export, ExportSettings, Form
 from sparsedash.schema.records import Record, Run
+from sparsedash.service.request_checks import Access, upload_named
+from sparsedash.service.stored_results import Results
 from sparsedash.storage.model_folders import RECIPE, delete_folder, located_export, unfinished_exports
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
+from sparsedash.storage.text_files import Uploads
 
 _BYTES = {**WEIGHT_BYTES, "q8_0": 34 / 32}
+_ADVICE = "Delete some that are no longer needed."
 
 
 class Exports:
-    """What was exported, by the dashboard or the shell, with this data folder. Safe to share between threads."""
+    """The exports of one data folder, by the dashboard or the shell, as one user has them.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    live: gives the live jobs of all users. Safe to share between threads.
+    """
+
+    def __init__(self, store: Store, uploads: Uploads, access: Access, live: Callable[[], Iterable[Job]]) -> None:
+        self._store, self._uploads, self._access, self._live = store, uploads, access, live
+        self._folder = store.folder / EXPORTS
 
     def listed(self) -> list[Export]:
-        """All of them whose folder is still there, newest first."""
-        found = [self._known(key) for key in self._store.keys(Export)]
-        there = [export for export in found if export is not None and Path(export.folder).is_dir()]
-        return sorted(there, key=lambda export: export.made_at, reverse=True)
+        """The exports that the user sees and whose folder is still there, newest first."""
+        return [export for export in self._all() if self._access.sees(export.key)]
 
     def is_whole(self, key: str) -> bool:
-        """Whether the export with this key is known, and its folder there."""
-        found = self._known(key)
+        """Whether the export with this key is known, whoever asked for it, and its folder there."""
+        found = self._found(key)
         return found is not None and Path(found.folder).is_dir()
 
     def problems(self, record: Record) -> dict[Form, str]:
-        """Of each form why this record's model cannot be written in it; empty where nothing speaks against it."""
+        """For each form, why this record's model cannot be written in it; empty where it can."""
         assert record.pruned is not None
         family = self._store.recall(store_keys.model_type_note(record.model_identity))
         return {form: form_problem(form, record.pruned, family) for form in FORMS}
 
-    def expected_bytes(self, dense: str, weights: str) -> int:
-        """About what the files will take at most: as much as the dense model. 0 where its size is not known.
+    def is_ours(self, export: Export) -> bool:
+        """Whether the user may delete it from a page: it lies in the data folder and is theirs."""
+        return self._is_inside(export) and self._access.may_change(export.key)
 
-        dense: the key of its record. weights: how each weight will be kept.
+    def drop(self, key: str) -> None:
+        """Delete an export; a shared one is only taken from the user.
+
+        Raises ExportError for one of others or outside the data folder, or where deleting fails.
         """
+        if not self._access.may_change(key):
+            raise ExportError("The export is not deleted: it is somebody else's; an administrator can delete it.")
+        found = self._found(key)
+        if self._access.give_up(key) or found is None:
+            return
+        if not self._is_inside(found):
+            raise ExportError(
+                f"{found.folder} lies outside of the data folder, and is not deleted from here.",
+                "Delete it in a shell.",
+            )
+        _delete(Path(found.folder))
+        self._store.drop(Export, key)
+        self._access.owners.forget(key)
+
+    def nameless(self) -> list[Path]:
+        """Folders of the data folder that no record names: of exports under way, of killed ones, of lost records."""
+        named = {Path(export.folder).name for key in self._store.keys(Export) if (export := self._found(key))}
+        whole = [recipe.parent for recipe in self._folder.glob(f"[!.]*/{RECIPE}")]
+        return [*unfinished_exports(self._folder), *(folder for folder in whole if folder.name not in named)]
+
+    def drop_nameless(self, name: str) -> None:
+        """Delete a folder that `nameless` gave. Raises ExportError where that fails."""
+        _delete(self._folder / name)
+
+    def kept_bytes(self, *coming: ExportSettings) -> int:
+        """Bytes of the user's exports: those that are there, those under way and `coming`."""
+        # Jobs first: one that ends meanwhile is among the others by then.
+        live = [job for job in self._live() if job.kind == "export" and self._access.is_owner(job.key)]
+        asked = {job.key: job.settings for job in live} | {each.key(): asdict(each) for each in coming}
+        sizes = {key: self._expected_bytes(each["dense"], each["weights"]) for key, each in asked.items()}
+        there = [each for each in self._all() if each.key in asked or self._access.is_owner(each.key)]
+        return sum((sizes | {each.key: each.n_bytes for each in there}).values())
+
+    @contextmanager
+    def room_for(self, asked: ExportSettings) -> Iterator[None]:
+        """Hold the quota while this export is put into the queue.
+
+        Raises AccessError where the user may not export any more, or not to that folder.
+        """
+        access = self._access
+        if access.rules is None:
+            yield
+            return
+        if asked.to and not access.unlimited:
+            raise AccessError("Only an administrator chooses where files are written.", "Leave the folder empty.")
+        if asked.to:
+            access.require_path(asked.to)
+        with self._uploads.changing():
+            if not access.unlimited:
+                own = sum(size for name, size in self._uploads.kept().items() if access.is_owner(name))
+                most = access.rules.quota.kept_gb
+                if own + self.kept_bytes(asked) >= most * 1_000_000_000:
+                    raise AccessError(
+                        f"What is kept for you may have {most} GB together, this export included.", _ADVICE
+                    )
+            yield
+
+    def _all(self) -> list[Export]:
+        found = [export for key in self._store.keys(Export) if (export := self._found(key))]
+        there = [export for export in found if Path(export.folder).is_dir()]
+        return sorted(there, key=lambda export: export.made_at, reverse=True)
+
+    def _found(self, key: str) -> Export | None:
+        found = self._store.get(Export, key)
+        return found and located_export(found, self._store.folder)
+
+    def _is_inside(self, export: Export) -> bool:
+        # Resolved: neither a link nor `..` leads out of it.
+        return Path(export.folder).resolve().parent == self._folder.resolve()
+
+    def _expected_bytes(self, dense: str, weights: str) -> int:
+        """About the most that the files take: the dense model. 0 where its size is not known."""
         record = self._store.get(Record, dense)
         shape = record and shape_from_plain(
             self._store.recall(store_keys.model_shape_note(record.model_identity)) or ""
         )
         return round(shape.n_parameters * _BYTES[weights]) if shape else 0
 
-    def is_ours(self, export: Export) -> bool:
-        """Whether it lies in the data folder, so that a page may delete it."""
-        # Resolved: neither a link nor `..` leads out of it.
-        return Path(export.folder).resolve().parent == self._folder.resolve()
 
-    def drop(self, key: str) -> None:
-        """Delete an export that lies in the data folder. Raises ExportError for another place, or where that fails."""
-        found = self._known(key)
-        if found is None:
+class UserUploads:
+    """The uploads of one user; the same file by two users is stored once.
+
+    texts_in_use: gives the references of the texts that live jobs of all users read.
+    """
+
+    def __init__(
+        self, uploads: Uploads, exports: Exports, access: Access, texts_in_use: Callable[[], Collection[str]]
+    ) -> None:
+        self._uploads, self._exports, self._access, self._texts_in_use = uploads, exports, access, texts_in_use
+
+    def keep(self, name: str, content: bytes) -> str:
+        """Store a file as this user's; see `Uploads.keep`. Raises CorpusError beyond the quota as well."""
+        with self._uploads.changing():
+            self._require_quota(len(content))
+            reference = self._uploads.keep(name, content)
+            self._access.owners.add(reference, self._access.user)
+        return reference
+
+    def kept(self) -> dict[str, int]:
+        """The size in bytes of each of the user's uploads by its reference, newest first."""
+        return {name: size for name, size in self._uploads.kept().items() if self._access.may_change(name)}
+
+    def drop(self, reference: str) -> None:
+        """Delete an upload; a shared one is only taken from the user. Raises CorpusError while a live job reads it."""
+        name = upload_named(reference)
+        with self._uploads.changing():
+            if not self._access.may_change(name):
+                raise CorpusError(f"There is no upload {reference}.")
+            if not self._access.give_up(name):
+                self._uploads.drop(reference, self._texts_in_use())
+                self._access.owners.forget(name)
+
+    def _require_quota(self, n_bytes: int) -> None:
+        if self._access.unlimited or self._access.rules is None:
             return
-        if not self.is_ours(found):
-            raise ExportError(
-                f"{found.folder} lies outside of the data folder, and is not deleted from here.",
-                "Delete it in a shell.",
-            )
-        self._delete(Path(found.folder))
-        self._store.drop(Export, key)
-
-    def nameless(self) -> list[Path]:
-        """Folders of the data folder that no record names: of exports under way, of killed ones, of lost records.
-
-        Of the last none where some record cannot be read: it may be theirs.
-        """
-        known = [self._known(key) for key in self._store.keys(Export)]
-        named = {Path(export.folder).name for export in known if export is not None}
-        whole = [] if None in known else [recipe.parent for recipe in self._folder.glob(f"[!.]*/{RECIPE}")]
-        return [*unfinished_exports(self._folder), *(folder for folder in whole if folder.name not in named)]
-
-    def drop_nameless(self, name: str) -> None:
-        """Delete a folder that `nameless` gave. Raises ExportError where that fails."""
-        self._delete(self._folder / name)
-
-    def _delete(self, folder: Path) -> None:
-        try:
-            if folder.is_dir():
-                delete_folder(folder)
-        except OSError as error:
-            raise ExportError(f"{folder} could not be deleted: {error.strerror}.") from error
-
-    def _known(self, key: str) -> Export | None:
-        """The export's record; None also for one that another version has written, which stays."""
-        try:
-            found = self._store.get(Export, key)
-        except NewerError:
-            return None
-        return found and located_export(found, self._store.folder)
-
-    @property
-    def _folder(self) -> Path:
-        return self._store.folder / EXPORTS
+        quota, kept = self._access.rules.quota, self.kept()
+        total = sum(kept.values()) + n_bytes
+        if len(kept) >= quota.uploads:
+            raise CorpusError(f"You have {len(kept)} uploads, and no more are allowed.", _ADVICE)
+        if total > quota.upload_mb * 1_000_000:
+            raise CorpusError(f"Your uploads may have {quota.upload_mb} MB together.", _ADVICE)
+        if total + self._exports.kept_bytes() > quota.kept_gb * 1_000_000_000:
+            raise CorpusError(f"What is kept for you may have {quota.kept_gb} GB together.", _ADVICE)
 
 
 class RunTransfer:
-    """Takes runs out of one data folder and brings them in. run: reads one. Every method may raise StoreError."""
+    """Finished runs as files, out of one data folder and into it. Every method may raise StoreError."""
 
-    def __init__(self, store: Store, run: Callable[[str], Run | None]) -> None:
-        self._store, self._run = store, run
+    def __init__(self, store: Store, results: Results, access: Access) -> None:
+        self._store, self._results, self._access = store, results, access
 
     def packed(self, key: str) -> bytes:
-        """The file of the run with this key. Raises JobError where it has not finished, or is not there any more."""
-        run = self._run(key)
+        """The file of a run that the user sees. Raises JobError where it has not finished, or is not there any more."""
+        run = self._results.run(key) if self._access.sees(key) else None
         if run is None or not run.finished:
             raise JobError("This run has not finished.", "Wait until it has, or start it again.")
         return run_file(run, self._store)
 
     def opened(self, data: bytes) -> Run:
-        """Keep the run of such a file, and return it as it is here now; what is here already stays as it is.
+        """Keep the run of such a file and return it; a run that is here already stays as it is.
 
-        Raises StoreError, with nothing kept, for what is no such file or was changed.
+        Raises AccessError for all but administrators, since results are shared by what they are made of and made-up
+        ones would be everybody's; StoreError, with nothing kept, for another or a changed file.
         """
+        if not self._access.unlimited:
+            raise AccessError("Only an administrator opens files of runs.", "Ask for the run yourself.")
         return keep_run(read_run_file(data), self._store)
+
+
+def _delete(folder: Path) -> None:
+    try:
+        if folder.is_dir():
+            delete_folder(folder)
+    except OSError as error:
+        raise ExportError(f"{folder} could not be deleted: {error.strerror}.") from error

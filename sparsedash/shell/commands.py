@@ -44,9 +44,9 @@ def cluster_command(arguments: argparse.Namespace) -> Work:
     if found.machines:
         head = ["machine", "host", "jobs", "sparsedash", "torch", "memory", "free", "GPUs"]
         print(*align_columns([head, *map(_machine_row, found.machines)]), sep="\n")
-    for problem in found.to_mend:
+    for problem in found.to_fix:
         print(problem)
-    return EXIT_TO_FIX if found.to_mend else 0
+    return EXIT_TO_FIX if found.to_fix else 0
 
 
 def _machine_row(machine: ClusterMachine) -> list[str]:

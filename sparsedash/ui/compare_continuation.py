@@ -40,7 +40,7 @@ def continue_passage(backend: Backend, seen: SideBySide, context: str) -> None:
         key="continue",
         icon=":material/edit_note:",
         on_click=frame.attempt,
-        args=(lambda: backend.submit_continuation(request),),
+        args=(lambda: backend.submit(request),),
         help=f"Each model writes on from here, {request.n_tokens} tokens, always its first choice.",
     )
 
@@ -98,7 +98,7 @@ def _again(backend: Backend, request: ContinuationSettings) -> None:
         type="tertiary",
         icon=":material/refresh:",
         on_click=frame.attempt,
-        args=(lambda: backend.submit_continuation(request),),
+        args=(lambda: backend.submit(request),),
     )
 
 
@@ -259,7 +259,7 @@ def _submit_prompt(backend: Backend, pair: Pair, others: tuple[str, ...]) -> Non
         seed=int(state.get("own-seed", 0)),
         others=others if state.get(_ALL, False) else (),
     )
-    backend.submit_continuation(request)
+    backend.submit(request)
     backend.user_data.keep_prompt(request)
 
 

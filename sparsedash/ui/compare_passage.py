@@ -48,7 +48,7 @@ def show_strip(backend: Backend, pair: Pair, text: str) -> None:
         key="strip",
         icon=":material/gradient:",
         on_click=frame.attempt,
-        args=(lambda: backend.submit_divergence(request),),
+        args=(lambda: backend.submit(request),),
         help="Both models read the passage; the places where their expectations differ are marked.",
     )
 

@@ -208,7 +208,7 @@ def _who() -> str:
 
 def _delete_upload(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:
     """Delete an upload; fields that have chosen it go back to their usual text."""
-    backend.drop_upload(reference)
+    backend.uploads.drop(reference)
     for chooser, name in usual.items():
         if str(st.session_state.get(chooser, "")).partition("[")[0] == reference:
             st.session_state[chooser] = name

@@ -17,7 +17,8 @@ from sparsedash.reporting.html import Html, Table, element, escape, heading, joi
 from sparsedash.reporting.job_status import job_name
 from sparsedash.reporting.record_pair import table_csv, table_file_name
 from sparsedash.schema.errors import NewerError, SparseDashError
-from sparsedash.service.backend import Backend, default_data_dir
+from sparsedash.service.backend import Backend
+from sparsedash.storage.local_machine import data_folder
 from sparsedash.storage.users import serving_rules
 from sparsedash.ui import browser_notices, current_user, navigation
 
@@ -129,7 +130,7 @@ def _for_visitor(opened: Backend) -> Backend:
 
 @lru_cache(maxsize=1)
 def _backend() -> Backend:
-    return Backend(default_data_dir())
+    return Backend(data_folder())
 
 
 def show(*parts: Html) -> None:

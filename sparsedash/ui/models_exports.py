@@ -124,7 +124,7 @@ def exported_run_title(found: RunResults) -> str:
 
 
 def _submit_export(backend: Backend, request: dict[str, str]) -> None:
-    backend.submit_export(ExportSettings(**request))  # type: ignore[arg-type]
+    backend.submit(ExportSettings(**request))  # type: ignore[arg-type]
 
 
 def _dense_gguf(record: Record, form: Form) -> str:

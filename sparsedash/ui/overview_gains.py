@@ -134,7 +134,7 @@ def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]
         key="measure-speed",
         icon=":material/speed:",
         on_click=frame.attempt,
-        args=(lambda: [backend.submit_timing(request) for request in requests],),
+        args=(lambda: [backend.submit(request) for request in requests],),
         help="Both models are timed in turn: reading and writing, one and eight passages at once. It takes some "
         "minutes for each model and is best done while the machine does little else.",
     )

@@ -11,7 +11,7 @@ from sparsedash.reporting import storage_words as words
 from sparsedash.reporting.html import Html, element, escape, paragraph, table, widget_label
 from sparsedash.reporting.storage_words import HeldRow, gigabytes
 from sparsedash.schema.pair_records import RunMark
-from sparsedash.schema.records import Verification
+from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.deletion import ArtefactRoom, Cleanup
 from sparsedash.service.holdings import Holdings
@@ -195,7 +195,7 @@ def show_verification(backend: Backend) -> None:
             key="verify",
             icon=":material/fact_check:",
             on_click=frame.attempt,
-            args=(backend.submit_verification,),
+            args=(lambda: backend.submit(VerifySettings()),),
         )
 
 

@@ -80,11 +80,11 @@ def whole(tmp_path_factory, forking) -> Iterator[Whole]:
         shutil.copytree(folder / "data", folder / "with-run")
         backend = Backend(folder / "data")
         prompt = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="the lamp and the boat")
-        job = backend.submit_continuation(prompt)
+        job = backend.submit(prompt)
         finished(backend, job, forking)
         took = backend.job(job.id)
         to_export = ExportSettings(dense=run.dense, sparse=run.sparse[0], form="uniform")
-        job = backend.submit_export(to_export)
+        job = backend.submit(to_export)
         finished(backend, job, forking)
         wrote = backend.job(job.id)
         backend.close()
@@ -193,9 +193,9 @@ def killed_in(stage: str, delay: float, folder: Path, whole: Whole, forking: For
 
 def submitted(stage: str, backend: Backend, whole: Whole) -> Job:
     if stage == "continuation":
-        return backend.submit_continuation(whole.prompt)
+        return backend.submit(whole.prompt)
     if stage in OF_A_FINISHED_RUN:
-        return backend.submit_export(whole.export)
+        return backend.submit(whole.export)
     return backend.submit(whole.asked)
 
 

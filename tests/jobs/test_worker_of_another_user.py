@@ -41,7 +41,7 @@ seen = {"state": job.state, "log": backend.log_tail(job.id) if job.state != "que
 if job.state == "done":
     seen["n"] = len(backend.record(run.sparse[0]).outcomes)
     backend.removal.remove([job.key])
-    backend.drop_upload(text)
+    backend.uploads.drop(text)
     seen["left"] = [len(backend.runs()), len(backend.uploads.kept())]
 print(json.dumps(seen))
 backend.close()

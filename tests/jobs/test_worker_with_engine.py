@@ -56,7 +56,7 @@ def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_w
     assert backend.submit(settings).id == job.id
 
     prompt = ContinuationSettings(left=run.dense, right=run.sparse[1], prompt="the lamp and the", n_tokens=3)
-    answered = ended(backend, backend.submit_continuation(prompt))
+    answered = ended(backend, backend.submit(prompt))
     assert answered.state == "done", f"{answered.error_text}\n{backend.log_tail(answered.id)}"
     assert answered.pid == job.pid
     assert backend.continuation(prompt.key()).prompt == "the lamp and the"
@@ -64,7 +64,7 @@ def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_w
     timed = TimingSettings(
         dense=run.dense, sparse=run.sparse[1], n_prompt=8, n_decode=2, batches=(1,), least_rounds=1000, most_s=3
     )
-    killed = backend.submit_timing(timed)
+    killed = backend.submit(timed)
     until(lambda: backend.job(killed.id).stage == "time" or not backend.job(killed.id).live)
     psutil.Process(backend.job(killed.id).pid).kill()
     assert ended(backend, killed).state == "crashed"
@@ -73,7 +73,7 @@ def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_w
     assert again.state == "done", f"{again.error_text}\n{backend.log_tail(again.id)}"
     assert [phase.phase for phase in backend.timing(timed.key()).phases] == ["prefill", "decode", "load"]
     assert backend.model_shape(run.model_identity).widths == backend.record(run.sparse[0]).pruned.dense_widths
-    assert backend.submit_timing(timed).id == killed.id
+    assert backend.submit(timed).id == killed.id
 
 
 def until(happened):

@@ -7,7 +7,7 @@ from sparsedash.catalog.families import FORMS, form_problem
 from sparsedash.catalog.model_shape import ModelShape, shipped_shape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import Job, JobState, Move, Priority, queue_order
-from sparsedash.schema.errors import JobError, ModelError, NewerError
+from sparsedash.schema.errors import JobError, ModelError
 from sparsedash.schema.export_settings import Export, ExportSettings, Form
 from sparsedash.schema.pair_records import (
     Continuation,
@@ -24,9 +24,9 @@ from sparsedash.service.deletion import ArtefactRoom, Cleanup, RunRemoval
 from sparsedash.service.holdings import Holdings
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import Cached, Duration, Forecast, Memory, Preflight
-from sparsedash.service.request_checks import Problem, ReferenceField
-from sparsedash.service.stored_results import RunCosts
-from sparsedash.service.user_files import RunTransfer
+from sparsedash.service.request_checks import Access, Problem, ReferenceField
+from sparsedash.service.stored_results import Results, RunCosts
+from sparsedash.service.user_files import RunTransfer, UserUploads
 from sparsedash.storage.text_files import Uploads
 from sparsedash.storage.users import UserData
 from tests.ui import specimens
@@ -134,7 +134,7 @@ class FakeStore(dict):
 
 
 class LiveJobs:
-    """What the removal of runs asks the job table."""
+    """What the removal of runs asks the job table, and of the owners, of whom there are none."""
 
     def __init__(self, backend: "FakeBackend") -> None:
         self._backend = backend
@@ -144,6 +144,9 @@ class LiveJobs:
 
     def queue(self):
         return self._backend.queue()
+
+    def forget(self, thing):
+        pass
 
     def of_kinds(self, *kinds):
         return tuple(job for job in self._backend.stored_jobs if job.kind in kinds)
@@ -241,7 +244,6 @@ class FakeBackend:
     retried: list[int] = field(default_factory=list)
     moved: list[tuple[int, Move]] = field(default_factory=list)
     prioritised: list[tuple[int, Priority]] = field(default_factory=list)
-    uploads: Uploads = field(default_factory=lambda: Uploads(Path("/nowhere")))
     exports: FakeExports = field(default_factory=FakeExports)
     housekeeping: FakeHousekeeping = field(default_factory=FakeHousekeeping)
     keeps_house: bool = True
@@ -258,8 +260,15 @@ class FakeBackend:
         store = FakeStore(self)
         self.user_data = UserData(store)
         self.costs = RunCosts(store)
-        self.transfer = RunTransfer(store, self.run)
-        self.removal = RunRemoval(store, LiveJobs(self), self.costs, self.runs, lambda kind, key: None)
+        results, jobs = Results(store), LiveJobs(self)
+        self.access = Access(jobs, results)
+        self.keep_uploads_in(Path("/nowhere"))
+        self.transfer = RunTransfer(store, results, self.access)
+        self.removal = RunRemoval(store, jobs, results, self.costs, self.access)
+
+    def keep_uploads_in(self, folder: Path) -> None:
+        """Have the uploads of this data folder."""
+        self.uploads = UserUploads(Uploads(folder), self.exports, self.access, lambda: self.texts_in_use)
 
     def add_run(self, found: tuple[Run, list[Record]]) -> Run:
         """Put a run and its records in."""
@@ -275,31 +284,13 @@ class FakeBackend:
         self.stored_searches[result.key] = result
         return self.add_run((run, records))
 
-    def submit(self, settings: RunSettings | FindSettings) -> Job:
-        return self._submit(settings)
-
-    def submit_continuation(self, settings: ContinuationSettings) -> Job:
-        return self._submit(settings)
-
-    def submit_divergence(self, settings: DivergenceSettings) -> Job:
-        return self._submit(settings)
-
-    def submit_timing(self, settings: TimingSettings) -> Job:
-        return self._submit(settings)
-
     def timing(self, key: str) -> Timing | None:
         return self.stored_timings.get(key)
 
     def model_shape(self, identity: str) -> ModelShape | None:
         return self.shapes.get(identity)
 
-    def submit_export(self, settings: ExportSettings) -> Job:
-        return self._submit(settings)
-
-    def submit_verification(self) -> Job:
-        return self._submit(VerifySettings())
-
-    def _submit(self, settings: Asked) -> Job:
+    def submit(self, settings: Asked) -> Job:
         self.submitted.append(settings)
         made = job(settings, "queued", id=len(self.stored_jobs) + 1, stage="", done=0, total=0, rate=None)
         self.stored_jobs.insert(0, made)
@@ -323,9 +314,6 @@ class FakeBackend:
     def retry(self, job_id: int) -> Job:
         self.retried.append(job_id)
         return self.job(job_id)
-
-    def left_alone(self) -> tuple[NewerError, ...]:
-        return ()
 
     def orders_queue(self) -> bool:
         return True
@@ -414,9 +402,6 @@ class FakeBackend:
 
     def named_model(self, reference: str) -> NamedModel | None:
         return self.named
-
-    def drop_upload(self, reference: str) -> None:
-        self.uploads.drop(reference, self.texts_in_use)
 
     def reconcile(self) -> None:
         return None

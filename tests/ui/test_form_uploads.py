@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsedash.storage.text_files import MAX_BYTES, Uploads
+from sparsedash.storage.text_files import MAX_BYTES
 from tests.ui.conftest import button, markup, words
 
 LINES = b'{"text": "the lamp went home"}\n' * 4
@@ -10,7 +10,7 @@ LINES = b'{"text": "the lamp went home"}\n' * 4
 
 @pytest.fixture
 def own(backend, tmp_path):
-    backend.uploads = Uploads(tmp_path)
+    backend.keep_uploads_in(tmp_path)
     return backend
 
 

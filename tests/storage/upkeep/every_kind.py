@@ -20,7 +20,7 @@ from sparsedash.schema.records import Verification, about_artefact
 from sparsedash.storage.model_folders import MODELS
 from sparsedash.storage.text_files import Uploads
 from tests.factories import RECORD, RUN
-from tests.service.test_run_removal import TIMING
+from tests.service.made import TIMING
 from tests.ui import specimens
 from tests.ui.models.test_models_page import MADE
 

@@ -2,23 +2,12 @@
 
 from dataclasses import replace
 
-import pytest
-
 from sparsedash.schema.records import about_artefact
-from sparsedash.service.backend import Backend
-from tests.service.test_run_removal import kept
+from tests.service.made import stored_run
 from tests.storage.upkeep.every_kind import LARGE, fill, take_away, unpack
 from tests.ui import specimens
 
 MODEL = specimens.run()[0].model_identity
-
-
-@pytest.fixture
-def backend(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
-    opened = Backend(tmp_path / "data")
-    yield opened
-    opened.close()
 
 
 def test_an_empty_folder_holds_nothing_but_its_tables(backend):
@@ -49,7 +38,7 @@ def test_the_bytes_of_all_kinds_are_those_of_the_entries_and_files(backend):
 
 
 def test_a_run_takes_what_only_it_uses_and_shares_the_rest(backend):
-    one, other = kept(backend, "one"), kept(backend, "other")
+    one, other = stored_run(backend, "one"), stored_run(backend, "other")
     held = backend.housekeeping.holdings()
     bytes_of = {entry.name: entry.n_bytes for entry in backend._store.entries("records")}
     own = {each.run.key: each.n_bytes for each in held.runs}
@@ -60,9 +49,9 @@ def test_a_run_takes_what_only_it_uses_and_shares_the_rest(backend):
 
 
 def test_a_model_takes_its_answers_once_what_calibration_left_and_its_files(backend):
-    kept(backend, "one")
-    kept(backend, "other")
-    kept(backend, "third", model_identity="another", settings=replace(specimens.SETTINGS, model="owner/model"))
+    stored_run(backend, "one")
+    stored_run(backend, "other")
+    stored_run(backend, "third", model_identity="another", settings=replace(specimens.SETTINGS, model="owner/model"))
     backend._store.put_artefact("mine", b"x" * 100, about_artefact("statistics", MODEL))
     take_away(backend._store, backend.data_dir / "exports" / "a")
     unpack(backend._store, "tiny-0123")
@@ -75,12 +64,6 @@ def test_a_model_takes_its_answers_once_what_calibration_left_and_its_files(back
     assert unpacked.unpacked == len(LARGE) + 2 and unpacked.references == ()
     total = sum(model.answers for model in models.values())
     assert total == backend.housekeeping.holdings().kinds["runs"].n_bytes
-
-
-def test_what_earlier_versions_left_without_a_label_is_a_kind_of_its_own(backend):
-    backend._store.put_artefact("old", b"x")
-    held = backend.housekeeping.holdings()
-    assert held.kinds["unlabelled"].n == 1 and held.models == ()
 
 
 def test_last_use_of_what_calibration_left_is_when_it_was_read(backend):

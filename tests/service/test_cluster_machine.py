@@ -1,4 +1,4 @@
-"""One machine by itself, with a fake child: what it gives back, and what it leaves of earlier times."""
+"""One machine by itself, with a fake child; and a calibration fetched from one store to another."""
 
 import json
 import os
@@ -8,13 +8,15 @@ import pytest
 
 from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, PartProgress, from_bytes, to_bytes
 from sparsedash.jobs.job_table import JobTable
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.service import cluster_machine
-from sparsedash.service.cluster_machine import PartMachine
+from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, kept_calibration, piece_of
 from sparsedash.storage.run_files import read_run_file
+from sparsedash.storage.store import Store
 from sparsedash.storage.users import may_use_token
 from tests.faults.fake_machine import COMMAND
 
@@ -88,3 +90,62 @@ def test_what_crosses_is_checked_when_it_is_read():
     for wrong in (b"", b"\xff" * 9, to_bytes(PartProgress(machine="ann")), to_bytes(end)[:-3], None):
         with pytest.raises(JobError, match="speaks another language"):
             from_bytes(PartEnd, wrong)
+
+
+STATISTICS, OTHER = "a" * 64, "b" * 64
+DONE = PartEnd(state="done", machine="ann")
+
+
+@pytest.fixture
+def stores(tmp_path):
+    opened = Store(tmp_path / "has"), Store(tmp_path / "wants")
+    has = opened[0]
+    for number in range(3):
+        has.put_artefact(f"{STATISTICS}/{number}", bytes([number]) * 100)
+    has.put_artefact(f"{OTHER}/0", b"of another run")
+    has.remember(store_keys.calibrated_note(STATISTICS), "3")
+    has.remember(store_keys.calibration_warning_note(STATISTICS), "")
+    has.remember(store_keys.part_calibrations_note("part"), json.dumps([STATISTICS]))
+    yield opened
+    for store in opened:
+        store.close()
+
+
+def calibration_in(store):
+    return kept_calibration(DONE, "part", "tls://127.0.0.1:1", store).calibration
+
+
+def test_all_that_belongs_to_a_calibration_is_fetched_in_pieces_and_nothing_else(stores, monkeypatch):
+    monkeypatch.setattr(cluster_machine, "PIECE_BYTES", 33)
+    has, wants = stores
+
+    def fetch(kept, name, offset):
+        return piece_of(has, name, offset)
+
+    kept = calibration_in(has)
+    assert fetch_calibration(kept, wants, fetch, lambda: True) == 0, "it was stopped"
+    assert fetch_calibration(kept, wants, fetch, never) == 3
+    assert [wants.get_artefact(f"{STATISTICS}/{n}") for n in range(3)] == [bytes([n]) * 100 for n in range(3)]
+    assert wants.get_artefact(f"{OTHER}/0") is None
+    assert wants.recall(store_keys.calibrated_note(STATISTICS)) == "3"
+    assert wants.recall(store_keys.calibration_warning_note(STATISTICS)) == ""
+    assert fetch_calibration(kept, wants, fetch, never) == 0, "what is here is not fetched again"
+
+
+@pytest.mark.parametrize("gone", ["artefact", "machine"])
+def test_where_a_part_is_gone_it_is_not_noted_that_all_are_there(stores, gone):
+    has, wants = stores
+
+    def fetch(kept, name, offset):
+        if gone == "machine":
+            raise OSError("no route to host")
+        return piece_of(has, "gone" if name.endswith("/1") else name, offset)
+
+    assert fetch_calibration(calibration_in(has), wants, fetch, never) == (1 if gone == "artefact" else 0)
+    assert wants.recall(store_keys.calibrated_note(STATISTICS)) is None
+
+
+def test_a_part_that_failed_or_calibrated_nothing_leaves_none(stores):
+    has, _ = stores
+    assert kept_calibration(DONE, "another part", "tls://127.0.0.1:1", has).calibration is None
+    assert kept_calibration(PartEnd(state="failed"), "part", "tls://127.0.0.1:1", has).calibration is None

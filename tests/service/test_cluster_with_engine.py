@@ -1,5 +1,11 @@
-"""Two Dask workers over TLS, each with a data folder of its own, and the real engine: the same records as here."""
+"""Two Dask workers over TLS, each with a data folder of its own, and the real engine give the same records as here; a
+scheduler that is dead or refused is said in words, and runs are done here.
+"""
 
+import contextlib
+from dataclasses import replace
+
+import psutil
 import pytest
 
 from sparsedash.engine.run.pipeline import run
@@ -8,9 +14,19 @@ from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.storage.store import Store
-from tests.dask_house import eventually
+from tests.dask_house import DaskHouse, eventually, free_port
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import save_tiny
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory):
+    house = DaskHouse(tmp_path_factory.mktemp("dask"))
+    house.start_scheduler()
+    for name in ("ann", "ben"):
+        house.start_worker(name)
+    yield house
+    house.end()
 
 
 @pytest.fixture
@@ -89,11 +105,48 @@ def test_a_search_runs_on_one_machine_and_its_answer_comes_back(backend, dask, s
 def test_an_uploaded_text_goes_along(backend, dask, settings, tmp_path):
     content = write_jsonl(tmp_path / "other.jsonl", passages(70)).read_bytes()
     reference = backend.uploads.keep("mine.jsonl", content)
-    asked = RunSettings(
-        model=settings.model,
+    asked = replace(
+        settings,
         methods=settings.methods[:1],
         sparsities_permille=(250,),
-        calibration=CalibrationSettings(corpus=reference, n_samples=64, length=32),
+        calibration=replace(settings.calibration, corpus=reference),
         evaluation=EvaluationSettings(corpus=reference, n_passages=4),
     )
     assert backend.run(ended(backend, dask, backend.submit(asked)).key).finished
+
+
+@pytest.fixture
+def backend_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_WORKERS", "1")
+    opened = []
+
+    def backend(address):
+        monkeypatch.setenv("SPARSEDASH_SCHEDULER", address)
+        opened.append(Backend(tmp_path / "data"))
+        return opened[-1]
+
+    yield backend
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if str(tmp_path) in " ".join(process.cmdline()):
+                process.kill()
+                process.wait()
+    for backend in opened:
+        backend.close()
+
+
+def test_without_a_scheduler_there_is_no_cluster_and_one_that_must_not_be_asked_is_shown_with_the_reason(backend_with):
+    assert backend_with("").cluster() is None
+    backend = backend_with("tcp://10.1.2.3:8786")
+    assert "runs code on every machine" in backend.cluster().trouble
+    assert backend.cluster().address == "tcp://10.1.2.3:8786"
+
+
+def test_while_a_scheduler_is_dead_runs_are_done_here(backend_with, settings):
+    backend = backend_with(f"tcp://127.0.0.1:{free_port()}")
+    job = backend.submit(replace(settings, methods=settings.methods[:1], sparsities_permille=(250,)))
+    eventually(lambda: not backend.job(job.id).live)
+    done = backend.job(job.id)
+    assert (done.state, done.worker) == ("done", "slot-0"), done.error_text
+    # It is asked in a thread of its own, which may wait longer for an answer than the run took.
+    eventually(lambda: "No scheduler answers at tcp://127.0.0.1" in backend.cluster().trouble)

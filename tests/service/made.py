@@ -1,0 +1,113 @@
+"""Results in a data folder, as workers leave them, for the tests of the service."""
+
+from dataclasses import replace
+
+from sparsedash.schema.pair_records import Timing
+from sparsedash.schema.records import Passages, Record, Run
+from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.store_keys import passages_key
+from sparsedash.service.backend import Backend
+from sparsedash.storage.users import Quota, Serving
+from tests.factories import answered
+from tests.ui import specimens
+
+SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100,))
+TEXT = b'{"text": "Once upon a time there was a door."}\n'
+TIMING = Timing(
+    key="timing",
+    dense="d",
+    sparse="s",
+    machine="a mainframe",
+    dtype="float32",
+    n_threads=2,
+    n_prompt=128,
+    n_decode=32,
+    phases=(),
+    dense_bytes=200,
+    sparse_bytes=100,
+    precise=True,
+    started_at=1.0,
+    versions={},
+)
+
+
+def run(settings: RunSettings = SETTINGS, **changes: object) -> Run:
+    made = Run(
+        key=settings.key(),
+        settings=settings,
+        model_identity="m",
+        corpora={},
+        dense="dense",
+        sparse=("s1",),
+        finished=True,
+        started_at=1.0,
+        finished_at=2.0,
+        seconds={},
+        cached=(),
+        warnings=(),
+        versions={},
+    )
+    return replace(made, **changes)
+
+
+def finish(backend: Backend, job) -> None:
+    """Claim a job and finish it, as a worker does."""
+    backend._table.finish(backend._table.claim(job.id, "slot-0", 1))
+
+
+def work(backend: Backend, job, suffix: str = "") -> None:
+    """Do what a worker does: claim, store the results, finish."""
+    dense, sparse, texts = f"dense{suffix}", f"s1{suffix}", f"texts{suffix}"
+    claimed = backend._table.claim(job.id, "slot-0", 1)
+    for key in (dense, sparse):
+        backend._store.put(key, replace(answered(key, 3), passages_key=texts))
+    backend._store.put(texts, Passages(key=texts, indices=(0,), contexts=("Once",), targets=("upon",)))
+    settings = replace(SETTINGS, dtype=job.settings["dtype"])
+    backend._store.put(job.key, run(settings, key=job.key, dense=dense, sparse=(sparse,)))
+    backend._table.finish(claimed)
+
+
+def stored_run(backend: Backend, name: str, **changes: object) -> Run:
+    """A run under this name with its records; it shares the dense one with all others."""
+    found, (dense, *sparse) = specimens.run()
+    own = [replace(record, key=f"{name}-{i}") for i, record in enumerate(sparse)]
+    texts = replace(specimens.passages(), key=passages_key("sha256:4567", found.settings.evaluation))
+    found = replace(found, key=name, sparse=tuple(record.key for record in own))
+    found = replace(found, **changes)
+    for part in (dense, *own, texts, found):
+        backend._store.put(part.key, part)
+    return found
+
+
+def records(backend: Backend) -> set[str]:
+    """The keys of all stored records."""
+    return set(backend._store.keys(Record))
+
+
+class House:
+    """A data folder, the rules under which it is served, and its users."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.allowed = folder / "allowed"
+        self.allowed.mkdir()
+        self.rules = Serving(
+            address="https://sparsedash.example.org",
+            login="oidc",
+            administrators=("root",),
+            folders=(str(self.allowed),),
+            hub=("owner/*",),
+            quota=Quota(uploads=2, upload_mb=1, queued=2, kept_gb=1),
+        )
+        self.backend = Backend(folder / "data")
+
+    def of(self, name, **changes):
+        """The backend of a user. changes: of the rules."""
+        return self.backend.seen_by(name, replace(self.rules, **changes))
+
+    def done(self, backend, settings=SETTINGS):
+        """The job of a run that this user asked for, and that a worker has done."""
+        job = backend.submit(settings)
+        if job.state != "done":
+            work(self.backend, job, f"-{settings.dtype}")
+        return self.backend.job(job.id)

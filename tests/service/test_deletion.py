@@ -1,0 +1,371 @@
+"""Deletion of runs, of a model and of a kind of things: what goes, what stays and why. No worker is started here."""
+
+from dataclasses import asdict, replace
+
+import pytest
+from filelock import FileLock
+
+from sparsedash.schema import store_keys
+from sparsedash.schema.errors import AccessError, SettingsError
+from sparsedash.schema.export_settings import Export
+from sparsedash.schema.pair_records import (
+    Continuation,
+    ContinuationSettings,
+    Divergence,
+    DivergenceSettings,
+    Place,
+    Prompts,
+    Timing,
+    TimingSettings,
+)
+from sparsedash.schema.records import Passages, Record, Run, VerifySettings, about_artefact
+from sparsedash.schema.settings import CalibrationSettings, FindResult
+from sparsedash.stats.tolerance import Tolerance
+from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
+from sparsedash.storage.verification import verify
+from tests.service.made import SETTINGS, TIMING, finish, records, stored_run
+from tests.storage.upkeep.every_kind import LARGE, fill, harm_entry, harm_file, take_away, unpack
+from tests.ui import specimens
+from tests.ui.models.test_models_page import ASKED
+
+MODEL = specimens.run()[0].model_identity
+NEEDED = "a job that waits or runs may need {them}"
+
+
+@pytest.fixture
+def keeper(backend):
+    return backend.housekeeping
+
+
+def artefacts(backend):
+    return {entry.name for entry in backend._store.entries("artefacts")}
+
+
+def live(backend, settings=specimens.SETTINGS, key="other", kind="run"):
+    """A waiting job of these settings."""
+    return backend._table.submit(kind, key, asdict(settings))
+
+
+def write_pair(backend, left, right, *others):
+    """A continuation and a divergence of these records, as jobs leave them; the keys of both."""
+    compared = DivergenceSettings(left=left, right=right, text="Once upon")
+    written = ContinuationSettings(left=left, right=right, prompt="Once", others=others)
+    for kind, settings in (("divergence", compared), ("continuation", written)):
+        finish(backend, live(backend, settings, settings.key(), kind))
+    places = (Place(text="upon", nats=0.1, left="a", right="b"),)
+    backend._store.put(compared.key(), Divergence(key=compared.key(), opening="Once", places=places))
+    backend._store.put(written.key(), Continuation(key=written.key(), prompt="Once", left="a", right="b"))
+    return compared.key(), written.key()
+
+
+def test_a_run_goes_with_all_that_only_it_uses(backend):
+    run = stored_run(backend, "one")
+    backend._store.put("one", replace(specimens.search()[2], key="one"))
+    backend._store.put("timing", replace(TIMING, dense=run.dense, sparse=run.sparse[0]))
+    backend.user_data.name_run("one", "The first")
+    backend.costs.verdicts([run], Tolerance())
+    gone = backend.removal.remove(["one"])
+    assert gone.records == {run.dense, *run.sparse}
+    assert (gone.n_shared, dict(gone.refused)) == (0, {})
+    left = [key for kind in (Run, FindResult, Record, Passages, Timing) for key in backend._store.keys(kind)]
+    assert left == []
+    assert backend.user_data.marks() == {}
+    assert backend._store.recall(store_keys.losses_note(run.dense, run.sparse[0])) is None
+    assert backend.runs() == [] and backend.run("one") is None
+
+
+def test_what_another_run_uses_stays_until_both_go_together(backend):
+    one, other = stored_run(backend, "one"), stored_run(backend, "other")
+    assert backend.removal.plan(["one", "other"]).n_shared == 0
+    gone = backend.removal.remove(["one"])
+    assert (gone.records, gone.n_shared) == (set(one.sparse), 1)
+    assert records(backend) == {other.dense, *other.sparse}
+    assert len(list(backend._store.keys(Passages))) == 1
+    assert [run.key for run in backend.runs()] == ["other"]
+
+
+def test_prompts_choices_and_continuations_go_with_their_models(backend):
+    run = stored_run(backend, "one")
+    asked = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once")
+    elsewhere = replace(asked, left="x", right="y")
+    for settings in (asked, elsewhere):
+        backend.user_data.keep_prompt(settings)
+        written = Continuation(key=settings.key(), prompt="Once", left="a", right="b")
+        backend._store.put(written.key, written)
+    backend.user_data.choose(run.dense, run.sparse[0], "3", run.dense)
+    backend.removal.remove(["one"])
+    assert list(backend._store.keys(Continuation)) == [elsewhere.key()]
+    assert len(list(backend._store.keys(Prompts))) == 1
+    assert backend.user_data.choices(run.dense, run.sparse[0]) == {}
+
+
+def test_continuations_and_divergences_go_though_no_list_of_prompts_names_them(backend):
+    one, other = stored_run(backend, "one"), stored_run(backend, "other")
+    gone = [*write_pair(backend, one.dense, one.sparse[0]), *write_pair(backend, "x", "y", one.sparse[1])[1:]]
+    compared, written = write_pair(backend, other.dense, other.sparse[0])
+    assert backend.divergence(gone[0]) and backend.continuation(gone[1])
+    backend.removal.remove(["one"])
+    assert compared in backend._store.keys(Divergence) and gone[0] not in backend._store.keys(Divergence)
+    assert list(backend._store.keys(Continuation)) == [written]
+    assert backend.divergence(gone[0]) is None, "nor is it cached in memory"
+
+
+def test_a_pinned_run_is_not_deleted_until_it_is_unpinned(backend):
+    stored_run(backend, "one")
+    backend.user_data.pin_runs(["one"], True)
+    assert "unpin it first" in backend.removal.remove(["one"]).refused["one"]
+    backend.user_data.pin_runs(["one"], False)
+    assert backend.removal.remove(["one"]).refused == {}
+
+
+def test_a_run_stays_while_jobs_need_it(backend):
+    run = stored_run(backend, "one")
+
+    def refusal():
+        assert records(backend) == {run.dense, *run.sparse}
+        return backend.removal.remove(["one"]).refused["one"]
+
+    own = live(backend, key="one")
+    assert "under way" in refusal()
+    backend.cancel(own.id)
+    other = live(backend)
+    assert backend.removal.plan(["one"]).refused == {}, "a waiting run looks at the store when it starts"
+    backend._table.claim(other.id, "slot-0", 1)
+    assert "same model" in refusal()
+    backend._table.finish(backend._table.get(other.id))
+    for kind, settings in (
+        ("timing", TimingSettings(dense=run.dense, sparse=run.sparse[0])),
+        ("continuation", ContinuationSettings(left="x", right="y", prompt="Once", others=("z", run.sparse[-1]))),
+    ):
+        job = live(backend, settings, settings.key(), kind)
+        assert "works with its models" in refusal()
+        backend.cancel(job.id)
+    assert backend.removal.remove(["one"]).refused == {}
+
+
+def test_the_example_and_what_is_not_there_are_not_deleted(backend):
+    gone = backend.removal.remove(["example", "nowhere"])
+    assert gone.runs == () and dict(gone.refused) == {}
+    assert backend.example() is not None
+
+
+def test_settings_whose_run_was_deleted_are_run_again(backend):
+    job = backend.submit(specimens.SETTINGS)
+    finish(backend, job)
+    run = stored_run(backend, specimens.SETTINGS.key())
+    assert backend.submit(specimens.SETTINGS).id == job.id
+    backend.removal.remove([run.key])
+    assert backend.submit(specimens.SETTINGS).id != job.id
+
+
+def test_a_run_of_others_stays_and_a_shared_one_stays_theirs(house):
+    ada, bob = house.of("ada"), house.of("bob")
+    job = house.done(ada)
+    ada.user_data.name_run(job.key, "the first one")
+    refused = bob.removal.remove([job.key])
+    assert (refused.runs, list(refused.refused)) == ((), [job.key])
+    bob.submit(SETTINGS)
+    shared = ada.removal.remove([job.key])
+    assert ([each.key for each in shared.runs], shared.records, shared.n_shared) == ([job.key], set(), 2)
+    assert ada.run(job.key) is None and bob.run(job.key) is not None
+    bob.user_data.pin_runs([job.key], True)
+    assert list(bob.removal.remove([job.key]).refused) == [job.key], "pins are each user's own"
+    bob.user_data.pin_runs([job.key], False)
+    bob.removal.remove([job.key])
+    assert house.backend.runs() == [] and records(house.backend) == set()
+    assert ada.user_data.marks() == {}
+
+
+def test_an_administrator_deletes_whatever_there_is_and_alone_keeps_house(house):
+    job = house.done(house.of("ada"))
+    house.of("bob").submit(SETTINGS)
+    house.of("root").removal.remove([job.key])
+    assert house.backend.runs() == []
+    assert house.backend._table.owners.of(job.key) == frozenset()
+    with pytest.raises(AccessError, match="Only an administrator looks into the data folder"):
+        house.of("ada").housekeeping.remove_kind("logs")
+    with pytest.raises(AccessError):
+        house.of("ada").submit(VerifySettings())
+    assert (house.of("ada").keeps_house, house.of("root").keeps_house) == (False, True)
+    assert house.of("root").housekeeping.holdings() is not None
+    assert house.of("root").submit(VerifySettings()).state == "queued"
+
+
+def test_deleting_a_kind_takes_all_of_it_and_nothing_else(backend, keeper):
+    fill(backend._store)
+    stored_run(backend, "one")
+    before = keeper.holdings().kinds
+    for kind in ("statistics", "written", "models", "uploads", "exports", "texts", "timings"):
+        done = keeper.remove_kind(kind)
+        assert len(done.items) == before[kind].n and done.stays == ()
+        assert kind not in keeper.holdings().kinds or keeper.holdings().kinds[kind].n == 0
+    assert keeper.holdings().kinds["runs"].n == before["runs"].n
+    for kind in ("jobs", "notes"):
+        assert not keeper.plan_kind(kind).deletes
+    keeper.remove_kind("runs")
+    assert backend.runs() == []
+
+
+def test_pinned_runs_and_what_belongs_to_them_stay(backend, keeper):
+    one, other = stored_run(backend, "one"), stored_run(backend, "other")
+    kept = {}
+    for run in (other, one):
+        timing = replace(TIMING, key=f"timing-{run.key}", dense=run.dense, sparse=run.sparse[0])
+        backend._store.put(timing.key, timing)
+        kept["texts"] = write_pair(backend, run.dense, run.sparse[0])
+        settings = replace(ASKED, dense=run.dense, sparse=run.sparse[0])
+        take_away(backend._store, backend.data_dir / "exports" / run.key, run.key, settings=settings)
+    backend.user_data.pin_runs(["one"], True)
+    for kind in ("timings", "texts", "exports", "runs"):
+        done = keeper.remove_kind(kind)
+        assert {stay.why for stay in done.stays} <= {"a pinned run uses {them}"}
+    assert [run.key for run in backend.runs()] == ["one"]
+    assert list(backend._store.keys(Timing)) == ["timing-one"]
+    assert backend.divergence(kept["texts"][0]) and backend.continuation(kept["texts"][1])
+    assert [export.key for export in backend.exports.listed()] == ["one"]
+
+
+def test_deleting_a_model_takes_its_runs_its_artefacts_and_its_files(backend, keeper):
+    stored_run(backend, "one")
+    stored_run(backend, "other", model_identity="another")
+    backend._store.put_artefact("mine", b"x", about_artefact("statistics", MODEL))
+    backend._store.put_artefact("yours", b"x", about_artefact("statistics", "another"))
+    take_away(backend._store, backend.data_dir / "exports" / "a")
+    unpack(backend._store, "tiny-0123")
+    done = keeper.remove_model(MODEL)
+    assert [run.key for run in done.removal.runs] == ["one"]
+    assert [run.key for run in backend.runs()] == ["other"]
+    assert artefacts(backend) == {"yours"}
+    assert backend.exports.listed() == [] and len(unpacked_models(backend._store)) == 1
+    keeper.remove_model(unpacked_models(backend._store)[0].identity)
+    assert unpacked_models(backend._store) == []
+
+
+def test_what_a_run_may_need_stays_and_is_told(backend, keeper):
+    backend._store.remember(store_keys.model_identity_note(specimens.SETTINGS.model, ""), MODEL)
+    backend._store.put_artefact("mine", b"x", about_artefact("gradients", MODEL))
+    backend._store.put_artefact("yours", b"x", about_artefact("gradients", "another"))
+    live(backend)
+    plan = keeper.plan_kind("gradients")
+    assert [item.name for item in plan.items] == ["yours"]
+    assert [(stay.n, stay.why) for stay in plan.stays] == [(1, NEEDED)]
+
+
+@pytest.mark.parametrize("what", ["unknown model", "timed model", "unreadable record"])
+def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_known(backend, keeper, what):
+    run = stored_run(backend, "one")
+    backend._store.put_artefact("mine", b"x", about_artefact("statistics", MODEL))
+    unpack(backend._store, "tiny-0123")
+    if what == "unknown model":
+        live(backend, replace(specimens.SETTINGS, model="/nobody/knows.gguf"))
+    else:
+        dense = run.dense if what == "timed model" else "gone"
+        timed = TimingSettings(dense=dense, sparse=run.sparse[0])
+        live(backend, timed, timed.key(), "timing")
+    assert not keeper.plan_kind("statistics").deletes
+    assert keeper.plan_kind("models").deletes == (what == "timed model")
+    assert keeper.plan_model("another").items == ()
+
+
+def test_texts_that_runs_or_jobs_read_stay(backend, keeper):
+    read, waited_for, free = (backend.uploads.keep(f"{name}.txt", name.encode()) for name in ("a", "b", "c"))
+    calibrated = replace(specimens.SETTINGS, calibration=CalibrationSettings(corpus=read))
+    stored_run(backend, "one", settings=calibrated)
+    live(backend, replace(specimens.SETTINGS, calibration=CalibrationSettings(corpus=f"{waited_for}[:9]")))
+    done = keeper.remove_kind("uploads")
+    assert [item.name for item in done.items] == [free]
+    assert {stay.why.split(" ")[0] for stay in done.stays} == {"a", "runs"}
+    assert set(backend.uploads.kept()) == {read, waited_for}
+
+
+def test_logs_of_workers_and_live_jobs_stay_and_what_cannot_be_deleted_is_told(backend, keeper):
+    logs = backend.data_dir / "logs"
+    (logs / "7.log").mkdir(parents=True)
+    running = live(backend)
+    for name in ("99.log", f"{running.id}.log", "slot-0.log", "notes.txt"):
+        (logs / name).write_text("x")
+    done = keeper.remove_kind("logs")
+    assert [item.name for item in done.items] == ["99.log"]
+    assert [stay.n for stay in done.stays] == [1, 1]
+    assert done.stays[0].why == NEEDED and "could not be deleted" in done.stays[1].why
+    assert {file.name for file in logs.iterdir()} == {"7.log", f"{running.id}.log", "slot-0.log", "notes.txt"}
+
+
+def test_exports_outside_the_data_folder_are_neither_counted_nor_deleted(backend, keeper, tmp_path):
+    folder = take_away(backend._store, tmp_path / "elsewhere")
+    assert "exports" not in keeper.holdings().kinds or keeper.holdings().kinds["exports"].n == 0
+    keeper.remove_kind("exports")
+    assert folder.exists()
+
+
+def test_folders_of_killed_exports_and_lost_records_go(backend, keeper):
+    exports = backend.data_dir / "exports"
+    take_away(backend._store, exports / "whole")
+    take_away(backend._store, exports / "lost", "lost")
+    (exports / "lost" / "recipe.json").write_text("{}")
+    backend._store.drop(Export, "lost")
+    killed, living = exports / f"{UNFINISHED_EXPORT}killed", exports / f"{UNFINISHED_EXPORT}living"
+    for folder in (killed, living):
+        (folder / "files").mkdir(parents=True)
+        (folder / "files" / "model.safetensors").write_bytes(b"x" * 500)
+        (folder / "lock").touch()
+    with FileLock(living / "lock"):
+        done = keeper.remove_kind("exports")
+        assert [path.name for path in exports.iterdir()] == [living.name]
+        assert [(stay.n, stay.why) for stay in done.stays] == [(1, NEEDED)]
+        assert done.n_bytes == 2 * len(LARGE) + 2 + 500
+    keeper.remove_kind("exports")
+    assert "exports" not in keeper.holdings().kinds
+
+
+def test_a_plan_counts_the_bytes_that_become_free_and_the_runs_with_names(backend, keeper):
+    stored_run(backend, "one")
+    stored_run(backend, "other")
+    backend.user_data.name_run("one", "The first")
+    held = keeper.holdings()
+    assert keeper.plan_runs(["one"]).n_bytes == {each.run.key: each.n_bytes for each in held.runs}["one"]
+    plan = keeper.plan_kind("runs")
+    assert (plan.n_bytes, plan.n_named) == (held.kinds["runs"].n_bytes, 1)
+
+
+def test_the_limit_can_be_chosen_unless_the_environment_sets_it(keeper, monkeypatch):
+    assert not keeper.room().fixed
+    keeper.allow(2.5)
+    assert keeper.room().n_bytes == 2.5 * 2**30
+    with pytest.raises(SettingsError, match="limit"):
+        keeper.allow(0.0)
+    monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "7")
+    assert keeper.room().fixed and keeper.room().n_bytes == 7 * 2**30
+    with pytest.raises(SettingsError, match="SPARSEDASH_ARTEFACT_GB"):
+        keeper.allow(3.0)
+
+
+def test_a_lower_limit_deletes_at_once_but_not_under_a_job(backend, keeper):
+    for number in range(3):
+        backend._store.put_artefact(str(number), bytes(60_000_000))
+    running = live(backend)
+    keeper.allow(0.1)
+    assert artefacts(backend) == {"0", "1", "2"}
+    backend.cancel(running.id)
+    keeper.allow(0.1)
+    assert artefacts(backend) == {"2"}
+
+
+def test_what_verification_found_damaged_can_be_deleted_and_then_nothing_is_damaged(backend, keeper):
+    store = backend._store
+    names = fill(store)
+    for shelf, name in (("records", "timing/timing"), ("records", "note/family/m"), ("artefacts", "large")):
+        harm_entry(store, shelf, name)
+    for file in (names["export"][0], backend.data_dir / "models" / names["unpacked model"][0]):
+        harm_file(file)
+    store.put(VerifySettings().key(), verify(store, lambda step: None))
+    assert keeper.verification().n_damaged == 5
+    timed = TimingSettings(dense="gone", sparse="gone too")
+    job = live(backend, timed, timed.key(), "timing")
+    assert [stay.why for stay in keeper.plan_damaged().stays] == [NEEDED]
+    backend.cancel(job.id)
+    done = keeper.remove_damaged()
+    assert len(done.items) == 5 and done.stays == ()
+    assert keeper.verification() is None
+    assert verify(store, lambda step: None).damaged == ()
+    assert list(store.keys(Timing)) == []

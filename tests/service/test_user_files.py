@@ -1,0 +1,235 @@
+"""Exports, uploads and files of runs: whose they are, their quotas, and where they may lie."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, replace
+
+import pytest
+
+from sparsedash.schema import store_keys
+from sparsedash.schema.errors import AccessError, CorpusError, ExportError, JobError, SparseDashError, StoreError
+from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
+from sparsedash.service.backend import Backend
+from sparsedash.service.user_files import Exports
+from sparsedash.storage import text_files
+from sparsedash.storage.text_files import Uploads
+from sparsedash.storage.users import Quota
+from tests.catalog.test_costs import SHAPE
+from tests.factories import PRUNED, RECORD
+from tests.service.made import SETTINGS, TEXT, finish
+from tests.ui.models.test_models_page import MADE
+
+ASKED = ExportSettings(dense="dense-float32", sparse="s1-float32", form="masked")
+
+
+def exported(backend, folder, key="k", made_at=1.0):
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").touch()
+    backend._store.put(key, replace(MADE, key=key, folder=str(folder), made_at=made_at))
+    return folder
+
+
+def remove(folder):
+    (folder / "model.safetensors").unlink()
+    folder.rmdir()
+
+
+def test_exports_are_listed_newest_first_and_not_when_their_folder_is_gone(backend):
+    folders = [exported(backend, backend.data_dir / "exports" / f"{n}", f"{n}", float(n)) for n in range(3)]
+    remove(folders[1])
+    assert [export.key for export in backend.exports.listed()] == ["2", "0"]
+
+
+def test_deleting_an_export_takes_its_folder_and_twice_is_no_fault(backend):
+    folder = exported(backend, backend.data_dir / "exports" / "a")
+    backend.exports.drop("k")
+    backend.exports.drop("k")
+    assert list(folder.parent.iterdir()) == []
+    assert backend.exports.listed() == []
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "data/exports/../../elsewhere", "data/exports/deeper/one"])
+def test_exports_that_lie_elsewhere_are_never_deleted(where, backend, tmp_path):
+    folder = exported(backend, tmp_path / where)
+    with pytest.raises(ExportError, match="lies outside of the data folder"):
+        backend.exports.drop("k")
+    assert (folder / "model.safetensors").exists()
+
+
+def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):
+    even = replace(RECORD, pruned=replace(PRUNED, widths=(64, 64)))
+    assert set(backend.exports.problems(even).values()) == {""}
+    backend._store.remember(store_keys.model_type_note(RECORD.model_identity), "bloom")
+    assert "computes its width" in backend.exports.problems(even)["uniform"]
+    masks = replace(RECORD, pruned=replace(PRUNED, method=MethodSettings(pattern="1x1", allocation="uniform")))
+    assert [form for form, why in backend.exports.problems(masks).items() if not why] == ["masked"]
+
+
+def test_a_finished_export_is_not_made_again_while_its_folder_is_there(backend):
+    job = backend.submit(ASKED)
+    assert (job.kind, job.state, job.key) == ("export", "queued", ASKED.key())
+    finish(backend, job)
+    folder = exported(backend, backend.data_dir / "exports" / "a", ASKED.key())
+    assert backend.submit(ASKED).id == job.id
+    remove(folder)
+    assert backend.submit(ASKED).id != job.id
+
+
+def test_an_export_goes_where_an_administrator_says_and_below_the_folders_then(house):
+    house.done(house.of("ada"))
+    root, inside = house.of("root"), replace(ASKED, to=str(house.allowed / "x"))
+    for user, asked, why in (
+        (house.of("ada"), inside, "administrator"),
+        (root, replace(ASKED, to="/tmp/x"), "only below"),
+        (root, replace(ASKED, form="gguf", dense_gguf="/etc/hostname"), "only below"),
+    ):
+        with pytest.raises(AccessError, match=why):
+            user.submit(asked)
+    assert root.submit(inside).state == "queued"
+
+
+def test_an_export_of_another_is_neither_seen_nor_deleted_and_a_shared_one_stays_theirs(house):
+    ada, bob = house.of("ada"), house.of("bob")
+    folder = exported(house.backend, house.backend.data_dir / "exports" / "a")
+    owners = house.backend._table.owners
+    owners.add("k", "ada")
+    assert bob.exports.listed() == []
+    with pytest.raises(ExportError, match="somebody else"):
+        bob.exports.drop("k")
+    owners.add("k", "bob")
+    ada.exports.drop("k")
+    assert ada.exports.listed() == [] and folder.exists()
+    assert bob.exports.is_ours(*bob.exports.listed())
+    bob.exports.drop("k")
+    assert not folder.exists()
+
+
+def test_an_upload_is_its_user_s(house):
+    ada, bob = house.of("ada"), house.of("bob")
+    reference = ada.uploads.keep("mine.jsonl", TEXT)
+    assert [list(user.uploads.kept()) for user in (ada, house.of("root"), bob)] == [[reference], [reference], []]
+    assert ada.reference_problem("evaluation text", f"{reference}[:1]") is None
+    assert "no such upload of yours" in bob.reference_problem("evaluation text", f"{reference}[:1]").message
+    with pytest.raises(CorpusError, match="no upload"):
+        bob.uploads.drop(reference)
+    with pytest.raises(AccessError):
+        bob.submit(replace(SETTINGS, evaluation=EvaluationSettings(corpus=reference)))
+
+
+def test_the_same_upload_by_two_users_stays_the_other_s(house):
+    ada, bob = house.of("ada"), house.of("bob")
+    reference = ada.uploads.keep("same.jsonl", TEXT)
+    assert bob.uploads.keep("same.jsonl", TEXT) == reference
+    ada.uploads.drop(reference)
+    assert (list(ada.uploads.kept()), list(bob.uploads.kept())) == ([], [reference])
+    bob.uploads.drop(reference)
+    assert house.backend.uploads.kept() == {}
+
+
+def test_an_upload_can_be_deleted_once_no_job_reads_it(backend):
+    reference = backend.uploads.keep("mine.jsonl", TEXT)
+    asked = replace(SETTINGS, calibration=CalibrationSettings(corpus=f"{reference}[:1]"))
+    job = backend._table.submit("run", asked.key(), asdict(asked))
+    with pytest.raises(CorpusError, match="read by a job"):
+        backend.uploads.drop(reference)
+    backend.cancel(job.id)
+    backend.uploads.drop(reference)
+    assert backend.uploads.kept() == {}
+
+
+def test_uploads_are_held_to_their_number_and_their_size(house):
+    ada = house.of("ada")
+    with pytest.raises(CorpusError, match="1 MB together"):
+        ada.uploads.keep("large.txt", b"words " * 200_000)
+    ada.uploads.keep("a.jsonl", TEXT)
+    ada.uploads.keep("b.jsonl", TEXT + TEXT)
+    with pytest.raises(CorpusError, match="2 uploads"):
+        ada.uploads.keep("c.jsonl", TEXT * 3)
+    house.of("bob").uploads.keep("c.jsonl", TEXT * 3)
+    for name in "def":
+        house.of("root").uploads.keep(f"{name}.jsonl", TEXT * ord(name))
+
+
+EXPORTS = [replace(ASKED, weights=weights) for weights in ("float32", "bfloat16", "float16")]
+
+
+def of_size(house, n_parameters):
+    """Have the models of ada's run that many weights; gives her backend."""
+    ada = house.of("ada")
+    house.done(ada)
+    shape = replace(SHAPE, n_parameters=n_parameters)
+    house.backend._store.remember(
+        store_keys.model_shape_note(ada.record("dense-float32").model_identity), shape.plain()
+    )
+    return ada
+
+
+def test_waiting_exports_count_with_the_bytes_they_will_take(house):
+    ada = of_size(house, 150_000_000)
+    job = ada.submit(EXPORTS[0])
+    assert ada.submit(EXPORTS[0]).id == job.id, "it counts once"
+    ada.submit(EXPORTS[1])
+    with pytest.raises(AccessError, match="1 GB together"):
+        ada.submit(EXPORTS[2])
+    with pytest.raises(CorpusError, match="kept for you may have 0 GB"):
+        house.of("ada", quota=Quota(kept_gb=0)).uploads.keep("a.jsonl", TEXT)
+    ada.cancel(job.id)
+    ada.submit(EXPORTS[2])
+    with pytest.raises(AccessError, match="1 GB together"):
+        ada.retry(job.id)
+
+
+def attempt(act):
+    try:
+        return act()
+    except SparseDashError as error:
+        return error
+
+
+@pytest.mark.parametrize("what", ["uploads", "exports", "all uploads"])
+def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkeypatch, what):
+    of_size(house, 150_000_000)
+    other, both = Backend(house.folder / "data"), threading.Barrier(2)
+    servers = [house.backend, other]
+    if what != "all uploads":
+        servers = [each.seen_by("ada", replace(house.rules, quota=Quota(uploads=2, kept_gb=1))) for each in servers]
+    if what == "exports":
+        servers[0].submit(EXPORTS[0])
+        acts = [lambda s=server, e=each: s.submit(e) for server, each in zip(servers, EXPORTS[1:], strict=True)]
+    else:
+        servers[0].uploads.keep("first.jsonl", TEXT)
+        acts = [lambda s=server, n=n: s.uploads.keep(f"{n}.jsonl", TEXT) for n, server in enumerate(servers)]
+    if what == "all uploads":
+        monkeypatch.setattr(text_files, "MAX_TOTAL_BYTES", 2 * len(TEXT))
+    of, name = (Exports, "kept_bytes") if what == "exports" else (Uploads, "kept")
+
+    looked = getattr(of, name)
+
+    def look(self, *asked):
+        found = looked(self, *asked)
+        # Both have looked before either goes on, unless one has to wait for the other.
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)
+        return found
+
+    monkeypatch.setattr(of, name, look)
+    with ThreadPoolExecutor(2) as at_once:
+        ends = list(at_once.map(attempt, acts))
+    other.close()
+    assert sum(isinstance(end, SparseDashError) for end in ends) == 1, ends
+
+
+def test_a_run_is_downloaded_by_who_sees_it_and_opened_by_administrators(house):
+    key = house.done(house.of("ada")).key
+    with pytest.raises(JobError):
+        house.of("bob").transfer.packed(key)
+    with pytest.raises(StoreError):
+        # What is made up here is no run that can be packed; it is asked, other than for bob.
+        house.of("ada").transfer.packed(key)
+    with pytest.raises(AccessError, match="Only an administrator opens files of runs"):
+        house.of("bob").transfer.opened(b"any")
+    with pytest.raises(StoreError):
+        house.of("root").transfer.opened(b"any")
