@@ -73,7 +73,7 @@ def test_it_opens_with_what_there_is_and_says_it_by_kind_model_and_run(open_page
     said = words(app)
     assert said.startswith("The data folder takes 3.0 GB; 50.0 GB are free on its disk.")
     assert "Calibration 3.0 GB of 20 GB that it may take" in said
-    assert "Runs and their answers with the passages that they answered How many: 1 run Size: 2 MB" in said
+    assert "Runs and their answers with their passages How many: 1 run Size: 2 MB" in said
     assert "List of jobs what ran and when: stays, a few hundred bytes each How many: 7 jobs Size: 40 kB" in said
     assert "SmolLM2 135M (built in) answers 1 MB How many: 1 run" in said
     assert "A model that no run here names (abcdef012345) calibration 5 MB How many: no run" in said
@@ -131,7 +131,7 @@ def test_before_anything_is_deleted_it_says_what_goes_and_what_stays_and_why(ope
 def test_where_nothing_can_go_there_is_no_button_to_delete(open_page, house):
     house.plan = replace(house.plan, stays=(Staying("logs", 2, "a job that waits or runs may need {them}"),))
     app = opened(open_page("storage"), "statistics")
-    assert "Nothing of this can go now. 2 logs stay: a job that waits or runs may need them." in words(app)
+    assert "Nothing here can be deleted now. 2 logs stay: a job that waits or runs may need them." in words(app)
     assert not any(b.label == "Delete for good" for b in app.button)
 
 
@@ -182,15 +182,15 @@ def test_a_verification_that_ended_early_says_why_until_a_newer_one_has_ended(op
 def test_what_was_sound_is_said_with_when_and_how_much(open_page, house):
     house.found = FOUND
     said = words(open_page("storage"))
-    assert "✓ Everything is as it was written; it was read 24 November 2025" in said
-    assert "4 results and notes, 1 file of models taken away: 5 MB in 1 min." in said
+    assert "✓ All files intact (checked 24 November 2025" in said
+    assert "4 results and notes, 1 file of exported models: 5 MB in 1 min." in said
 
 
 def test_what_is_damaged_is_named_with_what_to_do(open_page, house):
     house.found = DAMAGED
     app = open_page("storage")
     said = words(app)
-    assert "4 of 5 were damaged when everything was read" in said
+    assert "4 of 5 were damaged (checked 24 November 2025" in said
     assert "Answers of a model 0123456789abcdef ✕ Its checksum does not match. Start its run again" in said
     assert "An unpacked model tiny/model.safetensors ✕ It is missing. Delete it: the model is unpacked again" in said
     assert "Entries – ✕ 3 of them in records/cache.db" in said
