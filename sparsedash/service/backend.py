@@ -45,7 +45,7 @@ from sparsedash.service.deletion import Housekeeping, RunRemoval, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Forecast, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
-from sparsedash.service.stored_results import RunCosts, StoredResults
+from sparsedash.service.stored_results import ResultCache, RunCosts
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds
 from sparsedash.service.user_files import Exports, RunTransfer, UserUploads
 from sparsedash.storage.local_machine import absolute_data_folder, require_job_room
@@ -95,7 +95,7 @@ class Backend:
         self.data_dir = absolute_data_folder(data_dir)
         self._store = Store(self.data_dir)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
-        self._results = StoredResults(self._store)
+        self._results = ResultCache(self._store)
         self.costs = RunCosts(self._store)
         self._cluster = cluster_runner(self.data_dir, self._table, self._store)
         elsewhere = self._cluster.takes if self._cluster else lambda job: False

@@ -32,7 +32,7 @@ from sparsedash.service.holdings import (
     referring_entries,
 )
 from sparsedash.service.request_checks import Access
-from sparsedash.service.stored_results import RunCosts, StoredResults
+from sparsedash.service.stored_results import ResultCache, RunCosts
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.disk_cache import VARIABLE, bytes_of, room_of_environment
 from sparsedash.storage.local_machine import folder_size
@@ -122,7 +122,7 @@ class ArtefactRoom:
 class RunRemoval:
     """Deletes runs of one data folder, with the rights of one user. Every method may raise StoreError."""
 
-    def __init__(self, store: Store, table: JobTable, results: StoredResults, costs: RunCosts, access: Access) -> None:
+    def __init__(self, store: Store, table: JobTable, results: ResultCache, costs: RunCosts, access: Access) -> None:
         self._store, self._table, self._results, self._costs = store, table, results, costs
         self._access = access
 
@@ -184,7 +184,7 @@ class Housekeeping:
         self,
         store: Store,
         table: JobTable,
-        results: StoredResults,
+        results: ResultCache,
         removal: RunRemoval,
         files: tuple[Exports, UserUploads],
         access: Access,

@@ -13,7 +13,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.export_settings import EXPORTS, Export
 from sparsedash.schema.pair_records import Choices, Prompts, Timing, records_read
 from sparsedash.schema.records import R, Run, kind_and_model
-from sparsedash.service.stored_results import StoredResults
+from sparsedash.service.stored_results import ResultCache
 from sparsedash.storage.disk_cache import CacheEntry, TagSum
 from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.model_folders import MODELS, UnpackedModel, unpacked_models
@@ -111,7 +111,7 @@ def references(thing: Referring) -> References:
             return References(models=frozenset([kind_and_model(thing.tag)[1]]))
 
 
-def job_references(job: Job, store: Store, results: StoredResults) -> References:
+def job_references(job: Job, store: Store, results: ResultCache) -> References:
     """What a job refers to. models: with the empty name where it needs one that is not known yet."""
     records = [(key, results.record(key)) for key in records_read(job.settings)]
     models = {record.model_identity if record else "" for _, record in records}

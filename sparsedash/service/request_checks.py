@@ -24,7 +24,7 @@ from sparsedash.jobs.job_table import Owners
 from sparsedash.schema.errors import AccessError, JobError
 from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, FindSettings, RunSettings
 from sparsedash.service.model_lookup import folder_problem, gguf_file_problem
-from sparsedash.service.stored_results import StoredResults
+from sparsedash.service.stored_results import ResultCache
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.model_folders import HUB_ID, model_config
 from sparsedash.storage.text_files import FILE, TEXT_KINDS, UPLOAD, file_of, names_file
@@ -54,7 +54,7 @@ class Access:
     user: as `visitor_name` spells it. rules: None without logins.
     """
 
-    def __init__(self, owners: Owners, results: StoredResults, user: str = LOCAL, rules: Serving | None = None) -> None:
+    def __init__(self, owners: Owners, results: ResultCache, user: str = LOCAL, rules: Serving | None = None) -> None:
         self.owners, self.user, self.rules = owners, user, rules
         self._results = results
         self._records_seen: frozenset[str] = frozenset()

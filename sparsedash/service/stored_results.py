@@ -63,7 +63,7 @@ class _Cache:
             self._weight -= self._weight_of(self._kept.pop(name))
 
 
-class StoredResults:
+class ResultCache:
     """The results in one store, whoever owns them, the last ones cached. Every method may raise StoreError.
 
     Only final results are cached, as many as have MAX_PASSAGES_IN_MEMORY passages between them.

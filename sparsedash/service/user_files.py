@@ -13,7 +13,7 @@ from sparsedash.schema.errors import AccessError, CorpusError, ExportError, JobE
 from sparsedash.schema.export_settings import EXPORTS, Export, ExportSettings, Form
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.request_checks import Access, upload_named
-from sparsedash.service.stored_results import StoredResults
+from sparsedash.service.stored_results import ResultCache
 from sparsedash.storage.model_folders import RECIPE, delete_folder, located_export, unfinished_exports
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
@@ -185,7 +185,7 @@ class UserUploads:
 class RunTransfer:
     """Finished runs as files, out of one data folder and into it. Every method may raise StoreError."""
 
-    def __init__(self, store: Store, results: StoredResults, access: Access) -> None:
+    def __init__(self, store: Store, results: ResultCache, access: Access) -> None:
         self._store, self._results, self._access = store, results, access
 
     def packed(self, key: str) -> bytes:

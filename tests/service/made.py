@@ -1,4 +1,4 @@
-"""StoredResults in a data folder, as workers leave them, for the tests of the service."""
+"""ResultCache in a data folder, as workers leave them, for the tests of the service."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""StoredResults are cached once final; verdicts on many runs are those of their answers, which are read once."""
+"""ResultCache are cached once final; verdicts on many runs are those of their answers, which are read once."""
 
 import json
 from dataclasses import asdict, replace
@@ -9,7 +9,7 @@ import pytest
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Record
 from sparsedash.service import stored_results
-from sparsedash.service.stored_results import RunCosts, StoredResults, losses_from_plain
+from sparsedash.service.stored_results import ResultCache, RunCosts, losses_from_plain
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
 from sparsedash.storage.store import Store
@@ -28,7 +28,7 @@ def store(tmp_path):
 
 
 def test_a_growing_result_is_read_again_and_a_final_one_is_not(store):
-    results = StoredResults(store)
+    results = ResultCache(store)
     stopped = Continuation(key="c", prompt="Once", left="a", right="b", stopped=True)
     for growing, final in (
         (run(key="r", sparse=(), finished=False), run(key="r")),
@@ -47,7 +47,7 @@ def test_a_growing_result_is_read_again_and_a_final_one_is_not(store):
 
 def test_only_so_many_passages_are_cached_and_at_least_one_record(store, monkeypatch):
     monkeypatch.setattr(stored_results, "MAX_PASSAGES_IN_MEMORY", 10)
-    results = StoredResults(store)
+    results = ResultCache(store)
     for key in "abc":
         store.put(key, answered(key, 5))
     a, b = results.record("a"), results.record("b")

@@ -25,7 +25,7 @@ from sparsedash.service.holdings import Holdings
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import Cached, Duration, Forecast, Memory, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
-from sparsedash.service.stored_results import RunCosts, StoredResults
+from sparsedash.service.stored_results import ResultCache, RunCosts
 from sparsedash.service.user_files import RunTransfer, UserUploads
 from sparsedash.storage.text_files import Uploads
 from sparsedash.storage.users import UserData
@@ -263,7 +263,7 @@ class FakeBackend:
         store = FakeStore(self)
         self.user_data = UserData(store)
         self.costs = RunCosts(store)
-        results, jobs = StoredResults(store), LiveJobs(self)
+        results, jobs = ResultCache(store), LiveJobs(self)
         self.access = Access(jobs, results)
         self.keep_uploads_in(Path("/nowhere"))
         self.transfer = RunTransfer(store, results, self.access)
