@@ -1,6 +1,7 @@
 """`sparsedash run`, `find` and `time`: what they print, write and end with."""
 
 import json
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import TimingSettings
+from sparsedash.schema.progress import Step
 from sparsedash.shell import run_commands
 from sparsedash.shell.commands import main
 from sparsedash.shell.run_commands import all_within
-from sparsedash.shell.terminal import run_table
+from sparsedash.shell.terminal import ProgressBar, run_table
 from tests.factories import RECORD, RUN, outcome
 
 PASSAGE_FIELDS = {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
@@ -132,6 +134,23 @@ def test_the_table_has_a_line_a_model():
     assert dense.split()[1:3] == ["0.0%", "0.0%"]
     assert len(head) == len(sparse) > len(dense)
     assert len(list(run_table(run_document(RUN, DENSE, [])))) == 2
+
+
+def test_the_table_notes_the_published_rule_and_early_stops():
+    evaluation = replace(RUN.settings.evaluation, rule="published", stop_early=True)
+    run = replace(RUN, settings=replace(RUN.settings, evaluation=evaluation))
+    *_, rule, stopped = run_table(run_document(run, DENSE, []))
+    assert rule.startswith("last token by the published rule") and stopped.startswith("sparse models stopped when")
+
+
+def test_a_terminal_has_a_bar_for_each_stage_and_model(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with ProgressBar(RUN.settings) as bar:
+        for done in (0, 6, 12):
+            bar(Step("evaluate", done, 12, unit="passages", point=0))
+        shown = capsys.readouterr().err
+        assert "Starting the engine: " in shown and "\rEvaluating, 12.5 %:   0%" in shown
+        assert bar._bar.n == 12
 
 
 def test_a_perplexity_that_no_float_holds_is_null_in_the_document_and_words_in_the_table():

@@ -205,6 +205,14 @@ NEEDED = DiskNeed(takes=RunDisk(stays_bytes=1_200_000_000, passing_bytes=640_000
             {"memory": Memory(measured_bytes=10**9, backward=True)},
             "Memory about 1.0 GB, and more for the backward pass",
         ),
+        (
+            {"memory": Memory(least=replace(LEAST, streamed=True), resident_bytes=9 * 10**9)},
+            f"{BACKWARD}. The weights are read block by block; all of them in memory would take 9.0 GB.",
+        ),
+        (
+            {"memory": Memory(least=LEAST, there_bytes=10**9)},
+            "This machine has 1.0 GB of memory: the run is likely to run out of it.",
+        ),
     ],
 )
 def test_the_estimate_shows_time_memory_disk_and_what_is_reused(open_page, backend, known, sentence):
