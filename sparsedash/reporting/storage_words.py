@@ -13,8 +13,8 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, table
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Damage, Verification
-from sparsedash.service.deletion import DELETABLE, ArtefactRoom, Cleanup, Staying
-from sparsedash.service.holdings import HoldingKind, Holdings, ModelHolding, RunHolding
+from sparsedash.service.deletion import ArtefactRoom, Cleanup, Staying
+from sparsedash.service.holdings import DELETABLE, HoldingKind, Holdings, ModelHolding, RunHolding
 
 NO_AMOUNT = "–"
 _IDENTITY_LENGTH, _KEY_LENGTH = 12, 16

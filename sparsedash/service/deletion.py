@@ -41,19 +41,6 @@ from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import file_of
 from sparsedash.storage.users import UserData
 
-DELETABLE: tuple[HoldingKind, ...] = (
-    "runs",
-    "texts",
-    "timings",
-    *ARTEFACTS,
-    "models",
-    "uploads",
-    "exports",
-    "logs",
-    "damaged",
-)
-"""The job table and short notes stay: they are small, and everything else is found by them."""
-
 Why = str
 """Why a thing stays, with {them} in place of it; empty where it goes."""
 
@@ -109,6 +96,18 @@ class Cleanup:
     def deletes(self) -> bool:
         """Whether there is anything to delete."""
         return bool(self.items) or (self.removal is not None and bool(self.removal.runs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Things to delete, by one of these: a kind, a model's identity, keys of runs; or all that is damaged, as the last
+    verification says.
+    """
+
+    kind: HoldingKind | None = None
+    model: str = ""
+    runs: tuple[str, ...] | None = None
+    damaged: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,56 +215,34 @@ class Housekeeping:
         """The last verification, or None."""
         return self._store.get(Verification, VerifySettings().key())
 
-    def plan_kind(self, kind: HoldingKind) -> Cleanup:
-        """What deleting all of a kind would delete. Nothing is deleted yet; as below."""
-        if kind == "runs":
-            return self.plan_runs([run.key for run in self._results.runs()])
-        used = self._in_use()
-        return _cleanup([(item, used.why_stays(item, found)) for item, found in self._things(kind)])
+    def plan_deletion(self, chosen: Selection) -> Cleanup:
+        """What deleting this would delete; nothing is deleted yet."""
+        runs = chosen.runs
+        used, found = self._in_use(), list[tuple[Item, Why]]()
+        if chosen.model or chosen.kind == "runs":
+            every = self._results.runs()
+            runs = tuple(run.key for run in every if chosen.model in ("", run.model_identity))
+        if chosen.damaged:
+            found = self._damaged(used)
+        elif chosen.model:
+            things = [*self._artefacts(), *self._things("models"), *self._things("exports")]
+            found = [(item, used.why_stays(item, about)) for item, about in things if chosen.model in about.models]
+        elif chosen.kind:
+            found = [(item, used.why_stays(item, about)) for item, about in self._things(chosen.kind)]
+        items = tuple(item for item, why in found if not why)
+        stays = Counter((item.kind, why) for item, why in found if why)
+        plan = Cleanup(
+            removal=None,
+            items=items,
+            stays=tuple(Staying(kind, n, why) for (kind, why), n in stays.items()),
+            n_bytes=sum(item.n_bytes for item in items),
+        )
+        return plan if runs is None else self._with_runs(plan, runs)
 
-    def plan_model(self, identity: str) -> Cleanup:
-        """What deleting all of a model would delete: its runs, the artefacts of its calibrations, its files."""
-        used, things = self._in_use(), [*self._artefacts(), *self._things("models"), *self._things("exports")]
-        found = [(item, used.why_stays(item, found)) for item, found in things if identity in found.models]
-        return self._with_runs([run.key for run in self._results.runs() if run.model_identity == identity], found)
-
-    def plan_runs(self, keys: Collection[str]) -> Cleanup:
-        """What deleting these runs would delete."""
-        return self._with_runs(keys, [])
-
-    def plan_damaged(self) -> Cleanup:
-        """What deleting everything would delete that the last verification found damaged."""
-        verification, used = self.verification(), self._in_use()
-        unknown = References(models=frozenset([""]))
-        found: dict[Item, Why] = {}
-        for damage in verification.damaged if verification else ():
-            item = _damaged_item(damage)
-            needed = used.why_stays(item, unknown) if item.kind == "models" else ""
-            found[item] = needed if item.name else NAMELESS
-        return _cleanup(found.items())
-
-    def remove_kind(self, kind: HoldingKind) -> Cleanup:
-        """Delete all of a kind as far as possible, and return what went; as below."""
-        return self._carry_out(self.plan_kind(kind))
-
-    def remove_model(self, identity: str) -> Cleanup:
-        """Delete all of a model."""
-        return self._carry_out(self.plan_model(identity))
-
-    def remove_runs(self, keys: Collection[str]) -> Cleanup:
-        """Delete these runs."""
-        return self._carry_out(self.plan_runs(keys))
-
-    def remove_damaged(self) -> Cleanup:
-        """Delete what the last verification found damaged, and forget that verification."""
-        done = self._carry_out(self.plan_damaged())
-        self._store.drop(Verification, VerifySettings().key())
-        return done
-
-    def _carry_out(self, plan: Cleanup) -> Cleanup:
-        removal = plan.removal
-        if removal is not None and removal.runs:
-            removal = self._removal.remove([run.key for run in removal.runs])
+    def delete(self, chosen: Selection) -> Cleanup:
+        """Delete what `plan_deletion` says as far as possible, and return what went."""
+        plan = self.plan_deletion(chosen)
+        removal = plan.removal and self._removal.remove([run.key for run in plan.removal.runs])
         done: list[Item] = []
         stays = list(plan.stays)
         for item in plan.items:
@@ -274,8 +251,19 @@ class Housekeeping:
                 done.append(item)
             except SparseDashError as error:
                 stays.append(Staying(item.kind, 1, error.message.rstrip(".")))
-        n_left = sum(item.n_bytes for item in plan.items) - sum(item.n_bytes for item in done)
-        return replace(plan, removal=removal, items=tuple(done), stays=tuple(stays), n_bytes=plan.n_bytes - n_left)
+        if chosen.damaged:
+            self._store.drop(Verification, VerifySettings().key())
+        n_bytes = plan.n_bytes - sum(item.n_bytes for item in plan.items) + sum(item.n_bytes for item in done)
+        return replace(plan, removal=removal, items=tuple(done), stays=tuple(stays), n_bytes=n_bytes)
+
+    def _damaged(self, used: "_InUse") -> list[tuple[Item, Why]]:
+        verification, unknown = self.verification(), References(models=frozenset([""]))
+        found: dict[Item, Why] = {}
+        for damage in verification.damaged if verification else ():
+            item = _damaged_item(damage)
+            needed = used.why_stays(item, unknown) if item.kind == "models" else ""
+            found[item] = needed if item.name else NAMELESS
+        return list(found.items())
 
     def _drop(self, item: Item) -> None:
         folder, _, key = item.name.partition("/")
@@ -330,15 +318,14 @@ class Housekeeping:
         for entry in self._store.entries("artefacts"):
             yield Item(kind_of_artefact(entry.tag), entry.name, entry.n_bytes), references(entry)
 
-    def _with_runs(self, keys: Collection[str], found: Iterable[tuple[Item, Why]]) -> Cleanup:
+    def _with_runs(self, plan: Cleanup, keys: Collection[str]) -> Cleanup:
         removal = self._removal.plan(keys)
         marks = UserData(self._store, self._access.user).marks()
         names = {name for run in removal.runs for name in own_entries(run)}
         names |= {f"record/{key}" for key in removal.records} | {f"passages/{key}" for key in removal.passages}
-        of_runs = sum(entry.n_bytes for entry in self._store.entries("records") if entry.name in names)
-        plan = _cleanup(found)
+        n_bytes = plan.n_bytes + sum(each.n_bytes for each in self._store.entries("records") if each.name in names)
         n_named = sum(bool(marks[run.key].name) for run in removal.runs if run.key in marks)
-        return replace(plan, removal=removal, n_bytes=plan.n_bytes + of_runs, n_named=n_named)
+        return replace(plan, removal=removal, n_bytes=n_bytes, n_named=n_named)
 
     def _in_use(self) -> "_InUse":
         runs, pinned = self._results.runs(), pinned_runs(self._store, self._access)
@@ -421,19 +408,6 @@ def _references(runs: Iterable[Run]) -> References:
     return References(
         records=frozenset().union(*(each.records for each in found)),
         passages=frozenset().union(*(each.passages for each in found)),
-    )
-
-
-def _cleanup(found: Iterable[tuple[Item, Why]]) -> Cleanup:
-    """found: things, each with why it stays, or nothing."""
-    listed = list(found)
-    items = tuple(item for item, why in listed if not why)
-    stays = Counter((item.kind, why) for item, why in listed if why)
-    return Cleanup(
-        removal=None,
-        items=items,
-        stays=tuple(Staying(kind, n, why) for (kind, why), n in stays.items()),
-        n_bytes=sum(item.n_bytes for item in items),
     )
 
 

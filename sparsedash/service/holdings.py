@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
@@ -20,28 +20,17 @@ from sparsedash.storage.model_folders import MODELS, UnpackedModel, unpacked_mod
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint, texts_read, uploads_folder
 
-HoldingKind = Literal[
-    "runs",
-    "texts",
-    "timings",
-    "statistics",
-    "gradients",
-    "written",
-    "weights",
-    "unfinished",
-    "models",
-    "uploads",
-    "exports",
-    "logs",
-    "damaged",
-    "jobs",
-    "notes",
-]
+ArtefactHolding = Literal["statistics", "gradients", "written", "weights", "unfinished"]
+FileHolding = Literal["models", "uploads", "exports", "logs"]
+HoldingKind = Literal["runs", "texts", "timings", ArtefactHolding, FileHolding, "damaged", "jobs", "notes"]
 """runs: with their records and passages. texts: continuations, divergences, prompts, blind choices. statistics to
 unfinished: artefacts of calibration. models: unpacked from .gguf files. damaged: records that were set aside.
 """
 
-ARTEFACTS: tuple[HoldingKind, ...] = ("statistics", "gradients", "written", "weights", "unfinished")
+ARTEFACTS: tuple[HoldingKind, ...] = get_args(ArtefactHolding)
+
+DELETABLE: tuple[HoldingKind, ...] = tuple(kind for kind in get_args(HoldingKind) if kind not in ("jobs", "notes"))
+"""The job table and short notes stay: they are small, and everything else is found by them."""
 
 _OF_RECORDS: dict[str, HoldingKind] = {
     **dict.fromkeys(("run", "record", "passages", "findresult"), "runs"),

@@ -1,6 +1,4 @@
-"""A published row beside what we know of it: intervals, the share of removed weights, the settings that repeat it and
-what that takes.
-"""
+"""Published rows compared with results here: intervals, the share of removed weights, and runs that repeat them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -32,10 +30,10 @@ METHOD = "retrain-free (published)"
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedInterval:
-    """How sure a published row can be, from its totals alone. Intervals are 95 %.
+    """95 % intervals of a published row, from its totals alone.
 
     sparse: of the sparse accuracy. difference: sparse minus dense; its interval is unpaired, since which passages
-    flipped was not published, and so wider than the truth.
+    flipped was not published, and so too wide.
     """
 
     sparse: tuple[float, float]
@@ -72,11 +70,10 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCost:
-    """What repeating a row takes at least.
+    """The least cost of a run that repeats a row.
 
-    download_bytes: from the hub. kept_bytes: of the statistics in the data folder. seconds: on this machine; None where
-    nothing was measured yet. extrapolated: whether they are scaled up from the built-in model instead of measured on
-    this one.
+    download_bytes: from the hub. kept_bytes: of the statistics in the data folder. seconds: on this machine; None
+    before anything was measured. extrapolated: whether they are scaled up from the built-in model.
     """
 
     memory: LeastMemory
@@ -88,7 +85,7 @@ class RunCost:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredRow:
-    """What was measured here in place of a row: scores by the row's own measure, and their paired difference."""
+    """A row's result here: scores by the row's own measure, and their paired difference."""
 
     run: Run
     dense: Score
@@ -106,10 +103,10 @@ def published_interval(row: PublishedRow) -> PublishedInterval:
 
 
 def removed_ratio(row: PublishedRow) -> Ratio | None:
-    """Our share of removed weights beside the published one; None where the row's table has no such column."""
+    """The share of removed weights, published and computed; None where the row's table has no such column."""
     if row.matmul_ratio is None or row.mlp_sparsity is None:
         return None
-    counted = _dimensions(row)
+    counted = _shape(row)
     return Ratio(
         published=row.matmul_ratio,
         of_matmul=counted.matmul_ratio(row.mlp_sparsity),
@@ -137,8 +134,8 @@ def published_run_settings(row: PublishedRow) -> RunSettings:
 
 
 def published_run_cost(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> RunCost:
-    """What repeating a row takes. seconds: says how long a request takes here, as far as its model was measured."""
-    counted = _dimensions(row)
+    """The cost of repeating a row. seconds: gives those of a request here, as far as its model was measured."""
+    counted = _shape(row)
     settings = published_run_settings(row)
     known, small = seconds(settings), None
     if known is None:
@@ -159,7 +156,7 @@ def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str],
 
     runs: newest first. record: gives the record of a key.
     """
-    wanted = published_run_settings(row)
+    wanted, by_word = published_run_settings(row), row.measure == "last-word"
     for run in runs:
         settings = run.settings
         alike = (
@@ -169,32 +166,27 @@ def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str],
             and settings.evaluation == wanted.evaluation
         )
         dense = record(run.dense) if alike else None
-        for key in run.sparse if dense else ():
-            sparse = record(key)
-            if dense and sparse and _is_alike(sparse.pruned, row) and len(dense.outcomes) == len(sparse.outcomes):
-                return _measured_scores(row.measure, run, dense, sparse)
+        for sparse in filter(None, map(record, run.sparse if dense else ())):
+            if dense and _is_row_of(sparse.pruned, row) and len(dense.outcomes) == len(sparse.outcomes):
+                pairs = compare_verdicts(_verdicts(dense, by_word), _verdicts(sparse, by_word))
+                return MeasuredRow(
+                    run=run,
+                    dense=dense.last_word if by_word else dense.last_token,
+                    sparse=sparse.last_word if by_word else sparse.last_token,
+                    difference=pairs.difference,
+                    interval=pairs.interval,
+                )
     return None
 
 
-def _is_alike(made: Pruned | None, row: PublishedRow) -> bool:
-    """Whether whole channels went, as many as in the row."""
+def _is_row_of(made: Pruned | None, row: PublishedRow) -> bool:
+    """Whether as many whole channels were removed as in the row."""
     return made is not None and made.method.takes_channels and made.sparsity_permille == row.sparsity_permille
 
 
-def _measured_scores(measure: PublishedMeasure, run: Run, dense: Record, sparse: Record) -> MeasuredRow:
-    by_word = measure == "last-word"
-    pairs = compare_verdicts(
-        [o.last_word_right if by_word else o.last_token_right for o in dense.outcomes],
-        [o.last_word_right if by_word else o.last_token_right for o in sparse.outcomes],
-    )
-    return MeasuredRow(
-        run=run,
-        dense=dense.last_word if by_word else dense.last_token,
-        sparse=sparse.last_word if by_word else sparse.last_token,
-        difference=pairs.difference,
-        interval=pairs.interval,
-    )
+def _verdicts(record: Record, by_word: bool) -> list[bool]:
+    return [each.last_word_right if by_word else each.last_token_right for each in record.outcomes]
 
 
-def _dimensions(row: PublishedRow) -> Dimensions:
+def _shape(row: PublishedRow) -> Dimensions:
     return shipped_shape(published_model(row.model).config)

@@ -13,7 +13,7 @@ from sparsedash.reporting.storage_words import HeldRow, gigabytes
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import ArtefactRoom, Cleanup
+from sparsedash.service.deletion import ArtefactRoom, Housekeeping, Selection
 from sparsedash.service.holdings import Holdings
 from sparsedash.storage.disk_cache import LEAST_GB, MOST_GB, VARIABLE
 from sparsedash.ui import address_bar, frame, job_panel
@@ -51,11 +51,7 @@ def _cells(row: HeldRow) -> Html:
 
 
 def ask_to_delete(
-    name: str,
-    plan: Callable[[], Cleanup],
-    remove: Callable[[], Cleanup],
-    titles: Mapping[str, str],
-    text: str = "Delete",
+    name: str, house: Housekeeping, chosen: Selection, titles: Mapping[str, str], text: str = "Delete"
 ) -> None:
     """Draw the button that opens the question, and in it what goes, what stays, and the button that deletes.
 
@@ -64,7 +60,9 @@ def ask_to_delete(
 
     def done() -> None:
         st.toast(
-            widget_label(storage_words.deletion_summary(remove(), titles)), icon=":material/delete:", duration="long"
+            widget_label(storage_words.deletion_summary(house.delete(chosen), titles)),
+            icon=":material/delete:",
+            duration="long",
         )
 
     key = f"delete-{name}"
@@ -72,7 +70,7 @@ def ask_to_delete(
     if not asking.open:
         return
     with asking, frame.errors_in_words():
-        planned = plan()
+        planned = house.plan_deletion(chosen)
         question, *more = storage_words.deletion_question(planned, titles)
         frame.show(paragraph(question))
         frame.show(paragraph(" ".join(more), css="sd-small"))
@@ -100,8 +98,8 @@ def show_kinds(backend: Backend, held: Holdings, titles: Mapping[str, str]) -> N
     with st.container(key="by-kind", gap=None):
         draw_column_heads("Kind")
         for kind, row, deletable in words.kind_rows(held, frame.zone()):
-            plan, remove = partial(house.plan_kind, kind), partial(house.remove_kind, kind)
-            draw_held_row(kind, row, partial(ask_to_delete, kind, plan, remove, titles) if deletable else None)
+            delete = partial(ask_to_delete, kind, house, Selection(kind=kind), titles)
+            draw_held_row(kind, row, delete if deletable else None)
     frame.show(paragraph(_LAST_USE, css="sd-muted sd-small"))
 
 
@@ -115,11 +113,9 @@ def show_models(backend: Backend, held: Holdings, titles: Mapping[str, str]) -> 
         draw_column_heads("Model")
         show_all = len(held.models) <= RUNS_A_PAGE or st.session_state.get("all-models", False)
         for number, model in enumerate(held.models if show_all else held.models[:RUNS_A_PAGE]):
-            plan, remove = partial(house.plan_model, model.identity), partial(house.remove_model, model.identity)
             name = f"model-{number}"
-            draw_held_row(
-                name, words.model_row(model, frame.zone()), partial(ask_to_delete, name, plan, remove, titles)
-            )
+            delete = partial(ask_to_delete, name, house, Selection(model=model.identity), titles)
+            draw_held_row(name, words.model_row(model, frame.zone()), delete)
     if not show_all:
         st.button(f"Show all {len(held.models)} models", key="all-models")
 
@@ -135,9 +131,8 @@ def show_runs(backend: Backend, held: Holdings, marks: Mapping[str, RunMark], ti
         draw_column_heads("Run")
         for found in held.runs[number * RUNS_A_PAGE : (number + 1) * RUNS_A_PAGE]:
             key = found.run.key
-            plan, remove = partial(house.plan_runs, [key]), partial(house.remove_runs, [key])
             row, name = words.run_row(found, marks, frame.zone()), f"run-{key[:_SHORT]}"
-            delete = partial(ask_to_delete, name, plan, remove, titles)
+            delete = partial(ask_to_delete, name, house, Selection(runs=(key,)), titles)
             draw_held_row(name, row, delete, partial(frame.link, "overview", widget_label(row.title), run=key))
     if n_parts > 1:
         _steps(number, n_parts, len(held.runs))
@@ -218,7 +213,7 @@ def _show_found(backend: Backend, found: Verification) -> None:
         frame.note(f"The first {MOST_SHOWN} of {found.n_damaged:,}.")
     with st.container(horizontal=True, vertical_alignment="center"):
         house = backend.housekeeping
-        ask_to_delete("damaged", house.plan_damaged, house.remove_damaged, {}, "Delete what is damaged")
+        ask_to_delete("damaged", house, Selection(damaged=True), {}, "Delete what is damaged")
         listed = [[row.what, row.name, row.fault, row.advice] for row in damaged]
         frame.offer_table(table("What is damaged", "", _DAMAGED_HEAD, listed))
 

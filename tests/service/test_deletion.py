@@ -20,6 +20,7 @@ from sparsedash.schema.pair_records import (
 )
 from sparsedash.schema.records import Passages, Record, Run, VerifySettings, about_artefact
 from sparsedash.schema.settings import CalibrationSettings, FindResult
+from sparsedash.service.deletion import Selection
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
 from sparsedash.storage.verification import verify
@@ -183,7 +184,7 @@ def test_an_administrator_deletes_whatever_there_is_and_alone_keeps_house(house)
     assert house.backend.runs() == []
     assert house.backend._table.owners.of(job.key) == frozenset()
     with pytest.raises(AccessError, match="Only an administrator looks into the data folder"):
-        house.of("ada").housekeeping.remove_kind("logs")
+        house.of("ada").housekeeping.delete(Selection(kind="logs"))
     with pytest.raises(AccessError):
         house.of("ada").submit(VerifySettings())
     assert (house.of("ada").keeps_house, house.of("root").keeps_house) == (False, True)
@@ -196,13 +197,13 @@ def test_deleting_a_kind_takes_all_of_it_and_nothing_else(backend, keeper):
     stored_run(backend, "one")
     before = keeper.holdings().kinds
     for kind in ("statistics", "written", "models", "uploads", "exports", "texts", "timings"):
-        done = keeper.remove_kind(kind)
+        done = keeper.delete(Selection(kind=kind))
         assert len(done.items) == before[kind].n and done.stays == ()
         assert kind not in keeper.holdings().kinds or keeper.holdings().kinds[kind].n == 0
     assert keeper.holdings().kinds["runs"].n == before["runs"].n
     for kind in ("jobs", "notes"):
-        assert not keeper.plan_kind(kind).deletes
-    keeper.remove_kind("runs")
+        assert not keeper.plan_deletion(Selection(kind=kind)).deletes
+    keeper.delete(Selection(kind="runs"))
     assert backend.runs() == []
 
 
@@ -217,7 +218,7 @@ def test_pinned_runs_and_what_belongs_to_them_stay(backend, keeper):
         take_away(backend._store, backend.data_dir / "exports" / run.key, run.key, settings=settings)
     backend.user_data.pin_runs(["one"], True)
     for kind in ("timings", "texts", "exports", "runs"):
-        done = keeper.remove_kind(kind)
+        done = keeper.delete(Selection(kind=kind))
         assert {stay.why for stay in done.stays} <= {"a pinned run uses {them}"}
     assert [run.key for run in backend.runs()] == ["one"]
     assert list(backend._store.keys(Timing)) == ["timing-one"]
@@ -232,12 +233,12 @@ def test_deleting_a_model_takes_its_runs_its_artefacts_and_its_files(backend, ke
     backend._store.put_artefact("yours", b"x", about_artefact("statistics", "another"))
     take_away(backend._store, backend.data_dir / "exports" / "a")
     unpack(backend._store, "tiny-0123")
-    done = keeper.remove_model(MODEL)
+    done = keeper.delete(Selection(model=MODEL))
     assert [run.key for run in done.removal.runs] == ["one"]
     assert [run.key for run in backend.runs()] == ["other"]
     assert artefacts(backend) == {"yours"}
     assert backend.exports.listed() == [] and len(unpacked_models(backend._store)) == 1
-    keeper.remove_model(unpacked_models(backend._store)[0].identity)
+    keeper.delete(Selection(model=unpacked_models(backend._store)[0].identity))
     assert unpacked_models(backend._store) == []
 
 
@@ -246,7 +247,7 @@ def test_what_a_run_may_need_stays_and_is_told(backend, keeper):
     backend._store.put_artefact("mine", b"x", about_artefact("gradients", MODEL))
     backend._store.put_artefact("yours", b"x", about_artefact("gradients", "another"))
     live(backend)
-    plan = keeper.plan_kind("gradients")
+    plan = keeper.plan_deletion(Selection(kind="gradients"))
     assert [item.name for item in plan.items] == ["yours"]
     assert [(stay.n, stay.why) for stay in plan.stays] == [(1, NEEDED)]
 
@@ -262,9 +263,9 @@ def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_k
         dense = run.dense if what == "timed model" else "gone"
         timed = TimingSettings(dense=dense, sparse=run.sparse[0])
         live(backend, timed, timed.key(), "timing")
-    assert not keeper.plan_kind("statistics").deletes
-    assert keeper.plan_kind("models").deletes == (what == "timed model")
-    assert keeper.plan_model("another").items == ()
+    assert not keeper.plan_deletion(Selection(kind="statistics")).deletes
+    assert keeper.plan_deletion(Selection(kind="models")).deletes == (what == "timed model")
+    assert keeper.plan_deletion(Selection(model="another")).items == ()
 
 
 def test_texts_that_runs_or_jobs_read_stay(backend, keeper):
@@ -272,7 +273,7 @@ def test_texts_that_runs_or_jobs_read_stay(backend, keeper):
     calibrated = replace(specimens.SETTINGS, calibration=CalibrationSettings(corpus=read))
     stored_run(backend, "one", settings=calibrated)
     live(backend, replace(specimens.SETTINGS, calibration=CalibrationSettings(corpus=f"{waited_for}[:9]")))
-    done = keeper.remove_kind("uploads")
+    done = keeper.delete(Selection(kind="uploads"))
     assert [item.name for item in done.items] == [free]
     assert {stay.why.split(" ")[0] for stay in done.stays} == {"a", "runs"}
     assert set(backend.uploads.kept()) == {read, waited_for}
@@ -284,7 +285,7 @@ def test_logs_of_workers_and_live_jobs_stay_and_what_cannot_be_deleted_is_told(b
     running = live(backend)
     for name in ("99.log", f"{running.id}.log", "slot-0.log", "notes.txt"):
         (logs / name).write_text("x")
-    done = keeper.remove_kind("logs")
+    done = keeper.delete(Selection(kind="logs"))
     assert [item.name for item in done.items] == ["99.log"]
     assert [stay.n for stay in done.stays] == [1, 1]
     assert done.stays[0].why == NEEDED and "could not be deleted" in done.stays[1].why
@@ -294,7 +295,7 @@ def test_logs_of_workers_and_live_jobs_stay_and_what_cannot_be_deleted_is_told(b
 def test_exports_outside_the_data_folder_are_neither_counted_nor_deleted(backend, keeper, tmp_path):
     folder = take_away(backend._store, tmp_path / "elsewhere")
     assert "exports" not in keeper.holdings().kinds or keeper.holdings().kinds["exports"].n == 0
-    keeper.remove_kind("exports")
+    keeper.delete(Selection(kind="exports"))
     assert folder.exists()
 
 
@@ -310,11 +311,11 @@ def test_folders_of_killed_exports_and_lost_records_go(backend, keeper):
         (folder / "files" / "model.safetensors").write_bytes(b"x" * 500)
         (folder / "lock").touch()
     with FileLock(living / "lock"):
-        done = keeper.remove_kind("exports")
+        done = keeper.delete(Selection(kind="exports"))
         assert [path.name for path in exports.iterdir()] == [living.name]
         assert [(stay.n, stay.why) for stay in done.stays] == [(1, NEEDED)]
         assert done.n_bytes == 2 * len(LARGE) + 2 + 500
-    keeper.remove_kind("exports")
+    keeper.delete(Selection(kind="exports"))
     assert "exports" not in keeper.holdings().kinds
 
 
@@ -323,8 +324,11 @@ def test_a_plan_counts_the_bytes_that_become_free_and_the_runs_with_names(backen
     stored_run(backend, "other")
     backend.user_data.name_run("one", "The first")
     held = keeper.holdings()
-    assert keeper.plan_runs(["one"]).n_bytes == {each.run.key: each.n_bytes for each in held.runs}["one"]
-    plan = keeper.plan_kind("runs")
+    assert (
+        keeper.plan_deletion(Selection(runs=("one",))).n_bytes
+        == {each.run.key: each.n_bytes for each in held.runs}["one"]
+    )
+    plan = keeper.plan_deletion(Selection(kind="runs"))
     assert (plan.n_bytes, plan.n_named) == (held.kinds["runs"].n_bytes, 1)
 
 
@@ -362,9 +366,9 @@ def test_what_verification_found_damaged_can_be_deleted_and_then_nothing_is_dama
     assert keeper.verification().n_damaged == 5
     timed = TimingSettings(dense="gone", sparse="gone too")
     job = live(backend, timed, timed.key(), "timing")
-    assert [stay.why for stay in keeper.plan_damaged().stays] == [NEEDED]
+    assert [stay.why for stay in keeper.plan_deletion(Selection(damaged=True)).stays] == [NEEDED]
     backend.cancel(job.id)
-    done = keeper.remove_damaged()
+    done = keeper.delete(Selection(damaged=True))
     assert len(done.items) == 5 and done.stays == ()
     assert keeper.verification() is None
     assert verify(store, lambda step: None).damaged == ()

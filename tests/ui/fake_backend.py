@@ -20,7 +20,7 @@ from sparsedash.schema.pair_records import (
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Passages, Record, Run, Verification, VerifySettings
 from sparsedash.schema.settings import FindResult, FindSettings, RunSettings
-from sparsedash.service.deletion import ArtefactRoom, Cleanup, RunRemoval
+from sparsedash.service.deletion import ArtefactRoom, Cleanup, RunRemoval, Selection
 from sparsedash.service.holdings import Holdings
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import Cached, Duration, Forecast, Memory, Preflight
@@ -206,22 +206,12 @@ class FakeHousekeeping:
     def verification(self) -> Verification | None:
         return self.found
 
-    def plan_kind(self, what: object) -> Cleanup:
+    def plan_deletion(self, chosen: Selection) -> Cleanup:
         return self.plan
 
-    def plan_damaged(self) -> Cleanup:
+    def delete(self, chosen: Selection) -> Cleanup:
+        self.removed.append(chosen)
         return self.plan
-
-    plan_model = plan_runs = plan_kind
-
-    def remove_kind(self, what: object) -> Cleanup:
-        self.removed.append(what)
-        return self.plan
-
-    def remove_damaged(self) -> Cleanup:
-        return self.remove_kind("damaged")
-
-    remove_model = remove_runs = remove_kind
 
 
 @dataclass(eq=False)

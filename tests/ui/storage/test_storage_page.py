@@ -7,7 +7,7 @@ import pytest
 from sparsedash.reporting import storage_words as held_words
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Damage, Verification, VerifySettings
-from sparsedash.service.deletion import ArtefactRoom, Cleanup, Item, Removal, Staying
+from sparsedash.service.deletion import ArtefactRoom, Cleanup, Item, Removal, Selection, Staying
 from sparsedash.service.holdings import Holding, Holdings, ModelHolding, RunHolding
 from sparsedash.ui.storage_holdings import RUNS_A_PAGE
 from tests.ui import specimens
@@ -122,7 +122,7 @@ def test_before_anything_is_deleted_it_says_what_goes_and_what_stays_and_why(ope
     assert "1 uploaded text stays: a job that waits or runs may need it." in said
     assert house.removed == []
     app.button(key="delete-runs-sure").click().run()
-    assert house.removed == ["runs"]
+    assert house.removed == [Selection(kind="runs")]
     assert app.toast[0].value.startswith(
         "Deleted: SmolLM2 135M (built in) at 10, 20, 30 % with the answers of 3 models"
     )
@@ -140,7 +140,7 @@ def test_a_model_and_a_run_can_be_deleted(open_page, house, key):
     house.plan = replace(house.plan, items=(Item("exports", "e", 10),), n_bytes=10)
     app = opened(open_page("storage"), key)
     app.button(key=f"delete-{key}-sure").click().run()
-    assert house.removed == [MODEL.identity if key == "model-0" else [RUN.key]]
+    assert house.removed == [Selection(model=MODEL.identity) if key == "model-0" else Selection(runs=(RUN.key,))]
 
 
 def test_many_runs_are_shown_in_parts(open_page, house):
@@ -198,7 +198,7 @@ def test_what_is_damaged_is_named_with_what_to_do(open_page, house):
     house.plan = replace(house.plan, items=(Item("models", "tiny", 0),))
     app = opened(app, "damaged")
     app.button(key="delete-damaged-sure").click().run()
-    assert house.removed == ["damaged"]
+    assert house.removed == [Selection(damaged=True)]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
