@@ -57,6 +57,13 @@ def made(part, machine, calibration=KEPT, **changes) -> PartEnd:
     return PartEnd(state="done", machine="ann", file=run_file(run, machine), calibration=calibration)
 
 
+def keep(plan, machine, *names, **changes):
+    """Have parts come back. changes: to their runs."""
+    for name in names:
+        part = plan.part(name)
+        plan.keep(part, made(part, machine, **changes))
+
+
 def test_the_first_part_goes_alone_and_the_others_when_it_is_back(job, store, machine):
     plan = plan_of(job, store)
     assert plan.left() == ("0",)
@@ -73,8 +80,7 @@ def test_the_run_grows_in_order_whatever_comes_back_first(job, store, machine):
     plan = plan_of(job, store)
     shown = []
     for name in ("0", "2", "1"):
-        part = plan.part(name)
-        plan.keep(part, made(part, machine))
+        keep(plan, machine, name)
         run = store.get(Run, job.key)
         shown.append((len(run.sparse), run.finished))
     assert shown == [(1, False), (1, False), (3, True)]
@@ -86,40 +92,25 @@ def test_the_run_grows_in_order_whatever_comes_back_first(job, store, machine):
 def test_a_warning_that_every_part_has_with_its_own_numbers_is_told_once(job, store, machine):
     plan = plan_of(job, store)
     for name, share in (("0", "12.5"), ("1", "13"), ("2", "14.25")):
-        part = plan.part(name)
-        plan.keep(part, made(part, machine, warnings=(f"Layers lose {share} times more.", "Few tokens.")))
+        keep(plan, machine, name, warnings=(f"Layers lose {share} times more.", "Few tokens."))
     assert store.get(Run, job.key).warnings == ("Layers lose 12.5 times more.", "Few tokens.")
 
 
 def test_what_came_back_is_not_asked_for_again_by_another_attempt_or_server(job, store, machine):
     plan = plan_of(job, store)
-    for name in ("0", "2"):
-        plan.keep(plan.part(name), made(plan.part(name), machine))
+    keep(plan, machine, "0", "2")
     again = plan_of(job, store)
     assert again.left() == ["1"]
     assert again.part("1").calibration == KEPT
 
 
-def test_what_is_noted_but_gone_is_asked_for_again(job, store, machine):
-    plan = plan_of(job, store)
-    plan.keep(plan.part("0"), made(plan.part("0"), machine))
-    store.drop(Record, store.get(Run, job.key).dense)
-    assert plan_of(job, store).left() == ("0",)
-
-
-def test_what_another_version_of_a_stage_has_made_is_asked_for_again(job, store, machine, monkeypatch):
-    plan = plan_of(job, store)
-    plan.keep(plan.part("0"), made(plan.part("0"), machine))
-    monkeypatch.setitem(STAGE_VERSIONS, "outcomes", 99)
-    assert plan_of(job, store).left() == ("0",)
-
-
-def test_after_two_models_met_under_one_name_another_attempt_begins_anew(job, store, machine):
-    plan = plan_of(job, store)
-    plan.keep(plan.part("0"), made(plan.part("0"), machine))
-    part = plan.part("1")
-    with pytest.raises(StoreError, match="another model or text"):
-        plan.keep(part, made(part, machine, corpora={"calibration": "newer", "evaluation": "b" * 40}))
+@pytest.mark.parametrize("why", ["a record is gone", "a stage has another version"])
+def test_noted_parts_that_are_of_no_use_are_asked_for_again(job, store, machine, monkeypatch, why):
+    keep(plan_of(job, store), machine, "0")
+    if why == "a record is gone":
+        store.drop(Record, store.get(Run, job.key).dense)
+    else:
+        monkeypatch.setitem(STAGE_VERSIONS, "outcomes", 99)
     assert plan_of(job, store).left() == ("0",)
 
 
@@ -133,13 +124,15 @@ def test_after_two_models_met_under_one_name_another_attempt_begins_anew(job, st
 )
 def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(job, store, machine, changes, reason):
     plan = plan_of(job, store)
-    plan.keep(plan.part("0"), made(plan.part("0"), machine))
+    keep(plan, machine, "0")
     part = plan.part("1")
     n_kept = len(list(store.keys(Record)))
     with pytest.raises(StoreError, match=reason):
         plan.keep(part, made(part, machine, **changes))
     assert len(list(store.keys(Record))) == n_kept
     assert plan.left() == ["1", "2"]
+    # After two models met under one name another attempt begins anew.
+    assert plan_of(job, store).left() == (("0",) if "another model" in reason else ["1", "2"])
 
 
 def test_a_file_that_was_changed_on_its_way_is_refused(job, store, machine):
