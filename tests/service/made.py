@@ -2,11 +2,17 @@
 
 from dataclasses import replace
 
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.pair_records import Timing
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import passages_key
 from sparsedash.service.backend import Backend
+from sparsedash.service.request_checks import Access
+from sparsedash.service.stored_results import ResultCache
+from sparsedash.service.user_files import Exports
+from sparsedash.storage.store import Store
+from sparsedash.storage.text_files import Uploads
 from sparsedash.storage.users import Quota, Serving
 from tests.factories import answered
 from tests.ui import specimens
@@ -111,3 +117,9 @@ class House:
         if job.state != "done":
             work(self.backend, job, f"-{settings.dtype}")
         return self.backend.job(job.id)
+
+
+def exports_of(store: Store) -> Exports:
+    """The exports of a data folder without logins."""
+    access = Access(JobTable(store.folder / "jobs.sqlite").owners, ResultCache(store))
+    return Exports(store, Uploads(store.folder), access, tuple)

@@ -21,11 +21,11 @@ from sparsedash.schema.errors import Cancelled, ExportError, JobError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.service.user_files import Exports
 from sparsedash.storage.model_folders import unfinished_exports
 from sparsedash.storage.store import Store
 from tests.engine.export.conftest import asked, run_settings
 from tests.engine.tiny import save_tiny
+from tests.service.made import exports_of
 
 BEST, EVEN, MASKS = 0, 1, 2
 
@@ -188,9 +188,9 @@ def test_an_end_between_the_record_and_the_name_leaves_nothing_that_is_listed(ru
         changed.setattr(os, "rename", ended)
         export_model(request, store, shelf, ignore_steps)
     assert store.get(Export, request.key()) is not None
-    assert not Exports(store).is_whole(request.key())
+    assert not exports_of(store).is_whole(request.key())
     made = export_model(request, store, shelf, ignore_steps)
-    assert made in Exports(store).listed()
+    assert made in exports_of(store).listed()
 
 
 def ended(*_):
@@ -205,9 +205,9 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
     store.close()
     moved = Store((tmp_path / "here").rename(tmp_path / "there"))
     try:
-        (found,) = Exports(moved).listed()
+        (found,) = exports_of(moved).listed()
         assert found == replace(made, folder=made.folder.replace("/here/", "/there/"))
-        assert Exports(moved).is_ours(found)
+        assert exports_of(moved).is_ours(found)
         assert export_model(request, moved, shelf, ignore_steps) == found, "it is found, and not made again"
     finally:
         moved.close()
