@@ -135,23 +135,25 @@ def _in_child(arguments, name, folder):
 def _child(arguments):
     """Calibrate and prune in this process, timed; then evaluate. For `self`: the texts that the model writes."""
     from sparsedash.engine.models.loading import ModelShelf
-    from sparsedash.engine.run.pipeline import Stages
+    from sparsedash.engine.run.pipeline import sparse_record
+    from sparsedash.engine.run.run_context import RunContext
+    from sparsedash.engine.run.sparse_models import prune_model
     from sparsedash.storage.store import Store
 
     settings = _settings(arguments)
-    stages = Stages(settings, Store(Path(arguments.folder)), ignore_steps, ModelShelf())
+    run = RunContext(settings, Store(Path(arguments.folder)), ignore_steps, ModelShelf())
     if arguments.child == SELF:
-        return [stages.loaded.tokenizer.decode(ids) for ids in stages.sequences]
+        return [run.loaded.tokenizer.decode(ids) for ids in run.sequences()]
     if arguments.child == DENSE:
-        return _dense(stages, arguments.token_weights)
-    stages.loaded, stages.sequences  # noqa: B018 - read now, in no method's time
+        return _dense(run, arguments.token_weights)
+    run.sequences()  # Read now, in no method's time.
     method, (first, *more) = method_named(arguments.child), settings.sparsities_permille
-    seconds = _seconds(stages.prune, method, first)
+    seconds = _seconds(prune_model, run, method, first)
     peak = _peak_bytes()
-    further = [_seconds(stages.prune, method, permille) for permille in more]
+    further = [_seconds(prune_model, run, method, permille) for permille in more]
     return {
         "answers": {
-            permille: _log_likelihoods(stages.sparse_record(method, permille))
+            permille: _log_likelihoods(sparse_record(run, method, permille))
             for permille in settings.sparsities_permille
         },
         "seconds": seconds,
@@ -176,24 +178,27 @@ def _settings(arguments):
     )
 
 
-def _dense(stages, token_weights):
+def _dense(run, token_weights):
     """The dense model's answers; and what reading the calibration text takes it, with and without statistics."""
-    text = stages.loaded, stages.sequences
+    from sparsedash.engine.run.pipeline import dense_record
+
+    text = run.loaded, run.sequences()
     bare = _seconds(_bare_forward, *text)
     calibration = _seconds(_calibration, *text, token_weights)
     return {
-        "answers": {DENSE: _log_likelihoods(stages.dense_record)},
+        "answers": {DENSE: _log_likelihoods(dense_record(run))},
         "seconds": bare,
         "calibration_seconds": calibration,
-        "n_tokens": sum(map(len, stages.sequences)),
+        "n_tokens": sum(map(len, run.sequences())),
     }
 
 
 def _calibration(loaded, sequences, token_weights):
-    from sparsedash.engine.calibration.statistics import mlp_statistics_collector
+    from sparsedash.engine.calibration.statistics import StatisticsCollector
 
-    walk = mlp_statistics_collector(
-        loaded, sequences, lambda index, found: None, ignore_steps, token_weights=token_weights
+    watched = [[mlp.out] for mlp in loaded.mlps]
+    walk = StatisticsCollector(
+        loaded, lambda: sequences, watched, lambda *_: None, ignore_steps, token_weights=token_weights
     )
     walk.reach(len(loaded.blocks) - 1)
 

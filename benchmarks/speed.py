@@ -95,8 +95,9 @@ def _lines(loaded, chosen, arguments) -> None:
     with _multiplying(loaded):
         bare, n_read = _forward(loaded, sequences, statistics.BATCH_TOKENS, started())
         pace = started()
-        walk = statistics.mlp_statistics_collector(
-            loaded, sequences, lambda *_: None, lambda _: pace.piece(PIECE_S), token_weights="equal"
+        watched = [[mlp.out] for mlp in loaded.mlps]
+        walk = statistics.StatisticsCollector(
+            loaded, lambda: sequences, watched, lambda *_: None, lambda _: pace.piece(PIECE_S), token_weights="equal"
         )
         walk.reach(len(loaded.blocks) - 1)
     pace.piece()

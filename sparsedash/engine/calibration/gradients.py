@@ -5,10 +5,10 @@ Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,16 +54,20 @@ def mask_gradients(
     n_batches, n_done = sum(map(len, rounds)), 0
     found = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
 
+    def on_block(done: int, total: int) -> None:
+        # No batch is read meanwhile: the same step again, so that the work can be stopped.
+        on_step(Step("calibrate", n_done, n_batches, unit="batches", message="choosing channels"))
+
     def watches(done: float) -> list[_MaskGradients]:
         if not done or masks is None:
             return [_MaskGradients() for _ in loaded.mlps]
-        return [_MaskGradients(mask) for mask in masks(done, found, _between(on_step, n_done, n_batches))]
+        return [_MaskGradients(mask) for mask in masks(done, found, on_block)]
 
     for number, batches in enumerate(rounds):
-        # Where the weights stay in their files, what each block keeps for the way back would fill the memory instead.
+        # Where the weights are streamed, what each block keeps for the way back would fill the memory instead.
         with _recomputed(loaded) if loaded.residency.streamed else nullcontext():
-            asked, further = partial(watches, number / n_rounds), _further(on_step, n_done, n_batches)
-            parts = _backward(loaded, batches, asked, _mean_loss, further, _shifted(made, n_done))
+            asked = partial(watches, number / n_rounds)
+            parts = _backward(loaded, batches, asked, _mean_loss, on_step, made, n_done, n_batches)
         n_done += len(batches)
         order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
         for block, before in enumerate(found):
@@ -92,30 +96,22 @@ def sensitivities(
     watches = [_ChangedLoss(weight.to(device), bias.to(device)) for weight, bias in changes]
     batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
     with _recomputed(loaded):
-        parts = _backward(loaded, batches, lambda: watches, _late_loss, on_step, made)
+        parts = _backward(loaded, batches, lambda: watches, _late_loss, on_step, made, 0, len(batches))
     return [float(torch.cat(block).mean()) for block in zip(*parts, strict=True)]
 
 
-class _Watch(Protocol):
-    found: list[Tensor]
-
-    def attach(self, out: nn.Module, real: Tensor) -> RemovableHandle:
-        """See one MLP's out-projection on the way forward. real: (b, t), which tokens are."""
-        ...
-
-
+@dataclass(eq=False)
 class _MaskGradients:
     """Gathers (b, m) of every batch. A mask times x has the derivative x * dL/d(mask x), summed over the tokens."""
 
-    def __init__(self, mask: Tensor | None = None) -> None:
-        self.found: list[Tensor] = []
-        self._mask = mask
+    mask: Tensor | None = None
+    found: list[Tensor] = field(default_factory=list)
 
     def attach(self, out: nn.Module, real: Tensor) -> RemovableHandle:
         def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
             given, seen = inputs[0], inputs[0].detach()
-            if self._mask is not None:
-                given = given * self._mask.to(given)
+            if self.mask is not None:
+                given = given * self.mask.to(given)
 
             def backward(gradient: Tensor) -> None:
                 products = (seen * gradient).reshape(*real.shape, -1).float()
@@ -127,16 +123,17 @@ class _MaskGradients:
         return out.register_forward_pre_hook(before)
 
 
+@dataclass(eq=False)
 class _ChangedLoss:
     """Gathers (b,) of every batch: the squared first-order change of the loss, summed over a sequence's tokens."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.found: list[Tensor] = []
-        self._weight, self._bias = weight, bias
+    weight: Tensor
+    bias: Tensor
+    found: list[Tensor] = field(default_factory=list)
 
     def attach(self, out: nn.Module, real: Tensor) -> RemovableHandle:
         def after(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            moved = inputs[0].detach().float() @ self._weight.T + self._bias
+            moved = inputs[0].detach().float() @ self.weight.T + self.bias
 
             def backward(gradient: Tensor) -> None:
                 products = (moved * gradient.float()).sum(dim=-1).reshape(real.shape)
@@ -145,6 +142,10 @@ class _ChangedLoss:
             output.register_hook(backward)  # type: ignore[no-untyped-call]
 
         return out.register_forward_hook(after)
+
+
+_Watch = _MaskGradients | _ChangedLoss
+"""Sees one MLP's out-projection. `attach` is given the module, and (b, t) which tokens are real."""
 
 
 def _batches(loaded: LoadedModel, sequences: Sequence[Sequence[int]], n_tokens: int) -> list[tuple[list[int], Batch]]:
@@ -159,38 +160,28 @@ def _backward(
     loss: Callable[[Any, Batch], Tensor],
     on_step: OnStep,
     made: Checkpointed[list[Tensor]],
+    n_before: int,
+    n_all: int,
 ) -> list[list[Tensor]]:
-    """What each block's watch gathers of each batch. watches: asked where a batch must be read, and then only once."""
-    asked = cache(watches)
+    """What each block's watch gathers of each batch.
+
+    watches: called where a batch must be read, and then only once. n_before, n_all: batches of earlier rounds, and in
+    all rounds.
+    """
+    attached = cache(watches)
 
     def read(batch: Batch) -> list[Tensor]:
-        with _watched(loaded, asked(), batch.mask.bool()), torch.enable_grad():
+        with _watched(loaded, attached(), batch.mask.bool()), torch.enable_grad():
             loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
-        return [watch.found.pop().cpu() for watch in asked()]
+        return [watch.found.pop().cpu() for watch in attached()]
 
     parts = []
-    for number, (_, batch) in enumerate(batches):
-        on_step(Step("calibrate", number, len(batches), unit="batches", message="backward pass"))
+    for number, (_, batch) in enumerate(batches, n_before):
+        on_step(Step("calibrate", number, n_all, unit="batches", message="backward pass"))
         # A list of the caller's own: the part itself may still have to be kept.
         parts.append(list(made(number, partial(read, batch))))
-    on_step(Step("calibrate", len(batches), len(batches), unit="batches", message="backward pass"))
+    on_step(Step("calibrate", n_before + len(batches), n_all, unit="batches", message="backward pass"))
     return parts
-
-
-def _shifted(made: Checkpointed[list[Tensor]], n_before: int) -> Checkpointed[list[Tensor]]:
-    """Of one round, whose batches are numbered after those of the rounds before it."""
-    return lambda number, make: made(n_before + number, make)
-
-
-def _further(on_step: OnStep, n_before: int, n_all: int) -> OnStep:
-    """Tells the steps of one round as a part of all."""
-    return lambda step: on_step(replace(step, done=n_before + step.done, total=n_all))
-
-
-def _between(on_step: OnStep, n_done: int, n_all: int) -> OnBlock:
-    """Tells that masks are chosen, while no batch is read: the same step again and again, so that it can be stopped."""
-    step = Step("calibrate", n_done, n_all, unit="batches", message="choosing channels")
-    return lambda done, total: on_step(step)
 
 
 @contextmanager

@@ -1,21 +1,16 @@
 """Mismatch alarm: warns when pruned layers lose far more on the evaluation's passages than on calibration text.
 
-Asked on a few passages before the evaluation. Dimensions: m inner width, t tokens.
+Measured on a few passages before the evaluation. Dimensions: m inner width, t tokens.
 """
 
-from functools import cached_property
-
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from sparsedash.catalog.engine_limits import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration.statistics import TOKEN_WEIGHTS
+from sparsedash.engine.calibration.statistics import TOKEN_WEIGHTS, pack_tensors, unpack_tensors
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample
-from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Pruned, about_artefact
@@ -29,7 +24,7 @@ BATCH_TOKENS = 2048
 
 
 class PassageActivations:
-    """What projections of the dense model are given on the first few passages; kept in the store, made once."""
+    """Inputs of the dense model's projections on the first few passages; kept in the store, collected once."""
 
     def __init__(
         self,
@@ -45,12 +40,11 @@ class PassageActivations:
         self._store, self._loaded, self._on_step = store, loaded, on_step
         self._watched, self._token_weights = watched, token_weights
         pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
-        read = [loaded.tokens(context + target) for context, target in pairs]
-        self._sequences = [ids[:MISMATCH_TOKENS] for ids in read]
-        tokens = digest(self._sequences)
-        self.key = activations_key(loaded.identity, loaded.dtype, tokens, digest(watched))
+        self._sequences = [loaded.tokens(context + target)[:MISMATCH_TOKENS] for context, target in pairs]
+        self.key = activations_key(loaded.identity, loaded.dtype, digest(self._sequences), digest(watched))
         self._walk: BlockWalk | None = None
-        self._next = 0
+        self._batches: list[Batch] = []
+        self._n_reached = 0
         self._has_room = True
 
     def of(self, index: int) -> list[Sample] | None:
@@ -61,38 +55,36 @@ class PassageActivations:
         self._loaded.residency.drop()
         found = self._kept(index) if self._walk is None else None
         if found is None and self._has_room:
-            self._walk_through(index)
+            self._reach(index)
             found = self._kept(index)
             self._has_room = found is not None
         return found
 
     def _kept(self, index: int) -> list[Sample] | None:
         data = self._store.get_artefact(f"{self.key}/{index}")
-        return None if data is None else _unpack(data, self._token_weights)
+        if data is None:
+            return None
+        tensors = unpack_tensors(data, "activations")
+        weights = dict(zip(TOKEN_WEIGHTS, tensors, strict=False))[self._token_weights]
+        return [Sample(inputs=own.float(), weights=weights) for own in tensors[len(TOKEN_WEIGHTS) :]]
 
-    def _walk_through(self, index: int) -> None:
+    @torch.no_grad()
+    def _reach(self, index: int) -> None:
+        loaded = self._loaded
         try:
             if self._walk is None:
-                self._walk, self._next = self._begun(), 0
-            while self._next <= index:
-                self._collect(self._walk, self._next)
-                self._next += 1
+                pad, device = loaded.tokenizer.pad_token_id or 0, loaded.model.device
+                self._batches = [own for _, own in batches_by_length(self._sequences, BATCH_TOKENS, pad, device)]
+                self._walk, self._n_reached = BlockWalk(loaded.model.base_model, loaded.blocks, self._batches), 0
+            while self._n_reached <= index:
+                self._collect(self._walk, self._n_reached)
+                self._n_reached += 1
         except BaseException:
             self._walk = None
             raise
-        if self._next == len(self._watched):
+        if self._n_reached == len(self._watched):
             self._walk = None
 
-    @cached_property
-    def _batches(self) -> list[Batch]:
-        pad, device = self._loaded.tokenizer.pad_token_id or 0, self._loaded.model.device
-        return [batch for _, batch in batches_by_length(self._sequences, BATCH_TOKENS, pad, device)]
-
-    @torch.no_grad()
-    def _begun(self) -> BlockWalk:
-        return BlockWalk(self._loaded.model.base_model, self._loaded.blocks, self._batches)
-
-    @torch.no_grad()
     def _collect(self, walk: BlockWalk, index: int) -> None:
         names, block = self._watched[index], self._loaded.projections("decoder")[index]
         self._on_step(Step("prune", 2 * index + 2, 2 * len(self._watched)))
@@ -100,13 +92,14 @@ class PassageActivations:
         with capture_inputs([block[name] for name in names], [own.append for own in seen]):
             for _ in walk.step(index):
                 pass
-        real = [torch.cat(list(map(_real, own, self._batches))) for own in seen]
-        weights = {
-            name: torch.cat(list(map(_real, map(weigh, walk.hidden), self._batches)))[:, 0]
-            for name, weigh in TOKEN_WEIGHTS.items()
-        }
+        # bfloat16: half the room, and its rounding is far below what the alarm looks for.
+        inputs = [torch.cat(list(map(_real, own, self._batches))).bfloat16() for own in seen]
+        weights = [
+            torch.cat(list(map(_real, map(weigh, walk.hidden), self._batches)))[:, 0]
+            for weigh in TOKEN_WEIGHTS.values()
+        ]
         about = about_artefact("activations", self._loaded.identity)
-        self._store.put_artefact(f"{self.key}/{index}", _pack(real, weights), about)
+        self._store.put_artefact(f"{self.key}/{index}", pack_tensors([*weights, *inputs]), about)
 
 
 def mismatch_warning(made: Pruned) -> str | None:
@@ -123,22 +116,3 @@ def mismatch_warning(made: Pruned) -> str | None:
 def _real(activations: Tensor, batch: Batch) -> Tensor:
     """(t, m), those of tokens that are no padding."""
     return activations.reshape(*batch.mask.shape, -1)[batch.mask.bool()]
-
-
-def _pack(activations: list[Tensor], weights: dict[str, Tensor]) -> bytes:
-    # bfloat16: half the room, and its rounding is far below what the alarm looks for.
-    tensors = {str(i): found.bfloat16().cpu() for i, found in enumerate(activations)}
-    return bytes(safetensors.torch.save(tensors | {n: own.cpu() for n, own in weights.items()}))
-
-
-def _unpack(data: bytes, token_weights: str) -> list[Sample] | None:
-    """None where they were packed before there were these weights."""
-    try:
-        found = safetensors.torch.load(data)
-        if token_weights not in found:
-            return None
-        n_projections = sum(name.isdecimal() for name in found)
-        inputs = [found[str(i)].float() for i in range(n_projections)]
-        return [Sample(inputs=own, weights=found[token_weights]) for own in inputs]
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise CalibrationError(f"Stored activations cannot be read: {error}.", "Start the run again.") from error

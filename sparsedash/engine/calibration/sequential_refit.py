@@ -6,9 +6,8 @@ of it as well as its own loss. Dimensions: d hidden width, m inner width, k kept
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -17,7 +16,6 @@ from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.linalg import add_second_moment_, complement, damped_solution, mirror_lower_, submatrix
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
-from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 
 BATCH_TOKENS = 4096
@@ -25,9 +23,9 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Refits:
-    """Where refitted blocks are kept, by their index. walked: how far the dense and the sparse model have come."""
+    """Where refitted blocks are kept, by their index. checkpoint: of the walks of the dense and the sparse model."""
 
-    walked: WalkCheckpoint
+    checkpoint: WalkCheckpoint
     has: Callable[[int], bool]
     get: Callable[[int], PrunedMlp]
     put: Callable[[int, PrunedMlp], None]
@@ -46,11 +44,10 @@ def refit_sequentially(
     """The same channels with refitted out-projections, which also make up for what the blocks before them lost.
 
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
-    Where that is given something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of
-    the other. Walks the dense and the sparse model side by side, which is three forward passes over the text: each
-    block of the sparse one is run with its dense MLP, for what that is given, and again with the refitted one. Held-out
-    sequences are not fitted. refits: where the blocks are kept on the way, and those that were refitted before the work
-    was broken off.
+    Where a block adds something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of
+    the other. Walks the dense and the sparse model in step, which is three forward passes over the text: each block of
+    the sparse one is run with its dense MLP, for the input of that, and again with the refitted one. Held-out sequences
+    are not fitted. refits: where refitted blocks are kept; an interrupted refit resumes from them.
     """
     device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
     numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
@@ -58,12 +55,17 @@ def refit_sequentially(
     fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
     strength = strength if _adds_output(loaded, batches[0]) else 0.0
-    first = refits.walked.resume(dense, sparse) if refits else 0
-    steps = _Steps(on_step, 3 * first * len(batches), 3 * len(loaded.blocks) * len(batches))
+    first = refits.checkpoint.resume(dense, sparse) if refits else 0
+    steps = count(3 * first * len(batches))
+
+    def report() -> None:
+        on_step(Step("prune", next(steps), 3 * len(loaded.blocks) * len(batches), unit="batches"))
+
+    report()
     refitted = [refits.get(index) for index in range(first)] if refits else []
     for index, (mlp, narrow) in list(enumerate(zip(loaded.mlps, narrowed, strict=True)))[first:]:
         for _ in dense.step(index):
-            steps.further()
+            report()
         before, sums = sparse.hidden, _Sums(mlp)
         seen: list[Tensor] = []
         with capture_inputs([mlp.out], [seen.append]):
@@ -71,15 +73,15 @@ def refit_sequentially(
                 inputs, tokens = seen.pop(), fitted[number]
                 inputs = inputs.reshape(*tokens.shape, -1)[tokens]
                 sums.add(inputs, dense.hidden[number][tokens], sparse.hidden[number][tokens])
-                steps.further()
+                report()
         refitted.append(sums.refit(narrow, damping, strength).held(loaded.residency.hold))
         sparse.go_back(before)
         with pruned([mlp], [refitted[-1]]):
             for _ in sparse.step(index):
-                steps.further()
+                report()
         if refits:
             refits.put(index, refitted[-1])
-            refits.walked.reached(index + 1, [*dense.hidden, *sparse.hidden])
+            refits.checkpoint.reached(index + 1, dense, sparse)
     return refitted
 
 
@@ -99,18 +101,6 @@ def _adds_output(loaded: LoadedModel, batch: Batch) -> bool:
         handle.remove()
     moved = (walk.hidden[0] - usual) / shift
     return torch.allclose(moved, torch.ones_like(moved), atol=0.05)
-
-
-class _Steps:
-    """Tells batch by batch how far it is."""
-
-    def __init__(self, on_step: OnStep, n_before: int, total: int) -> None:
-        self._on_step, self._done, self._total = on_step, n_before - 1, total
-        self.further()
-
-    def further(self) -> None:
-        self._done += 1
-        self._on_step(Step("prune", self._done, self._total, unit="batches"))
 
 
 class _Sums:
@@ -163,23 +153,3 @@ def _solve_kept(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, sh
     gone = complement(kept, moment.shape[0])
     cross = submatrix(moment, kept, gone) @ weight[:, gone].T + shift[:, kept].T
     return weight[:, kept] + damped_solution(lambda some: submatrix(moment, kept[some], kept), cross, damping)[0].T
-
-
-def pack_narrowed(narrow: PrunedMlp) -> bytes:
-    """One pruned MLP as safetensors bytes."""
-    tensors = {"kept": narrow.kept, "out_weight": narrow.out_weight.contiguous()}
-    if narrow.out_bias is not None:
-        tensors["out_bias"] = narrow.out_bias
-    if narrow.lost is not None:
-        tensors["lost"] = torch.tensor(narrow.lost, dtype=torch.float64)
-    return bytes(safetensors.torch.save(tensors))
-
-
-def unpack_narrowed(data: bytes) -> PrunedMlp:
-    """The pruned MLP that `pack_narrowed` packed. Raises CalibrationError on anything else."""
-    try:
-        tensors = safetensors.torch.load(data)
-        lost = float(tensors["lost"]) if "lost" in tensors else None
-        return PrunedMlp(tensors["kept"], tensors["out_weight"], tensors.get("out_bias"), lost)
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise CalibrationError(f"A stored sparse model cannot be read: {error}.", "Start the run again.") from error

@@ -5,9 +5,8 @@ The input of an MLP's out-projection is its inner activations: these are what pr
 Dimensions: m inner width, n tokens.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 
 import safetensors
@@ -16,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.catalog.engine_limits import HELD_OUT_EVERY, HELD_OUT_TOKENS
-from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length, capture_inputs
+from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import bfloat16_units
-from sparsedash.engine.pruning.allocation import ChannelScores
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.pruning.linalg import add_second_moment_, mirror_lower_, row_slices
 from sparsedash.schema.errors import CalibrationError
@@ -27,40 +25,71 @@ from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, TokenWeights
 from sparsedash.storage.store import StageCheckpoint
 
+BATCH_TOKENS = 2048
+FEW_TOKENS_PER_CHANNEL = 20
+
+
+@contextmanager
+def reading_stored(what: str) -> Iterator[None]:
+    """Raises CalibrationError where the bytes read inside are not of the expected form."""
+    try:
+        yield
+    except (safetensors.SafetensorError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
+        raise CalibrationError(f"Stored {what} cannot be read: {error}.", "Start the run again.") from error
+
+
+def pack_tensors(tensors: Sequence[Tensor]) -> bytes:
+    """Tensors as safetensors bytes."""
+    named = {str(number): own.contiguous().cpu() for number, own in enumerate(tensors)}
+    return bytes(safetensors.torch.save(named))
+
+
+def unpack_tensors(data: bytes, what: str = "parts") -> list[Tensor]:
+    """The tensors that `pack_tensors` packed. Raises CalibrationError on anything else."""
+    with reading_stored(what):
+        tensors = safetensors.torch.load(data)
+        return [tensors[str(number)] for number in range(len(tensors))]
+
 
 def equal_weights(hidden: Tensor) -> Tensor:
-    """Every token as much as every other."""
+    """Token weights of one. hidden: (..., d), the residual stream after a block. Returns (...) float32."""
     return hidden.new_ones(hidden.shape[:-1], dtype=torch.float32)
 
 
 def residual_weights(hidden: Tensor) -> Tensor:
-    """1 / the mean square of a token's residual stream.
+    """Token weights of 1 / the mean square of the token's residual stream; only their ratios matter.
 
     A later norm divides by its root, so that an error there arrives, squared, that many times smaller; the first tokens
-    of a passage, whose streams are enormous, decide nothing.
+    of a passage, whose streams are enormous, decide nothing. hidden: (..., d). Returns (...) float32, positive.
     """
     return 1 / hidden.float().square().mean(dim=-1).clamp_min(1e-20)
 
 
 TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {"equal": equal_weights, "residual": residual_weights}
-
-
-_BLOCK = "block"
+"""How much each token counts in the calibration statistics. To add a way: one function and one row."""
 
 
 class WalkCheckpoint:
-    """The hidden states before one block, of every batch of one walk, or of several side by side.
+    """Checkpoint of walks over the blocks: the hidden states before one block, of every batch of every walk.
 
-    halfway, key: where they are kept. has: whether the store has what the walk leaves of a block.
+    has: whether the store has what the walks leave of a block.
     """
 
-    def __init__(self, halfway: StageCheckpoint, key: str, has: Callable[[int], bool]) -> None:
-        self._halfway, self._key, self._has = halfway, key, has
+    def __init__(self, checkpoint: StageCheckpoint, key: str, has: Callable[[int], bool]) -> None:
+        self._checkpoint, self._key, self._has = checkpoint, key, has
 
     def resume(self, *walks: BlockWalk) -> int:
-        """The block that is next: the first, or the one to which broken off walks had come; `walks` are taken there."""
+        """The next block: the first, or the one that interrupted walks had reached; `walks` are taken there."""
         entered = [own for walk in walks for own in walk.hidden]
-        index, hidden = self._halfway.get(self._key, partial(_unpack_hidden, [own.shape for own in entered])) or (0, [])
+
+        def unpack(data: bytes) -> tuple[int, list[Tensor]]:
+            index, *hidden = unpack_tensors(data, "hidden states")
+            with reading_stored("hidden states"):
+                if [own.shape for own in hidden] != [own.shape for own in entered]:
+                    raise ValueError("they are of other batches")
+                return int(index), hidden
+
+        index, hidden = self._checkpoint.get(self._key, unpack) or (0, [])
         if not index or not all(map(self._has, range(index))):
             return 0
         found = iter(own.to(first.device) for own, first in zip(hidden, entered, strict=True))
@@ -68,33 +97,16 @@ class WalkCheckpoint:
             walk.go_back(list(islice(found, len(walk.hidden))))
         return index
 
-    def reached(self, index: int, hidden: Sequence[Tensor]) -> None:
-        """Keep what is before the block with this index, of all walks one after another, from time to time."""
+    def reached(self, index: int, *walks: BlockWalk) -> None:
+        """Keep the hidden states before the block with this index, from time to time."""
+        # Packed now: until later all hidden states would be in memory twice.
+        if self._checkpoint.is_due:
+            hidden = [own for walk in walks for own in walk.hidden]
+            self._checkpoint.keep(self._key, lambda: pack_tensors([torch.tensor(index), *hidden]))
 
-        def packed() -> bytes:
-            named = {str(number): own.contiguous().cpu() for number, own in enumerate(hidden)}
-            return bytes(safetensors.torch.save(named | {_BLOCK: torch.tensor(index)}))
-
-        # Not asked for later: until then all hidden states would be in memory twice.
-        if self._halfway.is_due:
-            self._halfway.keep(self._key, packed)
-
-
-def _unpack_hidden(shapes: Sequence[torch.Size], data: bytes) -> tuple[int, list[Tensor]]:
-    """The block and the hidden states. shapes: of what they take the place of."""
-    try:
-        tensors = safetensors.torch.load(data)
-        index = int(tensors.pop(_BLOCK))
-        hidden = [tensors[str(number)] for number in range(len(tensors))]
-    except (safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise CalibrationError(f"Stored hidden states cannot be read: {error}.", "Start the run again.") from error
-    if index < 0 or [own.shape for own in hidden] != list(shapes):
-        raise CalibrationError("Stored hidden states are of other batches.", "Start the run again.")
-    return index, hidden
-
-
-BATCH_TOKENS = 2048
-FEW_TOKENS_PER_CHANNEL = 20
+    def done(self) -> None:
+        """Drop the checkpoint: the result is in the store."""
+        self._checkpoint.done()
 
 
 def held_out(rows: Sequence[int]) -> Tensor:
@@ -132,95 +144,97 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> s
     return None
 
 
-def mlp_statistics_collector(
-    loaded: LoadedModel,
-    sequences: Sequence[Sequence[int]],
-    keep: Callable[[int, Statistics], None],
-    on_step: OnStep,
-    *,
-    token_weights: TokenWeights,
-    walked: WalkCheckpoint | None = None,
-) -> "StatisticsCollector":
-    """The text before the first block, to gather statistics of each block's MLP for `keep`. walked: see Gathering."""
-
-    def keep_only(index: int, found: list[Statistics]) -> None:
-        keep(index, found[0])
-
-    watched = [[mlp.out] for mlp in loaded.mlps]
-    return StatisticsCollector(
-        loaded, sequences, watched, keep_only, on_step, token_weights=token_weights, walked=walked
-    )
-
-
 class StatisticsCollector:
-    """Text on its way through the blocks, which leaves the statistics of the watched modules' inputs in each of them.
+    """Collects statistics of the watched modules' inputs, from text that goes through the model block by block.
 
-    One block's statistics are in memory at a time; of second moments only the diagonal where there are too few tokens
-    for more. Every HELD_OUT_EVERY-th sequence only serves the held-out sample. n_reached: blocks that it is through.
+    The text is read when a block is first asked for, and again after an error. One block's statistics are in memory at
+    a time; of second moments only the diagonal where there are too few tokens for more. Every HELD_OUT_EVERY-th
+    sequence only serves the held-out sample.
     """
 
-    @torch.no_grad()
     def __init__(
         self,
         loaded: LoadedModel,
-        sequences: Sequence[Sequence[int]],
+        sequences: Callable[[], Sequence[Sequence[int]]],
         watched: Sequence[Sequence[nn.Module]],
         keep: Callable[[int, list[Statistics]], None],
         on_step: OnStep,
         *,
         token_weights: TokenWeights,
-        walked: WalkCheckpoint | None = None,
+        checkpoint: WalkCheckpoint | None = None,
+        over: Callable[[], None] = lambda: None,
     ) -> None:
-        """watched: of each block, the modules. keep: given each block's statistics, in their order.
+        """watched: of each block, the modules. keep: called with each block's statistics, in their order.
 
-        walked: where the hidden states are kept on the way, and those of a walk that was broken off, which is not begun
-        again.
+        checkpoint: of the walk, which an interrupted one resumes from. over: called after the last block.
         """
-        self._loaded, self._watched, self._keep, self._on_step = loaded, watched, keep, on_step
-        pad = loaded.tokenizer.pad_token_id or 0
-        self._batches = batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)
-        self._walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in self._batches])
-        self._held_out_stride = _held_out_stride(sequences)
-        self._whole = enough_tokens(loaded, sum(map(len, sequences)))
-        self._weigh = TOKEN_WEIGHTS[token_weights]
-        self._walked = walked
-        self.n_reached = walked.resume(self._walk) if walked else 0
+        self._loaded, self._sequences, self._watched, self._keep = loaded, sequences, watched, keep
+        self._on_step, self._weigh, self._checkpoint, self._over = (
+            on_step,
+            TOKEN_WEIGHTS[token_weights],
+            checkpoint,
+            over,
+        )
+        self._walk: BlockWalk | None = None
+        self._batches: list[tuple[list[int], Batch]] = []
+        self._n_reached = 0
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the text is through all blocks."""
-        return self.n_reached == len(self._watched)
+    def has_reached(self, index: int) -> bool:
+        """Whether the text is on its way, and through this block."""
+        return self._walk is not None and self._n_reached > index
 
     @torch.no_grad()
     def reach(self, index: int) -> None:
-        """Go on until the text is through this block; there it is put aside. Of no more use where that raises: it may
-        be in between.
-        """
-        self._tell(self.n_reached * len(self._batches))
-        while self.n_reached <= index:
-            self._block(self.n_reached)
-            self.n_reached += 1
-            if self._walked:
-                self._walked.reached(self.n_reached, self._walk.hidden)
-        if not self.is_over:
-            # Something else is done in the meantime.
-            self._walk.go_back([self._loaded.residency.hold(own) for own in self._walk.hidden])
+        """Collect up to this block, where the text waits; so again for one block after another."""
+        try:
+            walk = self._walk = self._walk or self._begin()
+            self._report(self._n_reached * len(self._batches))
+            while self._n_reached <= index:
+                self._block(walk, self._n_reached)
+                self._n_reached += 1
+                if self._checkpoint:
+                    self._checkpoint.reached(self._n_reached, walk)
+            if self._n_reached < len(self._watched):
+                # Something else is done in the meantime.
+                walk.go_back([self._loaded.residency.hold(own) for own in walk.hidden])
+                return
+        except BaseException:
+            # Some of the text may be further than the rest.
+            self._walk = None
+            raise
+        self._walk, self._batches = None, []
+        self._over()
+        if self._checkpoint:
+            self._checkpoint.done()
 
-    def _block(self, index: int) -> None:
+    def _begin(self) -> BlockWalk:
+        loaded, sequences = self._loaded, self._sequences()
+        self._batches = batches_by_length(
+            sequences, BATCH_TOKENS, loaded.tokenizer.pad_token_id or 0, loaded.model.device
+        )
+        walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in self._batches])
+        # About HELD_OUT_TOKENS held-out tokens are kept.
+        n_held_out = sum(len(ids) for ids in sequences[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
+        self._stride = max(1, n_held_out // HELD_OUT_TOKENS)
+        self._whole = enough_tokens(loaded, sum(map(len, sequences)))
+        self._n_reached = self._checkpoint.resume(walk) if self._checkpoint else 0
+        return walk
+
+    def _block(self, walk: BlockWalk, index: int) -> None:
         modules, device = self._watched[index], self._loaded.model.device
-        gathered = [_RunningSums(device, self._held_out_stride, whole=self._whole) for _ in modules]
-        with capture_inputs(modules, [own.see for own in gathered]):
-            for number in self._walk.step(index):
+        sums = [_RunningSums(device, self._stride, whole=self._whole) for _ in modules]
+        with capture_inputs(modules, [own.see for own in sums]):
+            for number in walk.step(index):
                 rows, batch = self._batches[number]
                 real, kept_out = batch.mask.bool(), held_out(rows).to(device)
-                weights = self._weigh(self._walk.hidden[number])
-                for own in gathered:
+                weights = self._weigh(walk.hidden[number])
+                for own in sums:
                     own.add(real & ~kept_out, real & kept_out, weights)
-                self._tell(index * len(self._batches) + number + 1)
+                self._report(index * len(self._batches) + number + 1)
         self._loaded.residency.drop()
-        self._keep(index, [own.statistics() for own in gathered])
+        self._keep(index, [own.statistics() for own in sums])
 
-    def _tell(self, done: int) -> None:
+    def _report(self, done: int) -> None:
         self._on_step(Step("calibrate", done, len(self._watched) * len(self._batches), unit="batches"))
 
 
@@ -281,12 +295,6 @@ def _rows_at(rows: Tensor, chosen: Tensor) -> Tensor:
     return rows.index_select(0, chosen.flatten().nonzero().squeeze(1))
 
 
-def _held_out_stride(sequences: Sequence[Sequence[int]]) -> int:
-    """Every how manyth held-out token is kept, so that there are about HELD_OUT_TOKENS of them."""
-    n_tokens = sum(len(ids) for ids in sequences[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
-    return max(1, n_tokens // HELD_OUT_TOKENS)
-
-
 def pack_statistics(statistics: Statistics) -> bytes:
     """The statistics as safetensors bytes, with half of the symmetric matrix left out.
 
@@ -303,34 +311,16 @@ def pack_statistics(statistics: Statistics) -> bytes:
 
 
 def unpack_statistics(data: bytes) -> Statistics:
-    """The statistics that `pack` packed. Raises CalibrationError on anything else."""
-    try:
+    """The statistics that `pack_statistics` packed. Raises CalibrationError on anything else."""
+    with reading_stored("statistics"):
         tensors = safetensors.torch.load(data)
-        held_out, moment = tensors["held_out"], tensors["second_moment"]
-        # Statistics from before there were weights have none.
-        weights = tensors.get("held_out_weights", torch.ones(len(held_out)))
+        moment, mean = tensors["second_moment"], tensors["mean"]
         return Statistics(
-            second_moment=_unfold(moment, len(tensors["mean"])) if moment.ndim == 2 else moment,
-            mean=tensors["mean"],
-            held_out=Sample(inputs=held_out, weights=weights),
+            second_moment=_unfold(moment, len(mean)) if moment.ndim == 2 else moment,
+            mean=mean,
+            held_out=Sample(inputs=tensors["held_out"], weights=tensors["held_out_weights"]),
             n_tokens=int(tensors["n_tokens"]),
         )
-    except (safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise CalibrationError(f"Stored statistics cannot be read: {error}.", "Start the run again.") from error
-
-
-def pack_scores(found: ChannelScores) -> bytes:
-    """The scores of one block's channels as safetensors bytes."""
-    return bytes(safetensors.torch.save({"scores": found.scores.contiguous(), "losses": found.losses.contiguous()}))
-
-
-def unpack_scores(data: bytes) -> ChannelScores:
-    """The scores that `pack_scores` packed. Raises CalibrationError on anything else."""
-    try:
-        tensors = safetensors.torch.load(data)
-        return ChannelScores(width=len(tensors["scores"]), scores=tensors["scores"], losses=tensors["losses"])
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise CalibrationError(f"Stored scores cannot be read: {error}.", "Start the run again.") from error
 
 
 def _fold(matrix: Tensor) -> Tensor:
@@ -358,34 +348,6 @@ def _unfold(folded: Tensor, width: int) -> Tensor:
     for square, lower in ((matrix[:half, :half], folded[1 : half + 1]), (matrix[half:, half:], folded[:half].T)):
         mirror_lower_(square.copy_(lower))
     return matrix[:width, :width].contiguous()
-
-
-class LazyCollector:
-    """One text's way through the blocks, begun when a block is first asked for, and again after it was broken off.
-
-    begin: the text before the first block. over: called when it is through the last one.
-    """
-
-    def __init__(self, begin: Callable[[], StatisticsCollector], over: Callable[[], None]) -> None:
-        self._begin, self._over = begin, over
-        self._gathering: StatisticsCollector | None = None
-
-    def has_reached(self, index: int) -> bool:
-        """Whether the text is on its way, and through this block."""
-        return self._gathering is not None and self._gathering.n_reached > index
-
-    def reach(self, index: int) -> None:
-        """Go on until the text is through this block."""
-        try:
-            gathering = self._gathering = self._gathering or self._begin()
-            gathering.reach(index)
-        except BaseException:
-            # Some of the text may be further than the rest.
-            self._gathering = None
-            raise
-        if gathering.is_over:
-            self._gathering = None
-            self._over()
 
 
 @torch.no_grad()

@@ -34,8 +34,7 @@ from sparsedash.engine.export.reload_proof import (
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import ModelShelf, gguf_file, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
-from sparsedash.engine.run.pipeline import RebuiltModel, rebuild_model
-from sparsedash.engine.run.sparse_models import PrunedChannels, SparseModel
+from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel, SparseModel, rebuild_model
 from sparsedash.reporting.run_results import Judged, StoredResults, judged_alone, run_results
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ExportError, JobError, SettingsError

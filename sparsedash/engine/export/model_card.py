@@ -19,9 +19,8 @@ from sparsedash.catalog import presets
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.loading import Source, gguf_file
-from sparsedash.engine.run.pipeline import RebuiltModel
 from sparsedash.engine.run.run_context import software_versions
-from sparsedash.engine.run.sparse_models import PrunedChannels
+from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.html import visible
 from sparsedash.reporting.run_results import Judged

@@ -1,11 +1,12 @@
 """Searches for the largest sparsity within the tolerance: a run whose sparsities are chosen by bisection."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
-from sparsedash.engine.run.pipeline import Stages, finished_run, new_run
+from sparsedash.engine.run.pipeline import check_run, dense_record, finished_run, new_run, sparse_record
+from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.records import Record, Run
@@ -23,71 +24,64 @@ def find_sparsity(
     shelf: ModelShelf | None = None,
     run_key: str | None = None,
 ) -> FindResult:
-    """Bisect over the sparsities that the model's widths can reach, until neighbours are found that part.
+    """Bisect over the sparsities that the model's widths can reach, until two neighbours are within and beyond.
 
-    Calibrates once; the dense model answers all passages, every trial as many as its verdict takes. What the store
-    holds is not done again, so that a search that was stopped goes on. The result and its run are kept after every
-    trial. run_key: the name to keep both under. Raises SparseDashError, and nothing half-done is kept.
+    Calibrates once; the dense model is evaluated on all passages, every trial on as many as its verdict takes. What the
+    store holds is not done again, so that an interrupted search resumes. The result and its run are kept after every
+    trial. run_key: the key of both. Raises SparseDashError, and nothing half-done is kept.
     """
     with fastest_products(settings.dtype):
-        return _bisect(settings, store, on_step, shelf or ModelShelf(), run_key)
+        # The first step stands in until the model's widths are known.
+        run = RunContext(settings.run((1,)), store, on_step, shelf or ModelShelf())
+        return _bisect(settings, run, run_key or settings.key(fingerprints(settings)))
 
 
-def _bisect(
-    settings: FindSettings, store: Store, on_step: OnStep, shelf: ModelShelf, run_key: str | None
-) -> FindResult:
-    # The first step stands in until the model's widths are known.
-    stages = Stages(settings.run((1,)), store, on_step, shelf)
-    key = run_key or settings.key(fingerprints(settings))
-    run = replace(new_run(key, settings.run((1,)), stages), find=settings)
-    before = store.get(FindResult, key)
-    known = before if _is_of(store, key, run) else None
-    stages.check()
-    shown = before is None or not before.finished
-    result = _new_result(key, settings, stages, known)
-    run = replace(run, dense=stages.dense_record.key)
-    within = StopWithin(ratio=settings.ratio, points=settings.points, n_trials=most_trials(len(result.steps)))
-    stages.search(within)
-    while (place := _next_step(result)) is not None:
-        permille = result.steps[place]
-        run = replace(run, settings=settings.run((*(trial.permille for trial in result.trials), permille)))
-        stages.run_log.point = len(result.trials)
-        keep = _keeper(store, stages, result, run) if shown else lambda: None
-        keep()
-        record = stages.sparse_record(settings.method, permille, keep)
-        result = replace(result, trials=(*result.trials, _trial(permille, record)))
-        run = replace(run, sparse=(*run.sparse, record.key))
-    low, _ = search_bounds(len(result.steps), _verdicts(result))
-    result = replace(result, answer=result.steps[low] if low >= 0 else None, finished=True)
-    store.put(key, result)
-    store.put(key, finished_run(_ascending(run, result), stages))
-    return result
-
-
-def _is_of(store: Store, key: str, run: Run) -> bool:
-    """Whether what is kept under this key is of the very same model."""
-    known = store.get(Run, key)
-    return known is not None and known.model_identity == run.model_identity
-
-
-def _new_result(key: str, settings: FindSettings, stages: Stages, before: FindResult | None) -> FindResult:
-    """A result without trials. before: an earlier one of the same model, whose steps save loading it."""
-    return FindResult(
+def _bisect(settings: FindSettings, run: RunContext, key: str) -> FindResult:
+    store = run.store
+    grown = replace(new_run(key, run), find=settings)
+    before, known = store.get(FindResult, key), store.get(Run, key)
+    check_run(run)
+    # The steps of an earlier search on the very same model save loading it.
+    is_same = before is not None and known is not None and known.model_identity == grown.model_identity
+    n_passages = len(dense_record(run).outcomes)
+    result = FindResult(
         key=key,
         ratio=settings.ratio,
         points=settings.points,
-        n_passages=len(stages.dense_record.outcomes),
-        steps=before.steps if before is not None else _steps(settings, stages),
+        n_passages=n_passages,
+        steps=before.steps if before is not None and is_same else _steps(settings, run),
         trials=(),
         answer=None,
         finished=False,
     )
+    grown = replace(grown, dense=dense_record(run).key)
+    run.stop_within = StopWithin(ratio=settings.ratio, points=settings.points, n_trials=most_trials(len(result.steps)))
+
+    def keep() -> None:
+        if before is None or not before.finished:
+            store.put(key, result)
+            store.put(key, replace(grown, warnings=tuple(run.log.warnings)))
+
+    while (place := next_trial(len(result.steps), _verdicts(result))) is not None:
+        permille = result.steps[place]
+        tried = (*(trial.permille for trial in result.trials), permille)
+        grown = replace(grown, settings=settings.run(tried))
+        run.log.point = len(result.trials)
+        keep()
+        record = sparse_record(run, settings.method, permille, keep)
+        result = replace(result, trials=(*result.trials, _trial(permille, record)))
+        grown = replace(grown, sparse=(*grown.sparse, record.key))
+    low, _ = search_bounds(len(result.steps), _verdicts(result))
+    result = replace(result, answer=result.steps[low] if low >= 0 else None, finished=True)
+    store.put(key, result)
+    store.put(key, finished_run(_ascending(grown), run))
+    return result
 
 
-def _steps(settings: FindSettings, stages: Stages) -> tuple[int, ...]:
+def _steps(settings: FindSettings, run: RunContext) -> tuple[int, ...]:
     if not settings.method.takes_channels:
         return weight_steps()
-    widths = [mlp.width for mlp in stages.loaded.mlps]
+    widths = [mlp.width for mlp in run.loaded.mlps]
     steps = channel_steps(widths, settings.method.width_multiple)
     if not steps:
         allowed = f"less than the {max(widths):,} channels of the MLPs"
@@ -99,10 +93,6 @@ def _verdicts(result: FindResult) -> Sequence[tuple[int, bool]]:
     return [(result.steps.index(trial.permille), trial.verdict == "within") for trial in result.trials]
 
 
-def _next_step(result: FindResult) -> int | None:
-    return next_trial(len(result.steps), _verdicts(result))
-
-
 def _trial(permille: int, record: Record) -> Trial:
     stopping = record.stopping
     assert stopping is not None, "every trial is to stop where it is decided"
@@ -110,17 +100,8 @@ def _trial(permille: int, record: Record) -> Trial:
     return Trial(permille=permille, record=record.key, verdict=verdict, n_passages=stopping.n_answered)
 
 
-def _keeper(store: Store, stages: Stages, result: FindResult, run: Run) -> Callable[[], None]:
-    def keep() -> None:
-        store.put(result.key, result)
-        store.put(run.key, replace(run, warnings=tuple(stages.run_log.warnings)))
-
-    return keep
-
-
-def _ascending(run: Run, result: FindResult) -> Run:
-    """The run with its trials by rising sparsity, as one reads them, instead of the order they were made in."""
-    by_permille = dict(zip(run.settings.sparsities_permille, run.sparse, strict=True))
-    ordered = tuple(sorted(by_permille))
-    settings = replace(run.settings, sparsities_permille=ordered)
-    return replace(run, settings=settings, sparse=tuple(by_permille[permille] for permille in ordered))
+def _ascending(run: Run) -> Run:
+    """The run with its trials by rising sparsity, instead of the order they were made in."""
+    by_permille = dict(sorted(zip(run.settings.sparsities_permille, run.sparse, strict=True)))
+    settings = replace(run.settings, sparsities_permille=tuple(by_permille))
+    return replace(run, settings=settings, sparse=tuple(by_permille.values()))

@@ -1,10 +1,10 @@
-"""What the functions of one run share: settings, store, log, the dense model and the texts."""
+"""What the functions of one run share: settings, store, log, the dense model, the texts and their calibrations."""
 
 import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from math import ceil
@@ -18,7 +18,10 @@ import sparsedash
 from sparsedash.catalog.engine_limits import WIDE_BYTES
 from sparsedash.catalog.model_shape import dimensions
 from sparsedash.catalog.resources import USABLE, is_streamed, least_memory
-from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages
+from sparsedash.engine.calibration.calibration_cache import CalibrationCache
+from sparsedash.engine.calibration.mismatch import PassageActivations
+from sparsedash.engine.calibration.statistics import enough_tokens, few_tokens_warning
+from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import n_weights, read_config
 from sparsedash.engine.models.loading import (
     LoadedModel,
@@ -34,13 +37,18 @@ from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_t
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step
-from sparsedash.schema.records import Passages, about_artefact
-from sparsedash.schema.settings import BUILTIN_TEXT, SELF, Dtype, RunSettings
+from sparsedash.schema.records import Passages, Record, about_artefact
+from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
 from sparsedash.schema.store_keys import (
-    NoteName,
+    CalibrationKeys,
+    StopWithin,
+    calibration_keys,
     mixed_text_identity,
     own_text_identity,
+    plain_share,
+    shares_read,
     text_key,
     unread_text_identity,
 )
@@ -48,16 +56,20 @@ from sparsedash.storage.local_machine import folder_size, forget_peak_memory, me
 from sparsedash.storage.store import StageCheckpoint, Store
 from sparsedash.storage.text_files import fingerprint
 
+_DIAGONAL = "diagonal"
+"""Noted where there were too few tokens for whole second moments."""
+
 
 class RunLog:
     """What one run took, and what a person should know about it.
 
-    folder: the data folder. seconds: spent in each stage. cached: what was read from the store instead of computed.
-    warnings: for a person. point: the sparse model that is made or asked, as in Step; set by whoever goes through them.
-    walk: how far a walk is in which everything is done at each block, which is told then in place of anything else.
+    seconds: spent in each stage. cached: what was read from the store instead of computed. warnings: for a person.
+    point: the sparse model that is made or evaluated, as in Step. walk: progress of a single pass over the blocks,
+    which is reported in place of anything else.
     """
 
     def __init__(self, on_step: OnStep, folder: Path) -> None:
+        """folder: the data folder. The memory and the disk that are taken from now on count as this run's."""
         self._on_step, self._folder = on_step, folder
         self.point: int | None = None
         self.walk: Step | None = None
@@ -69,27 +81,27 @@ class RunLog:
         self._since = 0.0
 
     def begin(self) -> None:
-        """From now on the memory and the disk that are taken count as this run's."""
+        """Count memory and disk from now on."""
         forget_peak_memory()
         self._stored_before = folder_size(self._folder).n_bytes
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that this process has held since the run began, its earlier models' included."""
+        """Peak memory of this process since the run began, its earlier models' included."""
         return peak_memory_bytes()
 
     @property
     def disk_bytes(self) -> int:
-        """By how much the data folder has grown since the run began; 0 where more was deleted."""
+        """Growth of the data folder since the run began; 0 where more was deleted."""
         return max(0, folder_size(self._folder).n_bytes - self._stored_before)
 
     def on_step(self, step: Step) -> None:
-        """Tell how far the work is, and on which sparse model."""
+        """Report progress, and on which sparse model."""
         self._on_step(self.walk or replace(step, point=self.point))
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Add what happens inside to the seconds of a stage; what is timed inside as another counts as that alone."""
+        """Add the time inside to the seconds of a stage; what is timed inside as another counts as that alone."""
         outer = self._enter(stage)
         try:
             yield
@@ -97,7 +109,7 @@ class RunLog:
             self._enter(outer)
 
     def _enter(self, stage: Stage | None) -> Stage | None:
-        """From now on time counts as this stage's; returns whose it was until now."""
+        """Count time as this stage's from now on; returns the stage until now."""
         now, before = time.perf_counter(), self._stage
         if before is not None:
             self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
@@ -105,18 +117,18 @@ class RunLog:
         return before
 
     def note_cached(self, what: str) -> None:
-        """Write down, once, that this was read from the store."""
+        """Note, once, that this was read from the store."""
         if what not in self.cached:
             self.cached.append(what)
 
     def warn(self, line: str | None) -> None:
-        """Write down a line for a person, once; None is no line."""
+        """Add a warning, once; None is no warning."""
         if line and line not in self.warnings:
             self.warnings.append(line)
 
 
 def software_versions() -> dict[str, str]:
-    """What numbers can depend on: this program, Python, torch, transformers."""
+    """Versions that numbers can depend on: this program, Python, torch, transformers."""
     return {
         "sparsedash": sparsedash.__version__,
         "python": platform.python_version(),
@@ -125,200 +137,286 @@ def software_versions() -> dict[str, str]:
     }
 
 
-class RunModel:
-    """The dense model that a run's settings name."""
+class RunContext:
+    """One run: its settings, store and log; the dense model and the texts, each loaded when first asked for.
 
-    def __init__(self, settings: RunSettings, store: Store, shelf: ModelShelf, run_log: RunLog) -> None:
-        self._settings, self._reference = settings, settings.model
-        self._store, self._shelf, self._run_log = store, shelf, run_log
-        self.dtype = settings.dtype
+    shelf: keeps the model between jobs. dense: the dense model's record, once it is known. made: keys of the records
+    made in this run. stop_within: of a search, what lets a sparse model stop; part of the sparse records' keys. alone:
+    whether models are evaluated one after another only. energies: of each block's dense output, by the key of the
+    statistics. activations: on passages, by their key.
+    """
 
-    @property
-    def identity(self) -> str:
-        """What tells this model from others; see Source."""
-        return self.source.identity
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process has held no other model, so that its peak memory is this one's."""
-        return self._shelf.n_loaded == 1
+    def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
+        self.settings, self.store, self.shelf = settings, store, shelf
+        self.log = RunLog(on_step, store.folder)
+        self.dense: Record | None = None
+        self.made: set[str] = set()
+        self.stop_within: StopWithin | None = None
+        self.warned_of_mismatch = False
+        # What is decided early says when the others need not be evaluated.
+        self.alone = settings.evaluation.stop_early
+        self.energies: dict[str, dict[int, float]] = {}
+        self.activations: dict[str, PassageActivations] = {}
+        self._calibrations: dict[float, Calibration] = {}
+        self._texts: dict[str, Texts] = {}
+        self._sequences: dict[float, list[list[int]]] = {}
 
     @cached_property
     def source(self) -> Source:
         """The model's files and identity."""
-        with self._run_log.timed("load"):
-            unpacked = ", which is unpacked the first time" if is_gguf(self._reference) else ""
-            finding = f"Finding {self._reference}{unpacked}"
-            self._run_log.on_step(Step("load", 0, 1, message=finding))
-            found = locate_model(self._reference, self._store)
-        self._store.remember(
-            store_keys.model_identity_note(self._reference, fingerprint(self._reference)), found.identity
-        )
+        reference = self.settings.model
+        with self.log.timed("load"):
+            unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""
+            self.log.on_step(Step("load", 0, 1, message=f"Finding {reference}{unpacked}"))
+            found = locate_model(reference, self.store)
+        self.store.remember(store_keys.model_identity_note(reference, fingerprint(reference)), found.identity)
         return found
+
+    @property
+    def identity(self) -> str:
+        """Identity of the model; see Source."""
+        return self.source.identity
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        """The dense model in memory."""
-        source = self.source
-        with self._run_log.timed("load"):
-            streamed = self._is_streamed
+        """The dense model in memory, or streamed from its files block by block."""
+        source, settings = self.source, self.settings
+        with self.log.timed("load"):
+            needed = self._resident_bytes()
+            available = None if torch.cuda.is_available() else memory_bytes()
+            streamed = is_streamed(settings.residency, needed, available)
             by_block = " block by block" if streamed else ""
-            self._run_log.on_step(Step("load", 0, 1, message=f"Reading {self._reference}{by_block}"))
-            loaded = self._shelf.take(source, self.dtype, self._stream if streamed else None)
-            self._run_log.on_step(Step("load", 1, 1))
+            self.log.on_step(Step("load", 0, 1, message=f"Reading {settings.model}{by_block}"))
+            loaded = self.shelf.take(
+                source,
+                settings.dtype,
+                (lambda source, dtype: stream_model(source, dtype, self.store)) if streamed else None,
+            )
+            self.log.on_step(Step("load", 1, 1))
         if not streamed:
-            left = int(USABLE * memory_bytes()) - self._resident_bytes
-            widen_once(loaded.model, min(WIDE_BYTES, left))
-        note_shape(loaded, self._store)
-        self._store.remember(store_keys.model_type_note(source.identity), loaded.model.config.model_type)
+            widen_once(loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - needed))
+        note_shape(loaded, self.store)
+        self.store.remember(store_keys.model_type_note(source.identity), loaded.model.config.model_type)
         for warning in loaded.warnings:
-            self._run_log.warn(warning)
+            self.log.warn(warning)
         return loaded
 
-    @property
-    def _is_streamed(self) -> bool:
-        """Whether the weights stay in their files, as is asked for or as the memory of this machine allows."""
-        there = None if torch.cuda.is_available() else memory_bytes()
-        return is_streamed(self._settings.residency, self._resident_bytes, there)
+    def _resident_bytes(self) -> int:
+        """Memory of the run with all weights resident, at least; of a family that is not counted, the weights."""
+        config = read_config(self.source.folder, self.source.reference)
+        try:
+            return least_memory(dimensions(config.to_dict()), self.settings).n_bytes
+        except KeyError:
+            itemsize: int = getattr(torch, self.settings.dtype).itemsize
+            return n_weights(config, self.source.reference) * itemsize
+
+    def checkpoint(self) -> StageCheckpoint:
+        """A new checkpoint of a stage that works on this model."""
+        return StageCheckpoint(self.store, self.identity)
 
     @cached_property
-    def _resident_bytes(self) -> int:
-        """What the run takes with all weights in memory, at least; of a family that is not counted, the weights."""
-        source = self.source
-        config = read_config(source.folder, source.reference)
-        try:
-            return least_memory(dimensions(config.to_dict()), self._settings).n_bytes
-        except KeyError:
-            itemsize: int = getattr(torch, self.dtype).itemsize
-            return n_weights(config, source.reference) * itemsize
+    def pruning_checkpoint(self) -> StageCheckpoint:
+        """The checkpoint of the sparse models that have not been evaluated yet."""
+        return self.checkpoint()
 
-    def _stream(self, source: Source, dtype: Dtype) -> LoadedModel:
-        return stream_model(source, dtype, self._store)
+    def texts(self, reference: str) -> Texts:
+        """Texts that are read from somewhere; not those that the model writes."""
+        if reference not in self._texts:
+            with self.log.timed("text"):
+                self.log.on_step(Step("text", 0, 1, message=f"Reading {reference}"))
+                texts = self._texts[reference] = read_texts(reference, self.store.folder)
+            self.store.remember(_identity_note(reference), texts.identity)
+        return self._texts[reference]
 
-
-class RunTexts:
-    """The two text sets that a run's settings name."""
-
-    def __init__(self, settings: RunSettings, store: Store, model: RunModel, run_log: RunLog) -> None:
-        self._calibration, self._evaluation = settings.calibration, settings.evaluation
-        self._reads_text = settings.reads_text
-        self._store, self._model, self._run_log = store, model, run_log
-        self._sequences: dict[float, list[list[int]]] = {}
+    @property
+    def evaluation_texts(self) -> Texts:
+        """The texts that passages are chosen from."""
+        return self.texts(self.settings.evaluation.corpus)
 
     @cached_property
     def passages(self) -> Passages:
-        """The passages to answer, kept in the store for the pages."""
-        chosen = choose_passages(self._evaluation_texts, self._evaluation)
-        self._store.put(chosen.key, chosen)
+        """The passages to evaluate on, kept in the store for the pages."""
+        chosen = choose_passages(self.evaluation_texts, self.settings.evaluation)
+        self.store.put(chosen.key, chosen)
         return chosen
 
-    @property
-    def passages_warnings(self) -> list[str]:
-        """Warnings about passages that occur more than once, and about fewer passages than were asked for."""
-        asked, n_texts = self._evaluation.n_passages, len(self._evaluation_texts.texts)
-        found = len(distinct_passages(self._evaluation_texts))
-        warnings = []
+    def warn_of_passages(self) -> None:
+        """Warn of passages that occur more than once, and of fewer passages than were asked for."""
+        asked, n_texts = self.settings.evaluation.n_passages, len(self.evaluation_texts.texts)
+        found = len(distinct_passages(self.evaluation_texts))
         if repeated := n_texts - found:
-            warnings.append(f"{repeated:,} of {n_texts:,} passages repeat an earlier one and are left out.")
+            self.log.warn(f"{repeated:,} of {n_texts:,} passages repeat an earlier one and are left out.")
         if asked is not None and found < asked:
-            warnings.append(
-                f"The text has {found:,} passages, not the {asked:,} that were asked for; all are answered."
-            )
-        return warnings
+            self.log.warn(f"The text has {found:,} passages, not the {asked:,} that were asked for; all are answered.")
+
+    def calibration(self, method: MethodSettings) -> "Calibration":
+        """The calibration on the text that this method reads."""
+        share = plain_share(method, self.settings.calibration)
+        return self._calibrations.setdefault(share, Calibration(self, share))
 
     @property
-    def evaluation_identity(self) -> str:
-        """What tells this evaluation text from others."""
-        return self._evaluation_texts.identity
+    def calibration_keys(self) -> list[str]:
+        """Store keys of this run's calibrations so far, and of the text that the model wrote."""
+        found = {key for own in self._calibrations.values() for key in asdict(own.keys).values()}
+        return sorted(found | set(filter(None, [self.generated_text_key])))
 
-    def calibration_identity(self, plain_share: float = 0.0) -> str:
-        """What tells this calibration text from others.
+    def calibration_identity(self, share: float = 0.0) -> str:
+        """Identity of the calibration text, of which a share is plain.
 
-        Text by the model itself is told by the model and the settings. Where no method depends on the text, what was
-        told of it when it was read last is enough; what never was read is not read now.
-        plain_share: of the text, how much is plain.
+        Text by the model itself is identified by the model and the settings. Where no method depends on the text, its
+        identity when it was last read is enough; what was never read is not read now.
         """
-        text = self._own_identity
-        return mixed_text_identity(text, self._plain_texts.identity, plain_share) if plain_share else text
+        corpus = self.settings.calibration.corpus
+        if corpus == SELF:
+            own = own_text_identity(self.identity, self.settings.dtype, self.settings.calibration)
+        elif self.settings.reads_text:
+            own = self.texts(corpus).identity
+        else:
+            own = self.store.recall(_identity_note(corpus)) or unread_text_identity(corpus)
+        return mixed_text_identity(own, self.texts(BUILTIN_TEXT).identity, share) if share else own
 
-    @cached_property
-    def _own_identity(self) -> str:
-        if self._calibration.corpus == SELF:
-            return own_text_identity(self._model.identity, self._model.dtype, self._calibration)
-        if self._reads_text:
-            return self._calibration_texts.identity
-        corpus = self._calibration.corpus
-        return self._store.recall(_identity_note(corpus)) or unread_text_identity(corpus)
-
-    def sequences(self, plain_share: float = 0.0) -> list[list[int]]:
+    def sequences(self, share: float = 0.0) -> list[list[int]]:
         """Token ids of the calibration text, of which a share is plain: as many tokens either way."""
-        if plain_share not in self._sequences:
-            self._sequences[plain_share] = self._cut(plain_share)
-        return self._sequences[plain_share]
+        if share not in self._sequences:
+            self._sequences[share] = self._cut(share)
+        return self._sequences[share]
 
-    def _cut(self, plain_share: float) -> list[list[int]]:
-        asked = self._calibration
+    def _cut(self, share: float) -> list[list[int]]:
+        asked = self.settings.calibration
         plain: list[list[int]] = []
-        if plain_share:
-            few = replace(asked, n_samples=max(1, round(plain_share * asked.n_samples)))
-            plain = calibration_sequences(self._model.loaded, self._plain_texts, few)
+        if share:
+            few = replace(asked, n_samples=max(1, round(share * asked.n_samples)))
+            plain = calibration_sequences(self.loaded, self.texts(BUILTIN_TEXT), few)
         n_rest = asked.n_samples - ceil(sum(map(len, plain)) / asked.length)
         if n_rest < 1:
             return plain
-        is_own = asked.corpus == SELF
-        texts = self._written_texts() if is_own else self._calibration_texts
-        found = plain + calibration_sequences(self._model.loaded, texts, replace(asked, n_samples=n_rest))
+        texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
+        found = plain + calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_rest))
         if plain:
-            # What is kept out of the fit, and what is read first, shall be of both.
+            # The held-out sequences, and the first ones, shall be of both.
             Random(asked.seed).shuffle(found)
         return found
 
     @property
     def expected_lengths(self) -> list[int]:
         """Tokens of each calibration sequence; of text that the model would have to write first, those asked for."""
-        if self._calibration.corpus == SELF:
-            return [self._calibration.length] * self._calibration.n_samples
-        return [len(ids) for ids in self.sequences()]
-
-    @cached_property
-    def _calibration_texts(self) -> Texts:
-        """Texts that are read from somewhere; not those that the model writes."""
-        return self._read(self._calibration.corpus)
-
-    @cached_property
-    def _plain_texts(self) -> Texts:
-        return self._read(BUILTIN_TEXT)
-
-    @cached_property
-    def _evaluation_texts(self) -> Texts:
-        return self._read(self._evaluation.corpus)
-
-    def _read(self, reference: str) -> Texts:
-        with self._run_log.timed("text"):
-            self._run_log.on_step(Step("text", 0, 1, message=f"Reading {reference}"))
-            texts = read_texts(reference, self._store.folder)
-        self._store.remember(_identity_note(reference), texts.identity)
-        return texts
+        asked = self.settings.calibration
+        return [asked.length] * asked.n_samples if asked.corpus == SELF else [len(ids) for ids in self.sequences()]
 
     @property
-    def written_text_key(self) -> str:
-        """Under which the calibration text by the model itself is kept; empty where it is read from somewhere."""
-        asked = self._calibration
-        return text_key(self._model.identity, self._model.dtype, asked) if asked.corpus == SELF else ""
+    def generated_text_key(self) -> str:
+        """Store key of the calibration text by the model itself; empty where it is read from somewhere."""
+        asked = self.settings.calibration
+        return text_key(self.identity, self.settings.dtype, asked) if asked.corpus == SELF else ""
 
-    def _written_texts(self) -> Texts:
-        """Calibration text by the model itself, kept because writing it takes longer than anything else."""
-        key = self.written_text_key
-        known = self._store.get_artefact(key)
+    def _generated_texts(self) -> Texts:
+        """Calibration text by the model itself, kept because generating it takes longer than anything else."""
+        key, asked = self.generated_text_key, self.settings.calibration
+        known = self.store.get_artefact(key)
         if known is None:
-            loaded, on_step = self._model.loaded, self._run_log.on_step
-            halfway = StageCheckpoint(self._store, self._model.identity)
-            made = halfway.numbered(f"{key}/written", _pack_texts, _unpack_texts)
-            with self._run_log.timed("text"):
-                known = _pack_texts(generate_texts(loaded, story_openings(), self._calibration, on_step, made))
-            self._store.put_artefact(key, known, about_artefact("text", self._model.identity))
-            halfway.done()
-        return Texts(texts=tuple(_unpack_texts(known)), identity=self._own_identity)
+            checkpoint = self.checkpoint()
+            made = checkpoint.numbered(f"{key}/written", _pack_texts, _unpack_texts)
+            with self.log.timed("text"):
+                known = _pack_texts(generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made))
+            self.store.put_artefact(key, known, about_artefact("text", self.identity))
+            checkpoint.done()
+        return Texts(texts=tuple(_unpack_texts(known)), identity=self.calibration_identity())
+
+
+class Calibration:
+    """One calibration text of a run, of which a share is plain, and its statistics: stored, or to be collected."""
+
+    def __init__(self, run: RunContext, share: float) -> None:
+        self._run, self._share = run, share
+
+    @cached_property
+    def keys(self) -> CalibrationKeys:
+        """Store keys of what the calibration leaves."""
+        settings = self._run.settings
+        return calibration_keys(self._run.identity, settings.dtype, self.text_identity, settings.calibration)
+
+    @property
+    def text_identity(self) -> str:
+        """Identity of the text."""
+        return self._run.calibration_identity(self._share)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether a method of the run reads this text; the others do not wait for it."""
+        return self._share in shares_read(self._run.settings)
+
+    @property
+    def _note(self) -> str | None:
+        return self._run.store.recall(store_keys.calibrated_note(self.keys.statistics))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the store has what the calibration leaves, as far as is known before it is read."""
+        return self._note is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what the store has is enough for every method, whole second moments included."""
+        return self._note != _DIAGONAL
+
+    def warn(self) -> None:
+        """Repeat the warnings of the calibration in the store, and warn where passages stand in its text."""
+        self._run.log.warn(self._leak_warning())
+        self._run.log.warn(self._run.store.recall(store_keys.calibration_warning_note(self.keys.statistics)))
+
+    def _leak_warning(self) -> str | None:
+        run = self._run
+        if run.settings.calibration.corpus == SELF:
+            return None
+        note = store_keys.leaked_passages_note(self.keys.statistics, run.passages.key)
+        found = run.store.recall(note)
+        if found is None:
+            found = str(n_leaked(run.passages, map(run.loaded.tokenizer.decode, self.sequences)))
+            run.store.remember(note, found)
+        if found == "0":
+            return None
+        return (
+            f"{int(found):,} of {len(run.passages.indices):,} passages also stand in the calibration text: "
+            "the measured loss may be too small. Calibrate on other text."
+        )
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Token ids of the text."""
+        return self._run.sequences(self._share)
+
+    @cached_property
+    def cache(self) -> CalibrationCache:
+        """What it leaves of the blocks."""
+        return CalibrationCache(
+            self._run.store,
+            self.keys,
+            self._run.loaded,
+            lambda: self.sequences,
+            self._run.log.on_step,
+            token_weights=self._run.settings.calibration.token_weights,
+            reads_text=self.is_read,
+            calibrated=self._note_calibrated,
+        )
+
+    def reach(self, index: int) -> None:
+        """Collect the statistics up to this block, and keep them; so again for one block after another.
+
+        Raises CalibrationError where there is far too little text.
+        """
+        with self._run.log.timed("calibrate"):
+            self._run.log.warn(self._few_tokens_warning())
+            self.cache.reach_statistics(index)
+
+    def _few_tokens_warning(self) -> str | None:
+        n_tokens = sum(map(len, self.sequences))
+        return few_tokens_warning(self._run.loaded, n_tokens, solves=self._run.settings.solves)
+
+    def _note_calibrated(self) -> None:
+        loaded, store, key = self._run.loaded, self._run.store, self.keys.statistics
+        store.remember(store_keys.calibration_warning_note(key), self._few_tokens_warning() or "")
+        enough = enough_tokens(loaded, sum(map(len, self.sequences)))
+        store.remember(store_keys.calibrated_note(key), str(len(loaded.mlps)) if enough else _DIAGONAL)
 
 
 def _pack_texts(texts: Sequence[str]) -> bytes:
@@ -332,5 +430,5 @@ def _unpack_texts(data: bytes) -> list[str]:
         raise StoreError(f"Stored calibration text cannot be read: {error}.", "Start the run again.") from error
 
 
-def _identity_note(reference: str) -> NoteName:
+def _identity_note(reference: str) -> store_keys.NoteName:
     return store_keys.text_identity_note(reference, fingerprint(reference))

@@ -1,33 +1,29 @@
-"""Calibrates the dense model of a run and makes its sparse models, of narrower MLPs or of single weights at zero."""
+"""Sparse models of a run, made from the dense one and its calibration: narrower MLPs, or single weights at zero.
 
-from collections.abc import Callable, Sequence
+Both kinds answer the same questions. A block is made when it is first asked for, each by itself where the method allows
+it. All but `applied` is asked while the loaded model is the dense one.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from typing import TypeVar
 
-from torch import nn
+import msgspec
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
 
-from sparsedash.engine.calibration.calibration_cache import (
-    CacheEvicted,
-    CalibrationCache,
-    pack_errors,
-    pack_masked,
-    unpack_errors,
-    unpack_masked,
-)
-from sparsedash.engine.calibration.sequential_refit import Refits, pack_narrowed, refit_sequentially, unpack_narrowed
-from sparsedash.engine.calibration.statistics import (
-    LazyCollector,
-    StatisticsCollector,
-    WalkCheckpoint,
-    enough_tokens,
-    few_tokens_warning,
-    mlp_statistics_collector,
-)
-from sparsedash.engine.evaluation.questions import n_leaked
+from sparsedash.engine.calibration.calibration_cache import CacheEvicted
+from sparsedash.engine.calibration.mismatch import PassageActivations
+from sparsedash.engine.calibration.sequential_refit import Refits, refit_sequentially
+from sparsedash.engine.calibration.statistics import WalkCheckpoint, reading_stored
 from sparsedash.engine.models.decoder_blocks import n_matmul_weights, weights_per_channel
-from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
+from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.channel_pruning import prune_channels
 from sparsedash.engine.pruning.compensation import (
@@ -38,7 +34,7 @@ from sparsedash.engine.pruning.compensation import (
     passage_error,
 )
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence, Sample
-from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, pruned, reweighted
+from sparsedash.engine.pruning.surgery import PrunedMlp, pruned, reweighted, weight_of
 from sparsedash.engine.pruning.weight_pruning import (
     PATTERNS,
     MaskedBlock,
@@ -47,23 +43,29 @@ from sparsedash.engine.pruning.weight_pruning import (
     prune_weights,
     weight_passage_error,
 )
-from sparsedash.engine.run.run_context import RunLog, RunModel, RunTexts
-from sparsedash.schema import store_keys
-from sparsedash.schema.errors import StoreError
+from sparsedash.engine.run.run_context import Calibration, RunContext
+from sparsedash.schema.errors import CalibrationError, JobError, StoreError
 from sparsedash.schema.method_settings import MethodSettings, Scope
-from sparsedash.schema.progress import Step
-from sparsedash.schema.records import Pruned, about_artefact
-from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
-from sparsedash.schema.store_keys import CalibrationKeys, calibration_keys, plain_share, pruned_key, shares_read
-from sparsedash.storage.store import StageCheckpoint, Store
+from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.records import Pruned, Record, about_artefact
+from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.store_keys import pruned_key
+from sparsedash.storage.store import Store
+
+T = TypeVar("T")
+
+MORE_ROOM = "Allow it more room on the storage page, or with SPARSEDASH_ARTEFACT_GB."
+
+_BITS = {2: torch.int16, 4: torch.int32}
+"""Integers as wide as a weight: of a zero all bits are zero."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrunedChannels:
     """A model whose MLPs have fewer channels.
 
-    loaded: what it is made of. narrowed: what each MLP becomes. errors: what each of them loses. sensitivities: see
-    CalibrationData; gives none where the method does not ask for them.
+    narrowed: what each MLP becomes. errors: of each MLP. sensitivities: see CalibrationData; gives none where the
+    method does not ask for them.
     """
 
     loaded: LoadedModel
@@ -72,43 +74,42 @@ class PrunedChannels:
     sensitivities: Callable[[], list[float]]
 
     def made(self, index: int) -> PrunedMlp:
-        """What this block becomes."""
+        """This block, made now where it is not yet."""
         return self.narrowed[index]
 
     def round_(self, index: int) -> None:
-        """From now on keep this block in the type that the model runs in, for which it is rounded in any case."""
+        """Keep this block in the model's own type from now on, to which it is rounded in any case."""
         narrow, dtype = self.narrowed[index], self.loaded.mlps[index].out.weight.dtype
         if narrow.out_weight.dtype != dtype:
             rounded = replace(narrow, out_weight=narrow.out_weight.to(dtype))
             self.narrowed.replace(index, rounded.held(self.loaded.residency.hold))
 
     def applied(self) -> AbstractContextManager[None]:
-        """Inside it the loaded model is the sparse one, and the dense one again after it."""
-
-        def narrow(index: int, mlp: Mlp) -> AbstractContextManager[None]:
-            return pruned([mlp], [self.narrowed[index]])
-
-        changes = [partial(narrow, index, mlp) for index, mlp in enumerate(self.loaded.mlps)]
+        """Inside, the loaded model is the sparse one; afterwards the dense one again."""
+        changes = [
+            lambda index=index, mlp=mlp: pruned([mlp], [self.narrowed[index]])
+            for index, mlp in enumerate(self.loaded.mlps)
+        ]
         return self.loaded.residency.changed(changes)
 
     @property
     def widths(self) -> list[int]:
-        """Channels that each MLP has."""
+        """Channels of each MLP."""
         return [len(narrow.kept) for narrow in self.narrowed]
 
-    def shares_gone(self) -> tuple[float, float]:
-        """What is gone of the MLPs, and of all Linear and Conv layers, output head included."""
+    def sparsities(self) -> tuple[float, float]:
+        """MLP sparsity, and matmul ratio: of all Linear and Conv layers, output head included."""
         mlps, total = self.loaded.mlps, n_matmul_weights(self.loaded.model)
         dense, per_channel = [mlp.width for mlp in mlps], [weights_per_channel(mlp) for mlp in mlps]
         return mlp_sparsity(dense, self.widths), matmul_ratio(dense, self.widths, per_channel, total)
 
     @property
     def watched(self) -> list[list[str]]:
-        """Of each block, the names of the projections whose inputs tell what is lost on other text."""
+        """Of each block, the names of the projections whose inputs `passage_error` takes."""
         return [[self.loaded.family.out]] * len(self.narrowed)
 
     def passage_error(self, index: int, samples: list[Sample]) -> float:
-        """What this block loses on samples of its watched projections' inputs."""
+        """Error of this block on samples of its watched projections' inputs."""
         return passage_error(self.loaded.mlps[index], self.narrowed[index], samples[0])
 
 
@@ -116,8 +117,8 @@ class PrunedChannels:
 class MaskedWeights:
     """A model of the same shape with zeros among its weights.
 
-    loaded: what it is made of. scope: which projections have zeros. masked: what each block's become. groups: of each
-    block, the names of all projections, those together that are given the same.
+    scope: which projections have zeros. masked: each block's new weights. groups: of each block, the names of all
+    projections, grouped by their input.
     """
 
     loaded: LoadedModel
@@ -126,15 +127,15 @@ class MaskedWeights:
     groups: list[list[list[str]]]
 
     def made(self, index: int) -> MaskedBlock:
-        """What this block becomes."""
+        """This block, made now where it is not yet."""
         return self.masked[index]
 
     def round_(self, index: int) -> None:
-        """Nothing: they are of the model's own type as they are made."""
+        """Nothing: its weights are made in the model's own type."""
 
     @property
     def errors(self) -> Sequence[BlockErrors]:
-        """What the projections of each block lose on average."""
+        """Average errors of each block's projections."""
         return LazySequence(len(self.masked), lambda index: self.masked[index].average_errors)
 
     def sensitivities(self) -> list[float]:
@@ -142,21 +143,20 @@ class MaskedWeights:
         return []
 
     def applied(self) -> AbstractContextManager[None]:
-        """Inside it the loaded model is the sparse one, and the dense one again after it."""
-
-        def mask(index: int, block: dict[str, nn.Linear]) -> AbstractContextManager[None]:
-            return reweighted([block], [self.masked[index].weights])
-
-        projections = self.loaded.projections(self.scope)
-        return self.loaded.residency.changed([partial(mask, index, block) for index, block in enumerate(projections)])
+        """Inside, the loaded model is the sparse one; afterwards the dense one again."""
+        changes = [
+            lambda index=index, block=block: reweighted([block], [self.masked[index].weights])
+            for index, block in enumerate(self.loaded.projections(self.scope))
+        ]
+        return self.loaded.residency.changed(changes)
 
     @property
     def widths(self) -> list[int]:
-        """Channels that each MLP has: all that it had."""
+        """Channels of each MLP: those of the dense one."""
         return [mlp.width for mlp in self.loaded.mlps]
 
-    def shares_gone(self) -> tuple[float, float]:
-        """What is gone of the MLPs, and of all Linear and Conv layers, output head included."""
+    def sparsities(self) -> tuple[float, float]:
+        """MLP sparsity, and matmul ratio: of all Linear and Conv layers, output head included."""
         family, total = self.loaded.family, n_matmul_weights(self.loaded.model)
         n_mlp = sum(part.weight.numel() for block in self.loaded.projections("mlp") for part in block.values())
         zeros = [(name, int((weight == 0).sum())) for block in self.masked for name, weight in block.weights.items()]
@@ -165,11 +165,11 @@ class MaskedWeights:
 
     @property
     def watched(self) -> list[list[str]]:
-        """Of each block, the names of the projections whose inputs tell what is lost on other text."""
+        """Of each block, the names of the projections whose inputs `passage_error` takes."""
         return [[names[0] for names in block] for block in self.groups]
 
     def passage_error(self, index: int, samples: list[Sample]) -> float:
-        """What this block loses on samples of its watched projections' inputs."""
+        """Error of this block on samples of its watched projections' inputs."""
         block, masked = self.loaded.projections(self.scope)[index], self.masked[index].weights
         return weight_passage_error(block, self.groups[index], samples, masked)
 
@@ -177,43 +177,36 @@ class MaskedWeights:
 SparseModel = PrunedChannels | MaskedWeights
 
 
-Samples = Callable[[int], list[Sample] | None]
-"""What the watched projections of a block are given, one sample each; None where the store has no room for them."""
-
-
 class MeasuredModel:
-    """A sparse model with all that is told of it, block by block; asked while the loaded model is the dense one.
+    """A sparse model with its errors, block by block, for the record; used while the loaded model is the dense one.
 
-    samples: of passages of the evaluation.
+    samples: of a block, what its watched projections are given on passages; None where the store has no room for them.
     """
 
-    def __init__(self, model: SparseModel, samples: Samples) -> None:
+    def __init__(self, model: SparseModel, samples: Callable[[int], list[Sample] | None]) -> None:
         self.model, self._samples = model, samples
         self._passage_errors = LazySequence(len(model.errors), self._passage_error)
         self._sensitivities = cache(model.sensitivities)
 
     def block(self, index: int) -> tuple[BlockErrors, float | None]:
-        """Make this block, and see what it loses on calibration text and on passages.
-
-        More of it than the model runs with is not needed any longer then.
-        """
+        """Make this block, and measure its errors on calibration text and on passages; round it afterwards."""
         self.model.made(index)
         self._sensitivities()
         found = self.model.errors[index], self._passage_errors[index]
         self.model.round_(index)
         return found
 
-    def described(self, method: MethodSettings, calibration: CalibrationSettings, permille: int) -> Pruned:
+    def described(self, run: RunContext, method: MethodSettings, permille: int) -> Pruned:
         """The record's part on pruning."""
-        made, in_mlps, everywhere = self.model, *self.model.shares_gone()
-        errors, on_passages = LayerErrors.of(made.errors), list(self._passage_errors)
+        in_mlps, everywhere = self.model.sparsities()
+        errors, on_passages = LayerErrors.of(self.model.errors), list(self._passage_errors)
         known = [error for error in on_passages if error is not None]
         return Pruned(
             method=method,
-            calibration=calibration,
+            calibration=run.settings.calibration,
             sparsity_permille=permille,
-            widths=tuple(made.widths),
-            dense_widths=tuple(mlp.width for mlp in made.loaded.mlps),
+            widths=tuple(self.model.widths),
+            dense_widths=tuple(mlp.width for mlp in self.model.loaded.mlps),
             mlp_sparsity=in_mlps,
             matmul_ratio=everywhere,
             layer_errors=tuple(errors.fitted),
@@ -228,305 +221,252 @@ class MeasuredModel:
         return None if samples is None else self.model.passage_error(index, samples)
 
 
-_DIAGONAL = "diagonal"
-"""Noted where there were too few tokens for whole second moments."""
+def measured_model(run: RunContext, method: MethodSettings, permille: int) -> MeasuredModel:
+    """A sparse model to be measured, none of whose blocks is made yet; that may raise CacheEvicted."""
+    model, weights = sparse_model(run, method, permille), run.settings.calibration.token_weights
+    found = PassageActivations(
+        run.store, run.loaded, run.passages, model.watched, run.log.on_step, token_weights=weights
+    )
+    # Models that look at the same inputs read the passages together.
+    return MeasuredModel(model, run.activations.setdefault(found.key, found).of)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunParts:
-    """What the parts of a run share: what is asked for, where results are kept, its model and texts, what it took."""
-
-    settings: RunSettings
-    store: Store
-    model: RunModel
-    texts: RunTexts
-    run_log: RunLog
+def prune_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
+    """The sparse model with all its blocks, not applied yet; calibrates first where that is missing."""
+    return make_blocks(run, method, lambda: sparse_model(run, method, permille), lambda made, index: made.made(index))
 
 
-class RunCalibration:
-    """What the methods that share one calibration text find in the store, or have collected.
+def make_blocks(
+    run: RunContext, method: MethodSettings, begin: Callable[[], T], block: Callable[[T, int], object]
+) -> T:
+    """What `begin` gives, after `block` was called with it for every block of the model.
 
-    plain_share: of that text, how much is plain; see MethodSettings.
+    Begun again where statistics are lost on the way. Calibrates first where the statistics are not there (any more),
+    but not where neither the method nor another of the run reads this text. Raises StoreError where the store cannot
+    hold what the calibration leaves.
+    """
+    lost: set[str] = set()
+    calibration = run.calibration(method)
+    while True:
+        if calibration.is_known:
+            _note_calibrated(run)
+        elif calibration.is_read:
+            calibration.reach(len(run.loaded.blocks) - 1)
+        with run.log.timed("prune"):
+            try:
+                made = begin()
+                for index in range(len(run.loaded.blocks)):
+                    block(made, index)
+                return made
+            except CacheEvicted as gone:
+                if gone.key in lost:
+                    # It was computed again just now, and pushed out again.
+                    raise StoreError("What was calibrated does not fit into the store.", MORE_ROOM) from None
+                lost.add(gone.key)
+
+
+def missing_statistics(run: RunContext, methods: Sequence[MethodSettings]) -> Sequence[Callable[[int], None]]:
+    """Functions that collect, up to a block, statistics of these methods that the store does not have (any more)."""
+    masks: dict[Calibration, bool] = {}
+    for method in methods:
+        calibration = run.calibration(method)
+        masks[calibration] = masks.get(calibration, False) or not method.takes_channels
+    if all(calibration.is_known for calibration in masks):
+        _note_calibrated(run)
+    read = [calibration for calibration in masks if calibration.is_read]
+    inputs = [own.cache.reach_inputs for own in read if masks[own] and not own.cache.has_inputs]
+    return [own.reach for own in read if not own.is_known] + inputs
+
+
+def _note_calibrated(run: RunContext) -> None:
+    """Note that the calibration was there, unless it was made now."""
+    if "calibrate" not in run.log.seconds:
+        run.log.note_cached("calibration")
+
+
+def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
+    """The sparse model, not applied yet, none of whose blocks is made yet; that may raise CacheEvicted."""
+    calibration = run.calibration(method)
+    # Store key of its parts, until it has been evaluated.
+    key = pruned_key(calibration.keys.statistics, method, permille)
+    data = calibration.cache.data_for(method, permille)
+    if not PATTERNS[method.pattern].channels:
+        masked = _masked(run, method, permille, data, key)
+        return MaskedWeights(loaded=run.loaded, scope=method.scope, masked=masked, groups=calibration.cache.groups)
+    narrowed = _narrowed(run, method, permille, data, key)
+    energies = run.energies.setdefault(calibration.keys.statistics, {})
+    kept = run.pruning_checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
+    errors = channel_errors(run.loaded.mlps, data, narrowed, energies, kept)
+    sensitivities = data.sensitivities if ALLOCATIONS[method.allocation].needs_losses else list[float]
+    return PrunedChannels(loaded=run.loaded, narrowed=narrowed, errors=errors, sensitivities=sensitivities)
+
+
+def _masked(
+    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str
+) -> Sequence[MaskedBlock]:
+    projections, hold = run.loaded.projections(method.scope), run.loaded.residency.hold
+    pack = _then_dropping(run, partial(_pack_masked, refitted=method.compensation != "none"))
+
+    def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
+        def unpack(packed: bytes) -> MaskedBlock:
+            return _unpack_masked(packed, projections[index]).held(hold)
+
+        found: MaskedBlock = run.pruning_checkpoint.made(f"{key}/masked/{index}", make, pack, unpack)
+        return found
+
+    on_block = partial(_on_block, run)
+    return prune_weights(projections, data, method, permille, on_block=on_block, hold=hold, made=made)
+
+
+def _narrowed(
+    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str
+) -> LazySequence[PrunedMlp]:
+    """What every MLP becomes, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
+    hold, on_block = run.loaded.residency.hold, partial(_on_block, run)
+    scores = partial(run.calibration(method).cache.channel_scores, method, permille, on_block)
+    pack = _then_dropping(run, _pack_narrowed)
+    keep = run.pruning_checkpoint.numbered(f"{key}/chosen", pack, lambda packed: _unpack_narrowed(packed).held(hold))
+
+    def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
+        return keep(index, lambda: make().held(hold))
+
+    chosen = prune_channels(run.loaded.mlps, data, method, permille, scores=scores, on_layer=on_block, made=made)
+    if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
+        return chosen
+    refitted = cache(partial(_refitted, run, method, chosen, key))
+    return LazySequence(len(chosen), lambda index: refitted()[index])
+
+
+def _refitted(run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMlp], key: str) -> list[PrunedMlp]:
+    loaded, store, about = run.loaded, run.store, about_artefact("weights", run.identity)
+
+    def has(index: int) -> bool:
+        return store.has_artefact(f"{key}/{index}")
+
+    def get(index: int) -> PrunedMlp:
+        data = store.get_artefact(f"{key}/{index}")
+        if data is None:
+            raise CacheEvicted(key)
+        return _unpack_narrowed(data).held(loaded.residency.hold)
+
+    def put(index: int, narrow: PrunedMlp) -> None:
+        store.put_artefact(f"{key}/{index}", _pack_narrowed(narrow), about)
+
+    indices = range(len(loaded.mlps))
+    if all(map(has, indices)):
+        return list(map(get, indices))
+    checkpoint = WalkCheckpoint(run.pruning_checkpoint, f"{key}/hidden", has)
+    refits = Refits(checkpoint=checkpoint, has=has, get=get, put=put)
+    sequences, on_step = run.calibration(method).sequences, run.log.on_step
+    return refit_sequentially(loaded, sequences, list(chosen), method.damping, method.strength, on_step, refits)
+
+
+def _then_dropping(run: RunContext, pack: Callable[[T], bytes]) -> Callable[[T], bytes]:
+    """The same, which drops streamed weights afterwards: many parts may be packed one after another."""
+
+    def packed(part: T) -> bytes:
+        data = pack(part)
+        run.loaded.residency.drop()
+        return data
+
+    return packed
+
+
+def _on_block(run: RunContext, done: int, total: int) -> None:
+    run.loaded.residency.drop()
+    run.log.on_step(Step("prune", done, total))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RebuiltModel:
+    """loaded: the dense model. sparse: the sparse one, not applied yet; None for a dense record.
+
+    calibration_identity: of the text that it was made with; empty where none was read.
     """
 
-    def __init__(self, parts: RunParts, plain_share: float) -> None:
-        self._settings, self._reads_text = parts.settings.calibration, plain_share in shares_read(parts.settings)
-        self._solves = parts.settings.solves
-        self._store, self._run_log = parts.store, parts.run_log
-        self._model, self._texts, self._share = parts.model, parts.texts, plain_share
-        self._gathered = LazyCollector(self._begun, self._note_calibrated)
-
-    @cached_property
-    def keys(self) -> CalibrationKeys:
-        """The keys of what the calibration leaves."""
-        model, text = self._model, self._texts.calibration_identity(self._share)
-        return calibration_keys(model.identity, model.dtype, text, self._settings)
-
-    @property
-    def is_read(self) -> bool:
-        """Whether a method of the run reads this text; for the others alone nobody waits for it."""
-        return self._reads_text
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the store has what the calibration leaves, as far as is known before it is read."""
-        return self._store.recall(store_keys.calibrated_note(self.keys.statistics)) is not None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether what the store has is enough for every method, whole second moments included."""
-        return self._store.recall(store_keys.calibrated_note(self.keys.statistics)) != _DIAGONAL
-
-    @property
-    def warning(self) -> str | None:
-        """What a person should know about the calibration in the store; None or nothing where there is nothing."""
-        return self._store.recall(store_keys.calibration_warning_note(self.keys.statistics))
-
-    @property
-    def leak_warning(self) -> str | None:
-        """A warning when passages stand in the calibration text; None for text that the model writes itself."""
-        if self._settings.corpus == SELF:
-            return None
-        passages = self._texts.passages
-        note = store_keys.leaked_passages_note(self.keys.statistics, passages.key)
-        found = self._store.recall(note)
-        if found is None:
-            decode = self._model.loaded.tokenizer.decode
-            found = str(n_leaked(passages, map(decode, self.sequences)))
-            self._store.remember(note, found)
-        if found == "0":
-            return None
-        return (
-            f"{int(found):,} of {len(passages.indices):,} passages also stand in the calibration text: "
-            "the measured loss may be too small. Calibrate on other text."
-        )
-
-    @property
-    def sequences(self) -> list[list[int]]:
-        """Token ids of the text."""
-        return self._texts.sequences(self._share)
-
-    @cached_property
-    def cache(self) -> CalibrationCache:
-        """What it leaves of the blocks."""
-        return CalibrationCache(
-            self._store,
-            self.keys,
-            self._model.loaded,
-            lambda: self.sequences,
-            self._run_log.on_step,
-            token_weights=self._settings.token_weights,
-            reads_text=self._reads_text,
-        )
-
-    def calibrate(self) -> None:
-        """Collect the statistics, and keep them. Raises CalibrationError where there is far too little text."""
-        self.reach(len(self._model.loaded.blocks) - 1)
-
-    def reach(self, index: int) -> None:
-        """As `calibrate`, as far as this block; so again and again for one block after another."""
-        with self._run_log.timed("calibrate"):
-            self._gathered.reach(index)
-
-    def _begun(self) -> StatisticsCollector:
-        loaded, weights = self._model.loaded, self._settings.token_weights
-        self._run_log.warn(self._few_tokens_warning)
-        walked = WalkCheckpoint(self._halfway, f"{self.keys.statistics}/hidden", self.cache.has_block)
-        keep, on_step = self.cache.keep_statistics, self._run_log.on_step
-        return mlp_statistics_collector(loaded, self.sequences, keep, on_step, token_weights=weights, walked=walked)
-
-    def _note_calibrated(self) -> None:
-        loaded = self._model.loaded
-        self._store.remember(store_keys.calibration_warning_note(self.keys.statistics), self._few_tokens_warning or "")
-        left = str(len(loaded.mlps)) if enough_tokens(loaded, self._n_tokens) else _DIAGONAL
-        self._store.remember(store_keys.calibrated_note(self.keys.statistics), left)
-        self._halfway.done()
-
-    @property
-    def _n_tokens(self) -> int:
-        return sum(map(len, self.sequences))
-
-    @property
-    def _few_tokens_warning(self) -> str | None:
-        return few_tokens_warning(self._model.loaded, self._n_tokens, solves=self._solves)
-
-    @cached_property
-    def _halfway(self) -> StageCheckpoint:
-        return StageCheckpoint(self._store, self._model.identity)
+    source: Source
+    loaded: LoadedModel
+    sparse: SparseModel | None
+    calibration_identity: str = ""
 
 
-T = TypeVar("T")
+def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RebuiltModel:
+    """The model of a record, rebuilt bit for bit from the dense one, its statistics and its settings.
 
-MORE_ROOM = "Allow it more room on the storage page, or with SPARSEDASH_ARTEFACT_GB."
+    Raises JobError where its reference names another model by now.
+    """
+    settings = RunSettings(model=record.model, dtype=record.dtype)
+    if record.pruned is not None:
+        settings = replace(settings, calibration=record.pruned.calibration, methods=(record.pruned.method,))
+    run = RunContext(settings, store, on_step, shelf)
+    if run.identity != record.model_identity:
+        raise JobError(f"{record.model} is not what it was when this result was made.", "Run it again.")
+    if record.pruned is None:
+        return RebuiltModel(source=run.source, loaded=run.loaded, sparse=None)
+    method = record.pruned.method
+    with fastest_products(record.dtype):
+        sparse = prune_model(run, method, record.pruned.sparsity_permille)
+    text = run.calibration(method).text_identity if method.reads_text else ""
+    return RebuiltModel(source=run.source, loaded=run.loaded, sparse=sparse, calibration_identity=text)
 
 
-class RunPruning:
-    """Calibrates the model of a run, once for all methods that read the same text, and prunes it by any method."""
+def _pack_narrowed(narrow: PrunedMlp) -> bytes:
+    tensors = {"kept": narrow.kept, "out_weight": narrow.out_weight.contiguous()}
+    if narrow.out_bias is not None:
+        tensors["out_bias"] = narrow.out_bias
+    if narrow.lost is not None:
+        tensors["lost"] = torch.tensor(narrow.lost, dtype=torch.float64)
+    return bytes(safetensors.torch.save(tensors))
 
-    def __init__(self, parts: RunParts) -> None:
-        self._parts, self._run_log = parts, parts.run_log
-        self._store, self._model = parts.store, parts.model
-        self._calibrations: dict[float, RunCalibration] = {}
-        self._energies: dict[str, dict[int, float]] = {}
 
-    def calibration(self, method: MethodSettings) -> RunCalibration:
-        """The calibration on the text that this method reads."""
-        share = plain_share(method, self._parts.settings.calibration)
-        return self._calibrations.setdefault(share, RunCalibration(self._parts, share))
+def _unpack_narrowed(data: bytes) -> PrunedMlp:
+    with reading_stored("MLPs"):
+        tensors = safetensors.torch.load(data)
+        lost = float(tensors["lost"]) if "lost" in tensors else None
+        return PrunedMlp(tensors["kept"], tensors["out_weight"], tensors.get("out_bias"), lost)
 
-    @property
-    def calibration_keys(self) -> list[CalibrationKeys]:
-        """Of every calibration that was asked for so far."""
-        return [calibration.keys for calibration in self._calibrations.values()]
 
-    def whole(self, method: MethodSettings, begun: Callable[[], T], block: Callable[[T, int], object]) -> T:
-        """What `begun` gives with all blocks of a model that is pruned by this method, made one after another.
+def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
+    """One block's masked weights: a bit for each of them, and those that are not zero.
 
-        begun: called again where statistics are lost on the way. block: makes one by its index. Calibrates first where
-        the statistics are not there (any more), but not where neither the method nor another of the run reads this
-        text. Raises StoreError where the store cannot hold what the calibration leaves.
-        """
-        lost: set[str] = set()
-        calibration = self.calibration(method)
-        while True:
-            if not calibration.is_known:
-                if calibration.is_read:
-                    calibration.calibrate()
-            else:
-                self._note_calibrated()
-            with self._run_log.timed("prune"):
-                try:
-                    made = begun()
-                    for index in range(len(self._model.loaded.blocks)):
-                        block(made, index)
-                    return made
-                except CacheEvicted as gone:
-                    if gone.key in lost:
-                        # It was made again just now, and pushed out again.
-                        raise StoreError("What was calibrated does not fit into the store.", MORE_ROOM) from None
-                    lost.add(gone.key)
+    refitted: whether they differ from the dense ones; where they do not, the bits are enough.
+    """
+    errors = [[np.nan if error is None else error for error in own] for own in block.errors]
+    tensors = {"errors": torch.tensor(errors, dtype=torch.float64).reshape(-1, 3)}
+    for name, weight in block.weights.items():
+        stays = weight.contiguous().view(_BITS[weight.itemsize]) != 0
+        tensors[f"{name} stays"] = torch.from_numpy(np.packbits(stays.numpy()))
+        if refitted:
+            tensors[f"{name} weights"] = weight[stays]
+    return bytes(safetensors.torch.save(tensors))
 
-    def missing(self, methods: Sequence[MethodSettings]) -> Sequence[Callable[[int], None]]:
-        """What these methods need of calibration text, or are judged by, and is not there (any more).
 
-        Each of them gathers it as far as a block, by its index.
-        """
-        found: dict[RunCalibration, bool] = {}
-        for method in methods:
-            calibration = self.calibration(method)
-            found[calibration] = found.get(calibration, False) or not method.takes_channels
-        if all(calibration.is_known for calibration in found):
-            self._note_calibrated()
-        read = {calibration: masks for calibration, masks in found.items() if calibration.is_read}
-        inputs = [own.cache for own, masks in read.items() if masks and not own.cache.has_inputs]
-        return [own.reach for own in read if not own.is_known] + [own.reach_inputs for own in inputs]
+def _unpack_masked(data: bytes, dense: Mapping[str, nn.Linear]) -> MaskedBlock:
+    """dense: its projections by name."""
+    with reading_stored("masks"):
+        tensors = safetensors.torch.load(data)
+        rows = tensors.pop("errors").tolist()
+        errors = [(_error_or_none(f), _error_or_none(p), _error_or_none(h)) for f, p, h in rows]
+        names = {name.rpartition(" ")[0] for name in tensors}
+        weights = {name: _unpack_weight(tensors, name, weight_of(dense[name]).detach().cpu()) for name in sorted(names)}
+        return MaskedBlock(weights=weights, errors=errors)
 
-    def _note_calibrated(self) -> None:
-        """Write down that the calibration was there, unless it was made now."""
-        if "calibrate" not in self._run_log.seconds:
-            self._run_log.note_cached("calibration")
 
-    @cached_property
-    def _halfway(self) -> StageCheckpoint:
-        return StageCheckpoint(self._store, self._model.identity)
+def _error_or_none(error: float) -> float | None:
+    return None if math.isnan(error) else error
 
-    def answered(self) -> None:
-        """The sparse models that were made have answered: what was kept of their making can go."""
-        self._halfway.done()
 
-    def sparse_model(self, method: MethodSettings, permille: int) -> SparseModel:
-        """The sparse model, not applied yet, none of whose blocks is made yet; that may raise CacheEvicted."""
-        loaded, known = self._model.loaded, self.calibration(method).cache
-        calibration = known.data_for(method, permille)
-        if not PATTERNS[method.pattern].channels:
-            masked = self._masked(method, permille, calibration)
-            return MaskedWeights(loaded=loaded, scope=method.scope, masked=masked, groups=known.groups)
-        narrowed = self._narrowed(method, permille, calibration)
-        energies = self._energies.setdefault(self.calibration(method).keys.statistics, {})
-        made = self._halfway.numbered(f"{self._parts_key(method, permille)}/errors", pack_errors, unpack_errors)
-        errors = channel_errors(loaded.mlps, calibration, narrowed, energies, made)
-        sensitivities = calibration.sensitivities if ALLOCATIONS[method.allocation].needs_losses else list[float]
-        return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors, sensitivities=sensitivities)
+def _unpack_weight(tensors: Mapping[str, Tensor], name: str, dense: Tensor) -> Tensor:
+    bits = np.unpackbits(tensors[f"{name} stays"].numpy())[: dense.numel()]
+    stays = torch.from_numpy(bits).bool().reshape(dense.shape)
+    weight = torch.zeros(dense.shape, dtype=dense.dtype)
+    weight[stays] = tensors[f"{name} weights"] if f"{name} weights" in tensors else dense[stays]
+    return weight
 
-    def _masked(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> Sequence[MaskedBlock]:
-        loaded, hold = self._model.loaded, self._model.loaded.residency.hold
-        projections, key = loaded.projections(method.scope), self._parts_key(method, permille)
 
-        pack = self._packing(partial(pack_masked, refitted=method.compensation != "none"))
-
-        def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
-            def unpack(data: bytes) -> MaskedBlock:
-                return unpack_masked(data, projections[index]).held(hold)
-
-            found: MaskedBlock = self._halfway.made(f"{key}/masked/{index}", make, pack, unpack)
-            return found
-
-        on_block = self._on_block
-        return prune_weights(projections, calibration, method, permille, on_block=on_block, hold=hold, made=made)
-
-    def _narrowed(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> LazySequence[PrunedMlp]:
-        """What every MLP becomes; a sequential refit is kept, since it needs passes over the text."""
-        chosen = self._chosen(method, permille, calibration)
-        if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
-            return chosen
-        refitted = cache(partial(self._refitted, method, permille, chosen))
-        return LazySequence(len(chosen), lambda index: refitted()[index])
-
-    def _refitted(self, method: MethodSettings, permille: int, chosen: Sequence[PrunedMlp]) -> list[PrunedMlp]:
-        loaded, text, refits = self._model.loaded, self.calibration(method), self._refits(method, permille)
-        if all(map(refits.has, range(len(loaded.mlps)))):
-            return [refits.get(index) for index in range(len(loaded.mlps))]
-        on_step, damping, strength = self._run_log.on_step, method.damping, method.strength
-        return refit_sequentially(loaded, text.sequences, list(chosen), damping, strength, on_step, refits)
-
-    def _refits(self, method: MethodSettings, permille: int) -> Refits:
-        """What the store has of a sequential refit."""
-        key, store, hold = self._parts_key(method, permille), self._store, self._model.loaded.residency.hold
-        about = about_artefact("weights", self._model.identity)
-
-        def has(index: int) -> bool:
-            return store.has_artefact(f"{key}/{index}")
-
-        def get(index: int) -> PrunedMlp:
-            data = store.get_artefact(f"{key}/{index}")
-            if data is None:
-                raise CacheEvicted(key)
-            return unpack_narrowed(data).held(hold)
-
-        def put(index: int, narrow: PrunedMlp) -> None:
-            store.put_artefact(f"{key}/{index}", pack_narrowed(narrow), about)
-
-        return Refits(walked=WalkCheckpoint(self._halfway, f"{key}/hidden", has), has=has, get=get, put=put)
-
-    def _chosen(self, method: MethodSettings, permille: int, calibration: CalibrationData) -> LazySequence[PrunedMlp]:
-        """What every MLP becomes by itself, without regard to what the blocks before it have lost."""
-        scores = partial(self.calibration(method).cache.channel_scores, method, permille, self._on_block)
-        loaded, hold = self._model.loaded, self._model.loaded.residency.hold
-        key = f"{self._parts_key(method, permille)}/chosen"
-        pack = self._packing(pack_narrowed)
-        keep = self._halfway.numbered(key, pack, lambda data: unpack_narrowed(data).held(hold))
-
-        def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
-            return keep(index, lambda: make().held(hold))
-
-        return prune_channels(
-            loaded.mlps, calibration, method, permille, scores=scores, on_layer=self._on_block, made=made
-        )
-
-    def _packing(self, pack: Callable[[T], bytes]) -> Callable[[T], bytes]:
-        """The same, after which what was read for it is let go: many parts may be packed one after another."""
-
-        def packed(part: T) -> bytes:
-            data = pack(part)
-            self._model.loaded.residency.drop()
-            return data
-
-        return packed
-
-    def _parts_key(self, method: MethodSettings, permille: int) -> str:
-        """Under which is kept what is found of a sparse model, until it has answered."""
-        return pruned_key(self.calibration(method).keys.statistics, method, permille)
-
-    def _on_block(self, done: int, total: int) -> None:
-        self._model.loaded.residency.drop()
-        self._run_log.on_step(Step("prune", done, total))
+def _unpack_errors(data: bytes) -> BlockErrors:
+    try:
+        found: BlockErrors = msgspec.json.decode(data, type=BlockErrors)
+    except msgspec.DecodeError as error:
+        raise CalibrationError(f"Stored errors cannot be read: {error}.", "Start the run again.") from error
+    return found

@@ -13,7 +13,8 @@ from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning.surgery import pruned
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.pipeline import Stages
+from sparsedash.engine.run.run_context import RunContext
+from sparsedash.engine.run.sparse_models import prune_model
 from sparsedash.schema.errors import Cancelled, JobError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings, DivergenceSettings
@@ -140,11 +141,11 @@ def test_both_sides_are_those_that_wrote_alone_and_grow_together(house, pair_cac
     assert len(texts) == 6
     for early, late in itertools.pairwise(texts):
         assert all(after.startswith(before) for before, after in zip(early, late, strict=True))
-    stages = Stages(run.settings, store, ignore_steps, ModelShelf())
+    context = RunContext(run.settings, store, ignore_steps, ModelShelf())
     record = store.get(Record, run.sparse[1])
-    made = stages.prune(record.pruned.method, record.pruned.sparsity_permille)
-    with pruned(stages.loaded.mlps, made.narrowed):
-        alone = Writer(RecordModel(stages.loaded), asked("l", "r"))
+    made = prune_model(context, record.pruned.method, record.pruned.sparsity_permille)
+    with pruned(context.loaded.mlps, made.narrowed):
+        alone = Writer(RecordModel(context.loaded), asked("l", "r"))
         alone.read(ignore_steps)
         for _ in range(6):
             alone.write()

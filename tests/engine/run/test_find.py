@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.engine.calibration.calibration_cache import CalibrationCache
 from sparsedash.engine.evaluation import early_stopping
-from sparsedash.engine.run import pipeline, sparse_models
+from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.find_sparsity import find_sparsity
 from sparsedash.schema.errors import Cancelled, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
@@ -28,18 +29,18 @@ def within(monkeypatch):
     """Lets a test say up to which sparsity everything is within: the tiny model's own losses say nothing."""
 
     def up_to(permille, otherwise="beyond"):
-        asked = pipeline.RunRecords.evaluated
+        asked = pipeline.evaluate_models
 
-        def evaluated(self, models, stop=None):
-            (record,) = asked(self, models, stop)
+        def evaluated(run, models, stop=None):
+            (record,) = asked(run, models, stop)
             if record.pruned is None:
                 return [record]
             decision = "within" if record.pruned.sparsity_permille <= permille else otherwise
             told = replace(record, stopping=replace(record.stopping, decision=decision))
-            self._store.put(record.key, told)
+            run.store.put(record.key, told)
             return [told]
 
-        monkeypatch.setattr(pipeline.RunRecords, "evaluated", evaluated)
+        monkeypatch.setattr(pipeline, "evaluate_models", evaluated)
 
     return up_to
 
@@ -111,7 +112,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_trial_that_was_not_finished(
     assert not run.finished and not so_far.finished
     assert tried(so_far) == [417, 167] and len(run.sparse) == 2
     assert run.settings.sparsities_permille == (417, 167, 250)
-    monkeypatch.setattr(sparse_models, "calibrating", _must_not_run)
+    monkeypatch.setattr(CalibrationCache, "reach_statistics", _must_not_run)
     made = []
     result = find_sparsity(settings, store, lambda step: made.append(step.point) if step.stage == "prune" else None)
     assert result.answer == 250 and {point for point in made if point is not None} == {2, 3}

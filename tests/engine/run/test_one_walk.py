@@ -11,7 +11,7 @@ from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.saliency import SALIENCIES
-from sparsedash.engine.run.sparse_models import RunPruning
+from sparsedash.engine.run import sparse_models
 from sparsedash.schema.errors import Cancelled, ModelError
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -117,9 +117,9 @@ def test_progress_is_told_of_the_walk_alone_until_passages_are_through(settings,
 def test_every_stage_has_its_own_seconds_and_answers_no_others(settings, store, monkeypatch):
     block = StatisticsCollector._block
 
-    def slowly(self, index):
+    def slowly(self, walk, index):
         time.sleep(0.2)
-        block(self, index)
+        block(self, walk, index)
 
     monkeypatch.setattr(StatisticsCollector, "_block", slowly)
     run = ran(settings, store)
@@ -153,16 +153,16 @@ def test_one_that_is_broken_off_goes_on_and_says_the_same(n_block, settings, sto
 
 
 def test_what_fails_on_the_way_is_left_to_its_own_turn(settings, store, tmp_path, monkeypatch):
-    sparse_model, made = RunPruning.sparse_model, []
+    sparse_model, made = sparse_models.sparse_model, []
 
-    def breaks(self, method, permille):
+    def breaks(run, method, permille):
         made.append(method)
         if len(made) == 2:
             raise ModelError("Once.")
-        return sparse_model(self, method, permille)
+        return sparse_model(run, method, permille)
 
     expected = in_memory(settings, tmp_path)
-    monkeypatch.setattr(RunPruning, "sparse_model", breaks)
+    monkeypatch.setattr(sparse_models, "sparse_model", breaks)
     steps = []
     assert answers(store, ran(settings, store, steps.append)) == expected
     assert not {"walk"} & {step.stage for step in steps}

@@ -9,10 +9,10 @@ import pytest
 from sparsedash.catalog.engine_limits import MOST_TEXTS
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import calibration_cache
-from sparsedash.engine.calibration.statistics import mlp_statistics_collector
+from sparsedash.engine.calibration.calibration_cache import CalibrationCache
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning import saliency
-from sparsedash.engine.run import pipeline, run_context, sparse_models
+from sparsedash.engine.run import pipeline, run_context
 from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, NewerError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
@@ -75,7 +75,7 @@ def test_the_same_request_again_loads_no_model_and_computes_nothing(settings, st
 
 def test_a_second_sparsity_runs_no_calibration(settings, store, monkeypatch):
     _run(settings, store)
-    monkeypatch.setattr(sparse_models, "calibrating", _must_not_run)
+    monkeypatch.setattr(CalibrationCache, "reach_statistics", _must_not_run)
     run, steps = _run(replace(settings, sparsities_permille=(125,)), store)
     assert store.get(Record, run.sparse[0]).pruned.widths == (88, 88, 88)
     assert "calibrate" not in steps
@@ -153,8 +153,8 @@ def test_methods_that_depend_on_no_calibration_text_never_ask_for_it(name, setti
     asked = replace(settings, methods=(method,), calibration=own)
     whole = Store(store.folder.parent / "whole")
     both, _ = _run(replace(asked, methods=(method, settings.methods[0])), whole)
-    monkeypatch.setattr(run_context.RunTexts, "sequences", _must_not_run)
-    monkeypatch.setattr(sparse_models, "calibrating", _must_not_run)
+    monkeypatch.setattr(run_context.RunContext, "sequences", _must_not_run)
+    monkeypatch.setattr(CalibrationCache, "reach_statistics", _must_not_run)
     run, steps = _run(asked, store)
     assert "calibrate" not in steps and run.corpora["calibration"].startswith("self:")
     for key in run.sparse:
@@ -179,11 +179,8 @@ def test_a_text_file_that_no_method_reads_is_not_even_opened(settings, store, tm
 def test_nobody_waits_for_a_text_that_only_methods_without_text_would_be_measured_on(settings, store, monkeypatch):
     calibrated = []
 
-    def counting(*args, **more):
-        calibrated.append(args)
-        return mlp_statistics_collector(*args, **more)
-
-    monkeypatch.setattr(sparse_models, "calibrating", counting)
+    reach = CalibrationCache.reach_statistics
+    monkeypatch.setattr(CalibrationCache, "reach_statistics", lambda *a: calibrated.append(a) or reach(*a))
     half = replace(settings.methods[0], plain_text=0.5)
     lots = MethodSettings(saliency="random", compensation="none", width_multiple=8)
     run, _ = _run(replace(settings, methods=(half, lots), sparsities_permille=(500,)), store)
@@ -193,7 +190,7 @@ def test_nobody_waits_for_a_text_that_only_methods_without_text_would_be_measure
 
 def test_statistics_that_are_there_measure_also_a_method_that_does_not_need_them(settings, store, monkeypatch):
     _run(settings, store)
-    monkeypatch.setattr(run_context.RunTexts, "sequences", _must_not_run)
+    monkeypatch.setattr(run_context.RunContext, "sequences", _must_not_run)
     lots = replace(settings, methods=(MethodSettings(saliency="random", compensation="none", width_multiple=8),))
     run, _ = _run(lots, store)
     assert len(store.get(Record, run.sparse[0]).pruned.layer_errors) == 3
@@ -250,7 +247,7 @@ def test_gradients_that_the_store_has_lost_are_gathered_again_without_a_calibrat
 
 
 def _of_gradients(data):
-    return data is not None and b"mask_gradients" in data[:200]
+    return data is not None and b"F32" in data[:200] and b'"1"' not in data[:200] and b"mean" not in data[:400]
 
 
 def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, store, monkeypatch):
@@ -376,11 +373,8 @@ def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(setting
     monkeypatch.setattr(pipeline, "kept_bytes", lambda *_: 0)
     calibrations = []
 
-    def counted(*given, **options):
-        calibrations.append(1)
-        return mlp_statistics_collector(*given, **options)
-
-    monkeypatch.setattr(sparse_models, "calibrating", counted)
+    reach = CalibrationCache.reach_statistics
+    monkeypatch.setattr(CalibrationCache, "reach_statistics", lambda *a: calibrations.append(a) or reach(*a))
     with pytest.raises(StoreError, match="does not fit"):
         _run(settings, tiny)
     assert len(calibrations) == 2
@@ -392,9 +386,9 @@ def test_gradients_that_were_forgotten_cost_no_second_calibration(settings, stor
     asked = replace(settings, methods=(fisher,))
     _run(asked, store)
     for name in list(store._artefacts):
-        if store._artefacts[name].find(b"mask_gradients") >= 0:
+        if _of_gradients(store.get_artefact(name)):
             del store._artefacts[name]
-    monkeypatch.setattr(sparse_models, "calibrating", _must_not_run)
+    monkeypatch.setattr(CalibrationCache, "reach_statistics", _must_not_run)
     run, _ = _run(replace(asked, sparsities_permille=(125,)), store)
     assert run.finished
 
@@ -403,8 +397,8 @@ def test_text_by_the_model_itself_needs_no_file_and_is_kept(settings, store, mon
     own = replace(settings, calibration=CalibrationSettings(n_samples=40, length=24))
     run, _ = _run(own, store)
     assert run.corpora["calibration"].startswith("self:")
-    monkeypatch.setattr(run_context, "sample_texts", _must_not_run)
-    monkeypatch.setattr(pipeline.RunRecords, "known", lambda *_: None)
+    monkeypatch.setattr(run_context, "generate_texts", _must_not_run)
+    monkeypatch.setattr(pipeline, "_known_record", lambda *_: None)
     _run(own, store)
 
 
@@ -447,7 +441,7 @@ def test_fewer_passages_than_were_asked_for_are_told_in_the_run(settings, store)
 def test_few_calibration_tokens_are_told_in_every_run_that_rests_on_them(settings, store, monkeypatch):
     run, _ = _run(settings, store)
     assert any("tokens a channel" in warning for warning in run.warnings)
-    monkeypatch.setattr(sparse_models, "calibrating", _must_not_run)
+    monkeypatch.setattr(CalibrationCache, "reach_statistics", _must_not_run)
     again, _ = _run(replace(settings, sparsities_permille=(125,)), store)
     assert again.warnings == run.warnings
 

@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline, run_context
-from sparsedash.engine.run.pipeline import Stages
+from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.texts import corpora
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
@@ -38,7 +38,7 @@ def settings(model_folder, passage_file, monkeypatch):
 
 
 def sequences(settings, store, share):
-    return Stages(settings, store, ignore_steps, ModelShelf()).texts.sequences(share)
+    return RunContext(settings, store, ignore_steps, ModelShelf()).sequences(share)
 
 
 def test_so_many_of_the_tokens_are_plain_and_there_are_as_many_in_all(settings, store):

@@ -12,8 +12,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.pruning.layer import LazySequence
-from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.sparse_models import RunPruning
+from sparsedash.engine.run import pipeline, sparse_models
 from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Run
@@ -37,13 +36,13 @@ def settings(model_folder, passage_file):
 @pytest.fixture
 def together(monkeypatch):
     """How many models were asked at a time."""
-    asked, evaluated = [], pipeline.RunRecords.evaluated
+    asked, evaluated = [], pipeline.evaluate_models
 
-    def watched(self, models, *given, **more):
+    def watched(run, models, *given, **more):
         asked.append(len(models))
-        return evaluated(self, models, *given, **more)
+        return evaluated(run, models, *given, **more)
 
-    monkeypatch.setattr(pipeline.RunRecords, "evaluated", watched)
+    monkeypatch.setattr(pipeline, "evaluate_models", watched)
     return asked
 
 
@@ -66,16 +65,16 @@ def readings(monkeypatch, settings, store):
         enter(self, block)
 
     monkeypatch.setattr(Streamed, "_enter", watched)
-    evaluated = pipeline.RunRecords.evaluated
+    evaluated = pipeline.evaluate_models
 
-    def only_these(self, models, *given, **more):
+    def only_these(run, models, *given, **more):
         entered.clear()
-        found = evaluated(self, models, *given, **more)
+        found = evaluated(run, models, *given, **more)
         told.extend(entered)
         return found
 
     told = []
-    monkeypatch.setattr(pipeline.RunRecords, "evaluated", only_these)
+    monkeypatch.setattr(pipeline, "evaluate_models", only_these)
     ran(settings, store)
     return sum(now == 0 != before for before, now in zip([-1, *told], told, strict=False))
 
@@ -126,14 +125,14 @@ def test_the_run_is_shown_with_all_that_have_answered(settings, store):
 
 
 def test_what_goes_wrong_with_one_is_told_when_those_before_it_have_answered(settings, store, together, monkeypatch):
-    sparse_model = RunPruning.sparse_model
+    sparse_model = sparse_models.sparse_model
 
-    def breaks(self, method, permille):
+    def breaks(run, method, permille):
         if permille == 400:
             raise ModelError("Its weights are no numbers.")
-        return sparse_model(self, method, permille)
+        return sparse_model(run, method, permille)
 
-    monkeypatch.setattr(RunPruning, "sparse_model", breaks)
+    monkeypatch.setattr(sparse_models, "sparse_model", breaks)
     with pytest.raises(ModelError, match="no numbers"):
         pipeline.run(settings, store, ignore_steps, ModelShelf(), run_key="broken")
     assert together == [1, 1]
@@ -142,10 +141,10 @@ def test_what_goes_wrong_with_one_is_told_when_those_before_it_have_answered(set
 
 
 def test_answers_that_are_no_numbers_end_the_run_at_their_own_model(settings, store, together, monkeypatch):
-    sparse_model = RunPruning.sparse_model
+    sparse_model = sparse_models.sparse_model
 
-    def breaks(self, method, permille):
-        made = sparse_model(self, method, permille)
+    def breaks(run, method, permille):
+        made = sparse_model(run, method, permille)
 
         def broken(index):
             (made.narrowed[index].out_weight if index == 1 else torch.empty(0)).fill_(float("nan"))
@@ -153,7 +152,7 @@ def test_answers_that_are_no_numbers_end_the_run_at_their_own_model(settings, st
 
         return replace(made, narrowed=LazySequence(3, broken)) if permille == 400 else made
 
-    monkeypatch.setattr(RunPruning, "sparse_model", breaks)
+    monkeypatch.setattr(sparse_models, "sparse_model", breaks)
     with pytest.raises(CalibrationError, match="NaN"):
         pipeline.run(settings, store, ignore_steps, ModelShelf(), run_key="broken")
     assert together == [MODELS_TOGETHER, 1, 1, 1]

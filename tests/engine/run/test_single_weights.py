@@ -146,13 +146,12 @@ def test_zero_percent_gives_the_dense_answers(settings, store):
 def test_the_inputs_are_gathered_once_and_only_where_single_weights_go(settings, store, monkeypatch):
     pipeline.run(replace(settings, methods=(MethodSettings(width_multiple=8),)), store)
     passes = []
-    gathering = calibration_cache.Gathering
-
-    def counting(*arguments, token_weights, walked):
-        passes.append(token_weights)
-        return gathering(*arguments, token_weights=token_weights, walked=walked)
-
-    monkeypatch.setattr(calibration_cache, "Gathering", counting)
+    reach = calibration_cache.CalibrationCache.reach_inputs
+    monkeypatch.setattr(
+        calibration_cache.CalibrationCache,
+        "reach_inputs",
+        lambda own, index: passes.append(own._token_weights) or reach(own, index),
+    )
     pipeline.run(replace(settings, methods=(SPARSEGPT, WANDA)), store)
     assert passes == ["equal"]
     pipeline.run(replace(settings, methods=(replace(SPARSEGPT, pattern="4:8"),)), store)

@@ -112,8 +112,8 @@ def test_parts_that_are_kept_together_are_let_go_of_one_by_one(settings, tmp_pat
         halfway.StageCheckpoint, "is_due", property(lambda kept: sum("/chosen/" in k for k in kept._pending) == 3)
     )
     told = []
-    pack, drop = sparse_models.pack_narrowed, residency.Streamed.drop
-    monkeypatch.setattr(sparse_models, "pack_narrowed", lambda part: told.append("pack") or pack(part))
+    pack, drop = sparse_models._pack_narrowed, residency.Streamed.drop
+    monkeypatch.setattr(sparse_models, "_pack_narrowed", lambda part: told.append("pack") or pack(part))
     monkeypatch.setattr(residency.Streamed, "drop", lambda self: told.append("drop") or drop(self))
     one = replace(settings, methods=settings.methods[:1], sparsities_permille=(400,), residency="streamed")
     store = Store(tmp_path / "data")
