@@ -1,9 +1,9 @@
-"""A worker: takes jobs from the table one after another, runs them through the engine, and says how they went.
+"""Worker process: takes jobs from the table one after another, runs them through the engine, and records their end.
 
     python -m sparsedash.worker --data-dir DIR --slot N
 
-It outlives the server that started it. Importing this module is cheap; the engine is loaded for the first job, or while
-there is none yet.
+It outlives the server that started it. Importing this module is cheap; the engine is loaded for the first job, or
+while there is none yet.
 """
 
 import argparse
@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from sparsedash.catalog.resources import out_of_memory
-from sparsedash.engine.job_handlers import JobHandler, JobTask
-from sparsedash.engine.job_handlers import load_job_handlers as engine_work
+from sparsedash.engine.job_handlers import JobHandler, JobTask, load_job_handlers
 from sparsedash.jobs.database import make_folder, open_own
 from sparsedash.jobs.job import RUNS, Job
 from sparsedash.jobs.job_table import JobTable
@@ -46,16 +45,16 @@ from sparsedash.storage.users import may_use_token
 log = logging.getLogger("sparsedash.worker")
 
 PATIENCE = "SPARSEDASH_PATIENCE_S", WORK_PATIENCE_S
-"""How long it waits while another process keeps the job table or the results locked: work is worth more than time."""
+"""How long it waits while another process keeps the job table or the results locked."""
 
 _LOOK_S = 0.1
 _OOM_SCORE = "800"
 
 
-def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobHandler]] = engine_work) -> int:
-    """Serve one slot until nothing has come for a while; 0 also when another worker has the slot already.
+def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobHandler]] = load_job_handlers) -> int:
+    """Serve one slot until no job has come for a while; 0 also when another worker has the slot already.
 
-    load: gives the work behind every kind of job; called once.
+    load: gives the handler of every kind of job; called once.
     """
     parser = argparse.ArgumentParser(prog="python -m sparsedash.worker", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -91,30 +90,27 @@ class Worker:
     """Serves the jobs of one data folder. name: as the job table shows it."""
 
     def __init__(self, folder: Path, name: str, load: Callable[[], Mapping[str, JobHandler]], stop: StopFlag) -> None:
-        self._folder = folder
-        self._name = name
-        self._load = load
-        self._stop = stop
+        self._folder, self._name, self._load, self._stop = folder, name, load, stop
         self._patience_s = _seconds_from_environment(*PATIENCE)
         self._table = JobTable(folder / "jobs.sqlite", self._patience_s)
-        self._works: Mapping[str, JobHandler] | None = None
+        self._handlers: Mapping[str, JobHandler] | None = None
         self._store: Store | None = None
         self._sound = True
 
     def serve(self, linger_s: float) -> None:
-        """Run what is queued; return after `linger_s` without work, when asked to stop, or after a surprise."""
+        """Run queued jobs; return after `linger_s` without one, when asked to stop, or after an unexpected error."""
         idle_since = time.monotonic()
         while self._sound and not self._stop.requested:
             if taken := self._take():
                 job, lock = taken
-                # Closed last: while the row says running, somebody must hold the lock.
+                # Closed last: while the row says running, the lock must be held.
                 with lock:
                     self._run_logged(job)
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since >= linger_s:
                 return
-            elif self._works is None:
-                self._works = self._load()
+            elif self._handlers is None:
+                self._handlers = self._load()
             else:
                 time.sleep(_LOOK_S)
 
@@ -150,21 +146,34 @@ class Worker:
             try:
                 self._run(job)
             except StoreError as error:
-                # Into the job's own log: how it ended could not be written anywhere else.
+                # Into the job's own log: its end could not be recorded anywhere else.
                 log.error("How job %d ended could not be noted: %s", job.id, error)
                 raise
 
     def _run(self, job: Job) -> None:
-        """Run one job and write down how it ended. Whatever it raises ends the job, not the worker."""
+        """Run one job and record its end. An error ends the job, not the worker."""
         log.info("Job %d, attempt %d, process %d.", job.id, job.attempt, os.getpid())
-        reporter = Reporter(self._table, job, self._stop)
+        report = Reporter(self._table, job, self._stop)
         try:
             with self._stop.raising():
-                reporter(Step("start", 0, 0))
-                self._do(job, reporter)
+                report(Step("start", 0, 0))
+                self._store = self._store or Store(self._folder, patience_s=self._patience_s)
+                self._handlers = self._handlers or self._load()
+                task = JobTask(
+                    key=job.key,
+                    settings=job.settings,
+                    store=self._store,
+                    on_step=report,
+                    on_text=report.wrote,
+                    with_token=may_use_token(job.owner),
+                )
+                self._handlers[job.kind](task)
         except Cancelled as error:
             log.info("Job %d was stopped.", job.id)
-            self._table.mark_cancelled(job, *self._why_stopped(job, error))
+            reason = error.message, error.advice
+            if self._table.get(job.id).cancel_requested_at is None:
+                reason = "The worker was told to end (SIGTERM), as at a shutdown.", FINISHED_PARTS
+            self._table.mark_cancelled(job, *reason)
         except Exception as error:
             log.exception("Job %d failed.", job.id)
             # Memory may be short or the GPU's context broken: the next job gets a fresh process.
@@ -174,33 +183,9 @@ class Worker:
             log.info("Job %d is done.", job.id)
             self._table.finish(job)
 
-    def _do(self, job: Job, reporter: Reporter) -> None:
-        if self._store is None:
-            self._store = Store(self._folder, patience_s=self._patience_s)
-        if self._works is None:
-            self._works = self._load()
-        task = JobTask(
-            key=job.key,
-            settings=job.settings,
-            store=self._store,
-            on_step=reporter,
-            on_text=reporter.wrote,
-            with_token=may_use_token(job.owner),
-        )
-        self._works[job.kind](task)
-
-    def _why_stopped(self, job: Job, error: Cancelled) -> tuple[str, str]:
-        if self._table.get(job.id).cancel_requested_at is None:
-            return "The worker was told to end (SIGTERM), as at a shutdown.", FINISHED_PARTS
-        return error.message, error.advice
-
 
 def describe_error(error: Exception, job: Job | None = None, folder: Path | None = None) -> tuple[str, str]:
-    """What went wrong and what to do about it, for a person; the traceback is in the log.
-
-    job: what was asked for. folder: the data folder.
-    """
-    text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
+    """Message and advice for a person; the traceback is in the log. folder: the data folder."""
     if is_full(error):
         said = error.message if isinstance(error, SparseDashError) else "The disk is full."
         return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space. {FINISHED_PARTS}"
@@ -209,13 +194,12 @@ def describe_error(error: Exception, job: Job | None = None, folder: Path | None
     if _is_out_of_memory(error):
         return out_of_memory(job.kind, job.settings) if job else out_of_memory("run", {"nothing": "known"})
     if isinstance(error, ModuleNotFoundError):
-        return (f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt")
+        return f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt"
     if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError) and error.filename:
-        # Where one is renamed onto the other, the other is in the way.
-        return (
-            f"{error.filename2 or error.filename} is in the way: {error.strerror}.",
-            "Move it away, then try again.",
-        )
+        # Of a rename, the target is in the way.
+        path = error.filename2 or error.filename
+        return f"{path} is in the way: {error.strerror}.", "Move it away, then try again."
+    text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
     return (
         f"{type(error).__name__}: {text}",
         "That should not happen. The log has the details; “Try again” goes on from the last finished part.",
@@ -233,7 +217,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _seconds_from_environment(name: str, default: float) -> float:
-    """What a variable of the environment says, or the default."""
+    """The value of an environment variable, or the default."""
     try:
         return max(0.0, float(os.environ.get(name, default)))
     except ValueError:
@@ -242,7 +226,7 @@ def _seconds_from_environment(name: str, default: float) -> float:
 
 
 def _die_with_parent() -> None:
-    """Kill this process and its own children once the starter is gone, however it ended: nobody wants their work."""
+    """Kill this process and its own children once its parent has ended in any way: their work is not needed."""
     while os.read(0, 1):
         pass
     if os.getpgid(0) == os.getpid():
@@ -251,7 +235,7 @@ def _die_with_parent() -> None:
 
 
 def _raise_oom_score() -> None:
-    """When memory runs out, the kernel shall take this process and not the server or the desktop."""
+    """Let the kernel kill this process first when memory runs out, not the server or the desktop."""
     try:
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     except OSError:
@@ -260,24 +244,24 @@ def _raise_oom_score() -> None:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send all that this process prints, C libraries too, to the end of a file."""
+    """Append the output of this process, that of C libraries too, to a file."""
+
+    def redirect(output: int, errors: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(output, 1)
+        os.dup2(errors, 2)
+
     make_folder(path.parent)
     with open_own(path, "ab") as file:
         kept = os.dup(1), os.dup(2)
-        _redirect(file.fileno(), file.fileno())
+        redirect(file.fileno(), file.fileno())
     try:
         yield
     finally:
-        _redirect(*kept)
+        redirect(*kept)
         for number in kept:
             os.close(number)
-
-
-def _redirect(output: int, errors: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(output, 1)
-    os.dup2(errors, 2)
 
 
 if __name__ == "__main__":

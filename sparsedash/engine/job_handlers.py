@@ -18,10 +18,10 @@ from sparsedash.storage.verification import verify
 
 @dataclass(frozen=True, kw_only=True)
 class JobTask:
-    """One job as the engine sees it.
+    """One job for the engine.
 
-    key: what the result is stored under. settings: plain, of the kind's own class. on_step, on_text: hear how far.
-    with_token: whether the hub may be asked with the token of whoever runs this program.
+    key: of the result. settings: plain, of the kind's own class. on_step, on_text: called with progress. with_token:
+    whether the hub may be used with this account's token.
     """
 
     key: str
@@ -33,11 +33,11 @@ class JobTask:
 
 
 JobHandler = Callable[[JobTask], object]
-"""Does a task and leaves its result in the store; raises what is wrong."""
+"""Runs a task and leaves its result in the store; raises SparseDashError and others."""
 
 
 def load_job_handlers() -> Mapping[str, JobHandler]:
-    """The work behind every kind of job, with shelves that keep the last models from job to job. Imports torch."""
+    """The handler of every kind of job; the last models stay loaded from job to job. Imports torch."""
     from sparsedash.engine.comparison.continuation import continue_prompt
     from sparsedash.engine.comparison.divergence import measure_divergence
     from sparsedash.engine.comparison.model_pair import ModelPairCache
@@ -51,31 +51,28 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     shelf = ModelShelf()
     pairs = ModelPairCache(shelf)
 
-    def of(kind: type[S], do: Callable[[S, JobTask], object]) -> JobHandler:
-        def work(task: JobTask) -> object:
+    def handler(kind: type[S], do: Callable[[S, JobTask], object], *, pair: bool = False) -> JobHandler:
+        """pair: whether the two models of a pair stay in memory, which only prompts and timings need."""
+
+        def handle(task: JobTask) -> object:
+            if not pair:
+                pairs.let_go()
             with token_used(task.with_token):
                 return do(settings_from_plain(kind, task.settings), task)
 
-        return work
-
-    def alone(kind: type[S], do: Callable[[S, JobTask], object]) -> JobHandler:
-        """Without the models of pairs in memory, which only prompts and timings need."""
-
-        def work(task: JobTask) -> object:
-            pairs.let_go()
-            return of(kind, do)(task)
-
-        return work
+        return handle
 
     return {
-        "run": alone(RunSettings, lambda asked, t: pipeline.run(asked, t.store, t.on_step, shelf, run_key=t.key)),
-        "part": alone(PartSettings, lambda asked, t: pipeline.run_part(asked, t.store, t.on_step, shelf)),
-        "find": alone(FindSettings, lambda asked, t: find_sparsity(asked, t.store, t.on_step, shelf, run_key=t.key)),
-        "export": alone(ExportSettings, lambda asked, t: export_model(asked, t.store, shelf, t.on_step)),
-        "continuation": of(
-            ContinuationSettings, lambda asked, t: continue_prompt(asked, t.store, pairs, t.on_step, t.on_text)
+        "run": handler(RunSettings, lambda s, t: pipeline.run(s, t.store, t.on_step, shelf, run_key=t.key)),
+        "part": handler(PartSettings, lambda s, t: pipeline.run_part(s, t.store, t.on_step, shelf)),
+        "find": handler(FindSettings, lambda s, t: find_sparsity(s, t.store, t.on_step, shelf, run_key=t.key)),
+        "export": handler(ExportSettings, lambda s, t: export_model(s, t.store, shelf, t.on_step)),
+        "continuation": handler(
+            ContinuationSettings, lambda s, t: continue_prompt(s, t.store, pairs, t.on_step, t.on_text), pair=True
         ),
-        "divergence": of(DivergenceSettings, lambda asked, t: measure_divergence(asked, t.store, pairs, t.on_step)),
-        "verify": of(VerifySettings, lambda asked, t: t.store.put(t.key, verify(t.store, t.on_step))),
-        "timing": of(TimingSettings, lambda asked, t: time_models(asked, t.store, pairs, t.on_step)),
+        "divergence": handler(
+            DivergenceSettings, lambda s, t: measure_divergence(s, t.store, pairs, t.on_step), pair=True
+        ),
+        "verify": handler(VerifySettings, lambda s, t: t.store.put(t.key, verify(t.store, t.on_step)), pair=True),
+        "timing": handler(TimingSettings, lambda s, t: time_models(s, t.store, pairs, t.on_step), pair=True),
     }

@@ -8,8 +8,7 @@ from the model, is made by the pipeline.
 """
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -25,13 +24,12 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.model_conversion import texts_identity
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT, CalibrationSettings
-from sparsedash.storage.local_machine import data_folder, path_kind
+from sparsedash.storage.local_machine import data_folder, path_kind, write_atomically
 from sparsedash.storage.text_files import file_of, is_running, json_lines, names_file, text_slice, texts_of
 
 TEXTS = Path(__file__).parents[2] / "catalog" / "texts"
 
-# Each attempt asks the hub five times more by itself: with the usual twenty, a hub that is gone is waited for ten
-# minutes.
+# Each attempt asks the hub five times more by itself: the usual twenty wait ten minutes for a hub that is gone.
 datasets.config.STREAMING_READ_MAX_RETRIES = 2
 
 
@@ -46,7 +44,6 @@ class HubCorpus:
     path: str
     config: str | None = None
     split: str
-    column: str = "text"
     running: bool = False
     n_streamed: int | None = None
 
@@ -118,10 +115,14 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
         if corpus.n_streamed is None:
             with _offline_unless_reachable():
                 rows = load_dataset(corpus.path, corpus.config, split=corpus.split)
-            return [row[corpus.column] for row in rows]
-        kept = _kept_stream(corpus)
+            return [row["text"] for row in rows]
+        # In the local cache of `datasets`, which keeps no streamed texts itself.
+        parts = (corpus.path.replace("/", "--"), corpus.config, corpus.split, corpus.n_streamed)
+        kept = Path(datasets.config.HF_DATASETS_CACHE) / "streamed" / f"{'-'.join(str(p) for p in parts if p)}.jsonl"
         if not kept.is_file():
-            _keep_stream(kept, name, corpus)
+            texts = _stream_texts(name, corpus)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(kept, "".join(json.dumps({"text": text}) + "\n" for text in texts))
         return list(json_lines(kept))
     except ConnectionError as error:
         raise CorpusError(
@@ -135,33 +136,25 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
         ) from error
 
 
-def _keep_stream(kept: Path, name: str, corpus: HubCorpus) -> None:
-    """Stream the first texts into a file.
-
-    Raises CorpusError, and leaves no file, where they stop before their number.
-    """
-    n_texts = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal n_texts
-        rows = load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=True)
-        for row in islice(rows, corpus.n_streamed):
-            yield row[corpus.column]
-            n_texts += 1
-        # The end of a compressed file that was cut off looks like its end.
-        if n_texts != corpus.n_streamed:
-            raise EOFError("there were no more")
-
+def _stream_texts(name: str, corpus: HubCorpus) -> list[str]:
+    """The first texts. Raises CorpusError where they stop before their number."""
+    texts: list[str] = []
     with _offline_unless_reachable() as online:
         try:
-            _write_whole(kept, texts())
+            rows = load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=True)
+            for row in islice(rows, corpus.n_streamed):
+                texts.append(row["text"])
+            # The end of a compressed file that was cut off looks like its end.
+            if len(texts) != corpus.n_streamed:
+                raise EOFError("there were no more")
         except (ConnectionError, EOFError) as error:
             if not online:
                 raise
             raise CorpusError(
-                f"{name} broke off after {n_texts:,} of {corpus.n_streamed:,} texts: {_first_line(error)}",
+                f"{name} broke off after {len(texts):,} of {corpus.n_streamed:,} texts: {_first_line(error)}",
                 "Nothing of it was kept. Start again when the hub answers.",
             ) from error
+    return texts
 
 
 def _first_line(error: Exception) -> str:
@@ -172,7 +165,7 @@ def _first_line(error: Exception) -> str:
 def _offline_unless_reachable() -> Iterator[bool]:
     """Inside, `datasets` goes straight to its cache where the hub does not answer. Gives whether it does.
 
-    By itself it would ask again and again, for more than a minute, before it looks there.
+    By itself it would try again and again, for more than a minute, before it looks there.
     """
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = before or not reachable()
@@ -180,25 +173,6 @@ def _offline_unless_reachable() -> Iterator[bool]:
         yield not datasets.config.HF_HUB_OFFLINE
     finally:
         datasets.config.HF_HUB_OFFLINE = before
-
-
-def _kept_stream(corpus: HubCorpus) -> Path:
-    """Where the streamed texts are kept: in the local cache of `datasets`, which has no such place itself."""
-    parts = (corpus.path.replace("/", "--"), corpus.config, corpus.split, corpus.n_streamed)
-    name = "-".join(str(part) for part in parts if part) + ".jsonl"
-    return Path(datasets.config.HF_DATASETS_CACHE) / "streamed" / name
-
-
-def _write_whole(path: Path, texts: Iterable[str]) -> None:
-    """Write under a name of this process and rename, so that a broken stream leaves nothing behind that is read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: CalibrationSettings) -> list[list[int]]:
@@ -211,7 +185,8 @@ def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: Calibrati
     budget = settings.n_samples * length
     pieces: list[str] | list[list[int]] = list(texts.texts)
     if texts.running:
-        pieces = _cut_running_text(loaded, "\n\n".join(texts.texts), length)
+        ids = loaded.tokens("\n\n".join(texts.texts))
+        pieces = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)] or [ids]
     Random(settings.seed).shuffle(pieces)
     chosen: list[list[int]] = []
     for piece in pieces:
@@ -222,26 +197,8 @@ def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: Calibrati
             budget -= len(ids)
         if budget < 2:
             break
-    return _pack_sequences(chosen, length) if settings.packed else chosen
-
-
-def first_tokens(sequences: Sequence[list[int]], n_tokens: int) -> list[list[int]]:
-    """As many of the first sequences as hold n_tokens together; one at least."""
-    chosen: list[list[int]] = []
-    for ids in sequences:
-        if chosen and sum(map(len, chosen)) + len(ids) > n_tokens:
-            break
-        chosen.append(ids)
-    return chosen
-
-
-def _cut_running_text(loaded: LoadedModel, text: str, length: int) -> list[list[int]]:
-    ids = loaded.tokens(text)
-    return [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)] or [ids]
-
-
-def _pack_sequences(sequences: Sequence[Sequence[int]], length: int) -> list[list[int]]:
-    """The same tokens in sequences of `length`; a shorter last one stays where it has something to predict."""
-    ids = [token for own in sequences for token in own]
-    pieces = [ids[i : i + length] for i in range(0, len(ids), length)]
-    return [piece for piece in pieces if len(piece) >= 2]
+    if settings.packed:
+        ids = [token for own in chosen for token in own]
+        chosen = [ids[i : i + length] for i in range(0, len(ids), length)]
+    # One token has nothing to predict.
+    return [own for own in chosen if len(own) >= 2]
