@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from sparsedash.engine.calibration.calibration_cache import pack_gradients, unpack_gradients
 from sparsedash.engine.calibration.gradients import N_LATE, mask_gradients, sensitivities
 from sparsedash.engine.pruning.surgery import out_weight
-from sparsedash.schema.errors import CalibrationError, Cancelled
+from sparsedash.schema.errors import Cancelled
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_loaded
 
@@ -170,10 +169,3 @@ def no_changes(loaded):
 
 def cancelled(step):
     raise Cancelled
-
-
-def test_packed_gradients_come_back_to_the_bit():
-    gradients = torch.randn(3, 5)
-    assert torch.equal(unpack_gradients(pack_gradients(gradients)), gradients)
-    with pytest.raises(CalibrationError, match="cannot be read"):
-        unpack_gradients(b"no safetensors")

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import safetensors.torch
 import torch
 
 from sparsedash.catalog.engine_limits import MISMATCH_PASSAGES, MISMATCH_TOKENS
@@ -98,15 +97,6 @@ def test_the_activations_are_made_once_for_all_weights(loaded, store, passages, 
     for token_weights in ("equal", "residual"):
         (again,) = kept_of(store, loaded, passages, token_weights).of(0)
         assert torch.equal(once.inputs, again.inputs)
-
-
-def test_activations_from_before_there_were_weights_are_made_again(loaded, store, passages):
-    (once,) = kept_of(store, loaded, passages).of(0)
-    old = safetensors.torch.save({"0": torch.zeros(3, 4).bfloat16()})
-    kept = kept_of(store, loaded, passages)
-    store.put_artefact(f"{kept.key}/0", old)
-    (again,) = kept.of(0)
-    assert torch.equal(once.inputs, again.inputs)
 
 
 def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):

@@ -5,10 +5,9 @@ import torch
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.calibration import sequential_refit
-from sparsedash.engine.calibration.sequential_refit import pack_narrowed, refit_sequentially, unpack_narrowed
+from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
-from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_loaded
 
@@ -121,14 +120,3 @@ def test_the_same_text_gives_the_same_weights_to_the_bit(tiny):
     once, again = (refit_sequentially(tiny, sequences(), cut, 0.01, 0.5, ignore_steps) for _ in range(2))
     for one, other in zip(once, again, strict=True):
         assert torch.equal(one.out_weight, other.out_weight)
-
-
-def test_packed_weights_come_back_to_the_bit(tiny):
-    cut = narrowed(tiny, 0.5)
-    for other in cut:
-        one = unpack_narrowed(pack_narrowed(other))
-        assert torch.equal(one.kept, other.kept)
-        assert torch.equal(one.out_weight, other.out_weight)
-        assert (one.out_bias is None) == (other.out_bias is None)
-    with pytest.raises(CalibrationError, match="cannot be read"):
-        unpack_narrowed(b"no safetensors")

@@ -8,9 +8,17 @@ import torch
 
 from sparsedash.catalog.engine_limits import HELD_OUT_EVERY
 from sparsedash.engine.calibration import statistics
-from sparsedash.engine.calibration.statistics import TOKEN_WEIGHTS, few_tokens_warning, mlp_statistics_collector
+from sparsedash.engine.calibration.statistics import (
+    TOKEN_WEIGHTS,
+    StatisticsCollector,
+    few_tokens_warning,
+    pack_statistics,
+    unpack_statistics,
+    unpack_tensors,
+)
 from sparsedash.engine.models import matmul
 from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.pruning.linalg import add_second_moment_, mirror_lower_
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences
 from sparsedash.schema.errors import CalibrationError
@@ -22,7 +30,8 @@ from tests.engine.tiny import save_tiny
 
 def _statistics(loaded, sequences, token_weights="equal"):
     kept = {}
-    walk = mlp_statistics_collector(loaded, sequences, kept.__setitem__, ignore_steps, token_weights=token_weights)
+    watched, keep = [[mlp.out] for mlp in loaded.mlps], lambda index, found: kept.__setitem__(index, found[0])
+    walk = StatisticsCollector(loaded, lambda: sequences, watched, keep, ignore_steps, token_weights=token_weights)
     walk.reach(len(loaded.blocks) - 1)
     return kept
 
@@ -150,14 +159,12 @@ def test_too_few_tokens_are_refused_and_few_are_told(loaded):
 
 @pytest.mark.parametrize("token_weights", ["equal", "residual"])
 def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, token_weights):
-    whole, diagonal = [], []
     sequences = _sequences(loaded, passages(50), n_samples=20, length=24)
-    for kept, enough in ((whole, True), (diagonal, False)):
-        monkeypatch.setattr(statistics, "enough_tokens", lambda *_, enough=enough: enough)
-        mlp_statistics_collector(
-            loaded, sequences, lambda _, own, to=kept: to.append(own), ignore_steps, token_weights=token_weights
-        ).reach(len(loaded.blocks) - 1)
-    for own, one in zip(whole, diagonal, strict=True):
+    monkeypatch.setattr(statistics, "enough_tokens", lambda *_: True)
+    whole = _statistics(loaded, sequences, token_weights)
+    monkeypatch.setattr(statistics, "enough_tokens", lambda *_: False)
+    for index, one in _statistics(loaded, sequences, token_weights).items():
+        own = whole[index]
         assert own.is_whole and not one.is_whole
         assert torch.allclose(own.mean_squares, one.mean_squares, rtol=1e-4)
         assert torch.equal(own.mean, one.mean)
@@ -171,3 +178,30 @@ def test_a_lower_triangle_is_mirrored_in_its_place(width):
     mirrored = mirror_lower_(drawn)
     assert torch.equal(mirrored, expected)
     assert mirrored.data_ptr() == drawn.data_ptr()
+
+
+@pytest.mark.parametrize(("width", "whole"), [(1, True), (2, True), (7, True), (8, True), (6, False)])
+def test_packed_statistics_come_back_to_the_bit(width, whole):
+    x = torch.randn(20, width)
+    held_out = Sample(inputs=x[:3], weights=torch.rand(3))
+    moment = x.T @ x if whole else x.square().sum(0)
+    known = Statistics(second_moment=moment, mean=x.mean(0), held_out=held_out, n_tokens=20)
+    back = unpack_statistics(pack_statistics(known))
+    assert back.is_whole is whole and back.n_tokens == 20
+    assert torch.equal(back.second_moment.tril() if whole else back.second_moment, moment.tril() if whole else moment)
+    assert not whole or torch.equal(back.second_moment, back.second_moment.T)
+    assert torch.equal(back.mean, known.mean)
+    assert torch.equal(back.held_out.inputs, held_out.inputs)
+    assert torch.equal(back.held_out.weights, held_out.weights)
+
+
+def test_packing_takes_half_of_the_matrix():
+    nothing = Sample(inputs=torch.zeros(0, 512), weights=torch.zeros(0))
+    known = Statistics(second_moment=torch.eye(512), mean=torch.zeros(512), held_out=nothing, n_tokens=1)
+    assert len(pack_statistics(known)) < 512 * 512 * 4 * 0.52
+
+
+def test_damaged_bytes_are_refused():
+    for unpack in (unpack_statistics, unpack_tensors):
+        with pytest.raises(CalibrationError, match="cannot be read"):
+            unpack(b"no safetensors")

@@ -26,10 +26,13 @@ TAKEN = (
 NOTHING = dict.fromkeys(KNOWN)
 
 
-def at(index, seconds=0.0, **more):
-    """So far, with this many seconds spent in the part of this index."""
-    taken = [*TAKEN[:index], (*TAKEN[index][:2], seconds)]
+def after(taken, **more):
     return RunPosition(taken=tuple(Taken(*each) for each in taken), **more)
+
+
+def at(index, seconds=0.0, taken=TAKEN, **more):
+    """So far, with this many seconds spent in the part of this index."""
+    return after([*taken[:index], (*taken[index][:2], seconds)], **more)
 
 
 def test_the_parts_of_a_run_in_their_order():
@@ -58,7 +61,7 @@ def test_methods_on_texts_of_their_own_are_calibrated_for_one_after_another():
         *(("start", None, 8.0), ("load", None, 2.0), ("evaluate", None, 20.0)),
         *(("calibrate", 0, 30.0), ("prune", 0, 4.0), ("evaluate", 0, 20.0), ("calibrate", 1, 10.0)),
     )
-    now = RunPosition(taken=tuple(Taken(*each) for each in taken), share=1 / 3, rest_s=20.0)
+    now = after(taken, share=1 / 3, rest_s=20.0)
     found = run_progress(race, KNOWN, now)
     assert (found.part, found.n_parts, found.repeated) == (7, 13, False)
     assert found.remaining_s == pytest.approx(20 + 3 * (4 + 20))
@@ -93,7 +96,7 @@ def test_what_takes_longer_than_expected_is_never_said_to_be_over():
 
 def test_a_run_at_half_the_pace_takes_twice_as_long_the_more_so_the_longer_it_ran():
     slow = tuple((stage, point, 2 * seconds) for stage, point, seconds in TAKEN)
-    now = RunPosition(taken=tuple(Taken(*each) for each in (*slow[:4], ("calibrate", 0, 0.0))))
+    now = after((*slow[:4], ("calibrate", 0, 0.0)))
     # 180 s instead of 90: (180 + 20) / (90 + 20) times as long; answers take the 40 s that the dense model took.
     pace = 200 / 110
     assert run_progress(RUN, KNOWN, now).remaining_s == pytest.approx(30 * pace + 2 * (4 * pace + 40))
@@ -123,8 +126,8 @@ def test_what_is_stored_takes_no_time_and_is_no_part():
 
 def test_what_an_earlier_attempt_has_done_is_behind_one_that_goes_on():
     # Killed with half of the calibration done, which goes on after 10 s of starting and loading.
-    taken = (Taken("start", None, 8.0), Taken("load", None, 2.0), Taken("calibrate", 0, 0.0))
-    now = RunPosition(taken=taken, share=0.5, rest_s=15.0, answered=True, goes_on=True)
+    taken = (("start", None, 8.0), ("load", None, 2.0), ("calibrate", 0, 0.0))
+    now = after(taken, share=0.5, rest_s=15.0, answered=True, goes_on=True)
     found = run_progress(RUN, KNOWN, now)
     assert found.remaining_s == pytest.approx(15 + 2 * (4 + 20))
     assert found.share == pytest.approx(1 - found.remaining_s / 168)
@@ -132,7 +135,7 @@ def test_what_an_earlier_attempt_has_done_is_behind_one_that_goes_on():
 
 def test_one_that_goes_on_begins_where_what_is_stored_ends():
     stored = {"calibrated": True, "answered": True, "n_stored": 1}
-    begun = RunPosition(taken=(Taken("start", None, 0.0),), **stored)
+    begun = after([("start", None, 0.0)], **stored)
     assert run_progress(RUN, KNOWN, begun).share == 0.0
     # The text, the calibration, the dense answers and one model of two are 134 s of 168 s.
     found = run_progress(RUN, KNOWN, replace(begun, goes_on=True))
@@ -141,8 +144,8 @@ def test_one_that_goes_on_begins_where_what_is_stored_ends():
 
 
 def test_stages_that_were_left_out_are_no_parts_behind_it_either():
-    taken = (Taken("start", None, 8.0), Taken("load", None, 2.0), Taken("prune", 1, 2.0))
-    found = run_progress(RUN, KNOWN, RunPosition(taken=taken, calibrated=True, answered=True))
+    taken = (("start", None, 8.0), ("load", None, 2.0), ("prune", 1, 2.0))
+    found = run_progress(RUN, KNOWN, after(taken, calibrated=True, answered=True))
     assert (found.part, found.n_parts, found.remaining_s) == (3, 4, pytest.approx(22))
 
 
@@ -180,22 +183,21 @@ TOGETHER = (*TAKEN[:2], *TAKEN[3:6], TAKEN[7], ("evaluate", None, 60.0))
     ],
 )
 def test_models_that_answer_side_by_side_are_all_to_come_until_then(n_taken, seconds, more, remaining_s):
-    taken = [*TOGETHER[: n_taken - 1], (*TOGETHER[n_taken - 1][:2], seconds)]
-    found = run_progress(RUN, KNOWN, RunPosition(taken=tuple(Taken(*each) for each in taken), **more))
+    found = run_progress(RUN, KNOWN, at(n_taken - 1, seconds, TOGETHER, **more))
     assert found.remaining_s == pytest.approx(remaining_s)
     assert found.share == pytest.approx(1 - remaining_s / 168, abs=0.01)
 
 
 def test_what_some_took_side_by_side_tells_of_those_after_them():
     run = replace(RUN, sparsities_permille=(100, 200, 300))
-    taken = tuple(Taken(*each) for each in (*TOGETHER[:6], ("evaluate", None, 90.0), ("prune", 2, 4.0)))
+    taken = (*TOGETHER[:6], ("evaluate", None, 90.0), ("prune", 2, 4.0))
     unknown = KNOWN | {"evaluate": None}
-    assert run_progress(run, unknown, RunPosition(taken=taken)).remaining_s == pytest.approx(30 + 0.4)
+    assert run_progress(run, unknown, after(taken)).remaining_s == pytest.approx(30 + 0.4)
 
 
 def test_a_dense_model_that_is_stored_is_not_waited_for():
-    taken = tuple(Taken(*each) for each in TOGETHER[:6])
-    assert run_progress(RUN, KNOWN, RunPosition(taken=taken, answered=True)).remaining_s == pytest.approx(2 * 20 + 0.4)
+    taken = TOGETHER[:6]
+    assert run_progress(RUN, KNOWN, after(taken, answered=True)).remaining_s == pytest.approx(2 * 20 + 0.4)
 
 
 WALK = (*TAKEN[:2], TAKEN[3], ("walk", 1, 38.0), ("evaluate", None, 60.0))
@@ -230,24 +232,23 @@ def test_texts_of_their_own_are_all_calibrated_for_in_the_walk_of_their_models()
     ],
 )
 def test_in_a_walk_everything_but_the_answers_is_done(n_taken, seconds, more, remaining_s):
-    taken = [*WALK[: n_taken - 1], (*WALK[n_taken - 1][:2], seconds)]
-    found = run_progress(RUN, KNOWN, RunPosition(taken=tuple(Taken(*each) for each in taken), **more))
+    found = run_progress(RUN, KNOWN, at(n_taken - 1, seconds, WALK, **more))
     assert found.remaining_s == pytest.approx(remaining_s)
     assert found.share == pytest.approx(1 - remaining_s / 168, abs=0.01)
 
 
 def test_a_walk_that_finds_its_statistics_is_expected_to_prune_alone():
-    taken = tuple(Taken(*each) for each in (*TAKEN[:2], ("walk", 1, 1.0)))
-    found = run_progress(RUN, KNOWN, RunPosition(taken=taken, calibrated=True, answered=True))
+    taken = (*TAKEN[:2], ("walk", 1, 1.0))
+    found = run_progress(RUN, KNOWN, after(taken, calibrated=True, answered=True))
     assert found.remaining_s == pytest.approx(2 * 4 - 1 + 2 * 20)
-    unknown = run_progress(RUN, KNOWN | {"prune": None}, RunPosition(taken=taken))
+    unknown = run_progress(RUN, KNOWN | {"prune": None}, after(taken))
     assert unknown.remaining_s is None and unknown.unmeasured == ("walk",)
 
 
 def test_a_second_walk_is_for_the_models_behind_the_first():
     many = replace(RUN, sparsities_permille=(100, 200, 300, 400))
     taken = (*WALK, ("walk", 3, 2.0))
-    found = run_progress(many, KNOWN, RunPosition(taken=tuple(Taken(*each) for each in taken), calibrated=True))
+    found = run_progress(many, KNOWN, after(taken, calibrated=True))
     # Answers took as long as was expected: 60 s for three.
     assert found.remaining_s == pytest.approx(2 * 4 - 2 + 2 * 20)
     # Of the first three models the last one's part is counted: 5 of them, then this walk and two that answer.
@@ -256,23 +257,23 @@ def test_a_second_walk_is_for_the_models_behind_the_first():
 
 def test_a_calibration_that_was_lost_is_told_to_be_made_again():
     lost = [*TAKEN[:7], ("prune", 1, 1.0), ("calibrate", 1, 3.0)]
-    found = run_progress(RUN, KNOWN, RunPosition(taken=tuple(Taken(*each) for each in lost), share=0.1, rest_s=27.0))
+    found = run_progress(RUN, KNOWN, after(lost, share=0.1, rest_s=27.0))
     assert found.repeated and found.part == 8
     first = [*TAKEN[:4], ("calibrate", 0, 3.0)]
-    assert not run_progress(RUN, KNOWN, RunPosition(taken=tuple(Taken(*each) for each in first))).repeated
+    assert not run_progress(RUN, KNOWN, after(first)).repeated
 
 
 def test_a_method_that_reads_the_text_for_every_sparsity_repeats_nothing():
     asked = replace(RUN, methods=(method_named("obs-sequential"),))
     again = [*TAKEN[:7], ("prune", 1, 1.0), ("calibrate", 1, 3.0)]
-    found = run_progress(asked, KNOWN, RunPosition(taken=tuple(Taken(*each) for each in again)))
+    found = run_progress(asked, KNOWN, after(again))
     assert not found.repeated and found.part == 8
 
 
 def test_text_of_a_file_is_read_while_the_model_is_found():
     asked = replace(RUN, evaluation=EvaluationSettings(n_passages=10))
     taken = [("start", None, 8.0), ("load", None, 1.0), ("text", None, 1.0), ("load", None, 1.0)]
-    found = run_progress(asked, KNOWN, RunPosition(taken=tuple(Taken(*each) for each in taken)))
+    found = run_progress(asked, KNOWN, after(taken))
     assert (found.part, found.n_parts) == (2, 9)
 
 

@@ -8,7 +8,6 @@ import torch
 from sparsedash.catalog.engine_limits import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration import calibration_cache
 from sparsedash.engine.calibration.calibration_cache import CalibrationCache
-from sparsedash.engine.calibration.statistics import mlp_statistics_collector
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.store_keys import CalibrationKeys
 from tests.engine.tiny import tiny_loaded
@@ -27,8 +26,7 @@ def loaded():
 
 def kept(loaded, store, texts):
     found = CalibrationCache(store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal", reads_text=True)
-    walk = mlp_statistics_collector(loaded, texts, found.keep_statistics, ignore_steps, token_weights="equal")
-    walk.reach(len(loaded.blocks) - 1)
+    found.reach_statistics(len(loaded.blocks) - 1)
     return found
 
 

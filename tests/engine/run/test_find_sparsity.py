@@ -1,0 +1,140 @@
+"""Searches on a tiny model: trials are records, the run grows by them, and an interrupted search resumes."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.engine.calibration.calibration_cache import CalibrationCache
+from sparsedash.engine.evaluation import early_stopping
+from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.find_sparsity import find_sparsity
+from sparsedash.schema.errors import Cancelled, SettingsError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Record, Run
+from sparsedash.schema.settings import EvaluationSettings, FindResult, FindSettings
+from sparsedash.storage.text_files import fingerprints
+from tests.engine.run.conftest import CHANNELS, must_not_run
+
+
+@pytest.fixture
+def asked(settings, passage_file):
+    evaluation = EvaluationSettings(corpus=f"file:{passage_file}")
+    return FindSettings(model=settings.model, method=CHANNELS, calibration=settings.calibration, evaluation=evaluation)
+
+
+@pytest.fixture
+def within(monkeypatch):
+    """Sets up to which sparsity everything is within: the tiny model's own losses say nothing."""
+
+    def up_to(permille, otherwise="beyond"):
+        evaluate = pipeline.evaluate_models
+
+        def evaluated(run, models, stop=None):
+            (record,) = evaluate(run, models, stop)
+            if record.pruned is None:
+                return [record]
+            decision = "within" if record.pruned.sparsity_permille <= permille else otherwise
+            decided = replace(record, stopping=replace(record.stopping, decision=decision))
+            run.store.put(record.key, decided)
+            return [decided]
+
+        monkeypatch.setattr(pipeline, "evaluate_models", evaluated)
+
+    return up_to
+
+
+def tried(result):
+    return [trial.permille for trial in result.trials]
+
+
+def key_of(asked):
+    return asked.key(fingerprints(asked))
+
+
+def test_it_ends_at_neighbours_one_width_multiple_apart_and_its_run_has_every_trial(asked, store, within):
+    within(300)
+    result = find_sparsity(asked, store)
+    run = store.get(Run, result.key)
+    assert result.steps == (83, 167, 250, 333, 417, 500, 583, 667, 750, 833)
+    assert (result.answer, result.next_step) == (250, 333)
+    assert tried(result) == [417, 167, 250, 333]
+    assert result.verdict_at(333) == "beyond" and result.verdict_at(500) is None
+    assert store.get(FindResult, result.key) == result
+    assert run.finished and run.find == asked
+    assert run.settings.sparsities_permille == (167, 250, 333, 417)
+    assert [store.get(Record, key).pruned.widths[0] for key in run.sparse] == [80, 72, 64, 56]
+
+
+@pytest.mark.parametrize(
+    ("permille", "otherwise", "answer", "next_step"),
+    [(0, "beyond", None, 83), (900, "beyond", 833, None), (100, "open", 83, 167)],
+    ids=["nothing within", "all within", "undecided counts as beyond"],
+)
+def test_the_answer_is_the_largest_step_within(permille, otherwise, answer, next_step, asked, store, within):
+    within(permille, otherwise)
+    result = find_sparsity(asked, store)
+    assert (result.answer, result.next_step) == (answer, next_step)
+    other = {"open": "undecided"}.get(otherwise, otherwise)
+    assert {trial.verdict for trial in result.trials} <= {"within", other}
+
+
+@pytest.mark.parametrize("n", [1, 10])
+def test_too_few_passages_find_nothing(asked, store, n):
+    result = find_sparsity(replace(asked, evaluation=replace(asked.evaluation, n_passages=n)), store)
+    assert result.answer is None and result.n_passages == n
+    assert "within" not in {trial.verdict for trial in result.trials}
+
+
+def test_a_finished_search_is_repeated_from_the_store_and_shown_whole_meanwhile(asked, store, within):
+    within(300)
+    first, stages, shown = find_sparsity(asked, store), [], []
+    assert find_sparsity(asked, store, lambda step: stages.append(step.stage)) == first
+    assert not {"calibrate", "prune", "evaluate"} & set(stages)
+    store.drop_entry("records", f"record/{first.trials[0].record}")
+    find_sparsity(asked, store, lambda step: shown.append(store.get(FindResult, first.key).finished))
+    assert all(shown)
+
+
+def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(asked, store, within, monkeypatch):
+    within(300)
+    seen = []
+
+    def stops(step):
+        run = store.get(Run, key_of(asked))
+        if run is not None and step.stage == "evaluate" and step.point is not None:
+            seen.append((step.point, len(run.sparse), len(run.settings.sparsities_permille)))
+        if step.stage == "evaluate" and step.point == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        find_sparsity(asked, store, stops)
+    # A page sees the run grow by one trial at a time.
+    assert sorted(set(seen)) == [(n, n, n + 1) for n in range(3)]
+    run, so_far = store.get(Run, key_of(asked)), store.get(FindResult, key_of(asked))
+    assert not run.finished and not so_far.finished
+    assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (417, 167, 250)
+    monkeypatch.setattr(CalibrationCache, "reach_statistics", must_not_run)
+    made = []
+    result = find_sparsity(asked, store, lambda step: made.append(step.point) if step.stage == "prune" else None)
+    assert result.answer == 250 and {point for point in made if point is not None} == {2, 3}
+
+
+def test_trials_have_other_keys_than_records_of_all_passages(asked, store):
+    result = find_sparsity(asked, store)
+    record = store.get(Record, result.trials[0].record)
+    assert record.stopping.alpha == pytest.approx(0.05 / 4 * early_stopping.planned_looks(40)[-1].share)
+    other = find_sparsity(replace(asked, ratio=1.5), store)
+    assert other.trials[0].record != result.trials[0].record
+    assert store.get(Run, other.key).dense == store.get(Run, result.key).dense
+
+
+def test_a_width_multiple_as_wide_as_the_mlps_is_refused(asked, store):
+    with pytest.raises(SettingsError, match="less than the 96 channels"):
+        find_sparsity(replace(asked, method=MethodSettings(width_multiple=96)), store)
+
+
+def test_single_weights_are_searched_by_percents(asked, store, within):
+    within(120)
+    weights = MethodSettings(saliency="magnitude", pattern="1x1", compensation="none")
+    result = find_sparsity(replace(asked, method=weights), store)
+    assert (result.answer, result.next_step) == (120, 130)

@@ -1,0 +1,132 @@
+"""Texts of a run: shares of plain text in the calibration, and tokenizers that append or prepend a token."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.engine.comparison.continuation import continue_prompt
+from sparsedash.engine.comparison.divergence import measure_divergence
+from sparsedash.engine.comparison.model_pair import ModelPairCache
+from sparsedash.engine.export.export import export_model
+from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.run import pipeline, run_context
+from sparsedash.engine.run.run_context import RunContext
+from sparsedash.engine.texts import corpora
+from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings
+from sparsedash.schema.store_keys import plain_share
+from sparsedash.service import preflight
+from sparsedash.storage.store import Store
+from tests.engine.conftest import passages, write_jsonl
+from tests.engine.export.conftest import asked
+from tests.engine.run.conftest import CHANNELS, RANDOM, SHELF, count_calls, ran, records
+from tests.engine.tiny import save_tiny
+
+HALF = replace(CHANNELS, plain_text=0.5)
+PLAIN = corpora.Texts(
+    texts=tuple(f"the plain story of the lamp number {i} and of the sea" for i in range(60)), identity="p" * 64
+)
+
+
+@pytest.fixture
+def mixed(settings, monkeypatch):
+    read = run_context.read_texts
+    monkeypatch.setattr(
+        run_context, "read_texts", lambda name, folder: PLAIN if name == BUILTIN_TEXT else read(name, folder)
+    )
+    calibration = replace(settings.calibration, n_samples=18, packed=True)
+    return replace(settings, methods=(CHANNELS, HALF), sparsities_permille=(250,), calibration=calibration)
+
+
+def test_as_many_tokens_of_which_a_share_is_plain(mixed, store):
+    run, length = RunContext(mixed, store, ignore_steps, SHELF), mixed.calibration.length
+    own, half, plain = map(run.sequences, (0.0, 0.5, 1.0))
+    n_own, n_half = sum(map(len, own)), sum(map(len, half))
+    assert abs(n_own - n_half) <= length
+    assert sum(len(ids) for ids in half if ids not in own) == pytest.approx(n_half / 2, abs=2 * length)
+    assert half == RunContext(mixed, store, ignore_steps, SHELF).sequences(0.5)
+    # Both are among the first, and among those kept out of the fit.
+    assert {ids in own for ids in half[:12]} == {True, False}
+    assert all(ids not in own for ids in plain)
+
+
+def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, monkeypatch):
+    cuts = count_calls(monkeypatch, run_context, "calibration_sequences")
+    both = ran(mixed, store)
+    # That of the usual method, and the two halves of the other's.
+    assert len(cuts) == 3
+    alone = ran(replace(mixed, methods=(HALF,)), store)
+    assert alone.sparse == both.sparse[1:] and both.sparse[0] != both.sparse[1]
+    _, usual, half = records(store, both)
+    assert usual.pruned.layer_errors != half.pruned.layer_errors
+    found = preflight.cached(mixed, store)
+    assert (found.calibration, found.dense, found.sparse) == (True, True, 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "corpus", "share"),
+    [
+        (HALF, "wikitext-2", 0.5),
+        # What a model writes itself need not be plain: Gemma 3 270M does not go on with a story.
+        (HALF, SELF, 0.5),
+        (HALF, BUILTIN_TEXT, 0),
+        (replace(RANDOM, plain_text=0.5), "wikitext-2", 0),
+    ],
+)
+def test_text_that_is_plain_anyway_is_taken_as_it_is(method, corpus, share):
+    assert plain_share(method, CalibrationSettings(corpus=corpus)) == share
+
+
+NONE, BOS, EOS, BOTH = "$A", "<|end|> $A", "$A <|end|>", "<|end|> $A <|end|>"
+PROMPT = "the lamp and the boat and"
+
+
+@pytest.fixture(scope="module")
+def with_template(settings, tmp_path_factory):
+    """Gives the store, the shelf and the run of one model whose tokenizer has this template."""
+    opened = []
+
+    def run(template, **changes):
+        folder = tmp_path_factory.mktemp("special")
+        opened.append(Store(folder / "data"))
+        model = str(save_tiny(folder / "model", template=template))
+        shelf, one = ModelShelf(), replace(settings, model=model, sparsities_permille=(500,), **changes)
+        return opened[-1], shelf, pipeline.run(one, opened[-1], shelf=shelf)
+
+    yield run
+    for store in opened:
+        store.close()
+
+
+def found(store, shelf, run):
+    """All that depends on tokens: answers, layer errors, what is written after a prompt, and a divergence."""
+    kept = [store.get(Record, key) for key in (run.dense, *run.sparse)]
+    pruned = [(r.pruned.layer_errors, r.pruned.passage_errors, r.pruned.widths) for r in kept if r.pruned]
+    pair, cache = {"left": run.dense, "right": run.sparse[0]}, ModelPairCache(shelf)
+    written = continue_prompt(ContinuationSettings(**pair, prompt=PROMPT, n_tokens=6), store, cache)
+    apart = measure_divergence(DivergenceSettings(**pair, text=PROMPT), store, cache)
+    return [r.outcomes for r in kept], pruned, (written.left, written.right), (apart.opening, apart.places)
+
+
+@pytest.mark.parametrize("corpus", ["a file", SELF])
+def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(corpus, with_template):
+    own = {"calibration": CalibrationSettings(corpus=SELF, n_samples=20, length=32)} if corpus == SELF else {}
+    none, bos, eos, both = (found(*with_template(template, **own)) for template in (NONE, BOS, EOS, BOTH))
+    assert eos == none and both == bos
+    assert bos[0] != none[0]
+
+
+def test_an_export_of_such_a_model_is_proven_by_its_own_tokenizer(with_template, tmp_path):
+    store, shelf, run = with_template(BOTH)
+    assert export_model(asked(run, 0, "padded", tmp_path / "out"), store, shelf, ignore_steps).proof.holds
+
+
+def test_passages_that_are_too_long_are_counted_in_a_warning(settings, store, tmp_path):
+    home, the = (" ".join([*["boat"] * 300, last]) for last in ("home", "the"))
+    file = write_jsonl(tmp_path / "long.jsonl", [home, *passages(2), the])
+    model = str(save_tiny(tmp_path / "model", template=BOS))
+    run = ran(replace(settings, model=model, evaluation=replace(settings.evaluation, corpus=f"file:{file}")), store)
+    (warning,) = (line for line in run.warnings if "context" in line)
+    assert warning == "2 of 4 passages exceed the model's context: 90 words were dropped from the front."

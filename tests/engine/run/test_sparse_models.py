@@ -1,0 +1,188 @@
+"""Sparse models: masked weights of every family in place and out again, the runs that make them, and their bytes."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from sparsedash.catalog.families import FAMILIES
+from sparsedash.engine.calibration.calibration_cache import CalibrationCache
+from sparsedash.engine.calibration.statistics import shared_inputs
+from sparsedash.engine.models.decoder_blocks import n_matmul_weights
+from sparsedash.engine.pruning.surgery import PrunedMlp, reweighted, weight_of
+from sparsedash.engine.pruning.weight_pruning import PATTERNS, MaskedBlock
+from sparsedash.engine.run.sparse_models import (
+    _pack_masked,
+    _pack_narrowed,
+    _unpack_errors,
+    _unpack_masked,
+    _unpack_narrowed,
+)
+from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Record
+from tests.engine.run.conftest import CHANNELS, count_calls, ran, records, stages_of
+from tests.engine.tiny import save_tiny, tiny_loaded
+
+SPARSEGPT = MethodSettings(saliency="obs", pattern="2:4", scope="decoder")
+WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
+
+
+@pytest.fixture
+def masked_run(settings):
+    return replace(settings, methods=(SPARSEGPT,), evaluation=replace(settings.evaluation, n_passages=5))
+
+
+def ids():
+    return torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_new_weights_do_what_setting_them_by_hand_does_and_the_dense_model_comes_back(model_type):
+    loaded = tiny_loaded(model_type)
+    dense = loaded.model(ids()).logits
+    projections = loaded.projections("decoder")
+    masks = [
+        {name: PATTERNS["2:4"].zeros(weight_of(part).abs(), 500, by_row=False) for name, part in block.items()}
+        for block in projections
+    ]
+    by_hand = copy.deepcopy(loaded)
+    for block, own in zip(by_hand.projections("decoder"), masks, strict=True):
+        for name, gone in own.items():
+            weight_of(block[name]).data.masked_fill_(gone, 0)
+    weights = [
+        {name: weight_of(block[name]).masked_fill(gone, 0) for name, gone in own.items()}
+        for block, own in zip(projections, masks, strict=True)
+    ]
+    with reweighted(projections, weights):
+        sparse = loaded.model(ids()).logits
+    assert torch.equal(sparse, by_hand.model(ids()).logits)
+    assert (sparse - dense).abs().max() > 1e-3
+    assert torch.equal(loaded.model(ids()).logits, dense)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_projections_that_are_given_the_same_are_found_together(model_type):
+    loaded = tiny_loaded(model_type)
+    seen = {}
+    blocks = loaded.projections("decoder")
+    for number, block in enumerate(blocks):
+        for name, part in block.items():
+            part.register_forward_pre_hook(lambda _, args, key=(number, name): seen.__setitem__(key, args[0]))
+    groups = shared_inputs(loaded)
+    loaded.model(ids())
+    for number, (block, found) in enumerate(zip(blocks, groups, strict=True)):
+        assert sorted(name for names in found for name in names) == sorted(block)
+        for names in found:
+            first = seen[number, names[0]]
+            assert all(torch.equal(seen[number, name], first) for name in names)
+        assert [names for names in found if loaded.family.out in names] == [[loaded.family.out]]
+        inner = next(names for names in found if loaded.family.inner[0] in names)
+        assert set(loaded.family.inner) <= set(inner)
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_every_family_goes_through_a_run(model_type, masked_run, store, tmp_path):
+    folder = save_tiny(tmp_path / "m", model_type)
+    run = ran(replace(masked_run, model=str(folder)), store)
+    made = store.get(Record, run.sparse[0]).pruned
+    assert run.finished and made.sparsity_permille == 500
+    assert made.mlp_sparsity == 0.5
+    loaded = tiny_loaded(model_type)
+    decoder = sum(p.weight.numel() for block in loaded.projections("decoder") for p in block.values())
+    assert made.matmul_ratio == pytest.approx(decoder / 2 / n_matmul_weights(loaded.model), abs=1e-9)
+    assert made.widths == made.dense_widths
+    for errors in (made.layer_errors, made.held_out_errors, made.passage_errors):
+        assert len(errors) == 3
+        assert all(0 < error < 1.5 for error in errors)
+    pairs = zip(made.layer_errors, made.uncompensated_errors, strict=True)
+    assert all(fitted < plain for fitted, plain in pairs)
+
+
+def test_a_pattern_with_its_own_sparsity_is_one_record_next_to_a_sweep(masked_run, store):
+    run = ran(replace(masked_run, methods=(SPARSEGPT, replace(SPARSEGPT, scope="mlp"), CHANNELS)), store)
+    _, decoder, mlp, *channels = (record.pruned for record in records(store, run))
+    assert decoder.sparsity_permille == mlp.sparsity_permille == 500
+    assert [made.sparsity_permille for made in channels] == [250, 500]
+    # The MLPs alone leave attention as it is.
+    assert decoder.mlp_sparsity == mlp.mlp_sparsity == 0.5
+    assert decoder.matmul_ratio > mlp.matmul_ratio > 0
+
+
+def test_zero_percent_gives_the_dense_answers(masked_run, store):
+    methods = (WANDA, replace(WANDA, saliency="obs", compensation="least-squares"))
+    dense, *sparse = records(store, ran(replace(masked_run, methods=methods, sparsities_permille=(0,)), store))
+    for zero in sparse:
+        assert zero.outcomes == dense.outcomes
+        assert zero.pruned.mlp_sparsity == zero.pruned.matmul_ratio == 0
+
+
+def test_inputs_are_collected_once_and_only_where_single_weights_go(masked_run, store, monkeypatch):
+    passes = count_calls(monkeypatch, CalibrationCache, "reach_inputs")
+    for methods, n_passes in (((CHANNELS,), 0), ((SPARSEGPT, WANDA), 1), ((replace(SPARSEGPT, pattern="4:8"),), 1)):
+        ran(replace(masked_run, methods=methods), store)
+        assert len(passes) == n_passes
+    ran(replace(masked_run, calibration=replace(masked_run.calibration, token_weights="residual")), store)
+    assert len(passes) == 2
+
+
+def test_forgotten_inputs_are_collected_again(masked_run, store):
+    ran(masked_run, store)
+    for entry in list(store.entries("artefacts")):
+        store.drop_entry("artefacts", entry.name)
+    run, stages = stages_of(replace(masked_run, methods=(WANDA,)), store)
+    assert run.finished and "calibrate" in stages
+
+
+ERRORS = [(0.1, 1 / 3, None), (0.25, 0.5, 2 / 3)]
+
+
+def masked(dense, factor=1.0, errors=ERRORS):
+    """Every second weight is gone; of the others one is a zero of the other sign, which is none that is gone."""
+    weights = {name: module.weight.clone() * factor for name, module in dense.items()}
+    for weight in weights.values():
+        weight.view(-1)[::2] = 0.0
+    return MaskedBlock(weights=weights, errors=errors)
+
+
+def projections(dtype):
+    made = {"up": nn.Linear(5, 7, bias=False), "down": nn.Linear(7, 5, bias=False)}
+    return {name: module.to(dtype).requires_grad_(False) for name, module in made.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("refitted", "errors"), [(True, ERRORS), (False, ERRORS), (False, [])])
+def test_a_masked_block_comes_back_to_the_bit(dtype, refitted, errors):
+    dense = projections(dtype)
+    dense["up"].weight.view(-1)[1] = -0.0
+    block = masked(dense, 1.5 if refitted else 1.0, errors)
+    back = _unpack_masked(_pack_masked(block, refitted=refitted), dense)
+    assert back.errors == errors
+    assert back.weights.keys() == block.weights.keys()
+    bits = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
+    assert all(torch.equal(back.weights[name].view(bits), block.weights[name].view(bits)) for name in dense)
+
+
+def test_a_mask_takes_a_bit_a_weight_and_refitted_weights_what_is_left_of_them():
+    block = masked({"up": nn.Linear(512, 512, bias=False).requires_grad_(False)})
+    assert len(_pack_masked(block, refitted=False)) < 512 * 512 / 8 * 1.05
+    assert len(_pack_masked(block, refitted=True)) < 512 * 512 * (1 / 8 + 4 / 2) * 1.05
+
+
+@pytest.mark.parametrize(("bias", "lost"), [(torch.rand(5), 0.1), (None, None)])
+def test_a_narrowed_mlp_comes_back_to_the_bit(bias, lost):
+    one = PrunedMlp(torch.arange(3), torch.rand(5, 3), bias, lost)
+    back = _unpack_narrowed(_pack_narrowed(one))
+    assert torch.equal(back.kept, one.kept) and torch.equal(back.out_weight, one.out_weight)
+    assert back.lost == lost and (torch.equal(back.out_bias, bias) if bias is not None else back.out_bias is None)
+
+
+@pytest.mark.parametrize("form", ["empty", "garbage", "other shapes"])
+def test_bytes_of_another_form_are_refused(form):
+    other = _pack_masked(masked(projections(torch.float32)), refitted=True)
+    data = {"empty": b"", "garbage": b"no form at all", "other shapes": other}[form]
+    for unpack in (_unpack_errors, _unpack_narrowed, lambda packed: _unpack_masked(packed, {"up": nn.Linear(9, 9)})):
+        with pytest.raises(CalibrationError, match="cannot be read"):
+            unpack(data)
