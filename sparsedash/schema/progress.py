@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 Stage = Literal[
     "start",
@@ -72,12 +72,8 @@ def ignore_steps(step: Step) -> None:
     """Progress for those who do not want any."""
 
 
-class OnText(Protocol):
-    """Called with what models have written so far, two or more, before the step that counts it."""
-
-    def __call__(self, *texts: str) -> None:
-        """Take note."""
-        ...
+OnText = Callable[..., None]
+"""Called with the texts that models have written so far, two or more, before the step that counts them."""
 
 
 def ignore_text(*texts: str) -> None:

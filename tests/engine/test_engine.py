@@ -8,10 +8,11 @@ import sys
 import pytest
 
 ARRANGED = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 def printed_by(code: str, asked: dict[str, str]) -> list[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ARRANGED} | asked
+    environment = {name: value for name, value in os.environ.items() if name not in (*ARRANGED, *WAITING)} | asked
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
@@ -22,6 +23,12 @@ def test_a_variable_is_arranged_before_torch_unless_somebody_says_otherwise(name
     assert printed_by(code, {}) == [ARRANGED[name], "False"]
     other = str(1 - int(ARRANGED[name]))
     assert printed_by(code, {name: other}) == [other, "False"]
+
+
+@pytest.mark.parametrize(("asked", "found"), [({}, "20000"), ({"OMP_WAIT_POLICY": "active"}, "None")])
+def test_threads_spin_briefly_unless_the_user_has_said_how_they_wait(asked, found):
+    code = "import os, sys, sparsedash.engine; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    assert printed_by(code, asked) == [found, "False"]
 
 
 @pytest.mark.parametrize(("asked", "found"), [({}, "True"), ({"HF_HUB_DISABLE_TELEMETRY": "0"}, "False")])

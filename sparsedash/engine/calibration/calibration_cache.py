@@ -1,13 +1,13 @@
 """What calibration leaves of a model's blocks, kept in the store and computed when first asked for."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsedash.catalog.engine_limits import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration.gradients import OnBlock, mask_gradients, sensitivities
@@ -137,27 +137,25 @@ class CalibrationCache:
 
     @cached_property
     def _mlp_collector(self) -> StatisticsCollector:
-        def keep(index: int, found: list[Statistics]) -> None:
-            self._put(f"{self._keys.statistics}/{index}", pack_statistics(found[0]), "statistics")
-
-        def has(index: int) -> bool:
-            return self._store.has_artefact(f"{self._keys.statistics}/{index}")
-
-        watched = [[mlp.out] for mlp in self._loaded.mlps]
-        return self._collector(self._keys.statistics, watched, keep, has, self._calibrated)
+        parts = [{str(index): mlp.out} for index, mlp in enumerate(self._loaded.mlps)]
+        return self._collector(self._keys.statistics, "statistics", parts, self._calibrated)
 
     def _collector(
-        self,
-        key: str,
-        watched: Sequence[Sequence[torch.nn.Module]],
-        keep: Callable[[int, list[Statistics]], None],
-        has: Callable[[int], bool],
-        over: Callable[[], None],
+        self, key: str, kind: ArtefactKind, parts: Sequence[Mapping[str, nn.Module]], over: Callable[[], None]
     ) -> StatisticsCollector:
+        """parts: of each block, the watched modules by the last part of their keys."""
+
+        def keep(index: int, found: list[Statistics]) -> None:
+            for part, own in zip(parts[index], found, strict=True):
+                self._put(f"{key}/{part}", pack_statistics(own), kind)
+
+        def has(index: int) -> bool:
+            return all(self._store.has_artefact(f"{key}/{part}") for part in parts[index])
+
         return StatisticsCollector(
             self._loaded,
             self._sequences,
-            watched,
+            [list(own.values()) for own in parts],
             keep,
             self._on_step,
             token_weights=self._token_weights,
@@ -204,23 +202,12 @@ class CalibrationCache:
     def _input_collector(self) -> StatisticsCollector:
         """Of all inputs but those of the out-projections, which are there."""
         key, out = self._keys.inputs, self._loaded.family.out
-        wanted = [
-            {number: names[0] for number, names in enumerate(groups) if out not in names} for groups in self.groups
+        parts = [
+            {f"{index}/{number}": block[names[0]] for number, names in enumerate(groups) if out not in names}
+            for index, (block, groups) in enumerate(zip(self._loaded.projections("decoder"), self.groups, strict=True))
         ]
-        blocks = self._loaded.projections("decoder")
-        watched = [[block[name] for name in names.values()] for block, names in zip(blocks, wanted, strict=True)]
-
-        def keep(index: int, statistics: list[Statistics]) -> None:
-            for number, own in zip(wanted[index], statistics, strict=True):
-                self._put(f"{key}/{index}/{number}", pack_statistics(own), "inputs")
-
-        def has(index: int) -> bool:
-            return all(self._store.has_artefact(f"{key}/{index}/{number}") for number in wanted[index])
-
-        def over() -> None:
-            self._store.remember(store_keys.inputs_gathered_note(key), str(len(blocks)))
-
-        return self._collector(key, watched, keep, has, over)
+        note = store_keys.inputs_gathered_note(key)
+        return self._collector(key, "inputs", parts, lambda: self._store.remember(note, str(len(parts))))
 
     def _mask_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over all of the calibration text, done once."""

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 
-import safetensors
 import safetensors.torch
 import torch
+from msgspec import DecodeError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sparsedash.catalog.engine_limits import HELD_OUT_EVERY, HELD_OUT_TOKENS
@@ -19,7 +20,7 @@ from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import bfloat16_units
 from sparsedash.engine.pruning.layer import Sample, Statistics
-from sparsedash.engine.pruning.linalg import add_second_moment_, mirror_lower_, row_slices
+from sparsedash.engine.pruning.linalg import add_second_moment_, mirror_lower_
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, TokenWeights
@@ -34,7 +35,7 @@ def reading_stored(what: str) -> Iterator[None]:
     """Raises CalibrationError where the bytes read inside are not of the expected form."""
     try:
         yield
-    except (safetensors.SafetensorError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
+    except (SafetensorError, DecodeError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
         raise CalibrationError(f"Stored {what} cannot be read: {error}.", "Start the run again.") from error
 
 
@@ -51,11 +52,6 @@ def unpack_tensors(data: bytes, what: str = "parts") -> list[Tensor]:
         return [tensors[str(number)] for number in range(len(tensors))]
 
 
-def equal_weights(hidden: Tensor) -> Tensor:
-    """Token weights of one. hidden: (..., d), the residual stream after a block. Returns (...) float32."""
-    return hidden.new_ones(hidden.shape[:-1], dtype=torch.float32)
-
-
 def residual_weights(hidden: Tensor) -> Tensor:
     """Token weights of 1 / the mean square of the token's residual stream; only their ratios matter.
 
@@ -65,8 +61,11 @@ def residual_weights(hidden: Tensor) -> Tensor:
     return 1 / hidden.float().square().mean(dim=-1).clamp_min(1e-20)
 
 
-TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {"equal": equal_weights, "residual": residual_weights}
-"""How much each token counts in the calibration statistics. To add a way: one function and one row."""
+TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "equal": lambda hidden: hidden.new_ones(hidden.shape[:-1], dtype=torch.float32),
+    "residual": residual_weights,
+}
+"""How much each token counts in the statistics, by its residual stream after a block. One row adds a way."""
 
 
 class WalkCheckpoint:
@@ -298,10 +297,13 @@ def _rows_at(rows: Tensor, chosen: Tensor) -> Tensor:
 def pack_statistics(statistics: Statistics) -> bytes:
     """The statistics as safetensors bytes, with half of the symmetric matrix left out.
 
-    The lower triangle is folded into (m + 1) / 2 columns: 4.7 MB instead of 9.4 MB at width 1,536.
+    The rows of the lower triangle follow one another: 4.7 MB instead of 9.4 MB at width 1,536.
     """
+    moment = statistics.second_moment
+    if statistics.is_whole:
+        moment = torch.cat([row[: i + 1] for i, row in enumerate(moment)])[None]
     tensors = {
-        "second_moment": _fold(statistics.second_moment) if statistics.is_whole else statistics.second_moment,
+        "second_moment": moment,
         "mean": statistics.mean,
         "held_out": statistics.held_out.inputs,
         "held_out_weights": statistics.held_out.weights,
@@ -315,39 +317,17 @@ def unpack_statistics(data: bytes) -> Statistics:
     with reading_stored("statistics"):
         tensors = safetensors.torch.load(data)
         moment, mean = tensors["second_moment"], tensors["mean"]
+        if moment.ndim == 2:
+            lower, moment = moment[0].split(list(range(1, len(mean) + 1))), torch.empty(len(mean), len(mean))
+            for row, part in zip(moment, lower, strict=True):
+                row[: len(part)] = part
+            mirror_lower_(moment)
         return Statistics(
-            second_moment=_unfold(moment, len(mean)) if moment.ndim == 2 else moment,
+            second_moment=moment,
             mean=mean,
             held_out=Sample(inputs=tensors["held_out"], weights=tensors["held_out_weights"]),
             n_tokens=int(tensors["n_tokens"]),
         )
-
-
-def _fold(matrix: Tensor) -> Tensor:
-    """A symmetric (m, m) as (m + 1, m // 2), m even: its lower half, with the second diagonal block turned over."""
-    width = matrix.shape[0]
-    if width % 2:
-        matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
-        width += 1
-    half = width // 2
-    # Little more than the result at a time: at a width of 16,384 half of the matrix is half a gigabyte.
-    folded = torch.empty(width + 1, half)
-    folded[half + 1 :] = matrix[half:, :half]
-    folded[1 : half + 1] = matrix[:half, :half]
-    folded[: half + 1].tril_(-1)
-    for rows in row_slices(half):
-        folded[rows] += matrix[half:, half:][rows].triu(rows.start)
-    return folded
-
-
-def _unfold(folded: Tensor, width: int) -> Tensor:
-    even, half = folded.shape[0] - 1, folded.shape[1]
-    matrix = torch.empty(even, even)
-    matrix[half:, :half] = folded[half + 1 :]
-    matrix[:half, half:] = folded[half + 1 :].T
-    for square, lower in ((matrix[:half, :half], folded[1 : half + 1]), (matrix[half:, half:], folded[:half].T)):
-        mirror_lower_(square.copy_(lower))
-    return matrix[:width, :width].contiguous()
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.schema.store_keys import outcomes_key
 from sparsedash.stats.tolerance import Tolerance
+from sparsedash.storage.local_machine import folder_size, forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprints
 
@@ -99,7 +100,8 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
 def new_run(key: str, context: RunContext) -> Run:
     """A run without any record. The unpacked files of its model do not count as its own."""
     source, settings = context.source, context.settings
-    context.log.begin()
+    forget_peak_memory()
+    context.log.stored_before = folder_size(context.store.folder).n_bytes
     return Run(
         key=key,
         settings=settings,
@@ -125,8 +127,9 @@ def finished_run(grown: Run, context: RunContext) -> Run:
         finished=True,
         finished_at=time.time(),
         seconds=context.log.seconds,
-        peak_bytes=context.log.peak_bytes,
-        disk_bytes=context.log.disk_bytes,
+        # Peak memory of this process, its earlier models' included; and the growth of the data folder.
+        peak_bytes=peak_memory_bytes(),
+        disk_bytes=max(0, folder_size(context.store.folder).n_bytes - context.log.stored_before),
         cached=tuple(context.log.cached),
         warnings=tuple(context.log.warnings),
     )
@@ -291,7 +294,7 @@ def evaluate_models(
     checkpoint.done()
     if run.shelf.n_loaded == 1:
         # This process has held no other model: its peak memory is this one's.
-        run.store.remember(store_keys.peak_memory_note(settings.model, settings.dtype), str(run.log.peak_bytes))
+        run.store.remember(store_keys.peak_memory_note(settings.model, settings.dtype), str(peak_memory_bytes()))
     return records
 
 

@@ -2,13 +2,12 @@
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from math import ceil
-from pathlib import Path
 from random import Random
 
 import msgspec
@@ -20,7 +19,7 @@ from sparsedash.catalog.model_shape import dimensions
 from sparsedash.catalog.resources import USABLE, is_streamed, least_memory
 from sparsedash.engine.calibration.calibration_cache import CalibrationCache
 from sparsedash.engine.calibration.mismatch import PassageActivations
-from sparsedash.engine.calibration.statistics import enough_tokens, few_tokens_warning
+from sparsedash.engine.calibration.statistics import enough_tokens, few_tokens_warning, reading_stored
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import n_weights, read_config
 from sparsedash.engine.models.loading import (
@@ -36,7 +35,6 @@ from sparsedash.engine.models.matmul import widen_once
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step
 from sparsedash.schema.records import Passages, Record, about_artefact
@@ -52,7 +50,7 @@ from sparsedash.schema.store_keys import (
     text_key,
     unread_text_identity,
 )
-from sparsedash.storage.local_machine import folder_size, forget_peak_memory, memory_bytes, peak_memory_bytes
+from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 from sparsedash.storage.text_files import fingerprint
 
@@ -63,37 +61,21 @@ _DIAGONAL = "diagonal"
 class RunLog:
     """What one run took, and what a person should know about it.
 
-    seconds: spent in each stage. cached: what was read from the store instead of computed. warnings: for a person.
-    point: the sparse model that is made or evaluated, as in Step. walk: progress of a single pass over the blocks,
-    which is reported in place of anything else.
+    stored_before: bytes of the data folder when it began. seconds: spent in each stage. cached: what was read from the
+    store instead of computed. warnings: for a person. point: the sparse model that is made or evaluated, as in Step.
+    walk: progress of a single pass over the blocks, which is reported in place of anything else.
     """
 
-    def __init__(self, on_step: OnStep, folder: Path) -> None:
-        """folder: the data folder. The memory and the disk that are taken from now on count as this run's."""
-        self._on_step, self._folder = on_step, folder
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
         self.point: int | None = None
         self.walk: Step | None = None
         self.seconds: dict[str, float] = {}
         self.cached: list[str] = []
         self.warnings: list[str] = []
-        self._stored_before = 0
+        self.stored_before = 0
         self._stage: Stage | None = None
         self._since = 0.0
-
-    def begin(self) -> None:
-        """Count memory and disk from now on."""
-        forget_peak_memory()
-        self._stored_before = folder_size(self._folder).n_bytes
-
-    @property
-    def peak_bytes(self) -> int:
-        """Peak memory of this process since the run began, its earlier models' included."""
-        return peak_memory_bytes()
-
-    @property
-    def disk_bytes(self) -> int:
-        """Growth of the data folder since the run began; 0 where more was deleted."""
-        return max(0, folder_size(self._folder).n_bytes - self._stored_before)
 
     def on_step(self, step: Step) -> None:
         """Report progress, and on which sparse model."""
@@ -148,7 +130,7 @@ class RunContext:
 
     def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
         self.settings, self.store, self.shelf = settings, store, shelf
-        self.log = RunLog(on_step, store.folder)
+        self.log = RunLog(on_step)
         self.dense: Record | None = None
         self.made: set[str] = set()
         self.stop_within: StopWithin | None = None
@@ -315,9 +297,11 @@ class RunContext:
         known = self.store.get_artefact(key)
         if known is None:
             checkpoint = self.checkpoint()
-            made = checkpoint.numbered(f"{key}/written", _pack_texts, _unpack_texts)
+            made = checkpoint.numbered(f"{key}/written", msgspec.json.encode, _unpack_texts)
             with self.log.timed("text"):
-                known = _pack_texts(generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made))
+                known = msgspec.json.encode(
+                    generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made)
+                )
             self.store.put_artefact(key, known, about_artefact("text", self.identity))
             checkpoint.done()
         return Texts(texts=tuple(_unpack_texts(known)), identity=self.calibration_identity())
@@ -419,15 +403,9 @@ class Calibration:
         store.remember(store_keys.calibrated_note(key), str(len(loaded.mlps)) if enough else _DIAGONAL)
 
 
-def _pack_texts(texts: Sequence[str]) -> bytes:
-    return msgspec.json.encode(texts)
-
-
 def _unpack_texts(data: bytes) -> list[str]:
-    try:
+    with reading_stored("calibration text"):
         return msgspec.json.decode(data, type=list[str])
-    except msgspec.DecodeError as error:
-        raise StoreError(f"Stored calibration text cannot be read: {error}.", "Start the run again.") from error
 
 
 def _identity_note(reference: str) -> store_keys.NoteName:

@@ -44,7 +44,7 @@ from sparsedash.engine.pruning.weight_pruning import (
     weight_passage_error,
 )
 from sparsedash.engine.run.run_context import Calibration, RunContext
-from sparsedash.schema.errors import CalibrationError, JobError, StoreError
+from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.method_settings import MethodSettings, Scope
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Pruned, Record, about_artefact
@@ -465,8 +465,6 @@ def _unpack_weight(tensors: Mapping[str, Tensor], name: str, dense: Tensor) -> T
 
 
 def _unpack_errors(data: bytes) -> BlockErrors:
-    try:
+    with reading_stored("errors"):
         found: BlockErrors = msgspec.json.decode(data, type=BlockErrors)
-    except msgspec.DecodeError as error:
-        raise CalibrationError(f"Stored errors cannot be read: {error}.", "Start the run again.") from error
-    return found
+        return found
