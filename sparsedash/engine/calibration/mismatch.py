@@ -16,8 +16,7 @@ from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Pruned, about_artefact
 from sparsedash.schema.settings import TokenWeights
 from sparsedash.schema.store_keys import activations_key
-from sparsedash.stats.mean_intervals import MISMATCH_ALARM
-from sparsedash.stats.mean_intervals import layer_mismatch as mismatch_of
+from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch
 from sparsedash.storage.store import Store
 
 BATCH_TOKENS = 2048
@@ -104,7 +103,7 @@ class PassageActivations:
 
 def mismatch_warning(made: Pruned) -> str | None:
     """A warning where the layers lose far more on the passages than on calibration text."""
-    times = mismatch_of(made)
+    times = layer_mismatch(made)
     if times is None or times < MISMATCH_ALARM:
         return None
     return (

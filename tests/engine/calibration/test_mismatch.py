@@ -137,7 +137,7 @@ def test_an_overfit_alone_is_no_mismatch():
 
 
 def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(settings, store, monkeypatch):
-    monkeypatch.setattr(mismatch, "ALARM", 0.0)
+    monkeypatch.setattr(mismatch, "MISMATCH_ALARM", 0.0)
     seen = []
 
     def watch(step):

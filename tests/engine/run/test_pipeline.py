@@ -226,7 +226,7 @@ def test_a_text_that_no_method_reads_may_be_missing_or_short(calibration, settin
     asked = replace(settings, methods=(RANDOM,), calibration=replace(settings.calibration, **calibration))
     run = ran(asked, store)
     assert run.finished and run.warnings == ()
-    assert preflight.cached(run.settings, store).sparse == len(run.sparse)
+    assert preflight.stored_parts(run.settings, store).sparse == len(run.sparse)
 
 
 def test_a_text_that_only_methods_without_text_would_be_measured_on_is_not_read(settings, store, monkeypatch):

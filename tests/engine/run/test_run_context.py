@@ -61,7 +61,7 @@ def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, 
     assert alone.sparse == both.sparse[1:] and both.sparse[0] != both.sparse[1]
     _, usual, half = records(store, both)
     assert usual.pruned.layer_errors != half.pruned.layer_errors
-    found = preflight.cached(mixed, store)
+    found = preflight.stored_parts(mixed, store)
     assert (found.calibration, found.dense, found.sparse) == (True, True, 2)
 
 
