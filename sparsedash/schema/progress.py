@@ -1,4 +1,4 @@
-"""How long work tells how far it is, how it is stopped, and how it goes on after an attempt that was broken off."""
+"""Progress of long work: its stages and steps, cancellation, and parts that resume from a checkpoint."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -20,8 +20,8 @@ Stage = Literal[
     "prove",
     "verify",
 ]
-"""The parts of a job in the order they happen; `start` is importing the engine, `text` is reading text, or letting the
-model write it, `walk` is calibrating, pruning and answering at each block before the next one is read.
+"""Stages of a job in their order; `start` imports the engine, `text` reads text or generates it, `walk` is a single
+pass that calibrates, prunes and evaluates at each block before the next one is read.
 """
 
 STAGE_TITLES: dict[Stage, str] = {
@@ -30,7 +30,7 @@ STAGE_TITLES: dict[Stage, str] = {
     "text": "Preparing text",
     "calibrate": "Calibrating",
     "prune": "Pruning",
-    "walk": "Going through the blocks once",
+    "walk": "Processing block by block",
     "evaluate": "Evaluating",
     "read": "Reading the prompt",
     "continue": "Writing continuations",
@@ -44,14 +44,13 @@ STAGE_TITLES: dict[Stage, str] = {
 
 @dataclass(frozen=True)
 class Step:
-    """How far work is.
+    """Progress within a stage.
 
-    done, total: in the stage's own unit (`unit`: "tokens", "passages", "batches", "steps", "megabytes").
-    message: one line for a person, such as which model is being evaluated.
-    n_right: of the `done` passages of the record being evaluated, those with the whole last word right; None in any
-    other stage. Passages are answered in a shuffled order, chunk by chunk (the first 256; longest first within a
-    chunk), so that done and n_right are nearly a fair sample of the total. point: the place in the run's `points`, from
-    0, of the sparse model that is made or asked, in a walk the last of them; None while it is the dense one.
+    done, total: in `unit`: "tokens", "passages", "batches", "steps", "blocks", "megabytes". message: one line for a
+    person, such as which model is being evaluated. n_right: of the `done` passages, those with the whole last word
+    right; None in other stages. Passages are read in a shuffled order, chunk by chunk (the first 256; longest first
+    within a chunk), so that done and n_right are nearly a fair sample of the total. point: index in the run's `points`
+    of the sparse model that is made or evaluated, in a walk the last of them; None for the dense one.
     """
 
     stage: Stage
@@ -69,7 +68,7 @@ OnStep = Callable[[Step], None]
 
 
 def ignore_steps(step: Step) -> None:
-    """Progress for those who do not want any."""
+    """The callback that does nothing."""
 
 
 OnText = Callable[..., None]
@@ -77,17 +76,17 @@ OnText = Callable[..., None]
 
 
 def ignore_text(*texts: str) -> None:
-    """Texts for those who want them only when they are whole."""
+    """The callback that does nothing."""
 
 
 T = TypeVar("T")
 
 Checkpointed = Callable[[int, Callable[[], T]], T]
-"""Gives one part of long work, such as a block's, by its number: as an earlier attempt left it, or made now by calling
-the second.
+"""One part of long work, such as a block's, by its number: from an earlier attempt's checkpoint, or made now by calling
+the second argument.
 """
 
 
 def without_checkpoint(index: int, make: Callable[[], T]) -> T:
-    """The part made now, and kept in memory only."""
+    """The part made now, without a checkpoint."""
     return make()

@@ -25,7 +25,7 @@ N_LATE = 8
 
 
 OnBlock = Callable[[int, int], None]
-"""Called between blocks with how many steps are done, of how many. May raise `Cancelled`."""
+"""Called between blocks with the steps done and their total. May raise `Cancelled`."""
 
 Masks = Callable[[float, list[Tensor], OnBlock], list[Tensor]]
 """The mask (m,) of every block, 0 or 1, from the share of the rounds that are done and the gradients (s, m) so far."""
@@ -44,7 +44,7 @@ def mask_gradients(
 
     n_rounds: the sequences are read in so many parts, at most one for each of them; the dense model reads the first,
     with all masks at 1, and the others are read with what `masks` gives after each. A channel whose mask is 0 has a
-    derivative as well, and may come back. made: see Made, here of one batch after another.
+    derivative as well, and may come back. made: checkpoints each batch.
     Source: arXiv:2204.09656, whose Fisher information is made of them; the rounds are those of the program behind the
     published tables, PytorchRetrainFreePruner of neural-compressor.
     """

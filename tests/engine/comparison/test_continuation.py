@@ -192,7 +192,7 @@ def test_two_models_of_other_families_and_number_formats_write_side_by_side(hous
 def test_the_second_prompt_makes_no_model_again(house, pair_cache, monkeypatch):
     store, run, _ = house
     continue_prompt(asked(run.dense, run.sparse[1], prompt="the lamp"), store, pair_cache)
-    monkeypatch.setattr("sparsedash.engine.comparison.model_pair.remade", None)
+    monkeypatch.setattr("sparsedash.engine.comparison.model_pair.rebuild_model", None)
     continue_prompt(asked(run.dense, run.sparse[1], prompt="the boat"), store, pair_cache)
 
 
