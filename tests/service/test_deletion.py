@@ -25,7 +25,7 @@ from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
 from sparsedash.storage.verification import verify
 from tests.service.made import SETTINGS, TIMING, finish, records, stored_run
-from tests.storage.upkeep.every_kind import LARGE, fill, harm_entry, harm_file, take_away, unpack
+from tests.storage.every_kind import LARGE, fill, harm_entry, harm_file, take_away, unpack
 from tests.ui import specimens
 from tests.ui.models.test_models_page import ASKED
 

@@ -11,7 +11,7 @@ from sparsedash.schema.records import Checked, Damage, Kept, Run
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import file_of
 from sparsedash.storage.verification import verify
-from tests.storage.upkeep.every_kind import LARGE, RECORDS, fill, harm_entry, harm_file, take_away
+from tests.storage.every_kind import LARGE, RECORDS, fill, harm_entry, harm_file, take_away
 
 
 @pytest.fixture
