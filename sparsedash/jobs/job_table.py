@@ -264,8 +264,8 @@ class JobTable:
             values["taken"] = tuple(Taken(*each) for each in json.loads(row["taken"]))
         except (ValueError, TypeError) as error:
             raise StoreError(
-                f"Job {row['id']} cannot be read: the job table is damaged.",
-                "Stop the server and move jobs.sqlite away; results are kept elsewhere.",
+                f"The job table {self._logs.with_name('jobs.sqlite')} is damaged: job {row['id']} cannot be read.",
+                "Stop the server and move it away; results are kept elsewhere.",
             ) from error
         return Job(**values)
 

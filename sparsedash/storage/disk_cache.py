@@ -95,6 +95,8 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
             found = super().fetch(mode, filename, value, read)
         except FileNotFoundError as error:
             raise DamagedEntry("The file of an entry is gone.") from error
+        except (TypeError, ValueError) as error:
+            raise DamagedEntry("The name of an entry's file is damaged.") from error
         if type(found) is not bytes:
             raise DamagedEntry("The store holds a value that this program did not write.")
         return found

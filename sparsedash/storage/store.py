@@ -63,7 +63,8 @@ PATIENCE_S = 5.0
 WORK_PATIENCE_S = 600.0
 """The same where hours of work would be lost."""
 
-_FAILS = (OSError, sqlite3.Error, diskcache.Timeout)
+# UnicodeDecodeError: SQLite quotes its damaged schema, which Python cannot decode.
+_FAILS = (OSError, sqlite3.Error, diskcache.Timeout, UnicodeDecodeError)
 
 
 class Store:
@@ -280,7 +281,8 @@ def claim_data_folder(folder: Path) -> None:
         closed = 0o2770 if mode & 0o2070 == 0o2070 else 0o700
         if stat.S_IMODE(mode) != closed:
             folder.chmod(closed)
-        note.touch(mode=mode_in(folder, 0o600))
+        if not found:
+            note.touch(mode=mode_in(folder, 0o600))
     except OSError as error:
         raise _unusable(folder, error) from error
 

@@ -250,7 +250,7 @@ def test_a_damaged_file_is_reported_and_left_alone(tmp_path):
 
 def test_a_row_that_cannot_be_read_is_a_store_error_with_advice(table):
     table._database._db.execute("UPDATE jobs SET settings = '{' WHERE id = ?", (submitted(table).id,))
-    with pytest.raises(StoreError, match=r"job table is damaged. Stop the server and move jobs.sqlite away"):
+    with pytest.raises(StoreError, match=r"jobs.sqlite is damaged: job 1 .* move it away"):
         table.list(9)
 
 

@@ -19,6 +19,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages
+from sparsedash.storage import disk_cache
 from sparsedash.storage.disk_cache import LEAST_GB, MOST_GB, USUAL_GB, PlainDisk, bytes_of
 from sparsedash.storage.store import EVERY_S, StageCheckpoint, Store
 from sparsedash.storage.verification import verify
@@ -365,11 +366,19 @@ def test_a_data_folder_that_cannot_be_made_is_a_store_error_with_advice(tmp_path
     assert "SPARSEDASH_DATA_DIR" in refused.value.advice
 
 
-def test_a_table_that_is_no_table_is_a_store_error(tmp_path):
-    (tmp_path / "records").mkdir()
-    (tmp_path / "records" / "cache.db").write_bytes(b"no database" * 1000)
+def test_a_table_that_is_no_table_is_a_store_error(store):
+    store.close()
+    (store.folder / "records" / "cache.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match="cannot be used"):
+        Store(store.folder)
+
+
+@pytest.mark.parametrize("name", ["records", "jobs.sqlite", "layout-1", "layout-99"])
+def test_a_folder_of_another_layout_is_refused_in_one_sentence_and_left_as_it_is(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(StoreError, match=r"in another layout\. Name another folder .*, or delete this one\.$"):
         Store(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_folder_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path):
@@ -393,22 +402,14 @@ def folder(tmp_path):
 
 @contextmanager
 def locked(folder: Path, cache: str, for_s: float):
-    """Somebody else writes for that long."""
-    path, begun = folder / cache / "cache.db", threading.Event()
-
-    def hold():
-        db = sqlite3.connect(path, isolation_level=None)
-        db.execute("BEGIN IMMEDIATE")
-        begun.set()
-        time.sleep(for_s)
-        db.execute("ROLLBACK")
-        db.close()
-
-    holding = threading.Thread(target=hold)
-    holding.start()
-    begun.wait()
+    """Another connection writes for that long, or to the end of the block."""
+    db = sqlite3.connect(folder / cache / "cache.db", isolation_level=None, check_same_thread=False)
+    db.execute("BEGIN IMMEDIATE")
+    ending = threading.Timer(for_s, db.execute, ["ROLLBACK"])
+    ending.start()
     yield
-    holding.join()
+    ending.join()
+    db.close()
 
 
 WORK = {
@@ -421,24 +422,32 @@ WORK = {
 }
 
 
+@pytest.fixture
+def short_tries(monkeypatch):
+    """SQLite's own timeout, after which the store tries again."""
+    monkeypatch.setattr(disk_cache, "_TRY_S", 0.1)
+
+
+@pytest.mark.usefixtures("short_tries")
 @pytest.mark.parametrize("cache", ["records", "artefacts"])
 @pytest.mark.parametrize("work", WORK)
 def test_a_patient_store_waits_for_a_lock_of_another(folder, work, cache):
     store = Store(folder, patience_s=60.0)
-    with locked(folder, cache, 2.5):
+    with locked(folder, cache, 0.4):
         WORK[work](store)
     store.close()
     assert len(list(folder.rglob("*.val"))) <= 2
 
 
+@pytest.mark.usefixtures("short_tries")
 @pytest.mark.parametrize("work", ["put", "change", "forget", "open"])
 def test_an_impatient_store_says_that_it_is_locked(folder, work):
     store = Store(folder, patience_s=0.2)
-    with locked(folder, "records", 4.0):
+    with locked(folder, "records", 1.0):
         begun = time.monotonic()
         with pytest.raises(StoreError, match="locked"):
             (Store(folder, patience_s=0.2) if work == "open" else WORK[work](store))
-        assert time.monotonic() - begun < 3.5
+        assert time.monotonic() - begun < 0.9
         assert store.get(Continuation, "a") == continuation("a")
     store.close()
 

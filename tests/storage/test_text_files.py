@@ -277,7 +277,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_the_server_takes_no_more_than_is_kept():
-    config = Path(__file__).parents[3] / ".streamlit" / "config.toml"
+    config = Path(__file__).parents[2] / ".streamlit" / "config.toml"
     assert tomllib.loads(config.read_text())["server"]["maxUploadSize"] == MAX_MEGABYTES
 
 

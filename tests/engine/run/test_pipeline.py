@@ -1,8 +1,6 @@
 """The main job on a tiny model: what is computed, what is remembered, what survives being stopped."""
 
-import json
 from dataclasses import replace
-from hashlib import sha256
 
 import pytest
 
@@ -10,10 +8,9 @@ from sparsedash.catalog.engine_limits import MOST_TEXTS
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import calibration_cache
 from sparsedash.engine.calibration.statistics import mlp_statistics_collector
-from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context, sparse_models
-from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, NewerError, StoreError
+from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -456,14 +453,6 @@ def test_a_model_in_bfloat16_has_keys_of_its_own(settings, store):
     first, _ = _run(settings, store)
     second, _ = _run(replace(settings, dtype="bfloat16"), store)
     assert first.dense != second.dense
-
-
-def test_a_run_in_a_newer_versions_form_is_refused_before_anything_is_computed(settings, store, monkeypatch):
-    data = json.dumps({"key": "asked", "settings": "in a way to come"}).encode()
-    store._records.set("run/asked", sha256(data).digest() + data)
-    monkeypatch.setattr(ModelShelf, "take", _must_not_run)
-    with pytest.raises(NewerError, match="most likely a newer one"):
-        _run(settings, store, run_key="asked")
 
 
 def test_a_bad_model_leaves_no_run(settings, store):
