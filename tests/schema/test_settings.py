@@ -197,11 +197,11 @@ REFUSED = [
     (RunSettings, {"residency": "somewhere"}, "residency", "streamed"),
     (FindSettings, {"model": " x"}, "model", "without spaces around"),
     (FindSettings, {"dtype": "float8"}, "dtype", "float32"),
-    (FindSettings, {"ratio": 1.0}, "allowed word perplexity", "over 1"),
-    (FindSettings, {"ratio": float("nan")}, "allowed word perplexity", "over 1"),
-    (FindSettings, {"ratio": "2"}, "allowed word perplexity", "over 1"),
-    (FindSettings, {"points": 0}, "allowed points of accuracy", "over 0"),
-    (FindSettings, {"points": True}, "allowed points of accuracy", "over 0"),
+    (FindSettings, {"ratio": 1.0}, "allowed word perplexity", "more than 1"),
+    (FindSettings, {"ratio": float("nan")}, "allowed word perplexity", "more than 1"),
+    (FindSettings, {"ratio": "2"}, "allowed word perplexity", "more than 1"),
+    (FindSettings, {"points": 0}, "allowed points of accuracy", "more than 0"),
+    (FindSettings, {"points": True}, "allowed points of accuracy", "more than 0"),
 ]
 
 
