@@ -358,7 +358,7 @@ def test_a_lower_limit_deletes_at_once_but_not_under_a_job(backend, keeper):
 def test_what_verification_found_damaged_can_be_deleted_and_then_nothing_is_damaged(backend, keeper):
     store = backend._store
     names = fill(store)
-    for shelf, name in (("records", "timing/timing"), ("records", "note/family/m"), ("artefacts", "large")):
+    for shelf, name in (("records", "timing/timing"), ("records", "note/family|m"), ("artefacts", "large")):
         harm_entry(store, shelf, name)
     for file in (names["export"][0], backend.data_dir / "models" / names["unpacked model"][0]):
         harm_file(file)
