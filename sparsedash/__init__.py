@@ -1,3 +1,3 @@
 """SparseDash: what would pruning cost this language model?"""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

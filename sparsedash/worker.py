@@ -23,10 +23,9 @@ from typing import IO
 from sparsedash.catalog.resources import out_of_memory
 from sparsedash.engine.job_handlers import JobHandler, JobTask, load_job_handlers
 from sparsedash.jobs.database import make_folder, open_own
-from sparsedash.jobs.job import RUNS, Job
+from sparsedash.jobs.job import FINISHED_PARTS, RUNS, Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import (
-    FINISHED_PARTS,
     cluster_lock,
     hold_lock,
     is_lock_held,
@@ -39,7 +38,7 @@ from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError, redact_output, redacted
 from sparsedash.schema.progress import Step
 from sparsedash.storage.local_machine import free_in_words, is_full
-from sparsedash.storage.store import WORK_PATIENCE_S, Store
+from sparsedash.storage.store import WORK_PATIENCE_S, Store, claim_data_folder
 from sparsedash.storage.users import may_use_token
 
 log = logging.getLogger("sparsedash.worker")
@@ -74,6 +73,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobH
     if arguments.bound:
         threading.Thread(target=_die_with_parent, name="bound", daemon=True).start()
     try:
+        claim_data_folder(arguments.data_dir)
         slot = hold_lock(slot_lock(arguments.data_dir, arguments.slot))
         if slot is None:
             log.info("Slot %d has a worker already.", arguments.slot)
@@ -116,25 +116,15 @@ class Worker:
 
     def _take(self) -> tuple[Job, IO[bytes]] | None:
         for queued in self._table.queue():
-            if queued.kind in RUNS and self._cluster_is_up():
+            if queued.kind in RUNS and is_lock_held(cluster_lock(self._folder)):
                 continue
-            try:
-                lock = hold_lock(job_lock(self._folder, queued.id))
-            except StoreError as error:
-                self._table.mark_crashed(queued, error.message, error.advice)
-                continue
+            lock = hold_lock(job_lock(self._folder, queued.id))
             if lock is None:
                 continue
             if job := self._table.claim(queued.id, self._name, os.getpid()):
                 return job, lock
             lock.close()
         return None
-
-    def _cluster_is_up(self) -> bool:
-        try:
-            return is_lock_held(cluster_lock(self._folder))
-        except StoreError:
-            return False
 
     def _run_logged(self, job: Job) -> None:
         with ExitStack() as until_the_end:

@@ -1,7 +1,7 @@
-"""A cluster behind four verbs: submit, progress, end, stop. The one door to Dask, whose every message may run code.
+"""A Dask cluster behind four verbs: submit, progress, end, stop. The only import of Dask.
 
-So only those with a certificate may talk to a scheduler; see docs/adr/0028. What a part of a job is, and what becomes
-of its result, is known elsewhere: `do` is called in the worker's process, and its bytes come back.
+Every message of Dask may run code, so a scheduler is used with certificates only; see docs/adr/0028. The work itself is
+`do`, called in the worker's process; its result comes back as bytes.
 """
 
 import asyncio
@@ -42,29 +42,29 @@ CONNECT_S = 5.0
 _POLL_S = 0.2
 _ASK_S = 5.0
 LOST_S = 30.0
-"""A task that has not heard from the scheduler for so long stops: nobody would get what it makes."""
+"""A task stops after so long without an answer from the scheduler: its result would be lost."""
 
 _OVER = (Status.closing, Status.closed, Status.failed)
-"""A worker that is ending, most often since its scheduler has: what it does cannot be given to anybody."""
+"""A worker that is ending, most often with its scheduler: its result would be lost."""
 
 _FACTS, _PIECE = "sparsedash", "sparsedash_piece"
 
 Report = Callable[[PartProgress], None]
 Fetch = Callable[[KeptCalibration, str, int], tuple[bytes, int]]
-"""Bytes of an artefact on another machine from an offset on, and how many it has in all."""
+"""Bytes of an artefact on another machine from an offset on, and its size."""
 
 
 class Do(Protocol):
-    """Does a part on the machine that it is called on. stopped: whether nobody wants it any more."""
+    """Does a part on the machine that it is called on. stopped: whether to stop."""
 
     def __call__(self, part: Part, report: Report, stopped: Callable[[], bool], fetch: Fetch) -> PartEnd:
-        """Never raises for what goes wrong in the work."""
+        """Never raises an error of the work itself."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnMachine:
-    """What is called in the processes of Dask workers, by its name: functions of modules that they have as well.
+    """Functions that are called by name in the processes of Dask workers, which have the same modules.
 
     facts: the values of a MachineFacts. piece: serves a Fetch.
     """
@@ -75,9 +75,9 @@ class OnMachine:
 
 
 class Cluster:
-    """One connection to a scheduler. Safe to share between threads; where it is lost it stays so.
+    """One connection to a scheduler. Safe to share between threads; a lost one stays lost.
 
-    name: of the data folder, so that several of them share a scheduler. Raises JobError where there is none.
+    name: of the data folder: several can share a scheduler. Raises JobError when no scheduler answers.
     """
 
     def __init__(self, scheduler: Scheduler, name: str, on_machine: OnMachine) -> None:
@@ -99,7 +99,7 @@ class Cluster:
 
     @property
     def alive(self) -> bool:
-        """Whether the scheduler is there, as far as is known."""
+        """Whether the scheduler is there, as of its last sign of life."""
         return bool(self._client.status == "running")
 
     def machines(self) -> tuple[ClusterMachine, ...]:
@@ -109,13 +109,13 @@ class Cluster:
         return tuple(sorted(found, key=lambda machine: machine.name))
 
     def versions(self) -> dict[str, dict[str, str]]:
-        """Of Python and the packages that must agree: by the name of scheduler, client and each worker's address."""
+        """Versions of Python and of the packages that must agree, by scheduler, client and worker address."""
         found = self._client.get_versions(check=False)
         by_name = {"scheduler": found["scheduler"], "this server": found["client"], **found["workers"]}
         return {name: _of_versions(about) for name, about in by_name.items() if about}
 
     def submit(self, key: str, part: Part) -> None:
-        """Have a part done by whichever machine is free. One that was submitted under this key before is taken up."""
+        """Give a part to any free machine. One that was submitted under this key before is taken up."""
         # Several servers can ask for the same: whoever comes second gets the result of the first.
         future = self._client.submit(
             _in_task,
@@ -133,20 +133,17 @@ class Cluster:
         self._client.publish_dataset(future, name=self._prefix + key, override=True)
 
     def held(self) -> set[str]:
-        """The keys of all parts of this data folder that the scheduler knows, by whomever they were submitted."""
+        """Keys of all parts of this data folder that the scheduler has, from any server."""
         names = [str(name) for name in self._client.list_datasets()]
         return {name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)}
 
     def progress(self, key: str) -> PartProgress | None:
-        """How far a part is; None before it was begun."""
+        """Progress of a part; None before it began."""
         with self._lock:
             return self._progress.get(key)
 
     def end(self, key: str) -> PartEnd | None:
-        """How a part that was submitted here ended; None while it has not.
-
-        Raises JobError where the scheduler is gone.
-        """
+        """End of a part that was submitted here; None until then. Raises JobError when the scheduler is gone."""
         future = self._futures[key]
         match future.status:
             case "pending":
@@ -161,13 +158,13 @@ class Cluster:
                 raise JobError("The connection to the scheduler was lost.")
 
     def stop(self, key: str) -> None:
-        """Ask the machine that does this part to stop; one that nobody has begun is taken back."""
+        """Ask the machine of this part to stop; a part that has not begun is cancelled."""
         self._event(key, "stop").set()
         if key in self._futures and self.progress(key) is None:
             self._client.cancel([self._futures[key]], force=True)
 
     def forget(self, key: str) -> None:
-        """Let the scheduler forget a part that has ended, or that nobody wants."""
+        """Let the scheduler forget a part."""
         self._client.unpublish_dataset(self._prefix + key)
         self._futures.pop(key, None)
         with self._lock:
@@ -175,12 +172,12 @@ class Cluster:
         self._event(key, "begun").clear()
 
     def drop(self, key: str) -> None:
-        """Stop and forget a part of which nobody knows any more."""
+        """Stop and forget a part that was submitted by an earlier connection."""
         self._event(key, "stop").set()
         self.forget(key)
 
     def close(self) -> None:
-        """Close the connection; what was submitted goes on."""
+        """Close the connection; submitted parts go on."""
         try:
             self._client.close(timeout=2)
         except Exception as error:  # noqa: BLE001 - it is gone either way
@@ -192,24 +189,24 @@ class Cluster:
     def _hear(self, event: Any) -> None:
         """Called by Dask in a thread of its own."""
         try:
-            _, told = event
-            key = str(told["key"]).removeprefix(self._prefix)
-            progress = from_bytes(PartProgress, told["progress"])
+            _, sent = event
+            key = str(sent["key"]).removeprefix(self._prefix)
+            progress = from_bytes(PartProgress, sent["progress"])
         except (JobError, LookupError, TypeError, ValueError) as error:
-            log.warning("A machine told what cannot be read: %s", error)
+            log.warning("A message of a machine cannot be read: %s", error)
             return
         with self._lock:
             self._progress[key] = progress
 
 
 class _MachinePlugin(WorkerPlugin):  # type: ignore[misc]
-    """Makes a Dask worker say in every heartbeat what it is and does, and serve what calibrations leave there."""
+    """Adds a machine's facts to every heartbeat of its Dask worker, and serves its artefacts."""
 
     def __init__(self, on_machine: OnMachine) -> None:
         self._facts, self._piece = on_machine.facts, on_machine.piece
 
     def setup(self, worker: Any) -> None:
-        """Called in the worker's process, now and whenever another one comes."""
+        """Called in the process of every worker, now and later."""
 
         async def piece(name: str, offset: int) -> dict[str, Any]:
             data, n_bytes = await asyncio.to_thread(self._piece, name, offset)
@@ -308,15 +305,15 @@ def _machine(address: str, about: dict[str, Any]) -> ClusterMachine:
     )
 
 
-def _read_facts(told: object) -> MachineFacts:
+def _read_facts(sent: object) -> MachineFacts:
     try:
-        return msgspec.convert(told, MachineFacts)
+        return msgspec.convert(sent, MachineFacts)
     except (msgspec.ValidationError, RecursionError):
-        return MachineFacts(problem="What it says of itself cannot be read: has it the same version of SparseDash?")
+        return MachineFacts(problem="Its report cannot be read: has it the same version of SparseDash?")
 
 
 def _readable(name: str) -> str:
-    """A Dask worker's name; without one it is called by its address, of which the host and the port are enough."""
+    """A Dask worker's name; its default is its address, of which host and port are enough."""
     return name.rpartition("//")[2]
 
 

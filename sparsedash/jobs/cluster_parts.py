@@ -1,4 +1,8 @@
-"""Parts of a job for machines of a cluster, as messages; the scheduler's address and certificates."""
+"""Parts of a job on a cluster: messages between server and machine, and the scheduler's address and certificates.
+
+Messages are bytes, each value checked on reading: never a pickle of our own. Whoever reaches a scheduler can run code
+on it, so only a named one with certificates, or one on loopback, may be used.
+"""
 
 import ipaddress
 import os
@@ -9,21 +13,25 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from sparsedash.jobs.job import Count, JobKind, Taken
+from sparsedash.jobs.job import JobKind, Taken
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
+from sparsedash.schema.plain_values import Count
 
 SCHEDULER = "SPARSEDASH_SCHEDULER"
 CA, CERTIFICATE, KEY = "SPARSEDASH_TLS_CA", "SPARSEDASH_TLS_CERT", "SPARSEDASH_TLS_KEY"
 
 SLOT = "SLOT"
-"""The resource that a Dask worker must have for it to be given a part: one each, so that it has one at a time."""
+"""The resource that a Dask worker needs to be given a part: one each, so that it has one part at a time."""
 
 _ADDRESS = re.compile(r"(?P<way>tcp|tls)://(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:
-    """address: as Dask takes it. ca, certificate, key: files in PEM; empty where Dask's configuration names them."""
+    """A scheduler that may be used. Raises SettingsError for any other.
+
+    address: as in Dask. ca, certificate, key: files in PEM; empty to use those of Dask's configuration.
+    """
 
     address: str
     ca: str = ""
@@ -47,26 +55,22 @@ class Scheduler:
 
     @property
     def encrypted(self) -> bool:
-        """Whether both ends show a certificate, and nobody between them can read along."""
+        """Whether the connection uses TLS with certificates at both ends."""
         return self.address.startswith("tls:")
 
 
 def named_scheduler() -> Scheduler | None:
-    """The scheduler that the environment names, or None. Raises SettingsError for one that must not be talked to."""
+    """The scheduler that the environment names, or None. Raises SettingsError for one that must not be used."""
     address = os.environ.get(SCHEDULER, "").strip()
     if not address:
         return None
-    ca, certificate, key = (_path(name) for name in (CA, CERTIFICATE, KEY))
+    paths = [os.environ.get(name, "") for name in (CA, CERTIFICATE, KEY)]
+    ca, certificate, key = (str(Path(path).expanduser()) if path else "" for path in paths)
     return Scheduler(address=address, ca=ca, certificate=certificate, key=key)
 
 
-def _path(name: str) -> str:
-    asked = os.environ.get(name, "")
-    return str(Path(asked).expanduser()) if asked else ""
-
-
 def _is_loopback(host: str) -> bool:
-    """Whether nobody else can listen under this name; one that has to be looked up may be anybody's."""
+    """Whether this host is surely this machine; a name that has to be looked up may be any."""
     if host == "localhost":
         return True
     try:
@@ -80,9 +84,9 @@ PartState = Literal["done", "failed", "cancelled", "crashed", "lost"]
 
 @dataclass(frozen=True, kw_only=True)
 class KeptCalibration:
-    """What a calibration has left on a machine, for others to fetch from there.
+    """Artefacts of a calibration on a machine, for others to fetch from there.
 
-    machine: its address. artefacts: their names in its store. notes: short notes that say that they are whole.
+    machine: its address. artefacts: their names in its store. notes: the short notes that mark them as complete.
     """
 
     machine: str
@@ -92,11 +96,11 @@ class KeptCalibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one machine is asked to do for a job.
+    """A part of a job for one machine.
 
-    name: tells it from the other parts of the attempt. key: what its result is kept under there. known: the file of a
-    run with records that need not be made again, or nothing. texts: uploads that it reads, by name. owner: who asked,
-    where the machine must ask the hub without its token; else empty.
+    name: unique in the attempt. key: of its result. known: a run file with records that exist already, or nothing.
+    texts: uploads that it reads, by name. owner: the user, if the machine must ask the hub without its token; else
+    empty.
     """
 
     name: str
@@ -111,7 +115,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class PartProgress:
-    """How far a part is, as in Job. machine: the name of the one at work."""
+    """Progress of a part, as in Job. machine: the name of the one at work."""
 
     machine: str
     stage: str = ""
@@ -127,7 +131,7 @@ class PartProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class PartEnd:
-    """How a part ended: `lost` where its machine was. file: of the run that it made. log: the end of its log."""
+    """End of a part; `lost` with its machine. file: the run file that it made. log: the end of its log."""
 
     state: PartState
     machine: str = ""
@@ -140,17 +144,17 @@ class PartEnd:
 
 
 def failed_part(error: SparseDashError, machine: str = "") -> PartEnd:
-    """The end of a part that was refused, in the words of the error."""
+    """End of a part that raised this error."""
     kind, text, advice = type(error).__name__, error.message, error.advice
     return PartEnd(state="failed", machine=machine, error_kind=kind, error_text=text, error_advice=advice)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineFacts:
-    """What a machine says of itself. sparsedash, torch, transformers: versions. gpus: their names.
+    """A machine's own report. sparsedash, torch, transformers: versions. gpus: their names.
 
-    total_bytes, free_bytes: of its memory; None where it cannot tell. child_bytes: memory of the child at work.
-    folder: its data folder. problem: why it can do nothing; empty where it can.
+    total_bytes, free_bytes: of its memory; None if unknown. child_bytes: memory of the child at work.
+    folder: its data folder. problem: why it is of no use; empty if it is.
     """
 
     hostname: str = ""
@@ -167,7 +171,7 @@ class MachineFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterMachine:
-    """A Dask worker. name: unlike any other's. n_slots: parts that it takes at once. facts: None before it told any."""
+    """A Dask worker. name: unique. n_slots: parts that it takes at once. facts: None before its first report."""
 
     address: str
     name: str
@@ -176,7 +180,7 @@ class ClusterMachine:
 
     @property
     def problem(self) -> str:
-        """Why it cannot be given anything, in words; empty where it can."""
+        """Why it cannot be given a part, in words; empty if it can."""
         if self.n_slots < 1:
             return f"It was started without --resources {SLOT}=1."
         return "It has not said yet what it is." if self.facts is None else self.facts.problem
@@ -184,7 +188,7 @@ class ClusterMachine:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineView:
-    """A machine, and the job of which it does a part, with how far that is."""
+    """A machine, and the job of which it does a part, with its progress."""
 
     machine: ClusterMachine
     job_id: int | None = None
@@ -193,7 +197,7 @@ class MachineView:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterView:
-    """The scheduler that is named, why it is of no use just now, and the machines that it has."""
+    """The named scheduler, why it cannot be used just now, and its machines."""
 
     address: str
     trouble: str
@@ -204,17 +208,17 @@ V = TypeVar("V", Part, PartProgress, PartEnd)
 
 
 def to_bytes(value: Part | PartProgress | PartEnd) -> bytes:
-    """The value as `from_bytes` reads it."""
+    """The message for `from_bytes`."""
     return msgspec.msgpack.encode(value)
 
 
 def from_bytes(kind: type[V], data: Any) -> V:
-    """The value that `to_bytes` wrote, every type checked. Raises JobError on anything else."""
+    """The value of a message of `to_bytes`, every type checked. Raises JobError on anything else."""
     try:
         read: V = msgspec.msgpack.decode(data, type=kind)
         return read
     except (msgspec.MsgspecError, TypeError, RecursionError) as error:
         raise JobError(
-            "A machine of the cluster speaks another language than this server.",
-            "Run `sparsedash cluster check`: all of them must have the same version of SparseDash.",
+            "A message from a machine of the cluster cannot be read.",
+            "Run `sparsedash cluster check`: all machines need the same version of SparseDash.",
         ) from error

@@ -2,44 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
-
-from msgspec import Meta
+from typing import Any, Literal, NamedTuple
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
 JobKind = Literal["run", "find", "continuation", "divergence", "timing", "export", "verify", "part"]
 """`part`: of a run, on a machine of a cluster; never in a server's own table."""
 RUNS: tuple[JobKind, ...] = ("run", "find")
-"""The kinds whose result is a run: one of given sparsities, and one that looks for the largest."""
+"""Kinds whose result is a run: of given sparsities, and a search for the largest."""
 LONG: tuple[JobKind, ...] = (*RUNS, "timing", "export", "verify")
-"""Kinds that take minutes: what somebody waits for at the page goes before them."""
+"""Kinds that take minutes; prompts go before them."""
+CLUSTER = "cluster"
+"""The worker of a job that machines of a cluster do, as the job table names it."""
+FINISHED_PARTS = "“Try again” goes on from the last finished part."
 
 Move = Literal["front", "up", "down"]
-"""Where a waiting job may be moved in the queue: before all others, or past one of them."""
+"""Where a queued job may be moved: before all others, or past one of them."""
 
 Priority = Literal["high", "normal", "low"]
-"""Before whom a waiting job stands: all that are less urgent, whoever came first. Prompts are normal."""
-
-Moment = Annotated[float, Meta(ge=0, le=250_000_000_000)]
-"""Seconds since the epoch; the last one is before the year 10,000, where calendars end."""
-
-Count = Annotated[int, Meta(ge=0)]
-Pid = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-
-DAMAGED = "Damaged"
-"""The error_kind of a job whose row could not be read."""
-
-LOST: dict[str, Any] = {"damaged": True}
-"""In place of settings that cannot be read: no kind of job takes these, so that a retry asks for nothing."""
+"""A queued job goes before all of lower priority, whatever their age. Prompts are normal."""
 
 _SLOWEST = 1e-9
 
 BETWEEN_TEXTS = "\x1e"
-"""Stands in `right_text` between the texts of several models; the character that is made for it."""
+"""Separates the texts of several models in `right_text`: the record separator."""
 
 
 class Taken(NamedTuple):
-    """Seconds that a job has spent in a stage, for one sparse model or for none, before it went on to the next."""
+    """Seconds that a job spent in a stage, for one sparse model or for none, before it went on to the next."""
 
     stage: str
     point: int | None
@@ -48,17 +37,17 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What was asked for, how far it is, and how it ended.
+    """A request, its progress, and how it ended.
 
     done, total: of the stage, in `unit`. rate: units a second. Times are seconds since the epoch.
     n_right: of the `done` passages of the record being evaluated, those with the last word right; None in other stages.
-    point: the sparse model that is made or asked, as in Step; None while it is the dense one.
+    point: the sparse model at work, as in Step; None for the dense one.
     queued_at: when this attempt was asked for. error_text: why it ended early, for a person.
-    exit_code: as subprocess gives it, negative for a signal; None when nobody could see it.
-    taken: what this attempt has spent where, in order, up to the last heartbeat; what comes again is there again.
-    place: where somebody has put it among waiting jobs of its priority, see `queue_order`; None where nobody has.
-    left_text, right_text: what models have written so far, where the job is a prompt, see `texts`; foreign text.
-    owner: who has asked for this attempt, where others are served; empty for whoever sits in front of the machine.
+    exit_code: as in subprocess, negative for a signal; None when nobody could see it.
+    taken: time of this attempt so far, stage by stage in order; a stage that comes again is listed again.
+    place: a user's own order of queued jobs of one priority, see `queue_order`; None without one.
+    left_text, right_text: a prompt's texts so far, see `texts`; foreign text.
+    owner: the user who asked for this attempt; empty without a login.
     """
 
     id: int
@@ -67,22 +56,22 @@ class Job:
     settings: dict[str, Any]
     state: JobState
     stage: str
-    done: Count
-    total: Count
+    done: int
+    total: int
     unit: str
-    rate: Annotated[float, Meta(ge=0, le=1e15)] | None
+    rate: float | None
     message: str
-    n_right: Count | None = None
-    point: Count | None = None
-    attempt: Annotated[int, Meta(ge=1)]
-    created_at: Moment
-    queued_at: Moment
-    started_at: Moment | None
-    finished_at: Moment | None
-    heartbeat_at: Moment | None
-    pid: Pid | None
+    n_right: int | None = None
+    point: int | None = None
+    attempt: int
+    created_at: float
+    queued_at: float
+    started_at: float | None
+    finished_at: float | None
+    heartbeat_at: float | None
+    pid: int | None
     exit_code: int | None
-    cancel_requested_at: Moment | None
+    cancel_requested_at: float | None
     error_kind: str
     error_text: str
     error_advice: str
@@ -102,12 +91,12 @@ class Job:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What each model has written so far, where the job is a prompt: two or more."""
+        """What each model of a prompt wrote so far: two or more."""
         return self.left_text, *self.right_text.split(BETWEEN_TEXTS)
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody has asked it to stop, and it has not yet."""
+        """Whether it was asked to stop and still runs."""
         return self.live and self.cancel_requested_at is not None
 
     @property
@@ -116,13 +105,8 @@ class Job:
         return self.kind in RUNS
 
     @property
-    def lost(self) -> bool:
-        """Whether nobody knows any more what was asked for."""
-        return self.settings == LOST
-
-    @property
     def remaining_s(self) -> float | None:
-        """Seconds to the end of the stage at its present rate, or None while that is not known."""
+        """Seconds to the end of the stage at its present rate; None when that is unknown."""
         if self.state != "running" or not self.rate or self.rate < _SLOWEST or self.total <= 0:
             return None
         return max(0.0, (self.total - self.done) / self.rate)
@@ -132,19 +116,18 @@ _RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 
 
 def queue_order(job: Job) -> tuple[int, float, float, int]:
-    """What waiting jobs are sorted by: priority; then prompts before runs; then first come, first served, but for those
-    moved.
+    """Sort key of queued jobs: priority; then a user's own order; then prompts before runs; then age.
 
-    A prompt that nobody has moved stands at 0; a run, or what else takes minutes, at 1.
+    A prompt that was never moved has place 0, a run or another long job place 1.
     """
     usual = 1.0 if job.kind in LONG else 0.0
     return _RANKS[job.priority], usual if job.place is None else job.place, job.queued_at, job.id
 
 
 def places_after_move(queue: Sequence[Job], job: Job, to: Move) -> list[tuple[float, int]]:
-    """The new place and the id of every job that waits with the priority of `job`, after that was moved among them.
+    """New place and id of every queued job of the priority of `job`, after that was moved among them.
 
-    queue: all waiting jobs, in order. Priorities are kept: no move leads past a more urgent job.
+    queue: all queued jobs, in order. No move crosses priorities.
     """
     peers = [other for other in queue if other.priority == job.priority]
     at = [other.id for other in peers].index(job.id)
@@ -154,10 +137,10 @@ def places_after_move(queue: Sequence[Job], job: Job, to: Move) -> list[tuple[fl
 
 
 def _places(queue: Sequence[Job]) -> list[float]:
-    """The places under which these waiting jobs stand in just this order.
+    """Places that keep these queued jobs in just this order.
 
-    Whatever stands before a prompt goes below 0, every run behind the last prompt between 0 and 1: so a prompt that
-    comes later still goes before runs that nobody has put before a prompt, and a run that comes later is the last.
+    All up to the last prompt go below 0, runs behind it between 0 and 1: so a later prompt still goes before runs that
+    were never moved before a prompt, and a later run is the last.
     """
     n_before = max((at + 1 for at, job in enumerate(queue) if job.kind not in LONG), default=0)
     n_behind = len(queue) - n_before

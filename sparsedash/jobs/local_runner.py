@@ -1,4 +1,9 @@
-"""Workers on this machine: locks that show which are alive, starting, stopping, and exit reasons."""
+"""Workers on this machine: lock files that show which are alive, starting, stopping, and exit reasons.
+
+A living worker holds a lock (`flock`), which the kernel releases the moment it is gone. Lock files stay when they are
+free: deleting one would allow two holders. The runner remembers nothing that matters: its state is in the job table and
+in the locks, so a new runner after a restart, or two of them side by side, work as well.
+"""
 
 import fcntl
 import logging
@@ -15,35 +20,49 @@ from typing import IO
 
 import sparsedash
 from sparsedash.jobs.database import make_folder, open_own
-from sparsedash.jobs.job import Job
-from sparsedash.jobs.job_table import JobTable
-from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS
+from sparsedash.jobs.job_table import Job, JobTable
+from sparsedash.schema.errors import Cancelled, SettingsError, StoreError
+
+log = logging.getLogger(__name__)
+
+WORKER = (sys.executable, "-P", "-u", "-m", "sparsedash.worker")
+NVIDIA = Path("/proc/driver/nvidia/gpus")
+MAX_FRUITLESS_STARTS = 3
+MAX_LINGER_S = 1_000_000
+TAKE_WITHIN_S = 120.0
+"""How long a worker that holds its slot may leave a job waiting; while it loads the engine it takes none."""
+_REAP_S = 1.0
 
 _RETRY_S = 0.02
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_ID_BYTES = 64
+
+_SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
+_SHOWN = 400
+"""Characters of a log's last line: enough for a message with a path of usual length."""
+_TAIL_BYTES = 65_536
 
 
 def job_lock(folder: Path, job_id: int) -> Path:
-    """The lock a worker holds while it runs this job."""
+    """The lock that a worker holds while it runs this job."""
     return folder / "jobs" / f"{job_id}.lock"
 
 
 def slot_lock(folder: Path, slot: int) -> Path:
-    """The lock a worker holds for life; it keeps a second worker out of the slot."""
+    """The lock that a worker holds for life; it keeps a second worker out of the slot."""
     return folder / "workers" / f"slot-{slot}.lock"
 
 
 def cluster_lock(folder: Path) -> Path:
-    """The lock a server holds while machines of a cluster take runs; then no worker of this machine does."""
+    """The lock that a server holds while a cluster takes runs; then no worker of this machine does."""
     return folder / "workers" / "cluster.lock"
 
 
 def hold_lock(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
-    """The open file that holds the lock until it is closed, or None when somebody else has it.
+    """The open file that holds the lock until it is closed, or None when another process has it.
 
-    wait_s: how long to try; more than 0, because `is_held` takes the lock for a moment. The file then says since which
-    start of the machine, and by which process. Raises StoreError where it cannot be one.
+    wait_s: how long to try; more than 0, since `is_lock_held` takes the lock for a moment. The file then names this
+    start of the machine and the process. Raises StoreError when it cannot be opened.
     """
     make_folder(path.parent)
     file = open_own(path, "ab")
@@ -53,53 +72,49 @@ def hold_lock(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
             file.close()
             return None
         time.sleep(_RETRY_S)
-    _sign(file)
-    return file
-
-
-def machine_restarted(path: Path) -> bool | None:
-    """Whether the machine was started since somebody last took the lock; None where that cannot be said."""
-    try:
-        with open_own(path, "rb") as file:
-            signed = file.read(_ID_BYTES).partition(b"\n")[0]
-    except (FileNotFoundError, StoreError):
-        return None
-    now = _boot_id()
-    return signed != now if signed and now else None
-
-
-def lock_holder(path: Path) -> int | None:
-    """The process that holds the lock; None where none does, or it did not say."""
-    try:
-        with open_own(path, "rb") as file:
-            signed = b"" if _try(file, fcntl.LOCK_SH) else file.read(2 * _ID_BYTES).partition(b"\n")[2]
-    except (FileNotFoundError, StoreError):
-        return None
-    return int(signed) if signed.isdigit() else None
-
-
-def is_lock_held(path: Path) -> bool:
-    """Whether a living process holds the lock. Raises StoreError where the file cannot be one."""
-    try:
-        file = open_own(path, "rb")
-    except FileNotFoundError:
-        return False
-    with file:
-        return not _try(file, fcntl.LOCK_SH)
-
-
-def _sign(file: IO[bytes]) -> None:
-    # A lock without its sign is a lock all the same: the disk may be full.
+    # A lock without these names is a lock all the same: the disk may be full.
     with suppress(OSError):
         file.truncate(0)
         file.write(_boot_id() + b"\n%d" % os.getpid())
         file.flush()
+    return file
+
+
+def is_lock_held(path: Path) -> bool:
+    """Whether a living process holds the lock."""
+    try:
+        with open_own(path, "rb") as file:
+            return not _try(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def machine_restarted(path: Path) -> bool | None:
+    """Whether the machine was started since the lock was last taken; None when that is unknown."""
+    signed, now = _names_in(path)[0], _boot_id()
+    return signed != now if signed and now else None
+
+
+def lock_holder(path: Path) -> int | None:
+    """The process that holds the lock; None when it is free, or unknown."""
+    number = _names_in(path)[1] if is_lock_held(path) else b""
+    return int(number) if number.isdigit() else None
+
+
+def _names_in(path: Path) -> tuple[bytes, bytes]:
+    """The start of the machine and the process that took the lock last."""
+    try:
+        with open_own(path, "rb") as file:
+            boot, _, number = file.read().partition(b"\n")
+            return boot, number
+    except FileNotFoundError:
+        return b"", b""
 
 
 def _boot_id() -> bytes:
-    """What Linux calls this start of the machine, or nothing. A clock can be set; this cannot."""
+    """Linux's name of this start of the machine, or nothing. A clock can be set; this cannot."""
     try:
-        return _BOOT_ID.read_bytes().strip()[:_ID_BYTES]
+        return _BOOT_ID.read_bytes().strip()
     except OSError:
         return b""
 
@@ -112,40 +127,22 @@ def _try(file: IO[bytes], operation: int) -> bool:
     return True
 
 
-FINISHED_PARTS = "“Try again” goes on from the last finished part."
-_SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
-CLUSTER = "cluster"
-"""The worker of a job that machines of a cluster do, as the job table names it."""
-
-_SHOWN = 400
-"""Characters of a log's last line: enough for a message that names a path of usual length."""
-_TAIL_BYTES = 65_536
-
-
 def crash_reason(job: Job, exit_code: int | None, restarted: bool | None = None) -> tuple[str, str]:
-    """What most likely ended the worker of a running job, and what to do.
+    """The most likely reason why the worker of a running job is gone, and advice.
 
-    exit_code: None where nobody saw it. restarted: whether the machine was, since the job began; None: nobody knows.
+    exit_code: None when nobody saw it. restarted: whether the machine was, since the job began; None: unknown.
     """
     if job.worker == CLUSTER:
         return "This job was on machines of a cluster, and this server is told of none.", FINISHED_PARTS
     if restarted:
         return "The machine was restarted while this job ran.", FINISHED_PARTS
-    match exit_code:
-        case None:
-            return (
-                "The worker is gone without a word: it was killed, most often because memory ran out.",
-                f"{_SMALLER} {FINISHED_PARTS}",
-            )
-        case -9:
-            return (
-                "The worker was killed (signal 9), most often because memory ran out.",
-                f"{_SMALLER} {FINISHED_PARTS}",
-            )
-        case code if code < 0:
-            return f"The worker was ended by {signal_name(-code)}.", _see_log(job)
-        case code:
-            return f"The worker ended early with exit code {code}.", _see_log(job)
+    if exit_code is None or exit_code == -signal.SIGKILL:
+        killed = "is gone without a word: it was killed" if exit_code is None else "was killed (signal 9)"
+        return f"The worker {killed}, most often because memory ran out.", f"{_SMALLER} {FINISHED_PARTS}"
+    last = last_log_line(Path(job.log_path))
+    said = f'Its log ends with "{last}".' if last else "Its log is empty."
+    how = f"was ended by {signal_name(-exit_code)}" if exit_code < 0 else f"ended early with exit code {exit_code}"
+    return f"The worker {how}.", f"{said} {FINISHED_PARTS}"
 
 
 def signal_name(number: int) -> str:
@@ -155,10 +152,7 @@ def signal_name(number: int) -> str:
 
 
 def last_log_lines(path: Path, n: int) -> list[str]:
-    """The last n lines of a log, oldest first; of a progress bar only what it showed last.
-
-    Raises StoreError where something lies there that is no file.
-    """
+    """The last n lines of a log, oldest first; of a progress bar only its last state. Raises StoreError."""
     try:
         with open_own(path, "rb") as file:
             size = file.seek(0, 2)
@@ -171,28 +165,11 @@ def last_log_lines(path: Path, n: int) -> list[str]:
 
 
 def last_log_line(path: Path) -> str:
-    """The last line of a log, or why it cannot be read; empty where it says nothing."""
+    """The last line of a log, or why it cannot be read; empty for an empty log."""
     try:
         return "".join(last_log_lines(path, 1))[:_SHOWN]
     except (StoreError, OSError) as error:
         return str(error)[:_SHOWN]
-
-
-def _see_log(job: Job) -> str:
-    last = last_log_line(Path(job.log_path))
-    said = f'Its log ends with "{last}".' if last else "Its log is empty."
-    return f"{said} {FINISHED_PARTS}"
-
-
-log = logging.getLogger(__name__)
-
-WORKER = (sys.executable, "-P", "-u", "-m", "sparsedash.worker")
-NVIDIA = Path("/proc/driver/nvidia/gpus")
-MAX_FRUITLESS_STARTS = 3
-MAX_LINGER_S = 1_000_000
-TAKE_WITHIN_S = 120.0
-"""How long a worker that holds its slot may leave a job waiting; while it loads the engine it takes none."""
-_REAP_S = 1.0
 
 
 class LocalRunner:
@@ -201,8 +178,7 @@ class LocalRunner:
     folder: the data folder. command: starts a worker; `--data-dir` and `--slot` are added.
     term_after_s, kill_after_s: how long after a request to stop a worker is sent SIGTERM, and SIGKILL.
     start_within_s: how long a worker may take until it holds its slot, or to end once it has left it. bound: one
-    worker alone, which ends with this process, even if that is killed. elsewhere: whether a job is looked after by
-    somebody else, who has it done on other machines.
+    worker alone, which ends with this process, even if that is killed. elsewhere: whether a cluster has this job.
     """
 
     def __init__(
@@ -226,7 +202,7 @@ class LocalRunner:
         self._n_slots = 1 if bound else n_slots()
         self._bound_by: tuple[int, ...] = os.pipe() if bound else ()
         self._elsewhere = elsewhere
-        linger_s()  # refused here, where somebody reads it, and not by each worker in its log
+        linger_s()  # a bad value is refused here, and not by each worker in its log
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
         self._exit_codes: dict[int, int] = {}
@@ -246,10 +222,13 @@ class LocalRunner:
         try:
             running = [job for job in self._table.running() if not self._elsewhere(job)]
             self._reap({job.pid for job in running})
-            asked = {_attempt(job) for job in running if job.cancel_requested_at is not None}
+            asked = {_attempt(job) for job in running if job.stopping}
             self._stop_seen = {which: seen for which, seen in self._stop_seen.items() if which in asked}
             for job in running:
-                self._look_after(job)
+                if not is_lock_held(job_lock(self._folder, job.id)):
+                    self._note_end(job)
+                elif job.stopping:
+                    self._escalate(job)
             if queue := tuple(job for job in self._table.queue() if not self._elsewhere(job)):
                 self._start_workers(queue)
             else:
@@ -258,20 +237,20 @@ class LocalRunner:
             self._tending.release()
 
     def prepare(self) -> None:
-        """Start one worker before there is work, where none lives: it has loaded the engine by the time there is."""
+        """Start one worker, if none lives, so that it has loaded the engine by the time there is work."""
         if self._n_slots and self._tending.acquire(blocking=False):
             try:
-                if not self._children and not any(map(self._is_taken, range(self._n_slots))):
+                if not self._children and not self.has_worker():
                     self._start(0)
             finally:
                 self._tending.release()
 
     def has_worker(self) -> bool:
-        """Whether a worker lives, which has the engine loaded or is about to."""
+        """Whether a worker lives; it has loaded the engine, or is about to."""
         return any(map(self._is_taken, range(self._n_slots)))
 
     def trouble(self, take_within_s: float = TAKE_WITHIN_S) -> str:
-        """Which worker holds its slot and takes no job although some wait, and what to do; empty where none does."""
+        """A worker that holds its slot and takes no job although some wait, with advice; empty if there is none."""
         for slot, since in tuple(self._idle_since.items()):
             waited_s = time.monotonic() - since
             if waited_s >= take_within_s and (pid := lock_holder(slot_lock(self._folder, slot))):
@@ -282,25 +261,14 @@ class LocalRunner:
         return ""
 
     def let_go(self) -> None:
-        """Stop looking after the workers; they go on without this runner, but for those that are bound to it."""
+        """Leave the workers, which go on without this runner, unless they are bound to it."""
         for child in self._children.values():
-            # Or Popen complains that somebody who is meant to outlive it does.
+            # Else Popen warns of a child that outlives it, as it is meant to.
             child.returncode = child.poll() or 0
         self._children.clear()
         for end in self._bound_by:
             os.close(end)
         self._bound_by = ()
-
-    def _look_after(self, job: Job) -> None:
-        try:
-            alive = is_lock_held(job_lock(self._folder, job.id))
-        except StoreError as error:
-            self._table.mark_crashed(job, f"Whether its worker is alive cannot be told. {error.message}", error.advice)
-            return
-        if alive:
-            self._escalate(job)
-        else:
-            self._bury(job)
 
     def _reap(self, busy_pids: set[int | None]) -> None:
         """Wait for the children that ended. busy_pids: of workers with a job at hand."""
@@ -324,18 +292,16 @@ class LocalRunner:
             log.warning("The worker of slot %d hangs and is ended.", slot)
             child.kill()
 
-    def _bury(self, job: Job) -> None:
-        """Note the end of a running job whose worker is gone. Does nothing if the worker noted one in time."""
+    def _note_end(self, job: Job) -> None:
+        """Record the end of a running job whose worker is gone; no effect if the worker did so in time."""
         exit_code = self._exit_code(job.pid)
-        if job.cancel_requested_at is not None:
+        if job.stopping:
             text = "Stopped on request, by ending its worker."
-            advice = "What was finished before is kept; start again to go on."
-            self._table.mark_cancelled(job, text, advice, exit_code)
-        elif self._table.mark_crashed(job, *crash_reason(job, exit_code, self._restarted(job)), exit_code):
+            self._table.mark_cancelled(job, text, Cancelled().advice, exit_code)
+            return
+        restarted = machine_restarted(job_lock(self._folder, job.id))
+        if self._table.mark_crashed(job, *crash_reason(job, exit_code, restarted), exit_code):
             log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
-
-    def _restarted(self, job: Job) -> bool | None:
-        return machine_restarted(job_lock(self._folder, job.id))
 
     def _exit_code(self, pid: int | None) -> int | None:
         for slot, child in list(self._children.items()):
@@ -349,11 +315,10 @@ class LocalRunner:
         return None if pid is None else self._exit_codes.pop(pid, None)
 
     def _escalate(self, job: Job) -> None:
-        """Send what ends a worker that was asked to stop. Counted from when this runner first saw that, since the clock
-        that the request was noted by may be set meanwhile.
+        """Signal a worker that was asked to stop, SIGTERM first, then SIGKILL.
+
+        Timed from when this runner first saw the request: the clock of its time stamp may be set meanwhile.
         """
-        if job.cancel_requested_at is None:
-            return
         now = time.monotonic()
         waited_s = now - self._stop_seen.setdefault(_attempt(job), now)
         if waited_s < self._term_after_s:
@@ -362,7 +327,7 @@ class LocalRunner:
         self._table.while_running(job, lambda: self._signal(job, number))
 
     def _signal(self, job: Job, number: signal.Signals) -> None:
-        """Signal the worker's whole group, if the worker still lives: else the pid may be somebody else's by now."""
+        """Signal the worker's whole group, if the worker still lives: else the pid may be another process's by now."""
         if not job.pid or not is_lock_held(job_lock(self._folder, job.id)):
             return
         try:
@@ -389,11 +354,7 @@ class LocalRunner:
             self._start(slot)
 
     def _is_taken(self, slot: int) -> bool:
-        """Whether a worker holds the slot; not where its lock cannot be one: whoever is started there will say so."""
-        try:
-            return is_lock_held(slot_lock(self._folder, slot))
-        except StoreError:
-            return False
+        return is_lock_held(slot_lock(self._folder, slot))
 
     def _start(self, slot: int) -> None:
         path = self._worker_log(slot)
@@ -402,7 +363,7 @@ class LocalRunner:
         try:
             make_folder(path.parent)
             with open_own(path, "ab") as output:
-                # Whoever reads the pipe hears that this process is gone, even where it was killed.
+                # The reader of the pipe notices that this process is gone, even if it was killed.
                 bound = ["--bound"] if self._bound_by else []
                 self._children[slot] = subprocess.Popen(  # noqa: S603 - our own command, no shell
                     [*self._command, "--data-dir", str(self._folder), "--slot", str(slot), *bound],
@@ -421,7 +382,7 @@ class LocalRunner:
             self._exit_codes.pop(self._children[slot].pid, None)
 
     def _blame(self, job: Job) -> None:
-        """Give up on a job that no worker lives long enough to take, instead of trying for ever."""
+        """Give up on a job that no worker lives long enough to take."""
         self._fruitless_starts = 0
         logs = [last_log_line(self._worker_log(slot)) for slot in range(self._n_slots)]
         last = next(filter(None, [self._not_started, *logs]), "")
@@ -444,7 +405,7 @@ def worker_name(slot: int) -> str:
 
 
 def n_slots() -> int:
-    """How many workers may run at once: SPARSEDASH_WORKERS (0: none are started here), or one a GPU, or one."""
+    """Number of workers at once: SPARSEDASH_WORKERS (0: none are started here), or one a GPU, or one."""
     asked = os.environ.get("SPARSEDASH_WORKERS", "")
     if not asked:
         return max(1, len(visible_gpus()))
@@ -454,7 +415,7 @@ def n_slots() -> int:
 
 
 def linger_s() -> float:
-    """How long a worker waits for another job before it ends and frees its memory: SPARSEDASH_LINGER_S, or a minute."""
+    """Idle timeout of a worker, which then ends and frees its memory: SPARSEDASH_LINGER_S, or a minute."""
     asked = os.environ.get("SPARSEDASH_LINGER_S") or "60"
     try:
         seconds = float(asked)
@@ -466,7 +427,7 @@ def linger_s() -> float:
 
 
 def worker_environment(slot: int) -> dict[str, str]:
-    """A new worker's environment: the server's, with this package on the path and only the slot's own GPU visible."""
+    """Environment of a new worker: the server's, with this package on the path and only the slot's GPU visible."""
     path = [str(Path(sparsedash.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     chosen = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     if gpus := visible_gpus():

@@ -20,7 +20,7 @@ _SHORTEST_WINDOW_S = 0.5
 
 
 class StopFlag:
-    """Set by SIGTERM. While work is `raising`, the signal raises Cancelled wherever the work is, once."""
+    """Set by SIGTERM. Inside `raising`, the signal raises Cancelled at once, a single time."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -35,7 +35,7 @@ class StopFlag:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Let a request to stop interrupt this block at once, even between two steps of the work."""
+        """Let a request to stop interrupt this block at any point."""
         self._raise = True
         try:
             if self.requested:
@@ -46,7 +46,7 @@ class StopFlag:
 
     @contextmanager
     def holding_back(self) -> Iterator[None]:
-        """Let nothing interrupt this block; a request to stop is noted for later."""
+        """Defer a request to stop to the end of this block."""
         kept, self._raise = self._raise, False
         try:
             yield
@@ -69,12 +69,12 @@ class Reporter:
         self._texts = ("", "")
 
     def wrote(self, *texts: str) -> None:
-        """The `OnText` of the job: what models have written so far goes along with the next step that is written."""
+        """The `OnText` of the job: the models' texts so far, written together with the next step."""
         left, *others = (encodable(text).replace(BETWEEN_TEXTS, "\u241e") for text in texts)
         self._texts = left, BETWEEN_TEXTS.join(others)
 
     def __call__(self, step: Step) -> None:
-        """Take note, or raise `Cancelled`."""
+        """The `OnStep` of the job."""
         now = self._clock()
         if self._stop.requested:
             raise Cancelled
@@ -118,7 +118,7 @@ class Rate:
         self._samples: deque[tuple[float, int]] = deque()
 
     def after(self, now: float, done: int) -> float | None:
-        """The rate including this sample; None while there is too little to tell. A step backwards starts over."""
+        """The rate including this sample; None from too few samples. A step backwards starts over."""
         samples = self._samples
         if samples and done < samples[-1][1]:
             samples.clear()

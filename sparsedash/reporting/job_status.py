@@ -51,8 +51,6 @@ _DOING = {
 
 def job_title(job: Job) -> tuple[str, str]:
     """A job's title and one line of details."""
-    if job.lost:
-        return f"Job {job.id}", "what was asked for is lost"
     try:
         if job.kind == "continuation":
             request = settings_from_plain(ContinuationSettings, job.settings)

@@ -1,4 +1,19 @@
-"""Every error a user can meet, and redaction of secrets in all text that is shown, stored or logged."""
+"""Every error a user can meet, and redaction of secrets in all text that is shown, stored or logged.
+
+    SparseDashError
+    ├── SettingsError      a setting is out of range or contradicts another
+    ├── ModelError         the model cannot be found, reached, read or pruned
+    ├── CorpusError        a text set cannot be found, reached or read
+    ├── CalibrationError   the statistics do not support what was asked
+    ├── ExportError        a sparse model cannot be written in the form asked for, or its files are not that model
+    ├── StoreError         the data folder cannot be used, or an entry in it is damaged
+    ├── AccessError        another user's, or above this user's limits
+    ├── JobError           a job cannot be found or is not in the right state
+    └── Cancelled          the work was asked to stop
+
+A message says what was wrong and what is allowed; `advice` says what to do next. A hub may repeat the token that it was
+sent, and its client puts that into errors: so every error, and all output of a worker or shell command, is redacted.
+"""
 
 import os
 import re
@@ -9,7 +24,7 @@ HIDDEN = "[hidden]"
 
 _SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST = 8
-"""A shorter value of such a variable is a word like `true`, which stands in many texts."""
+"""A shorter value of such a variable is a word like `true`, common in texts."""
 
 _SHAPES = (
     re.compile(r"()\bhf_[A-Za-z0-9]{30,}"),
@@ -17,14 +32,17 @@ _SHAPES = (
     re.compile(r"(\b(?:bearer|basic) )[\w.~+/=-]{12,}", re.IGNORECASE),
     re.compile(r"([?&](?:[a-z_-]{0,40}token|[a-z_-]{0,40}signature|sig|api_?key)=)[^&\s'\"<>]+", re.IGNORECASE),
 )
-"""How a secret looks that no variable holds: the hub's tokens, `user:password@` and `?token=` in an address, a header.
-What stands in the group before it is kept.
+"""Secrets outside of variables: the hub's tokens, `user:password@` and `?token=` in an address, a header.
+
+The group before the secret is kept.
 """
 
 
 def redacted(text: str) -> str:
-    """The text with [hidden] for what looks like a secret, and for the secrets of the environment."""
-    for secret in _of_the_environment():
+    """The text with [hidden] for secrets: by their shape, and those of the environment."""
+    values = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST}
+    # The longest first: one may be the beginning of another.
+    for secret in sorted(values, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     for shape in _SHAPES:
         text = shape.sub(rf"\1{HIDDEN}", text)
@@ -32,23 +50,21 @@ def redacted(text: str) -> str:
 
 
 def looks_secret(text: str) -> bool:
-    """Whether something in it looks like a secret, whatever the environment holds."""
+    """Whether something in it has the shape of a secret."""
     return any(shape.search(text) for shape in _SHAPES)
 
 
 def redact_output() -> None:
-    """From now on what Python code prints and logs passes through `redacted`.
+    """Redact all that Python code prints and logs from now on.
 
-    Loggers that hold the streams already keep them: call it before they are imported.
+    Existing loggers keep their streams: call it before they are imported.
     """
     if not isinstance(sys.stdout, _RedactedStream):
-        sys.stdout = _RedactedStream(sys.stdout)
-    if not isinstance(sys.stderr, _RedactedStream):
-        sys.stderr = _RedactedStream(sys.stderr)
+        sys.stdout, sys.stderr = _RedactedStream(sys.stdout), _RedactedStream(sys.stderr)
 
 
 class _RedactedStream:
-    """A stream in all but what is written to it. Each text that is written is looked at by itself."""
+    """A stream that redacts each written text by itself."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -65,19 +81,13 @@ class _RedactedStream:
         return getattr(self._stream, name)
 
 
-def _of_the_environment() -> list[str]:
-    """The longest first: one may be the beginning of another."""
-    values = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST}
-    return sorted(values, key=len, reverse=True)
-
-
 def encodable(text: str) -> str:
-    """The text with a question mark for every half of a character, which UTF-8 cannot hold and SQLite refuses."""
+    """The text with a question mark for every half of a surrogate pair, which UTF-8 and SQLite refuse."""
     return text.encode("utf-8", "replace").decode()
 
 
 _SHOWN = 200
-"""Characters of a refused value; more would hide what is allowed."""
+"""Characters of a refused value in its message."""
 
 
 class SparseDashError(Exception):
@@ -86,7 +96,7 @@ class SparseDashError(Exception):
     def __init__(self, message: str, advice: str = "") -> None:
         self.message = redacted(message)
         self.advice = redacted(advice)
-        # Some messages end in what a library said.
+        # Some messages end in a library's own.
         stop = "." if self.advice and self.message[-1:] not in ".!?:…" else ""
         super().__init__(f"{self.message}{stop} {self.advice}".strip())
 
@@ -122,27 +132,16 @@ class StoreError(SparseDashError):
     """The data folder cannot be used, or an entry in it is damaged."""
 
 
-class NewerError(StoreError):
-    """An entry in the data folder is whole, but of a form that this version does not know. It is never replaced."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name} in the data folder was written by another version of SparseDash, most likely a newer one, and is "
-            "left as it is.",
-            "Upgrade, or name another data folder.",
-        )
-
-
 class AccessError(SparseDashError):
-    """It is somebody else's, or more than this visitor may."""
+    """Another user's, or above this user's limits."""
 
 
 class JobError(SparseDashError):
     """A job cannot be found, or is not in a state that allows what was asked."""
 
 
-class Cancelled(SparseDashError):  # noqa: N818 - it is not an error that somebody stopped it
-    """Somebody asked the work to stop; nothing half-done was kept."""
+class Cancelled(SparseDashError):  # noqa: N818 - a request to stop is no error
+    """The work was asked to stop; nothing half-done was kept."""
 
     def __init__(self) -> None:
         super().__init__("Stopped on request.", "What was finished before is kept; start again to go on.")

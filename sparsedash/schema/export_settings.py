@@ -15,12 +15,12 @@ zeros. gguf: a file for llama.cpp.
 """
 
 Weights = Literal["float32", "bfloat16", "float16", "q8_0"]
-"""How each weight is kept; q8_0: 8 bits each and a scale for every 32 of a row."""
+"""Types of weights; q8_0: 8 bits each and a scale for every 32 of a row."""
 
 Runtime = Literal["transformers", "llama.cpp"]
 
 EXPORTS = "exports"
-"""The folder of the data folder where exports go that were given no other place."""
+"""Subfolder of the data folder for exports without another place."""
 
 _OF_SAFETENSORS: tuple[Weights, ...] = ("float32", "bfloat16", "float16")
 _OF_GGUF: tuple[Weights, ...] = ("float32", "float16", "q8_0")
@@ -28,18 +28,17 @@ _DASHED = re.compile(r"[^A-Za-z0-9._]+")
 
 
 def possible_weights(form: Form) -> tuple[Weights, ...]:
-    """How the weights of a file of this form may be kept."""
+    """The possible types of weights in this form."""
     return _OF_GGUF if form == "gguf" else _OF_SAFETENSORS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """A request for the files of one record's sparse model. dense, sparse: record keys.
+    """A request for the files of a sparse model. dense, sparse: record keys.
 
-    run: the key of the run that they are of, which says what model was asked about: other runs of the same bytes, under
-    other names, share its records. Empty in requests of earlier versions.
-    shard_mb: the largest file of weights, in millions of bytes. to: the folder to make; empty: one of the data folder.
-    dense_gguf: a GGUF file of the dense model with full weights, where the form is gguf and the model itself is none.
+    run: the key of their run, which has the model's name: runs of equal models under other names share records.
+    shard_mb: the largest file of weights, in millions of bytes. to: the new folder; empty: one of the data folder.
+    dense_gguf: a GGUF file of the dense model with full weights, for the form gguf of a model that is none.
     """
 
     dense: str
@@ -67,15 +66,11 @@ class ExportSettings:
                 require_reference(name, value)
 
     def key(self) -> str:
-        """The name of this request and of what it makes."""
-        asked = asdict(self)
-        if not self.run:
-            # The keys of earlier exports.
-            del asked["run"]
-        return stage_key("export", **asked)
+        """The name of this request and of its result."""
+        return stage_key("export", **asdict(self))
 
     def folder(self, data_dir: Path, model: str, method: str, permille: int) -> Path:
-        """The folder that is made; of the data folder it is one with a name that can be read.
+        """The new folder; inside the data folder it has a readable name.
 
         model, method: their names. permille: the sparsity.
         """
@@ -88,9 +83,9 @@ class ExportSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
-    """What a fresh process has seen that loaded the files with stock code, beside the model that they were made of.
+    """Reload proof: a fresh process loaded the files with stock code, compared with the model meant.
 
-    The model meant is the run's sparse one, with its weights rounded as the files keep them. Both compute in float32.
+    The model meant is the run's sparse one, with its weights rounded as in the files. Both compute in float32.
     version: of the runtime.
     n_logits: passages whose logits were compared. logit_difference: the largest absolute one; logit_allowed: the
     largest that is no fault. n_verdicts: passages that were answered. n_meant: answered right or wrong as the model
@@ -112,7 +107,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether the files are the model that was meant."""
+        """Whether the files are the model meant."""
         as_meant = self.n_verdicts - self.n_meant <= self.n_allowed
         as_run = not self.strict or self.n_run == self.n_verdicts
         return self.logit_difference <= self.logit_allowed and as_meant and as_run
@@ -120,10 +115,10 @@ class Proof:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """One sparse model in files. It is kept when its proof has held.
+    """An exported sparse model, stored once its proof holds.
 
-    folder: where. layout: how they hold the widths of the blocks, in words for a person. model, model_identity: the
-    base. n_bytes: of all files; base_bytes: of the dense model's weights in the same numbers. files: sha256 by name.
+    layout: of the blocks' widths in the files, in words. model, model_identity: the base. n_bytes: of all files;
+    base_bytes: of the dense model's weights in the same type. files: sha256 by name.
     """
 
     key: str
@@ -141,5 +136,5 @@ class Export:
 
     @property
     def form(self) -> Form:
-        """The form that was asked for."""
+        """The requested form."""
         return self.settings.form

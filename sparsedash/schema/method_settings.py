@@ -1,8 +1,8 @@
-"""What a pruning method is: four choices and their few parameters, checked when they are made."""
+"""Pruning methods: four choices and their parameters, checked when made."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
@@ -15,7 +15,7 @@ Allocation = Literal["uniform", "global", "standardised", "sensitivity"]
 Schedule = Literal["exponential", "linear", "cubic", "cosine"]
 
 FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
-"""Patterns that decide the sparsity themselves."""
+"""Patterns with a sparsity of their own."""
 
 _CHANNEL_CHOICES: dict[str, tuple[str, ...]] = {
     "saliency": get_args(Saliency),
@@ -32,7 +32,7 @@ _WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def allowed_choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
-    """What the other choices of a method may be with this pattern, by the name of the choice."""
+    """The possible other choices of a method with this pattern, by name."""
     return _CHANNEL_CHOICES if pattern == "channelx1" else _WEIGHT_CHOICES
 
 
@@ -180,54 +180,65 @@ class MethodSettings:
             # One round has no schedule: whatever is asked for, it is the same method under the same name.
             object.__setattr__(self, "schedule", "exponential")
 
+    def uses(self, parameter: str) -> bool:
+        """Whether its choices use the parameter of this name."""
+        choices = {name: getattr(self, name) for name in ("pattern", "saliency", "compensation", "allocation")}
+        return uses_parameter(parameter, **choices)
+
     @property
     def takes_channels(self) -> bool:
-        """Whether channels leave the network; else single weights are set to zero where they are."""
+        """Whether channels are removed; else single weights are set to zero."""
         return self.pattern == "channelx1"
 
     @property
     def reads_text(self) -> bool:
-        """Whether what is made depends on the calibration text; else nobody need read it, or write it."""
-        blind = self.saliency in ("magnitude", "random") and self.compensation == "none"
-        return not blind or self.allocation == "sensitivity"
+        """Whether the result depends on the calibration text."""
+        return self.uses("plain_text")
 
     @property
     def solves(self) -> bool:
-        """Whether the method looks at second moments as a whole, not only at their diagonals."""
+        """Whether the method needs full second moments, not only their diagonals."""
         refits = self.compensation in ("least-squares", "sequential")
         return refits or self.saliency == "obs" or self.allocation == "sensitivity"
 
     @property
     def reads_again(self) -> bool:
-        """Whether pruning takes passes over the calibration text of its own, beside the calibration."""
+        """Whether pruning needs its own passes over the calibration text, after the calibration."""
         sequential = self.compensation == "sequential"
         return self.saliency == "fisher" or sequential or (self.reads_text and not self.takes_channels)
 
     @property
     def looks_back(self) -> bool:
-        """Whether what a block becomes depends on more than the calibration text on its first way to that block."""
+        """Whether a pruned block depends on more than the first pass of the calibration text up to it."""
         sequential = self.compensation == "sequential"
         return self.saliency == "fisher" or sequential or self.allocation != "uniform"
 
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of a sweep's sparsities (per mille) at which this method is made; its pattern's own where it
-        has one.
-        """
+        """The sparsities (per mille) of this method in a sweep: those asked for, or its pattern's own."""
         fixed = FIXED_PERMILLE.get(self.pattern)
         return asked if fixed is None else (fixed,)
 
 
-def method_values(method: MethodSettings) -> dict[str, Any]:
-    """Without what had no choice when the first keys were made: the scope where channels go, the schedule of one round,
-    what an allocation by sensitivity is bounded by where it is what it was then, and the share of plain text where
-    there is none.
-    """
-    values = asdict(method)
-    if method.takes_channels:
-        del values["scope"]
-    if method.rounds == 1:
-        del values["rounds"], values["schedule"]
-    for name, first in (("floor", 0.0), ("ceiling", 0.6), ("blend", 0.5), ("plain_text", 0.0)):
-        if values[name] == first:
-            del values[name]
-    return values
+def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:
+    """Whether a method of these four choices uses its parameter of this name."""
+    match parameter:
+        case "width_multiple":
+            return pattern == "channelx1"
+        case "scope":
+            return pattern != "channelx1"
+        case "rounds" | "schedule":
+            return saliency == "fisher"
+        case "seed":
+            return saliency == "random"
+        case "floor" | "ceiling" | "blend":
+            return allocation == "sensitivity"
+        case "strength":
+            return compensation == "sequential"
+        case "plain_text":
+            blind = saliency in ("magnitude", "random") and compensation == "none"
+            return not blind or allocation == "sensitivity"
+        case "damping":
+            single_weights_by_obs = pattern != "channelx1" and saliency == "obs"
+            return compensation in ("least-squares", "sequential") or single_weights_by_obs
+        case _:
+            return True

@@ -14,17 +14,16 @@ _RECORD_FIELDS = ("left", "right", "dense", "sparse", "others")
 
 
 def records_read(request: Mapping[str, Any]) -> frozenset[str]:
-    """The keys of all records that a job works with. request: its settings in plain form, whatever its kind."""
+    """Keys of all records that a job of any kind reads. request: its settings in plain form."""
     named = [request.get(field) or () for field in _RECORD_FIELDS]
     return frozenset(str(key) for each in named for key in ([each] if isinstance(each, str) else each))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuationSettings:
-    """A request for what records' models write after a prompt. left, right, others: record keys.
+    """A request for continuations of a prompt. left, right, others: record keys.
 
-    temperature_percent: 0: each model's first choice; 100: drawn as the model says. seed: of the drawing, for both
-    alike.
+    temperature_percent: 0: each model's first choice; 100: drawn from its distribution. seed: the same for all.
     """
 
     left: str
@@ -41,20 +40,14 @@ class ContinuationSettings:
         require_text("prompt", self.prompt)
 
     def key(self) -> str:
-        """The name of this request and of what it produces; without a seed where nothing is drawn, or others where
-        there are none.
-        """
-        values = asdict(self)
-        if self.temperature_percent == 0:
-            del values["temperature_percent"], values["seed"]
-        if not self.others:
-            del values["others"]
+        """The name of this request and of its result; the seed matters only if tokens are drawn."""
+        values = asdict(self) | ({} if self.temperature_percent else {"seed": 0})
         return stage_key("continuation", **values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DivergenceSettings:
-    """A request for how far two records' models are apart at every token of a text. left, right: record keys."""
+    """A request for the divergence of two models at every token of a text. left, right: record keys."""
 
     left: str
     right: str
@@ -64,18 +57,17 @@ class DivergenceSettings:
         require_text("text", self.text)
 
     def key(self) -> str:
-        """The name of this request and of what it produces."""
+        """The name of this request and of its result."""
         return stage_key("divergence", **asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingSettings:
-    """A request for how fast a sparse model is beside its dense one. dense, sparse: record keys.
+    """A request for the speed of a sparse model next to dense. dense, sparse: record keys.
 
-    dtype: of the weights while they are timed; None: as the records have it. n_threads: of the processor; None: as many
-    as torch takes by itself. n_prompt: tokens that are read, and that stand before what is written. n_decode: tokens
-    that are written in one sample. batches: passages at once, each timed for itself. Each is timed until its interval
-    is within so many per mille of the ratio, or for `most_s` seconds. seed: of the tokens and of the order.
+    dtype: of the weights; None: as in the records. n_threads: None: torch's default. n_prompt: tokens read before
+    decoding. n_decode: tokens decoded in one sample. batches: passages at once, timed one by one, each until its
+    interval is within so many per mille of the ratio, or for `most_s` seconds. seed: of the tokens and of the order.
     """
 
     dense: str
@@ -108,15 +100,15 @@ class TimingSettings:
             require_whole("passages at once", batch, 1, 256)
 
     def key(self) -> str:
-        """The name of this request and of what it produces."""
+        """The name of this request and of its result."""
         return stage_key("timing", **asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """What models wrote after one prompt, without the prompt. stopped: somebody ended it before it was whole.
+    """Continuations of one prompt, without the prompt. stopped: cancelled before the end.
 
-    others: of the models that were asked beside the two, in that order.
+    others: of the other models, in their order.
     """
 
     key: str
@@ -129,11 +121,10 @@ class Continuation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """One token of a text, and what both models expected there, given what stands before it.
+    """One token of a text, and both models' predictions of it.
 
-    text: the part of the text that is this token; empty for a later part of one character.
-    nats: the Kullback-Leibler divergence of the right model's distribution from the left one's, KL(left || right), in
-    nats: 0 where they expect the same. left, right: each model's first choice for this place.
+    text: of this token; empty for a later part of one character. nats: the Kullback-Leibler divergence
+    KL(left || right) of the next-token distributions, in nats; 0 if equal. left, right: each model's first choice.
     """
 
     text: str
@@ -144,9 +135,9 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """How far two models are apart over one text: a place for every token but the first, before which nothing stands.
+    """Divergence of two models over a text: a place for every token but the first.
 
-    opening: the text before the first place; the end of a longer text is what is looked at.
+    opening: the text before the first place; of a long text only the end is compared.
     """
 
     key: str
@@ -156,9 +147,7 @@ class Divergence:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """The prompts that visitors tried with one pair of records, newest first. owner: whose they are; empty where nobody
-    else is served; likewise below.
-    """
+    """A user's prompts for one pair of records, newest first. owner: empty without a login; likewise below."""
 
     key: str
     asked: tuple[ContinuationSettings, ...]
@@ -167,9 +156,9 @@ class Prompts:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """Which of two records' models was chosen where nobody could see which was which.
+    """A user's choices in blind comparisons of two records.
 
-    better: by what was judged (a passage, a prompt), the key of the record that was chosen, or "" for "the same".
+    better: by passage or prompt, the key of the chosen record, or "" for "the same".
     """
 
     key: str
@@ -179,7 +168,7 @@ class Choices:
 
 @dataclass(frozen=True, kw_only=True)
 class RunMark:
-    """What visitors called a run, or "", and whether it is to stand before the others."""
+    """A user's name for a run, or "", and whether it is pinned before the others."""
 
     name: str = ""
     pinned: bool = False
@@ -187,7 +176,7 @@ class RunMark:
 
 @dataclass(frozen=True, kw_only=True)
 class RunMarks:
-    """The marks of all runs that have one, by the runs' keys: what a run is does not depend on them."""
+    """A user's marks of runs, by key."""
 
     key: str
     marks: dict[str, RunMark]
@@ -196,7 +185,7 @@ class RunMarks:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedRatio:
-    """How many times as fast the sparse model is as the dense one, with its 95 % interval."""
+    """Speedup of the sparse model over dense, with its 95 % interval."""
 
     value: float
     low: float
@@ -204,7 +193,7 @@ class SpeedRatio:
 
 
 Phase = Literal["prefill", "decode", "load"]
-"""Reading a prompt; writing after one; bringing the weights from a file into memory."""
+"""Reading a prompt; writing tokens after it; loading the weights from a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,5 +248,5 @@ class Timing:
     sparse_resident: int = 0
 
     def timed(self, phase: Phase, batch: int = 1) -> TimedPhase | None:
-        """One of its phases, or None where that was not timed."""
+        """One of its phases, or None."""
         return next((each for each in self.phases if (each.phase, each.batch) == (phase, batch)), None)

@@ -9,22 +9,22 @@ from msgspec import Meta
 from sparsedash.schema.errors import SettingsError, looks_secret
 
 STAGE_VERSIONS: dict[str, int] = {
-    "text": 3,
-    "statistics": 3,
+    "text": 1,
+    "statistics": 1,
     "gradients": 1,
     "inputs": 1,
-    "sensitivity": 5,
+    "sensitivity": 1,
     "activations": 1,
-    "pruned": 4,
-    "solve": 3,
-    "elimination": 3,
-    "outcomes": 4,
+    "pruned": 1,
+    "solve": 1,
+    "elimination": 1,
+    "outcomes": 1,
     "continuation": 1,
     "divergence": 1,
     "timing": 1,
     "export": 1,
 }
-"""Raise a stage's number when its maths changes: what was stored under the old one is not used again."""
+"""Raise a stage's number when its maths changes: results under the old one are not used again."""
 
 
 def canonical_json(value: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import exp, inf, log
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -22,42 +22,42 @@ from sparsedash.schema.settings import CalibrationSettings, Dtype, FindResult, F
 ArtefactKind = Literal[
     "statistics", "inputs", "gradients", "sensitivity", "activations", "scores", "text", "weights", "unfinished"
 ]
-"""What can be computed again. inputs: statistics of all projections' inputs. text: that a model wrote. weights: that a
-sequential refit made. unfinished: what a job has done so far in a long stage.
+"""Kinds of artefacts. inputs: statistics of all projections' inputs. text: written by a model. weights: made by a
+sequential refit. unfinished: checkpoints of stages.
 """
 
 
 def about_artefact(kind: ArtefactKind, model_identity: str) -> str:
-    """What is noted beside an artefact, so that it can be told whose it is without reading it."""
+    """Tag of an artefact: its kind and model."""
     return f"{kind} {model_identity}"
 
 
 def kind_and_model(about: str) -> tuple[str, str]:
-    """Kind and model identity of an artefact, from what is noted beside it; empty where earlier versions noted none."""
+    """Kind and model identity of an artefact, from its tag."""
     kind, _, identity = about.partition(" ")
     return kind, identity
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
-    """A request to read everything that carries a checksum. There is nothing to choose."""
+    """A request to read everything that carries a checksum."""
 
     def key(self) -> str:
-        """The name of the request and of what was found."""
+        """The name of the request and of its result."""
         return digest({"verify": asdict(self)})
 
 
 Checked = Literal["record", "artefact", "unpacked model", "upload", "export"]
-"""What carries a checksum: entries of the two caches, and files."""
+"""Kinds of things with a checksum: entries of the two caches, and files."""
 
 MOST_NAMED = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """One thing that is not as it was written. name: as the data folder calls it. what: is wrong with it, in words.
+    """A damaged thing. name: in the data folder. what: its fault, in words.
 
-    entry: where the fault lies in a file of many, the name of the whole: of the model's folder, the export's key.
+    entry: for one of many files, the name of the whole: the model's folder, the export's key.
     """
 
     kind: Checked
@@ -68,7 +68,7 @@ class Damage:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was found the last time that everything was read; kept when it was read to the end.
+    """Result of the last complete verification.
 
     n_checked: by kind. damaged: the first MOST_NAMED of n_damaged. Times are seconds since the epoch.
     """
@@ -137,7 +137,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """How a sparse model was made, enough to make it again, and how much of it is gone.
+    """How a sparse model was made, enough to rebuild it, and how much of it is gone.
 
     sparsity_permille: asked for.
     widths: kept inner channels of each block; dense_widths: before pruning.
@@ -148,7 +148,7 @@ class Pruned:
     second moments. held_out_errors: on text kept out of the fit; empty when there was too little text to keep any out.
     uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few
     passages of the evaluation. sensitivities: what the model loses with one unit of squared error at each block's
-    output; empty where the method does not measure them. The last three are empty in records of before they were kept.
+    output; empty where the method does not measure them.
     """
 
     method: MethodSettings
@@ -175,13 +175,13 @@ class Pruned:
 
     @property
     def lost_without(self) -> tuple[float, ...]:
-        """The uncompensated errors; empty where nothing is made up for, so that they would say the same again."""
+        """The uncompensated errors; empty without compensation, where they would be the same."""
         return () if self.method.compensation == "none" else self.uncompensated_errors
 
 
 Decision = Literal["difference", "close", "within", "beyond", "open"]
-"""What a sequential test found: a difference; that there is hardly any; that the loss is within or beyond what is
-allowed; or none of these, with every passage answered.
+"""Result of a sequential test: a difference; hardly any; a loss within or beyond the tolerance; or none of these after
+all passages.
 """
 
 
@@ -299,15 +299,13 @@ class Run:
 
     @property
     def n_compared(self) -> int:
-        """Sparse models that are judged together, also where their records were lost; 0 in a search, where each trial
-        is judged by itself.
-        """
+        """Sparse models that are judged together, lost ones included; 0 in a search, which judges each by itself."""
         return 0 if self.find is not None else len(set(self.sparse))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Passages:
-    """The texts that a record's outcomes answer. context ends before the target; index as in Outcome."""
+    """The texts of a record's outcomes. context ends before the target; index as in Outcome."""
 
     key: str
     indices: tuple[Count, ...]
@@ -337,30 +335,14 @@ Kept = (
 )
 """Everything that the store keeps as a record."""
 
-R = TypeVar(
-    "R",
-    Record,
-    Run,
-    FindResult,
-    Passages,
-    Continuation,
-    Divergence,
-    Prompts,
-    Choices,
-    RunMarks,
-    Timing,
-    Export,
-    Verification,
-)
-
-K = TypeVar("K", bound=Kept)
+R = TypeVar("R", bound=Kept)
 
 KINDS: dict[str, type[Kept]] = {kind.__name__.lower(): kind for kind in get_args(Kept)}
-"""The kinds by the names that they have in the store and in files."""
+"""The kinds by their names in the store and in files."""
 
 
 def to_json(record: Kept) -> str:
-    """The record as one JSON text. Raises StoreError when a number in it is not finite, or out of range."""
+    """The record as JSON. Raises StoreError for a number that is not finite, or out of range."""
     text = msgspec.json.encode(record).decode()
     try:
         # JSON writes NaN and infinity as null: without this they would be noticed on reading only.
@@ -376,39 +358,19 @@ def to_line(record: Kept) -> str:
     return f"{type(record).__name__.lower()} {to_json(record)}\n"
 
 
-def from_lines(lines: str, kinds: Collection[type[K]]) -> Iterator[K]:
-    """The records that `to_line` wrote, in order. Raises StoreError on anything else, and on one of another kind."""
+def from_lines(lines: str, kinds: Collection[type[R]]) -> Iterator[R]:
+    """The records of lines of `to_line`, in order. Raises StoreError on anything else, and on other kinds."""
     known = {kind.__name__.lower(): kind for kind in kinds}
     # Not splitlines: what it takes for the end of a line stands in JSON as well.
     for line in filter(None, lines.split("\n")):
         name, _, text = line.partition(" ")
         if name not in known:
             raise StoreError("It holds what does not belong into it.")
-        yield from_json(known[name], text)  # type: ignore[type-var]
-
-
-def names_itself(kind: type[R], key: str, text: str) -> bool:
-    """Whether a text that `from_json` refuses is still the entry of this kind and key, in another version's form.
-
-    Not so where it does not carry the key, or is whole as a record of another kind.
-    """
-    try:
-        plain = msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError):
-        return False
-    return plain.get("key") == key and not any(_is_whole(other, text) for other in get_args(Kept) if other is not kind)
-
-
-def _is_whole(kind: type[R], text: str) -> bool:
-    try:
-        from_json(kind, text)
-    except StoreError:
-        return False
-    return True
+        yield from_json(known[name], text)
 
 
 def from_json(kind: type[R], text: str) -> R:
-    """The record that `to_json` wrote, every type checked. Raises StoreError on anything else."""
+    """The record of a text of `to_json`, every type checked. Raises StoreError on anything else."""
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.MsgspecError, SettingsError, StoreError, RecursionError) as error:

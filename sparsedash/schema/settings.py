@@ -9,7 +9,7 @@ import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
-from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings, method_values
+from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.plain_values import Count, Permille, digest, require_whole
 
 if TYPE_CHECKING:
@@ -224,14 +224,14 @@ class RunSettings:
 
     @property
     def n_sparse(self) -> int:
-        """How many sparse models are made, and compared with the dense one."""
+        """The number of sparse models."""
         return len(self.points)
 
     @property
     def points(self) -> tuple[tuple[MethodSettings, int], ...]:
-        """Every sparse model that is made: method by method, each at every sparsity in per mille.
+        """Every sparse model: method by method, each at every sparsity in per mille.
 
-        A pattern that decides the sparsity itself is made once, at its own, whatever the sparsities of the sweep are.
+        A pattern with a sparsity of its own comes once, at that.
         """
         return tuple(
             (method, permille) for method in self.methods for permille in method.sparsities(self.sparsities_permille)
@@ -244,23 +244,17 @@ class RunSettings:
 
     @property
     def solves(self) -> bool:
-        """Whether any of its methods looks at second moments as a whole."""
+        """Whether any of its methods needs full second moments."""
         return any(method.solves for method in self.methods)
 
     @property
     def made_permille(self) -> tuple[int, ...]:
-        """The sparsities of all points, each once: those asked for, and those that patterns decide themselves."""
+        """The sparsities of all points, each once."""
         return tuple(dict.fromkeys(permille for _, permille in self.points))
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
-        """The name of this request. fingerprints: what tells two states of the local files named in it apart."""
-        values = asdict(self) | {
-            "calibration": calibration_values(self.calibration),
-            "evaluation": evaluation_values(self.evaluation),
-            "methods": [method_values(method) for method in self.methods],
-        }
-        del values["residency"]
-        return digest({"settings": values, "stamps": dict(fingerprints or {})})
+        """The name of this request. fingerprints: of the local files that it names, as of now."""
+        return digest({"settings": _without_residency(self), "stamps": dict(fingerprints or {})})
 
 
 S = TypeVar("S", bound="DataclassInstance")
@@ -278,32 +272,13 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
     return made
 
 
-def calibration_values(calibration: CalibrationSettings) -> dict[str, Any]:
-    """Without the token weights where they are equal, and without packing where there is none: the first keys knew
-    neither.
-    """
-    values = asdict(calibration)
-    if calibration.token_weights == "equal":
-        del values["token_weights"]
-    if not calibration.packed:
-        del values["packed"]
-    return values
-
-
-def evaluation_values(evaluation: EvaluationSettings) -> dict[str, Any]:
-    """Without the plain rule, and without stopping early where it is not wanted: the first keys knew neither."""
-    values = asdict(evaluation)
-    if evaluation.rule == "plain":
-        del values["rule"]
-    else:
-        values["longest"] = PUBLISHED_LONGEST
-    if not evaluation.stop_early:
-        del values["stop_early"]
-    return values
+def _without_residency(settings: "DataclassInstance") -> dict[str, Any]:
+    """What a request's name depends on: results are the same wherever the weights are."""
+    return {name: value for name, value in asdict(settings).items() if name != "residency"}
 
 
 def _covers(made: Any, plain: Any) -> bool:
-    """Whether nothing of a plain value was dropped; a field it lacks has its default."""
+    """Whether no field of a plain value was dropped; a missing field has its default."""
     if isinstance(made, dict) and isinstance(plain, dict):
         return all(name in made and _covers(made[name], plain[name]) for name in plain)
     if isinstance(made, list | tuple) and isinstance(plain, list | tuple):
@@ -336,17 +311,15 @@ def _permille(word: str) -> int:
 
 
 PLANNED = (450, 225, 113, 57, 28, 14)
-"""Sparsities (per mille) of a search that only ever goes down, one trial for each: which are made, and how many, is
-known on the way.
-"""
+"""Sparsities (per mille) of a search in which every trial fails, for estimates: the real ones are known on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FindSettings:
-    """One search: a model, one method, one calibration, and what may be lost.
+    """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: its passages are the budget, those that a model answers at most. ratio: what word perplexity may be,
-    times the dense model's. points: what accuracy may fall by, in percentage points. residency: see RunSettings.
+    evaluation: its passages are the budget of each model. ratio: tolerance of word perplexity, times the dense model's.
+    points: tolerance of accuracy, in percentage points. residency: see RunSettings.
     """
 
     model: str = RunSettings.model
@@ -392,7 +365,7 @@ class FindSettings:
         return self.method.reads_text
 
     def run(self, permilles: tuple[int, ...]) -> RunSettings:
-        """The run that has these sparsities (per mille) as its trials. Raises SettingsError."""
+        """The run with these sparsities (per mille) as its trials. Raises SettingsError."""
         return RunSettings(
             model=self.model,
             dtype=self.dtype,
@@ -404,25 +377,17 @@ class FindSettings:
         )
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
-        """The name of this request, of its run and of its result. fingerprints: as those of a run."""
-        values: dict[str, Any] = asdict(self) | {
-            "calibration": calibration_values(self.calibration),
-            "evaluation": evaluation_values(self.evaluation),
-            "method": method_values(self.method),
-        }
-        del values["residency"]
-        return digest({"find": values, "stamps": dict(fingerprints or {})})
+        """The name of this request, of its run and of its result. fingerprints: as in a run."""
+        return digest({"find": _without_residency(self), "stamps": dict(fingerprints or {})})
 
 
 def run_or_find_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | FindSettings:
-    """What a job of a kind that makes a run was asked for, from its plain form. Raises SettingsError."""
-    if kind == "find":
-        return settings_from_plain(FindSettings, plain)
-    return settings_from_plain(RunSettings, plain)
+    """Settings of a job that makes a run, from their plain form. Raises SettingsError."""
+    return settings_from_plain(FindSettings, plain) if kind == "find" else settings_from_plain(RunSettings, plain)
 
 
 def planned_run(settings: RunSettings | FindSettings) -> RunSettings:
-    """The run that is asked for; of a search one with as many trials as it usually takes, for estimates."""
+    """The run of a job; of a search one with its usual number of trials, for estimates."""
     return settings.run(PLANNED) if isinstance(settings, FindSettings) else settings
 
 
@@ -431,7 +396,7 @@ TrialVerdict = Literal["within", "beyond", "undecided"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One sparsity that was tried. record: the key of its answers. n_passages: how many it took to judge."""
+    """One sparsity that was tried. record: the key of its answers. n_passages: answered before the verdict."""
 
     permille: Permille
     record: str
@@ -441,11 +406,11 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class FindResult:
-    """How much can go, as far as it is known; kept under the key of its run and written again after every trial.
+    """Result of a search so far, stored under the key of its run after every trial.
 
-    ratio, points: what may be lost. n_passages: the budget. steps: the sparsities (per mille) that could be tried,
-    ascending. trials: in the order they were made. answer: the largest step that is within, with the next one not
-    within or not there; None where not even the first is, or where it is still looked for.
+    ratio, points: the tolerance. n_passages: the budget. steps: possible sparsities (per mille), ascending. trials: in
+    the order they were made. answer: the largest step that is within while the next is not; None if not even the first
+    is, or while the search goes on.
     """
 
     key: str
@@ -465,20 +430,21 @@ class FindResult:
 
     @property
     def next_step(self) -> int | None:
-        """The step after the answer, or the first one where there is no answer; None after the last."""
+        """The step after the answer, or the first one without an answer; None after the last."""
         behind = [step for step in self.steps if self.answer is None or step > self.answer]
         return behind[0] if behind else None
 
     def verdict_at(self, permille: int | None) -> TrialVerdict | None:
-        """What was found at a step; None where it was not tried."""
+        """The verdict on a step; None if it was not tried."""
         return next((trial.verdict for trial in self.trials if trial.permille == permille), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartSettings:
-    """run: the whole run, since the keys of its records may depend on how many there are. run_key: its name.
+    """A part of a run for one machine of a cluster: some of its sparse models.
 
-    points: the places in the run's `points`, from 0, of the sparse models that this part makes.
+    run: the whole run, since the keys of its records may depend on their number. run_key: its name. points: places in
+    the run's `points`, from 0, of the part's sparse models.
     """
 
     run: RunSettings

@@ -256,7 +256,7 @@ class Backend:
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
         """Why there is no such record, or run, as the end of a sentence."""
         sees = self._access.sees if kind is Run else self._access.sees_records
-        return self._store.why_missing(kind, key) if sees(key) else "is no longer stored"  # type: ignore[type-var]
+        return self._store.why_missing(kind, key) if sees(key) else "is no longer stored"
 
     def damaged_runs(self) -> list[str]:
         """The keys of runs whose own entries were damaged and set aside, so that `runs` does not name them."""

@@ -27,7 +27,7 @@ from sparsedash.jobs.cluster_parts import (
     Scheduler,
     named_scheduler,
 )
-from sparsedash.jobs.cluster_runner import ClusterRunner, Means
+from sparsedash.jobs.cluster_runner import ClusterRunner
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema import store_keys
@@ -251,12 +251,10 @@ def cluster_runner(folder: Path, table: JobTable, store: Store) -> ClusterRunner
     try:
         scheduler = named_scheduler()
     except SettingsError as error:
-        means = Means(connect=_refuse, plan_of=plan)
-        return ClusterRunner(folder, table, os.environ.get(SCHEDULER, ""), means, trouble=str(error))
+        return ClusterRunner(folder, table, os.environ.get(SCHEDULER, ""), _refuse, plan, trouble=str(error))
     if scheduler is None:
         return None
-    means = Means(connect=lambda: connect_cluster(scheduler, _name(store)), plan_of=plan)
-    return ClusterRunner(folder, table, scheduler.address, means)
+    return ClusterRunner(folder, table, scheduler.address, lambda: connect_cluster(scheduler, _name(store)), plan)
 
 
 def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":

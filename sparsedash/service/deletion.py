@@ -162,7 +162,7 @@ class RunRemoval:
         for name, records in referring_entries(self._store, self._table).items() if plan.records else ():
             if records & plan.records:
                 kind, _, key = name.partition("/")
-                self._results.drop(KINDS[kind], key)  # type: ignore[type-var]
+                self._results.drop(KINDS[kind], key)
         for key in plan.records:
             self._results.drop(Record, key)
         for key in plan.passages:

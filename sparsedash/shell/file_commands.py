@@ -1,7 +1,6 @@
 """`sparsedash export`, `verify`, `runs`, `pack` and `unpack`: sparse models and finished runs as files."""
 
 import argparse
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -9,7 +8,7 @@ from typing import get_args
 from sparsedash.catalog.families import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import proof_words
-from sparsedash.schema.errors import JobError, NewerError, SettingsError, StoreError
+from sparsedash.schema.errors import JobError, SettingsError, StoreError
 from sparsedash.schema.export_settings import Export, ExportSettings, Weights, possible_weights
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.records import Record, Run
@@ -145,11 +144,8 @@ def short_run_key(run: Run) -> str:
 
 
 def stored_runs(store: Store) -> list[Run]:
-    """Every stored run, newest first; none that another version has written."""
-    runs: list[Run] = []
-    for key in store.keys(Run):
-        with suppress(NewerError):
-            runs += filter(None, [store.get(Run, key)])
+    """Every stored run, newest first."""
+    runs = [run for key in store.keys(Run) if (run := store.get(Run, key)) is not None]
     return sorted(runs, key=lambda run: run.started_at, reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""This machine: paths, the data folder's place, disk space, atomic writes of result files, memory."""
+"""This machine: paths, the place of the data folder, disk space, atomic writes of result files, memory."""
 
 import ctypes
 import errno
@@ -20,9 +20,26 @@ from sparsedash.schema.errors import SettingsError, StoreError
 Kind = Literal["file", "folder", "other", "nothing"]
 """other: a pipe, a device or a socket, which would be read for ever."""
 
+LEAST_FREE_BYTES = 200_000_000
+"""With less than this a job would soon fail."""
+
+MAX_NAME_BYTES = 255
+"""Of a file's name, on every usual file system."""
+
+RESULT_FORMAT = "sparsedash.run/1"
+"""The "format" at the beginning of a result file."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_WORDS = ("No space left", "database or disk is full")
+"""Of safetensors and of SQLite, which hide the number of the error."""
+
+_LOOKED_AT_BYTES = 4096
+_OURS = re.compile(rb'\s*\{\s*"format"\s*:\s*"sparsedash\.|sparsedash-run ')
+"""The beginning of a result file, and of a run file."""
+
 
 def local_path(name: str) -> Path:
-    """The path with `~` put in full; left as it is where nobody has that name."""
+    """The path with `~` expanded; unchanged for an unknown user."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -30,9 +47,8 @@ def local_path(name: str) -> Path:
 
 
 def path_kind(path: Path) -> Kind:
-    """What lies there, links followed; nothing as well where no file can have such a name."""
+    """The kind of file at a path, links followed; "nothing" also for a name that no file can have."""
     try:
-        # One look: a file that another process makes between two would be neither file nor folder, and yet be there.
         mode = path.stat().st_mode
     except (OSError, ValueError):
         return "nothing"
@@ -40,7 +56,7 @@ def path_kind(path: Path) -> Kind:
 
 
 def mode_in(folder: Path, mode: int) -> int:
-    """The mode of what is made in this folder, where `mode` is its owner's: its group's too where the folder is."""
+    """The mode for a new file or folder in this folder: the owner's `mode`, and its group's if the folder is shared."""
     shared = folder.stat().st_mode & 0o020
     return mode | mode >> 3 if shared else mode
 
@@ -48,7 +64,7 @@ def mode_in(folder: Path, mode: int) -> int:
 def lies_below(path: Path, folders: Collection[str]) -> bool:
     """Whether a path, with all that lies directly in it, is in one of these folders once every link is followed.
 
-    Nothing is opened. `..` is refused, whatever it would lead to.
+    Nothing is opened. `..` is refused, wherever it leads.
     """
     if ".." in path.parts or "\0" in str(path):
         return False
@@ -74,7 +90,7 @@ def data_folder() -> Path:
 
 
 def absolute_data_folder(folder: Path) -> Path:
-    """The folder from the root on. Raises StoreError for a name that nobody means, before a folder is made of it."""
+    """The absolute path of a data folder. Raises StoreError for a name that is surely a mistake."""
     expanded = local_path(str(folder))
     if expanded.parts[:1] and expanded.parts[0].startswith("~"):
         reason = f"nobody here is called {expanded.parts[0][1:]!r}"
@@ -88,16 +104,32 @@ def absolute_data_folder(folder: Path) -> Path:
     )
 
 
-LEAST_FREE_BYTES = 200_000_000
-"""With less than this a job would soon end half-way."""
+class FolderSize(NamedTuple):
+    """Number of files, their bytes, and the newest time of writing in seconds since the epoch; 0 without files."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_WORDS = ("No space left", "database or disk is full")
-"""Of safetensors and of SQLite, which keep the number of the error to themselves."""
+    n_files: int
+    n_bytes: int
+    written_at: float
+
+
+def folder_size(folder: Path) -> FolderSize:
+    """The size of a folder and all in it, by the file system; no link is followed. 0 for one that cannot be read."""
+    n_files, n_bytes, written_at, todo = 0, 0, 0.0, [str(folder)]
+    while todo:
+        # Files may be deleted meanwhile.
+        with suppress(OSError), os.scandir(todo.pop()) as found:
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    state = entry.stat(follow_symlinks=False)
+                    n_files, n_bytes = n_files + 1, n_bytes + state.st_size
+                    written_at = max(written_at, state.st_mtime)
+    return FolderSize(n_files, n_bytes, written_at)
 
 
 def require_job_room(folder: Path) -> None:
-    """Raise StoreError unless the folder can be written to and has room for what jobs leave there."""
+    """Raise StoreError unless the folder is writable and has room for the results of a job."""
     try:
         free = shutil.disk_usage(folder).free
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -114,7 +146,7 @@ def require_job_room(folder: Path) -> None:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """How much is free on the folder's disk; None where it does not tell."""
+    """Free bytes on the folder's disk; None if unknown."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:
@@ -122,7 +154,7 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether this error, or what it was raised for, is a disk without room."""
+    """Whether this error, or its cause, is a full disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
@@ -133,15 +165,13 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def free_in_words(error: BaseException, folder: Path | None) -> str:
-    """How much is free where the error came about: in the folder of the file that it names, or in this one."""
+    """Free space at the place of an error: the folder of the file that it names, or else this one."""
     named = getattr(error, "filename", None)
     where = Path(named).parent if isinstance(named, str) else folder
     if where is None:
         return ""
-    try:
-        return f"{megabytes(shutil.disk_usage(where).free)} are free where {where} lies."
-    except OSError:
-        return f"{where} cannot be reached any more."
+    free = free_bytes(where)
+    return f"{where} cannot be reached any more." if free is None else f"{megabytes(free)} are free where {where} lies."
 
 
 def megabytes(n_bytes: int) -> str:
@@ -149,37 +179,24 @@ def megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:,.0f} MB"
 
 
-MAX_NAME_BYTES = 255
-"""Of a file's name, on every file system that a run is likely to write to."""
-
-RESULT_FORMAT = "sparsedash.run/1"
-"""What a result begins with, as its "format": so that it can be told from any other file."""
-
-_LOOKED_AT_BYTES = 4096
-_OURS = re.compile(rb'\s*\{\s*(?:"format"\s*:\s*"sparsedash\.|"model"\s*:\s*\{\s*"reference"\s*:)|sparsedash-run ')
-"""How a result begins, before it named its format with its model; and how the file of a run does."""
-
-_INSTEAD = "Name a new file; only an empty one or an earlier result of this program is replaced."
-
-
 def writable_file(path: Path, field: str) -> Path:
-    """Where a file with this path is to be written, `~` and links followed.
+    """The path of a new result file, `~` and links followed.
 
-    Raises SettingsError with the name of the field where none can be: its folder is not there, may not be written to or
-    belongs to a data folder, or something has its name that is neither empty nor a result of ours.
+    Raises SettingsError with the name of the field when it cannot be written: no such folder, a read-only one, one of a
+    data folder, or another thing of this name that is neither empty nor a result of ours.
     """
     try:
         found = local_path(str(path)).resolve()
         if not found.parent.is_dir():
             raise SettingsError(field, str(path), "a file in a folder that exists")
-        if not _may_stand(found) or len(found.name.encode(errors="replace")) > MAX_NAME_BYTES:
-            raise SettingsError(field, str(path), "a new file or a regular one, not a folder, a pipe or a device")
-        _refuse_data_folder(found, field)
-        if found.exists() and not _is_replaceable(found):
-            raise SettingsError(
-                field, str(path), "a new file, an empty one, or an earlier result of this program", "Name another file."
-            )
-        # Whether a folder may be written to is known for sure by doing it.
+        for folder in found.parents:
+            if (folder / "records" / "cache.db").exists():
+                outside = f"a file outside the data folder {folder}"
+                raise SettingsError(field, str(path), outside, "Name another folder.")
+        if not _is_replaceable(found) or len(found.name.encode(errors="replace")) > MAX_NAME_BYTES:
+            allowed = "a new file, an empty one, or an earlier result of this program"
+            raise SettingsError(field, str(path), allowed, "Name another file.")
+        # Only a try shows for sure whether a folder is writable.
         beside = _beside(found)
         beside.touch(mode=0o600, exist_ok=False)
         beside.unlink()
@@ -189,18 +206,17 @@ def writable_file(path: Path, field: str) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write the content, text as UTF-8, beside the path and rename it, so that nobody ever reads half of it.
+    """Atomic write, text as UTF-8, by renaming a new file.
 
-    Raises StoreError where that fails, or where something has come to stand there meanwhile that `writable_file` would
-    refuse; then nothing is left behind.
+    Raises StoreError on failure, or when `writable_file` would refuse what has this name by now; nothing is left
+    behind.
     """
     beside = _beside(path)
     try:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        if not _may_stand(path):
-            raise StoreError(f"{path} is no regular file any more, and was left as it is.", "Name another file.")
-        if path.exists() and not _is_replaceable(path):
-            raise StoreError(f"{path} is another file by now, and was left as it is.", _INSTEAD)
+        if not _is_replaceable(path):
+            instead = "Name a new file; only an empty one or an earlier result of this program is replaced."
+            raise StoreError(f"{path} is another file by now, and was left as it is.", instead)
         beside.replace(path)
     except OSError as error:
         raise StoreError(f"{path} could not be written: {_why(error)}.", "See whether the disk is full.") from error
@@ -209,26 +225,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             beside.unlink(missing_ok=True)
 
 
-def _may_stand(path: Path) -> bool:
-    """Whether the path is free or names a regular file."""
-    return path.is_file() or not (path.exists() or path.is_symlink())
-
-
 def _is_replaceable(path: Path) -> bool:
-    """Whether this regular file is empty or begins like a result of ours."""
+    """Whether the path is free, or names an empty file or a result of ours."""
+    if not path.is_file():
+        return not (path.exists() or path.is_symlink())
     with path.open("rb") as file:
         start = file.read(_LOOKED_AT_BYTES)
     return not start or _OURS.match(start) is not None
 
 
-def _refuse_data_folder(path: Path, field: str) -> None:
-    for folder in path.parents:
-        if (folder / "records" / "cache.db").exists():
-            raise SettingsError(field, str(path), f"a file outside the data folder {folder}", "Name another folder.")
-
-
 def _beside(path: Path) -> Path:
-    """A name of this call alone, and short, whatever the length of the path's own."""
+    """A short name of this call alone."""
     return path.with_name(f".{secrets.token_hex(8)}.unfinished")
 
 
@@ -236,50 +243,23 @@ def _why(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-class FolderSize(NamedTuple):
-    """Files, their bytes, and when the newest was written, in seconds since the epoch; 0 where there is none."""
-
-    n_files: int
-    n_bytes: int
-    written_at: float
-
-
-def folder_size(folder: Path) -> FolderSize:
-    """What lies in the folder and the folders in it; nothing where there is no folder, or where it may not be read."""
-    n_files, n_bytes, written_at, todo = 0, 0, 0.0, [str(folder)]
-    while todo:
-        # Somebody may delete what is looked at.
-        with suppress(OSError), os.scandir(todo.pop()) as found:
-            for entry in found:
-                if entry.is_dir(follow_symlinks=False):
-                    todo.append(entry.path)
-                elif entry.is_file(follow_symlinks=False):
-                    state = entry.stat(follow_symlinks=False)
-                    n_files, n_bytes = n_files + 1, n_bytes + state.st_size
-                    written_at = max(written_at, state.st_mtime)
-    return FolderSize(n_files, n_bytes, written_at)
-
-
 _SELF = Path("/proc/self")
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Of the container that this process runs in, by the two versions of the kernel's interface."""
+"""Of this process's container, by the two versions of the kernel's interface."""
 
 
 def memory_bytes(limits: tuple[Path, ...] = _LIMITS) -> int:
-    """Bytes of memory that there are, whatever else runs here; no more than this container may use."""
+    """Memory of the machine, or the limit of this container."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for limit in limits:
-        try:
-            text = limit.read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            continue
-        # "max", where there is no limit.
-        found += [int(text)] if text.isdecimal() else []
+        with suppress(OSError, ValueError):
+            # "max" without a limit.
+            found.append(int(limit.read_text(encoding="ascii")))
     return min(found)
 
 
 def mapped_files() -> list[tuple[int, int]]:
-    """From where to where weight files lie in the addresses of this process; none where the system does not tell."""
+    """Address ranges of the weight files that this process maps; none where the system does not tell."""
     with suppress(OSError):
         lines = (_SELF / "maps").read_text(encoding="utf-8", errors="replace").splitlines()
         places = [line.partition(" ")[0].split("-") for line in lines if line.endswith(".safetensors")]
@@ -288,13 +268,13 @@ def mapped_files() -> list[tuple[int, int]]:
 
 
 def forget_peak_memory() -> None:
-    """Let `peak_memory_bytes` count from now on, where the system can do that."""
+    """Restart `peak_memory_bytes`, if the system can."""
     with suppress(OSError):
         (_SELF / "clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held since it was last forgotten; where it cannot be, since it began."""
+    """Peak memory of this process since `forget_peak_memory`, or since its start."""
     with suppress(OSError):
         if found := re.search(r"^VmHWM:\s+(\d+) kB$", (_SELF / "status").read_text(encoding="ascii"), re.MULTILINE):
             return int(found[1]) * 1024
@@ -307,24 +287,14 @@ _KEPT_BYTES, _LARGEST_BYTES = 256 * 2**20, 32 * 2**20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 MUCH = 2 * _KEPT_BYTES
-"""Bytes that were freed and are worth to be given back: twice what is kept at the end of the heap anyway."""
+"""Freed bytes that are worth returning to the system: twice what stays at the end of the heap anyway."""
 
 
 class _Counts(ctypes.Structure):
     """`struct mallinfo2`."""
 
-    _fields_ = [
-        ("arena", ctypes.c_size_t),
-        ("ordblks", ctypes.c_size_t),
-        ("smblks", ctypes.c_size_t),
-        ("hblks", ctypes.c_size_t),
-        ("hblkhd", ctypes.c_size_t),
-        ("usmblks", ctypes.c_size_t),
-        ("fsmblks", ctypes.c_size_t),
-        ("uordblks", ctypes.c_size_t),
-        ("fordblks", ctypes.c_size_t),
-        ("keepcost", ctypes.c_size_t),
-    ]
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]
 
 
 _library = ctypes.CDLL(None) if os.name == "posix" else None
@@ -334,10 +304,10 @@ if _mallinfo is not None:
 
 
 def keep_freed() -> None:
-    """Let tensors of up to 32 MB lie on the heap, and 256 MB that are free at its end stay until they are given back.
+    """Keep tensors of up to 32 MB on the heap, and up to 256 MB of free memory at its end (glibc only).
 
-    A forward pass makes and frees tensors all the time, and the system clears every new page
-    (benchmarks/freed_memory.py). Whoever has said how memory is kept is not overruled.
+    A forward pass allocates and frees tensors all the time, and the system clears every new page
+    (benchmarks/freed_memory.py). Settings of the environment are not overruled.
     """
     if _mallopt and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         _mallopt(_M_MMAP_THRESHOLD, _LARGEST_BYTES)
@@ -345,11 +315,11 @@ def keep_freed() -> None:
 
 
 def freed_bytes() -> float:
-    """What was freed and is still in the heap, given back or not; infinite, where no library tells."""
+    """Free bytes on the heap, returned to the system or not; infinite if unknown."""
     return float(_mallinfo().fordblks) if _mallinfo is not None else float("inf")
 
 
 def give_back_freed() -> None:
-    """Let the system have what was freed: there may be gigabytes of it, in pieces."""
+    """Return free memory to the system: there may be gigabytes of it, in pieces."""
     if _trim is not None:
         _trim(0)

@@ -32,9 +32,9 @@ HUB_ID = re.compile(
 
 
 def model_config(reference: str) -> Mapping[str, Any] | None:
-    """The config of the model with this reference; None where none lies here or what lies here is none.
+    """The config of a model on this machine, or None.
 
-    reference: a folder's path, or the hub's OWNER/NAME[@REVISION]. The hub is not asked.
+    reference: a folder's path, or OWNER/NAME[@REVISION] of a hub model that was downloaded before.
     """
     folder = local_path(reference)
     path = folder / "config.json" if path_kind(folder) == "folder" else _fetched(reference)
@@ -52,7 +52,7 @@ def model_config(reference: str) -> Mapping[str, Any] | None:
 def _fetched(reference: str) -> Path | None:
     if not HUB_ID.fullmatch(reference):
         return None
-    # Imported here: a third of a second, which a page that names no such model need not wait for.
+    # A third of a second, which a page without such a model need not wait for.
     from huggingface_hub import try_to_load_from_cache
 
     name, _, revision = reference.partition("@")
@@ -64,13 +64,13 @@ def _fetched(reference: str) -> Path | None:
 
 
 MODELS = "models"
-"""The folder of the data folder where they lie."""
+"""Subfolder of the data folder with the models unpacked from GGUF files."""
 
 UNFINISHED_MODEL = "unfinished-"
-"""How the name begins of what is being written or was left by a process that was killed."""
+"""Prefix of the name of a model that is being written, or was left by a killed process."""
 
 IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".gguf")
-"""The kinds of files that make a model."""
+"""Suffixes of the files that a model's identity depends on."""
 
 Noted = Mapping[str, tuple[int, int, str]]
 """Of each file: bytes, time of the last change in nanoseconds, sha256."""
@@ -78,7 +78,7 @@ Noted = Mapping[str, tuple[int, int, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class UnpackedModel:
-    """One of them. name: of its folder. identity: of the model; empty where nobody noted what was written."""
+    """An unpacked model. name: of its folder. identity: of the model; empty if its files were not noted."""
 
     name: str
     identity: str
@@ -88,7 +88,7 @@ class UnpackedModel:
 
 
 def unpacked_models(store: Store) -> list[UnpackedModel]:
-    """All that are whole, by name."""
+    """All unpacked models, by name."""
     found = []
     for folder in sorted((store.folder / MODELS).glob("*/")):
         if folder.name.startswith(UNFINISHED_MODEL) or folder.is_symlink():
@@ -108,19 +108,14 @@ def unpacked_models(store: Store) -> list[UnpackedModel]:
 
 
 def noted_files(folder: str, store: Store) -> Noted | None:
-    """What was written into the folder of this name; None where that was not noted, or cannot be read."""
+    """The files of an unpacked model as they were written, or None."""
     text = store.recall(store_keys.unpacked_files_note(folder), drop=False)
-    if text is None:
-        return None
-    try:
-        listed = json.loads(text).items()
-        return {name: (int(size), int(changed), str(digest)) for name, (size, changed, digest) in listed}
-    except (ValueError, TypeError, AttributeError):
-        return None
+    listed = None if text is None else json.loads(text)
+    return listed and {name: (size, changed, digest) for name, (size, changed, digest) in listed.items()}
 
 
 def identity_of(files: Iterable[tuple[str, str]]) -> str:
-    """The identity of the model that these files make. files: names with the sha256 of their contents."""
+    """The identity of a model by its files: names with the sha256 of their contents."""
     whole = hashlib.sha256()
     for name, content in sorted(files):
         if Path(name).suffix in IDENTIFYING:
@@ -129,9 +124,9 @@ def identity_of(files: Iterable[tuple[str, str]]) -> str:
 
 
 def drop_unpacked(name: str, store: Store) -> None:
-    """Delete an unpacked model; one that is gone already is no error. It is unpacked again when it is needed.
+    """Delete an unpacked model, if it exists; it is unpacked again when it is needed.
 
-    Raises StoreError while it is being unpacked, for a name that is none, or where deleting fails.
+    Raises StoreError while it is being unpacked, for an impossible name, or on failure.
     """
     folder = store.folder / MODELS / name
     if not name or Path(name).name != name or name.startswith((UNFINISHED_MODEL, ".")):
@@ -141,7 +136,7 @@ def drop_unpacked(name: str, store: Store) -> None:
         with FileLock(folder.with_name(f"{name}.lock"), timeout=0):
             store.forget(store_keys.unpacked_files_note(name))
             with suppress(FileNotFoundError):
-                # Renamed first: no half of it stands under its name, and who has it open goes on reading.
+                # Renamed first: no half of it stands under its name, and open files stay readable.
                 folder.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
     except Timeout as error:
@@ -151,22 +146,22 @@ def drop_unpacked(name: str, store: Store) -> None:
 
 
 RECIPE = "recipe.json"
-"""Lies beside exported files, and names their export; the engine writes it."""
+"""Names the export in its folder; the engine writes it."""
 
 _MAX_RECIPE_BYTES = 64 * 1024 * 1024
 
 UNFINISHED_EXPORT = ".sparsedash-unfinished-"
-"""How the name begins of a folder that is being written or deleted."""
+"""Prefix of the name of a folder that is being written or deleted."""
 
 _LOCK = "lock"
 _YOUNG_S = 60.0
-"""A folder may be so old before its lock is there."""
+"""A folder without a lock may be so old and still be in use."""
 
 _MARGIN_BYTES = 50_000_000
 
 
 def require_new(folder: Path) -> None:
-    """Raise ExportError where something has this name, or nothing can be made there."""
+    """Raise ExportError for a name that is taken or impossible."""
     if folder.exists() or folder.is_symlink():
         raise ExportError(f"{folder} exists, and nothing is written into it.", "Name another folder, or delete it.")
     if folder.name in ("", ".", ".."):
@@ -174,8 +169,9 @@ def require_new(folder: Path) -> None:
 
 
 def require_export_room(folder: Path, n_bytes: int) -> None:
-    """Raise ExportError unless so many bytes, and some more, are free where the folder is to lie."""
-    free = shutil.disk_usage(_existing(folder)).free
+    """Raise ExportError unless so many bytes, and a margin, are free on the folder's disk."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if free < n_bytes + _MARGIN_BYTES:
         raise ExportError(
             f"The files take {megabytes(n_bytes)}, and {megabytes(free)} are free where {folder} is to lie.",
@@ -185,9 +181,10 @@ def require_export_room(folder: Path, n_bytes: int) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside this one, which takes its name at the end; deleted where anything is raised.
+    """An empty folder beside this one, renamed to it at the end, or deleted when the block raises.
 
-    Raises ExportError where something has that name by then, and OSError where nothing can be written.
+    A later export to the same place deletes what a killed process left. Raises ExportError when the name is taken by
+    then, OSError when nothing can be written.
     """
     require_new(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +192,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         held = beside / f"{_LOCK}-held"
         with FileLock(held):
-            # Named as the lock only once it is held: a lock that is free says that its process has ended.
+            # Named as the lock only once it is held: a free lock means that its process has ended.
             held.replace(beside / _LOCK)
             inside = beside / "files"
             # Under the usual umask nobody but its owner may write there.
@@ -214,7 +211,7 @@ def _take_name(inside: Path, folder: Path) -> None:
     except OSError as error:
         if folder.exists() or folder.is_symlink():
             raise ExportError(
-                f"{folder} was made by somebody else meanwhile, and is left as it is.", "Name another folder."
+                f"{folder} was made by another process meanwhile, and is left as it is.", "Name another folder."
             ) from error
         raise
 
@@ -230,19 +227,19 @@ def delete_folder(folder: Path) -> None:
 
 
 def sweep_exports(parent: Path) -> None:
-    """Delete what killed exports have left in this folder."""
+    """Delete the leftovers of killed exports in this folder."""
     for left in unfinished_exports(parent):
         if not is_being_written(left):
             shutil.rmtree(left, ignore_errors=True)
 
 
 def unfinished_exports(parent: Path) -> list[Path]:
-    """What is being written in this folder, and what killed exports have left there."""
+    """Exports being written in this folder, and leftovers of killed ones."""
     return sorted(parent.glob(f"{UNFINISHED_EXPORT}*/"))
 
 
 def is_being_written(left: Path) -> bool:
-    """Whether a process is still at it: it holds the lock inside, or has not come to make it."""
+    """Whether a process still writes it: it holds the lock inside, or has not made it yet."""
     lock = left / _LOCK
     try:
         if not left.name.startswith(UNFINISHED_EXPORT):
@@ -254,33 +251,25 @@ def is_being_written(left: Path) -> bool:
     except Timeout:
         return True
     except OSError:
-        # Deleted by somebody else meanwhile, or not ours to look into.
+        # Deleted meanwhile, or not readable.
         return False
 
 
 def located_export(export: Export, data_dir: Path) -> Export:
-    """The export with the folder where it lies now: a data folder may have been moved with the exports in it."""
+    """The export with its present folder: a data folder may have been moved with the exports in it."""
     here = data_dir / EXPORTS / Path(export.folder).name
     return replace(export, folder=str(here)) if not export.settings.to and here.is_dir() else export
 
 
 def export_key_of(folder: Path) -> str:
-    """The key of the export that this folder says it is. Raises ExportError where it says none."""
-    file = folder / RECIPE
+    """The key of the export in this folder, by its recipe. Raises ExportError without a readable one."""
     try:
-        with file.open("rb") as stream:
-            text = stream.read(_MAX_RECIPE_BYTES)
-        document: Any = json.loads(text)
-        key = document["export"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ExportError(
-            f"{folder} holds no {RECIPE} that can be read.", "Name a folder that `sparsedash export` has made."
-        ) from error
-    if not isinstance(key, str):
-        raise ExportError(f"{file} names no export.", "Name a folder that `sparsedash export` has made.")
-    return key
-
-
-def _existing(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with (folder / RECIPE).open("rb") as stream:
+            key: Any = json.loads(stream.read(_MAX_RECIPE_BYTES))["export"]
+        if isinstance(key, str):
+            return key
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ExportError(
+        f"{folder} holds no {RECIPE} that can be read.", "Name a folder that `sparsedash export` has made."
+    )

@@ -1,4 +1,8 @@
-"""A run as one file, to move results between machines: gzipped records and a checksum."""
+"""A run as one file, to move results between machines: gzipped lines of records, and a checksum.
+
+The checksum shows damage, not forgery: open files only from people you trust. Every line is checked as in the store. A
+file is unpacked line by line, several times over, so that memory never holds more than one record of it.
+"""
 
 import gzip
 import hashlib
@@ -16,9 +20,9 @@ from sparsedash.storage.store import Store
 
 SUFFIX = ".sparsedash-run"
 MAX_BYTES = 1_000_000_000
-"""Of what a file unpacks to: five thousand passages answered by fifty models are a fifth of that."""
+"""Limit of an unpacked file: five thousand passages answered by fifty models are a fifth of that."""
 MAX_LINE_BYTES = 32_000_000
-"""Of one line: the answers to 40,000 passages. In memory a line can take ten times as much."""
+"""Limit of one line: the answers to 40,000 passages. In memory a line can take ten times as much."""
 MAX_LINES = 10_000
 _PIECE_BYTES = 2**20
 _MAGIC = "sparsedash-run 1"
@@ -33,7 +37,7 @@ _KINDS: tuple[type[Part], ...] = (Run, Record, Passages, FindResult)
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:
-    """A file that holds one whole run, every line of it checked; nothing is kept yet. packed: its gzipped lines."""
+    """A checked file of one complete run, not stored yet. packed: its gzipped lines."""
 
     run: Run
     has_search: bool
@@ -41,7 +45,7 @@ class RunFile:
 
 
 def run_file(run: Run, store: Store) -> bytes:
-    """The file of a run. Raises StoreError where parts of it are gone."""
+    """The file of a run. Raises StoreError when parts of it are gone."""
     written, found, digest = io.BytesIO(), _Found(), hashlib.sha256()
     with gzip.GzipFile(fileobj=written, mode="wb", mtime=0) as packed:
         for part in _parts_in(store, run):
@@ -55,7 +59,7 @@ def run_file(run: Run, store: Store) -> bytes:
 
 
 def read_run_file(data: bytes) -> RunFile:
-    """A file of which nothing is kept yet. Raises StoreError for what `run_file` did not write."""
+    """The run in a file. Raises StoreError for anything that `run_file` did not write."""
     if len(data) > MAX_BYTES:
         raise StoreError(f"This file is larger than {MAX_BYTES // 10**6:,} MB.", f"Choose one that ends in {SUFFIX}.")
     header, _, packed = data.partition(b"\n")
@@ -73,10 +77,9 @@ def read_run_file(data: bytes) -> RunFile:
 
 
 def keep_run(file: RunFile, store: Store) -> Run:
-    """Keep a run of a file among those that were made here; what is here already stays as it is.
+    """Store the run of a file; existing results stay as they are. Returns the stored run.
 
-    Returns the run that is here now. Raises StoreError where it cannot be kept, or is here in a newer form; then no run
-    points at what is missing.
+    The run comes last, so that it never refers to missing records. Raises StoreError.
     """
     keep_results(file, store)
     known = store.get(Run, file.run.key)
@@ -86,15 +89,15 @@ def keep_run(file: RunFile, store: Store) -> Run:
 
 
 def keep_results(file: RunFile, store: Store) -> None:
-    """Keep everything of a file but the run; what is here already stays as it is. Raises StoreError."""
+    """Store everything of a file but the run; existing results stay as they are. Raises StoreError."""
     for part in _parts(file.packed):
-        if not isinstance(part, Run) and store.get(type(part), part.key) is None:  # type: ignore[type-var]
-            store.put(part.key, part)  # type: ignore[type-var]
+        if not isinstance(part, Run) and store.get(type(part), part.key) is None:
+            store.put(part.key, part)
 
 
 @dataclass
 class _Found:
-    """What a file holds, as far as it was read: enough to say whether its parts belong together.
+    """Summary of the parts read so far, to check whether they belong together.
 
     records: model, passages and number of answers of each, and whether it is sparse. n_texts: of each set of passages.
     """
@@ -106,7 +109,7 @@ class _Found:
     n_records: int = 0
 
     def add(self, part: Part) -> None:
-        """Take note of a part. Raises StoreError for one that cannot be in such a file."""
+        """Add a part. Raises StoreError for one that cannot be in a run file."""
         if not _KEY.fullmatch(part.key):
             raise StoreError("This is no run that was made in a data folder.", "The example ships with the program.")
         match part:
@@ -124,7 +127,7 @@ class _Found:
                 assert_never(part)
 
     def whole_run(self) -> Run:
-        """The run, with everything that belongs to it there. Raises StoreError."""
+        """The run, if all its parts were found. Raises StoreError."""
         if len(self.runs) != 1 or len(self.searches) > 1:
             raise StoreError("This file does not hold one run.", _ADVICE)
         (run,) = self.runs
@@ -145,7 +148,7 @@ class _Found:
 
 
 def _parts_in(store: Store, run: Run) -> Iterator[Part]:
-    """Every part of a run; the run last, so that where it is kept the others are."""
+    """Every part of a run; the run comes last."""
     texts: dict[str, None] = {}
     for key in dict.fromkeys((run.dense, *run.sparse)):
         record = _got(store.get(Record, key), "records")
@@ -159,7 +162,7 @@ def _parts_in(store: Store, run: Run) -> Iterator[Part]:
 
 
 def _parts(packed: bytes) -> Iterator[Part]:
-    """The parts in these gzipped lines, one after another. Raises StoreError."""
+    """The parts in these gzipped lines, read lazily. Raises StoreError."""
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as lines:
         for _ in range(MAX_LINES):
             line = lines.readline(MAX_LINE_BYTES + 1)
@@ -174,7 +177,7 @@ def _parts(packed: bytes) -> Iterator[Part]:
 
 
 def _digest(packed: bytes) -> str:
-    """The sha256 of the lines. Raises StoreError where they cannot be unpacked, or are too many."""
+    """The sha256 of the unpacked lines. Raises StoreError when they are damaged, or too many."""
     digest, n_bytes = hashlib.sha256(), 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as lines:

@@ -1,4 +1,9 @@
-"""The store of records and artefacts in the data folder, with checksums, without pickles; stage checkpoints."""
+"""The store of records and artefacts in the data folder, with checksums, without pickles; checkpoints of stages.
+
+Two diskcaches (see docs/adr/0002): `records` holds JSON text and evicts nothing; `artefacts` holds bytes up to a size
+limit and evicts what was used least recently. Every entry carries a sha256 of its name and value. One that does not
+match is reported: an artefact is dropped, a record or note set aside under its name.
+"""
 
 import hashlib
 import logging
@@ -7,30 +12,27 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import diskcache
 
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import CalibrationError, NewerError, StoreError
-from sparsedash.schema.records import R, about_artefact, from_json, names_itself, to_json
+from sparsedash.schema.errors import StoreError
+from sparsedash.schema.records import R, about_artefact, from_json, to_json
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.disk_cache import (
     DAMAGED,
     USUAL_GB,
     CacheEntry,
+    DamagedEntry,
+    PlainDisk,
     Signed,
     TagSum,
     bytes_of,
     cache_advice,
     cache_entries,
     cache_failure,
-    delete_entry,
-    entry_names,
-    is_undecodable,
-    kept_room,
     make_room,
     open_cache,
     patiently,
@@ -40,67 +42,58 @@ from sparsedash.storage.disk_cache import (
     set_entry_aside,
     tag_sums,
 )
+from sparsedash.storage.local_machine import mode_in
+
+__all__ = ["PATIENCE_S", "WORK_PATIENCE_S", "DamagedEntry", "PlainDisk", "Shelf", "Store"]
 
 log = logging.getLogger(__name__)
 
+LAYOUT = 2
+"""Number of the data folder's layout: raise it when what is stored changes its form. Other layouts are refused."""
+
 _DIGEST_BYTES = 32
-_SHOWN = 12
-"""Characters of a key, where it is told."""
 
 T = TypeVar("T")
 Shelf = Literal["records", "artefacts"]
 """The two caches of a data folder."""
 
 PATIENCE_S = 5.0
-"""How long to wait for another process, where somebody waits for the page."""
+"""How long to wait for another process while a user waits for the page."""
 
 WORK_PATIENCE_S = 600.0
-"""And where hours of work would be lost."""
+"""The same where hours of work would be lost."""
 
-
-# What is damaged is quoted by SQLite, and Python cannot read what is no text.
+# UnicodeDecodeError: SQLite quotes its damaged schema, which Python cannot decode.
 _FAILS = (OSError, sqlite3.Error, diskcache.Timeout, UnicodeDecodeError)
-
-
-class DamagedEntry(Exception):  # noqa: N818 - it names what an entry is
-    """An entry of which nothing can be read."""
 
 
 class Store:
     """Records and artefacts of one data folder. Safe to share between threads and processes.
 
-    folder: created with access for the owner only. artefact_bytes: how much the artefacts may take; None: as
-    `artefact_room` says. patience_s: how long to wait while another process keeps a file locked. Raises
-    StoreError when the folder cannot be used, SettingsError on a bad variable.
+    folder: created with access for the owner only. artefact_bytes: limit of the artefacts; None: `artefact_room`.
+    patience_s: how long to wait while another process keeps a file locked. Raises StoreError when the folder cannot be
+    used, SettingsError on a bad variable.
     """
 
     def __init__(self, folder: Path, artefact_bytes: int | None = None, *, patience_s: float = PATIENCE_S) -> None:
         self.folder = folder
         self._patience_s = patience_s
         self._given_room = artefact_bytes
-        # Said now where it is nonsense, and not when the first artefact is written.
+        # Nonsense is refused now, and not when the first artefact is written.
         room_of_environment()
+        claim_data_folder(folder)
         try:
-            _claim(folder)
-            self._records = open_cache(folder / "records", 2**62, "none", patience_s)
-            self._artefacts = open_cache(folder / "artefacts", 2**62, "least-recently-used", patience_s)
+            self._records = open_cache(folder / "records", "none", patience_s)
+            self._artefacts = open_cache(folder / "artefacts", "least-recently-used", patience_s)
         except _FAILS as error:
-            raise StoreError(
-                f"The data folder {folder} cannot be used: {cache_failure(error)}.",
-                f"Name another one with --data-dir or SPARSEDASH_DATA_DIR. {room_left(error, folder)}".strip(),
-            ) from error
+            raise _unusable(folder, error) from error
 
     def put(self, key: str, record: R) -> None:
-        """Store a record under its kind and key, in place of an earlier one, in one transaction.
-
-        Raises NewerError rather than replace one in another version's form.
-        """
-        self.get(type(record), key)
-        data = to_json(record).encode()
-        self._write(self._records, _name(type(record), key), data, hashlib.sha256(data).digest())
+        """Store a record under its kind and key, in place of an earlier one, in one transaction."""
+        self._write(self._records, _name(type(record), key), to_json(record).encode())
 
     def change(self, kind: type[R], key: str, change: Callable[[R | None], R]) -> R:
-        """Replace the record by what `change` makes of it, or of None, and return that; in one transaction."""
+        """Replace the record by `change` of it, or of None, and return that; in one transaction."""
 
         def changed() -> R:
             with self._records.transact():
@@ -111,183 +104,148 @@ class Store:
         return self._patiently("written", changed)
 
     def get(self, kind: type[R], key: str) -> R | None:
-        """The record, or None where there is none; a damaged one is set aside and counts as none.
-
-        Raises NewerError for one in another version's form, which stays.
-        """
+        """The record, or None; a damaged one is set aside and counts as none."""
         name = _name(kind, key)
         data = self._read(self._records, name)
-        if data is None:
-            return None
         try:
-            record = from_json(kind, data.decode())
-            if record.key != key:
-                raise StoreError("it is the entry of another key")
-            return record
-        except (StoreError, UnicodeDecodeError) as error:
-            if names_itself(kind, key, data.decode(errors="replace")):
-                raise NewerError(f"{kind.__name__} {key[:_SHOWN]}") from error
+            return None if data is None else from_json(kind, data.decode())
+        except StoreError as error:
             self._drop(self._records, name, error)
             return None
 
     def has(self, kind: type[R], key: str) -> bool:
-        """Whether the record is there; it is not read."""
-        return self._patiently("read", lambda: _name(kind, key) in self._records)
+        """Whether the record exists; it is not read."""
+        return self._has(self._records, _name(kind, key))
 
     def why_missing(self, kind: type[R], key: str) -> str:
         """Why `get` does not give this record, as the end of a sentence."""
-        if self.has(kind, key):
-            return "was written by another version of SparseDash"
-        if self._patiently("read", lambda: DAMAGED + _name(kind, key) in self._records):
-            return "was damaged and is set aside"
-        return "is no longer stored"
+        damaged = self._has(self._records, DAMAGED + _name(kind, key))
+        return "was damaged and is set aside" if damaged else "is no longer stored"
 
     def damaged_keys(self, kind: type[R]) -> list[str]:
-        """The keys of the records of a kind that were damaged and set aside, and were not made again."""
-        prefix = DAMAGED + _name(kind, "")
-        found = (name.removeprefix(prefix) for name in self._names() if name.startswith(prefix))
-        return [key for key in found if not self.has(kind, key)]
+        """Keys of the damaged records of a kind that were set aside and not made again."""
+        return [key for key in self._keys(DAMAGED + _name(kind, "")) if not self.has(kind, key)]
 
     def keys(self, kind: type[R]) -> Iterator[str]:
         """The keys of all records of a kind, oldest first."""
-        prefix = _name(kind, "")
-        for name in self._names():
-            if name.startswith(prefix):
-                yield name.removeprefix(prefix)
+        yield from self._keys(_name(kind, ""))
 
-    def _names(self) -> list[str]:
-        found, n_others = self._patiently("read", lambda: entry_names(self._records))
-        if n_others:
-            log.warning("Ignored %d keys in the store that this program did not write.", n_others)
-        return found
+    def _keys(self, prefix: str) -> list[str]:
+        return [e.name.removeprefix(prefix) for e in self.entries("records") if e.name.startswith(prefix)]
 
     def drop(self, kind: type[R], key: str) -> None:
-        """Delete the record, if there is one, and one of this name that was set aside."""
+        """Delete the record, if it exists, and one of this name that was set aside."""
         for name in (_name(kind, key), DAMAGED + _name(kind, key)):
-            self._patiently("written", partial(delete_entry, self._records, name))
+            self.drop_entry("records", name)
 
     @property
     def artefact_room(self) -> int:
-        """Bytes that all artefacts may take together: as the environment says, else the data folder, else as usual."""
+        """Limit of all artefacts in bytes: by the environment, else by the data folder, else the usual one."""
         if self._given_room is not None:
             return self._given_room
-        asked = room_of_environment() or kept_room(self.recall(store_keys.artefact_room_note()))
-        return asked or bytes_of(USUAL_GB)
+        noted = self.recall(store_keys.artefact_room_note())
+        return room_of_environment() or (int(noted) if noted else bytes_of(USUAL_GB))
 
     @property
     def artefact_left(self) -> int:
-        """Bytes that can be stored without another artefact being dropped for them."""
+        """Bytes that can be stored without evicting an artefact."""
         used: int = self._patiently("read", self._artefacts.volume)
         return max(0, self.artefact_room - used)
 
     def allow_artefacts(self, n_bytes: int) -> None:
-        """From now on the artefacts may take so much, in every process; the environment still says more."""
+        """Set the limit of the artefacts for every process; the environment overrides it."""
         self.remember(store_keys.artefact_room_note(), str(n_bytes))
 
     def shrink_artefacts(self) -> None:
-        """Forget what was used least recently, until no more is taken than may be."""
+        """Evict the least recently used artefacts down to the limit."""
         room = self.artefact_room
         self._patiently("written", lambda: make_room(self._artefacts, room))
 
     def put_artefact(self, key: str, data: bytes, about: str = "") -> None:
-        """Store bytes that can be computed again; they may be dropped when room runs short. about: kind and model."""
-        self._write(self._artefacts, key, data, tag=about or None)
+        """Store bytes that can be computed again; they may be evicted. about: kind and model."""
+        self._write(self._artefacts, key, data, about)
         room = self.artefact_room
         self._patiently("written", lambda: make_room(self._artefacts, room, key))
 
     def get_artefact(self, key: str) -> bytes | None:
-        """The bytes, or None where there are none (any more); damaged ones are dropped and count as none."""
+        """The bytes, or None; damaged ones are dropped and count as none."""
         return self._read(self._artefacts, key)
 
     def has_artefact(self, key: str) -> bool:
-        """Whether the bytes are there; they are not read."""
-        return self._patiently("read", lambda: key in self._artefacts)
-
-    def drop_entry(self, of: Shelf, name: str) -> None:
-        """Delete an entry by the name that `entries` gave it, if it is there, also one that is damaged."""
-        self._patiently("written", lambda: delete_entry(self._shelf(of), name))
-
-    def entries(self, of: Shelf) -> list[CacheEntry]:
-        """What is kept there, without the values; nothing of it counts as used."""
-        return self._patiently("read", lambda: cache_entries(self._shelf(of)))
-
-    def artefact_sums(self) -> list[TagSum]:
-        """How many artefacts there are and how much they take, by what is noted beside them."""
-        return self._patiently("read", lambda: tag_sums(self._artefacts))
-
-    def n_nameless(self, of: Shelf) -> int:
-        """How many entries there are whose names are none that this program has written."""
-        return self._patiently("read", lambda: entry_names(self._shelf(of))[1])
-
-    def raw_value(self, of: Shelf, name: str) -> tuple[bytes, bool] | None:
-        """An entry's bytes and whether their checksum holds, or None; it is neither used nor dropped.
-
-        Raises DamagedEntry where nothing can be read of it.
-        """
-        data = self._patiently("read", lambda: _value(self._shelf(of), name, peek_entry))
-        return None if data is None else (data[_DIGEST_BYTES:], _is_signed(name, data))
-
-    def _shelf(self, of: Shelf) -> Any:
-        return self._records if of == "records" else self._artefacts
+        """Whether the bytes exist; they are not read."""
+        return self._has(self._artefacts, key)
 
     def artefact_keys(self) -> list[str]:
         """The keys of all artefacts, oldest first; none is read."""
-        return self._patiently("read", lambda: entry_names(self._artefacts))[0]
+        return [entry.name for entry in self.entries("artefacts")]
+
+    def artefact_sums(self) -> list[TagSum]:
+        """Number and size of the artefacts, by kind and model."""
+        return self._patiently("read", lambda: tag_sums(self._artefacts))
+
+    def entries(self, of: Shelf) -> list[CacheEntry]:
+        """All entries without their values; not counted as use."""
+        return self._patiently("read", lambda: cache_entries(self._shelf(of)))
+
+    def drop_entry(self, of: Shelf, name: str) -> None:
+        """Delete an entry by its name in `entries`, if it exists, also a damaged one."""
+        self._patiently("written", lambda: self._shelf(of).delete(name))
+
+    def raw_value(self, of: Shelf, name: str) -> tuple[bytes, bool] | None:
+        """An entry's bytes and whether its checksum holds, or None; neither counted as use nor dropped.
+
+        Raises DamagedEntry when it cannot be read.
+        """
+        data = self._patiently("read", lambda: peek_entry(self._shelf(of), name))
+        return None if data is None else (data[_DIGEST_BYTES:], _is_signed(name, data))
 
     def remember(self, name: NoteName, text: str) -> None:
-        """Store a short note, such as an identity, under a name from schema.notes."""
+        """Store a short note, such as an identity, under a name from schema.store_keys."""
         self._write(self._records, f"note/{name}", text.encode())
 
     def recall(self, name: NoteName, *, drop: bool = True) -> str | None:
-        """The note, or None. drop: a damaged one is set aside."""
-        data = self._read(self._records, f"note/{name}", drop=drop)
-        return None if data is None else data.decode(errors="replace")
+        """The note, or None; a damaged one counts as none. drop: set it aside."""
+        data = self._read(self._records, f"note/{name}", drop)
+        return None if data is None else data.decode()
 
     def forget(self, name: NoteName) -> None:
-        """Delete the note, if there is one."""
-        self._patiently("written", lambda: delete_entry(self._records, f"note/{name}"))
+        """Delete the note, if it exists."""
+        self.drop_entry("records", f"note/{name}")
 
     def close(self) -> None:
         """Close the files; the store cannot be used afterwards."""
         self._records.close()
         self._artefacts.close()
 
-    def _write(
-        self, cache: Any, name: str, data: bytes, digest: bytes | None = None, *, tag: str | None = None
-    ) -> None:
-        signed = Signed(digest or _bound_digest(name, data), data)
+    def _shelf(self, of: Shelf) -> Any:
+        return self._records if of == "records" else self._artefacts
 
-        def written() -> None:
-            try:
-                cache.set(name, signed, tag=tag)
-            except sqlite3.OperationalError as error:
-                if not is_undecodable(error):
-                    raise
-                delete_entry(cache, name)
-                cache.set(name, signed, tag=tag)
+    def _has(self, cache: Any, name: str) -> bool:
+        return self._patiently("read", lambda: name in cache)
 
-        self._patiently("written", written, cache)
+    def _write(self, cache: Any, name: str, data: bytes, tag: str = "") -> None:
+        signed = Signed(_digest(name, data), data)
+        self._patiently("written", lambda: cache.set(name, signed, tag=tag or None), cache)
 
-    def _read(self, cache: Any, name: str, *, drop: bool = True) -> bytes | None:
+    def _read(self, cache: Any, name: str, drop: bool = True) -> bytes | None:
         try:
-            data = self._patiently("read", lambda: _value(cache, name))
+            data: bytes | None = self._patiently("read", lambda: cache.get(name))
             if data is None or _is_signed(name, data):
                 return data and data[_DIGEST_BYTES:]
-            fault: Exception = StoreError("its checksum does not match")
+            raise DamagedEntry("its checksum does not match")
         except DamagedEntry as error:
-            fault = error
-        if drop:
-            self._drop(cache, name, fault)
-        return None
+            if drop:
+                self._drop(cache, name, error)
+            return None
 
     def _drop(self, cache: Any, name: str, error: Exception) -> None:
-        """Records and notes are set aside, so that whoever looks first does not throw them away."""
-        aside = cache is self._records
-        log.warning("%s the damaged entry %s: %s", "Set aside" if aside else "Dropped", name, error)
-        self._patiently("written", partial(set_entry_aside if aside else delete_entry, cache, name))
+        """Set a record or note aside, drop an artefact."""
+        log.warning("%s the damaged entry %s: %s", "Set aside" if cache is self._records else "Dropped", name, error)
+        drop = (lambda: set_entry_aside(cache, name)) if cache is self._records else (lambda: cache.delete(name))
+        self._patiently("written", drop)
 
     def _patiently(self, verb: str, action: Callable[[], T], cache: Any = None) -> T:
-        """What the action gives. verb: what could not be done where it fails, which is then a StoreError."""
+        """The action's result. verb: what failed, in the StoreError for a failure."""
         try:
             return patiently(action, self._patience_s, cache)
         except _FAILS as error:
@@ -296,72 +254,71 @@ class Store:
             ) from error
 
 
-def _claim(folder: Path) -> None:
-    """Make the folder, for its owner only; one that somebody has made for a group, with the bit that hands the group
-    down, stays the group's.
+def claim_data_folder(folder: Path) -> None:
+    """Make the folder, for its owner only, and note its layout; check an existing one.
 
-    Raises StoreError for one that holds something else: it is not ours to close.
+    One made for a group, with the bit that hands the group down, stays the group's. Raises StoreError for a folder of
+    another layout, one that holds something else, and one that cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = {entry.name for entry in folder.iterdir()}
-    if found and not found & {"records", "jobs.sqlite"}:
-        raise StoreError(f"The folder {folder} holds other things.", "Name an empty or a new one for the data.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise StoreError(
-            f"The data folder {folder} is read-only for this user.",
-            "Make it writable, or name another one with --data-dir or SPARSEDASH_DATA_DIR.",
-        )
-    mode = folder.stat().st_mode
-    closed = 0o2770 if mode & 0o2070 == 0o2070 else 0o700
-    if stat.S_IMODE(mode) != closed:
-        folder.chmod(closed)
+    # The number is in its name: so it is there as a whole, and before anything else.
+    note = folder / f"layout-{LAYOUT}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = {entry.name for entry in folder.iterdir()}
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StoreError(
+                f"The data folder {folder} is read-only for this user.",
+                "Make it writable, or name another one with --data-dir or SPARSEDASH_DATA_DIR.",
+            )
+        if found and not note.exists():
+            if any(name in ("records", "jobs.sqlite") or name.startswith("layout-") for name in found):
+                raise StoreError(
+                    f"The data folder {folder} was written by another version of SparseDash in another layout.",
+                    "Name another folder with --data-dir or SPARSEDASH_DATA_DIR, or delete this one.",
+                )
+            raise StoreError(f"The folder {folder} holds other things.", "Name an empty or a new one for the data.")
+        mode = folder.stat().st_mode
+        closed = 0o2770 if mode & 0o2070 == 0o2070 else 0o700
+        if stat.S_IMODE(mode) != closed:
+            folder.chmod(closed)
+        if not found:
+            note.touch(mode=mode_in(folder, 0o600))
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"The data folder {folder} cannot be used: {cache_failure(error)}.",
+        f"Name another one with --data-dir or SPARSEDASH_DATA_DIR. {room_left(error, folder)}".strip(),
+    )
 
 
 def _name(kind: type[R], key: str) -> str:
     return f"{kind.__name__.lower()}/{key}"
 
 
-def _bound_digest(name: str, data: bytes | memoryview) -> bytes:
+def _digest(name: str, data: bytes | memoryview) -> bytes:
     hashed = hashlib.sha256(f"{name}\0".encode())
     hashed.update(data)
     return hashed.digest()
 
 
 def _is_signed(name: str, data: bytes) -> bool:
-    """Whether bytes begin with the sum of the rest: that of the value alone in records, and in what earlier versions
-    wrote.
-    """
+    """Whether bytes begin with the checksum of the name and the rest."""
     # Without a copy: a value may be a gigabyte.
-    digest, value = data[:_DIGEST_BYTES], memoryview(data)[_DIGEST_BYTES:]
-    return digest in (_bound_digest(name, value), hashlib.sha256(value).digest())
+    return data[:_DIGEST_BYTES] == _digest(name, memoryview(data)[_DIGEST_BYTES:])
 
-
-def _get(cache: Any, name: str) -> bytes | None:
-    data: bytes | None = cache.get(name)
-    return data
-
-
-def _value(cache: Any, name: str, read: Callable[[Any, str], bytes | None] = _get) -> bytes | None:
-    try:
-        return read(cache, name)
-    except StoreError as error:
-        raise DamagedEntry(str(error)) from error
-    except sqlite3.OperationalError as error:
-        if is_undecodable(error):
-            raise DamagedEntry("a text in its row is not UTF-8") from error
-        raise
-
-
-checkpoint_log = logging.getLogger(__name__)
-
-Piece = TypeVar("Piece")
 
 EVERY_S = 20.0
-"""Work that a kill may cost. A stage that takes less than this leaves nothing."""
+"""Work that a kill may cost. A shorter stage leaves no checkpoint."""
 
 
 class StageCheckpoint:
-    """The parts of one stage. model_identity: of the model that it works on. clock: seconds that go by."""
+    """Finished parts of a long stage, kept now and then, so that a killed job resumes there.
+
+    They are artefacts, as far as there is room that nothing else takes. model_identity: of the model at work.
+    """
 
     def __init__(self, store: Store, model_identity: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._clock = store, clock
@@ -372,41 +329,28 @@ class StageCheckpoint:
 
     @property
     def is_due(self) -> bool:
-        """Whether so much has been done since parts were kept that they are to be kept again."""
+        """Whether the interval since the last write is over."""
         return self._clock() - self._kept_at >= EVERY_S
 
-    def get(self, key: str, unpack: Callable[[bytes], Piece]) -> Piece | None:
-        """A part that an earlier attempt has kept; None where there is none (any more).
-
-        unpack: raises CalibrationError or StoreError on what it does not know, as another version may have left it;
-        that is dropped, and counts as none.
-        """
+    def get(self, key: str, unpack: Callable[[bytes], T]) -> T | None:
+        """A part of an earlier attempt, or None."""
         data = self._store.get_artefact(key)
         if data is None:
             return None
-        try:
-            part = unpack(data)
-        except (CalibrationError, StoreError) as error:
-            checkpoint_log.warning("Dropped an unfinished part that cannot be read, %s: %s", key, error)
-            self._store.drop_entry("artefacts", key)
-            return None
         self._left.add(key)
-        return part
+        return unpack(data)
 
     def keep(self, key: str, part: Callable[[], bytes]) -> None:
-        """Keep a part, with all that came before it, as soon as it is time to and if there is room.
-
-        part: gives its bytes, and is only asked then.
-        """
+        """Keep a part, with all earlier ones, once it is due and if there is room. part: called for its bytes then."""
         self.add(key, part)
         self.keep_added()
 
     def add(self, key: str, part: Callable[[], bytes]) -> None:
-        """Have a part kept with the next one; as `keep`, for several that belong together."""
+        """Keep a part together with the next one; as `keep`, for several that belong together."""
         self._pending[key] = part
 
     def keep_added(self) -> None:
-        """Keep all that came, as `keep` does."""
+        """Keep all added parts, as `keep` does."""
         if not self.is_due:
             return
         for name, packed in self._pending.items():
@@ -417,10 +361,8 @@ class StageCheckpoint:
         self._pending.clear()
         self._kept_at = self._clock()
 
-    def made(
-        self, key: str, make: Callable[[], Piece], pack: Callable[[Piece], bytes], unpack: Callable[[bytes], Piece]
-    ) -> Piece:
-        """A part as an earlier attempt has kept it, or as it is made now, which is kept as `keep` does."""
+    def made(self, key: str, make: Callable[[], T], pack: Callable[[T], bytes], unpack: Callable[[bytes], T]) -> T:
+        """The part of an earlier attempt, or else a new one, kept as `keep` does."""
         known = self.get(key, unpack)
         if known is not None:
             return known
@@ -429,13 +371,13 @@ class StageCheckpoint:
         return part
 
     def numbered(
-        self, key: str, pack: Callable[[Piece], bytes], unpack: Callable[[bytes], Piece]
-    ) -> Callable[[int, Callable[[], Piece]], Piece]:
-        """`made` for parts that are told apart by their numbers alone."""
+        self, key: str, pack: Callable[[T], bytes], unpack: Callable[[bytes], T]
+    ) -> Callable[[int, Callable[[], T]], T]:
+        """`made` for parts that differ by their numbers alone."""
         return lambda number, make: self.made(f"{key}/{number}", make, pack, unpack)
 
     def done(self) -> None:
-        """The stage is whole, and its result is kept elsewhere: let the parts go."""
+        """Drop the parts: the result of the stage is stored elsewhere."""
         self._pending.clear()
         for key in self._left:
             self._store.drop_entry("artefacts", key)

@@ -1,4 +1,7 @@
-"""Text files: references (`file:PATH`, `upload:NAME@HASH`), their texts, uploads, fingerprints."""
+"""Text files: references (`file:PATH`, `upload:NAME@HASH`), their texts, uploads with quotas, fingerprints.
+
+`[3600:]` after a reference takes a slice of its texts.
+"""
 
 import hashlib
 import json
@@ -28,17 +31,17 @@ _UPLOADED = re.compile(r"(?P<file>[\w-]+\.(?:jsonl|txt|parquet))@(?P<hash>[0-9a-
 
 
 def uploads_folder(data_dir: Path) -> Path:
-    """Where uploads lie: each in a folder that is named by its content's hash."""
+    """The folder of uploads; each lies in a folder named by the hash of its content."""
     return data_dir / "uploads"
 
 
 def names_file(reference: str) -> bool:
-    """Whether a reference names a file rather than a text set of the catalog."""
+    """Whether a reference names a file, not a text set of the catalog."""
     return reference.startswith((FILE, UPLOAD))
 
 
 def file_of(reference: str, data_dir: Path) -> Path | None:
-    """The file behind a reference, whether or not it is there; None where no file can have that name."""
+    """The file of a reference, whether or not it exists; None for a name that no file can have."""
     name, _ = _parted(reference)
     if reference.startswith(FILE):
         return local_path(name)
@@ -47,7 +50,7 @@ def file_of(reference: str, data_dir: Path) -> Path | None:
 
 
 def text_slice(reference: str) -> slice:
-    """Which of the file's texts are meant."""
+    """The slice of the file's texts that a reference names."""
     return _parted(reference)[1]
 
 
@@ -61,15 +64,16 @@ def _parted(reference: str) -> tuple[str, slice]:
 
 
 MAX_TEXT_BYTES = 200 * 1024 * 1024
-"""Of all texts of a file together, some fifty million tokens: a small compressed file can hold more than memory."""
+"""Of all texts of a file, some fifty million tokens: a small compressed file can hold more than memory."""
 
 _BATCH_ROWS = 1024
 
 
 def texts_of(path: Path) -> Iterator[str]:
-    """The texts in their order, one after another, read as they are asked for.
+    """The texts of a file in order, read lazily.
 
-    Raises CorpusError with the place where one cannot be read, and where they are more than MAX_TEXT_BYTES.
+    `.jsonl` with a `text` field, `.txt` with blank lines between texts, `.parquet` with a `text` column. Raises
+    CorpusError with the place of one that cannot be read, and above MAX_TEXT_BYTES.
     """
     n_bytes = 0
     for text in _texts_of(path):
@@ -94,7 +98,7 @@ def _texts_of(path: Path) -> Iterator[str]:
 
 
 def is_running(path: Path) -> bool:
-    """Whether the texts are parts of one running text rather than documents of their own."""
+    """Whether the texts are parts of one running text, not documents of their own."""
     return path.suffix == ".txt"
 
 
@@ -122,7 +126,7 @@ def _text_of(line: str, where: str) -> str:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file with their ends, one after another; none is longer than all texts may be."""
+    """The lines of a text file with their ends, read lazily."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             while line := file.readline(MAX_TEXT_BYTES + 1):
@@ -154,12 +158,9 @@ def _column(path: Path) -> Iterator[str]:
 
 
 def _unpacked_bytes(metadata: Any) -> int:
-    """What the columns named text take once they are unpacked, as the file says of itself; each value counts once."""
-    columns = (
-        metadata.row_group(group).column(i)
-        for group in range(metadata.num_row_groups)
-        for i in range(metadata.num_columns)
-    )
+    """Uncompressed size of the text columns by the file's own header; each distinct value counts once."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    columns = (group.column(i) for group in groups for i in range(metadata.num_columns))
     return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
 
 
@@ -182,11 +183,11 @@ def _first_line(error: Exception) -> str:
 
 
 MAX_MEGABYTES = 50
-"""Of a file as it arrives; the same number is in .streamlit/config.toml, so that the server takes no more."""
+"""Of one upload; the server's own limit in .streamlit/config.toml is the same."""
 
 MAX_BYTES = MAX_MEGABYTES * 1024 * 1024
 MAX_TOTAL_BYTES = 1_000_000_000
-"""Of all uploads of a data folder together: nobody who uses the page can fill the disk with them."""
+"""Of all uploads of a data folder, so that they cannot fill the disk."""
 
 _LOCK, _PATIENCE_S = "quotas.lock", 60.0
 _HASH_DIGITS = 32
@@ -194,7 +195,10 @@ _NAME_LETTERS = 60
 
 
 class Uploads:
-    """The uploads of one data folder. Safe to share between threads and processes."""
+    """The uploads of one data folder. Safe to share between threads and processes.
+
+    A file is checked before it is kept, and only ever read as text.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -202,10 +206,7 @@ class Uploads:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the lock under which a quota is checked and used up, in whatever process. Raises StoreError.
-
-        Within itself, in one thread, it changes nothing.
-        """
+        """Hold the lock of quotas, over all processes; reentrant. Raises StoreError."""
         try:
             self._lock.acquire()
         except OSError as error:
@@ -219,7 +220,7 @@ class Uploads:
     def keep(self, name: str, content: bytes) -> str:
         """Store a file and return its reference, the same one for the same content. Raises CorpusError.
 
-        name: as the visitor's machine calls it; only letters, digits, `_`, `-` and the kind of it are used.
+        name: as on the user's machine; only its letters, digits, `_`, `-` and its suffix are used.
         """
         called = _harmless(name)
         if len(content) > MAX_BYTES:
@@ -241,16 +242,13 @@ class Uploads:
         return reference
 
     def kept(self) -> dict[str, int]:
-        """The size in bytes of every upload by its reference, newest first."""
+        """Size in bytes of every upload by reference, newest first."""
         files = sorted(_files(uploads_folder(self._data_dir)), reverse=True)
         sizes = {f"{UPLOAD}{path.name}@{path.parent.name}": size for _, path, size in files}
         return {name: sizes[name] for name in sizes if file_of(name, self._data_dir) is not None}
 
     def drop(self, reference: str, in_use: Collection[str]) -> None:
-        """Delete an upload; one that is gone already is no error. Raises CorpusError.
-
-        in_use: references of the texts that jobs read, in slices or whole.
-        """
+        """Delete an upload, if it exists. Raises CorpusError. in_use: references of the texts that jobs read."""
         path = file_of(reference, self._data_dir)
         if path is None or not reference.startswith(UPLOAD):
             raise CorpusError(f"There is no upload {reference}.")
@@ -279,9 +277,9 @@ class Uploads:
 
 
 def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None]) -> set[str]:
-    """The references of the texts that a job with these settings may read.
+    """References of the texts that a job with these settings may read, also to calibrate its models again.
 
-    The models that it works with were calibrated on some, and may have to be again. record: gives the record of a key.
+    record: gives the record of a key.
     """
     named = {str(part["corpus"]) for part in request.values() if isinstance(part, Mapping) and "corpus" in part}
     compared = map(record, records_read(request))
@@ -291,7 +289,7 @@ def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None
 def _files(folder: Path) -> Iterator[tuple[float, Path, int]]:
     """Time of change, path and size of every file in the folders of this one."""
     for path in folder.glob("*/*"):
-        # Somebody may delete it meanwhile.
+        # It may be deleted meanwhile.
         with suppress(OSError):
             if path.is_file():
                 state = path.stat()
@@ -303,7 +301,7 @@ def _megabytes(n_bytes: int) -> str:
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Write beside the folder under another name, look through it, and only then give it its own."""
+    """Write under another name, check the content, then rename."""
     folder = path.parent.parent
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     with NamedTemporaryFile(dir=folder, suffix=path.suffix, delete=False) as file:
@@ -346,9 +344,9 @@ def _harmless(name: str) -> str:
 
 
 def fingerprint(reference: str) -> str:
-    """Sizes and times of the file or folder that a reference names; empty where it names none on this machine.
+    """Sizes and times of the local file or folder of a reference, which show a change without reading it.
 
-    Of an upload it is empty too: the reference holds the hash of its content.
+    Empty for other references, and for uploads, whose reference holds the hash of the content.
     """
     path = local_path(reference)
     if reference.startswith(FILE):
@@ -362,6 +360,6 @@ def fingerprint(reference: str) -> str:
 
 
 def fingerprints(settings: RunSettings | FindSettings) -> dict[str, str]:
-    """The fingerprints of everything local that a run or a search reads, by reference."""
+    """Fingerprints of all local files and folders of a run or a search, by reference."""
     references = (settings.model, settings.calibration.corpus, settings.evaluation.corpus)
     return {reference: mark for reference in references if (mark := fingerprint(reference))}

@@ -1,10 +1,9 @@
-"""Users of a server: rules of SPARSEDASH_SERVE, and each user's prompts, choices and run names."""
+"""Users of a server: the rules of SPARSEDASH_SERVE, and each user's prompts, choices and run names."""
 
 import os
 import tomllib
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sparsedash.schema.errors import NewerError, SettingsError
+from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Choices, Continuation, ContinuationSettings, Prompts, RunMark, RunMarks
 from sparsedash.schema.plain_values import digest, require_one_of, require_whole
 from sparsedash.schema.records import R
@@ -25,7 +24,7 @@ from sparsedash.storage.store import Store
 Login = Literal["oidc", "header"]
 
 LOCAL = ""
-"""The owner of everything while nobody else is served: whoever sits in front of the machine."""
+"""The owner of everything without a login."""
 
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _LONGEST_NAME = 200
@@ -34,7 +33,7 @@ _MOST = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class HeaderLogin:
-    """A proxy that says who somebody is. name: of the header. proxies: the only addresses it is believed from."""
+    """A proxy that names the user. name: of the header. proxies: the only addresses it is accepted from."""
 
     name: str = "X-Forwarded-User"
     proxies: tuple[str, ...] = ("127.0.0.1", "::1")
@@ -53,10 +52,9 @@ class HeaderLogin:
 
 @dataclass(frozen=True, kw_only=True)
 class OidcLogin:
-    """A provider of logins, as `[auth]` of Streamlit's secrets describes it.
+    """An OpenID Connect provider, configured in `[auth]` of Streamlit's secrets.
 
-    provider: the part of it that is meant, as in `[auth.google]`; "default" for `[auth]` itself. claim: what of a login
-    is the visitor's name.
+    provider: its name, as in `[auth.google]`; "default" for `[auth]` itself. claim: the user's name in a login.
     """
 
     provider: str = "default"
@@ -65,7 +63,7 @@ class OidcLogin:
 
 @dataclass(frozen=True, kw_only=True)
 class Quota:
-    """What each visitor may have at most; administrators may have as much as there is room for.
+    """Limits of each user; administrators have none.
 
     uploads: files. upload_mb: all of them together, in millions of bytes. queued: jobs that wait or run. kept_gb:
     uploads and exports together, in thousands of millions of bytes; an export under way counts as its dense model.
@@ -83,12 +81,12 @@ class Quota:
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """Others are served, and these are the rules.
+    """Rules of serving other users.
 
-    address: what a browser shows before the first slash. visitors: names or patterns of those who may come in; empty:
-    all whom the login lets through. administrators: names of those who may do all that the pages offer. folders: below
-    which alone local files are read. hub: names or patterns of the hub's models that may be used; empty: none; None:
-    all. see_each_other: whether everybody sees everybody's runs and jobs.
+    address: of the server in a browser, up to the first slash. visitors: names or patterns of the allowed users; empty:
+    all with a login. administrators: names of those who may do everything. folders: the only ones local files are read
+    from. hub: names or patterns of the allowed hub models; empty: none; None: all. see_each_other: whether users see
+    each other's runs and jobs.
     """
 
     address: str
@@ -130,20 +128,20 @@ class Serving:
         return urlsplit(self.address).netloc.lower()
 
     def administers(self, visitor: str) -> bool:
-        """Whether this visitor is an administrator. visitor: as `visitor_name` gives it; likewise below."""
+        """Whether this user is an administrator. visitor: a `visitor_name`; likewise below."""
         return visitor in {visitor_name(name) for name in self.administrators}
 
     def lets_in(self, visitor: str) -> bool:
-        """Whether somebody of this name may come in at all."""
+        """Whether this user is allowed at all."""
         return not self.visitors or self.administers(visitor) or _matches(visitor, self.visitors)
 
     def offers(self, model: str) -> bool:
-        """Whether this model of the hub may be used."""
+        """Whether this hub model is allowed."""
         return self.hub is None or _matches(model.partition("@")[0], self.hub)
 
 
 def visitor_name(said: str) -> str | None:
-    """The one spelling of a visitor's name; None for what can be none."""
+    """The normal form of a user's name; None for an impossible one."""
     name = unicodedata.normalize("NFC", said).strip().casefold()
     return name if 0 < len(name) <= _LONGEST_NAME and name.isprintable() else None
 
@@ -157,7 +155,7 @@ _TABLES: Mapping[str, type] = {"header": HeaderLogin, "oidc": OidcLogin, "quota"
 
 
 def serving_rules() -> Serving | None:
-    """How others are served; None where only whoever sits in front of this machine is. Raises SettingsError.
+    """The rules in the file that SPARSEDASH_SERVE names, or None. Raises SettingsError.
 
     It is read once: a change counts from the next start.
     """
@@ -166,9 +164,9 @@ def serving_rules() -> Serving | None:
 
 
 def may_use_token(owner: str) -> bool:
-    """Whether a job of this owner may use the hub's token: it is that of whoever runs the server.
+    """Whether a job of this owner may use the hub's token, which is the administrators'.
 
-    Where nobody says who administers, as on a machine of a cluster, no visitor's may.
+    Without rules, as on a machine of a cluster, no user's job may.
     """
     rules = serving_rules()
     return owner == LOCAL or (rules is not None and rules.administers(owner))
@@ -179,19 +177,19 @@ def _read(path: Path) -> Serving:
     try:
         with path.open("rb") as file:
             said = tomllib.load(file)
-    except OSError as error:
-        raise SettingsError(VARIABLE, str(path), f"a file that can be read ({error.strerror})", _EXAMPLE) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(VARIABLE, str(path), f"a TOML file ({error})", _EXAMPLE) from error
-    _refuse_unknown(said)
-    try:
+        _refuse_unknown(said)
         return msgspec.convert(said, Serving)
+    except OSError as error:
+        allowed = f"a file that can be read ({error.strerror})"
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        allowed = f"a TOML file ({error})"
     except msgspec.ValidationError as error:
-        raise SettingsError(VARIABLE, str(path), f"what docs/deployment.md describes ({error})", _EXAMPLE) from error
+        allowed = f"what docs/deployment.md describes ({error})"
+    raise SettingsError(VARIABLE, str(path), allowed, "docs/deployment.md has an example under “Serving others”.")
 
 
 def _refuse_unknown(said: Mapping[str, Any]) -> None:
-    """A word that is misspelt must not leave a door open. Raises SettingsError."""
+    """Raise SettingsError for an unknown word: a misspelt one must not leave a door open."""
     parts: list[tuple[str, type, Any]] = [("", Serving, said)]
     parts += [(f"{name}.", kind, said[name]) for name, kind in _TABLES.items() if isinstance(said.get(name), dict)]
     for prefix, kind, values in parts:
@@ -201,19 +199,15 @@ def _refuse_unknown(said: Mapping[str, Any]) -> None:
                 raise SettingsError(f"{VARIABLE}: {prefix}{name}", values[name], f"one of {', '.join(known)}")
 
 
-_EXAMPLE = "docs/deployment.md has an example under “Serving others”."
-
-
 MOST_PROMPTS = 50
 LONGEST_NAME = 60
 _MARKS = "runs"
 
 
 class UserData:
-    """The prompts, choices and marks of one owner in one data folder. Every method may raise StoreError.
+    """The prompts, choices and run names of one owner in one data folder. Every method may raise StoreError.
 
-    owner: empty: all who use the folder share them, as is right while nobody else is served. What another version wrote
-    in a form unknown here counts as nothing, and is not replaced.
+    owner: empty: shared by all, without a login.
     """
 
     def __init__(self, store: Store, owner: str = LOCAL) -> None:
@@ -223,28 +217,24 @@ class UserData:
 
     def prompts(self, left: str, right: str) -> tuple[ContinuationSettings, ...]:
         """The prompts tried with these two records on these sides, newest first."""
-        with suppress(NewerError):
-            kept = self._store.get(Prompts, self._prompts_key(left, right))
-            return kept.asked if kept else ()
-        return ()
+        kept = self._store.get(Prompts, self._prompts_key(left, right))
+        return kept.asked if kept else ()
 
     def keep_prompt(self, asked: ContinuationSettings) -> None:
-        """Put the prompt at the head of its list; the oldest goes where there are too many."""
+        """Put the prompt at the head of its list, which drops the oldest above MOST_PROMPTS."""
         self._relist(asked, (asked,))
 
     def drop_prompt(self, asked: ContinuationSettings) -> None:
-        """Take the prompt off its list; what was written after it stays in the store."""
+        """Remove the prompt from its list; its continuation stays in the store."""
         self._relist(asked, ())
 
     def choices(self, one: str, other: str) -> dict[str, str]:
-        """Which record was chosen for each passage or prompt, see pair_records.Choices; the sides do not matter."""
-        with suppress(NewerError):
-            kept = self._store.get(Choices, self._pair(one, other))
-            return kept.better if kept else {}
-        return {}
+        """The record chosen for each passage or prompt, see pair_records.Choices, on either side."""
+        kept = self._store.get(Choices, self._pair(one, other))
+        return kept.better if kept else {}
 
     def choose(self, one: str, other: str, subject: str, better: str | None) -> None:
-        """Record a choice in place of an earlier one; None takes it back."""
+        """Record a choice in place of an earlier one; None undoes it."""
 
         def changed(kept: Choices | None) -> Choices:
             found = {name: key for name, key in (kept.better if kept else {}).items() if name != subject}
@@ -260,37 +250,33 @@ class UserData:
         self._store.put(key, Choices(key=key, better={}, owner=self._owner))
 
     def marks(self) -> Mapping[str, RunMark]:
-        """The names and pins of runs, by the runs' keys; those that have neither are left out."""
-        with suppress(NewerError):
-            kept = self._store.get(RunMarks, self._marks)
-            return kept.marks if kept else {}
-        return {}
+        """Names and pins of the runs that have one, by key."""
+        kept = self._store.get(RunMarks, self._marks)
+        return kept.marks if kept else {}
 
     def name_of(self, run: str) -> str:
-        """What visitors called the run with this key; empty where nobody gave it a name."""
+        """The user's name for a run, or empty."""
         return self.marks().get(run, RunMark()).name
 
     def name_run(self, run: str, name: str) -> None:
-        """Call a run so from now on; nothing takes its name away. Spaces are made plain, the end of a long one goes."""
-        # A half of a surrogate pair is text that no file can hold.
+        """Name a run; nothing removes its name. White space becomes single spaces, the end of a long name goes."""
+        # No file can hold half of a surrogate pair.
         plain = " ".join(name.encode(errors="replace").decode().split())[:LONGEST_NAME].rstrip()
         self._mark([run], lambda mark: replace(mark, name=plain))
 
     def pin_runs(self, runs: Iterable[str], pinned: bool) -> None:
-        """Put these runs before the others, or back among them."""
+        """Pin these runs before the others, or unpin them."""
         self._mark(runs, lambda mark: replace(mark, pinned=pinned))
 
     def forget_runs(self, runs: Iterable[str]) -> None:
-        """Delete the names and pins of these runs, whoever gave them."""
+        """Delete all users' names and pins of these runs."""
         gone = list(runs)
         for kept in self._all(RunMarks):
             if kept.marks.keys() & set(gone):
                 UserData(self._store, kept.owner)._mark(gone, lambda mark: RunMark())
 
     def forget_records(self, gone: Collection[str]) -> None:
-        """Delete the prompts, what was written after them, and the choices, of pairs with one of these records,
-        whoever left them.
-        """
+        """Delete all users' prompts, continuations and choices of pairs with one of these records."""
         for prompts in self._all(Prompts):
             if any({asked.left, asked.right} & set(gone) for asked in prompts.asked):
                 for asked in prompts.asked:
@@ -302,9 +288,8 @@ class UserData:
 
     def _all(self, kind: type[R]) -> Iterator[R]:
         for key in list(self._store.keys(kind)):
-            with suppress(NewerError):
-                if (kept := self._store.get(kind, key)) is not None:
-                    yield kept
+            if (kept := self._store.get(kind, key)) is not None:
+                yield kept
 
     def _mark(self, runs: Iterable[str], change: Callable[[RunMark], RunMark]) -> None:
         def changed(kept: RunMarks | None) -> RunMarks:

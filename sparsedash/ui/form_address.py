@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.schema.fields import field_rows
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings, uses_parameter
 from sparsedash.schema.settings import FindSettings, RunSettings
-from sparsedash.schema.store_keys import is_used
 from sparsedash.ui.address_bar import Query
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def _preset_names(methods: Sequence[MethodSettings]) -> Query:
 def _custom_method(method: MethodSettings) -> dict[str, str]:
     choices = {name: getattr(method, name) for name in CHOICES}
     rows = field_rows(MethodSettings).values()
-    used = [row for row in rows if row.name != "width_multiple" and is_used(row.name, **choices)]
+    used = [row for row in rows if row.name != "width_multiple" and uses_parameter(row.name, **choices)]
     return {OWN: "true"} | {row.key: _text(getattr(method, row.name)) for row in used}
 
 

@@ -8,9 +8,8 @@ from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, met
 from sparsedash.reporting.html import paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings, uses_parameter
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.store_keys import is_used
 from sparsedash.ui import frame
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, MASK_PRESETS, MASKS, OWN
@@ -86,7 +85,7 @@ def custom_method_fields(title: str = "Race a method of your own") -> tuple[Meth
 
     chosen = setting_fields([_ROWS[name] for name in CHOICES], 2)
     others = [row for row in _ROWS.values() if row.name not in (*CHOICES, "width_multiple")]
-    parameters = setting_fields([row for row in others if is_used(row.name, **chosen)], 2, draw)
+    parameters = setting_fields([row for row in others if uses_parameter(row.name, **chosen)], 2, draw)
     made = validated(OWN, lambda: MethodSettings(**chosen, **parameters))
     if made is None:
         return None

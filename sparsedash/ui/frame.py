@@ -1,7 +1,7 @@
 """The frame of every page: set-up, opening sentence, notes, tables, links, errors, and notices when jobs end."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import tzinfo
 from functools import lru_cache, wraps
@@ -16,7 +16,7 @@ from sparsedash.reporting.charts.chart_style import Theme
 from sparsedash.reporting.html import Html, Table, element, escape, heading, join, paragraph, widget_label
 from sparsedash.reporting.job_status import job_name
 from sparsedash.reporting.record_pair import table_csv, table_file_name
-from sparsedash.schema.errors import NewerError, SparseDashError
+from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.storage.local_machine import data_folder
 from sparsedash.storage.users import serving_rules
@@ -190,17 +190,6 @@ def failure(message: str, advice: str = "") -> None:
     what = element("b", escape(message))
     then = join(Html("<br>"), escape(advice)) if advice else Html("")
     show(element("div", what, then, css="sd-alert", role="alert"))
-
-
-def note_newer_entries(found: Sequence[NewerError]) -> None:
-    """Draw that there is more in the data folder than this version can show."""
-    if found:
-        one = len(found) == 1
-        note(
-            f"{len(found)} {'entry' if one else 'entries'} of this data folder {'was' if one else 'were'} written by "
-            "another version of SparseDash, most likely a newer one. Nothing of that is shown here, and it is left as "
-            f"it is. {found[0].advice}"
-        )
 
 
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:

@@ -170,7 +170,7 @@ def _buttons(backend: Backend, job: Job, brief: bool) -> None:
                 on_click=frame.attempt,
                 args=(lambda: backend.cancel(job.id),),
             )
-        case "failed" | "crashed" | "cancelled" if not job.lost:
+        case "failed" | "crashed" | "cancelled":
             st.button(
                 "Try again",
                 key=f"retry-{job.id}",

@@ -183,8 +183,8 @@ def show_verification(backend: Backend) -> None:
     shown = job is not None and _is_worth_showing(job, found)
     if job is not None and shown:
         job_panel.watch_job(backend, job, brief=True)
-    # What ended early is started again on its panel, unless nobody knows any more what it was.
-    if not shown or (job is not None and job.lost):
+    # One that ended early is started again on its panel.
+    if not shown:
         st.button(
             "Verify everything" if found is None else "Verify everything again",
             key="verify",

@@ -10,6 +10,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import hold_lock, job_lock
 from sparsedash.schema.settings import RunSettings
+from sparsedash.storage.store import claim_data_folder
 from tests.browser.conftest import note
 from tests.browser.served import DEADLINE_S
 from tests.faults.house import eventually
@@ -27,7 +28,7 @@ class Folder:
     """A data folder with one job that runs for as long as a test wants."""
 
     def __init__(self, path) -> None:
-        path.mkdir()
+        claim_data_folder(path)
         self.path = path
         self.table = JobTable(path / "jobs.sqlite")
         self.lock = None

@@ -6,8 +6,8 @@ from playwright.sync_api import expect
 from sparsedash.schema.records import about_artefact
 from sparsedash.storage.store import Store
 from tests.browser.test_pages import ready
+from tests.storage.every_kind import flip, harm_entry, unpack
 from tests.storage.test_run_files import named
-from tests.storage.upkeep.every_kind import flip, harm_entry, unpack
 from tests.ui import specimens
 
 

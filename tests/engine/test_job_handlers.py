@@ -6,7 +6,7 @@ from sparsedash.engine.job_handlers import JobTask, load_job_handlers
 from sparsedash.jobs.job import JobKind
 from sparsedash.schema.progress import ignore_steps, ignore_text
 from sparsedash.schema.records import Verification, VerifySettings
-from tests.storage.upkeep.every_kind import fill, harm_entry
+from tests.storage.every_kind import fill, harm_entry
 
 
 def test_there_is_one_for_every_kind():

@@ -26,8 +26,8 @@ class ClusterHouse(DaskHouse):
         super().__init__(folder)
         self.data = folder / "server"
         self.data.mkdir()
-        self.table = JobTable(self.data / "jobs.sqlite")
         self.store = Store(self.data)
+        self.table = JobTable(self.data / "jobs.sqlite")
         self.server: ClusterRunner | None = None
         self.processes: list[subprocess.Popen[bytes]] = []
 

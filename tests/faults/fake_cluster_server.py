@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sparsedash.jobs.cluster import Cluster
 from sparsedash.jobs.cluster_parts import named_scheduler
-from sparsedash.jobs.cluster_runner import ClusterRunner, Means
+from sparsedash.jobs.cluster_runner import ClusterRunner
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.records import Record
 from sparsedash.service.cluster_plan import plan_of
@@ -36,8 +36,9 @@ class CountedStore:
 
 def cluster_runner(folder: Path, table: JobTable, grace_s: float = 60.0) -> ClusterRunner:
     scheduler, store = named_scheduler(), CountedStore(folder)
-    means = Means(connect=lambda: Cluster(scheduler, "house", ON_MACHINE), plan_of=partial(plan_of, store=store))
-    return ClusterRunner(folder, table, scheduler.address, means, grace_s=grace_s)
+    plan = partial(plan_of, store=store)
+    connect = lambda: Cluster(scheduler, "house", ON_MACHINE)  # noqa: E731 - one line
+    return ClusterRunner(folder, table, scheduler.address, connect, plan, grace_s=grace_s)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, worker_environment
 from sparsedash.schema.settings import RunSettings
+from sparsedash.storage.store import claim_data_folder
 from tests import dies_with_us
 
 FAKE_WORKER = (sys.executable, "-P", str(Path(__file__).with_name("fake_worker.py")))
@@ -64,6 +65,7 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        claim_data_folder(folder)
         self.table = JobTable(folder / "jobs.sqlite")
         self.runners: list[LocalRunner] = []
         self.processes: list[subprocess.Popen[bytes]] = []

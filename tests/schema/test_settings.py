@@ -21,14 +21,17 @@ from sparsedash.schema.method_settings import (
 from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.settings import (
     MAX_SPARSITY_PERMILLE,
+    PLANNED,
     CalibrationSettings,
     EvaluationSettings,
     FindSettings,
     RunSettings,
     parse_percents,
+    planned_run,
+    run_or_find_settings,
     settings_from_plain,
 )
-from tests.other_values import OTHER, other_values
+from tests.other_values import OTHER
 
 
 @pytest.mark.parametrize("kind", OTHER)
@@ -36,77 +39,88 @@ def test_the_table_of_other_values_has_every_field(kind):
     assert set(OTHER[kind]) == {field.name for field in fields(kind)}
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(RunSettings, ["residency"]))
-def test_a_run_key_changes_with_every_setting(name, value):
-    assert replace(RunSettings(), **{name: value}).key() != RunSettings().key()
+RUN, FIND, METHOD = RunSettings(), FindSettings(), MethodSettings()
+PROMPT = ContinuationSettings(left="l", right="r", prompt="Once")
+SINGLE = MethodSettings(pattern="1x1")
+CHANGES = [
+    *[(RUN, {name: value}) for name, value in OTHER[RunSettings].items() if name != "residency"],
+    *[
+        (RUN, {"methods": (replace(METHOD, **{name: value}),)})
+        for name, value in OTHER[MethodSettings].items()
+        if value is not None
+    ],
+    (RunSettings(methods=(SINGLE,)), {"methods": (replace(SINGLE, scope="decoder"),)}),
+    (FIND, {"model": "gpt2"}),
+    (FIND, {"dtype": "bfloat16"}),
+    (FIND, {"ratio": 1.2}),
+    (FIND, {"points": 3}),
+    (FIND, {"method": replace(METHOD, width_multiple=64)}),
+    (FIND, {"calibration": CalibrationSettings(seed=1)}),
+    (FIND, {"evaluation": EvaluationSettings(n_passages=400)}),
+    *[(PROMPT, change) for change in ({"left": "x"}, {"right": "x"}, {"prompt": "More"}, {"n_tokens": 41})],
+    (PROMPT, {"others": ("x",)}),
+    (replace(PROMPT, temperature_percent=50), {"seed": 1}),
+]
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(MethodSettings))
-def test_a_run_key_changes_with_every_choice_of_a_method(name, value):
-    changed = RunSettings(methods=(replace(MethodSettings(), **{name: value}),))
-    assert changed.key() != RunSettings().key()
+@pytest.mark.parametrize(("usual", "change"), CHANGES, ids=[f"{n}-{next(iter(c))}" for n, (_, c) in enumerate(CHANGES)])
+def test_a_request_s_key_changes_with_every_setting(usual, change):
+    assert replace(usual, **change).key() != usual.key()
 
 
-def test_a_run_key_changes_with_the_state_of_a_local_file():
-    settings = RunSettings(model="/models/a.gguf")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (RunSettings(methods=(MethodSettings(damping=1),)), RunSettings(methods=(MethodSettings(damping=1.0),))),
+        (FindSettings(points=2), FindSettings(points=2.0)),
+        (replace(PROMPT, seed=1), PROMPT),
+        *[(kind(residency=way), kind()) for kind in (RunSettings, FindSettings) for way in ("resident", "streamed")],
+    ],
+)
+def test_requests_of_one_result_have_one_key(one, other):
+    assert one.key() == other.key()
+
+
+@pytest.mark.parametrize("settings", [RUN, FIND], ids=["run", "search"])
+def test_a_key_changes_with_the_state_of_a_local_file(settings):
     assert settings.key({"/models/a.gguf": "10 1"}) != settings.key({"/models/a.gguf": "10 2"})
     assert settings.key({}) == settings.key()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("left", "x"), ("right", "x"), ("prompt", "Other words"), ("n_tokens", 41)]
-)
-def test_a_continuation_key_changes_with_records_prompt_and_length(name, value):
-    usual = ContinuationSettings(left="l", right="r", prompt="Once")
-    assert replace(usual, **{name: value}).key() != usual.key()
+def test_a_search_has_another_key_than_the_run_of_its_trials():
+    assert FIND.key() != FIND.run((100, 200)).key()
 
 
 @pytest.mark.parametrize("pattern", ["1x1", "2:4", "4:8"])
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "values"),
     [
-        *[("saliency", value) for value in ("wifv", "fisher", "random")],
-        *[("compensation", value) for value in ("bias", "sequential")],
-        *[("allocation", value) for value in ("global", "standardised", "sensitivity")],
+        ("saliency", ("wifv", "fisher", "random")),
+        ("compensation", ("bias", "sequential")),
+        ("allocation", ("global", "standardised", "sensitivity")),
     ],
 )
-def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(pattern, name, value):
-    with pytest.raises(SettingsError, match=f"with pattern {pattern}") as caught:
-        MethodSettings(pattern=pattern, **{name: value})
-    assert caught.value.field == name
-    for allowed in allowed_choices(pattern)[name]:
-        assert allowed in caught.value.message
-        assert getattr(MethodSettings(pattern=pattern, **{name: allowed}), name) == allowed
+def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(pattern, name, values):
+    for value in values:
+        with pytest.raises(SettingsError, match=f"with pattern {pattern}") as caught:
+            MethodSettings(pattern=pattern, **{name: value})
+        assert caught.value.field == name
+        for allowed in allowed_choices(pattern)[name]:
+            assert allowed in caught.value.message
+            assert getattr(MethodSettings(pattern=pattern, **{name: allowed}), name) == allowed
 
 
 def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_asks_for():
-    channels, single, fixed = (
-        MethodSettings(),
-        MethodSettings(pattern="1x1", scope="decoder"),
-        MethodSettings(pattern="2:4", scope="decoder"),
-    )
-    settings = RunSettings(methods=(channels, fixed, single), sparsities_permille=(100, 300))
-    assert settings.points == ((channels, 100), (channels, 300), (fixed, 500), (single, 100), (single, 300))
+    single, fixed = (MethodSettings(pattern=pattern, scope="decoder") for pattern in ("1x1", "2:4"))
+    settings = RunSettings(methods=(METHOD, fixed, single), sparsities_permille=(100, 300))
+    assert settings.points == ((METHOD, 100), (METHOD, 300), (fixed, 500), (single, 100), (single, 300))
     assert settings.n_sparse == 5
-
-
-def test_a_run_key_changes_with_the_scope_of_single_weights():
-    usual = MethodSettings(pattern="1x1")
-    changed = replace(usual, scope="decoder")
-    assert RunSettings(methods=(usual,)).key() != RunSettings(methods=(changed,)).key()
 
 
 def test_one_round_has_no_schedule():
     assert MethodSettings(saliency="fisher", schedule="cubic") == MethodSettings(saliency="fisher")
     rounds = MethodSettings(saliency="fisher", rounds=2)
     assert replace(rounds, schedule="cubic") != rounds
-
-
-def test_equal_settings_have_equal_keys():
-    whole = RunSettings(methods=(MethodSettings(damping=1),))
-    real = RunSettings(methods=(MethodSettings(damping=1.0),))
-    assert whole == real
-    assert whole.key() == real.key()
 
 
 run_settings = st.builds(
@@ -136,6 +150,12 @@ def test_settings_come_back_equal_through_json_and_keep_their_key(settings):
     again = settings_from_plain(RunSettings, json.loads(json.dumps(asdict(settings))))
     assert again == settings
     assert again.key() == settings.key()
+
+
+def test_jobs_of_both_kinds_are_read_back_and_planned():
+    assert run_or_find_settings("run", asdict(RUN)) == RUN == planned_run(RUN)
+    assert run_or_find_settings("find", asdict(FIND)) == FIND
+    assert planned_run(FIND).sparsities_permille == PLANNED
 
 
 REFUSED = [
@@ -173,6 +193,15 @@ REFUSED = [
     (RunSettings, {"sparsities_permille": (100, 100)}, "sparsities", "each one once"),
     (RunSettings, {"sparsities_permille": (901,)}, "sparsity (per mille)", "0 to 900"),
     (RunSettings, {"sparsities_permille": (12.5,)}, "sparsity (per mille)", "a whole number"),
+    (RunSettings, {"sparsities_permille": ("a", "a")}, "sparsity (per mille)", "a whole number"),
+    (RunSettings, {"residency": "somewhere"}, "residency", "streamed"),
+    (FindSettings, {"model": " x"}, "model", "without spaces around"),
+    (FindSettings, {"dtype": "float8"}, "dtype", "float32"),
+    (FindSettings, {"ratio": 1.0}, "allowed word perplexity", "more than 1"),
+    (FindSettings, {"ratio": float("nan")}, "allowed word perplexity", "more than 1"),
+    (FindSettings, {"ratio": "2"}, "allowed word perplexity", "more than 1"),
+    (FindSettings, {"points": 0}, "allowed points of accuracy", "more than 0"),
+    (FindSettings, {"points": True}, "allowed points of accuracy", "more than 0"),
 ]
 
 
@@ -194,12 +223,19 @@ def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(kind, v
     assert allowed in caught.value.message
 
 
-@pytest.mark.parametrize(("values", "name"), [({"n_tokens": 0}, "tokens to write"), ({"prompt": "  "}, "prompt")])
-def test_a_continuation_needs_a_prompt_and_a_length(values, name):
-    usual = {"left": "l", "right": "r", "prompt": "Once"}
-    with pytest.raises(SettingsError) as caught:
-        ContinuationSettings(**usual | values)
-    assert caught.value.field == name
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: replace(PROMPT, n_tokens=0),
+        lambda: replace(PROMPT, prompt="  "),
+        lambda: FindSettings(evaluation=EvaluationSettings(stop_early=True)),
+        lambda: FindSettings(method=MethodSettings(pattern="2:4", saliency="magnitude", compensation="none")),
+        lambda: settings_from_plain(FindSettings, asdict(FIND) | {"wish": 1}),
+    ],
+)
+def test_what_makes_no_sense_is_refused(refused):
+    with pytest.raises(SettingsError):
+        refused()
 
 
 @pytest.mark.parametrize(
@@ -218,11 +254,6 @@ def test_a_continuation_needs_a_prompt_and_a_length(values, name):
 def test_plain_values_that_are_not_settings_are_refused(plain):
     with pytest.raises(SettingsError):
         settings_from_plain(RunSettings, plain)
-
-
-def test_sparsities_of_another_kind_are_refused_in_words():
-    with pytest.raises(SettingsError, match="a whole number from 0"):
-        RunSettings(sparsities_permille=("a", "a"))
 
 
 @pytest.mark.parametrize(
@@ -249,10 +280,3 @@ def test_a_percent_that_is_no_tenth_or_out_of_range_is_refused(text):
 @given(st.integers(0, MAX_SPARSITY_PERMILLE))
 def test_every_tenth_of_a_percent_is_read_exactly(permille):
     assert parse_percents(f"{permille / 10}") == (permille,)
-
-
-def test_where_the_weights_are_changes_no_key_since_it_changes_no_number():
-    assert len({RunSettings(residency=way).key() for way in ("auto", "resident", "streamed")}) == 1
-    assert len({FindSettings(residency=way).key() for way in ("auto", "resident", "streamed")}) == 1
-    with pytest.raises(SettingsError, match="residency"):
-        RunSettings(residency="somewhere")

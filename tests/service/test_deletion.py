@@ -25,7 +25,7 @@ from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
 from sparsedash.storage.verification import verify
 from tests.service.made import SETTINGS, TIMING, finish, records, stored_run
-from tests.storage.upkeep.every_kind import LARGE, fill, harm_entry, harm_file, take_away, unpack
+from tests.storage.every_kind import LARGE, fill, harm_entry, harm_file, take_away, unpack
 from tests.ui import specimens
 from tests.ui.models.test_models_page import ASKED
 
@@ -358,7 +358,7 @@ def test_a_lower_limit_deletes_at_once_but_not_under_a_job(backend, keeper):
 def test_what_verification_found_damaged_can_be_deleted_and_then_nothing_is_damaged(backend, keeper):
     store = backend._store
     names = fill(store)
-    for shelf, name in (("records", "timing/timing"), ("records", "note/family/m"), ("artefacts", "large")):
+    for shelf, name in (("records", "timing/timing"), ("records", "note/family|m"), ("artefacts", "large")):
         harm_entry(store, shelf, name)
     for file in (names["export"][0], backend.data_dir / "models" / names["unpacked model"][0]):
         harm_file(file)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from sparsedash.schema.records import about_artefact
 from tests.service.made import stored_run
-from tests.storage.upkeep.every_kind import LARGE, fill, take_away, unpack
+from tests.storage.every_kind import LARGE, fill, take_away, unpack
 from tests.ui import specimens
 
 MODEL = specimens.run()[0].model_identity

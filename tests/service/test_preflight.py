@@ -6,6 +6,7 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import LeastMemory, dimensions_of, least_memory
+from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -71,12 +72,12 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     calibration = SETTINGS.calibration
     text = f"self:{text_key('id', 'float32', calibration)}"
     statistics = statistics_key("id", "float32", text, calibration)
-    store.remember("identity/owner/model|", "id")
+    store.remember(store_keys.model_identity_note("owner/model", ""), "id")
     assert stored_parts(SETTINGS, store) == NOTHING
-    store.remember(f"calibrated/{statistics}", "30")
+    store.remember(store_keys.calibrated_note(statistics), "30")
     assert stored_parts(SETTINGS, store) == replace(NOTHING, calibration=True)
 
-    store.remember("corpus/builtin:cloze|", "texts")
+    store.remember(store_keys.text_identity_note("builtin:cloze", ""), "texts")
     for made in (None, (statistics, MethodSettings(), 200)):
         key = outcomes_key("id", "float32", "texts", SETTINGS.evaluation, made)
         store.put(key, record(key))
@@ -97,8 +98,8 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one(store, tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("before")
     settings = with_texts(evaluation=f"file:{file}")
-    store.remember("identity/owner/model|", "id")
-    store.remember(f"corpus/file:{file}|{fingerprint(str(file))}", "texts")
+    store.remember(store_keys.model_identity_note("owner/model", ""), "id")
+    store.remember(store_keys.text_identity_note(f"file:{file}", fingerprint(str(file))), "texts")
     key = outcomes_key("id", "float32", "texts", settings.evaluation, None)
     store.put(key, record(key))
     assert stored_parts(settings, store).dense
@@ -209,9 +210,9 @@ def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(s
     found = preflight.expected_memory(known, store, dimensions_of(known.model))
     assert found.measured_bytes is None and found.backward
     assert found.least == least_memory(dimensions_of("facebook/opt-1.3b"), known)
-    store.remember("memory/owner/model/float32", "1500000000")
+    store.remember(store_keys.peak_memory_note("owner/model", "float32"), "1500000000")
     assert preflight.expected_memory(SETTINGS, store, None).measured_bytes == 1_500_000_000
-    store.remember("memory/owner/model/float32", "no number")
+    store.remember(store_keys.peak_memory_note("owner/model", "float32"), "no number")
     unknown = preflight.expected_memory(SETTINGS, store, None)
     assert (unknown.measured_bytes, unknown.least, unknown.too_little) == (None, None, False)
 

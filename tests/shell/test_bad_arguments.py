@@ -30,7 +30,7 @@ from tests.engine.tiny import save_tiny
         (["--within", "1"], "allowed word perplexity: 1.0 is not possible"),
         (["--within-points", "nan"], "allowed points of accuracy: nan is not possible"),
         (["--json", "/nowhere/at/all.json"], "a file in a folder that exists"),
-        (["--json", "/dev/null"], "not a folder, a pipe or a device"),
+        (["--json", "/dev/null"], "an earlier result of this program"),
         (["--json", ""], "a name is needed"),
         (["--json", "THESIS"], "allowed: a new file, an empty one, or an earlier result of this program."),
         (["--json", "DATA/out.json"], "allowed: a file outside the data folder "),

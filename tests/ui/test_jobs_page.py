@@ -229,19 +229,6 @@ def test_one_step_is_not_counted(open_page, backend):
     assert "0 of 1" not in words(open_page("jobs"))
 
 
-def test_a_job_of_which_nobody_knows_what_was_asked_cannot_be_tried_again(open_page, backend):
-    lost = {"error_kind": "Damaged", "error_text": "Its row in the job table was damaged and could not be read."}
-    backend.stored_jobs = [
-        replace(job(SETTINGS, "crashed", id=2, **lost), settings={"damaged": True}),
-        job(SETTINGS, "crashed", **lost),
-    ]
-    app = open_page("jobs")
-    said = words(app)
-    assert said.count("Its row in the job table was damaged") == 2
-    assert "Job 2 what was asked for is lost" in said
-    assert [b.key for b in app.button if b.label == "Try again"] == ["retry-1"]
-
-
 def opened_log(open_page, backend, monkeypatch, text):
     monkeypatch.setattr(backend, "log_tail", lambda job_id, n=40: "\n".join(text.split("\n")[-n:]))
     backend.stored_jobs = [job(SETTINGS, "done", log_path="/data/logs/1.log")]

@@ -1,8 +1,6 @@
 """Runs of a tiny model: what is computed, what is read from the store, and what is refused."""
 
-import json
 from dataclasses import replace
-from hashlib import sha256
 
 import pytest
 
@@ -10,12 +8,11 @@ from sparsedash.catalog.engine_limits import MOST_TEXTS
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import calibration_cache
 from sparsedash.engine.calibration.calibration_cache import CalibrationCache
-from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.sparse_models import PrunedChannels
-from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, NewerError, StoreError
+from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
@@ -329,14 +326,6 @@ def test_room_is_counted_for_the_text_that_there_is(settings, store, monkeypatch
     monkeypatch.setattr(pipeline, "kept_bytes", lambda *given: asked.append(given[-1]) or 0)
     ran(replace(settings, calibration=replace(settings.calibration, n_samples=5_000), methods=(FISHER,)), store)
     assert 0 < asked[0] < 5_000
-
-
-def test_a_run_in_a_newer_form_is_refused_before_anything_is_computed(settings, store, monkeypatch):
-    data = json.dumps({"key": "asked", "settings": "in a way to come"}).encode()
-    store._records.set("run/asked", sha256(data).digest() + data)
-    monkeypatch.setattr(ModelShelf, "take", must_not_run)
-    with pytest.raises(NewerError, match="most likely a newer one"):
-        ran(settings, store, run_key="asked")
 
 
 def test_a_bad_model_leaves_no_run(settings, store):

@@ -9,8 +9,8 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import frame, runs_toolbar
+from tests.storage.every_kind import flip
 from tests.storage.test_run_files import named
-from tests.storage.upkeep.every_kind import flip
 from tests.ui import specimens
 from tests.ui.conftest import words
 

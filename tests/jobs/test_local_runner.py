@@ -1,8 +1,11 @@
-"""How many workers there may be, and what they are given. What they do is in tests/faults."""
+"""Workers: their number and environment, locks, and the words for their ends. What they do is in tests/faults."""
 
 import os
 import signal
-import time
+import subprocess
+import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +14,19 @@ from sparsedash.jobs import local_runner
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import (
     LocalRunner,
+    crash_reason,
     hold_lock,
+    is_lock_held,
     job_lock,
+    last_log_lines,
     linger_s,
+    lock_holder,
+    machine_restarted,
     n_slots,
     slot_lock,
     worker_environment,
 )
-from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.errors import SettingsError, StoreError
 
 
 @pytest.fixture(autouse=True)
@@ -34,35 +42,26 @@ def with_gpus(monkeypatch, folder: Path, n: int):
     monkeypatch.setattr(local_runner, "NVIDIA", folder / "gpus")
 
 
-def test_a_machine_without_gpus_has_one_worker():
-    assert n_slots() == 1
-    assert "CUDA_VISIBLE_DEVICES" not in worker_environment(0)
+@pytest.mark.parametrize(
+    ("n_gpus", "visible", "given"),
+    [(0, None, [None]), (2, None, ["0", "1"]), (4, "2,GPU-abc", ["2", "GPU-abc"]), (4, "", [""])],
+)
+def test_there_is_a_worker_on_each_gpu_that_may_be_used_or_one(monkeypatch, tmp_path, n_gpus, visible, given):
+    if n_gpus:
+        with_gpus(monkeypatch, tmp_path, n_gpus)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert n_slots() == len(given)
+    assert [worker_environment(slot).get("CUDA_VISIBLE_DEVICES") for slot in range(len(given) + 1)] == [
+        *given,
+        given[0],
+    ]
 
 
-def test_a_machine_with_gpus_has_a_worker_on_each(monkeypatch, tmp_path):
-    with_gpus(monkeypatch, tmp_path, 2)
-    assert n_slots() == 2
-    assert [worker_environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["0", "1", "0"]
-
-
-def test_only_the_gpus_that_were_allowed_are_given_out(monkeypatch, tmp_path):
-    with_gpus(monkeypatch, tmp_path, 4)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
-    assert n_slots() == 2
-    assert worker_environment(1)["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
-
-
-def test_gpus_can_be_forbidden(monkeypatch, tmp_path):
-    with_gpus(monkeypatch, tmp_path, 4)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert n_slots() == 1
-    assert worker_environment(0)["CUDA_VISIBLE_DEVICES"] == ""
-
-
-@pytest.mark.parametrize(("asked", "n"), [("3", 3), ("0", 0)])
-def test_the_number_of_workers_can_be_set(monkeypatch, asked, n):
+@pytest.mark.parametrize("asked", ["3", "0"])
+def test_the_number_of_workers_can_be_set(monkeypatch, asked):
     monkeypatch.setenv("SPARSEDASH_WORKERS", asked)
-    assert n_slots() == n
+    assert n_slots() == int(asked)
 
 
 @pytest.mark.parametrize("asked", ["many", "-1", "1.5", "1000", "9" * 5000, "²", "nan", " "])
@@ -79,6 +78,11 @@ def test_a_nonsensical_patience_of_workers_is_refused_before_one_is_started(tmp_
     with pytest.raises(SettingsError, match="SPARSEDASH_LINGER_S"):
         LocalRunner(tmp_path, table)
     table.close()
+
+
+def test_an_idle_worker_ends_after_a_minute(monkeypatch):
+    monkeypatch.delenv("SPARSEDASH_LINGER_S", raising=False)
+    assert linger_s() == 60.0
 
 
 def test_a_worker_finds_the_package_wherever_the_server_was_started(monkeypatch, tmp_path):
@@ -116,27 +120,18 @@ def house(tmp_path, monkeypatch):
     house.table.close()
 
 
-def test_no_worker_is_started_when_nothing_waits(house):
+@pytest.mark.parametrize(("keys", "started"), [("", []), ("ab", [0, 1]), ("abcdef", [0, 1, 2])])
+def test_as_many_workers_are_started_as_jobs_wait_up_to_the_slots(house, keys, started):
+    house.submit(*keys)
     house.runner.reconcile()
-    assert house.started == []
+    assert house.started == started
 
 
-def test_as_many_workers_are_started_as_jobs_wait(house):
-    house.submit("a", "b")
-    house.runner.reconcile()
-    assert house.started == [0, 1]
-
-
-def test_no_more_workers_are_started_than_there_are_slots(house):
-    house.submit(*"abcdef")
-    house.runner.reconcile()
-    assert house.started == [0, 1, 2]
-
-
-def test_an_idle_worker_is_left_to_take_the_job(house):
+def test_an_idle_worker_is_left_to_take_the_job_and_is_enough_beforehand(house):
     house.submit("a")
     with hold_lock(slot_lock(house.folder, 1)):
         house.runner.reconcile()
+        house.runner.prepare()
     assert house.started == []
 
 
@@ -153,6 +148,7 @@ def test_no_worker_is_started_where_none_is_wanted(tmp_path, monkeypatch):
     house = Fixture(tmp_path, 0, monkeypatch)
     (job,) = house.submit("a")
     house.runner.reconcile()
+    house.runner.prepare()
     assert house.started == []
     assert house.table.get(job.id).state == "queued"
     house.table.close()
@@ -161,19 +157,6 @@ def test_no_worker_is_started_where_none_is_wanted(tmp_path, monkeypatch):
 def test_one_worker_is_started_beforehand_where_work_is_expected(house):
     house.runner.prepare()
     assert house.started == [0]
-
-
-def test_a_living_worker_is_enough_beforehand(house):
-    with hold_lock(slot_lock(house.folder, 1)):
-        house.runner.prepare()
-    assert house.started == []
-
-
-def test_none_is_started_beforehand_where_none_is_wanted(tmp_path, monkeypatch):
-    house = Fixture(tmp_path, 0, monkeypatch)
-    house.runner.prepare()
-    assert house.started == []
-    house.table.close()
 
 
 def test_a_held_lock_keeps_a_silent_job_alive(house):
@@ -233,29 +216,6 @@ def test_a_retried_job_that_is_stopped_again_has_its_time_again(house, signals, 
         clock[0] += 3600.0
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-@pytest.mark.parametrize("name", ["logs/slot-0.log", "workers/slot-0.lock", "jobs/1.lock"])
-def test_a_pipe_or_a_folder_where_a_file_belongs_is_said_on_the_job(tmp_path, monkeypatch, name, make):
-    monkeypatch.setenv("SPARSEDASH_WORKERS", "1")
-    (tmp_path / name).parent.mkdir()
-    make(tmp_path / name)
-    table = JobTable(tmp_path / "jobs.sqlite")
-    tending = LocalRunner(tmp_path, table)
-    job = table.submit("run", "a", {})
-    deadline = time.monotonic() + 60
-    while table.get(job.id).live:
-        assert time.monotonic() < deadline
-        tending.reconcile()
-        time.sleep(0.02)
-    crashed = table.get(job.id)
-    assert crashed.state == "crashed"
-    assert f"{tmp_path / name} is a" in crashed.error_text
-    for child in tending._children.values():
-        child.kill()
-        child.wait()
-    table.close()
-
-
 def test_a_worker_that_holds_its_slot_and_takes_no_job_is_told_of(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "1")
     table = JobTable(tmp_path / "jobs.sqlite")
@@ -272,6 +232,125 @@ def test_a_worker_that_holds_its_slot_and_takes_no_job_is_told_of(tmp_path, monk
     table.close()
 
 
-def test_an_idle_worker_ends_after_a_minute(monkeypatch):
-    monkeypatch.delenv("SPARSEDASH_LINGER_S", raising=False)
-    assert linger_s() == 60.0
+def test_a_lock_has_one_holder(tmp_path):
+    path = tmp_path / "jobs" / "1.lock"
+    assert (is_lock_held(path), lock_holder(path)) == (False, None), "it was never taken"
+    with hold_lock(path):
+        assert is_lock_held(path)
+        assert hold_lock(path, wait_s=0.0) is None
+        assert lock_holder(path) == os.getpid()
+    assert (is_lock_held(path), lock_holder(path)) == (False, None)
+
+
+def test_looking_does_not_keep_a_worker_out(tmp_path):
+    path = tmp_path / "1.lock"
+    hold_lock(path).close()
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            is_lock_held(path)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(20):
+            lock = hold_lock(path, wait_s=30.0)
+            assert lock is not None
+            lock.close()
+    finally:
+        stop.set()
+        looking.join()
+
+
+def test_a_child_that_was_started_does_not_keep_the_lock(tmp_path):
+    path = tmp_path / "1.lock"
+    with hold_lock(path):
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert not is_lock_held(path)
+    child.communicate(b"\n")
+
+
+def test_a_file_where_the_folder_of_locks_belongs_is_named(tmp_path):
+    (tmp_path / "jobs").touch()
+    with pytest.raises(StoreError, match="jobs cannot be made"):
+        hold_lock(tmp_path / "jobs" / "1.lock")
+
+
+def test_a_lock_tells_whether_the_machine_was_started_since_it_was_taken(tmp_path, monkeypatch):
+    path, boot = tmp_path / "1.lock", tmp_path / "boot_id"
+    monkeypatch.setattr(local_runner, "_BOOT_ID", boot)
+    assert machine_restarted(path) is None
+    hold_lock(path).close()
+    assert machine_restarted(path) is None
+    for number in (1, 2):
+        boot.write_text(f"start {number}\n")
+        if number == 2:
+            assert machine_restarted(path) is True
+        hold_lock(path).close()
+        assert machine_restarted(path) is False
+
+
+@pytest.fixture
+def job(tmp_path):
+    table = JobTable(tmp_path / "jobs.sqlite")
+    (tmp_path / "logs").mkdir()
+    yield table.claim(table.submit("run", "a", {}).id, "slot-0", 1)
+    table.close()
+
+
+def test_a_job_of_an_earlier_start_of_the_machine_fell_to_the_restart(job):
+    text, advice = crash_reason(job, None, restarted=True)
+    assert "restarted" in text
+    assert "“Try again”" in advice
+
+
+@pytest.mark.parametrize("days", [-400, -1, 1, 400])
+def test_a_clock_that_was_set_is_not_taken_for_a_restart(job, days):
+    moved = replace(job, queued_at=job.queued_at + days * 86_400, heartbeat_at=job.heartbeat_at + days * 86_400)
+    for restarted in (False, None):
+        assert "restarted" not in crash_reason(moved, None, restarted)[0]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "words"),
+    [
+        (None, "without a word"),
+        (-9, "memory ran out"),
+        (-6, "signal 6, aborted"),
+        (-11, "signal 11, segmentation fault"),
+        (-64, "signal 64"),
+        (1, "exit code 1"),
+        (0, "exit code 0"),
+    ],
+)
+def test_every_exit_code_has_its_words(job, exit_code, words):
+    assert words in crash_reason(job, exit_code)[0]
+
+
+def test_the_last_line_of_the_log_is_quoted(job, tmp_path):
+    (tmp_path / "logs/1.log").write_text("first\nlast words\n")
+    assert 'ends with "last words"' in crash_reason(job, 1)[1]
+
+
+def test_a_missing_log_is_empty(tmp_path):
+    assert last_log_lines(tmp_path / "none.log", 3) == []
+
+
+def test_of_a_progress_bar_only_its_last_state_is_shown(tmp_path):
+    path = tmp_path / "a.log"
+    path.write_bytes(b"begin\r\n 10%\r 50%\r100%\r\nend\n")
+    assert last_log_lines(path, 9) == ["begin", "100%", "end"]
+
+
+def test_only_the_end_of_a_huge_log_is_read(tmp_path):
+    path = tmp_path / "a.log"
+    path.write_bytes(b"x" * 10_000_000 + b"\n\xff bytes\nend\n")
+    assert last_log_lines(path, 2) == ["\ufffd bytes", "end"]
+
+
+def test_a_log_that_cannot_be_read_says_so(job):
+    Path(job.log_path).mkdir()
+    with pytest.raises(StoreError, match=r"1\.log cannot be opened: Is a directory"):
+        last_log_lines(Path(job.log_path), 3)
+    assert "1.log cannot be opened" in crash_reason(job, 1)[1]

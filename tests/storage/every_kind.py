@@ -57,7 +57,7 @@ def fill(store):
     unpacked = unpack(store, "tiny-0123")
     export = take_away(store, folder / "exports" / "taken")
     return {
-        "record": [f"{type(record).__name__.lower()}/{record.key}" for record in RECORDS] + ["note/family/m"],
+        "record": [f"{type(record).__name__.lower()}/{record.key}" for record in RECORDS] + ["note/family|m"],
         "artefact": ["small", "large"],
         "unpacked model": [f"{unpacked.name}/model.safetensors", f"{unpacked.name}/config.json"],
         "upload": [upload],

@@ -1,6 +1,5 @@
 """What the job table promises."""
 
-import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -45,35 +44,26 @@ def test_the_same_request_is_a_new_job_once_the_old_one_has_ended(table):
     assert submitted(table).id != job.id
 
 
-def test_many_visitors_with_one_wish_get_one_job(tmp_path, table):
+def at_once(path, work):
+    """Eight processes' worth of tables, each at the same moment."""
     start = threading.Barrier(8)
 
-    def visit(n):
-        own = JobTable(tmp_path / "jobs.sqlite")
+    def one(n):
+        own = JobTable(path)
         start.wait()
-        job = own.submit("run", "the same", {})
+        done = work(own, n)
         own.close()
-        return job.id
+        return done
 
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(visit, range(8))) == {1}
+        return list(pool.map(one, range(8)))
 
 
-def test_only_one_of_many_workers_claims_a_job(tmp_path, table):
-    job = submitted(table)
-    start = threading.Barrier(8)
-
-    def claim(n):
-        own = JobTable(tmp_path / "jobs.sqlite")
-        start.wait()
-        claimed = own.claim(job.id, f"slot-{n}", n)
-        own.close()
-        return claimed
-
-    with ThreadPoolExecutor(8) as pool:
-        winners = [claimed for claimed in pool.map(claim, range(8)) if claimed]
-    assert len(winners) == 1
-    assert table.get(job.id) == winners[0]
+def test_of_many_at_once_all_get_one_job_and_one_claims_it(tmp_path, table):
+    path = tmp_path / "jobs.sqlite"
+    assert {job.id for job in at_once(path, lambda own, n: own.submit("run", "the same", {}))} == {1}
+    winners = list(filter(None, at_once(path, lambda own, n: own.claim(1, f"slot-{n}", n))))
+    assert [table.get(1)] == winners
 
 
 def test_settings_come_back_as_they_went_in(table):
@@ -82,17 +72,12 @@ def test_settings_come_back_as_they_went_in(table):
     assert settings_from_plain(RunSettings, job.settings) == settings
 
 
-def test_the_queue_is_first_come_first_served_with_prompts_before_runs(table):
-    runs = [submitted(table, key) for key in "abc"]
+def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes_minutes(table):
+    long = [submitted(table, kind, kind) for kind in ("run", "timing", "find", "export")]
     prompt = submitted(table, "d", "continuation")
-    assert [job.id for job in table.queue()] == [prompt.id, *(job.id for job in runs)]
-    assert [table.position(job.id) for job in (prompt, *runs)] == [1, 2, 3, 4]
-
-
-def test_a_timing_waits_among_the_runs_since_it_takes_minutes(table):
-    run, timing = submitted(table, "a"), submitted(table, "b", "timing")
-    prompt = submitted(table, "c", "continuation")
-    assert [job.id for job in table.queue()] == [prompt.id, run.id, timing.id]
+    assert [job.id for job in table.queue()] == [prompt.id, *(job.id for job in long)]
+    assert [table.position(job.id) for job in (prompt, *long)] == [1, 2, 3, 4, 5]
+    assert [job.makes_run for job in (prompt, *long)] == [False, True, False, True, False]
 
 
 def test_a_retried_job_queues_at_the_end(table):
@@ -103,20 +88,12 @@ def test_a_retried_job_queues_at_the_end(table):
     assert [queued.id for queued in table.queue()] == [other.id, job.id]
 
 
-def test_a_running_job_has_no_place_in_the_queue(table):
-    assert table.position(running(table).id) is None
-
-
 def test_a_report_is_seen_with_the_time_that_remains(table):
     job = running(table)
     report(table, job)
     seen = table.get(job.id)
-    assert (seen.stage, seen.done, seen.total, seen.unit) == ("evaluate", 3, 9, "passages")
-    assert seen.remaining_s == 3.0
-
-
-def test_remaining_time_is_unknown_without_a_rate(table):
-    job = running(table)
+    assert (seen.stage, seen.done, seen.total, seen.unit, seen.point) == ("evaluate", 3, 9, "passages", 1)
+    assert (seen.remaining_s, table.position(job.id)) == (3.0, None)
     report(table, job, rate=None)
     assert table.get(job.id).remaining_s is None
 
@@ -241,17 +218,12 @@ def test_jobs_are_listed_newest_first(table):
     assert [job.id for job in table.list(2)] == [ids[2], ids[1]]
 
 
-@pytest.mark.parametrize("verb", ["get", "retry", "request_cancel"])
-def test_a_job_that_is_not_there_is_a_clear_error(table, verb):
-    with pytest.raises(JobError, match="There is no job 7"):
-        getattr(table, verb)(7)
-
-
-@pytest.mark.parametrize("number", [0, -1, 2**63, -(2**70)])
-@pytest.mark.parametrize("verb", ["get", "retry", "request_cancel"])
-def test_a_number_that_no_job_can_have_is_a_clear_error(table, verb, number):
-    with pytest.raises(JobError, match=f"There is no job {number}"):
-        getattr(table, verb)(number)
+@pytest.mark.parametrize("number", [7, 0, -1, 2**63, -(2**70)])
+def test_a_job_that_is_not_there_is_a_clear_error(table, number):
+    moves = (lambda job: table.move(job, "up"), lambda job: table.prioritise(job, "low"))
+    for verb in (table.get, table.retry, table.request_cancel, *moves):
+        with pytest.raises(JobError, match=f"There is no job {number}"):
+            verb(number)
 
 
 def test_the_newest_job_of_a_request_is_found(table):
@@ -276,10 +248,10 @@ def test_a_damaged_file_is_reported_and_left_alone(tmp_path):
     assert path.read_bytes().startswith(b"not a database")
 
 
-def test_a_table_of_a_newer_version_is_refused(tmp_path, table):
-    table._database._db.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="newer version"):
-        JobTable(tmp_path / "jobs.sqlite")
+def test_a_row_that_cannot_be_read_is_a_store_error_with_advice(table):
+    table._database._db.execute("UPDATE jobs SET settings = '{' WHERE id = ?", (submitted(table).id,))
+    with pytest.raises(StoreError, match=r"jobs.sqlite is damaged: job 1 .* move it away"):
+        table.list(9)
 
 
 def test_a_folder_that_is_not_there_is_a_store_error(tmp_path):
@@ -291,42 +263,6 @@ def test_settings_that_are_not_plain_are_refused(table):
     with pytest.raises(TypeError):
         table.submit("run", "a", {"model": object()})
     assert table.list(10) == ()
-
-
-def test_a_table_of_the_first_version_is_brought_over(tmp_path):
-    path = tmp_path / "old.sqlite"
-    old = sqlite3.connect(path)
-    old.executescript(VERSION_1)
-    old.close()
-    table = JobTable(path)
-    (job,) = table.list(9)
-    assert (job.id, job.kind, job.state, job.left_text, job.place) == (7, "run", "queued", "", None)
-    assert submitted(table, "a").id == 7
-    assert submitted(table, "b", kind="divergence").id == 8
-    table.close()
-    again = JobTable(path)
-    assert [job.id for job in again.list(9)] == [8, 7]
-    again.close()
-
-
-def as_version(table, version, *later):
-    """Make the table what that version wrote, without the columns that came later."""
-    for column in later:
-        table._database._db.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
-    table._database._db.execute(f"PRAGMA user_version = {version}")
-
-
-def test_a_table_of_the_second_version_is_brought_over(tmp_path):
-    path = tmp_path / "old.sqlite"
-    table = JobTable(path)
-    job = running(table)
-    as_version(table, 2, "point", "place", "taken", "priority", "digest", "owner")
-    table.close()
-    for _ in range(2):
-        table = JobTable(path)
-        table.report(job, Step("evaluate", 3, 9, point=4), rate=None)
-        assert table.get(job.id).point == 4
-        table.close()
 
 
 def test_a_waiting_job_is_moved_up_down_and_to_the_front(table):
@@ -366,70 +302,16 @@ def test_only_a_waiting_job_can_be_moved(table):
     job, other = running(table), submitted(table, "b")
     with pytest.raises(JobError, match="is running and cannot be moved"):
         table.move(job.id, "front")
-    with pytest.raises(JobError, match="There is no job 7"):
-        table.move(7, "up")
     assert table.get(job.id) == job
     assert table.queue() == (other,)
 
 
 def test_moves_by_many_processes_at_once_lose_no_job_and_no_order(tmp_path, table):
     ids = [submitted(table, key).id for key in "abcdefgh"]
-    start = threading.Barrier(8)
-
-    def move(job_id):
-        own = JobTable(tmp_path / "jobs.sqlite")
-        start.wait()
-        for to in ("up", "front", "down"):
-            own.move(job_id, to)
-        own.close()
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(move, ids))
+    at_once(tmp_path / "jobs.sqlite", lambda own, n: [own.move(ids[n], to) for to in ("up", "front", "down")])
     queue = table.queue()
     assert sorted(job.id for job in queue) == ids
     assert len({job.place for job in queue}) == 8
-
-
-def test_a_table_of_the_third_version_is_brought_over(tmp_path):
-    path = tmp_path / "old.sqlite"
-    table = JobTable(path)
-    ids = [submitted(table, key).id for key in "ab"]
-    as_version(table, 3, "place", "taken", "priority", "digest", "owner")
-    table.close()
-    for _ in range(2):
-        table = JobTable(path)
-        table.move(ids[1], "front")
-        assert [job.id for job in table.queue()] == ids[::-1]
-        table.close()
-
-
-def test_a_table_of_the_fifth_version_is_brought_over(tmp_path):
-    path = tmp_path / "old.sqlite"
-    table = JobTable(path)
-    before = submitted(table, "a")
-    table._database._db.execute("DROP TABLE owners")
-    as_version(table, 5, "owner")
-    table.close()
-    for _ in range(2):
-        table = JobTable(path)
-        assert table.get(before.id) == before
-        assert table.submit("run", "b", {}, "ada").owner == "ada"
-        assert table.owners.things("ada") == {"b"}
-        table.close()
-
-
-def test_a_table_of_the_fourth_version_is_brought_over(tmp_path):
-    path = tmp_path / "old.sqlite"
-    table = JobTable(path)
-    ids = [submitted(table, key).id for key in "ab"]
-    as_version(table, 4, "priority", "digest", "owner")
-    table.close()
-    for _ in range(2):
-        table = JobTable(path)
-        assert table.get(ids[0]).priority == "normal"
-        table.prioritise(ids[1], "high")
-        assert [job.id for job in table.queue()] == ids[::-1]
-        table.close()
 
 
 def test_urgent_runs_go_first_and_those_that_can_wait_last_whoever_comes_later(table):
@@ -463,8 +345,6 @@ def test_only_a_waiting_run_has_a_priority_that_can_be_changed(table):
         table.prioritise(job.id, "high")
     with pytest.raises(JobError, match="is a prompt"):
         table.prioritise(prompt.id, "low")
-    with pytest.raises(JobError, match="There is no job 7"):
-        table.prioritise(7, "low")
     assert {each.priority for each in table.list(9)} == {"normal"}
 
 
@@ -475,28 +355,55 @@ def test_a_run_that_is_tried_again_is_as_urgent_as_before(table):
     assert table.retry(job.id).priority == "high"
 
 
-VERSION_1 = """
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind TEXT NOT NULL CHECK (kind IN ('run', 'continuation')),
-    key TEXT NOT NULL, settings TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled', 'crashed')),
-    stage TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0,
-    unit TEXT NOT NULL DEFAULT '', rate REAL, message TEXT NOT NULL DEFAULT '', attempt INTEGER NOT NULL DEFAULT 1,
-    created_at REAL NOT NULL, queued_at REAL NOT NULL, started_at REAL, finished_at REAL, heartbeat_at REAL,
-    pid INTEGER, exit_code INTEGER, cancel_requested_at REAL, error_kind TEXT NOT NULL DEFAULT '',
-    error_text TEXT NOT NULL DEFAULT '', error_advice TEXT NOT NULL DEFAULT '', worker TEXT NOT NULL DEFAULT ''
-);
-CREATE UNIQUE INDEX one_live_job_per_key ON jobs (key) WHERE state IN ('queued', 'running');
-CREATE INDEX jobs_by_key ON jobs (key);
-CREATE INDEX jobs_by_state ON jobs (state);
-INSERT INTO jobs (id, kind, key, settings, state, created_at, queued_at) VALUES (7, 'run', 'a', '{}', 'queued', 1, 1);
-PRAGMA user_version = 1;
-"""
+def test_a_job_is_whose_who_started_it_and_its_result_all_theirs_who_asked(table):
+    first = table.submit("run", "k", {}, "ada")
+    second = table.submit("run", "k", {}, "bob")
+    assert first.id == second.id
+    assert second.owner == "ada"
+    assert table.owners.of("k") == {"ada", "bob"}
+    assert table.owners.things("bob") == {"k"}
 
 
-def test_a_search_waits_as_a_run_does_and_a_prompt_goes_before_both(table):
-    run, find = table.submit("run", "a", {}), table.submit("find", "b", {})
-    prompt = table.submit("continuation", "c", {})
-    assert [job.id for job in table.queue()] == [prompt.id, run.id, find.id]
-    assert (run.makes_run, find.makes_run, prompt.makes_run) == (True, True, False)
+def test_without_a_name_a_thing_is_nobody_s(table):
+    assert table.submit("run", "k", {}).owner == ""
+    assert table.owners.of("k") == frozenset()
+    assert table.owners.things("") == frozenset()
+
+
+def test_what_one_gives_up_stays_the_others(table):
+    for name in ("ada", "bob"):
+        table.owners.add("k", name)
+    assert table.owners.take("k", "ada")
+    assert table.owners.of("k") == {"bob"}
+    assert not table.owners.take("k", "bob")
+    table.owners.add("k", "ada")
+    table.owners.forget("k")
+    assert table.owners.of("k") == frozenset()
+
+
+def test_one_job_too_many_is_refused_and_leaves_nothing(table):
+    for key in ("a", "b"):
+        table.submit("run", key, {}, "ada", 2)
+    with pytest.raises(JobError, match="You have 2 jobs"):
+        table.submit("run", "c", {}, "ada", 2)
+    assert table.owners.things("ada") == {"a", "b"}
+    assert table.submit("run", "a", {}, "ada", 2).id == 1, "the same again is no further job"
+    assert table.submit("run", "c", {}, "bob", 2).id == 3
+
+
+def test_who_tries_a_job_again_starts_it_and_their_quota_counts(table):
+    job = table.submit("run", "a", {}, "ada", 1)
+    table.request_cancel(job.id)
+    assert table.retry(job.id, "bob", 1).owner == "bob"
+    other = table.submit("run", "b", {}, "ada", 1)
+    table.request_cancel(other.id)
+    with pytest.raises(JobError, match="You have 1 jobs"):
+        table.retry(other.id, "bob", 1)
+
+
+def test_the_list_of_one_owner_holds_what_they_asked_for(table):
+    for key, name in (("a", "ada"), ("b", "bob"), ("c", "ada"), ("b", "ada")):
+        table.submit("run", key, {}, name)
+    assert [job.key for job in table.list(9, "ada")] == ["c", "b", "a"]
+    assert [job.key for job in table.list(9, "bob")] == ["b"]
+    assert [job.key for job in table.list(9)] == ["c", "b", "a"]

@@ -23,26 +23,10 @@ def test_canonical_json_ignores_the_order_of_keys_and_loses_nothing(value):
         assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [Path("/x"), {1, 2}, b"x", object(), 1j, {1: "x"}, [{None: 1}], {"a": ({True: 1},)}],
-    ids=[
-        "a path",
-        "a set",
-        "bytes",
-        "an object",
-        "a complex number",
-        "a number as key",
-        "None as key",
-        "a truth as key",
-    ],
-)
-def test_a_value_that_is_not_plain_is_refused_and_never_turned_into_text(value):
-    with pytest.raises(TypeError):
-        canonical_json(value)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_has_no_key(value):
-    with pytest.raises(ValueError, match="JSON compliant"):
-        digest({"x": value})
+def test_a_value_that_is_not_plain_is_refused_and_never_turned_into_text():
+    for value in (Path("/x"), {1, 2}, b"x", object(), 1j, {1: "x"}, [{None: 1}], {"a": ({True: 1},)}):
+        with pytest.raises(TypeError):
+            canonical_json(value)
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="JSON compliant"):
+            digest({"x": number})

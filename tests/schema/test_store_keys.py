@@ -1,0 +1,219 @@
+"""A stage's key changes if and only if a setting matters to the stage; notes have distinct names of one home."""
+
+import ast
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from sparsedash.catalog.presets import method_named
+from sparsedash.schema import store_keys
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.plain_values import STAGE_VERSIONS
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.store_keys import (
+    NoteName,
+    calibration_keys,
+    outcomes_key,
+    own_text_identity,
+    pruned_key,
+    scheduled_gradients_key,
+    statistics_key,
+    text_key,
+)
+from tests.other_values import OTHER, RANDOM, other_values
+
+MODEL, CORPUS, STATISTICS = "m" * 64, "c" * 64, "s" * 64
+BOUNDS = ("floor", "ceiling", "blend")
+USUAL, CALIBRATION, EVALUATION = MethodSettings(), CalibrationSettings(), EvaluationSettings()
+WANDA = MethodSettings(pattern="2:4", scope="decoder", compensation="none")
+
+
+def outcomes(method=USUAL, evaluation=EVALUATION, **changes):
+    return outcomes_key(MODEL, "float32", CORPUS, evaluation, (STATISTICS, method, 100), **changes)
+
+
+def dense(evaluation):
+    return outcomes_key(MODEL, "float32", CORPUS, evaluation, None)
+
+
+@pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings))
+def test_a_statistics_key_changes_with_every_calibration_setting(name, value):
+    changed = replace(CALIBRATION, **{name: value})
+    identity = value if name == "corpus" else CORPUS
+    assert statistics_key(MODEL, "float32", identity, changed) != statistics_key(MODEL, "float32", CORPUS, CALIBRATION)
+
+
+@pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings))
+def test_a_key_of_sampled_text_changes_with_every_setting_that_the_text_depends_on(name, value):
+    key, changed = (text_key(MODEL, "float32", each) for each in (CALIBRATION, replace(CALIBRATION, **{name: value})))
+    assert (key == changed) == (name in ("token_weights", "packed"))
+    assert own_text_identity(MODEL, "float32", CALIBRATION) == f"self:{key}"
+
+
+@pytest.mark.parametrize(
+    ("change", "same"), [({"token_weights": "residual"}, {"gradients"}), ({"packed": True}, set())]
+)
+def test_the_weights_of_tokens_leave_the_gradients_alone_and_packing_changes_all(change, same):
+    keys, others = (
+        asdict(calibration_keys(MODEL, "float32", CORPUS, each))
+        for each in (CALIBRATION, replace(CALIBRATION, **change))
+    )
+    assert {name for name in keys if keys[name] == others[name]} == same
+
+
+@pytest.mark.parametrize(("name", "value"), other_values(EvaluationSettings, ["corpus", "stop_early"]))
+def test_an_outcomes_key_changes_with_every_evaluation_setting(name, value):
+    assert dense(replace(EVALUATION, **{name: value})) != dense(EVALUATION)
+
+
+def test_two_names_of_the_same_text_have_the_same_keys():
+    assert dense(EvaluationSettings(corpus="file:a.txt")) == dense(EvaluationSettings(corpus="file:./a.txt"))
+    assert statistics_key(MODEL, "float32", CORPUS, CalibrationSettings(corpus="file:a.txt")) == statistics_key(
+        MODEL, "float32", CORPUS, CalibrationSettings(corpus="file:./a.txt")
+    )
+
+
+@pytest.mark.parametrize(("name", "value"), other_values(MethodSettings, ["seed", "strength", "rounds", *BOUNDS]))
+def test_an_outcomes_key_changes_with_every_choice_that_least_squares_uses(name, value):
+    assert outcomes(replace(USUAL, **{name: value})) != outcomes()
+
+
+SEQUENTIAL = MethodSettings(compensation="sequential")
+FISHER, ROUNDS = (MethodSettings(saliency="fisher", rounds=rounds) for rounds in (1, 6))
+MEASURED = MethodSettings(allocation="sensitivity")
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "matters"),
+    [
+        *[(method_named("best"), {name: OTHER[MethodSettings][name]}, True) for name in BOUNDS],
+        *[(USUAL, {name: OTHER[MethodSettings][name]}, False) for name in (*BOUNDS, "rounds", "seed")],
+        (RANDOM, {"seed": 1}, True),
+        (RANDOM, {"damping": 0.5}, False),
+        (SEQUENTIAL, {"strength": 1.0}, True),
+        (FISHER, {"rounds": 6}, True),
+        (FISHER, {"schedule": "cubic"}, False),
+        (ROUNDS, {"schedule": "cubic"}, True),
+        (WANDA, {"scope": "mlp"}, True),
+        (WANDA, {"pattern": "4:8"}, True),
+        (WANDA, {"damping": 0.5}, False),
+        (WANDA, {"width_multiple": 1, "seed": 3, "strength": 0.1}, False),
+        (replace(WANDA, saliency="obs"), {"damping": 0.5}, True),
+        (MEASURED, {"damping": 0.5}, True),
+        (replace(MEASURED, compensation="none"), {"damping": 0.5}, False),
+    ],
+)
+def test_an_outcomes_key_changes_with_the_parameters_that_its_method_uses_alone(method, change, matters):
+    assert (outcomes(replace(method, **change)) != outcomes(method)) == matters
+
+
+def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_what_refits():
+    def key(method, permille=100, weights="equal"):
+        keys = calibration_keys(MODEL, "float32", CORPUS, CalibrationSettings(token_weights=weights))
+        return scheduled_gradients_key(keys, method, permille)
+
+    usual = replace(ROUNDS, allocation="global")
+    by_sensitivity = replace(ROUNDS, allocation="sensitivity")
+    for same in ({"compensation": "none"}, {"width_multiple": 1}, {"damping": 0.5}, {"seed": 3}):
+        assert key(replace(usual, **same)) == key(usual)
+    for other in ({"rounds": 5}, {"schedule": "linear"}, {"allocation": "uniform"}):
+        assert key(replace(usual, **other)) != key(usual)
+    assert key(usual, permille=200) != key(usual)
+    assert key(usual, weights="residual") == key(usual)
+    assert key(by_sensitivity, weights="residual") != key(by_sensitivity)
+
+
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [
+        ("sensitivity", MethodSettings(allocation="sensitivity", compensation="none")),
+        ("pruned", SEQUENTIAL),
+        ("solve", USUAL),
+        ("elimination", MethodSettings(saliency="obs", compensation="none")),
+    ],
+)
+def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(stage, method, monkeypatch):
+    before = outcomes(method), outcomes(RANDOM)
+    monkeypatch.setitem(STAGE_VERSIONS, stage, STAGE_VERSIONS[stage] + 1)
+    assert outcomes(method) != before[0]
+    assert outcomes(RANDOM) == before[1]
+
+
+def test_outcomes_keys_tell_model_precision_text_statistics_and_sparsity_apart():
+    usual = MODEL, "float32", CORPUS, EVALUATION
+    keys = [
+        outcomes_key(*usual, None),
+        outcomes_key("n" * 64, *usual[1:], None),
+        outcomes_key(MODEL, "bfloat16", *usual[2:], None),
+        outcomes_key(MODEL, "float32", "d" * 64, EVALUATION, None),
+        outcomes_key(*usual, (STATISTICS, USUAL, 100)),
+        outcomes_key(*usual, (STATISTICS, USUAL, 200)),
+        outcomes_key(*usual, ("t" * 64, USUAL, 100)),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_only_the_key_of_a_sparse_model_that_stops_early_knows_of_it_and_of_how_many_there_are():
+    early = EvaluationSettings(stop_early=True)
+    assert dense(early) == dense(EVALUATION)
+    assert outcomes(n_sparse=3) == outcomes()
+    assert len({outcomes(), outcomes(evaluation=early), outcomes(evaluation=early, n_sparse=3)}) == 3
+
+
+def test_the_keys_are_those_that_results_are_already_kept_under():
+    """Raise a stage's version to change one; anything else that changes them loses what people have computed."""
+    keys = {
+        "text": text_key(MODEL, "float32", CALIBRATION),
+        **asdict(calibration_keys(MODEL, "float32", CORPUS, CALIBRATION)),
+        "pruned": pruned_key(STATISTICS, SEQUENTIAL, 100),
+        "dense": dense(EVALUATION),
+        "best": outcomes(method_named("best")),
+        "published": outcomes(method_named("retrain-free (published)"), EvaluationSettings(rule="published")),
+        "run": RunSettings().key(),
+    }
+    assert {name: key[:8] for name, key in keys.items()} == KEPT
+
+
+KEPT = {
+    "text": "7b6b8fd3",
+    "statistics": "6539f4ee",
+    "inputs": "99492b64",
+    "sensitivity": "d40c4dff",
+    "gradients": "75349038",
+    "pruned": "5a101379",
+    "dense": "0ba23d96",
+    "best": "bc5d3d4f",
+    "published": "2891cbc9",
+    "run": "4479683a",
+}
+
+
+def test_a_raised_stage_version_changes_the_key(monkeypatch):
+    before = text_key(MODEL, "float32", CALIBRATION)
+    monkeypatch.setitem(STAGE_VERSIONS, "text", STAGE_VERSIONS["text"] + 1)
+    assert text_key(MODEL, "float32", CALIBRATION) != before
+
+
+ROOT = Path(__file__).parents[2]
+HOME = ROOT / "sparsedash" / "schema" / "store_keys.py"
+OTHERS = sorted({*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")} - {HOME})
+
+
+def test_no_two_notes_share_a_name_and_no_other_file_makes_one():
+    """mypy lets no plain text through to the store; what is left is to call a text a name, here or by a cast."""
+    names = {
+        name: make("a", "b") for name, make in vars(store_keys).items() if name.endswith("_note") and name[0] != "_"
+    }
+    assert len(set(names.values())) == len(names) > 20
+    assert store_keys.model_identity_note("gpt2", "f") == "identity|gpt2|f"
+    for path in OTHERS:
+        assert NoteName.__name__ + "(" not in path.read_text(), path
+
+
+def test_the_store_takes_no_other_names():
+    """What mypy holds, as long as these three say so."""
+    tree = ast.parse((ROOT / "sparsedash" / "storage" / "store.py").read_text())
+    verbs = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    for verb in ("remember", "recall", "forget"):
+        assert ast.unparse(verbs[verb].args.args[1].annotation or ast.Constant(None)) == NoteName.__name__

@@ -1,0 +1,315 @@
+"""Paths, disk space, atomic writes of results, and memory."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sparsedash.reporting.run_reports import run_document
+from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.storage import local_machine
+from sparsedash.storage.local_machine import (
+    absolute_data_folder,
+    free_in_words,
+    lies_below,
+    memory_bytes,
+    path_kind,
+    peak_memory_bytes,
+    require_job_room,
+    writable_file,
+    write_atomically,
+)
+from sparsedash.storage.store import Store
+from tests.factories import RECORD, RUN
+
+
+@pytest.fixture
+def places(tmp_path):
+    allowed, other = tmp_path / "allowed", tmp_path / "other"
+    for folder in (allowed / "model", other / "model"):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    (tmp_path / "allowed-too").mkdir()
+    (other / "secret.txt").write_text("secret")
+    return allowed, other
+
+
+def test_what_is_in_the_folder_lies_below_it_whether_or_not_it_is_there(places):
+    allowed, _ = places
+    for path in (allowed, allowed / "model", allowed / "model" / "config.json", allowed / "nothing.txt"):
+        assert lies_below(path, [str(allowed)])
+
+
+def test_what_is_beside_it_does_not(places):
+    allowed, other = places
+    for path in (other, other / "secret.txt", allowed.parent, allowed.with_name("allowed-too")):
+        assert not lies_below(path, [str(allowed)])
+
+
+def test_two_dots_are_refused_wherever_they_lead(places):
+    allowed, _ = places
+    assert not lies_below(allowed / "model" / ".." / "model", [str(allowed)])
+    assert not lies_below(allowed / ".." / "other" / "secret.txt", [str(allowed)])
+
+
+def test_a_link_lies_where_it_leads(places):
+    allowed, other = places
+    (allowed / "out.txt").symlink_to(other / "secret.txt")
+    (allowed / "out").symlink_to(other)
+    (other / "in").symlink_to(allowed / "model")
+    assert not lies_below(allowed / "out.txt", [str(allowed)])
+    assert not lies_below(allowed / "out" / "secret.txt", [str(allowed)])
+    assert lies_below(other / "in", [str(allowed)])
+
+
+def test_a_folder_with_a_link_that_leads_out_is_refused_whole(places):
+    allowed, other = places
+    (allowed / "model" / "tokenizer.json").symlink_to(other / "secret.txt")
+    assert not lies_below(allowed / "model", [str(allowed)])
+
+
+def test_a_loop_of_links_and_a_name_that_no_file_has_lie_nowhere(places):
+    allowed, _ = places
+    (allowed / "a").symlink_to(allowed / "b")
+    (allowed / "b").symlink_to(allowed / "a")
+    assert not lies_below(allowed / "a\0b", [str(allowed)])
+    assert not lies_below(allowed, [])
+
+
+def test_pipes_and_devices_are_told_from_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    (tmp_path / "file.txt").touch()
+    kinds = [path_kind(tmp_path / name) for name in ("pipe.txt", "zero.txt", ".", "file.txt", "none")]
+    assert kinds == ["other", "other", "folder", "file", "nothing"]
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "a\0b", "a\nb", " ", "/a/ /b", "x/\x1b[31m"])
+def test_a_name_that_nobody_means_is_refused(name):
+    with pytest.raises(StoreError, match="cannot be used") as refused:
+        absolute_data_folder(Path(name))
+    assert str(refused.value).isprintable()
+
+
+def test_any_other_is_taken_from_the_root_on(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert absolute_data_folder(Path("data")) == absolute_data_folder(Path("~/data")) == tmp_path / "data"
+    assert absolute_data_folder(Path("/a/~b")) == Path("/a/~b")
+    assert absolute_data_folder(Path()) == tmp_path
+
+
+def test_a_folder_with_room_that_can_be_written_to_is_fine_and_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=200_000_000))
+    require_job_room(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_room_is_told_with_the_folder_and_how_much_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=199_000_000))
+    with pytest.raises(StoreError, match=f"Only 199 MB are free where the data folder {tmp_path} lies"):
+        require_job_room(tmp_path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, there):
+    # Not even root can make a file there.
+    folder = "/proc/self" if there else tmp_path / "gone"
+    with pytest.raises(StoreError, match=f"The data folder {folder} cannot be written to"):
+        require_job_room(folder)
+
+
+def test_a_folder_that_is_gone_is_told_so(tmp_path):
+    assert "cannot be reached" in free_in_words(OSError(), tmp_path / "gone")
+    assert free_in_words(OSError(), None) == ""
+
+
+OURS = f'{{\n "format": "{local_machine.RESULT_FORMAT}",\n "model": {{}}}}'
+FOREIGN = [
+    "old",
+    "{}",
+    '{"model_type": "llama"}',
+    '{"model": "a"}',
+    "SQLite format 3\0",
+    '[{"format": "sparsedash.run/1"}]',
+]
+
+
+def test_a_new_file_an_empty_one_and_an_earlier_result_may_be_written(tmp_path):
+    (tmp_path / "old").write_text(OURS)
+    (tmp_path / "empty").touch()
+    for name in ("new", "old", "empty", "n" * 255):
+        target = writable_file(tmp_path / name, "--json")
+        write_atomically(target, "whole")
+        assert target.read_text() == "whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new", "n" * 255, "old"]
+
+
+def test_a_result_of_a_run_is_known_as_one(tmp_path):
+    document = run_document(RUN, RECORD, [])
+    for text in (json.dumps(document, indent=1), json.dumps(document), json.dumps(document, indent="\t")):
+        (tmp_path / "x").write_text(text)
+        assert writable_file(tmp_path / "x", "--json") == tmp_path / "x"
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_a_file_that_is_no_result_is_refused_with_what_is_allowed(tmp_path, content):
+    (tmp_path / "x").write_text(content)
+    with pytest.raises(
+        SettingsError, match=r"--json: .*/x' is not possible; allowed: a new file, an empty one"
+    ) as told:
+        writable_file(tmp_path / "x", "--json")
+    assert told.value.advice == "Name another file."
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x", content)]
+
+
+def test_a_file_that_is_not_ours_and_comes_to_stand_there_during_the_run_is_left_alone(tmp_path):
+    target = writable_file(tmp_path / "x", "--json")
+    target.write_text("a thesis")
+    with pytest.raises(StoreError, match="is another file by now"):
+        write_atomically(target, "whole")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x", "a thesis")]
+
+
+@pytest.mark.parametrize("name", ["x.json", "jobs.sqlite", "records/cache.db", "records/new", "logs/1.log"])
+def test_nothing_in_a_data_folder_is_written_over_or_added_to(tmp_path, name):
+    Store(tmp_path / "data").close()
+    (tmp_path / "data/logs").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    for folder in ("data", "link"):
+        with pytest.raises(SettingsError, match="a file outside the data folder"):
+            writable_file(tmp_path / folder / name, "--json")
+
+
+def test_a_link_to_a_regular_file_stays_a_link(tmp_path):
+    (tmp_path / "real").write_text(OURS)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_atomically(writable_file(tmp_path / "link", "--json"), "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def hostile(folder: Path) -> list[Path]:
+    """Names under which no file may be written."""
+    os.mkfifo(folder / "pipe")
+    (folder / "file").touch()
+    for name, to in (("to-pipe", "pipe"), ("to-nowhere", "gone/x"), ("round", "round"), ("to-folder", ".")):
+        (folder / name).symlink_to(folder / to)
+    named = ["pipe", "to-pipe", "to-nowhere", "round", "to-folder", "gone/x", "file/x", "n" * 256, "ü" * 128, "a\0b"]
+    odd = ["/dev/null", "/", "/proc/x", "~nosuchuser/x", "..", "."]
+    return [folder, *(folder / name for name in named), *map(Path, odd)]
+
+
+def test_whatever_else_has_the_name_is_refused_by_the_name_of_the_field_and_left_alone(tmp_path):
+    for path in hostile(tmp_path):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(SettingsError, match="--json"):
+            writable_file(path, "--json")
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(SettingsError, match="Permission denied"):
+        writable_file(tmp_path / "x", "--json")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    (tmp_path / "x").write_text(OURS)
+
+    def full(path, *_, **__):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(local_machine.Path, "write_bytes", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        write_atomically(tmp_path / "x", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() == OURS
+
+
+HELD = """
+from sparsedash.storage.local_machine import forget_peak_memory, peak_memory_bytes
+before = peak_memory_bytes()
+bytearray(300_000_000)
+held = peak_memory_bytes()
+forget_peak_memory()
+print(before, held, peak_memory_bytes())
+"""
+
+
+def test_a_peak_is_forgotten_once_it_is_over():
+    if not (local_machine._SELF / "clear_refs").exists():
+        pytest.skip("this system forgets no peak")
+    said = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True).stdout
+    before, held, after = map(int, said.split())
+    assert held >= before + 290_000_000
+    assert after < before + 100_000_000
+
+
+def test_where_the_system_tells_no_peak_it_is_that_of_the_whole_life(monkeypatch, tmp_path):
+    told = peak_memory_bytes()
+    monkeypatch.setattr(local_machine, "_SELF", tmp_path)
+    assert peak_memory_bytes() >= told // 2
+    assert peak_memory_bytes() < memory_bytes()
+
+
+CHILD = """
+import os
+from pathlib import Path
+from sparsedash.storage.local_machine import freed_bytes, give_back_freed, keep_freed
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+keep_freed()
+pieces = [b"x" * (16 << 20) for _ in range(17)]
+# One stays, so that what lies before it is no end that the library cuts off itself.
+last = pieces.pop()
+full, before = held(), freed_bytes()
+pieces.clear()
+kept, freed = held(), freed_bytes() - before
+give_back_freed()
+print(full - kept, freed, full - held())
+"""
+PIECES = 16 * 2**24
+
+glibc = pytest.mark.skipif(local_machine._mallinfo is None, reason="only a newer glibc tells what was freed")
+
+
+def told(**environment):
+    plain = {name: said for name, said in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    ran = subprocess.run(
+        [sys.executable, "-c", CHILD], capture_output=True, text=True, check=True, env=plain | environment
+    )
+    return [float(number) for number in ran.stdout.split()]
+
+
+@glibc
+def test_freed_memory_is_kept_and_counted_until_it_is_given_back():
+    kept_less, freed, less = told()
+    assert kept_less < 0.1 * PIECES
+    assert freed > 0.9 * PIECES
+    assert less > 0.9 * PIECES
+
+
+@glibc
+def test_whoever_has_said_how_memory_is_kept_is_not_overruled():
+    kept_less, _, _ = told(MALLOC_ARENA_TEST="8")
+    assert kept_less > 0.9 * PIECES
+
+
+def test_where_no_library_tells_all_may_have_been_freed_and_nothing_fails(monkeypatch):
+    for name in ("_mallinfo", "_trim", "_mallopt"):
+        monkeypatch.setattr(local_machine, name, None)
+    local_machine.keep_freed()
+    local_machine.give_back_freed()
+    assert local_machine.freed_bytes() > local_machine.MUCH

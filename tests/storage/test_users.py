@@ -1,0 +1,175 @@
+"""The rules of serving others, and what users leave next to the results."""
+
+import pytest
+
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.pair_records import RunMark
+from sparsedash.storage.store import Store
+from sparsedash.storage.users import (
+    LONGEST_NAME,
+    HeaderLogin,
+    Quota,
+    Serving,
+    UserData,
+    may_use_token,
+    serving_rules,
+    visitor_name,
+)
+
+WHOLE = """
+address = "https://sparsedash.example.org"
+login = "header"
+administrators = ["ada@example.org"]
+folders = ["/srv/models"]
+hub = ["org/*"]
+
+[header]
+name = "X-Remote-User"
+proxies = ["10.0.0.2"]
+
+[quota]
+queued = 2
+"""
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    def write(text):
+        path = tmp_path / "serve.toml"
+        path.write_text(text)
+        monkeypatch.setenv("SPARSEDASH_SERVE", str(path))
+
+    return write
+
+
+def test_without_the_variable_nobody_else_is_served_and_the_token_is_used(monkeypatch):
+    monkeypatch.delenv("SPARSEDASH_SERVE", raising=False)
+    assert serving_rules() is None
+    assert [may_use_token(owner) for owner in ("", "whoever")] == [True, False]
+
+
+def test_what_the_file_says_counts_and_the_rest_has_its_usual_value(written):
+    written(WHOLE)
+    rules = serving_rules()
+    assert (rules.login, rules.header.name, rules.header.proxies) == ("header", "X-Remote-User", ("10.0.0.2",))
+    assert (rules.hub, rules.quota.queued, rules.quota.uploads) == (("org/*",), 2, 20)
+    assert not rules.see_each_other
+    assert [may_use_token(owner) for owner in ("", "ada@example.org", "bob@example.org")] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('login = "header"', 'login = "none"'),
+        ('login = "header"', ""),
+        ("folders =", "folder ="),
+        ("queued = 2", "queue = 2"),
+        ("queued = 2", 'queued = "two"'),
+        ("[header]", "[header"),
+        ("https:", "http:"),
+    ],
+)
+def test_a_file_that_says_less_or_something_else_is_refused(written, change):
+    written(WHOLE.replace(*change))
+    with pytest.raises(SettingsError):
+        serving_rules()
+
+
+def test_a_file_that_is_not_there_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSEDASH_SERVE", str(tmp_path / "nothing.toml"))
+    with pytest.raises(SettingsError, match="SPARSEDASH_SERVE"):
+        serving_rules()
+
+
+HTTPS = "https://sparsedash.example.org"
+
+
+def rules(**changes):
+    return Serving(**{"address": HTTPS, "login": "oidc", **changes})
+
+
+HOST = "sparsedash.example.org"
+
+
+@pytest.mark.parametrize("address", ["", HOST, f"{HTTPS}/", f"{HTTPS}/x", "ftp://a.org", "https://", f"http://{HOST}"])
+def test_an_address_ends_before_the_first_slash_and_needs_tls_unless_it_is_this_machine_s(address):
+    with pytest.raises(SettingsError, match="address"):
+        rules(address=address)
+    assert rules(address="http://localhost:8501").host == "localhost:8501"
+
+
+def test_one_visitor_has_one_name_however_it_is_spelt():
+    assert visitor_name("  Ada@Example.ORG ") == "ada@example.org"
+    assert visitor_name("Zoe\u0301") == visitor_name("Zo\u00e9")
+
+
+@pytest.mark.parametrize("said", ["", "  ", "a\nb", "a\x00", "a\u202eb", "x" * 201])
+def test_what_is_no_name_is_nobody(said):
+    assert visitor_name(said) is None
+
+
+def test_without_a_list_all_who_log_in_come_in_and_with_one_those_on_it_and_administrators():
+    assert rules().lets_in("anybody@else.where")
+    listed = rules(visitors=("*@Example.org",), administrators=("Root@ops.net",))
+    assert [listed.lets_in(name) for name in ("ada@example.org", "root@ops.net", "eve@evil.org")] == [True, True, False]
+    assert not listed.administers("ada@example.org")
+    assert listed.administers("root@ops.net")
+
+
+def test_models_of_the_hub_are_all_or_none_or_those_on_the_list_at_any_revision():
+    assert rules().offers("any/model")
+    assert not rules(hub=()).offers("any/model")
+    some = rules(hub=("Org/*", "gpt2"))
+    offered = [some.offers(name) for name in ("org/a@main", "gpt2", "gpt2-xl", "other/org", "x/org/y")]
+    assert offered == [True, True, False, False, False]
+
+
+def test_folders_are_named_in_full():
+    with pytest.raises(SettingsError, match="folders"):
+        rules(folders=("models",))
+
+
+def test_a_proxy_is_named_by_its_address_and_a_header_by_its_name():
+    for bad in ({"proxies": ("nginx",)}, {"proxies": ()}, {"name": "X Forwarded"}, {"name": ""}):
+        with pytest.raises(SettingsError, match="header"):
+            HeaderLogin(**bad)
+
+
+def test_a_quota_is_a_whole_number():
+    with pytest.raises(SettingsError, match=r"quota\.queued"):
+        Quota(queued=-1)
+
+
+@pytest.fixture
+def visitors(tmp_path):
+    store = Store(tmp_path / "data")
+    yield UserData(store)
+    store.close()
+
+
+def test_a_name_and_a_pin_are_kept_beside_each_other(visitors):
+    visitors.name_run("r", "  The one \n for the talk ")
+    visitors.pin_runs(["r", "s"], pinned=True)
+    assert visitors.marks() == {"r": RunMark(name="The one for the talk", pinned=True), "s": RunMark(pinned=True)}
+    assert (visitors.name_of("r"), visitors.name_of("s"), visitors.name_of("t")) == ("The one for the talk", "", "")
+
+
+def test_a_mark_that_says_nothing_is_not_kept(visitors):
+    visitors.name_run("r", "Mine")
+    visitors.pin_runs(["r"], pinned=True)
+    visitors.name_run("r", " ")
+    visitors.pin_runs(["r"], pinned=False)
+    assert visitors.marks() == {}
+
+
+@pytest.mark.parametrize(("name", "kept"), [("x" * 1000, "x" * LONGEST_NAME), ("a \ud83d name", "a ? name")])
+def test_a_long_name_is_cut_and_one_that_no_file_can_hold_is_kept_without_that(visitors, name, kept):
+    visitors.name_run("r", name)
+    assert visitors.name_of("r") == kept
+
+
+def test_marks_of_forgotten_runs_are_gone_and_others_stay(visitors):
+    visitors.name_run("r", "One")
+    visitors.name_run("s", "Two")
+    visitors.forget_runs(["r"])
+    assert visitors.marks() == {"s": RunMark(name="Two")}
