@@ -236,7 +236,7 @@ _CHECKED = {
 }
 _LOST = "It is lost, unless a backup of the data folder has it."
 _ASK_AGAIN = "Ask for it again on the compare page."
-_DAMAGED_RECORDS = {
+_DAMAGED = {
     "record": ("Answers of a model", "Start its run again: only these answers are computed once more."),
     "run": ("A run", "Start it again: its stored parts are not computed twice."),
     "findresult": ("The result of a search", "Start the search again: its trials are not computed twice."),
@@ -250,32 +250,30 @@ _DAMAGED_RECORDS = {
     "export": ("The entry of an export", "Export the model again."),
     "verification": ("An earlier verification", "Nothing: a new one takes its place."),
     "note": ("A short fact", "Nothing: it is found out again when it is needed."),
+    "artefact": ("An artefact of calibration", "Nothing: it is computed again when a run needs it."),
+    "unpacked model": (
+        "An unpacked model",
+        "Delete it: the model is unpacked again, from its .gguf file, when needed.",
+    ),
+    "upload": ("An uploaded text", "Delete it, and upload the file again."),
+    "export file": ("A file of an exported model", "Do not use it: delete the export, and export the model again."),
+    "": ("Entries", "Nothing finds them any more; they take room until the data folder is made anew."),
 }
-"""Of each kind of record what it is called, and what to do."""
+"""What damaged things are called, and what to do about them: records by their kinds, then files."""
 
 
 def _damaged_row(damage: Damage) -> DamagedRow:
-    kind, _, key = damage.name.partition("/")
-    name = damage.name
-    match damage.kind:
-        case _ if not name:
-            what, name = "Entries", NO_AMOUNT
-            advice = "Nothing finds them any more; they take room until the data folder is made anew."
+    kind, name = damage.kind, damage.name or NO_AMOUNT
+    of, _, key = damage.name.partition("/")
+    match kind:
         case "record":
-            what, advice = _DAMAGED_RECORDS.get(kind, ("An entry", _DAMAGED_RECORDS["note"][1]))
-            name = key[:_KEY_LENGTH]
+            name = key[:_KEY_LENGTH] or name
         case "artefact":
-            what, name = "An artefact of calibration", name[:_KEY_LENGTH]
-            advice = "Nothing: it is computed again when a run needs it."
-        case "unpacked model":
-            what = "An unpacked model"
-            advice = "Delete it: the model is unpacked again, from its .gguf file, when it is needed."
+            name = name[:_KEY_LENGTH]
         case "upload":
-            what, name = "An uploaded text", wording.reference_title(name)
-            advice = "Delete it, and upload the file again."
-        case "export":
-            what = "A file of an exported model"
-            advice = "Do not use it: delete the export, and export the model again."
+            name = wording.reference_title(name)
+    called = of if kind == "record" else "export file" if kind == "export" else kind
+    what, advice = _DAMAGED.get(called if damage.name else "", ("An entry", _DAMAGED["note"][1]))
     return DamagedRow(what=what, name=name, fault=damage.what, advice=advice)
 
 

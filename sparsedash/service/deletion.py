@@ -16,7 +16,7 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import SettingsError, SparseDashError, StoreError
 from sparsedash.schema.export_settings import EXPORTS, Export
 from sparsedash.schema.pair_records import records_read
-from sparsedash.schema.records import KINDS, Damage, Passages, Record, Run, Verification, VerifySettings
+from sparsedash.schema.records import KINDS, Checked, Damage, Passages, Record, Run, Verification, VerifySettings
 from sparsedash.schema.settings import FindResult
 from sparsedash.service.holdings import (
     ARTEFACTS,
@@ -48,6 +48,12 @@ NEEDED = "a job that waits or runs may need {them}"
 NAMELESS = "no name is left to find {them} by"
 _OTHERS = "it is somebody else's; an administrator can delete it"
 _PINNED = "a pinned run uses {them}"
+_OF_DAMAGE: dict[Checked, HoldingKind] = {
+    "artefact": "statistics",
+    "unpacked model": "models",
+    "upload": "uploads",
+    "export": "exports",
+}
 _READ = "runs here were calibrated on {them} or answered {them}"
 
 
@@ -280,10 +286,10 @@ class Housekeeping:
                 _delete_log(self._store.folder / "logs" / item.name)
             case _ if item.kind in ARTEFACTS:
                 self._store.drop_entry("artefacts", item.name)
+            case _ if folder in KINDS:
+                self._results.drop(KINDS[folder], key)  # type: ignore[type-var]
             case _:
                 self._store.drop_entry("records", item.name)
-                if folder in KINDS:
-                    self._results.forget(KINDS[folder], key)
 
     def _things(self, kind: HoldingKind) -> Iterable[tuple[Item, References]]:
         """All of one deletable kind but runs, with what each refers to."""
@@ -412,17 +418,8 @@ def _references(runs: Iterable[Run]) -> References:
 
 
 def _damaged_item(damage: Damage) -> Item:
-    match damage.kind:
-        case "record":
-            return Item(kind_of_record(damage.name), damage.name, 0)
-        case "artefact":
-            return Item("statistics", damage.name, 0)
-        case "unpacked model":
-            return Item("models", damage.entry, 0)
-        case "upload":
-            return Item("uploads", damage.entry, 0)
-        case "export":
-            return Item("exports", damage.entry, 0)
+    kind = kind_of_record(damage.name) if damage.kind == "record" else _OF_DAMAGE[damage.kind]
+    return Item(kind, damage.entry or damage.name, 0)
 
 
 def _delete_log(file: Path) -> None:

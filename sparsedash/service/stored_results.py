@@ -32,12 +32,14 @@ Verdicts = Mapping[str, ToleranceVerdict]
 
 
 class _Cache:
-    """The values used last, as many as weigh `budget` together, and at least one. Safe to share between threads."""
+    """The values used last, as many as weigh `budget` together, and at least one. Safe to share between threads.
 
-    def __init__(self, budget: int, weight: Callable[[object], int] = lambda value: 1) -> None:
-        self._budget, self._weight_of = budget, weight
+    weight: of a value; None: each weighs 1.
+    """
+
+    def __init__(self, budget: int, weight: Callable[[object], int] | None = None) -> None:
+        self._budget, self._weight = budget, weight
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._weight = 0
         self._lock = threading.Lock()
 
     def get(self, name: Hashable) -> Any:
@@ -48,19 +50,17 @@ class _Cache:
 
     def put(self, name: Hashable, value: object) -> None:
         with self._lock:
-            self._drop(name)
             self._kept[name] = value
-            self._weight += self._weight_of(value)
-            while self._weight > self._budget and len(self._kept) > 1:
-                self._drop(next(iter(self._kept)))
+            self._kept.move_to_end(name)
+            while len(self._kept) > 1 and self._total() > self._budget:
+                self._kept.popitem(last=False)
 
     def drop(self, name: Hashable) -> None:
         with self._lock:
-            self._drop(name)
+            self._kept.pop(name, None)
 
-    def _drop(self, name: Hashable) -> None:
-        if name in self._kept:
-            self._weight -= self._weight_of(self._kept.pop(name))
+    def _total(self) -> int:
+        return sum(map(self._weight, self._kept.values())) if self._weight else len(self._kept)
 
 
 class ResultCache:
@@ -106,10 +106,6 @@ class ResultCache:
     def drop(self, kind: type[R], key: str) -> None:
         """Delete a result, in the store and in memory."""
         self._store.drop(kind, key)
-        self._cache.drop((kind, key))
-
-    def forget(self, kind: type, key: str) -> None:
-        """Drop a result from memory: its entry was deleted."""
         self._cache.drop((kind, key))
 
 

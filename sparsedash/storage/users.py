@@ -3,7 +3,7 @@
 import os
 import tomllib
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.pair_records import Choices, Continuation, ContinuationSettings, Prompts, RunMark, RunMarks
+from sparsedash.schema.pair_records import Choices, ContinuationSettings, Prompts, RunMark, RunMarks
 from sparsedash.schema.plain_values import digest, require_one_of, require_whole
 from sparsedash.schema.records import R
 from sparsedash.storage.local_machine import local_path
@@ -274,17 +274,6 @@ class UserData:
         for kept in self._all(RunMarks):
             if kept.marks.keys() & set(gone):
                 UserData(self._store, kept.owner)._mark(gone, lambda mark: RunMark())
-
-    def forget_records(self, gone: Collection[str]) -> None:
-        """Delete all users' prompts, continuations and choices of pairs with one of these records."""
-        for prompts in self._all(Prompts):
-            if any({asked.left, asked.right} & set(gone) for asked in prompts.asked):
-                for asked in prompts.asked:
-                    self._store.drop(Continuation, asked.key())
-                self._store.drop(Prompts, prompts.key)
-        for choices in self._all(Choices):
-            if set(choices.better.values()) & set(gone):
-                self._store.drop(Choices, choices.key)
 
     def _all(self, kind: type[R]) -> Iterator[R]:
         for key in list(self._store.keys(kind)):
