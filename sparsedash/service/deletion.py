@@ -133,24 +133,16 @@ class RunRemoval:
 
     def plan(self, keys: Collection[str]) -> Removal:
         """What deleting these runs would delete; of a run that others own too nothing is deleted."""
-        every, live = self._results.runs(), live_jobs(self._table)
-        pinned = pinned_runs(self._store, self._access)
+        live, pinned = live_jobs(self._table), pinned_runs(self._store, self._access)
         refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
-        asked = [run for run in every if run.key in keys and run.key not in refused]
+        asked = [run for run in self._results.runs() if run.key in keys and run.key not in refused]
         for run in asked:
             why = "it is pinned; unpin it first" if run.key in pinned else _why_run_stays(run, live)
             refused |= {run.key: why} if why else {}
         going = tuple(run for run in asked if run.key not in refused)
-        alone = [run for run in going if not self._access.is_shared(run.key)]
-        gone, left = _references(alone), _references(run for run in every if run not in alone)
-        records = gone.records - left.records
-        return Removal(
-            runs=going,
-            refused=refused,
-            records=records,
-            passages=gone.passages - left.passages,
-            n_shared=len(_references(going).records - records),
-        )
+        records, passages = self._of_these_alone([run for run in going if not self._access.is_shared(run.key)])
+        n_shared = len({key for run in going for key in run.records} - records)
+        return Removal(runs=going, refused=refused, records=records, passages=passages, n_shared=n_shared)
 
     def remove(self, keys: Collection[str]) -> Removal:
         """Delete these runs as far as possible, and return what went.
@@ -158,25 +150,36 @@ class RunRemoval:
         The run goes first: a page never shows half of one, and what a crash leaves behind no run refers to.
         """
         plan = self.plan(keys)
-        alone = [run for run in plan.runs if not self._access.give_up(run.key)]
-        for run in alone:
+        deleted = [run for run in plan.runs if not self._access.give_up(run.key)]
+        records, passages = self._of_these_alone(deleted)
+        for run in deleted:
             self._results.drop(Run, run.key)
             self._results.drop(FindResult, run.key)
+            self._access.owners.forget(run.key)
             for sparse in run.sparse:
-                if {run.dense, sparse} & plan.records:
+                if {run.dense, sparse} & records:
                     self._costs.forget(run.dense, sparse)
-        for name, records in referring_entries(self._store, self._table).items() if plan.records else ():
-            if records & plan.records:
+        for name, read in referring_entries(self._store, self._table).items() if records else ():
+            if read & records:
                 kind, _, key = name.partition("/")
                 self._results.drop(KINDS[kind], key)
-        for key in plan.records:
+        for key in records:
             self._results.drop(Record, key)
-        for key in plan.passages:
+        for key in passages:
             self._results.drop(Passages, key)
-        UserData(self._store).forget_runs([run.key for run in alone])
-        for run in alone:
-            self._access.owners.forget(run.key)
-        return plan
+        UserData(self._store).forget_runs([run.key for run in deleted])
+        return replace(plan, records=records, passages=passages)
+
+    def _of_these_alone(self, runs: Collection[Run]) -> tuple[frozenset[str], frozenset[str]]:
+        """Records and passages that these runs refer to and no other stored run does."""
+        keys = {run.key for run in runs}
+        gone = [references(run) for run in runs]
+        left = [references(run) for run in self._results.runs() if run.key not in keys]
+        records = frozenset[str]().union(*(each.records for each in gone))
+        passages = frozenset[str]().union(*(each.passages for each in gone))
+        return records.difference(*(each.records for each in left)), passages.difference(
+            *(each.passages for each in left)
+        )
 
 
 class Housekeeping:
@@ -287,7 +290,7 @@ class Housekeeping:
             case _ if item.kind in ARTEFACTS:
                 self._store.drop_entry("artefacts", item.name)
             case _ if folder in KINDS:
-                self._results.drop(KINDS[folder], key)  # type: ignore[type-var]
+                self._results.drop(KINDS[folder], key)
             case _:
                 self._store.drop_entry("records", item.name)
 
@@ -357,7 +360,7 @@ class _InUse:
         self._models = {model for _, found in jobs for model in found.models}
         self._needed = self._files(text for _, found in jobs for text in found.texts)
         self._read = self._files(text for run in runs for text in references(run).texts)
-        self._pinned = _references(pinned).records
+        self._pinned = {key for run in pinned for key in run.records}
         self._pinned_sparse = {key for run in pinned for key in run.sparse}
 
     def why_stays(self, item: Item, found: References) -> Why:
@@ -406,15 +409,6 @@ def _why_run_stays(run: Run, live: Iterable[Job]) -> str:
         if records_read(job.settings) & {run.dense, *run.sparse}:
             return f"job {job.id} works with its models; wait for that, or stop it"
     return ""
-
-
-def _references(runs: Iterable[Run]) -> References:
-    """The records and passages of runs together."""
-    found = [references(run) for run in runs]
-    return References(
-        records=frozenset().union(*(each.records for each in found)),
-        passages=frozenset().union(*(each.passages for each in found)),
-    )
 
 
 def _damaged_item(damage: Damage) -> Item:
