@@ -257,23 +257,22 @@ _DAMAGED = {
     ),
     "upload": ("An uploaded text", "Delete it, and upload the file again."),
     "export file": ("A file of an exported model", "Do not use it: delete the export, and export the model again."),
-    "": ("Entries", "Nothing finds them any more; they take room until the data folder is made anew."),
 }
 """What damaged things are called, and what to do about them: records by their kinds, then files."""
 
 
 def _damaged_row(damage: Damage) -> DamagedRow:
-    kind, name = damage.kind, damage.name or NO_AMOUNT
-    of, _, key = damage.name.partition("/")
+    kind, name = damage.kind, damage.name
+    of, _, key = name.partition("/")
     match kind:
         case "record":
-            name = key[:_KEY_LENGTH] or name
+            name = key[:_KEY_LENGTH]
         case "artefact":
             name = name[:_KEY_LENGTH]
         case "upload":
             name = wording.reference_title(name)
     called = of if kind == "record" else "export file" if kind == "export" else kind
-    what, advice = _DAMAGED.get(called if damage.name else "", ("An entry", _DAMAGED["note"][1]))
+    what, advice = _DAMAGED.get(called, ("An entry", _DAMAGED["note"][1]))
     return DamagedRow(what=what, name=name, fault=damage.what, advice=advice)
 
 

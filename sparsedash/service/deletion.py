@@ -45,7 +45,6 @@ Why = str
 """Why a thing stays, with {them} in place of it; empty where it goes."""
 
 NEEDED = "a job that waits or runs may need {them}"
-NAMELESS = "no name is left to find {them} by"
 _OTHERS = "it is somebody else's; an administrator can delete it"
 _PINNED = "a pinned run uses {them}"
 _OF_DAMAGE: dict[Checked, HoldingKind] = {
@@ -267,12 +266,8 @@ class Housekeeping:
 
     def _damaged(self, used: "_InUse") -> list[tuple[Item, Why]]:
         verification, unknown = self.verification(), References(models=frozenset([""]))
-        found: dict[Item, Why] = {}
-        for damage in verification.damaged if verification else ():
-            item = _damaged_item(damage)
-            needed = used.why_stays(item, unknown) if item.kind == "models" else ""
-            found[item] = needed if item.name else NAMELESS
-        return list(found.items())
+        items = dict.fromkeys(map(_damaged_item, verification.damaged if verification else ()))
+        return [(item, used.why_stays(item, unknown) if item.kind == "models" else "") for item in items]
 
     def _drop(self, item: Item) -> None:
         folder, _, key = item.name.partition("/")
