@@ -66,15 +66,9 @@ def test_the_right_answers_of_a_record_and_its_sparse_model_are_told_while_it_is
 
 
 def test_the_rate_is_of_the_present_stage_and_sparse_model(table, job, clock, reporter):
-    steps = (
-        ("calibrate", 0, None),
-        ("calibrate", 50, None),
-        ("evaluate", 0, 0),
-        ("evaluate", 50, 0),
-        ("evaluate", 0, 1),
-    )
+    dense, one, two = ("calibrate", None), ("evaluate", 0), ("evaluate", 1)
     rates = []
-    for clock.now, (stage, point, done) in zip((0.0, 1.0, 1.0, 2.0, 2.1), steps, strict=True):
+    for clock.now, (stage, point), done in ((0, dense, 0), (1, dense, 50), (1, one, 0), (2, one, 50), (2.1, two, 0)):
         reporter(Step(stage, done, 100, point=point))
         rates.append(table.get(job.id).rate)
     assert rates == [None, 50.0, None, 50.0, None]
