@@ -151,7 +151,10 @@ class Cluster:
             case "finished":
                 return from_bytes(PartEnd, self._client.gather(future))
             case "error":
-                return _ended_badly(future)
+                error = future.exception()
+                if type(error).__name__ == "KilledWorker":
+                    return PartEnd(state="lost")
+                return PartEnd(state="crashed", error_text=f"The machine could not do it: {_in_a_line(error)}.")
             case _:
                 if self.alive and future.status != "lost":
                     return PartEnd(state="cancelled", error_text="Stopped on request.")
@@ -296,20 +299,17 @@ def _security(scheduler: Scheduler) -> Any:
 
 
 def _machine(address: str, about: dict[str, Any]) -> ClusterMachine:
-    facts = (about.get("metrics") or {}).get(_FACTS)
+    sent = (about.get("metrics") or {}).get(_FACTS)
+    try:
+        facts = sent and msgspec.convert(sent, MachineFacts)
+    except (msgspec.ValidationError, RecursionError):
+        facts = MachineFacts(problem="Its report cannot be read: has it the same version of SparseDash?")
     return ClusterMachine(
         address=address,
         name=_readable(str(about.get("name"))),
         n_slots=int((about.get("resources") or {}).get(SLOT, 0)),
-        facts=None if facts is None else _read_facts(facts),
+        facts=facts,
     )
-
-
-def _read_facts(sent: object) -> MachineFacts:
-    try:
-        return msgspec.convert(sent, MachineFacts)
-    except (msgspec.ValidationError, RecursionError):
-        return MachineFacts(problem="Its report cannot be read: has it the same version of SparseDash?")
 
 
 def _readable(name: str) -> str:
@@ -320,13 +320,6 @@ def _readable(name: str) -> str:
 def _of_versions(about: dict[str, Any]) -> dict[str, str]:
     host, packages = dict(about.get("host") or {}), dict(about.get("packages") or {})
     return {name: str(value) for name, value in {"python": host.get("python"), **packages}.items() if value}
-
-
-def _ended_badly(future: Any) -> PartEnd:
-    error = future.exception()
-    if type(error).__name__ == "KilledWorker":
-        return PartEnd(state="lost")
-    return PartEnd(state="crashed", error_text=f"The machine could not do it: {_in_a_line(error)}.")
 
 
 def _in_a_line(error: BaseException | None) -> str:

@@ -276,21 +276,18 @@ class LocalRunner:
             if child.pid in busy_pids:
                 self._fruitless_starts = 0
             if (code := child.poll()) is None:
-                self._end_if_stuck(slot, child)
+                if self._is_taken(slot):
+                    self._seen_at_work[slot] = time.monotonic()
+                elif time.monotonic() - self._seen_at_work[slot] >= self._start_within_s:
+                    # It hangs before it holds its slot or after it has left it, so it has no job.
+                    log.warning("The worker of slot %d hangs and is ended.", slot)
+                    child.kill()
                 continue
             del self._children[slot]
             self._exit_codes[child.pid] = code
             if code != 0 and child.pid not in busy_pids:
                 self._fruitless_starts += 1
                 log.warning("The worker of slot %d ended with %d before it took a job.", slot, code)
-
-    def _end_if_stuck(self, slot: int, child: subprocess.Popen[bytes]) -> None:
-        """Kill a child that hangs before it holds its slot or after it has left it; it has no job then."""
-        if self._is_taken(slot):
-            self._seen_at_work[slot] = time.monotonic()
-        elif time.monotonic() - self._seen_at_work[slot] >= self._start_within_s:
-            log.warning("The worker of slot %d hangs and is ended.", slot)
-            child.kill()
 
     def _note_end(self, job: Job) -> None:
         """Record the end of a running job whose worker is gone; no effect if the worker did so in time."""

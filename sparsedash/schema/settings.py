@@ -434,10 +434,6 @@ class FindResult:
         behind = [step for step in self.steps if self.answer is None or step > self.answer]
         return behind[0] if behind else None
 
-    def verdict_at(self, permille: int | None) -> TrialVerdict | None:
-        """The verdict on a step; None if it was not tried."""
-        return next((trial.verdict for trial in self.trials if trial.permille == permille), None)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PartSettings:

@@ -16,7 +16,7 @@ from typing import TypeVar, assert_never
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.records import Passages, Record, Run, from_lines, to_line
 from sparsedash.schema.settings import FindResult
-from sparsedash.storage.store import Store
+from sparsedash.storage.store import LAYOUT, Store
 
 SUFFIX = ".sparsedash-run"
 MAX_BYTES = 1_000_000_000
@@ -25,7 +25,7 @@ MAX_LINE_BYTES = 32_000_000
 """Limit of one line: the answers to 40,000 passages. In memory a line can take ten times as much."""
 MAX_LINES = 10_000
 _PIECE_BYTES = 2**20
-_MAGIC = "sparsedash-run 1"
+_MAGIC = f"sparsedash-run {LAYOUT}"
 _MAX_HEADER = 200
 _KEY = re.compile(r"[0-9a-f]{64}")
 _ADVICE = "Write the file anew where the run was made."

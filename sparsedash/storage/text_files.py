@@ -149,8 +149,11 @@ def _column(path: Path) -> Iterator[str]:
         with parquet.ParquetFile(path, read_dictionary=["text"]) as file:
             if _unpacked_bytes(file.metadata) > MAX_TEXT_BYTES:
                 raise _too_large(path)
-            for batch in file.iter_batches(_BATCH_ROWS, columns=["text"]):
-                yield from _values(batch, path)
+            batches = file.iter_batches(_BATCH_ROWS, columns=["text"])
+            for text in (value.as_py() for batch in batches for value in batch.column("text")):
+                if not isinstance(text, str):
+                    raise CorpusError(f"The column text of {path.name} holds something that is not text.")
+                yield text
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise CorpusError(
             f"{path.name} could not be read: {_first_line(error)}", "It needs a column named text."
@@ -162,14 +165,6 @@ def _unpacked_bytes(metadata: Any) -> int:
     groups = map(metadata.row_group, range(metadata.num_row_groups))
     columns = (group.column(i) for group in groups for i in range(metadata.num_columns))
     return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
-
-
-def _values(batch: Any, path: Path) -> Iterator[str]:
-    for value in batch.column("text"):
-        text = value.as_py()
-        if not isinstance(text, str):
-            raise CorpusError(f"The column text of {path.name} holds something that is not text.")
-        yield text
 
 
 def _too_large(path: Path) -> CorpusError:
@@ -235,7 +230,14 @@ class Uploads:
         try:
             with self.changing():
                 if not path.is_file():
-                    self._make_sure_it_fits(called, len(content))
+                    left = MAX_TOTAL_BYTES - sum(self.kept().values())
+                    if len(content) > left:
+                        has, room, most = (f"{n / 1e6:,.1f} MB" for n in (len(content), max(0, left), MAX_TOTAL_BYTES))
+                        raise CorpusError(
+                            f"{called} has {has}, and there is room for {room} more: all uploads together have at most "
+                            f"{most}.",
+                            "Delete some that are no longer needed.",
+                        )
                     _put(path, content)
         except OSError as error:
             raise CorpusError(f"{called} could not be kept: {error}.") from error
@@ -243,9 +245,14 @@ class Uploads:
 
     def kept(self) -> dict[str, int]:
         """Size in bytes of every upload by reference, newest first."""
-        files = sorted(_files(uploads_folder(self._data_dir)), reverse=True)
-        sizes = {f"{UPLOAD}{path.name}@{path.parent.name}": size for _, path, size in files}
-        return {name: sizes[name] for name in sizes if file_of(name, self._data_dir) is not None}
+        found = []
+        for path in uploads_folder(self._data_dir).glob("*/*"):
+            reference = f"{UPLOAD}{path.name}@{path.parent.name}"
+            # It may be deleted meanwhile.
+            with suppress(OSError):
+                if path.is_file() and file_of(reference, self._data_dir) is not None:
+                    found.append((path.stat().st_mtime, reference, path.stat().st_size))
+        return {reference: size for _, reference, size in sorted(found, reverse=True)}
 
     def drop(self, reference: str, in_use: Collection[str]) -> None:
         """Delete an upload, if it exists. Raises CorpusError. in_use: references of the texts that jobs read."""
@@ -266,15 +273,6 @@ class Uploads:
         except OSError as error:
             raise CorpusError(f"{path.name} could not be deleted: {error}.") from error
 
-    def _make_sure_it_fits(self, called: str, n_bytes: int) -> None:
-        left = MAX_TOTAL_BYTES - sum(self.kept().values())
-        if n_bytes > left:
-            raise CorpusError(
-                f"{called} has {_megabytes(n_bytes)}, and there is room for {_megabytes(max(0, left))} more: all "
-                f"uploads together have at most {_megabytes(MAX_TOTAL_BYTES)}.",
-                "Delete some that are no longer needed.",
-            )
-
 
 def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None]) -> set[str]:
     """References of the texts that a job with these settings may read, also to calibrate its models again.
@@ -286,20 +284,6 @@ def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None
     return named | {found.pruned.calibration.corpus for found in compared if found and found.pruned}
 
 
-def _files(folder: Path) -> Iterator[tuple[float, Path, int]]:
-    """Time of change, path and size of every file in the folders of this one."""
-    for path in folder.glob("*/*"):
-        # It may be deleted meanwhile.
-        with suppress(OSError):
-            if path.is_file():
-                state = path.stat()
-                yield state.st_mtime, path, state.st_size
-
-
-def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.1f} MB"
-
-
 def _put(path: Path, content: bytes) -> None:
     """Write under another name, check the content, then rename."""
     folder = path.parent.parent
@@ -309,23 +293,16 @@ def _put(path: Path, content: bytes) -> None:
         try:
             file.write(content)
             file.flush()
-            _look_through(unfinished, path.name)
+            # Every text is read, so that any that cannot be is refused now.
+            if not sum(bool(text.strip()) for text in texts_of(unfinished)):
+                raise CorpusError(f"{path.name} holds no text.", "Upload another file.")
             path.parent.mkdir(mode=mode_in(folder, 0o700), exist_ok=True)
             unfinished.chmod(mode_in(folder, 0o600))
             unfinished.replace(path)
+        except CorpusError as error:
+            raise CorpusError(error.message.replace(unfinished.name, path.name), error.advice) from error
         finally:
             unfinished.unlink(missing_ok=True)
-
-
-def _look_through(path: Path, called: str) -> None:
-    found = False
-    try:
-        for text in texts_of(path):
-            found = found or bool(text.strip())
-    except CorpusError as error:
-        raise CorpusError(error.message.replace(path.name, called), error.advice) from error
-    if not found:
-        raise CorpusError(f"{called} holds no text.", "Upload another file.")
 
 
 def _harmless(name: str) -> str:

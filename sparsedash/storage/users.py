@@ -3,7 +3,7 @@
 import os
 import tomllib
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -17,7 +17,6 @@ import msgspec
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Choices, ContinuationSettings, Prompts, RunMark, RunMarks
 from sparsedash.schema.plain_values import digest, require_one_of, require_whole
-from sparsedash.schema.records import R
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.store import Store
 
@@ -201,7 +200,6 @@ def _refuse_unknown(said: Mapping[str, Any]) -> None:
 
 MOST_PROMPTS = 50
 LONGEST_NAME = 60
-_MARKS = "runs"
 
 
 class UserData:
@@ -213,11 +211,11 @@ class UserData:
     def __init__(self, store: Store, owner: str = LOCAL) -> None:
         self._store = store
         self._owner = owner
-        self._marks = digest([_MARKS, owner]) if owner else _MARKS
+        self._marks = digest(["marks", owner])
 
     def prompts(self, left: str, right: str) -> tuple[ContinuationSettings, ...]:
         """The prompts tried with these two records on these sides, newest first."""
-        kept = self._store.get(Prompts, self._prompts_key(left, right))
+        kept = self._store.get(Prompts, digest([left, right, self._owner]))
         return kept.asked if kept else ()
 
     def keep_prompt(self, asked: ContinuationSettings) -> None:
@@ -230,7 +228,7 @@ class UserData:
 
     def choices(self, one: str, other: str) -> dict[str, str]:
         """The record chosen for each passage or prompt, see pair_records.Choices, on either side."""
-        kept = self._store.get(Choices, self._pair(one, other))
+        kept = self._store.get(Choices, digest([*sorted((one, other)), self._owner]))
         return kept.better if kept else {}
 
     def choose(self, one: str, other: str, subject: str, better: str | None) -> None:
@@ -241,12 +239,12 @@ class UserData:
             better_now = found if better is None else {**found, subject: better}
             return Choices(key=key, better=better_now, owner=self._owner)
 
-        key = self._pair(one, other)
+        key = digest([*sorted((one, other)), self._owner])
         self._store.change(Choices, key, changed)
 
     def forget_choices(self, one: str, other: str) -> None:
         """Delete all choices between these two records."""
-        key = self._pair(one, other)
+        key = digest([*sorted((one, other)), self._owner])
         self._store.put(key, Choices(key=key, better={}, owner=self._owner))
 
     def marks(self) -> Mapping[str, RunMark]:
@@ -271,14 +269,10 @@ class UserData:
     def forget_runs(self, runs: Iterable[str]) -> None:
         """Delete all users' names and pins of these runs."""
         gone = list(runs)
-        for kept in self._all(RunMarks):
-            if kept.marks.keys() & set(gone):
+        for key in list(self._store.keys(RunMarks)):
+            kept = self._store.get(RunMarks, key)
+            if kept and kept.marks.keys() & set(gone):
                 UserData(self._store, kept.owner)._mark(gone, lambda mark: RunMark())
-
-    def _all(self, kind: type[R]) -> Iterator[R]:
-        for key in list(self._store.keys(kind)):
-            if (kept := self._store.get(kind, key)) is not None:
-                yield kept
 
     def _mark(self, runs: Iterable[str], change: Callable[[RunMark], RunMark]) -> None:
         def changed(kept: RunMarks | None) -> RunMarks:
@@ -294,12 +288,5 @@ class UserData:
             rest = (other for other in (kept.asked if kept else ()) if other.key() != asked.key())
             return Prompts(key=key, asked=(*head, *rest)[:MOST_PROMPTS], owner=self._owner)
 
-        key = self._prompts_key(asked.left, asked.right)
+        key = digest([asked.left, asked.right, self._owner])
         self._store.change(Prompts, key, changed)
-
-    def _prompts_key(self, left: str, right: str) -> str:
-        return digest([left, right, self._owner] if self._owner else [left, right])
-
-    def _pair(self, one: str, other: str) -> str:
-        pair = sorted((one, other))
-        return digest([*pair, self._owner] if self._owner else pair)

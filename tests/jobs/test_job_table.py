@@ -31,17 +31,14 @@ def report(table, job, rate=2.0):
     table.report(job, Step("evaluate", 3, 9, unit="passages", message="dense", point=1), rate=rate)
 
 
-def test_the_same_request_is_one_job_while_it_is_live(table):
+def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(table):
     first = submitted(table)
     assert submitted(table) == first
-    table.claim(first.id, "slot-0", 1)
+    job = table.claim(first.id, "slot-0", 1)
     assert submitted(table).id == first.id
-
-
-def test_the_same_request_is_a_new_job_once_the_old_one_has_ended(table):
-    job = running(table)
     table.finish(job)
-    assert submitted(table).id != job.id
+    newest = submitted(table)
+    assert newest.id != first.id and table.newest("a") == newest
 
 
 def at_once(path, work):
@@ -138,17 +135,13 @@ def test_an_earlier_attempt_cannot_touch_the_present_one(table, late):
     assert not table.wanted(job)
 
 
-def test_what_ended_cannot_end_again(table):
-    job = running(table)
+def test_what_ended_cannot_end_again_and_a_claimed_job_is_not_given_up_as_one_that_never_started(table):
+    queued = submitted(table)
+    job = table.claim(queued.id, "slot-0", 1)
+    assert not table.mark_crashed(queued, "no worker", "advice")
     assert table.finish(job)
     assert not table.mark_crashed(job, "text", "advice")
     assert table.get(job.id).state == "done"
-
-
-def test_a_claimed_job_is_not_given_up_as_one_that_never_started(table):
-    queued = submitted(table)
-    table.claim(queued.id, "slot-0", 1)
-    assert not table.mark_crashed(queued, "no worker", "advice")
 
 
 def test_a_retry_begins_with_a_clean_row(table):
@@ -161,31 +154,24 @@ def test_a_retry_begins_with_a_clean_row(table):
     assert (again.pid, again.started_at, again.worker, again.point) == (None, None, "", None)
 
 
-def test_two_retries_are_one(table):
-    job = running(table)
-    table.fail(job, "kind", "text", "advice")
-    assert table.retry(job.id) == table.retry(job.id)
-
-
-def test_a_retry_joins_the_live_job_with_the_same_request(table):
+def test_a_retry_joins_the_live_job_with_the_same_request_and_a_done_job_is_not_retried(table):
     first = running(table)
     table.fail(first, "kind", "text", "advice")
     second = submitted(table)
     assert table.retry(first.id) == second
-
-
-def test_a_done_job_is_not_retried(table):
-    job = running(table)
-    table.finish(job)
+    table.finish(table.claim(second.id, "slot-0", 1))
+    assert table.retry(first.id) == table.retry(first.id)
     with pytest.raises(JobError, match="done"):
-        table.retry(job.id)
+        table.retry(second.id)
 
 
-def test_a_signal_is_only_sent_while_the_attempt_runs(table):
+def test_a_signal_is_only_sent_while_the_attempt_runs_and_an_error_in_it_changes_nothing(table):
     job = running(table)
     sent = []
     table.while_running(job, lambda: sent.append("now"))
-    table.finish(job)
+    with pytest.raises(RuntimeError):
+        table.while_running(job, lambda: (_ for _ in ()).throw(RuntimeError))
+    assert table.finish(job)
     table.while_running(job, lambda: sent.append("too late"))
     assert sent == ["now"]
 
@@ -206,16 +192,13 @@ def test_nobody_ends_a_job_while_it_is_signalled(tmp_path, table):
     assert table.get(job.id).state == "done"
 
 
-def test_an_error_inside_a_change_leaves_nothing_behind(table):
-    job = running(table)
-    with pytest.raises(RuntimeError):
-        table.while_running(job, lambda: (_ for _ in ()).throw(RuntimeError))
-    assert table.finish(job)
-
-
-def test_jobs_are_listed_newest_first(table):
-    ids = [submitted(table, key).id for key in "abc"]
-    assert [job.id for job in table.list(2)] == [ids[2], ids[1]]
+def test_jobs_are_listed_newest_first_and_kept_over_a_restart(tmp_path, table):
+    assert table.newest("a") is None
+    jobs = [submitted(table, key) for key in "abc"]
+    again = JobTable(tmp_path / "jobs.sqlite")
+    assert again.list(2) == (jobs[2], jobs[1])
+    assert (again.newest("a"), again.count()) == (jobs[0], 3)
+    again.close()
 
 
 @pytest.mark.parametrize("number", [7, 0, -1, 2**63, -(2**70)])
@@ -224,20 +207,6 @@ def test_a_job_that_is_not_there_is_a_clear_error(table, number):
     for verb in (table.get, table.retry, table.request_cancel, *moves):
         with pytest.raises(JobError, match=f"There is no job {number}"):
             verb(number)
-
-
-def test_the_newest_job_of_a_request_is_found(table):
-    assert table.newest("a") is None
-    table.finish(running(table))
-    newest = submitted(table)
-    assert table.newest("a") == newest
-
-
-def test_a_table_is_kept_over_a_restart(tmp_path, table):
-    job = submitted(table)
-    again = JobTable(tmp_path / "jobs.sqlite")
-    assert again.get(job.id) == job
-    again.close()
 
 
 def test_a_damaged_file_is_reported_and_left_alone(tmp_path):

@@ -333,20 +333,20 @@ def test_the_last_line_of_the_log_is_quoted(job, tmp_path):
     assert 'ends with "last words"' in crash_reason(job, 1)[1]
 
 
-def test_a_missing_log_is_empty(tmp_path):
-    assert last_log_lines(tmp_path / "none.log", 3) == []
-
-
-def test_of_a_progress_bar_only_its_last_state_is_shown(tmp_path):
+@pytest.mark.parametrize(
+    ("log", "lines"),
+    [
+        (b"", []),
+        (b"begin\r\n 10%\r 50%\r100%\r\nend\n", ["begin", "100%", "end"]),
+        (b"x" * 10_000_000 + b"\none\n\xff bytes\nend\n", ["one", "\ufffd bytes", "end"]),
+    ],
+    ids=["empty", "a progress bar", "huge"],
+)
+def test_the_last_lines_of_a_log_are_read_and_of_a_progress_bar_its_last_state(tmp_path, log, lines):
     path = tmp_path / "a.log"
-    path.write_bytes(b"begin\r\n 10%\r 50%\r100%\r\nend\n")
-    assert last_log_lines(path, 9) == ["begin", "100%", "end"]
-
-
-def test_only_the_end_of_a_huge_log_is_read(tmp_path):
-    path = tmp_path / "a.log"
-    path.write_bytes(b"x" * 10_000_000 + b"\n\xff bytes\nend\n")
-    assert last_log_lines(path, 2) == ["\ufffd bytes", "end"]
+    assert last_log_lines(path, 3) == []
+    path.write_bytes(log)
+    assert last_log_lines(path, 3) == lines
 
 
 def test_a_log_that_cannot_be_read_says_so(job):

@@ -57,28 +57,21 @@ def test_a_new_stage_is_written_at_once(table, job, reporter):
     assert (seen.stage, seen.total, seen.unit, seen.message) == ("prune", 4, "blocks", "20 % sparse")
 
 
-def test_the_right_answers_of_a_record_are_told_while_it_is_evaluated(table, job, reporter):
-    reporter(Step("evaluate", 20, 100, unit="passages", message="20 % sparse", n_right=7))
+def test_the_right_answers_of_a_record_and_its_sparse_model_are_told_while_it_is_evaluated(table, job, reporter):
+    reporter(Step("evaluate", 20, 100, unit="passages", message="20 % sparse", n_right=7, point=3))
     seen = table.get(job.id)
-    assert (seen.done, seen.total, seen.n_right) == (20, 100, 7)
+    assert (seen.done, seen.total, seen.n_right, seen.point) == (20, 100, 7, 3)
     reporter(Step("prune", 0, 4))
-    assert table.get(job.id).n_right is None
+    assert (table.get(job.id).n_right, table.get(job.id).point) == (None, None)
 
 
-def test_the_sparse_model_that_a_step_is_about_is_told(table, job, reporter):
-    reporter(Step("evaluate", 20, 100, n_right=7, point=3))
-    assert table.get(job.id).point == 3
-    reporter(Step("prune", 0, 4))
-    assert table.get(job.id).point is None
-
-
-def test_the_rate_is_of_the_present_stage(table, job, clock, reporter):
-    reporter(Step("calibrate", 0, 100))
-    clock.now = 1.0
-    reporter(Step("calibrate", 50, 100))
-    assert table.get(job.id).rate == 50.0
-    reporter(Step("evaluate", 0, 100))
-    assert table.get(job.id).rate is None
+def test_the_rate_is_of_the_present_stage_and_sparse_model(table, job, clock, reporter):
+    dense, one, two = ("calibrate", None), ("evaluate", 0), ("evaluate", 1)
+    rates = []
+    for clock.now, (stage, point), done in ((0, dense, 0), (1, dense, 50), (1, one, 0), (2, one, 50), (2.1, two, 0)):
+        reporter(Step(stage, done, 100, point=point))
+        rates.append(table.get(job.id).rate)
+    assert rates == [None, 50.0, None, 50.0, None]
 
 
 def test_the_log_has_a_line_for_each_part_of_the_work(reporter, caplog):
@@ -100,18 +93,11 @@ def test_the_rate_is_of_the_last_half_minute():
     assert seen == pytest.approx(5.0)
 
 
-def test_a_step_back_begins_a_new_rate():
+def test_a_standstill_has_no_rate_and_a_step_back_begins_a_new_one():
     rate = Rate()
-    rate.after(0.0, 0)
-    assert rate.after(1.0, 10) == 10.0
-    assert rate.after(2.0, 0) is None
-    assert rate.after(3.0, 4) == 4.0
-
-
-def test_a_standstill_has_no_rate():
+    assert [rate.after(*at) for at in ((0.0, 0), (1.0, 10), (2.0, 0), (3.0, 4))] == [None, 10.0, None, 4.0]
     rate = Rate()
-    rate.after(0.0, 5)
-    assert rate.after(10.0, 5) is None
+    assert [rate.after(*at) for at in ((0.0, 5), (10.0, 5))] == [None, None]
 
 
 def test_a_cancelled_job_is_stopped_at_its_next_written_step(table, job, clock, reporter):
@@ -138,11 +124,15 @@ def test_a_table_that_cannot_be_written_does_not_stop_the_work(table, job, clock
     assert "The disk is full" in caplog.text
 
 
-def test_a_signal_interrupts_the_work_once():
+def test_a_signal_interrupts_the_work_once_and_waits_for_the_end_of_a_table_write():
     stop = StopFlag()
     with pytest.raises(Cancelled), stop.raising():
         stop.on_signal(signal.SIGTERM, None)
     stop.on_signal(signal.SIGTERM, None)
+    writing = StopFlag()
+    with writing.raising(), writing.holding_back():
+        writing.on_signal(signal.SIGTERM, None)
+    assert writing.requested
 
 
 def test_a_signal_between_jobs_only_sets_the_flag():
@@ -151,13 +141,6 @@ def test_a_signal_between_jobs_only_sets_the_flag():
     assert stop.requested
     with pytest.raises(Cancelled), stop.raising():
         raise AssertionError("the work was begun all the same")
-
-
-def test_a_signal_during_a_table_write_waits_for_its_end():
-    stop = StopFlag()
-    with stop.raising(), stop.holding_back():
-        stop.on_signal(signal.SIGTERM, None)
-    assert stop.requested
 
 
 def test_a_signal_that_a_library_swallowed_stops_the_next_step(table, job, clock):
@@ -203,12 +186,6 @@ def test_what_was_spent_in_every_stage_is_told_in_order(table, job, clock, repor
     )
     table.mark_crashed(table.get(job.id), "text", "advice")
     assert table.retry(job.id).taken == ()
-
-
-def test_the_next_sparse_model_begins_with_a_rate_of_its_own(table, job, clock, reporter):
-    for clock.now, done, point in ((0.0, 0, 0), (1.0, 50, 0), (1.1, 0, 1)):
-        reporter(Step("evaluate", done, 100, point=point))
-    assert (table.get(job.id).rate, table.get(job.id).done) == (None, 0)
 
 
 def test_texts_of_several_models_are_told_apart_whatever_stands_in_them(table, job, reporter):

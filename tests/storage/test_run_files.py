@@ -14,6 +14,8 @@ from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from tests.ui import specimens
 
+MAGIC = run_files._MAGIC
+
 
 def key(name):
     return hashlib.sha256(str(name).encode()).hexdigest()
@@ -58,14 +60,11 @@ def test_a_run_is_the_same_in_another_data_folder(here, there, run):
     assert everything(there) == everything(here)
 
 
-def test_the_same_run_is_the_same_file(here, run):
-    assert run_file(run, here) == run_file(run, here)
-
-
-def test_a_second_time_changes_nothing(here, there, run):
+def test_the_same_run_is_the_same_file_and_a_second_time_changes_nothing(here, there, run):
     data = run_file(run, here)
-    keep_run(read_run_file(data), there)
-    keep_run(read_run_file(data), there)
+    assert run_file(run, here) == data
+    for _ in range(2):
+        keep_run(read_run_file(data), there)
     assert everything(there) == everything(here)
 
 
@@ -93,7 +92,7 @@ def test_a_flipped_bit_or_a_cut_is_told(here, run, place):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\n", b"PK\x03\x04", b"x" * 999, b"sparsedash-run 1 \n", gzip.compress(b"run {}", mtime=0)]
+    "data", [b"", b"\n", b"PK\x03\x04", b"x" * 999, f"{MAGIC} \n".encode(), gzip.compress(b"run {}", mtime=0)]
 )
 def test_what_is_no_file_of_a_run_is_refused(data):
     with pytest.raises(StoreError):
@@ -103,7 +102,7 @@ def test_what_is_no_file_of_a_run_is_refused(data):
 def written(lines):
     """A file as somebody would forge it: with the right digest."""
     raw = "".join(f"{line}\n" for line in lines).encode()
-    return f"sparsedash-run 1 {hashlib.sha256(raw).hexdigest()}\n".encode() + gzip.compress(raw)
+    return f"{MAGIC} {hashlib.sha256(raw).hexdigest()}\n".encode() + gzip.compress(raw)
 
 
 def lines_of(run, records, passages):
@@ -114,7 +113,7 @@ def lines_of(run, records, passages):
     ]
 
 
-def forged(what):
+def forgeries():
     run, records, passages = named(*specimens.run(), specimens.passages())
     dense, *sparse = records
     return {
@@ -136,31 +135,13 @@ def forged(what):
         "a rank that cannot be": [
             line.replace('"rank":1', '"rank":-5', 1) for line in lines_of(run, records, passages)
         ],
-    }[what]
+    }
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        "no dense record",
-        "a record of another run",
-        "another model's record",
-        "dense and sparse mixed up",
-        "too few passages",
-        "two runs",
-        "no run",
-        "the example",
-        "a key that is a path",
-        "another kind",
-        "no JSON",
-        "a wrong type",
-        "deep nesting",
-        "a rank that cannot be",
-    ],
-)
+@pytest.mark.parametrize("what", forgeries())
 def test_a_forged_file_is_refused_whatever_its_digest_says(what):
     with pytest.raises(StoreError):
-        read_run_file(written(forged(what)))
+        read_run_file(written(forgeries()[what]))
 
 
 def test_the_forger_s_file_is_otherwise_whole():
@@ -171,7 +152,7 @@ def test_the_forger_s_file_is_otherwise_whole():
 def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(monkeypatch):
     monkeypatch.setattr(run_files, "MAX_BYTES", 1_000_000)
     with pytest.raises(StoreError, match="unpacks to more than 1 MB"):
-        read_run_file(b"sparsedash-run 1 0\n" + gzip.compress(bytes(2_000_000)))
+        read_run_file(f"{MAGIC} 0\n".encode() + gzip.compress(bytes(2_000_000)))
 
 
 @pytest.mark.parametrize(("limit", "most"), [("MAX_LINE_BYTES", 1_000), ("MAX_LINES", 3), ("MAX_BYTES", 1_000)])

@@ -198,33 +198,38 @@ def only_file(store: Store) -> Path:
     return path
 
 
-def test_a_flipped_byte_in_a_file_is_noticed_dropped_and_reported(store, caplog):
+def flip_last_byte(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (flip_last_byte, "its checksum does not match"),
+        (lambda path: path.write_bytes(b""), "its checksum does not match"),
+        (Path.unlink, "The file of an entry is gone"),
+    ],
+)
+def test_a_damaged_artefact_is_dropped_reported_and_can_be_put_again(store, caplog, damage, said):
     store.put_artefact("a", bytes(LARGE))
-    path = only_file(store)
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    damage(only_file(store))
     with caplog.at_level(logging.WARNING):
         assert store.get_artefact("a") is None
-    assert "Dropped the damaged entry a: its checksum does not match" in caplog.text
+    assert f"Dropped the damaged entry a: {said}" in caplog.text
     assert "a" not in store._artefacts
+    store.put_artefact("a", b"new")
+    assert store.get_artefact("a") == b"new"
 
 
-def test_a_flipped_byte_in_the_table_is_noticed_dropped_and_reported(store, caplog):
+def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_again(store, caplog):
     store.put("a", continuation("a"))
     change(store, "UPDATE Cache SET value = CAST(replace(value, 'time', 'tide') AS BLOB)")
-    assert store.get(Continuation, "a") is None
-    assert "Set aside the damaged entry continuation/a" in caplog.text
-    assert list(store.keys(Continuation)) == []
-
-
-def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_again(store, tmp_path):
-    store.put("a", continuation("a"))
-    change(store, "UPDATE Cache SET value = CAST(replace(value, 'time', 'tide') AS BLOB)")
-    with closing(Store(store.folder)) as other:
+    with closing(Store(store.folder)) as other, caplog.at_level(logging.WARNING):
         assert [each.get(Continuation, "a") for each in (store, other, store)] == [None, None, None]
         assert other.why_missing(Continuation, "a") == "was damaged and is set aside"
-    assert store.damaged_keys(Continuation) == ["a"]
+    assert "Set aside the damaged entry continuation/a" in caplog.text
+    assert (store.damaged_keys(Continuation), list(store.keys(Continuation))) == (["a"], [])
     store.put("a", continuation("a"))
     assert store.get(Continuation, "a") == continuation("a") and store.damaged_keys(Continuation) == []
     data, is_sound = store.raw_value("records", "damaged/continuation/a")
@@ -234,22 +239,6 @@ def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_a
     store.drop(Continuation, "a")
     assert store.why_missing(Continuation, "a") == "is no longer stored"
     assert store.entries("records") == []
-
-
-def test_a_dropped_entry_can_be_put_again(store):
-    store.put_artefact("a", bytes(LARGE))
-    only_file(store).write_bytes(b"")
-    assert store.get_artefact("a") is None
-    store.put_artefact("a", b"new")
-    assert store.get_artefact("a") == b"new"
-
-
-def test_an_entry_whose_file_is_gone_is_dropped_and_reported(store, caplog):
-    store.put_artefact("a", bytes(LARGE))
-    only_file(store).unlink()
-    assert store.get_artefact("a") is None
-    assert "a" not in store._artefacts
-    assert "The file of an entry is gone" in caplog.text
 
 
 def test_the_value_of_another_key_is_dropped_and_not_shown(store, caplog):

@@ -58,7 +58,7 @@ def test_it_ends_at_neighbours_one_width_multiple_apart_and_its_run_has_every_tr
     assert result.steps == (83, 167, 250, 333, 417, 500, 583, 667, 750, 833)
     assert (result.answer, result.next_step) == (250, 333)
     assert tried(result) == [417, 167, 250, 333]
-    assert result.verdict_at(333) == "beyond" and result.verdict_at(500) is None
+    assert {trial.permille: trial.verdict for trial in result.trials}[333] == "beyond"
     assert store.get(FindResult, result.key) == result
     assert run.finished and run.find == asked
     assert run.settings.sparsities_permille == (167, 250, 333, 417)
