@@ -21,7 +21,7 @@ from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprints
 from tests.engine.conftest import write_jsonl
-from tests.engine.run.conftest import (
+from tests.engine.run.small_runs import (
     CHANNELS,
     FISHER,
     RANDOM,

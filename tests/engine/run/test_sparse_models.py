@@ -23,7 +23,7 @@ from sparsedash.engine.run.sparse_models import (
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
-from tests.engine.run.conftest import CHANNELS, count_calls, ran, records, stages_of
+from tests.engine.run.small_runs import CHANNELS, count_calls, ran, records, stages_of
 from tests.engine.tiny import save_tiny, tiny_loaded
 
 SPARSEGPT = MethodSettings(saliency="obs", pattern="2:4", scope="decoder")
