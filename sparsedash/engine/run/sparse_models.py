@@ -239,11 +239,11 @@ def prune_model(run: RunContext, method: MethodSettings, permille: int) -> Spars
 def make_blocks(
     run: RunContext, method: MethodSettings, begin: Callable[[], T], block: Callable[[T, int], object]
 ) -> T:
-    """What `begin` gives, after `block` was called with it for every block of the model.
+    """The result of `begin`, after `block` was called with it for every block of the model.
 
     Begun again where statistics are lost on the way. Calibrates first where the statistics are not there (any more),
     but not where neither the method nor another of the run reads this text. Raises StoreError where the store cannot
-    hold what the calibration leaves.
+    hold the calibration's results.
     """
     lost: set[str] = set()
     calibration = run.calibration(method)
@@ -321,7 +321,7 @@ def _masked(
 def _narrowed(
     run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str
 ) -> LazySequence[PrunedMlp]:
-    """What every MLP becomes, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
+    """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
     hold, on_block = run.loaded.residency.hold, partial(_on_block, run)
     scores = partial(run.calibration(method).cache.channel_scores, method, permille, on_block)
     pack = _then_dropping(run, _pack_narrowed)
