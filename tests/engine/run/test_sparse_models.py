@@ -111,14 +111,6 @@ def test_a_pattern_with_its_own_sparsity_is_one_record_next_to_a_sweep(masked_ru
     assert decoder.matmul_ratio > mlp.matmul_ratio > 0
 
 
-def test_zero_percent_gives_the_dense_answers(masked_run, store):
-    methods = (WANDA, replace(WANDA, saliency="obs", compensation="least-squares"))
-    dense, *sparse = records(store, ran(replace(masked_run, methods=methods, sparsities_permille=(0,)), store))
-    for zero in sparse:
-        assert zero.outcomes == dense.outcomes
-        assert zero.pruned.mlp_sparsity == zero.pruned.matmul_ratio == 0
-
-
 def test_inputs_are_collected_once_and_only_where_single_weights_go(masked_run, store, monkeypatch):
     passes = count_calls(monkeypatch, CalibrationCache, "reach_inputs")
     for methods, n_passes in (((CHANNELS,), 0), ((SPARSEGPT, WANDA), 1), ((replace(SPARSEGPT, pattern="4:8"),), 1)):
