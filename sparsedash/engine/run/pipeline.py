@@ -82,7 +82,7 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
             if before is None or not before.finished:
                 store.put(key, replace(grown, warnings=tuple(context.log.warnings)))
 
-        left = sorted(points)
+        left = [point for point in range(len(context.settings.points)) if point in points]
         _evaluate_ahead(context, left)
         grown = replace(grown, dense=dense_record(context).key)
         keep()
