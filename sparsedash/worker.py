@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -47,7 +47,6 @@ PATIENCE = "SPARSEDASH_PATIENCE_S", WORK_PATIENCE_S
 """How long it waits while another process keeps the job table or the results locked."""
 
 _LOOK_S = 0.1
-_OOM_SCORE = "800"
 
 
 def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobHandler]] = load_job_handlers) -> int:
@@ -69,7 +68,9 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobH
     faulthandler.enable()
     stop = StopFlag()
     signal.signal(signal.SIGTERM, stop.on_signal)
-    _raise_oom_score()
+    with suppress(OSError):
+        # When memory runs out, the kernel shall kill this process, and not the server or the desktop.
+        Path("/proc/self/oom_score_adj").write_text("800")
     if arguments.bound:
         threading.Thread(target=_die_with_parent, name="bound", daemon=True).start()
     try:
@@ -181,7 +182,13 @@ def describe_error(error: Exception, job: Job | None = None, folder: Path | None
         return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space. {FINISHED_PARTS}"
     if isinstance(error, SparseDashError):
         return error.message, error.advice
-    if _is_out_of_memory(error):
+    # torch's own class cannot be named here: this half does not import it.
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or "can't allocate memory" in str(error)
+    ):
         return out_of_memory(job.kind, job.settings) if job else out_of_memory("run", {"nothing": "known"})
     if isinstance(error, ModuleNotFoundError):
         return f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt"
@@ -193,16 +200,6 @@ def describe_error(error: Exception, job: Job | None = None, folder: Path | None
     return (
         f"{type(error).__name__}: {text}",
         "That should not happen. The log has the details; “Try again” goes on from the last finished part.",
-    )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's own class cannot be named here: this half does not import it.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or "can't allocate memory" in str(error)
     )
 
 
@@ -222,14 +219,6 @@ def _die_with_parent() -> None:
     if os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _raise_oom_score() -> None:
-    """Let the kernel kill this process first when memory runs out, not the server or the desktop."""
-    try:
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-    except OSError:
-        log.debug("There is no oom_score_adj here.")
 
 
 @contextmanager

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
 from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub
@@ -31,6 +33,18 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def passage_file(tmp_path_factory):
     return write_jsonl(tmp_path_factory.mktemp("texts") / "passages.jsonl", passages(40))
+
+
+@pytest.fixture(scope="session")
+def settings(model_folder, passage_file):
+    """Of a small run."""
+    return RunSettings(
+        model=str(model_folder),
+        methods=(MethodSettings(width_multiple=8),),
+        sparsities_permille=(250, 500),
+        calibration=CalibrationSettings(corpus=f"file:{passage_file}[20:]", n_samples=40, length=32),
+        evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=10),
+    )
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.engine.conftest import model_folder, passage_file
-from tests.engine.run.conftest import settings
+from tests.engine.conftest import model_folder, passage_file, settings
 from tests.engine.run.test_resumed_runs import KILLS, check_resumed, everything_is_long, whole
 
 __all__ = ["everything_is_long", "model_folder", "passage_file", "settings", "whole"]

@@ -116,37 +116,37 @@ def test_what_the_first_sparse_model_took_tells_of_the_second():
     assert run_progress(other, NOTHING, at(6, 10.0, share=0.5, rest_s=10.0)).unmeasured == ("prune",)
 
 
-def test_what_is_stored_takes_no_time_and_is_no_part():
-    stored = run_progress(RUN, KNOWN, at(1, 1.0, calibrated=True, answered=True, n_stored=1))
-    assert stored.remaining_s == pytest.approx(1 + 4 + 20)
-    assert (stored.part, stored.n_parts) == (2, 4)
-    whole = run_progress(RUN, KNOWN, at(1, 1.0, calibrated=True, answered=True, n_stored=2))
-    assert (whole.part, whole.n_parts) == (2, 2)
+STORED = {"calibrated": True, "answered": True}
 
 
-def test_what_an_earlier_attempt_has_done_is_behind_one_that_goes_on():
-    # Killed with half of the calibration done, which goes on after 10 s of starting and loading.
-    taken = (("start", None, 8.0), ("load", None, 2.0), ("calibrate", 0, 0.0))
-    now = after(taken, share=0.5, rest_s=15.0, answered=True, goes_on=True)
-    found = run_progress(RUN, KNOWN, now)
-    assert found.remaining_s == pytest.approx(15 + 2 * (4 + 20))
-    assert found.share == pytest.approx(1 - found.remaining_s / 168)
+@pytest.mark.parametrize(
+    ("taken", "more", "part", "remaining_s"),
+    [
+        ((*TAKEN[:1], ("load", None, 1.0)), STORED | {"n_stored": 1}, (2, 4), 1 + 4 + 20),
+        ((*TAKEN[:1], ("load", None, 1.0)), STORED | {"n_stored": 2}, (2, 2), 1),
+        # Stages that were left out are no parts before it either.
+        ((*TAKEN[:2], ("prune", 1, 2.0)), STORED, (3, 4), 2 + 20),
+    ],
+)
+def test_what_is_stored_takes_no_time_and_is_no_part(taken, more, part, remaining_s):
+    found = run_progress(RUN, KNOWN, after(taken, **more))
+    assert ((found.part, found.n_parts), found.remaining_s) == (part, pytest.approx(remaining_s))
 
 
-def test_one_that_goes_on_begins_where_what_is_stored_ends():
-    stored = {"calibrated": True, "answered": True, "n_stored": 1}
-    begun = after([("start", None, 0.0)], **stored)
-    assert run_progress(RUN, KNOWN, begun).share == 0.0
-    # The text, the calibration, the dense answers and one model of two are 134 s of 168 s.
-    found = run_progress(RUN, KNOWN, replace(begun, goes_on=True))
-    assert found.remaining_s == pytest.approx(8 + 2 + 4 + 20)
-    assert found.share == pytest.approx(134 / 168)
-
-
-def test_stages_that_were_left_out_are_no_parts_behind_it_either():
-    taken = (("start", None, 8.0), ("load", None, 2.0), ("prune", 1, 2.0))
-    found = run_progress(RUN, KNOWN, after(taken, calibrated=True, answered=True))
-    assert (found.part, found.n_parts, found.remaining_s) == (3, 4, pytest.approx(22))
+@pytest.mark.parametrize(
+    ("taken", "more", "remaining_s"),
+    [
+        # Killed with half of the calibration done, which is resumed after 10 s of starting and loading.
+        ((*TAKEN[:2], ("calibrate", 0, 0.0)), {"share": 0.5, "rest_s": 15.0, "answered": True}, 15 + 2 * (4 + 20)),
+        # The text, the calibration, the dense answers and one model of two are 134 s of 168 s.
+        ((("start", None, 0.0),), STORED | {"n_stored": 1}, 8 + 2 + 4 + 20),
+    ],
+)
+def test_a_resumed_run_begins_where_an_earlier_attempt_ended(taken, more, remaining_s):
+    found = run_progress(RUN, KNOWN, after(taken, goes_on=True, **more))
+    assert found.remaining_s == pytest.approx(remaining_s)
+    assert found.share == pytest.approx(1 - remaining_s / 168)
+    assert len(taken) > 1 or run_progress(RUN, KNOWN, after(taken, **more)).share == 0.0
 
 
 def test_the_share_never_falls_below_what_was_shown():
@@ -168,22 +168,30 @@ def test_over_a_whole_run_it_only_grows_and_is_never_over_before_the_end(expecte
 
 
 TOGETHER = (*TAKEN[:2], *TAKEN[3:6], TAKEN[7], ("evaluate", None, 60.0))
-"""Where both sparse models answer side by side with the dense one."""
+"""Where both sparse models are evaluated together with the dense one."""
+WALK = (*TAKEN[:2], TAKEN[3], ("walk", 1, 38.0), ("evaluate", None, 60.0))
+"""Where both are calibrated for and made in a single pass, while the dense model reads."""
 
 
 @pytest.mark.parametrize(
-    ("n_taken", "seconds", "more", "remaining_s"),
+    ("taken", "n_taken", "seconds", "more", "remaining_s"),
     [
-        # The text: what models take to answer is to come three times.
-        (3, 50.0, {"rest_s": 10.0}, 10 + 30 + 2 * 4 + 3 * 20),
-        (5, 1.0, {}, 3 + 4 + 3 * 20),
-        (6, 1.0, {}, 3 + 3 * 20),
-        (7, 15.0, {"rest_s": 45.0}, 45),
-        (7, 15.0, {}, 45),
+        # The text: evaluations are to come three times.
+        (TOGETHER, 3, 50.0, {"rest_s": 10.0}, 10 + 30 + 2 * 4 + 3 * 20),
+        (TOGETHER, 5, 1.0, {}, 3 + 4 + 3 * 20),
+        (TOGETHER, 6, 1.0, {}, 3 + 3 * 20),
+        (TOGETHER, 7, 15.0, {"rest_s": 45.0}, 45),
+        (TOGETHER, 7, 15.0, {}, 45),
+        # Not known yet to be a single pass, and expected to take as long either way.
+        (WALK, 3, 50.0, {"rest_s": 10.0}, 10 + 30 + 2 * 4 + 3 * 20),
+        (WALK, 4, 9.5, {"rest_s": 28.5}, 28.5 + 3 * 20),
+        (WALK, 4, 8.0, {}, 30 + 3 * 20),
+        (WALK, 5, 15.0, {"rest_s": 45.0}, 45),
+        (WALK, 5, 15.0, {"calibrated": True}, 45),
     ],
 )
-def test_models_that_answer_side_by_side_are_all_to_come_until_then(n_taken, seconds, more, remaining_s):
-    found = run_progress(RUN, KNOWN, at(n_taken - 1, seconds, TOGETHER, **more))
+def test_models_evaluated_together_are_all_to_come_until_then(taken, n_taken, seconds, more, remaining_s):
+    found = run_progress(RUN, KNOWN, at(n_taken - 1, seconds, taken, **more))
     assert found.remaining_s == pytest.approx(remaining_s)
     assert found.share == pytest.approx(1 - remaining_s / 168, abs=0.01)
 
@@ -200,10 +208,6 @@ def test_a_dense_model_that_is_stored_is_not_waited_for():
     assert run_progress(RUN, KNOWN, after(taken, answered=True)).remaining_s == pytest.approx(2 * 20 + 0.4)
 
 
-WALK = (*TAKEN[:2], TAKEN[3], ("walk", 1, 38.0), ("evaluate", None, 60.0))
-"""Where both are calibrated for and made in one walk, while the dense model reads."""
-
-
 def test_a_walk_stands_for_all_that_is_done_in_it():
     many = replace(RUN, sparsities_permille=(100, 200, 300, 400))
     made = [("text", None), ("walk", 1), ("evaluate", None), ("evaluate", 0), ("evaluate", 1)]
@@ -218,23 +222,6 @@ def test_texts_of_their_own_are_all_calibrated_for_in_the_walk_of_their_models()
     assert [part for part in run_parts(race, (3,)) if part[0] in ("text", "calibrate", "walk")] == (
         [("text", None), ("text", None), ("walk", 3)]
     )
-
-
-@pytest.mark.parametrize(
-    ("n_taken", "seconds", "more", "remaining_s"),
-    [
-        # Not known yet to be one walk, and expected to take as long either way.
-        (3, 50.0, {"rest_s": 10.0}, 10 + 30 + 2 * 4 + 3 * 20),
-        (4, 9.5, {"rest_s": 28.5}, 28.5 + 3 * 20),
-        (4, 8.0, {}, 30 + 3 * 20),
-        (5, 15.0, {"rest_s": 45.0}, 45),
-        (5, 15.0, {"calibrated": True}, 45),
-    ],
-)
-def test_in_a_walk_everything_but_the_answers_is_done(n_taken, seconds, more, remaining_s):
-    found = run_progress(RUN, KNOWN, at(n_taken - 1, seconds, WALK, **more))
-    assert found.remaining_s == pytest.approx(remaining_s)
-    assert found.share == pytest.approx(1 - remaining_s / 168, abs=0.01)
 
 
 def test_a_walk_that_finds_its_statistics_is_expected_to_prune_alone():

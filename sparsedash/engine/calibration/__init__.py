@@ -1,1 +1,1 @@
-"""What calibration collects: second moments, gradients, token weights; kept in the store and read back."""
+"""Calibration: second moments, gradients and sensitivities of a model on text, kept in the store."""

@@ -1,4 +1,4 @@
-"""What calibration leaves of a model's blocks, kept in the store and computed when first asked for."""
+"""Results of calibration for each block, kept in the store and computed when first asked for."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -163,7 +163,7 @@ def _backward(
     n_before: int,
     n_all: int,
 ) -> list[list[Tensor]]:
-    """What each block's watch gathers of each batch.
+    """The gradients that each block's watch gathers of each batch.
 
     watches: called where a batch must be read, and then only once. n_before, n_all: batches of earlier rounds, and in
     all rounds.
@@ -186,7 +186,7 @@ def _backward(
 
 @contextmanager
 def _recomputed(loaded: LoadedModel) -> Iterator[None]:
-    """Inside, a block keeps only what it is given, and is run again on the way back: less memory for more time."""
+    """Inside, a block keeps only its input and is run again in the backward pass: less memory for more time."""
 
     def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
         """For the way there, and for the way back, where a block must find the same tensors."""

@@ -4,8 +4,7 @@ What the blocks before have lost arrives at a block as a shift of the residual s
 of it as well as its own loss. Dimensions: d hidden width, m inner width, k kept channels; b, t of one batch.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 import torch
@@ -21,16 +20,6 @@ from sparsedash.schema.progress import OnStep, Step
 BATCH_TOKENS = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refits:
-    """Where refitted blocks are kept, by their index. checkpoint: of the walks of the dense and the sparse model."""
-
-    checkpoint: WalkCheckpoint
-    has: Callable[[int], bool]
-    get: Callable[[int], PrunedMlp]
-    put: Callable[[int, PrunedMlp], None]
-
-
 @torch.no_grad()
 def refit_sequentially(
     loaded: LoadedModel,
@@ -39,15 +28,17 @@ def refit_sequentially(
     damping: float,
     strength: float,
     on_step: OnStep,
-    refits: Refits | None = None,
-) -> list[PrunedMlp]:
+    checkpoint: WalkCheckpoint | None = None,
+) -> Iterator[tuple[int, PrunedMlp]]:
     """The same channels with refitted out-projections, which also make up for what the blocks before them lost.
+
+    Yields each block's index and refit, from the block on that the checkpoint of an interrupted refit has reached.
 
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
     Where a block adds something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of
     the other. Walks the dense and the sparse model in step, which is three forward passes over the text: each block of
     the sparse one is run with its dense MLP, for the input of that, and again with the refitted one. Held-out sequences
-    are not fitted. refits: where refitted blocks are kept; an interrupted refit resumes from them.
+    are not fitted.
     """
     device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
     numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
@@ -55,14 +46,13 @@ def refit_sequentially(
     fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
     strength = strength if _adds_output(loaded, batches[0]) else 0.0
-    first = refits.checkpoint.resume(dense, sparse) if refits else 0
+    first = checkpoint.resume(dense, sparse) if checkpoint else 0
     steps = count(3 * first * len(batches))
 
     def report() -> None:
         on_step(Step("prune", next(steps), 3 * len(loaded.blocks) * len(batches), unit="batches"))
 
     report()
-    refitted = [refits.get(index) for index in range(first)] if refits else []
     for index, (mlp, narrow) in list(enumerate(zip(loaded.mlps, narrowed, strict=True)))[first:]:
         for _ in dense.step(index):
             report()
@@ -74,15 +64,14 @@ def refit_sequentially(
                 inputs = inputs.reshape(*tokens.shape, -1)[tokens]
                 sums.add(inputs, dense.hidden[number][tokens], sparse.hidden[number][tokens])
                 report()
-        refitted.append(sums.refit(narrow, damping, strength).held(loaded.residency.hold))
+        refitted = sums.refit(narrow, damping, strength).held(loaded.residency.hold)
+        yield index, refitted
         sparse.go_back(before)
-        with pruned([mlp], [refitted[-1]]):
+        with pruned([mlp], [refitted]):
             for _ in sparse.step(index):
                 report()
-        if refits:
-            refits.put(index, refitted[-1])
-            refits.checkpoint.reached(index + 1, dense, sparse)
-    return refitted
+        if checkpoint:
+            checkpoint.reached(index + 1, dense, sparse)
 
 
 def _adds_output(loaded: LoadedModel, batch: Batch) -> bool:

@@ -114,7 +114,7 @@ def held_out(rows: Sequence[int]) -> Tensor:
 
 
 def enough_tokens(loaded: LoadedModel, n_tokens: int) -> bool:
-    """Whether there are so many that second moments tell how channels go together."""
+    """Whether there are enough tokens to estimate second moments."""
     return n_tokens >= MIN_TOKENS_PER_CHANNEL * max(mlp.width for mlp in loaded.mlps)
 
 

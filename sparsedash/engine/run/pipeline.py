@@ -53,7 +53,7 @@ def run(
     shelf: ModelShelf | None = None,
     run_key: str | None = None,
 ) -> Run:
-    """Calibrate, prune and evaluate; what the store holds already is not done again.
+    """Calibrate, prune and evaluate; results in the store are not computed again.
 
     A new run is kept after every finished record, and with its warnings before every evaluation, so that a page can
     show it while it grows; one that was finished before stays as it is until it is finished again. shelf: keeps the
@@ -82,7 +82,7 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
             if before is None or not before.finished:
                 store.put(key, replace(grown, warnings=tuple(context.log.warnings)))
 
-        left = sorted(points)
+        left = [point for point in range(len(context.settings.points)) if point in points]
         _evaluate_ahead(context, left)
         grown = replace(grown, dense=dense_record(context).key)
         keep()
@@ -121,7 +121,7 @@ def new_run(key: str, context: RunContext) -> Run:
 
 
 def finished_run(grown: Run, context: RunContext) -> Run:
-    """The run with all its records, and with what it took."""
+    """The run with all its records, its times, memory and disk."""
     return replace(
         grown,
         finished=True,
@@ -136,7 +136,7 @@ def finished_run(grown: Run, context: RunContext) -> Run:
 
 
 def check_run(run: RunContext) -> None:
-    """Refuse now what would be refused only after the dense model was evaluated, and warn of what is known now.
+    """Check a run before its dense model is evaluated, and repeat known warnings.
 
     Raises CalibrationError, StoreError.
     """
@@ -205,7 +205,7 @@ def _is_known(run: RunContext, point: int) -> bool:
 
 
 def _known_record(run: RunContext, key: str, label: str) -> Record | None:
-    """The record from the store, or None. label: its name where the run says what it did not do again."""
+    """The record from the store, or None. label: its name in the list of cached results."""
     record = run.store.get(Record, key)
     if record is not None and key not in run.made:
         run.log.note_cached(f"evaluation, {label}")

@@ -1,4 +1,4 @@
-"""What the functions of one run share: settings, store, log, the dense model, the texts and their calibrations."""
+"""Context of one run: settings, store, log, the dense model, the texts and their calibrations."""
 
 import platform
 import time
@@ -59,7 +59,7 @@ _DIAGONAL = "diagonal"
 
 
 class RunLog:
-    """What one run took, and what a person should know about it.
+    """Log of one run: times, cached results, warnings, progress.
 
     stored_before: bytes of the data folder when it began. seconds: spent in each stage. cached: what was read from the
     store instead of computed. warnings: for a person. point: the sparse model that is made or evaluated, as in Step.
@@ -83,7 +83,7 @@ class RunLog:
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Add the time inside to the seconds of a stage; what is timed inside as another counts as that alone."""
+        """Add the time inside to the seconds of a stage; time of another stage inside counts as that alone."""
         outer = self._enter(stage)
         try:
             yield
@@ -315,7 +315,7 @@ class Calibration:
 
     @cached_property
     def keys(self) -> CalibrationKeys:
-        """Store keys of what the calibration leaves."""
+        """Store keys of the results."""
         settings = self._run.settings
         return calibration_keys(self._run.identity, settings.dtype, self.text_identity, settings.calibration)
 
@@ -335,12 +335,12 @@ class Calibration:
 
     @property
     def is_known(self) -> bool:
-        """Whether the store has what the calibration leaves, as far as is known before it is read."""
+        """Whether the store has the results, as far as is known before they are read."""
         return self._note is not None
 
     @property
     def is_whole(self) -> bool:
-        """Whether what the store has is enough for every method, whole second moments included."""
+        """Whether the results are enough for every method, whole second moments included."""
         return self._note != _DIAGONAL
 
     def warn(self) -> None:
@@ -371,7 +371,7 @@ class Calibration:
 
     @cached_property
     def cache(self) -> CalibrationCache:
-        """What it leaves of the blocks."""
+        """Its results, block by block."""
         return CalibrationCache(
             self._run.store,
             self.keys,

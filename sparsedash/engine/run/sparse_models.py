@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted
 from sparsedash.engine.calibration.mismatch import PassageActivations
-from sparsedash.engine.calibration.sequential_refit import Refits, refit_sequentially
+from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, reading_stored
 from sparsedash.engine.models.decoder_blocks import n_matmul_weights, weights_per_channel
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
@@ -239,11 +239,11 @@ def prune_model(run: RunContext, method: MethodSettings, permille: int) -> Spars
 def make_blocks(
     run: RunContext, method: MethodSettings, begin: Callable[[], T], block: Callable[[T, int], object]
 ) -> T:
-    """What `begin` gives, after `block` was called with it for every block of the model.
+    """The result of `begin`, after `block` was called with it for every block of the model.
 
     Begun again where statistics are lost on the way. Calibrates first where the statistics are not there (any more),
     but not where neither the method nor another of the run reads this text. Raises StoreError where the store cannot
-    hold what the calibration leaves.
+    hold the calibration's results.
     """
     lost: set[str] = set()
     calibration = run.calibration(method)
@@ -321,7 +321,7 @@ def _masked(
 def _narrowed(
     run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str
 ) -> LazySequence[PrunedMlp]:
-    """What every MLP becomes, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
+    """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
     hold, on_block = run.loaded.residency.hold, partial(_on_block, run)
     scores = partial(run.calibration(method).cache.channel_scores, method, permille, on_block)
     pack = _then_dropping(run, _pack_narrowed)
@@ -338,27 +338,26 @@ def _narrowed(
 
 
 def _refitted(run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMlp], key: str) -> list[PrunedMlp]:
-    loaded, store, about = run.loaded, run.store, about_artefact("weights", run.identity)
+    store, about, found = run.store, about_artefact("weights", run.identity), dict[int, PrunedMlp]()
 
     def has(index: int) -> bool:
         return store.has_artefact(f"{key}/{index}")
 
-    def get(index: int) -> PrunedMlp:
-        data = store.get_artefact(f"{key}/{index}")
-        if data is None:
-            raise CacheEvicted(key)
-        return _unpack_narrowed(data).held(loaded.residency.hold)
-
-    def put(index: int, narrow: PrunedMlp) -> None:
-        store.put_artefact(f"{key}/{index}", _pack_narrowed(narrow), about)
-
-    indices = range(len(loaded.mlps))
-    if all(map(has, indices)):
-        return list(map(get, indices))
-    checkpoint = WalkCheckpoint(run.pruning_checkpoint, f"{key}/hidden", has)
-    refits = Refits(checkpoint=checkpoint, has=has, get=get, put=put)
-    sequences, on_step = run.calibration(method).sequences, run.log.on_step
-    return refit_sequentially(loaded, sequences, list(chosen), method.damping, method.strength, on_step, refits)
+    indices = range(len(chosen))
+    if not all(map(has, indices)):
+        checkpoint = WalkCheckpoint(run.pruning_checkpoint, f"{key}/hidden", has)
+        sequences, on_step = run.calibration(method).sequences, run.log.on_step
+        args = run.loaded, sequences, list(chosen), method.damping, method.strength, on_step, checkpoint
+        for index, narrow in refit_sequentially(*args):
+            store.put_artefact(f"{key}/{index}", _pack_narrowed(narrow), about)
+            found[index] = narrow
+    for index in indices:
+        if index not in found:
+            data = store.get_artefact(f"{key}/{index}")
+            if data is None:
+                raise CacheEvicted(key)
+            found[index] = _unpack_narrowed(data).held(run.loaded.residency.hold)
+    return [found[index] for index in indices]
 
 
 def _then_dropping(run: RunContext, pack: Callable[[T], bytes]) -> Callable[[T], bytes]:

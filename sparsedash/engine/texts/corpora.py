@@ -65,12 +65,12 @@ BUILTIN: dict[str, tuple[str, ...]] = {
     BUILTIN_CLOZE_402: ("cloze.jsonl", "cloze-more.jsonl"),
     BUILTIN_TEXT: ("smollm2-text.jsonl",),
 }
-"""The files of the texts that ship with the program. What a name stands for never changes: runs are known by it."""
+"""Files of the texts that ship with the program. The texts of a name never change: they are part of keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """Texts in their order, and what tells these apart from others. running: see HubCorpus."""
+    """Texts in their order, and their identity. running: see HubCorpus."""
 
     texts: tuple[str, ...]
     identity: str

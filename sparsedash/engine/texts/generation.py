@@ -129,7 +129,7 @@ def _batch_size(loaded: LoadedModel, length: int) -> int:
 def _generate_batch(
     loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, on_written: Callable[[int], None]
 ) -> list[list[int]]:
-    """Prompts and what follows them, each as many tokens long as `luck` is wide at least.
+    """Prompts with their continuations, each as many tokens long as `luck` is wide at least.
 
     luck: (n, length), in [0, 1). on_written: called with how many tokens there are, prompts among them.
     """
@@ -148,7 +148,7 @@ def _generate_batch(
 
 
 def _generate(loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, report: Report) -> list[list[int]]:
-    """Prompts and what follows them, a token for every column of `luck`; nobody stops early.
+    """Prompts with their continuations, a token for every column of `luck`; none stops early.
 
     luck: (n, new), in [0, 1). report: called after each token with how many there are.
     """

@@ -11,25 +11,13 @@ from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_
 from sparsedash.engine.pruning.compensation import passage_error
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
-from sparsedash.engine.run import pipeline
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Passages, Record, Run
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM
+from tests.engine.calibration.plain_forward import WEIGHTS, seen_by
 from tests.engine.conftest import passages as texts
+from tests.engine.run.small_runs import CHANNELS, ran
 from tests.factories import PRUNED
-
-
-@pytest.fixture
-def settings(model_folder, passage_file):
-    return RunSettings(
-        model=str(model_folder),
-        methods=(MethodSettings(width_multiple=8),),
-        sparsities_permille=(250,),
-        calibration=CalibrationSettings(corpus=f"file:{passage_file}[20:]", n_samples=40, length=32),
-        evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=10),
-    )
 
 
 @pytest.fixture
@@ -48,47 +36,16 @@ def kept_of(store, loaded, passages, token_weights="equal"):
     return PassageActivations(store, loaded, passages, watched, ignore_steps, token_weights=token_weights)
 
 
-def inner(loaded, index, ids):
-    """(t, m): what the block's out-projection is given for these tokens, by a plain forward pass."""
-    seen = []
-    out = loaded.mlps[index].out
-    handle = out.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
-    loaded.model(torch.tensor([ids]))
-    handle.remove()
-    return seen[0]
-
-
-def first_of(loaded, passages):
-    """The token ids of the first few passages, longest first."""
-    first = [
-        loaded.tokenizer(context + target).input_ids[:MISMATCH_TOKENS]
-        for context, target in list(zip(passages.contexts, passages.targets, strict=True))
-    ][:MISMATCH_PASSAGES]
-    return sorted(first, key=len, reverse=True)
-
-
-def test_the_activations_are_those_of_the_first_few_passages(loaded, store, passages):
-    kept = kept_of(store, loaded, passages)
+@pytest.mark.parametrize("token_weights", WEIGHTS)
+def test_the_activations_are_those_of_the_first_few_passages_with_their_weights(token_weights, loaded, store, passages):
+    pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
+    read = [loaded.tokenizer(context + target).input_ids[:MISMATCH_TOKENS] for context, target in pairs]
+    inputs, streams = seen_by(loaded, sorted(read, key=len, reverse=True))
+    kept = kept_of(store, loaded, passages, token_weights)
     for index in range(len(loaded.mlps)):
-        expected = torch.cat([inner(loaded, index, ids) for ids in first_of(loaded, passages)])
         (sample,) = kept.of(index)
-        assert torch.allclose(sample.inputs, expected, rtol=0.01, atol=1e-3)
-        assert torch.equal(sample.weights, torch.ones(len(expected)))
-
-
-def test_passage_tokens_have_the_weights_of_the_calibration(loaded, store, passages):
-    plain, weighted = (kept_of(store, loaded, passages, weights).of(1)[0] for weights in ("equal", "residual"))
-    assert torch.equal(plain.inputs, weighted.inputs)
-    streams = []
-    block = loaded.blocks[1]
-    handle = block.register_forward_hook(
-        lambda _, args, out: streams.append((out[0] if isinstance(out, tuple) else out)[0])
-    )
-    for ids in first_of(loaded, passages):
-        loaded.model(torch.tensor([ids]))
-    handle.remove()
-    expected = 1 / torch.cat(streams).square().mean(dim=1)
-    assert torch.allclose(weighted.weights, expected, rtol=1e-3)
+        assert torch.allclose(sample.inputs, torch.cat(inputs[index]), rtol=0.01, atol=1e-3)
+        assert torch.allclose(sample.weights, WEIGHTS[token_weights](torch.cat(streams[index])), rtol=1e-3)
 
 
 def test_the_activations_are_made_once_for_all_weights(loaded, store, passages, monkeypatch):
@@ -137,6 +94,7 @@ def test_an_overfit_alone_is_no_mismatch():
 
 
 def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(settings, store, monkeypatch):
+    assert not any("unlike the passages" in line for line in ran(settings, store, run_key="no alarm").warnings)
     monkeypatch.setattr(mismatch, "MISMATCH_ALARM", 0.0)
     seen = []
 
@@ -144,32 +102,22 @@ def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(
         if step.stage == "evaluate" and step.done == 0 and "sparse" in step.message:
             seen.append(store.get(Run, "watched").warnings)
 
-    pipeline.run(settings, store, watch, run_key="watched")
+    ran(replace(settings, sparsities_permille=(300,)), store, watch, run_key="watched")
     assert any("unlike the passages" in line for line in seen[0])
-    again = pipeline.run(settings, store, run_key="again")
+    again = ran(settings, store, run_key="again")
     assert sum("unlike the passages" in line for line in again.warnings) == 1
 
 
-def test_a_run_over_the_text_it_was_calibrated_on_gives_no_alarm(settings, store):
-    run = pipeline.run(settings, store)
-    assert not any("unlike" in line for line in run.warnings)
-
-
 def test_the_record_holds_what_each_layer_loses(settings, store):
-    by_sensitivity = replace(settings.methods[0], allocation="sensitivity")
-    run = pipeline.run(replace(settings, methods=(*settings.methods, by_sensitivity)), store)
-    usual, measured = (store.get(Record, key).pruned for key in run.sparse)
+    methods = (CHANNELS, replace(CHANNELS, allocation="sensitivity"), replace(CHANNELS, compensation="none"))
+    run = ran(replace(settings, methods=methods, sparsities_permille=(250,)), store)
+    usual, measured, plain = (store.get(Record, key).pruned for key in run.sparse)
     for made in (usual, measured):
         assert len(made.passage_errors) == len(made.layer_errors) == 3
         assert all(0 < error < 2 for error in made.passage_errors)
         pairs = zip(made.layer_errors, made.uncompensated_errors, strict=True)
-        assert all(fitted <= plain for fitted, plain in pairs)
+        assert all(fitted <= before for fitted, before in pairs)
     assert usual.sensitivities == ()
-    assert len(measured.sensitivities) == 3
-    assert all(value > 0 for value in measured.sensitivities)
-
-
-def test_nothing_is_bought_where_nothing_is_compensated(settings, store):
-    plain = replace(settings, methods=(MethodSettings(width_multiple=8, compensation="none"),))
-    made = store.get(Record, pipeline.run(plain, store).sparse[0]).pruned
-    assert made.uncompensated_errors == pytest.approx(made.layer_errors, rel=1e-5)
+    assert len(measured.sensitivities) == 3 and all(value > 0 for value in measured.sensitivities)
+    # Nothing is bought where nothing is compensated.
+    assert plain.uncompensated_errors == pytest.approx(plain.layer_errors, rel=1e-5)

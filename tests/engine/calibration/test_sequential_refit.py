@@ -5,11 +5,14 @@ import torch
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.calibration import sequential_refit
-from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_loaded
+
+
+def refit_sequentially(*given):
+    return [refitted for _, refitted in sequential_refit.refit_sequentially(*given)]
 
 
 @pytest.fixture(scope="module", params=["llama", "gptj", "opt"])

@@ -24,6 +24,7 @@ from sparsedash.engine.texts.corpora import Texts, calibration_sequences
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings, TokenWeights
+from tests.engine.calibration.plain_forward import WEIGHTS, seen_by
 from tests.engine.conftest import passages
 from tests.engine.tiny import save_tiny
 
@@ -36,27 +37,6 @@ def _statistics(loaded, sequences, token_weights="equal"):
     return kept
 
 
-def _seen(loaded, sequences):
-    """Of each block, what its out-projection is given and the residual stream after it, sequence by sequence."""
-    inputs, streams = ([[] for _ in loaded.mlps] for _ in range(2))
-    hooks = []
-    for i, (mlp, block) in enumerate(zip(loaded.mlps, loaded.blocks, strict=True)):
-        hooks += [
-            mlp.out.register_forward_pre_hook(lambda _, args, i=i: inputs[i].append(args[0][0])),
-            block.register_forward_hook(
-                lambda _, args, out, i=i: streams[i].append((out[0] if isinstance(out, tuple) else out)[0])
-            ),
-        ]
-    for ids in sequences:
-        loaded.model(torch.tensor([ids]))
-    for hook in hooks:
-        hook.remove()
-    return inputs, streams
-
-
-WEIGHTS = {"equal": lambda stream: torch.ones(len(stream)), "residual": lambda stream: 1 / stream.square().mean(dim=1)}
-
-
 def test_every_way_to_weigh_tokens_can_be_asked_for():
     assert set(TOKEN_WEIGHTS) == set(WEIGHTS) == set(get_args(TokenWeights))
 
@@ -64,7 +44,7 @@ def test_every_way_to_weigh_tokens_can_be_asked_for():
 @pytest.mark.parametrize("token_weights", WEIGHTS)
 def test_second_moments_and_means_equal_those_of_a_plain_forward(loaded, token_weights):
     sequences = [loaded.tokenizer(text).input_ids for text in passages(20)]
-    inputs, streams = _seen(loaded, sequences)
+    inputs, streams = seen_by(loaded, sequences)
     for index, known in _statistics(loaded, sequences, token_weights).items():
         weights = [WEIGHTS[token_weights](stream) for stream in streams[index]]
         fitted = [i for i in range(20) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]

@@ -13,7 +13,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import EvaluationSettings, FindResult, FindSettings
 from sparsedash.storage.text_files import fingerprints
-from tests.engine.run.conftest import CHANNELS, must_not_run
+from tests.engine.run.small_runs import CHANNELS, must_not_run
 
 
 @pytest.fixture

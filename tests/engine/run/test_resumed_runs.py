@@ -14,7 +14,7 @@ from sparsedash.engine.texts import generation
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.storage import store as stores
 from sparsedash.storage.store import Store
-from tests.engine.run.conftest import N_BLOCKS, count_calls, fresh_records, ran, records
+from tests.engine.run.small_runs import N_BLOCKS, count_calls, fresh_records, ran, records
 
 PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/errors/", "/masked/", "/answers", "/written/")
 N_TEXTS, N_PASSAGES, PASSAGES_IN_BATCH = 20, 30, 128 // 12

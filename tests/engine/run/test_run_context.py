@@ -21,7 +21,7 @@ from sparsedash.service import preflight
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.export.conftest import asked
-from tests.engine.run.conftest import CHANNELS, RANDOM, SHELF, count_calls, ran, records
+from tests.engine.run.small_runs import CHANNELS, RANDOM, SHELF, count_calls, ran, records
 from tests.engine.tiny import save_tiny
 
 HALF = replace(CHANNELS, plain_text=0.5)

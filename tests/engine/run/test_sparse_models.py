@@ -23,7 +23,7 @@ from sparsedash.engine.run.sparse_models import (
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
-from tests.engine.run.conftest import CHANNELS, count_calls, ran, records, stages_of
+from tests.engine.run.small_runs import CHANNELS, count_calls, ran, records, stages_of
 from tests.engine.tiny import save_tiny, tiny_loaded
 
 SPARSEGPT = MethodSettings(saliency="obs", pattern="2:4", scope="decoder")
@@ -109,14 +109,6 @@ def test_a_pattern_with_its_own_sparsity_is_one_record_next_to_a_sweep(masked_ru
     # The MLPs alone leave attention as it is.
     assert decoder.mlp_sparsity == mlp.mlp_sparsity == 0.5
     assert decoder.matmul_ratio > mlp.matmul_ratio > 0
-
-
-def test_zero_percent_gives_the_dense_answers(masked_run, store):
-    methods = (WANDA, replace(WANDA, saliency="obs", compensation="least-squares"))
-    dense, *sparse = records(store, ran(replace(masked_run, methods=methods, sparsities_permille=(0,)), store))
-    for zero in sparse:
-        assert zero.outcomes == dense.outcomes
-        assert zero.pruned.mlp_sparsity == zero.pruned.matmul_ratio == 0
 
 
 def test_inputs_are_collected_once_and_only_where_single_weights_go(masked_run, store, monkeypatch):

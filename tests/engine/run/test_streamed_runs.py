@@ -33,7 +33,7 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import PartSettings
 from sparsedash.storage import store as stores
 from sparsedash.storage.store import Store
-from tests.engine.run.conftest import N_BLOCKS, fresh_records, ran, records
+from tests.engine.run.small_runs import N_BLOCKS, fresh_records, ran, records
 
 LOCAL = ("least-squares", "wanda-channels", "wanda", "sparsegpt")
 ALL = tuple(method.name for method in METHODS)

@@ -20,48 +20,26 @@ def test_every_corpus_of_the_catalog_can_be_read_by_name():
     assert offered == {*CORPORA, *BUILTIN, "self"}
 
 
-def test_the_built_in_passages_are_at_least_120_and_end_on_a_word():
-    texts = read_texts(BUILTIN_CLOZE).texts
-    assert len(texts) >= 120
-    assert len(set(texts)) == len(texts)
-    assert all(text.split(" ")[-1].isalpha() for text in texts)
-
-
-def test_the_first_132_passages_are_those_that_results_were_published_on():
-    first = read_texts(BUILTIN_CLOZE)
+def test_the_built_in_passages_differ_end_on_a_word_and_begin_with_the_published_ones():
+    first, texts = read_texts(BUILTIN_CLOZE), read_texts(BUILTIN_CLOZE_402).texts
     assert first.identity == FIRST_PASSAGES
-    assert read_texts(BUILTIN_CLOZE_402).texts[:132] == first.texts
-
-
-def test_all_402_passages_are_different_and_end_on_a_word():
-    texts = read_texts(BUILTIN_CLOZE_402).texts
-    assert len(texts) == len(set(texts)) == 402
+    assert len(texts) == len(set(texts)) == 402 and texts[:132] == first.texts
     assert all(text.split(" ")[-1].isalpha() for text in texts)
     assert all(45 <= len(text.split()) <= 300 for text in texts)
-
-
-def test_half_of_the_passages_at_least_speak_and_some_do_not():
-    texts = read_texts(BUILTIN_CLOZE_402).texts[132:]
-    assert 0.5 < sum('"' in text for text in texts) / len(texts) < 0.95
-
-
-def test_no_two_passages_share_a_run_of_eight_words():
+    assert 0.5 < sum('"' in text for text in texts[132:]) / 270 < 0.95
+    # No two share eight words in a row.
     seen: dict[tuple[str, ...], int] = {}
-    for number, text in enumerate(read_texts(BUILTIN_CLOZE_402).texts):
+    for number, text in enumerate(texts):
         words = text.lower().split()
         for run in zip(*(words[i:] for i in range(8)), strict=False):
             assert seen.setdefault(run, number) == number, run
 
 
-def test_the_text_by_the_built_in_model_goes_on_from_the_openings():
-    texts = read_texts(BUILTIN_TEXT).texts
+def test_the_text_by_the_built_in_model_follows_many_short_openings():
+    texts, openings = read_texts(BUILTIN_TEXT).texts, story_openings()
     assert len(texts) == len(set(texts)) == 64
-    assert all(text.startswith(story_openings()) for text in texts)
-
-
-def test_openings_are_short_and_many():
-    assert len(story_openings()) >= 64
-    assert all(3 <= len(opening.split()) <= 25 for opening in story_openings())
+    assert all(text.startswith(openings) for text in texts)
+    assert len(openings) >= 64 and all(3 <= len(opening.split()) <= 25 for opening in openings)
 
 
 def test_json_lines_text_and_parquet_give_their_texts(tmp_path):
@@ -76,11 +54,9 @@ def test_json_lines_text_and_parquet_give_their_texts(tmp_path):
     assert read_texts(f"file:{txt}").running
 
 
-def test_a_slice_takes_some_of_the_texts(passage_file):
-    whole = read_texts(f"file:{passage_file}").texts
-    assert read_texts(f"file:{passage_file}[30:]").texts == whole[30:]
-    assert read_texts(f"file:{passage_file}[:4]").texts == whole[:4]
-    assert read_texts(f"file:{passage_file}[3:5]").texts == whole[3:5]
+@pytest.mark.parametrize(("part", "places"), [("[30:]", slice(30, None)), ("[:4]", slice(4)), ("[3:5]", slice(3, 5))])
+def test_a_slice_takes_some_of_the_texts(part, places, passage_file):
+    assert read_texts(f"file:{passage_file}{part}").texts == read_texts(f"file:{passage_file}").texts[places]
 
 
 def test_an_upload_is_read_from_the_data_folder_it_lies_in(tmp_path):

@@ -11,25 +11,13 @@ from tests.engine.hub_texts import json_lines, serve_parquet, serve_pile, write_
 SPLITS = ("train", "validation", "test")
 
 
-def test_every_split_of_lambada_is_read_as_the_plain_text_it_is(hub, client, tmp_path):
-    splits = {split: [f"the {split}", "a door"] for split in SPLITS}
-    serve_parquet(hub, tmp_path, "cimec/lambada", "plain_text", splits)
-    found = {name: client.ask(texts=name) for name in ("lambada", "lambada-validation", "lambada-train")}
-    assert [answer["texts"] for answer in found.values()] == [
-        ["the test", "a door"],
-        ["the validation", "a door"],
-        ["the train", "a door"],
-    ]
-    assert len({answer["identity"] for answer in found.values()}) == 3
-
-
-@pytest.mark.parametrize("name", ["lambada_openai", "pile-10k", "wikitext-2"])
+@pytest.mark.parametrize("name", [name for name, row in CORPORA.items() if row.n_streamed is None])
 def test_a_small_text_set_is_downloaded_as_parquet(hub, client, tmp_path, name):
     row = CORPORA[name]
-    splits = {row.split: ["one text", "another text"]}
+    splits = {split: [f"the {split}", "a door"] for split in {row.split, *SPLITS}}
     serve_parquet(hub, tmp_path, row.path, row.config or "default", splits)
     found = client.ask(texts=name)
-    assert found["texts"] == ["one text", "another text"]
+    assert found["texts"] == [f"the {row.split}", "a door"]
     assert found["running"] == (name == "wikitext-2")
 
 
@@ -84,21 +72,22 @@ def test_a_stream_that_breaks_midway_is_told_keeps_nothing_and_can_be_started_ag
     assert len(list(client.home.rglob(f"*stream-{kind}*.jsonl*"))) == 1
 
 
-def test_a_stream_whose_file_is_cut_off_on_the_hub_is_told_and_keeps_nothing(hub, client, tmp_path):
-    repository = serve_c4(hub, tmp_path, "owner/cut", DOCUMENTS)
-    file = next(iter(repository.commits.values()))[STREAMS["gz"]]
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    row = {"path": "owner/cut", "config": "en", "split": "train", "n_streamed": 3_900}
-    assert "owner/cut broke off after" in client.ask(texts="owner/cut", row=row)["error"]
-    assert not list(client.home.rglob("*owner--cut*.jsonl*"))
-
-
-def test_a_stream_that_ends_before_its_number_is_not_taken_for_a_whole_one(hub, client, tmp_path):
-    serve_c4(hub, tmp_path, "owner/short", ["a page"] * 3)
-    row = {"path": "owner/short", "config": "en", "split": "train", "n_streamed": 10}
-    short = client.ask(texts="owner/short", row=row)
-    assert short["error"] == "owner/short broke off after 3 of 10 texts: there were no more"
-    assert not list(client.home.rglob("*owner--short*.jsonl*"))
+@pytest.mark.parametrize(
+    ("name", "texts", "cut", "said"),
+    [
+        ("cut", DOCUMENTS, True, "broke off after"),
+        ("short", ["a page"] * 3, False, "broke off after 3 of 3,900 texts: there were no more"),
+    ],
+    ids=["cut off on the hub", "too short"],
+)
+def test_a_stream_that_ends_before_its_number_keeps_nothing(hub, client, tmp_path, name, texts, cut, said):
+    repository = serve_c4(hub, tmp_path, f"owner/{name}", texts)
+    if cut:
+        file = next(iter(repository.commits.values()))[STREAMS["gz"]]
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    row = {"path": f"owner/{name}", "config": "en", "split": "train", "n_streamed": 3_900}
+    assert f"owner/{name} {said}" in client.ask(texts=row["path"], row=row)["error"]
+    assert not list(client.home.rglob(f"*owner--{name}*.jsonl*"))
 
 
 def test_a_text_set_whose_download_breaks_midway_is_told_and_can_be_started_again(hub, client, tmp_path):

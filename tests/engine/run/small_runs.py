@@ -1,32 +1,18 @@
-"""Settings of a small run, and runs from their settings to their records."""
+"""Runs of a tiny model, from their settings to their records."""
 
 from dataclasses import replace
-
-import pytest
 
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
 
 N_BLOCKS = 3
 CHANNELS = MethodSettings(width_multiple=8)
 RANDOM = MethodSettings(saliency="random", compensation="none", width_multiple=8)
 FISHER = MethodSettings(saliency="fisher", compensation="none", width_multiple=8)
-
-
-@pytest.fixture(scope="session")
-def settings(model_folder, passage_file):
-    return RunSettings(
-        model=str(model_folder),
-        methods=(CHANNELS,),
-        sparsities_permille=(250, 500),
-        calibration=CalibrationSettings(corpus=f"file:{passage_file}[20:]", n_samples=40, length=32),
-        evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=10),
-    )
 
 
 SHELF = ModelShelf()
