@@ -1,4 +1,4 @@
-"""Numbers in words."""
+"""Numbers, settings and names in words."""
 
 import math
 from dataclasses import replace
@@ -11,6 +11,7 @@ from sparsedash.reporting import wording
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.stats.significance import accuracy_interval
 from tests.factories import RECORD, RUN, outcome
+from tests.ui import specimens
 
 
 def plain(text: str) -> str:
@@ -149,3 +150,48 @@ def test_a_run_says_the_type_of_the_quantised_file_that_its_model_is_unpacked_fr
     assert wording.stored_run_details(quantised) == f"{wording.stored_run_details(plain_run)}, unpacked from Q4_1"
     assert "a Q4_1 GGUF file, unpacked" in wording.source_note("Q4_1")
     assert wording.source_note(plain_run.source_type) == ""
+
+
+MAGNITUDE = method_named("magnitude")
+ZEROS = method_named("magnitude-weights")
+
+
+def test_records_of_several_methods_are_told_apart():
+    sparse = specimens.record([True], 125, MAGNITUDE)
+    assert wording.record_name(sparse, several_methods=True) == "magnitude 12.5 %"
+    assert wording.record_name(sparse, several_methods=False) == "12.5 %"
+    assert wording.record_name(specimens.record([True]), several_methods=True) == "dense"
+
+
+def test_a_run_names_its_records_as_they_name_themselves():
+    settings = replace(specimens.SETTINGS, methods=(*specimens.SETTINGS.methods, MAGNITUDE))
+    for asked in (specimens.SETTINGS, settings):
+        run, records = specimens.run(asked)
+        several = wording.has_several_methods(asked)
+        assert wording.record_names(run) == [(r.key, wording.record_name(r, several)) for r in records]
+
+
+def test_a_run_names_only_the_records_that_are_there():
+    run, _ = specimens.run(finished=False, n_sparse=1)
+    assert [name for _, name in wording.record_names(run)] == ["dense", "10 %"]
+
+
+def test_a_line_is_named_by_its_method_where_there_are_several():
+    assert wording.line_name(MAGNITUDE, several_methods=True) == "magnitude"
+    assert wording.line_name(MAGNITUDE, several_methods=False) == "sparse"
+
+
+def test_a_card_says_what_was_taken_and_of_what():
+    assert plain(wording.card_name(MAGNITUDE, 200, several_methods=False)) == "20 % of the MLP removed"
+    assert plain(wording.card_name(MAGNITUDE, 200, several_methods=True)) == "magnitude, 20 % of the MLP removed"
+    assert plain(wording.card_name(ZEROS, 500, several_methods=False)).endswith("weights set to zero")
+
+
+def test_a_model_in_the_making_says_method_and_sparsity():
+    assert plain(wording.name_in_progress(MAGNITUDE, 125)) == "magnitude, 12.5 % removed"
+    assert plain(wording.name_in_progress(ZEROS, 500)).endswith(", 50 % set to zero")
+
+
+def test_an_axis_names_weights_only_where_a_method_sets_them_to_zero():
+    assert wording.sparsity_axis_title([]) == wording.sparsity_axis_title([MAGNITUDE]) == "MLP channels removed"
+    assert wording.sparsity_axis_title([MAGNITUDE, ZEROS]) == "MLP channels removed, or MLP weights set to zero"

@@ -1,4 +1,4 @@
-"""All runs as rows of a table: their cells, their order, what is found among them, and the sentence above."""
+"""All runs: rows, order, filter, sentence, deletion, and several runs in one chart."""
 
 from dataclasses import replace
 
@@ -6,10 +6,24 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_list
-from sparsedash.reporting.run_list import Known, all_rows, newest_jobs, row_sparsity, row_state, rows_of
+from sparsedash.reporting.run_list import (
+    MOST_LINES,
+    KnownRuns,
+    all_rows,
+    newest_jobs,
+    overlay,
+    row_sparsity,
+    row_state,
+    rows_of,
+    run_deletion_question,
+    run_deletion_report,
+)
+from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.pair_records import RunMark
-from sparsedash.schema.settings import CalibrationSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
+from sparsedash.service.deletion import Removal
 from sparsedash.stats.tolerance import Tolerance
+from tests.factories import RUN
 from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
 
@@ -112,7 +126,7 @@ def test_of_a_run_s_jobs_the_live_one_counts():
 
 def test_answers_that_are_still_to_be_read_are_said_so(backend):
     run = add(backend)
-    (row,) = rows_of([run], Known())
+    (row,) = rows_of([run], KnownRuns())
     assert (row.known, run_list.row_verdict(row)) == (False, ("…", "being read"))
     assert run_list.row_loss(row) == ("", "", "")
 
@@ -195,11 +209,11 @@ def test_the_sentence_says_so_while_there_is_no_result(backend):
 def test_a_named_row_says_its_model_below(backend):
     run = add(backend)
     (row,) = rows(backend)
-    assert run_list.what_it_is(row).startswith("calibrated on ")
-    assert run_list.what_it_is(row).endswith("asked all Cloze passages · float32")
+    assert run_list.row_texts(row).startswith("calibrated on ")
+    assert run_list.row_texts(row).endswith("asked all Cloze passages · float32")
     named = replace(row, mark=RunMark(name="Mine"))
     assert named.title == "Mine"
-    assert run_list.what_it_is(named).startswith("SmolLM2 135M (built in) · calibrated on ")
+    assert run_list.row_texts(named).startswith("SmolLM2 135M (built in) · calibrated on ")
     assert run.key.startswith(row.address)
 
 
@@ -214,10 +228,152 @@ def test_chosen_runs_that_the_list_does_not_show_are_counted(backend):
 def test_the_table_can_be_taken_along_with_every_cell(backend):
     run = add(backend)
     backend.user_data.name_run(run.key, "With stories")
-    (row,) = run_list.listing_file(rows(backend), None).rows
-    head = run_list.listing_file([], None).head
+    (row,) = run_list.runs_table(rows(backend), None).rows
+    head = run_list.runs_table([], None).head
     assert len(row) == len(head)
     cells = dict(zip(head, row, strict=True))
     assert (cells["Run"], cells["Verdict"], cells["On the model"]) == ("With stories", "? undecided", "at 10\u00a0%")
     assert cells["Method"] == "least-squares" and cells["Removed"] == "10, 20, 30\u00a0%"
     assert cells["Took"] == "5\u00a0min"
+
+
+TITLES = {"r": "Mine", "s": "Another"}
+
+
+def removal(**changes):
+    usual = {"runs": (RUN,), "refused": {}, "records": frozenset("ab"), "passages": frozenset(), "n_shared": 0}
+    return Removal(**{**usual, **changes})
+
+
+def test_one_run_is_named_and_several_are_counted():
+    assert run_deletion_question(removal(), TITLES) == [
+        "Delete “Mine”, with the answers of 2 models? It cannot be undone."
+    ]
+    assert run_deletion_question(removal(runs=(RUN, RUN), records=frozenset("a")), TITLES) == [
+        "Delete 2 runs, with the answers of 1 model? It cannot be undone."
+    ]
+
+
+def test_what_stays_is_said_with_the_reason():
+    assert run_deletion_question(removal(n_shared=1, refused={"s": "it is under way"}), TITLES)[1:] == [
+        "The answers of 1 model stay: other runs use them.",
+        "“Another” stays: it is under way.",
+    ]
+    unknown = run_deletion_question(removal(n_shared=3, records=frozenset(), unknown=True), TITLES)
+    assert unknown[1].startswith("All answers stay: other runs here were written by another version")
+
+
+def test_what_was_deleted_is_told_in_one_line():
+    assert run_deletion_report(removal(), TITLES) == "Mine was deleted, with the answers of 2 models."
+    assert run_deletion_report(removal(runs=(RUN, RUN), records=frozenset()), TITLES) == "2 runs were deleted."
+    refused = removal(runs=(), records=frozenset(), refused={"s": "it is under way"})
+    assert run_deletion_report(refused, TITLES) == "Nothing was deleted. “Another” stays: it is under way."
+    assert run_deletion_question(refused, TITLES) == ["“Another” stays: it is under way."]
+
+
+SETTINGS = specimens.SETTINGS
+MAGNITUDE = method_named("magnitude")
+
+
+def overlaid_run(backend, name="", dense="dense", n=None, **changes):
+    """The results of a run of its own; with the dense record of this key, and n of its passages."""
+    settings = replace(SETTINGS, **changes)
+    run, records = specimens.run(settings)
+    number = len(backend.stored_runs)
+    keys = [dense, *(f"{number}-{i}" for i in range(len(records) - 1))]
+    renamed = [
+        replace(record, key=key, model=settings.model, outcomes=record.outcomes[:n])
+        for key, record in zip(keys, records, strict=True)
+    ]
+    run = replace(run, dense=dense, sparse=tuple(keys[1:]))
+    backend.add_run((run, renamed))
+    if name:
+        backend.user_data.name_run(run.key, name)
+    return run_results(backend, run, name=name)
+
+
+def line_labels(found):
+    return list(found.tradeoff(brief=False).lines)
+
+
+def test_lines_are_called_by_what_tells_their_runs_apart(backend):
+    one = overlaid_run(backend)
+    other = overlaid_run(backend, calibration=CalibrationSettings(corpus="wikitext-2"))
+    third = overlaid_run(backend, model="owner/model", dense="another")
+    assert line_labels(overlay([one, other])) == [
+        "Written by the model itself, least-squares",
+        "WikiText-2, least-squares",
+    ]
+    assert line_labels(overlay([one, third])) == ["SmolLM2 135M, least-squares", "model, least-squares"]
+
+
+def test_a_named_run_gives_its_line_its_name(backend):
+    one = overlaid_run(backend, "Mine")
+    both = overlaid_run(backend, "Two methods", methods=(SETTINGS.methods[0], MAGNITUDE))
+    assert line_labels(overlay([one, both])) == ["Mine", "Two methods, least-squares", "Two methods, magnitude"]
+
+
+def test_runs_that_differ_in_nothing_else_differ_in_how_much_goes(backend):
+    one, other = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100, 400))
+    assert line_labels(overlay([one, other])) == ["least-squares, 10, 20, 30\u00a0%", "least-squares, 10, 40\u00a0%"]
+
+
+def test_long_names_are_letters_in_the_chart_and_are_told_below_it(backend):
+    one = overlaid_run(backend, calibration=CalibrationSettings(corpus="wikitext-2"))
+    other = overlaid_run(backend, "Short")
+    found = overlay([one, other])
+    assert list(found.tradeoff().lines) == ["WikiText-2, least-squares", "Short"]
+    assert found.legend() == ""
+    long = overlaid_run(backend, "A name of nearly sixty characters, <b>as long as it may be</b>")
+    found = overlay([one, long])
+    assert list(found.tradeoff().lines) == ["A", "B"]
+    assert "<b>■ B</b>A name of nearly sixty" in found.legend()
+    assert "&lt;b&gt;" in found.legend() and "<b>as" not in found.legend()
+
+
+def test_runs_over_other_passages_are_left_out_in_words(backend):
+    one, other = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
+    fewer = overlaid_run(backend, dense="fewer", n=60, evaluation=EvaluationSettings(n_passages=60))
+    found = overlay([fewer, one, other])
+    assert {line.run.run.key for line in found.lines} == {one.run.key, other.run.key}
+    assert found.notes[0] == (
+        "“SmolLM2 135M (built in) at 10, 20, 30\u00a0%” is not drawn: it answers other passages (60 of Cloze passages "
+        "(built in)) than the runs in the chart (120 of Cloze passages (built in)), and what is lost on different "
+        "passages cannot be compared."
+    )
+    assert [line.run.run.key for line in overlay([fewer, one]).lines] == [fewer.run.key], "the first one counts"
+
+
+def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_model(backend):
+    one, same = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
+    other = overlaid_run(backend, model="owner/model", dense="another")
+    assert overlay([one, same]).measures == ("word perplexity", "accuracy", "flips", "share right")
+    assert overlay([one, other]).measures == ("word perplexity", "accuracy", "flips")
+    assert overlay([one, other]).tradeoff().dense.facts == [
+        "SmolLM2 135M (built in): 36 of 120 right",
+        "owner/model: 36 of 120 right",
+    ]
+
+
+def test_too_many_lines_become_the_best_method_of_each_run(backend):
+    methods = tuple(method_named(name) for name in ("least-squares", "magnitude", "flap", "wanda-channels", "random"))
+    found = overlay([overlaid_run(backend, dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")])
+    assert len(found.lines) == 2
+    assert f"more than {MOST_LINES} lines could not be told apart" in " ".join(found.notes)
+
+
+def test_a_run_without_sparse_models_is_named_and_nothing_is_drawn_without_any(backend):
+    run, (dense, *_) = specimens.run(replace(SETTINGS, dtype="bfloat16"), finished=False, n_sparse=0)
+    backend.add_run((run, [dense]))
+    empty, whole = run_results(backend, run), overlaid_run(backend)
+    assert overlay([empty]) is None
+    assert overlay([empty, whole]).notes[0].endswith("has no sparse model yet.")
+
+
+def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table(backend):
+    one, other = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
+    found = overlay([one, other])
+    assert found.comparisons()["1-0"] == {"run": other.run.key, "right": "10 %"}
+    assert len(found.comparisons()) == 4
+    assert found.numbers().html.count('scope="row"') == 4
+    assert "not for those of all these runs" in found.notes[-1]

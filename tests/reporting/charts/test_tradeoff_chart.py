@@ -1,4 +1,4 @@
-"""The race of methods: what stands where, told by more than colour, for each measure."""
+"""The trade-off chart: what stands where, told by more than colour, for each measure."""
 
 import itertools
 from dataclasses import replace
@@ -8,15 +8,24 @@ import pytest
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.reporting.charts.chart_style import PALETTES
-from sparsedash.reporting.charts.tradeoff_chart import clicked_record, places, tradeoff_chart, tradeoff_words
-from sparsedash.reporting.charts.tradeoff_data import nats_as_factor
-from sparsedash.reporting.run_results import answering
+from sparsedash.reporting.charts.gain_chart import gain_chart
+from sparsedash.reporting.charts.tradeoff_chart import (
+    clicked_record,
+    clip_far_points,
+    far_words,
+    places,
+    short_times,
+    tradeoff_chart,
+    tradeoff_words,
+)
+from sparsedash.reporting.charts.tradeoff_data import Gain, Gained, Point, Reading, TradeoffData
+from sparsedash.reporting.run_results import live_point, published_beside
+from sparsedash.reporting.wording import nats_as_factor
 from sparsedash.stats.mean_intervals import mean_interval, moments
 from sparsedash.stats.significance import share_interval, wilson_interval
 from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
-from tests.factories import STOPPED
-from tests.reporting.charts.drawn import drawn, labels, trace
-from tests.reporting.charts.pointed import read, tradeoff_data
+from tests.factories import PRUNED, RECORD, STOPPED, outcome
+from tests.reporting.charts.drawn import drawn, labels, read, trace, tradeoff_data
 from tests.ui import specimens
 
 DENSE = specimens.record([True] * 60 + [False] * 60)
@@ -129,7 +138,7 @@ def test_no_point_of_a_dense_sweep_stands_among_those_of_another_sparsity():
 def test_a_point_that_comes_moves_no_other():
     asked = (100, 300)
     before = tradeoff_data(DENSE, {"one": [TEN], "other": []}, asked=asked)
-    live = replace(before, live=answering("other", 100, right=5, done=10))
+    live = replace(before, live=live_point("other", 100, right=5, done=10))
     assert places(before, 30.0) == places(live, 30.0)
 
 
@@ -290,7 +299,7 @@ class TestFlips:
         figure = chart(tradeoff_data(DENSE, {"sparse": [sparse]}), "flips")
         assert trace(figure, "broke")["y"] == [0, -10]
         assert trace(figure, "mended")["y"] == [0, 5]
-        assert set(labels(figure)) == {"dense", "broke", "mended"}
+        assert set(labels(figure)) == {"dense", "broke", "fixed"}
         low, high = wilson_interval(12, 120)
         assert trace(figure, "broke")["error_y"]["array"][1] == pytest.approx(10 - 100 * low)
         assert trace(figure, "broke")["error_y"]["arrayminus"][1] == pytest.approx(100 * high - 10)
@@ -309,11 +318,11 @@ class TestFlips:
         assert "0 %" in texts and not any("-" in text for text in texts)
 
     def test_they_are_told_in_words(self):
-        assert "sparse at 29.2 % 30 broke, 0 mended" in tradeoff_words(RACE, "flips")
+        assert "sparse at 29.2 % 30 broke, 0 fixed" in tradeoff_words(RACE, "flips")
 
 
 class TestTheLivePoint:
-    LIVE = answering("sparse", 200, right=30, done=80)
+    LIVE = live_point("sparse", 200, right=30, done=80)
 
     def test_it_stands_at_the_sparsity_asked_for_with_the_interval_of_what_it_has(self):
         point = trace(chart(replace(RACE, live=self.LIVE)), "live")
@@ -328,7 +337,7 @@ class TestTheLivePoint:
         assert point["x"][0] < 100 * TEN.pruned.mlp_sparsity - 0.4
 
     def test_it_moves_as_answers_come(self):
-        later = answering("sparse", 200, right=32, done=100)
+        later = live_point("sparse", 200, right=32, done=100)
         assert trace(chart(replace(RACE, live=later)), "live")["y"] == [32.0]
 
     def test_a_method_that_has_no_record_yet_has_its_label_already(self):
@@ -389,3 +398,161 @@ def test_verdicts_of_one_method_stand_at_their_marks():
     assert trace(figure, "sparse")["text"] == ["", "✓", "✕"]
     assert verdict_signs(figure) == []
     assert ", within; " in tradeoff_words(data, "word perplexity")
+
+
+MEASURE = "word perplexity"
+
+
+def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more) -> Point:
+    """A model that lost this much; upwards is better."""
+    words = f"{nats_as_factor(nats)} that of dense"
+    one = Reading(role="sparse", value=-nats, low=-nats - spread, high=-nats + spread, words=words)
+    other = Reading(role="sparse", value=-1.0, low=-2.0, high=0.0, words="")
+    readings = {MEASURE: (one,), "accuracy": (other,), "flips": (other,), "share right": (other,)}
+    return Point(key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[], **more)
+
+
+def race(**lines: list[Point]) -> TradeoffData:
+    return TradeoffData(
+        dense=far_point("dense", 0, 0.0, 0.0),
+        lines=lines,
+        n_passages=132,
+        taken="MLP channels removed",
+        leader="good",
+        allowed={MEASURE: log(1.1), "accuracy": 2.0},
+    )
+
+
+GOOD = [far_point("g1", 100, 0.1), far_point("g2", 200, 0.4), far_point("g3", 300, 0.8)]
+FAIR = [far_point("f1", 100, 0.2), far_point("f2", 200, 0.9), far_point("f3", 300, 7.0, verdict="beyond")]
+HOPELESS = [far_point(f"h{p}", p, nats, verdict="beyond") for p, nats in ((100, 7.0), (200, 9.5), (300, 13.8155106))]
+FAR_RACE = race(good=GOOD, fair=FAIR, hopeless=HOPELESS)
+
+
+def far_chart(data=FAR_RACE, measure=MEASURE):
+    return drawn(tradeoff_chart(data, measure))
+
+
+def far_said(figure):
+    """What stands at the edge, with the arrows counted."""
+    notes = [note for note in figure["layout"]["annotations"] if note.get("xref") == "x" and note.get("yref") == "y"]
+    return [note["text"] for note in notes if note["text"]], sum(note["showarrow"] for note in notes)
+
+
+def test_the_axis_follows_the_leading_line_and_no_hopeless_point():
+    low, high = far_chart()["layout"]["yaxis"]["range"]
+    assert -1.6 < low < -1.0 and 0.0 < high < 0.5
+
+
+def test_points_at_the_edge_say_their_value_beside_an_arrow_and_keep_their_words():
+    texts, n_arrows = far_said(far_chart())
+    assert texts == ["■ 1.1k×<br>◆ >1M×", "1.1k×", "13k×"]
+    assert n_arrows == 4
+    for marks in (t for t in far_chart()["data"] if t["name"] == "sparse"):
+        assert all(y is None or y > -1.6 for y in marks["y"])
+    assert "1,097 × that of dense" in tradeoff_words(FAR_RACE)
+
+
+def test_the_line_leads_to_where_the_point_belongs_and_is_cut_off_by_the_plot():
+    lines = [t for t in far_chart()["data"] if t["name"] == "line"]
+    assert [min(t["y"]) for t in lines] == pytest.approx([-7.0, -13.8155106])
+    assert all(t.get("cliponaxis", True) for t in lines)
+    whole = far_chart(race(good=GOOD))
+    assert [t["mode"] for t in whole["data"] if t["name"] == "sparse"] == ["lines+markers+text"]
+
+
+def test_a_point_at_the_edge_can_still_be_clicked():
+    marks = [t for t in far_chart()["data"] if t["name"] == "sparse"][-1]
+    assert [data[1] for data in marks["customdata"]] == ["", "h100", "h200", "h300"]
+
+
+def test_beside_the_edge_stands_no_number_of_the_axis():
+    axis = far_chart()["layout"]["yaxis"]
+    edge = min(y for t in far_chart()["data"] if t["name"] == "sparse" for y in t["y"])
+    assert min(axis["tickvals"]) > edge > axis["range"][0]
+
+
+def test_what_is_undecided_and_what_the_others_leave_room_for_stays_where_it_belongs():
+    unknown = race(good=GOOD, other=[far_point("o", 300, 7.0, verdict="undecided")])
+    assert clip_far_points(unknown, MEASURE) == unknown
+    wide = race(good=GOOD, other=[far_point("w", 100, 1.2, spread=8.0), far_point("x", 200, 8.0)])
+    assert clip_far_points(wide, MEASURE) == wide
+
+
+def test_up_to_twelve_times_what_may_be_lost_a_point_stays_where_it_belongs():
+    sharp = race(good=[far_point(f"s{p}", p, nats, spread=0.01) for p, nats in ((100, 0.01), (200, 0.02), (300, 1.1))])
+    assert clip_far_points(sharp, MEASURE) == sharp
+
+
+def test_where_everything_is_hopeless_nothing_is_moved():
+    alone = race(good=HOPELESS)
+    assert clip_far_points(alone, MEASURE) == alone
+    assert far_words(alone, MEASURE) == ""
+
+
+def test_other_measures_which_have_bounds_are_drawn_whole():
+    assert clip_far_points(FAR_RACE, "accuracy") == FAR_RACE
+    assert far_said(far_chart(measure="accuracy")) == ([], 0)
+
+
+def test_the_arrow_is_explained_where_there_is_one():
+    assert "farther down" in far_words(FAR_RACE, MEASURE)
+    assert far_words(race(good=GOOD), MEASURE) == ""
+
+
+def test_values_are_short_enough_for_five_beside_each_other_on_a_phone():
+    nats = [log(factor) for factor in (12.0, 934.0, 1071.0, 12_800.0, 650_000.0, 1e6)]
+    assert [short_times(n) for n in nats] == ["12×", "934×", "1.1k×", "13k×", "650k×", ">1M×"]
+
+
+def test_the_gain_chart_moves_the_same_points():
+    gains = {p.key: Gain(value=1.0 + i / 10, low=1.0, high=2.0, words="") for i, p in enumerate(FAR_RACE.sparse)}
+    figure = drawn(gain_chart(FAR_RACE, Gained(name="bytes", gains=gains), MEASURE))
+    texts, n_arrows = far_said(figure)
+    assert n_arrows == len(texts) == 4
+    assert min(trace(figure, "unbeaten")["y"]) == pytest.approx(-13.8155106)
+
+
+PUBLISHED_DENSE = replace(
+    RECORD,
+    model="facebook/opt-1.3b",
+    corpus="lambada_openai",
+    pruned=None,
+    outcomes=tuple(outcome(i, right=i % 2 == 0) for i in range(40)),
+)
+PUBLISHED_SPARSE = replace(PUBLISHED_DENSE, pruned=replace(PRUNED, mlp_sparsity=0.05))
+ROWS = published_beside(PUBLISHED_DENSE)
+PUBLISHED_RACE = tradeoff_data(PUBLISHED_DENSE, {"sparse": [PUBLISHED_SPARSE]}, published=ROWS)
+
+
+def test_a_row_stands_beside_the_same_model_passages_and_format():
+    (row,) = ROWS
+    assert (row.model, row.dtype) == ("facebook/opt-1.3b", "float32")
+    (half,) = published_beside(replace(PUBLISHED_DENSE, dtype="bfloat16"))
+    assert half.dense == 0.5629
+    assert published_beside(replace(PUBLISHED_DENSE, model="huggyllama/llama-7b"))[0].dense == 0.7361
+    assert published_beside(replace(PUBLISHED_DENSE, corpus="lambada")) == ()
+    assert published_beside(replace(PUBLISHED_DENSE, model="gpt2")) == ()
+
+
+def test_points_are_grey_diamonds_within_the_axes_and_told_in_words():
+    figure = drawn(tradeoff_chart(PUBLISHED_RACE, "share right"))
+    points = trace(figure, "published")
+    assert points["x"] == [0, 10]
+    assert points["y"] == [57.89, 56.86]
+    assert points["marker"]["symbol"] == ["diamond-open", "diamond"]
+    assert figure["layout"]["xaxis"]["range"][1] > 10
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert low < 56.86 and high > 57.89
+    assert tradeoff_words(PUBLISHED_RACE, "share right").endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
+
+
+def test_another_measure_than_the_share_right_has_no_published_points():
+    names = {t["name"] for t in drawn(tradeoff_chart(PUBLISHED_RACE, "flips"))["data"]}
+    assert "published" not in names
+    assert "Published" not in tradeoff_words(PUBLISHED_RACE, "flips")
+
+
+def test_without_rows_there_is_nothing():
+    figure = drawn(tradeoff_chart(replace(PUBLISHED_RACE, published=())))
+    assert "published" not in {t["name"] for t in figure["data"]}
