@@ -132,7 +132,7 @@ def choose_open_passages(backend: Backend, run: Run, chosen: Pair, passages: Pas
         key="sort",
         bind=BOUND,
         filter_mode=None,
-        help="How far it fell from the left model to the right one; for mended passages, how far it rose.",
+        help="How far it fell from the left model to the right one; for fixed passages, how far it rose.",
     )
     positions = chosen.ordered(found.positions, found.kind, order)
     with taking:

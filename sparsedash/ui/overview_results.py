@@ -65,7 +65,7 @@ _HINTS: dict[Measure, str] = {
     "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean "
     f"over the passages. It sees a loss sooner than accuracy does. {_CLICK}",
     "accuracy": f"−2 means two fewer right last words in a hundred. {_CLICK}",
-    "flips": "Broke: the dense model was right and the sparse one is wrong. Mended: the other way round. Equal "
+    "flips": "Broke: the dense model was right and the sparse one is wrong. Fixed: the other way round. Equal "
     f"accuracy hides both. {_CLICK}",
     "share right": f"Of all passages that were answered. {_CLICK}",
 }

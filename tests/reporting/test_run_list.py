@@ -28,6 +28,7 @@ from tests.ui import specimens
 from tests.ui.fake_backend import FakeBackend, job
 
 SETTINGS = specimens.SETTINGS
+LIMITS = "1.1 × word perplexity and 2 points of accuracy"
 GENEROUS = Tolerance(ratio=1000.0, points=100.0)
 LAX = Tolerance(ratio=1000.0)
 USUAL = Tolerance()
@@ -102,7 +103,7 @@ def test_a_run_that_waits_is_a_row_before_it_has_a_result(backend):
 
 
 @pytest.mark.parametrize(
-    ("ended", "said"), [("failed", "✕ failed"), ("crashed", "✕ broke off"), ("cancelled", "⊘ stopped")]
+    ("ended", "said"), [("failed", "✕ failed"), ("crashed", "✕ interrupted"), ("cancelled", "⊘ stopped")]
 )
 def test_a_run_that_ended_early_says_how(ended, said, backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
@@ -186,16 +187,16 @@ def test_models_are_offered_once_each_by_their_titles(backend):
 
 
 def test_the_sentence_counts_the_runs_with_a_model_within(backend):
-    most = "model within what is allowed, 1.1 × the word perplexity and 2 points of accuracy"
+    most = f"model within the limits, {LIMITS}"
     add(backend)
     one = rows(backend)
-    assert run_list.runs_sentence(one, USUAL) == f"The one run with a result has no {most}; it is undecided."
+    assert run_list.runs_sentence(one, USUAL) == f"Your one finished run has no {most}; it is undecided."
     add(backend, sparsities_permille=(100,))
     assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs has a {most}; 2 are undecided."
     said = run_list.runs_sentence(rows(backend, GENEROUS), GENEROUS)
-    assert said.startswith("2 of 2 runs have a model within what is allowed, 1000 ×")
+    assert said.startswith("2 of 2 runs have a model within the limits, 1000 ×")
     by_one = run_list.runs_sentence(rows(backend, LAX), LAX)
-    assert by_one.endswith("1000 × the word perplexity and 2 points of accuracy, 2 of them by word perplexity alone.")
+    assert by_one.endswith("1000 × word perplexity and 2 points of accuracy, 2 of them by word perplexity alone.")
 
 
 def test_the_sentence_says_so_while_there_is_no_result(backend):
@@ -210,7 +211,7 @@ def test_a_named_row_says_its_model_below(backend):
     run = add(backend)
     (row,) = rows(backend)
     assert run_list.row_texts(row).startswith("calibrated on ")
-    assert run_list.row_texts(row).endswith("asked all Cloze passages · float32")
+    assert run_list.row_texts(row).endswith("tested on all of Cloze passages · float32")
     named = replace(row, mark=RunMark(name="Mine"))
     assert named.title == "Mine"
     assert run_list.row_texts(named).startswith("SmolLM2 135M (built in) · calibrated on ")
@@ -338,7 +339,7 @@ def test_runs_over_other_passages_are_left_out_in_words(backend):
     assert {line.run.run.key for line in found.lines} == {one.run.key, other.run.key}
     assert found.notes[0] == (
         "“SmolLM2 135M (built in) at 10, 20, 30\u00a0%” is not drawn: it answers other passages (60 of Cloze passages "
-        "(built in)) than the runs in the chart (120 of Cloze passages (built in)), and what is lost on different "
+        "(built in)) than the runs in the chart (120 of Cloze passages (built in)), and losses on different "
         "passages cannot be compared."
     )
     assert [line.run.run.key for line in overlay([fewer, one]).lines] == [fewer.run.key], "the first one counts"

@@ -67,12 +67,12 @@ def test_runs_without_a_sparse_answer_are_seen_and_not_started(open_page, backen
 
 def test_the_verdict_comes_first(open_page, finished):
     said = words(open_page("compare"))
-    opening = "Undecided: 120 passages cannot tell whether 30 % stays within what is allowed. Word perplexity "
+    opening = "30 % is too close to call on 120 passages. Word perplexity "
     assert said.startswith(opening)
     assert "accuracy −5.8 points (" in said.split("Passage ")[0]
     rests_on = said.split("What the verdict rests on")[1]
     assert (
-        "9 answers broke, 2 were mended. Allowed are 1.1 × the word perplexity and 2 points of accuracy. " in rests_on
+        "9 answers broke, 2 were fixed. The limits are 1.1 × word perplexity and 2 points of accuracy. " in rests_on
     )
 
 
@@ -87,8 +87,8 @@ def test_one_of_several_comparisons_is_judged_among_them_as_well(open_page, back
     backend.add_run((run, [*records[:3], broken]))
     said = words(open_page("compare", right="30 %"))
     # Of six losses that are judged, this one is not decided by what accuracy shows: 95 % of it alone would be beyond.
-    assert "6 answers broke, 0 were mended. " in said and "accuracy −5.0 points (" in said
-    assert said.startswith("30 % stays within what is allowed")
+    assert "6 answers broke, 0 were fixed. " in said and "accuracy −5.0 points (" in said
+    assert said.startswith("30 % stays within the limits")
     assert "Accuracy alone is undecided" in said
 
 
@@ -110,7 +110,7 @@ def test_the_first_choices_of_both_are_one_table_and_the_change_is_said_as_a_fac
 
 def test_the_kinds_carry_counts_that_add_up_to_all(open_page, finished):
     found = [b.label for b in _kinds(open_page("compare"))]
-    assert found == ["All · 120", "Both right · 27", "Broke · 9", "Mended · 2", "Both wrong · 82"]
+    assert found == ["All · 120", "Both right · 27", "Broke · 9", "Fixed · 2", "Both wrong · 82"]
     assert 27 + 9 + 2 + 82 == 120
 
 
@@ -134,7 +134,7 @@ def test_what_both_got_right_was_said_in_the_same_words(open_page, finished):
 
 def test_a_kind_is_chosen_by_its_button_and_kept_in_the_address(open_page, finished):
     app = open_page("compare")
-    button(app, "Mended").click().run()
+    button(app, "Fixed").click().run()
     assert app.query_params["filter"] == "mended"
     assert "1 of 2" in words(app)
 
@@ -178,12 +178,12 @@ def test_a_record_against_itself_changes_nothing(open_page, finished):
 
 def test_what_is_open_says_how_many_passages_would_decide_it(open_page, finished):
     said = words(open_page("compare"))
-    assert "Open: about" in said and "passages would decide it" in said
+    assert "About" in said and "passages would settle it" in said
 
 
 def test_the_tolerance_is_the_one_of_the_address_and_nonsense_there_is_the_usual_one(open_page, finished):
     said = words(open_page("compare", within="5", points="50"))
-    assert said.startswith("30 % stays within what is allowed.")
+    assert said.startswith("30 % stays within the limits.")
     assert "Allowed are 5 × the word perplexity and 50 points" in said
     assert "1.1 × the word perplexity and 2 points" in words(open_page("compare", within="evil", points="-3"))
 
