@@ -1,8 +1,8 @@
 """All runs: the rows of their table, its order and filter, deletion in words, and several runs in one chart."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from math import inf, isinf
 from string import ascii_uppercase
@@ -25,7 +25,6 @@ from sparsedash.schema.records import Run
 from sparsedash.schema.settings import FindSettings, RunSettings, planned_run, run_or_find_settings
 from sparsedash.service.backend import Backend
 from sparsedash.service.deletion import Removal
-from sparsedash.service.stored_results import Verdicts
 from sparsedash.stats.tolerance import Tolerance, Verdict
 
 FEW = 3
@@ -88,31 +87,13 @@ class RunRow:
         return max(0.0, self.run.finished_at - self.run.started_at)
 
 
-@dataclass(frozen=True, kw_only=True)
-class KnownRuns:
-    """What is known of runs besides their records, by their keys: marks, verdicts and jobs."""
-
-    marks: Mapping[str, RunMark] = field(default_factory=dict)
-    verdicts: Mapping[str, Verdicts] = field(default_factory=dict)
-    jobs: Mapping[str, Job] = field(default_factory=dict)
-
-
 def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
-    """A row for every run and for every live job that has none yet, newest first. tolerance: the limits."""
-    runs = backend.runs()
-    known = KnownRuns(
-        marks=backend.user_data.marks(),
-        verdicts=backend.costs.verdicts(runs, tolerance),
-        jobs=newest_jobs(backend.jobs(JOBS_LOOKED_AT)),
-    )
-    return rows_of(runs, known)
-
-
-def rows_of(runs: Iterable[Run], known: KnownRuns) -> list[RunRow]:
-    """A row for every run, and for every live job whose run has no result yet, newest first."""
+    """A row for every run, and for every live job whose run has no result yet, newest first. tolerance: the limits."""
+    runs, marks, jobs = backend.runs(), backend.user_data.marks(), newest_jobs(backend.jobs(JOBS_LOOKED_AT))
+    judged = backend.costs.verdicts(runs, tolerance)
     rows = {}
     for run in runs:
-        verdicts, job = known.verdicts.get(run.key), known.jobs.get(run.key)
+        verdicts, job = judged.get(run.key), jobs.get(run.key)
         points = zip(run.sparse, run.settings.points, strict=False)
         weighed = [
             Weighed(method=method, permille=permille, verdict=verdicts[key])
@@ -125,12 +106,12 @@ def rows_of(runs: Iterable[Run], known: KnownRuns) -> list[RunRow]:
             job=job if job is not None and (job.live or not run.finished) else None,
             settings=run.settings,
             search=run.find,
-            mark=known.marks.get(run.key, RunMark()),
+            mark=marks.get(run.key, RunMark()),
             model=headline_model(weighed),
             known=verdicts is not None,
             at=run.started_at,
         )
-    for key, job in known.jobs.items():
+    for key, job in jobs.items():
         if not job.live or key in rows:
             continue
         try:
@@ -143,7 +124,7 @@ def rows_of(runs: Iterable[Run], known: KnownRuns) -> list[RunRow]:
             job=job,
             settings=planned_run(asked),
             search=asked if isinstance(asked, FindSettings) else None,
-            mark=known.marks.get(key, RunMark()),
+            mark=marks.get(key, RunMark()),
             model=None,
             known=True,
             at=job.started_at or job.queued_at,

@@ -130,31 +130,27 @@ def headline_model(models: Sequence[W]) -> W | None:
 
 
 def record_readings(record: Record, comparison: PairedComparison, verdict: ToleranceVerdict) -> Readings:
-    """A record's values of every measure. comparison: of this record with dense. verdict: on its losses."""
+    """A record's values of every measure, with the intervals behind its verdict.
+
+    comparison: of this record with dense. verdict: on its losses.
+    """
     score, broke, fixed = record.last_word, comparison.broke, comparison.mended
     below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, fixed))
-    words = f"{broke:,} broke, {fixed:,} fixed"
-    return {
-        **judged_readings(comparison, verdict),
-        "flips": (
-            Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=words),
-            replace(above, role="mended", words=words),
-        ),
-        "share right": (share_right(score.right, score.total, anytime=record.stopping is not None),),
-    }
-
-
-def judged_readings(comparison: PairedComparison, verdict: ToleranceVerdict) -> Readings:
-    """The values of the measures behind a verdict, with its intervals.
-
-    Where it leaves accuracy out, that has the interval of a comparison by itself.
-    """
+    flips = f"{broke:,} broke, {fixed:,} fixed"
+    # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
     lost, change = verdict.accuracy, comparison.difference
     ends = comparison.interval if lost is None else (-lost.high, -lost.low)
     low, high = (100 * end for end in ends)
-    words = f"{signed_points(change)} points ({signed_interval(ends)})"
-    accuracy = Reading(role="sparse", value=100 * change, low=low, high=high, words=words)
-    return {"word perplexity": (perplexity_reading(verdict.perplexity),), "accuracy": (accuracy,)}
+    points = f"{signed_points(change)} points ({signed_interval(ends)})"
+    return {
+        "word perplexity": (perplexity_reading(verdict.perplexity),),
+        "accuracy": (Reading(role="sparse", value=100 * change, low=low, high=high, words=points),),
+        "flips": (
+            Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=flips),
+            replace(above, role="mended", words=flips),
+        ),
+        "share right": (share_right(score.right, score.total, anytime=record.stopping is not None),),
+    }
 
 
 def share_right(right: int, total: int, anytime: bool = False) -> Reading:
@@ -296,10 +292,11 @@ def run_results(
     limits = tolerance or Tolerance()
     p_values = holm([each.comparison.p_value for each in sparse], run.n_compared)
     verdicts = judge_all([each.losses for each in sparse], limits, run.n_compared)
-    readings, judged = {dense.record.key: dense.readings}, []
+    alone = judge_all([dense.losses], Tolerance())[0]
+    readings, judged = {dense.record.key: record_readings(dense.record, dense.comparison, alone)}, []
     for each, p_value, verdict in zip(sparse, p_values, verdicts, strict=True):
         judged.append(Judged(record=each.record, comparison=each.comparison, p_value=p_value, verdict=verdict))
-        readings[each.record.key] = {**each.readings, **judged_readings(each.comparison, verdict)}
+        readings[each.record.key] = record_readings(each.record, each.comparison, verdict)
     lost = {key: results.why_missing(key) for key, each in measured.items() if each is None and not results.record(key)}
     return RunResults(
         run=run,
@@ -324,7 +321,6 @@ class _Measured:
     record: Record
     comparison: PairedComparison
     losses: Losses
-    readings: Readings
 
 
 def _measured(results: Results, dense: str, key: str) -> _Measured | None:
@@ -350,9 +346,7 @@ def _measure(results: Results, dense_key: str, key: str) -> _Measured:
     dense = record if key == dense_key else _measure(results, dense_key, dense_key).record
     if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
         raise LookupError(key)
-    comparison, losses = compare_records(dense, record), record_losses(dense, record)
-    readings = record_readings(record, comparison, judge_all([losses], Tolerance())[0])
-    return _Measured(record=record, comparison=comparison, losses=losses, readings=readings)
+    return _Measured(record=record, comparison=compare_records(dense, record), losses=record_losses(dense, record))
 
 
 def published_beside(dense: Record) -> tuple[PublishedRow, ...]:

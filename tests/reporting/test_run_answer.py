@@ -215,8 +215,8 @@ def everywhere(found, i=-1):
             "Removing 30 % of the MLP cannot be judged on 10 passages. ",
             "About 30 passages would settle it, if the loss stays what it was on 10.",
             "30 % cannot be judged on 10 passages. Word perplexity 1.00 × dense's (95 % interval 1.00 to 1.00); too "
-            "few answers are right to judge accuracy. About 30 passages would settle it, if the loss stays what it was on "
-            f"10. The limits are {LIMITS}.",
+            "few answers are right to judge accuracy. About 30 passages would settle it, if the loss stays what it was "
+            f"on 10. The limits are {LIMITS}.",
             {"verdict": "undecided"},
         ),
         (
@@ -244,8 +244,8 @@ def everywhere(found, i=-1):
             "Removing 10 % of the MLP is too close to call on 132 passages. ",
             "10 % is undecided. The loss is so near the limit that over 1,000,000 passages would be needed.",
             "10 % is too close to call on 132 passages. Word perplexity 1.10 × dense's (95 % interval 1.00 to 1.20); "
-            "too few answers are right to judge accuracy. The loss is so near the limit that over 1,000,000 passages would "
-            f"be needed. The limits are {LIMITS}.",
+            "too few answers are right to judge accuracy. The loss is so near the limit that over 1,000,000 passages "
+            f"would be needed. The limits are {LIMITS}.",
             {"verdict": "undecided"},
         ),
     ],
