@@ -171,7 +171,7 @@ def test_an_address_of_no_model_says_so_and_what_is_shown_instead(side, shown, o
 
 def test_a_record_against_itself_changes_nothing(open_page, finished):
     app = open_page("compare", right="dense")
-    assert "Every verdict stayed the same" in words(app)
+    assert "No answer broke and none was fixed." in words(app)
     # Nothing broke, nothing was mended: the first kind that has passages is shown.
     assert button(app, "Both wrong").icon == ":material/check:"
 
@@ -184,8 +184,8 @@ def test_what_is_open_says_how_many_passages_would_decide_it(open_page, finished
 def test_the_tolerance_is_the_one_of_the_address_and_nonsense_there_is_the_usual_one(open_page, finished):
     said = words(open_page("compare", within="5", points="50"))
     assert said.startswith("30 % stays within the limits.")
-    assert "Allowed are 5 × the word perplexity and 50 points" in said
-    assert "1.1 × the word perplexity and 2 points" in words(open_page("compare", within="evil", points="-3"))
+    assert "The limits are 5 × word perplexity and 50 points" in said
+    assert "1.1 × word perplexity and 2 points" in words(open_page("compare", within="evil", points="-3"))
 
 
 def test_passages_begin_with_the_largest_fall(open_page, finished):
@@ -276,7 +276,7 @@ def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkey
     def refuse(*_):
         raise AssertionError("made before it was asked for")
 
-    for name in ("view_csv", "view_parquet", "harness_samples", "report"):
+    for name in ("view_csv", "view_parquet", "harness_samples", "html_report"):
         monkeypatch.setattr(f"sparsedash.ui.compare_open.{name}", refuse)
     app = open_page("compare")
     assert [b.proto.label for b in app.get("download_button")] == [
@@ -380,13 +380,13 @@ def test_what_can_be_chosen_is_behind_one_button_on_a_phone(open_page, finished)
 
 def test_groups_of_passages_are_worked_out_when_they_are_opened(open_page, finished):
     app = open_page("compare")
-    assert "groups are looked at" not in words(app)
+    assert "groups, with two intervals each" not in words(app)
     opened = words(open_page("compare", groups="true"))
-    assert "30 % against dense, paired. " in opened and " groups are looked at" in opened
+    assert "30 % against dense, paired. " in opened and " groups, with two intervals each" in opened
     assert "Length of the right word" in opened and "Where it was named last" in opened
 
 
 def test_groups_need_the_texts_and_are_no_part_of_blind_judging(open_page, finished):
-    assert "groups are looked at" not in words(open_page("compare", groups="true", mode="blind"))
+    assert "groups, with two intervals each" not in words(open_page("compare", groups="true", mode="blind"))
     finished.stored_passages.clear()
-    assert "groups are looked at" not in words(open_page("compare", groups="true"))
+    assert "groups, with two intervals each" not in words(open_page("compare", groups="true"))

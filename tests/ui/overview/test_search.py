@@ -19,7 +19,7 @@ def test_a_search_opens_with_how_much_can_go(open_page, backend):
     app, said = opened(open_page, backend, found)
     assert result.answer is not None and result.next_step is not None
     assert f"Removing {result.answer / 10:g} % of the MLP stays within the limits" in said
-    assert "allowed 1.3 ×; " in said
+    assert "(limit 1.3 ×)" in said
     assert f"{len(result.trials)} trials among 43 steps of sparsity" in said
     assert "How much of SmolLM2 135M (built in) can go" in links(app)
 
