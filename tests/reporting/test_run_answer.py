@@ -215,8 +215,8 @@ def everywhere(found, i=-1):
             "Removing 30 % of the MLP cannot be judged on 10 passages. ",
             "About 30 passages would settle it, if the loss stays what it was on 10.",
             "30 % cannot be judged on 10 passages. Word perplexity 1.00 × dense's (95 % interval 1.00 to 1.00); too "
-            "few answers are right to judge accuracy. About 30 passages would settle it, if the loss stays what it was "
-            f"on 10. The limits are {LIMITS}.",
+            "few answers are right to judge accuracy. About 30 passages would settle it, if the loss stays what it "
+            f"was on 10. The limits are {LIMITS}.",
             {"verdict": "undecided"},
         ),
         (
