@@ -21,12 +21,12 @@ from sparsedash.reporting.passage_analysis import (
     count_by_range,
     slice_html,
     slice_losses,
+    slice_table,
     slices,
     token_choices,
     token_choices_html,
     token_choices_table,
 )
-from sparsedash.reporting.passage_analysis import slice_table as slice_file
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.records import Candidate, Passages, TargetToken
 from sparsedash.stats.mean_intervals import mean_interval
@@ -54,61 +54,37 @@ def groups(by, *pairs):
 
 
 @pytest.mark.parametrize(
-    ("target", "name"),
+    ("by", "context", "target", "name"),
     [
-        ("door", "1 to 4 letters"),
-        ("doors", "5 to 6 letters"),
-        ("Samuel.", "5 to 6 letters"),
-        ("harbour", "7 letters and more"),
+        ("Length of the right word", "He saw the", "door", "1 to 4 letters"),
+        ("Length of the right word", "He saw the", "doors", "5 to 6 letters"),
+        ("Length of the right word", "He saw the", "Samuel.", "5 to 6 letters"),
+        ("Length of the right word", "He saw the", "harbour", "7 letters and more"),
+        ("How it is written", "He saw", "Felix", "with a capital, mostly names"),
+        ("How it is written", "He saw", "cat", "in small letters"),
+        ("How it is written", "He saw", "1912", "a number or a sign"),
+        ("Speech", 'He said: "come to the', "door", "within speech"),
+        ("Speech", "He said: “come to the", "door", "within speech"),
+        ("Speech", "`` come to the", "door", "within speech"),
+        ("Speech", '"Come," he said and went to the', "door", "beside speech"),
+        ("Speech", "`` come '' , he said and took the", "door", "beside speech"),
+        ("Speech", "It's quiet at the", "door", "no speech in the passage"),
+        ("Where it was named last", "It was a", "door", "not named before"),
+        ("Where it was named last", "It was the Door", "door", "1 to 20 words before"),
+        ("Where it was named last", "the door" + " x" * 19, "door", "1 to 20 words before"),
+        ("Where it was named last", "the door" + " x" * 20, "door", "21 to 60 words before"),
+        ("Where it was named last", "the door" + " x" * 60, "door", "61 words before and more"),
     ],
 )
-def test_a_word_is_short_or_long(target, name):
-    assert groups("Length of the right word", ("He saw the", target)) == [name]
+def test_a_passage_is_grouped_by_what_can_be_read_off_its_text(by, context, target, name):
+    assert groups(by, (context, target)) == [name]
 
 
 def test_a_word_is_rare_when_no_other_passage_has_it():
     pairs = [("The door and the", "door"), ("A Door by the", "wall"), ("Nothing but the", "sea")]
     by = groups("How rare it is here", *pairs)
     assert by == ["in 1 to 4 others", "in no other passage", "in no other passage"]
-    many = groups("How rare it is here", *[("a", "door")] * 6)
-    assert set(many) == {"in 5 others and more"}
-
-
-@pytest.mark.parametrize(
-    ("target", "name"),
-    [("Felix", "with a capital, mostly names"), ("cat", "in small letters"), ("1912", "a number or a sign")],
-)
-def test_a_capital_mostly_means_a_name(target, name):
-    assert groups("How it is written", ("He saw", target)) == [name]
-
-
-@pytest.mark.parametrize(
-    ("context", "name"),
-    [
-        ('He said: "come to the', "within speech"),
-        ("He said: “come to the", "within speech"),
-        ("`` come to the", "within speech"),
-        ('"Come," he said and went to the', "beside speech"),
-        ("`` come '' , he said and took the", "beside speech"),
-        ("It's quiet at the", "no speech in the passage"),
-    ],
-)
-def test_a_gap_is_within_speech_where_a_quotation_is_open(context, name):
-    assert groups("Speech", (context, "door")) == [name]
-
-
-@pytest.mark.parametrize(
-    ("context", "name"),
-    [
-        ("It was a", "not named before"),
-        ("It was the Door", "1 to 20 words before"),
-        ("the door" + " x" * 19, "1 to 20 words before"),
-        ("the door" + " x" * 20, "21 to 60 words before"),
-        ("the door" + " x" * 60, "61 words before and more"),
-    ],
-)
-def test_the_last_time_a_word_was_named_is_counted_in_words(context, name):
-    assert groups("Where it was named last", (context, "door")) == [name]
+    assert set(groups("How rare it is here", *[("a", "door")] * 6)) == {"in 5 others and more"}
 
 
 @given(st.lists(st.tuples(st.text(max_size=30), st.text(min_size=1, max_size=8)), min_size=1, max_size=8))
@@ -271,23 +247,21 @@ def test_a_group_has_the_losses_and_the_interval_of_its_own_passages():
     assert row.nats == mean_interval(row.losses.nats, found.alpha)
 
 
-def test_the_chance_of_error_is_shared_by_every_interval_of_every_group():
-    found = found_in(pair_of())
-    assert found.alpha == pytest.approx(0.05 / (2 * len(found.rows)))
-
-
 def test_where_one_stopped_early_the_intervals_allow_for_it():
     usual, looked = found_in(pair_of()), found_in(pair_of(stopping=STOPPED))
     for one, other in zip(usual.rows, looked.rows, strict=True):
         assert other.nats[0] <= one.nats[0] and other.nats[1] >= one.nats[1]
 
 
-def test_the_number_of_groups_is_said_and_each_kind_heads_its_groups():
+def test_all_groups_share_the_chance_of_error_and_stand_in_one_table_that_can_be_downloaded():
     found = found_in(pair_of())
-    drawn = slice_html(found, "<i>", "dense")
+    assert found.alpha == pytest.approx(0.05 / (2 * len(found.rows)))
+    drawn, file = slice_html(found, "<i>", "dense"), slice_table(found, "<i>", "dense")
     assert f" {len(found.rows)} groups, with two intervals each" in drawn
-    assert drawn.count('scope="colgroup"') == 5
-    assert drawn.count('scope="row"') == len(found.rows)
+    assert drawn.count('scope="colgroup"') == len({row[0] for row in file.rows}) == 5
+    assert drawn.count('scope="row"') == len(file.rows) == len(found.rows)
+    assert file.head[:3] == ["Grouped by", "Group", "Passages"]
+    assert all(f"<td>{html.escape(cell)}</td>" in drawn for row in file.rows for cell in row[2:] if cell)
     assert "<i>" not in drawn
     shows_as_text(drawn)
 
@@ -297,12 +271,3 @@ def test_a_group_of_one_passage_has_no_interval():
     lonely = replace(passages, targets=("1", *passages.targets[1:]))
     drawn = slice_html(slice_losses(FakeBackend(), pair_of(), lonely), "30 %", "dense")
     assert "(no interval)" in drawn
-
-
-def test_the_table_can_be_taken_along_with_what_each_group_is_grouped_by():
-    found = found_in(pair_of())
-    drawn, file = slice_html(found, "30 %", "dense"), slice_file(found, "30 %", "dense")
-    assert file.head[:3] == ["Grouped by", "Group", "Passages"]
-    assert len(file.rows) == len(found.rows)
-    assert len({row[0] for row in file.rows}) == 5
-    assert all(f"<td>{html.escape(cell)}</td>" in drawn for row in file.rows for cell in row[2:] if cell)
