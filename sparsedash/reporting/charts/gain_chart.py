@@ -38,8 +38,14 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
     y_range, x_range = measure_range(tradeoff, measure), _x_range(tradeoff, gained)
     lines = {label: [p for p in points if p.key in gained.gains] for label, points in tradeoff.lines.items()}
     joined = {"mode": "lines", "line": {"color": colours.sparse, "width": 2.5}, "hoverinfo": "skip"}
+    ground = [
+        trace
+        for trace in tolerance_and_dense(tradeoff, measure, x_range, colours)
+        if not trace["name"].startswith("95 %")
+    ]
+    ground[-1]["name"] = "across"
     traces = [
-        *(trace | {"name": "across"} for trace in tolerance_and_dense(tradeoff, measure, x_range, colours)),
+        *ground,
         {"x": [x for _, x, _ in front], "y": [y for *_, y in front], "name": "unbeaten"} | joined,
         *(
             _marks((label, points, list(SYMBOLS)[i % len(SYMBOLS)]), gained, measure, sum(x_range) / 2, colours)
