@@ -79,8 +79,6 @@ def job_title(job: Job) -> tuple[str, str]:
         settings = run_or_find_settings(job.kind, job.settings)
     except SettingsError:
         return f"Job {job.id}", "asked for by another version of this program"
-    if isinstance(settings, FindSettings):
-        return wording.find_title(settings), wording.find_details(settings)
     return wording.run_title(settings), wording.run_details(settings)
 
 

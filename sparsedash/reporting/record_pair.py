@@ -94,7 +94,7 @@ class Pair:
         return [i for i in positions if len({outcome.answer for outcome in self.outcomes(i)}) > 1]
 
     def ordered(self, positions: Sequence[int], kind: Kind, order: Order) -> list[int]:
-        """The passages in this order. The largest change is the largest fall, or rise where passages were mended."""
+        """The passages in this order. The largest change is the largest fall, or rise where passages were fixed."""
         if order == "file order":
             return sorted(positions)
         sign = 1 if kind == "mended" else -1
@@ -106,12 +106,13 @@ class Pair:
         sought = text.strip().casefold()
         if not sought:
             return everything
-        return [i for i in everything if sought in self._text(i, passages).casefold()]
-
-    def _text(self, position: int, passages: Passages | None) -> str:
-        left, right = self.outcomes(position)
-        context = passages.contexts[position] if passages else ""
-        return "\n".join((f"{context} {left.target}", left.answer, right.answer))
+        found = []
+        for i in everything:
+            left, right = self.outcomes(i)
+            context = passages.contexts[i] if passages else ""
+            if sought in f"{context} {left.target}\n{left.answer}\n{right.answer}".casefold():
+                found.append(i)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

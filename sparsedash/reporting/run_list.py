@@ -67,7 +67,7 @@ class RunRow:
     @property
     def about(self) -> str:
         """What it is about, without its name."""
-        return wording.run_title(self.settings) if self.search is None else wording.find_title(self.search)
+        return wording.run_title(self.search or self.settings)
 
     @property
     def title(self) -> str:

@@ -244,8 +244,8 @@ class _FigureSvg:
     def __init__(self, figure: dict[str, Any], words: str) -> None:
         self.traces, self.layout, self.words = figure["data"], figure["layout"], words
         self.x_axis, self.y_axis, margin = self.layout["xaxis"], self.layout["yaxis"], self.layout["margin"]
-        # The labels at the right edge need the margin that they have on the page.
-        self.left, self.right, self.top = margin["l"], _SVG_WIDTH - margin["r"], margin["t"]
+        # Fonts without a web page's own are wider: the labels get more than the margin that they have there.
+        self.left, self.right, self.top = margin["l"], _SVG_WIDTH - 1.3 * margin["r"], margin["t"]
         self.bottom = self.layout["height"] - margin["b"]
         self.clip = f"plot-{words.split(maxsplit=1)[0].lower()}"
 
@@ -294,7 +294,10 @@ class _FigureSvg:
         if bars:
             for x, y, up, down in zip(trace["x"], trace["y"], bars["array"], bars["arrayminus"], strict=True):
                 if up or down:
-                    yield _polyline([self._place(x, y - down), self._place(x, y + up)], bars | {"width": 2})
+                    yield _polyline(
+                        [self._place(x, y - down), self._place(x, y + up)],
+                        {"color": bars["color"], "width": bars["thickness"]},
+                    )
         if marker is None:
             return
         for i, (x, y) in enumerate(at):

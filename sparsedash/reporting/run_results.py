@@ -102,15 +102,16 @@ def best_method(models: Sequence[W]) -> list[W]:
     where there are any: zeros alone make nothing smaller.
     """
     by_method: dict[str, list[W]] = {}
-    for each in sorted(models, key=lambda model: model.permille):
+    for each in models:
         by_method.setdefault(wording.method_title(each.method), []).append(each)
-    channels = [rows for rows in by_method.values() if rows[0].method.takes_channels]
+    ordered = [sorted(rows, key=lambda row: row.permille) for rows in by_method.values()]
+    channels = [rows for rows in ordered if rows[0].method.takes_channels]
 
     def merit(rows: Sequence[W]) -> tuple[int, float]:
         most = largest_within(rows)
         return most.permille if most else -1, -sum(row.verdict.perplexity.value for row in rows) / len(rows)
 
-    return max(channels or list(by_method.values()), key=merit, default=[])
+    return max(channels or ordered, key=merit, default=[])
 
 
 def largest_within(rows: Sequence[W]) -> W | None:

@@ -263,30 +263,22 @@ def share_of(settings: MethodSettings) -> str:
     return "of the MLPs' weights" if settings.scope == "mlp" else "of the decoder's weights"
 
 
-def run_title(settings: RunSettings) -> str:
-    """What a run is about, in a few words: model and sparsities."""
+def run_title(settings: RunSettings | FindSettings) -> str:
+    """The subject of a run, model and sparsities, or of a search."""
+    if isinstance(settings, FindSettings):
+        return f"How much of {reference_title(settings.model)} can go"
     return f"{reference_title(settings.model)} at {sparsity_percents(settings.made_permille)}"
-
-
-def find_title(settings: FindSettings) -> str:
-    """What a search is about, in a few words."""
-    return f"How much of {reference_title(settings.model)} can go"
-
-
-def find_details(settings: FindSettings) -> str:
-    """How a search is made, in one line: what may be lost, then as of a run."""
-    return f"within {settings.ratio:g} × and {settings.points:g} points · {run_details(planned_run(settings))}"
 
 
 def stored_run_title(run: Run, name: str = "") -> str:
     """What a stored run is about, whether it was one of given sparsities or a search; after its name, if it has one."""
-    about = run_title(run.settings) if run.find is None else find_title(run.find)
+    about = run_title(run.find or run.settings)
     return f"{name}: {about}" if name else about
 
 
 def stored_run_details(run: Run) -> str:
     """How a stored run was made, in one line."""
-    details = run_details(run.settings) if run.find is None else find_details(run.find)
+    details = run_details(run.find or run.settings)
     return f"{details}, unpacked from {run.source_type}" if run.source_type else details
 
 
@@ -309,8 +301,10 @@ def calibration_words(calibration: CalibrationSettings) -> str:
     return f"calibration: {reference_title(calibration.corpus)}, {amount}{packed}{weighed}"
 
 
-def run_details(settings: RunSettings) -> str:
-    """How a run is made, in one line."""
+def run_details(settings: RunSettings | FindSettings) -> str:
+    """How a run is made, in one line; of a search its limits first."""
+    if isinstance(settings, FindSettings):
+        return f"within {settings.ratio:g} × and {settings.points:g} points · {run_details(planned_run(settings))}"
     evaluation = settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
     rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"

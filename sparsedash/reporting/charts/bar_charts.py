@@ -11,7 +11,6 @@ from sparsedash.reporting.charts.chart_style import (
     PALETTES,
     Label,
     Palette,
-    Panel,
     Theme,
     annotation,
     chart_frame,
@@ -90,7 +89,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     )
     if made.sensitivities:
         layout["yaxis3"] = y | {"rangemode": "tozero", "domain": domains[2], "ticksuffix": " ×", "nticks": 3}
-    layout |= label_layout(labels, Panel(y_range=(0, highest), height=panels[0], domain=domains[0]), colours)
+    layout |= label_layout(labels, (0, highest), panels[0], colours, domains[0])
     titles = ("Channels kept, % of dense", "Sensitivity, times the median layer's")
     place: dict[str, Any] = {
         "xref": "paper",

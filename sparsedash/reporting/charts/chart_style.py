@@ -182,29 +182,29 @@ class Label:
     x: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """Where the labels' axis is: its range, its height in pixels, and its lower and upper end as shares of the plot."""
-
-    y_range: tuple[float, float]
-    height: float
-    domain: tuple[float, float] = (0.0, 1.0)
-
-
 def room_for(labels: Sequence[Label]) -> float:
     """The height in pixels that the labels need above each other, with a little air."""
     return 1.05 * sum(_label_heights(labels))
 
 
-def label_layout(labels: Sequence[Label], panel: Panel, colours: Palette) -> dict[str, Any]:
-    """The part of a layout that puts labels at the right edge, none on another, with the margin that they need."""
-    size, (low, high), (bottom, top) = _label_size(labels), panel.y_range, panel.domain
+def label_layout(
+    labels: Sequence[Label],
+    y_range: tuple[float, float],
+    height: float,
+    colours: Palette,
+    domain: tuple[float, float] = (0.0, 1.0),
+) -> dict[str, Any]:
+    """The part of a layout that puts labels at the right edge, none on another, with the margin that they need.
+
+    height: of the plot in pixels. domain: the lower and upper end of the labels' axis, as shares of it.
+    """
+    size, (low, high), (bottom, top) = _label_size(labels), y_range, domain
     there = [(label, label.y, tall) for label, tall in zip(labels, _label_heights(labels), strict=True)]
-    ends = [(label, panel.height * (high - y) / (high - low), tall) for label, y, tall in there if y is not None]
-    middles = place_labels([at for _, at, _ in ends], [tall for *_, tall in ends], panel.height)
+    ends = [(label, height * (high - y) / (high - low), tall) for label, y, tall in there if y is not None]
+    middles = place_labels([at for _, at, _ in ends], [tall for *_, tall in ends], height)
     notes, lines = [], []
     for (label, at, _), middle in zip(ends, middles, strict=True):
-        wanted, found = (top - (top - bottom) * place / panel.height for place in (at, middle))
+        wanted, found = (top - (top - bottom) * place / height for place in (at, middle))
         edge = {"xref": "paper", "yref": "paper", "xanchor": "left", "xshift": AWAY, "align": "left"}
         notes.append(annotation("<br>".join(label.lines), 1, found, label.colour, size, **edge))
         notes[-1]["font"]["weight"] = 600

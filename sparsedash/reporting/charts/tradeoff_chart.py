@@ -18,7 +18,6 @@ from sparsedash.reporting.charts.chart_style import (
     PALETTES,
     Label,
     Palette,
-    Panel,
     Theme,
     annotation,
     band_across,
@@ -132,7 +131,7 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity",
         TITLES[measure].format(total=tradeoff.n_passages), round(height) + _TOP + _BOTTOM + below, colours
     )
     layout |= _axes(tradeoff, measure, (end, y_range), below, colours)
-    layout |= label_layout(labels, Panel(y_range=y_range, height=height), colours)
+    layout |= label_layout(labels, y_range, height, colours)
     layout["annotations"] += notes
     return go.Figure(traces, layout)
 

@@ -76,22 +76,19 @@ def test_a_drawn_chart_is_repainted_from_either_theme_to_the_other():
     assert f'[style*="stroke: rgb(141, 180, 232)"] {{ stroke: {both} !important }}' in theme_switch_css()
 
 
-def test_a_short_label_stays_on_one_line():
-    assert wrap_label("least-squares") == ["least-squares"]
-
-
-def test_a_long_label_is_parted_where_both_lines_are_short():
-    assert wrap_label("retrain-free (published)") == ["retrain-free", "(published)"]
-    assert wrap_label("obs-by-sensitivity") == ["obs-by-", "sensitivity"]
-
-
-def test_a_sign_stands_before_the_first_line_and_does_not_part_a_label_that_fits():
-    assert wrap_label("least-squares", "● ") == ["● least-squares"]
-    assert wrap_label("retrain-free (published)", "■ ") == ["■ retrain-free", "(published)"]
-
-
-def test_a_word_that_cannot_be_parted_stays_whole():
-    assert wrap_label("incomprehensibilities") == ["incomprehensibilities"]
+@pytest.mark.parametrize(
+    ("text", "sign", "lines"),
+    [
+        ("least-squares", "", ["least-squares"]),
+        ("least-squares", "● ", ["● least-squares"]),
+        ("retrain-free (published)", "", ["retrain-free", "(published)"]),
+        ("retrain-free (published)", "■ ", ["■ retrain-free", "(published)"]),
+        ("obs-by-sensitivity", "", ["obs-by-", "sensitivity"]),
+        ("incomprehensibilities", "", ["incomprehensibilities"]),
+    ],
+)
+def test_a_long_label_is_cut_where_both_lines_are_short(text, sign, lines):
+    assert wrap_label(text, sign) == lines
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -99,24 +96,19 @@ def test_no_name_of_the_catalog_takes_more_than_a_third_of_a_phone(method):
     assert max(map(len, wrap_label(method.name))) <= 14
 
 
-def test_labels_with_room_stay_where_they_are():
-    assert place_labels([10, 100, 50], [10, 10, 10], 200) == [10, 100, 50]
-
-
-def test_two_labels_at_one_place_part_by_the_same_way():
-    assert place_labels([50, 50], [20, 20], 200) == [40, 60]
-
-
-def test_a_pushed_label_pushes_its_neighbour():
-    assert place_labels([50, 50, 70], [20, 20, 20], 200) == pytest.approx([110 / 3, 170 / 3, 230 / 3])
-
-
-def test_labels_stay_inside():
-    assert place_labels([0, 0, 200, 200], [20, 20, 20, 20], 200) == [10, 30, 170, 190]
-
-
-def test_no_label_needs_no_place():
-    assert place_labels([], [], 100) == []
+@pytest.mark.parametrize(
+    ("wanted", "heights", "placed"),
+    [
+        ([10, 100, 50], [10, 10, 10], [10, 100, 50]),
+        ([50, 50], [20, 20], [40, 60]),
+        ([50, 50, 70], [20, 20, 20], [110 / 3, 170 / 3, 230 / 3]),
+        ([0, 0, 200, 200], [20, 20, 20, 20], [10, 30, 170, 190]),
+        ([], [], []),
+    ],
+    ids=["room", "same-place", "pushed", "inside", "none"],
+)
+def test_labels_stand_as_near_to_their_places_as_can_be(wanted, heights, placed):
+    assert place_labels(wanted, heights, 200) == pytest.approx(placed)
 
 
 @given(st.lists(st.tuples(st.floats(-50, 450), st.floats(5, 40)), min_size=1, max_size=10))
