@@ -1,10 +1,12 @@
-"""Text as HTML: escaping, elements, tables and figure cards; the one place where text becomes markup.
+"""Text as HTML: escaping, elements, tables and figure cards; tables as CSV. The one place where text becomes markup.
 
 Text from models, files and addresses in a URL is foreign: it may hold tags, markdown or marks that turn the reading
 direction. It reaches the page only through `escape`; the type `Html` is how mypy holds that.
 """
 
+import csv
 import html
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ _VISIBLE: dict[int, str] = {
 }
 # A colon with something right behind it could begin a directive; after it comes the rest of a sentence.
 _BETWEEN_NUMBER_AND_SIGN = re.compile(r"(?<=\d) (?=[%×])")
+_FORMULA_STARTS = ("=", "+", "-", "@")
+"""A spreadsheet takes a cell that begins like this for a formula."""
 _UNSAFE_IN_LABELS = re.compile(r"[^\w .,:;?'/@%+()-]|:(?! |$)|(?<!\w)_|_(?!\w)|\bwww\.")
 
 
@@ -102,6 +106,25 @@ class Table:
         inside = element("table", element("thead", top), element("tbody", *body), css="sd-table")
         scroll = element("div", inside, css="sd-scroll", role="region", aria_label=self.name, tabindex="0")
         return join(paragraph(self.caption, css="sd-muted sd-small"), scroll)
+
+
+def spreadsheet_safe(text: str) -> str:
+    """The text as it is, or with an apostrophe before it where a spreadsheet would run it."""
+    return f"'{text}" if text.lstrip().startswith(_FORMULA_STARTS) else text
+
+
+def table_csv(shown: Table) -> bytes:
+    """The table as it is shown, as UTF-8 CSV. Text that a spreadsheet would run begins with an apostrophe."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    for line in (shown.head, *shown.rows):
+        lines.writerow([spreadsheet_safe(cell.replace("\N{NO-BREAK SPACE}", " ")) for cell in line])
+    return text.getvalue().encode()
+
+
+def table_file_name(shown: Table) -> str:
+    """The name of that file, of letters that every file can have."""
+    return f"sparsedash-{re.sub(r'[^a-z0-9]+', '-', shown.name.lower()).strip('-')}.csv"
 
 
 def table(name: str, caption: str, head: list[str], rows: list[list[str]], links: Sequence[Html] = ()) -> Table:

@@ -23,12 +23,9 @@ from sparsedash.service.preflight import Forecast
 PROMPT_WORDS = 14
 END_CHARACTERS = 300
 COUNTED = ("tokens", "passages")
-"""The units that say something to a person; how far work in another one is, is told as a share."""
-
+"""The units that are counted; progress in another one is shown as a share."""
 SILENT_S = 600.0
 """A worker that has said nothing for so long may hang; the longest steps that were seen take a few minutes."""
-
-_OF_ONE_MODEL = ("prune", "evaluate")
 _STAGES_OF_KIND = {
     "continuation": ("start", "load", "read", "continue"),
     "divergence": ("start", "load", "diverge"),
@@ -36,9 +33,9 @@ _STAGES_OF_KIND = {
     "export": ("start", "load", "write", "prove"),
     "verify": ("start", "verify"),
 }
-_NAMED = 2
-"""Stages without a time that are named; of more it is said that there are no times."""
-_DOING = {
+_MOST_NAMED = 2
+"""Stages without a measured time that are named."""
+_ACTIVITIES = {
     "start": "starting",
     "load": "loading",
     "text": "writing the text",
@@ -47,30 +44,41 @@ _DOING = {
     "walk": "calibrating and pruning",
     "evaluate": "answering",
 }
+_PARTS: dict[str, tuple[Stage, ...]] = {
+    "loading": ("load",),
+    "calibrating": ("text", "calibrate"),
+    "pruning": ("prune",),
+    "answering": ("evaluate",),
+}
+"""The stages that each part of a forecast is of."""
 
 
 def job_title(job: Job) -> tuple[str, str]:
     """A job's title and one line of details."""
     try:
-        if job.kind == "continuation":
-            request = settings_from_plain(ContinuationSettings, job.settings)
-            return "Continuations of a text", _end_of(request.prompt)
-        if job.kind == "divergence":
-            compared = settings_from_plain(DivergenceSettings, job.settings)
-            return "Two models over a passage, token by token", _end_of(compared.text)
-        if job.kind == "timing":
-            timed = settings_from_plain(TimingSettings, job.settings)
-            return "Speed of a sparse model", _timed(timed)
-        if job.kind == "export":
-            files = settings_from_plain(ExportSettings, job.settings)
-            return f"A sparse model in files, {files.form}", f"weights in {files.weights}, checked in a fresh process"
-        if job.kind == "verify":
-            return "Verification of the data folder", "everything that carries a checksum is read"
+        match job.kind:
+            case "continuation":
+                return "Continuations of a text", _end_of(
+                    settings_from_plain(ContinuationSettings, job.settings).prompt
+                )
+            case "divergence":
+                text = settings_from_plain(DivergenceSettings, job.settings).text
+                return "Two models over a passage, token by token", _end_of(text)
+            case "timing":
+                timing = settings_from_plain(TimingSettings, job.settings)
+                batches = " and ".join(map(str, timing.batches))
+                threads = "" if timing.n_threads is None else f", {timing.n_threads} threads"
+                details = f"dense and sparse in turn, {timing.n_prompt} tokens, {batches} at once{threads}"
+                return "Speed of a sparse model", details
+            case "export":
+                files = settings_from_plain(ExportSettings, job.settings)
+                details = f"weights in {files.weights}, checked in a fresh process"
+                return f"A sparse model in files, {files.form}", details
+            case "verify":
+                return "Verification of the data folder", "everything that carries a checksum is read"
         settings = run_or_find_settings(job.kind, job.settings)
     except SettingsError:
         return f"Job {job.id}", "asked for by another version of this program"
-    if isinstance(settings, FindSettings):
-        return wording.find_title(settings), wording.find_details(settings)
     return wording.run_title(settings), wording.run_details(settings)
 
 
@@ -120,63 +128,59 @@ def job_announcement(backend: Backend, job: Job) -> str:
 
 def waiting_run_estimate(backend: Backend, job: Job) -> str:
     """How long a waiting run takes once it has started; nothing of other jobs, or where that is not known."""
-    if not job.makes_run:
-        return ""
-    try:
-        known = backend.preflight(run_or_find_settings(job.kind, job.settings)).duration.total_s
-    except SettingsError:
-        return ""
+    settings = _run_settings(job)
+    known = backend.preflight(settings).duration.total_s if settings else None
     return f"Takes about {wording.duration_words(known)} once it has started" if known else ""
+
+
+def _run_settings(job: Job) -> RunSettings | FindSettings | None:
+    """What was asked for; None of a job that makes no run, or of another version."""
+    try:
+        return run_or_find_settings(job.kind, job.settings) if job.makes_run else None
+    except SettingsError:
+        return None
 
 
 def _place(place: int | None) -> str:
     if not place or place < 2:
         return "Starts as soon as a worker is free."
-    return f"{place - 1} {'waits' if place == 2 else 'wait'} before it."
+    return f"{wording.quantity(place - 1, 'job')} ahead."
 
 
 def _why_no_time(stages: tuple[str, ...]) -> str:
     if not stages:
         return ""
-    if len(stages) > _NAMED:
-        return " · time left not known: no run like this has been measured here yet"
-    have = "has" if len(stages) == 1 else "have"
-    return (
-        f" · time left not known: {' and '.join(_DOING[stage] for stage in stages)} {have} not been measured here yet"
-    )
+    what, have = "no run like this", "has"
+    if len(stages) <= _MOST_NAMED:
+        what, have = " and ".join(_ACTIVITIES[stage] for stage in stages), "has" if len(stages) == 1 else "have"
+        have += " not"
+    return f" · time left not known: {what} {have} been measured here yet"
 
 
 def stage_facts(job: Job) -> str:
     """How far a running job is in its stage, and how fast."""
-    parts = []
+    parts, counted = [], job.unit in COUNTED
     if job.total > 1:
-        parts.append(
-            f"{job.done:,} of {job.total:,} {job.unit}"
-            if job.unit in COUNTED
-            else f"{wording.percent(job.done / job.total, 0)} of this stage"
-        )
+        share = f"{wording.percent(job.done / job.total, 0)} of this stage"
+        parts.append(f"{job.done:,} of {job.total:,} {job.unit}" if counted else share)
     if job.n_right is not None and job.done:
         parts.append(f"{job.n_right:,} right so far")
-    if job.rate and job.unit in COUNTED:
-        digits = 0 if job.rate >= 10 else 1
-        parts.append(f"{job.rate:,.{digits}f} {job.unit} a second")
+    if job.rate and counted:
+        parts.append(f"{job.rate:,.{0 if job.rate >= 10 else 1}f} {job.unit} a second")
     return " · ".join(parts)
 
 
 def _progress(backend: Backend, job: Job, now: float, shown: float) -> RunProgress:
     share = min(1.0, job.done / job.total) if job.total > 1 else 0.0
-    if not job.makes_run:
-        return stage_progress(_STAGES_OF_KIND[job.kind], job.stage or "start", share, shown)
-    try:
-        settings = planned_run(run_or_find_settings(job.kind, job.settings))
-    except SettingsError:
-        return stage_progress(("start", "load"), job.stage or "start", share, shown)
-    since = max(0.0, now - (job.heartbeat_at or now))
+    asked = _run_settings(job)
+    if asked is None:
+        stages = _STAGES_OF_KIND.get(job.kind, ("start", "load"))
+        return stage_progress(stages, job.stage or "start", share, shown)
+    settings, since = planned_run(asked), max(0.0, now - (job.heartbeat_at or now))
     taken = [*job.taken[:-1], *(last._replace(seconds=last.seconds + since) for last in job.taken[-1:])]
     stored = backend.cached(settings)
     behind = max((each.point + 1 for each in taken if each.point is not None), default=0)
     at = RunPosition(
-        # A row of before there was this column has only its stage.
         taken=taken or [Taken(job.stage or "start", job.point, since)],
         share=share,
         rest_s=job.remaining_s,
@@ -203,30 +207,22 @@ def _expected(backend: Backend, where: tuple[object, ...], settings: RunSettings
 
 
 def _sparse_model(job: Job) -> str:
-    """Which of how many sparse models a run makes or asks; empty where it does neither.
+    """Which of how many sparse models a run makes or evaluates; empty where it does neither.
 
     Before the first one, what is read serves them all; later it is read again for one.
     """
-    if not job.makes_run or job.point is None or job.stage == "walk":
+    settings = _run_settings(job)
+    if settings is None or job.point is None or job.stage == "walk":
         return ""
-    if job.stage not in _OF_ONE_MODEL and job.point == 0:
+    if job.stage not in ("prune", "evaluate") and job.point == 0:
         return ""
-    if job.kind == "find":
+    if isinstance(settings, FindSettings):
         return f"trial {job.point + 1}" + (f": {job.message}" if job.message else "")
-    try:
-        points = settings_from_plain(RunSettings, job.settings).points
-    except SettingsError:
+    if not 0 <= job.point < len(settings.points):
         return ""
-    if not 0 <= job.point < len(points):
-        return ""
-    method, permille = points[job.point]
-    return f"sparse model {job.point + 1} of {len(points)}: {wording.name_in_progress(method, permille)}"
-
-
-def _timed(settings: TimingSettings) -> str:
-    batches = " and ".join(str(batch) for batch in settings.batches)
-    text = f"dense and sparse in turn, {settings.n_prompt} tokens, {batches} at once"
-    return text if settings.n_threads is None else f"{text}, {settings.n_threads} threads"
+    method, permille = settings.points[job.point]
+    name = wording.name_in_progress(method, permille)
+    return f"sparse model {job.point + 1} of {len(settings.points)}: {name}"
 
 
 def _end_of(text: str) -> str:
@@ -235,34 +231,21 @@ def _end_of(text: str) -> str:
     return f"… {end}" if len(end) < len(" ".join(words)) else end
 
 
-_PARTS: dict[str, tuple[Stage, ...]] = {
-    "loading": ("load",),
-    "calibrating": ("text", "calibrate"),
-    "pruning": ("prune",),
-    "answering": ("evaluate",),
-}
-"""The stages that each part of a forecast is of."""
-
-_UNKNOWN = "not known"
-
-
 def measured_against_estimate(run: Run, whole_s: float, forecast: Forecast) -> Table:
     """Time, by part, memory and disk of a run of which nothing was stored before. whole_s: from its first step on."""
     expected = dict(forecast.parts)
-    rows = [["Time", _time_or_unknown(whole_s), _time_or_unknown(forecast.seconds)]]
+    times = [("Time", whole_s, forecast.seconds)]
     for part, stages in _PARTS.items():
         measured = [run.seconds[stage] for stage in stages if stage in run.seconds]
-        if measured:
-            rows.append([f"of it {part}", _time_or_unknown(sum(measured)), _time_or_unknown(expected.get(part))])
-    rows.append(["Memory, at most", _size_or_unknown(run.peak_bytes), _size_or_unknown(forecast.memory_bytes)])
-    rows.append(["Left on the disk", _size_or_unknown(run.disk_bytes), _size_or_unknown(forecast.disk_bytes)])
-    caption = "What was measured, beside what was expected when it was asked for."
-    return table("what it took", caption, ["", "took", "expected"], rows)
-
-
-def _time_or_unknown(seconds: float | None) -> str:
-    return _UNKNOWN if seconds is None else wording.duration_words(seconds)
-
-
-def _size_or_unknown(n_bytes: int | None) -> str:
-    return _UNKNOWN if n_bytes is None else wording.size(n_bytes)
+        times += [(f"of it {part}", sum(measured), expected.get(part))] if measured else []
+    sizes = [
+        ("Memory, at most", run.peak_bytes, forecast.memory_bytes),
+        ("Left on the disk", run.disk_bytes, forecast.disk_bytes),
+    ]
+    rows = [
+        [name, *("not known" if value is None else words(value) for value in values)]
+        for words, found in ((wording.duration_words, times), (wording.size, sizes))
+        for name, *values in found
+    ]
+    caption = "Measured, and estimated before it started."
+    return table("what it took", caption, ["", "measured", "estimated"], rows)

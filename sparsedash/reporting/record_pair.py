@@ -1,4 +1,4 @@
-"""Two models' answers to the same passages: what broke or was fixed, side by side, and as files."""
+"""Two models' answers to the same passages: which broke or were fixed, side by side, and as files of samples."""
 
 import csv
 import hashlib
@@ -12,15 +12,14 @@ from itertools import takewhile
 from typing import Any, Literal, TypeVar
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, Table, element, escape, join
-from sparsedash.reporting.wording import NBSP
+from sparsedash.reporting.html import Html, element, escape, join, spreadsheet_safe
 from sparsedash.schema.errors import encodable
 from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import shared_outcomes
 
 Kind = Literal["all", "both-right", "broke", "mended", "both-wrong"]
-"""The two by two of the verdicts, and all four together, to which they add up."""
+"""The two by two of the answers, and all four together, to which they add up."""
 
 Order = Literal["largest change first", "file order"]
 
@@ -28,11 +27,25 @@ KINDS: dict[Kind, str] = {
     "all": "All",
     "both-right": "Both right",
     "broke": "Broke",
-    "mended": "Mended",
+    "mended": "Fixed",
     "both-wrong": "Both wrong",
 }
 ADDRESS_LENGTH = 16
 """Characters of a record's key that name it in an address; enough to be the only one."""
+SHOWN_CHARACTERS = 4_000
+"""Of a longer text the beginning is shown: one endless word keeps a browser busy for minutes."""
+DIVERGENCE_SIGN = "❘"
+_MARK = element(
+    "span", element("span", escape(DIVERGENCE_SIGN), aria_hidden="true"), css="sd-part", role="img", aria_label="parts"
+)
+_WORDS = re.compile(r"\S+\s*|\s+")
+_SIDES = ("left", "right")
+_COLUMNS: dict[str, type] = {"index": int, "context": str, "target": str} | {
+    f"{side}_{name}": kind
+    for side in _SIDES
+    for name, kind in {"answer": str, "correct": bool, "log_likelihood": float, "target_rank": int}.items()
+}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +94,7 @@ class Pair:
         return [i for i in positions if len({outcome.answer for outcome in self.outcomes(i)}) > 1]
 
     def ordered(self, positions: Sequence[int], kind: Kind, order: Order) -> list[int]:
-        """The passages in this order. The largest change is the largest fall, or rise where passages were mended."""
+        """The passages in this order. The largest change is the largest fall, or rise where passages were fixed."""
         if order == "file order":
             return sorted(positions)
         sign = 1 if kind == "mended" else -1
@@ -93,12 +106,13 @@ class Pair:
         sought = text.strip().casefold()
         if not sought:
             return everything
-        return [i for i in everything if sought in self._text(i, passages).casefold()]
-
-    def _text(self, position: int, passages: Passages | None) -> str:
-        left, right = self.outcomes(position)
-        context = passages.contexts[position] if passages else ""
-        return "\n".join((f"{context} {left.target}", left.answer, right.answer))
+        found = []
+        for i in everything:
+            left, right = self.outcomes(i)
+            context = passages.contexts[i] if passages else ""
+            if sought in f"{context} {left.target}\n{left.answer}\n{right.answer}".casefold():
+                found.append(i)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +132,14 @@ def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
     for other in runs:
         if _passages(other) != _passages(run):
             continue
-        model = wording.reference_title(other.settings.model)
-        about = f"{model}, {other.settings.dtype}, {wording.method_titles(other.settings)}"
-        calibrated = wording.calibration_words(other.settings.calibration)
+        settings = other.settings
+        about = f"{wording.reference_title(settings.model)}, {settings.dtype}, {wording.method_titles(settings)}"
+        calibrated = wording.calibration_words(settings.calibration)
         for key, name in wording.record_names(other):
             label = f"{name} · {about}, {calibrated}"
             found.setdefault(key, RecordChoice(key=key, name=label, address=key[:ADDRESS_LENGTH]))
-    names = unique_names({key: offer.name for key, offer in found.items()})
-    return [replace(offer, name=names[key]) for key, offer in found.items()]
+    names = unique_names({key: choice.name for key, choice in found.items()})
+    return [replace(choice, name=names[key]) for key, choice in found.items()]
 
 
 def unique_names(names: Mapping[str, str]) -> dict[str, str]:
@@ -147,7 +161,7 @@ def load_pair(backend: Backend, left: RecordChoice, right: RecordChoice) -> Pair
     if not shared:
         return None
     if len(shared) < max(len(first.outcomes), len(second.outcomes)):
-        # One of them stopped early: what it did not answer is nobody's mistake, and not part of the comparison.
+        # One of them stopped early: what it did not answer is not part of the comparison.
         first = replace(first, outcomes=tuple(one for one, _ in shared))
         second = replace(second, outcomes=tuple(two for _, two in shared))
     return Pair(left_name=left.name, left=first, right_name=right.name, right=second)
@@ -163,9 +177,6 @@ def _kind(left: Outcome, right: Outcome) -> Kind:
     if left.last_word_right:
         return "both-right" if right.last_word_right else "broke"
     return "mended" if right.last_word_right else "both-wrong"
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,50 +234,35 @@ def side_title(name: str, record: Record) -> str:
     return f"Sparse, {name}"
 
 
-SHOWN_CHARACTERS = 4_000
-"""Of a longer text the beginning is shown: one endless word keeps a browser busy for minutes."""
-
-DIVERGENCE_SIGN = "❘"
-_MARK = element(
-    "span", element("span", escape(DIVERGENCE_SIGN), aria_hidden="true"), css="sd-part", role="img", aria_label="parts"
-)
-_WORDS = re.compile(r"\S+\s*|\s+")
-
-
 def mark_divergence(first: str, second: str) -> tuple[Html, Html]:
-    """Both texts as markup, escaped, each with the mark behind the words they begin with alike; no mark in equal ones.
+    """Both texts as markup, escaped, each with a mark behind the words they begin with alike; no mark in equal ones.
 
-    What stands before the mark is in an element of class sd-alike.
+    What stands before the mark is in an element of class sd-alike. Of a long text the beginning is shown.
     """
-    one, other = _WORDS.findall(_beginning(first)), _WORDS.findall(_beginning(second))
-    pairs = zip(one, other, strict=False)
+    texts = [
+        _WORDS.findall(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …")
+        for text in (first, second)
+    ]
+    pairs = zip(*texts, strict=False)
     alike = sum(1 for _ in takewhile(lambda words: words[0].rstrip() == words[1].rstrip(), pairs))
-    if alike == len(one) == len(other):
-        return escape("".join(one)), escape("".join(other))
-    return _marked(one, alike), _marked(other, alike)
+    same = alike == len(texts[0]) == len(texts[1])
 
+    def marked(words: list[str]) -> Html:
+        if same:
+            return escape("".join(words))
+        before, after = (escape("".join(part)) for part in (words[:alike], words[alike:]))
+        return join(element("span", before, css="sd-alike") if before else Html(""), _MARK, after)
 
-def _marked(words: list[str], alike: int) -> Html:
-    before, after = escape("".join(words[:alike])), escape("".join(words[alike:]))
-    return join(element("span", before, css="sd-alike") if before else Html(""), _MARK, after)
-
-
-def _beginning(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …"
-
-
-FORMULA_STARTS = ("=", "+", "-", "@")
-"""A spreadsheet takes a cell that begins like this for a formula."""
+    return marked(texts[0]), marked(texts[1])
 
 
 def view_csv(left: Record, right: Record, positions: Sequence[int], passages: Passages | None) -> bytes:
     """These passages with both answers, as UTF-8 CSV. Text that a spreadsheet would run begins with an apostrophe."""
-    rows = _rows(left, right, positions, passages)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, _columns(), quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer = csv.DictWriter(text, _COLUMNS, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        writer.writerow({name: spreadsheet_safe(value) for name, value in row.items()})
+    for row in _file_rows(left, right, positions, passages):
+        writer.writerow({k: spreadsheet_safe(value) if isinstance(value, str) else value for k, value in row.items()})
     return text.getvalue().encode()
 
 
@@ -276,11 +272,32 @@ def view_parquet(left: Record, right: Record, positions: Sequence[int], passages
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = _rows(left, right, positions, passages)
-    schema = pa.schema([(name, _arrow_type(kind)) for name, kind in _columns().items()])
+    kinds = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in _COLUMNS.items()])
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
+    pq.write_table(pa.Table.from_pylist(_file_rows(left, right, positions, passages), schema=schema), sink)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def _file_rows(
+    left: Record, right: Record, positions: Sequence[int], passages: Passages | None
+) -> list[dict[str, Any]]:
+    """target_rank: of the target's first token; 0 where there is none."""
+    rows = []
+    for i in positions:
+        outcomes = left.outcomes[i], right.outcomes[i]
+        row: dict[str, Any] = {
+            "index": outcomes[0].index,
+            "context": encodable(passages.contexts[i] if passages else ""),
+            "target": encodable(outcomes[0].target),
+        }
+        for side, outcome in zip(_SIDES, outcomes, strict=True):
+            row[f"{side}_answer"] = encodable(outcome.answer)
+            row[f"{side}_correct"] = outcome.last_word_right
+            row[f"{side}_log_likelihood"] = outcome.log_likelihood
+            row[f"{side}_target_rank"] = outcome.tokens[0].rank if outcome.tokens else 0
+        rows.append(row)
+    return rows
 
 
 def harness_samples(record: Record, passages: Passages) -> bytes:
@@ -291,86 +308,24 @@ def harness_samples(record: Record, passages: Passages) -> bytes:
     prompt_hash, target_hash (sha256), perplexity (a log-likelihood, as there), acc (0 or 1). A test holds one line of a
     real file.
     """
-    pairs = zip(record.outcomes, passages.contexts, strict=True)
-    lines = [json.dumps(_sample(outcome, context), ensure_ascii=True) for outcome, context in pairs]
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _columns() -> dict[str, type]:
-    columns: dict[str, type] = {"index": int, "context": str, "target": str}
-    for side in ("left", "right"):
-        columns |= {
-            f"{side}_answer": str,
-            f"{side}_correct": bool,
-            f"{side}_log_likelihood": float,
-            f"{side}_target_rank": int,
+    lines = []
+    for outcome, text in zip(record.outcomes, passages.contexts, strict=True):
+        context, target = encodable(text), f" {encodable(outcome.target)}"
+        doc = {"text": context + target}
+        response = [str(outcome.log_likelihood), str(outcome.last_word_right)]
+        hashed = {"doc": json.dumps(doc, indent=2, ensure_ascii=False), "prompt": context, "target": target}
+        sample = {
+            "doc_id": outcome.index,
+            "doc": doc,
+            "target": target,
+            "arguments": {"gen_args_0": {"arg_0": context, "arg_1": target}},
+            "resps": [[response]],
+            "filtered_resps": [response],
+            "filter": "none",
+            "metrics": ["perplexity", "acc"],
+            **{f"{name}_hash": hashlib.sha256(value.encode()).hexdigest() for name, value in hashed.items()},
+            "perplexity": outcome.log_likelihood,
+            "acc": int(outcome.last_word_right),
         }
-    return columns
-
-
-def _rows(left: Record, right: Record, positions: Sequence[int], passages: Passages | None) -> list[dict[str, Any]]:
-    """target_rank: of the target's first token; 0 where there is none."""
-    rows = []
-    for i in positions:
-        context = passages.contexts[i] if passages else ""
-        first = left.outcomes[i]
-        row: dict[str, Any] = {"index": first.index, "context": encodable(context), "target": encodable(first.target)}
-        for side, outcome in (("left", first), ("right", right.outcomes[i])):
-            row[f"{side}_answer"] = encodable(outcome.answer)
-            row[f"{side}_correct"] = outcome.last_word_right
-            row[f"{side}_log_likelihood"] = outcome.log_likelihood
-            row[f"{side}_target_rank"] = outcome.tokens[0].rank if outcome.tokens else 0
-        rows.append(row)
-    return rows
-
-
-def spreadsheet_safe(value: object) -> object:
-    """The value as it is, or text that a spreadsheet would run with an apostrophe before it."""
-    if isinstance(value, str) and value.lstrip().startswith(FORMULA_STARTS):
-        return f"'{value}"
-    return value
-
-
-def _arrow_type(kind: type) -> Any:
-    import pyarrow as pa
-
-    return {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}[kind]
-
-
-def _sample(outcome: Outcome, context: str) -> dict[str, Any]:
-    context, target = encodable(context), f" {encodable(outcome.target)}"
-    doc = {"text": context + target}
-    response = [str(outcome.log_likelihood), str(outcome.last_word_right)]
-    return {
-        "doc_id": outcome.index,
-        "doc": doc,
-        "target": target,
-        "arguments": {"gen_args_0": {"arg_0": context, "arg_1": target}},
-        "resps": [[response]],
-        "filtered_resps": [response],
-        "filter": "none",
-        "metrics": ["perplexity", "acc"],
-        "doc_hash": _hash(json.dumps(doc, indent=2, ensure_ascii=False)),
-        "prompt_hash": _hash(context),
-        "target_hash": _hash(target),
-        "perplexity": outcome.log_likelihood,
-        "acc": int(outcome.last_word_right),
-    }
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def table_csv(shown: Table) -> bytes:
-    """The table as it is shown, as UTF-8 CSV. Text that a spreadsheet would run begins with an apostrophe."""
-    text = io.StringIO(newline="")
-    lines = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    for line in (shown.head, *shown.rows):
-        lines.writerow([spreadsheet_safe(cell.replace(NBSP, " ")) for cell in line])
-    return text.getvalue().encode()
-
-
-def table_file_name(shown: Table) -> str:
-    """The name of that file, of letters that every file can have."""
-    return f"sparsedash-{re.sub(r'[^a-z0-9]+', '-', shown.name.lower()).strip('-')}.csv"
+        lines.append(json.dumps(sample, ensure_ascii=True))
+    return "".join(f"{line}\n" for line in lines).encode()

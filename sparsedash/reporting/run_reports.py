@@ -1,22 +1,24 @@
 """A run as one file: the self-contained HTML report, and the JSON document that `sparsedash run --json` writes.
 
-The report has no script and makes no request. docs/cli.md describes the fields of the document.
+The report has no script and makes no request: its charts are the page's own figures as inline SVG. docs/cli.md
+describes the fields of the document.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import exp, isfinite
 from typing import Any
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
-from sparsedash.reporting.html import Html, element, escape, heading, join, paragraph, table
+from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
+from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS, tradeoff_chart, tradeoff_words
+from sparsedash.reporting.charts.tradeoff_data import Measure, round_ticks
+from sparsedash.reporting.html import Html, element, escape, heading, paragraph, table
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, mark_divergence
 from sparsedash.reporting.run_answer import answer_figures, answer_sentence, find_document, missing_records, run_ending
 from sparsedash.reporting.run_results import RunResults, verdict_of
-from sparsedash.reporting.svg_chart import tradeoff_svg
 from sparsedash.reporting.verdicts import numbers_table
-from sparsedash.reporting.wording import example_words
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.plain_values import canonical_json
@@ -30,88 +32,16 @@ from sparsedash.storage.local_machine import RESULT_FORMAT
 MOST_CONTINUATIONS = 100
 PROMPT_SHOWN = 600
 """Characters of a prompt's end that stand above what was written after it."""
-_FLIPS: tuple[Kind, ...] = ("broke", "mended")
-_NOTHING = "(nothing)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WrittenContinuation:
-    """One prompt with the texts that were written after it, by the names of the models, the left one first.
-
-    how: which passage it was, or with what settings it was written.
-    """
-
-    prompt: str
-    how: str
-    texts: dict[str, str]
-
-
-def stored_continuations(
-    backend: Backend, run: Run, pair: Pair, passages: Passages | None
-) -> list[WrittenContinuation]:
-    """What is stored of both models' writing: prompts first, newest first, then passages that broke or were mended."""
-    names = dict(wording.record_names(run))
-    found: list[WrittenContinuation] = []
-    for how, request in (*_prompt_requests(backend, pair), *_flip_requests(pair, passages)):
-        stored = backend.continuation(request.key())
-        if stored is not None and len(found) < MOST_CONTINUATIONS:
-            others = dict(zip((names.get(key, key[:8]) for key in request.others), stored.others, strict=False))
-            stopped = ", stopped before the end" if stored.stopped else ""
-            texts = {pair.left_name: stored.left, pair.right_name: stored.right, **others}
-            found.append(WrittenContinuation(prompt=request.prompt, how=f"{how}{stopped}", texts=texts))
-    return found
-
-
-def _prompt_requests(backend: Backend, pair: Pair) -> Iterator[tuple[str, ContinuationSettings]]:
-    for request in backend.user_data.prompts(pair.left.key, pair.right.key):
-        yield f"A visitor's prompt, {sampling_words(request)}", request
-
-
-def _flip_requests(pair: Pair, passages: Passages | None) -> Iterator[tuple[str, ContinuationSettings]]:
-    """Those that the page's button asks to be continued; a context that cannot be is left out."""
-    kinds = pair.kinds(range(len(pair.left.outcomes)) if passages else [])
-    for kind in _FLIPS:
-        for position in kinds[kind]:
-            assert passages is not None, "without texts there are no positions"
-            try:
-                request = ContinuationSettings(
-                    left=pair.left.key, right=pair.right.key, prompt=passages.contexts[position]
-                )
-            except SettingsError:
-                continue
-            yield f"Passage {pair.left.outcomes[position].index + 1:,}, {kind}", request
-
-
-def sampling_words(request: ContinuationSettings) -> str:
-    """ "first choices, 40 tokens", "temperature 0.7, seed 5, 12 tokens"."""
-    if request.temperature_percent == 0:
-        return f"first choices, {request.n_tokens} tokens"
-    return f"temperature {request.temperature_percent / 100:g}, seed {request.seed}, {request.n_tokens} tokens"
-
-
-def continuations_section(found: Sequence[WrittenContinuation]) -> list[Html]:
-    """The part of the report that shows them, each text with a mark where it parts from the left model's."""
-    if not found:
-        return []
-    heading = element("h2", escape("What the models wrote"))
-    first = next(iter(found[0].texts))
-    legend = paragraph(f"The mark {DIVERGENCE_SIGN} stands where a text parts from that of {first}.", css="sd-muted")
-    return [heading, legend, *(_drawn(each) for each in found)]
-
-
-def _drawn(each: WrittenContinuation) -> Html:
-    prompt = each.prompt if len(each.prompt) <= PROMPT_SHOWN else f"… {each.prompt[-PROMPT_SHOWN:]}"
-    (left, first), *rest = ((name, text.strip() or _NOTHING) for name, text in each.texts.items())
-    rows = [(left, escape(first)), *((name, mark_divergence(first, text)[1]) for name, text in rest)]
-    body = (element("tr", element("th", escape(name), scope="row"), element("td", text)) for name, text in rows)
-    table = element("table", element("tbody", *body), css="written")
-    return join(paragraph(each.how, css="sd-muted"), paragraph(prompt), table)
-
-
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 FLIPS_SHOWN = 200
 CONTEXT_SHOWN = 300
 """Characters of a context's end that stand beside a flip."""
+_FLIPS: tuple[Kind, ...] = ("broke", "mended")
+_CHARTS: tuple[Measure, ...] = ("word perplexity", "accuracy")
+_SVG_WIDTH = 720
+_DASHES = {"dash": "7 4", "dot": "2 4", "dashdot": "7 3 2 3", "longdash": "10 4", "longdashdot": "10 3 2 3"}
+_ANCHORS = {"left": "start", "center": "middle", "right": "end"}
+_SVG_SIGNS = SYMBOLS | {f"{name}-open": sign for name, sign in zip(SYMBOLS, "○□◇△▽☆⬡⋈", strict=True)}
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -120,11 +50,7 @@ body { font: 16px/1.5 Georgia, serif; max-width: 76rem; margin: 2rem auto; paddi
   color: light-dark(#22262b, #e8e6e1); background: var(--ground); overflow-wrap: anywhere; }
 h1, p, svg { max-width: 54rem; }
 h1 { font-size: 1.6rem; font-weight: 500; line-height: 1.3; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-svg { width: 100%; height: auto; } svg text { font: 13px sans-serif; fill: currentcolor; }
-.grid { stroke: light-dark(#e7e4db, #2d3136); } .allowed { fill: light-dark(#3d7a4f, #86c49a); opacity: 0.16; }
-.dense { stroke: light-dark(#2f5d9b, #8db4e8); stroke-width: 2; }
-.sparse { stroke: light-dark(#c2571a, #f0955a); stroke-width: 2; fill: none; } svg .point { font-size: 16px;
-  fill: light-dark(#c2571a, #f0955a); }
+svg { width: 100%; height: auto; font-family: sans-serif; }
 .sd-muted { color: light-dark(#5b6068, #a3a8b0); } .sd-scroll { overflow-x: auto; }
 table { border-collapse: separate; border-spacing: 0; font: 0.8125rem/1.5 sans-serif;
   font-variant-numeric: tabular-nums; }
@@ -150,61 +76,60 @@ def html_report(
     pair: Pair,
     passages: Passages | None,
     job: Job | None = None,
-    wrote: Sequence[WrittenContinuation] = (),
+    wrote: Sequence["WrittenContinuation"] = (),
 ) -> bytes:
-    """The file: verdict, chart and numbers, the answers that broke or were mended, what the models wrote, settings and
-    versions; UTF-8.
+    """The report as UTF-8: verdict, charts and numbers, the answers that broke or were fixed, what the models wrote,
+    settings and versions.
     """
-    judged = compare_records(pair.left, pair.right)
-    tradeoff = found.tradeoff()
-    title = found.title
+    run, tradeoff = found.run, found.tradeoff()
+    verdict, (left, right) = verdict_of(found, pair.left, pair.right), (pair.left_name, pair.right_name)
+    notes = [wording.example_words(run), run_ending(run, job), missing_records(run, found.missing)]
+    notes += [wording.source_note(run.source_type), *answer_figures(found)]
+    notes.append(f"{found.title} · {wording.stored_run_details(run)}")
+    # The verdict on the comparison in the words of the compare page.
+    compared = [verdicts.flip_words(compare_records(pair.left, pair.right))]
+    compared.append(verdicts.verdict_sentence(right, verdict, left))
+    if left != right:
+        compared.append(verdicts.loss_sentence(verdict, left))
+    compared += verdicts.verdict_basis(right, verdict, found.tolerance, left)
     body = [
         heading(answer_sentence(found)),
-        *_remark(example_words(found.run)),
-        *_remark(run_ending(found.run, job)),
-        *_remark(missing_records(found.run, found.missing)),
-        *_remark(wording.source_note(found.run.source_type)),
-        *(paragraph(said, css="sd-muted") for said in answer_figures(found)),
-        paragraph(f"{title} · {wording.stored_run_details(found.run)}", css="sd-muted"),
-        tradeoff_svg(tradeoff, "word perplexity"),
-        tradeoff_svg(tradeoff, "accuracy"),
+        *(paragraph(said, css="sd-muted") for said in notes if said),
+        *(figure_svg(tradeoff_chart(tradeoff, each), tradeoff_words(tradeoff, each)) for each in _CHARTS),
         element("div", numbers_table(found).html, css="numbers"),
-        element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
-        paragraph(verdicts.flip_words(judged)),
-        *_judged(found, pair),
+        element("h2", escape(f"{right} against {left}")),
+        *(paragraph(said) for said in compared),
         *_flip_tables(pair, passages),
         *continuations_section(wrote),
-        *_made(found),
+        element("h2", escape("Settings")),
+        element("pre", escape(canonical_json(asdict(run.settings)))),
+        element("h2", escape("What was read")),
+        _definitions({"model": run.model_identity, **run.corpora}),
+        element("h2", escape("Versions")),
+        _definitions(run.versions),
+        *(paragraph(warning, css="sd-muted") for warning in run.warnings),
     ]
-    policy = element("meta", http_equiv="Content-Security-Policy", content=POLICY)
+    # A chart is drawn in the colours of the light theme; a dark one repaints it.
+    repaint = "".join(
+        f'[{what}="{light}"] {{ {what}: light-dark({light}, {dark}); }}\n'
+        for light, dark in COLOUR_PAIRS
+        for what in ("fill", "stroke")
+    )
     head = [
         Html('<meta charset="utf-8">'),
-        policy,
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         Html('<meta name="viewport" content="width=device-width">'),
-        element("title", escape(f"{title} · SparseDash")),
-        Html(f"<style>{_STYLE}</style>"),
+        element("title", escape(f"{found.title} · SparseDash")),
+        Html(f"<style>{_STYLE}{repaint}</style>"),
     ]
     page = element("html", element("head", *head), element("body", *body), lang="en")
     return f"<!doctype html>\n{page}\n".encode()
 
 
-def _judged(found: RunResults, pair: Pair) -> list[Html]:
-    """The verdict on the comparison, and what it leaves open, as the compare page says them."""
-    verdict = verdict_of(found, pair.left, pair.right)
-    judged = verdicts.judgement(pair.right_name, verdict, found.tolerance, pair.left_name)
-    return [paragraph(text) for text in (judged, *verdicts.remarks(pair.right_name, verdict, pair.left_name))]
-
-
-def _remark(text: str) -> list[Html]:
-    """What there is to say of how the run ended; nothing where it is whole."""
-    return [paragraph(text, css="sd-muted")] if text else []
-
-
 def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
     kinds = pair.kinds(range(len(pair.left.outcomes)))
     drawn: list[Html] = []
-    shown: tuple[Kind, ...] = ("broke", "mended")
-    for kind in shown:
+    for kind in _FLIPS:
         positions = pair.ordered(kinds[kind], kind, "largest change first")
         drawn.append(element("h2", escape(f"{KINDS[kind]}: {len(positions):,}")))
         if not positions:
@@ -212,41 +137,212 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
         note = "Largest change of the target's log-probability first."
         if len(positions) > FLIPS_SHOWN:
             note += f" The first {FLIPS_SHOWN} of them."
+        rows = []
+        for position in positions[:FLIPS_SHOWN]:
+            left, right = pair.outcomes(position)
+            end = _end_of(passages.contexts[position] if passages else "", CONTEXT_SHOWN)
+            texts = (left.target, left.answer.strip(), right.answer.strip())
+            change = wording.signed_nats(-pair.fall(position))
+            rows.append([f"{left.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change])
         head = ["Passage", "Its end", "Target", pair.left_name, pair.right_name, "Change"]
-        rows = [_flip_row(position, pair, passages) for position in positions[:FLIPS_SHOWN]]
         drawn.append(table(KINDS[kind], note, head, rows).html)
     return drawn
 
 
-def _flip_row(position: int, pair: Pair, passages: Passages | None) -> list[str]:
-    left, right = pair.outcomes(position)
-    context = passages.contexts[position] if passages else ""
-    end = context if len(context) <= CONTEXT_SHOWN else f"… {context[-CONTEXT_SHOWN:]}"
-    answers = [outcome.answer.strip()[:CONTEXT_SHOWN] for outcome in (left, right)]
-    change = f"{-pair.fall(position):+.2f}".replace("-", wording.MINUS)
-    return [f"{left.index + 1:,}", end, left.target[:CONTEXT_SHOWN], *answers, change]
+def _end_of(text: str, most: int) -> str:
+    return text if len(text) <= most else f"… {text[-most:]}"
 
 
-def _made(found: RunResults) -> list[Html]:
-    run = found.run
-    identities = {"model": run.model_identity, **run.corpora}
-    return [
-        element("h2", escape("Settings")),
-        element("pre", escape(canonical_json(asdict(run.settings)))),
-        element("h2", escape("What was read")),
-        _definitions(identities),
-        element("h2", escape("Versions")),
-        _definitions(run.versions),
-        *(paragraph(warning, css="sd-muted") for warning in run.warnings),
-    ]
-
-
-def _definitions(values: dict[str, str]) -> Html:
+def _definitions(values: Mapping[str, str]) -> Html:
     rows = [
         element("tr", element("th", escape(name), scope="row"), element("td", escape(value)))
         for name, value in values.items()
     ]
-    return element("table", element("tbody", join(*rows)))
+    return element("table", element("tbody", *rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenContinuation:
+    """One prompt with the texts that were written after it, by the names of the models, the left one first.
+
+    how: which passage it was, or with what settings it was written.
+    """
+
+    prompt: str
+    how: str
+    texts: dict[str, str]
+
+
+def stored_continuations(
+    backend: Backend, run: Run, pair: Pair, passages: Passages | None
+) -> list[WrittenContinuation]:
+    """Both models' stored continuations: of prompts, newest first, then of passages that broke or were fixed."""
+    names = dict(wording.record_names(run))
+    found: list[WrittenContinuation] = []
+    for how, request in _continuation_requests(backend, pair, passages):
+        stored = backend.continuation(request.key())
+        if stored is not None and len(found) < MOST_CONTINUATIONS:
+            others = dict(zip((names.get(key, key[:8]) for key in request.others), stored.others, strict=False))
+            stopped = ", stopped before the end" if stored.stopped else ""
+            texts = {pair.left_name: stored.left, pair.right_name: stored.right, **others}
+            found.append(WrittenContinuation(prompt=request.prompt, how=f"{how}{stopped}", texts=texts))
+    return found
+
+
+def _continuation_requests(
+    backend: Backend, pair: Pair, passages: Passages | None
+) -> Iterator[tuple[str, ContinuationSettings]]:
+    """Prompts that users tried, and the passages that the page's button continues, unless their text cannot be."""
+    for request in backend.user_data.prompts(pair.left.key, pair.right.key):
+        yield f"A user's prompt, {sampling_words(request)}", request
+    kinds = pair.kinds(range(len(pair.left.outcomes)) if passages else [])
+    for kind in _FLIPS:
+        for position in kinds[kind]:
+            assert passages is not None, "without texts there are no positions"
+            prompt = passages.contexts[position]
+            try:
+                request = ContinuationSettings(left=pair.left.key, right=pair.right.key, prompt=prompt)
+            except SettingsError:
+                continue
+            yield f"Passage {pair.left.outcomes[position].index + 1:,}, {KINDS[kind].lower()}", request
+
+
+def sampling_words(request: ContinuationSettings) -> str:
+    """ "first choices, 40 tokens", "temperature 0.7, seed 5, 12 tokens"."""
+    if request.temperature_percent == 0:
+        return f"first choices, {request.n_tokens} tokens"
+    return f"temperature {request.temperature_percent / 100:g}, seed {request.seed}, {request.n_tokens} tokens"
+
+
+def continuations_section(found: Sequence[WrittenContinuation]) -> list[Html]:
+    """The part of the report that shows them, each text with a mark where it parts from the left model's."""
+    if not found:
+        return []
+    first = next(iter(found[0].texts))
+    legend = f"The mark {DIVERGENCE_SIGN} stands where a text parts from that of {first}."
+    drawn = [element("h2", escape("What the models wrote")), paragraph(legend, css="sd-muted")]
+    for each in found:
+        (left, first), *rest = ((name, text.strip() or "(nothing)") for name, text in each.texts.items())
+        texts = [(left, escape(first)), *((name, mark_divergence(first, text)[1]) for name, text in rest)]
+        rows = (element("tr", element("th", escape(name), scope="row"), element("td", text)) for name, text in texts)
+        drawn += [paragraph(each.how, css="sd-muted"), paragraph(_end_of(each.prompt, PROMPT_SHOWN))]
+        drawn.append(element("table", element("tbody", *rows), css="written"))
+    return drawn
+
+
+def figure_svg(figure: Any, words: str) -> Html:
+    """A plotly figure of lines, marks, error bars, bands and notes as inline SVG. words: for screen readers.
+
+    It draws what `tradeoff_chart` uses of plotly, on one pair of axes, without hover texts.
+    """
+    return _FigureSvg(figure.to_dict(), words).drawn()
+
+
+class _FigureSvg:
+    """The figure's layout in pixels, and the elements for each part of it."""
+
+    def __init__(self, figure: dict[str, Any], words: str) -> None:
+        self.traces, self.layout, self.words = figure["data"], figure["layout"], words
+        self.x_axis, self.y_axis, margin = self.layout["xaxis"], self.layout["yaxis"], self.layout["margin"]
+        # Fonts without a web page's own are wider: the labels get more than the margin that they have there.
+        self.left, self.right, self.top = margin["l"], _SVG_WIDTH - 1.3 * margin["r"], margin["t"]
+        self.bottom = self.layout["height"] - margin["b"]
+        self.clip = f"plot-{words.split(maxsplit=1)[0].lower()}"
+
+    def drawn(self) -> Html:
+        """The SVG element."""
+        size = {"width": f"{self.right - self.left}", "height": f"{self.bottom - self.top}"}
+        plot = element("rect", x=f"{self.left}", y=f"{self.top}", **size)
+        parts = [element("clipPath", plot, id=self.clip), *self._axes()]
+        parts += [part for trace in self.traces for part in self._trace(trace)]
+        for shape in self.layout.get("shapes", ()):
+            ends = [(self.right + shape[f"x{i}"], self._place(0, shape[f"y{i}"], "y")[1]) for i in (0, 1)]
+            parts.append(_polyline(ends, shape["line"]))
+        parts += [part for note in self.layout["annotations"] for part in self._note(note)]
+        box, namespace = f"0 0 {_SVG_WIDTH} {self.layout['height']}", "http://www.w3.org/2000/svg"
+        return element("svg", *parts, viewBox=box, role="img", aria_label=self.words, xmlns=namespace)
+
+    def _place(self, x: float, y: float, shares: str = "") -> tuple[float, float]:
+        """Pixels of a point. shares: the axes, "x" or "y", on which it is given as a share of the plot."""
+        (x_low, x_high), (y_low, y_high) = self.x_axis["range"], self.y_axis["range"]
+        across = x if "x" in shares else (x - x_low) / (x_high - x_low)
+        up = y if "y" in shares else (y - y_low) / (y_high - y_low)
+        return self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
+
+    def _axes(self) -> Iterator[Html]:
+        numbers = {"size": 13, "color": self.y_axis["tickfont"]["color"]}
+        for value, said in zip(self.y_axis["tickvals"], self.y_axis["ticktext"], strict=True):
+            ends = [self._place(x, value, "x") for x in (0, 1)]
+            yield _polyline(ends, {"color": self.y_axis["gridcolor"]})
+            yield _text(said, (self.left - 6, ends[0][1]), numbers, "end")
+        below = self.bottom + self.x_axis["ticklabelstandoff"]
+        yield _polyline([(self.left, self.bottom), (self.right, self.bottom)], {"color": self.x_axis["linecolor"]})
+        for percent in round_ticks(0, self.x_axis["range"][1]):
+            yield _text(f"{percent:g} %", (self._place(percent, 0)[0], below + 14), numbers)
+        title, middle = self.x_axis["title"], (self.left + self.right) / 2
+        yield _text(self.layout["title"]["text"], (0, 14), self.layout["title"]["font"], "start")
+        yield _text(title["text"], (middle, below + 36), title["font"])
+
+    def _trace(self, trace: dict[str, Any]) -> Iterator[Html]:
+        at = [self._place(x, y) for x, y in zip(trace["x"], trace["y"], strict=True)]
+        clip = "" if trace.get("cliponaxis") is False else f"url(#{self.clip})"
+        if "fill" in trace:
+            yield element("polygon", points=_points(at), fill=trace["fillcolor"])
+        elif "lines" in trace["mode"]:
+            yield _polyline(at, trace["line"], clip)
+        bars, marker = trace.get("error_y"), trace.get("marker")
+        if bars:
+            for x, y, up, down in zip(trace["x"], trace["y"], bars["array"], bars["arrayminus"], strict=True):
+                if up or down:
+                    yield _polyline(
+                        [self._place(x, y - down), self._place(x, y + up)],
+                        {"color": bars["color"], "width": bars["thickness"]},
+                    )
+        if marker is None:
+            return
+        for i, (x, y) in enumerate(at):
+            sizes, symbol = marker["size"], marker.get("symbol", "circle")
+            size = sizes[i] if isinstance(sizes, list | tuple) else sizes
+            sign = _SVG_SIGNS.get(symbol if isinstance(symbol, str) else symbol[i], "●")
+            if size:
+                yield _text(sign, (x, y), {"size": size + 7, "color": marker["color"]})
+            if trace.get("text", [""] * len(at))[i]:
+                font = {"size": trace["textfont"]["size"], "color": trace["textfont"]["color"][i]}
+                yield _text(trace["text"][i], (x + 5, y - 5), font, "start", "bottom")
+
+    def _note(self, note: dict[str, Any]) -> Iterator[Html]:
+        x, y = self._place(note["x"], note["y"], "".join(axis for axis in "xy" if note[f"{axis}ref"] == "paper"))
+        x, y = x + note.get("xshift", 0), y - note.get("yshift", 0)
+        if note["showarrow"]:
+            arrow = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
+            yield _polyline([(x, y + note["ay"]), (x, y)], arrow)
+            yield _polyline([(x - 4, y - 5), (x, y), (x + 4, y - 5)], arrow)
+        elif note["text"]:
+            yield _text(note["text"], (x, y), note["font"], _ANCHORS[note["xanchor"]], note["yanchor"])
+
+
+def _points(at: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+
+
+def _polyline(at: Sequence[tuple[float, float]], line: Mapping[str, Any], clip: str = "") -> Html:
+    width, dash = f"{line.get('width', 1)}", _DASHES.get(line.get("dash", ""), "")
+    style = {"fill": "none", "stroke": line["color"], "stroke_width": width, "stroke_dasharray": dash}
+    return element("polyline", points=_points(at), clip_path=clip, **style)
+
+
+def _text(
+    said: str, at: tuple[float, float], font: Mapping[str, Any], anchor: str = "middle", vertical: str = "middle"
+) -> Html:
+    """Text on lines that are parted by <br>. vertical: which edge of it stands at the place, middle or bottom."""
+    lines, height = said.split("<br>"), 1.25 * font["size"]
+    top = at[1] - height * (len(lines) - 1) / (2 if vertical == "middle" else 1)
+    top -= height / 2 if vertical == "bottom" else 0
+    inside = [
+        element("tspan", escape(line), x=f"{at[0]:.1f}", y=f"{top + height * i:.1f}") for i, line in enumerate(lines)
+    ]
+    style = {"fill": font["color"], "font_size": f"{font['size']}", "text_anchor": anchor}
+    return element("text", *inside, dominant_baseline="central", **style)
 
 
 def run_document(
@@ -270,8 +366,8 @@ def run_document(
             "source_type": run.source_type or None,
         },
         "corpora": {
-            "calibration": _corpus(run, "calibration", run.settings.calibration.corpus),
-            "evaluation": _corpus(run, "evaluation", run.settings.evaluation.corpus),
+            use: {"reference": settings.corpus, "identity": run.corpora[use]}
+            for use, settings in (("calibration", run.settings.calibration), ("evaluation", run.settings.evaluation))
         },
         "settings": asdict(run.settings),
         "finished": run.finished,
@@ -289,47 +385,34 @@ def run_document(
         "cached": list(run.cached),
         "warnings": list(run.warnings),
         "versions": run.versions,
-        "example": example_words(run) or None,
+        "example": wording.example_words(run) or None,
     }
 
 
-def _corpus(run: Run, use: str, reference: str) -> dict[str, str]:
-    return {"reference": reference, "identity": run.corpora[use]}
-
-
 def _answers(record: Record) -> dict[str, Any]:
+    fields = ("index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer")
     return {
         "last_word": _score(record.last_word),
         "last_token": _score(record.last_token),
         "word_perplexity": record.word_perplexity if isfinite(record.word_perplexity) else None,
-        "passages": [
-            {
-                "index": outcome.index,
-                "target": outcome.target,
-                "last_word_right": outcome.last_word_right,
-                "last_token_right": outcome.last_token_right,
-                "log_likelihood": outcome.log_likelihood,
-                "answer": outcome.answer,
-            }
-            for outcome in record.outcomes
-        ],
+        "passages": [{name: getattr(outcome, name) for name in fields} for outcome in record.outcomes],
     }
 
 
+def _score(score: Score) -> dict[str, int]:
+    return {"right": score.right, "total": score.total}
+
+
 def _sparse(dense: Record, record: Record, p_adjusted: float) -> dict[str, Any]:
-    assert record.pruned is not None
-    pairs = compare_records(dense, record)
+    pruned, pairs = record.pruned, compare_records(dense, record)
+    assert pruned is not None, "a sparse record says how it was pruned"
+    per_layer = ("widths", "layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors", "sensitivities")
     return {
-        "method": asdict(record.pruned.method),
-        "sparsity_percent": record.pruned.sparsity_permille / 10,
-        "mlp_sparsity": record.pruned.mlp_sparsity,
-        "matmul_ratio": record.pruned.matmul_ratio,
-        "widths": list(record.pruned.widths),
-        "layer_errors": list(record.pruned.layer_errors),
-        "held_out_errors": list(record.pruned.held_out_errors),
-        "uncompensated_errors": list(record.pruned.uncompensated_errors),
-        "passage_errors": list(record.pruned.passage_errors),
-        "sensitivities": list(record.pruned.sensitivities),
+        "method": asdict(pruned.method),
+        "sparsity_percent": pruned.sparsity_permille / 10,
+        "mlp_sparsity": pruned.mlp_sparsity,
+        "matmul_ratio": pruned.matmul_ratio,
+        **{name: list(getattr(pruned, name)) for name in per_layer},
         "paired": {
             "broke": pairs.broke,
             "mended": pairs.mended,
@@ -343,27 +426,22 @@ def _sparse(dense: Record, record: Record, p_adjusted: float) -> dict[str, Any]:
     }
 
 
-def _score(score: Score) -> dict[str, int]:
-    return {"right": score.right, "total": score.total}
-
-
 def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
-    """Both losses as they are spoken of: the perplexity as a multiple of dense's, the accuracy in points gained."""
-    one, two = found.perplexity, found.accuracy
+    """Both losses: the perplexity as a multiple of dense's, the accuracy in points gained."""
+    lost, accuracy = found.perplexity, found.accuracy
+    # One passage has no interval: its ends are no numbers of JSON.
+    ratios = [exp(n) if -LARGEST_LOSS < n < LARGEST_LOSS else None for n in (lost.value, lost.low, lost.high)]
+    points = [0.0 - 100 * share for share in (accuracy.value, accuracy.high, accuracy.low)] if accuracy else []
     return {
         "verdict": found.verdict,
         "tolerance": {"ratio": tolerance.ratio, "points": tolerance.points},
         "decided_by": list(found.decided_by),
-        "ratio": _loss_values(one, _factor(one.value), _factor(one.low), _factor(one.high)),
-        "points": two and _loss_values(two, *(0.0 - 100 * lost for lost in (two.value, two.high, two.low))),
+        "ratio": _loss_values(lost, ratios),
+        "points": accuracy and _loss_values(accuracy, points),
         "passages_needed": found.passages_needed,
     }
 
 
-def _loss_values(loss: Loss, value: float | None, low: float | None, high: float | None) -> dict[str, Any]:
+def _loss_values(loss: Loss, values: Sequence[float | None]) -> dict[str, Any]:
+    value, low, high = values
     return {"value": value, "low": low, "high": high, "level": loss.level, "verdict": loss.verdict}
-
-
-def _factor(nats: float) -> float | None:
-    """e to this power; None where that is no number of JSON: one passage has no interval."""
-    return exp(nats) if -LARGEST_LOSS < nats < LARGEST_LOSS else None

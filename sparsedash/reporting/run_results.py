@@ -17,148 +17,14 @@ from sparsedash.reporting.charts.tradeoff_data import (
     Reading,
     Readings,
     TradeoffData,
-    nats_as_factor,
 )
-from sparsedash.reporting.wording import signed_interval, signed_points
+from sparsedash.reporting.wording import factor_range, nats_as_factor, signed_interval, signed_points
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult
 from sparsedash.stats.significance import PairedComparison, compare_records, holm, share_interval, shared_outcomes
 from sparsedash.stats.tolerance import Loss, Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
-
-
-class Weighed(Protocol):
-    """A sparse model that was judged: the method that made it, the sparsity asked for, what it lost."""
-
-    @property
-    def method(self) -> MethodSettings:
-        """What made it."""
-        ...
-
-    @property
-    def permille(self) -> int:
-        """The sparsity asked for."""
-        ...
-
-    @property
-    def verdict(self) -> ToleranceVerdict:
-        """What its losses say of what is allowed."""
-        ...
-
-
-W = TypeVar("W", bound=Weighed)
-
-
-def best_method(models: Sequence[W]) -> list[W]:
-    """The models of the best method, by rising sparsity: the one of which most can go within what is allowed.
-
-    Ties go to the smaller loss of word perplexity, averaged over its models. Only methods that remove channels count,
-    where there are any: what only sets weights to zero makes nothing smaller.
-    """
-    by_method: dict[str, list[W]] = {}
-    for each in models:
-        by_method.setdefault(wording.method_title(each.method), []).append(each)
-    ordered = [sorted(rows, key=lambda row: row.permille) for rows in by_method.values()]
-    channels = [rows for rows in ordered if rows[0].method.takes_channels]
-    return max(channels or ordered, key=_merit, default=[])
-
-
-def largest_within(rows: Sequence[W]) -> W | None:
-    """The model with the largest sparsity that is within what is allowed; None where none is."""
-    return next((row for row in reversed(rows) if row.verdict.verdict == "within"), None)
-
-
-def smallest_beyond(rows: Sequence[W]) -> W | None:
-    """The model with the smallest sparsity that is beyond what is allowed; None where none is."""
-    return next((row for row in rows if row.verdict.verdict == "beyond"), None)
-
-
-def spoken_of(models: Sequence[W]) -> W | None:
-    """The one that an answer speaks of: of the best method the largest within, else the smallest beyond, else the
-    smallest.
-    """
-    rows = best_method(models)
-    return largest_within(rows) or smallest_beyond(rows) or next(iter(rows), None)
-
-
-def _merit(rows: Sequence[Weighed]) -> tuple[int, float]:
-    most = largest_within(rows)
-    return most.permille if most else -1, -sum(row.verdict.perplexity.value for row in rows) / len(rows)
-
-
-def readings(record: Record, comparison: PairedComparison, verdict: ToleranceVerdict) -> Readings:
-    """A record's values of every measure. comparison: of this record with dense. verdict: on its losses."""
-    score = record.last_word
-    return {
-        **judged_readings(comparison, verdict),
-        "flips": _flips(comparison),
-        "share right": (share_right(score.right, score.total, anytime=record.stopping is not None),),
-    }
-
-
-def judged_readings(comparison: PairedComparison, verdict: ToleranceVerdict) -> Readings:
-    """The values of the measures that a verdict is made from, with its intervals.
-
-    Where it leaves accuracy out, that has the interval of a comparison by itself.
-    """
-    lost = verdict.accuracy
-    low, high = comparison.interval if lost is None else (-lost.high, -lost.low)
-    return {
-        "word perplexity": (perplexity_reading(verdict.perplexity),),
-        "accuracy": (_accuracy(comparison.difference, low, high),),
-    }
-
-
-def _accuracy(value: float, low: float, high: float) -> Reading:
-    """A change of the share of right words, upwards better, in points."""
-    words = f"{signed_points(value)} points ({signed_interval((low, high))})"
-    return Reading(role="sparse", value=100 * value, low=100 * low, high=100 * high, words=words)
-
-
-def share_right(right: int, total: int, anytime: bool = False) -> Reading:
-    """Right answers among all, with an interval of the share. anytime: it must hold however long was counted."""
-    low, high = (100 * bound for bound in share_interval(right, total, anytime))
-    share = 100 * right / total
-    return Reading(role="sparse", value=share, low=low, high=high, words=f"{share:.1f} % ({low:.1f} to {high:.1f})")
-
-
-def answering(label: str, permille: int, right: int, done: int) -> Live:
-    """The point of a model that has answered `done` passages so far. label: of its line. permille: asked for."""
-    reading = share_right(right, done)
-    words = f"{right:,} of {done:,} right so far: {reading.words}"
-    return Live(label=label, permille=permille, reading=reading, words=words)
-
-
-def perplexity_reading(lost: Loss) -> Reading:
-    """The change of the log-likelihood, upwards better, with the interval that its verdict was made from.
-
-    What is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
-    """
-    value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -nats)) for nats in (lost.value, lost.high, lost.low))
-    if isinf(lost.low):
-        words = f"{nats_as_factor(-value)} that of dense (no interval)"
-        return Reading(role="sparse", value=value, low=value, high=value, words=words)
-    reading = Reading(role="sparse", value=value, low=low, high=high, words="")
-    return replace(reading, words=f"{nats_as_factor(-value)} that of dense ({factor_interval(reading)})")
-
-
-def factor_interval(reading: Reading) -> str:
-    """A word perplexity's interval as a multiple of dense's: "1.72 to 1.75 ×", or one bound where both are one."""
-    low, high = nats_as_factor(-reading.high), nats_as_factor(-reading.low)
-    if low == high and not low[0].isdigit():
-        return low
-    return f"{low.removesuffix(' ×')} to {high}"
-
-
-def _flips(comparison: PairedComparison) -> tuple[Reading, Reading]:
-    broke, mended = comparison.broke, comparison.mended
-    below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, mended))
-    words = f"{broke:,} broke, {mended:,} mended"
-    return (
-        Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=words),
-        Reading(role="mended", value=above.value, low=above.low, high=above.high, words=words),
-    )
 
 
 class Results(Hashable, Protocol):
@@ -176,7 +42,7 @@ class Results(Hashable, Protocol):
 
 @dataclass(frozen=True)
 class StoredResults:
-    """The results of a store that is open."""
+    """The results of an open store."""
 
     store: Store
 
@@ -195,7 +61,7 @@ class StoredResults:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A sparse model of a run: its record, its comparison with dense, and what that says of what is allowed.
+    """A sparse model of a run: its record, its comparison with dense, and its verdict.
 
     p_value: of equal accuracy, adjusted after Holm over the run's comparisons.
     """
@@ -208,7 +74,7 @@ class Judged:
     @property
     def method(self) -> MethodSettings:
         """The method that made it."""
-        assert self.record.pruned is not None, "what is judged is a sparse model"
+        assert self.record.pruned is not None, "a judged model is sparse"
         return self.record.pruned.method
 
     @property
@@ -218,12 +84,111 @@ class Judged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weighed:
+    """A sparse model of a run without its record: what made it, the sparsity asked for, its verdict."""
+
+    method: MethodSettings
+    permille: int
+    verdict: ToleranceVerdict
+
+
+W = TypeVar("W", Judged, Weighed)
+
+
+def best_method(models: Sequence[W]) -> list[W]:
+    """The models of the best method, by rising sparsity: the one with the largest sparsity within the limits.
+
+    Ties go to the smaller loss of word perplexity, averaged over its models. Only methods that remove channels count,
+    where there are any: zeros alone make nothing smaller.
+    """
+    by_method: dict[str, list[W]] = {}
+    for each in models:
+        by_method.setdefault(wording.method_title(each.method), []).append(each)
+    ordered = [sorted(rows, key=lambda row: row.permille) for rows in by_method.values()]
+    channels = [rows for rows in ordered if rows[0].method.takes_channels]
+
+    def merit(rows: Sequence[W]) -> tuple[int, float]:
+        most = largest_within(rows)
+        return most.permille if most else -1, -sum(row.verdict.perplexity.value for row in rows) / len(rows)
+
+    return max(channels or ordered, key=merit, default=[])
+
+
+def largest_within(rows: Sequence[W]) -> W | None:
+    """The model with the largest sparsity that is within the limits; None where none is."""
+    return next((row for row in reversed(rows) if row.verdict.verdict == "within"), None)
+
+
+def smallest_beyond(rows: Sequence[W]) -> W | None:
+    """The model with the smallest sparsity that is beyond the limits; None where none is."""
+    return next((row for row in rows if row.verdict.verdict == "beyond"), None)
+
+
+def headline_model(models: Sequence[W]) -> W | None:
+    """The model that the answer names: of the best method the largest within, the smallest beyond or the smallest."""
+    rows = best_method(models)
+    return largest_within(rows) or smallest_beyond(rows) or next(iter(rows), None)
+
+
+def record_readings(record: Record, comparison: PairedComparison, verdict: ToleranceVerdict) -> Readings:
+    """A record's values of every measure, with the intervals behind its verdict.
+
+    comparison: of this record with dense. verdict: on its losses.
+    """
+    score, broke, fixed = record.last_word, comparison.broke, comparison.mended
+    below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, fixed))
+    flips = f"{broke:,} broke, {fixed:,} fixed"
+    # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
+    lost, change = verdict.accuracy, comparison.difference
+    ends = comparison.interval if lost is None else (-lost.high, -lost.low)
+    low, high = (100 * end for end in ends)
+    points = f"{signed_points(change)} points ({signed_interval(ends)})"
+    return {
+        "word perplexity": (perplexity_reading(verdict.perplexity),),
+        "accuracy": (Reading(role="sparse", value=100 * change, low=low, high=high, words=points),),
+        "flips": (
+            Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=flips),
+            replace(above, role="mended", words=flips),
+        ),
+        "share right": (share_right(score.right, score.total, anytime=record.stopping is not None),),
+    }
+
+
+def share_right(right: int, total: int, anytime: bool = False) -> Reading:
+    """Right answers among all, with an interval of the share. anytime: it must hold however long was counted."""
+    low, high = (100 * bound for bound in share_interval(right, total, anytime))
+    share = 100 * right / total
+    return Reading(role="sparse", value=share, low=low, high=high, words=f"{share:.1f} % ({low:.1f} to {high:.1f})")
+
+
+def live_point(label: str, permille: int, right: int, done: int) -> Live:
+    """The point of a model that has answered `done` passages so far. label: of its line. permille: asked for."""
+    reading = share_right(right, done)
+    words = f"{right:,} of {done:,} right so far: {reading.words}"
+    return Live(label=label, permille=permille, reading=reading, words=words)
+
+
+def perplexity_reading(lost: Loss) -> Reading:
+    """The change of the log-likelihood, upwards better, with the interval behind its verdict.
+
+    What is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
+    """
+    value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -nats)) for nats in (lost.value, lost.high, lost.low))
+    if isinf(lost.low):
+        low, high, ends = value, value, "no interval"
+    else:
+        ends = f"{factor_range(-high, -low)} ×"
+    words = f"{nats_as_factor(-value)} that of dense ({ends})"
+    return Reading(role="sparse", value=value, low=low, high=high, words=words)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResults:
     """The dense record of a run and the sparse ones there are so far, their outcomes without words and first choices.
 
-    judged: every sparse record beside dense, on the passages that it answered. tolerance: what they are judged by.
-    readings: of every record, by its key. search: what was found so far, where the run is a search.
-    name: what visitors called the run, or "". missing: why others of its sparse records are not here, by their names.
+    judged: every sparse record compared with dense, on the passages that it answered. readings: of every record, by
+    its key. search: what was found so far, where the run is a search. name: given by users, or "". missing: why others
+    of its sparse records are not here, by their names.
     """
 
     run: Run
@@ -255,6 +220,17 @@ class RunResults:
         """Every record by the name it has within the run, dense first."""
         return {self.name_of(record): record for record in (self.dense, *self.sparse)}
 
+    @property
+    def best(self) -> list[Judged]:
+        """The models of the run's best method, by rising sparsity: see `best_method`."""
+        return best_method(self.judged)
+
+    @property
+    def headline(self) -> Record | None:
+        """The sparse record that the answer names."""
+        found = headline_model(self.judged)
+        return found.record if found else None
+
     def name_of(self, record: Record) -> str:
         """The name of one of its records."""
         return wording.record_name(record, self.several_methods)
@@ -266,15 +242,14 @@ class RunResults:
     def tradeoff(self, live: Live | None = None) -> TradeoffData:
         """The data of this run's trade-off chart. live: the model that is answering now."""
         lines: dict[str, list[Point]] = {self.line_of(method): [] for method in self.run.settings.methods}
-        made = [(record, record.pruned.method) for record in self.sparse if record.pruned]
-        for record, method in made:
-            lines.setdefault(self.line_of(method), []).append(self.point_of(record))
-        rows = best(self)
+        for each in self.judged:
+            lines.setdefault(self.line_of(each.method), []).append(self.point_of(each.record))
+        rows = self.best
         return TradeoffData(
             dense=self.point_of(self.dense),
             lines=lines,
             n_passages=self.dense.last_word.total,
-            taken=wording.sparsity_axis_title(method for _, method in made),
+            taken=wording.sparsity_axis_title(each.method for each in self.judged),
             asked=self.run.settings.made_permille,
             live=live,
             leader=self.line_of(rows[0].method) if rows else "",
@@ -302,84 +277,77 @@ class RunResults:
 def run_results(
     results: Results, run: Run | None, tolerance: Tolerance | None = None, name: str = ""
 ) -> RunResults | None:
-    """The run's records, or None while there is no dense one. Those that are missing count among the comparisons.
+    """The run's records, or None while there is no dense one. Missing ones count among the comparisons.
 
-    tolerance: what may be lost; None: as usual. name: what visitors called the run.
+    tolerance: the limits; None: the usual ones. name: given by users.
     """
     dense = _measured(results, run.dense, run.dense) if run and run.dense else None
     if run is None or dense is None or dense.record.pruned:
         return None
     names = dict(wording.record_names(run)[1:])
     measured = {key: _measured(results, run.dense, key) for key in names}
-    found = [each for each in measured.values() if each]
     # One of each name, which tells them apart on every page.
     several = wording.has_several_methods(run.settings)
-    by_name = {wording.record_name(each.record, several): each for each in found if each.record.pruned}
-    sparse = list(by_name.values())
-    allowed = tolerance or Tolerance()
+    by_name = {wording.record_name(each.record, several): each for each in measured.values() if each}
+    sparse = [each for each in by_name.values() if each.record.pruned]
+    limits = tolerance or Tolerance()
     p_values = holm([each.comparison.p_value for each in sparse], run.n_compared)
-    verdicts = judge_all([each.losses for each in sparse], allowed, run.n_compared)
+    verdicts = judge_all([each.losses for each in sparse], limits, run.n_compared)
+    alone = judge_all([dense.losses], Tolerance())[0]
+    readings, judged = {dense.record.key: record_readings(dense.record, dense.comparison, alone)}, []
+    for each, p_value, verdict in zip(sparse, p_values, verdicts, strict=True):
+        judged.append(Judged(record=each.record, comparison=each.comparison, p_value=p_value, verdict=verdict))
+        readings[each.record.key] = record_readings(each.record, each.comparison, verdict)
+    lost = {key: results.why_missing(key) for key, each in measured.items() if each is None and not results.record(key)}
     return RunResults(
         run=run,
         dense=dense.record,
-        judged=tuple(
-            Judged(record=each.record, comparison=each.comparison, p_value=p_value, verdict=verdict)
-            for each, p_value, verdict in zip(sparse, p_values, verdicts, strict=True)
-        ),
-        tolerance=allowed,
-        readings={dense.record.key: dense.readings}
-        | {
-            each.record.key: {**each.readings, **judged_readings(each.comparison, verdict)}
-            for each, verdict in zip(sparse, verdicts, strict=True)
-        },
+        judged=tuple(judged),
+        tolerance=limits,
+        readings=readings,
         search=results.search(run.key) if run.find is not None else None,
         name=name,
-        missing={names[key]: _why_missing(results, key) for key, each in measured.items() if each is None},
+        missing={
+            names[key]: lost.get(key, "answers other passages than the dense model")
+            for key, each in measured.items()
+            if each is None
+        },
     )
-
-
-def _why_missing(results: Results, key: str) -> str:
-    if results.record(key) is None:
-        return results.why_missing(key)
-    return "answers other passages than the dense model"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """A record without the words of its outcomes, and what it came to beside dense."""
+    """A record without the words of its outcomes, and what it came to compared with dense."""
 
     record: Record
     comparison: PairedComparison
     losses: Losses
-    readings: Readings
 
 
 def _measured(results: Results, dense: str, key: str) -> _Measured | None:
     """The record with this key beside the dense one; None where one is lost or they answer other passages."""
     try:
-        return _kept(results, dense, key)
+        return _measure(results, dense, key)
     except LookupError:
         return None
 
 
 @lru_cache(maxsize=128)
-def _kept(results: Results, dense_key: str, key: str) -> _Measured:
-    """As `_measured`, kept for the next look at the page: measuring a sweep anew would take seconds.
+def _measure(results: Results, dense_key: str, key: str) -> _Measured:
+    """As `_measured`, cached for the next look at the page: measuring a sweep anew would take seconds.
 
     A sweep of many methods has more passages than fit into memory whole, so only verdicts and log-likelihoods of the
-    outcomes stay. Raises LookupError; what raises is not kept, since the record may yet come.
+    outcomes stay. Raises LookupError, which is not cached, since the record may yet come.
     """
     stored = results.record(key)
     if stored is None:
         raise LookupError(key)
     light = (replace(o, target="", answer="", tokens=(), top=()) for o in stored.outcomes)
     record = replace(stored, outcomes=tuple(light))
-    dense = record if key == dense_key else _kept(results, dense_key, dense_key).record
+    dense = record if key == dense_key else _measure(results, dense_key, dense_key).record
     if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
         raise LookupError(key)
-    comparison, lost = compare_records(dense, record), record_losses(dense, record)
-    (alone,) = judge_all([lost], Tolerance())
-    return _Measured(record=record, comparison=comparison, losses=lost, readings=readings(record, comparison, alone))
+    return _Measured(record=record, comparison=compare_records(dense, record), losses=record_losses(dense, record))
 
 
 def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
@@ -393,8 +361,8 @@ def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
     )
 
 
-def live(found: RunResults, job: Job) -> Live | None:
-    """The point of the sparse model that a job is asking just now; None where the job does something else.
+def live_model(found: RunResults, job: Job) -> Live | None:
+    """The point of the sparse model that a job is evaluating now; None where the job does something else.
 
     A run's records come in the order of its points: one whose record is there is drawn already.
     """
@@ -404,29 +372,18 @@ def live(found: RunResults, job: Job) -> Live | None:
     if found.run.finished or not len(found.run.sparse) <= job.point < len(points):
         return None
     method, permille = points[job.point]
-    return answering(found.line_of(method), permille, job.n_right, job.done)
-
-
-def best(found: RunResults) -> list[Judged]:
-    """The models of the run's best method, by rising sparsity: see `best_method`."""
-    return best_method(found.judged)
-
-
-def headline(found: RunResults) -> Record | None:
-    """The sparse record that the answer speaks of."""
-    judged = spoken_of(found.judged)
-    return judged.record if judged else None
+    return live_point(found.line_of(method), permille, job.n_right, job.done)
 
 
 def judged_alone(dense: Record, sparse: Record, tolerance: Tolerance) -> Judged:
-    """The sparse record beside dense, where the run that it is of is not known."""
+    """The sparse record compared with dense by itself, outside of any run."""
     pairs = compare_records(dense, sparse)
     (verdict,) = judge_all([record_losses(dense, sparse)], tolerance)
     return Judged(record=sparse, comparison=pairs, p_value=pairs.p_value, verdict=verdict)
 
 
 def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:
-    """What this comparison says of what is allowed: among all of the run's, or by itself where it is none of these."""
+    """The verdict on a comparison: among all of the run's, or by itself where it is none of these."""
     if left.key == found.dense.key:
         for each in found.judged:
             if each.record.key == right.key:

@@ -1,10 +1,10 @@
 """Numbers, settings and names in words, the same everywhere. Plain text: escape it before it becomes markup."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from math import exp, isfinite
+from math import exp, isfinite, log
 from sys import float_info
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
@@ -13,23 +13,18 @@ from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Pruned, Record, Run
-from sparsedash.schema.settings import CalibrationSettings, FindSettings, RunSettings, TokenWeights, planned_run
+from sparsedash.schema.settings import CalibrationSettings, FindSettings, RunSettings, planned_run
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
 NO_TEXT = "needs no calibration text"
 EXAMPLE_TITLE = "Example"
-MAX_EXPONENT = float_info.max_10_exp
+DENSE = "dense"
+MOST_FACTOR, LEAST_FACTOR = 1_000_000, 100
+"""A word perplexity of more times dense's, or of less than dense's divided by so much, is not told more exactly."""
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
 _TITLES = {choice.name: choice.title for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)}
-
-
-_TOKEN_WEIGHTS: dict[TokenWeights, str] = {
-    "equal": "",
-    "residual": ", those with a large residual stream counting little",
-}
 
 
 def reference_title(reference: str) -> str:
@@ -52,9 +47,14 @@ def sparsity_percent(value: int) -> str:
     return f"{value / 10:g}{NBSP}%"
 
 
-def sparsity_percents(values: tuple[int, ...]) -> str:
+def sparsity_percents(values: Iterable[int]) -> str:
     """(100, 125) -> "10, 12.5 %"."""
     return ", ".join(f"{value / 10:g}" for value in values) + f"{NBSP}%"
+
+
+def and_join(words: Sequence[str]) -> str:
+    """ "10 %, 20 % and 30 %"."""
+    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
 
 
 def probability(value: float) -> str:
@@ -70,7 +70,7 @@ def likelihood(log_likelihood: float) -> str:
 def perplexity(value: float) -> str:
     """ "12.34", "1,234", "1.5 × 10¹⁰", "beyond 10³⁰⁸": as many digits as say something."""
     if not isfinite(value):
-        return f"beyond{NBSP}10{str(MAX_EXPONENT).translate(_RAISED)}"
+        return f"beyond{NBSP}10{str(float_info.max_10_exp).translate(_RAISED)}"
     if value < 999.995:
         return f"{value:.2f}"
     if value < 999_999.5:
@@ -98,6 +98,27 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"{100 * low:.1f} to {percent(high)}"
 
 
+def nats_as_factor(nats: float) -> str:
+    """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"; of a very large one only that it is."""
+    if nats >= log(MOST_FACTOR):
+        return f"over {MOST_FACTOR:,} ×"
+    if nats <= -log(LEAST_FACTOR):
+        return f"under {1 / LEAST_FACTOR:g} ×"
+    value = exp(nats)
+    return f"{value:.2f} ×" if value < 9.995 else f"{value:,.0f} ×"
+
+
+def factor_range(low: float, high: float) -> str:
+    """Two differences of log-likelihoods as factors: "1.72 to 1.75"; one bound where both are beyond a number."""
+    ends = [nats_as_factor(nats).removesuffix(" ×") for nats in (low, high)]
+    return ends[0] if ends[0] == ends[1] and not ends[0][0].isdigit() else " to ".join(ends)
+
+
+def signed_nats(change: float) -> str:
+    """ "−2.68", "+0.10": a change of a log-probability."""
+    return f"{change:+.2f}".replace("-", MINUS)
+
+
 def p_number(p: float) -> str:
     """A p-value that stays readable: "0.15", "< 0.001"."""
     return f"<{NBSP}0.001" if p < 0.001 else "1" if p > 0.995 else f"{p:.2g}"
@@ -105,8 +126,7 @@ def p_number(p: float) -> str:
 
 def p_value(p: float) -> str:
     """ "p = 0.15", "p < 0.001"."""
-    number = p_number(p)
-    return f"p{NBSP}{number}" if number.startswith("<") else f"p{NBSP}={NBSP}{number}"
+    return f"p{NBSP}{'' if p < 0.001 else f'={NBSP}'}{p_number(p)}"
 
 
 def round_up(count: int) -> int:
@@ -118,6 +138,11 @@ def round_up(count: int) -> int:
 def plural(count: int, noun: str) -> str:
     """The noun, with an s unless there is one of it."""
     return noun if count == 1 else f"{noun}s"
+
+
+def quantity(count: int, noun: str) -> str:
+    """ "1 passage", "5,153 passages"."""
+    return f"{count:,} {plural(count, noun)}"
 
 
 def first_upper(text: str) -> str:
@@ -178,12 +203,12 @@ def disk_words(takes: RunDisk) -> str:
 
 def streaming_reason(resident_bytes: int | None, there_bytes: int | None) -> str:
     """Why the weights of a model are read block by block."""
+    read = "The weights are read block by block"
     if resident_bytes is None:
-        return "The weights are read block by block."
+        return f"{read}."
     if there_bytes is None or resident_bytes <= there_bytes:
-        return f"The weights are read block by block; all of them in memory would take {size(resident_bytes)}."
-    there = f"this machine has {size(there_bytes)}"
-    return f"The weights are read block by block: all of them in memory would take {size(resident_bytes)}, and {there}."
+        return f"{read}; all of them in memory would take {size(resident_bytes)}."
+    return f"{read}: all of them need {size(resident_bytes)} of memory, and this machine has {size(there_bytes)}."
 
 
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:
@@ -238,30 +263,22 @@ def share_of(settings: MethodSettings) -> str:
     return "of the MLPs' weights" if settings.scope == "mlp" else "of the decoder's weights"
 
 
-def run_title(settings: RunSettings) -> str:
-    """What a run is about, in a few words: model and sparsities."""
+def run_title(settings: RunSettings | FindSettings) -> str:
+    """The subject of a run, model and sparsities, or of a search."""
+    if isinstance(settings, FindSettings):
+        return f"How much of {reference_title(settings.model)} can go"
     return f"{reference_title(settings.model)} at {sparsity_percents(settings.made_permille)}"
-
-
-def find_title(settings: FindSettings) -> str:
-    """What a search is about, in a few words."""
-    return f"How much of {reference_title(settings.model)} can go"
-
-
-def find_details(settings: FindSettings) -> str:
-    """How a search is made, in one line: what may be lost, then as of a run."""
-    return f"within {settings.ratio:g} × and {settings.points:g} points · {run_details(planned_run(settings))}"
 
 
 def stored_run_title(run: Run, name: str = "") -> str:
     """What a stored run is about, whether it was one of given sparsities or a search; after its name, if it has one."""
-    about = run_title(run.settings) if run.find is None else find_title(run.find)
+    about = run_title(run.find or run.settings)
     return f"{name}: {about}" if name else about
 
 
 def stored_run_details(run: Run) -> str:
     """How a stored run was made, in one line."""
-    details = run_details(run.settings) if run.find is None else find_details(run.find)
+    details = run_details(run.find or run.settings)
     return f"{details}, unpacked from {run.source_type}" if run.source_type else details
 
 
@@ -279,12 +296,15 @@ def calibration_words(calibration: CalibrationSettings) -> str:
     """On what a model was calibrated: the text, how much of it, and what of it is not as usual."""
     amount = f"{calibration.n_samples:,} × {calibration.length:,} tokens"
     packed = ", packed" if calibration.packed else ""
-    weights = _TOKEN_WEIGHTS[calibration.token_weights]
-    return f"calibration: {reference_title(calibration.corpus)}, {amount}{packed}{weights}"
+    equal = calibration.token_weights == "equal"
+    weighed = "" if equal else ", those with a large residual stream counting little"
+    return f"calibration: {reference_title(calibration.corpus)}, {amount}{packed}{weighed}"
 
 
-def run_details(settings: RunSettings) -> str:
-    """How a run is made, in one line."""
+def run_details(settings: RunSettings | FindSettings) -> str:
+    """How a run is made, in one line; of a search its limits first."""
+    if isinstance(settings, FindSettings):
+        return f"within {settings.ratio:g} × and {settings.points:g} points · {run_details(planned_run(settings))}"
     evaluation = settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
     rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"
@@ -299,9 +319,8 @@ def example_words(run: Run | None, brief: bool = False) -> str:
     """Where and when the run was made, if it is the example; nothing of a run that was made here."""
     if run is None or not run.made_on:
         return ""
-    if brief:
-        return f"{EXAMPLE_TITLE}: this run ships with SparseDash; nothing of it was computed here."
-    return f"{EXAMPLE_TITLE}: this run ships with SparseDash. {example_origin(run)} Nothing of it was computed here."
+    origin = "; nothing" if brief else f". {example_origin(run)} Nothing"
+    return f"{EXAMPLE_TITLE}: this run ships with SparseDash{origin} of it was computed here."
 
 
 def example_origin(run: Run) -> str:
@@ -313,9 +332,6 @@ def example_origin(run: Run) -> str:
         f"{known.get('sparsedash', '?')}, torch {known.get('torch', '?')} and transformers "
         f"{known.get('transformers', '?')}."
     )
-
-
-DENSE = "dense"
 
 
 def record_name(record: Record, several_methods: bool) -> str:

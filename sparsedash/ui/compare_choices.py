@@ -11,7 +11,7 @@ from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words,
 from sparsedash.reporting.html import element, escape, widget_label
 from sparsedash.reporting.passage_analysis import ChangeRange, change_ranges, count_by_range
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair, load_pair, record_choices, unique_names
-from sparsedash.reporting.run_results import best, run_results
+from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
@@ -111,7 +111,7 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
 def _last(backend: Backend, run: Run) -> str:
     """The key of the run's last record; of several methods, that of the best one's last."""
     found = run_results(backend, run, current_tolerance()) if wording.has_several_methods(run.settings) else None
-    rows = best(found) if found is not None else []
+    rows = found.best if found is not None else []
     return rows[-1].record.key if rows else wording.record_names(run)[-1][0]
 
 

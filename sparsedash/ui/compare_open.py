@@ -91,13 +91,13 @@ def begin_open(backend: Backend, run: Run, pair: Pair, basis: str, places: About
         return
     verdict = verdict_of(found, pair.left, pair.right)
     name, beside = pair.right_name, pair.left_name
-    frame.opening(verdicts.brief_judgement(name, verdict, beside))
+    frame.opening(verdicts.verdict_sentence(name, verdict, beside))
     if name != beside:
         with places.cost:
-            frame.show(paragraph(verdicts.cost_and_open(verdict, beside), css="sd-cost"))
+            frame.show(paragraph(verdicts.loss_sentence(verdict, beside), css="sd-cost"))
     notes = [
         verdicts.flip_words(compare_records(pair.left, pair.right)),
-        *verdicts.grounds(name, verdict, found.tolerance, beside),
+        *verdicts.verdict_basis(name, verdict, found.tolerance, beside),
         verdicts.early_stopping_words({beside: pair.left, name: pair.right}),
     ]
     with places.about:
@@ -132,7 +132,7 @@ def choose_open_passages(backend: Backend, run: Run, chosen: Pair, passages: Pas
         key="sort",
         bind=BOUND,
         filter_mode=None,
-        help="How far it fell from the left model to the right one; for mended passages, how far it rose.",
+        help="How far it fell from the left model to the right one; for fixed passages, how far it rose.",
     )
     positions = chosen.ordered(found.positions, found.kind, order)
     with taking:

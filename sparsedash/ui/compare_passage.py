@@ -7,8 +7,9 @@ import streamlit as st
 from sparsedash.catalog.choices import is_example
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, Table, element, escape, join, paragraph, table, token, visible, widget_label
-from sparsedash.reporting.passage_analysis import change_words, signed_nats, token_choices_html, token_choices_table
+from sparsedash.reporting.passage_analysis import change_words, token_choices_html, token_choices_table
 from sparsedash.reporting.record_pair import Pair, SideBySide, side_title
+from sparsedash.reporting.wording import signed_nats
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Divergence, DivergenceSettings, Place
 from sparsedash.schema.records import Outcome, Passages

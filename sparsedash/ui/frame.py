@@ -13,9 +13,19 @@ import streamlit as st
 
 from sparsedash.jobs.job import LONG, Job, JobState
 from sparsedash.reporting.charts.chart_style import Theme
-from sparsedash.reporting.html import Html, Table, element, escape, heading, join, paragraph, widget_label
+from sparsedash.reporting.html import (
+    Html,
+    Table,
+    element,
+    escape,
+    heading,
+    join,
+    paragraph,
+    table_csv,
+    table_file_name,
+    widget_label,
+)
 from sparsedash.reporting.job_status import job_name
-from sparsedash.reporting.record_pair import table_csv, table_file_name
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.storage.local_machine import data_folder

@@ -23,7 +23,7 @@ from sparsedash.reporting.run_answer import (
     run_ending,
     still_to_come,
 )
-from sparsedash.reporting.run_results import RunResults, best, headline, live, run_results
+from sparsedash.reporting.run_results import RunResults, live_model, run_results
 from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
@@ -50,7 +50,7 @@ def show_next_step(found: RunResults | None, *, grows: bool) -> None:
         frame.show(paragraph(step.said if step else "", css="sd-next"))
         if found is None or step is None:
             return
-        record = headline(found)
+        record = found.headline
         if step.asked is None and record is not None:
             link_to_export(found.run.key, found.name_of(record))
         elif step.asked is not None and (address := form_address(step.asked)) is not None:
@@ -65,7 +65,7 @@ _HINTS: dict[Measure, str] = {
     "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean "
     f"over the passages. It sees a loss sooner than accuracy does. {_CLICK}",
     "accuracy": f"−2 means two fewer right last words in a hundred. {_CLICK}",
-    "flips": "Broke: the dense model was right and the sparse one is wrong. Mended: the other way round. Equal "
+    "flips": "Broke: the dense model was right and the sparse one is wrong. Fixed: the other way round. Equal "
     f"accuracy hides both. {_CLICK}",
     "share right": f"Of all passages that were answered. {_CLICK}",
 }
@@ -167,7 +167,7 @@ def _watch_race(backend: Backend, found: RunResults, seen: Job) -> None:
         st.rerun()
     job_panel.draw_job(backend, job, brief=True)
     browser_notices.announce(job_announcement(backend, job))
-    _draw_race(backend, found, live(found, job), grows=True)
+    _draw_race(backend, found, live_model(found, job), grows=True)
 
 
 def _draw_race(backend: Backend, found: RunResults, now: Live | None, *, grows: bool) -> None:
@@ -221,7 +221,7 @@ def _comparisons(found: RunResults) -> dict[str, dict[str, str]]:
 
 def link_to_answers(found: RunResults) -> None:
     """Draw links to the passages and to the layers of the sparse model that the answer speaks of."""
-    record = headline(found)
+    record = found.headline
     if record is None:
         return
     address = _comparisons(found)[record.key]
@@ -247,7 +247,7 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
 
 def _numbers(found: RunResults, grows: bool) -> list[Html]:
     """Dense, and the mildest and the hardest pruning of the best method; of a search its answer and the next step."""
-    rows = best(found)
+    rows = found.best
     if found.search is not None and found.search.finished:
         spoken_of = (found.search.answer, found.search.next_step)
         rows = [row for row in rows if row.record.sparsity_permille in spoken_of] or rows
@@ -257,7 +257,7 @@ def _numbers(found: RunResults, grows: bool) -> list[Html]:
     numbers = [card("Dense", wording.percent(score.accuracy), interval, right, css="sd-dense")]
     for row in [rows[0], rows[-1]] if len(rows) > 1 else rows:
         name = wording.card_name(row.method, row.record.sparsity_permille, found.several_methods)
-        numbers.append(card(name, *verdicts.headline_cost(row.verdict), css="sd-sparse"))
+        numbers.append(card(name, *verdicts.headline_loss(row.verdict), css="sd-sparse"))
     return numbers + (_to_come(found, len(numbers)) if grows else [])
 
 

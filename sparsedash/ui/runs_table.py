@@ -24,7 +24,7 @@ ROWS_A_PAGE = 25
 
 def ticked_rows(rows: Sequence[RunRow]) -> list[RunRow]:
     """The runs that are ticked, in the order in which they were; what is gone is left out."""
-    known = run_list.by_address(rows)
+    known = {row.address: row for row in rows}
     addresses = dict.fromkeys(st.query_params.get_all(CHOSEN))
     return [known[address] for address in addresses if address in known]
 
@@ -114,7 +114,7 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
                 _draw_run(row, shown, row.key in chosen)
     if n_parts > 1:
         _steps(number, n_parts, len(rows))
-    frame.offer_table(run_list.listing_file(rows, frame.zone()))
+    frame.offer_table(run_list.runs_table(rows, frame.zone()))
     frame.show(element("p", escape(_UNDER), css="sd-muted sd-small"))
 
 
@@ -124,7 +124,7 @@ def _draw_run(row: RunRow, shown: Sequence[RunRow], is_chosen: bool) -> None:
         title = row.mark.name or wording.reference_title(row.settings.model)
         frame.link("overview", widget_label(title), **_address(row))
         pinned = element("b", escape("★ pinned · ")) if row.mark.pinned else Html("")
-        frame.show(element("p", pinned, escape(run_list.what_it_is(row)), css="sd-run-about"))
+        frame.show(element("p", pinned, escape(run_list.row_texts(row)), css="sd-run-about"))
     frame.show(element("div", *_cells(row), css="sd-run-cells"))
 
 

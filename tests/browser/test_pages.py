@@ -15,11 +15,11 @@ from tests.ui import specimens
 SLOW_MS = 30_000
 
 PAGES = {
-    "": "Undecided: 120 passages",
+    "": "too close to call on 120 passages",
     "prune": "Choose a model",
     "jobs": "Nothing has run yet.",
     "runs": "The one run with a result has no model within",
-    "compare": "Undecided: 120 passages cannot tell whether 30",
+    "compare": "is too close to call on 120 passages",
     "layers": "Half of the layers lost",
     "models": "No model has been exported yet.",
     "storage": "The data folder takes",
@@ -91,11 +91,11 @@ def test_a_chart_leads_to_the_layers_and_back(page, address):
     expect(page.locator("h1")).to_contain_text("Half of the layers lost")
     expect(page.get_by_label(re.compile("Share of the MLP output"))).to_be_attached()
     page.get_by_role("link", name="Compare its answers with the dense model's").click()
-    expect(page.locator("h1")).to_contain_text("cannot tell whether 10")
+    expect(page.locator("h1")).to_contain_text("10 % is too close to call")
     expect(page).to_have_url(re.compile("right=10"))
     page.get_by_role("link", name="See what each layer lost").click()
     page.get_by_role("link", name="Back to the chart").click()
-    expect(page.locator("h1")).to_contain_text("Undecided: 120 passages")
+    expect(page.locator("h1")).to_contain_text("too close to call on 120 passages")
 
 
 def test_the_chart_follows_a_change_of_theme(page, address):
@@ -139,14 +139,14 @@ def test_how_sure_a_run_shall_be_goes_into_the_address_as_its_passages(page, add
 
 def test_steps_through_passages_are_remembered_by_the_address(page, address):
     page.goto(f"{address}/compare")
-    page.get_by_role("button", name="Mended").click()
+    page.get_by_role("button", name="Fixed").click()
     expect(page.locator(".sd-count")).to_have_text("1 of 2")
     page.get_by_role("button", name="Next").click()
     expect(page.locator(".sd-count")).to_have_text("2 of 2")
     page.reload()
     expect(page.locator(".sd-count")).to_have_text("2 of 2")
     page.go_back()
-    expect(page.locator("h1")).to_contain_text("cannot tell whether 30")
+    expect(page.locator("h1")).to_contain_text("30 % is too close to call")
 
 
 def press_bar(page, n):
@@ -204,7 +204,7 @@ def test_a_click_on_a_point_opens_its_comparison_and_a_link_leads_back(page, add
     sparse = page.locator(".js-plotly-plot .trace:has(.errorbars) .points path")
     box = sparse.nth(2).bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    expect(page.locator("h1")).to_contain_text("cannot tell whether 20")
+    expect(page.locator("h1")).to_contain_text("20 % is too close to call")
     expect(page).to_have_url(re.compile("right=20"))
     page.get_by_role("link", name="Back to the chart").click()
     expect(page.locator(".js-plotly-plot")).to_be_visible()
@@ -268,7 +268,7 @@ def test_every_point_is_a_link_with_a_visible_focus_after_the_chart(page, addres
         assert page.evaluate(FOCUSED) == [name, True]
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
-    expect(page.locator("h1")).to_contain_text("cannot tell whether 20")
+    expect(page.locator("h1")).to_contain_text("20 % is too close to call")
     expect(page).to_have_url(re.compile("right=20"))
     page.get_by_role("link", name="Back to the chart").click()
     expect(page.locator(".js-plotly-plot")).to_be_visible()
@@ -305,7 +305,7 @@ def test_the_first_screen_of_a_run_says_how_much_at_what_cost_how_sure_and_what_
     page.set_viewport_size({"width": width, "height": height})
     page.goto(address)
     ready(page)
-    for seen in (page.locator("h1"), page.locator(".sd-next"), page.get_by_role("link", name="Ask more passages")):
+    for seen in (page.locator("h1"), page.locator(".sd-next"), page.get_by_role("link", name="Test on more passages")):
         expect(seen).to_be_in_viewport(ratio=0.95)
     numbers = page.locator(".sd-numbers > div")
     expect(numbers).to_have_count(3)
@@ -315,7 +315,7 @@ def test_the_first_screen_of_a_run_says_how_much_at_what_cost_how_sure_and_what_
 def test_what_to_do_next_fills_the_form_in(page, address):
     page.goto(address)
     ready(page)
-    page.get_by_role("link", name="Ask more passages").click()
+    page.get_by_role("link", name="Test on more passages").click()
     page.wait_for_url(re.compile("/prune"))
     ready(page)
     expect(page.get_by_role("radio", name=re.compile("^(Decide|Paper)"), checked=True)).to_have_count(1)

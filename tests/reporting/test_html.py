@@ -1,8 +1,23 @@
-"""Foreign text becomes markup in one place, and stays text there."""
+"""Foreign text becomes markup in one place, and stays text there; tables as CSV."""
+
+import csv
+import io
 
 import pytest
 
-from sparsedash.reporting.html import element, escape, heading, paragraph, table, token, visible, widget_label
+from sparsedash.reporting.html import (
+    element,
+    escape,
+    heading,
+    paragraph,
+    table,
+    table_csv,
+    table_file_name,
+    token,
+    visible,
+    widget_label,
+)
+from sparsedash.reporting.wording import NBSP
 
 
 @pytest.mark.parametrize(
@@ -89,3 +104,17 @@ def test_the_first_cells_of_a_table_can_be_links():
     link = element("a", escape("<dense>"), href="compare?left=<dense>")
     made = table("Numbers", "What they are", ["Model", "Right"], [["<dense>", "1"]], [link]).html
     assert f'<th scope="row">{link}</th><td>1</td>' in made
+
+
+SHOWN = table(
+    "Speed of 10 % / =evil", "What it is.", ["Model", "Right"], [["=1+1", f"20.5{NBSP}%"], ['a "b", c', "@x"]]
+)
+
+
+def test_every_cell_is_there_in_its_place_and_formulas_are_text():
+    lines = list(csv.reader(io.StringIO(table_csv(SHOWN).decode())))
+    assert lines == [["Model", "Right"], ["'=1+1", "20.5 %"], ['a "b", c', "'@x"]]
+
+
+def test_the_file_has_a_name_that_every_file_can_have():
+    assert table_file_name(SHOWN) == "sparsedash-speed-of-10-evil.csv"

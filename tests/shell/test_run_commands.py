@@ -178,7 +178,7 @@ def test_a_search_ends_with_its_sentence_and_writes_its_trials(search_flags, doc
     assert [sparse["verdict"]["verdict"] for sparse in read()["sparse"]] == ["within", "within"]
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-2:] == [found["sentence"], f"Run {read()['key'][:16]}"]
-    assert found["sentence"].startswith("66.7 % of the MLP channels can go: word perplexity ")
+    assert found["sentence"].startswith("Removing 66.7 % of the MLP stays within the limits")
     assert "Evaluating, trial 2: " in printed.err
 
 

@@ -31,7 +31,7 @@ def test_running_waiting_and_ended_jobs_are_told_apart(open_page, backend):
     app = open_page("jobs")
     said = words(app)
     assert said.startswith("1 running, 2 waiting.")
-    assert "1 waits before it." in said
+    assert "1 job ahead." in said
     assert "✕ Crashed" in said
     assert [b.label for b in app.button if b.label not in MOVES] == ["Cancel", "Cancel", "Cancel", "Try again"]
 

@@ -281,8 +281,8 @@ def _loss_section(facts: CardFacts) -> str:
         ),
     ]
     name = "the sparse model"
-    said = [wording.first_upper(verdicts.brief_judgement(name, found)), verdicts.cost_and_open(found)]
-    said += verdicts.grounds(name, found, facts.tolerance)
+    said = [wording.first_upper(verdicts.verdict_sentence(name, found)), verdicts.loss_sentence(found)]
+    said += verdicts.verdict_basis(name, found, facts.tolerance)
     test = "a test that holds although it stopped early" if pairs.anytime else "exact McNemar"
     return (
         f"## What it lost\n\n**{verdicts.VERDICT_SIGNS[found.verdict]}**: {' '.join(said)}\n\n"

@@ -1,10 +1,10 @@
-"""Style of every chart: colours of both themes, frame, axes, and labels at the ends of lines.
+"""Style of every chart: colours of both themes, frame, axes, bands, error bars, and labels at the ends of lines.
 
 Dense is blue and sparse orange everywhere; a method is told from another by its symbol, dash and label, never by colour
-alone. Lines carry their own labels, so there is no legend.
+alone. Lines carry their own labels, so there is no legend. Traces and notes are dicts in plotly's own terms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Literal
@@ -12,6 +12,13 @@ from typing import Any, Literal
 Theme = Literal["light", "dark"]
 
 FONT = "'Source Sans', sans-serif"
+LONGEST = 14
+"""Characters that stay on one line; two such lines leave a phone's chart most of its width."""
+AWAY = 14
+"""Pixels between the plot and the labels, crossed by a thin line where a label had to move."""
+_SIZE, _SMALL_SIZE, _FEW = 15, 13, 4
+_WIDTH_OF_LETTER, _HEIGHT_OF_LINE = 0.54, 1.35
+"""Of a label's letters, as shares of their size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,27 +66,28 @@ PALETTES: dict[Theme, Palette] = {
         ground="#17191C",
     ),
 }
+COLOUR_PAIRS = list(zip(asdict(PALETTES["light"]).values(), asdict(PALETTES["dark"]).values(), strict=True))
+"""Each colour of the light theme with that of the dark one."""
 
 
 def theme_switch_css() -> str:
-    """CSS that repaints a chart which is already drawn when the theme changes: nobody tells the server of that.
+    """CSS that repaints a drawn chart when the theme changes, which the server does not learn of.
 
     Each colour of one theme is found by the value that plotly has written and gets the other theme's beside it.
     """
-    light, dark = asdict(PALETTES["light"]), asdict(PALETTES["dark"])
     rules = []
-    for name in (field for field in light if field not in ("band", "allowed")):
-        for colour in (light[name], dark[name]):
+    for light, dark in COLOUR_PAIRS:
+        for colour in (light, dark) if light.startswith("#") else ():
             red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
             rules += [
                 f'.js-plotly-plot [style*="{what}: rgb({red}, {green}, {blue})"]'
-                f" {{ {what}: light-dark({light[name]}, {dark[name]}) !important }}"
+                f" {{ {what}: light-dark({light}, {dark}) !important }}"
                 for what in ("fill", "stroke")
             ]
     return "\n".join(rules)
 
 
-def chart_frame(title: str, height: int, colours: Palette) -> dict[str, Any]:
+def chart_frame(title: str, height: int, colours: Palette, **more: Any) -> dict[str, Any]:
     """The layout that every chart begins with: a title at the left edge, no legend, nothing that can be dragged."""
     return {
         "height": height,
@@ -98,7 +106,7 @@ def chart_frame(title: str, height: int, colours: Palette) -> dict[str, Any]:
             "yanchor": "top",
             "pad": {"t": 8},
         },
-    }
+    } | more
 
 
 def fixed_axis(colours: Palette, **more: Any) -> dict[str, Any]:
@@ -106,14 +114,59 @@ def fixed_axis(colours: Palette, **more: Any) -> dict[str, Any]:
     return {"zeroline": False, "fixedrange": True, "tickfont": {"color": colours.muted}} | more
 
 
-LONGEST = 14
-"""Characters that stay on one line; two such lines leave a phone's chart most of its width."""
+def x_axis(title: str, colours: Palette, **more: Any) -> dict[str, Any]:
+    """The line under a chart with its title and without a grid. more: range and numbers."""
+    named = {"title": {"text": title, "font": {"color": colours.muted, "size": 14}}}
+    return fixed_axis(colours, showgrid=False, showline=True, linecolor=colours.grid, **named) | more
 
-AWAY = 14
-"""Pixels between the plot and the labels, crossed by a thin line where a label had to move."""
-_SIZE, _SMALL_SIZE, _FEW = 15, 13, 4
-_WIDTH_OF_LETTER, _HEIGHT_OF_LINE = 0.54, 1.35
-"""Of a label's letters, as shares of their size."""
+
+def y_axis(colours: Palette, **more: Any) -> dict[str, Any]:
+    """The numbers left of a chart, each with a line across."""
+    return fixed_axis(colours, gridcolor=colours.grid, ticklabelstandoff=6, **more)
+
+
+def annotation(text: str, x: float, y: float, colour: str, size: int = 14, **more: Any) -> dict[str, Any]:
+    """Text at a place of the plot, without an arrow; by default at values of both axes, centred."""
+    font = {"color": colour, "size": size}
+    place = {"x": x, "y": y, "xref": "x", "yref": "y", "xanchor": "center", "yanchor": "middle"}
+    return {"text": text, "showarrow": False, "font": font} | place | more
+
+
+def error_bars(
+    bars: Iterable[tuple[float, float, float]], colour: str, thickness: float = 1, width: int = 3
+) -> dict[str, Any]:
+    """Error bars. bars: a value with the low and the high end of its interval, for each point."""
+    found = list(bars)
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value for value, _, high in found],
+        "arrayminus": [value - low for value, low, _ in found],
+        "color": colour,
+        "thickness": thickness,
+        "width": width,
+    }
+
+
+def line_across(ends: tuple[float, float], y: float, colour: str, name: str) -> dict[str, Any]:
+    """A horizontal line from end to end of the x axis."""
+    line = {"color": colour, "width": 2}
+    return {"x": list(ends), "y": [y, y], "mode": "lines", "line": line, "hoverinfo": "skip", "name": name}
+
+
+def band_across(ends: tuple[float, float], low: float, high: float, colour: str, name: str) -> dict[str, Any]:
+    """A shaded band between two heights, from end to end of the x axis."""
+    left, right = ends
+    return {
+        "x": [left, right, right, left],
+        "y": [low, low, high, high],
+        "fill": "toself",
+        "mode": "lines",
+        "fillcolor": colour,
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "name": name,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,89 +182,54 @@ class Label:
     x: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """Where the labels' axis is: its range, its height in pixels, and its lower and upper end as shares of the plot."""
-
-    y_range: tuple[float, float]
-    height: float
-    domain: tuple[float, float] = (0.0, 1.0)
-
-
 def room_for(labels: Sequence[Label]) -> float:
     """The height in pixels that the labels need above each other, with a little air."""
-    return 1.05 * sum(_heights(labels))
+    return 1.05 * sum(_label_heights(labels))
 
 
-def label_layout(labels: Sequence[Label], panel: Panel, colours: Palette) -> dict[str, Any]:
-    """The part of a layout that puts labels at the right edge, none on another, with the margin that they need."""
-    size, (low, high), (bottom, top) = _size(labels), panel.y_range, panel.domain
-    share = (top - bottom) / panel.height
-    ends = [(i, label.y) for i, label in enumerate(labels) if label.y is not None]
-    wanted = [panel.height * (high - y) / (high - low) for _, y in ends]
-    middles = place_labels(wanted, [_heights(labels)[i] for i, _ in ends], panel.height)
-    notes = [
-        {
-            "x": 1,
-            "xref": "paper",
-            "xanchor": "left",
-            "xshift": AWAY,
-            "y": top - share * middle,
-            "yref": "paper",
-            "yanchor": "middle",
-            "text": "<br>".join(labels[i].lines),
-            "align": "left",
-            "showarrow": False,
-            "font": {"color": labels[i].colour, "size": size, "weight": 600},
-        }
-        for (i, _), middle in zip(ends, middles, strict=True)
-    ]
-    ties = [
-        {
-            "type": "line",
-            "xref": "paper",
-            "xsizemode": "pixel",
-            "xanchor": 1,
-            "x0": 2,
-            "x1": AWAY - 2,
-            "yref": "paper",
-            "y0": top - share * at,
-            "y1": top - share * middle,
-            "line": {"color": colours.muted, "width": 1},
-        }
-        for at, middle in zip(wanted, middles, strict=True)
-        if abs(at - middle) > size / 2
-    ]
-    ties += [
-        {
-            "type": "line",
-            "xref": "paper",
-            "x0": labels[i].x,
-            "x1": 1,
-            "yref": "paper",
-            "y0": top - share * at,
-            "y1": top - share * at,
-            "line": {"color": colours.muted, "width": 1, "dash": "dot"},
-            "layer": "below",
-        }
-        for (i, _), at in zip(ends, wanted, strict=True)
-        if labels[i].x < 1
-    ]
+def label_layout(
+    labels: Sequence[Label],
+    y_range: tuple[float, float],
+    height: float,
+    colours: Palette,
+    domain: tuple[float, float] = (0.0, 1.0),
+) -> dict[str, Any]:
+    """The part of a layout that puts labels at the right edge, none on another, with the margin that they need.
+
+    height: of the plot in pixels. domain: the lower and upper end of the labels' axis, as shares of it.
+    """
+    size, (low, high), (bottom, top) = _label_size(labels), y_range, domain
+    there = [(label, label.y, tall) for label, tall in zip(labels, _label_heights(labels), strict=True)]
+    ends = [(label, height * (high - y) / (high - low), tall) for label, y, tall in there if y is not None]
+    middles = place_labels([at for _, at, _ in ends], [tall for *_, tall in ends], height)
+    notes, lines = [], []
+    for (label, at, _), middle in zip(ends, middles, strict=True):
+        wanted, found = (top - (top - bottom) * place / height for place in (at, middle))
+        edge = {"xref": "paper", "yref": "paper", "xanchor": "left", "xshift": AWAY, "align": "left"}
+        notes.append(annotation("<br>".join(label.lines), 1, found, label.colour, size, **edge))
+        notes[-1]["font"]["weight"] = 600
+        line = {"type": "line", "xref": "paper", "yref": "paper", "y0": wanted}
+        if abs(at - middle) > size / 2:
+            tie = {"xsizemode": "pixel", "xanchor": 1, "x0": 2, "x1": AWAY - 2, "y1": found}
+            lines.append(line | tie | {"line": {"color": colours.muted, "width": 1}})
+        if label.x < 1:
+            leader = {"x0": label.x, "x1": 1, "y1": wanted, "layer": "below"}
+            lines.append(line | leader | {"line": {"color": colours.muted, "width": 1, "dash": "dot"}})
     longest = max(len(line) for label in labels for line in label.lines)
     right = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
-    return {"annotations": notes, "shapes": ties, "margin_r": right}
+    return {"annotations": notes, "shapes": lines, "margin_r": right}
 
 
-def _size(labels: Sequence[Label]) -> int:
+def _label_size(labels: Sequence[Label]) -> int:
     return _SIZE if len(labels) <= _FEW else _SMALL_SIZE
 
 
-def _heights(labels: Sequence[Label]) -> list[float]:
-    return [_HEIGHT_OF_LINE * _size(labels) * len(label.lines) for label in labels]
+def _label_heights(labels: Sequence[Label]) -> list[float]:
+    return [_HEIGHT_OF_LINE * _label_size(labels) * len(label.lines) for label in labels]
 
 
 def wrap_label(text: str, sign: str = "") -> list[str]:
-    """The text on one line, or on two of about the same length, parted after a space or a hyphen.
+    """The text on one line, or on two of about the same length, cut after a space or a hyphen.
 
     sign: stands before it.
     """
@@ -227,7 +245,7 @@ def place_labels(wanted: Sequence[float], heights: Sequence[float], room: float)
 
     heights: of the labels; when they need more than the room, the last ones stand outside.
     """
-    order, offsets = _stacked(wanted, heights)
+    order, offsets = _stack(wanted, heights)
     if not order:
         return []
     low = heights[order[0]] / 2
@@ -240,8 +258,8 @@ def place_labels(wanted: Sequence[float], heights: Sequence[float], room: float)
 
 def spread_apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     """Middles as near to the wanted ones as can be, none on another; in the order given."""
-    order, offsets = _stacked(wanted, heights)
-    # Without its offset every middle only has to be no less than the one before: a monotone regression.
+    order, offsets = _stack(wanted, heights)
+    # Without its offset every middle only has to be no less than the one before: isotonic regression.
     blocks: list[tuple[float, int]] = []
     for i, offset in zip(order, offsets, strict=True):
         blocks.append((wanted[i] - offset, 1))
@@ -255,8 +273,8 @@ def spread_apart(wanted: Sequence[float], heights: Sequence[float]) -> list[floa
     return middles
 
 
-def _stacked(wanted: Sequence[float], heights: Sequence[float]) -> tuple[list[int], list[float]]:
-    """The order in which they stand, and how far each is beyond the first when none is away from the next."""
+def _stack(wanted: Sequence[float], heights: Sequence[float]) -> tuple[list[int], list[float]]:
+    """The order in which they stand, and how far each is beyond the first when they touch."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     gaps = [(heights[i] + heights[j]) / 2 for i, j in pairwise(order)]
     return order, list(accumulate([0.0, *gaps]))[: len(order)]

@@ -1,6 +1,10 @@
-"""The trade-off chart: every method's line against measured sparsity, with intervals, dense drawn across."""
+"""The trade-off chart: every method's line against measured sparsity, with intervals, dense drawn across.
 
-from collections.abc import Collection, Mapping, Sequence
+A point so far below the others that these would lie in one band stands at the lower edge, with an arrow and its value:
+word perplexity has no bound, so one hopeless model would draw its axis out.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import exp
@@ -14,14 +18,18 @@ from sparsedash.reporting.charts.chart_style import (
     PALETTES,
     Label,
     Palette,
-    Panel,
     Theme,
+    annotation,
+    band_across,
     chart_frame,
-    fixed_axis,
+    error_bars,
     label_layout,
+    line_across,
     room_for,
     spread_apart,
     wrap_label,
+    x_axis,
+    y_axis,
 )
 from sparsedash.reporting.charts.tradeoff_data import (
     FARTHEST_BELOW,
@@ -31,13 +39,19 @@ from sparsedash.reporting.charts.tradeoff_data import (
     Reading,
     Role,
     TradeoffData,
-    by_sparsity,
     measure_range,
     measure_ticks,
     sparsity_axis_end,
 )
 from sparsedash.stats.tolerance import Verdict
 
+HEIGHT = 380
+TITLES: dict[Measure, str] = {
+    "word perplexity": "Word perplexity relative to dense, ×; lower is worse",
+    "accuracy": "Last-word accuracy, points above or below dense",
+    "flips": "Answers fixed (above) and broken (below), % of {total:,}",
+    "share right": "Last word right, % of {total:,} passages",
+}
 SYMBOLS = {
     "circle": "●",
     "square": "■",
@@ -50,14 +64,24 @@ SYMBOLS = {
 }
 """The marks that tell methods apart, by plotly's names, with the sign that stands before the method's label."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_GLYPHS: dict[Verdict | Literal[""], str] = {"within": "✓", "beyond": "✕", "undecided": "?", "": ""}
+VERDICT_GLYPHS: dict[Verdict | Literal[""], str] = {"within": "✓", "beyond": "✕", "undecided": "?", "": ""}
+PUBLISHED = "published"
+_TOP, _BOTTOM, _LEFT = 44, 52, 52
 _FEW = 3
-_LEAST_APART = 0.02
-"""How far apart the points of two methods are drawn at least, as a share of the axis, so that each can be read and
-clicked.
+_LEAST_APART, _MOST_APART = 0.02, 0.08
+"""How far apart the points of two methods are drawn at least, so that each can be clicked, and those of all methods
+together at most, as shares of the axis.
 """
-_FAR_APART = 0.08
-"""How far those of all methods may be drawn apart altogether."""
+_BANDS, _DEEPEST, _MIDDLE = 12, 2, 4
+"""A point may stand at its own place so many times as far below dense as the tolerance, and so many times as far as
+the deepest point of the leading line, unless its middle one says less: a sweep up to 90 % draws its axis out by itself.
+"""
+_FAR_ROOM = 0.14
+"""Of the height of the others, kept free below them for the points at the edge."""
+_ARROW = 18
+"""Pixels from a mark down to the tip of its arrow."""
+_VERDICT_ROW = 18
+"""Pixels from row to row of verdicts under the axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +101,76 @@ class Line:
     crowded: bool
 
 
+def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light") -> go.Figure:
+    """The chart of one measure against measured MLP sparsity, every value with its 95 % interval."""
+    tradeoff = clip_far_points(tradeoff, measure)
+    colours, end, y_range = PALETTES[theme], sparsity_axis_end(tradeoff), measure_range(tradeoff, measure)
+    lines, dense = chart_lines(tradeoff, end), tradeoff.dense_value(measure)
+    traces = tolerance_and_dense(tradeoff, measure, (-MARGIN * end, end), colours)
+    labels = [Label(y=dense, lines=["dense"], colour=colours.dense)]
+    for line in lines:
+        drawn, ends = _line_traces(tradeoff, line, measure, colours)
+        traces, labels = traces + drawn, labels + ends
+    traces.append(dense_point(tradeoff, 0, measure, colours))
+    notes = far_notes(_far_groups(lines, measure), colours)
+    # Verdicts of several lines stand in rows under the axis: beside their marks they would cover each other.
+    judged = measure in tradeoff.allowed and len(lines) > 1
+    below = _VERDICT_ROW * len(lines) + 6 if judged else 0
+    if judged:
+        notes += _verdict_rows(lines, colours)
+    if measure == "share right" and tradeoff.published:
+        traces.append(_published_trace(tradeoff.published, colours))
+        last = tradeoff.published[-1]
+        notes.append(
+            annotation(PUBLISHED, last.sparsity_permille / 10, 100 * last.sparse, colours.muted, 13, yshift=-16)
+        )
+    if measure == "share right" and tradeoff.live:
+        traces += [_live_trace(tradeoff, line, end, colours) for line in lines if line.label == tradeoff.live.label]
+    height = max(HEIGHT - _TOP - _BOTTOM, room_for(labels))
+    layout = chart_frame(
+        TITLES[measure].format(total=tradeoff.n_passages), round(height) + _TOP + _BOTTOM + below, colours
+    )
+    layout |= _axes(tradeoff, measure, (end, y_range), below, colours)
+    layout |= label_layout(labels, y_range, height, colours)
+    layout["annotations"] += notes
+    return go.Figure(traces, layout)
+
+
+def clicked_record(points: Sequence[Mapping[str, Any]]) -> str:
+    """The key of the record whose point was clicked; empty where it was another point, or none."""
+    data = points[0].get("customdata") if points else None
+    return str(data[1]) if isinstance(data, list | tuple) and len(data) == 2 else ""
+
+
+def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity") -> str:
+    """What `tradeoff_chart` shows, for screen readers."""
+    total, shares, judged = tradeoff.n_passages, measure == "share right", measure in tradeoff.allowed
+    parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if shares else []
+    for label, points in tradeoff.lines.items():
+        parts += [
+            f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}{f', {p.verdict}' if judged else ''}"
+            for p in _by_sparsity(points)
+        ]
+    what = {
+        "word perplexity": f"Word perplexity over {total:,} passages",
+        "accuracy": f"Change of accuracy over {total:,} last words",
+        "flips": f"Answers of {total:,} that broke or were fixed",
+        "share right": f"Share of {total:,} last words right",
+    }[measure]
+    published = "".join(
+        f" Published: dense {100 * row.dense:.2f} %, at {row.sparsity_permille / 10:g} % {100 * row.sparse:.2f} %."
+        for row in (tradeoff.published if shares else ())
+    )
+    return f"{what} against the share of {tradeoff.taken}, with 95 % intervals: {'; '.join(parts)}.{published}"
+
+
 def chart_lines(tradeoff: TradeoffData, end: float) -> list[Line]:
     """The lines of the chart; also those that have no point yet. end: of the x axis."""
     n, symbols, at = len(tradeoff.lines), list(SYMBOLS), places(tradeoff, end)
     return [
         Line(
             label=label,
-            points=(ordered := by_sparsity(points)),
+            points=(ordered := _by_sparsity(points)),
             places=[at[label, point.permille] for point in ordered],
             symbol=symbols[i % len(symbols)],
             dash=DASHES[i % len(DASHES)],
@@ -108,12 +195,11 @@ def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
     asked = sorted({permille for _, permille in wanted})
     closest = min((high - low for low, high in pairwise(asked)), default=1000) / 10
     n = len(tradeoff.lines)
-    step = min(_LEAST_APART * end, _FAR_APART * end / n, closest / n) if n else 0.0
+    step = min(_LEAST_APART * end, _MOST_APART * end / n, closest / n) if n else 0.0
     found: dict[tuple[str, int], float] = {}
     for permille in asked:
         group = [place for place in wanted if place[1] == permille]
-        middles = spread_apart([wanted[place] for place in group], [step] * len(group))
-        found |= zip(group, middles, strict=True)
+        found |= zip(group, spread_apart([wanted[place] for place in group], [step] * len(group)), strict=True)
     return found
 
 
@@ -126,206 +212,197 @@ def role_colours(role: Role, colours: Palette) -> tuple[str, str]:
     }[role]
 
 
-def verdict_sign(verdict: Verdict | Literal[""]) -> str:
-    """The sign of a verdict; nothing for dense."""
-    return _GLYPHS[verdict]
-
-
 def verdict_colour(verdict: Verdict | Literal[""], colours: Palette) -> str:
-    """The colour of that sign."""
+    """The colour of a verdict's sign."""
     return {"within": colours.mended, "beyond": colours.broke}.get(verdict, colours.muted)
 
 
-def dense_marks(tradeoff: TradeoffData, measure: Measure, end: float, colours: Palette) -> list[Any]:
-    """Dense drawn across, under everything; its share of right words with the band of its interval."""
-    y = tradeoff.dense_value(measure)
-    left = -MARGIN * end
-    across = go.Scatter(
-        x=[left, end], y=[y, y], mode="lines", line={"color": colours.dense, "width": 2}, hoverinfo="skip", name="dense"
-    )
-    if measure != "share right":
-        return [across]
-    (reading,) = tradeoff.dense.readings[measure]
-    return [_band(reading.low, reading.high, end, colours.band, "95 % interval of dense"), across]
+def tolerance_and_dense(
+    tradeoff: TradeoffData, measure: Measure, ends: tuple[float, float], colours: Palette
+) -> list[dict[str, Any]]:
+    """The ground of a chart: the tolerance as a band under dense, dense across, with its interval if it has one."""
+    top, traces = tradeoff.dense_value(measure), []
+    if measure in tradeoff.allowed:
+        traces.append(band_across(ends, top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
+    if measure == "share right":
+        (reading,) = tradeoff.dense.readings[measure]
+        traces.append(band_across(ends, reading.low, reading.high, colours.band, "95 % interval of dense"))
+    return [*traces, line_across(ends, top, colours.dense, "dense")]
 
 
-def allowed_band(tradeoff: TradeoffData, measure: Measure, end: float, colours: Palette) -> list[Any]:
-    """What may be lost, from dense down, as a shaded band; nothing where a measure is not judged."""
-    if measure not in tradeoff.allowed:
-        return []
-    top = tradeoff.dense_value(measure)
-    return [_band(top - tradeoff.allowed[measure], top, end, colours.allowed, "allowed")]
-
-
-def _band(low: float, high: float, end: float, colour: str, name: str) -> Any:
-    left = -MARGIN * end
-    return go.Scatter(
-        x=[left, end, end, left],
-        y=[low, low, high, high],
-        fill="toself",
-        mode="lines",
-        fillcolor=colour,
-        line={"width": 0},
-        hoverinfo="skip",
-        name=name,
-    )
-
-
-def dense_point(tradeoff: TradeoffData, measure: Measure, colours: Palette) -> Any:
+def dense_point(tradeoff: TradeoffData, x: float, measure: Measure, colours: Palette) -> dict[str, Any]:
     """The dense model's own point."""
-    return go.Scatter(
-        x=[0],
-        y=[tradeoff.dense_value(measure)],
-        mode="markers",
-        marker={"color": colours.dense, "size": 10},
-        cliponaxis=False,
-        name="dense",
-        hovertemplate=f"{_hover_words('dense', tradeoff.dense)}<extra></extra>",
-    )
+    return {
+        "x": [x],
+        "y": [tradeoff.dense_value(measure)],
+        "mode": "markers",
+        "marker": {"color": colours.dense, "size": 10},
+        "cliponaxis": False,
+        "name": "dense",
+        "hovertemplate": "<br>".join(["dense", *tradeoff.dense.facts]) + "<extra></extra>",
+    }
 
 
-def strands(line: Line, measure: Measure) -> dict[Role, list[Reading]]:
-    """The readings of a line's points, grouped by what they count: broken and mended answers are two strands."""
-    found: dict[Role, list[Reading]] = {}
-    for point in line.points:
-        for reading in point.readings[measure]:
-            found.setdefault(reading.role, []).append(reading)
-    return found
+def _by_sparsity(points: Sequence[Point]) -> list[Point]:
+    return sorted(points, key=lambda point: point.sparsity)
 
 
-def strand_traces(
-    tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette
-) -> list[Any]:
-    """One line of marks with intervals, from dense on; hollow marks stand for fewer passages than dense has.
+def _line_traces(
+    tradeoff: TradeoffData, line: Line, measure: Measure, colours: Palette
+) -> tuple[list[Any], list[Label]]:
+    """The traces of one method and its labels: one that only keeps the room where it has no point yet.
 
-    Where marks stand at the edge of the chart, the line by itself leads to where they belong, and is cut off there.
+    Broken and fixed answers are two strands of marks. Where marks stand at the edge of the chart, the line by itself
+    leads to where they belong, and is cut off there.
     """
-    marks = _strand_marks(tradeoff, line, measure, found, colours)
-    if all(reading.farther is None for reading in found):
-        return [marks]
-    across = go.Scatter(
-        x=marks.x,
-        y=[tradeoff.dense_value(measure), *(reading.place for reading in found)],
-        mode="lines",
-        name="line",
-        line=marks.line,
-        hoverinfo="skip",
-    )
-    return [across, marks.update(mode="markers+text")]
+    sign = "" if line.alone else f"{SYMBOLS[line.symbol]} "
+    if not line.points:
+        live = tradeoff.live if measure == "share right" else None
+        y = live.reading.value if live is not None and live.label == line.label else None
+        return [], [Label(y=y, lines=wrap_label(line.label, sign), colour=colours.sparse_text)]
+    traces, labels = [], []
+    for readings in zip(*(point.readings[measure] for point in line.points), strict=True):
+        role, marks = readings[0].role, _marks(tradeoff, line, measure, readings, colours)
+        if any(reading.farther is not None for reading in readings):
+            heights = [tradeoff.dense_value(measure), *(reading.place for reading in readings)]
+            whole = {"x": marks["x"], "y": heights, "mode": "lines", "line": marks["line"]}
+            traces.append(whole | {"name": "line", "hoverinfo": "skip"})
+            marks["mode"] = "markers+text"
+        traces.append(marks)
+        if line.alone or role != "mended":
+            text = role if line.alone and role != "sparse" else line.label
+            text = "fixed" if text == "mended" else text
+            y, colour = readings[-1].value, role_colours(role, colours)[1]
+            labels.append(Label(y=y, lines=wrap_label(text, sign), colour=colour))
+    return traces, labels
 
 
-def _strand_marks(
-    tradeoff: TradeoffData, line: Line, measure: Measure, found: list[Reading], colours: Palette
-) -> go.Scatter:
-    colour, _ = role_colours(found[0].role, colours)
+def _marks(
+    tradeoff: TradeoffData, line: Line, measure: Measure, readings: Sequence[Reading], colours: Palette
+) -> dict[str, Any]:
+    """One line of marks with intervals, from dense on; hollow marks stand for fewer passages than dense has."""
+    dense, (colour, _) = tradeoff.dense_value(measure), role_colours(readings[0].role, colours)
     judged = line.alone and measure in tradeoff.allowed
-    hollow = [point.hollow for point in line.points]
-    said = [_hover_words(f"{line.label}, {r.words}", point) for point, r in zip(line.points, found, strict=True)]
-    return go.Scatter(
-        x=[0.0, *line.places],
-        y=[tradeoff.dense_value(measure), *(r.value for r in found)],
-        mode="lines+markers+text",
-        text=["", *(_GLYPHS[point.verdict] if judged else "" for point in line.points)],
-        textposition="top right",
-        textfont={
-            "size": 14,
-            "color": [colours.muted, *(verdict_colour(point.verdict, colours) for point in line.points)],
-        },
-        name=found[0].role,
-        line={"color": colour, "width": 2.5 if line.strong else 1.25, "dash": line.dash},
-        marker={
+    verdicts = [point.verdict for point in line.points]
+    symbols = [f"{line.symbol}-open" if point.hollow else line.symbol for point in line.points]
+    said = [
+        "<br>".join([f"{line.label}, {reading.words}", *point.facts])
+        for point, reading in zip(line.points, readings, strict=True)
+    ]
+    bars = [(dense, dense, dense), *((reading.value, reading.low, reading.high) for reading in readings)]
+    return {
+        "x": [0.0, *line.places],
+        "y": [value for value, _, _ in bars],
+        "mode": "lines+markers+text",
+        "text": ["", *(VERDICT_GLYPHS[verdict] if judged else "" for verdict in verdicts)],
+        "textposition": "top right",
+        "textfont": {"size": 14, "color": [colours.muted, *(verdict_colour(v, colours) for v in verdicts)]},
+        "name": readings[0].role,
+        "line": {"color": colour, "width": 2.5 if line.strong else 1.25, "dash": line.dash},
+        "marker": {
             "color": colour,
-            "symbol": [line.symbol, *(f"{line.symbol}-open" if h else line.symbol for h in hollow)],
-            "size": [0] + [7 if line.crowded else 9] * len(found),
+            "symbol": [line.symbol, *symbols],
+            "size": [0] + [7 if line.crowded else 9] * len(readings),
             "opacity": 1,
-            "line": {"color": colour, "width": [0, *(2 if h else 0 for h in hollow)]},
+            "line": {"color": colour, "width": [0, *(2 if point.hollow else 0 for point in line.points)]},
         },
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [0.0, *(r.high - r.value for r in found)],
-            "arrayminus": [0.0, *(r.value - r.low for r in found)],
-            "color": colour,
-            "thickness": 1.25 if line.strong else 0.75,
-            "width": 5 if line.strong else 3,
-        },
-        cliponaxis=False,
-        customdata=[["", ""], *([s, point.key] for s, point in zip(said, line.points, strict=True))],
-        hovertemplate="%{customdata[0]}<extra></extra>",
-    )
+        "error_y": error_bars(bars, colour, 1.25 if line.strong else 0.75, 5 if line.strong else 3),
+        "cliponaxis": False,
+        "customdata": [["", ""], *([words, point.key] for words, point in zip(said, line.points, strict=True))],
+        "hovertemplate": "%{customdata[0]}<extra></extra>",
+    }
 
 
-def live_trace(tradeoff: TradeoffData, line: Line, end: float, colours: Palette) -> Any:
+def _live_trace(tradeoff: TradeoffData, line: Line, end: float, colours: Palette) -> dict[str, Any]:
     """The model that is answering now: its share right so far, with its interval, at the sparsity asked for."""
     assert tradeoff.live is not None
-    reading = tradeoff.live.reading
-    return go.Scatter(
-        x=[places(tradeoff, end)[line.label, tradeoff.live.permille]],
-        y=[reading.value],
-        mode="markers",
-        name="live",
-        marker={
-            "color": colours.sparse,
-            "symbol": f"{line.symbol}-open-dot",
-            "size": 12,
-            "line": {"color": colours.sparse, "width": 2},
+    reading, outline = tradeoff.live.reading, {"color": colours.sparse, "width": 2}
+    return {
+        "x": [places(tradeoff, end)[line.label, tradeoff.live.permille]],
+        "y": [reading.value],
+        "mode": "markers",
+        "name": "live",
+        "marker": {"color": colours.sparse, "symbol": f"{line.symbol}-open-dot", "size": 12, "line": outline},
+        "error_y": error_bars([(reading.value, reading.low, reading.high)], colours.sparse, 1.25, 5),
+        "cliponaxis": False,
+        "customdata": [f"{line.label}, answering<br>{tradeoff.live.words}"],
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
+
+
+def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str, Any]:
+    """Published results as grey diamonds, open for dense."""
+    points = [(0.0, 100 * row.dense, "dense") for row in rows]
+    points += [(row.sparsity_permille / 10, 100 * row.sparse, "sparse") for row in rows]
+    return {
+        "x": [x for x, _, _ in points],
+        "y": [share for _, share, _ in points],
+        "mode": "markers",
+        "name": PUBLISHED,
+        "cliponaxis": False,
+        "marker": {
+            "color": colours.muted,
+            "size": 11,
+            "line": {"color": colours.muted, "width": 1.5},
+            "symbol": ["diamond-open" if kind == "dense" else "diamond" for _, _, kind in points],
         },
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [reading.high - reading.value],
-            "arrayminus": [reading.value - reading.low],
-            "color": colours.sparse,
-            "thickness": 1.25,
-            "width": 5,
-        },
-        cliponaxis=False,
-        customdata=[f"{line.label}, answering<br>{tradeoff.live.words}"],
-        hovertemplate="%{customdata}<extra></extra>",
-    )
+        "customdata": [f"published, {kind}<br>{share:.2f} %" for _, share, kind in points],
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
 
 
-def _hover_words(first: str, point: Point) -> str:
-    return "<br>".join([first, *point.facts])
+def _verdict_rows(lines: Sequence[Line], colours: Palette) -> list[dict[str, Any]]:
+    """Notes under the axis: the mark of each line left of it, its verdicts under the sparsities."""
+    middles: dict[int, list[float]] = {}
+    for line in lines:
+        for point, place in zip(line.points, line.places, strict=True):
+            middles.setdefault(point.permille, []).append(place)
+    notes = []
+    for row, line in enumerate(lines):
+        below: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (row + 0.7)}
+        mark: dict[str, Any] = {"xref": "paper", "xshift": -16}
+        notes.append(annotation(SYMBOLS[line.symbol], 0, 0, colours.sparse_text, **below, **mark))
+        for point in line.points:
+            x, colour = fmean(middles[point.permille]), verdict_colour(point.verdict, colours)
+            notes.append(annotation(VERDICT_GLYPHS[point.verdict], x, 0, colour, **below))
+    return notes
 
 
-_EXPLAINED = "An arrow at the lower edge: the point lies farther down, at the value that stands there."
-_BANDS, _DEEPEST, _MIDDLE = 12, 2, 4
-"""A point may stand at its own place so many times as far below dense as what may be lost, and so many times as far as
-the deepest point of the leading line, unless its middle one says less: a sweep up to 90 % draws its axis out by itself.
-"""
-_ROOM = 0.14
-"""Of what the others take, kept free below them for the points at the edge."""
-_SIZE = 11
-"""Pixels of the letters of a value."""
-ARROW, _UP = 18, 7
-"""Pixels from a mark down to the tip of its arrow, and up to its value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FarGroup:
-    """The points at the edge of one sparsity. places: on the x axis. edge: on the y axis. said: their values."""
-
-    places: Sequence[float]
-    edge: float
-    said: Sequence[str]
+def _axes(
+    tradeoff: TradeoffData, measure: Measure, reach: tuple[float, tuple[float, float]], below: int, colours: Palette
+) -> dict[str, Any]:
+    """Both axes. reach: the end of the x axis and the range of the y axis. below: pixels kept free under the x axis."""
+    end, y_range = reach
+    # Beside points that do not stand where they belong no number of the axis holds.
+    edges = [reading.value for point in tradeoff.sparse for reading in point.readings[measure] if reading.farther]
+    marked = (max(y_range[0], *edges), y_range[1]) if edges else y_range
+    across = x_axis(tradeoff.taken, colours, range=[-MARGIN * end, end], ticksuffix=" %")
+    across["title"]["standoff"] = below + 12
+    return {
+        "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM + below},
+        "xaxis": across | {"ticklabelstandoff": below},
+        "yaxis": y_axis(colours, range=list(y_range), **measure_ticks(measure, marked)),
+    }
 
 
 def clip_far_points(tradeoff: TradeoffData, measure: Measure) -> TradeoffData:
     """The same data with every point that is too far down at the edge: its reading is `farther` than it stands.
 
-    None that is undecided, whose whole interval has to be seen, and none that the others leave room for.
+    Never an undecided one, whose whole interval has to be seen, nor one that the others leave room for.
     """
-    if measure != "word perplexity":
-        return tradeoff
-    far = _far(tradeoff)
+    far = _far_keys(tradeoff) if measure == "word perplexity" else set()
     if not far:
         return tradeoff
     near = [_reading(point) for point in tradeoff.sparse if point.key not in far]
     bottom, top = _bottom(tradeoff, near), max([0.0, *(reading.high for reading in near)])
-    edge = bottom - _ROOM * (top - bottom)
+    edge = bottom - _FAR_ROOM * (top - bottom)
+
+    def clip(point: Point) -> Point:
+        reading = replace(_reading(point), value=edge, low=edge, high=edge, farther=_reading(point).value)
+        return replace(point, readings={**point.readings, "word perplexity": (reading,)})
+
     lines = {
-        label: [_at(edge, point) if point.key in far else point for point in points]
+        label: [clip(point) if point.key in far else point for point in points]
         for label, points in tradeoff.lines.items()
     }
     return replace(tradeoff, lines=lines)
@@ -333,36 +410,36 @@ def clip_far_points(tradeoff: TradeoffData, measure: Measure) -> TradeoffData:
 
 def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
     """What the arrows mean; nothing where there are none."""
-    drawn = clip_far_points(tradeoff, measure)
-    return _EXPLAINED if any(_is_far(point, measure) for point in drawn.sparse) else ""
+    if clip_far_points(tradeoff, measure) is tradeoff:
+        return ""
+    return "An arrow at the lower edge: the point lies farther down, at the value that stands there."
 
 
-def far_groups(lines: Sequence[Line], measure: Measure) -> list[FarGroup]:
-    """The points at the edge, sparsity by sparsity. lines: of data whose far points stand there."""
-    found: dict[int, list[tuple[float, float, str, str]]] = {}
+def far_notes(groups: Sequence[Sequence[tuple[float, Reading, str]]], colours: Palette) -> list[dict[str, Any]]:
+    """Arrows and values of points at the edge as annotations.
+
+    groups: of points with one common text: for each its x, its reading, and the sign before its value.
+    """
+    notes = []
+    for group in groups:
+        for x, reading, _ in group:
+            arrow = {"ax": 0, "ay": -_ARROW, "yshift": -_ARROW, "showarrow": True, "arrowhead": 2, "arrowwidth": 1.25}
+            notes.append(annotation("", x, reading.value, colours.sparse, arrowcolor=colours.sparse) | arrow)
+        values = "<br>".join(f"{sign} {short_times(-reading.place)}".strip() for _, reading, sign in group)
+        x, edge = fmean(x for x, *_ in group), group[0][1].value
+        notes.append(annotation(values, x, edge, colours.sparse_text, 11, yanchor="bottom", yshift=7))
+    return notes
+
+
+def _far_groups(lines: Sequence[Line], measure: Measure) -> list[list[tuple[float, Reading, str]]]:
+    """The points at the edge, sparsity by sparsity; each with its mark where there are several."""
+    found: dict[int, list[tuple[float, Reading, str]]] = {}
     for line in lines:
         for point, place in zip(line.points, line.places, strict=True):
             reading = point.readings[measure][0]
             if reading.farther is not None:
-                stands = (place, reading.value, SYMBOLS[line.symbol], short_times(-reading.farther))
-                found.setdefault(point.permille, []).append(stands)
-    return [
-        FarGroup(
-            places=[place for place, *_ in group],
-            edge=group[0][1],
-            said=[f"{sign} {said}" if len(group) > 1 else said for *_, sign, said in group],
-        )
-        for group in found.values()
-    ]
-
-
-def far_notes(groups: Sequence[FarGroup], colours: Palette) -> list[dict[str, Any]]:
-    """Their arrows and values as annotations."""
-    notes = []
-    for group in groups:
-        notes += [_arrow(place, group.edge, colours) for place in group.places]
-        notes.append(_values(group, colours))
-    return notes
+                found.setdefault(point.permille, []).append((place, reading, SYMBOLS[line.symbol]))
+    return [group if len(group) > 1 else [(x, reading, "") for x, reading, _ in group] for group in found.values()]
 
 
 def short_times(nats: float) -> str:
@@ -375,17 +452,17 @@ def short_times(nats: float) -> str:
     return f"{thousands:.1f}k×" if thousands < 9.95 else f"{thousands:.0f}k×"
 
 
-def _far(tradeoff: TradeoffData) -> Collection[str]:
+def _far_keys(tradeoff: TradeoffData) -> set[str]:
     """The keys of the points that are too far down."""
     leading = tradeoff.lines.get(tradeoff.leader) or tradeoff.sparse
     if not leading:
-        return []
-    allowed = tradeoff.allowed.get("word perplexity", 0.0)
+        return set()
     depths = [-_reading(point).low for point in leading]
+    allowed = tradeoff.allowed.get("word perplexity", 0.0)
     limit = -max(_BANDS * allowed, min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)))
     near = [point for point in tradeoff.sparse if _reading(point).value >= limit or point.verdict == "undecided"]
     if not near:
-        return []
+        return set()
     bottom = _bottom(tradeoff, [_reading(point) for point in near])
     return {point.key for point in tradeoff.sparse if _reading(point).value < bottom} - {point.key for point in near}
 
@@ -394,262 +471,5 @@ def _bottom(tradeoff: TradeoffData, near: Sequence[Reading]) -> float:
     return min([-tradeoff.allowed.get("word perplexity", 0.0), *(min(r.low, r.value) for r in near)])
 
 
-def _is_far(point: Point, measure: Measure) -> bool:
-    return point.readings[measure][0].farther is not None
-
-
 def _reading(point: Point) -> Reading:
     return point.readings["word perplexity"][0]
-
-
-def _at(edge: float, point: Point) -> Point:
-    reading = _reading(point)
-    moved = replace(reading, value=edge, low=edge, high=edge, farther=reading.value)
-    return replace(point, readings={**point.readings, "word perplexity": (moved,)})
-
-
-def _arrow(place: float, edge: float, colours: Palette) -> dict[str, Any]:
-    return {
-        "x": place,
-        "y": edge,
-        "xref": "x",
-        "yref": "y",
-        "ax": 0,
-        "ay": -ARROW,
-        "yshift": -ARROW,
-        "showarrow": True,
-        "arrowhead": 2,
-        "arrowwidth": 1.25,
-        "arrowcolor": colours.sparse,
-        "text": "",
-    }
-
-
-def _values(group: FarGroup, colours: Palette) -> dict[str, Any]:
-    return {
-        "x": fmean(group.places),
-        "y": group.edge,
-        "xref": "x",
-        "yref": "y",
-        "yanchor": "bottom",
-        "yshift": _UP,
-        "text": "<br>".join(group.said),
-        "showarrow": False,
-        "font": {"color": colours.sparse_text, "size": _SIZE},
-    }
-
-
-_VERDICT_ROW = 18
-"""Pixels from row to row."""
-
-
-def rows_height(n_lines: int) -> int:
-    """The pixels that the rows of so many lines need under the axis; none for one line."""
-    return _VERDICT_ROW * n_lines + 6 if n_lines > 1 else 0
-
-
-def verdict_rows(lines: list[Line], colours: Palette) -> list[dict[str, Any]]:
-    """The rows as annotations: the mark of each line left of the axis, its verdicts under the sparsities."""
-    if len(lines) < 2:
-        return []
-    middles: dict[int, list[float]] = {}
-    for line in lines:
-        for point, place in zip(line.points, line.places, strict=True):
-            middles.setdefault(point.permille, []).append(place)
-    notes = []
-    for row, line in enumerate(lines):
-        notes.append(_note(SYMBOLS[line.symbol], colours.sparse_text, row) | {"xref": "paper", "x": 0, "xshift": -16})
-        notes += [
-            _note(verdict_sign(point.verdict), verdict_colour(point.verdict, colours), row)
-            | {"x": fmean(middles[point.permille])}
-            for point in line.points
-        ]
-    return notes
-
-
-def _note(text: str, colour: str, row: int) -> dict[str, Any]:
-    return {
-        "text": text,
-        "font": {"color": colour, "size": 14},
-        "showarrow": False,
-        "xref": "x",
-        "xanchor": "center",
-        "yref": "paper",
-        "y": 0,
-        "yanchor": "middle",
-        "yshift": -_VERDICT_ROW * (row + 0.7),
-    }
-
-
-NAME = "published"
-
-
-def published_traces(rows: Sequence[PublishedRow], colours: Palette) -> list[Any]:
-    """Published points on an accuracy chart, as grey diamonds, open for dense; none without rows."""
-    points = _points(rows)
-    if not points:
-        return []
-    points_trace = go.Scatter(
-        x=[x for x, _, _ in points],
-        y=[100 * share for _, share, _ in points],
-        mode="markers",
-        name=NAME,
-        cliponaxis=False,
-        marker={
-            "color": colours.muted,
-            "size": 11,
-            "line": {"color": colours.muted, "width": 1.5},
-            "symbol": ["diamond-open" if kind == "dense" else "diamond" for _, _, kind in points],
-        },
-        customdata=[f"published, {kind}<br>{100 * share:.2f} %" for _, share, kind in points],
-        hovertemplate="%{customdata}<extra></extra>",
-    )
-    return [points_trace]
-
-
-def published_notes(rows: Sequence[PublishedRow], colours: Palette) -> list[dict[str, Any]]:
-    """The name of these points, under the last of them; none without rows."""
-    return [
-        {
-            "x": x,
-            "y": 100 * share,
-            "text": NAME,
-            "showarrow": False,
-            "yshift": -16,
-            "font": {"color": colours.muted, "size": 13},
-        }
-        for x, share, _ in _points(rows)[-1:]
-    ]
-
-
-def _points(rows: Sequence[PublishedRow]) -> list[tuple[float, float, str]]:
-    """Sparsity in percent, accuracy, and which model it is of."""
-    dense = [(0.0, row.dense, "dense") for row in rows]
-    return dense + [(row.sparsity_permille / 10, row.sparse, "sparse") for row in rows]
-
-
-def published_words(rows: Sequence[PublishedRow]) -> str:
-    """What `published_traces` shows, for those who do not see it; empty without rows."""
-    return "".join(
-        f" Published: dense {100 * row.dense:.2f} %, at {row.sparsity_permille / 10:g} % {100 * row.sparse:.2f} %."
-        for row in rows
-    )
-
-
-HEIGHT = 380
-TITLES: dict[Measure, str] = {
-    "word perplexity": "Word perplexity, times that of dense; further down is worse",
-    "accuracy": "Last words right, points more or fewer than dense",
-    "flips": "Answers mended above, broke below, % of {total:,}",
-    "share right": "Last word right, % of {total:,} passages",
-}
-_TOP, _BOTTOM, _LEFT = 44, 52, 52
-
-
-def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light") -> go.Figure:
-    """The chart of one measure against measured MLP sparsity, every value with its 95 % interval."""
-    tradeoff = clip_far_points(tradeoff, measure)
-    colours, end, y_range = PALETTES[theme], sparsity_axis_end(tradeoff), measure_range(tradeoff, measure)
-    lines = chart_lines(tradeoff, end)
-    labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
-    traces = allowed_band(tradeoff, measure, end, colours) + dense_marks(tradeoff, measure, end, colours)
-    for line in lines:
-        drawn, ends = _line(tradeoff, line, measure, colours)
-        traces, labels = traces + drawn, labels + ends
-    traces.append(dense_point(tradeoff, measure, colours))
-    height = max(HEIGHT - _TOP - _BOTTOM, room_for(labels))
-    title = TITLES[measure].format(total=tradeoff.n_passages)
-    below = rows_height(len(lines)) if measure in tradeoff.allowed else 0
-    layout = chart_frame(title, round(height) + _TOP + _BOTTOM + below, colours)
-    layout |= _axes(tradeoff, measure, (end, y_range), below, colours)
-    layout |= label_layout(labels, Panel(y_range=y_range, height=height), colours)
-    layout["annotations"] += far_notes(far_groups(lines, measure), colours)
-    if below:
-        layout["annotations"] += verdict_rows(lines, colours)
-    if measure == "share right":
-        traces += published_traces(tradeoff.published, colours)
-        layout["annotations"] += published_notes(tradeoff.published, colours)
-        traces += [
-            live_trace(tradeoff, line, end, colours)
-            for line in lines
-            if tradeoff.live and line.label == tradeoff.live.label
-        ]
-    return go.Figure(traces, layout)
-
-
-def clicked_record(points: Sequence[Mapping[str, Any]]) -> str:
-    """The key of the record whose point was clicked; empty where it was another point, or none."""
-    data = points[0].get("customdata") if points else None
-    return str(data[1]) if isinstance(data, list | tuple) and len(data) == 2 else ""
-
-
-def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity") -> str:
-    """What `tradeoff_chart` shows, for those who do not see it."""
-    total = tradeoff.n_passages
-    parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if measure == "share right" else []
-    judged = measure in tradeoff.allowed
-    for label, points in tradeoff.lines.items():
-        parts += [
-            f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}{f', {p.verdict}' if judged else ''}"
-            for p in by_sparsity(points)
-        ]
-    what = {
-        "word perplexity": f"Word perplexity over {total:,} passages",
-        "accuracy": f"Change of accuracy over {total:,} last words",
-        "flips": f"Answers of {total:,} that broke or were mended",
-        "share right": f"Share of {total:,} last words right",
-    }[measure]
-    beside = published_words(tradeoff.published) if measure == "share right" else ""
-    return f"{what} against the share of {tradeoff.taken}, with 95 % intervals: {'; '.join(parts)}.{beside}"
-
-
-def _line(tradeoff: TradeoffData, line: Line, measure: Measure, colours: Palette) -> tuple[list[Any], list[Label]]:
-    """The traces of one method and its labels: one that only keeps the room where it has no point yet."""
-    found = strands(line, measure)
-    traces = [each for ends in found.values() for each in strand_traces(tradeoff, line, measure, ends, colours)]
-    if not found:
-        live = tradeoff.live if measure == "share right" else None
-        y = live.reading.value if live is not None and live.label == line.label else None
-        return traces, [_label(line, line.label, y, colours.sparse_text)]
-    labels = [
-        _label(
-            line,
-            role if line.alone and role != "sparse" else line.label,
-            ends[-1].value,
-            role_colours(role, colours)[1],
-        )
-        for role, ends in found.items()
-        if line.alone or role != "mended"
-    ]
-    return traces, labels
-
-
-def _label(line: Line, text: str, y: float | None, colour: str) -> Label:
-    sign = "" if line.alone else f"{SYMBOLS[line.symbol]} "
-    return Label(y=y, lines=wrap_label(text, sign), colour=colour)
-
-
-def _axes(
-    tradeoff: TradeoffData, measure: Measure, reach: tuple[float, tuple[float, float]], below: int, colours: Palette
-) -> dict[str, Any]:
-    """Both axes. reach: the end of the x axis and the range of the y axis. below: pixels kept free under the x axis."""
-    end, y_range = reach
-    # Beside points that do not stand where they belong no number of the axis holds.
-    edges = [reading.value for point in tradeoff.sparse for reading in point.readings[measure] if reading.farther]
-    marked = (max(y_range[0], *edges), y_range[1]) if edges else y_range
-    return {
-        "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM + below},
-        "xaxis": fixed_axis(
-            colours,
-            range=[-MARGIN * end, end],
-            ticksuffix=" %",
-            showgrid=False,
-            showline=True,
-            linecolor=colours.grid,
-            ticklabelstandoff=below,
-            title={"text": tradeoff.taken, "font": {"color": colours.muted, "size": 14}, "standoff": below + 12},
-        ),
-        "yaxis": fixed_axis(
-            colours, range=list(y_range), gridcolor=colours.grid, ticklabelstandoff=6, **measure_ticks(measure, marked)
-        ),
-    }

@@ -1,11 +1,12 @@
-"""Data of the trade-off chart: a point for each model with its values on every measure, the lines, and both axes."""
+"""Data of the trade-off chart: a point for each model with its values on every measure, its gains, and both axes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil, exp, floor, log
+from math import ceil, floor, log
 from typing import Any, Literal
 
 from sparsedash.catalog.published_results import PublishedRow
+from sparsedash.reporting.wording import LEAST_FACTOR, MOST_FACTOR, nats_as_factor
 from sparsedash.stats.tolerance import Verdict
 
 Measure = Literal["word perplexity", "accuracy", "flips", "share right"]
@@ -105,31 +106,31 @@ class TradeoffData:
         return self.dense.readings[measure][0].value if measure == "share right" else 0.0
 
 
-MOST_TIMES, LEAST_TIMES = 1_000_000, 100
-"""From so many times dense's word perplexity on, and under the reciprocal, a point stands at the edge of the chart."""
-FARTHEST_BELOW, FARTHEST_ABOVE = log(MOST_TIMES), log(LEAST_TIMES)
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What a model wins, as a factor over dense, with its interval; above 1 is better. words: the same in words."""
+
+    value: float
+    low: float
+    high: float
+    words: str
 
 
-def by_sparsity(points: Sequence[Point]) -> list[Point]:
-    """The points of one line from left to right."""
-    return sorted(points, key=lambda point: point.sparsity)
+@dataclass(frozen=True, kw_only=True)
+class Gained:
+    """One axis of gains. name: its title. gains: the known ones, by the keys of records."""
+
+    name: str
+    gains: Mapping[str, Gain]
 
 
-def nats_as_factor(nats: float) -> str:
-    """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"; of a very large one only that."""
-    if nats >= FARTHEST_BELOW:
-        return f"over {MOST_TIMES:,} ×"
-    if nats <= -FARTHEST_ABOVE:
-        return f"under {1 / LEAST_TIMES:g} ×"
-    factor = exp(nats)
-    return f"{factor:.2f} ×" if factor < 9.995 else f"{factor:,.0f} ×"
-
+FARTHEST_BELOW, FARTHEST_ABOVE = log(MOST_FACTOR), log(LEAST_FACTOR)
+"""Change of the log-likelihood, in nats, at which a point stands at the lower and at the upper edge of the chart."""
 
 MARGIN = 0.02
 """Air left of zero, as a share of the axis, so that the dense point does not stand on the tick labels."""
-_SMALL_FACTORS = (1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5)
-_FACTORS = (*_SMALL_FACTORS, 10, 20, 50, 100, 300, 1000, 10_000, 100_000, MOST_TIMES)
-_SHORT = {10_000: "10⁴ ×", 100_000: "10⁵ ×", MOST_TIMES: "> 10⁶ ×"}
+_FACTORS = (1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5, 10, 20, 50, 100, 300, 1000, 10_000, 100_000, MOST_FACTOR)
+_SHORT = {10_000: "10⁴ ×", 100_000: "10⁵ ×", MOST_FACTOR: "> 10⁶ ×"}
 """Factors that would be wider than the room left of the axis."""
 _ABOVE = (0.5, 0.1, 0.01)
 _MOST_TICKS = 7
@@ -145,42 +146,33 @@ def sparsity_axis_end(tradeoff: TradeoffData) -> float:
 
 def measure_range(tradeoff: TradeoffData, measure: Measure) -> tuple[float, float]:
     """The ends of the y axis, which holds every interval with some air; shares stay within 0 to 100 percent."""
-    bounds = [
-        bound
-        for point in (tradeoff.dense, *tradeoff.sparse)
-        for reading in point.readings[measure]
-        for bound in (reading.low, reading.high)
-    ]
-    if measure == "share right":
+    readings = [reading for point in (tradeoff.dense, *tradeoff.sparse) for reading in point.readings[measure]]
+    shares = measure == "share right"
+    if shares and tradeoff.live:
+        readings.append(tradeoff.live.reading)
+    bounds = [bound for reading in readings for bound in (reading.low, reading.high)]
+    if shares:
         bounds += [100 * share for row in tradeoff.published for share in (row.dense, row.sparse)]
-        bounds += [tradeoff.live.reading.low, tradeoff.live.reading.high] if tradeoff.live else []
     if measure in tradeoff.allowed:
         bounds.append(tradeoff.dense_value(measure) - tradeoff.allowed[measure])
     least = 0.02 if measure == "word perplexity" else 2.0
     air = max(least, 0.08 * (max(bounds) - min(bounds)))
     low, high = min(bounds) - air, max(bounds) + air
-    return (max(0.0, low), min(100.0, high)) if measure == "share right" else (low, high)
+    return (max(0.0, low), min(100.0, high)) if shares else (low, high)
 
 
 def measure_ticks(measure: Measure, y_range: tuple[float, float]) -> dict[str, Any]:
     """The numbers of the y axis, their places and words: log-likelihoods as factors, broken answers without a minus."""
     low, high = y_range
-    match measure:
-        case "share right":
-            places = round_ticks(low, high)
-            return {"tickvals": places, "ticktext": [f"{place:g} %" for place in places]}
-        case "accuracy":
-            places = round_ticks(low, high)
-            return {"tickvals": places, "ticktext": [signed_tick(place) for place in places]}
-        case "word perplexity":
-            below = _apart([-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low)
-            above = _apart([0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low)
-            places = [*(-place for place in above[1:]), *below]
-            short = {-log(factor): words for factor, words in _SHORT.items()}
-            return {"tickvals": places, "ticktext": [short.get(place) or nats_as_factor(-place) for place in places]}
-        case "flips":
-            places = round_ticks(low, high)
-            return {"tickvals": places, "ticktext": [f"{abs(place):g} %" for place in places]}
+    if measure != "word perplexity":
+        places = round_ticks(low, high)
+        words = [signed_tick(place) if measure == "accuracy" else f"{abs(place):g} %" for place in places]
+        return {"tickvals": places, "ticktext": words}
+    below = _thin_out([-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low)
+    above = _thin_out([0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low)
+    places = [*(-place for place in above[1:]), *below]
+    short = {-log(factor): words for factor, words in _SHORT.items()}
+    return {"tickvals": places, "ticktext": [short.get(place) or nats_as_factor(-place) for place in places]}
 
 
 def signed_tick(value: float) -> str:
@@ -194,7 +186,7 @@ def round_ticks(low: float, high: float) -> list[float]:
     return [n * step for n in range(ceil(low / step), floor(high / step) + 1)]
 
 
-def _apart(places: Sequence[float], span: float) -> list[float]:
+def _thin_out(places: Sequence[float], span: float) -> list[float]:
     """The places, from the highest down, without those too near to the one before."""
     kept: list[float] = []
     for place in places:

@@ -98,7 +98,7 @@ def test_the_pages_and_the_card_say_the_same_of_what_was_lost(finished_run, mode
     change, accuracy, *_ = change_cells(judged)
     assert f"| {change} points | {accuracy or 'none'} |" in text
     assert f"**{verdict}**" in text and verdict == VERDICT_SIGNS[judged.verdict.verdict]
-    assert "1.1 × the word perplexity and 2 points of accuracy" in text
+    assert "1.1 × word perplexity and 2 points of accuracy" in text
     assert "95 %" not in text
 
 

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.reporting.charts.gain_chart import Gain, Gained, gain_chart, gain_words
-from sparsedash.reporting.charts.tradeoff_data import Reading
-from tests.reporting.charts.drawn import drawn, trace
-from tests.reporting.charts.pointed import tradeoff_data
+from sparsedash.reporting.charts.gain_chart import gain_chart, gain_words
+from sparsedash.reporting.charts.tradeoff_data import Gain, Gained, Reading
+from tests.reporting.charts.drawn import drawn, trace, tradeoff_data
 from tests.ui import specimens
 
 
@@ -57,7 +56,7 @@ def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
     gained = Gained(name="Speed", gains={first.key: gain(1.1), second.key: gain(1.2), third.key: gain(1.15)})
     front = trace(drawn(gain_chart(known, gained, "share right")), "unbeaten")
     assert (front["x"], front["y"]) == ([1.0, 1.1, 1.2], [50.0, 48.0, 46.0])
-    assert gain_words(known, gained, "share right").count("nobody beats it") == 2
+    assert gain_words(known, gained, "share right").count("on the Pareto front") == 2
 
 
 def test_a_model_slower_than_dense_stays_on_the_chart_and_off_the_line(tradeoff):

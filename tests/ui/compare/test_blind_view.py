@@ -28,7 +28,7 @@ def test_the_page_tells_neither_names_nor_colours_of_the_sides(open_page, finish
     assert "Which answer is better?" in words(app)
     for telling in ("sd-dense", "sd-sparse", "Dense", "Sparse", "log-probability"):
         assert telling not in drawn_page
-    assert not [b for b in app.button if b.label.startswith(("Broke", "Mended", "Both right"))]
+    assert not [b for b in app.button if b.label.startswith(("Broke", "Fixed", "Both right"))]
     assert not app.get("download_button")
     assert "Show where the two differ" not in [b.label for b in app.button]
     shown = answers_of(finished, 13)

@@ -67,12 +67,12 @@ def test_runs_without_a_sparse_answer_are_seen_and_not_started(open_page, backen
 
 def test_the_verdict_comes_first(open_page, finished):
     said = words(open_page("compare"))
-    opening = "Undecided: 120 passages cannot tell whether 30 % stays within what is allowed. Word perplexity "
+    opening = "30 % is too close to call on 120 passages. Word perplexity "
     assert said.startswith(opening)
     assert "accuracy −5.8 points (" in said.split("Passage ")[0]
     rests_on = said.split("What the verdict rests on")[1]
     assert (
-        "9 answers broke, 2 were mended. Allowed are 1.1 × the word perplexity and 2 points of accuracy. " in rests_on
+        "9 answers broke, 2 were fixed. The limits are 1.1 × word perplexity and 2 points of accuracy. " in rests_on
     )
 
 
@@ -87,8 +87,8 @@ def test_one_of_several_comparisons_is_judged_among_them_as_well(open_page, back
     backend.add_run((run, [*records[:3], broken]))
     said = words(open_page("compare", right="30 %"))
     # Of six losses that are judged, this one is not decided by what accuracy shows: 95 % of it alone would be beyond.
-    assert "6 answers broke, 0 were mended. " in said and "accuracy −5.0 points (" in said
-    assert said.startswith("30 % stays within what is allowed")
+    assert "6 answers broke, 0 were fixed. " in said and "accuracy −5.0 points (" in said
+    assert said.startswith("30 % stays within the limits")
     assert "Accuracy alone is undecided" in said
 
 
@@ -110,7 +110,7 @@ def test_the_first_choices_of_both_are_one_table_and_the_change_is_said_as_a_fac
 
 def test_the_kinds_carry_counts_that_add_up_to_all(open_page, finished):
     found = [b.label for b in _kinds(open_page("compare"))]
-    assert found == ["All · 120", "Both right · 27", "Broke · 9", "Mended · 2", "Both wrong · 82"]
+    assert found == ["All · 120", "Both right · 27", "Broke · 9", "Fixed · 2", "Both wrong · 82"]
     assert 27 + 9 + 2 + 82 == 120
 
 
@@ -134,7 +134,7 @@ def test_what_both_got_right_was_said_in_the_same_words(open_page, finished):
 
 def test_a_kind_is_chosen_by_its_button_and_kept_in_the_address(open_page, finished):
     app = open_page("compare")
-    button(app, "Mended").click().run()
+    button(app, "Fixed").click().run()
     assert app.query_params["filter"] == "mended"
     assert "1 of 2" in words(app)
 
@@ -171,21 +171,21 @@ def test_an_address_of_no_model_says_so_and_what_is_shown_instead(side, shown, o
 
 def test_a_record_against_itself_changes_nothing(open_page, finished):
     app = open_page("compare", right="dense")
-    assert "Every verdict stayed the same" in words(app)
+    assert "No answer broke and none was fixed." in words(app)
     # Nothing broke, nothing was mended: the first kind that has passages is shown.
     assert button(app, "Both wrong").icon == ":material/check:"
 
 
 def test_what_is_open_says_how_many_passages_would_decide_it(open_page, finished):
     said = words(open_page("compare"))
-    assert "Open: about" in said and "passages would decide it" in said
+    assert "About" in said and "passages would settle it" in said
 
 
 def test_the_tolerance_is_the_one_of_the_address_and_nonsense_there_is_the_usual_one(open_page, finished):
     said = words(open_page("compare", within="5", points="50"))
-    assert said.startswith("30 % stays within what is allowed.")
-    assert "Allowed are 5 × the word perplexity and 50 points" in said
-    assert "1.1 × the word perplexity and 2 points" in words(open_page("compare", within="evil", points="-3"))
+    assert said.startswith("30 % stays within the limits.")
+    assert "The limits are 5 × word perplexity and 50 points" in said
+    assert "1.1 × word perplexity and 2 points" in words(open_page("compare", within="evil", points="-3"))
 
 
 def test_passages_begin_with_the_largest_fall(open_page, finished):
@@ -276,7 +276,7 @@ def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkey
     def refuse(*_):
         raise AssertionError("made before it was asked for")
 
-    for name in ("view_csv", "view_parquet", "harness_samples", "report"):
+    for name in ("view_csv", "view_parquet", "harness_samples", "html_report"):
         monkeypatch.setattr(f"sparsedash.ui.compare_open.{name}", refuse)
     app = open_page("compare")
     assert [b.proto.label for b in app.get("download_button")] == [
@@ -380,13 +380,13 @@ def test_what_can_be_chosen_is_behind_one_button_on_a_phone(open_page, finished)
 
 def test_groups_of_passages_are_worked_out_when_they_are_opened(open_page, finished):
     app = open_page("compare")
-    assert "groups are looked at" not in words(app)
+    assert "groups, with two intervals each" not in words(app)
     opened = words(open_page("compare", groups="true"))
-    assert "30 % against dense, paired. " in opened and " groups are looked at" in opened
+    assert "30 % against dense, paired. " in opened and " groups, with two intervals each" in opened
     assert "Length of the right word" in opened and "Where it was named last" in opened
 
 
 def test_groups_need_the_texts_and_are_no_part_of_blind_judging(open_page, finished):
-    assert "groups are looked at" not in words(open_page("compare", groups="true", mode="blind"))
+    assert "groups, with two intervals each" not in words(open_page("compare", groups="true", mode="blind"))
     finished.stored_passages.clear()
-    assert "groups are looked at" not in words(open_page("compare", groups="true"))
+    assert "groups, with two intervals each" not in words(open_page("compare", groups="true"))

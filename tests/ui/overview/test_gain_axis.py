@@ -78,7 +78,7 @@ def test_sparsity_is_the_usual_question_and_another_one_is_in_the_address(open_p
     assert app.selectbox(key="chosen-against").value == "sparsity"
     app.selectbox(key="chosen-against").select("bytes").run()
     assert app.query_params["against"] == "bytes"
-    assert chart(app)["layout"]["xaxis"]["title"]["text"] == "Times fewer bytes of weights"
+    assert chart(app)["layout"]["xaxis"]["title"]["text"] == "Size reduction (×)"
 
 
 def test_an_axis_that_is_none_is_answered_in_words(open_page, run):

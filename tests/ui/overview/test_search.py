@@ -18,8 +18,8 @@ def test_a_search_opens_with_how_much_can_go(open_page, backend):
     _, _, result = found = specimens.search()
     app, said = opened(open_page, backend, found)
     assert result.answer is not None and result.next_step is not None
-    assert f"{result.answer / 10:g} % of the MLP channels can go: word perplexity 1." in said
-    assert "allowed 1.3 ×; " in said
+    assert f"Removing {result.answer / 10:g} % of the MLP stays within the limits" in said
+    assert "(limit 1.3 ×)" in said
     assert f"{len(result.trials)} trials among 43 steps of sparsity" in said
     assert "How much of SmolLM2 135M (built in) can go" in links(app)
 
@@ -30,12 +30,12 @@ def test_it_is_judged_by_what_it_was_asked_for_unless_the_address_says_otherwise
     assert (app.query_params["within"], app.query_params["points"]) == ("1.3", "30")
     other, said = opened(open_page, backend, found, within="1.05", points="30")
     assert other.query_params["within"] == "1.05"
-    assert "can go: word perplexity" not in said and "1.05 × the word perplexity" in said
+    assert "(limit 1.05 ×)" in said
 
 
 def test_nothing_within_says_so_first(open_page, backend):
     _, said = opened(open_page, backend, specimens.search(slope=60.0))
-    assert "Nothing was found that can go within 1.3 × the word perplexity and 30 points of accuracy; at 2.1 %" in said
+    assert "No sparsity was found within 1.3 × word perplexity and 30 points of accuracy. Removing 2.1 %" in said
 
 
 def test_a_search_under_way_shows_its_trials_and_the_one_that_answers(open_page, backend):

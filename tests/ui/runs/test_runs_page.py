@@ -68,7 +68,7 @@ def test_the_example_is_never_among_the_visitor_s_runs(open_page, backend, examp
 def test_every_run_is_a_row_with_a_link_to_its_page(open_page, backend, two_runs):
     older, _ = two_runs
     app = open_page("runs")
-    assert words(app).startswith("None of 2 runs has a model within what is allowed, 1.1 × the word perplexity")
+    assert words(app).startswith("None of 2 runs has a model within the limits, 1.1 × word perplexity")
     assert listed(app) == ["owner/model", TITLE]
     assert query_of(links(app)[TITLE]) == {"run": older.key}
     said = words(app)

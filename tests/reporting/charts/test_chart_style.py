@@ -1,10 +1,14 @@
-"""Colours: one meaning each, readable in both themes, also on what the style sheet puts behind them."""
+"""Colours with one meaning each, readable in both themes; labels, never one on another."""
 
+import itertools
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sparsedash.reporting.charts.chart_style import PALETTES, Palette, theme_switch_css
+from sparsedash.catalog.presets import METHODS
+from sparsedash.reporting.charts.chart_style import PALETTES, Palette, place_labels, theme_switch_css, wrap_label
 from sparsedash.ui import frame
 
 STYLE = frame._STYLE.read_text(encoding="utf-8")
@@ -70,3 +74,50 @@ def test_a_drawn_chart_is_repainted_from_either_theme_to_the_other():
     both = "light-dark(#2F5D9B, #8DB4E8)"
     assert f'[style*="fill: rgb(47, 93, 155)"] {{ fill: {both} !important }}' in theme_switch_css()
     assert f'[style*="stroke: rgb(141, 180, 232)"] {{ stroke: {both} !important }}' in theme_switch_css()
+
+
+@pytest.mark.parametrize(
+    ("text", "sign", "lines"),
+    [
+        ("least-squares", "", ["least-squares"]),
+        ("least-squares", "● ", ["● least-squares"]),
+        ("retrain-free (published)", "", ["retrain-free", "(published)"]),
+        ("retrain-free (published)", "■ ", ["■ retrain-free", "(published)"]),
+        ("obs-by-sensitivity", "", ["obs-by-", "sensitivity"]),
+        ("incomprehensibilities", "", ["incomprehensibilities"]),
+    ],
+)
+def test_a_long_label_is_cut_where_both_lines_are_short(text, sign, lines):
+    assert wrap_label(text, sign) == lines
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_no_name_of_the_catalog_takes_more_than_a_third_of_a_phone(method):
+    assert max(map(len, wrap_label(method.name))) <= 14
+
+
+@pytest.mark.parametrize(
+    ("wanted", "heights", "placed"),
+    [
+        ([10, 100, 50], [10, 10, 10], [10, 100, 50]),
+        ([50, 50], [20, 20], [40, 60]),
+        ([50, 50, 70], [20, 20, 20], [110 / 3, 170 / 3, 230 / 3]),
+        ([0, 0, 200, 200], [20, 20, 20, 20], [10, 30, 170, 190]),
+        ([], [], []),
+    ],
+    ids=["room", "same-place", "pushed", "inside", "none"],
+)
+def test_labels_stand_as_near_to_their_places_as_can_be(wanted, heights, placed):
+    assert place_labels(wanted, heights, 200) == pytest.approx(placed)
+
+
+@given(st.lists(st.tuples(st.floats(-50, 450), st.floats(5, 40)), min_size=1, max_size=10))
+def test_no_label_covers_another_and_all_have_their_order(pairs):
+    wanted, heights = [w for w, _ in pairs], [h for _, h in pairs]
+    middles = place_labels(wanted, heights, 400)
+    ordered = sorted(range(len(pairs)), key=lambda i: middles[i])
+    for i, j in itertools.pairwise(ordered):
+        assert middles[j] - middles[i] >= (heights[i] + heights[j]) / 2 - 1e-6
+        assert wanted[i] <= wanted[j] + 1e-6
+    assert middles[ordered[0]] - heights[ordered[0]] / 2 >= -1e-6
+    assert middles[ordered[-1]] + heights[ordered[-1]] / 2 <= 400 + 1e-6

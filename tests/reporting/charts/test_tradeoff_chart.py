@@ -1,0 +1,447 @@
+"""The trade-off chart: what stands where, told by more than colour, for each measure."""
+
+import itertools
+from dataclasses import replace
+from math import exp, log
+
+import pytest
+
+from sparsedash.catalog.presets import METHODS
+from sparsedash.reporting.charts.chart_style import PALETTES
+from sparsedash.reporting.charts.gain_chart import gain_chart
+from sparsedash.reporting.charts.tradeoff_chart import (
+    clicked_record,
+    clip_far_points,
+    far_words,
+    places,
+    short_times,
+    tradeoff_chart,
+    tradeoff_words,
+)
+from sparsedash.reporting.charts.tradeoff_data import Gain, Gained, Point, Reading, TradeoffData
+from sparsedash.reporting.run_results import live_point, published_beside
+from sparsedash.reporting.wording import nats_as_factor
+from sparsedash.stats.mean_intervals import mean_interval, moments
+from sparsedash.stats.significance import share_interval, wilson_interval
+from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
+from tests.factories import PRUNED, RECORD, STOPPED, outcome
+from tests.reporting.charts.drawn import drawn, labels, read, trace, tradeoff_data
+from tests.ui import specimens
+
+PERPLEXITY = "word perplexity"
+DENSE = specimens.record([True] * 60 + [False] * 60)
+TEN = specimens.record([True] * 54 + [False] * 66, 100)
+THIRTY = specimens.record([True] * 30 + [False] * 90, 300)
+RACE = tradeoff_data(DENSE, {"sparse": [THIRTY, TEN]})
+TWO = tradeoff_data(DENSE, {"least-squares": [TEN], "magnitude": [THIRTY]}, leader="magnitude")
+
+
+def chart(tradeoff=RACE, measure="share right", theme="light"):
+    return drawn(tradeoff_chart(tradeoff, measure, theme))
+
+
+def sparse_traces(figure):
+    return [t for t in figure["data"] if t["name"] == "sparse"]
+
+
+def crowd():
+    """Eight methods at three sparsities that all end at about the same place."""
+    lines = {
+        method.name: [
+            specimens.record([True] * (58 - i % 3) + [False] * (62 + i % 3), p, method.settings)
+            for p in (100, 200, 300)
+        ]
+        for i, method in enumerate(METHODS[:8])
+    }
+    return tradeoff_data(DENSE, lines)
+
+
+def test_a_line_leads_from_dense_by_measured_sparsity_with_an_interval_at_every_point():
+    line = trace(chart(), "sparse")
+    assert line["x"] == [0.0, 100 * TEN.pruned.mlp_sparsity, 100 * THIRTY.pruned.mlp_sparsity]
+    assert line["y"] == [50.0, 45.0, 25.0]
+    low, high = wilson_interval(30, 120)
+    bars = line["error_y"]
+    assert (bars["array"][-1], bars["arrayminus"][-1]) == pytest.approx((100 * high - 25, 25 - 100 * low))
+    assert bars["array"][0] == bars["arrayminus"][0] == 0
+    assert [clicked_record([{"customdata": data}]) for data in line["customdata"]] == ["", TEN.key, THIRTY.key]
+    assert clicked_record([]) == clicked_record([{"x": 0}]) == clicked_record([{"customdata": "published"}]) == ""
+
+
+def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_of_its_verdict():
+    figure = chart(measure="accuracy")
+    change, marks = trace(figure, "sparse"), figure["layout"]["yaxis"]
+    assert change["y"] == [0.0, pytest.approx(-5.0), pytest.approx(-25.0)]
+    (alone,) = judge_all([record_losses(DENSE, THIRTY)], Tolerance())
+    assert change["error_y"]["arrayminus"][-1] == pytest.approx(100 * alone.accuracy.high - 25)
+    assert change["error_y"]["array"][-1] == pytest.approx(25 - 100 * alone.accuracy.low)
+    assert dict(zip(marks["tickvals"], marks["ticktext"], strict=True)) == {-30: "−30", -20: "−20", -10: "−10", 0: "0"}
+
+
+def test_the_dense_line_and_its_band_cross_the_whole_chart():
+    figure = chart()
+    left, right = figure["layout"]["xaxis"]["range"]
+    line, band = trace(figure, "dense"), trace(figure, "95 % interval of dense")
+    assert (line["x"], line["y"]) == ([left, right], [50.0, 50.0])
+    assert (min(band["x"]), max(band["x"])) == (left, right)
+    assert (min(band["y"]), max(band["y"])) == pytest.approx([100 * b for b in wilson_interval(60, 120)])
+
+
+def test_lines_carry_their_labels_at_their_height_and_there_is_no_legend():
+    figure = chart()
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert labels(figure) == pytest.approx({"dense": (50 - low) / (high - low), "sparse": (25 - low) / (high - low)})
+    assert figure["layout"]["showlegend"] is False and "shapes" not in figure["layout"]
+
+
+def test_methods_differ_by_mark_and_dash_as_their_labels_show_and_the_leader_is_strongest():
+    figure = chart(TWO)
+    first, second = sparse_traces(figure)
+    assert first["marker"]["symbol"][1] != second["marker"]["symbol"][1]
+    assert first["line"]["dash"] != second["line"]["dash"]
+    assert second["line"]["width"] > first["line"]["width"]
+    assert set(labels(figure)) == {"dense", "● least-squares", "■ magnitude"}
+    ends = [100 * record.pruned.mlp_sparsity for record in (TEN, THIRTY)]
+    assert [t["x"][1] for t in (first, second)] == pytest.approx(ends), "points that are apart stay where they are"
+
+
+def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_text_says_where():
+    near = specimens.record([True] * 53 + [False] * 67, 105)
+    near = replace(near, pruned=replace(near.pruned, sparsity_permille=100))
+    both = chart(tradeoff_data(DENSE, {"one": [TEN], "other": [near], "same": [TEN]}))
+    (first, left), (second, right), (third, _) = ((t["x"][1], t["customdata"][1][0]) for t in sparse_traces(both))
+    gap = 0.02 * both["layout"]["xaxis"]["range"][1]
+    ordered = sorted((first, second, third))
+    assert [b - a >= 0.99 * gap for a, b in itertools.pairwise(ordered)] == [True, True]
+    assert "10.4 % removed" in left and f"{100 * near.pruned.mlp_sparsity:.1f} % removed" in right
+    assert all(abs(x - 10.4) < 1.5 * gap for x in ordered)
+
+
+def test_no_point_of_a_dense_sweep_stands_among_those_of_another_sparsity():
+    asked = range(10, 310, 10)
+    lines = {
+        name: [specimens.record([True] * 60 + [False] * 60, permille) for permille in asked]
+        for name in ("one", "other", "third", "last")
+    }
+    at = places(tradeoff_data(DENSE, lines, asked=tuple(asked)), 31.8)
+    for label, records in lines.items():
+        for record in records:
+            assert abs(at[label, record.sparsity_permille] - 100 * record.pruned.mlp_sparsity) <= 0.5
+
+
+def test_eight_methods_have_eight_labels_that_do_not_touch_and_leave_a_phone_room_for_the_plot():
+    layout = chart(crowd())["layout"]
+    margin = layout["margin"]
+    plot = layout["height"] - margin["t"] - margin["b"]
+    found = [(plot * (1 - a["y"]), a["text"].count("<br>") + 1, a["font"]["size"]) for a in layout["annotations"]]
+    edges = sorted((y - 0.6 * size * n, y + 0.6 * size * n) for y, n, size in found)
+    assert len(found) == 9
+    assert all(below <= above for (_, below), (above, _) in itertools.pairwise(edges))
+    assert edges[0][0] >= 0 and edges[-1][1] <= plot
+    assert len(layout["shapes"]) >= 6, "a label that had to move is tied to the end of its line"
+    assert 358 - margin["l"] - margin["r"] >= 150
+
+
+def test_nothing_moves_while_a_run_fills_the_chart():
+    asked = (100, 300)
+    half, empty = (chart(tradeoff_data(DENSE, lines, asked=asked)) for lines in ({"sparse": [TEN]}, {}))
+    assert half["layout"]["xaxis"]["range"][1] == pytest.approx(31.8)
+    assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
+    before = tradeoff_data(DENSE, {"one": [TEN], "other": []}, asked=asked)
+    live = replace(before, live=live_point("other", 100, right=5, done=10))
+    assert places(before, 30.0) == places(live, 30.0)
+    coming, there = (
+        chart(replace(TWO, lines={**TWO.lines, "a-much-longer-name": points}))
+        for points in ([], RACE.lines["sparse"][:1])
+    )
+    assert all(coming["layout"][key] == there["layout"][key] for key in ("margin", "height", "xaxis"))
+    assert trace(coming, "sparse")["x"] == trace(there, "sparse")["x"]
+
+
+@pytest.mark.parametrize("measure", ["share right", "accuracy", "word perplexity", "flips"])
+def test_the_dense_model_alone_is_a_chart_too(measure):
+    assert list(labels(chart(tradeoff_data(DENSE, {}), measure))) == ["dense"]
+
+
+@pytest.mark.parametrize("right", [0, 120])
+def test_the_range_holds_every_interval_and_never_leaves_0_to_100(right):
+    record = specimens.record([True] * right + [False] * (120 - right))
+    low, high = chart(tradeoff_data(record, {}))["layout"]["yaxis"]["range"]
+    bottom, top = wilson_interval(right, 120)
+    assert 0 <= low <= 100 * bottom and 100 * top <= high <= 100
+
+
+def test_axes_say_what_they_measure_and_their_unit():
+    layout = chart()["layout"]
+    assert layout["title"]["text"] == "Last word right, % of 120 passages"
+    assert layout["xaxis"]["title"]["text"] == "MLP channels removed" and layout["xaxis"]["ticksuffix"] == " %"
+    assert layout["yaxis"]["ticktext"][:2] == ["20 %", "30 %"]
+
+
+@pytest.mark.parametrize("theme", PALETTES)
+def test_each_theme_has_its_own_colours(theme):
+    figure = chart(theme=theme)
+    assert trace(figure, "dense")["line"]["color"] == PALETTES[theme].dense
+    assert trace(figure, "sparse")["line"]["color"] == PALETTES[theme].sparse
+
+
+def test_the_words_say_every_point_with_its_interval():
+    said = tradeoff_words(RACE, "share right")
+    assert said.startswith("Share of 120 last words right") and "dense 50.0 % (41.2 to 58.8)" in said
+    assert said.index("sparse at 10.4 % 45.0 %") < said.index("sparse at 29.2 % 25.0 %")
+    assert "sparse at 29.2 % 30 broke, 0 fixed" in tradeoff_words(RACE, "flips")
+
+
+def test_fewer_passages_than_dense_make_a_hollow_mark():
+    few = replace(THIRTY, outcomes=THIRTY.outcomes[:40], stopping=STOPPED)
+    symbols = trace(chart(tradeoff_data(DENSE, {"sparse": [TEN, few]})), "sparse")["marker"]["symbol"]
+    assert symbols == ["circle", "circle", "circle-open"]
+
+
+@pytest.mark.parametrize("few", [0, 30])
+def test_perplexity_is_the_mean_change_of_the_log_likelihood_on_the_passages_that_both_answered(few):
+    pairs = list(zip(DENSE.outcomes, TEN.outcomes, strict=True))[few:]
+    changes = [sparse.log_likelihood - dense.log_likelihood for dense, sparse in pairs]
+    sparse = replace(TEN, outcomes=TEN.outcomes[few:], stopping=STOPPED) if few else TEN
+    (reading,) = read(PERPLEXITY, DENSE, sparse)
+    assert reading.value == pytest.approx(sum(changes) / len(pairs))
+    if not few:
+        # Two losses are looked at, of perplexity and accuracy.
+        assert (reading.low, reading.high) == pytest.approx(mean_interval(moments(changes), 0.05 / 2))
+        assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
+        assert trace(chart(measure=PERPLEXITY), "sparse")["y"][:2] == [0, reading.value]
+
+
+def test_one_passage_has_no_bar_which_would_be_as_high_as_the_chart():
+    dense, sparse = (replace(record, outcomes=record.outcomes[:1]) for record in (DENSE, TEN))
+    (reading,) = read(PERPLEXITY, dense, sparse)
+    lost = dense.outcomes[0].log_likelihood - sparse.outcomes[0].log_likelihood
+    assert (reading.low, reading.value, reading.high) == (-lost, -lost, -lost)
+    assert reading.words == f"{nats_as_factor(lost)} that of dense (no interval)"
+
+
+def test_the_axis_of_perplexity_speaks_of_factors_and_that_of_flips_has_no_minus():
+    axis = chart(measure=PERPLEXITY)["layout"]["yaxis"]
+    at = dict(zip(axis["ticktext"], axis["tickvals"], strict=True))
+    assert at["1.00 ×"] == 0 and at["2.00 ×"] == pytest.approx(-log(2))
+    texts = chart(measure="flips")["layout"]["yaxis"]["ticktext"]
+    assert "0 %" in texts and not any("-" in text for text in texts)
+
+
+@pytest.mark.parametrize("fall", [14.0, 25.0, 800.0, 1e200, 1e308])
+def test_a_hopeless_model_stands_at_the_edge_and_the_axis_stays_readable(fall):
+    hopeless = replace(THIRTY, outcomes=tuple(replace(o, log_likelihood=-fall) for o in THIRTY.outcomes))
+    (reading,) = read(PERPLEXITY, DENSE, hopeless)
+    assert reading.value == pytest.approx(-log(1_000_000), abs=2)
+    if 20 < fall < 1e100:
+        assert reading.words == "over 1,000,000 × that of dense (over 1,000,000 ×)"
+    axis = chart(tradeoff_data(DENSE, {"sparse": [TEN, hopeless]}), PERPLEXITY)["layout"]["yaxis"]
+    low, high = axis["range"]
+    assert -17 < low < reading.low <= reading.high < high < 6.5
+    assert 4 <= len(axis["ticktext"]) <= 8 and "1.00 ×" in axis["ticktext"]
+
+
+def test_a_model_that_is_far_better_than_dense_stands_at_the_other_edge():
+    hopeless = replace(DENSE, outcomes=tuple(replace(o, log_likelihood=-800.0) for o in DENSE.outcomes))
+    (reading,) = read(PERPLEXITY, hopeless, TEN)
+    assert reading.words == "under 0.01 × that of dense (under 0.01 ×)"
+    axis = chart(tradeoff_data(hopeless, {"sparse": [TEN]}), PERPLEXITY)["layout"]["yaxis"]
+    assert axis["range"][1] < 6 and len(axis["ticktext"]) >= 3
+
+
+@pytest.mark.parametrize("stopping", [None, STOPPED], ids=["whole", "stopped"])
+def test_broken_answers_stand_below_zero_and_fixed_ones_above_with_their_intervals(stopping):
+    sparse = specimens.record([False] * 12 + [True] * 48 + [True] * 6 + [False] * 54, 200)
+    figure = chart(tradeoff_data(DENSE, {"sparse": [replace(sparse, stopping=stopping)]}), "flips")
+    broke = trace(figure, "broke")
+    assert (broke["y"], trace(figure, "mended")["y"]) == ([0, -10], [0, 5])
+    assert set(labels(figure)) == {"dense", "broke", "fixed"}
+    low, high = (100 * bound for bound in share_interval(12, 120, anytime=stopping is not None))
+    assert (broke["error_y"]["array"][1], broke["error_y"]["arrayminus"][1]) == pytest.approx((10 - low, high - 10))
+
+
+LIVE = live_point("sparse", 200, right=30, done=80)
+
+
+def test_the_live_point_stands_at_the_sparsity_asked_for_apart_from_others_and_moves_as_answers_come():
+    point = trace(chart(replace(RACE, live=LIVE)), "live")
+    assert (point["x"], point["y"]) == ([20.0], [37.5])
+    low, high = wilson_interval(30, 80)
+    assert point["error_y"]["array"] == pytest.approx([100 * high - 37.5])
+    assert point["error_y"]["arrayminus"] == pytest.approx([37.5 - 100 * low])
+    later = live_point("sparse", 200, right=32, done=100)
+    assert trace(chart(replace(RACE, live=later)), "live")["y"] == [32.0]
+    beside = trace(chart(replace(TWO, live=replace(LIVE, label="magnitude", permille=100))), "live")
+    assert beside["x"][0] < 100 * TEN.pruned.mlp_sparsity - 0.4
+    assert "live" not in {t["name"] for t in chart(replace(RACE, live=LIVE), "flips")["data"]}
+
+
+def test_a_method_that_has_no_record_yet_has_its_label_once_it_answers():
+    coming = replace(TWO, lines={**TWO.lines, "random": []})
+    live = replace(LIVE, label="random")
+    assert "◆ random" not in labels(chart(coming))
+    assert "◆ random" in labels(chart(replace(coming, live=live)))
+    assert "◆ random" not in labels(chart(replace(coming, live=live), "flips"))
+
+
+def verdict_signs(figure):
+    """The signs under the axis: the text of every row's notes, from the first row down."""
+    below = [note for note in figure["layout"]["annotations"] if note.get("yshift", 0) < 0]
+    rows = sorted({note["yshift"] for note in below}, reverse=True)
+    return [[note["text"] for note in below if note["yshift"] == row] for row in rows]
+
+
+def judged(tradeoff, **verdicts):
+    """The chart's data with these verdicts, by line, from left to right."""
+    lines = {
+        label: [
+            replace(point, verdict=verdict)
+            for point, verdict in zip(sorted(points, key=lambda p: p.sparsity), verdicts[label], strict=True)
+        ]
+        for label, points in tradeoff.lines.items()
+    }
+    return replace(tradeoff, lines=lines, allowed={PERPLEXITY: log(1.1), "accuracy": 2.0})
+
+
+def test_verdicts_of_several_methods_stand_in_rows_under_the_axis_by_shape_and_colour():
+    both = tradeoff_data(DENSE, {"flap": [TEN, THIRTY], "magnitude": [TEN, THIRTY]})
+    data = judged(both, flap=("within", "undecided"), magnitude=("within", "beyond"))
+    figure = chart(data, PERPLEXITY)
+    assert verdict_signs(figure) == [["●", "✓", "?"], ["■", "✓", "✕"]]
+    below = [note for note in figure["layout"]["annotations"] if note.get("yshift", 0) < 0]
+    ink, colours = {note["text"]: note["font"]["color"] for note in below}, PALETTES["light"]
+    assert (ink["✓"], ink["✕"], ink["?"]) == (colours.mended, colours.broke, colours.muted)
+    # One below the other, whatever moved their marks apart.
+    assert len({note["x"] for note in below if note["text"] in "✓✕?"}) == 2
+    assert verdict_signs(chart(data, "flips")) == []
+
+
+def test_verdicts_of_one_method_stand_at_their_marks():
+    data = judged(RACE, sparse=("within", "beyond"))
+    figure = chart(data, PERPLEXITY)
+    assert trace(figure, "sparse")["text"] == ["", "✓", "✕"] and verdict_signs(figure) == []
+    assert ", within; " in tradeoff_words(data, PERPLEXITY)
+
+
+def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more) -> Point:
+    """A model that lost this much; upwards is better."""
+    words = f"{nats_as_factor(nats)} that of dense"
+    one = Reading(role="sparse", value=-nats, low=-nats - spread, high=-nats + spread, words=words)
+    other = Reading(role="sparse", value=-1.0, low=-2.0, high=0.0, words="")
+    readings = {PERPLEXITY: (one,), "accuracy": (other,), "flips": (other,), "share right": (other,)}
+    return Point(key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[], **more)
+
+
+def far_race(**lines: list[Point]) -> TradeoffData:
+    return TradeoffData(
+        dense=far_point("dense", 0, 0.0, 0.0),
+        lines=lines,
+        n_passages=132,
+        taken="MLP channels removed",
+        leader="good",
+        allowed={PERPLEXITY: log(1.1), "accuracy": 2.0},
+    )
+
+
+GOOD = [far_point("g1", 100, 0.1), far_point("g2", 200, 0.4), far_point("g3", 300, 0.8)]
+FAIR = [far_point("f1", 100, 0.2), far_point("f2", 200, 0.9), far_point("f3", 300, 7.0, verdict="beyond")]
+FAR = [far_point(f"h{p}", p, nats, verdict="beyond") for p, nats in ((100, 7.0), (200, 9.5), (300, 13.8155106))]
+FAR_RACE = far_race(good=GOOD, fair=FAIR, hopeless=FAR)
+
+
+def edge_notes(figure):
+    """What stands at the edge, with the arrows counted."""
+    notes = [note for note in figure["layout"]["annotations"] if note.get("xref") == "x" and note.get("yref") == "y"]
+    return [note["text"] for note in notes if note["text"]], sum(note["showarrow"] for note in notes)
+
+
+def test_far_points_stand_at_the_edge_with_an_arrow_and_their_value_and_the_axis_follows_the_leader():
+    figure = chart(FAR_RACE, PERPLEXITY)
+    axis, marks = figure["layout"]["yaxis"], sparse_traces(figure)
+    assert -1.6 < axis["range"][0] < -1.0 and 0.0 < axis["range"][1] < 0.5
+    assert edge_notes(figure) == (["■ 1.1k×<br>◆ >1M×", "1.1k×", "13k×"], 4)
+    heights = [y for t in marks for y in t["y"]]
+    assert min(axis["tickvals"]) > min(heights) > axis["range"][0] > -1.6, "no number stands beside the edge"
+    assert [data[1] for data in marks[-1]["customdata"]] == ["", "h100", "h200", "h300"]
+    assert "1,097 × that of dense" in tradeoff_words(FAR_RACE)
+    assert "farther down" in far_words(FAR_RACE, PERPLEXITY)
+
+
+def test_the_line_leads_to_where_a_far_point_belongs_and_is_cut_off_by_the_plot():
+    lines = [t for t in chart(FAR_RACE, PERPLEXITY)["data"] if t["name"] == "line"]
+    assert [min(t["y"]) for t in lines] == pytest.approx([-7.0, -13.8155106])
+    assert all(t.get("cliponaxis", True) for t in lines)
+    whole = chart(far_race(good=GOOD), PERPLEXITY)
+    assert [t["mode"] for t in sparse_traces(whole)] == ["lines+markers+text"]
+
+
+@pytest.mark.parametrize(
+    "tradeoff",
+    [
+        far_race(good=GOOD, other=[far_point("o", 300, 7.0, verdict="undecided")]),
+        far_race(good=GOOD, other=[far_point("w", 100, 1.2, spread=8.0), far_point("x", 200, 8.0)]),
+        far_race(good=[far_point(f"s{p}", p, nats, 0.01) for p, nats in ((100, 0.01), (200, 0.02), (300, 1.1))]),
+        far_race(good=FAR),
+        far_race(good=GOOD),
+    ],
+    ids=["undecided", "others-leave-room", "twelve-tolerances", "all-hopeless", "none-far"],
+)
+def test_other_points_stay_where_they_belong(tradeoff):
+    assert clip_far_points(tradeoff, PERPLEXITY) == tradeoff
+    assert far_words(tradeoff, PERPLEXITY) == ""
+
+
+def test_other_measures_which_have_bounds_are_drawn_whole():
+    assert clip_far_points(FAR_RACE, "accuracy") == FAR_RACE
+    assert edge_notes(chart(FAR_RACE, "accuracy")) == ([], 0)
+
+
+def test_values_are_short_enough_for_five_beside_each_other_on_a_phone():
+    nats = [log(factor) for factor in (12.0, 934.0, 1071.0, 12_800.0, 650_000.0, 1e6)]
+    assert [short_times(n) for n in nats] == ["12×", "934×", "1.1k×", "13k×", "650k×", ">1M×"]
+
+
+def test_the_gain_chart_moves_the_same_points():
+    gains = {p.key: Gain(value=1.0 + i / 10, low=1.0, high=2.0, words="") for i, p in enumerate(FAR_RACE.sparse)}
+    figure = drawn(gain_chart(FAR_RACE, Gained(name="bytes", gains=gains), PERPLEXITY))
+    texts, n_arrows = edge_notes(figure)
+    assert n_arrows == len(texts) == 4
+    assert min(trace(figure, "unbeaten")["y"]) == pytest.approx(-13.8155106)
+
+
+OPT = replace(
+    RECORD,
+    model="facebook/opt-1.3b",
+    corpus="lambada_openai",
+    pruned=None,
+    outcomes=tuple(outcome(i, right=i % 2 == 0) for i in range(40)),
+)
+ROWS = published_beside(OPT)
+OPT_RACE = tradeoff_data(OPT, {"sparse": [replace(OPT, pruned=replace(PRUNED, mlp_sparsity=0.05))]}, published=ROWS)
+
+
+def test_a_published_row_stands_beside_the_same_model_passages_and_format():
+    (row,) = ROWS
+    assert (row.model, row.dtype) == ("facebook/opt-1.3b", "float32")
+    (half,) = published_beside(replace(OPT, dtype="bfloat16"))
+    assert half.dense == 0.5629
+    assert published_beside(replace(OPT, model="huggyllama/llama-7b"))[0].dense == 0.7361
+    assert published_beside(replace(OPT, corpus="lambada")) == () == published_beside(replace(OPT, model="gpt2"))
+
+
+def test_published_points_are_grey_diamonds_within_the_axes_and_told_in_words():
+    figure = drawn(tradeoff_chart(OPT_RACE, "share right"))
+    points = trace(figure, "published")
+    assert (points["x"], points["y"]) == ([0, 10], [57.89, 56.86])
+    assert points["marker"]["symbol"] == ["diamond-open", "diamond"]
+    assert figure["layout"]["xaxis"]["range"][1] > 10
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert low < 56.86 and high > 57.89
+    assert tradeoff_words(OPT_RACE, "share right").endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
+
+
+@pytest.mark.parametrize(("rows", "measure"), [(ROWS, "flips"), ((), "share right")])
+def test_without_rows_or_on_another_measure_nothing_is_published(rows, measure):
+    race = replace(OPT_RACE, published=rows)
+    assert "published" not in {t["name"] for t in drawn(tradeoff_chart(race, measure))["data"]}
+    assert "Published" not in tradeoff_words(race, measure)

@@ -1,0 +1,504 @@
+"""The sentences about one run or search, from verdicts made for them, and the same verdict everywhere else."""
+
+import html
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from sparsedash.catalog.presets import method_named
+from sparsedash.reporting import wording
+from sparsedash.reporting.record_pair import Pair
+from sparsedash.reporting.run_answer import (
+    answer_figures,
+    answer_sentence,
+    find_document,
+    find_sentence,
+    find_steps,
+    next_step,
+    run_ending,
+    still_to_come,
+)
+from sparsedash.reporting.run_reports import html_report, run_document
+from sparsedash.reporting.run_results import RunResults, run_results
+from sparsedash.reporting.verdicts import loss_sentence, verdict_basis, verdict_sentence
+from sparsedash.schema.errors import StoreError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import BUILTIN_CLOZE_402, FindResult, FindSettings, RunSettings, Trial
+from sparsedash.shell.terminal import run_table
+from sparsedash.stats.mean_intervals import moments
+from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
+from tests.factories import PRUNED, RUN, answered
+from tests.ui import specimens
+from tests.ui.fake_backend import FakeBackend, job
+
+DENSE = [True] * 60 + [False] * 60
+RANDOM = MethodSettings(saliency="random")
+CHANNELS = MethodSettings()
+WEIGHTS = MethodSettings(saliency="magnitude", pattern="1x1", compensation="none")
+LIMITS = "1.1 × word perplexity and 2 points of accuracy"
+OPEN = "At least 30 passages are needed; 1 cannot show how many would settle it."
+
+
+def plain(text: str) -> str:
+    return text.replace(wording.NBSP, " ")
+
+
+def sweep_of(*sparse: Record, finished: bool = True, tolerance: Tolerance | None = None) -> RunResults:
+    backend = FakeBackend()
+    dense = specimens.record(DENSE)
+    methods = tuple(dict.fromkeys(r.pruned.method for r in sparse if r.pruned))
+    settings = replace(specimens.SETTINGS, methods=methods) if methods else specimens.SETTINGS
+    run, _ = specimens.run(settings)
+    keys = tuple(record.key for record in sparse)
+    backend.add_run((replace(run, dense=dense.key, sparse=keys, finished=finished), [dense, *sparse]))
+    found = run_results(backend, backend.stored_runs[0], tolerance)
+    assert found is not None
+    return found
+
+
+def said(*sparse: Record, **more) -> str:
+    return plain(answer_sentence(sweep_of(*sparse, **more)))
+
+
+def shifted(nats: float, permille: int, spread: float = 0.1, method: str = "least-squares") -> Record:
+    """The dense answers with each target less likely by about this much; every verdict stays."""
+    outcomes = tuple(
+        replace(outcome, log_likelihood=outcome.log_likelihood - nats - spread * (i % 2 - 0.5))
+        for i, outcome in enumerate(specimens.record(DENSE).outcomes)
+    )
+    return replace(specimens.record(DENSE, permille, method_named(method)), outcomes=outcomes)
+
+
+WITHIN, UNDECIDED, BEYOND = shifted(0.01, 100), shifted(0.09, 200, spread=1.0), shifted(0.3, 300)
+
+
+def drawn(n, fall, spread, right, seed):
+    """n passages whose words lost so many nats, with so much spread; the first `right` of them answered right."""
+    rng = Random(seed)
+    (one,) = answered("x", 1).outcomes
+    noise = [spread * rng.gauss(0, 1) for _ in range(n)]
+    middle = sum(noise) / n
+    return tuple(
+        replace(one, index=i, last_word_right=i < right, log_likelihood=-4.0 - fall - value + middle)
+        for i, value in enumerate(noise)
+    )
+
+
+def run_of(n, dense, *sparse):
+    """A run over n passages. dense: right answers; sparse: (percent, nats lost, spread, right)."""
+    settings = RunSettings(methods=(RANDOM,), sparsities_permille=tuple(10 * percent for percent, *_ in sparse))
+    backend = FakeBackend()
+    records = [answered(f"{n}-dense", n, outcomes=drawn(n, 0, 0, dense, 0))]
+    for i, (percent, fall, spread, right) in enumerate(sparse):
+        made = replace(PRUNED, method=RANDOM, sparsity_permille=10 * percent, mlp_sparsity=0.97 * percent / 100)
+        outcomes = drawn(n, fall, spread, right, i + 1)
+        records.append(answered(f"{n}-{percent}", n, pruned=made, outcomes=outcomes))
+    keys = tuple(record.key for record in records[1:])
+    run = replace(RUN, settings=settings, dense=records[0].key, sparse=keys, finished=True)
+    backend.add_run((run, records))
+    return run_results(backend, run)
+
+
+@pytest.mark.parametrize(
+    ("sparse", "sentence"),
+    [
+        (
+            (WITHIN, shifted(0.02, 200), BEYOND),
+            "Removing 20 % of the MLP stays within the limits, with accuracy undecided: word perplexity 1.02 × (limit "
+            "1.1 ×). 30 % costs too much: word perplexity 1.35 × (limit 1.1 ×). Tested on 120 passages.",
+        ),
+        (
+            (BEYOND, UNDECIDED, WITHIN),
+            "Removing 10 % of the MLP stays within the limits, with accuracy undecided: word perplexity 1.01 × (limit "
+            "1.1 ×). 30 % costs too much: word perplexity 1.35 × (limit 1.1 ×). 20 % is too close to call on 120 "
+            "passages.",
+        ),
+        (
+            (UNDECIDED, BEYOND),
+            "Removing 30 % of the MLP costs too much: word perplexity 1.35 × (limit 1.1 ×). 20 % is too close to call "
+            "on 120 passages.",
+        ),
+        (
+            (shifted(0.09, 100, spread=1.0), UNDECIDED),
+            f"Removing 10 % and 20 % of the MLP is too close to call on 120 passages. The limits are {LIMITS}.",
+        ),
+        ((), "The dense model has answered; the sparse models are on their way."),
+    ],
+    ids=["within-beyond", "undecided-between", "undecided-below", "undecided", "none"],
+)
+def test_the_answer_names_the_largest_sparsity_within_the_smallest_beyond_and_what_is_undecided(sparse, sentence):
+    assert said(*sparse) == sentence
+
+
+@pytest.mark.parametrize(("reached", "note"), [(0.0, " (0.0 % after rounding the widths)"), (0.1, "")])
+def test_a_share_that_the_widths_were_rounded_away_from_is_said(reached, note):
+    record = replace(WITHIN, pruned=replace(WITHIN.pruned, mlp_sparsity=reached))
+    assert said(record).startswith(f"Removing 10 % of the MLP{note} stays within the limits")
+
+
+def test_a_loss_of_accuracy_alone_is_beyond_as_well():
+    broke = specimens.record([False] * 30 + DENSE[30:], 100)
+    pairs = zip(broke.outcomes, specimens.record(DENSE).outcomes, strict=True)
+    as_likely = tuple(replace(one, log_likelihood=other.log_likelihood) for one, other in pairs)
+    assert said(replace(broke, outcomes=as_likely)).startswith(
+        "Removing 10 % of the MLP costs too much: accuracy −25.0 points (limit −2). Tested"
+    )
+
+
+def test_the_figures_give_the_losses_of_the_models_that_the_answer_names_and_what_would_settle_the_rest():
+    within, beyond, needed = map(plain, answer_figures(sweep_of(WITHIN, UNDECIDED, BEYOND)))
+    assert within.startswith("10 % (measured 10.4 % of the MLPs, 6.2 % of all linear weights): word perplexity 1.01 × ")
+    assert "dense's (99.2 % interval 1.00 to 1.02)" in within
+    assert beyond.startswith("30 % (measured 29.2 %") and "word perplexity 1.35 × dense's" in beyond
+    assert needed.startswith("20 % is undecided. About ") and "passages would settle it" in needed
+    assert answer_figures(sweep_of()) == []
+
+
+def test_limits_of_ones_own_are_judged_by():
+    lax = said(BEYOND, tolerance=Tolerance(ratio=2.0, points=5.0))
+    assert "costs too much" in said(BEYOND) and "stays within the limits" in lax and "(limit 2 ×)" in lax
+
+
+def test_an_unfinished_run_speaks_for_so_far():
+    assert said(WITHIN, finished=False).startswith("So far: removing 10 %")
+
+
+def test_the_method_with_the_largest_sparsity_within_is_the_best():
+    weak = [shifted(0.3, permille, method="random") for permille in (100, 200)]
+    strong = [shifted(nats, permille, method="magnitude") for permille, nats in ((100, 0.01), (200, 0.3))]
+    found = sweep_of(*weak, *strong)
+    assert [row.record.key for row in found.best] == [record.key for record in strong]
+    assert plain(answer_sentence(found)).startswith("Removing 10 % of the MLP with “magnitude” stays within")
+
+
+def everywhere(found, i=-1):
+    """The verdict in the overview's sentences, the compare page's, the report, the shell's line and the document."""
+    judged = found.judged[i]
+    name = found.name_of(judged.record)
+    basis = verdict_basis(name, judged.verdict, found.tolerance)
+    compare = [verdict_sentence(name, judged.verdict), loss_sentence(judged.verdict), *basis]
+    pair = Pair(left_name="dense", left=found.dense, right_name=name, right=judged.record)
+    document = run_document(found.run, found.dense, list(found.sparse))
+    report = plain(html.unescape(html_report(found, pair, None).decode()))
+    assert all(plain(sentence) in report for sentence in compare)
+    assert list(run_table(document))[2:][i].endswith(judged.verdict.verdict)
+    overview = plain(" ".join([answer_sentence(found), *answer_figures(found)]))
+    return overview, plain(" ".join(compare)), document["sparse"][i]["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("found", "i", "begins", "ends", "compare", "verdict"),
+    [
+        (
+            run_of(1, 0, (30, 9.8, 0, 0), (60, 13.0, 0, 0)),
+            0,
+            f"Removing 30 % and 60 % of the MLP cannot be judged on 1 passage. The limits are {LIMITS}. 30 % (measured",
+            f"30 % is undecided. {OPEN} 60 % is undecided. {OPEN}",
+            "30 % cannot be judged on 1 passage. Word perplexity 18,034 × dense's (no interval); too few answers are "
+            f"right to judge accuracy. {OPEN} The limits are {LIMITS}.",
+            {"verdict": "undecided", "points": None, "passages_needed": None},
+        ),
+        (
+            run_of(10, 1, (30, 7.3, 3.5, 0), (60, 16.0, 5.0, 0), (90, 23.0, 6.0, 0)),
+            -1,
+            "Removing 30 % of the MLP costs too much: word perplexity 1,480 × (limit 1.1 ×). Tested on 10 passages. ",
+            "too few answers are right to judge accuracy.",
+            "90 % costs too much. Word perplexity over 1,000,000 × dense's (98.3 % interval over 1,000,000); too few "
+            f"answers are right to judge accuracy. The limits are {LIMITS}.",
+            {"verdict": "beyond", "decided_by": ["word perplexity"]},
+        ),
+        (
+            run_of(10, 3, (30, 0.0, 0.0, 3)),
+            -1,
+            "Removing 30 % of the MLP cannot be judged on 10 passages. ",
+            "About 30 passages would settle it, if the loss stays what it was on 10.",
+            "30 % cannot be judged on 10 passages. Word perplexity 1.00 × dense's (95 % interval 1.00 to 1.00); too "
+            "few answers are right to judge accuracy. About 30 passages would settle it, if the loss stays what it "
+            f"was on 10. The limits are {LIMITS}.",
+            {"verdict": "undecided"},
+        ),
+        (
+            run_of(132, 27, (0, 0.0, 0.0, 27)),
+            -1,
+            "Removing 0 % of the MLP stays within the limits: word perplexity 1.00 × (limit 1.1 ×). Tested on 132 ",
+            "accuracy 0.0 points (95 % interval −4.1 to +4.1).",
+            "0 % stays within the limits. Word perplexity 1.00 × dense's (97.5 % interval 1.00 to 1.00), accuracy 0.0 "
+            f"points (95 % interval −4.1 to +4.1). The limits are {LIMITS}.",
+            {"verdict": "within"},
+        ),
+        (
+            run_of(400, 100, (10, -0.4, 0.3, 120)),
+            -1,
+            "Removing 10 % of the MLP stays within the limits: word perplexity 0.67 × (limit 1.1 ×), accuracy +5.0 "
+            "points (limit −2). Tested on 400 passages.",
+            "accuracy +5.0 points (97.5 % interval +2.6 to +8.3).",
+            "10 % stays within the limits. Word perplexity 0.67 × dense's (97.5 % interval 0.65 to 0.69), accuracy "
+            f"+5.0 points (97.5 % interval +2.6 to +8.3). The limits are {LIMITS}.",
+            {"verdict": "within", "decided_by": ["word perplexity", "accuracy"]},
+        ),
+        (
+            run_of(132, 0, (10, 0.0953, 0.5, 0)),
+            -1,
+            "Removing 10 % of the MLP is too close to call on 132 passages. ",
+            "10 % is undecided. The loss is so near the limit that over 1,000,000 passages would be needed.",
+            "10 % is too close to call on 132 passages. Word perplexity 1.10 × dense's (95 % interval 1.00 to 1.20); "
+            "too few answers are right to judge accuracy. The loss is so near the limit that over 1,000,000 passages "
+            f"would be needed. The limits are {LIMITS}.",
+            {"verdict": "undecided"},
+        ),
+    ],
+    ids=["one-passage", "ten-beyond", "ten-equal", "equal", "better", "at-the-limit"],
+)
+def test_runs_that_decide_little_are_judged_alike_everywhere(found, i, begins, ends, compare, verdict):
+    overview, compared, document = everywhere(found, i)
+    assert overview.startswith(begins) and overview.endswith(ends)
+    assert compared == compare
+    assert verdict.items() <= document.items()
+
+
+@pytest.mark.parametrize("n", [1, 132])
+def test_a_model_against_itself_is_not_judged(n):
+    found = run_of(n, 0, (30, 1.0, 0.5, 0))
+    itself = "stands on both sides: a model loses nothing against itself."
+    assert verdict_sentence("30 %", found.judged[0].verdict, "30 %") == f"30 % {itself}"
+    assert verdict_basis("30 %", found.judged[0].verdict, found.tolerance, "30 %") == []
+    dense = Pair(left_name="dense", left=found.dense, right_name="dense", right=found.dense)
+    report = html_report(found, dense, None).decode()
+    assert f"dense {itself}" in report and report.count("No answer broke and none was fixed.") == 1
+
+
+def test_two_sparse_models_are_not_said_to_be_compared_with_dense():
+    found = run_of(400, 100, (10, 0.3, 0.3, 90), (20, 0.9, 0.3, 80))
+    compared = plain(loss_sentence(found.judged[1].verdict, "10 %"))
+    assert "× that of 10 % (" in compared and "dense" not in compared
+
+
+def trial(permille, verdict, n=400):
+    return Trial(permille=permille, record=f"record-{permille}", verdict=verdict, n_passages=n)
+
+
+def search(*trials, answer=None, finished=True, n=400):
+    return FindResult(
+        key="k", ratio=1.1, points=2.0, n_passages=n, steps=(100, 200, 300), trials=trials, answer=answer,
+        finished=finished,
+    )  # fmt: skip
+
+
+def judged(nats, n=400, broke=0):
+    falls = [nats + (0.3 if i % 2 else -0.3) for i in range(n)]
+    lost = Losses(nats=moments(falls), broke=broke, mended=0, n_right=n // 2, looked=False, alpha=0.01)
+    return judge_all([lost], Tolerance())[0]
+
+
+FOUND = search(trial(200, "within"), trial(300, "beyond", 50), answer=200)
+MOST = (
+    "Removing 20 % of the MLP stays within the limits, with accuracy undecided: word perplexity 1.02 × (limit 1.1 ×). "
+)
+NONE = f"No sparsity was found within {LIMITS}. Removing 10 % of the MLP "
+
+
+@pytest.mark.parametrize(
+    ("result", "verdicts", "method", "sentence"),
+    [
+        (
+            FOUND,
+            {200: judged(0.02), 300: judged(0.9, 50)},
+            CHANNELS,
+            f"{MOST}30 % costs too much: word perplexity 2.46 × (limit 1.1 ×). Tested on 400 passages.",
+        ),
+        (
+            FOUND,
+            {200: judged(0.02), 300: judged(0.02, broke=60)},
+            CHANNELS,
+            f"{MOST}30 % costs too much: accuracy −15.0 points (limit −2). Tested on 400 passages.",
+        ),
+        (
+            search(trial(200, "within"), trial(300, "undecided"), answer=200),
+            {200: judged(0.02), 300: judged(0.09)},
+            CHANNELS,
+            f"{MOST}30 % is too close to call on 400 passages.",
+        ),
+        (
+            search(trial(200, "within"), trial(300, "within"), answer=300),
+            {300: judged(0.0)},
+            CHANNELS,
+            "Removing 30 % of the MLP stays within the limits, with accuracy undecided: word perplexity 1.00 × (limit "
+            "1.1 ×). Tested on 400 passages. It is the most that can be tried.",
+        ),
+        (
+            search(trial(200, "beyond"), trial(100, "beyond")),
+            {200: judged(0.9), 100: judged(0.9)},
+            CHANNELS,
+            f"{NONE}costs too much: word perplexity 2.46 × (limit 1.1 ×). Tested on 400 passages.",
+        ),
+        (
+            search(trial(200, "beyond"), trial(100, "undecided")),
+            {200: judged(0.9), 100: judged(0.09)},
+            CHANNELS,
+            f"{NONE}is too close to call on 400 passages. The limits are {LIMITS}.",
+        ),
+        (
+            search(trial(200, "undecided", 10), trial(100, "undecided", 10), n=10),
+            {},
+            CHANNELS,
+            f"Too few to judge: 10 passages cannot confirm that anything stays within {LIMITS}.",
+        ),
+        (
+            FOUND,
+            {200: judged(0.02), 300: judged(0.9, 50)},
+            WEIGHTS,
+            "Setting 20 % of the MLPs' weights to zero stays within the limits, with accuracy undecided: word "
+            "perplexity 1.02 × (limit 1.1 ×). 30 % costs too much: word perplexity 2.46 × (limit 1.1 ×). Tested on "
+            "400 passages.",
+        ),
+        (search(finished=False), {}, CHANNELS, "The search has begun."),
+        (
+            search(trial(200, "within"), trial(300, "beyond"), finished=False),
+            {},
+            CHANNELS,
+            "So far: 20 % of the MLP is within the limits, 30 % is not shown to be; the search goes on.",
+        ),
+    ],
+    ids=["beyond", "accuracy", "undecided", "most", "none", "none-known", "few", "weights", "begun", "so-far"],
+)
+def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, method, sentence):
+    assert plain(find_sentence(result, method, verdicts)) == sentence
+
+
+def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed_undecided():
+    result = search(trial(200, "within"), trial(300, "undecided", 400), answer=200)
+    assert plain(find_steps(result)) == (
+        "2 trials among 3 steps of sparsity, 800 passages answered instead of 1,200. 30 % was undecided, so the search "
+        "treated it as too much."
+    )
+
+
+def test_the_document_of_a_search_says_the_same():
+    document = find_document(FOUND, CHANNELS, {200: judged(0.02), 300: judged(0.9, 50)})
+    assert (document["answer_percent"], document["passages"], document["finished"]) == (20.0, 400, True)
+    assert document["trials"][1] == {"sparsity_percent": 30.0, "verdict": "beyond", "passages": 50}
+    assert document["sentence"].startswith("Removing 20 % of the MLP stays within")
+
+
+def test_a_result_whose_trials_are_none_of_its_steps_is_refused():
+    with pytest.raises(StoreError):
+        search(trial(250, "within"))
+    with pytest.raises(StoreError):
+        replace(search(trial(200, "within")), answer=150)
+
+
+@pytest.mark.parametrize(
+    ("sparse", "sentence"),
+    [
+        ((UNDECIDED, WITHIN, BEYOND), "Next: test on more passages. About "),
+        (
+            (shifted(0.09, 100, spread=1.0), shifted(0.01, 200), BEYOND),
+            "Next: search for the largest safe sparsity, between 20 and 30 %.",
+        ),
+        ((WITHIN,), "Next: see whether more than 10 % can be removed."),
+        ((BEYOND,), "Next: see whether less than 30 % can be removed, or race other methods."),
+    ],
+    ids=["undecided", "between", "more", "less"],
+)
+def test_the_next_step_depends_on_what_is_open(sparse, sentence):
+    step = next_step(sweep_of(*sparse))
+    assert plain(step.said).startswith(sentence)
+    assert isinstance(step.asked, RunSettings if "passages" in sentence else FindSettings)
+    if isinstance(step.asked, FindSettings):
+        assert (step.asked.ratio, step.asked.points) == (Tolerance().ratio, Tolerance().points)
+
+
+def test_of_many_undecided_sparsities_the_two_that_take_the_fewest_passages_are_counted():
+    losses = ((0.05, 100), (0.07, 200), (0.08, 300))
+    step = next_step(sweep_of(*(shifted(nats, permille, spread=1.0) for nats, permille in losses)))
+    assert step.said.count("would settle") == 2
+    assert plain(step.said).index("10 %") < plain(step.said).index("20 %")
+    assert plain(step.said).endswith(" would settle 20 %, estimated from these 120.")
+    assert step.link == "Test on more passages"
+
+
+@pytest.mark.parametrize(
+    ("loss", "corpus"), [((10, 0.02, 0.4, 27), BUILTIN_CLOZE_402), ((10, 0.06, 1.2, 27), "lambada_openai")]
+)
+def test_more_passages_are_the_smallest_text_that_has_enough(loss, corpus):
+    found = run_of(132, 27, loss)
+    assert (found.judged[0].verdict.passages_needed < 402) == (corpus == BUILTIN_CLOZE_402)
+    assert next_step(found).asked.evaluation.corpus == corpus
+
+
+@pytest.mark.parametrize(("corpus", "n_texts"), [("lambada_openai", 5151), ("file:/texts/own.jsonl", None)])
+def test_a_text_of_which_not_all_was_used_is_used_further(corpus, n_texts):
+    found = run_of(132, 27, (10, 0.02, 0.4, 27))
+    evaluation = replace(found.run.settings.evaluation, corpus=corpus, n_passages=132)
+    settings = replace(found.run.settings, evaluation=evaluation)
+    asked = next_step(replace(found, run=replace(found.run, settings=settings))).asked.evaluation
+    assert asked.corpus == corpus
+    assert 132 < asked.n_passages < (n_texts or 402)
+
+
+@pytest.mark.parametrize("n", [1, 10])
+def test_too_few_passages_lead_to_more(n):
+    step = next_step(run_of(n, 0, (10, 0.02, 0.6, 0)))
+    assert step.said.startswith("Next: test on more passages. ")
+    assert step.asked.evaluation.n_passages is None or step.asked.evaluation.n_passages >= 30
+    if n == 1:
+        assert "Fewer than 30 passages can never confirm a model." in step.said
+
+
+def test_a_loss_that_no_number_of_passages_settles_says_so():
+    step = next_step(run_of(132, 0, (10, 0.0953, 0.5, 0)))
+    assert "over 1,000,000 passages would be needed to settle it" in step.said
+    assert step.link == "Change the settings"
+
+
+@pytest.mark.parametrize(
+    ("slope", "link"),
+    [(0.0, "Export this model"), (0.3, "Export this model"), (4.0, "Export this model"), (60.0, "Change the settings")],
+)
+def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
+    backend = FakeBackend()
+    run = backend.add_search(specimens.search(slope=slope))
+    step = next_step(run_results(backend, run, Tolerance(ratio=1.3, points=30.0)))
+    assert step.link == link and step.asked == (run.find if slope == 60.0 else None)
+
+
+def test_there_is_no_next_step_before_the_run_is_finished():
+    assert next_step(sweep_of(WITHIN, finished=False)) is None is next_step(sweep_of())
+
+
+@pytest.mark.parametrize(
+    ("state", "n_sparse", "sentence"),
+    [
+        ("cancelled", 1, "This run was stopped: 1 of its 3 sparse models is there."),
+        ("failed", 2, "This run failed: 2 of its 3 sparse models are there."),
+        ("crashed", 0, "This run was interrupted (its worker process died): none of its 3 sparse models is there."),
+        ("done", 1, "This run did not finish: 1 of its 3 sparse models is there."),
+        (None, 1, "This run did not finish: 1 of its 3 sparse models is there."),
+        ("cancelled", 3, "This run was stopped after its last sparse model had answered."),
+        ("queued", 1, ""),
+        ("running", 1, ""),
+    ],
+)
+def test_an_unfinished_run_says_how_it_ended_and_what_there_is(state, n_sparse, sentence):
+    run, _ = specimens.run(finished=False, n_sparse=n_sparse)
+    assert run_ending(run, job(specimens.SETTINGS, state) if state else None) == sentence
+
+
+def test_a_finished_run_has_no_ending_to_tell():
+    whole, _ = specimens.run()
+    assert run_ending(whole, job(specimens.SETTINGS, "failed")) == run_ending(whole, None) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "sentence"),
+    [
+        ({}, "The comparison is", "The comparison is on its way."),
+        ({}, "The first results are", "The first results are on their way."),
+        ({"state": "queued"}, "The comparison is", "This run waits for its turn."),
+        ({"cancel_requested_at": 1.0}, "The comparison is", "This run is being stopped."),
+    ],
+)
+def test_what_is_still_to_come_is_not_on_its_way_while_it_waits_or_is_stopped(changes, what, sentence):
+    assert still_to_come(job(specimens.SETTINGS, **changes), what) == sentence
