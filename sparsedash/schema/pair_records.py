@@ -29,9 +29,9 @@ class ContinuationSettings:
     left: str
     right: str
     prompt: str
-    n_tokens: int = setting(40, title="tokens to write", low=1, high=400, label="Tokens to write")
+    n_tokens: int = setting(40, title="tokens to write", low=1, high=400)
     temperature_percent: int = setting(0, title="temperature (percent)", high=200)
-    seed: int = setting(0, high=MAX_SEED, label="Seed", help="Another seed draws other words.")
+    seed: int = setting(0, high=MAX_SEED)
     others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
