@@ -29,7 +29,7 @@ from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.records import Run
 from sparsedash.storage.local_machine import absolute_data_folder, data_folder
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
-from sparsedash.storage.store import Store
+from sparsedash.storage.store import Store, claim_data_folder
 from sparsedash.storage.text_files import Uploads
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _opened() -> PartMachine:
 @cache
 def _own_folder() -> Path:
     shared = absolute_data_folder(data_folder())
-    shared.mkdir(mode=0o700, parents=True, exist_ok=True)
+    claim_data_folder(shared)
     make_folder(shared / "cluster")
     for number in range(MOST_WORKERS):
         if lock := hold_lock(shared / "cluster" / f"{number}.lock", wait_s=0.05):
