@@ -1,7 +1,7 @@
 """SparseDash: what would pruning cost this language model? Start it with `streamlit run app.py`.
 
-One file, two readings. Imported by the server it is the application around the pages: health, security headers, the
-reconciling of jobs. Run as a script, once for every visitor, it is the table of contents.
+Imported by the server it is the ASGI application: health, security headers, reconciling of jobs. Run as a script, once
+for every session, it is the table of contents.
 """
 
 import streamlit as st

@@ -1,15 +1,13 @@
-"""Two models beside each other, passage by passage."""
+"""Two models side by side, passage by passage."""
 
 import streamlit as st
 
 from sparsedash.reporting import wording
-from sparsedash.ui import compare_choices, compare_open, compare_views, frame
+from sparsedash.ui import compare_choices, compare_views, frame
 from sparsedash.ui.chosen_run import chosen_run, link_to_export, show_ending, show_example_note
-from sparsedash.ui.compare_choices import About, Places
+from sparsedash.ui.compare_choices import Places
 from sparsedash.ui.compare_continuation import try_prompt
-from sparsedash.ui.compare_open import show_breaking
 from sparsedash.ui.compare_passage import show_passage, show_passage_table
-from sparsedash.ui.compare_views import choose_view, view_asked_for
 
 backend = frame.page("Compare")
 runs = [run for run in backend.runs() if run.sparse]
@@ -35,37 +33,45 @@ if pair is None:
         frame.note("One of the records is no longer stored, or they answer no passage in common. Choose another one.")
     st.stop()
 
-view = compare_open if run.made_on else view_asked_for()
+blind = not run.made_on and compare_views.is_blind()
 if not run.made_on:
     with choice_of_view:
-        choose_view()
+        compare_views.choose_view()
 kinds = st.container(key="kinds", horizontal=True, vertical_alignment="center", gap="small")
 # On a phone the columns stand one below the other: the passage first.
 with st.container(key="compared"):
     reading, listing = st.columns([3, 2], gap="large")
 about = st.container(key="about")
-with verdict:
-    title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
-    view.begin(backend, run, pair, f"{title} · {wording.stored_run_details(run)}", About(cost=cost, about=about))
+places = Places(cost=cost, choices=choices, kinds=kinds, listing=listing, about=about)
+title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
+basis = f"{title} · {wording.stored_run_details(run)}"
 passages = pair.texts(backend.passages(pair.left.passages_key))
-shown = view.choose_passages(backend, run, pair, passages, Places(choices=choices, kinds=kinds, listing=listing))
+with verdict:
+    if blind:
+        compare_views.show_question(backend, pair, basis, places)
+    else:
+        compare_views.show_verdict(backend, run, pair, basis, places)
+if blind:
+    shown = compare_views.choose_blind_passages(pair, passages, places)
+else:
+    shown = compare_views.choose_open_passages(backend, run, pair, passages, places)
 with reading:
     at = compare_choices.current_passage(shown, pair)
     if at is not None:
-        compare_choices.draw_steps(shown, pair, at)
-        show_passage(backend, view, pair, passages, shown.positions[at])
+        compare_choices.draw_passage_steps(shown, pair, at)
+        show_passage(backend, pair, passages, shown.positions[at], blind=blind)
 with listing:
     if at is not None:
         show_passage_table(shown, pair, passages, at)
 with about:
     show_ending(run, chosen.job)
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with frame.row():
         frame.link("overview", "Back to the chart", run=chosen.key)
         frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)
         if pair.right.key in run.sparse:
             link_to_export(chosen.key, pair.right_name)
-if view is compare_open and passages is not None:
+if not blind and passages is not None:
     with st.container(key="breaking"):
-        show_breaking(backend, pair, passages)
+        compare_views.show_breaking(backend, pair, passages)
 with st.container(key="trying"):
-    try_prompt(backend, view, pair, run)
+    try_prompt(backend, pair, run, blind=blind)

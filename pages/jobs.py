@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.ui import browser_notices, frame, job_panel
+from sparsedash.ui import browser_scripts, frame, job_panel
 
 AT_FIRST = 10
 
@@ -15,7 +15,7 @@ running = sum(job.state == "running" for job in live)
 if live:
     waiting = len(live) - running
     frame.opening(f"{running} running, {waiting} waiting." if waiting else f"{running} running, nothing waits.")
-    browser_notices.offer_notices()
+    browser_scripts.offer_notices()
     job_panel.watch_live_jobs(backend, live)
 elif earlier:
     frame.opening("Nothing is running.")

@@ -4,7 +4,7 @@ import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import frame, job_panel, layers_losses
-from sparsedash.ui.chosen_run import chosen_run, link_to_export, show_ending, show_example_note
+from sparsedash.ui.chosen_run import choose_record, chosen_run, link_to_export, show_ending, show_example_note
 
 backend = frame.page("Layers")
 chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
@@ -13,7 +13,7 @@ found = run_results(backend, chosen.run)
 if found is not None and found.sparse:
     show_example_note(found.run)
     answer = st.container()
-    record = layers_losses.choose_record(found)
+    record = choose_record(found)
     assert record.pruned is not None
     with answer:
         frame.opening(layers_losses.layers_sentence(record.pruned), layers_losses.layers_basis(record, record.pruned))

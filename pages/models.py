@@ -1,4 +1,4 @@
-"""Sparse models in files: what was taken away, and what is being written."""
+"""Exports of sparse models: those written, and those under way."""
 
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import address_bar, frame, job_panel, models_exports
@@ -13,7 +13,7 @@ jobs = [job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "expor
 frame.opening(models_exports.exports_sentence(exports))
 if found is not None and found.sparse:
     show_example_note(found.run)
-    frame.section(f"Files of {models_exports.exported_run_title(found)}")
+    frame.section(f"Files of {found.title}")
     models_exports.request_export(backend, found)
 else:
     if chosen.asked:
@@ -32,6 +32,7 @@ if not live and jobs and jobs[0].state != "done":
 
 if exports:
     frame.section("Exported")
-    models_exports.list_exports(backend, exports)
+    for export in exports:
+        models_exports.show_export(backend, export)
 if address_bar.query_value("run"):
     frame.link("overview", "Back to the chart", run=chosen.key)

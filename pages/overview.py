@@ -4,7 +4,6 @@ import streamlit as st
 
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import paragraph
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE, plural
 from sparsedash.ui import address_bar, form_run, frame, job_panel, overview_results
@@ -36,7 +35,7 @@ def invite() -> None:
         "Nothing has run here yet. The built-in model is small and needs no network: one click calibrates it on text "
         "that it wrote, prunes it twice, and compares the answers.",
     )
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with frame.row():
         st.button("Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,))
         if backend.example() is not None:
             frame.link("overview", "Look at an example", run=EXAMPLE)
@@ -49,7 +48,7 @@ if found is not None:
     overview_results.show_answer(found, chosen.job)
     job_panel.mention_other_runs(backend, chosen.key)
     overview_results.show_tradeoff(backend, found, chosen.job)
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with frame.row():
         overview_results.link_to_answers(found)
         choose_tolerance()
         frame.link("prune", "Change the settings", **(form_address(found.run.find or found.run.settings) or {}))
@@ -73,7 +72,7 @@ if runs or is_example or damaged:
     if chosen.run is not None and is_example:
         title, origin = wording.run_title(chosen.run.settings), wording.example_origin(chosen.run)
         shown = f"{EXAMPLE_TITLE} · {title} · shown above. {origin}"
-        frame.show(paragraph(shown, css="sd-muted sd-small"))
+        frame.remark(shown)
     if damaged:
         n, them = len(damaged), ", ".join(key[:12] for key in damaged)
         frame.note(f"Not listed, since their records were damaged and are set aside: {n} {plural(n, 'run')}, {them}.")

@@ -5,7 +5,7 @@ from sparsedash.reporting.run_list import all_rows
 from sparsedash.ui import frame, runs_table
 from sparsedash.ui.navigation import current_tolerance
 from sparsedash.ui.runs_table import show_run_table
-from sparsedash.ui.runs_toolbar import explain_no_runs, show_overlay, show_toolbar
+from sparsedash.ui.runs_toolbar import explain_no_runs, is_overlaid, show_overlay, show_toolbar
 
 backend = frame.page("Runs")
 rows = all_rows(backend, current_tolerance())
@@ -18,7 +18,7 @@ else:
     listed = runs_table.filter_rows(rows)
     chosen = runs_table.ticked_rows(rows)
     show_toolbar(backend, rows, chosen, listed)
-    if chosen and runs_table.is_overlaid():
+    if chosen and is_overlaid():
         show_overlay(backend, chosen)
     if listed:
         show_run_table(listed, {row.key for row in chosen})

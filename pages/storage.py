@@ -1,4 +1,4 @@
-"""What the data folder holds, what takes how much room, and whether it is whole."""
+"""What the data folder holds, how much room it takes, and whether it is intact."""
 
 import streamlit as st
 
@@ -17,8 +17,8 @@ allowed = backend.housekeeping.room()
 frame.opening(words.holdings_sentence(held), str(backend.data_dir))
 if held.is_empty:
     frame.empty(
-        "Here will be what takes how much room: runs and their answers, what calibration left, unpacked models, "
-        "uploads and models taken away, by kind, by model and by run, each with a way to delete it."
+        "Here will be what takes how much room: runs and their answers, calibration data, unpacked models, uploads and "
+        "exports, by kind, by model and by run, each with a way to delete it."
     )
     with st.container(horizontal=True):
         frame.link("prune", "Prune a model")
@@ -34,8 +34,10 @@ titles = {
 if not held.is_empty:
     storage_holdings.show_verification(backend)
     storage_holdings.show_kinds(backend, held, titles)
-storage_holdings.show_models(backend, held, titles)
-storage_holdings.show_runs(backend, held, marks, titles)
+if held.models:
+    storage_holdings.show_models(backend, held, titles)
+if held.runs:
+    storage_holdings.show_runs(backend, held, marks, titles)
 if not held.is_empty:
     frame.offer_table(words.holdings_table(held, marks, frame.zone()))
 storage_holdings.show_limit(backend, allowed, held.artefact_bytes)

@@ -329,4 +329,4 @@ def test_every_download_is_marked_as_the_visitors_for_whom_the_page_made_it(path
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "download_button":
             (mime,) = [keyword.value for keyword in node.keywords if keyword.arg == "mime"]
-            assert ast.unparse(mime).startswith("current_user.private_media_type("), f"{path}:{node.lineno}"
+            assert ast.unparse(mime).startswith("login.private_media_type("), f"{path}:{node.lineno}"

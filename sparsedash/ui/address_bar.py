@@ -1,33 +1,39 @@
-"""A user's choices, kept in the page's address so that a refresh or a copied link shows the same: select boxes and the
-fields of the tolerance.
+"""Choices kept in the page's address, so that a refresh or a copied link shows the same.
+
+Select boxes, the measure of a chart, pages of a list, the fields of the tolerance. The latter write the address
+themselves: Streamlit drops a parameter that a page binds to a widget from links to other pages, and refuses to set it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import isinf
-from typing import Literal
+from typing import Literal, TypeVar
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from sparsedash.reporting.html import visible
+from sparsedash.reporting.charts.tradeoff_data import Measure
+from sparsedash.reporting.html import paragraph, visible
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.settings import FindSettings
 from sparsedash.ui import frame
 from sparsedash.ui.navigation import current_tolerance
 
+T = TypeVar("T")
 Query = dict[str, str | list[str]]
-"""What an address says after its question mark; a parameter may have several values."""
+"""The parameters of an address; one may have several values."""
 
 BOUND: Literal["query-params"] = "query-params"
-"""The `bind` of a widget whose key and own value stand in the address as they are; Streamlit looks after them."""
+"""The `bind` of a widget whose key and value Streamlit keeps in the address."""
+PAGE = "page"
+"""The parameter for the page of a long list, from 1."""
 
-NAME_SHOWN = 80
-"""Characters of what an address asks for; what is longer was not typed by a person."""
+_LONGEST_SHOWN = 80
+"""Characters of a value of the address that are shown; a longer one was not typed by a person."""
 
 
 def query_value(name: str) -> str:
-    """The value of a parameter of the address, or nothing."""
+    """The value of a parameter of the address, or an empty one."""
     return st.query_params.get(name, "")
 
 
@@ -41,9 +47,9 @@ def set_query(parameters: Mapping[str, str]) -> None:
 
 
 def bound(name: str) -> Literal["query-params"] | None:
-    """How the field for a whole number is bound to the address; not at all where that says what no float can hold.
+    """The `bind` of a whole-number field; None where the address has an infinite value.
 
-    Streamlit lets a bound field keep its own value for whatever else is no number, but raises for this.
+    Streamlit keeps a bound field's own value for anything else that is no number, but raises for this.
     """
     with suppress(ValueError):
         if any(isinf(float(value)) for value in st.query_params.get_all(name)):
@@ -63,8 +69,8 @@ def select(
 ) -> str:
     """The value of the parameter `name`, chosen in a select box; the usual one where the address names no option.
 
-    options: what is shown for each value. along: what else the address says after a change. noun: what the options are;
-    where it is given, an address that asks for something else is answered in words, in `said_in` or under the box.
+    options: the text of each value. along: other parameters that a change sets. noun: what the options are; where it is
+    given, a note says that the address asks for something else, in `said_in` or under the box.
     """
     wanted, key = query_value(name), f"chosen-{name}"
     chosen = wanted if wanted in options else usual
@@ -80,34 +86,76 @@ def select(
     if noun and wanted and wanted != chosen:
         with said_in or st.container():
             frame.note(
-                f"The address asks for “{wanted[:NAME_SHOWN]}”; there is no such {noun} here. "
+                f"The address asks for “{wanted[:_LONGEST_SHOWN]}”; there is no such {noun} here. "
                 f"Shown instead is {options[chosen]}."
             )
     return chosen
 
 
+def choose_measure(measures: Sequence[Measure]) -> Measure:
+    """The measure that a chart shows, chosen from a row of buttons; the address keeps it."""
+    chosen: Measure | None = st.segmented_control(
+        "What the chart shows",
+        measures,
+        default=measures[0],
+        key="measure",
+        bind=BOUND,
+        required=True,
+        label_visibility="collapsed",
+    )
+    return chosen or measures[0]
+
+
+Step = tuple[str, str, Mapping[str, str] | None, str | None]
+"""A button: name, icon, the parameters of the address that it sets (None: disabled), and its key on the keyboard."""
+
+
+def draw_steps(key: str, steps: Sequence[Step], position: str, kind: Literal["secondary", "tertiary"]) -> None:
+    """Draw buttons to what comes before and after, and the position in words."""
+    with frame.row(f"{key}s"):
+        for name, icon, to, shortcut in steps:
+            st.button(
+                name,
+                key=f"{key}-{name}",
+                icon=f":material/{icon}:",
+                type=kind,
+                disabled=to is None,
+                shortcut=shortcut,
+                on_click=set_query,
+                args=(to or {},),
+            )
+        frame.show(paragraph(position, css="sd-muted sd-count"))
+
+
+def page_of(runs: Sequence[T], size: int) -> tuple[Sequence[T], Callable[[], None]]:
+    """The page of a long list of runs that the address names, and a function that draws the buttons to other pages."""
+    n_pages, wanted = max(1, -(-len(runs) // size)), query_value(PAGE)
+    number = min(max(int(wanted[:6]) if wanted.isdecimal() else 1, 1), n_pages)
+    first, last = (number - 1) * size, min(len(runs), number * size)
+
+    def draw() -> None:
+        if n_pages > 1:
+            before = {PAGE: str(number - 1) if number > 2 else ""} if number > 1 else None
+            after = {PAGE: str(number + 1)} if number < n_pages else None
+            steps = [("Previous", "chevron_left", before, None), ("Next", "chevron_right", after, None)]
+            draw_steps("part", steps, f"{first + 1} to {last} of {len(runs)} runs", "secondary")
+
+    return runs[first:last], draw
+
+
 def choose_tolerance() -> None:
     """Draw the two fields of the tolerance."""
     allowed = current_tolerance()
-    with st.popover("What may be lost", type="tertiary"):
-        ratio_field(allowed.ratio)
-        points_field(allowed.points)
+    with st.popover("Acceptable loss", type="tertiary"):
+        tolerance_field("ratio", allowed.ratio)
+        tolerance_field("points", allowed.points)
         frame.note(
             "Within: the whole interval of word perplexity lies inside. Beyond: that of either measure lies outside."
         )
 
 
-def ratio_field(value: float) -> None:
-    """Draw the field of the word perplexity that is allowed, as a multiple of the dense model's."""
-    _tolerance_field("ratio", value, 0.05)
-
-
-def points_field(value: float) -> None:
-    """Draw the field of the points of accuracy that may be lost."""
-    _tolerance_field("points", value, 0.5)
-
-
-def _tolerance_field(name: str, value: float, step: float) -> None:
+def tolerance_field(name: Literal["ratio", "points"], value: float) -> None:
+    """Draw the field of the acceptable word perplexity, as a multiple of dense's, or of the points of accuracy."""
     row = field_rows(FindSettings)[name]
     key = f"chosen-{row.key}"
     st.session_state[key] = min(max(value, row.low), row.high)
@@ -115,7 +163,7 @@ def _tolerance_field(name: str, value: float, step: float) -> None:
         row.label,
         min_value=row.low,
         max_value=row.high,
-        step=step,
+        step=0.05 if name == "ratio" else 0.5,
         format="%.2f",
         key=key,
         on_change=lambda: set_query({row.key: f"{st.session_state[key]:g}"}),

@@ -7,8 +7,9 @@ import streamlit as st
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting.run_answer import run_ending
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import example_words
-from sparsedash.schema.records import Run
+from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, navigation
 from sparsedash.ui.form_address import form_address
@@ -19,8 +20,8 @@ from sparsedash.ui.job_panel import JOBS_LISTED, live_run_jobs
 class ChosenRun:
     """The run that a page is about; every part may be missing.
 
-    key: empty where there is no run at all. asked: whether the address names it, rather than the page. run: as far as
-    it is stored. job: the live one, or else the newest.
+    key: empty without any run. asked: whether the address names it. run: as far as it is stored. job: the live one, or
+    else the newest.
     """
 
     key: str
@@ -32,9 +33,7 @@ class ChosenRun:
 def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     """The run that the address names; else the newest result, the next run under way, or the run that ended last.
 
-    The menu takes it along to other pages.
-
-    runs: the results that the page can show, newest first.
+    The menu's links lead to it, too. runs: the results that the page can show, newest first.
     """
     jobs = [*live_run_jobs(backend), *(job for job in backend.jobs(JOBS_LISTED) if job.makes_run)]
     asked = address_bar.query_value(navigation.RUN)
@@ -42,34 +41,41 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     without_run = [job for job in jobs if job.state != "done"]
     key = asked or next(iter([*(run.key for run in runs), *(job.key for job in without_run)]), "")
     run = backend.run(key) if key else None
-    navigation.adopt_search_tolerance(run.find if run is not None else None)
+    navigation.adopt_search_tolerance(run.find if run else None)
     found = ChosenRun(key=key, asked=bool(asked), run=run, job=next((job for job in jobs if job.key == key), None))
     navigation.remember_run(key if found.run or found.job else "")
     navigation.draw_menu()
     return found
 
 
+def choose_record(found: RunResults) -> Record:
+    """Draw the choice among the run's sparse models; the last one unless the address names another."""
+    sparse = {name: record for name, record in found.records.items() if record.pruned}
+    names = {name: name for name in sparse}
+    return sparse[address_bar.select("record", "Sparse model", names, list(names)[-1], noun="model")]
+
+
 def link_to_export(run: str, record: str) -> None:
-    """Draw the link to the page where a sparse model's files are written. record: its name within the run."""
+    """Draw the link to the export of a sparse model. record: its name within the run."""
     frame.link("models", "Export this model", run=run, record=record)
 
 
 def show_example_note(run: Run | None) -> None:
-    """Draw that the run is an example, and the link that fills the form in with its settings; nothing of others."""
+    """Draw that the run is the example, and the link to the form with its settings; nothing for other runs."""
     if run is None or not (said := example_words(run, brief=True)):
         return
-    with st.container(key="example", horizontal=True, vertical_alignment="center"):
+    with frame.row("example"):
         frame.note(said)
         frame.link("prune", "Run this here", **(form_address(run.settings) or {}))
 
 
 def show_ending(run: Run, job: Job | None) -> None:
-    """Draw how the run ended and the link to start it again; nothing while it goes on, or when it is whole."""
+    """Draw how the run ended and the link to resume it; nothing while it is live or where it is complete."""
     show_incomplete(run, run_ending(run, job))
 
 
 def show_incomplete(run: Run, what: str) -> None:
-    """Draw what is missing of a run, and the link to start it again; nothing where nothing is. what: in words."""
+    """Draw what is missing of a run, in words, and the link to resume it; nothing where nothing is."""
     if not what:
         return
     with st.container(gap="xsmall"):
@@ -78,4 +84,4 @@ def show_incomplete(run: Run, what: str) -> None:
         if asked is None:
             frame.link("jobs", "Try again from the list of jobs")
         else:
-            frame.link("prune", "Start it again: what is there is not computed twice", **asked)
+            frame.link("prune", "Resume (finished models are kept)", **asked)

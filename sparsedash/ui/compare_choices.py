@@ -8,51 +8,59 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
-from sparsedash.reporting.html import element, escape, widget_label
+from sparsedash.reporting.html import element, widget_label
 from sparsedash.reporting.passage_analysis import ChangeRange, change_ranges, count_by_range
 from sparsedash.reporting.record_pair import KINDS, Kind, Pair, load_pair, record_choices, unique_names
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, chart_files, frame
+from sparsedash.ui import address_bar, frame
 from sparsedash.ui.address_bar import BOUND
+from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.navigation import current_tolerance
+
+OTHER_WORDS, CHANGE = "words", "change"
+"""Parameters of the address: whether only passages with different answers are shown, and a range of changes."""
+_OPEN = "choices-open"
+_FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "both-wrong", "both-right", "all")
+"""Without a kind in the address, the first of these that has passages is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where on the page the choices among the passages stand.
+    """Containers of the page.
 
-    choices: search, order and files. kinds: the row of kinds. listing: beside the passage, above the table.
+    cost: right under the verdict. choices: search, order and files. kinds: the row of kinds. listing: next to the
+    passage, above the table. about: after the passages.
     """
 
+    cost: DeltaGenerator
     choices: DeltaGenerator
     kinds: DeltaGenerator
     listing: DeltaGenerator
-
-
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """Where on the page more is said of the verdict. cost: right under it. about: after the passages."""
-
-    cost: DeltaGenerator
     about: DeltaGenerator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """The passages that can be stepped through, in their order. kind: theirs; None while it would tell too much."""
+    """The passages to step through, in order. kind: theirs; None on the blind page, where it would show too much."""
 
     positions: list[int]
     kind: Kind | None
 
+    def query(self, pair: Pair, at: int) -> dict[str, str] | None:
+        """Parameters of the address for the passage at this place; None outside.
 
-_OPEN = "choices-open"
+        They name the kind again: of two clicks at once, the browser sends the second with the address before the first.
+        """
+        if not 0 <= at < len(self.positions):
+            return None
+        return {"filter": self.kind or "", "passage": str(pair.left.outcomes[self.positions[at]].index)}
 
 
 def begin_choices() -> DeltaGenerator:
-    """Where run, models, search, order and files are chosen; on a phone behind one button, which this draws."""
+    """The container of the choices of run, models, search, order and files; on a phone behind one button."""
     opened = bool(st.session_state.get(_OPEN, False))
     with st.container(key="open-choices"):
         st.button(
@@ -64,41 +72,35 @@ def begin_choices() -> DeltaGenerator:
         )
     choices = st.container(key="choices")
     with choices:
-        # There either way: what follows would else move by one place, and be drawn anew.
+        # Drawn either way: what follows would else move by one place, and be drawn anew.
         frame.show(element("span", css=f"sd-unseen{' sd-choices-open' if opened else ''}"))
     return choices
 
 
 def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
-    """Draw the choice among the runs there are; the address says which one is shown."""
-    keys = {run.key: run for run in runs}
-    if chosen not in keys:
+    """Draw the choice among the runs; the address names the one that is shown."""
+    if chosen not in {run.key for run in runs}:
         return
-    zone, marks = frame.zone(), backend.user_data.marks()
-    titles = {key: wording.stored_run_title(run, marks[key].name if key in marks else "") for key, run in keys.items()}
-    names = unique_names(
-        {key: f"{_mark(run)}{titles[key]}, {wording.moment(run.started_at, zone)}" for key, run in keys.items()}
-    )
-    address_bar.select("run", "Run", names, chosen, along={"passage": "", "left": "", "right": ""})
-
-
-def _mark(run: Run) -> str:
-    return f"{EXAMPLE_TITLE}: " if run.made_on else ""
+    zone, marks, titles = frame.zone(), backend.user_data.marks(), {}
+    for run in runs:
+        title = wording.stored_run_title(run, marks[run.key].name if run.key in marks else "")
+        prefix = f"{EXAMPLE_TITLE}: " if run.made_on else ""
+        titles[run.key] = f"{prefix}{title}, {wording.moment(run.started_at, zone)}"
+    address_bar.select("run", "Run", unique_names(titles), chosen, along={"passage": "", "left": "", "right": ""})
 
 
 def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
-    """Draw the two choices of records; dense beside the last one, of the best method, unless the address names others.
+    """Draw the choices of two records over the same passages, also of other runs; None where a chosen one is lost.
 
-    Offered is every record over the same passages, also of other runs. None where a chosen record is lost.
+    Unless the address names others: dense, and the last record of the best method.
     """
-    offered = record_choices(run, runs)
-    by_address = {offer.address: offer for offer in offered}
-    names = {address: offer.name for address, offer in by_address.items()}
-    addresses = {offer.key: offer.address for offer in offered}
-    last = _last(backend, run)
-    columns = st.columns(2, wrap=False)
-    below = st.container()
-    chosen = []
+    by_address = {choice.address: choice for choice in record_choices(run, runs)}
+    names = {address: choice.name for address, choice in by_address.items()}
+    addresses = {choice.key: address for address, choice in by_address.items()}
+    found = run_results(backend, run, current_tolerance()) if wording.has_several_methods(run.settings) else None
+    rows = found.best if found is not None else []
+    last = rows[-1].record.key if rows else wording.record_names(run)[-1][0]
+    columns, below, chosen = st.columns(2, wrap=False), st.container(), []
     for column, side, usual in zip(columns, ("left", "right"), (run.dense, last), strict=True):
         with column:
             picked = address_bar.select(
@@ -108,83 +110,44 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
     return load_pair(backend, *chosen)
 
 
-def _last(backend: Backend, run: Run) -> str:
-    """The key of the run's last record; of several methods, that of the best one's last."""
-    found = run_results(backend, run, current_tolerance()) if wording.has_several_methods(run.settings) else None
-    rows = found.best if found is not None else []
-    return rows[-1].record.key if rows else wording.record_names(run)[-1][0]
-
-
 def search_passages(chosen: Pair, passages: Passages | None) -> Sequence[int]:
-    """Draw the search. Returns the passages that hold its text; all of them while it is empty."""
+    """Draw the search. Returns the passages that contain its text; all of them while it is empty."""
     searched = st.text_input(
         "Search in the passages and answers", key="search", bind=BOUND, max_chars=200, type="search"
     )
     return chosen.holding(searched or "", passages)
 
 
-def current_passage(shown: Shown, chosen: Pair) -> int | None:
-    """The place, among those shown, of the passage that the address names; of the first where it names none of them.
-
-    None, and a note, where none is shown.
-    """
+def current_passage(shown: Shown, pair: Pair) -> int | None:
+    """The place of the passage that the address names, or the first; None, and a note, where none is shown."""
     if not shown.positions:
-        frame.note(f"No passage is of this kind. Choose another kind{_what_else()}.")
+        undo = {"words": "switch “Only different words” off", "change": "show any change", "search": "clear the search"}
+        others = "".join(f", or {words}" for name, words in undo.items() if address_bar.query_value(name))
+        frame.note(f"No passage is of this kind. Choose another kind{others}.")
         return None
-    outcomes, asked = chosen.left.outcomes, address_bar.query_value("passage")
+    outcomes, asked = pair.left.outcomes, address_bar.query_value("passage")
     return next((i for i, p in enumerate(shown.positions) if str(outcomes[p].index) == asked), 0)
 
 
-def _what_else() -> str:
-    """What else can be undone where the choices together leave nothing."""
-    steps = {"words": "switch “Only different words” off", "change": "show any change", "search": "clear the search"}
-    return "".join(f", or {words}" for name, words in steps.items() if address_bar.query_value(name))
+def draw_passage_steps(shown: Shown, pair: Pair, at: int) -> None:
+    """Draw the buttons to the passages before and after the one at this place."""
+    steps: list[address_bar.Step] = [
+        ("Previous", "chevron_left", shown.query(pair, at - 1), "K"),
+        ("Next", "chevron_right", shown.query(pair, at + 1), "J"),
+    ]
+    address_bar.draw_steps("step", steps, f"{at + 1:,} of {len(shown.positions):,}", "secondary")
 
 
-def draw_steps(shown: Shown, chosen: Pair, at: int) -> None:
-    """Draw the buttons to the passages before and after the one at this place.
+def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
+    """Draw the kinds of these passages with their counts, and the switch; the address keeps both.
 
-    Every step says the kind again: a browser that is clicked twice at once still sends the address before the first
-    click.
+    Returns the kind that is shown, and whether only passages with different answers are.
     """
-    outcomes, positions = chosen.left.outcomes, shown.positions
-    with st.container(horizontal=True, vertical_alignment="center", key="steps"):
-        for name, icon, key, to in (("Previous", "chevron_left", "K", at - 1), ("Next", "chevron_right", "J", at + 1)):
-            inside = 0 <= to < len(positions)
-            target = str(outcomes[positions[to]].index) if inside else ""
-            st.button(
-                name,
-                icon=f":material/{icon}:",
-                disabled=not inside,
-                key=f"step-{name}",
-                shortcut=key,
-                on_click=address_bar.set_query,
-                args=({"filter": shown.kind or "", "passage": target},),
-            )
-        frame.show(element("p", escape(f"{at + 1:,} of {len(positions):,}"), css="sd-muted sd-count"))
-
-
-OTHER_WORDS = "words"
-"""The parameter of the address that says whether only passages with different answers are shown."""
-_FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "both-wrong", "both-right", "all")
-"""What is shown where the address names no kind: the first of these that has passages."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KindShown:
-    """The kind that is shown and its passages, in the order of the file. only_other: with different answers only."""
-
-    kind: Kind
-    positions: Sequence[int]
-    only_other: bool
-
-
-def choose_kind(pair: Pair, positions: Sequence[int]) -> KindShown:
-    """Draw the kinds of these passages with their counts, and the switch; the address says what is chosen."""
-    by_kind = pair.kinds(positions)
-    asked = address_bar.query_value("filter")
+    by_kind, names, asked = pair.kinds(positions), list(KINDS), address_bar.query_value("filter")
     usual = next((kind for kind in _FIRST_KINDS if by_kind[kind]), _FIRST_KINDS[0])
     chosen: Kind = next((kind for kind in KINDS if kind == asked), usual)
+    at = names.index(chosen)
+    following = next((kind for kind in names[at + 1 :] + names[:at] if by_kind[kind]), chosen)
     for kind, found in by_kind.items():
         st.button(
             f"{KINDS[kind]} · {len(found):,}",
@@ -203,55 +166,38 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> KindShown:
         type="tertiary",
         icon=":material/filter_list:",
         on_click=address_bar.set_query,
-        args=({"filter": _next_kind(by_kind, chosen), "passage": ""},),
+        args=({"filter": following, "passage": ""},),
         help="Go through the kinds that have passages.",
     )
-    other = pair.differing(by_kind[chosen])
     only = st.toggle(
-        f"Only different words · {len(other):,}",
+        f"Only different words · {len(pair.differing(by_kind[chosen])):,}",
         key=OTHER_WORDS,
         bind=BOUND,
         on_change=address_bar.set_query,
         args=({"filter": chosen, "passage": ""},),
         help="Of this kind only the passages that the two models answer with different words.",
     )
-    return KindShown(kind=chosen, positions=other if only else by_kind[chosen], only_other=only)
+    return chosen, only
 
 
-def passages_of_kind(pair: Pair, positions: Sequence[int], shown: KindShown) -> Sequence[int]:
-    """Those of these passages that are of the kind that is shown."""
-    found = pair.kinds(positions)[shown.kind]
-    return pair.differing(found) if shown.only_other else found
-
-
-def _next_kind(by_kind: dict[Kind, list[int]], chosen: Kind) -> Kind:
-    names = list(KINDS)
-    at = names.index(chosen)
-    return next((k for k in names[at + 1 :] + names[:at] if by_kind[k]), chosen)
-
-
-def _kind_help(kind: Kind, chosen: Pair) -> str:
+def _kind_help(kind: Kind, pair: Pair) -> str:
     if kind == "all":
         return "Every passage; the other four kinds add up to it"
     left = "right" if kind in ("both-right", "broke") else "wrong"
     right = "right" if kind in ("both-right", "mended") else "wrong"
-    return widget_label(f"{chosen.left_name} {left}, {chosen.right_name} {right}")
-
-
-CHANGE = "change"
-"""The parameter of the address that names a range of changes."""
+    return widget_label(f"{pair.left_name} {left}, {pair.right_name} {right}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeFilter:
-    """What is filtered by. changes: of every passage of the pair, by its position. chosen: None for any change."""
+    """A filter by change. changes: of each passage by position. chosen: place in `ranges`; None for any change."""
 
     changes: Sequence[float]
     ranges: Sequence[ChangeRange]
     chosen: int | None
 
     def held(self, positions: Sequence[int]) -> Sequence[int]:
-        """Those of these passages whose change is in the chosen range."""
+        """Those passages whose change is in the chosen range."""
         if self.chosen is None:
             return positions
         low, high = self.ranges[self.chosen].low, self.ranges[self.chosen].high
@@ -259,7 +205,7 @@ class ChangeFilter:
 
 
 def asked_change(pair: Pair) -> ChangeFilter:
-    """What the address asks for."""
+    """The filter that the address asks for."""
     changes = [-pair.fall(position) for position in range(len(pair.left.outcomes))]
     found, asked = change_ranges(changes), address_bar.query_value(CHANGE)
     return ChangeFilter(
@@ -268,33 +214,21 @@ def asked_change(pair: Pair) -> ChangeFilter:
 
 
 def choose_change(by: ChangeFilter, positions: Sequence[int], kind: str) -> None:
-    """Draw the histogram of these passages, and the list of its bars for those who do not press them."""
+    """Draw the histogram of these passages, whose bars can be pressed, and the same as a select box."""
     counts = count_by_range([by.changes[position] for position in positions], by.ranges)
     words = [each.words for each in by.ranges]
-    key = f"changes-{by.chosen}"
-    st.plotly_chart(
-        changes_chart(
-            tuple(each.high for each in by.ranges[:-1]), tuple(counts), tuple(words), by.chosen, frame.theme()
-        ),
-        theme=None,
-        config=chart_files.chart_config("changes"),
-        alt=changes_words(counts, words),
-        key=key,
-        on_select=lambda: _press(key, by, kind),
-        selection_mode="points",
-    )
-    chart_files.offer_chart()
+    key, bounds = f"changes-{by.chosen}", tuple(each.high for each in by.ranges[:-1])
+    rest = {"filter": kind, "passage": ""}
+
+    def press() -> None:
+        """Filter by the bar that was pressed; no longer if it was pressed before."""
+        at = clicked_bar(st.session_state[key]["selection"]["points"], len(by.ranges))
+        if at is not None:
+            address_bar.set_query({CHANGE: "" if at == by.chosen else by.ranges[at].address, **rest})
+
+    chart = changes_chart(bounds, tuple(counts), tuple(words), by.chosen, frame.theme())
+    show_chart(chart, "changes", changes_words(counts, words), key, press)
     options = {"": f"Any change · {len(positions):,}"} | {
         each.address: f"{each.words.capitalize()} · {n:,}" for each, n in zip(by.ranges, counts, strict=True)
     }
-    address_bar.select(
-        CHANGE, "Show passages of", options, "", along={"filter": kind, "passage": ""}, noun="range of changes"
-    )
-
-
-def _press(key: str, by: ChangeFilter, kind: str) -> None:
-    """Filter by the bar that was pressed; not any more where it was the one that is filtered by."""
-    at = clicked_bar(st.session_state[key]["selection"]["points"], len(by.ranges))
-    if at is not None:
-        to = "" if at == by.chosen else by.ranges[at].address
-        address_bar.set_query({CHANGE: to, "filter": kind, "passage": ""})
+    address_bar.select(CHANGE, "Show passages of", options, "", along=rest, noun="range of changes")

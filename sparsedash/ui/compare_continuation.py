@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 
 import streamlit as st
 
@@ -17,10 +19,18 @@ from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel
-from sparsedash.ui.compare_views import View
-from sparsedash.ui.frame import WRITTEN_S
+from sparsedash.ui.compare_views import judge_blind, sides
 
 NOTHING = "(nothing)"
+_POLL_S = 0.25
+"""How often texts that are being written are drawn again."""
+_NOT_HERE = (
+    "Continuations and prompts need the models themselves, and this example was made elsewhere: only its answers ship "
+    "with SparseDash. Run it here, and both models write for you."
+)
+_PROMPT, _ALL = "own-prompt", "own-all"
+_SHOWN_CHARACTERS = 2_000
+_AT_FIRST = 5
 
 
 def continue_passage(backend: Backend, seen: SideBySide, context: str) -> None:
@@ -31,56 +41,42 @@ def continue_passage(backend: Backend, seen: SideBySide, context: str) -> None:
     except SettingsError as error:
         frame.note(f"This passage cannot be continued: {error.message}")
         return
-    if is_asked(backend, request):
+    job = backend.newest_job(request.key())
+    # A job that is done has left a result; without one, somebody has cleared the store.
+    if backend.continuation(request.key()) is not None or (job is not None and job.state != "done"):
         frame.section("Continued by both models")
-        show_written(backend, seen, request)
+        _show_written(backend, seen, request, {})
         return
-    st.button(
+    frame.action_button(
         "Continue with both models",
+        lambda: backend.submit(request),
         key="continue",
-        icon=":material/edit_note:",
-        on_click=frame.attempt,
-        args=(lambda: backend.submit(request),),
+        icon="edit_note",
         help=f"Each model writes on from here, {request.n_tokens} tokens, always its first choice.",
     )
 
 
-def is_asked(backend: Backend, request: ContinuationSettings) -> bool:
-    """Whether there is something to show for the request: a result, or a job for it."""
-    if backend.continuation(request.key()) is not None:
-        return True
-    job = backend.newest_job(request.key())
-    # A job that is done has left a result; without one, somebody has cleared the store.
-    return job is not None and job.state != "done"
-
-
-def show_written(
-    backend: Backend, seen: SideBySide, request: ContinuationSettings, names: Mapping[str, str] | None = None
-) -> None:
-    """Draw what was written, or what is being written, with what can be done about it.
-
-    names: of the models that were asked beside the two, by their records' keys.
-    """
-    asked = _Asked(seen=seen, others=tuple((names or {}).get(key, key[:8]) for key in request.others))
-    job = backend.newest_job(request.key())
-    stored = backend.continuation(request.key())
-    whole = stored is not None and not stored.stopped
-    if job is not None and job.live and not whole:
-        _watch(backend, asked, job.id)
-    elif stored is not None:
-        _draw_written(asked, (stored.left, stored.right, *stored.others))
-        if stored.stopped:
-            with st.container(horizontal=True, vertical_alignment="center"):
-                frame.note("⊘ Stopped before the end; this is what was written by then.")
-                _again(backend, request)
-    elif job is not None:
+def _show_written(backend: Backend, seen: SideBySide, request: ContinuationSettings, names: Mapping[str, str]) -> None:
+    """Draw what was or is being written. names: of the further models that write, by their records' keys."""
+    asked = _Asked(seen=seen, others=tuple(names.get(key, key[:8]) for key in request.others))
+    job, stored = backend.newest_job(request.key()), backend.continuation(request.key())
+    if job is not None and job.live and (stored is None or stored.stopped):
+        _watch_writing(backend, asked, job.id)
+        return
+    if stored is None and job is not None:
         if any(job.texts):
             frame.show(_growing(asked, job.texts))
         job_panel.draw_job(backend, job, brief=True)
-    else:
-        with st.container(horizontal=True, vertical_alignment="center"):
-            frame.note("What was written is no longer stored.")
-            _again(backend, request)
+        return
+    remark = "What was written is no longer stored."
+    if stored is not None:
+        _draw_written(asked, (stored.left, stored.right, *stored.others))
+        remark = "⊘ Stopped before the end; this is what was written by then." if stored.stopped else ""
+    if remark:
+        with frame.row():
+            frame.note(remark)
+            submit, key = partial(backend.submit, request), f"again-{request.key()}"
+            frame.action_button("Write it again", submit, key=key, icon="refresh", kind="tertiary")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,35 +86,23 @@ class _Asked:
     seen: SideBySide
     others: tuple[str, ...]
 
-
-def _again(backend: Backend, request: ContinuationSettings) -> None:
-    st.button(
-        "Write it again",
-        key=f"again-{request.key()}",
-        type="tertiary",
-        icon=":material/refresh:",
-        on_click=frame.attempt,
-        args=(lambda: backend.submit(request),),
-    )
+    def beside(self, left: Html, right: Html, *others: Html) -> Html:
+        """The markup of every text under its model's name; a sign in place of one to come."""
+        waiting = element("p", escape("…"), css="sd-written sd-growing")
+        return self.seen.beside(left, right, dict(zip_longest(self.others, others, fillvalue=waiting)))
 
 
-@frame.fragment(WRITTEN_S)
-def _watch(backend: Backend, asked: _Asked, job_id: int) -> None:
+@frame.fragment(_POLL_S)
+def _watch_writing(backend: Backend, asked: _Asked, job_id: int) -> None:
     """All texts as far as they are. Reruns the page when the job has ended."""
     job = backend.job(job_id)
     if not job.live:
         st.rerun()
+    stopping, cancel = job.cancel_requested_at is not None, partial(backend.cancel, job.id)
     with st.container(key=f"writing-{job.id}", gap="small"):
-        with st.container(horizontal=True, vertical_alignment="center"):
+        with frame.row():
             frame.show(element("p", escape(_progress(backend, job)), css="sd-progress", role="status"))
-            st.button(
-                "Stop",
-                key=f"stop-{job.id}",
-                icon=":material/stop_circle:",
-                disabled=job.cancel_requested_at is not None,
-                on_click=frame.attempt,
-                args=(lambda: backend.cancel(job.id),),
-            )
+            frame.action_button("Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=stopping)
         frame.show(_growing(asked, job.texts))
 
 
@@ -127,7 +111,7 @@ def _progress(backend: Backend, job: Job) -> str:
         return "⊘ Stopping"
     if job.state == "queued":
         place = backend.queue_position(job.id) or 1
-        return "◷ Waiting for a worker" if place < 2 else f"◷ Waiting, {place - 1} before it"
+        return "◷ Waiting for a worker" if place < 2 else f"◷ Waiting, {place - 1} ahead"
     if job.stage != "continue":
         return f"▶ {wording.stage_title(job.stage) if job.stage else 'Starting the worker'}"
     whose = f", {job.message}" if job.message else ""
@@ -136,45 +120,28 @@ def _progress(backend: Backend, job: Job) -> str:
 
 
 def _growing(asked: _Asked, texts: Sequence[str]) -> Html:
-    return _beside(asked, [element("p", escape(text.strip() or "…"), css="sd-written sd-growing") for text in texts])
+    return asked.beside(*(element("p", escape(text.strip() or "…"), css="sd-written sd-growing") for text in texts))
 
 
 def _draw_written(asked: _Asked, texts: Sequence[str]) -> None:
-    """All texts, each with a mark where it parts from the left model's."""
+    """All texts, each with a mark where it diverges from the left model's."""
     left, right, *others = (text.strip() or NOTHING for text in texts)
     both = mark_divergence(left, right)
-    # Among several it parts from each of them elsewhere.
+    # Among several it diverges from each of them elsewhere.
     first = escape(left) if asked.others and not asked.seen.hidden else both[0]
     drawn = [first, both[1], *(mark_divergence(left, text)[1] for text in others)]
-    frame.show(_beside(asked, [element("p", text, css="sd-written") for text in drawn]))
+    frame.show(asked.beside(*(element("p", text, css="sd-written") for text in drawn)))
     if asked.others and not asked.seen.hidden:
         legend = f"The mark {DIVERGENCE_SIGN} stands where a text parts from that of {asked.seen.pair.left_name}."
     else:
         legend = (
             f"Both wrote the same words up to the mark {DIVERGENCE_SIGN}." if left != right else "Both wrote the same."
         )
-    frame.show(paragraph(legend, css="sd-muted sd-small"))
+    frame.remark(legend)
 
 
-def _beside(asked: _Asked, drawn: Sequence[Html]) -> Html:
-    """The markup of every text under its model's name; of one that is not there yet, a sign that it will be."""
-    left, right, *others = drawn
-    waiting = element("p", escape("…"), css="sd-written sd-growing")
-    named = {name: others[i] if i < len(others) else waiting for i, name in enumerate(asked.others)}
-    return asked.seen.beside(left, right, named)
-
-
-_NOT_HERE = (
-    "Continuations and prompts need the models themselves, and this example was made elsewhere: only its answers ship "
-    "with SparseDash. Run it here, and both models write for you."
-)
-_PROMPT, _ALL = "own-prompt", "own-all"
-_SHOWN_CHARACTERS = 2_000
-_AT_FIRST = 5
-
-
-def try_prompt(backend: Backend, view: View, pair: Pair, run: Run) -> None:
-    """Draw the prompt field, the buttons, and what was written after earlier prompts with these two, newest first.
+def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
+    """Draw the prompt field with its settings, and earlier prompts to these two models, newest first.
 
     All models of the run can write at once.
     """
@@ -189,7 +156,11 @@ def try_prompt(backend: Backend, view: View, pair: Pair, run: Run) -> None:
         placeholder="The old harbour was quiet, and",
         help="The models write on from here at the same time.",
     )
-    names = _other_models(pair, run)
+    names = {
+        key: "Dense" if key == run.dense else f"Sparse, {name}"
+        for key, name in wording.record_names(run)
+        if key not in (pair.left.key, pair.right.key)
+    }
     if names:
         st.toggle(
             f"All {len(names) + 2} models of the run",
@@ -198,53 +169,30 @@ def try_prompt(backend: Backend, view: View, pair: Pair, run: Run) -> None:
             help="Off: only the two that are compared. These begin first; the others write as soon as each is made.",
         )
     with st.expander("More settings"):
-        _more_settings()
-    st.button(
-        "Continue this prompt",
-        key="continue-own",
-        icon=":material/edit_note:",
-        on_click=frame.attempt,
-        args=(lambda: _submit_prompt(backend, pair, tuple(names)),),
-    )
-    _list_tried(backend, view, pair, names)
-
-
-def _other_models(pair: Pair, run: Run) -> dict[str, str]:
-    """The run's models beside the two, by their records' keys, as they are headed."""
-    shown = (pair.left.key, pair.right.key)
-    return {
-        key: "Dense" if key == run.dense else f"Sparse, {name}"
-        for key, name in wording.record_names(run)
-        if key not in shown
-    }
-
-
-def _list_tried(backend: Backend, view: View, pair: Pair, names: Mapping[str, str]) -> None:
+        temperature, seed, tokens = st.columns(3)
+        temperature.number_input(
+            "Temperature",
+            0.0,
+            2.0,
+            0.0,
+            0.1,
+            key="own-temperature",
+            help="0: always the first choice. Above it, all models draw with the same random numbers, so that only the "
+            "models differ.",
+        )
+        seed.number_input("Seed", 0, 2**31 - 1, 0, key="own-seed", help="Another seed draws other words.")
+        tokens.number_input("Tokens to write", 1, 400, 40, key="own-tokens")
+    submit = partial(_submit_prompt, backend, pair, tuple(names))
+    frame.action_button("Continue this prompt", submit, key="continue-own", icon="edit_note")
     tried = backend.user_data.prompts(pair.left.key, pair.right.key)
     if not tried:
         frame.note("What you try will be listed here, and will be here again after a reload.")
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
     for request in tried if show_all else tried[:_AT_FIRST]:
         with st.container(border=True, key=f"tried-{request.key()[:16]}"):
-            _show_tried(backend, view, pair, request, names)
+            _show_tried(backend, pair, request, names, blind)
     if not show_all:
         st.button(f"Show all {len(tried)}", key="all-prompts")
-
-
-def _more_settings() -> None:
-    temperature, seed, tokens = st.columns(3)
-    temperature.number_input(
-        "Temperature",
-        0.0,
-        2.0,
-        0.0,
-        0.1,
-        key="own-temperature",
-        help="0: always the first choice. Above it, all models draw with the same random numbers, so that "
-        "only the models differ.",
-    )
-    seed.number_input("Seed", 0, 2**31 - 1, 0, key="own-seed", help="Another seed draws other words.")
-    tokens.number_input("Tokens to write", 1, 400, 40, key="own-tokens")
 
 
 def _submit_prompt(backend: Backend, pair: Pair, others: tuple[str, ...]) -> None:
@@ -264,25 +212,18 @@ def _submit_prompt(backend: Backend, pair: Pair, others: tuple[str, ...]) -> Non
 
 
 def _show_tried(
-    backend: Backend, view: View, pair: Pair, request: ContinuationSettings, names: Mapping[str, str]
+    backend: Backend, pair: Pair, request: ContinuationSettings, names: Mapping[str, str], blind: bool
 ) -> None:
-    prompt = request.prompt
+    prompt, subject = request.prompt, request.key()
     shown = prompt if len(prompt) <= _SHOWN_CHARACTERS else f"… {prompt[-_SHOWN_CHARACTERS:]}"
     frame.show(
         element("p", escape(shown), css="sd-passage"),
         paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"),
     )
-    subject = request.key()
-    seen = view.sides(backend, pair, subject)
-    show_written(backend, seen, request, names)
+    seen = sides(backend, pair, subject, blind)
+    _show_written(backend, seen, request, names)
     stored = backend.continuation(subject)
-    if stored is not None and not stored.stopped:
-        view.judge(backend, seen, subject)
-    st.button(
-        "Remove from the list",
-        key=f"remove-{subject}",
-        type="tertiary",
-        icon=":material/close:",
-        on_click=frame.attempt,
-        args=(lambda: backend.user_data.drop_prompt(request),),
-    )
+    if blind and stored is not None and not stored.stopped:
+        judge_blind(backend, seen, subject)
+    drop = partial(backend.user_data.drop_prompt, request)
+    frame.action_button("Remove from the list", drop, key=f"remove-{subject}", icon="close", kind="tertiary")

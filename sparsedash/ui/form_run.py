@@ -24,7 +24,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.ui import frame
-from sparsedash.ui.address_bar import BOUND, points_field, ratio_field
+from sparsedash.ui.address_bar import BOUND, tolerance_field
 from sparsedash.ui.form_address import GOALS, MASKS, OWN, SEARCH, SWEEP
 from sparsedash.ui.form_estimate import evaluation_size_field, other_passages_expander
 from sparsedash.ui.form_fields import (
@@ -129,9 +129,9 @@ def _search_form(backend: Backend, model: str | None) -> FindSettings | None:
     tolerance = parse_tolerance(st.query_params)
     left, right = st.columns(2)
     with left:
-        ratio_field(tolerance.ratio)
+        tolerance_field("ratio", tolerance.ratio)
     with right:
-        points_field(tolerance.points)
+        tolerance_field("points", tolerance.points)
     about_method = st.container()
     with expander("Choose another method", "another", ("with", OWN)):
         preset = search_preset_field()

@@ -1,17 +1,18 @@
-"""The frame of every page: set-up, opening sentence, notes, tables, links, errors, and notices when jobs end."""
+"""The frame of every page: set-up, opening sentence, notes, tables, buttons, links, errors, notices when jobs end."""
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import tzinfo
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import Literal, ParamSpec
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from sparsedash.jobs.job import LONG, Job, JobState
+from sparsedash.jobs.job import LONG, JobState
 from sparsedash.reporting.charts.chart_style import Theme
 from sparsedash.reporting.html import (
     Html,
@@ -30,75 +31,25 @@ from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.storage.local_machine import data_folder
 from sparsedash.storage.users import serving_rules
-from sparsedash.ui import browser_notices, current_user, navigation
+from sparsedash.ui import browser_scripts, login, navigation
+
+P = ParamSpec("P")
+ButtonKind = Literal["primary", "secondary", "tertiary"]
 
 JOB_S = 1.0
-"""The state and progress of a job."""
+"""How often a page asks for the state and progress of a job, in seconds."""
+_NOTICE_S = 2.0
+"""How often any page asks whether a job has ended."""
+_JOBS_ANNOUNCED = 50
+"""Jobs whose end is announced, newest first."""
 
-NOTICE_S = 2.0
-"""Whether a job has ended, on pages that are about something else."""
-
-WRITTEN_S = 0.25
-"""Text that two models are writing: it grows while it is read."""
-
-RECONCILE_S = 1.0
-"""The job table beside what really runs, by the server."""
-
-MACHINES_S = 2.0
-"""How often a page asks what the machines of a cluster do."""
-
-
-JOBS_ANNOUNCED = 50
-"""How many jobs are looked at, newest first."""
-
-_TOLD = "notices-told"
+_ANNOUNCED = "notices-told"
 _ENDED: dict[JobState, tuple[str, str]] = {
     "done": ("is done", "check_circle"),
     "failed": ("has failed", "error"),
     "crashed": ("has crashed", "error"),
     "cancelled": ("was cancelled", "cancel"),
 }
-
-
-def announce_ended_jobs(backend: Backend) -> None:
-    """Tell which jobs have ended since the visitor came; go on looking while a job is live. May raise StoreError."""
-    if _TOLD not in st.session_state:
-        # Not by the times at which jobs ended: the clock may be set while the visitor is here.
-        st.session_state[_TOLD] = {(job.id, job.attempt) for job in backend.jobs(JOBS_ANNOUNCED) if not job.live}
-    if any(job.live for job in _announce_new_endings(backend)):
-        _watch_endings(backend)
-
-
-@st.fragment(run_every=NOTICE_S)
-def _watch_endings(backend: Backend) -> None:
-    try:
-        _announce_new_endings(backend)
-    except SparseDashError:
-        # The next page that is opened says what is wrong.
-        return
-
-
-def _announce_new_endings(backend: Backend) -> tuple[Job, ...]:
-    jobs = backend.jobs(JOBS_ANNOUNCED)
-    for job in reversed(jobs):
-        ended = (job.id, job.attempt)
-        if _is_announced(job) and ended not in st.session_state[_TOLD]:
-            st.session_state[_TOLD].add(ended)
-            words, icon = _ENDED[job.state]
-            title = job_name(backend, job)
-            said = f"{title} {words}."
-            st.toast(f"{widget_label(title)} {words}. [See the jobs](jobs)", icon=f":material/{icon}:", duration="long")
-            browser_notices.notify("SparseDash", said, f"sparsedash-{job.id}-{job.attempt}")
-    return jobs
-
-
-def _is_announced(job: Job) -> bool:
-    """Whether its end is worth telling. What a prompt has written is seen where it was asked for."""
-    return not job.live and (job.kind in LONG or job.state in ("failed", "crashed"))
-
-
-P = ParamSpec("P")
-
 _STYLE = Path(__file__).with_name("style.css")
 _MARK = str(Path(__file__).with_name("mark.svg"))
 _WORDMARK = str(Path(__file__).with_name("wordmark.svg"))
@@ -106,19 +57,21 @@ _opening_backend = threading.Lock()
 
 
 def page(title: str) -> Backend:
-    """Set the page up and return the backend; the first call of every page, also of one opened by a deep link.
+    """Set the page up and return the backend as its user has it; the first call of every page, deep links included.
 
-    Draws the menu and tells which jobs have ended. Stops the script with an error in plain words when the data folder
+    Draws the menu and announces jobs that ended. Stops the script with an error in plain words when the data folder
     cannot be used.
     """
     st.set_page_config(page_title=f"{title} · SparseDash", page_icon=_MARK, layout="wide")
     st.logo(_WORDMARK)
     st.html(_STYLE)
     navigation.begin_menu(title)
-    current_user.draw_user()
+    login.draw_user()
     try:
-        opened = _for_visitor(backend())
-        announce_ended_jobs(opened)
+        opened, rules = backend(), serving_rules()
+        if rules is not None:
+            opened = opened.seen_by(login.current_user(), rules)
+        _announce_ended_jobs(opened)
         return opened
     except SparseDashError as error:
         opening("SparseDash cannot work yet.")
@@ -132,15 +85,40 @@ def backend() -> Backend:
         return _backend()
 
 
-def _for_visitor(opened: Backend) -> Backend:
-    """The backend as whoever is looking has it; the one for everybody while nobody else is served."""
-    rules = serving_rules()
-    return opened if rules is None else opened.seen_by(current_user.current_user(), rules)
-
-
 @lru_cache(maxsize=1)
 def _backend() -> Backend:
     return Backend(data_folder())
+
+
+def _announce_ended_jobs(backend: Backend) -> None:
+    """Announce jobs that ended since the session began; keep looking while one is live. May raise StoreError."""
+    if _ANNOUNCED not in st.session_state:
+        # Not by the times at which jobs ended: the clock may be set meanwhile.
+        st.session_state[_ANNOUNCED] = {(job.id, job.attempt) for job in backend.jobs(_JOBS_ANNOUNCED) if not job.live}
+    if _announce_new_endings(backend):
+        _watch_endings(backend)
+
+
+@st.fragment(run_every=_NOTICE_S)
+def _watch_endings(backend: Backend) -> None:
+    # The next page that is opened says what is wrong.
+    with suppress(SparseDashError):
+        _announce_new_endings(backend)
+
+
+def _announce_new_endings(backend: Backend) -> bool:
+    """Whether any job is still live. A prompt's end is announced only if it failed: its text shows on its own page."""
+    jobs, known = backend.jobs(_JOBS_ANNOUNCED), st.session_state[_ANNOUNCED]
+    for job in reversed(jobs):
+        ended = (job.id, job.attempt)
+        if job.live or ended in known or not (job.kind in LONG or job.state in ("failed", "crashed")):
+            continue
+        known.add(ended)
+        words, icon = _ENDED[job.state]
+        title = job_name(backend, job)
+        st.toast(f"{widget_label(title)} {words}. [See the jobs](jobs)", icon=f":material/{icon}:", duration="long")
+        browser_scripts.notify("SparseDash", f"{title} {words}.", f"sparsedash-{job.id}-{job.attempt}")
+    return any(job.live for job in jobs)
 
 
 def show(*parts: Html) -> None:
@@ -149,32 +127,76 @@ def show(*parts: Html) -> None:
 
 
 def show_table(shown: Table) -> None:
-    """Draw a table, and the button that takes it along."""
+    """Draw a table with its download."""
     show(shown.html)
     offer_table(shown)
 
 
 def offer_table(shown: Table, key: str = "") -> None:
-    """Draw the button that takes a table along as CSV. key: what tells it from others of this name on the page."""
+    """Draw the download of a table as CSV. key: distinguishes tables of one name on a page."""
     name = table_file_name(shown)
-    st.download_button(
+    offer_file(
         "CSV",
-        data=lambda: table_csv(shown),
-        file_name=name,
-        mime=current_user.private_media_type("text/csv"),
-        on_click="ignore",
+        lambda: table_csv(shown),
+        name,
+        "text/csv",
         key=f"take-{name}{key}",
-        type="tertiary",
-        icon=":material/download:",
+        kind="tertiary",
         help=f"{shown.name}, as a file for a spreadsheet",
     )
 
 
-def opening(sentence: str, basis: str = "", *, grows: bool = False) -> None:
-    """Draw the page's answer in one sentence, and under it what it rests on.
+def offer_file(
+    text: str,
+    data: bytes | Callable[[], bytes],
+    name: str,
+    media_type: str,
+    *,
+    key: str,
+    kind: ButtonKind = "secondary",
+    width: Literal["content", "stretch"] = "content",
+    help: str | None = None,
+) -> None:
+    """Draw the download of a file that only this user may fetch. data: a function makes it when it is asked for."""
+    st.download_button(
+        text,
+        data=data,
+        file_name=name,
+        mime=login.private_media_type(media_type),
+        on_click="ignore",
+        key=key,
+        type=kind,
+        icon=":material/download:",
+        width=width,
+        help=help,
+    )
 
-    grows: whether the sentence changes while it is looked at, so that it has room for a longer one.
-    """
+
+def action_button(
+    text: str,
+    action: Callable[[], object],
+    *,
+    key: str | None = None,
+    icon: str = "",
+    kind: ButtonKind = "secondary",
+    disabled: bool = False,
+    help: str | None = None,
+) -> None:
+    """Draw a button; an error that its action raises is shown, and the page goes on."""
+    st.button(
+        text,
+        key=key,
+        icon=f":material/{icon}:" if icon else None,
+        type=kind,
+        disabled=disabled,
+        help=help,
+        on_click=attempt,
+        args=(action,),
+    )
+
+
+def opening(sentence: str, basis: str = "", *, grows: bool = False) -> None:
+    """Draw the page's answer in a sentence, and its basis under it. grows: leave room for a longer sentence to come."""
     below = paragraph(basis, css="sd-basis") if basis else Html("")
     said = heading(sentence, css="sd-opening"), below
     show(element("div", *said, css="sd-grows") if grows else join(*said))
@@ -191,7 +213,7 @@ def empty(*paragraphs: str) -> None:
 
 
 def note(text: str) -> None:
-    """Draw something worth knowing that is no error."""
+    """Draw a remark that is no error."""
     show(paragraph(text, css="sd-note"))
 
 
@@ -202,15 +224,25 @@ def failure(message: str, advice: str = "") -> None:
     show(element("div", what, then, css="sd-alert", role="alert"))
 
 
+def remark(*texts: str) -> None:
+    """Draw these texts small, as a paragraph; empty ones are left out."""
+    show(paragraph(" ".join(filter(None, texts)), css="sd-muted sd-small"))
+
+
+def row(key: str | None = None) -> DeltaGenerator:
+    """A container whose parts stand next to each other."""
+    return st.container(key=key, horizontal=True, vertical_alignment="center")
+
+
 def link(page_file: str, text: str, /, **query: str | list[str]) -> None:
-    """Draw a real link to a page of ours; it carries what may be lost. text: a label, see `reporting.html.label`."""
+    """Draw a link to a page of ours, with the tolerance. text: a label, see `reporting.html.widget_label`."""
     along = navigation.tolerance_query() if page_file in navigation.JUDGING else {}
     st.page_link(f"pages/{page_file}.py", label=text, query_params={**along, **query} or None)
 
 
 @contextmanager
 def errors_in_words() -> Iterator[None]:
-    """Within, an error that a user can meet is drawn in words, and what comes after this block goes on."""
+    """Draw errors of the block in words and go on after it."""
     try:
         yield
     except SparseDashError as error:
@@ -218,7 +250,7 @@ def errors_in_words() -> Iterator[None]:
 
 
 def fragment(every_s: float) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """A decorator: a part of a page that is drawn again after so many seconds, and that says its errors in words."""
+    """Decorator: a part of a page that is drawn again every so many seconds and shows its errors in words."""
 
     def made(draw: Callable[P, None]) -> Callable[P, None]:
         @wraps(draw)
@@ -232,7 +264,7 @@ def fragment(every_s: float) -> Callable[[Callable[P, None]], Callable[P, None]]
 
 
 def attempt(action: Callable[[], object]) -> None:
-    """Do what a button asked for; where that raises, the error is shown and the page goes on."""
+    """Run a button's action; an error that it raises is shown, and the page goes on."""
     try:
         action()
     except SparseDashError as error:
@@ -240,12 +272,12 @@ def attempt(action: Callable[[], object]) -> None:
 
 
 def theme() -> Theme:
-    """The theme the visitor sees."""
+    """The user's theme."""
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
 def zone() -> tzinfo | None:
-    """The visitor's time zone; None, which means the server's, where the browser does not say."""
+    """The user's time zone; None, the server's, where the browser does not say."""
     try:
         return ZoneInfo(st.context.timezone or "")
     except (ZoneInfoNotFoundError, ValueError):

@@ -1,6 +1,5 @@
 """What each layer of a sparse model lost: sentence, at most three numbers, chart, tables of losses and sizes."""
 
-from collections.abc import Sequence
 from statistics import median
 
 import streamlit as st
@@ -10,39 +9,24 @@ from sparsedash.reporting.charts.bar_charts import layers_chart, layers_words, r
 from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.deployment import block_shapes, shapes_csv, shapes_table
 from sparsedash.reporting.html import Html, Table, card, cards, table
-from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.service.backend import Backend
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch, median_error_ratio
-from sparsedash.ui import address_bar, chart_files, current_user, frame
+from sparsedash.ui import frame
+from sparsedash.ui.browser_scripts import show_chart
 
 OVERFITTED = 2.0
-"""From how many times the error on held-out text is one."""
-
-
-def choose_record(found: RunResults) -> Record:
-    """Draw the choice among the run's sparse models; the last one unless the address names another there is."""
-    sparse = {name: record for name, record in found.records.items() if record.pruned}
-    names = {name: name for name in sparse}
-    return sparse[address_bar.select("record", "Sparse model", names, list(names)[-1], noun="model")]
+"""From this many times the error on calibration text, held-out error counts as overfitting."""
 
 
 def show_layers(made: Pruned) -> None:
     """Draw the numbers, the chart and the table of one sparse model."""
     if made.layer_errors or made.passage_errors:
-        frame.show(cards(_numbers(made)))
-        frame.show(Html(f"<style>{theme_switch_css()}</style>"))
-        st.plotly_chart(
-            layers_chart(made, frame.theme()),
-            theme=None,
-            config=chart_files.chart_config("layers"),
-            alt=layers_words(made),
-            key="layers",
-        )
-        chart_files.offer_chart()
+        frame.show(cards(_numbers(made)), Html(f"<style>{theme_switch_css()}</style>"))
+        show_chart(layers_chart(made, frame.theme()), "layers", layers_words(made), "layers", "ignore")
     with st.expander("The numbers as a table"):
-        frame.show_table(layers_table(made))
-    if made.method.reads_text and not made.layer_errors:
+        frame.show_table(_layers_table(made))
+    if not made.layer_errors and made.method.reads_text:
         frame.note(
             "The calibration text was short: enough to tell which channels matter, too little to measure what the "
             "layers lose on it."
@@ -52,14 +36,12 @@ def show_layers(made: Pruned) -> None:
             "This method depends on no calibration text, so none was read, and what the layers lose on it was not "
             "measured."
         )
-    elif not made.passage_errors:
-        frame.note("This model was made before the loss on the passages was measured. Run it again to see it.")
 
 
 def layers_sentence(made: Pruned) -> str:
-    """What happened to the layers; first of all whether they were fitted to the wrong text."""
+    """What the layers lost, in a sentence; above all whether they were fitted to the wrong text."""
     elsewhere = layer_mismatch(made)
-    held_out = times_more(made, made.held_out_errors)
+    held_out = median_error_ratio(made.held_out_errors, made.layer_errors)
     if elsewhere is not None and elsewhere >= MISMATCH_ALARM:
         return (
             f"The calibration text is unlike the passages: half of the layers lose at least {elsewhere:.1f} times as "
@@ -79,94 +61,67 @@ def layers_sentence(made: Pruned) -> str:
 
 
 def layers_basis(record: Record, made: Pruned) -> str:
-    """What the sentence rests on: the model, how it was pruned, and the text it was fitted to."""
+    """The basis of the sentence: the model, how it was pruned, and the text it was fitted to."""
     name = wording.record_name(record, several_methods=True)
     read = made.method.reads_text or made.layer_errors
     calibrated = wording.calibration_words(made.calibration) if read else wording.NO_TEXT
     return f"{wording.reference_title(record.model)} · {name} · {calibrated} · {record.dtype}"
 
 
-def times_more(made: Pruned, errors: Sequence[float]) -> float | None:
-    """The median of how many times more the layers lost by these errors than on calibration text; None where nothing
-    was measured.
-    """
-    return median_error_ratio(errors, made.layer_errors)
-
-
-def layers_table(made: Pruned) -> Table:
-    """Every layer with all that is known of it, as a table."""
-    columns = [
-        ("Lost on calibration text", _percents(made.layer_errors)),
-        ("On held-out text", _percents(made.held_out_errors)),
-        ("On the passages", _percents(made.passage_errors)),
-        ("Without compensation", _percents(made.lost_without)),
-        ("Compensation bought back", _bought(made)),
-        ("Sensitivity", [f"{value:.2f}{wording.NBSP}×" for value in relative_to_median(made.sensitivities)]),
+def _layers_table(made: Pruned) -> Table:
+    """Every layer with all that is known of it."""
+    bought_back = [
+        wording.percent(1 - fitted / without, 0) if without > 0 else ""
+        for without, fitted in zip(made.lost_without, made.layer_errors, strict=False)
     ]
-    columns = [(name, cells) for name, cells in columns if cells]
+    found: dict[str, list[str]] = {
+        "Lost on calibration text": [wording.percent(error) for error in made.layer_errors],
+        "On held-out text": [wording.percent(error) for error in made.held_out_errors],
+        "On the passages": [wording.percent(error) for error in made.passage_errors],
+        "Without compensation": [wording.percent(error) for error in made.lost_without],
+        "Compensation bought back": bought_back,
+        "Sensitivity": [f"{value:.2f}{wording.NBSP}×" for value in relative_to_median(made.sensitivities)],
+    }
+    columns = {name: cells for name, cells in found.items() if cells}
     rows = [
-        [str(i + 1), f"{width:,} of {dense:,}", wording.percent(1 - width / dense), *(cells[i] for _, cells in columns)]
+        [str(i + 1), f"{width:,} of {dense:,}", wording.percent(1 - width / dense), *(c[i] for c in columns.values())]
         for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True))
     ]
-    head = ["Layer", "Channels kept", "Removed", *(name for name, _ in columns)]
-    return table("The layers of this model", _caption(made), head, rows)
-
-
-def _caption(made: Pruned) -> str:
     of_what = "the MLP's" if made.method.takes_channels else "the projections'"
-    return (
+    caption = (
         f"Lost: the squared size of what changed in {of_what} output, as a share of the dense output's, with each "
         "token weighted as in calibration. Sensitivity: what the model loses by one unit of error there, as a multiple "
         "of the median layer's."
     )
+    return table("The layers of this model", caption, ["Layer", "Channels kept", "Removed", *columns], rows)
 
 
 def _numbers(made: Pruned) -> list[Html]:
-    held_out = _ratio(times_more(made, made.held_out_errors), "as much on held-out text")
-    numbers = [_number("Lost on calibration text", made.layer_errors, held_out)] if made.layer_errors else []
-    if made.held_out_errors and not made.layer_errors:
-        numbers.append(_number("Lost on held-out text", made.held_out_errors, ""))
-    if made.passage_errors:
-        more = times_more(made, made.passage_errors)
-        below = _ratio(more, "that on calibration text")
-        numbers.append(_number("Lost on the passages", made.passage_errors, below))
-    if without := made.lost_without:
-        bought = _bought_back(without, made.layer_errors)
-        below = (
-            f"compensation bought back {wording.percent(bought, 0)} of it; median of the layers' shares"
-            if bought is not None
-            else ""
-        )
-        numbers.append(_number("Without compensation", without, below))
-    return numbers
-
-
-def _number(name: str, errors: Sequence[float], below: str) -> Html:
-    spread = f"median of the layers; from {wording.percent(min(errors))} to {wording.percent(max(errors))}"
-    return card(name, wording.percent(median(errors)), spread, below, css="sd-sparse")
-
-
-def _ratio(more: float | None, of_what: str) -> str:
-    """A median over the layers, which need not be the ratio of the two medians shown."""
-    if more is None:
-        return ""
-    return f"{more:.2f}{wording.NBSP}× {of_what}; median of the layers' ratios"
-
-
-def _bought_back(without: Sequence[float], with_it: Sequence[float]) -> float | None:
-    shares = [1 - w / o for o, w in zip(without, with_it, strict=False) if o > 0]
-    return median(shares) if shares else None
-
-
-def _bought(made: Pruned) -> list[str]:
-    return [
-        wording.percent(1 - fitted / without, 0) if without > 0 else ""
-        for without, fitted in zip(made.lost_without, made.layer_errors, strict=False)
+    """Figure cards of medians over the layers; a ratio of errors is a median itself, and need not be theirs."""
+    fitted, without = made.layer_errors, made.lost_without
+    shares = [1 - error / raw for raw, error in zip(without, fitted, strict=False) if raw > 0]
+    bought = f"compensation bought back {wording.percent(median(shares), 0)} of it" if shares else ""
+    held_out = median_error_ratio(made.held_out_errors, fitted)
+    passages = median_error_ratio(made.passage_errors, fitted)
+    more_held_out = "" if held_out is None else f"{held_out:.2f}{wording.NBSP}× as much on held-out text"
+    more_passages = "" if passages is None else f"{passages:.2f}{wording.NBSP}× that on calibration text"
+    rows = [
+        ("Lost on calibration text", fitted, more_held_out, "ratios"),
+        ("Lost on held-out text", () if fitted else made.held_out_errors, "", ""),
+        ("Lost on the passages", made.passage_errors, more_passages, "ratios"),
+        ("Without compensation", without, bought, "shares"),
     ]
-
-
-def _percents(errors: Sequence[float]) -> list[str]:
-    return [wording.percent(error) for error in errors]
+    return [
+        card(
+            name,
+            wording.percent(median(errors)),
+            f"median of the layers; from {wording.percent(min(errors))} to {wording.percent(max(errors))}",
+            f"{more}; median of the layers' {what}" if more else "",
+            css="sd-sparse",
+        )
+        for name, errors, more, what in rows
+        if errors
+    ]
 
 
 def show_shapes(backend: Backend, record: Record) -> None:
@@ -178,12 +133,10 @@ def show_shapes(backend: Backend, record: Record) -> None:
             frame.note("The sizes of this model are noted when it is loaded the next time, by a run or a prompt.")
             return
         frame.show(shapes_table(shape, made, record.dtype).html)
-        st.download_button(
+        frame.offer_file(
             "Shapes and bytes, CSV",
-            data=lambda: shapes_csv(shape, made, record.dtype),
-            file_name=f"sparsedash-shapes-{record.key[:8]}.csv",
-            mime=current_user.private_media_type("text/csv"),
-            on_click="ignore",
+            lambda: shapes_csv(shape, made, record.dtype),
+            f"sparsedash-shapes-{record.key[:8]}.csv",
+            "text/csv",
             key="take-shapes",
-            icon=":material/download:",
         )

@@ -1,9 +1,13 @@
-"""The login: who sent a request, by proxy header or signed cookie, and the login page."""
+"""The user of a request: proxy header or signed cookie, the login page, and downloads for one user alone."""
 
+import hashlib
+import hmac
 import json
-from html import escape
+import secrets
 from pathlib import Path
+from urllib.parse import quote, unquote
 
+import streamlit as st
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from streamlit.auth_util import encode_provider_token, get_cookie_with_chunks
@@ -11,18 +15,23 @@ from streamlit.web.server.server_util import get_cookie_secret
 from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
-from sparsedash.storage.users import Serving, visitor_name
+from sparsedash.reporting.html import element, escape
+from sparsedash.storage.users import LOCAL, Serving, serving_rules, visitor_name
+
+USER_HEADER = "x-sparsedash-visitor"
+"""Set by the middleware alone: what a browser sends under this name is dropped."""
 
 LOGIN_PATH = "/login"
-"""Where one is sent to the provider of logins."""
-
+"""Redirects to the login provider."""
 LOGIN_ROUTES = (LOGIN_PATH, "/auth/login", "/auth/logout", "/oauth2callback")
-"""What the login itself is made of; the only paths, beside the health in one word, that ask for none."""
+"""The routes of the login itself; the only ones, beside the one-word health, that are open to everybody."""
 
+_MARK = "sparsedash-for"
+_SECRET = secrets.token_bytes(32)
 _WANTED = "sparsedash_wanted"
 _WANTED_S = 600
-_LONGEST = 3000
-"""Of an address that is gone back to after the login: no cookie holds more than 4096."""
+_LONGEST_WANTED = 3000
+"""Characters of the address to return to after the login: no cookie holds more than 4096."""
 
 _WORDMARK = Path(__file__).with_name("wordmark.svg")
 _STYLE = """
@@ -42,40 +51,113 @@ a:focus-visible { outline: 3px solid var(--ink); outline-offset: 2px; }
 """
 
 
+def user_header(user: str) -> str:
+    """The user's name as a header can carry it."""
+    return quote(user)
+
+
+def current_user() -> str:
+    """The user of the page that is drawn; empty on a server without logins."""
+    return LOCAL if serving_rules() is None else unquote(st.context.headers[USER_HEADER])
+
+
+def draw_user() -> None:
+    """Draw the user's name and the log-out; nothing on a server without logins."""
+    rules = serving_rules()
+    if rules is None:
+        return
+    with st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center", key="visitor"):
+        st.html(element("p", escape(current_user()), css="sd-muted sd-small"), width="content")
+        if rules.login == "oidc":
+            st.button("Log out", key="log-out", type="tertiary", icon=":material/logout:", on_click=st.logout)
+
+
+def private_media_type(kind: str) -> str:
+    """The media type of a download, marked for the current user. Streamlit derives the address from it, too."""
+    return kind if serving_rules() is None else f"{kind}; {_MARK}={_mark(current_user())}"
+
+
+def split_media_type(media_type: str) -> tuple[str, str]:
+    """The media type without the mark of a user, and the mark; empty where it has none."""
+    kind, _, mark = media_type.partition(f"; {_MARK}=")
+    return kind, mark.partition(";")[0]
+
+
+def may_download(mark: str, user: str) -> bool:
+    """Whether the mark of a download is this user's."""
+    return hmac.compare_digest(mark, _mark(user))
+
+
+def _mark(user: str) -> str:
+    return hmac.new(_SECRET, user.encode(), hashlib.sha256).hexdigest()[:32]
+
+
 def authenticated_user(connection: HTTPConnection, rules: Serving) -> str | None:
-    """The name of whoever has logged in; None where nobody has."""
-    said = _by_header(connection, rules) if rules.login == "header" else _by_cookie(connection, rules)
-    return None if said is None else visitor_name(said)
+    """The name of the user who has logged in; None where nobody has."""
+    name = _by_header(connection, rules) if rules.login == "header" else _by_cookie(connection, rules)
+    return None if name is None else visitor_name(name)
+
+
+def _by_header(connection: HTTPConnection, rules: Serving) -> str | None:
+    peer = connection.client.host if connection.client else ""
+    names = connection.headers.getlist(rules.header.name)
+    # Of two, one would be the proxy's and one the browser's own.
+    if peer not in rules.header.proxies or len(names) != 1:
+        return None
+    try:
+        return names[0].encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _by_cookie(connection: HTTPConnection, rules: Serving) -> str | None:
+    """The claim of a login, from the cookie that Streamlit signs."""
+    secret = get_cookie_secret()
+
+    def signed(name: str) -> bytes | None:
+        value = connection.cookies.get(name)
+        return None if value is None else decode_signed_value(secret, name, value.encode("latin-1"))
+
+    try:
+        user = json.loads(get_cookie_with_chunks(signed, USER_COOKIE_NAME) or "{}")
+    except (ValueError, TypeError):
+        return None
+    expected = {"is_logged_in": True, "origin": rules.origin, "provider": rules.oidc.provider}
+    if not isinstance(user, dict) or any(user.get(name) != value for name, value in expected.items()):
+        return None
+    if rules.oidc.claim == "email" and user.get("email_verified") is False:
+        return None
+    name = user.get(rules.oidc.claim)
+    return name if isinstance(name, str) else None
 
 
 def redirect_to_provider(rules: Serving) -> Response:
-    """Send the browser to the provider of logins, by the route that Streamlit has for that."""
-    token = encode_provider_token(rules.oidc.provider)
-    return RedirectResponse(f"/auth/login?provider={token}", status_code=302)
+    """Redirect to the login provider, by Streamlit's route for it."""
+    return RedirectResponse(f"/auth/login?provider={encode_provider_token(rules.oidc.provider)}", status_code=302)
 
 
 def login_page(rules: Serving, wanted: str) -> Response:
-    """The page that says that one has to log in. wanted: the address that is gone back to afterwards."""
+    """The page that asks for a login. wanted: the address to return to afterwards."""
     if rules.login == "header":
         text = "This dashboard is reached through a proxy that says who you are, and it has not. Ask whoever runs it."
         return _page("Nobody is logged in.", text, status=401)
     text = "This dashboard shows everybody their own runs. Log in, and you are led to the page that you asked for."
     answer = _page("Please log in.", text, (LOGIN_PATH, "Log in"), status=401)
-    if len(wanted) <= _LONGEST:
+    if len(wanted) <= _LONGEST_WANTED:
         secure = rules.origin.startswith("https:")
         answer.set_cookie(_WANTED, wanted, max_age=_WANTED_S, httponly=True, samesite="lax", secure=secure)
     return answer
 
 
-def no_access_page(rules: Serving, visitor: str) -> Response:
-    """The page for who has logged in and is not among those who may come in."""
-    text = f"You are logged in as {visitor}, who is not among those that may come in here. Ask whoever runs it."
+def no_access_page(rules: Serving, user: str) -> Response:
+    """The page for a user who has logged in and is not on the list."""
+    text = f"You are logged in as {user}, who is not among those that may come in here. Ask whoever runs it."
     link = ("/auth/logout", "Log out") if rules.login == "oidc" else None
     return _page("This is not open to you.", text, link, status=403)
 
 
 def redirect_after_login(connection: HTTPConnection) -> Response | None:
-    """Lead on to the address that was asked for before the login; None where there was none."""
+    """Redirect to the address asked for before the login; None where there was none."""
     wanted = connection.cookies.get(_WANTED, "")
     # Two slashes, or one of the other kind, would lead to another host.
     if connection.url.path != "/" or not wanted.startswith("/") or wanted[1:2] in ("/", "\\"):
@@ -85,49 +167,15 @@ def redirect_after_login(connection: HTTPConnection) -> Response | None:
     return answer
 
 
-def _by_header(connection: HTTPConnection, rules: Serving) -> str | None:
-    peer = connection.client.host if connection.client else ""
-    said = connection.headers.getlist(rules.header.name)
-    # Two would be one of the proxy's and one of the visitor's own.
-    if peer not in rules.header.proxies or len(said) != 1:
-        return None
-    try:
-        return said[0].encode("latin-1").decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _by_cookie(connection: HTTPConnection, rules: Serving) -> str | None:
-    """The claim of a login, as Streamlit keeps it in a cookie that it has signed."""
-    secret = get_cookie_secret()
-
-    def signed(name: str) -> bytes | None:
-        value = connection.cookies.get(name)
-        return None if value is None else decode_signed_value(secret, name, value.encode("latin-1"))
-
-    try:
-        kept = get_cookie_with_chunks(signed, USER_COOKIE_NAME)
-        user = json.loads(kept) if kept else {}
-    except (ValueError, TypeError):
-        return None
-    if not isinstance(user, dict) or user.get("is_logged_in") is not True or user.get("origin") != rules.origin:
-        return None
-    if user.get("provider") != rules.oidc.provider or (
-        rules.oidc.claim == "email" and user.get("email_verified") is False
-    ):
-        return None
-    said = user.get(rules.oidc.claim)
-    return said if isinstance(said, str) else None
-
-
 def _page(title: str, text: str, link: tuple[str, str] | None = None, *, status: int) -> HTMLResponse:
-    """A page of its own, since who is not let in is sent nothing of the dashboard."""
-    shown = "" if link is None else f'<a href="{escape(link[0])}">{escape(link[1])}</a>'
+    """A page of its own: without a login nothing of the dashboard is sent."""
+    shown = "" if link is None else element("a", escape(link[1]), href=link[0])
+    body = f"{_WORDMARK.read_text(encoding='utf-8')}<h1>{escape(title)}</h1><p>{escape(text)}</p>{shown}"
     return HTMLResponse(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)} · SparseDash</title><style>{_STYLE}</style></head><body><main>"
-        f"{_WORDMARK.read_text(encoding='utf-8')}<h1>{escape(title)}</h1><p>{escape(text)}</p>{shown}</main></body></html>",
+        f"<title>{escape(title)} · SparseDash</title><style>{_STYLE}</style></head><body><main>{body}</main></body>"
+        "</html>",
         status_code=status,
         headers={"Cache-Control": "no-store"},
     )

@@ -14,12 +14,18 @@ from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
+from sparsedash.ui.chosen_run import choose_record
 
-_WHERE = {"proven here": "✓ proven here", "should load": "should load", "cannot": "✕ cannot"}
+_LOADS = {"proven here": "✓ proven here", "should load": "should load", "cannot": "✕ cannot"}
+_HEAD = ["Runtime", "Result", "Why"]
+_COARSE = (
+    "llama.cpp's smaller types want widths that are multiples of 256. Prune with that multiple to quantise further; "
+    "each width is then rounded to the nearest, and what is reached may be off by half a step."
+)
 
 
 def exports_sentence(exports: list[Export]) -> str:
-    """The page's answer."""
+    """How many models are exported, and how small the smallest is."""
     if not exports:
         return "No model has been exported yet."
     smallest = min(export.n_bytes / export.base_bytes for export in exports if export.base_bytes)
@@ -27,62 +33,39 @@ def exports_sentence(exports: list[Export]) -> str:
     return f"{few} exported; the smallest takes {wording.percent(smallest, 0)} of its dense model."
 
 
-def list_exports(backend: Backend, exports: list[Export]) -> None:
-    """Draw every export, newest first."""
-    for export in exports:
-        with st.container(border=True, key=f"export-{export.key[:16]}", gap="xsmall"):
-            _draw_export(backend, export)
-
-
-def _draw_export(backend: Backend, export: Export) -> None:
-    title = export_title(export, backend.record(export.settings.sparse))
-    size = f"{wording.size(export.n_bytes)}, {_share(export)}"
-    facts = (
-        f"{FORM_NAMES[export.form]} · {export.settings.weights} · {size} · "
-        f"{wording.moment(export.made_at, frame.zone())}"
-    )
-    frame.show(
-        element("p", escape(title), css="sd-job-title"),
-        paragraph(facts, css="sd-muted sd-small"),
-        paragraph(f"✓ {proof_words(export.proof)}", css="sd-small"),
-        paragraph(f"In the files: {export.layout}.", css="sd-muted sd-small"),
-        paragraph(export.folder, css="sd-muted sd-small"),
-    )
-    if export.form == "masked":
-        frame.show(paragraph("Zeros alone make no model faster: no speed-up is expected.", css="sd-muted sd-small"))
-    with st.expander("Where it loads"):
-        rows = [[row.runtime, _WHERE[row.loads], row.why] for row in runtime_rows(export)]
-        drawn = table("Where it loads", "A fresh process was asked here; the rest is by the source.", _HEAD, rows)
-        frame.show(element("div", drawn.html, css="sd-wrapped"))
-        frame.offer_table(drawn, key=export.key[:16])
-    with st.expander("Take it to the hub"):
-        frame.note("Nothing is uploaded from here. In a shell of your own, logged in by hf auth login:")
-        st.code(upload_command(export), language="sh", wrap_lines=True)
-    if backend.exports.is_ours(export):
-        st.button(
-            "Delete",
-            key=f"delete-export-{export.key[:16]}",
-            type="tertiary",
-            icon=":material/delete:",
-            on_click=frame.attempt,
-            args=(lambda: backend.exports.drop(export.key),),
+def show_export(backend: Backend, export: Export) -> None:
+    """Draw an export: size, proof, where it loads, the command to the hub, and its deletion."""
+    with st.container(border=True, key=f"export-{export.key[:16]}", gap="xsmall"):
+        title = export_title(export, backend.record(export.settings.sparse))
+        share = wording.percent(export.n_bytes / export.base_bytes, 0) if export.base_bytes else "not known how much"
+        facts = [
+            FORM_NAMES[export.form],
+            export.settings.weights,
+            f"{wording.size(export.n_bytes)}, {share} of the dense model in the same numbers",
+            wording.moment(export.made_at, frame.zone()),
+        ]
+        frame.show(
+            element("p", escape(title), css="sd-job-title"),
+            paragraph(" · ".join(facts), css="sd-muted sd-small"),
+            paragraph(f"✓ {proof_words(export.proof)}", css="sd-small"),
+            paragraph(f"In the files: {export.layout}.", css="sd-muted sd-small"),
+            paragraph(export.folder, css="sd-muted sd-small"),
         )
-    else:
-        frame.note("It lies outside of the data folder: delete it in a shell.")
-
-
-_HEAD = ["Runtime", "Result", "Why"]
-
-
-def _share(export: Export) -> str:
-    share = wording.percent(export.n_bytes / export.base_bytes, 0) if export.base_bytes else "not known how much"
-    return f"{share} of the dense model in the same numbers"
-
-
-_COARSE = (
-    "llama.cpp's smaller types want widths that are multiples of 256. Prune with that multiple to quantise further; "
-    "each width is then rounded to the nearest, and what is reached may be off by half a step."
-)
+        if export.form == "masked":
+            frame.remark("Zeros alone make no model faster: no speed-up is expected.")
+        with st.expander("Where it loads"):
+            rows = [[row.runtime, _LOADS[row.loads], row.why] for row in runtime_rows(export)]
+            drawn = table("Where it loads", "A fresh process was asked here; the rest is by the source.", _HEAD, rows)
+            frame.show(element("div", drawn.html, css="sd-wrapped"))
+            frame.offer_table(drawn, key=export.key[:16])
+        with st.expander("Take it to the hub"):
+            frame.note("Nothing is uploaded from here. In a shell of your own, logged in by hf auth login:")
+            st.code(upload_command(export), language="sh", wrap_lines=True)
+        if backend.exports.is_ours(export):
+            drop, key = partial(backend.exports.drop, export.key), f"delete-export-{export.key[:16]}"
+            frame.action_button("Delete", drop, key=key, icon="delete", kind="tertiary")
+        else:
+            frame.note("Outside the data folder; delete it manually.")
 
 
 def request_export(backend: Backend, found: RunResults) -> None:
@@ -90,48 +73,42 @@ def request_export(backend: Backend, found: RunResults) -> None:
     if found.run.made_on:
         frame.note("No model of the example can be made again here: its statistics do not ship. Run it here first.")
         return
-    sparse = {name: record for name, record in found.records.items() if record.pruned}
     left, middle, right = st.columns([2, 2, 1])
     with left:
-        names = {name: name for name in sparse}
-        record = sparse[address_bar.select("record", "Sparse model", names, list(names)[-1], noun="model")]
+        record = choose_record(found)
     problems = backend.exports.problems(record)
     possible: list[Form] = [form for form in FORMS if not problems[form]]
     with middle:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
         chosen = address_bar.select("form", "Form", shown, possible[0], noun="form")
         form = next(form for form in possible if form == chosen)
+    weights = possible_weights(form)
     with right:
-        usual = record.dtype if record.dtype in possible_weights(form) else "float32"
-        types = {str(weights): str(weights) for weights in possible_weights(form)}
-        chosen = address_bar.select("weights", "Numbers", types, usual)
-    frame.show(paragraph(f"{_capital(FORMS[form])}.", css="sd-muted sd-small"))
-    dense = _dense_gguf(record, form)
+        usual = record.dtype if record.dtype in weights else "float32"
+        chosen = address_bar.select("weights", "Numbers", {str(each): str(each) for each in weights}, usual)
+    frame.remark(f"{wording.first_upper(FORMS[form])}.")
+    dense_gguf = _choose_dense_gguf(record) if form == "gguf" else ""
     for other, why in problems.items():
         if why:
-            frame.show(paragraph(f"Not as {other}: {why}.", css="sd-muted sd-small"))
-    weights = next(weights for weights in possible_weights(form) if weights == chosen)
-    request = {"run": found.run.key, "dense": found.run.dense, "sparse": record.key, "form": form}
-    request |= {"weights": weights, "dense_gguf": dense}
-    st.button(
-        "Write the files", type="primary", on_click=frame.attempt, args=(partial(_submit_export, backend, request),)
-    )
+            frame.remark(f"Not as {other}: {why}.")
+
+    def submit() -> None:
+        settings = ExportSettings(
+            run=found.run.key,
+            dense=found.run.dense,
+            sparse=record.key,
+            form=form,
+            weights=next(each for each in weights if each == chosen),
+            dense_gguf=dense_gguf,
+        )
+        backend.submit(settings)
+
+    frame.action_button("Export", submit, kind="primary")
 
 
-def exported_run_title(found: RunResults) -> str:
-    """The run in a few words."""
-    return found.title
-
-
-def _submit_export(backend: Backend, request: dict[str, str]) -> None:
-    backend.submit(ExportSettings(**request))  # type: ignore[arg-type]
-
-
-def _dense_gguf(record: Record, form: Form) -> str:
+def _choose_dense_gguf(record: Record) -> str:
     """The dense model's GGUF file, asked for where one is needed."""
-    if form != "gguf":
-        return ""
-    frame.show(paragraph(_COARSE, css="sd-muted sd-small"))
+    frame.remark(_COARSE)
     if record.model == BUILTIN_MODEL or record.model.endswith(".gguf"):
         return ""
     typed = st.text_input(
@@ -141,7 +118,3 @@ def _dense_gguf(record: Record, form: Form) -> str:
         help="Its tokenizer's part is copied; nothing here writes one.",
     )
     return typed.strip()
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -19,22 +19,21 @@ from sparsedash.reporting.deployment import (
     run_gains,
     timing_request,
 )
-from sparsedash.reporting.html import paragraph, table
+from sparsedash.reporting.html import table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
-from sparsedash.ui import chart_files, frame, job_panel
+from sparsedash.ui import frame, job_panel
 from sparsedash.ui.address_bar import select
+from sparsedash.ui.browser_scripts import show_chart
 
-AGAINST, SPARSITY = "against", "sparsity"
-"""The parameter of the address, and its usual value."""
-_OPTIONS = {SPARSITY: "Sparsity"} | {name: GAIN_TITLES[name] for name in get_args(GainName)}
-AS_RUN, ALL = "run", "all"
-_NUMBERS = {AS_RUN: "As in the run"} | {name: name for name in get_args(Dtype)}
-_THREADS = {ALL: "As many as torch uses"} | {str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}
+_SPARSITY, _AS_RUN, _ALL = "sparsity", "run", "all"
+_AXES = {_SPARSITY: "Sparsity", **{name: GAIN_TITLES[name] for name in get_args(GainName)}}
+_FORMATS = {_AS_RUN: "As in the run", **{name: name for name in get_args(Dtype)}}
+_THREADS = {_ALL: "As many as torch uses", **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}}
 _LINE = (
-    "The line joins the models that no other beats: none is as good in both and better in one. Bars: 95 % intervals. A "
-    "click on a point opens its answers beside the dense model's."
+    "Line: Pareto front, the models of which none is as good in both and better in one. Bars: 95 % intervals. A click "
+    "on a point opens its answers next to the dense model's."
 )
 _EXACT = "Exact, from the widths of the layers; nothing was measured for it."
 _MEASURED = (
@@ -42,117 +41,97 @@ _MEASURED = (
 )
 
 
-def chosen_gain() -> GainName | None:
-    """Draw the choice of what loss is shown against; None for sparsity."""
-    chosen = select(AGAINST, "Loss against", _OPTIONS, SPARSITY, noun="axis")
+def choose_gain() -> GainName | None:
+    """Draw the choice of the axis that loss is plotted against; None for sparsity."""
+    chosen = select("against", "Plot loss against", _AXES, _SPARSITY, noun="axis")
     return next((name for name in get_args(GainName) if name == chosen), None)
 
 
 def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Measure) -> str:
-    """Draw the chart and what it leaves out. Returns the key of the record that was clicked, or nothing."""
-    timed = _chosen_timing() if name in GAIN_PHASES else TimingOptions()
-    known, tradeoff, key = run_gains(backend, found, name, timed), found.tradeoff(), ""
+    """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or nothing."""
+    is_timed, key = name in GAIN_PHASES, ""
+    options = _choose_timing() if is_timed else TimingOptions()
+    known, tradeoff = run_gains(backend, found, name, options), found.tradeoff()
     if known.gained.gains:
-        selected = st.plotly_chart(
-            gain_chart(tradeoff, known.gained, measure, frame.theme()),
-            theme=None,
-            config=chart_files.chart_config(f"{measure}-against-{name}".replace(" ", "-")),
-            alt=gain_words(tradeoff, known.gained, measure),
-            key=f"gain-{name}-{measure}",
-            on_select="rerun",
-            selection_mode="points",
-        )
-        chart_files.offer_chart()
-        key = clicked_record(selected["selection"]["points"])
-        basis = _MEASURED if name in GAIN_PHASES else _EXACT
-        said = " ".join(filter(None, (_LINE, far_words(tradeoff, measure), basis)))
-        frame.show(paragraph(said, css="sd-muted sd-small"))
-    for said in omitted_models(known):
-        frame.note(said)
+        chart = gain_chart(tradeoff, known.gained, measure, frame.theme())
+        alt = gain_words(tradeoff, known.gained, measure)
+        key = clicked_record(show_chart(chart, f"{measure}-against-{name}", alt, f"gain-{name}-{measure}"))
+        hints = (_LINE, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT)
+        frame.remark(*hints)
+    for note in _omitted_models(known):
+        frame.note(note)
     if known.untimed:
-        _offer_timing(backend, found, known.untimed, timed)
-    if name in GAIN_PHASES:
-        _timings(backend, found, timed)
+        _offer_timing(backend, found, known.untimed, options)
+    if is_timed:
+        _show_timings(backend, found, options)
     return key
 
 
-def _chosen_timing() -> TimingOptions:
-    """Draw what the speed is measured with: the numbers of the weights and the threads, both kept in the address."""
+def _choose_timing() -> TimingOptions:
+    """Draw the choices of number format and threads for a measurement of speed."""
     numbers, threads = st.columns(2)
     with numbers:
-        dtype = select("numbers", "Number format while timed", _NUMBERS, AS_RUN)
+        dtype = select("numbers", "Number format while timed", _FORMATS, _AS_RUN)
     with threads:
-        n_threads = select("threads", "Threads", _THREADS, ALL)
+        n_threads = select("threads", "Threads", _THREADS, _ALL)
     return TimingOptions(
         dtype=next((name for name in get_args(Dtype) if name == dtype), None),
-        n_threads=None if n_threads == ALL else int(n_threads),
+        n_threads=None if n_threads == _ALL else int(n_threads),
     )
 
 
-def omitted_models(known: Gains) -> list[str]:
-    """What the chart does not show and why, in sentences."""
-    said = []
-    if known.untimed:
-        n = len(known.untimed)
-        were, them = ("was", "it is") if n == 1 else ("were", "they are")
-        said.append(
-            f"{n} sparse {wording.plural(n, 'model')} {were} not timed, so {them} not shown: speed that was not "
-            "measured is not guessed."
-        )
-    if known.masked:
-        n = len(known.masked)
-        have, keep = ("has", "keeps its") if n == 1 else ("have", "keep their")
-        said.append(
-            f"{n} sparse {wording.plural(n, 'model')} only {have} single weights at zero and {keep} shapes: no "
-            "speed-up is expected, and none is timed."
-        )
-    if known.unknown:
-        n = len(known.unknown)
-        said.append(
-            f"{n} sparse {wording.plural(n, 'model')} cannot be shown: the sizes of this model are noted when it is "
-            "loaded the next time, by a run, a prompt or a measurement of speed."
-        )
-    return said
+def _omitted_models(known: Gains) -> list[str]:
+    """The models that the chart leaves out and why, in sentences."""
+    not_guessed, no_speedup = "speed that was not measured is not guessed", "no speed-up is expected, and none is timed"
+    not_noted = "its sizes are noted when it is loaded the next time, by a run, a prompt or a measurement of speed"
+    reasons = (
+        (known.untimed, "was not timed, so it is not shown", "were not timed, so they are not shown", not_guessed),
+        (
+            known.masked,
+            "only has single weights at zero and keeps its shapes",
+            "only have single weights at zero and keep their shapes",
+            no_speedup,
+        ),
+        (known.unknown, *["cannot be shown"] * 2, not_noted),
+    )
+    return [
+        f"{len(models)} sparse {wording.plural(len(models), 'model')} {one if len(models) == 1 else several}: {why}."
+        for models, one, several, why in reasons
+        if models
+    ]
 
 
-def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged], timed: TimingOptions) -> None:
+def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged], options: TimingOptions) -> None:
     """Draw the jobs that measure, or the button that asks for them; a reason for the example."""
     if found.run.made_on:
         frame.note("The models of the example cannot be timed here: their statistics do not ship. Run it here first.")
         return
-    requests = [timing_request(found, each.record.key, timed) for each in untimed]
-    jobs = [job for job in (backend.newest_job(request.key()) for request in requests) if job is not None]
-    for job in [job for job in jobs if job.live][:1]:
-        job_panel.watch_job(backend, job, brief=True)
+    requests = [timing_request(found, each.record.key, options) for each in untimed]
+    jobs = [job for request in requests if (job := backend.newest_job(request.key())) is not None]
+    if (live := next((job for job in jobs if job.live), None)) is not None:
+        job_panel.watch_job(backend, live, brief=True)
         return
     for job in jobs:
         if job.state != "done":
             job_panel.draw_job(backend, job, brief=True)
-    n = len(requests)
-    st.button(
-        "Measure speed" if n == 1 else f"Measure speed of {n} models",
+    frame.action_button(
+        "Measure speed" if len(requests) == 1 else f"Measure speed of {len(requests)} models",
+        lambda: [backend.submit(request) for request in requests],
         key="measure-speed",
-        icon=":material/speed:",
-        on_click=frame.attempt,
-        args=(lambda: [backend.submit(request) for request in requests],),
+        icon="speed",
         help="Both models are timed in turn: reading and writing, one and eight passages at once. It takes some "
         "minutes for each model and is best done while the machine does little else.",
     )
 
 
-def _timings(backend: Backend, found: RunResults, timed: TimingOptions) -> None:
-    """Every measurement of this run, as tables with what they rest on."""
-    known = [
-        (wording.record_name(each.record, found.several_methods), timing)
-        for each in found.judged
-        if (timing := backend.timing(timing_request(found, each.record.key, timed).key())) is not None
-    ]
-    if not known:
-        return
-    with st.expander("The measured speeds as tables"):
-        for name, timing in known:
-            caption = f"{name}: {deployment.timing_conditions(timing)}."
-            frame.show_table(
-                table(f"Speed of {name}", caption, list(deployment.SPEED_HEAD), deployment.speed_rows(timing))
-            )
-            frame.show(paragraph(deployment.ceiling_words(timing), css="sd-muted sd-small"))
+def _show_timings(backend: Backend, found: RunResults, options: TimingOptions) -> None:
+    """Draw every measurement of this run as a table with its conditions."""
+    keys = {each.record.key: timing_request(found, each.record.key, options).key() for each in found.judged}
+    measured = [(each.record, timing) for each in found.judged if (timing := backend.timing(keys[each.record.key]))]
+    if measured:
+        with st.expander("The measured speeds as tables"):
+            for record, timing in measured:
+                name = wording.record_name(record, found.several_methods)
+                caption, rows = f"{name}: {deployment.timing_conditions(timing)}.", deployment.speed_rows(timing)
+                frame.show_table(table(f"Speed of {name}", caption, list(deployment.SPEED_HEAD), rows))
+                frame.remark(deployment.ceiling_words(timing))

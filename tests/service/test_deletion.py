@@ -27,7 +27,7 @@ from sparsedash.storage.verification import verify
 from tests.service.made import SETTINGS, TIMING, finish, records, stored_run
 from tests.storage.every_kind import LARGE, fill, harm_entry, harm_file, take_away, unpack
 from tests.ui import specimens
-from tests.ui.models.test_models_page import ASKED
+from tests.ui.test_models_exports import ASKED
 
 MODEL = specimens.run()[0].model_identity
 NEEDED = "a job that waits or runs may need {them}"

@@ -20,7 +20,7 @@ from sparsedash.storage.users import Quota
 from tests.catalog.test_costs import SHAPE
 from tests.factories import PRUNED, RECORD
 from tests.service.made import SETTINGS, TEXT, finish
-from tests.ui.models.test_models_page import MADE
+from tests.ui.test_models_exports import MADE
 
 ASKED = ExportSettings(dense="dense-float32", sparse="s1-float32", form="masked")
 

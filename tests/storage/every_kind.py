@@ -22,7 +22,7 @@ from sparsedash.storage.text_files import Uploads
 from tests.factories import RECORD, RUN
 from tests.service.made import TIMING
 from tests.ui import specimens
-from tests.ui.models.test_models_page import MADE
+from tests.ui.test_models_exports import MADE
 
 LARGE = b"0123456789abcdef" * 6000
 """Bytes that the store keeps in a file of their own."""

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from urllib.parse import parse_qsl
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from sparsedash.catalog import choices
 from sparsedash.catalog.choices import EXAMPLE, example_key
 from sparsedash.schema.records import Run
 from sparsedash.ui import frame
 from sparsedash.ui.navigation import TITLES
 from tests.ui import specimens
-from tests.ui.fake_backend import FakeBackend
+from tests.ui.filled_backend import FilledBackend
 
 APP = Path(__file__).parents[2] / "app.py"
 
@@ -30,41 +31,44 @@ HOSTILE = (
     "👩‍🚀 \ud83d",
     "</p></div><style>*{display:none}</style>",
 )
-"""Text as a model or a visitor may bring it."""
+"""Text as a model or a user may bring it."""
+STORABLE = [text for text in HOSTILE if "\ud83d" not in text]
+"""Such text as a file can hold it: UTF-8."""
 
 FAILED = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
 
 
 @pytest.fixture
-def backend() -> FakeBackend:
+def backend(tmp_path, monkeypatch) -> Iterator[FilledBackend]:
     """A backend with nothing in it."""
-    return FakeBackend()
+    monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
+    made = FilledBackend(tmp_path / "data")
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def finished(backend: FakeBackend) -> FakeBackend:
+def finished(backend: FilledBackend) -> FilledBackend:
     """A backend with one finished run."""
     backend.add_run(specimens.run())
     return backend
 
 
 @pytest.fixture
-def example(backend: FakeBackend) -> Run:
-    """A backend in which nothing has run, with the run that ships."""
+def example(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run that ships with the program."""
     run, records = specimens.run()
     texts = replace(specimens.passages(), key=example_key("passages"))
-    renamed = [replace(record, key=example_key(record.key), passages_key=texts.key) for record in records]
-    shipped = replace(
-        run, key=EXAMPLE, dense=renamed[0].key, sparse=tuple(r.key for r in renamed[1:]), made_on="a mainframe"
-    )
-    backend.stored_records |= {record.key: record for record in renamed}
-    backend.stored_passages[texts.key] = texts
-    backend.stored_example = shipped
+    records = [replace(record, key=example_key(record.key), passages_key=texts.key) for record in records]
+    sparse = tuple(record.key for record in records[1:])
+    shipped = replace(run, key=EXAMPLE, dense=records[0].key, sparse=sparse, made_on="a mainframe")
+    choices.write_example([*records, texts, shipped], tmp_path / "example.jsonl.gz")
+    monkeypatch.setattr(choices, "EXAMPLE_FILE", tmp_path / "example.jsonl.gz")
     return shipped
 
 
 @pytest.fixture
-def open_page(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> OpenPage:
+def open_page(backend: FilledBackend, monkeypatch: pytest.MonkeyPatch) -> OpenPage:
     """Opens a page of the app with these parameters in its address; fails when the page raises."""
     monkeypatch.setattr(frame, "backend", lambda: backend)
 

@@ -1,4 +1,4 @@
-"""What holds for every page: one heading, a data folder that cannot be used, foreign text."""
+"""What holds for every page: one heading, a data folder that cannot be used, foreign text, damaged records."""
 
 from dataclasses import replace
 
@@ -6,14 +6,17 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.form_address import SEARCH
 from tests.ui import specimens
-from tests.ui.conftest import APP, HOSTILE, links, markup, menu_links, query_of, shows_as_text, words
-from tests.ui.fake_backend import job
+from tests.ui.conftest import APP, STORABLE, links, markup, menu_links, query_of, shows_as_text, words
+from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
 PAGES = ("overview", "prune", "jobs", "runs", "compare", "layers", "models", "published", "storage")
+RUN, RECORDS = specimens.run()
+DENSE, LAST = RECORDS[0].key, RECORDS[-1].key
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -21,13 +24,12 @@ def test_every_page_opens_with_one_sentence_as_its_heading(name, open_page, fini
     assert markup(open_page(name)).count("<h1") == 1
 
 
-def test_no_page_binds_a_parameter_that_a_link_to_another_page_uses(open_page, backend):
+def test_no_page_binds_a_parameter_that_a_link_to_another_page_uses(open_page, finished):
     """Streamlit drops a bound parameter from links to other pages, and raises where `switch_page` sets it."""
-    run = backend.add_run(specimens.run())
-    backend.stored_jobs = [job(SETTINGS, "done")]
+    finished.set_jobs(job(SETTINGS, "done"))
     bound, linked = {}, {}
     for name, address in [*((name, {}) for name in PAGES), ("prune", {"goal": SEARCH})]:
-        app = open_page("overview", run=run.key, within="1.3", points="5")
+        app = open_page("overview", run=RUN.key, within="1.3", points="5")
         for key, value in address.items():
             app.query_params[key] = value
         app.switch_page(f"pages/{name}.py").run()
@@ -36,123 +38,134 @@ def test_no_page_binds_a_parameter_that_a_link_to_another_page_uses(open_page, b
         for target in (menu_links(app) | links(app)).values():
             linked.setdefault(target.partition("?")[0].strip("/") or "overview", set()).update(query_of(target))
     assert {"model", "sparsity"} <= bound["prune"] and {"run", "within", "right"} <= linked["compare"]
-    dropped = [(on, to, found) for on in bound for to in linked if on != to and (found := bound[on] & linked[to])]
-    assert not dropped
+    assert not [(on, to, found) for on in bound for to in linked if on != to and (found := bound[on] & linked[to])]
+
+
+def refuse(*_):
+    raise StoreError("The data folder /x cannot be used.", "Is it locked?")
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_data_folder_that_cannot_be_used_is_said_in_words(name, monkeypatch):
-    def refuse():
-        raise StoreError("The data folder /x cannot be used.", "Name another one.")
-
     monkeypatch.setattr(frame, "backend", refuse)
     app = AppTest.from_file(str(APP), default_timeout=30).run()
     app.switch_page(f"pages/{name}.py").run()
-    assert not app.exception
-    assert "The data folder /x cannot be used. Name another one." in words(app)
+    assert not app.exception and "The data folder /x cannot be used. Is it locked?" in words(app)
 
 
-def test_a_data_folder_that_fails_under_a_page_is_said_in_words(backend, monkeypatch):
-    def refuse(*_):
-        raise StoreError("The data folder could not be read.", "Is it locked?")
-
+def test_a_data_folder_that_fails_under_a_page_is_said_in_words(open_page, backend):
     backend.runs = refuse
-    monkeypatch.setattr(frame, "backend", lambda: backend)
     app = AppTest.from_file(str(APP), default_timeout=30).run()
-    assert not app.exception
-    assert "The data folder could not be read. Is it locked?" in words(app)
+    assert "The data folder /x cannot be used. Is it locked?" in words(app) and not app.exception
 
 
 def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_page, backend):
-    backend.stored_jobs = [job(SETTINGS)]
-
-    def refuse(*_):
-        raise StoreError("The job table is locked.", "Jobs wait for it.")
+    backend.set_jobs(job(SETTINGS))
+    app, jobs = open_page("overview"), backend.jobs
 
     def once_to_the_page(limit):
         """The notices ask too, for fewer; what the page watches from then on is refused."""
         if limit == job_panel.JOBS_LISTED:
             backend.jobs = refuse
-        return tuple(backend.stored_jobs)
+        return jobs(limit)
 
-    open_page("jobs")
-    app = AppTest.from_file(str(APP), default_timeout=30).run()
     backend.jobs = once_to_the_page
     app.switch_page("pages/jobs.py").run()
     assert not app.exception
-    said = words(app)
-    assert "1 running, nothing waits." in said
-    assert "The job table is locked. Jobs wait for it." in said
+    assert "1 running, nothing waits." in words(app) and "The data folder /x cannot be used." in words(app)
 
 
-def test_a_log_that_is_none_is_said_in_words(open_page, backend):
-    backend.stored_jobs = [job(SETTINGS, "failed")]
+def texts_as(text):
+    """The records with this text in place of all that a model or a file has brought."""
 
-    def refuse(*_):
-        raise StoreError("1.log is a pipe.")
+    def changed(outcome):
+        tokens = tuple(replace(each, text=text) for each in outcome.tokens)
+        top = tuple(replace(each, text=text) for each in outcome.top)
+        return replace(outcome, target=text, answer=text, tokens=tokens, top=top)
 
-    backend.log_tail = refuse
-    app = open_page("jobs")
-    assert not app.exception
+    return [replace(each, outcomes=tuple(map(changed, each.outcomes))) for each in RECORDS]
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", STORABLE)
 def test_text_from_models_and_files_is_shown_as_text(text, open_page, backend):
-    run, records = specimens.run()
-    hostile = tuple(
-        replace(
-            outcome,
-            target=text,
-            answer=text,
-            tokens=tuple(replace(t, text=text) for t in outcome.tokens),
-            top=tuple(replace(c, text=text) for c in outcome.top),
-        )
-        for outcome in records[0].outcomes
-    )
-    backend.add_run((run, [replace(record, outcomes=hostile) for record in records]))
-    stored = backend.stored_passages["passages"]
-    backend.stored_passages["passages"] = replace(stored, contexts=(text,) * 120)
+    backend.add_run((RUN, texts_as(text)))
+    backend.put(replace(specimens.passages(), contexts=(text,) * 120))
     drawn = markup(open_page("compare"))
-    for tag in ("<img", "<style>*", 'href="javascript'):
-        assert tag not in drawn
+    assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
     shows_as_text(drawn)
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", STORABLE)
 def test_text_of_errors_and_messages_is_shown_as_text(text, open_page, backend):
-    backend.stored_jobs = [
-        job(SETTINGS, message=text, id=2),
-        job(SETTINGS, "failed", error_text=text, error_advice=text),
-    ]
+    other = replace(SETTINGS, sparsities_permille=(400,))
+    backend.set_jobs(job(SETTINGS, message=text, id=2), job(other, "failed", error_text=text, error_advice=text))
     drawn = markup(open_page("jobs"))
     assert "<img" not in drawn
     shows_as_text(drawn)
 
 
 def test_a_model_named_like_markup_is_shown_as_text(open_page, backend):
-    run, records = specimens.run()
-    settings = replace(SETTINGS, model="<b>**x**</b>")
-    backend.add_run((replace(run, settings=settings), records))
+    backend.add_run((replace(RUN, settings=replace(SETTINGS, model="<b>**x**</b>")), RECORDS))
     app = open_page("overview")
-    assert "<b>**x**</b>" in words(app).replace(" · ", " ")
-    assert "b x /b at 10, 20, 30 %" in links(app)
+    assert "<b>**x**</b>" in words(app).replace(" · ", " ") and "b x /b at 10, 20, 30 %" in links(app)
 
 
 @pytest.mark.parametrize("page", ["overview", "compare", "layers"])
-def test_every_page_of_a_run_that_was_stopped_says_so_and_leads_to_its_start(page, open_page, backend):
+def test_every_page_of_a_run_that_was_stopped_says_so_and_leads_to_its_form(page, open_page, backend):
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
-    backend.stored_jobs = [job(specimens.SETTINGS, "cancelled", error_text="Stopped on request.")]
+    backend.set_jobs(job(SETTINGS, "cancelled", error_text="Stopped on request."))
     app = open_page(page, run=run.key)
-    assert words(app).count("This run was stopped: 1 of its 3 sparse models is there.") == 1
-    address = links(app)["Start it again: what is there is not computed twice"]
-    assert query_of(address)["sparsity"] == "10, 20, 30"
-    backend.stored_jobs = [job(specimens.SETTINGS)]
-    assert "This run" not in words(open_page(page, run=run.key))
+    assert words(app).count("1 of its 3 sparse models is there.") == 1
+    assert query_of(links(app)["Resume (finished models are kept)"])["sparsity"] == "10, 20, 30"
+    backend.set_jobs(job(SETTINGS))
+    assert "1 of its 3 sparse models" not in words(open_page(page, run=run.key))
 
 
 def test_a_stopped_run_promises_no_sparse_models(open_page, backend):
     run = backend.add_run(specimens.run(finished=False, n_sparse=0))
-    backend.stored_jobs = [job(specimens.SETTINGS, "failed", error_text="The disk is full.")]
+    backend.set_jobs(job(SETTINGS, "failed", error_text="The disk is full."))
     said = words(open_page("overview", run=run.key))
     assert said.startswith("The dense model has answered; no sparse model has.")
-    assert "This run failed: none of its 3 sparse models is there." in said
+    assert "none of its 3 sparse models is there." in said
+
+
+def flip(backend, kind, key):
+    """A bit of what is stored flips, so that its checksum does not fit."""
+    name = f"{kind.__name__.lower()}/{key}"
+    data = backend._store._records.get(name)
+    backend._store._records.set(name, data[:-9] + bytes([data[-9] ^ 4]) + data[-8:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "said"),
+    [
+        (Record, LAST, "The record of 30 % was damaged and is set aside."),
+        (Record, DENSE, "This run has no results any more: its dense record was damaged and is set aside."),
+        (Run, RUN.key, "This run has no results any more: its own record was damaged and is set aside."),
+    ],
+)
+@pytest.mark.parametrize("has_job", [True, False])
+def test_a_damaged_record_is_named_on_the_page_whoever_looked_first(open_page, finished, kind, key, said, has_job):
+    flip(finished, kind, key)
+    assert finished._store.get(kind, key) is None
+    if has_job:
+        finished.set_jobs(job(SETTINGS, "done"))
+    assert said in words(open_page("overview", run=RUN.key))
+
+
+@pytest.mark.parametrize(("kind", "key"), [(Run, RUN.key), (Record, DENSE), (Record, LAST), (Passages, "passages")])
+def test_damaged_results_count_as_lost_on_every_page(open_page, finished, kind, key):
+    flip(finished, kind, key)
+    said = {name: words(open_page(name)) for name in PAGES}
+    open_page("compare", mode="blind")
+    compare = {LAST: "These two cannot be compared.", "passages": "The text of this passage is no longer stored."}
+    assert compare.get(key, "Nothing to compare yet.") in said["compare"]
+    assert "30 %" not in said["layers"] or key == "passages"
+
+
+def test_a_job_at_a_model_that_its_run_has_not_raises_nowhere(open_page, backend):
+    settings = replace(SETTINGS, sparsities_permille=(100,))
+    backend.put(replace(RUN, key=settings.key(), settings=settings, sparse=(), finished=False))
+    backend.set_jobs(job(settings, point=99, n_right=1, done=2))
+    open_page("overview", run=settings.key())
+    open_page("jobs")

@@ -1,17 +1,15 @@
 """A text of one's own on the prune page: brought, chosen, listed, used; or refused with the choice left as it was."""
 
+from dataclasses import replace
+
 import pytest
 
 from sparsedash.storage.text_files import MAX_BYTES
 from tests.ui.conftest import button, markup, words
+from tests.ui.filled_backend import job
+from tests.ui.specimens import SETTINGS
 
 LINES = b'{"text": "the lamp went home"}\n' * 4
-
-
-@pytest.fixture
-def own(backend, tmp_path):
-    backend.keep_uploads_in(tmp_path)
-    return backend
 
 
 def bring(form, field, name, content):
@@ -20,20 +18,20 @@ def bring(form, field, name, content):
 
 
 @pytest.mark.parametrize("field", ["text", "calibration"])
-def test_a_text_that_is_brought_is_chosen_and_stands_in_the_address(open_page, own, field):
+def test_a_text_that_is_brought_is_chosen_and_stands_in_the_address(open_page, backend, field):
     form = bring(open_page("prune"), field, "mine.jsonl", LINES)
-    (reference,) = own.uploads.kept()
+    (reference,) = backend.uploads.kept()
     assert form.selectbox(key=field).value == reference
     assert form.query_params[field] == reference
     assert "Chosen: mine.jsonl" in words(form)
     next(b for b in form.button if b.label == "Start").click().run()
-    settings = own.submitted[0]
+    settings = backend.submitted[0]
     brought = settings.evaluation if field == "text" else settings.calibration
     assert brought.corpus == reference
 
 
-def test_what_was_brought_before_can_be_chosen_for_either_use(open_page, own):
-    reference = own.uploads.keep("mine.txt", b"a text\n\nanother")
+def test_what_was_brought_before_can_be_chosen_for_either_use(open_page, backend):
+    reference = backend.uploads.keep("mine.txt", b"a text\n\nanother")
     form = open_page("prune")
     for field in ("text", "calibration"):
         assert form.selectbox(key=field).options[-1] == reference
@@ -48,20 +46,20 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_refused_text_is_told_in_words_and_changes_nothing(open_page, own, name):
+def test_a_refused_text_is_told_in_words_and_changes_nothing(open_page, backend, name):
     content, said = BAD[name]
     form = open_page("prune", text="lambada")
     form = bring(form, "text", name, content)
     assert said in words(form)
     assert 'role="alert"' in markup(form)
     assert form.selectbox(key="text").value == "lambada"
-    assert own.uploads.kept() == {}
+    assert backend.uploads.kept() == {}
     form = bring(form, "text", "good.jsonl", LINES)
     assert said not in words(form)
-    assert form.selectbox(key="text").value == next(iter(own.uploads.kept()))
+    assert form.selectbox(key="text").value == next(iter(backend.uploads.kept()))
 
 
-def test_without_uploads_nothing_is_said_of_them(open_page, own):
+def test_without_uploads_nothing_is_said_of_them(open_page, backend):
     assert "Uploaded texts" not in str([e.label for e in open_page("prune").expander])
 
 
@@ -72,43 +70,44 @@ def opened(open_page, **address):
     return form.run()
 
 
-def test_uploads_are_listed_with_their_sizes_and_the_room_there_is(open_page, own):
-    own.uploads.keep("mine.jsonl", LINES * 100)
-    own.uploads.keep("yours.txt", b"a text")
+def test_uploads_are_listed_with_their_sizes_and_the_room_there_is(open_page, backend):
+    backend.uploads.keep("mine.jsonl", LINES * 100)
+    backend.uploads.keep("yours.txt", b"a text")
     form = opened(open_page)
     assert "12 kB of 1.0 GB are in use." in words(form)
     assert "mine.jsonl, 12 kB" in words(form) and "yours.txt, 1 kB" in words(form)
 
 
-def test_a_deleted_text_is_off_the_list_and_where_it_was_chosen_the_usual_one_is(open_page, own):
-    reference = own.uploads.keep("mine.jsonl", LINES)
+def test_a_deleted_text_is_off_the_list_and_where_it_was_chosen_the_usual_one_is(open_page, backend):
+    reference = backend.uploads.keep("mine.jsonl", LINES)
     form = opened(open_page, text=reference, calibration="c4")
     button(form, "Delete").click().run()
-    assert own.uploads.kept() == {}
+    assert backend.uploads.kept() == {}
     assert form.selectbox(key="text").value == "builtin:cloze"
     assert form.selectbox(key="calibration").value == "c4"
     assert not form.exception and "sd-field-error" not in markup(form).partition("</style>")[2]
 
 
-def test_a_text_that_a_job_reads_stays_and_the_refusal_says_why(open_page, own):
-    reference = own.uploads.keep("mine.jsonl", LINES)
-    own.texts_in_use = {reference}
+def test_a_text_that_a_job_reads_stays_and_the_refusal_says_why(open_page, backend):
+    reference = backend.uploads.keep("mine.jsonl", LINES)
+    calibration = replace(SETTINGS.calibration, corpus=reference)
+    backend.set_jobs(job(replace(SETTINGS, calibration=calibration), "queued"))
     form = opened(open_page, calibration=reference)
     button(form, "Delete").click().run()
-    assert list(own.uploads.kept()) == [reference]
+    assert list(backend.uploads.kept()) == [reference]
     assert form.selectbox(key="calibration").value == reference
     (toast,) = form.toast
     assert "mine.jsonl is read by a job that waits or runs. Wait until it has ended" in toast.value
 
 
-def test_a_hostile_name_is_shown_as_harmless_text(open_page, own):
+def test_a_hostile_name_is_shown_as_harmless_text(open_page, backend):
     form = bring(open_page("prune"), "text", "..<script>alert(1)</script>\u202e.jsonl", LINES)
     assert "<script>" not in markup(form)
     assert "\u202e" not in markup(form)
     assert form.selectbox(key="text").value.startswith("upload:script.jsonl@")
 
 
-def test_a_text_set_of_the_list_says_on_what_terms_it_comes(open_page, own):
+def test_a_text_set_of_the_list_says_on_what_terms_it_comes(open_page, backend):
     said = words(open_page("prune", text="lambada_openai", calibration="c4"))
     assert "Licence: MIT. Size: 1.8 MB. How it is read: downloaded once" in said
     assert "Licence: ODC-BY. Size: 305 GB. How it is read: its first 10,000 documents are" in said

@@ -1,4 +1,4 @@
-"""A run taken along as a file: in another data folder it opens with the same pages. Two real backends, no worker."""
+"""A run exported as a file: in another data folder it opens with the same pages. Two backends, no worker."""
 
 from io import BytesIO
 
@@ -31,21 +31,18 @@ def folders(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_run_that_was_taken_along_opens_elsewhere_with_the_same_page(page, folders, open_page, monkeypatch):
+def test_an_exported_run_opens_elsewhere_with_the_same_page(page, folders, open_page, monkeypatch):
     here, there = folders
     (run,) = here.runs()
+    there.transfer.opened(here.transfer.packed(run.key))
     shown = []
     for backend in (here, there):
-        if backend is there:
-            there.transfer.opened(here.transfer.packed(run.key))
         backend.costs.verdicts(backend.runs(), Tolerance())
         opened = open_page(page, run=run.key)
         monkeypatch.setattr(frame, "backend", lambda backend=backend: backend)
-        opened.run()
-        assert not opened.exception
+        assert not opened.run().exception
         shown.append(words(opened))
-    assert shown[0] == shown[1]
-    assert "SmolLM2" in shown[0] or "10 %" in shown[0]
+    assert shown[0] == shown[1] and ("SmolLM2" in shown[0] or "10 %" in shown[0])
 
 
 def test_a_file_that_was_changed_is_refused_and_nothing_of_it_is_kept(folders):
@@ -55,50 +52,35 @@ def test_a_file_that_was_changed_is_refused_and_nothing_of_it_is_kept(folders):
         with pytest.raises(StoreError):
             there.transfer.opened(flip(data, share))
     assert not list(there._store.keys(Run)) and not list(there._store.keys(Record))
-
-
-def test_a_run_that_has_not_finished_or_is_not_there_cannot_be_taken_along(folders):
-    here, _ = folders
     with pytest.raises(JobError, match="has not finished"):
         here.transfer.packed("nowhere")
 
 
-def test_a_finished_run_that_is_ticked_can_be_taken_along(open_page, folders, monkeypatch):
+def test_a_finished_run_that_is_ticked_can_be_exported_unless_parts_of_it_are_gone(open_page, folders, monkeypatch):
     here, _ = folders
     (run,) = here.runs()
-    here.costs.verdicts([run], Tolerance())
     app = open_page("runs", chosen=run.key[:16])
     monkeypatch.setattr(frame, "backend", lambda: here)
     app.session_state["run-along"] = True
-    app.run()
-    assert "Names, prompts and blind choices stay here." in words(app)
-    (download,) = (b for b in app.get("download_button") if b.proto.label.startswith("Download,"))
+    assert "Names, prompts and blind choices stay here." in words(app.run())
+    (download,) = (each for each in app.get("download_button") if each.proto.label.startswith("Download,"))
     assert download.proto.label.endswith("kB")
-
-
-def test_where_parts_of_it_are_gone_that_is_said_in_words(open_page, folders, monkeypatch):
-    here, _ = folders
-    (run,) = here.runs()
-    app = open_page("runs", chosen=run.key[:16])
-    monkeypatch.setattr(frame, "backend", lambda: here)
     here._store.drop(Record, run.sparse[0])
-    app.session_state["run-along"] = True
-    app.run()
-    assert "Some records of this run are not in the data folder any more. Run it again." in words(app)
+    assert "Some records of this run are not in the data folder any more. Run it again." in words(app.run())
 
 
-def test_what_is_brought_is_ticked_and_a_refusal_stays_until_the_next_file(folders, monkeypatch):
+def test_the_run_of_an_opened_file_is_ticked_and_a_refusal_stays_until_the_next_file(folders, monkeypatch):
     here, there = folders
     state, ticked = {}, []
     monkeypatch.setattr(runs_toolbar.st, "session_state", state)
     monkeypatch.setattr(runs_toolbar.st, "toast", lambda *_, **__: None)
-    monkeypatch.setattr(runs_toolbar.choices, "choose", ticked.append)
+    monkeypatch.setattr(runs_toolbar.runs_table, "tick_rows", ticked.append)
     data = here.transfer.packed(here.runs()[0].key)
     state[runs_toolbar._FIELD] = BytesIO(flip(data))
-    runs_toolbar._take(there)
+    runs_toolbar._open_file(there)
     assert "changed" in state[runs_toolbar._REFUSED] or "damaged" in state[runs_toolbar._REFUSED]
     assert (there.runs(), ticked) == ([], [])
     state[runs_toolbar._FIELD] = BytesIO(data)
-    runs_toolbar._take(there)
+    runs_toolbar._open_file(there)
     assert state[runs_toolbar._REFUSED] == ""
     assert ticked == [[here.runs()[0].key[:16]]] and len(there.runs()) == 1

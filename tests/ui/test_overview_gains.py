@@ -1,4 +1,4 @@
-"""The chart's second question on the overview: what is won, what is not known, and the button that measures speed."""
+"""The overview's chart of loss against size and speed, what it leaves out, and the button that measures speed."""
 
 import json
 from dataclasses import replace
@@ -8,9 +8,10 @@ import pytest
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, Timing, TimingSettings
+from sparsedash.schema.store_keys import model_shape_note
 from tests.ui import specimens
-from tests.ui.conftest import button, links, words
-from tests.ui.fake_backend import job
+from tests.ui.conftest import button, links, query_of, words
+from tests.ui.filled_backend import job
 
 # The built-in model's: 30 blocks, 576 wide, gate, up and down without biases, a head that shares the embedding.
 SHAPE = ModelShape(
@@ -60,7 +61,7 @@ def run(backend):
     """A finished run at 10, 20 and 30 %, of a model whose sizes are known."""
     made, records = specimens.run()
     backend.add_run((made, records))
-    backend.shapes[records[0].model_identity] = SHAPE
+    backend._store.remember(model_shape_note(records[0].model_identity), SHAPE.plain())
     return made
 
 
@@ -73,24 +74,21 @@ def marks(figure):
     return [trace for trace in figure["data"] if trace.get("mode") == "markers+text"]
 
 
-def test_sparsity_is_the_usual_question_and_another_one_is_in_the_address(open_page, run):
-    app = open_page("overview")
+def offered(app):
+    return [each.label for each in app.button if each.label.startswith("Measure speed")]
+
+
+def test_sparsity_is_the_usual_axis_and_another_one_is_in_the_address(open_page, run):
+    app = open_page("overview", against="beauty")
+    assert "there is no such axis here" in words(app)
     assert app.selectbox(key="chosen-against").value == "sparsity"
     app.selectbox(key="chosen-against").select("bytes").run()
     assert app.query_params["against"] == "bytes"
-    assert chart(app)["layout"]["xaxis"]["title"]["text"] == "Size reduction (×)"
-
-
-def test_an_axis_that_is_none_is_answered_in_words(open_page, run):
-    assert "there is no such axis here" in words(open_page("overview", against="beauty"))
-
-
-def test_bytes_are_exact_and_known_for_every_model(open_page, run):
-    (sparse,) = marks(chart(open_page("overview", against="bytes")))
+    (sparse,) = marks(chart(app))
     # At 10 % 160 of 1,536 channels of each of 30 blocks are gone, each of 3 * 576 weights.
     gone = [30 * n * 3 * 576 for n in (160, 320, 448)]
     assert sparse["x"] == pytest.approx([134_515_008 / (134_515_008 - n) for n in gone])
-    assert "was not timed" not in words(open_page("overview", against="bytes"))
+    assert "was not timed" not in words(app)
 
 
 def test_multiply_adds_count_attention_and_the_head_that_stay(open_page, run):
@@ -99,72 +97,50 @@ def test_multiply_adds_count_attention_and_the_head_that_stay(open_page, run):
     assert sparse["x"][0] == pytest.approx(whole / (whole - 512 * 30 * 160 * 3 * 576))
 
 
-def test_speed_that_was_not_measured_is_not_guessed_but_offered(open_page, backend, run):
+def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(open_page, backend, run):
     app = open_page("overview", against="reading")
-    assert not app.get("plotly_chart")
-    assert "3 sparse models were not timed, so they are not shown" in words(app)
-    button(app, "Measure speed of 3 models").click().run()
-    assert backend.submitted == [asked(run, at) for at in range(3)]
-
-
-def test_numbers_and_threads_are_chosen_and_kept_in_the_address(open_page, backend, run):
-    app = open_page("overview", against="reading")
+    assert not app.get("plotly_chart") and "3 sparse models were not timed, so they are not shown" in words(app)
     app.selectbox(key="chosen-numbers").select("bfloat16").run()
     app.selectbox(key="chosen-threads").select("1").run()
     assert (app.query_params["numbers"], app.query_params["threads"]) == ("bfloat16", "1")
     button(app, "Measure speed of 3 models").click().run()
     assert backend.submitted == [replace(asked(run, at), dtype="bfloat16", n_threads=1) for at in range(3)]
-    backend.stored_timings[asked(run, 1).key()] = timing(asked(run, 1), 1.15)
+    assert "Waiting" in words(app) and not offered(app)
+    backend.set_jobs()
+    backend.put(timing(asked(run, 1), 1.15))
     assert "3 sparse models were not timed" in words(open_page("overview", against="reading", numbers="bfloat16"))
 
 
-def test_the_memory_that_weights_took_is_shown_where_it_was_measured(open_page, backend, run):
-    settings = asked(run, 1)
-    measured = replace(timing(settings, 1.15), dense_resident=540_000_000, sparse_resident=470_000_000)
-    backend.stored_timings[settings.key()] = measured
-    said = words(open_page("overview", against="writing"))
-    assert "weights in memory 540 MB 470 MB 1.15 × measured once" in said
-
-
-def test_only_models_that_were_timed_stand_on_an_axis_of_speed(open_page, backend, run):
-    settings = asked(run, 1)
-    backend.stored_timings[settings.key()] = timing(settings, 1.15)
+def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_conditions(open_page, backend, run):
+    measured = replace(timing(asked(run, 1), 1.15), dense_resident=540_000_000, sparse_resident=470_000_000)
+    backend.put(measured)
     app = open_page("overview", against="writing")
     (sparse,) = marks(chart(app))
-    assert sparse["x"] == [1.15]
-    assert sparse["error_x"]["array"] == pytest.approx([0.02])
-    assert "2 sparse models were not timed" in words(app)
-    assert "prefill, 1 × 512 tokens" in words(app) and "A processor, 2 threads, float32" in words(app)
+    assert sparse["x"] == [1.15] and sparse["error_x"]["array"] == pytest.approx([0.02])
+    said = words(app)
+    assert "2 sparse models were not timed" in said and "weights in memory 540 MB 470 MB 1.15 × measured once" in said
+    assert "prefill, 1 × 512 tokens" in said and "A processor, 2 threads, float32" in said
 
 
 def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, backend):
-    settings = replace(specimens.SETTINGS, methods=(method_named("wanda"),), sparsities_permille=(100,))
-    made, records = specimens.run()
-    masked = replace(records[1].pruned, method=method_named("wanda"), widths=specimens.DENSE_WIDTHS)
-    backend.add_run(
-        (replace(made, settings=settings, sparse=made.sparse[:1]), [records[0], replace(records[1], pruned=masked)])
-    )
+    method = method_named("wanda")
+    settings = replace(specimens.SETTINGS, methods=(method,), sparsities_permille=(100,))
+    made, (dense, sparse, *_) = specimens.run()
+    masked = replace(sparse, pruned=replace(sparse.pruned, method=method, widths=specimens.DENSE_WIDTHS))
+    backend.add_run((replace(made, settings=settings, sparse=made.sparse[:1]), [dense, masked]))
     app = open_page("overview", against="reading")
-    assert "no speed-up is expected" in words(app)
-    assert not [b for b in app.button if b.label.startswith("Measure speed")]
+    assert "no speed-up is expected" in words(app) and not offered(app)
 
 
-def test_a_model_whose_sizes_are_not_known_is_counted_as_missing(open_page, backend, run):
-    backend.shapes.clear()
+def test_a_model_whose_sizes_are_not_known_is_counted_as_missing(open_page, finished):
     assert "3 sparse models cannot be shown" in words(open_page("overview", against="bytes"))
 
 
-def test_a_measurement_that_runs_is_shown_in_place_of_the_button(open_page, backend, run):
-    settings = asked(run, 0)
-    backend.stored_jobs = [job(settings, key=settings.key(), stage="time", message="reading, 1 at once, round 3")]
+def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(open_page, backend, run):
+    backend.set_jobs(job(asked(run, 0), stage="time", message="reading, 1 at once, round 3"))
     app = open_page("overview", against="reading")
-    assert "Timing both models in turn" in words(app)
-    assert not [b for b in app.button if b.label.startswith("Measure speed")]
-
-
-def test_a_finished_measurement_leads_from_the_jobs_to_its_axis(open_page, backend, run):
-    settings = asked(run, 0)
-    backend.stored_jobs = [job(settings, "done", key=settings.key())]
+    assert "Timing both models in turn" in words(app) and not offered(app)
+    backend.set_jobs(job(asked(run, 0), "done"))
     app = open_page("jobs")
     assert "Speed of a sparse model" in words(app)
-    assert "See what it wins" in links(app)
+    assert query_of(links(app)["See the speed-up"]) == {"run": run.key, "against": "reading"}

@@ -1,0 +1,84 @@
+"""Charts with their files, and the scripts that pages run in the browser: notices, screen readers, SVG and PNG."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import streamlit as st
+
+from sparsedash.reporting.html import Html, element, escape, join, visible
+
+_NOTICES, _CHARTS = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("browser_notices.js", "chart_files.js")
+)
+_PNG_SCALE = 3
+"""Pixels of a PNG for each one on the page, for print."""
+
+_OFFER = {
+    "data_ask": "Tell me when a run is done",
+    "data_stop": "Tell me no more",
+    "data_on": "This browser will say when a run ends, as long as a page of SparseDash is open in it.",
+    "data_denied": "The browser refuses notices from this page. They can be allowed in its settings for this site.",
+    "data_insecure": "This browser can say nothing here: it does so only over https, or on the machine itself.",
+}
+
+
+def content_hashes(scripts: list[str]) -> list[str]:
+    """Scripts, and those of this module, as a content security policy names them: the browser runs no others."""
+    hashes = (hashlib.sha256(script.encode()).digest() for script in (*scripts, _NOTICES, _CHARTS))
+    return [f"'sha256-{base64.b64encode(found).decode()}'" for found in hashes]
+
+
+def offer_notices() -> None:
+    """Draw the button that asks the browser's permission, or why it is denied. The browser keeps the choice."""
+    button = element("button", type="button", hidden="hidden")
+    _run(_NOTICES, button, element("span", role="status"), css="sd-browser-notice", **_OFFER)
+
+
+def notify(title: str, body: str, tag: str) -> None:
+    """Show a browser notice, if the user asked for them. Text may be foreign. tag: one notice of each is shown."""
+    css = "sd-browser-notice sd-unseen"
+    _run(_NOTICES, css=css, data_title=visible(title), data_body=visible(body), data_tag=tag)
+
+
+def announce(words: str) -> None:
+    """Have a screen reader say this, once for as long as it stays the same. Text may be foreign."""
+    _run(_NOTICES, css="sd-browser-notice sd-unseen", data_heard=visible(words))
+
+
+def _run(script: str, *inside: Html, **attributes: str) -> None:
+    # Not a word of a script is foreign: texts stand in attributes, escaped.
+    markup = element("div", join(*inside), Html(f"<script>{script}</script>"), **attributes)
+    st.html(markup, unsafe_allow_javascript=True)
+
+
+def show_chart(
+    figure: object, name: str, alt: str, key: str, on_select: Callable[[], None] | Literal["rerun", "ignore"] = "rerun"
+) -> list[Any]:
+    """Draw a chart with its downloads as SVG and PNG. Returns the points that were pressed, where that reruns the page.
+
+    name: of its files, without their ending.
+    """
+    drawn: Any = st.plotly_chart(
+        figure,
+        theme=None,
+        config={
+            "displayModeBar": True,
+            "displaylogo": False,
+            "modeBarButtons": [["toImage"]],
+            "toImageButtonOptions": {"filename": f"sparsedash-{name.replace(' ', '-')}", "scale": _PNG_SCALE},
+            "responsive": True,
+        },
+        alt=alt,
+        key=key,
+        on_select=on_select,
+        selection_mode="points",
+    )
+    buttons = [
+        element("button", escape(form.upper()), type="button", value=form, aria_label=f"The chart as {form.upper()}")
+        for form in ("svg", "png")
+    ]
+    _run(_CHARTS, *buttons, css="sd-take")
+    return drawn["selection"]["points"] if on_select == "rerun" else []

@@ -1,0 +1,134 @@
+"""The real backend over a folder of its own, filled by a test: no worker starts, nothing is measured or fetched."""
+
+import json
+from dataclasses import asdict, fields, replace
+
+from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.jobs.job import Job, JobState
+from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.progress import STAGE_TITLES
+from sparsedash.schema.records import VerifySettings
+from sparsedash.schema.settings import FindSettings, RunSettings
+from sparsedash.service.backend import Backend
+from sparsedash.service.model_lookup import NamedModel
+from sparsedash.service.preflight import Cached, Duration, Memory, Preflight
+from tests.ui import specimens
+
+BEFORE = Preflight(
+    stored=Cached(calibration=True, dense=True, sparse=1, n_sparse=3),
+    duration=Duration(seconds=245.0),
+    memory=Memory(measured_bytes=1_240_000_000),
+    problems=(),
+)
+KINDS = {
+    RunSettings: "run",
+    FindSettings: "find",
+    ContinuationSettings: "continuation",
+    DivergenceSettings: "divergence",
+    TimingSettings: "timing",
+    ExportSettings: "export",
+    VerifySettings: "verify",
+}
+COLUMNS = [field.name for field in fields(Job) if field.name != "log_path"]
+
+
+def job(settings, state: JobState = "running", **changes) -> Job:
+    """A job half-way through its evaluation."""
+    made = Job(
+        id=1,
+        kind=KINDS[type(settings)],
+        key=settings.key(),
+        settings=asdict(settings),
+        state=state,
+        stage="evaluate",
+        done=1234,
+        total=2880,
+        unit="tokens",
+        rate=412.3,
+        message="20 % sparse",
+        attempt=1,
+        created_at=1_764_000_000.0,
+        queued_at=1_764_000_000.0,
+        started_at=None if state == "queued" else 1_764_000_001.0,
+        finished_at=None if state in ("queued", "running") else 1_764_000_263.0,
+        heartbeat_at=None,
+        pid=4242,
+        exit_code=None,
+        cancel_requested_at=None,
+        error_kind="",
+        error_text="",
+        error_advice="",
+        worker="slot-0",
+        log_path="",
+    )
+    return replace(made, **changes)
+
+
+class FilledBackend(Backend):
+    """Remembers what was submitted and asked about; estimates are `before`, whatever is asked."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.before, self.expected = BEFORE, dict.fromkeys(STAGE_TITLES)
+        self.submitted, self.asked_about, self.looked_up = [], [], []
+        self.hub_says = self.named = self.known_cluster = None
+
+    def submit(self, settings):
+        submitted = super().submit(settings)
+        self.submitted.append(settings)
+        return submitted
+
+    def put(self, *values):
+        """Store these under their own keys, in place of earlier ones."""
+        for value in values:
+            self._results.forget(type(value), value.key)
+            self._store.put(value.key, value)
+
+    def drop(self, kind, *keys):
+        """Delete these."""
+        for key in keys:
+            self._results.drop(kind, key)
+
+    def add_run(self, found):
+        """Store a run with its records and passages, and what a search found; return the run."""
+        run, *more = found
+        self.put(specimens.passages(), *more[0], *more[1:], run)
+        return run
+
+    def set_jobs(self, *jobs):
+        """Have these jobs in the table and no others."""
+        rows = [[getattr(each, name) for name in COLUMNS] for each in jobs]
+        rows = [[json.dumps(value) if isinstance(value, dict | tuple) else value for value in row] for row in rows]
+        with self._table._database.writing() as db:
+            db.execute("DELETE FROM jobs")
+            marks = ", ".join("?" * len(COLUMNS))
+            db.executemany(f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({marks})", rows)
+
+    def reconcile(self):
+        """Jobs stand as the test has put them."""
+
+    def cached(self, settings):
+        return self.before.stored
+
+    def preflight(self, asked):
+        self.asked_about.append(asked)
+        return self.before
+
+    def expected_seconds(self, settings):
+        return self.expected
+
+    def reference_problem(self, field, reference):
+        return next((problem for problem in self.before.problems if problem.field == field), None)
+
+    def named_model(self, reference):
+        return self.named
+
+    def fetch_config(self, reference):
+        self.looked_up.append(reference)
+        if self.hub_says is not None:
+            raise self.hub_says
+        self.named = NamedModel(family="llama", counted=shipped_shape("llama-7b"))
+
+    def cluster(self):
+        return self.known_cluster

@@ -1,0 +1,126 @@
+"""Blind mode: nothing on the page tells the sides apart until there is a choice; choices are counted."""
+
+import secrets
+
+import pytest
+
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from sparsedash.ui.compare_views import tally
+from tests.ui.conftest import button, markup, words
+
+
+@pytest.fixture(params=[0, 1], ids=["in order", "turned"])
+def drawn(request, monkeypatch):
+    """The order that is drawn: 1 puts the right model first."""
+    monkeypatch.setattr(secrets, "randbelow", lambda n: request.param)
+    return request.param
+
+
+@pytest.fixture
+def prompt(finished):
+    """A prompt to the dense and the last sparse model, and what they wrote."""
+    run = finished.runs()[0]
+    asked = ContinuationSettings(left=run.dense, right=run.sparse[-1], prompt="Once")
+    finished.user_data.keep_prompt(asked)
+    finished.put(Continuation(key=asked.key(), prompt="Once", left=" of the dense", right=" of the sparse"))
+    return asked
+
+
+def labels(app):
+    return [each.label for each in app.button]
+
+
+def test_before_the_choice_nothing_tells_the_sides_apart_and_after_it_everything_is_shown(open_page, finished, drawn):
+    run = finished.runs()[0]
+    app = open_page("compare", mode="blind", passage="13")
+    said, page = words(app), markup(app).split("</style>")[-1]
+    assert "Which answer is better?" in said
+    names = ("sd-dense", "sd-sparse", "Dense", "Sparse", "log-probability")
+    answers = ("sd-target", "sd-verdict", "sd-top", "sd-meter", "rank", "✓", "✕")
+    assert not [telling for telling in (*names, *answers) if telling in page]
+    assert not [text for text in labels(app) if text.startswith(("Broke", "Fixed", "Both right", "Show where"))]
+    assert not app.get("download_button")
+    first, second = [finished.record(key).outcomes[13].answer for key in (run.dense, run.sparse[-1])][:: 1 - 2 * drawn]
+    assert f"went to fetch the … A {first} B {second}" in said
+    rows = [each.label for each in app.button if each.key.startswith("row-")]
+    assert {row.removeprefix("`▸ ").partition(" ")[2] for row in rows} == {
+        "**Mara had looked for it all morning: unde**"
+    }
+    button(app, "A is better").click().run()
+    assert "went to fetch the harbour" in words(app) and "“harbour” gets" in words(app) and "✓ right" in words(app)
+
+
+def test_a_choice_reveals_the_sides_is_counted_for_the_right_one_and_can_be_taken_back(open_page, finished, drawn):
+    app = open_page("compare", mode="blind", passage="13")
+    button(app, "A is better").click().run()
+    chosen, said = "30 %" if drawn else "dense", words(app)
+    assert f"Judged blind: {chosen} was chosen as better." in said and "Dense" in said and "Sparse, 30 %" in said
+    assert f"1 judged: dense better {1 - drawn}, 30 % better {drawn}, the same 0." in said
+    again = open_page("compare", mode="blind", passage="13")
+    assert f"Judged blind: {chosen}" in words(again)
+    button(again, "Take the choice back").click().run()
+    assert "Nothing has been judged yet." in words(again) and "A is better" not in labels(again)
+
+
+def test_what_was_shown_with_names_is_not_judged_blind(open_page, finished, prompt):
+    app = open_page("compare", filter="both-right", passage="13", right="10 %")
+    assert "Passage 14 " in words(app) and "Sparse, 10 %" in words(app)
+    app.query_params["right"], app.query_params["mode"] = "30 %", "blind"
+    app.run()
+    assert "shown with the models' names before, so it cannot be judged blind" in words(app)
+    assert "A is better-passage-13" not in [each.key for each in app.button]
+    button(app, "Next").click().run()
+    assert any(each.key.startswith("A is better-passage-") for each in app.button)
+    app = open_page("compare")
+    app.toggle(key="blind-mode").set_value(True).run()
+    assert f"B is better-{prompt.key()}" not in [each.key for each in app.button]
+    assert "cannot be judged blind" in words(app).split("Try a prompt of your own")[1]
+
+
+def test_swapped_sides_share_their_count_and_it_can_be_reset(open_page, finished):
+    button(open_page("compare", mode="blind"), "Both the same").click().run()
+    app = open_page("compare", mode="blind", left="30 %", right="dense")
+    assert "1 judged: 30 % better 0, dense better 0, the same 1." in words(app)
+    button(app, "Forget all 1 choices").click().run()
+    assert "Nothing has been judged yet." in words(app)
+
+
+def test_only_passages_with_different_answers_are_judged_in_file_order(open_page, finished):
+    app = open_page("compare", mode="blind", filter="mended", sort="largest change first")
+    run = finished.runs()[0]
+    dense, sparse = (finished.record(key) for key in (run.dense, run.sparse[-1]))
+    pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
+    different = [one.index for one, other in pairs if one.answer != other.answer]
+    assert f"1 of {len(different)}" in words(app) and f"Passage {different[0] + 1}" in words(app)
+    assert f"{len(different)} of 120 passages are offered: those that the two models answer" in words(app)
+    searched = words(open_page("compare", mode="blind", search="violin"))
+    assert " passages that contain this text are offered: those that the two models answer" in searched
+
+
+def test_the_switch_changes_the_address_and_drops_what_tells(open_page, finished):
+    app = open_page("compare", filter="mended", passage="40")
+    app.toggle(key="blind-mode").set_value(True).run()
+    assert app.query_params["mode"] == "blind" and "filter" not in app.query_params
+    app.toggle(key="blind-mode").set_value(False).run()
+    assert "mode" not in app.query_params and "9 answers broke" in words(app)
+
+
+def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, prompt, drawn):
+    app = open_page("compare", mode="blind")
+    first, second = ("sparse", "dense") if drawn else ("dense", "sparse")
+    assert words(app).index(f"of the ❘ {first}") < words(app).index(f"of the ❘ {second}")
+    next(each for each in app.button if each.key == f"B is better-{prompt.key()}").click().run()
+    assert f"Judged blind: {'dense' if drawn else '30 %'} was chosen" in words(app)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "same", "expected"),
+    [
+        (0, 0, 0, "Nothing has been judged yet."),
+        (0, 0, 2, "2 judged: dense better 0, 30 % better 0, the same 2."),
+        (5, 4, 3, "dense won 56 % (95 % interval 27 % to 81 %): no preference shown."),
+        (2, 18, 0, "30 % won 90 % (95 % interval 70 % to 97 %): 30 % is preferred."),
+    ],
+)
+def test_the_count_is_said_with_its_interval(left, right, same, expected):
+    assert expected in tally(("dense", left), ("30 %", right), same).replace("\u00a0", " ")

@@ -1,0 +1,145 @@
+"""What models write: a passage continued, prompts of one's own, watched while they grow, stopped, kept."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.jobs.job import BETWEEN_TEXTS
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
+from tests.ui.filled_backend import job
+
+RUN = specimens.run()[0]
+PAIR = ContinuationSettings(left=RUN.dense, right=RUN.sparse[-1], prompt="Once upon")
+ALL = replace(PAIR, others=RUN.sparse[:-1])
+GROWING = {"stage": "continue", "done": 3, "total": 40, "rate": 9.0, "message": ""}
+
+
+def written(request, left, right, *others, **more):
+    return Continuation(key=request.key(), prompt=request.prompt, left=left, right=right, others=others, **more)
+
+
+def submit(app, prompt="Once upon"):
+    app.text_area(key="own-prompt").set_value(prompt)
+    return button(app, "Continue this prompt").click().run()
+
+
+@pytest.fixture
+def tried(finished):
+    """A backend with a prompt to the two that are compared in its list, and one to all."""
+    for request in (PAIR, ALL):
+        finished.user_data.keep_prompt(request)
+    return finished
+
+
+def test_both_models_continue_a_passage_on_request(open_page, finished):
+    app = open_page("compare")
+    button(app, "Continue with both models").click().run()
+    (asked,) = finished.submitted
+    assert (asked.left, asked.right) == (PAIR.left, PAIR.right) and asked.prompt.endswith("went to fetch the")
+    assert "Waiting" in words(app)
+    finished.set_jobs(job(asked, "failed", **FAILED))
+    assert "The model cannot be reached." in words(app.run()) and button(app, "Try again")
+    finished.put(written(asked, " letter.", " door."))
+    assert "Continued by both models Dense ❘ letter. Sparse, 30 % ❘ door." in words(app.run())
+    assert "Both wrote the same words up to the mark ❘." in words(app) and "<del>" not in markup(app)
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a time", "<b>**x**</b> \u202eabc =1+1 nul\x00 👩‍🚀"])
+def test_a_prompt_is_continued_by_all_models_and_stays_in_the_list_until_it_is_removed(prompt, open_page, finished):
+    app = open_page("compare")
+    assert "What you try will be listed here" in words(app)
+    assert app.toggle(key="own-all").label == "All 4 models of the run"
+    submit(app, prompt)
+    (asked,) = finished.submitted
+    assert asked == replace(ALL, prompt=prompt) and "Waiting" in words(app)
+    finished.put(written(asked, " <i>one</i>", " two"))
+    assert "Dense <i>one</i> Sparse, 30 % ❘ two Sparse, 10 % … Sparse, 20 % …" in words(app.run())
+    shows_as_text(markup(app))
+    app.toggle(key="own-all").set_value(False)
+    submit(app, "Another one")
+    assert finished.submitted[-1] == replace(PAIR, prompt="Another one")
+    again = open_page("compare")
+    assert words(again).index("Another one") < words(again).index("Dense <i>one</i> Sparse, 30 % ❘ two")
+    button(again, "Remove from the list").click().run()
+    assert "Another one" not in words(again) + words(open_page("compare"))
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "w" * 100_001])
+def test_a_prompt_that_cannot_be_continued_is_refused_in_words(prompt, open_page, finished):
+    app = submit(open_page("compare"), prompt)
+    assert finished.submitted == [] and "1 to 100,000 characters" in app.toast[0].value
+
+
+def test_other_settings_draw_and_are_said_next_to_the_prompt(open_page, finished):
+    app = open_page("compare")
+    for name, value in (("temperature", 0.7), ("seed", 5), ("tokens", 12)):
+        app.number_input(key=f"own-{name}").set_value(value)
+    submit(app)
+    (asked,) = finished.submitted
+    assert (asked.temperature_percent, asked.seed, asked.n_tokens) == (70, 5, 12)
+    assert "Temperature 0.7, seed 5, 12 tokens" in words(app)
+
+
+def test_all_texts_are_shown_under_their_names_while_they_grow(open_page, tried):
+    texts = BETWEEN_TEXTS.join([" a\u202e", " ten"])
+    tried.set_jobs(job(ALL, **GROWING | {"message": "model 3 of 4"}, left_text=" there <b>was", right_text=texts))
+    app = open_page("compare")
+    said = words(app)
+    assert "Writing, model 3 of 4: 3 of 40 tokens each · 9 a second" in said
+    assert "Dense there <b>was Sparse, 30 % a⟨U+202E⟩ Sparse, 10 % ten Sparse, 20 % …" in said
+    shows_as_text(markup(app))
+    button(app, "Stop").click().run()
+    assert "Stopping" in words(app) and button(app, "Stop").disabled
+
+
+@pytest.mark.parametrize(
+    ("state", "stage", "expected"),
+    [
+        ("queued", "", "Waiting for a worker"),
+        ("running", "", "Starting the worker"),
+        ("running", "load", "Loading the model"),
+        ("running", "read", "Reading the prompt"),
+    ],
+)
+def test_until_the_first_word_the_page_says_what_is_done(state, stage, expected, open_page, tried):
+    tried.set_jobs(job(PAIR, state, stage=stage))
+    assert expected in words(open_page("compare"))
+
+
+def test_what_was_written_when_it_was_stopped_or_is_gone_can_be_written_again(open_page, tried):
+    app = open_page("compare")
+    assert "What was written is no longer stored." in words(app)
+    tried.set_jobs(job(PAIR, "cancelled"))
+    tried.put(written(PAIR, " there was", " a", stopped=True))
+    app.run()
+    assert "Dense ❘ there was Sparse, 30 % ❘ a" in words(app) and "Stopped before the end" in words(app)
+    app.button(key=f"again-{PAIR.key()}").click().run()
+    assert tried.submitted == [PAIR]
+
+
+def test_what_a_failed_job_had_written_is_shown_above_its_error(open_page, tried):
+    tried.set_jobs(job(PAIR, "failed", **FAILED, left_text=" there"))
+    said = words(open_page("compare"))
+    assert said.index("Dense there") < said.index("The model cannot be reached.")
+
+
+def test_a_long_list_is_shown_when_it_is_asked_for_and_belongs_to_its_pair(open_page, finished):
+    for number in range(7):
+        finished.user_data.keep_prompt(replace(PAIR, prompt=f"prompt {number}"))
+    finished.user_data.keep_prompt(replace(PAIR, prompt="prompt 2"))
+    finished.user_data.keep_prompt(replace(PAIR, right="other"))
+    app = open_page("compare")
+    assert words(app).index("prompt 2") < words(app).index("prompt 6") and "prompt 1" not in words(app)
+    button(app, "Show all 7").click().run()
+    assert words(app).count("prompt 2") == words(app).count("prompt 0") == 1
+
+
+def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_the_blind_page(open_page, tried):
+    tried.put(written(ALL, "a b c", "a b d", "a b c", "<x> b c"))
+    said = words(open_page("compare"))
+    assert "Dense a b c Sparse, 30 % a b ❘ d Sparse, 10 % a b c Sparse, 20 % ❘ <x> b c" in said
+    assert "The mark ❘ stands where a text parts from that of dense." in said
+    blind = words(open_page("compare", mode="blind"))
+    assert "Sparse, 10 %" not in blind and "<x>" not in blind

@@ -1,0 +1,144 @@
+"""The heat strip of a passage in each of its states, and the table of passages with the histogram above it."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.schema.pair_records import Divergence, DivergenceSettings, Place
+from sparsedash.ui.compare_passage import ROWS, heat_level
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
+from tests.ui.filled_backend import job
+
+RUN, RECORDS = specimens.run()
+TEXT = f"{specimens.passages().contexts[13]} {RECORDS[0].outcomes[13].target}"
+STRIP = DivergenceSettings(left=RUN.dense, right=RUN.sparse[-1], text=TEXT)
+
+
+def opened(open_page):
+    return open_page("compare", passage="13", sort="file order")
+
+
+def strip_of(backend, *places):
+    backend.put(Divergence(key=STRIP.key(), opening="Mara", places=places))
+
+
+def test_the_strip_is_computed_when_it_is_asked_for(open_page, finished):
+    app = opened(open_page)
+    button(app, "Show where the two differ").click().run()
+    assert finished.submitted == [STRIP] and "Waiting" in words(app)
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "expected"),
+    [
+        ("running", {"stage": "diverge"}, "Comparing token by token"),
+        ("failed", FAILED, "The model cannot be reached."),
+        ("cancelled", {}, "Cancelled"),
+    ],
+)
+def test_the_job_of_the_strip_is_shown_where_it_will_be(state, more, expected, open_page, finished):
+    finished.set_jobs(job(STRIP, state, **more))
+    assert expected in words(opened(open_page))
+
+
+def test_each_place_says_its_number_and_what_each_model_expects(open_page, finished):
+    strip_of(
+        finished,
+        Place(text=" had", nats=0.004, left=" had", right=" had"),
+        Place(text=" looked", nats=1.234, left=" been", right=" seen"),
+        Place(text="", nats=0.0, left="a", right="b"),
+    )
+    app = opened(open_page)
+    assert '<span class="sd-heat sd-heat-0"' in markup(app)
+    assert 'title="1.23 nats: dense expects “ been”, 30 % “ seen”"' in markup(app)
+    table = "“ looked” 1.23 “ been” “ seen” “ had” 0.00 “ had” “ had” a part of a character 0.00"
+    assert table in words(app) and "KL(dense ‖ 30 %), in nats" in words(app)
+
+
+def test_the_largest_places_are_reached_by_the_keyboard(open_page, finished):
+    strip_of(finished, *(Place(text=" x", nats=i / 10, left="a", right="b") for i in range(50)))
+    drawn = markup(opened(open_page))
+    assert drawn.count('data-tip="') == 20 and "4.90 nats" in drawn.partition('data-tip="')[2]
+
+
+def test_how_strongly_a_place_is_drawn_grows_with_the_nats():
+    assert [heat_level(nats) for nats in (0, 0.01, 0.1, 0.3, 0.8, 9)] == [0, 1, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", "a\u202eb\x00", '"><script>'])
+def test_tokens_are_shown_as_text(text, open_page, finished):
+    strip_of(finished, Place(text=text, nats=1.0, left=text, right=text))
+    drawn = markup(opened(open_page))
+    assert "<img" not in drawn and '"><script>' not in drawn
+    shows_as_text(drawn)
+
+
+def test_a_passage_that_is_too_long_is_said_to_be(open_page, finished):
+    finished.put(replace(specimens.passages(), contexts=("w" * 100_001,) * 120))
+    assert "cannot be compared token by token" in words(opened(open_page))
+
+
+def rows(app):
+    return [each for each in app.button if each.key.startswith("row-")]
+
+
+def numbers(app):
+    return [int(row.label.replace("`", "").lstrip("▸ ").split()[0]) for row in rows(app)]
+
+
+def test_a_row_says_the_right_word_both_answers_and_the_change_and_opens_its_passage(open_page, finished):
+    app = open_page("compare", sort="file order")
+    assert "Passage Right word dense 30 % Change" in words(app)
+    first, second, *_ = [row.label for row in rows(app)]
+    assert first.startswith("`▸ 14` **harbour** *✓* *✕ violin* −")
+    assert "▸" not in second and len(rows(app)) == 9
+    rows(app)[4].click().run()
+    assert f"Passage {numbers(app)[4]} " in words(app) and rows(app)[4].label.startswith("`▸")
+    assert app.query_params["passage"] == str(numbers(app)[4] - 1)
+
+
+def test_the_table_has_pages_and_shows_the_one_of_the_passage_that_is_read(open_page, finished):
+    app = open_page("compare", filter="all", sort="file order")
+    assert numbers(app) == list(range(1, ROWS + 1)) and f"1 to {ROWS} of 120" in words(app)
+    assert button(app, "Earlier").disabled
+    button(app, "Later").click().run()
+    assert numbers(app)[0] == ROWS + 1 and f"Passage {ROWS + 1} " in words(app)
+    button(app, "Previous").click().run()
+    assert numbers(app)[0] == 1 and f"Passage {ROWS} " in words(app)
+    last = open_page("compare", filter="all", sort="file order", passage="119")
+    assert button(last, "Later").disabled and numbers(last)[-1] == 120
+
+
+@pytest.mark.parametrize("text", ["**b** :red[x] `c` [l](u)", "\u202eabc nul\x00", "", "<b>"])
+def test_words_from_models_do_not_become_markup(text, open_page, backend):
+    def changed(record):
+        outcomes = (replace(o, target=text, answer=text, last_word_right=False) for o in record.outcomes)
+        return replace(record, outcomes=tuple(outcomes))
+
+    backend.add_run((RUN, list(map(changed, RECORDS))))
+    (first, *_) = rows(open_page("compare", filter="all", sort="file order"))
+    inside = first.label.removeprefix("`▸ 1`").replace("*", "")
+    assert not set(inside) & set("`[]<>\u202e\x00") and first.label.count("*") == 8
+
+
+def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_and_count(open_page, finished):
+    app = open_page("compare", filter="all")
+    box = app.selectbox(key="chosen-change")
+    offered = {option.partition(" · ")[0]: int(option.partition(" · ")[2]) for option in box.options}
+    assert offered.pop("Any change") == sum(offered.values()) == 120
+    most = next(label for label in offered if label.startswith("Fell by") and offered[label] > 1)
+    box.select(f"{most} · {offered[most]}").run()
+    assert f"1 of {offered[most]}" in words(app)
+    again = open_page("compare", filter="all", change=app.query_params["change"])
+    assert f"1 of {offered[most]}" in words(again)
+    assert [each.label for each in again.button if each.key == "flip-all"] == [f"All · {offered[most]}"]
+    # The other ranges still say what they would leave.
+    assert again.selectbox(key="chosen-change").options == box.options
+
+
+def test_a_range_that_is_none_and_choices_that_leave_nothing_are_answered_in_words(open_page, finished):
+    said = words(open_page("compare", change="<b>7..8"))
+    assert "asks for “<b>7..8”; there is no such range of changes here. Shown instead is Any change" in said
+    app = open_page("compare", filter="broke", search="no such words", change="0..")
+    assert "Choose another kind" in words(app) and "or clear the search." in words(app) and rows(app) == []

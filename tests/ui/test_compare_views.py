@@ -1,0 +1,240 @@
+"""Two models side by side: the verdict, the kinds, the steps, the answers, and what is shown where there is nothing."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog.choices import EXAMPLE
+from sparsedash.catalog.presets import method_named
+from sparsedash.schema.records import Passages, Record
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, button, links, markup, query_of, words
+from tests.ui.filled_backend import job
+
+SETTINGS = specimens.SETTINGS
+
+
+def kinds(app):
+    return [each for each in app.button if each.key.startswith("flip-")]
+
+
+@pytest.mark.parametrize("address", [{}, {"run": SETTINGS.key()}])
+def test_while_the_first_models_answer_the_page_shows_their_job(address, open_page, backend):
+    backend.set_jobs(job(SETTINGS))
+    app = open_page("compare", **address)
+    said = words(app)
+    assert said.startswith("The comparison is on its way.")
+    assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in said
+    assert query_of(links(app)["See this run"]) == {"run": SETTINGS.key()}
+    backend.add_run(specimens.run(finished=False, n_sparse=1))
+    assert "10 % against dense" in words(app.run())
+
+
+def test_while_the_dense_answers_are_made_again_the_page_waits_and_does_not_ask_without_pause(open_page, finished):
+    finished.drop(Record, finished.runs()[0].dense)
+    finished.set_jobs(job(SETTINGS))
+    assert words(open_page("compare")).startswith("The comparison is on its way.")
+
+
+def test_where_there_is_nothing_to_compare_the_page_says_why(open_page, backend):
+    assert "Nothing to compare yet." in words(open_page("compare"))
+    backend.set_jobs(job(SETTINGS, "failed", **FAILED))
+    assert words(open_page("compare")).startswith("Nothing to compare yet.")
+    asked = words(open_page("compare", run=SETTINGS.key()))
+    assert asked.startswith("This run has no answers to compare.") and FAILED["error_text"] in asked
+    backend.set_jobs(job(SETTINGS))
+    app = open_page("compare", run="gone")
+    assert words(app).startswith("There is no run with this address.")
+    assert "Another run is under way: SmolLM2 135M (built in) at 10, 20, 30 %" in links(app)
+    backend.set_jobs()
+    backend.add_run(specimens.run(n_sparse=0))
+    assert "See the runs" in links(open_page("compare"))
+
+
+def test_the_verdict_comes_first_and_what_it_rests_on_and_would_decide_it_after_the_passages(open_page, finished):
+    said = words(open_page("compare"))
+    assert said.startswith("30 % is too close to call on 120 passages. Word perplexity ")
+    assert "passages would settle it" in said and "accuracy −5.8 points (" in said.split("Passage ")[0]
+    assert "9 answers broke, 2 were fixed. " in said.split("What the verdict rests on")[1]
+
+
+def test_one_of_several_comparisons_is_judged_among_them_as_well(open_page, backend):
+    # Six that broke: p = 0.031 by itself, and three times that among three.
+    run, records = specimens.run()
+    outcomes = list(records[0].outcomes)
+    for i in [i for i, outcome in enumerate(outcomes) if outcome.last_word_right][:6]:
+        outcomes[i] = replace(outcomes[i], last_word_right=False)
+    backend.add_run((run, [*records[:3], replace(records[3], outcomes=tuple(outcomes))]))
+    said = words(open_page("compare", right="30 %"))
+    # Of six losses that are judged, this one is not decided by what accuracy shows: 95 % of it alone would be beyond.
+    assert "6 answers broke, 0 were fixed. " in said and "accuracy −5.0 points (" in said
+    assert said.startswith("30 % stays within the limits") and "Accuracy alone is undecided" in said
+
+
+def test_the_first_broken_passage_is_shown_with_both_answers(open_page, finished):
+    app = open_page("compare", sort="file order")
+    said = words(app)
+    assert "Passage 14" in said and "went to fetch the harbour" in said
+    assert "Dense harbour ✓ right “harbour” gets 66.1 %, rank 1" in said and "Sparse, 30 % violin ✕ wrong" in said
+    assert markup(app).count('class="sd-top"') == 1 and "Next token Dense Sparse, 30 % ␣harbour ✓ 66.1 %" in said
+    assert " times less likely. Its log-probability fell by " in said
+
+
+def test_kinds_have_counts_that_add_up_and_are_chosen_by_button_or_key_and_kept_in_the_address(open_page, finished):
+    app = open_page("compare")
+    assert [each.label for each in kinds(app)] == [
+        *("All · 120", "Both right · 27", "Broke · 9", "Fixed · 2", "Both wrong · 82")
+    ]
+    button(app, "Fixed").click().run()
+    assert app.query_params["filter"] == "mended" and "1 of 2" in words(app)
+    button(app, "Change kind").click().run()
+    assert app.query_params["filter"] == "both-wrong"
+    shortcuts = {each.label: each.proto.shortcut.casefold() for each in app.button}
+    assert (shortcuts["Next"], shortcuts["Previous"], shortcuts["Change kind"]) == ("j", "k", "f")
+
+
+def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_page, finished):
+    app = open_page("compare", filter="both-wrong")
+    switch = app.toggle(key="words")
+    n = int(switch.label.removeprefix("Only different words · "))
+    assert 0 < n < 82
+    switch.set_value(True).run()
+    assert f"1 of {n}" in words(app) and kinds(app)[4].label == "Both wrong · 82"
+    assert f"1 of {n}" in words(open_page("compare", filter="both-wrong", words="true"))
+    button(app, "Both right").click().run()
+    assert "No passage is of this kind" in words(app)
+    assert app.toggle(key="words").label == "Only different words · 0", "both right: in the same words"
+
+
+def test_passages_are_stepped_through_the_largest_fall_first(open_page, finished):
+    app, falls = open_page("compare"), []
+    assert button(app, "Previous").disabled
+    for at in range(1, 10):
+        assert f"{at} of 9" in words(app)
+        falls.append(float(words(app).split("log-probability fell by ")[1].split()[0][:-1]))
+        if at < 9:
+            button(app, "Next").click().run()
+    assert button(app, "Next").disabled and falls == sorted(falls, reverse=True)
+    button(app, "Previous").click().run()
+    assert "8 of 9" in words(app)
+    assert "Passage 41" in words(open_page("compare", filter="mended", passage="40"))
+    assert "1 of 9" in words(open_page("compare", passage="9999", filter="broke")), "no such passage: the first"
+
+
+def test_two_records_are_chosen_by_the_address(open_page, finished):
+    assert "20 % against 10 %" in words(open_page("compare", left="10 %", right="20 %"))
+    app = open_page("compare", right="dense")
+    assert "No answer broke and none was fixed." in words(app)
+    # Nothing broke, nothing was mended: the first kind that has passages is shown.
+    assert button(app, "Both wrong").icon == ":material/check:"
+
+
+@pytest.mark.parametrize(("side", "shown"), [("left", "dense"), ("right", "30 %")])
+def test_an_address_of_no_model_says_so_and_what_is_shown_instead(side, shown, open_page, finished):
+    said = words(open_page("compare", **{side: "<b>nonsense" + "x" * 1000}))
+    assert "asks for “<b>nonsense" in said and f"Shown instead is {shown}." in said
+    assert "x" * 100 not in said
+
+
+def test_the_tolerance_is_the_one_of_the_address_and_nonsense_there_is_the_usual_one(open_page, finished):
+    said = words(open_page("compare", within="5", points="50"))
+    assert said.startswith("30 % stays within the limits.") and "The limits are 5 × " in said
+    assert "The limits are 1.1 × " in words(open_page("compare", within="evil", points="-3"))
+
+
+def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_address(open_page, finished):
+    app = open_page("compare", search="HARBOUR", filter="both-wrong")
+    found = [int(each.label.split(" · ")[1]) for each in kinds(app)[1:]]
+    assert 0 < sum(found) < 120
+    app.text_input(key="search").set_value("no such words").run()
+    assert "No passage is of this kind. Choose another kind, or clear the search." in words(app)
+    assert kinds(open_page("compare", search="behind the stove"))[2].label == "Broke · 9"
+
+
+def test_of_several_methods_the_best_one_is_opened_and_not_the_last(open_page, backend):
+    methods = (method_named("least-squares"), method_named("magnitude"))
+    backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
+    assert open_page("compare").selectbox(key="chosen-right").value == "least-squares 30 %"
+
+
+def test_records_of_other_runs_are_offered_if_they_are_over_the_same_passages(open_page, backend):
+    evaluation = replace(SETTINGS.evaluation, n_passages=60)
+    backend.add_run(specimens.run(replace(SETTINGS, evaluation=evaluation)))
+    run = backend.add_run(specimens.run())
+    assert len(open_page("compare", run=run.key).selectbox(key="chosen-left").options) == 4
+    other = backend.add_run(specimens.run(replace(SETTINGS, methods=(method_named("magnitude"),))))
+    app = open_page("compare", run=run.key)
+    offered = app.selectbox(key="chosen-right").options
+    assert offered[:4] == ["dense", "10 %", "20 %", "30 %"]
+    assert any(name.startswith("30 % · ") and "magnitude" in name for name in offered)
+    theirs = other.sparse[-1][:16]
+    app.selectbox(key="chosen-right").set_value(theirs).run()
+    assert "magnitude" in words(app).split("against")[0]
+    assert "against 30 %" in words(open_page("compare", run=run.key, right=theirs, left="30 %"))
+
+
+def test_records_and_texts_that_are_lost_are_said_to_be_lost(open_page, finished):
+    finished.drop(Passages, "passages")
+    assert "The text of this passage is no longer stored." in words(open_page("compare"))
+    finished.drop(Record, finished.runs()[0].sparse[-1])
+    assert "These two cannot be compared." in words(open_page("compare"))
+
+
+def test_a_target_of_several_tokens_is_shown_token_by_token(open_page, backend):
+    run, records = specimens.run()
+
+    def cut(outcome):
+        (token,) = outcome.tokens
+        return replace(outcome, tokens=(replace(token, text=" har"), replace(token, text="bour")))
+
+    backend.add_run((run, [replace(each, outcomes=tuple(map(cut, each.outcomes))) for each in records]))
+    said = words(open_page("compare"))
+    assert "The right word token by token, each given those before it Token Dense Sparse, 30 % ␣har" in said
+
+
+def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("made before it was asked for")
+
+    for name in ("view_csv", "view_parquet", "harness_samples", "html_report"):
+        monkeypatch.setattr(f"sparsedash.ui.compare_views.{name}", refuse)
+    assert [each.proto.label for each in open_page("compare").get("download_button")] == [
+        "Report, one HTML file",
+        "These 9 passages, CSV",
+        "These 9 passages, parquet",
+        "All samples of Dense, as lm-evaluation-harness writes them",
+        "All samples of Sparse, 30 %, as lm-evaluation-harness writes them",
+        "CSV",
+    ]
+
+
+def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_not(open_page, finished, example):
+    app = open_page("compare", run=EXAMPLE)
+    said = words(app)
+    assert "Example: this run ships with SparseDash" in said and "30 % against dense" in said
+    assert specimens.passages().contexts[0][:40] in said and "Run it here, and both models write for you." in said
+    assert not {"Continue with both models", "Show where the two differ"} & {each.label for each in app.button}
+    assert "Blind" not in [toggle.label for toggle in app.toggle]
+    offered = app.selectbox(key="chosen-run").options
+    assert [option for option in offered if option.startswith("Example:")] == offered[-1:]
+    own = open_page("compare")
+    assert "Example" not in words(own) + str([box.options for box in own.selectbox])
+
+
+def test_what_can_be_chosen_is_behind_one_button_on_a_phone(open_page, finished):
+    app, mark = open_page("compare"), "sd-unseen sd-choices-open"
+    assert mark not in markup(app)
+    button(app, "Choose").click().run()
+    assert mark in markup(app)
+    button(app, "Close").click().run()
+    assert mark not in markup(app)
+
+
+def test_groups_of_passages_are_computed_when_they_are_opened_and_need_the_texts(open_page, finished):
+    assert "groups, with two intervals each" not in words(open_page("compare"))
+    opened = words(open_page("compare", groups="true"))
+    assert "30 % against dense, paired. " in opened and " groups, with two intervals each" in opened
+    assert "Length of the right word" in opened and "Where it was named last" in opened
+    assert "groups, with two intervals each" not in words(open_page("compare", groups="true", mode="blind"))
+    finished.drop(Passages, "passages")
+    assert "groups, with two intervals each" not in words(open_page("compare", groups="true"))

@@ -1,0 +1,227 @@
+"""The list of jobs: none, live ones, ended ones, those of other kinds, and the machines of a cluster."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog.presets import method_named
+from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts, MachineView, PartProgress
+from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.store_keys import forecast_note
+from sparsedash.service.preflight import Forecast
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, HOSTILE, button, links, markup, query_of, words
+from tests.ui.filled_backend import job
+
+SETTINGS = specimens.SETTINGS
+FORECAST = Forecast(seconds=120.0, parts=(("calibrating", 60.0),), memory_bytes=1_000_000_000, disk_bytes=None)
+WAITING = {"state": "queued", "stage": "", "total": 0}
+
+
+def waiting(*ids):
+    """Runs that wait, each for settings of its own; the first was asked for last."""
+    return [job(replace(SETTINGS, sparsities_permille=(10 * i,)), id=i, **WAITING) for i in ids]
+
+
+def test_running_waiting_and_ended_jobs_are_told_apart(open_page, backend):
+    assert "Nothing has run yet." in words(open_page("jobs"))
+    backend.set_jobs(*waiting(4, 3), job(SETTINGS, id=2), job(SETTINGS, "crashed", id=1, **FAILED))
+    app = open_page("jobs")
+    said = words(app)
+    assert said.startswith("1 running, 2 waiting.") and "✕ Crashed" in said
+    moves = ("To the front", "Up", "Down")
+    assert [each.label for each in app.button if each.label not in moves] == ["Cancel", "Cancel", "Cancel", "Try again"]
+    button(app, "Cancel").click().run()
+    assert "Stopping" in words(app) and button(app, "Cancel").disabled
+
+
+def test_a_worker_that_hangs_is_told_of_where_jobs_wait_and_where_one_says_nothing_any_more(open_page, backend):
+    trouble = "Worker slot-0 (process 7) has taken no job for 130 s: it hangs."
+    backend.worker_trouble = lambda: trouble
+    backend.set_jobs(*waiting(2), job(SETTINGS, id=1, heartbeat_at=time.time() - 900))
+    said = words(open_page("jobs"))
+    assert trouble in said and "no progress for 15 min: it may hang; cancel it and try again" in said
+
+
+@pytest.mark.parametrize("state", ["failed", "crashed", "cancelled", "done"])
+def test_a_run_that_ended_leads_to_the_form_with_its_settings(state, open_page, backend):
+    asked = replace(SETTINGS, model="facebok/opt-1.3b", methods=(method_named("obs"),))
+    backend.set_jobs(job(asked, state))
+    found = query_of(links(open_page("jobs"))["Change the settings"])
+    assert (found["model"], found["method"]) == ("facebok/opt-1.3b", "obs")
+
+
+def test_a_run_that_is_live_or_that_the_form_cannot_say_leads_to_no_form(open_page, backend):
+    own = tuple(replace(method_named("obs"), damping=damping) for damping in (0.1, 0.2))
+    backend.set_jobs(job(SETTINGS, id=3), job(replace(SETTINGS, methods=own), "failed", id=2))
+    assert "Change the settings" not in links(open_page("jobs"))
+
+
+def test_a_continuation_is_a_job_like_others_and_leads_to_its_pair(open_page, finished):
+    run = finished.runs()[0]
+    finished.set_jobs(job(ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once upon a time"), "done"))
+    app = open_page("jobs")
+    assert "Continuations of a text" in words(app)
+    assert query_of(links(app)["Compare passages"]) == {"run": run.key, "left": "dense", "right": "10 %"}
+
+
+def test_old_jobs_come_when_asked_for(open_page, backend):
+    backend.set_jobs(*(job(SETTINGS, "done", id=i) for i in range(30, 0, -1)))
+    app = open_page("jobs")
+    assert words(app).count("✓ Done") == 10
+    button(app, "Show all 30").click().run()
+    assert words(app).count("✓ Done") == 30
+
+
+def took(open_page, backend, **changes):
+    """The page with what a run took opened, next to its estimate."""
+    backend.set_jobs(job(SETTINGS, "done", started_at=100.0, finished_at=400.0))
+    backend._store.remember(forecast_note(SETTINGS.key()), FORECAST.plain())
+    backend.put(replace(specimens.run()[0], **changes))
+    app = open_page("jobs")
+    assert "took 5 min · 2 min expected" in words(app) and "1.0 GB" not in words(app)
+    app.session_state["took-1"] = True
+    return words(app.run())
+
+
+def test_every_part_of_a_run_that_is_done_stands_next_to_its_estimate(open_page, backend):
+    said = took(open_page, backend, peak_bytes=900_000_000, disk_bytes=12_000_000)
+    for row in ("Time 5 min 2 min", "of it calibrating 2 min 1 min", "of it pruning 12 s not known"):
+        assert row in said
+    assert "Memory, at most 900 MB 1.0 GB" in said and "Left on the disk 12 MB not known" in said
+    said = took(open_page, backend, cached=("calibration",))
+    assert "Parts of it were stored already: calibration." in said and "Memory" not in said
+
+
+def test_a_cancelled_job_is_told_as_no_error_and_by_the_name_of_its_run(open_page, backend):
+    stopped = {"error_text": "Stopped on request.", "error_advice": "What was finished is kept."}
+    backend.set_jobs(job(SETTINGS, "cancelled", **stopped))
+    backend.user_data.name_run(SETTINGS.key(), "For the talk")
+    app = open_page("jobs")
+    assert "Stopped on request. What was finished is kept." in words(app) and 'role="alert"' not in markup(app)
+    assert "For the talk: SmolLM2 135M (built in) at 10, 20, 30 %" in words(app)
+
+
+@pytest.mark.parametrize(
+    ("running", "shown", "hidden"),
+    [
+        ({"stage": "prune", "point": 4}, "Pruning · sparse model 5 of 6: random, 20 % removed", ""),
+        ({"stage": "evaluate", "point": 4}, "Evaluating · sparse model 5 of 6: random, 20 % removed", ""),
+        ({"stage": "calibrate", "message": "", "point": 0}, "Calibrating", "sparse model"),
+        ({"stage": "calibrate", "message": "backward pass", "point": 1}, "Calibrating · sparse model 2 of 6", ""),
+        ({"stage": "calibrate", "unit": "batches", "done": 9, "total": 36}, "25 % of this stage", "batches"),
+        ({"stage": "calibrate", "unit": "steps", "done": 9, "total": 36}, "25 % of this stage", "steps"),
+        ({"stage": "load", "done": 0, "total": 1, "unit": "steps", "rate": None}, "Loading", "0 of 1"),
+    ],
+)
+def test_a_running_job_says_its_stage_and_model_in_known_units(running, shown, hidden, open_page, backend):
+    asked = replace(SETTINGS, methods=(method_named("magnitude"), method_named("random")))
+    backend.set_jobs(job(asked, **running))
+    said = words(open_page("jobs"))
+    assert shown in said and (not hidden or hidden not in said)
+
+
+def test_waiting_jobs_stand_in_the_order_in_which_they_start_and_are_moved_by_buttons(open_page, backend):
+    retried = replace(waiting(1)[0], queued_at=1_764_000_900.0)
+    backend.set_jobs(*waiting(4, 3, 2), retried)
+    app = open_page("jobs")
+    said = words(app)
+    assert said.index("at 2 %") < said.index("at 3 %") < said.index("at 4 %") < said.index("at 1 %")
+    can = {each.key: not each.disabled for each in app.button if not each.key.startswith("cancel-")}
+    order = [2, 3, 4, 1]
+    assert can == {
+        f"{to}-{i}": i != (order[-1] if to == "down" else order[0]) for i in order for to in ("front", "up", "down")
+    }
+    for to, expected in (("down", [2, 4, 3, 1]), ("up", [2, 3, 4, 1]), ("front", [3, 2, 4, 1])):
+        app.button(key=f"{to}-3").click().run()
+        assert [each.id for each in backend.queue()] == expected
+    backend.set_jobs(*waiting(4))
+    assert [each.label for each in open_page("jobs").button] == ["Cancel"], "the only one has nowhere to go"
+
+
+def test_a_waiting_run_is_made_more_or_less_urgent_and_moves_among_its_like(open_page, backend):
+    prompt = ContinuationSettings(left="a", right="b", prompt="Once upon a time")
+    urgent, *others = waiting(4, 3, 2)
+    backend.set_jobs(replace(urgent, priority="high"), *others, job(prompt, id=1, **WAITING))
+    app = open_page("jobs")
+    priorities = {"priority-4": "high", "priority-3": "normal", "priority-2": "normal"}
+    assert {box.key: box.value for box in app.selectbox if box.key.startswith("priority-")} == priorities
+    assert [each.key for each in app.button if each.key.endswith("-4")] == ["cancel-4"]
+    app.selectbox(key="priority-3").select("low").run()
+    assert backend.job(3).priority == app.selectbox(key="priority-3").value == "low"
+
+
+def test_a_job_that_has_just_begun_is_not_moved_and_the_page_says_why(open_page, backend):
+    second, first = waiting(2, 1)
+    backend.set_jobs(second, first)
+    app = open_page("jobs")
+    backend.set_jobs(replace(second, state="running"), first)
+    app.button(key="up-2").click().run()
+    assert "Job 2 is running and cannot be moved" in app.toast[0].value
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<b>one</b>\n\x1b[31mtwo\u202e", "<b>one</b>\n␛[31mtwo⟨U+202E⟩"),
+        ("\n".join(map(str, range(5_000))), "\n".join(map(str, range(4_960, 5_000)))),
+        ("x" * 50_000, "x" * 16_000),
+    ],
+)
+def test_the_end_of_a_log_is_shown_as_plain_text_that_can_be_copied(text, shown, open_page, backend):
+    backend.set_jobs(job(SETTINGS, "done"))
+    log = backend.data_dir / "logs" / "1.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(text)
+    app = open_page("jobs")
+    app.session_state["log-1"] = True
+    app.run()
+    (code,) = app.code
+    assert code.value == shown and code.language in (None, "", "plaintext")
+    assert (f"The end of the log; the lines before it are in {log}." in words(app)) == (len(text) > 1000)
+
+
+def machine(name="gpu-1", n_slots=1, **facts):
+    known = {"child_bytes": 2 * 10**9, "total_bytes": 64 * 10**9, "free_bytes": 40 * 10**9, "gpus": ("H100",)}
+    return ClusterMachine(address="tls://127.0.0.1:1", name=name, n_slots=n_slots, facts=MachineFacts(**known | facts))
+
+
+PROGRESS = PartProgress(machine="gpu-1", stage="evaluate", done=30, total=120, point=2)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "machines", "expected"),
+    [
+        (
+            "",
+            (
+                MachineView(machine=machine(), job_id=7, progress=PROGRESS),
+                MachineView(machine=machine("gpu-2", child_bytes=0, gpus=())),
+            ),
+            ("2 machines at tls://", "1 of them free.", "job 7, sparse model 3: Evaluating, 25 %", "2.0 GB", "40.0 GB"),
+        ),
+        (
+            "",
+            (
+                MachineView(machine=machine(n_slots=0)),
+                MachineView(machine=machine("gpu-2", problem="The disk is full.")),
+            ),
+            ("none of them free", "--resources SLOT=1", "The disk is full."),
+        ),
+        ("No scheduler answers.", (), ("No scheduler answers.", "Meanwhile runs are done on this machine.")),
+        ("", (), ("docs/cluster.md",)),
+    ],
+    ids=["busy and idle", "taking nothing", "no scheduler", "no machines"],
+)
+def test_the_machines_of_a_cluster_say_what_they_run_or_why_nothing(trouble, machines, expected, open_page, backend):
+    assert "cluster" not in words(open_page("jobs"))
+    backend.known_cluster = ClusterView(address="tls://127.0.0.1:8786", trouble=trouble, machines=machines)
+    said = words(open_page("jobs"))
+    assert not [text for text in expected if text not in said]
+
+
+def test_what_machines_say_is_shown_as_text(open_page, backend):
+    machines = tuple(MachineView(machine=machine("gpu", gpus=(text,), problem=text)) for text in HOSTILE)
+    backend.known_cluster = ClusterView(address="tls://127.0.0.1:8786", trouble="", machines=machines)
+    assert "<img" not in markup(open_page("jobs"))

@@ -1,0 +1,123 @@
+"""What each layer lost: the empty, running, failed and done states, the alarms, and the links there and back."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog.choices import EXAMPLE
+from sparsedash.catalog.presets import method_named
+from sparsedash.schema.store_keys import model_shape_note
+from sparsedash.ui.layers_losses import layers_sentence
+from tests.factories import THREE_LAYERS as LAYERS
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, button, links, markup, words
+from tests.ui.filled_backend import job
+from tests.ui.test_overview_gains import SHAPE
+
+SETTINGS = specimens.SETTINGS
+
+
+def add(backend, **changes):
+    """A run whose layers were measured in every way, but for these changes."""
+    run, (dense, *sparse) = specimens.run()
+    pruned = [replace(LAYERS, sparsity_permille=each.sparsity_permille, **changes) for each in sparse]
+    return backend.add_run((run, [dense, *map(lambda each, made: replace(each, pruned=made), sparse, pruned)]))
+
+
+def test_without_a_pruned_layer_the_page_invites_or_shows_the_job(open_page, backend):
+    app = open_page("layers")
+    assert "No layer has been pruned yet." in words(app) and "Prune a model" in links(app)
+    assert "There is nothing about layers at this address." in words(open_page("layers", run="gone"))
+    backend.set_jobs(job(SETTINGS, "failed", **FAILED))
+    app = open_page("layers", run=SETTINGS.key())
+    assert "The model cannot be reached. Name a local folder." in words(app) and button(app, "Try again")
+    backend.add_run(specimens.run(finished=False, n_sparse=0))
+    backend.set_jobs(job(SETTINGS))
+    said = words(open_page("layers"))
+    assert said.startswith("No layer has been pruned yet.") and "Evaluating" in said
+
+
+def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page, backend):
+    add(backend)
+    app = open_page("layers", record="20 %")
+    said = words(app)
+    assert said.startswith("Half of the layers lost at most 10.0 % of their output; layer 3 lost the most, 40.0 %.")
+    assert markup(app).count('class="sd-figure"') == 3
+    assert "compensation bought back 50 % of it; median of the layers' shares" in said
+    assert "1.20 × that on calibration text; median of the layers' ratios" in said
+    assert "1.10 × as much on held-out text; median of the layers' ratios" in said
+    assert app.get("plotly_chart")[0].proto.alt.startswith("Share of the MLP output that each of 3")
+    assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 2.00 ×" in said
+    found = links(app)
+    assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
+    assert "right=20" in found["Compare its answers with the dense model's"]
+
+
+def test_a_model_is_chosen_by_the_address_and_the_last_one_otherwise(open_page, finished):
+    assert "least-squares 20 % · " in words(open_page("layers", record="20 %"))
+    app = open_page("layers", record="<b>nonsense")
+    assert "“<b>nonsense”; there is no such model here. Shown instead is 30 %." in words(app)
+    assert "least-squares 30 % · " in words(app)
+    app.selectbox(key="chosen-record").set_value("10 %").run()
+    assert app.query_params["record"] == "10 %" and "no such model" not in words(app)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"passage_errors": (0.3, 0.05, 0.9), "held_out_errors": (0.12, 0.02, 0.36)},
+            "The calibration text is unlike the passages: half of the layers lose at least 2.5 times",
+        ),
+        (
+            {"held_out_errors": (0.3, 0.06, 0.9)},
+            "The fit holds for its own text only: half of the layers lose at least 3.0 times as much",
+        ),
+        ({"held_out_errors": (), "passage_errors": ()}, "Half of the layers"),
+        ({"layer_errors": (), "held_out_errors": (), "passage_errors": ()}, "What the layers lost was not measured."),
+    ],
+)
+def test_a_fit_to_the_wrong_text_is_said_first_of_all_and_what_was_not_measured_raises_no_alarm(changes, expected):
+    assert layers_sentence(replace(LAYERS, **changes)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "held_out", "shown", "hidden"),
+    [
+        (
+            "random",
+            (),
+            ("needs no calibration text", "none was read, and what the layers lose on it was not measured"),
+            "Lost on held-out text",
+        ),
+        (
+            "wanda-channels",
+            LAYERS.held_out_errors,
+            ("too little to measure what the layers lose on it", "Lost on held-out text"),
+            "no calibration text",
+        ),
+    ],
+)
+def test_a_model_without_calibration_losses_says_why_and_what_is_known(
+    method, held_out, shown, hidden, open_page, backend
+):
+    changes = {"layer_errors": (), "held_out_errors": held_out, "uncompensated_errors": ()}
+    add(backend, method=method_named(method), **changes)
+    said = words(open_page("layers"))
+    assert said.startswith("Half of the layers lost at most 12.0 % of their output on the passages; layer 3")
+    assert not [text for text in shown if text not in said] and hidden not in said
+
+
+def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, finished):
+    assert "noted when it is loaded the next time" in words(open_page("layers"))
+    identity = specimens.run()[1][0].model_identity
+    finished._store.remember(model_shape_note(identity), SHAPE.plain())
+    app = open_page("layers")
+    said = words(app)
+    # At 30 % 448 of 1,536 channels are gone from each of 30 blocks, each of 3 * 576 weights of 4 bytes.
+    assert "1,536 × 576 → 1,088 × 576" in said and "Whole model 538.1 MB 445.2 MB 17.3 %" in said
+    assert [each.proto.label for each in app.get("download_button")] == ["CSV", "Shapes and bytes, CSV"]
+
+
+def test_the_example_is_marked(open_page, example):
+    assert "Example: this run ships with SparseDash" in words(open_page("layers", run=EXAMPLE))

@@ -1,0 +1,142 @@
+"""Exports: the empty, running, failed and done states, what is asked for, and what is shown of it."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.schema.export_settings import Export, ExportSettings, Proof
+from sparsedash.schema.store_keys import model_type_note
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, button, links, markup, query_of, words
+from tests.ui.filled_backend import job
+
+RUN, RECORDS = specimens.run()
+ASKED = ExportSettings(dense=RUN.dense, sparse=RUN.sparse[0], form="padded")
+PROOF = Proof(
+    runtime="transformers",
+    version="5.24.0",
+    n_logits=16,
+    logit_difference=3.1e-5,
+    logit_allowed=1e-3,
+    n_verdicts=50,
+    n_meant=50,
+    n_run=50,
+    made_at=1_764_000_300.0,
+)
+MADE = Export(
+    key=ASKED.key(),
+    settings=ASKED,
+    folder="smol-best-10pct-padded-float32-abc123",
+    layout="1,408 channels in every block, filled up with zeros where fewer are left",
+    model=RUN.settings.model,
+    model_identity=RUN.model_identity,
+    model_type="llama",
+    n_bytes=500_000_000,
+    base_bytes=540_000_000,
+    files={},
+    proof=PROOF,
+    made_at=1_764_000_300.0,
+)
+GGUF = replace(
+    MADE,
+    key="gguf",
+    folder="smol-best-10pct-gguf-float32-abc123",
+    settings=replace(ASKED, form="gguf"),
+    layout="a width for each block, as deci",
+    proof=replace(PROOF, runtime="llama.cpp", version="b11739"),
+)
+
+
+def add(backend, *exports, folder=None):
+    """Store these exports, with their folders, in the data folder unless another one is given."""
+    stored = []
+    for export in exports:
+        path = (folder or backend.data_dir / "exports") / export.folder
+        path.mkdir(parents=True, exist_ok=True)
+        stored.append(replace(export, folder=str(path)))
+    backend.put(*stored)
+    return stored
+
+
+def test_without_runs_the_page_invites(open_page):
+    app = open_page("models")
+    assert "No model has been exported yet." in words(app) and "Prune a model" in links(app)
+
+
+def test_a_sparse_model_is_exported_in_the_numbers_of_its_run(open_page, finished):
+    app = open_page("models", run=RUN.key, record="10 %")
+    assert "wherever the base does" in words(app)
+    button(app, "Export").click().run()
+    assert finished.submitted == [replace(ASKED, run=RUN.key, form="uniform", weights="float32")]
+
+
+def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finished):
+    finished._store.remember(model_type_note(RUN.model_identity), "bloom")
+    app = open_page("models", run=RUN.key, form="uniform")
+    said = words(app)
+    assert "Not as uniform: the code of bloom computes its width from the hidden one" in said
+    assert "there is no such form here" in said
+    assert all("uniform" not in option for option in app.selectbox(key="chosen-form").options)
+
+
+def test_numbers_are_those_that_the_form_has(open_page, finished):
+    app = open_page("models", run=RUN.key, form="gguf", weights="q8_0")
+    assert app.selectbox(key="chosen-weights").options == ["float32", "float16", "q8_0"]
+    assert "multiples of 256" in words(app)
+    button(app, "Export").click().run()
+    assert finished.submitted[0].weights == "q8_0"
+
+
+def test_a_base_that_is_no_gguf_is_asked_for_one(open_page, backend, tmp_path):
+    backend.add_run((RUN, [replace(record, model="owner/name") for record in RECORDS]))
+    app = open_page("models", run=RUN.key, form="gguf")
+    app.text_input(key="dense-gguf").input(" /models/dense.gguf ").run()
+    button(app, "Export").click().run()
+    assert backend.submitted[0].dense_gguf == "/models/dense.gguf"
+
+
+def test_a_job_under_way_is_shown_and_one_that_failed_says_why(open_page, finished):
+    finished.set_jobs(job(ASKED, stage="prove", message="Asking the files"))
+    assert "Loading the files in a fresh process · Asking the files" in words(open_page("models"))
+    finished.set_jobs(job(ASKED, "failed", **FAILED))
+    app = open_page("models")
+    assert "A sparse model in files, padded" in words(app) and "The model cannot be reached." in words(app)
+    assert button(app, "Try again")
+
+
+def test_an_export_is_listed_with_its_proof_and_the_command_to_the_hub(open_page, finished):
+    (made,) = add(finished, MADE)
+    app = open_page("models")
+    said = words(app)
+    assert said.startswith("One model is exported; the smallest takes 93 % of its dense model.")
+    assert "filled up with zeros · float32 · 500 MB, 93 % of the dense model" in said
+    assert "50 of 50 passages are answered as by the model in memory" in said
+    assert "transformers 5.24.0 ✓ proven here" in said and "llama.cpp ✕ cannot" in said
+    command = f"hf upload YOUR-NAME/smol-best-10pct-padded-float32-abc123 {made.folder}"
+    assert command in [code.value for code in app.code]
+    add(finished, GGUF)
+    said = words(open_page("models"))
+    assert "llama.cpp b11739 ✓ proven here" in said
+    assert "transformers, vLLM ✕ cannot their readers take one width for the whole model" in said
+
+
+def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(open_page, finished, tmp_path):
+    add(finished, MADE)
+    (outside,) = add(finished, GGUF, folder=tmp_path / "elsewhere")
+    app = open_page("models")
+    (delete,) = [each for each in app.button if each.label == "Delete"]
+    assert "Outside the data folder; delete it manually." in words(app)
+    delete.click().run()
+    assert finished.exports.listed() == [outside]
+
+
+@pytest.mark.parametrize("page", ["overview", "compare", "layers"])
+def test_every_page_about_a_sparse_model_leads_to_its_export(page, open_page, finished):
+    (address,) = [to for label, to in links(open_page(page)).items() if label == "Export this model"]
+    assert address.startswith("models") and set(query_of(address)) == {"run", "record"}
+    assert "there is no such model" not in words(open_page("models", **query_of(address)))
+
+
+def test_a_hostile_folder_name_stays_text(open_page, finished):
+    add(finished, replace(MADE, folder="<img src=x onerror=alert(1)>"))
+    assert "<img" not in markup(open_page("models"))

@@ -1,0 +1,52 @@
+"""The menu leads to every page, and takes run and tolerance along to those that are about a run."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.ui import specimens
+from tests.ui.conftest import links, menu_links, query_of
+
+TITLES = ("Overview", "Prune", "Jobs", "Compare", "Layers", "Published")
+ABOUT_A_RUN = ("Overview", "Compare", "Layers")
+
+
+def menu(app):
+    """The parameters of the menu's links, by their titles."""
+    return {title: query_of(menu_links(app)[title]) for title in TITLES}
+
+
+@pytest.fixture
+def two_runs(backend):
+    """An older run and a newer one."""
+    run, records = specimens.run(replace(specimens.SETTINGS, sparsities_permille=(400, 500)))
+    older = backend.add_run((replace(run, started_at=run.started_at - 60.0), records))
+    return older, backend.add_run(specimens.run())
+
+
+@pytest.mark.parametrize("name", ["overview", "compare", "layers"])
+def test_the_run_that_is_shown_stays_chosen_and_every_link_has_the_tolerance(name, open_page, two_runs):
+    older, newer = two_runs
+    assert menu(open_page(name))["Layers"] == {"run": newer.key}
+    app = open_page(name, run=older.key, within="1.5")
+    assert menu(app)["Compare"] == {"run": older.key, "within": "1.5"}
+    asked = [query_of(address) for address in links(app).values() if "run=" in address]
+    assert asked and all(query["within"] == "1.5" for query in asked)
+
+
+@pytest.mark.parametrize("name", ["prune", "jobs", "published"])
+def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(name, open_page, two_runs):
+    older, _ = two_runs
+    app = open_page("compare", run=older.key, within="1.5", points="3")
+    app.query_params.clear()
+    app.switch_page(f"pages/{name}.py").run()
+    assert not app.exception and "run" not in app.query_params
+    remembered = {"run": older.key, "within": "1.5", "points": "3"}
+    assert menu(app) == {title: remembered if title in ABOUT_A_RUN else {} for title in TITLES}
+
+
+def test_a_run_that_is_not_there_is_not_chosen_but_one_that_is_started_is(open_page, backend, two_runs):
+    assert menu(open_page("overview", run="gone"))["Compare"] == {}
+    app = open_page("prune")
+    next(button for button in app.button if button.label == "Start").click().run()
+    assert menu(app)["Overview"] == {"run": backend.submitted[-1].key()}

@@ -1,0 +1,248 @@
+"""The overview in its empty, running, failed and done state."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog.choices import EXAMPLE
+from sparsedash.catalog.presets import method_named
+from sparsedash.jobs.job import Taken
+from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import CalibrationSettings, RunSettings
+from sparsedash.service.preflight import Duration
+from tests.factories import STOPPED
+from tests.ui import specimens
+from tests.ui.conftest import FAILED, button, links, markup, query_of, words
+from tests.ui.filled_backend import job
+
+SETTINGS = specimens.SETTINGS
+OTHER = replace(SETTINGS, sparsities_permille=(400,))
+
+
+def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_there(open_page, backend, example):
+    app = open_page("overview")
+    assert "Nothing has run here yet." in words(app) and "It takes about 4 min, by what ran here before" in words(app)
+    assert query_of(links(app)["Look at an example"]) == {"run": EXAMPLE}
+    assert [each.label for each in app.button] == ["Try the built-in model"]
+    button(app, "Try the built-in model").click().run()
+    written = CalibrationSettings(corpus="builtin:smollm2-text", n_samples=64)
+    assert backend.submitted == [RunSettings(sparsities_permille=(100, 200), calibration=written)]
+    assert app.query_params["run"] == backend.submitted[0].key()
+    assert "Waiting SmolLM2 135M (built in) at 10, 20 %" in words(app)
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [
+        (Duration(seconds=9.0, unknown=("pruning",)), "How long it will take is being measured."),
+        (Duration(seconds=130.0, counted=("pruning",)), "It takes about 2 min, by a measurement of this machine"),
+    ],
+)
+def test_the_button_says_how_long_it_takes(duration, expected, open_page, backend):
+    backend.before = replace(backend.before, duration=duration)
+    assert expected in words(open_page("overview"))
+
+
+def test_the_example_is_marked_listed_only_while_it_is_shown_and_neither_timed_nor_exported(
+    open_page, backend, example
+):
+    app = open_page("overview", run=EXAMPLE, against="reading")
+    said = words(app)
+    assert said.startswith("Example: this run ships with SparseDash; nothing of it was computed here. ")
+    assert "Example · SmolLM2 135M (built in) at 10, 20, 30 % · shown above" in said
+    assert "The models of the example cannot be timed here" in said
+    files = open_page("models", run=EXAMPLE)
+    assert "No model of the example can be made again here" in words(files)
+    pressed = {each.label for each in (*app.button, *files.button)}
+    assert not any("Measure speed" in label or label == "Export" for label in pressed)
+    backend.add_run(specimens.run())
+    assert "Example" not in words(open_page("overview"))
+    assert words(open_page("overview", run=EXAMPLE)).count("Example · ") == 1
+
+
+def test_the_page_says_of_a_quantised_source_that_its_original_weights_were_not_pruned(open_page, backend):
+    run, records = specimens.run()
+    backend.add_run((replace(run, source_type="Q4_1"), records))
+    said = words(open_page("overview"))
+    assert f"{run.settings.dtype}, unpacked from Q4_1" in said
+    assert "What pruning costs the original weights is another number, which is not measured here." in said
+
+
+def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
+    backend.set_jobs(job(SETTINGS, n_right=21))
+    said = words(open_page("overview", run=SETTINGS.key()))
+    assert "Evaluating · 20 % sparse" in said and "1,234 of 2,880 tokens" in said
+    assert "412 tokens a second" in said and "21 right so far" in said
+    assert "Part 1 of 5 · time left not known: pruning has not been measured here yet" in said
+
+
+def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
+    backend.expected = {"load": 2.0, "text": 0.0, "calibrate": 0.0, "prune": 4.0, "evaluate": 10.0}
+    spent = [("start", None, 8.0), ("load", None, 2.0), ("prune", 0, 5.0), ("evaluate", 0, 15.0)]
+    spent += [("prune", 1, 5.0), ("evaluate", 1, 15.0), ("prune", 2, 5.0), ("evaluate", 2, 5.0)]
+    backend.set_jobs(job(SETTINGS, point=2, rate=None, taken=tuple(Taken(*each) for each in spent)))
+    drawn = markup(open_page("overview"))
+    # 60 s are over. Of the last model's answers, by the two before it, 10 s are left.
+    assert 'role="progressbar"' in drawn and 'aria-valuenow="86"' in drawn
+    assert 'aria-valuetext="86\u00a0% of the run · about 10\u00a0s left"' in drawn
+
+
+def test_a_run_that_failed_says_why_and_what_to_do(open_page, backend):
+    backend.set_jobs(job(SETTINGS, "failed", **FAILED))
+    app = open_page("overview")
+    assert "The model cannot be reached. Name a local folder." in words(app)
+    button(app, "Try again").click().run()
+    assert (backend.job(1).state, backend.job(1).attempt) == ("queued", 2)
+
+
+def test_where_results_were_deleted_or_never_were_the_page_says_so(open_page, backend):
+    backend.set_jobs(job(SETTINGS, "done"))
+    assert "Nothing has run here yet." in words(open_page("overview"))
+    said = words(open_page("overview", run=SETTINGS.key()))
+    assert said.startswith("This run has no results any more: its own record is no longer stored.")
+    assert "There is no run with this address." in words(open_page("overview", run="gone"))
+
+
+def test_a_finished_run_shows_three_numbers_a_chart_a_table_and_the_next_step(open_page, finished):
+    app = open_page("overview")
+    drawn, said = markup(app), words(app)
+    assert drawn.count('class="sd-figure"') == 3 and "<table" in drawn
+    assert app.get("plotly_chart")[0].proto.alt.startswith("Word perplexity over 120 passages")
+    assert "Removing 10 %, 20 % and 30 % of the MLP is too close to call on 120 passages." in said
+    (more,) = (to for name, to in links(app).items() if to.startswith("prune") and name != "Change the settings")
+    asked = query_of(more)
+    assert asked["sparsity"] == "10, 20, 30" and asked["text"] in ("builtin:cloze-402", "lambada_openai")
+    finished.drop(Record, finished.runs()[0].sparse[0])
+    assert markup(open_page("overview")).count('class="sd-figure"') == 3
+
+
+def test_every_sparse_model_in_the_table_is_a_link_and_its_head_says_once_what_cells_count(open_page, finished):
+    app = open_page("overview")
+    drawn, said = markup(app), words(app)
+    for name, address in (("10 %", "10+%25"), ("20 %", "20+%25"), ("30 %", "30+%25")):
+        link = f'href="compare?run={SETTINGS.key()}&amp;right={address}" aria-label="{name} beside dense">{name}</a>'
+        assert link in drawn
+    assert drawn.count("<a ") == 3
+    assert "Right of 120 Accuracy 95 % interval" in said and "Word perplexity Times dense Interval Verdict" in said
+    level = r"\([\d.]+ %\)"
+    cells = rf"[\d.]+ [\d.]+ × [\d.]+ to [\d.]+ × {level} \? undecided"
+    assert len(re.findall(rf"[−+][\d.]+ to [−+][\d.]+ {level} \S+ \d+ \d+ {cells}", said)) == 3
+
+
+def test_a_model_that_answered_fewer_passages_says_how_many_and_has_a_hollow_mark(open_page, backend):
+    run, (dense, *rest, last) = specimens.run()
+    stopped = replace(STOPPED, decision="open", p_value=0.5, interval=(-0.3, 0.1))
+    few = replace(last, outcomes=last.outcomes[:40], stopping=stopped)
+    backend.add_run((run, [dense, *rest, few]))
+    said = words(open_page("overview"))
+    assert " of 40 " in said.split("Times dense")[1] and "Hollow marks: fewer passages" in said
+
+
+def test_results_are_shown_while_the_rest_still_runs_with_places_for_what_comes(open_page, backend):
+    backend.add_run(specimens.run(finished=False, n_sparse=0))
+    backend.set_jobs(job(SETTINGS))
+    app = open_page("overview")
+    assert "The dense model has answered" in words(app)
+    assert "Compare the answers passage by passage" not in links(app)
+    backend.add_run(specimens.run(finished=False, n_sparse=1))
+    app = open_page("overview")
+    said = words(app)
+    assert "So far: removing 10 % of the MLP is too close to call on 120 passages." in said
+    assert "Evaluating" in said and app.get("plotly_chart") and "when the model has answered" in said
+    backend.set_jobs(job(SETTINGS, "crashed"))
+    assert "when the model has answered" not in words(open_page("overview"))
+
+
+def test_the_live_point_stands_in_the_chart_while_its_model_answers(open_page, backend):
+    backend.add_run(specimens.run(finished=False, n_sparse=1))
+    backend.set_jobs(job(SETTINGS, done=60, n_right=21, unit="passages", point=1))
+    app = open_page("overview")
+    app.get("button_group")[0].set_value("share right").run()
+    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
+    (point,) = [trace for trace in figure["data"] if trace["name"] == "live"]
+    assert (point["x"], point["y"]) == ([20.0], [35.0])
+
+
+def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_page, finished):
+    prompt = ContinuationSettings(left="a", right="b", prompt="Once")
+    finished.set_jobs(job(OTHER, point=0), job(prompt, "queued", id=2))
+    app = open_page("overview")
+    link = links(app)["Another run is under way: SmolLM2 135M (built in) at 40 %"]
+    assert query_of(link) == {"run": OTHER.key()}
+    assert "Evaluating · sparse model 1 of 1: least-squares, 40 % removed" in words(app)
+    finished.set_jobs(job(OTHER, "done"), job(prompt, "queued", id=2))
+    assert not any("Another run" in name for name in links(app.run()))
+    finished.set_jobs(*(job(replace(OTHER, sparsities_permille=(p,)), "queued", id=p) for p in (400, 300, 200, 100)))
+    found = links(open_page("overview"))
+    assert [name for name in found if "Another run" in name] == ["Another run waits: SmolLM2 135M (built in) at 10 %"]
+    assert found["3 more in the list of jobs"].startswith("jobs")
+
+
+def test_before_any_result_the_run_under_way_is_shown_and_the_others_are_mentioned(open_page, backend):
+    later = replace(OTHER, sparsities_permille=(200,))
+    backend.set_jobs(job(later, "failed", id=3), job(OTHER, "queued", id=2), job(SETTINGS, id=1))
+    app = open_page("overview")
+    assert words(app).startswith("The first results are on their way.")
+    assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in words(app)
+    assert [name for name in links(app) if "Another" in name] == ["Another run waits: SmolLM2 135M (built in) at 40 %"]
+
+
+def test_the_address_chooses_among_runs_and_the_last_ones_are_links(open_page, backend):
+    other = replace(SETTINGS, methods=(method_named("magnitude"),))
+    backend.add_run(specimens.run(other))
+    backend.add_run(specimens.run())
+    app = open_page("overview", run=other.key())
+    assert "magnitude · needs no calibration text" in words(app).split("Dense")[0]
+    assert links(app)["SmolLM2 135M (built in) at 10, 20, 30 %"].endswith(f"run={SETTINGS.key()}")
+
+
+def test_several_methods_are_judged_by_the_best_one_and_links_lead_to_its_model(open_page, backend):
+    methods = (method_named("magnitude"), method_named("least-squares"))
+    run = backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
+    app = open_page("overview")
+    assert "of the MLP with “least-squares” is too close to call" in words(app)
+    found, name = links(app), "least-squares 10 %"
+    assert query_of(found["See what each layer lost"]) == {"run": run.key, "record": name}
+    assert query_of(found["Compare the answers passage by passage"]) == {"run": run.key, "right": name}
+
+
+def test_the_measure_of_the_chart_can_be_chosen(open_page, finished):
+    app = open_page("overview")
+    for measure, said, bands in (
+        ("word perplexity", "Word perplexity over 120 passages", {"allowed": "The green band is the acceptable loss"}),
+        ("flips", "Answers of 120 that broke or were", {}),
+        ("accuracy", "Change of accuracy over 120", {"allowed": "The green band is the acceptable loss"}),
+        ("share right", "Share of 120 last words right", {"95 % interval of dense": "and the blue band: 95 %"}),
+    ):
+        app.get("button_group")[0].set_value(measure).run()
+        chart = app.get("plotly_chart")[0].proto
+        assert chart.alt.startswith(said)
+        drawn = {trace["name"] for trace in json.loads(chart.spec)["data"] if trace.get("fill") == "toself"}
+        assert drawn == set(bands)
+        assert all(explained in words(app) for explained in bands.values())
+        assert words(app).count(" band") == len(bands)
+
+
+def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backend):
+    masks = method_named("magnitude-2:4")
+    run, records = specimens.run(replace(SETTINGS, methods=(*SETTINGS.methods, masks)))
+    mask = specimens.record([outcome.last_word_right for outcome in records[0].outcomes], 500, masks)
+    backend.add_run((replace(run, sparse=(*run.sparse[:3], mask.key)), [*records[:4], mask]))
+    assert "of the MLP with “least-squares” is too close to call" in words(open_page("overview"))
+    alone = replace(run, settings=replace(SETTINGS, methods=(masks,)), sparse=(mask.key,))
+    backend.add_run((alone, [records[0], mask]))
+    said = words(open_page("overview"))
+    assert "Setting 50 % of the decoder's weights to zero" in said
+    assert "50 % of the decoder's weights set to zero" in said and "MLP removed or zero" in said
+
+
+def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(open_page, finished):
+    app = open_page("overview")
+    app.number_input(key="chosen-within").set_value(5.0).run()
+    app.number_input(key="chosen-points").set_value(50.0).run()
+    assert "Removing 30 % of the MLP stays within the limits" in words(app)
+    asked = query_of(links(app)["Compare the answers passage by passage"])
+    assert (asked["within"], asked["points"]) == ("5", "50")

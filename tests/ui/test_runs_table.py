@@ -1,0 +1,250 @@
+"""The page with all runs in its empty, running, failed and done state, and everything it keeps in its address."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
+from sparsedash.schema.pair_records import RunMark
+from sparsedash.schema.records import Record
+from sparsedash.ui.runs_table import ROWS_A_PAGE
+from tests.ui import specimens
+from tests.ui.conftest import HOSTILE, button, links, markup, menu_links, query_of, shows_as_text, words
+from tests.ui.filled_backend import job
+
+SETTINGS = specimens.SETTINGS
+TITLE = "SmolLM2 135M (built in)"
+
+
+def add(backend, at=0.0, **changes):
+    """A finished run, so many seconds after the others; further changes are of its settings."""
+    run, records = specimens.run(replace(SETTINGS, **changes))
+    return backend.add_run((replace(run, started_at=run.started_at + at), records))
+
+
+@pytest.fixture
+def two_runs(backend):
+    """An older run and a newer one, of two models."""
+    return add(backend), add(backend, 60.0, model="owner/model", sparsities_permille=(100,))
+
+
+def short(run):
+    return run.key[:RUN_ADDRESS_LENGTH]
+
+
+def box(app, run):
+    """The box that ticks a run."""
+    return app.checkbox(key=f"tick-{short(run)}")
+
+
+def ticked(app):
+    return app.query_params.get("chosen", [])
+
+
+def listed(app):
+    """The titles of the rows, from top to bottom."""
+    return [label for label, address in links(app).items() if "run=" in address]
+
+
+def test_the_empty_page_invites_and_tells_of_runs_that_ended_without_a_result(open_page, backend, example):
+    app = open_page("runs")
+    assert words(app).startswith("No run has a result yet. Every run will be a row here")
+    assert set(links(app)) == {"Prune a model", "Look at an example"}
+    other = replace(SETTINGS, sparsities_permille=(700,))
+    backend.set_jobs(job(SETTINGS, "failed", id=2), job(other, "cancelled", id=1))
+    app = open_page("runs")
+    assert "2 runs ended before they had a result." in words(app) and "See why in the list of jobs" in links(app)
+
+
+def test_every_run_but_the_example_is_a_row_with_a_link_to_its_page(open_page, backend, two_runs, example):
+    older, _ = two_runs
+    app = open_page("runs")
+    said = words(app)
+    assert said.startswith("None of 2 runs has a model within the limits, 1.1 × word perplexity")
+    assert listed(app) == ["owner/model", TITLE] and "Example" not in said
+    assert query_of(links(app)[TITLE]) == {"run": older.key}
+    assert "Method: least-squares" in said and "Removed: 10, 20, 30 %" in said
+    assert "Verdict: ? undecided at 10 %" in said and "Started: 24 November 2025" in said and "4 min" in said
+    assert "All runs as a table" in links(open_page("overview"))
+
+
+def test_the_tolerance_is_in_the_address_and_in_every_link(open_page, finished):
+    app = open_page("runs", within="1000", points="100")
+    assert "Verdict: ✓ within at 30 %" in words(app)
+    assert query_of(links(app)[TITLE]) == {"run": SETTINGS.key(), "within": "1000", "points": "100"}
+    assert query_of(menu_links(app)["Runs"]) == {"within": "1000", "points": "100"}
+    assert query_of(menu_links(app)["Jobs"]) == {}
+
+
+def test_the_run_that_was_chosen_elsewhere_is_remembered_past_the_table(open_page, two_runs):
+    older, _ = two_runs
+    app = open_page("overview", run=older.key)
+    app.query_params.clear()
+    app.switch_page("pages/runs.py").run()
+    assert "run" not in app.query_params
+    assert query_of(menu_links(app)["Compare"]) == {"run": older.key}
+
+
+def test_a_search_is_opened_judged_as_it_is_here(open_page, backend):
+    run = backend.add_run(specimens.search())
+    app = open_page("runs", within="1.1", points="2")
+    assert "Removed: a search" in words(app)
+    assert query_of(links(app)[TITLE]) == {"run": run.key, "within": "1.1", "points": "2"}
+
+
+def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(open_page, two_runs):
+    app = open_page("runs", page="7")
+    app.selectbox(key="chosen-sort").select("oldest").run()
+    assert app.query_params["sort"] == "oldest" and "page" not in app.query_params
+    assert listed(open_page("runs", sort="oldest")) == [TITLE, "owner/model"]
+    app.selectbox(key="chosen-model").select("owner/model").run()
+    assert listed(app) == listed(open_page("runs", model="owner/model")) == ["owner/model"]
+    assert "there is no such model here. Shown instead is All models." in words(open_page("runs", model="x"))
+    app = open_page("runs")
+    app.text_input(key="contains").input("SMOLlm2").run()
+    assert listed(app) == [TITLE]
+    app.text_input(key="contains").input("nowhere").run()
+    assert "No run matches. Clear the search, or choose all models." in words(app)
+    app.switch_page("pages/prune.py").run()
+    assert app.selectbox(key="text").value == "builtin:cloze" and "text" not in app.query_params
+
+
+def test_a_long_table_is_shown_in_pages(open_page, backend):
+    for i in range(ROWS_A_PAGE + 2):
+        run, _ = specimens.run(replace(SETTINGS, sparsities_permille=(100 + i,)))
+        backend.put(replace(run, sparse=()))
+    backend.put(specimens.run()[1][0])
+    app = open_page("runs")
+    assert len(app.checkbox) == ROWS_A_PAGE and f"1 to {ROWS_A_PAGE} of {ROWS_A_PAGE + 2}" in words(app)
+    assert button(app, "Previous").disabled
+    button(app, "Next").click().run()
+    assert app.query_params["page"] == "2" and len(app.checkbox) == 2 and button(app, "Next").disabled
+    for page in ("0", "99", "x", "²", "-1"):
+        app.query_params["page"] = page
+        assert not app.run().exception
+
+
+def test_a_ticked_run_is_in_the_address_and_the_address_ticks_it(open_page, two_runs):
+    older, newer = two_runs
+    app = open_page("runs")
+    box(app, older).check().run()
+    box(app, newer).check().run()
+    assert ticked(app) == [short(older), short(newer)] and "2 chosen" in words(app)
+    assert not [each for each in app.text_input if each.key and each.key.startswith("name-")], "one at a time is named"
+    again = open_page("runs", chosen=short(older))
+    assert (box(again, older).value, box(again, newer).value) == (True, False)
+    box(again, older).uncheck().run()
+    assert "chosen" not in again.query_params
+
+
+def test_ticked_runs_stay_ticked_while_the_table_does_not_show_them_and_deleted_ones_are_left_out(open_page, two_runs):
+    older, newer = two_runs
+    app = open_page("runs", chosen=short(older), model="owner/model")
+    assert "1 chosen, 1 of them is not in this list" in words(app)
+    box(app, newer).check().run()
+    assert ticked(app) == [short(older), short(newer)]
+    button(app, "Clear").click().run()
+    assert "chosen" not in app.query_params and "Select runs to overlay" in words(app)
+    gone = open_page("runs", chosen="0123456789abcdef", together="1")
+    assert "Select runs to overlay" in words(gone) and not gone.get("plotly_chart")
+
+
+def test_ticked_runs_are_overlaid_when_asked_and_a_copied_link_shows_the_same(open_page, backend):
+    older, newer = add(backend), add(backend, 60.0, sparsities_permille=(400, 500))
+    app = open_page("runs", chosen=short(older))
+    box(app, newer).check().run()
+    assert not app.get("plotly_chart"), "nothing moves until it is asked for"
+    button(app, "Overlay").click().run()
+    (chart,) = app.get("plotly_chart")
+    assert chart.proto.alt.startswith("Word perplexity over 120 passages against the share of MLP channels removed")
+    assert {"dense", "sparse", "allowed"} <= {trace.get("name") for trace in json.loads(chart.proto.spec)["data"]}
+    copied = open_page("runs", chosen=short(older), together=app.query_params["together"])
+    assert copied.get("plotly_chart") and "Each run against its own dense model." in words(copied)
+    button(app, "Close the chart").click().run()
+    assert not app.get("plotly_chart") and "together" not in app.query_params
+
+
+def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(open_page, backend):
+    settings = replace(SETTINGS, sparsities_permille=(700,))
+    backend.set_jobs(job(settings))
+    app = open_page("runs", chosen=settings.key()[:RUN_ADDRESS_LENGTH], together="1")
+    said = words(app)
+    assert said.startswith("1 run under way, no result yet.") and "▶ running 0 of 1 model" in said
+    assert "None of the chosen runs has a sparse model with answers yet." in said and "Delete" not in markup(app)
+
+
+def test_a_pinned_run_comes_first_and_says_so(open_page, backend, two_runs):
+    older, _ = two_runs
+    app = open_page("runs", chosen=short(older))
+    button(app, "Pin").click().run()
+    assert backend.user_data.marks() == {older.key: RunMark(pinned=True)}
+    assert listed(app) == [TITLE, "owner/model"] and "★ pinned" in words(app)
+    assert "pinned" in words(open_page("overview"))
+    button(app, "Unpin").click().run()
+    assert backend.user_data.marks() == {}
+
+
+def test_a_run_that_is_named_shows_its_name_wherever_it_is_and_an_empty_one_removes_it(open_page, backend, two_runs):
+    older, _ = two_runs
+
+    def rename(name):
+        app = open_page("runs", chosen=short(older))
+        app.text_input(key=f"name-{short(older)}").set_value(name)
+        button(app, "Save").click().run()
+
+    rename("  For the talk ")
+    assert "For the talk" in listed(open_page("runs"))
+    title = f"For the talk: {TITLE} at 10, 20, 30 %"
+    assert title in {label.replace("\u00a0", " ") for label in links(open_page("overview"))}
+    assert words(open_page("overview", run=older.key)).count("For the talk · SmolLM2 135M") == 1
+    compare = open_page("compare", run=older.key)
+    options = compare.selectbox(key="chosen-run").options
+    assert any(option.replace("\u00a0", " ").startswith(title) for option in options)
+    assert "For the talk: SmolLM2 135M" in words(compare)
+    assert "Files of For the talk" in words(open_page("models", run=older.key))
+    rename(" ")
+    assert backend.user_data.marks() == {}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_name_is_shown_as_text(text, open_page, finished):
+    finished.user_data.name_run(SETTINGS.key(), text)
+    for page, address in (("runs", {"chosen": SETTINGS.key()[:RUN_ADDRESS_LENGTH], "together": "1"}), ("overview", {})):
+        app = open_page(page, **address)
+        drawn = markup(app)
+        assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
+        shows_as_text(drawn + "".join([*links(app), *(each.label for each in app.checkbox)]))
+
+
+def asking(app):
+    """The page with the question before deleting opened."""
+    app.session_state["runs-delete"] = True
+    return app.run()
+
+
+def test_deleting_asks_first_then_tells_and_takes_the_run_out_of_the_address(open_page, backend, two_runs):
+    older, newer = two_runs
+    app = asking(open_page("runs", chosen=short(older)))
+    assert f"Delete “{TITLE} at 10, 20, 30 %”, with the answers of 2 models? It cannot be undone." in words(app)
+    assert len(backend.runs()) == 2
+    button(app, "Delete for good").click().run()
+    assert backend.runs() == [newer] and set(backend._store.keys(Record)) == {newer.dense, *newer.sparse}
+    assert "was deleted, with the answers of 2 models." in app.toast[0].value
+    assert "chosen" not in app.query_params and listed(app) == ["owner/model"]
+
+
+def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_page, backend):
+    run = backend.add_run(specimens.run(finished=False, n_sparse=1))
+    backend.set_jobs(job(SETTINGS))
+    app = asking(open_page("runs", chosen=short(run)))
+    assert "▶ running, 1 of 3 models" in words(app) and "stays: it is under way; stop it first." in words(app)
+    assert not [each for each in app.button if each.label == "Delete for good"]
+    backend.set_jobs(job(SETTINGS, "failed"))
+    assert "✕ failed, 1 of 3 models" in words(open_page("runs"))
+
+
+def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
+    backend.costs.verdicts = lambda runs, tolerance: {}
+    said = words(open_page("runs"))
+    assert "The answers of 2 runs are being read for the first time." in said and "Verdict: … being read" in said
