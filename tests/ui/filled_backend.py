@@ -82,7 +82,7 @@ class FilledBackend(Backend):
     def put(self, *values):
         """Store these under their own keys, in place of earlier ones."""
         for value in values:
-            self._results.forget(type(value), value.key)
+            self._results.drop(type(value), value.key)
             self._store.put(value.key, value)
 
     def drop(self, kind, *keys):
