@@ -109,7 +109,7 @@ def test_an_export_is_listed_with_its_proof_and_the_command_to_the_hub(open_page
     app = open_page("models")
     said = words(app)
     assert said.startswith("One model is exported; the smallest takes 93 % of its dense model.")
-    assert "filled up with zeros · float32 · 500 MB, 93 % of the dense model" in said
+    assert "padded with zeros · float32 · 500 MB, 93 % of the dense model" in said
     assert "50 of 50 passages are answered as by the model in memory" in said
     assert "transformers 5.24.0 ✓ proven here" in said and "llama.cpp ✕ cannot" in said
     command = f"hf upload YOUR-NAME/smol-best-10pct-padded-float32-abc123 {made.folder}"
