@@ -26,15 +26,17 @@ def measure_divergence(
     known = store.get(Divergence, settings.key())
     if known is not None:
         return known
-    with pair_cache.models((settings.left, settings.right), store, on_step) as both:
-        found = _measured(both, settings, on_step)
+    with pair_cache.models((settings.left, settings.right), store, on_step) as (left, right):
+        found = _measured(left, right, settings, on_step)
     store.put(found.key, found)
     return found
 
 
 @torch.inference_mode()
-def _measured(both: tuple[RecordModel, RecordModel], settings: DivergenceSettings, on_step: OnStep) -> Divergence:
-    left, right = (record_model.loaded for record_model in both)
+def _measured(
+    left_model: RecordModel, right_model: RecordModel, settings: DivergenceSettings, on_step: OnStep
+) -> Divergence:
+    left, right = left_model.loaded, right_model.loaded
     ids = left.tokens(settings.text)
     if ids != right.tokens(settings.text):
         raise JobError(
@@ -43,7 +45,7 @@ def _measured(both: tuple[RecordModel, RecordModel], settings: DivergenceSetting
         )
     start = max(0, len(ids) - min(left.max_length, right.max_length))
     parts = _parts(left, settings.text, ids)
-    rows = zip(_distributions(both[0], ids[start:]), _distributions(both[1], ids[start:]), strict=True)
+    rows = zip(*(_distributions(each, ids[start:]) for each in (left_model, right_model)), strict=True)
     places: list[Place] = []
     for of_left, of_right in rows:
         on_step(Step("diverge", len(places), len(ids) - start - 1, unit="tokens"))
