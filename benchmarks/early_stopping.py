@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from sparsedash.schema.settings import (
     parse_percents,
 )
 from sparsedash.stats.anytime import MARGIN, decide_difference
-from sparsedash.stats.significance import Z_95, Z_POWER_80
+from sparsedash.stats.significance import Z_95
 
 RATES = [
     (0.0, 0.02),
@@ -94,7 +95,7 @@ def ending(run: list[list[int]], looks: list[int], n_comparisons: int) -> tuple[
 def fixed(loss: float, flips: float) -> str:
     if loss == 0:
         return "never"
-    spread = Z_95 * flips**0.5 + Z_POWER_80 * (flips - loss**2) ** 0.5
+    spread = Z_95 * flips**0.5 + NormalDist().inv_cdf(0.8) * (flips - loss**2) ** 0.5
     return f"{(spread / loss) ** 2:,.0f}"
 
 

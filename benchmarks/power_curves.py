@@ -42,7 +42,7 @@ def losses_of(nats, flips=(0, 0), n_right=0):
         lowest=float(nats.min()),
         highest=float(nats.max()),
     )
-    return Losses(nats=found, broke=flips[0], mended=flips[1], n_right=n_right, looked=False)
+    return Losses(nats=found, broke=flips[0], mended=flips[1], n_right=n_right, anytime=False)
 
 
 def _chances(population, n, nats, draws, rng):

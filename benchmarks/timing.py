@@ -10,20 +10,14 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ResidentModel
-from sparsedash.engine.comparison.timing import (
-    StopCriterion,
-    TimeSample,
-    decode_sample,
-    prefill_sample,
-    time_run,
-    timed_rounds,
-)
+from sparsedash.engine.comparison.timing import TimeSample, decode_sample, prefill_sample, time_run, timed_rounds
 from sparsedash.engine.models.loading import LoadedModel, load_model, locate_model
 from sparsedash.reporting.deployment import timing_conditions
 from sparsedash.schema.pair_records import TimedPhase, TimingSettings
@@ -96,11 +90,11 @@ def against_itself(loaded: LoadedModel, arguments: argparse.Namespace) -> None:
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
     n_prompt = min(arguments.prompt, loaded.max_length - 16)
     ids = torch.randint(vocabulary, (1, n_prompt), generator=drawn)
-    stop = StopCriterion(within=0.05, least_rounds=arguments.rounds, most_s=arguments.most_s, n_warmup=2)
+    stop = TimingSettings(dense="-", sparse="-", least_rounds=arguments.rounds, most_s=arguments.most_s)
     for name, sample in _works(loaded, pair, ids):
         held, ratios = 0, []
         for seed in range(arguments.self_runs):
-            ratio = timed_rounds(sample, stop, seed, time.monotonic, lambda n, s: None).ratio
+            ratio = timed_rounds(sample, replace(stop, seed=seed), time.monotonic, lambda n, s: None).ratio
             held += ratio.low <= 1 <= ratio.high
             ratios.append(ratio.value)
         print(

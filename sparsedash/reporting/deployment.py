@@ -8,6 +8,7 @@ import io
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from sparsedash.catalog.families import FAMILIES
@@ -30,7 +31,6 @@ from sparsedash.schema.pair_records import Phase, TimedPhase, Timing, TimingSett
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
-from sparsedash.stats.mean_intervals import median_s
 
 GainName = Literal["reading", "writing", "bytes", "multiply-adds"]
 """Speed of reading a prompt and of writing, as measured; and what is exact from widths."""
@@ -130,7 +130,7 @@ def speed_rows(timing: Timing) -> list[list[str]]:
     """One row for each phase, one for the bytes of the weights, one for the memory that they take where it is known."""
     rows = []
     for phase in timing.phases:
-        ratio, times = phase.ratio, [_short_time(median_s(seconds)) for seconds in (phase.dense_s, phase.sparse_s)]
+        ratio, times = phase.ratio, [_short_time(median(seconds)) for seconds in (phase.dense_s, phase.sparse_s)]
         what = {
             "prefill": f"prefill, {phase.batch} × {timing.n_prompt} tokens",
             "decode": f"decode, {phase.batch} × {timing.n_decode} after {timing.n_prompt}",

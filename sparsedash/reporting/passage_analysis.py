@@ -279,7 +279,7 @@ def _slice_losses(asked: _Asked) -> SliceLosses:
     alpha = ALPHA / (_MEASURES * len(groups))
     rows = []
     for group in groups:
-        lost = passage_losses([pair.outcomes(position) for position in group.positions], looked=looked)
+        lost = passage_losses([pair.outcomes(position) for position in group.positions], anytime=looked)
         nats = (anytime_mean_interval if looked else mean_interval)(lost.nats, alpha)
         rows.append(SliceLoss(group=group, losses=lost, nats=nats, accuracy=lost_accuracy_interval(lost, alpha)))
     n = len(pair.left.outcomes)

@@ -1,1 +1,1 @@
-"""Statistics of paired answers and of layers: tests, intervals, stopping early. Plain numbers in, plain numbers out."""
+"""Statistics of paired answers, losses, layers and timings: tests, intervals, verdicts. Plain numbers in and out."""

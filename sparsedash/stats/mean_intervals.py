@@ -10,12 +10,12 @@ from sparsedash.schema.pair_records import SpeedRatio
 from sparsedash.schema.records import Pruned
 
 _TUNED_FOR = 500
-"""Values at which the interval that is valid at any look is narrowest."""
+"""Values at which the anytime-valid interval is narrowest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """What an interval of a mean loss is made of: number, mean, standard deviation and range of the losses."""
+    """Number, mean, standard deviation and range of some losses."""
 
     n: int
     mean: float
@@ -26,8 +26,7 @@ class Moments:
 
 def moments(values: Sequence[float]) -> Moments:
     """The moments of some losses. Raises ValueError when there are none."""
-    n = len(values)
-    if n == 0:
+    if not (n := len(values)):
         raise ValueError("a mean needs at least one passage")
     mean = sum(values) / n
     # Products, which end at infinity where powers raise.
@@ -37,10 +36,10 @@ def moments(values: Sequence[float]) -> Moments:
 
 
 def mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
-    """Interval of the mean at level 1 - alpha, for few and skewed values; all numbers where there is one value only.
+    """Interval of the mean at level 1 - alpha, for few and skewed values; infinite for a single value.
 
-    Student's, widened on either side to that of the values and one more like the most extreme of them there: of n + 1
-    passages one, on average, is worse than the worst of n that were met. Why: see docs/adr/0016.
+    Student's, widened on either side to the interval with one more value like the most extreme of them there: of n + 1
+    passages one, on average, is worse than the worst of n. Why: see docs/adr/0016.
     """
     return _ends(of, lambda each: student_quantile(1 - alpha / 2, each.n - 1) * each.deviation / sqrt(each.n))
 
@@ -62,18 +61,17 @@ def anytime_mean_interval(of: Moments, alpha: float) -> tuple[float, float]:
 
 
 def _ends(of: Moments, radius: Callable[[Moments], float]) -> tuple[float, float]:
-    """An interval around the mean, as wide on either side as with one more value like the most extreme there."""
+    """Interval around the mean, as wide on either side as with one more value like the most extreme there."""
     if of.n < 2 or of.deviation == inf:
         return -inf, inf
-    below, above = _with_one_more(of, of.lowest), _with_one_more(of, of.highest)
+
+    def with_one_more(value: float) -> Moments:
+        n, away = of.n + 1, value - of.mean
+        squares = (of.n - 1) * of.deviation**2 + away * away * of.n / n
+        return replace(of, n=n, mean=of.mean + away / n, deviation=sqrt(squares / of.n))
+
+    below, above = with_one_more(of.lowest), with_one_more(of.highest)
     return min(of.mean - radius(of), below.mean - radius(below)), max(of.mean + radius(of), above.mean + radius(above))
-
-
-def _with_one_more(of: Moments, value: float) -> Moments:
-    """The moments with this value among the others."""
-    n, away = of.n + 1, value - of.mean
-    squares = (of.n - 1) * of.deviation**2 + away * away * of.n / n
-    return replace(of, n=n, mean=of.mean + away / n, deviation=sqrt(squares / of.n))
 
 
 @cache
@@ -108,19 +106,16 @@ def student_quantile(p: float, degrees: int) -> float:
     return sqrt(degrees * y)
 
 
-_TRIMMED = 0.25
-_LEAST_LEFT = 3
-_SPEED_LEVEL = 0.95
+_TRIMMED, _LEAST_LEFT, _SPEED_LEVEL = 0.25, 3, 0.95
 
 
 def speed_ratio(before_s: Sequence[float], after_s: Sequence[float]) -> SpeedRatio:
-    """The ratio before / after by the middle half of the rounds, with its 95 % interval; above 1: after is faster.
+    """Speed-up before / after, trimmed mean over rounds, with its 95 % interval; above 1: after is faster.
 
-    before_s, after_s: seconds of the same rounds, at least one. A machine that is slower for a while is slower for both
-    of a round, which leaves their ratio as it is; where it stalls for one of them the round is far out on its side, and
-    trimmed. A quarter of the logarithms is trimmed on either side; the interval is Student's with their winsorised
-    deviation. Of fewer than three rounds it reaches from the smallest ratio to the largest. Source: Yuen, Biometrika 61
-    (1974); why, and how often it holds: docs/adr/0021.
+    before_s, after_s: seconds of the same rounds, at least one. A slow phase of the machine slows both of a round and
+    leaves their ratio as it is; a stall of one of them is an outlier, and trimmed. A quarter of the logarithms is
+    trimmed on either side; the interval is Student's with their winsorised deviation, or the range of fewer than three
+    rounds. Source: Yuen, Biometrika 61 (1974); why, and how often it holds: docs/adr/0021.
     """
     logs = sorted(log(b / a) for b, a in zip(before_s, after_s, strict=True))
     n = len(logs)
@@ -140,27 +135,19 @@ def is_narrow(ratio: SpeedRatio, within: float) -> bool:
     return max(ratio.high - ratio.value, ratio.value - ratio.low) < within * ratio.value
 
 
-def median_s(seconds: Sequence[float]) -> float:
-    """The median of some times."""
-    return median(seconds)
-
-
 MISMATCH_ALARM = 1.3
-"""From how many times as much as on calibration text that was kept out of the fit the passages are unlike it.
-
-Measured: see
-docs/adr/0007."""
+"""From this ratio of `layer_mismatch` on, the calibration text is unlike the passages. Measured: see docs/adr/0007."""
 
 
 def median_error_ratio(errors: Sequence[float], usual: Sequence[float]) -> float | None:
-    """The median over the layers that usually lose anything; None where nothing was measured."""
+    """Median ratio over the layers whose usual error is not zero; None where nothing was measured."""
     ratios = [error / base for error, base in zip(errors, usual, strict=False) if base > 0]
     return median(ratios) if ratios else None
 
 
 def layer_mismatch(made: Pruned) -> float | None:
-    """How many times as much the layers lose on passages of the evaluation as on calibration text.
+    """Layer errors on passages of the evaluation, as a multiple of those on calibration text.
 
-    That was kept out of the fit, since an overfit is another matter; where none was, the text they were fitted to.
+    On held-out calibration text, since an overfit is another matter; where none was held out, on the fitted text.
     """
     return median_error_ratio(made.passage_errors, made.held_out_errors or made.layer_errors)

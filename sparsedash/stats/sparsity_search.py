@@ -1,23 +1,22 @@
 """Bisection for the largest sparsity within a tolerance, and the Pareto front of models.
 
-A trial that is within moves the search up, any other one moves it down: undecided counts as too much. If the
-true loss rises with the sparsity, a step whose loss is over the tolerance is tried only while every step below the
-tolerance was called within and every one above it was not: of those, there is one path, fixed before anything is seen.
-So the chance that any of them is ever called within is at most the sum over `most_trials` trials, whatever the answers.
+A trial that is within moves the search up, any other one moves it down: undecided counts as too much. If the true loss
+rises with the sparsity, a step whose loss is over the tolerance is tried only while every step below the tolerance was
+called within and every one above it was not: those steps are one path, fixed before any answer is seen. So the chance
+that any of them is ever called within is at most the sum over `most_trials` trials, whatever the answers.
 """
 
 from collections.abc import Collection, Sequence
-from math import floor
 
 MAX_PERMILLE = 900
 _FINEST_WEIGHTS = 10
-"""Per mille between neighbours where single weights go, which have no width to be a multiple of."""
+"""Per mille between neighbours in the pruning of single weights, which have no width to be a multiple of."""
 
 
 def channel_steps(widths: Collection[int], multiple: int) -> tuple[int, ...]:
-    """The sparsities (per mille, ascending) that uniform widths reach, one multiple apart; those of the widest MLP.
+    """Sparsities (per mille, ascending) that uniform widths reach, one multiple apart; those of the widest MLP.
 
-    widths: of all MLPs. Empty where no channel can go. Neighbours are at least one per mille apart.
+    widths: of all MLPs. Empty where no channel can be removed. Neighbours are at least one per mille apart.
     """
     width = max(widths)
     most_kept = (width - 1) // multiple * multiple
@@ -26,28 +25,28 @@ def channel_steps(widths: Collection[int], multiple: int) -> tuple[int, ...]:
 
 
 def weight_steps() -> tuple[int, ...]:
-    """The sparsities (per mille, ascending) that are tried where single weights go: every percent."""
+    """Sparsities (per mille, ascending) that are tried in the pruning of single weights: every percent."""
     return tuple(range(_FINEST_WEIGHTS, MAX_PERMILLE + 1, _FINEST_WEIGHTS))
 
 
 def most_trials(n_steps: int) -> int:
-    """How many trials a search over so many steps makes at most."""
+    """Largest number of trials of a search over so many steps."""
     return n_steps.bit_length()
 
 
 def next_trial(n_steps: int, within: Sequence[tuple[int, bool]]) -> int | None:
-    """The place of the step to try next; None when neighbours are found of which only the lower is within.
+    """Index of the step to try next; None when neighbours are found of which only the lower is within.
 
-    within: the places tried so far, and whether the loss was within.
+    within: the indices tried so far, and whether the loss was within.
     """
     low, high = search_bounds(n_steps, within)
-    return None if high - low == 1 else floor((low + high) / 2)
+    return None if high - low == 1 else (low + high) // 2
 
 
 def search_bounds(n_steps: int, within: Sequence[tuple[int, bool]]) -> tuple[int, int]:
-    """The largest place that is within, and the smallest that is not; -1 and n_steps where there is none.
+    """Largest index that is within, and smallest that is not; -1 and n_steps where there is none.
 
-    Where the loss does not rise everywhere, the lower one is still the largest below every place that is not within.
+    Where the loss does not rise everywhere, the lower one is still the largest below every index that is not within.
     """
     high = min((place for place, inside in within if not inside), default=n_steps)
     low = max((place for place, inside in within if inside and place < high), default=-1)
@@ -55,15 +54,11 @@ def search_bounds(n_steps: int, within: Sequence[tuple[int, bool]]) -> tuple[int
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The places of the points beside which none is as good in both coordinates and better in one, by the first one
-    rising. Larger is better in both; of equal points all are unbeaten.
-    """
-    order = sorted(range(len(points)), key=lambda i: points[i], reverse=True)
+    """Indices of the Pareto front, by the first coordinate rising; larger is better in both. Equal points all stay."""
     kept: list[int] = []
     best = None
-    for i in order:
-        x, y = points[i]
-        if best is None or y > best[1] or (x, y) == best:
+    for i in sorted(range(len(points)), key=lambda i: points[i], reverse=True):
+        if best is None or points[i][1] > best[1] or points[i] == best:
             kept.append(i)
-            best = (x, y)
+            best = points[i]
     return kept[::-1]

@@ -24,7 +24,7 @@ LossMeasure = Literal["word perplexity", "accuracy"]
 
 ALPHA = 0.05
 FEWEST_PASSAGES = 30
-"""With fewer no loss is called within: no interval of so few is narrow for an honest reason."""
+"""With fewer no loss is called within: an interval of so few passages is narrow by chance."""
 FEWEST_RIGHT = 20
 """With fewer right answers of the dense model accuracy is left out: there is too little to lose."""
 _Z_POWER = NormalDist().inv_cdf(0.8)
@@ -33,7 +33,7 @@ _STEPS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """What may be lost. ratio: of word perplexity to the dense model's. points: of accuracy, in percentage points."""
+    """Acceptable loss. ratio: of word perplexity to the dense model's. points: of accuracy, in percentage points."""
 
     ratio: float = FindSettings.ratio
     points: float = FindSettings.points
@@ -42,24 +42,23 @@ class Tolerance:
         check_settings(self, FindSettings)
 
     def most(self, measure: LossMeasure) -> float:
-        """The largest loss that is allowed, in the unit of `Loss`."""
+        """The limit, in the unit of `Loss`."""
         return log(self.ratio) if measure == "word perplexity" else self.points / 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """What one model lost against dense, before it is judged. nats: the falls of the targets' log-likelihoods.
+    """Losses of one model against dense, before a verdict. nats: falls of the targets' log-likelihoods.
 
-    broke, mended: verdicts that changed. n_right: of the dense model. looked: it may have stopped at any passage.
-    alpha: the chance of error that was set aside for this look at this model before anything was seen; None where the
-    models that are judged together share one.
+    broke, mended: verdicts that changed. n_right: of the dense model. anytime: it may have stopped at any passage.
+    alpha: the chance of error planned for this look at this model; None where the models judged together share one.
     """
 
     nats: Moments
     broke: int
     mended: int
     n_right: int
-    looked: bool
+    anytime: bool
     alpha: float | None = None
 
 
@@ -67,9 +66,8 @@ class Losses:
 class Loss:
     """One measure's loss with its interval, larger is worse: nats for word perplexity, a share for accuracy.
 
-    level: that of the interval, 0.95 or more, so that all intervals of a sweep hold together. most: what is allowed.
-    needed: passages that would decide it four times of five if the loss stays as it is; None where it is decided, or
-    no number would or can be told.
+    level: of the interval, 0.95 or more, so that all intervals of a sweep hold together. most: the limit. needed:
+    passages that would decide it four times of five if the loss stays the same; None where it is decided or unknown.
     """
 
     measure: LossMeasure
@@ -84,9 +82,9 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class ToleranceVerdict:
-    """What a model's losses say together. accuracy: None where the dense model has too little right to lose.
+    """Verdict on a model by all its losses. accuracy: None where the dense model has too few right answers.
 
-    decided_by: the measures that say so; those that are undecided where the verdict is.
+    decided_by: the measures with this verdict.
     """
 
     verdict: Verdict
@@ -97,7 +95,7 @@ class ToleranceVerdict:
 
     @property
     def losses(self) -> tuple[Loss, ...]:
-        """Of every measure that counts, the more sensitive one first."""
+        """Losses of every measure that counts, the more sensitive one first."""
         return (self.perplexity,) if self.accuracy is None else (self.perplexity, self.accuracy)
 
     @property
@@ -107,9 +105,9 @@ class ToleranceVerdict:
 
     @property
     def passages_needed(self) -> int | None:
-        """Passages that would decide it, as far as that can be told; None where it is decided.
+        """Passages that would decide it; None where it is decided or unknown.
 
-        Word perplexity decides either way; accuracy only where it is lost beyond what is allowed.
+        Word perplexity decides either way; accuracy only where its loss is over the limit.
         """
         if self.verdict != "undecided":
             return None
@@ -118,93 +116,105 @@ class ToleranceVerdict:
 
 
 def record_losses(dense: Record, sparse: Record) -> Losses:
-    """What the sparse model lost on the passages that both answered."""
+    """Losses of the sparse model on the passages that both answered."""
     stoppings = [record.stopping for record in (dense, sparse) if record.stopping is not None]
     planned = next((stopping.alpha for stopping in stoppings if stopping.alpha is not None), None)
-    return passage_losses(shared_outcomes(dense, sparse), looked=bool(stoppings) and planned is None, alpha=planned)
+    return passage_losses(shared_outcomes(dense, sparse), anytime=bool(stoppings) and planned is None, alpha=planned)
 
 
 def passage_losses(
-    pairs: Sequence[tuple[Outcome, Outcome]], *, looked: bool = False, alpha: float | None = None
+    pairs: Sequence[tuple[Outcome, Outcome]], *, anytime: bool = False, alpha: float | None = None
 ) -> Losses:
-    """What was lost on these passages, each answered by the dense and the sparse model. looked, alpha: as in Losses."""
+    """Losses on passages, each answered by the dense and the sparse model. anytime, alpha: as in Losses."""
     return Losses(
         nats=moments([d.log_likelihood - s.log_likelihood for d, s in pairs]),
         broke=sum(d.last_word_right and not s.last_word_right for d, s in pairs),
         mended=sum(s.last_word_right and not d.last_word_right for d, s in pairs),
         n_right=sum(d.last_word_right for d, _ in pairs),
-        looked=looked,
+        anytime=anytime,
         alpha=alpha,
     )
 
 
 def judge_all(models: Sequence[Losses], tolerance: Tolerance, n_compared: int = 0) -> list[ToleranceVerdict]:
-    """The verdicts on all models of a sweep together, in their order; each by itself that has its own alpha.
+    """Verdicts on all models of a sweep together, in their order; each by itself that has its own alpha.
 
     Holm's steps: while k losses are undecided, each interval has level 1 - 0.05 / k; those that it decides leave, and
-    the rest is looked at again. So the chance that any loss at the tolerance is called within, or beyond, stays small.
-    n_compared: models that were compared, where that is more: all losses of those that were lost count as undecided.
+    the rest is judged again. So the chance that any loss at the tolerance is called within, or beyond, stays small.
+    n_compared: models that were compared, where that is more: all losses of the missing ones count as undecided.
     Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
     together = [model for model in models if model.alpha is None]
-    judged = iter(_by_holm(together, ALPHA, tolerance, max(0, n_compared - len(models))))
-    return [next(judged) if model.alpha is None else _by_holm([model], model.alpha, tolerance)[0] for model in models]
+    judged = iter(_judge_by_holm(together, ALPHA, tolerance, max(0, n_compared - len(models))))
+    return [
+        next(judged) if model.alpha is None else _judge_by_holm([model], model.alpha, tolerance)[0] for model in models
+    ]
 
 
-def _by_holm(
+def lost_accuracy_interval(model: Losses, alpha: float) -> tuple[float, float]:
+    """Interval of the share of right answers that was lost: that of sparse minus dense, negated.
+
+    At a fixed number of passages, either end is that with one more passage that was fixed, or that broke: see
+    `mean_interval`.
+    """
+    n, broke, mended = model.nats.n, model.broke, model.mended
+    if model.anytime:
+        low, high = anytime_interval(broke, mended, n, alpha)
+        return -high, -low
+    z = NormalDist().inv_cdf(1 - alpha / 2)
+    return -paired_interval(broke, mended + 1, n + 1, z)[1], -paired_interval(broke + 1, mended, n + 1, z)[0]
+
+
+def _judge_by_holm(
     models: Sequence[Losses], alpha: float, tolerance: Tolerance, n_missing: int = 0
 ) -> list[ToleranceVerdict]:
-    asked: list[tuple[int, LossMeasure]] = [
-        (i, measure) for i, model in enumerate(models) for measure in _counted(model)
+    measures: list[tuple[LossMeasure, ...]] = [
+        ("word perplexity", "accuracy") if model.n_right >= FEWEST_RIGHT else ("word perplexity",) for model in models
     ]
-    n_lost = n_missing * max((len(_counted(model)) for model in models), default=0)
+    waiting = [(i, measure) for i, counted in enumerate(measures) for measure in counted]
+    n_lost = n_missing * max(map(len, measures), default=0)
     found: dict[tuple[int, LossMeasure], Loss] = {}
-    while waiting := [one for one in asked if one not in found or found[one].verdict == "undecided"]:
-        share = alpha / (len(waiting) + n_lost)
+    while waiting:
+        share, n_before = alpha / (len(waiting) + n_lost), len(waiting)
         found |= {(i, measure): _loss(models[i], measure, share, tolerance) for i, measure in waiting}
-        if all(found[one].verdict == "undecided" for one in waiting):
+        waiting = [one for one in waiting if found[one].verdict == "undecided"]
+        if len(waiting) == n_before:
             break
-    return [
-        _model_verdict(model, found[i, "word perplexity"], found.get((i, "accuracy"))) for i, model in enumerate(models)
-    ]
-
-
-def _counted(model: Losses) -> tuple[LossMeasure, ...]:
-    return ("word perplexity", "accuracy") if model.n_right >= FEWEST_RIGHT else ("word perplexity",)
+    return [_combine(model.nats.n, [found[i, m] for m in measures[i]]) for i, model in enumerate(models)]
 
 
 def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Tolerance) -> Loss:
     n, most = model.nats.n, tolerance.most(measure)
     if measure == "word perplexity":
         of = model.nats
-        low, high = (anytime_mean_interval if model.looked else mean_interval)(of, alpha)
+        low, high = (anytime_mean_interval if model.anytime else mean_interval)(of, alpha)
     else:
-        of = _flips(model)
+        # Of each verdict: 1 where it broke, -1 where it was fixed, else 0.
+        value = (model.broke - model.mended) / n
+        spread = sqrt(max(0.0, (model.broke + model.mended) / n - value**2))
+        lowest, highest = -1.0 if model.mended else 0.0, 1.0 if model.broke else 0.0
+        of = Moments(n=n, mean=value, deviation=spread, lowest=lowest, highest=highest)
         low, high = lost_accuracy_interval(model, alpha)
     verdict: Verdict = "beyond" if low > most else "within" if high <= most and n >= FEWEST_PASSAGES else "undecided"
-    needed = _passages_to_decide(of, most, alpha) if verdict == "undecided" else None
-    level = 1 - alpha
     return Loss(
-        measure=measure, value=of.mean, low=low, high=high, level=level, most=most, verdict=verdict, needed=needed
-    )
-
-
-def _flips(model: Losses) -> Moments:
-    """The moments of what happened to the verdicts: 1 where one broke, -1 where one was mended, else 0."""
-    n, flips, value = model.nats.n, model.broke + model.mended, (model.broke - model.mended) / model.nats.n
-    spread = sqrt(max(0.0, flips / n - value**2))
-    return Moments(
-        n=n, mean=value, deviation=spread, lowest=-1.0 if model.mended else 0.0, highest=1.0 if model.broke else 0.0
+        measure=measure,
+        value=of.mean,
+        low=low,
+        high=high,
+        level=1 - alpha,
+        most=most,
+        verdict=verdict,
+        needed=_passages_to_decide(of, most, alpha) if verdict == "undecided" else None,
     )
 
 
 def _passages_to_decide(of: Moments, most: float, alpha: float) -> int | None:
-    """Passages after which the interval would lie on one side of what is allowed, four times of five."""
+    """Passages after which the interval would lie on one side of the limit, four times of five."""
     gap = abs(most - of.mean)
     if of.n < 2 or of.deviation == inf or gap == 0:
         return None
     z = NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
-    # What one more passage like the most extreme widens the interval by, which shrinks with their number.
+    # How much one more passage like the most extreme widens the interval, which shrinks with their number.
     reach = of.highest - of.mean if of.mean < most else of.mean - of.lowest
     n = (z * of.deviation / gap) ** 2
     for _ in range(_STEPS if n > 0 else 0):
@@ -212,32 +222,14 @@ def _passages_to_decide(of: Moments, most: float, alpha: float) -> int | None:
     return max(FEWEST_PASSAGES if of.mean < most else 2, ceil(n))
 
 
-def lost_accuracy_interval(model: Losses, alpha: float) -> tuple[float, float]:
-    """Interval of the share of right answers that was lost: that of sparse minus dense, turned round.
-
-    Where nobody looked on the way, either end is that with one more passage that was mended, or that broke: see
-    `mean_interval`.
-    """
-    n, broke, mended = model.nats.n, model.broke, model.mended
-    if model.looked:
-        low, high = anytime_interval(broke, mended, n, alpha)
-        return -high, -low
-    z = NormalDist().inv_cdf(1 - alpha / 2)
-    return -paired_interval(broke, mended + 1, n + 1, z)[1], -paired_interval(broke + 1, mended, n + 1, z)[0]
-
-
-def _model_verdict(model: Losses, perplexity: Loss, accuracy: Loss | None) -> ToleranceVerdict:
-    counted = (perplexity,) if accuracy is None else (perplexity, accuracy)
-    verdict: Verdict = "undecided"
-    if any(loss.verdict == "beyond" for loss in counted):
-        verdict = "beyond"
-    elif perplexity.verdict == "within":
-        # Accuracy is the coarser measure: where it decides nothing, it is named as undecided.
-        verdict = "within"
+def _combine(n_passages: int, losses: Sequence[Loss]) -> ToleranceVerdict:
+    """The verdict on one model. Accuracy is the coarser measure: where it decides nothing, perplexity decides."""
+    any_beyond = any(loss.verdict == "beyond" for loss in losses)
+    verdict: Verdict = "beyond" if any_beyond else losses[0].verdict
     return ToleranceVerdict(
         verdict=verdict,
-        n_passages=model.nats.n,
-        perplexity=perplexity,
-        accuracy=accuracy,
-        decided_by=tuple(loss.measure for loss in counted if loss.verdict == verdict),
+        n_passages=n_passages,
+        perplexity=losses[0],
+        accuracy=losses[1] if len(losses) > 1 else None,
+        decided_by=tuple(loss.measure for loss in losses if loss.verdict == verdict),
     )

@@ -24,10 +24,10 @@ from sparsedash.worker import main
 COUNTED = {
     "calibrated and refitted blocks": (statistics.WalkCheckpoint, "reached"),
     "batches on the way back": (gradients, "_watched"),
-    "scored and solved blocks": (channel_pruning, "_layer"),
+    "scored and solved blocks": (channel_pruning, "_method_layer"),
     "measured blocks": (compensation, "_block_errors"),
-    "masked blocks": (weight_pruning, "_masked"),
-    "answered batches": (evaluate, "read"),
+    "masked blocks": (weight_pruning, "_mask_block"),
+    "answered batches": (evaluate._Evaluation, "_read_"),
 }
 """What is called once for each of them."""
 

@@ -19,7 +19,7 @@ def plain(text: str) -> str:
 def judged(nats: float, deviation: float = 0.3, n: int = 1000, tolerance: Tolerance | None = None, **more: int):
     found = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
     counts = {"broke": 0, "mended": 0, "n_right": 400} | more
-    return judge_all([Losses(nats=found, looked=False, **counts)], tolerance or Tolerance())[0]
+    return judge_all([Losses(nats=found, anytime=False, **counts)], tolerance or Tolerance())[0]
 
 
 def test_the_flips_are_counted():

@@ -125,7 +125,7 @@ LARGE = Losses(
     broke=3,
     mended=0,
     n_right=20,
-    looked=False,
+    anytime=False,
 )
 
 

@@ -1,35 +1,38 @@
-"""The doubt beside every number: against other implementations, published examples and simulation."""
+"""Paired tests and intervals: against other implementations, published examples and simulation."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
-from math import sqrt
+from random import Random
+from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import xlogy
-from scipy.stats import binomtest, norm
-from statsmodels.stats import contingency_tables, multitest, proportion
+from scipy.stats import binomtest, multinomial, norm
+from statsmodels.stats import contingency_tables
 
-from sparsedash.schema.records import Record, Stopping
+from sparsedash.catalog import choices
+from sparsedash.schema.records import Record, Run, Stopping
 from sparsedash.stats.anytime import anytime_interval, anytime_p
 from sparsedash.stats.significance import (
+    SPREAD_FLIPS,
+    SPREAD_NATS,
     Z_95,
-    Z_POWER_80,
-    PairedComparison,
     accuracy_interval,
     compare_records,
     compare_verdicts,
     holm,
-    judge_difference,
     mcnemar,
     paired_interval,
-    passages_needed,
     shared_outcomes,
+    smallest_loss,
     wilson_interval,
 )
+from sparsedash.stats.tolerance import record_losses
 from tests.factories import RECORD, outcome
 
 counts = st.integers(0, 300)
@@ -37,13 +40,6 @@ counts = st.integers(0, 300)
 
 def test_z_is_the_normal_quantile_of_95_percent():
     assert pytest.approx(norm.ppf(0.975), abs=1e-15) == Z_95
-    assert pytest.approx(norm.ppf(0.8), abs=1e-15) == Z_POWER_80
-
-
-@given(counts, counts)
-def test_mcnemar_is_the_binomial_test_of_the_flips(broke, mended):
-    expected = binomtest(broke, broke + mended).pvalue if broke + mended else 1.0
-    assert mcnemar(broke, mended) == pytest.approx(expected, rel=1e-9)
 
 
 @given(counts, counts, counts, counts)
@@ -53,20 +49,12 @@ def test_mcnemar_is_the_exact_one_of_statsmodels(both_right, broke, mended, both
     assert mcnemar(broke, mended) == pytest.approx(expected, rel=1e-9)
 
 
-@given(counts, counts)
-def test_mcnemar_does_not_ask_which_way_the_flips_went(broke, mended):
-    assert mcnemar(broke, mended) == mcnemar(mended, broke)
-    assert 0 < mcnemar(broke, mended) <= 1
-
-
 def test_mcnemar_by_hand():
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(1, 0) == 1.0
     assert mcnemar(5, 0) == 2 / 32
     assert mcnemar(7, 1) == 2 * (1 + 8) / 256
-
-
-def test_mcnemar_of_more_flips_than_a_float_can_count_is_still_a_probability():
+    # More than a float can count.
     assert 0 < mcnemar(2600, 2400) < 0.01
     assert mcnemar(5000, 0) == 0.0
 
@@ -76,16 +64,6 @@ def test_wilson_is_the_score_interval_of_scipy(right, wrong):
     total = right + wrong or 1
     expected = binomtest(right, total).proportion_ci(0.95, method="wilson")
     assert wilson_interval(right, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
-    expected = proportion.proportion_confint(right, total, method="wilson")
-    assert wilson_interval(right, total) == pytest.approx(expected, abs=1e-12)
-
-
-@given(counts, counts)
-def test_wilson_stays_between_0_and_1_and_holds_the_share(right, wrong):
-    total = right + wrong or 1
-    low, high = wilson_interval(right, total)
-    assert 0 <= low <= high <= 1
-    assert low - 1e-12 <= right / total <= high + 1e-12
 
 
 def test_an_interval_of_no_passages_is_refused():
@@ -127,14 +105,6 @@ def test_the_paired_interval_ends_where_the_score_test_begins_to_reject(broke, m
         if abs(end) < 0.99:
             assert score_rejects(broke, mended, n, end + outwards)
             assert not score_rejects(broke, mended, n, end - outwards)
-
-
-@given(counts, counts, st.integers(1, 5000))
-def test_zero_is_in_the_paired_interval_where_mcnemars_statistic_is_small(broke, mended, same):
-    low, high = paired_interval(broke, mended, broke + mended + same)
-    statistic = (mended - broke) ** 2 / max(1, broke + mended)
-    if abs(statistic - Z_95**2) > 1e-3:
-        assert (low <= 0 <= high) == (statistic < Z_95**2)
 
 
 @given(counts, counts, counts)
@@ -237,72 +207,99 @@ def test_holm_over_exact_and_anytime_p_values_keeps_the_error_rate_of_all():
     assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
 
 
-# Few examples: statsmodels collects all garbage of the process in each call.
-@settings(max_examples=10)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
-def test_holm_is_that_of_statsmodels(p_values):
-    _, expected, *_ = multitest.multipletests(p_values, method="holm")
-    assert holm(p_values) == pytest.approx(expected, rel=1e-12)
+RATES = list(
+    zip(
+        (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.05, 0.08, 0.1, 0.1, 0.12, 0.15),
+        (0.005, 0.01, 0.01, 0.01, 0.02, 0.02, 0.03, 0.05, 0.06, 0.1, 0.035, 0.05),
+        strict=True,
+    )
+)
+"""Shares that broke and were mended: from one flip in a hundred to what 20 % of a model cost on LAMBADA."""
+WITH_FEW_FLIPS = {(200, 0.005, 0.005): (0.98, 0.99), (200, 0.02, 0.01): (0.933, 0.947)}
+"""What holds of 10,000 draws where 94 to 96 % cannot be kept; the exact shares are below, with the reason."""
+MOST_FLIPS = 60
+"""At 200 passages with few flips expected; more have no probability that counts."""
 
 
-@given(st.lists(st.floats(0, 1), max_size=20))
-def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
-    adjusted = holm(p_values)
-    assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
-    ranked = sorted(zip(p_values, adjusted, strict=True))
-    assert [a for _, a in ranked] == sorted(adjusted)
+def held_by(broke: int, mended: int, n: int, truth: float) -> bool:
+    low, high = paired_interval(broke, mended, n)
+    return low <= truth <= high
 
 
-def flips(broke: int, mended: int, both_right: int = 30, both_wrong: int = 80) -> PairedComparison:
-    """A comparison with this table."""
-    dense = [True] * (both_right + broke) + [False] * (mended + both_wrong)
-    sparse = [True] * both_right + [False] * broke + [True] * mended + [False] * both_wrong
-    return compare_verdicts(dense, sparse)
+def tables(n: int, broke: float, mended: float) -> Iterator[tuple[int, int, float]]:
+    """Every pair of counts with few flips, and its probability."""
+    pairs = [(b, m) for b in range(MOST_FLIPS) for m in range(MOST_FLIPS - b)]
+    counts = [(b, m, n - b - m) for b, m in pairs]
+    chances = multinomial.pmf(counts, n, (broke, mended, 1 - broke - mended))
+    for (b, m), chance in zip(pairs, chances.tolist(), strict=True):
+        if chance > 1e-9:
+            yield b, m, chance
 
 
-def test_interval_and_test_that_agree_decide():
-    assert judge_difference(flips(20, 2)) == "shown"
-    assert judge_difference(flips(4, 3)) == "not-shown"
-    assert judge_difference(flips(0, 0)) == "not-shown"
+def coverage(n: int, broke: float, mended: float) -> float:
+    """The probability that the interval holds the truth, summed over every table."""
+    truth = mended - broke
+    return sum(chance for b, m, chance in tables(n, broke, mended) if held_by(b, m, n, truth))
 
 
-def test_interval_and_test_that_disagree_are_borderline():
-    found = flips(9, 2, both_right=27, both_wrong=82)
-    assert found.interval[1] < 0 < 0.05 < found.p_value
-    assert judge_difference(found) == "borderline"
-    assert judge_difference(found, p_value=0.01) == "shown"
+@pytest.mark.parametrize("n", [200, 1000, 5153])
+@pytest.mark.parametrize(("broke", "mended"), RATES)
+def test_the_95_percent_interval_holds_the_truth_95_times_of_100(n, broke, mended):
+    draws = np.random.default_rng(7).multinomial(n, (broke, mended, 1 - broke - mended), 10_000)
+    unique, times = np.unique(draws[:, :2], axis=0, return_counts=True)
+    held = sum(
+        count * held_by(b, m, n, mended - broke) for (b, m), count in zip(unique.tolist(), times.tolist(), strict=True)
+    )
+    least, most = WITH_FEW_FLIPS.get((n, broke, mended), (0.94, 0.96))
+    assert least <= held / 10_000 <= most
 
 
-def test_an_adjusted_p_value_can_take_a_difference_back():
-    assert judge_difference(flips(20, 2), p_value=0.2) == "borderline"
+@pytest.mark.parametrize(
+    ("broke", "mended", "exact"),
+    [(0.005, 0.005, 0.9860), (0.01, 0.01, 0.9585), (0.02, 0.01, 0.9403), (0.05, 0.02, 0.9497)],
+)
+def test_the_coverage_with_few_flips_among_200_passages_is_known_exactly(broke, mended, exact):
+    assert coverage(200, broke, mended) == pytest.approx(exact, abs=1e-4)
 
 
-def test_passages_needed_by_hand():
-    found = flips(9, 2, both_right=27, both_wrong=82)
-    spread = 1.959964 * sqrt(11 / 120) + 0.841621 * sqrt(11 / 120 - (7 / 120) ** 2)
-    assert passages_needed(found) == -int(-((spread / (7 / 120)) ** 2) // 1) == 210
-    assert passages_needed(flips(2, 9, both_right=27, both_wrong=82)) == 210
+@pytest.mark.parametrize(
+    ("flips", "least", "most"),
+    [((1, 2, 3), 0.968, 1.0), ((4, 5, 6, 7, 9), 0.93, 0.973), ((10, 12, 15, 20), 0.94, 0.96)],
+)
+def test_the_fewer_flips_are_expected_the_farther_it_may_be_from_95_percent(flips, least, most):
+    """Of the flips, one in eleven to one in two goes the rarer way."""
+    found = [
+        coverage(200, n_flips / (1 + other) / 200, n_flips * other / (1 + other) / 200)
+        for n_flips in flips
+        for other in (0.1, 0.25, 0.5, 1.0)
+    ]
+    assert least <= min(found)
+    assert max(found) <= most
 
 
-def test_no_number_of_passages_shows_a_difference_that_is_not_there():
-    assert passages_needed(flips(4, 4)) is None
-    assert passages_needed(flips(0, 0)) is None
+def test_it_shrinks_with_the_root_of_the_passages():
+    few, many = smallest_loss(100), smallest_loss(400)
+    assert few.points == pytest.approx(2 * many.points)
+    assert few.ratio == pytest.approx(many.ratio**2)
 
 
-@given(counts, counts, counts, counts)
-def test_what_is_not_shown_needs_more_passages_than_there_are(right, broke, mended, wrong):
-    if broke != mended and mcnemar(broke, mended) >= 0.05:
-        found = flips(broke, mended, right, wrong)
-        assert passages_needed(found) > right + broke + mended + wrong
+def test_a_loss_of_that_size_is_shown_four_times_of_five():
+    rng, n = Random(0), 400
+    loss = smallest_loss(n).points / 100
+    shown = 0
+    for _ in range(2000):
+        fallen = [rng.gauss(loss, SPREAD_FLIPS) for _ in range(n)]
+        shown += fmean(fallen) - 1.96 * stdev(fallen) / n**0.5 > 0
+    assert 0.77 < shown / 2000 < 0.83
 
 
-@pytest.mark.parametrize(("broke", "mended"), [(0.09, 0.05), (0.15, 0.10), (0.04, 0.01), (0.30, 0.24)])
-def test_with_the_passages_needed_the_test_shows_the_difference_four_times_of_five(broke, mended):
-    found = flips(round(1000 * broke), round(1000 * mended), 300, 700 - round(1000 * (broke + mended)))
-    n = passages_needed(found)
-    shares = (0.3, broke, mended, 0.7 - broke - mended)
-    tables = np.random.default_rng(11).multinomial(n, shares, size=4_000)
-    unique, times = np.unique(tables[:, 1:3], axis=0, return_counts=True)
-    shown = sum(t for (b, m), t in zip(unique.tolist(), times.tolist(), strict=True) if mcnemar(b, m) < 0.05)
-    # The exact test is a little stricter than the approximation that the formula rests on.
-    assert 0.74 <= shown / len(tables) <= 0.83
+def test_the_spreads_are_those_of_the_run_that_ships():
+    run = choices.example_result(Run, choices.EXAMPLE)
+    records = [choices.example_result(Record, key) for key in run.sparse]
+    mild = [each for each in records if each.sparsity_permille == 100 and each.pruned.method.compensation != "none"]
+    dense = choices.example_result(Record, run.dense)
+    found = [record_losses(dense, sparse) for sparse in mild]
+    assert len(found) == 3
+    assert fmean(each.nats.deviation for each in found) == pytest.approx(SPREAD_NATS, rel=0.05)
+    flips = [((each.broke + each.mended) / each.nats.n) ** 0.5 for each in found]
+    assert fmean(flips) == pytest.approx(SPREAD_FLIPS, rel=0.05)

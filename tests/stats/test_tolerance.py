@@ -14,9 +14,9 @@ ALLOWED = Tolerance()
 """1.10 times, 0.0953 nats; 2 points."""
 
 
-def lost(nats: float, *, n=1000, deviation=0.3, broke=0, mended=0, n_right=400, looked=False) -> Losses:
+def lost(nats: float, *, n=1000, deviation=0.3, broke=0, mended=0, n_right=400, anytime=False) -> Losses:
     found = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
-    return Losses(nats=found, broke=broke, mended=mended, n_right=n_right, looked=looked)
+    return Losses(nats=found, broke=broke, mended=mended, n_right=n_right, anytime=anytime)
 
 
 def verdict(*args, tolerance=ALLOWED, **kwargs):
@@ -75,7 +75,7 @@ def test_a_sweep_widens_its_intervals_by_what_is_undecided():
 
 
 def test_a_model_that_was_looked_at_on_the_way_needs_more_to_be_judged():
-    at_the_end, looked = verdict(0.07), verdict(0.07, looked=True)
+    at_the_end, looked = verdict(0.07), verdict(0.07, anytime=True)
     assert at_the_end.verdict == "within"
     assert looked.perplexity.low < at_the_end.perplexity.low < at_the_end.perplexity.high < looked.perplexity.high
     assert looked.verdict == "undecided"
@@ -108,9 +108,9 @@ def test_a_model_with_its_own_share_of_the_error_is_judged_by_itself_and_changes
 def test_a_record_keeps_the_share_that_its_search_has_set_aside():
     dense = answered("dense", 3)
     sparse = replace(dense, pruned=PRUNED, stopping=STOPPED)
-    assert record_losses(dense, sparse).looked
+    assert record_losses(dense, sparse).anytime
     found = record_losses(dense, replace(sparse, stopping=replace(STOPPED, alpha=0.002)))
-    assert (found.alpha, found.looked) == (0.002, False)
+    assert (found.alpha, found.anytime) == (0.002, False)
 
 
 def test_a_model_that_is_missing_still_counts_as_a_comparison():

@@ -26,7 +26,6 @@ from sparsedash.engine.pruning.allocation import ChannelScores, reached_permille
 from sparsedash.engine.pruning.channel_pruning import choose_channels, reference_cut, score_channels, score_dependencies
 from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Statistics, layer_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
-from sparsedash.engine.pruning.weight_pruning import mask_of
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Checkpointed, OnStep
@@ -226,7 +225,7 @@ class CalibrationCache:
             so_far = replace(self.data, mask_gradients=found.__getitem__)
             reached = reached_permille(method.schedule, permille, done)
             kept = choose_channels(mlps, so_far, on_the_way, reached, on_block)
-            return [mask_of(own, mlp.width) for own, mlp in zip(kept, mlps, strict=True)]
+            return [torch.zeros(mlp.width).index_fill(0, own, 1) for own, mlp in zip(kept, mlps, strict=True)]
 
         def compute(made: Checkpointed[list[Tensor]]) -> list[Tensor]:
             sequences, on_step, n = self._sequences(), self._on_step, method.rounds

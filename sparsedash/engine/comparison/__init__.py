@@ -1,1 +1,1 @@
-"""Two models side by side in one process: continuations of a prompt, and the divergence over a text."""
+"""Two models in one process: continuations of a prompt, divergence over a text, speed; rates of this machine."""

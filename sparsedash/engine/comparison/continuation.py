@@ -12,7 +12,7 @@ from sparsedash.schema.progress import OnStep, OnText, Step, ignore_steps, ignor
 from sparsedash.storage.store import Store
 
 CHUNK_TOKENS = 512
-"""Tokens of a prompt that are read between two steps, where a reader may be stopped."""
+"""Tokens of a prompt that are read between two steps, where the job may be stopped."""
 
 
 def continue_prompt(
@@ -22,92 +22,61 @@ def continue_prompt(
     on_step: OnStep = ignore_steps,
     on_text: OnText = ignore_text,
 ) -> Continuation:
-    """What the models of records write after a prompt; kept under the settings' key.
+    """Continuations of a prompt by the models of records, stored under the settings' key.
 
-    What was written when somebody stops it is kept too, marked as stopped, and written anew when it is asked for again.
-    Raises JobError when a record is gone or its model has changed, and whatever making the model raises.
+    A stopped job keeps its texts, marked as stopped; they are written anew on the next request. Raises JobError when a
+    record is gone or its model has changed, and errors of rebuilding the model.
     """
     known = store.get(Continuation, settings.key())
     if known is not None and not known.stopped:
         return known
     keys = (settings.left, settings.right, *settings.others)
     texts = [""] * len(keys)
+
+    def keep(stopped: bool) -> Continuation:
+        left, right, *others = texts
+        key, prompt = settings.key(), settings.prompt
+        found = Continuation(key=key, prompt=prompt, left=left, right=right, stopped=stopped, others=tuple(others))
+        store.put(key, found)
+        return found
+
+    # The two and those in memory write in turn, then one other model after another: so the first words do not wait for
+    # the last model, and a sparse model that is done makes room for the next.
+    others = range(2, len(keys))
+    ready = [i for i in others if pair_cache.holds(keys[i])]
     try:
-        for group in _groups(keys, pair_cache):
+        for group in [[0, 1, *ready], *([i] for i in others if i not in ready)]:
             with pair_cache.models([keys[i] for i in group], store, on_step) as models:
-                writers = {i: Writer(model, settings) for i, model in zip(group, models, strict=True)}
+                writers = {i: ContinuationWriter(model, settings) for i, model in zip(group, models, strict=True)}
                 _write(writers, texts, settings.n_tokens, on_step, on_text)
     except Cancelled:
         if any(texts):
-            _store_continuation(settings, texts, store, stopped=True)
+            keep(stopped=True)
         raise
-    return _store_continuation(settings, texts, store, stopped=False)
+    return keep(stopped=False)
 
 
-def _groups(keys: Sequence[str], pair_cache: ModelPairCache) -> list[list[int]]:
-    """The places of the models that write in turn: the two and what is in memory; each other one when it is made.
-
-    So the first words do not wait for the last model, and a sparse model that is done makes room for the next.
-    """
-    others = range(2, len(keys))
-    ready = [i for i in others if pair_cache.holds(keys[i])]
-    return [[0, 1, *ready], *([i] for i in others if i not in ready)]
-
-
-def _write(writers: Mapping[int, "Writer"], texts: list[str], n_tokens: int, on_step: OnStep, on_text: OnText) -> None:
-    """Let these models write, token by token in turn; what each has written is put into `texts` at its place."""
-    for writer in writers.values():
-        writer.read(on_step)
-    for number in range(n_tokens):
-        for place, writer in writers.items():
-            writer.write()
-            texts[place] = writer.text
-        on_text(*texts)
-        on_step(Step("continue", number + 1, n_tokens, unit="tokens", message=_progress_message(writers, texts)))
-        if all(writer.finished for writer in writers.values()):
-            return
-
-
-def _progress_message(writers: Mapping[int, "Writer"], texts: Sequence[str]) -> str:
-    """Which of all models write just now; nothing while all of them do."""
-    if len(writers) == len(texts):
-        return ""
-    first, last = min(writers) + 1, max(writers) + 1
-    return f"model {first} of {len(texts)}" if first == last else f"{len(writers)} of {len(texts)} models"
-
-
-def _store_continuation(
-    settings: ContinuationSettings, texts: Sequence[str], store: Store, stopped: bool
-) -> Continuation:
-    left, right, *others = texts
-    written = Continuation(
-        key=settings.key(), prompt=settings.prompt, left=left, right=right, stopped=stopped, others=tuple(others)
-    )
-    store.put(written.key, written)
-    return written
-
-
-class Writer:
-    """One model that reads a prompt and writes on, a token at a time. finished: it has ended its text by itself."""
+class ContinuationWriter:
+    """One model that reads a prompt and writes on, token by token. finished: it has ended its text."""
 
     def __init__(self, record_model: RecordModel, settings: ContinuationSettings) -> None:
         self._record_model, self._settings = record_model, settings
         self._cache: object | None = None
         self._logits: Tensor | None = None
         self._written: list[int] = []
-        # Both models are given the same luck: where they expect the same, they draw the same.
+        # The same draws for all models: equal distributions give equal tokens.
         self._luck = torch.Generator().manual_seed(settings.seed)
         self.finished = False
 
     @property
     def text(self) -> str:
-        """What it has written, without half a character at its end."""
+        """The text so far, without half a character at its end."""
         tokenizer = self._record_model.loaded.tokenizer
         return str(tokenizer.decode(self._written, skip_special_tokens=True)).rstrip("\ufffd")
 
     @torch.inference_mode()
     def read(self, on_step: OnStep) -> None:
-        """Read the prompt; its end where it is longer than the model can take."""
+        """Read the prompt, or its end where it is longer than the model's context."""
         loaded = self._record_model.loaded
         front, own = loaded.front_and_own(self._settings.prompt)
         ids = front + own[-max(1, loaded.max_length - self._settings.n_tokens - len(front)) :]
@@ -122,22 +91,18 @@ class Writer:
             return
         if self._written:
             self._step(self._written[-1:])
-        token = self._chosen()
+        token = self._next_token()
         self.finished = token in self._record_model.loaded.ends
         if not self.finished:
             self._written.append(token)
 
     def _step(self, ids: Sequence[int]) -> None:
         with self._record_model.active() as loaded:
-            output = loaded.model(
-                input_ids=torch.tensor([ids], device=loaded.model.device),
-                cache=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            given = torch.tensor([ids], device=loaded.model.device)
+            output = loaded.model(input_ids=given, cache=self._cache, use_cache=True, logits_to_keep=1)
         self._cache, self._logits = output.cache, output.logits[0, -1]
 
-    def _chosen(self) -> int:
+    def _next_token(self) -> int:
         assert self._logits is not None, "the prompt was read"
         logits = self._logits.float().cpu()
         if self._settings.temperature_percent == 0:
@@ -145,3 +110,22 @@ class Writer:
         # The largest of logits with Gumbel noise is a draw from their distribution.
         noise = -torch.rand(logits.shape, generator=self._luck).clamp_(1e-20, 1 - 1e-7).log().neg().log()
         return int((logits / (self._settings.temperature_percent / 100) + noise).argmax())
+
+
+def _write(
+    writers: Mapping[int, ContinuationWriter], texts: list[str], n_tokens: int, on_step: OnStep, on_text: OnText
+) -> None:
+    """Write token by token in turn; each text is put into `texts` at its place."""
+    first, last, n = min(writers) + 1, max(writers) + 1, len(writers)
+    message = f"model {first} of {len(texts)}" if first == last else f"{n} of {len(texts)} models"
+    for writer in writers.values():
+        writer.read(on_step)
+    for number in range(n_tokens):
+        for place, writer in writers.items():
+            writer.write()
+            texts[place] = writer.text
+        on_text(*texts)
+        step = Step("continue", number + 1, n_tokens, unit="tokens", message="" if n == len(texts) else message)
+        on_step(step)
+        if all(writer.finished for writer in writers.values()):
+            return

@@ -21,27 +21,27 @@ _TOKENS, _HIDDEN, _WIDTH = 2048, 576, 1536
 """The shapes of the built-in model's largest product over one batch."""
 
 _BURSTS, _BURST_S, _PAUSE_S = 8, 0.1, 0.2
-"""Spread over some seconds: the page that asks for the measurement keeps the machine busy while it opens."""
+"""Spread over some seconds: the page that starts the measurement keeps the machine busy while it opens."""
 
 _BLOCK_BYTES, _N_BLOCKS = 2**24, 8
 _ROOM = 4
-"""The disk is measured where so many times as much is free as is written."""
+"""Free space that the disk measurement needs, as a multiple of what it writes."""
 
 
 def measure_machine(folder: Path, bursts: int = _BURSTS) -> dict[str, float]:
-    """Multiply-adds times two, per second, of float32 and bfloat16 products on all cores, and `disk`, the bytes that
-    are read per second from the disk of this folder; 0 where that cannot be measured.
+    """Multiply-adds times two per second of `float32` and `bfloat16` products on all cores, and bytes per second read
+    from the `disk` of this folder, 0 where that cannot be measured.
     """
     return {
         "float32": _products("float32", bursts),
         "bfloat16": _products("bfloat16", bursts),
-        "disk": _reading(folder),
+        "disk": _disk_rate(folder),
     }
 
 
 @torch.inference_mode()
 def _products(dtype: Dtype, bursts: int) -> float:
-    """What the fastest quarter of them reach, in the way in which runs multiply."""
+    """Rate of the fastest quarter of the products, multiplied as in a run."""
     inputs, weight = (torch.rand(n, _HIDDEN).to(getattr(torch, dtype)) for n in (_TOKENS, _WIDTH))
     taken: list[float] = []
     with fastest_products(dtype):
@@ -55,14 +55,14 @@ def _products(dtype: Dtype, bursts: int) -> float:
     return 2.0 * _TOKENS * _HIDDEN * _WIDTH / sorted(taken)[len(taken) // 4]
 
 
-def _reading(folder: Path) -> float:
-    """Of a file that was written, and then forgotten by the system, so that it comes from the disk."""
+def _disk_rate(folder: Path) -> float:
+    """Rate of reading a file that was written, and then dropped from the system's cache."""
     with suppress(OSError, AttributeError), tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         state = os.fstatvfs(file.fileno())
         if state.f_bavail * state.f_frsize < _ROOM * _N_BLOCKS * _BLOCK_BYTES:
             return 0.0
         for _ in range(_N_BLOCKS):
-            # What compresses well would come faster than weights do.
+            # Incompressible, as weights are.
             file.write(os.urandom(_BLOCK_BYTES))
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

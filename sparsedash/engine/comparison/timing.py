@@ -8,15 +8,15 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.model_shape import ModelShape, Workload, decode_ceiling, prefill_ceiling
+from sparsedash.catalog.model_shape import Workload, decode_ceiling, prefill_ceiling
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel, both_resident
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, note_shape, shape_of
 from sparsedash.engine.models.matmul import torch_threads
@@ -26,36 +26,25 @@ from sparsedash.schema.errors import JobError
 from sparsedash.schema.pair_records import Phase, SpeedRatio, TimedPhase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import Dtype, RunSettings
 from sparsedash.stats.mean_intervals import is_narrow, speed_ratio
 from sparsedash.storage.store import Store
 
-FEWEST_ROUNDS = 3
-"""Rounds that are timed however long they take."""
-MOST_ROUNDS = 400
-"""Work that is over in no time has an interval long before."""
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 400
+"""Rounds of slow work, whatever the time, and of work so fast that its interval is narrow long before."""
+MOST_LOADS = 12
+"""Rounds of loading, which fills the memory anew each time."""
 
 TimeSample = Callable[[bool], float]
-"""Lets the dense model (True) or the sparse one do the work once; gives the seconds that it took."""
+"""Does the work once with the dense model (True) or the sparse one; returns the seconds."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class StopCriterion:
-    """When enough was timed.
-
-    within: the interval's ends are nearer to the ratio than this share. least_rounds: before anybody looks at it.
-    most_s: seconds after which no round is begun. n_warmup: rounds before the first that counts.
-    """
-
-    within: float
-    least_rounds: int
-    most_s: float
-    n_warmup: int
+Pair = tuple[ResidentModel, ResidentModel]
+"""The dense model and the sparse one."""
 
 
 @dataclass(kw_only=True)
 class TimedRounds:
-    """What was timed so far: seconds of both in every round, and whether the dense model began it."""
+    """Seconds of both models in every round, and whether the dense model began it."""
 
     dense_s: list[float] = field(default_factory=list)
     sparse_s: list[float] = field(default_factory=list)
@@ -73,54 +62,37 @@ class TimedRounds:
 
 
 def timed_rounds(
-    sample: TimeSample,
-    stop: StopCriterion,
-    seed: int,
-    clock: Callable[[], float],
-    on_round: Callable[[int, float], None],
+    sample: TimeSample, settings: TimingSettings, clock: Callable[[], float], on_round: Callable[[int, float], None]
 ) -> TimedRounds:
-    """Time rounds until `stop` says that it is enough.
+    """Rounds in which both models do the same work, in random order, until the ratio's interval is narrow.
 
-    clock: seconds, of the time that goes by. on_round: called before every sample with the rounds that count so far and
-    the seconds spent; may raise Cancelled.
+    clock: wall-clock seconds. on_round: called before every sample with the number of counted rounds and the seconds
+    spent; may raise Cancelled.
     """
-    order, found = random.Random(seed), TimedRounds()
-    for _ in range(stop.n_warmup):
-        _round(sample, order.random() < 0.5, lambda: on_round(0, 0.0))
-    started = clock()
-    while not _is_enough(found, stop, clock() - started):
-        first = order.random() < 0.5
-        seconds = _round(sample, first, lambda: on_round(found.n, clock() - started))
+    order, found, started = random.Random(settings.seed), TimedRounds(), clock()
+
+    def is_enough(spent_s: float) -> bool:
+        if found.n < FEWEST_ROUNDS or spent_s >= settings.most_s or found.n >= MOST_ROUNDS:
+            return found.n >= FEWEST_ROUNDS
+        return found.n >= settings.least_rounds and is_narrow(found.ratio, settings.within_permille / 1000)
+
+    n_warmup = settings.n_warmup
+    while n_warmup or not is_enough(clock() - started):
+        first, seconds = order.random() < 0.5, {}
+        for is_dense in (first, not first):
+            on_round(found.n, 0.0 if n_warmup else clock() - started)
+            seconds[is_dense] = sample(is_dense)
+        if n_warmup:
+            n_warmup, started = n_warmup - 1, clock()
+            continue
         found.dense_s.append(seconds[True])
         found.sparse_s.append(seconds[False])
         found.dense_first.append(first)
     return found
 
 
-def _round(sample: TimeSample, dense_first: bool, before: Callable[[], None]) -> dict[bool, float]:
-    seconds = {}
-    for is_dense in (dense_first, not dense_first):
-        before()
-        seconds[is_dense] = sample(is_dense)
-    return seconds
-
-
-def _is_enough(found: TimedRounds, stop: StopCriterion, spent_s: float) -> bool:
-    if found.n < FEWEST_ROUNDS:
-        return False
-    if spent_s >= stop.most_s or found.n >= MOST_ROUNDS:
-        return True
-    return found.n >= stop.least_rounds and is_narrow(found.ratio, stop.within)
-
-
-_STATM = Path("/proc/self/statm")
-
-Pair = tuple[ResidentModel, ResidentModel]
-"""The dense model and the sparse one."""
-
-
 def prefill_sample(model: Any, pair: Pair, ids: Tensor) -> TimeSample:
-    """Reads these passages (batch, tokens) and answers at the last token of each."""
+    """Prefill: read these passages (batch, tokens), with logits of the last token of each."""
 
     def sample(is_dense: bool) -> float:
         _chosen(pair, is_dense).enter_()
@@ -130,13 +102,11 @@ def prefill_sample(model: Any, pair: Pair, ids: Tensor) -> TimeSample:
 
 
 def decode_sample(model: Any, pair: Pair, ids: Tensor, n_tokens: int) -> TimeSample:
-    """Writes so many tokens after these passages (batch, tokens), the same ones whatever the model would write.
+    """Decode: write so many tokens after these passages (batch, tokens), always the same ones.
 
-    The passages are read once by either model; each sample writes on from a copy of what it kept of them, and the copy
-    is not timed.
+    Each model reads the passages once; a sample goes on from a copy of its cache, and the copy is not timed.
     """
     kept: dict[bool, Any] = {}
-    written = ids[:, -1:]
 
     def sample(is_dense: bool) -> float:
         _chosen(pair, is_dense).enter_()
@@ -146,68 +116,52 @@ def decode_sample(model: Any, pair: Pair, ids: Tensor, n_tokens: int) -> TimeSam
 
         def write() -> None:
             for _ in range(n_tokens):
-                model(input_ids=written, cache=cache, use_cache=True, logits_to_keep=1)
+                model(input_ids=ids[:, -1:], cache=cache, use_cache=True, logits_to_keep=1)
 
         return _seconds(write, ids.device)
 
     return sample
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class LoadSample:
-    """sample: the time of bringing one model's weights into memory. resident: bytes that this takes of it, measured; 0
-    where the system does not tell.
-    """
-
-    sample: TimeSample
-    resident: Callable[[bool], int]
-
-
 @contextmanager
-def load_sample(pair: Pair, folder: Path) -> Iterator[LoadSample]:
-    """Inside, brings all weights of one model from a file into memory, and onto the GPU where they are there.
+def load_sample(pair: Pair, folder: Path) -> Iterator[tuple[TimeSample, Callable[[bool], int]]]:
+    """Loading: bring all weights of one model from a file into memory, or onto the GPU; and the bytes that this takes,
+    measured, 0 where the system does not tell.
 
-    The files have no name, so that nothing of them stays whatever happens to this process. They were written just now:
-    what is timed is reading from the system's cache, not from the disk.
+    The files have no name, so that a crash leaves nothing. They were written just now: the system's cache is read, not
+    the disk.
     """
     with ExitStack() as opened:
         files = [opened.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in pair]
-        for contender, file in zip(pair, files, strict=True):
-            for weight in contender.weights:
+        for own, file in zip(pair, files, strict=True):
+            for weight in own.weights:
                 file.write(_bytes_of(weight.detach().cpu()))
+        device = pair[0].weights[0].device
 
-        def sample(is_dense: bool) -> float:
-            contender, file = _chosen(pair, is_dense), files[0 if is_dense else 1]
-            return _seconds(lambda: _read(contender, file), contender.weights[0].device)
+        def load(is_dense: bool) -> Tensor:
+            """All weights in one piece: where many small ones are placed is up to the allocator."""
+            own, file = _chosen(pair, is_dense), files[0 if is_dense else 1]
+            file.seek(0)
+            place = torch.empty(sum(weight.nbytes for weight in own.weights), dtype=torch.uint8)
+            file.readinto(_bytes_of(place))
+            return place.to(device)
 
         def resident(is_dense: bool) -> int:
-            contender, file = _chosen(pair, is_dense), files[0 if is_dense else 1]
-            device = contender.weights[0].device
             gc.collect()
-            before = _in_use(device)
-            held = _read(contender, file)
-            return max(0, _in_use(held.device) - before)
+            before = _bytes_in_use(device)
+            held = load(is_dense)
+            return max(0, _bytes_in_use(held.device) - before)
 
-        yield LoadSample(sample=sample, resident=resident)
+        yield lambda is_dense: _seconds(lambda: load(is_dense), device), resident
 
 
-def _in_use(device: torch.device) -> int:
-    """Bytes of the GPU that tensors take, or of memory that this process takes; 0 where the system does not tell."""
+def _bytes_in_use(device: torch.device) -> int:
+    """Bytes of the GPU in tensors, or of memory in this process; 0 where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    try:
-        pages = int(_STATM.read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0
-    return pages * resource.getpagesize()
-
-
-def _read(contender: ResidentModel, file: BinaryIO) -> Tensor:
-    """All weights in one piece: many small ones would be given new memory or old as the allocator pleases."""
-    file.seek(0)
-    place = torch.empty(sum(weight.nbytes for weight in contender.weights), dtype=torch.uint8)
-    file.readinto(_bytes_of(place))  # type: ignore[attr-defined]
-    return place.to(contender.weights[0].device)
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    return 0
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -215,19 +169,18 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def _chosen(pair: Pair, is_dense: bool) -> ResidentModel:
-    dense, sparse = pair
-    return dense if is_dense else sparse
+    return pair[0 if is_dense else 1]
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that the work takes, to the end of what it left on the GPU; without pauses to collect garbage."""
+    """Seconds of the work, including what it queued on the GPU, without garbage collection."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        _finish(device)
+        _synchronise(device)
         started = time.perf_counter()
         result = work()
-        _finish(device)
+        _synchronise(device)
         seconds = time.perf_counter() - started
     finally:
         if collecting:
@@ -236,13 +189,9 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return seconds
 
 
-def _finish(device: torch.device) -> None:
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-FEWEST_LOADS = 12
-"""Rounds of loading at most: it is the one that fills the memory anew each time."""
 
 
 def time_models(
@@ -252,37 +201,48 @@ def time_models(
     on_step: OnStep = ignore_steps,
     clock: Callable[[], float] = time.monotonic,
 ) -> Timing:
-    """The speed of a sparse record's model beside its dense one, kept under the settings' key once it is whole.
+    """The speed of a sparse record's model against its dense one, stored under the settings' key when complete.
 
-    Raises JobError when a record is gone, its model has changed, or there is nothing to be timed.
+    Raises JobError when a record is gone, its model has changed, or there is nothing to time.
     """
     known = store.get(Timing, settings.key())
     if known is not None:
         return known
     widths = _widths(settings, store)
-    with pair_cache.pair((settings.dense, settings.sparse), store, on_step) as (dense, sparse):
-        if dense.loaded is not sparse.loaded:
+    with pair_cache.models((settings.dense, settings.sparse), store, on_step) as (dense, sparse):
+        loaded = dense.loaded
+        if loaded is not sparse.loaded:
             raise JobError("These are not a model and a sparse one made of it.", "Choose two results of one run.")
-        if dense.loaded.residency.streamed:
+        if loaded.residency.streamed:
             raise JobError(
                 "This model does not fit into the memory of this machine: what would be timed is its disk.",
                 "Time it on a machine with more memory.",
             )
-        note_shape(dense.loaded, store)
-        shape, dtype = shape_of(dense.loaded), settings.dtype or dense.loaded.dtype
+        note_shape(loaded, store)
+        dtype: Dtype = settings.dtype or loaded.dtype
         with (
             both_resident(dense, sparse, getattr(torch, dtype)) as pair,
             torch_threads(settings.n_threads),
             torch.inference_mode(),
         ):
-            bench = _TimingBench(settings, dense.loaded, pair, on_step, clock)
-            found = bench.timing(shape, widths, store.folder)
+            found = _Bench(settings, loaded, pair, dtype, on_step, clock).timing(widths, store.folder)
     store.put(found.key, found)
     return found
 
 
+def time_run(settings: RunSettings, request: TimingSettings, store: Store, on_step: OnStep = ignore_steps) -> Timing:
+    """The speed of the last sparse model of a run. request: its record keys are replaced by those of the run.
+
+    Raises the errors of a run or a timing.
+    """
+    shelf = ModelShelf()
+    run = pipeline.run(settings, store, on_step, shelf)
+    wanted = replace(request, dense=run.dense, sparse=run.sparse[-1])
+    return time_models(wanted, store, ModelPairCache(shelf), on_step)
+
+
 def _widths(settings: TimingSettings, store: Store) -> tuple[int, ...]:
-    """What the sparse model keeps of each block. Raises JobError where it only has zeros."""
+    """The kept channels of each block. Raises JobError where the model only has zeros."""
     record = store.get(Record, settings.sparse)
     if record is None:
         raise JobError("The result is not in the store any more.", "Run it again.")
@@ -297,110 +257,90 @@ def _widths(settings: TimingSettings, store: Store) -> tuple[int, ...]:
     return record.pruned.widths
 
 
-class _TimingBench:
-    """Both models resident, and what they are given."""
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """Both models resident, and the settings of their timing."""
 
-    def __init__(
-        self, settings: TimingSettings, loaded: LoadedModel, pair: Pair, on_step: OnStep, clock: Callable[[], float]
-    ) -> None:
-        self._settings, self._model, self._pair = settings, loaded.model, pair
-        self._on_step, self._clock = on_step, clock
-        self._dtype = settings.dtype or loaded.dtype
-        self._n_prompt = max(1, min(settings.n_prompt, loaded.max_length - settings.n_decode))
-        self._n_phases = 2 * len(settings.batches) + 1
-        self._done = 0
+    settings: TimingSettings
+    loaded: LoadedModel
+    pair: Pair
+    dtype: Dtype
+    on_step: OnStep
+    clock: Callable[[], float]
 
-    def timing(self, shape: ModelShape, widths: tuple[int, ...], folder: Path) -> Timing:
+    def timing(self, widths: tuple[int, ...], folder: Path) -> Timing:
         """All phases, one after another."""
-        settings, dense, sparse = self._settings, *self._pair
-        started_at, phases = time.time(), []
+        settings, (dense, sparse), model, shape = self.settings, self.pair, self.loaded.model, shape_of(self.loaded)
+        n_prompt = max(1, min(settings.n_prompt, self.loaded.max_length - settings.n_decode))
+        vocabulary = model.get_input_embeddings().weight.shape[0]
+        started_at, phases = time.time(), list[TimedPhase]()
         for batch in settings.batches:
-            load, ids = Workload(batch=batch, n_tokens=self._n_prompt), self._ids(batch)
-            reading = prefill_sample(self._model, self._pair, ids)
-            phases.append(self._phase("prefill", batch, reading, prefill_ceiling(shape, widths, load)))
-            writing = decode_sample(self._model, self._pair, ids, settings.n_decode)
-            phases.append(self._phase("decode", batch, writing, decode_ceiling(shape, widths, load, self._dtype)))
-        with load_sample(self._pair, folder) as loading:
-            phases.append(self._phase("load", 1, loading.sample, dense.n_bytes / sparse.n_bytes))
-            resident = loading.resident(True), loading.resident(False)
+            # Random tokens: the time does not depend on them.
+            drawn = torch.Generator().manual_seed(settings.seed)
+            ids = torch.randint(vocabulary, (batch, n_prompt), generator=drawn).to(model.device)
+            load = Workload(batch=batch, n_tokens=n_prompt)
+            reading, writing = (
+                prefill_sample(model, self.pair, ids),
+                decode_sample(model, self.pair, ids, settings.n_decode),
+            )
+            self._add_phase(phases, "prefill", batch, reading, prefill_ceiling(shape, widths, load))
+            self._add_phase(phases, "decode", batch, writing, decode_ceiling(shape, widths, load, self.dtype))
+        with load_sample(self.pair, folder) as (loading, resident):
+            self._add_phase(phases, "load", 1, loading, dense.n_bytes / sparse.n_bytes)
+            dense_resident, sparse_resident = resident(True), resident(False)
         return Timing(
             key=settings.key(),
             dense=settings.dense,
             sparse=settings.sparse,
-            machine=_machine_name(self._model.device),
-            dtype=self._dtype,
+            machine=_machine_name(model.device),
+            dtype=self.dtype,
             n_threads=torch.get_num_threads(),
-            n_prompt=self._n_prompt,
+            n_prompt=n_prompt,
             n_decode=settings.n_decode,
             phases=tuple(phases),
             dense_bytes=dense.n_bytes,
             sparse_bytes=sparse.n_bytes,
-            dense_resident=resident[0],
-            sparse_resident=resident[1],
+            dense_resident=dense_resident,
+            sparse_resident=sparse_resident,
             precise=all(is_narrow(p.ratio, settings.within_permille / 1000) for p in phases if p.phase != "load"),
             started_at=started_at,
             versions=software_versions(),
         )
 
-    def _ids(self, batch: int) -> torch.Tensor:
-        """Passages of random tokens: how long reading takes does not depend on what they are."""
-        drawn = torch.Generator().manual_seed(self._settings.seed)
-        vocabulary = self._model.get_input_embeddings().weight.shape[0]
-        return torch.randint(vocabulary, (batch, self._n_prompt), generator=drawn).to(self._model.device)
+    def _add_phase(
+        self, phases: list[TimedPhase], phase: Phase, batch: int, sample: TimeSample, ceiling: float
+    ) -> None:
+        settings = self.settings
+        if phase == "load":
+            settings = replace(settings, least_rounds=min(settings.least_rounds, MOST_LOADS))
+        activity = {"prefill": "reading", "decode": "writing", "load": "loading"}[phase]
+        at_once = "" if phase == "load" else f", {batch} at once"
 
-    def _phase(self, phase: Phase, batch: int, sample: TimeSample, ceiling: float) -> TimedPhase:
-        settings = self._settings
-        stop = StopCriterion(
-            within=settings.within_permille / 1000,
-            least_rounds=min(settings.least_rounds, FEWEST_LOADS) if phase == "load" else settings.least_rounds,
-            most_s=settings.most_s,
-            n_warmup=settings.n_warmup,
+        def on_round(n_rounds: int, spent_s: float) -> None:
+            share = min(99, round(100 * max(min(n_rounds / settings.least_rounds, 0.8), spent_s / settings.most_s)))
+            message = f"{activity}{at_once}, " + (f"round {n_rounds + 1}" if spent_s else "warming up")
+            n_phases = 2 * len(settings.batches) + 1
+            self.on_step(Step("time", 100 * len(phases) + share, 100 * n_phases, message=message))
+
+        found = timed_rounds(sample, settings, self.clock, on_round)
+        phases.append(
+            TimedPhase(
+                phase=phase,
+                batch=batch,
+                dense_s=tuple(found.dense_s),
+                sparse_s=tuple(found.sparse_s),
+                dense_first=tuple(found.dense_first),
+                ratio=found.ratio,
+                ceiling=ceiling,
+            )
         )
-        found = timed_rounds(sample, stop, settings.seed, self._clock, self._teller(phase, batch, stop))
-        self._done += 1
-        return _as_phase(found, phase, batch, ceiling, settings.seed)
-
-    def _teller(self, phase: Phase, batch: int, stop: StopCriterion) -> Callable[[int, float], None]:
-        what = {"prefill": "reading", "decode": "writing", "load": "loading"}[phase]
-        of = "" if phase == "load" else f", {batch} at once"
-
-        def tell(n_rounds: int, spent_s: float) -> None:
-            share = min(99, round(100 * max(min(n_rounds / stop.least_rounds, 0.8), spent_s / stop.most_s)))
-            message = f"{what}{of}, " + (f"round {n_rounds + 1}" if spent_s else "warming up")
-            self._on_step(Step("time", 100 * self._done + share, 100 * self._n_phases, message=message))
-
-        return tell
-
-
-def _as_phase(found: TimedRounds, phase: Phase, batch: int, ceiling: float, seed: int) -> TimedPhase:
-    return TimedPhase(
-        phase=phase,
-        batch=batch,
-        dense_s=tuple(found.dense_s),
-        sparse_s=tuple(found.sparse_s),
-        dense_first=tuple(found.dense_first),
-        ratio=found.ratio,
-        ceiling=ceiling,
-    )
 
 
 def _machine_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
+    lines: list[str] = []
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
-
-
-def time_run(settings: RunSettings, request: TimingSettings, store: Store, on_step: OnStep = ignore_steps) -> Timing:
-    """The speed of the run's last sparse model. request: what is asked for; its record keys are put in.
-
-    Raises whatever a run or a timing raises.
-    """
-    shelf = ModelShelf()
-    run = pipeline.run(settings, store, on_step, shelf)
-    wanted = replace(request, dense=run.dense, sparse=run.sparse[-1])
-    return time_models(wanted, store, ModelPairCache(shelf), on_step)

@@ -1,1 +1,1 @@
-"""How a model answers: passages scored in batches, answers finished as words, stopping early."""
+"""Evaluation on passages: questions, batched answers, scores of the last word, early stopping."""

@@ -12,19 +12,19 @@ from transformers import Cache, DynamicCache
 from sparsedash.engine.models.decoder_blocks import Applied, Batch, BlockWalk, RoomyLayer
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError
-from sparsedash.schema.records import Candidate, Outcome, TargetToken
+from sparsedash.schema.records import Candidate, TargetToken
 
 MAX_MORE_TOKENS = 12
-"""A word that goes on for longer is shown as far as it came."""
+"""A longer word is shown cut off."""
 
 _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 
 
 @dataclass(frozen=True, eq=False)
 class UnfinishedAnswers:
-    """Answers that go on after equally many tokens, and what the model keeps of those.
+    """Unfinished answers after contexts of equal length, with their KV cache.
 
-    applied: what the loaded model is while it writes them. written: the tokens of each so far; finishing adds to them.
+    applied: context in which the loaded model writes them. written: the tokens of each so far; finishing adds to them.
     layers: of each, keys and values (r, heads, t, e).
     """
 
@@ -36,10 +36,10 @@ class UnfinishedAnswers:
 def unfinished_answers(
     loaded: LoadedModel, applied: Applied, cache: Cache, n_context: Sequence[int], begun: Sequence[list[int] | None]
 ) -> list[UnfinishedAnswers]:
-    """The answers that are no whole word yet, a part for every length of what was read.
+    """The answers that are no whole word yet, grouped by the number of tokens read.
 
-    cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: tokens of the answer that
-    are known already, None for rows that need no answer.
+    cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: the first tokens of each
+    answer, None for rows that need no answer.
     """
     parts: dict[int, tuple[list[int], UnfinishedAnswers]] = {}
     for row, tokens in enumerate(begun):
@@ -49,7 +49,7 @@ def unfinished_answers(
             rows.append(row)
             part.written.append(tokens)
     while cache.layers:
-        # Let go of layer by layer: all of them twice may be gigabytes.
+        # Freed layer by layer: two copies of all layers may be gigabytes.
         layer = cache.layers.pop(0)
         chosen = [of[rows, :, :length] for length, (rows, _) in parts.items() for of in (layer.keys, layer.values)]
         held = loaded.residency.hold_all(chosen) if chosen else []
@@ -59,9 +59,9 @@ def unfinished_answers(
 
 
 def finish_answers_(loaded: LoadedModel, parts: Sequence[UnfinishedAnswers]) -> None:
-    """Let every model write on, greedily, to the end of each word: the answers of many batches together, in place.
+    """Greedy decoding of many batches' answers together, to the end of each word, in place.
 
-    A token more costs a pass over all weights, for one answer as for a hundred.
+    Each token costs a pass over all weights, for one answer as for a hundred.
     """
     of_model: dict[Applied, list[UnfinishedAnswers]] = {}
     for part in parts:
@@ -79,7 +79,7 @@ def finish_answers_(loaded: LoadedModel, parts: Sequence[UnfinishedAnswers]) -> 
 
 
 def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
-    """The word that these tokens begin with, as it is shown."""
+    """The first word of these tokens, as it is shown."""
     text = loaded.tokenizer.decode(tokens).rstrip("\ufffd")
     if not text:
         return "(part of a character)"
@@ -88,10 +88,9 @@ def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
 
 
 class _Decoding:
-    """The answers that one model writes on together: one mask (r, t) and one cache of all rows of these parts, which
-    lose theirs on the way.
+    """Batched decoding of one model's answers, with one mask (r, t) and one cache; the parts lose theirs on the way.
 
-    Rows end together: a sliding window counts columns back from the last one, where padding must not take up its room.
+    Rows are left-padded: a sliding window counts columns back from the last one, where padding must take no room.
     Positions are in the keys already, or are counted from the mask. written: the tokens of each; none when all are
     finished.
     """
@@ -104,23 +103,23 @@ class _Decoding:
         lengths = [part.layers[0][0].shape[2] for part in parts for _ in part.written]
         self.cache = DynamicCache()
         for _ in range(len(parts[0].layers)):
-            # Layer by layer, as above; and given back, since the next one is as large and finds no room in the gaps.
-            layers = [part.layers.pop(0) for part in parts]
-            hold = loaded.residency.hold_all
+            # Layer by layer, as above; and dropped, since the next one is as large and finds no room in the gaps.
+            layers, hold = [part.layers.pop(0) for part in parts], loaded.residency.hold_all
             self.cache.layers.append(RoomyLayer.ending_together(layers, MAX_MORE_TOKENS, hold))
             loaded.residency.drop()
         columns = torch.arange(max(lengths), device=self.cache.layers[0].device)
         self._mask = (columns >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]).long()
 
     def last(self) -> Batch:
-        """The last token of each row, as what the model reads next."""
+        """The last token of each row, as the next input of the model."""
         ids = torch.tensor([[tokens[-1]] for tokens in self.written], device=self._mask.device)
         positions = self._mask.sum(dim=1, keepdim=True)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
-        given = {"attention_mask": self._mask}
-        if self._takes_positions:
-            given["position_ids"] = positions
-        return Batch(ids, self._mask, given)
+        return Batch(
+            ids,
+            self._mask,
+            {"attention_mask": self._mask} | ({"position_ids": positions} if self._takes_positions else {}),
+        )
 
     def add_(self, logits: Tensor) -> None:
         """Append the model's choice to each row. logits: (r, vocabulary)."""
@@ -128,7 +127,7 @@ class _Decoding:
         for row in self._going_on:
             self.written[row].append(choices[row])
         self._going_on = [row for row in self._going_on if not _is_finished(self._loaded, self.written[row])]
-        # Few words have many tokens: those that have should not take the others along.
+        # Few words have many tokens; the finished rows should not be computed with them.
         if len(self._going_on) <= len(self.written) * 3 // 4:
             chosen = torch.tensor(self._going_on, dtype=torch.long, device=self._mask.device)
             self.cache.batch_select_indices(chosen)
@@ -137,7 +136,7 @@ class _Decoding:
 
 
 def _is_finished(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
-    """Whether a whole word stands at the front, with something after it that does not belong to it."""
+    """Whether the text begins with a whole word and something after it that does not belong to it."""
     text = loaded.tokenizer.decode(tokens)
     if text.endswith("\ufffd"):
         # Half of a character: the rest of its bytes is in the next token.
@@ -153,74 +152,53 @@ N_TOP = 5
 
 @dataclass(frozen=True, eq=False)
 class TargetScore:
-    """How the model scored one target of n tokens: their ids, log-likelihoods, ranks, and its own choices (n,).
+    """Scores of one target: its token ids, the model's own choices in their place, and the scores of each.
 
-    top_ids, top_probabilities: its first choices for the first of them.
+    top: the model's first choices for the first token.
     """
 
     target: list[int]
-    log_likelihoods: list[float]
-    ranks: list[int]
     choices: list[int]
-    top_ids: list[int]
-    top_probabilities: list[float]
+    tokens: tuple[TargetToken, ...]
+    top: tuple[Candidate, ...]
 
     @property
     def first_wrong(self) -> list[int] | None:
-        """What the model writes up to and including its first token that is not the target's; None where all are."""
-        for i, (choice, target) in enumerate(zip(self.choices, self.target, strict=True)):
-            if choice != target:
-                return [*self.target[:i], choice]
-        return None
+        """The model's tokens up to its first wrong one; None where all are right."""
+        wrong = (i for i, token in enumerate(self.target) if self.choices[i] != token)
+        return None if (i := next(wrong, None)) is None else [*self.target[:i], self.choices[i]]
 
 
-def target_scores(logits: Tensor, targets: Sequence[list[int]]) -> Iterator[TargetScore]:
-    """The score of each target. logits: (n, vocabulary), for the tokens of all targets one after another.
+def target_scores(
+    logits: Tensor, targets: Sequence[list[int]], decode: Callable[[list[int]], str]
+) -> Iterator[TargetScore]:
+    """The score of each target. logits: (n, vocabulary), for the tokens of all targets. decode: token ids to text.
 
-    Raises CalibrationError where they are no numbers: what is made of them would be no answer.
+    Raises CalibrationError where they are not finite.
     """
     if not bool(logits.isfinite().all()):
         raise CalibrationError(
             "The model's predictions are NaN or infinite.", "Remove less, calibrate on more text, or run in float32."
         )
     tokens = torch.tensor([token for target in targets for token in target], device=logits.device)
-    log_probabilities = logits.log_softmax(dim=-1)
+    log_probabilities, choices = logits.log_softmax(dim=-1), logits.argmax(dim=-1).tolist()
     of_target = log_probabilities.gather(1, tokens[:, None])
-    ranks = (log_probabilities > of_target).sum(dim=1).add_(1)
-    choices = logits.argmax(dim=-1)
+    ranks = (log_probabilities > of_target).sum(dim=1).add_(1).tolist()
     top = log_probabilities.topk(min(N_TOP, logits.shape[1]), dim=-1)
     start = 0
     for target in targets:
-        stop = start + len(target)
+        own = slice(start, start + len(target))
+        likelihoods, first = of_target[own, 0].tolist(), (top.indices[start].tolist(), top.values[start].exp().tolist())
         yield TargetScore(
             target=target,
-            log_likelihoods=of_target[start:stop, 0].tolist(),
-            ranks=ranks[start:stop].tolist(),
-            choices=choices[start:stop].tolist(),
-            top_ids=top.indices[start].tolist(),
-            top_probabilities=top.values[start].exp().tolist(),
+            choices=choices[own],
+            tokens=tuple(
+                TargetToken(text=decode([token]), log_likelihood=likelihood, rank=rank)
+                for token, likelihood, rank in zip(target, likelihoods, ranks[own], strict=True)
+            ),
+            top=tuple(
+                Candidate(text=decode([token]), probability=probability)
+                for token, probability in zip(*first, strict=True)
+            ),
         )
-        start = stop
-
-
-def passage_outcome(
-    decode: Callable[[list[int]], str], index: int, target: str, score: TargetScore, answer: str
-) -> Outcome:
-    """The outcome of one passage, with the word that the model wrote. decode: token ids to text."""
-    texts = [decode([token]) for token in score.target]
-    return Outcome(
-        index=index,
-        target=target.strip(),
-        answer=answer.strip() or "(line break)",
-        last_word_right=score.choices == score.target,
-        last_token_right=score.choices[-1] == score.target[-1],
-        log_likelihood=sum(score.log_likelihoods),
-        tokens=tuple(
-            TargetToken(text=text, log_likelihood=log_likelihood, rank=rank)
-            for text, log_likelihood, rank in zip(texts, score.log_likelihoods, score.ranks, strict=True)
-        ),
-        top=tuple(
-            Candidate(text=decode([token]), probability=probability)
-            for token, probability in zip(score.top_ids, score.top_probabilities, strict=True)
-        ),
-    )
+        start = own.stop

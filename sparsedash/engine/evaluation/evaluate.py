@@ -11,11 +11,11 @@ near the beginning: the `published` rule counts it as wrong, where the run could
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import accumulate, chain
+from itertools import accumulate
 
 import msgspec
 import torch
@@ -27,7 +27,6 @@ from sparsedash.engine.evaluation.answers import (
     UnfinishedAnswers,
     finish_answers_,
     first_word,
-    passage_outcome,
     target_scores,
     unfinished_answers,
 )
@@ -42,54 +41,50 @@ from sparsedash.schema.settings import PUBLISHED_LONGEST, Rule
 from sparsedash.storage.store import StageCheckpoint
 
 
-class AnswerCheckpoint:
-    """Answers by the positions of their passages, and the seconds that were spent on them.
+class EvaluatedModel:
+    """A model under evaluation, its answers by the positions of their passages, and the seconds spent on them.
 
-    halfway, key: where they are kept; None: nowhere.
+    applied: context in which the loaded model is this one. checkpoint, key: where answers are kept on the way, and
+    those of an interrupted attempt; None: nowhere.
     """
 
-    def __init__(self, halfway: StageCheckpoint | None = None, key: str = "") -> None:
-        self._halfway, self._key = halfway, key
-        self._answers: dict[int, Outcome] = {}
-        self._before = 0.0
-        if halfway is not None and (known := halfway.get(key, _decode_answers)) is not None:
-            self._before, self._answers = known
-        self.begin(1)
+    def __init__(
+        self, applied: Applied = nullcontext, checkpoint: StageCheckpoint | None = None, key: str = ""
+    ) -> None:
+        self.applied, self._checkpoint, self._key = applied, checkpoint, key
+        self._before, self._answers = (checkpoint and checkpoint.get(key, _decode_answers)) or (0.0, {})
 
     def begin(self, n_together: int) -> None:
-        """From now on it is answered, by so many models at the same time, of whose seconds each has its share."""
+        """Start the clock; several models that answer together share the time."""
         self._started, self._n_together = time.perf_counter(), n_together
 
     def leave_out(self, seconds: float) -> None:
-        """These were spent on something else since it began."""
+        """Do not count these seconds, which were spent on something else."""
         self._started += seconds
 
     @property
     def seconds(self) -> float:
-        """Spent so far, by an earlier attempt as well on what it kept."""
+        """Spent so far, including those of an earlier attempt on the answers that it kept."""
         return self._before + (time.perf_counter() - self._started) / self._n_together
 
     def known(self, rows: Sequence[int]) -> dict[int, Outcome]:
-        """The answers of an earlier attempt to just these passages; none where one of them is missing.
+        """The answers of an earlier attempt to exactly these passages; none where one of them is missing.
 
-        Whole batches only: what is computed in other company differs in the last digits.
+        Whole batches only: another batch gives other last digits.
         """
         found = {row: self._answers[row] for row in rows if row in self._answers}
         return found if len(found) == len(rows) else {}
 
     def add(self, answers: Mapping[int, Outcome]) -> None:
-        """Put these to the others, to be kept with them."""
+        """Add answers, and keep them at the next checkpoint."""
         self._answers |= answers
-        if self._halfway is not None:
-            self._halfway.add(self._key, self._packed)
+        if self._checkpoint is not None:
+            self._checkpoint.add(self._key, lambda: msgspec.json.encode((self.seconds, list(self._answers.items()))))
 
     def keep(self) -> None:
-        """Keep all that was added, if it is time to: also what other models have answered in the meantime."""
-        if self._halfway is not None:
-            self._halfway.keep_added()
-
-    def _packed(self) -> bytes:
-        return msgspec.json.encode((self.seconds, list(self._answers.items())))
+        """Write a checkpoint if one is due, of all models."""
+        if self._checkpoint is not None:
+            self._checkpoint.keep_added()
 
 
 def _decode_answers(data: bytes) -> tuple[float, dict[int, Outcome]]:
@@ -100,100 +95,9 @@ def _decode_answers(data: bytes) -> tuple[float, dict[int, Outcome]]:
     return seconds, dict(answers)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EvaluatedModel:
-    """A model that answers. applied: what the loaded model becomes for it.
-
-    so_far: where its answers are kept on the way, and those of an attempt that was broken off, which it is not asked
-    for again.
-    """
-
-    applied: Applied = nullcontext
-    so_far: AnswerCheckpoint = field(default_factory=AnswerCheckpoint)
-
-
-@dataclass(frozen=True, eq=False)
-class BatchRequest:
-    """One batch that a model is to read. rows: the positions of its passages."""
-
-    model: EvaluatedModel
-    rows: list[int]
-    questions: Sequence[Question]
-    batch: Batch
-
-
-@dataclass(frozen=True, eq=False)
-class BatchAnswers:
-    """One batch that was read. begun: the tokens of each answer that differs from the target, None for the others.
-
-    unfinished: those of them that are no whole word yet; finishing them adds to `begun`.
-    """
-
-    model: EvaluatedModel
-    rows: list[int]
-    scores: list[TargetScore]
-    begun: list[list[int] | None]
-    unfinished: list[UnfinishedAnswers]
-
-    @property
-    def kept_bytes(self) -> int:
-        """What is kept of the passages for finishing."""
-        layers = (layer for part in self.unfinished for layer in part.layers)
-        return sum(keys.nbytes + values.nbytes for keys, values in layers)
-
-
-def fitting_batches(asked: Sequence[BatchRequest], n_tokens: float) -> Sequence[BatchRequest]:
-    """The first of these batches that have so many tokens together, padding included; one at least."""
-    so_far = list(accumulate(each.batch.ids.numel() for each in asked))
-    return asked[: max(1, bisect_right(so_far, n_tokens))]
-
-
-def read_batches(
-    loaded: LoadedModel, asked: Sequence[BatchRequest], on_block: Callable[[int], None]
-) -> list[BatchAnswers]:
-    """Read these batches together. on_block: as in BlockWalk.run."""
-    # Made without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
-    caches = [DynamicCache() for _ in asked]
-    walk = BlockWalk(loaded.model.base_model, loaded.blocks, [each.batch for each in asked], caches)
-
-    def hold_and_tell(index: int) -> None:
-        for cache in caches if index else ():
-            layer = cache.layers[-1]
-            layer.keys, layer.values = loaded.residency.hold_all([layer.keys, layer.values])
-        on_block(index)
-
-    walk.run([each.model.applied for each in asked], hold_and_tell)
-    return [_batch_answers(loaded, each, walk, number, caches[number]) for number, each in enumerate(asked)]
-
-
-def cache_bytes_per_token(loaded: LoadedModel) -> int:
-    """What the model keeps of each token that it reads, as the first block tells."""
-    cache = DynamicCache()
-    ids = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
-    next(BlockWalk(loaded.model.base_model, loaded.blocks, [Batch(ids, ids)], [cache]).step(0))
-    return len(loaded.blocks) * sum(int(held.nbytes) for held in (cache.layers[0].keys, cache.layers[0].values))
-
-
-def _batch_answers(
-    loaded: LoadedModel, asked: BatchRequest, walk: BlockWalk, number: int, cache: DynamicCache
-) -> BatchAnswers:
-    questions, device = asked.questions, asked.batch.ids.device
-    places = [row for row, question in enumerate(questions) for _ in question.target]
-    columns = [len(q.context) - 1 + i for q in questions for i in range(len(q.target))]
-    where = torch.tensor(places, device=device), torch.tensor(columns, device=device)
-    with head_sees_only(loaded.model, *where):
-        logits = walk.output(loaded.model, number).logits
-    scores = list(target_scores(logits.float(), [q.target for q in questions]))
-    begun = [score.first_wrong for score in scores]
-    going_on = unfinished_answers(loaded, asked.model.applied, cache, [len(q.context) for q in questions], begun)
-    return BatchAnswers(asked.model, asked.rows, scores, begun, going_on)
-
-
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """Outcomes in corpus order, and how fast they came: input tokens, padding not counted. stopping, words_cut: as in
-    Record.
-    """
+    """Outcomes in corpus order, and their speed: input tokens without padding. stopping, words_cut: as in Record."""
 
     outcomes: tuple[Outcome, ...]
     stopping: Stopping | None
@@ -210,15 +114,13 @@ def evaluate(
     *,
     rule: Rule = "plain",
     stop: AnyRule | None = None,
-    so_far: AnswerCheckpoint | None = None,
 ) -> EvaluationResult:
-    """Ask the loaded model, as it is, for the last word of every passage, or of as many as `stop` needs.
+    """Evaluate the loaded model, as it is, on every passage, or on as many as `stop` needs.
 
-    message: which model this is, for the progress line. so_far: as in Answering.
+    message: name of the model, for the progress line.
     """
-    model = EvaluatedModel(so_far=so_far or AnswerCheckpoint())
-    (evaluated,) = evaluate_together(loaded, passages, [model], on_step, message, rule=rule, stop=stop)
-    return evaluated
+    (result,) = evaluate_together(loaded, passages, [EvaluatedModel()], on_step, message, rule=rule, stop=stop)
+    return result
 
 
 @torch.inference_mode()
@@ -233,49 +135,51 @@ def evaluate_together(
     stop: AnyRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[EvaluationResult]:
-    """Ask all of these models side by side: a block is read once for all of them, and each has its share of the time.
+    """Evaluate several models together: a block is read once for all of them, and they share the time.
 
-    stop: for one alone, which is not asked further than the others. prepare: called before each block that passages go
-    through, and at their end, as on_block of BlockWalk.run; what it takes is not counted.
+    stop: for a single model. prepare: called before each block that passages go through, and at their end, as on_block
+    of BlockWalk.run; its time is not counted.
     """
     if not loaded.residency.streamed and len(models) == 1 and models[0].applied is not nullcontext:
         # Once: in memory a change takes all blocks at the same time.
         with models[0].applied():
-            alone = [replace(models[0], applied=nullcontext)]
-            return evaluate_together(loaded, passages, alone, on_step, message, rule=rule, stop=stop)
-    asked = _Evaluation(loaded, passages, rule, models, prepare)
-    questions = asked.questions
-    outcomes: dict[EvaluatedModel, dict[int, Outcome]] = {model: {} for model in models}
-    stopping = None
-    step = partial(Step, "evaluate", total=len(models) * len(questions), unit="passages", message=message)
+            return _Evaluation(loaded, passages, models, rule, None, in_place=True).results(on_step, message, stop)
+    return _Evaluation(loaded, passages, models, rule, prepare).results(on_step, message, stop)
 
-    def on_read(n_read: int, n_right: int) -> None:
-        before = [outcome.last_word_right for found in outcomes.values() for outcome in found.values()]
-        on_step(step(done=len(before) + n_read, n_right=sum(before) + n_right if len(models) == 1 else None))
 
-    for model in models:
-        model.so_far.begin(len(models))
-    parts = evaluation_chunks(len(questions))
-    # Answers are finished at every end, which takes passes over all weights: without a rule there is but one.
-    for together in [[part] for part in parts] if stop else [parts]:
-        for model, found in asked.outcomes(together, on_read).items():
-            outcomes[model] |= found
-        if stop:
-            stopping = stop.stopping(outcomes[models[0]])
-        if stopping and stopping.decision != "open":
-            break
-    return [asked.evaluated(found, stopping, model.so_far.seconds) for model, found in outcomes.items()]
+@dataclass(eq=False)
+class _Reading:
+    """One batch for one model; after `read_batches_` its scores and answers. rows: the positions of its passages.
+
+    begun: the tokens of each answer that differs from the target, None for the others. unfinished: those of them that
+    are no whole word yet; finishing them adds to `begun`.
+    """
+
+    model: EvaluatedModel
+    applied: Applied
+    rows: list[int]
+    batch: Batch
+    scores: list[TargetScore] = field(default_factory=list)
+    begun: list[list[int] | None] = field(default_factory=list)
+    unfinished: list[UnfinishedAnswers] = field(default_factory=list)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of keys and values that are kept for finishing."""
+        layers = (layer for part in self.unfinished for layer in part.layers)
+        return sum(keys.nbytes + values.nbytes for keys, values in layers)
 
 
 @dataclass(frozen=True, eq=False)
 class _Evaluation:
-    """Models, and what they are asked. prepare: see evaluate_together."""
+    """Models and their questions. prepare: see evaluate_together. in_place: the loaded model is the single model."""
 
     loaded: LoadedModel
     passages: Passages
-    rule: Rule
     models: Sequence[EvaluatedModel]
+    rule: Rule
     prepare: Callable[[int], None] | None
+    in_place: bool = False
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -283,83 +187,126 @@ class _Evaluation:
         pairs = zip(self.passages.contexts, self.passages.targets, strict=True)
         return [Question.of(self.loaded, context, target) for context, target in pairs]
 
-    def outcomes(
+    def results(self, on_step: OnStep, message: str, stop: AnyRule | None) -> list[EvaluationResult]:
+        """Results of all models, in their order."""
+        n, n_models, questions = len(self.questions), len(self.models), self.questions
+        outcomes: dict[EvaluatedModel, dict[int, Outcome]] = {model: {} for model in self.models}
+        stopping = None
+        step = partial(Step, "evaluate", total=n_models * n, unit="passages", message=message)
+
+        def on_read(n_read: int, n_right: int) -> None:
+            before = [outcome.last_word_right for found in outcomes.values() for outcome in found.values()]
+            on_step(step(done=len(before) + n_read, n_right=sum(before) + n_right if n_models == 1 else None))
+
+        for model in self.models:
+            model.begin(n_models)
+        chunks = evaluation_chunks(n)
+        # Answers are finished at the end of each part, which takes passes over all weights: one part without a rule.
+        for parts in [[chunk] for chunk in chunks] if stop else [chunks]:
+            for model, found in self._outcomes(parts, on_read).items():
+                outcomes[model] |= found
+            if stop:
+                stopping = stop.stopping(outcomes[self.models[0]])
+            if stopping and stopping.decision != "open":
+                break
+        return [
+            EvaluationResult(
+                outcomes=tuple(found[row] for row in sorted(found)),
+                stopping=stopping,
+                seconds=max(model.seconds, 1e-9),
+                n_tokens=sum(len(questions[row].read) for row in found),
+                words_cut=tuple(words for row in sorted(found) if (words := questions[row].words_cut)),
+            )
+            for model, found in outcomes.items()
+        ]
+
+    def _outcomes(
         self, parts: Sequence[Sequence[int]], on_read: Callable[[int, int], None]
     ) -> dict[EvaluatedModel, dict[int, Outcome]]:
-        """The outcomes of these positions; no batch spans two parts.
-
-        on_read: told again and again how many are read, and how many are right.
-        """
-        found, asked = self._known_and_asked(parts)
+        """The outcomes of these positions; no batch spans two parts. on_read: called with numbers read and right."""
+        found: dict[EvaluatedModel, dict[int, Outcome]] = {model: {} for model in self.models}
+        left = self._unread(parts, found)
         known = [outcome.last_word_right for own in found.values() for outcome in own.values()]
         n_read, n_right = len(known), sum(known)
-        waiting: list[BatchAnswers] = []
+        waiting: list[_Reading] = []
         room = self._kept_bytes
 
         def on_block(index: int) -> None:
             self._prepare_uncounted(index)
-            # Behind the last one it is told how many are read.
+            # After the last block all of the batch counts as read.
             if 0 < index < len(self.loaded.blocks):
                 on_read(n_read, n_right)
 
         on_read(n_read, n_right)
-        while asked:
-            # In memory nothing is spared by several together, and answers would come later.
-            fit = min(TOGETHER_TOKENS, room / self._bytes_a_token) if self.loaded.residency.streamed else 0.0
-            together = fitting_batches(asked, fit)
-            asked = asked[len(together) :]
-            reads = read_batches(self.loaded, together, on_block)
-            n_read += sum(len(each.rows) for each in reads)
-            n_right += sum(score.first_wrong is None for each in reads for score in each.scores)
+        while left:
+            # In memory several together save nothing, and answers would come later.
+            fit = min(TOGETHER_TOKENS, room / self._bytes_per_token) if self.loaded.residency.streamed else 0.0
+            together = left[: n_fitting([each.batch.ids.numel() for each in left], fit)]
+            left = left[len(together) :]
+            self._read_(together, on_block)
+            n_read += sum(len(each.rows) for each in together)
+            n_right += sum(score.first_wrong is None for each in together for score in each.scores)
             on_read(n_read, n_right)
-            # Nothing to wait for: what is whole can be kept, should the job be killed.
-            self._finish_([each for each in reads if not each.unfinished], found)
-            waiting += [each for each in reads if each.unfinished]
+            # Finished batches can be kept at once, should the job be killed.
+            self._finish_([each for each in together if not each.unfinished], found)
+            waiting += [each for each in together if each.unfinished]
             room = self._kept_bytes - sum(each.kept_bytes for each in waiting)
-            if room <= 0 or not asked:
+            if room <= 0 or not left:
                 self._finish_(waiting, found)
                 waiting, room = [], self._kept_bytes
         return found
+
+    def _unread(
+        self, parts: Sequence[Sequence[int]], found: dict[EvaluatedModel, dict[int, Outcome]]
+    ) -> Sequence[_Reading]:
+        """The batches of these positions that are left to read; answers of an earlier attempt are put into found."""
+        left, pad = [], self.loaded.tokenizer.pad_token_id or 0
+        for part in parts:
+            reads = [self.questions[row].read for row in part]
+            for places, batch in batches_by_length(reads, BATCH_TOKENS, pad, self.loaded.model.device):
+                rows = [part[place] for place in places]
+                for model in self.models:
+                    if known := model.known(rows):
+                        found[model] |= known
+                    else:
+                        left.append(_Reading(model, nullcontext if self.in_place else model.applied, rows, batch))
+        return left
 
     def _prepare_uncounted(self, index: int) -> None:
         if self.prepare is None:
             return
         started = time.perf_counter()
-        # What is made now is used elsewhere as well.
+        # Its tensors are used elsewhere as well.
         with torch.inference_mode(False):
             self.prepare(index)
         for model in self.models:
-            model.so_far.leave_out(time.perf_counter() - started)
+            model.leave_out(time.perf_counter() - started)
 
-    def evaluated(self, found: dict[int, Outcome], stopping: Stopping | None, seconds: float) -> EvaluationResult:
-        """All outcomes of one model, which were found in these seconds."""
-        return EvaluationResult(
-            outcomes=tuple(found[row] for row in sorted(found)),
-            stopping=stopping,
-            seconds=max(seconds, 1e-9),
-            n_tokens=sum(len(self.questions[row].read) for row in found),
-            words_cut=tuple(words for row in sorted(found) if (words := self.questions[row].words_cut)),
-        )
+    def _read_(self, together: Sequence[_Reading], on_block: Callable[[int], None]) -> None:
+        """Read these batches together, in place. on_block: as in BlockWalk.run."""
+        loaded = self.loaded
+        # Made without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
+        caches = [DynamicCache() for _ in together]
+        walk = BlockWalk(loaded.model.base_model, loaded.blocks, [each.batch for each in together], caches)
 
-    def _known_and_asked(
-        self, parts: Sequence[Sequence[int]]
-    ) -> tuple[dict[EvaluatedModel, dict[int, Outcome]], Sequence[BatchRequest]]:
-        """What an earlier attempt has of these positions, and the batches that are left to read."""
-        found: dict[EvaluatedModel, dict[int, Outcome]] = {model: {} for model in self.models}
-        asked = []
-        for rows, batch in chain.from_iterable(map(self._batches, parts)):
-            for model in self.models:
-                if known := model.so_far.known(rows):
-                    found[model] |= known
-                else:
-                    asked.append(BatchRequest(model, rows, [self.questions[row] for row in rows], batch))
-        return found, asked
+        def hold_and_report(index: int) -> None:
+            for cache in caches if index else ():
+                layer = cache.layers[-1]
+                layer.keys, layer.values = loaded.residency.hold_all([layer.keys, layer.values])
+            on_block(index)
 
-    def _batches(self, part: Sequence[int]) -> Iterator[tuple[list[int], Batch]]:
-        """The batches of these positions, and the positions of each."""
-        reads, pad = [self.questions[row].read for row in part], self.loaded.tokenizer.pad_token_id or 0
-        for places, batch in batches_by_length(reads, BATCH_TOKENS, pad, self.loaded.model.device):
-            yield [part[place] for place in places], batch
+        walk.run([each.applied for each in together], hold_and_report)
+        for number, (each, cache) in enumerate(zip(together, caches, strict=True)):
+            questions, device = [self.questions[row] for row in each.rows], each.batch.ids.device
+            places = [row for row, question in enumerate(questions) for _ in question.target]
+            columns = [len(q.context) - 1 + i for q in questions for i in range(len(q.target))]
+            where = torch.tensor(places, device=device), torch.tensor(columns, device=device)
+            with head_sees_only(loaded.model, *where):
+                logits = walk.output(loaded.model, number).logits
+            each.scores = list(target_scores(logits.float(), [q.target for q in questions], loaded.tokenizer.decode))
+            each.begun = [score.first_wrong for score in each.scores]
+            n_context = [len(q.context) for q in questions]
+            each.unfinished = unfinished_answers(loaded, each.applied, cache, n_context, each.begun)
 
     @cached_property
     def _kept_bytes(self) -> int:
@@ -367,11 +314,11 @@ class _Evaluation:
         return max(KEPT_BYTES, int((HELD_SHARE if self.loaded.residency.streamed else KEPT_SHARE) * n_bytes))
 
     @cached_property
-    def _bytes_a_token(self) -> int:
+    def _bytes_per_token(self) -> int:
         return cache_bytes_per_token(self.loaded)
 
-    def _finish_(self, reads: Sequence[BatchAnswers], found: dict[EvaluatedModel, dict[int, Outcome]]) -> None:
-        """Put the outcomes of these batches, whose answers are finished together, to those that were found."""
+    def _finish_(self, reads: Sequence[_Reading], found: dict[EvaluatedModel, dict[int, Outcome]]) -> None:
+        """Finish the answers of these batches together, and put their outcomes into found."""
         if not reads:
             return
         finish_answers_(self.loaded, [part for each in reads for part in each.unfinished])
@@ -379,21 +326,39 @@ class _Evaluation:
         for each in reads:
             own = answered.setdefault(each.model, {})
             for row, score, tokens in zip(each.rows, each.scores, each.begun, strict=True):
-                right = self.loaded.tokenizer.decode(score.target)
-                own[row] = self._outcome(row, score, right if tokens is None else first_word(self.loaded, tokens))
+                own[row] = self._outcome(row, score, tokens)
         for model, own in answered.items():
             found[model] |= own
-            model.so_far.add(own)
+            model.add(own)
         for model in answered:
-            model.so_far.keep()
+            model.keep()
         self.loaded.residency.drop()
 
-    def _outcome(self, row: int, score: TargetScore, answer: str) -> Outcome:
-        index, target = self.passages.indices[row], self.passages.targets[row]
-        found = passage_outcome(self.loaded.tokenizer.decode, index, target, score, answer)
-        question = self.questions[row]
+    def _outcome(self, row: int, score: TargetScore, tokens: list[int] | None) -> Outcome:
+        question, loaded = self.questions[row], self.loaded
+        answer = loaded.tokenizer.decode(score.target) if tokens is None else first_word(loaded, tokens)
         too_long = len(question.context) + len(question.target) > PUBLISHED_LONGEST
-        # The last word has one rule only.
-        if self.rule == "published" and too_long:
-            return replace(found, last_token_right=False)
-        return found
+        return Outcome(
+            index=self.passages.indices[row],
+            target=self.passages.targets[row].strip(),
+            answer=answer.strip() or "(line break)",
+            last_word_right=score.choices == score.target,
+            # The last word has one rule only.
+            last_token_right=score.choices[-1] == score.target[-1] and not (self.rule == "published" and too_long),
+            log_likelihood=sum(token.log_likelihood for token in score.tokens),
+            tokens=score.tokens,
+            top=score.top,
+        )
+
+
+def n_fitting(sizes: Sequence[int], n_tokens: float) -> int:
+    """How many of the first batches have at most so many tokens together, padding included; one at least."""
+    return max(1, bisect_right(list(accumulate(sizes)), n_tokens))
+
+
+def cache_bytes_per_token(loaded: LoadedModel) -> int:
+    """Bytes of keys and values of each token, by a trial of the first block."""
+    cache = DynamicCache()
+    ids = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
+    next(BlockWalk(loaded.model.base_model, loaded.blocks, [Batch(ids, ids)], [cache]).step(0))
+    return len(loaded.blocks) * sum(int(held.nbytes) for held in (cache.layers[0].keys, cache.layers[0].values))

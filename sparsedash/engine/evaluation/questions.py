@@ -25,8 +25,8 @@ class Question:
 
     @classmethod
     def of(cls, loaded: LoadedModel, context: str, target: str) -> "Question":
-        """Context and target in tokens. What the model cannot read goes from the context's beginning, but for a
-        beginning-of-text token.
+        """Context and target in tokens; a context that is too long loses its beginning, but for a beginning-of-text
+        token.
 
         Raises CorpusError for a target that is longer than the model can read.
         """
@@ -43,23 +43,23 @@ class Question:
 
     @property
     def read(self) -> list[int]:
-        """What the model reads; it never sees the last target token."""
+        """The input of the model; it never sees the last target token."""
         return (self.context + self.target)[:-1]
 
 
 def distinct_passages(texts: Texts) -> list[int]:
-    """Positions of the passages that repeat no earlier one, apart from white space.
+    """Positions of the passages that repeat no earlier one, up to white space.
 
-    A repeated passage adds no evidence, but every paired test would count it as an independent one.
+    A repeated passage adds no evidence, but every paired test would count it as independent.
     """
     first = {" ".join(text.split()): index for index, text in reversed(list(enumerate(texts.texts)))}
     return sorted(first.values())
 
 
 def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
-    """Number of passages that share a run of N_GRAM words with the calibration text, or all words of a shorter one.
+    """Number of passages that share N_GRAM consecutive words with the calibration text, or all words of a shorter one.
 
-    Passages of fewer than FEWEST_WORDS are not looked for: their words may stand anywhere.
+    Passages of fewer than FEWEST_WORDS do not count: their words may occur anywhere.
     Source: Brown et al., arXiv:2005.14165, appendix C, contamination by 13-grams.
     """
     texts = [text.split() for text in calibration]
@@ -76,7 +76,7 @@ def _grams(words: Sequence[str], n: int) -> Iterator[int]:
 
 
 def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
-    """The passages that are answered, in corpus order, each once and cut before its last word.
+    """The passages to evaluate, in corpus order, each once and cut before its last word.
 
     Raises CorpusError for a passage that is a single word.
     """
@@ -94,25 +94,23 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
 
 
 def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Passages as plain values that another program can ask a model: `ids` of context and target, `n_target` of them
-    the target's, and the `text` with its `tokens`, encoded with `special` tokens or without.
+    """Passages as plain values for another program: `ids` of context and target, `n_target` of them the target's, and
+    the `text` with its `tokens`, encoded with `special` tokens or without.
 
     pairs: context and target of each passage.
     """
-    asked = []
-    for context, target in pairs:
+
+    def plain(context: str, target: str) -> dict[str, Any]:
         question, text, special = Question.of(loaded, context, target), context + target, loaded.prepends_to(context)
-        tokens = list(loaded.tokenizer(text, add_special_tokens=special).input_ids)
-        asked.append(
-            {
-                "ids": question.context + question.target,
-                "n_target": len(question.target),
-                "text": text,
-                "special": special,
-                "tokens": tokens,
-            }
-        )
-    return asked
+        return {
+            "ids": question.context + question.target,
+            "n_target": len(question.target),
+            "text": text,
+            "special": special,
+            "tokens": list(loaded.tokenizer(text, add_special_tokens=special).input_ids),
+        }
+
+    return [plain(context, target) for context, target in pairs]
 
 
 def _split(text: str, index: int) -> tuple[str, str]:
@@ -122,6 +120,6 @@ def _split(text: str, index: int) -> tuple[str, str]:
             f"Passage {index + 1} has no last word after a context: {text[:40]!r}.",
             "Each passage needs several words and must end with its target.",
         )
-    # White space at the end of the context belongs to the target, or the words would be encoded otherwise.
+    # White space at the end of the context belongs to the target, or the words would be encoded differently.
     stripped = context.rstrip()
     return stripped, context[len(stripped) :] + space + word

@@ -13,18 +13,18 @@ from safetensors import SafetensorError
 from sparsedash.catalog.families import form_problem, require_form, shared_width
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.export_files import (
+    STREAMED_SHARD_MB,
+    WrittenFiles,
     config_changes,
     copy_base_files,
     exported_tensors,
     plan_gguf,
     require_full_gguf,
-    tensors_bytes,
     write_checkpoint,
     write_gguf,
 )
 from sparsedash.engine.export.model_card import CardFacts, base_facts, model_card, public_model, recipe_json
 from sparsedash.engine.export.reload_proof import (
-    ExpectedAnswers,
     expected_answers,
     prove_folder,
     prove_gguf,
@@ -34,8 +34,8 @@ from sparsedash.engine.export.reload_proof import (
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import ModelShelf, gguf_file, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
-from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel, SparseModel, rebuild_model
-from sparsedash.reporting.run_results import Judged, StoredResults, judged_alone, run_results
+from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel, rebuild_model
+from sparsedash.reporting.run_results import StoredResults, judged_alone, run_results
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ExportError, JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, Proof
@@ -48,18 +48,15 @@ from sparsedash.storage.model_folders import RECIPE, new_folder, require_export_
 from sparsedash.storage.store import Store
 
 CARD = "README.md"
-STREAMED_SHARD_MB = 1_000
-"""The largest file of weights that stay in files themselves: it goes through memory whole."""
-
 _NAMING = "exports.lock"
 """Of the data folder: held from an export's record to its folder's name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Request:
-    """What is exported: the request, and what the store has of it.
+    """A request, and the stored results that it names.
 
-    run: None where the request names none. sparse: with the names of model and texts as its run was asked for.
+    run: None where the request names none. sparse: with the names of model and texts in its run's settings.
     """
 
     settings: ExportSettings
@@ -70,38 +67,28 @@ class _Request:
     passages: Passages
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _WrittenFiles:
-    """What the files hold. size, base_size: bytes of the weights, of the sparse model and of the dense one."""
-
-    layout: str
-    size: int
-    base_size: int
-    file: str = ""
-
-
 def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: OnStep) -> Export:
-    """The files of one record's sparse model, proven; its record is kept.
+    """Write and prove the files of one record's sparse model; the export is recorded in the store.
 
-    What the same request has made before is returned as it is, if it is whole. Raises SparseDashError, and then nothing
-    new stands under the folder's name: it exists, the base has changed, the form does not apply, the disk is full, or a
-    fresh process does not find in the files what they are to be.
+    An intact earlier export of the same request is returned. Raises SparseDashError, and then the folder does not
+    exist: its name is taken, the base has changed, the form does not apply, the disk is full, or the proof fails.
     """
-    asked = _read_request(settings, store)
-    pruned = asked.pruned
-    _refuse_form(settings, pruned, store.recall(store_keys.model_type_note(asked.sparse.model_identity)))
+    request = _read_request(settings, store)
+    pruned, sparse = request.pruned, request.sparse
+    _require_form(settings, pruned, store.recall(store_keys.model_type_note(sparse.model_identity)))
     method = method_name(pruned.method)
-    folder = settings.folder(store.folder, public_model(asked.sparse), method, pruned.sparsity_permille)
+    folder = settings.folder(store.folder, public_model(sparse), method, pruned.sparsity_permille)
     folder = local_path(str(folder)).absolute()
     sweep_exports(folder.parent)
-    if known := _earlier_export(settings, folder, store):
-        return known
-    if settings.run and (asked.run is None or settings.sparse not in asked.run.sparse):
+    known = store.get(Export, settings.key())
+    if known is not None and folder.is_dir() and file_hashes(folder) == known.files:
+        return replace(known, folder=str(folder))
+    if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
         raise JobError("The run of this sparse model is not in the store any more.", "Run it again.")
     require_new(folder)
-    made = rebuild_model(asked.sparse, store, on_step, shelf)
+    made = rebuild_model(sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
-    _refuse_form(settings, pruned, model_type)
+    _require_form(settings, pruned, model_type)
     if made.loaded.residency.streamed and not _is_unrounded(settings, made):
         raise ExportError(
             f"This model does not fit into the memory of this machine, and what is rounded to {settings.weights} could "
@@ -110,16 +97,16 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
         )
     with _write_errors(folder), ExitStack() as naming, new_folder(folder) as inside:
         on_step(Step("write", 0, 1, message=folder.name))
-        written = _write(inside, folder, asked, made, store)
-        proof = _proven(inside, asked, made, written, shelf, on_step)
-        files = _describe(inside, asked, made, written, proof, store)
+        written = _write(inside, folder, request, made)
+        proof = _prove(inside, written.file, request, made, shelf, on_step)
+        files = _describe(inside, request, made, written, proof, store)
         found = Export(
             key=settings.key(),
             settings=settings,
             folder=str(folder),
             layout=written.layout,
-            model=asked.sparse.model,
-            model_identity=asked.sparse.model_identity,
+            model=sparse.model,
+            model_identity=sparse.model_identity,
             model_type=model_type,
             n_bytes=sum(file.stat().st_size for file in inside.iterdir()),
             base_bytes=written.base_size,
@@ -127,45 +114,43 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
             proof=proof,
             made_at=time.time(),
         )
-        # Recorded before it has its name: a kill between the two leaves nothing that no page lists.
+        # Recorded before it has its name: a kill between the two leaves no folder without a record.
         naming.enter_context(FileLock(store.folder / _NAMING))
         require_new(folder)
         store.put(found.key, found)
     return found
 
 
-def require_exportable(run: RunSettings, asked: ExportSettings, store: Store) -> None:
-    """Raise SettingsError where what this run will make cannot be written as asked; no weights are read.
+def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -> None:
+    """Raise SettingsError where the result of this run could not be written in this form; no weights are read.
 
     Raises ModelError where its model is not found.
     """
     source = locate_model(run.model, store)
-    require_form(asked.form, *run.points[0], read_config(source.folder, source.reference).model_type)
-    if asked.form == "gguf":
+    require_form(wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type)
+    if wanted.form == "gguf":
         require_llama_cpp()
-        file, is_base = _dense_gguf(run.model, asked)
+        file, is_base = _dense_gguf(run.model, wanted)
         require_full_gguf(file, is_base=is_base)
 
 
 def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, on_step: OnStep) -> Proof:
-    """The proof of a folder that was exported before, wherever it lies now; the store's record of it is renewed.
+    """Proof of an earlier export, wherever its folder is now.
 
-    Raises ExportError where a file is not what was written, or the proof does not hold.
+    Raises ExportError where a file is not what was written, or the proof fails.
     """
     now = file_hashes(folder)
     if changed := sorted(name for name in found.files.keys() | now.keys() if found.files.get(name) != now.get(name)):
         raise ExportError(
             f"{folder} is not what was written: {', '.join(changed[:5])} changed, came or went.", "Export it again."
         )
-    asked = _read_request(found.settings, store)
-    made = rebuild_model(replace(asked.sparse, model=found.model), store, on_step, shelf)
-    file = next((name for name in now if name.endswith(".gguf")), "")
-    written = _WrittenFiles(layout=found.layout, size=0, base_size=found.base_bytes, file=file)
-    return _proven(folder, asked, made, written, shelf, on_step)
+    request = _read_request(found.settings, store)
+    made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
+    return _prove(folder, next((name for name in now if name.endswith(".gguf")), ""), request, made, shelf, on_step)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """The sha256 of every file by its name, but of the card: that is somebody's to write on."""
+    """The sha256 of every file by its name, except the card, which may be edited."""
     return {file.name: content_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != CARD}
 
 
@@ -176,24 +161,15 @@ def _read_request(settings: ExportSettings, store: Store) -> _Request:
     passages = store.get(Passages, sparse.passages_key)
     if passages is None:
         raise JobError("The passages that it answered are not in the store any more.", "Run it again.")
-    run = store.get(Run, settings.run) if settings.run else None
+    run, pruned = store.get(Run, settings.run) if settings.run else None, sparse.pruned
     if run is not None:
         # A record is found by content: it may name the first place that held the same bytes.
-        pruned = replace(sparse.pruned, calibration=run.settings.calibration)
+        pruned = replace(pruned, calibration=run.settings.calibration)
         sparse = replace(sparse, model=run.settings.model, corpus=run.settings.evaluation.corpus, pruned=pruned)
-    assert sparse.pruned is not None
-    return _Request(settings=settings, run=run, dense=dense, sparse=sparse, pruned=sparse.pruned, passages=passages)
+    return _Request(settings=settings, run=run, dense=dense, sparse=sparse, pruned=pruned, passages=passages)
 
 
-def _earlier_export(settings: ExportSettings, folder: Path, store: Store) -> Export | None:
-    """What this request has made before, if it is there and as it was written."""
-    known = store.get(Export, settings.key())
-    if known is None or not folder.is_dir() or file_hashes(folder) != known.files:
-        return None
-    return replace(known, folder=str(folder))
-
-
-def _refuse_form(settings: ExportSettings, pruned: Pruned, model_type: str | None) -> None:
+def _require_form(settings: ExportSettings, pruned: Pruned, model_type: str | None) -> None:
     if problem := form_problem(settings.form, pruned, model_type):
         raise ExportError(f"This model cannot be written as {settings.form}: {problem}.", "Choose another form.")
     if settings.form == "gguf":
@@ -202,7 +178,7 @@ def _refuse_form(settings: ExportSettings, pruned: Pruned, model_type: str | Non
 
 @contextmanager
 def _write_errors(folder: Path) -> Iterator[None]:
-    """What goes wrong while files are written, in words."""
+    """Errors of writing files, as ExportError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -213,40 +189,34 @@ def _write_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(inside: Path, folder: Path, asked: _Request, made: RebuiltModel, store: Store) -> _WrittenFiles:
-    settings, sparse = asked.settings, _sparse(made)
+def _write(inside: Path, folder: Path, request: _Request, made: RebuiltModel) -> WrittenFiles:
+    settings, sparse, loaded, weights = request.settings, made.sparse, made.loaded, request.settings.weights
+    assert sparse is not None
     if settings.form == "gguf":
-        return _write_gguf(inside, folder, asked, made, store)
-    family = made.loaded.family
-    width = None if settings.form == "masked" else shared_width(asked.pruned, made.loaded.model.config.model_type)
-    tensors = exported_tensors(sparse, width, settings.weights)
-    require_export_room(folder, tensors_bytes(tensors))
-    changes = config_changes(made.source, family.width, width, settings.weights)
-    residency = made.loaded.residency
-    shard_mb = min(settings.shard_mb, STREAMED_SHARD_MB) if residency.streamed else settings.shard_mb
-    write_checkpoint(inside, made.source, tensors, shard_mb, changes, residency.drop)
+        assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
+        file, is_base = _dense_gguf(request.sparse.model, settings)
+        plan = plan_gguf(file, sparse, weights, is_base=is_base)
+        require_export_room(folder, plan.n_bytes)
+        name = f"{folder.name}.gguf"
+        write_gguf(inside / name, plan)
+        return WrittenFiles(layout=plan.layout, size=plan.n_bytes, base_size=plan.base_bytes, file=name)
+    width = None if settings.form == "masked" else shared_width(request.pruned, loaded.model.config.model_type)
+    tensors = exported_tensors(sparse, width, weights)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    require_export_room(folder, size)
+    changes = config_changes(made.source, loaded.family.width, width, weights)
+    shard_mb = min(settings.shard_mb, STREAMED_SHARD_MB) if loaded.residency.streamed else settings.shard_mb
+    write_checkpoint(inside, made.source, tensors, shard_mb, changes, loaded.residency.drop)
     each = next(tensor.element_size() for tensor in tensors.values() if tensor.is_floating_point())
-    dense = sum(parameter.numel() for parameter in made.loaded.model.parameters()) * each
+    dense = sum(parameter.numel() for parameter in loaded.model.parameters()) * each
     layout = f"{width:,} channels in every block" if width else "the dense widths, zeros where something is gone"
     if settings.form == "padded":
         layout += ", filled up with zeros where fewer are left"
-    return _WrittenFiles(layout=layout, size=tensors_bytes(tensors), base_size=dense)
-
-
-def _write_gguf(inside: Path, folder: Path, asked: _Request, made: RebuiltModel, store: Store) -> _WrittenFiles:
-    settings, sparse = asked.settings, _sparse(made)
-    assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
-    file, is_base = _dense_gguf(asked.sparse.model, settings)
-    plan = plan_gguf(file, sparse, is_base=is_base)
-    require_export_room(folder, plan.n_bytes(settings.weights))
-    name = f"{folder.name}.gguf"
-    write_gguf(inside / name, plan, settings.weights)
-    size, dense = plan.n_bytes(settings.weights), plan.base_bytes(settings.weights)
-    return _WrittenFiles(layout=plan.layout, size=size, base_size=dense, file=name)
+    return WrittenFiles(layout=layout, size=size, base_size=dense)
 
 
 def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:
-    """The dense model's GGUF file, and whether it is what was pruned."""
+    """The dense model's GGUF file, and whether it was pruned itself."""
     if base := gguf_file(model):
         return base, True
     if not settings.dense_gguf:
@@ -258,75 +228,50 @@ def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:
     return local_path(settings.dense_gguf), False
 
 
-def _sparse(made: RebuiltModel) -> SparseModel:
-    assert made.sparse is not None
-    return made.sparse
+def _is_unrounded(settings: ExportSettings, made: RebuiltModel) -> bool:
+    return settings.weights in (made.loaded.dtype, "float32")
 
 
-def _proven(
-    inside: Path, asked: _Request, made: RebuiltModel, written: _WrittenFiles, shelf: ModelShelf, on_step: OnStep
-) -> Proof:
+def _prove(inside: Path, file: str, request: _Request, made: RebuiltModel, shelf: ModelShelf, on_step: OnStep) -> Proof:
+    """file: the name of the GGUF file."""
+    settings, unrounded = request.settings, _is_unrounded(request.settings, made)
     on_step(Step("prove", 0, 2, message="Asking the model in memory"))
-    expected = _expected(asked, made, shelf)
+    assert made.sparse is not None
+    with made.sparse.applied(), torch.inference_mode():
+        if not unrounded:
+            # In place, since a second model may not fit; the dense one is read again when it is needed.
+            shelf.let_go()
+            round_weights_(made.loaded.model, settings.form, settings.weights)
+        expected = expected_answers(made.loaded, request.sparse, request.passages, strict=unrounded)
     on_step(Step("prove", 1, 2, message="Asking the files"))
-    if asked.settings.form == "gguf":
-        proof = prove_gguf(inside / written.file, expected, asked.settings.weights, on_step)
+    if settings.form == "gguf":
+        proof = prove_gguf(inside / file, expected, settings.weights, on_step)
     else:
         proof = prove_folder(inside, expected, on_step)
     on_step(Step("prove", 2, 2))
     return proof
 
 
-def _is_unrounded(settings: ExportSettings, made: RebuiltModel) -> bool:
-    return settings.weights in (made.loaded.dtype, "float32")
-
-
-def _expected(asked: _Request, made: RebuiltModel, shelf: ModelShelf) -> ExpectedAnswers:
-    loaded, settings = made.loaded, asked.settings
-    unrounded = _is_unrounded(settings, made)
-    with _sparse(made).applied(), torch.inference_mode():
-        if not unrounded:
-            # In place, since there may be no room for a second model; the dense one is read anew when it is needed.
-            shelf.let_go()
-            round_weights_(loaded.model, settings.form, settings.weights)
-        return expected_answers(loaded, asked.sparse, asked.passages, strict=unrounded)
-
-
 def _describe(
-    inside: Path, asked: _Request, made: RebuiltModel, written: _WrittenFiles, proof: Proof, store: Store
+    inside: Path, request: _Request, made: RebuiltModel, written: WrittenFiles, proof: Proof, store: Store
 ) -> dict[str, str]:
     """Write the recipe and the card. Returns the sha256 of every file, as `file_hashes` does."""
     if written.file:
         copy_base_files(made.source, inside)
-    files = file_hashes(inside)
-    (inside / RECIPE).write_text(recipe_json(asked.settings, asked.sparse, made, proof, files), encoding="utf-8")
-    tolerance = _tolerance(asked.run)
+    files, sparse, found = file_hashes(inside), request.sparse, request.run and request.run.find
+    (inside / RECIPE).write_text(recipe_json(request.settings, sparse, made, proof, files), encoding="utf-8")
+    tolerance = Tolerance(ratio=found.ratio, points=found.points) if found else Tolerance()
+    results = run_results(StoredResults(store), request.run, tolerance)
+    of_run = (each for each in (results.judged if results else ()) if each.record.key == sparse.key)
     facts = CardFacts(
-        settings=asked.settings,
-        base=base_facts(made.source, asked.sparse),
-        dense=asked.dense,
-        sparse=asked.sparse,
-        judged=_judged(asked, tolerance, store),
+        settings=request.settings,
+        base=base_facts(made.source, sparse),
+        dense=request.dense,
+        sparse=sparse,
+        judged=next(of_run, None) or judged_alone(request.dense, sparse, tolerance),
         tolerance=tolerance,
         proof=proof,
-        layout=written.layout,
-        size=written.size,
-        base_size=written.base_size,
-        file=written.file,
+        written=written,
     )
     (inside / CARD).write_text(model_card(facts), encoding="utf-8")
     return files | {RECIPE: content_hash(inside / RECIPE)}
-
-
-def _tolerance(run: Run | None) -> Tolerance:
-    """What may be lost: as a search was asked for, else as usual."""
-    found = run and run.find
-    return Tolerance(ratio=found.ratio, points=found.points) if found else Tolerance()
-
-
-def _judged(asked: _Request, tolerance: Tolerance, store: Store) -> Judged:
-    """The sparse model beside dense, among all of its run."""
-    found = run_results(StoredResults(store), asked.run, tolerance)
-    of_run = found.judged if found else ()
-    alone = judged_alone(asked.dense, asked.sparse, tolerance)
-    return next((each for each in of_run if each.record.key == asked.sparse.key), alone)

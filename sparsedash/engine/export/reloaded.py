@@ -1,9 +1,9 @@
-"""Loads a folder with stock transformers and answers questions: a program of its own, and a function.
+"""Answers of an exported folder by stock transformers: a program of its own, and a function.
 
     python -I reloaded.py FOLDER QUESTIONS ANSWERS
 
-No network, no remote code, nothing of SparseDash: only what somebody has who downloads the folder. ANSWERS becomes a
-JSON file; ANSWERS.safetensors beside it the logits.
+No network, no remote code, nothing of SparseDash: only the downloaded folder. Writes ANSWERS, a JSON file, and the
+logits to ANSWERS.safetensors.
 """
 
 import json
@@ -19,15 +19,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 N_ROWS = 4
-"""Of each passage whose logits are compared: those before the target's last tokens."""
+"""Logits of a passage that are compared: those of its last tokens."""
 
 
 @torch.inference_mode()
 def answer_questions(model: Any, questions: Sequence[dict[str, Any]], n_logits: int) -> tuple[list[bool], list[Tensor]]:
-    """Whether each target was the model's first choice, token by token, and logits (rows, vocabulary) of the first.
+    """Whether each target was the model's first choice, token by token, and logits (rows, vocabulary) of the first
+    n_logits questions.
 
-    Computed in float32, whatever type the weights have. questions: `ids`, of context and target; `n_target`, how many
-    of them are the target's.
+    Computed in float32, whatever type the weights have. questions: `ids`, of context and target; `n_target`, number of
+    the target's.
     """
     right, logits = [], []
     with _in_float32(model):
@@ -43,9 +44,9 @@ def answer_questions(model: Any, questions: Sequence[dict[str, Any]], n_logits: 
 
 @contextmanager
 def _in_float32(model: nn.Module) -> Iterator[None]:
-    """Inside, weights of a narrower type are widened while their module runs, one module at a time.
+    """Weights of a narrower type are widened while their module runs, one module at a time.
 
-    A widened copy of the whole model might not fit into memory, and its weights stay in their files where they do now.
+    A widened copy of the whole model might not fit into memory, and offloaded weights stay in their files.
     """
     before: dict[nn.Module, tuple[dict[str, Any], dict[str, Any]]] = {}
 
@@ -85,31 +86,34 @@ def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
         raise OSError(f"{event} is refused: a proof needs no network")
 
 
-def main(folder: str, questions_file: str, answers_file: str) -> None:
-    """Load, answer, and write both down."""
-    sys.addaudithook(_refuse_network)
+def load_and_answer(folder: str, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Answers of the folder's model as plain values, and its logits. asked: see `_run_program` of the proof."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    asked = json.loads(Path(questions_file).read_text(encoding="utf-8"))
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     model, found = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", use_safetensors=True, output_loading_info=True, **local
     )
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    holes = sorted(
-        {*found["missing_keys"], *found["unexpected_keys"], *(name for name, *_ in found["mismatched_keys"])}
-    )
-    same = True
+    mismatched = (name for name, *_ in found["mismatched_keys"])
+    answers = {"holes": sorted({*found["missing_keys"], *found["unexpected_keys"], *mismatched}), "same_tokens": True}
     if asked["tokenizer"]:
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        same = all(
+        answers["same_tokens"] = all(
             tokenizer(q["text"], add_special_tokens=q["special"]).input_ids == q["tokens"] for q in asked["questions"]
         )
-    right, logits = answer_questions(model, asked["questions"], asked["n_logits"])
-    save_file({str(i): rows for i, rows in enumerate(logits)}, f"{answers_file}.safetensors")
-    told = {"right": right, "same_tokens": same, "holes": holes, "version": version("transformers")}
-    told["ours"] = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
-    Path(answers_file).write_text(json.dumps(told), encoding="utf-8")
+    answers["right"], logits = answer_questions(model, asked["questions"], asked["n_logits"])
+    answers["version"] = version("transformers")
+    answers["ours"] = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
+    return answers, {str(i): rows for i, rows in enumerate(logits)}
+
+
+def main(folder: str, questions_file: str, answers_file: str) -> None:
+    """Load, answer, and write the answers."""
+    sys.addaudithook(_refuse_network)
+    answers, logits = load_and_answer(folder, json.loads(Path(questions_file).read_text(encoding="utf-8")))
+    save_file(logits, f"{answers_file}.safetensors")
+    Path(answers_file).write_text(json.dumps(answers), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Loads a GGUF file with llama.cpp and answers questions: a program of its own.
+"""Answers of a GGUF file by llama.cpp: a program of its own.
 
     python -I reloaded_gguf.py FILE QUESTIONS ANSWERS
 
-Nothing of SparseDash. Keys and values are kept in float32 and attention is not fused: what differs is the file's.
+Nothing of SparseDash. The KV cache is float32 and attention is not fused: differences are those of the file.
 """
 
 import json
@@ -20,7 +20,7 @@ _MOST_THREADS = 8
 
 
 class LlamaCppModel:
-    """One file in llama.cpp, asked sequence by sequence. Raises SystemExit where it cannot be loaded."""
+    """A file loaded by llama.cpp. Raises SystemExit where it cannot be loaded."""
 
     def __init__(self, file: str, longest: int, n_threads: int) -> None:
         self._ffi, self._lib = get_ffi(), get_lib()
@@ -75,25 +75,22 @@ class LlamaCppModel:
 
 
 def main(file: str, questions_file: str, answers_file: str) -> None:
-    """Load, answer, and write both down."""
+    """Load, answer, and write the answers."""
     asked = json.loads(Path(questions_file).read_text(encoding="utf-8"))
     questions = asked["questions"]
-    reader = LlamaCppModel(file, max(len(q["ids"]) for q in questions), asked["n_threads"])
+    model = LlamaCppModel(file, max(len(q["ids"]) for q in questions), asked["n_threads"])
     right, kept, same = [], {}, True
     for number, question in enumerate(questions):
-        ids, n_target = question["ids"], question["n_target"]
-        same = (
-            same
-            and reader.tokens(question["text"], question["special"])[-len(question["tokens"]) :] == question["tokens"]
-        )
-        rows = reader.logits(ids[:-1])
+        ids, n_target, tokens = question["ids"], question["n_target"], question["tokens"]
+        same = same and model.tokens(question["text"], question["special"])[-len(tokens) :] == tokens
+        rows = model.logits(ids[:-1])
         right.append(bool((rows[-n_target:].argmax(axis=-1) == np.array(ids[-n_target:])).all()))
         if number < asked["n_logits"]:
             kept[str(number)] = rows[-N_ROWS:].copy()
     save_file(kept, f"{answers_file}.safetensors")
-    told = {"right": right, "same_tokens": same, "holes": [], "version": __llama_cpp_tag__}
-    told["ours"] = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
-    Path(answers_file).write_text(json.dumps(told), encoding="utf-8")
+    answers = {"right": right, "same_tokens": same, "holes": [], "version": __llama_cpp_tag__}
+    answers["ours"] = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
+    Path(answers_file).write_text(json.dumps(answers), encoding="utf-8")
 
 
 if __name__ == "__main__":

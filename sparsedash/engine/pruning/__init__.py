@@ -1,1 +1,1 @@
-"""Pruning itself: torch only, no files, no transformers, no threads. Start reading at structured.py."""
+"""Pruning: torch only, no files, no transformers. Start at channel_pruning.py and weight_pruning.py."""

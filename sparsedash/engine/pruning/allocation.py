@@ -17,10 +17,10 @@ from sparsedash.schema.method_settings import MethodSettings
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChannelScores:
-    """How much each channel of a block matters, and what it would cost the model to give channels up.
+    """Scores of a block's channels, and the model's loss if channels are removed.
 
-    scores: (m,), larger means keep. losses: (m + 1,), what keeping the best k channels and making up for the others
-    would cost the model, for k = 0 to m; empty where the allocation does not ask for it.
+    scores: (m,), larger means keep. losses: (m + 1,), of the model with the best k channels kept and the others
+    compensated, for k = 0 to m; empty where the allocation does not need it.
     """
 
     width: int
@@ -30,7 +30,15 @@ class ChannelScores:
 
 def uniform(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
     """The same share everywhere, to the nearest multiple."""
-    return [_nearest(block.width, permille, method.width_multiple) for block in blocks]
+    multiple = method.width_multiple
+
+    def nearest(width: int) -> int:
+        if permille == 0 or width <= multiple:
+            return width
+        exact = width * (1000 - permille) / 1000
+        return min(width, max(multiple, int(exact / multiple + 0.5) * multiple))
+
+    return [nearest(block.width) for block in blocks]
 
 
 def global_by_score(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
@@ -42,30 +50,32 @@ def global_by_score(blocks: Sequence[ChannelScores], permille: int, method: Meth
 
 
 def standardised(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
-    """The same with each block's scores in standard deviations from their mean, so that they can be compared.
+    """The same with each block's scores in standard deviations from their mean; 0 where all are equal.
 
     Source: FLAP, arXiv:2312.11983.
     """
-    scores = [_standard(block.scores) for block in blocks]
-    return _by_threshold(scores, permille, method.width_multiple)
+
+    def standard(scores: Tensor) -> Tensor:
+        return (scores - scores.mean()) / scores.std().nan_to_num(0).clamp_min(torch.finfo(scores.dtype).tiny)
+
+    return _by_threshold([standard(block.scores) for block in blocks], permille, method.width_multiple)
 
 
 def by_sensitivity(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
-    """Part of the way, the method's blend, from the uniform widths to those that cost the model least.
+    """The method's blend of the uniform widths and the widths of least loss.
 
-    Half of it by default: measured on little text, sensitivity is half believed.
+    Half of each by default: sensitivity is measured on little text.
     """
-    cheapest = _cheapest(blocks, permille, method)
     exact = [
         method.blend * own + (1 - method.blend) * block.width * (1000 - permille) / 1000
-        for own, block in zip(cheapest, blocks, strict=True)
+        for own, block in zip(_least_loss(blocks, permille, method), blocks, strict=True)
     ]
     return _rounded(exact, [block.width for block in blocks], method.width_multiple)
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """widths: the kept channels of each block. needs_losses: whether it looks at what giving channels up costs.
+    """widths: the kept channels of each block. needs_losses: whether it reads the losses of the blocks.
 
     alone: whether a block's width follows from that block alone.
     """
@@ -83,68 +93,44 @@ ALLOCATIONS: dict[str, Allocation] = {
 }
 
 
-def _standard(scores: Tensor) -> Tensor:
-    """In standard deviations from their mean; 0 where all are alike."""
-    deviation = scores.std().nan_to_num(0).clamp_min(torch.finfo(scores.dtype).tiny)
-    return (scores - scores.mean()) / deviation
-
-
-def _nearest(width: int, permille: int, multiple: int) -> int:
-    if permille == 0 or width <= multiple:
-        return width
-    exact = width * (1000 - permille) / 1000
-    return min(width, max(multiple, int(exact / multiple + 0.5) * multiple))
-
-
-def _cheapest(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
-    """One multiple after another from where it costs the model least, until the target is reached.
+def _least_loss(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
+    """Removes one multiple after another where the loss grows least, until the target is reached.
 
     No block gives less than the floor, rounded down to multiples, or more than the ceiling, unless the target itself is
     beyond them; none has to stay wider than uniform widths would be.
     """
-    multiple, asked = method.width_multiple, permille / 1000
-    floor, ceiling = min(method.floor, asked), max(method.ceiling, asked)
-    kept = [_up_to_multiple(block.width, 1 - floor, multiple) for block in blocks]
+    multiple, target = method.width_multiple, permille / 1000
+    floor, ceiling = min(method.floor, target), max(method.ceiling, target)
+    kept = [min(b.width, math.ceil(b.width * (1 - floor) / multiple - 1e-9) * multiple) for b in blocks]
     narrowest = [
         min(max(multiple, int(block.width * (1 - ceiling))), even)
         for block, even in zip(blocks, uniform(blocks, permille, method), strict=True)
     ]
-    offers: list[tuple[float, int, int]] = []
+    queue: list[tuple[float, int, int]] = []
 
-    def offer(index: int) -> None:
-        narrower = (kept[index] - 1) // multiple * multiple
+    def enqueue(index: int) -> None:
+        narrower, losses = (kept[index] - 1) // multiple * multiple, blocks[index].losses
         if narrower >= narrowest[index]:
-            cost = _cost_a_channel(blocks[index], kept[index], narrower)
-            heappush(offers, (cost, index, narrower))
+            cost = float(losses[narrower] - losses[kept[index]]) / (kept[index] - narrower)
+            heappush(queue, (cost, index, narrower))
 
     for index in range(len(blocks)):
-        offer(index)
-    target = sum(block.width for block in blocks) * (1 - asked)
-    while offers and sum(kept) - target >= multiple / 2:
-        _, index, narrower = heappop(offers)
-        kept[index] = narrower
-        offer(index)
+        enqueue(index)
+    n_kept = sum(block.width for block in blocks) * (1 - target)
+    while queue and sum(kept) - n_kept >= multiple / 2:
+        _, index, kept_now = heappop(queue)
+        kept[index] = kept_now
+        enqueue(index)
     return kept
-
-
-def _up_to_multiple(width: int, share: float, multiple: int) -> int:
-    """This share of the width, rounded up to a multiple; at most the width."""
-    return min(width, math.ceil(width * share / multiple - 1e-9) * multiple)
-
-
-def _cost_a_channel(block: ChannelScores, kept: int, narrower: int) -> float:
-    return float(block.losses[narrower] - block.losses[kept]) / (kept - narrower)
 
 
 def _by_threshold(scores: Sequence[Tensor], permille: int, multiple: int) -> list[int]:
     """Kept channels by one threshold over all blocks."""
-    pooled = torch.cat(list(scores))
+    pooled, widths = torch.cat(list(scores)), [len(own) for own in scores]
     n_kept = int(len(pooled) * (1000 - permille) / 1000 + 0.5)
     keep = torch.zeros(len(pooled), dtype=torch.bool)
     keep[torch.argsort(pooled, descending=True, stable=True)[:n_kept]] = True
-    widths = [len(own) for own in scores]
-    wanted = [float(part.sum()) for part in torch.split(keep, widths)]
-    return _rounded(wanted, widths, multiple)
+    return _rounded([float(part.sum()) for part in torch.split(keep, widths)], widths, multiple)
 
 
 def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> list[int]:
@@ -160,33 +146,18 @@ def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> l
     return kept
 
 
-def exponential(target: float, done: float) -> float:
-    """What is left shrinks by the same factor in every round."""
-    left: float = (1 - target) ** done
-    return 1 - left
-
-
-def linear(target: float, done: float) -> float:
-    """The same share in every round."""
-    return target * done
-
-
-def cubic(target: float, done: float) -> float:
-    """Little at first, most at the end."""
-    return target * done**3
-
-
-def cosine(target: float, done: float) -> float:
-    """A quarter of a cosine wave: little at first."""
-    return target * (1 - math.cos(done * math.pi / 2))
-
-
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
-    "exponential": exponential,
-    "linear": linear,
-    "cubic": cubic,
-    "cosine": cosine,
+    # The rest shrinks by the same factor in every round.
+    "exponential": lambda target, done: 1 - (1 - target) ** done,
+    "linear": lambda target, done: target * done,
+    "cubic": lambda target, done: target * done**3,
+    # A quarter of a cosine wave.
+    "cosine": lambda target, done: target * (1 - math.cos(done * math.pi / 2)),
 }
+"""Sparsity so far from the sparsity at the end and the share of the rounds that are done; all from 0 to 1.
+
+Source: the schedulers of neural-compressor.
+"""
 
 
 def reached_permille(schedule: str, permille: int, done: float) -> int:

@@ -1,7 +1,8 @@
-"""One MLP as pruning sees it: its weights and calibration statistics; and sequences of layers computed lazily."""
+"""One MLP as pruning sees it: its weights and calibration statistics; and sequences whose items are computed lazily."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, overload
 
 import torch
@@ -9,11 +10,63 @@ from torch import Tensor
 
 from sparsedash.engine.pruning.linalg import energy, submatrix
 from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
+from sparsedash.schema.progress import Checkpointed, without_checkpoint
+
+Item = TypeVar("Item")
+
+
+class LazySequence(Sequence[Item]):
+    """Items that are made when first asked for, and kept. make: from the index; an item that raised is made again."""
+
+    def __init__(self, n_items: int, make: Callable[[int], Item]) -> None:
+        self._n_items, self._make = n_items, make
+        self._made: dict[int, Item] = {}
+
+    def __len__(self) -> int:
+        return self._n_items
+
+    def __iter__(self) -> Iterator[Item]:
+        """Every item; Sequence's own would take an IndexError from `make` for the end."""
+        return (self[index] for index in range(self._n_items))
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        """The item, made now if needed."""
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        number = range(self._n_items)[index]
+        if number not in self._made:
+            self._made[number] = self._make(number)
+        return self._made[number]
+
+    def replace(self, index: int, item: Item) -> None:
+        """Replace an item."""
+        self._made[range(self._n_items)[index]] = item
+
+
+def computed_lazily(
+    n_items: int,
+    make: Callable[[int], Item],
+    made: Checkpointed[Item] = without_checkpoint,
+    on_made: Callable[[int], None] = lambda index: None,
+) -> LazySequence[Item]:
+    """Items computed from their index when first asked for. made: see Checkpointed. on_made: called after each."""
+
+    @torch.no_grad()
+    def item(index: int) -> Item:
+        found = made(index, partial(make, index))
+        on_made(index)
+        return found
+
+    return LazySequence(n_items, item)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sample:
-    """Tokens to measure a fit on. inputs: (t, m) float32. weights: (t,) float32, how much each counts."""
+    """Held-out tokens. inputs: (t, m) float32. weights: (t,) float32, of each token in means."""
 
     inputs: Tensor
     weights: Tensor
@@ -24,11 +77,10 @@ class Sample:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Statistics:
-    """What calibration keeps about the inner activations x of one MLP.
+    """Calibration statistics of the inner activations x of one MLP.
 
-    second_moment: (m, m) float32, weighted mean of x x^T over the tokens; its diagonal (m,) alone where they are too
-    few for more. mean: (m,) float32, weighted as well. held_out: tokens that are in neither of them. n_tokens: how
-    many are.
+    second_moment: (m, m) float32, weighted mean of x x^T over the tokens, or only its diagonal (m,) where the tokens
+    are too few. mean: (m,) float32, weighted as well. held_out: tokens that are in neither. n_tokens: in both.
     """
 
     second_moment: Tensor
@@ -53,23 +105,22 @@ NO_STATISTICS = Statistics(
     held_out=Sample(inputs=torch.empty(0), weights=torch.empty(0)),
     n_tokens=0,
 )
-"""In place of statistics that nothing looks at."""
+"""In place of statistics that nothing reads."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:
     """One MLP as the saliencies and the compensations see it: its weights and its statistics.
 
-    out_weight: (d, m). out_bias: (d,) or None. inner_weights: (m, d) each. known: of its inner activations.
-    seed: differs from block to block, for whatever is drawn by lot.
-    mask_gradients: (s, m), for each of s sequences the derivative of its loss by each channel's mask; None where the
-    saliency does not ask for it.
+    out_weight: (d, m). out_bias: (d,) or None. inner_weights: (m, d) each. statistics: of its inner activations.
+    seed: differs from block to block, for random draws. mask_gradients: (s, m), for each of s sequences the derivative
+    of its loss by each channel's mask; None where the saliency does not need it.
     """
 
     out_weight: Tensor
     out_bias: Tensor | None
     inner_weights: list[Tensor]
-    known: Statistics
+    statistics: Statistics
     seed: int
     mask_gradients: Tensor | None = None
 
@@ -81,19 +132,19 @@ class Layer:
     @property
     def mean(self) -> Tensor:
         """(m,), of the inner activations."""
-        return self.known.mean
+        return self.statistics.mean
 
     def mean_square(self, weight: Tensor, bias: Tensor | None = None) -> float:
         """Mean over the calibration tokens of ||A x + b||^2, for a map A (n, m), b (n,) of the inner activations."""
-        found = energy(weight, self.known.second_moment)
+        found = energy(weight, self.statistics.second_moment)
         if bias is not None:
             found += float(2 * bias @ (weight @ self.mean) + bias @ bias)
         return found
 
     def moment(self, order: Tensor | None = None) -> Tensor:
-        """(m, m) float32 that a fit of the out-projection minimises over, its channels in this order.
+        """The matrix (m, m) float32 of a fit of the out-projection, its channels in this order.
 
-        The second moment; the covariance where the layer has a bias, which then takes up the means.
+        The second moment; the covariance where the layer has a bias, which then absorbs the means.
         """
         channels = torch.arange(self.width) if order is None else order
         return self.moment_of(channels, channels)
@@ -108,17 +159,16 @@ class Layer:
 
     def part(self, rows: Tensor, columns: Tensor) -> Tensor:
         """These rows and columns of the second moment, (rows, columns)."""
-        return submatrix(self.known.second_moment, rows, columns)
+        return submatrix(self.statistics.second_moment, rows, columns)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CalibrationData:
-    """What calibration left of the blocks, asked for one block at a time by its index.
+    """Calibration of the blocks, one block at a time by its index.
 
-    statistics: of the MLP's inner activations. inputs: of what all projections are given, with the names of those that
-    are given the same; asked only where single weights go. mask_gradients: see Layer; asked only where the saliency
-    needs it. sensitivities: what the model loses with one unit of mean squared error at each block's output; asked only
-    where the allocation needs it.
+    statistics: of the MLP's inner activations. inputs: of the inputs of all projections, with the names of those that
+    share an input; only for single weights. mask_gradients: see Layer; only for saliencies by gradient. sensitivities:
+    loss of the model per unit of mean squared error at each block's output; only for allocation by sensitivity.
     """
 
     statistics: Callable[[int], Statistics]
@@ -127,50 +177,15 @@ class CalibrationData:
     sensitivities: Callable[[], list[float]]
 
 
-def layer_of(mlp: Mlp, known: Statistics, seed: int = 0, mask_gradients: Tensor | None = None) -> Layer:
-    """One MLP with its statistics, on the CPU; what is computed with in float32."""
+def layer_of(mlp: Mlp, statistics: Statistics, seed: int = 0, mask_gradients: Tensor | None = None) -> Layer:
+    """One MLP with its statistics, on the CPU; float32 where it is computed with."""
     bias = mlp.out.bias
     return Layer(
         # A copy: how a product rounds depends on where in memory its factors lie, and a file's tensors lie anywhere.
         out_weight=out_weight(mlp).detach().to("cpu", torch.float32, copy=True),
         out_bias=None if bias is None else bias.detach().float().cpu(),
         inner_weights=[weight.detach().cpu() for weight in inner_weights(mlp)],
-        known=known,
+        statistics=statistics,
         seed=seed,
         mask_gradients=mask_gradients,
     )
-
-
-Item = TypeVar("Item")
-
-
-class LazySequence(Sequence[Item]):
-    """So many parts, each made once, when it is first asked for. make: by its number; what raises is asked again."""
-
-    def __init__(self, n_parts: int, make: Callable[[int], Item]) -> None:
-        self._n_parts, self._make = n_parts, make
-        self._made: dict[int, Item] = {}
-
-    def __len__(self) -> int:
-        return self._n_parts
-
-    def __iter__(self) -> Iterator[Item]:
-        """Every part; Sequence's own would take an IndexError from `make` for the end."""
-        return (self[index] for index in range(self._n_parts))
-
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
-        """The part, made now where it is not there yet."""
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        number = range(self._n_parts)[index]
-        if number not in self._made:
-            self._made[number] = self._make(number)
-        return self._made[number]
-
-    def replace(self, index: int, part: Item) -> None:
-        """From now on this is the part."""
-        self._made[range(self._n_parts)[index]] = part

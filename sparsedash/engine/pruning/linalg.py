@@ -10,21 +10,16 @@ from sparsedash.schema.errors import CalibrationError
 MAX_DAMPING_RETRIES = 8
 
 SINGLE_ROUNDING = 4e-6
-"""How far, relatively, sums in single precision over many tokens may be off."""
+"""Relative error of sums in single precision over many tokens."""
 
 MOST_UNEXPLAINED = 1e-6
-"""What single precision may leave unexplained, as a share of what a fit explains; real models leave some 1e-12."""
+"""Share of a fit's explained energy that single precision may lose; real models lose some 1e-12."""
 
 ROWS_AT_ONCE = 512
-"""Rows or columns of a matrix that are worked on together, where all of it would be copied otherwise."""
+"""Rows or columns of a matrix that are processed together, so that it is never copied as a whole."""
 
 _WHOLE_WIDTH = 192
-"""The width of a second moment that is summed up as a whole, what is above its diagonal included."""
-
-
-def damped_cholesky(moment: Tensor, damping: float, rounding: float = SINGLE_ROUNDING) -> Tensor:
-    """The factor alone, see `damped_factor`."""
-    return damped_factor(moment, damping, rounding)[0]
+"""Up to this width a second moment is accumulated as a whole, its upper triangle included."""
 
 
 def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE_ROUNDING) -> tuple[Tensor, Tensor]:
@@ -34,8 +29,8 @@ def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE_ROUND
     it. Where the factorisation fails, each of the diagonal grows by its own rounding first: channels that are enormous
     at the same tokens are collinear, and rounding alone makes them contradict each other. After that the damping grows
     tenfold while it fails. moment: (m, m) float32 or float64, symmetric. The factor is of the same type, or float64
-    where single precision does not reach. rounding: relative, of what the moment was summed in.
-    Raises CalibrationError when it still fails, or when the moment is not finite.
+    where single precision does not suffice. rounding: relative error of the moment's sums. Raises CalibrationError when
+    it still fails, or when the moment is not finite.
     """
     return _factorise(lambda dtype: _column_major(len(moment), dtype).copy_(moment), moment.dtype, damping, rounding)
 
@@ -43,10 +38,10 @@ def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE_ROUND
 def damped_solution(rows: Callable[[slice], Tensor], right: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """(moment + R)^-1 right, and the diagonal (m,) of R, see `damped_factor`.
 
-    In single precision first, which is twice as fast and takes half the memory; what comes out is tried on one random
-    combination of the columns, and solved in double where it is off. rows: gives these rows of the moment (m, m),
-    float32, which is never there beside its factor: at a width of 11,008 either takes half a gigabyte. right: (m, n)
-    float32.
+    In single precision first, which is twice as fast and takes half the memory; the solution is checked on one random
+    combination of the columns, and recomputed in double where it is off. rows: gives these rows of the moment (m, m),
+    float32; moment and factor are never in memory together: at a width of 11,008 either takes half a gigabyte. right:
+    (m, n) float32.
     """
 
     def copied(dtype: torch.dtype) -> Tensor:
@@ -64,7 +59,7 @@ def damped_solution(rows: Callable[[slice], Tensor], right: Tensor, damping: flo
 
 
 def _column_major(size: int, dtype: torch.dtype) -> Tensor:
-    """Room for a matrix (size, size), column after column, as LAPACK wants it: any other is copied there and back."""
+    """Empty matrix (size, size), column-major as in LAPACK, which would copy any other there and back."""
     return torch.empty(size, size, dtype=dtype).T
 
 
@@ -78,28 +73,29 @@ def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
 def _factorise(
     copied: Callable[[torch.dtype], Tensor], first: torch.dtype, damping: float, rounding: float
 ) -> tuple[Tensor, Tensor]:
-    """See `damped_factor`. copied: gives the moment in this type, to be overwritten. first: the type that is tried."""
-    moment = copied(first)
-    _require_finite(moment)
-    diagonal = moment.diagonal().double().clone()
+    """See `damped_factor`. copied: gives the moment in a type, to be overwritten. first: the type to try first."""
+    ready = [copied(first)]
+    diagonal = ready[0].diagonal().double().clone()
+    # It suffices: an activation that is not finite has no finite square.
+    if not torch.isfinite(diagonal).all():
+        raise CalibrationError(
+            "The calibration statistics hold values that are not finite.", "Calibrate in float32, or on other text."
+        )
     scale = float(diagonal.median())
     if scale <= 0:
         scale = float(diagonal.mean()) or 1.0
     ridge = diagonal.new_full(diagonal.shape, damping * scale)
     own = rounding * diagonal.clamp_min(0)
     ridges = [ridge, *(ridge * 10**attempt + own for attempt in range(MAX_DAMPING_RETRIES))]
-    untouched = True
     for ridge in ridges if rounding else ridges[1:]:
         for dtype in dict.fromkeys((first, torch.float64)):
-            if not untouched:
-                # The old one goes first: two may be a gigabyte.
-                del moment
-                moment = copied(dtype)
-            untouched = False
+            moment = ready.pop() if ready else copied(dtype)
             moment.diagonal().add_(ridge)
             _, failed = torch.linalg.cholesky_ex(moment, out=(moment, torch.empty(0, dtype=torch.int32)))
             if not failed:
                 return moment, ridge
+            # Freed before the next copy: two may be a gigabyte.
+            del moment
     raise CalibrationError(
         "The least squares could not be solved even with heavy damping.", "Calibrate on more or more varied text."
     )
@@ -108,10 +104,7 @@ def _factorise(
 def _unexplained(
     rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solution: Tensor, factor: Tensor
 ) -> float:
-    """What a solution in single precision leaves to be explained, as a share of what the exact one explains.
-
-    Of one combination of its columns, drawn by lot; the share that a fit by it loses.
-    """
+    """Share of the explained energy lost by a solution in single precision, in one random combination of columns."""
     signs = torch.randint(2, (right.shape[1],), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
     wanted, found = (torch.mv(part, signs) for part in (right.double(), solution.double()))
     left = wanted - ridge * found
@@ -123,7 +116,7 @@ def _unexplained(
 
 
 def row_slices(n_rows: int) -> Iterator[slice]:
-    """All rows, AT_ONCE at a time."""
+    """Slices of all rows, ROWS_AT_ONCE at a time."""
     for start in range(0, n_rows, ROWS_AT_ONCE):
         yield slice(start, min(start + ROWS_AT_ONCE, n_rows))
 
@@ -142,10 +135,9 @@ def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
-    """Add x^T x to the lower triangle of `moment`, in place; what is above it is left undefined.
+    """Add x^T x to the lower triangle of `moment` (m, m), in place; the upper one is left undefined, half of the work.
 
-    moment: (m, m). activations: (n, m). What is above the triangle is half of the work: it is halved again and again,
-    and the square below is one product.
+    activations: (n, m). The matrix is halved recursively, and the square below the diagonal is one product.
     """
     width = moment.shape[0]
     if width <= _WHOLE_WIDTH:
@@ -158,21 +150,13 @@ def add_second_moment_(moment: Tensor, activations: Tensor) -> None:
 
 
 def mirror_lower_(moment: Tensor) -> Tensor:
-    """The symmetric matrix (m, m) whose lower triangle this is, in its place: a second one may be a gigabyte."""
+    """The symmetric matrix (m, m) with this lower triangle, in place: a second one may be a gigabyte."""
     width = moment.shape[0]
     for some in row_slices(width):
         moment[some, some.stop :] = moment[some.stop :, some].T
         square = moment[some, some].tril()
         moment[some, some] = square + square.tril(-1).T
     return moment
-
-
-def _require_finite(moment: Tensor) -> None:
-    # Its diagonal tells: where an activation was not finite, neither is the mean of its square.
-    if not torch.isfinite(moment.diagonal()).all():
-        raise CalibrationError(
-            "The calibration statistics hold values that are not finite.", "Calibrate in float32, or on other text."
-        )
 
 
 def complement(kept: Tensor, width: int) -> Tensor:

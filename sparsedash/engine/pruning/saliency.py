@@ -1,6 +1,7 @@
 """Channel saliencies: magnitude, Wanda, WIFV, structured OBS, Fisher, random. To add one: one function and one row.
 
-Dimensions: d hidden width, m inner width, s sequences. Every score is (m,); larger means keep.
+Where channels are kept by their scores the masks are nested: what 10 % removes, 30 % removes too. Dimensions: d hidden
+width, m inner width, s sequences. Every score is (m,); larger means keep.
 """
 
 import math
@@ -11,27 +12,59 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.layer import Layer
-from sparsedash.engine.pruning.linalg import complement, damped_cholesky
-from sparsedash.engine.pruning.weight_pruning import kept_channels
+from sparsedash.engine.pruning.linalg import complement, damped_factor
 
 OBS_DAMPING = 0.1
 _LAST_DIGITS = {torch.float32: 1e-6, torch.float64: 1e-13}
 OBS_ROUNDS = 256
-"""Channels leave in at most this many rounds: one at a time up to this width, a few at a time above it."""
-_LOOKED_AT = 3
-"""How many times as many channels as leave in a round are looked at for it."""
+"""Most rounds of an elimination: one channel at a time up to this width, a few at a time above it."""
+_CANDIDATES = 3
+"""Candidates of a round, as a multiple of the channels that it removes."""
 _TINY, _HUGE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
-def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
-    """Channels in the order they leave, (m,) int64: every sparsity is a prefix of it.
+def activation_aware(layer: Layer) -> Tensor:
+    """Size of the out-projection's column times the size of its input over the calibration tokens.
 
-    The next to leave has the least ||w_j||^2 / P_jj, where P is the inverse of the damped second moment among those
-    that are left and w_j its column after those have taken over what is gone.
+    Source: Wanda, arXiv:2306.11695, taken over the whole column.
+    """
+    columns: Tensor = torch.linalg.vector_norm(layer.out_weight.float(), dim=0)
+    return columns * layer.statistics.mean_squares.sqrt()
+
+
+def magnitude(layer: Layer) -> Tensor:
+    """Euclidean norm of all weights of the channel; uses no calibration text."""
+    squares = layer.out_weight.float().square().sum(dim=0)
+    for weight in layer.inner_weights:
+        squares += weight.float().square().sum(dim=1)
+    return squares.sqrt()
+
+
+def wifv(layer: Layer) -> Tensor:
+    """Variance of the channel times the square of its column: the error of a constant in its place.
+
+    Source: WIFV of FLAP, arXiv:2312.11983.
+    """
+    variance = (layer.statistics.mean_squares - layer.mean.square()).clamp_min(0)
+    return variance * layer.out_weight.float().square().sum(dim=0)
+
+
+def obs_ranks(layer: Layer) -> Tensor:
+    """Rank in the elimination order of structured OBS, which compensates after every removal."""
+    ranks = torch.empty(layer.width)
+    ranks[elimination_order(layer)] = torch.arange(layer.width, dtype=ranks.dtype)
+    return ranks
+
+
+def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
+    """Channels in the order of their removal, (m,) int64: every sparsity is a prefix of it.
+
+    The next to be removed has the least ||w_j||^2 / P_jj, where P is the inverse of the damped second moment among the
+    remaining channels and w_j its column after they have compensated the removed ones.
     Source: ZipLM, arXiv:2302.04089; SlimGPT, arXiv:2412.18110.
     """
-    inverse = torch.cholesky_inverse(damped_cholesky(layer.moment(), damping))
-    # In the precision that the inverse took: single, but for contradictions that its digits cannot tell apart.
+    inverse = torch.cholesky_inverse(damped_factor(layer.moment(), damping)[0])
+    # In the precision of the inverse: single, unless its digits do not suffice.
     weight = layer.out_weight.to(inverse, copy=True)
     at_once = math.ceil(layer.width / OBS_ROUNDS)
     channels, left = torch.arange(layer.width), torch.ones(layer.width, dtype=torch.bool)
@@ -51,14 +84,13 @@ def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
 
 
 def _next_to_leave(weight: Tensor, inverse: Tensor, among: Tensor, n: int) -> Tensor:
-    """The n channels (n,) that leave next, or all: one after another, each the cheapest once those before it are
-    mended.
+    """The next n channels (n,) to remove, or all: one by one, each the cheapest after compensation of those before it.
 
-    So that of two that could stand in for each other only one goes. Chosen among those that are cheapest now.
+    So of two channels that could replace each other only one is removed. Chosen among those that are cheapest now.
     """
     n = min(n, len(among))
     costs = (weight.square().sum(dim=0) / inverse.diagonal().clamp_min(_TINY))[among]
-    near = among[costs.topk(min(_LOOKED_AT * n, len(among)), largest=False).indices]
+    near = among[costs.topk(min(_CANDIDATES * n, len(among)), largest=False).indices]
     if n == 1:
         return near[:1]
     products, left = weight[:, near].T @ weight[:, near], inverse[near][:, near]
@@ -77,48 +109,14 @@ def _next_to_leave(weight: Tensor, inverse: Tensor, among: Tensor, n: int) -> Te
 
 
 def _downdate_(weight: Tensor, inverse: Tensor, leaving: Tensor) -> None:
-    """Let the others take over what these channels did, in place: W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1 P_J:."""
-    # After many rounds what is left of the inverse may have lost its last digits: damped then, by as little as will do.
+    """Compensate the removal of these channels, in place: W -= W_J P_JJ^-1 P_J:, P -= P_:J P_JJ^-1 P_J:."""
+    # After many rounds the inverse may have lost its last digits: then it is damped, as little as possible.
     digits = _LAST_DIGITS[inverse.dtype]
-    factor = damped_cholesky(inverse[leaving][:, leaving], digits, rounding=0.0).to(inverse)
+    factor = damped_factor(inverse[leaving][:, leaving], digits, rounding=0.0)[0].to(inverse)
     rows = torch.linalg.solve_triangular(factor, inverse[leaving], upper=False)
     columns = torch.linalg.solve_triangular(factor, weight[:, leaving].T, upper=False)
     weight.addmm_(columns.T, rows, alpha=-1)
     inverse.addmm_(rows.T, rows, alpha=-1)
-
-
-def activation_aware(layer: Layer) -> Tensor:
-    """Size of the out-projection's column times the size of its input over the calibration tokens.
-
-    Source: Wanda, arXiv:2306.11695, taken over the whole column.
-    """
-    columns: Tensor = torch.linalg.vector_norm(layer.out_weight.float(), dim=0)
-    return columns * layer.known.mean_squares.sqrt()
-
-
-def magnitude(layer: Layer) -> Tensor:
-    """Euclidean size of all weights that leave with the channel; blind to the calibration text."""
-    squares = layer.out_weight.float().square().sum(dim=0)
-    for weight in layer.inner_weights:
-        squares += weight.float().square().sum(dim=1)
-    return squares.sqrt()
-
-
-def wifv(layer: Layer) -> Tensor:
-    """Variance of the channel times the square of its column: what a constant in its place would miss.
-
-    Source: WIFV of FLAP, arXiv:2312.11983.
-    """
-    variance = (layer.known.mean_squares - layer.mean.square()).clamp_min(0)
-    return variance * layer.out_weight.float().square().sum(dim=0)
-
-
-def obs_ranks(layer: Layer) -> Tensor:
-    """Rank in the order in which a greedy structured OBS, which mends after every channel, takes them out."""
-    order = elimination_order(layer)
-    ranks = torch.empty(layer.width)
-    ranks[order] = torch.arange(layer.width, dtype=ranks.dtype)
-    return ranks
 
 
 def fisher_scores(layer: Layer) -> Tensor:
@@ -130,31 +128,28 @@ def fisher_scores(layer: Layer) -> Tensor:
 
 
 def random_scores(layer: Layer) -> Tensor:
-    """Lots drawn from the method's seed and the block's index: the floor that a criterion must beat."""
-    generator = torch.Generator().manual_seed(layer.seed)
-    return torch.rand(layer.width, generator=generator)
+    """Random scores from the method's seed and the block's index: the baseline that a saliency must beat."""
+    return torch.rand(layer.width, generator=torch.Generator().manual_seed(layer.seed))
 
 
-def keep_largest(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
-    """The channels with the largest scores, (k,) ascending; nested: what 10 % removes, 30 % removes too."""
-    return kept_channels(scores, n_kept)
+def kept_channels(scores: Tensor, n_kept: int) -> Tensor:
+    """Indices of the channels with the largest scores, ascending. scores: (m,). Ties fall to the lower index."""
+    return torch.argsort(scores, descending=True, stable=True)[:n_kept].sort().values
 
 
 def keep_rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
-    """The channels that stay after the published greedy rearrangement, (k,) ascending; not nested.
+    """The channels kept by the published greedy rearrangement, (k,) ascending; not nested.
 
-    Starts from the lowest scores. Then each further channel, from low to high, joins those that go, and the one
-    leaves them whose staying brings the length of their summed gradients down most: channels that cancel go together.
+    Starts by removing the lowest scores. Then each further channel, from low to high, joins the removed ones, and the
+    one is kept instead whose absence shortens their summed gradients most: channels that cancel are removed together.
     Source: arXiv:2204.09656, section 4.3.
     """
-    gradients = _mask_gradients(layer).double()
-    order = torch.argsort(scores, stable=True)
     n_gone = layer.width - n_kept
-    gone = order[:n_gone].clone()
     if not 0 < n_gone < layer.width:
         return kept_channels(scores, n_kept)
-    squares = gradients.square().sum(dim=0)
-    products = gradients.T @ gradients
+    gradients, order = _mask_gradients(layer).double(), torch.argsort(scores, stable=True)
+    gone = order[:n_gone].clone()
+    squares, products = gradients.square().sum(dim=0), gradients.T @ gradients
     with_total = gradients.T @ gradients[:, gone].sum(dim=1)
     for joins in order[n_gone:].tolist():
         # A row for a column, which is the same and lies together in memory.
@@ -173,7 +168,7 @@ class Saliency:
     """score: (m,) of a layer. choose: the kept channels from the scores. by_gradient: needs the backward pass."""
 
     score: Callable[[Layer], Tensor]
-    choose: Callable[[Layer, Tensor, int], Tensor] = keep_largest
+    choose: Callable[[Layer, Tensor, int], Tensor] = lambda layer, scores, n_kept: kept_channels(scores, n_kept)
     by_gradient: bool = False
 
 
@@ -188,5 +183,5 @@ SALIENCIES: dict[str, Saliency] = {
 
 
 def _mask_gradients(layer: Layer) -> Tensor:
-    assert layer.mask_gradients is not None, "this criterion's row says by_gradient"
+    assert layer.mask_gradients is not None, "the row of this saliency says by_gradient"
     return layer.mask_gradients

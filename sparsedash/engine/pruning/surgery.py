@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class Mlp:
     """One block's MLP: the projections into the inner width and the one out of it.
 
-    Typed as Linear; GPT-2's Conv1D, which has the same attributes and a transposed weight, is served as well.
-    fused: how many equal parts lie one after another in the rows of a single inner projection (gate and up: 2).
+    Typed as Linear; may be GPT-2's Conv1D, which has the same attributes and a transposed weight. fused: number of
+    equal parts in the rows of a single inner projection (gate and up: 2).
     """
 
     inner: tuple[nn.Linear, ...]
@@ -31,10 +31,10 @@ class Mlp:
 
 @dataclass(frozen=True, eq=False)
 class PrunedMlp:
-    """The narrower MLP that one MLP is to become.
+    """The narrower MLP in place of a dense one.
 
     kept: (k,) int64, ascending. out_weight: (d, k). out_bias: (d,), or None to leave the bias as it is. lost: mean
-    squared error of its output over the calibration tokens; None where whoever made it does not know.
+    squared error of its output over the calibration tokens; None where it is not known.
     """
 
     kept: Tensor
@@ -47,7 +47,7 @@ class PrunedMlp:
         return replace(self, out_weight=hold(self.out_weight))
 
     def change(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What it adds to a dense out-projection (d, m) and its bias (d,): an affine map of all inner activations."""
+        """Difference to a dense out-projection (d, m) and its bias (d,), an affine map of all inner activations."""
         added = -weight
         added[:, self.kept] += self.out_weight.to(added)
         if self.out_bias is None:
@@ -62,14 +62,11 @@ def out_weight(mlp: Mlp) -> Tensor:
 
 def inner_weights(mlp: Mlp) -> list[Tensor]:
     """Every projection into the inner width as (m, d); fused ones one by one."""
-    parts: list[Tensor] = []
-    for module in mlp.inner:
-        parts.extend(weight_of(module).chunk(mlp.fused))
-    return parts
+    return [part for module in mlp.inner for part in weight_of(module).chunk(mlp.fused)]
 
 
 def narrow_(mlp: Mlp, narrowed: PrunedMlp) -> None:
-    """Take the channels that are not kept out of every projection, biases included, in place."""
+    """Remove the channels that are not kept from every projection, biases included, in place."""
     m, kept = mlp.width, narrowed.kept
     rows = torch.cat([kept + part * m for part in range(mlp.fused)]).to(mlp.out.weight.device)
     for module in mlp.inner:
@@ -92,9 +89,9 @@ def weight_of(module: nn.Linear) -> Tensor:
 
 @contextmanager
 def reweighted(projections: list[dict[str, nn.Linear]], weights: list[dict[str, Tensor]]) -> Iterator[None]:
-    """The projections have these weights (out, in) inside the `with`, and their own again after it.
+    """The projections with these weights (out, in) inside the `with`, and with their own again after it.
 
-    Both name each block's projections; one that has no new weight stays as it is.
+    Both name each block's projections; one without a new weight stays as it is.
     """
     changed = [
         (block[name], weight) for block, own in zip(projections, weights, strict=True) for name, weight in own.items()
@@ -111,7 +108,7 @@ def reweighted(projections: list[dict[str, nn.Linear]], weights: list[dict[str, 
 
 @contextmanager
 def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> Iterator[None]:
-    """The model these MLPs belong to is the sparse one inside the `with`, and the dense one again after it."""
+    """The model of these MLPs is the sparse one inside the `with`, and the dense one again after it."""
     modules = [module for mlp in mlps for module in (*mlp.inner, mlp.out)]
     dense = [(module, module.weight, module.bias) for module in modules]
     try:

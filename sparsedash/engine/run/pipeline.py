@@ -18,7 +18,7 @@ from sparsedash.engine.calibration.calibration_cache import CacheEvicted
 from sparsedash.engine.calibration.mismatch import mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import AnyRule, StopRule, ToleranceRule
-from sparsedash.engine.evaluation.evaluate import AnswerCheckpoint, EvaluatedModel, evaluate_together
+from sparsedash.engine.evaluation.evaluate import EvaluatedModel, evaluate_together
 from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
@@ -261,10 +261,7 @@ def evaluate_models(
     prepare: see evaluate_together.
     """
     checkpoint, settings, passages = run.checkpoint(), run.settings, run.passages
-    models = [
-        EvaluatedModel(applied=each.applied, so_far=AnswerCheckpoint(checkpoint, f"{each.key}/answers"))
-        for each in pending
-    ]
+    models = [EvaluatedModel(each.applied, checkpoint, f"{each.key}/answers") for each in pending]
     n_more = len(pending) - 1
     message = f"{pending[0].label} and {n_more} more side by side" if n_more else pending[0].label
     with run.log.timed("evaluate"):

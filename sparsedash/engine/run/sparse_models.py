@@ -29,20 +29,13 @@ from sparsedash.engine.pruning.channel_pruning import prune_channels
 from sparsedash.engine.pruning.compensation import (
     COMPENSATIONS,
     BlockErrors,
-    LayerErrors,
     channel_errors,
+    layer_errors,
     passage_error,
 )
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence, Sample
 from sparsedash.engine.pruning.surgery import PrunedMlp, pruned, reweighted, weight_of
-from sparsedash.engine.pruning.weight_pruning import (
-    PATTERNS,
-    MaskedBlock,
-    matmul_ratio,
-    mlp_sparsity,
-    prune_weights,
-    weight_passage_error,
-)
+from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights, weight_passage_error
 from sparsedash.engine.run.run_context import Calibration, RunContext
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.method_settings import MethodSettings, Scope
@@ -101,7 +94,8 @@ class PrunedChannels:
         """MLP sparsity, and matmul ratio: of all Linear and Conv layers, output head included."""
         mlps, total = self.loaded.mlps, n_matmul_weights(self.loaded.model)
         dense, per_channel = [mlp.width for mlp in mlps], [weights_per_channel(mlp) for mlp in mlps]
-        return mlp_sparsity(dense, self.widths), matmul_ratio(dense, self.widths, per_channel, total)
+        removed = sum((m - k) * n for m, k, n in zip(dense, self.widths, per_channel, strict=True))
+        return 1 - sum(self.widths) / sum(dense), removed / total
 
     @property
     def watched(self) -> list[list[str]]:
@@ -199,7 +193,8 @@ class MeasuredModel:
     def described(self, run: RunContext, method: MethodSettings, permille: int) -> Pruned:
         """The record's part on pruning."""
         in_mlps, everywhere = self.model.sparsities()
-        errors, on_passages = LayerErrors.of(self.model.errors), list(self._passage_errors)
+        fitted, uncompensated, held_out = layer_errors(self.model.errors)
+        on_passages = list(self._passage_errors)
         known = [error for error in on_passages if error is not None]
         return Pruned(
             method=method,
@@ -209,9 +204,9 @@ class MeasuredModel:
             dense_widths=tuple(mlp.width for mlp in self.model.loaded.mlps),
             mlp_sparsity=in_mlps,
             matmul_ratio=everywhere,
-            layer_errors=tuple(errors.fitted),
-            held_out_errors=tuple(errors.held_out),
-            uncompensated_errors=tuple(errors.uncompensated),
+            layer_errors=fitted,
+            held_out_errors=held_out,
+            uncompensated_errors=uncompensated,
             passage_errors=tuple(known) if len(known) == len(on_passages) else (),
             sensitivities=tuple(self._sensitivities()),
         )
@@ -290,7 +285,7 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
     # Store key of its parts, until it has been evaluated.
     key = pruned_key(calibration.keys.statistics, method, permille)
     data = calibration.cache.data_for(method, permille)
-    if not PATTERNS[method.pattern].channels:
+    if not method.takes_channels:
         masked = _masked(run, method, permille, data, key)
         return MaskedWeights(loaded=run.loaded, scope=method.scope, masked=masked, groups=calibration.cache.groups)
     narrowed = _narrowed(run, method, permille, data, key)

@@ -1,4 +1,4 @@
-"""The word a model writes instead: the same whether it is asked alone or beside longer passages."""
+"""The word a model writes instead: the same alone and in a batch with longer passages; target scores."""
 
 from contextlib import nullcontext
 from itertools import pairwise
@@ -8,8 +8,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.evaluation.answers import finish_answers_, first_word, unfinished_answers
+from sparsedash.engine.evaluation.answers import finish_answers_, first_word, target_scores, unfinished_answers
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.schema.errors import CalibrationError
 from tests.engine.tiny import CONFIGS, tiny_loaded, tiny_tokenizer
 
 WINDOW = 6
@@ -115,3 +116,21 @@ def test_a_word_of_many_tokens_is_written_to_its_end():
     finish_answers_(loaded, unfinished_answers(loaded, nullcontext, cache, [3, 3], begun))
     assert first_word(loaded, begun[0]) == word
     assert begun[1] is None
+
+
+def test_a_target_of_two_tokens_gets_the_logarithms_of_both_and_their_ranks():
+    logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
+    (score,) = target_scores(logits, [[2, 1]], str)
+    assert [token.log_likelihood for token in score.tokens] == pytest.approx(
+        [torch.log_softmax(logits[0], 0)[2].item(), torch.log_softmax(logits[1], 0)[1].item()]
+    )
+    assert ([token.rank for token in score.tokens], score.choices) == ([1, 2], [2, 0])
+    assert score.first_wrong == [2, 0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_predictions_that_are_no_numbers_are_refused(value):
+    logits = torch.zeros(2, 3)
+    logits[1, 2] = value
+    with pytest.raises(CalibrationError, match="NaN or infinite"):
+        list(target_scores(logits, [[0], [1]], str))

@@ -1,4 +1,4 @@
-"""A finished run over a tiny model, and what is asked of its sparse models."""
+"""A finished run over a tiny model, and requests to export its sparse models."""
 
 from dataclasses import replace
 from functools import cache
@@ -6,9 +6,12 @@ from functools import cache
 import pytest
 
 from sparsedash.catalog import presets
+from sparsedash.engine.export import reload_proof, reloaded
+from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.progress import Step, ignore_steps
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
 
@@ -40,6 +43,38 @@ def finished_run(tmp_path_factory, passage_file):
         store.close()
 
 
+@pytest.fixture
+def run(finished_run, model_folder):
+    return finished_run(model_folder)
+
+
 def asked(run, number, form, to, **changes):
     """A request for one of the run's sparse models."""
     return ExportSettings(run=run.key, dense=run.dense, sparse=run.sparse[number], form=form, to=str(to), **changes)
+
+
+def exported(finished, number, form, to, on_step=ignore_steps, **changes):
+    """The export of one sparse model of a finished run."""
+    store, shelf, run = finished
+    return export_model(asked(run, number, form, to, **changes), store, shelf, on_step)
+
+
+@pytest.fixture
+def fresh_process():
+    """For tests of the process that proves a folder; all others load it in this process, which takes no time."""
+
+
+@pytest.fixture(autouse=True)
+def proofs(request, monkeypatch):
+    run_program = reload_proof._run_program
+
+    def run_here(program, what, expected, on_step):
+        if program != "reloaded.py":
+            return run_program(program, what, expected, on_step)
+        on_step(Step("prove", 1, 2))
+        questions = {"questions": expected.questions, "n_logits": len(expected.logits), "tokenizer": True}
+        answers, logits = reloaded.load_and_answer(str(what), questions)
+        return answers | {"ours": []}, logits
+
+    if "fresh_process" not in request.fixturenames:
+        monkeypatch.setattr(reload_proof, "_run_program", run_here)

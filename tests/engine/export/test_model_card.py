@@ -1,6 +1,6 @@
-"""The card of an export: the model that was asked about, what it lost as the pages say it, foreign words as text."""
+"""The card and the recipe of an export: the run's model, its loss as on the pages, foreign words as text."""
 
-import os
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -10,16 +10,16 @@ from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from sparsedash.engine.export.export import export_model
-from sparsedash.engine.export.model_card import BUILTIN_BASE, BaseFacts, CardFacts, base_facts, model_card
+from sparsedash.engine.export.export_files import WrittenFiles
+from sparsedash.engine.export.model_card import BUILTIN_BASE, BaseFacts, CardFacts, base_facts, model_card, public_name
 from sparsedash.engine.models.loading import ModelShelf, Source
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.run_results import StoredResults, judged_alone, run_results
 from sparsedash.reporting.verdicts import VERDICT_SIGNS, change_cells, times_dense_cells
 from sparsedash.schema.export_settings import ExportSettings, Proof
-from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
 from sparsedash.stats.tolerance import Tolerance
-from tests.engine.export.conftest import asked, run_settings
+from tests.engine.export.conftest import exported, run_settings
 from tests.engine.tiny import save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 from tests.factories import PRUNED, RECORD
@@ -64,10 +64,7 @@ def facts(word, form="gguf"):
         judged=judged_alone(DENSE, sparse, Tolerance()),
         tolerance=Tolerance(),
         proof=PROOF,
-        layout="one width",
-        size=2,
-        base_size=3,
-        file=f"{word}.gguf",
+        written=WrittenFiles(layout="one width", size=2, base_size=3, file=f"{word}.gguf"),
     )
 
 
@@ -87,32 +84,68 @@ def test_no_word_of_a_model_a_file_or_a_licence_is_markup_or_metadata(word):
     assert not re.search("[\u202e\x1b\u2028]", card.text)
 
 
-def test_the_pages_and_the_card_say_the_same_of_what_was_lost(finished_run, model_folder, tmp_path):
-    store, shelf, run = finished_run(model_folder)
-    made = export_model(asked(run, 0, "padded", tmp_path / "out"), store, shelf, ignore_steps)
-    judged = next(e for e in run_results(StoredResults(store), run).judged if e.record.key == made.settings.sparse)
+def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path):
+    made = exported(run, 0, "padded", tmp_path / "out")
+    judged = next(e for e in run_results(StoredResults(run[0]), run[2]).judged if e.record.key == made.settings.sparse)
     assert judged.verdict.perplexity.level > 0.975, "three models share the chance of error"
-    text = (tmp_path / "out" / "README.md").read_text()
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.tags == ["pruned", "width-pruning"]
+    assert card.data.base_model is None, "a folder of somebody's own is no model of the hub"
+    assert card.data.license == "unknown"
     factor, interval, verdict = times_dense_cells(judged)
-    assert f"| {factor} | {interval} |" in text
     change, accuracy, *_ = change_cells(judged)
-    assert f"| {change} points | {accuracy or 'none'} |" in text
-    assert f"**{verdict}**" in text and verdict == VERDICT_SIGNS[judged.verdict.verdict]
-    assert "1.1 × word perplexity and 2 points of accuracy" in text
-    assert "95 %" not in text
+    assert verdict == VERDICT_SIGNS[judged.verdict.verdict]
+    for part in (
+        f"| {factor} | {interval} |",
+        f"| {change} points | {accuracy or 'none'} |",
+        f"**{verdict}**",
+        "1.1 × word perplexity and 2 points of accuracy",
+        "20 passages",
+        "p\u00a0=\u00a0",
+        "Licence of the base | licence unknown",
+        "Proven: transformers",
+    ):
+        assert part in card.text
+    assert "95 %" not in card.text and str(tmp_path.parent) not in str(card)
 
 
-def test_the_base_is_the_model_that_this_run_was_asked_about(store, passage_file, tmp_path):
+def test_the_recipe_is_enough_to_make_the_same_and_names_no_folder_of_this_machine(run, tmp_path):
+    store, _, finished = run
+    made = exported(run, 0, "padded", tmp_path / "out")
+    text = (tmp_path / "out" / "recipe.json").read_text()
+    assert str(tmp_path.parent) not in text
+    recipe, pruned = json.loads(text), store.get(Record, finished.sparse[0]).pruned
+    assert recipe["widths"] == list(pruned.widths) == [len(kept) for kept in recipe["kept_channels"]]
+    assert recipe["export"] == made.key
+    assert recipe["base"]["identity"] == finished.model_identity
+    # Half of what `best` was calibrated on are plain stories.
+    assert recipe["calibration_identity"].startswith(f"{finished.corpora['calibration']}+0.5 of ")
+    again = exported((store, ModelShelf(), finished), 0, "padded", tmp_path / "two")
+    assert again.files["model.safetensors"] == made.files["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "public"),
+    [
+        ("/home/anna/models/tiny", "tiny"),
+        ("file:/home/anna/texts/a.jsonl", "file:a.jsonl"),
+        ("owner/name@main", "owner/name@main"),
+        ("builtin:smollm2-135m", "builtin:smollm2-135m"),
+    ],
+)
+def test_a_public_name_has_no_folder(reference, public):
+    assert public_name(reference) == public
+
+
+def test_the_base_is_the_model_of_this_run(store, passage_file, tmp_path):
     first = save_tiny(tmp_path / "first")
     second = shutil.copytree(first, tmp_path / "second")
     (first / "README.md").write_text("---\nlicense: mit\n---\n")
     shelf = ModelShelf()
-    runs = [
-        pipeline.run(run_settings(place, passage_file, ("wanda-channels",)), store, shelf=shelf)
-        for place in (first, second)
-    ]
+    settings = [run_settings(place, passage_file, ("wanda-channels",)) for place in (first, second)]
+    runs = [pipeline.run(each, store, shelf=shelf) for each in settings]
     assert runs[0].sparse == runs[1].sparse, "the test needs a record that both runs share"
-    found = [export_model(asked(run, 0, "padded", tmp_path / run.key), store, shelf, ignore_steps) for run in runs]
+    found = [exported((store, shelf, run), 0, "padded", tmp_path / run.key) for run in runs]
     assert [made.model for made in found] == [str(first), str(second)]
     cards = [ModelCard.load(tmp_path / run.key / "README.md") for run in runs]
     assert [card.data.license for card in cards] == ["mit", "unknown"]
@@ -124,7 +157,7 @@ def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file,
     base = write_tiny_gguf(tmp_path / "base.gguf", quantised="Q8_0")
     run = pipeline.run(run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf())
     assert run.source_type == "Q8_0"
-    export_model(asked(run, 0, "padded", tmp_path / "out"), store, ModelShelf(), ignore_steps)
+    exported((store, ModelShelf(), run), 0, "padded", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "The dense model is a Q8_0 GGUF file, unpacked" in text
     assert "What pruning costs the original weights is another number" in text
@@ -142,14 +175,10 @@ def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file,
         ("- license", ""),
         ("license: !!python/object/apply:os.getcwd []", ""),
         ('license: "mit\\nbase_model: evil"', ""),
-        (None, ""),
     ],
 )
 def test_the_licence_is_what_the_base_s_own_card_states_whatever_that_holds(metadata, licence, tmp_path):
-    if metadata is None:
-        os.mkfifo(tmp_path / "README.md")
-    else:
-        (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\nA model.")
+    (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\nA model.")
     source = Source(reference=str(tmp_path), folder=tmp_path, identity="sha256:0")
     assert base_facts(source, replace(RECORD, model=str(tmp_path), model_identity="sha256:0")).licence == licence
 

@@ -21,7 +21,7 @@ def layer(m=8, d=5, seed=0, bias=False, x=None, weight=None, gradients=None):
         out_weight=drawn if weight is None else weight,
         out_bias=torch.randn(d, generator=generator) if bias else None,
         inner_weights=[torch.randn(m, d, generator=generator) for _ in range(2)],
-        known=Statistics(
+        statistics=Statistics(
             second_moment=x.T @ x / len(x),
             mean=x.mean(dim=0),
             held_out=Sample(inputs=torch.empty(0, m), weights=torch.empty(0)),

@@ -1,10 +1,12 @@
-"""Widths by hand; every way keeps the total and the multiples."""
+"""Widths by hand, their total and their multiples; schedules."""
+
+from typing import get_args
 
 import pytest
 import torch
 
-from sparsedash.engine.pruning.allocation import ALLOCATIONS, ChannelScores
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.engine.pruning.allocation import ALLOCATIONS, SCHEDULES, ChannelScores, reached_permille
+from sparsedash.schema.method_settings import MethodSettings, Schedule
 
 
 def prospect(width=64, scores=None, slope=1.0):
@@ -64,12 +66,6 @@ def test_at_high_sparsities_no_less_goes_than_by_uniform_widths(permille, blend)
     assert kept <= max(even, exact + 16)
 
 
-def test_a_block_that_the_model_minds_less_gives_more():
-    # With losses a g^2 the cheapest is to give in proportion to 1 / a: 24 against 8; half way from 16 each is 20 and
-    # 12.
-    assert widths("sensitivity", [prospect(slope=1), prospect(slope=3)], 250, multiple=4) == [44, 52]
-
-
 @pytest.mark.parametrize(("blend", "kept"), [(0.0, [48, 48]), (0.5, [44, 52]), (1.0, [40, 56])])
 def test_the_blend_leads_from_the_uniform_widths_to_the_cheapest(blend, kept):
     blocks = [prospect(slope=1), prospect(slope=3)]
@@ -100,3 +96,24 @@ def test_a_sparsity_beyond_the_bounds_is_taken_from_all_alike(bounds):
 @pytest.mark.parametrize("name", ALLOCATIONS)
 def test_a_block_narrower_than_a_multiple_is_left_alone(name):
     assert widths(name, [prospect(8), prospect(8)], 500, multiple=32) == [8, 8]
+
+
+def test_every_schedule_that_can_be_asked_for_is_in_the_table():
+    assert set(SCHEDULES) == set(get_args(Schedule))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "half_way"),
+    # 1 - sqrt(0.36), 0.64 / 2, 0.64 / 8, 0.64 (1 - sqrt(1/2)).
+    [("exponential", 400), ("linear", 320), ("cubic", 80), ("cosine", 187)],
+)
+def test_half_way_to_64_percent(schedule, half_way):
+    assert reached_permille(schedule, 640, 0.5) == half_way
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_it_begins_with_the_dense_model_ends_at_the_target_and_never_falls(schedule):
+    reached = [reached_permille(schedule, 300, done / 6) for done in range(7)]
+    assert reached[0] == 0
+    assert reached[-1] == 300
+    assert reached == sorted(reached)

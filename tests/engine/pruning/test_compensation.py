@@ -1,10 +1,12 @@
-"""What is refitted is the optimum, found here by other means."""
+"""Refits against other solutions, damping, and error curves against one number of channels at a time."""
 
 import pytest
 import torch
 
-from sparsedash.engine.pruning.compensation import COMPENSATIONS
-from sparsedash.engine.pruning.linalg import damped_cholesky, damped_factor, damped_solution
+from sparsedash.engine.pruning.channel_pruning import REFERENCE_KEPT, reference_cut
+from sparsedash.engine.pruning.compensation import COMPENSATIONS, refit_errors
+from sparsedash.engine.pruning.linalg import damped_factor, damped_solution
+from sparsedash.engine.pruning.saliency import activation_aware
 from sparsedash.schema.errors import CalibrationError
 from tests.engine.pruning.layers import inputs, layer
 
@@ -29,22 +31,16 @@ def test_the_bias_takes_up_the_mean_of_what_is_gone(has_bias):
     assert torch.allclose(before.mean(dim=0), after.mean(dim=0), atol=1e-4)
 
 
-def test_least_squares_is_the_closed_form_of_ordinary_regression():
-    one, x = layer(), inputs(8).double()
-    weight = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e-9).out_weight
-    by_regression = torch.linalg.lstsq(x[:, KEPT], x @ one.out_weight.double().T).solution.T
-    assert torch.allclose(weight.double(), by_regression, atol=1e-3)
-
-
-def test_with_a_bias_least_squares_is_regression_with_an_intercept():
-    one, x = layer(bias=True), inputs(8).double()
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_least_squares_is_ordinary_regression_with_an_intercept_where_there_is_a_bias(has_bias):
+    one, x = layer(bias=has_bias), inputs(8).double()
     made = COMPENSATIONS["least-squares"].refit(one, KEPT, 1e-9)
-    weight, bias = made.out_weight, made.out_bias
-    ones = torch.ones(len(x), 1).double()
-    target = x @ one.out_weight.double().T + one.out_bias.double()
-    solution = torch.linalg.lstsq(torch.cat([x[:, KEPT], ones], dim=1), target).solution.T
-    assert torch.allclose(weight.double(), solution[:, :-1], atol=1e-3)
-    assert torch.allclose(bias.double(), solution[:, -1], atol=1e-3)
+    given, target = x[:, KEPT], x @ one.out_weight.double().T
+    if has_bias:
+        given, target = torch.cat([given, torch.ones(len(x), 1).double()], dim=1), target + one.out_bias.double()
+    solution = torch.linalg.lstsq(given, target).solution.T
+    assert torch.allclose(made.out_weight.double(), solution[:, : len(KEPT)], atol=1e-3)
+    assert not has_bias or torch.allclose(made.out_bias.double(), solution[:, -1], atol=1e-3)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -57,7 +53,7 @@ def test_a_part_of_the_moment_is_that_of_the_whole_to_the_bit(bias):
 def test_damping_leaves_the_moment_as_it_was():
     moment = layer(m=6).moment()
     before = moment.clone()
-    damped_cholesky(moment, 0.5)
+    damped_factor(moment, 0.5)
     assert torch.equal(moment, before)
 
 
@@ -69,14 +65,14 @@ def test_heavy_damping_leaves_the_dense_columns():
 
 def test_damping_is_measured_by_the_median():
     moment = torch.diag(torch.tensor([1e12, 4.0, 4.0])).double()
-    factor = damped_cholesky(moment, 0.5)
+    factor, _ = damped_factor(moment, 0.5)
     assert torch.allclose((factor @ factor.T).diagonal()[1:], torch.tensor([6.0, 6.0]).double())
 
 
 def test_a_moment_without_full_rank_is_damped_until_it_can_be_solved():
     # Slightly negative, as rounding leaves it.
     moment = torch.diag(torch.tensor([1.0, 1.0, -0.05])).double()
-    assert torch.isfinite(damped_cholesky(moment, 0.01)).all()
+    assert torch.isfinite(damped_factor(moment, 0.01)[0]).all()
 
 
 def test_channels_that_are_enormous_together_cost_the_others_no_damping():
@@ -88,7 +84,7 @@ def test_channels_that_are_enormous_together_cost_the_others_no_damping():
     ordinary = slice(6, 24)
     failed = torch.linalg.cholesky_ex(moment + 0.01 * moment.diagonal().median() * torch.eye(24))[1]
     assert failed
-    factor = damped_cholesky(moment, 0.01)
+    factor, _ = damped_factor(moment, 0.01)
     added = (factor @ factor.T - moment).diagonal()
     assert (added[ordinary] < 0.011 * moment.diagonal().median()).all()
 
@@ -96,7 +92,7 @@ def test_channels_that_are_enormous_together_cost_the_others_no_damping():
 @pytest.mark.parametrize(("value", "told"), [(torch.nan, "not finite"), (-1e12, "heavy damping")])
 def test_a_moment_that_cannot_be_solved_is_told(value, told):
     with pytest.raises(CalibrationError, match=told):
-        damped_cholesky(torch.diag(torch.tensor([1.0, 1.0, value])).double(), 0.01)
+        damped_factor(torch.diag(torch.tensor([1.0, 1.0, value])).double(), 0.01)
 
 
 def _solved_exactly(moment, right, damping):
@@ -131,3 +127,70 @@ def test_a_ridge_below_the_digits_of_single_precision_is_added_in_double():
     factor, ridge = damped_factor(alike, 1e-9)
     assert factor.dtype == torch.float64
     assert torch.allclose(factor @ factor.T - alike, torch.diag(ridge), atol=1e-12)
+
+
+TINY = 1e-9
+
+
+def error(one, kept, name, damping=TINY):
+    """What the output loses when only these channels are kept, by the second moment of all channels."""
+    made = COMPENSATIONS[name].refit(one, kept, damping)
+    return one.mean_square(*made.change(one.out_weight, one.out_bias))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", COMPENSATIONS)
+def test_every_number_of_channels_has_the_error_that_it_has_by_itself(name, bias):
+    one, order = layer(m=12, bias=bias), torch.randperm(12)
+    errors = COMPENSATIONS[name].errors(one, order, TINY)
+    assert len(errors) == 13
+    for n in range(1, 12):
+        kept = order[:n].sort().values
+        expected = error(one, kept, name)
+        assert float(errors[n]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("damping", [TINY, 0.1, 10])
+@pytest.mark.parametrize("n_gone", [2, 7])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", COMPENSATIONS)
+def test_what_is_left_is_known_without_another_product_with_the_moment(name, bias, n_gone, damping):
+    one, kept = layer(m=12, bias=bias), torch.arange(12 - n_gone)
+    made = COMPENSATIONS[name].refit(one, kept, damping)
+    assert made.lost == pytest.approx(error(one, kept, name, damping), rel=1e-3, abs=1e-4)
+
+
+def test_the_ridge_itself_is_no_damage():
+    """Of a channel that is never active nothing is lost, however large its weights and the damping."""
+    x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    x[:, 5] = 0
+    one = layer(m=8, x=x)
+    order = torch.tensor([0, 1, 2, 3, 4, 6, 7, 5])
+    errors = COMPENSATIONS["least-squares"].errors(one, order, 0.5)
+    assert float(errors[7]) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_kept_whole_loses_nothing():
+    for row in COMPENSATIONS.values():
+        assert row.errors(layer(m=30), torch.randperm(30), 0.01)[30] == 0
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_reference_damage_is_the_error_of_the_refit(bias):
+    # Means far larger than what varies: a bias takes them up, and an error that counted them would be a hundred times
+    # as large.
+    own = layer(m=32, d=5, bias=bias, x=inputs(32) + (10 if bias else 0))
+    order = torch.argsort(activation_aware(own), descending=True)
+    errors = refit_errors(own, order, 1e-9)
+    cut = reference_cut(own)
+    assert cut.lost == pytest.approx(float(errors[int(32 * REFERENCE_KEPT)]), rel=0.05)
+    assert own.mean_square(*cut.change(own.out_weight, own.out_bias)) == pytest.approx(cut.lost, rel=1e-3)
+
+
+def test_a_mean_square_is_that_of_the_outputs():
+    x = inputs(6)
+    own = layer(m=6, x=x)
+    weight, bias = torch.randn(3, 6), torch.randn(3)
+    outputs = (x @ weight.T + bias).square().sum(dim=1)
+    assert own.mean_square(weight, bias) == pytest.approx(float(outputs.mean()), rel=1e-4)
+    assert own.mean_square(weight) == pytest.approx(float((x @ weight.T).square().sum(dim=1).mean()), rel=1e-4)

@@ -135,7 +135,7 @@ def resumed(settings, folder, stage, at, meanwhile=lambda store: None):
 def check_resumed(kill, at, settings, whole, tmp_path, monkeypatch):
     asked = settings_of(kill, settings)
     expected = whole(asked)
-    calls, rows = count_calls(monkeypatch, *kill.counted), count_calls(monkeypatch, evaluate, "read_batches")
+    calls, rows = count_calls(monkeypatch, *kill.counted), count_calls(monkeypatch, evaluate._Evaluation, "_read_")
     done, found, left = resumed(asked, tmp_path / "data", kill.stage, at)
     assert found == expected
     assert left == []

@@ -14,9 +14,9 @@ def test_a_measurement_is_some_operations_and_bytes_a_second_and_leaves_nothing(
 
 
 def test_a_disk_that_cannot_be_measured_is_not(tmp_path, monkeypatch):
-    assert machine_rates._reading(tmp_path / "missing") == 0.0
+    assert machine_rates._disk_rate(tmp_path / "missing") == 0.0
     monkeypatch.setattr(machine_rates, "_ROOM", 10**12)
-    assert machine_rates._reading(tmp_path) == 0.0
+    assert machine_rates._disk_rate(tmp_path) == 0.0
     monkeypatch.undo()
     monkeypatch.delattr(os, "posix_fadvise")
-    assert machine_rates._reading(tmp_path) == 0.0
+    assert machine_rates._disk_rate(tmp_path) == 0.0

@@ -1,4 +1,4 @@
-"""Parts that are made when they are asked for."""
+"""Sequences whose items are computed lazily."""
 
 import pytest
 

@@ -1,11 +1,19 @@
-"""Which sparsities a search tries, and what it makes of their verdicts, on made-up losses."""
+"""The steps of a search and its bisection, on made-up losses; the Pareto front."""
 
+from itertools import product
 from math import ceil, log2
 from random import Random
 
 import pytest
 
-from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds, weight_steps
+from sparsedash.stats.sparsity_search import (
+    channel_steps,
+    most_trials,
+    next_trial,
+    pareto_front,
+    search_bounds,
+    weight_steps,
+)
 
 
 def searched(inside):
@@ -56,16 +64,6 @@ def test_every_threshold_is_found_within_the_trials_that_were_planned(n):
         assert len(set(tried)) == len(tried)
 
 
-def test_where_nothing_is_within_the_smallest_step_was_tried():
-    tried, found = searched([False] * 43)
-    assert found == (-1, 0) and tried[-1] == 0
-
-
-def test_where_everything_is_within_the_largest_step_was_tried():
-    tried, found = searched([True] * 43)
-    assert found == (42, 43) and tried[-1] == 42
-
-
 def test_losses_that_rise_and_fall_again_end_at_neighbours_that_part():
     draw = Random(0)
     for _ in range(200):
@@ -84,3 +82,17 @@ def test_places_over_the_tolerance_are_tried_on_one_path_whatever_is_undecided_b
         inside = [place <= threshold and draw.random() < 0.7 for place in range(43)]
         over = [place for place in searched(inside)[0] if place > threshold]
         assert over == path[: len(over)]
+
+
+def test_equal_points_stay_both_and_nothing_gives_nothing():
+    assert sorted(pareto_front([(1.0, 0.0), (1.0, 0.0)])) == [0, 1]
+    assert pareto_front([]) == []
+
+
+def test_it_is_what_the_definition_says_on_a_grid_of_points():
+    points = [(float(x), float((x * 7 + y * 5) % 6)) for x, y in product(range(6), range(3))]
+
+    def is_beaten(p):
+        return any(q[0] >= p[0] and q[1] >= p[1] and q != p for q in points)
+
+    assert sorted(pareto_front(points)) == [i for i, p in enumerate(points) if not is_beaten(p)]
