@@ -118,14 +118,13 @@ def whole(tmp_path_factory):
     return of
 
 
-def resumed(settings, folder, stage, at, meanwhile=lambda store: None):
-    """What the second attempt reports, its records, and the parts left in the store. meanwhile: done between both."""
+def resumed(settings, folder, stage, at):
+    """What the second attempt reports, its records, and the parts left in the store."""
     store = Store(folder)
     with pytest.raises(Killed):
         ran(settings, store, Watch(stage, at))
     store.close()
     store, again = Store(folder), Watch(stage)
-    meanwhile(store)
     found = records(store, ran(settings, store, again))
     left = [entry.name for entry in store.entries("artefacts") if any(part in entry.name for part in PARTS)]
     store.close()
@@ -149,19 +148,3 @@ def check_resumed(kill, at, settings, whole, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", KILLS)
 def test_a_killed_run_resumes_in_every_stage(name, settings, whole, tmp_path, monkeypatch):
     check_resumed(KILLS[name], KILLS[name].at, settings, whole, tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize(
-    "unreadable", [b"no form at all", (10**6).to_bytes(8, "little") + b'{"kept":', b'[1.5, [[0, {"index": 0}]]]']
-)
-@pytest.mark.parametrize("name", ["calibration", "scores", "channels", "evaluation"])
-def test_an_unreadable_checkpoint_counts_as_none(name, unreadable, settings, whole, tmp_path):
-    def spoil(store):
-        found = [entry.name for entry in store.entries("artefacts") if entry.tag.startswith("unfinished ")]
-        assert found
-        for part in found:
-            store.put_artefact(part, unreadable, "unfinished tiny")
-
-    asked = settings_of(KILLS[name], settings)
-    _, found, _ = resumed(asked, tmp_path / "data", KILLS[name].stage, KILLS[name].at, spoil)
-    assert found == whole(asked)
