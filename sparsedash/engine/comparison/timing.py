@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.model_shape import ModelShape, Workload, decode_ceiling, prefill_ceiling
+from sparsedash.catalog.model_shape import ModelShape, Workload, decode_ceiling, model_shape, prefill_ceiling
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel, both_resident
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, note_shape, shape_of
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf
 from sparsedash.engine.models.matmul import torch_threads
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.run_context import software_versions
@@ -268,8 +268,7 @@ def time_models(
                 "This model does not fit into the memory of this machine: what would be timed is its disk.",
                 "Time it on a machine with more memory.",
             )
-        note_shape(dense.loaded, store)
-        shape, dtype = shape_of(dense.loaded), settings.dtype or dense.loaded.dtype
+        shape, dtype = model_shape(dense.loaded.model.config.to_dict()), settings.dtype or dense.loaded.dtype
         with (
             both_resident(dense, sparse, getattr(torch, dtype)) as pair,
             torch_threads(settings.n_threads),
