@@ -10,7 +10,7 @@ import argparse
 
 import torch
 
-from sparsedash.catalog.engine_limits import HELD_OUT_TOKENS
+from sparsedash.catalog.resources import HELD_OUT_TOKENS
 from sparsedash.engine.calibration.statistics import pack_statistics
 from sparsedash.engine.pruning.layer import Sample, Statistics
 

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sparsedash.catalog.model_shape import CONFIGS, Dimensions, dimensions
+from sparsedash.catalog.model_shape import CONFIGS, ModelShape, model_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.catalog.resources import least_memory
 from sparsedash.engine.comparison.machine_rates import measure_machine
@@ -49,7 +49,7 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
 )
-from sparsedash.service.time_forecast import Speeds, seconds_by_arithmetic
+from sparsedash.service.time_forecast import Speeds, counted_seconds
 from sparsedash.storage.local_machine import forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import Store
 
@@ -189,7 +189,7 @@ def measured(way: str, folder: Path) -> dict:
 def tell(arguments: argparse.Namespace, done: dict[str, dict]) -> None:
     """Print every way, and all of them against the first."""
     first = next(iter(done.values()))
-    counted = dimensions(first["config"])
+    counted = model_shape(first["config"])
     for way, found in done.items():
         settings = replace(_settings(arguments), residency=way)
         least = least_memory(counted, settings, streamed=way == "streamed").n_bytes
@@ -214,9 +214,9 @@ def tell(arguments: argparse.Namespace, done: dict[str, dict]) -> None:
         print(f"  {n_answers} answers: log-likelihoods at most {away:.1e} nats apart, {', '.join(same)}")
 
 
-def _foreseen(settings: RunSettings, speeds: Speeds, counted: Dimensions) -> dict[str, float]:
+def _foreseen(settings: RunSettings, speeds: Speeds, shape: ModelShape) -> dict[str, float]:
     """Seconds of every stage of the whole run by arithmetic, which know one model's."""
-    found = seconds_by_arithmetic(settings, speeds, counted)
+    found = counted_seconds(settings, speeds, shape)
     n_of = {"evaluate": 1 + settings.n_sparse, "prune": settings.n_sparse}
     return {stage: n_of.get(stage, 1) * seconds for stage, seconds in found.items() if seconds}
 

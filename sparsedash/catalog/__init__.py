@@ -1,4 +1,4 @@
-"""What there is to choose from and what is published: names, presets, families, sizes.
+"""Catalog: choices, presets, model families and shapes, published results, and needs for memory and disk.
 
 Tables of plain values; runs nothing.
 """

@@ -111,7 +111,7 @@ FORMS: dict[Form, str] = {
     "masked": "the dense model's shape with zeros in it: loads wherever the base does, saves nothing",
     "gguf": "one file for llama.cpp, the one stock runtime where every block may keep its own width",
 }
-"""What each form is, in a line."""
+"""Export forms, each with one line of description."""
 
 PER_LAYER = {"llama": "deci", "qwen2": "deci", "qwen3": "openelm"}
 """By a GGUF file's architecture, the one under which llama.cpp reads a width for each block and runs the same graph."""

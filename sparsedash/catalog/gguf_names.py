@@ -1,7 +1,7 @@
-"""What each key and tensor of a GGUF file means for us: mapped, harmless or refused. What is not listed is refused.
+"""Keys and tensors of GGUF files: mapped to the config and the model, or harmless. What is not listed is refused.
 
-Keys of an architecture stand without its name; `#` is a number. What the mapped ones become is told by
-engine/models/gguf_model.py, which reads nothing that is not listed here.
+Keys of an architecture stand without its name; `#` is a number. engine/models/model_conversion.py reads nothing that is
+not listed here.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any, Literal
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 
-Class = Literal["mapped", "harmless", "refused", "unknown"]
+Class = Literal["mapped", "harmless", "refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,73 +30,58 @@ class Architecture:
     harmless: Mapping[str, str] = field(default_factory=dict)
 
 
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "block_count": "num_hidden_layers",
-    "attention.head_count": "num_attention_heads",
-}
-_ROPE = dict.fromkeys(
-    (
-        "rope.freq_base",
-        "rope.scaling.type",
-        "rope.scaling.factor",
-        "rope.scaling.attn_factor",
-        "rope.scaling.original_context_length",
-        "rope.scaling.yarn_beta_fast",
-        "rope.scaling.yarn_beta_slow",
-    ),
-    "rope_parameters",
+def _pairs(text: str) -> dict[str, str]:
+    """GGUF's names and ours, each pair joined by `=`."""
+    return dict(pair.split("=") for pair in text.split())
+
+
+def _both(text: str) -> dict[str, str]:
+    """The weight and the bias of each module."""
+    return {f"{gguf}.{kind}": f"{ours}.{kind}" for gguf, ours in _pairs(text).items() for kind in ("weight", "bias")}
+
+
+def _of_blocks(place: str, weights: str, biased: str = "") -> dict[str, str]:
+    """Modules of each block, which is at this place: those with a weight alone, and those with a bias as well."""
+    names = {f"{gguf}.weight": f"{ours}.weight" for gguf, ours in _pairs(weights).items()} | _both(biased)
+    return {f"blk.#.{gguf}": f"{place}.#.{ours}" for gguf, ours in names.items()}
+
+
+_SIZES = _pairs(
+    "vocab_size=vocab_size context_length=max_position_embeddings embedding_length=hidden_size "
+    "block_count=num_hidden_layers attention.head_count=num_attention_heads"
 )
-_HEADS = {
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "attention.value_length": "head_dim",
-    "rope.dimension_count": "head_dim",
-}
-_GATED = {
-    **_SIZES,
-    **_HEADS,
-    **_ROPE,
-    "feed_forward_length": "intermediate_size",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-}
-_GEMMA = {
-    **_GATED,
-    "attention.sliding_window": "sliding_window",
-    "attention.sliding_window_pattern": "layer_types",
-    "final_logit_softcapping": "final_logit_softcapping",
-}
+_ROPE = _pairs(
+    "rope.freq_base=rope_parameters rope.scaling.type=rope_parameters rope.scaling.factor=rope_parameters "
+    "rope.scaling.attn_factor=rope_parameters rope.scaling.original_context_length=rope_parameters "
+    "rope.scaling.yarn_beta_fast=rope_parameters rope.scaling.yarn_beta_slow=rope_parameters"
+)
+_USUAL = _SIZES | _ROPE
+_USUAL |= _pairs(
+    "attention.head_count_kv=num_key_value_heads attention.key_length=head_dim attention.value_length=head_dim "
+    "rope.dimension_count=head_dim feed_forward_length=intermediate_size attention.layer_norm_rms_epsilon=rms_norm_eps"
+)
+_GEMMA = _USUAL | _pairs(
+    "attention.sliding_window=sliding_window attention.sliding_window_pattern=layer_types "
+    "final_logit_softcapping=final_logit_softcapping"
+)
+_NORM_EPSILON = {"attention.layer_norm_epsilon": "layer_norm_epsilon"}
 
-_OUTER = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-
-
-def _of_blocks(of: str, names: Mapping[str, str], *kinds: str) -> dict[str, str]:
-    return {f"blk.#.{gguf}.{kind}": f"{of}.#.{ours}.{kind}" for gguf, ours in names.items() for kind in kinds}
-
-
-_ATTENTION = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-}
-_GATED_MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
-_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
-_HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
-_GEMMA_NORMS = {
-    "attn_norm": "input_layernorm",
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-}
-_BLOCKS = "model.layers"
-_GPT_BLOCKS = "transformer.h"
+_OUTER = _pairs(
+    "token_embd.weight=model.embed_tokens.weight output_norm.weight=model.norm.weight output.weight=lm_head.weight"
+)
+_GPT_OUTER = {"output.weight": "lm_head.weight", **_both("output_norm=transformer.ln_f")}
+_BLOCKS, _GPT_BLOCKS = "model.layers", "transformer.h"
+_QKV = " attn_q=self_attn.q_proj attn_k=self_attn.k_proj attn_v=self_attn.v_proj"
+_ATTENTION = f"{_QKV} attn_output=self_attn.o_proj"
+_GATED_MLP = " ffn_gate=mlp.gate_proj ffn_up=mlp.up_proj ffn_down=mlp.down_proj"
+_NORMS = " attn_norm=input_layernorm ffn_norm=post_attention_layernorm"
+_HEAD_NORMS = " attn_q_norm=self_attn.q_norm attn_k_norm=self_attn.k_norm"
+_GEMMA_NORMS = (
+    " attn_norm=input_layernorm post_attention_norm=post_attention_layernorm ffn_norm=pre_feedforward_layernorm "
+    "post_ffw_norm=post_feedforward_layernorm"
+)
+_BLOOM_BLOCK = "attn_qkv=self_attention.query_key_value attn_output=self_attention.dense"
+_BLOOM_MLP = "ffn_up=mlp.dense_h_to_4h ffn_down=mlp.dense_4h_to_h"
 _FREQUENCIES = {"rope_freqs.weight": "rope_parameters"}
 _LONG_AND_SHORT = {"rope_factors_long.weight": "rope_parameters", "rope_factors_short.weight": "rope_parameters"}
 _BY_SHAPE = "the shapes of the tensors say it, and others are refused"
@@ -104,169 +89,93 @@ _BY_SHAPE = "the shapes of the tensors say it, and others are refused"
 ARCHITECTURES: dict[str, Architecture] = {
     "bloom": Architecture(
         model_type="bloom",
-        keys={
-            **_SIZES,
-            "block_count": "n_layer",
-            "attention.head_count": "n_head",
-            "attention.layer_norm_epsilon": "layer_norm_epsilon",
-        },
+        keys=_SIZES | {"block_count": "n_layer", "attention.head_count": "n_head"} | _NORM_EPSILON,
         tensors={
             "token_embd.weight": "transformer.word_embeddings.weight",
-            **{
-                f"token_embd_norm.{kind}": f"transformer.word_embeddings_layernorm.{kind}"
-                for kind in ("weight", "bias")
-            },
-            **{f"output_norm.{kind}": f"transformer.ln_f.{kind}" for kind in ("weight", "bias")},
-            "output.weight": "lm_head.weight",
-            **_of_blocks(
-                _GPT_BLOCKS,
-                {
-                    "attn_norm": "input_layernorm",
-                    "attn_qkv": "self_attention.query_key_value",
-                    "attn_output": "self_attention.dense",
-                    "ffn_norm": "post_attention_layernorm",
-                    "ffn_up": "mlp.dense_h_to_4h",
-                    "ffn_down": "mlp.dense_4h_to_h",
-                },
-                "weight",
-                "bias",
-            ),
+            **_both("token_embd_norm=transformer.word_embeddings_layernorm"),
+            **_GPT_OUTER,
+            **_of_blocks(_GPT_BLOCKS, "", f"{_NORMS} {_BLOOM_BLOCK} {_BLOOM_MLP}"),
         },
         harmless={"feed_forward_length": _BY_SHAPE, "attention.head_count_kv": _BY_SHAPE},
     ),
     "falcon": Architecture(
         model_type="falcon",
-        keys={
-            **_SIZES,
-            **_ROPE,
-            "attention.head_count_kv": "num_kv_heads",
-            "feed_forward_length": "ffn_hidden_size",
-            "attention.layer_norm_epsilon": "layer_norm_epsilon",
-        },
+        keys=_SIZES
+        | _ROPE
+        | {"attention.head_count_kv": "num_kv_heads", "feed_forward_length": "ffn_hidden_size"}
+        | _NORM_EPSILON,
         tensors={
             "token_embd.weight": "transformer.word_embeddings.weight",
-            "output_norm.weight": "transformer.ln_f.weight",
-            "output_norm.bias": "transformer.ln_f.bias",
-            "output.weight": "lm_head.weight",
-            **_of_blocks(_GPT_BLOCKS, {"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"}, "weight", "bias"),
-            **_of_blocks(
-                _GPT_BLOCKS,
-                {
-                    "attn_qkv": "self_attention.query_key_value",
-                    "attn_output": "self_attention.dense",
-                    "ffn_up": "mlp.dense_h_to_4h",
-                    "ffn_down": "mlp.dense_4h_to_h",
-                },
-                "weight",
-            ),
+            **_GPT_OUTER,
+            **_of_blocks(_GPT_BLOCKS, f"{_BLOOM_BLOCK} {_BLOOM_MLP}", "attn_norm=ln_mlp attn_norm_2=ln_attn"),
         },
         harmless={"tensor_data_layout": "it says how the file was made; llama.cpp does not read it"},
     ),
     "gemma2": Architecture(
         model_type="gemma2",
-        keys={**_GEMMA, "attn_logit_softcapping": "attn_logit_softcapping"},
-        tensors={**_OUTER, **_of_blocks(_BLOCKS, _ATTENTION | _GATED_MLP | _GEMMA_NORMS, "weight")},
+        keys=_GEMMA | {"attn_logit_softcapping": "attn_logit_softcapping"},
+        tensors=_OUTER | _of_blocks(_BLOCKS, _ATTENTION + _GATED_MLP + _GEMMA_NORMS),
     ),
     "gemma3": Architecture(
         model_type="gemma3_text",
-        keys={**_GEMMA, "rope.freq_base_swa": "rope_parameters"},
-        tensors={**_OUTER, **_of_blocks(_BLOCKS, _ATTENTION | _GATED_MLP | _GEMMA_NORMS | _HEAD_NORMS, "weight")},
+        keys=_GEMMA | {"rope.freq_base_swa": "rope_parameters"},
+        tensors=_OUTER | _of_blocks(_BLOCKS, _ATTENTION + _GATED_MLP + _GEMMA_NORMS + _HEAD_NORMS),
     ),
     "gpt2": Architecture(
         model_type="gpt2",
-        keys={
-            "vocab_size": "vocab_size",
-            "context_length": "n_positions",
-            "embedding_length": "n_embd",
-            "block_count": "n_layer",
-            "attention.head_count": "n_head",
-            "feed_forward_length": "n_inner",
-            "attention.layer_norm_epsilon": "layer_norm_epsilon",
-        },
+        keys=_pairs(
+            "vocab_size=vocab_size context_length=n_positions embedding_length=n_embd block_count=n_layer "
+            "attention.head_count=n_head feed_forward_length=n_inner"
+        )
+        | _NORM_EPSILON,
         tensors={
             "token_embd.weight": "transformer.wte.weight",
             "position_embd.weight": "transformer.wpe.weight",
-            "output_norm.weight": "transformer.ln_f.weight",
-            "output_norm.bias": "transformer.ln_f.bias",
-            "output.weight": "lm_head.weight",
+            **_GPT_OUTER,
             **_of_blocks(
                 _GPT_BLOCKS,
-                {
-                    "attn_norm": "ln_1",
-                    "attn_qkv": "attn.c_attn",
-                    "attn_output": "attn.c_proj",
-                    "ffn_norm": "ln_2",
-                    "ffn_up": "mlp.c_fc",
-                    "ffn_down": "mlp.c_proj",
-                },
-                "weight",
-                "bias",
+                "",
+                "attn_norm=ln_1 attn_qkv=attn.c_attn attn_output=attn.c_proj ffn_norm=ln_2 ffn_up=mlp.c_fc "
+                "ffn_down=mlp.c_proj",
             ),
         },
         harmless={"attention.head_count_kv": _BY_SHAPE},
     ),
     "llama": Architecture(
         model_type="llama",
-        keys=_GATED,
-        tensors={
-            **_OUTER,
-            **_FREQUENCIES,
-            **_LONG_AND_SHORT,
-            **_of_blocks(_BLOCKS, _ATTENTION | _GATED_MLP, "weight", "bias"),
-            **_of_blocks(_BLOCKS, _NORMS, "weight"),
-        },
+        keys=_USUAL,
+        tensors=_OUTER | _FREQUENCIES | _LONG_AND_SHORT | _of_blocks(_BLOCKS, _NORMS, _ATTENTION + _GATED_MLP),
     ),
     "phi3": Architecture(
         model_type="phi3",
-        keys={**_GATED, "attention.sliding_window": "sliding_window"},
-        tensors={
-            **_OUTER,
-            **_LONG_AND_SHORT,
-            **_of_blocks(
-                _BLOCKS,
-                {
-                    "attn_qkv": "self_attn.qkv_proj",
-                    "attn_output": "self_attn.o_proj",
-                    "ffn_up": "mlp.gate_up_proj",
-                    "ffn_down": "mlp.down_proj",
-                    **_NORMS,
-                },
-                "weight",
-            ),
-        },
+        keys=_USUAL | {"attention.sliding_window": "sliding_window"},
+        tensors=_OUTER
+        | _LONG_AND_SHORT
+        | _of_blocks(
+            _BLOCKS,
+            "attn_qkv=self_attn.qkv_proj attn_output=self_attn.o_proj ffn_up=mlp.gate_up_proj ffn_down=mlp.down_proj"
+            + _NORMS,
+        ),
     ),
     "qwen2": Architecture(
         model_type="qwen2",
-        keys=_GATED,
-        tensors={
-            **_OUTER,
-            **_FREQUENCIES,
-            **_of_blocks(_BLOCKS, _ATTENTION | _GATED_MLP | _NORMS, "weight"),
-            **_of_blocks(_BLOCKS, {name: _ATTENTION[name] for name in ("attn_q", "attn_k", "attn_v")}, "bias"),
-        },
+        keys=_USUAL,
+        tensors=_OUTER
+        | _FREQUENCIES
+        | _of_blocks(_BLOCKS, f"attn_output=self_attn.o_proj {_GATED_MLP} {_NORMS}", _QKV),
     ),
     "qwen3": Architecture(
         model_type="qwen3",
-        keys=_GATED,
-        tensors={
-            **_OUTER,
-            **_FREQUENCIES,
-            **_of_blocks(_BLOCKS, _ATTENTION | _GATED_MLP | _NORMS | _HEAD_NORMS, "weight"),
-        },
+        keys=_USUAL,
+        tensors=_OUTER | _FREQUENCIES | _of_blocks(_BLOCKS, _ATTENTION + _GATED_MLP + _NORMS + _HEAD_NORMS),
     ),
     "starcoder2": Architecture(
         model_type="starcoder2",
-        keys={
-            **{key: entry for key, entry in _GATED.items() if entry != "rms_norm_eps"},
-            "attention.layer_norm_epsilon": "norm_epsilon",
-        },
-        tensors={
-            **_OUTER,
-            "output_norm.bias": "model.norm.bias",
-            **_of_blocks(
-                _BLOCKS, _ATTENTION | _NORMS | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}, "weight", "bias"
-            ),
-        },
+        keys={key: entry for key, entry in _USUAL.items() if entry != "rms_norm_eps"}
+        | {"attention.layer_norm_epsilon": "norm_epsilon"},
+        tensors=_OUTER
+        | {"output_norm.bias": "model.norm.bias"}
+        | _of_blocks(_BLOCKS, "", f"{_ATTENTION} {_NORMS} ffn_up=mlp.c_fc ffn_down=mlp.c_proj"),
     ),
 }
 
@@ -302,93 +211,30 @@ GENERAL = {
     "general.architecture": "model_type",
     "general.alignment": "where tensors begin",
     "split.count": "how many files there are",
-    "tokenizer.ggml.model": "the tokenizer",
-    "tokenizer.ggml.pre": "the tokenizer",
-    "tokenizer.ggml.tokens": "the tokenizer",
-    "tokenizer.ggml.token_type": "the tokenizer",
-    "tokenizer.ggml.scores": "the tokenizer",
-    "tokenizer.ggml.merges": "the tokenizer",
     "tokenizer.ggml.bos_token_id": "bos_token_id",
     "tokenizer.ggml.eos_token_id": "eos_token_id",
     "tokenizer.ggml.unknown_token_id": "unk_token_id",
     "tokenizer.ggml.padding_token_id": "pad_token_id",
-    "tokenizer.ggml.add_bos_token": "the tokenizer",
-    "tokenizer.ggml.add_eos_token": "the tokenizer",
-    "tokenizer.ggml.add_space_prefix": "the tokenizer",
     "tokenizer.chat_template": "the tokenizer",
+    **{
+        f"tokenizer.ggml.{name}": "the tokenizer"
+        for name in (
+            *("model", "pre", "tokens", "token_type", "scores", "merges"),
+            *("add_bos_token", "add_eos_token", "add_space_prefix"),
+        )
+    },
 }
 """Keys without an architecture that are mapped, with what they become."""
 
-REFUSED: dict[str, str] = {
-    "models with experts": (
-        "expert_count expert_used_count expert_shared_count expert_group_count expert_group_used_count "
-        "expert_weights_scale expert_weights_norm expert_gating_func expert_group_scale experts_per_group "
-        "expert_feed_forward_length expert_shared_feed_forward_length expert_chunk_feed_forward_length "
-        "moe_every_n_layers moe_latent_size leading_dense_block_count interleave_moe_layer_step "
-        "router_logit_softcapping swiglu_clamp_exp swiglu_clamp_shexp"
-    ),
-    "scales of other families": (
-        "logit_scale residual_scale embedding_scale attention.scale attention.output_scale "
-        "attention.temperature_length attention.temperature_scale activation_sparsity_scale attention.clamp_kqv "
-        "attention.max_alibi_bias attn_logit_softcapping final_logit_softcapping"
-    ),
-    "RoPE of other families": (
-        "rope.dimension_sections rope.dimension_count_swa rope.scaling.alpha rope.scaling.yarn_log_multiplier "
-        "rope.scaling.yarn_attn_factor rope.scaling.yarn_ext_factor rope.freq_base_swa rope.scale_linear"
-    ),
-    "attention of other families": (
-        "attention.causal attention.sliding_window attention.sliding_window_pattern attention.key_length_swa "
-        "attention.value_length_swa attention.shared_kv_layers attention.q_lora_rank attention.kv_lora_rank "
-        "attention.decay_lora_rank attention.iclr_lora_rank attention.value_residual_mix_lora_rank "
-        "attention.gate_lora_rank attention.key_length_mla attention.value_length_mla "
-        "attention.relative_buckets_count attention.indexer.head_count attention.indexer.key_length "
-        "attention.indexer.top_k full_attention_interval"
-    ),
-    "blocks of other families": (
-        "use_parallel_residual tensor_data_layout attention.group_norm_epsilon attention.group_norm_groups "
-        "attention.layer_norm_epsilon attention.layer_norm_rms_epsilon features_length embedding_length_out "
-        "nextn_predict_layers n_deepstack_layers pooling_type decoder_start_token_id decoder_block_count "
-        "swin_norm rescale_every_n_layers time_mix_extra_dim time_decay_extra_dim token_shift_count "
-        "altup.active_idx altup.num_inputs embedding_length_per_layer_input ssm.conv_kernel "
-        "dense_2_feat_in dense_2_feat_out dense_3_feat_in dense_3_feat_out "
-        "ssm.inner_size ssm.state_size ssm.time_step_rank ssm.group_count ssm.dt_b_c_rms kda.head_dim "
-        "wkv.head_size posnet.embedding_length posnet.block_count convnext.embedding_length convnext.block_count "
-        "classifier.output_labels shortconv.l_cache xielu.# diffusion.shift_logits"
-    ),
-    "tokenizers of other families": (
-        "tokenizer.ggml.token_type_count tokenizer.ggml.add_sep_token tokenizer.ggml.remove_extra_whitespaces "
-        "tokenizer.ggml.precompiled_charsmap tokenizer.rwkv.world"
-    ),
-    "files that are no language model": "adapter.# clip.#",
-}
-"""Keys that nothing here can express, by what they belong to."""
-
-REFUSED_TENSORS: dict[str, str] = {
-    "llama": "blk.#.attn_rot_embd blk.#.ffn_gate_inp blk.#.ffn_gate_exps blk.#.ffn_down_exps blk.#.ffn_up_exps",
-    "phi3": "blk.#.attn_q blk.#.attn_k blk.#.attn_v",
-    "starcoder2": "rope_freqs blk.#.attn_rot_embd",
-}
-"""Tensors of llama.cpp's own lists of these architectures: experts, or such as no writer writes."""
-
 NEUTRAL: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(("attention.clamp_kqv", "attention.max_alibi_bias", "attention.scale"), (0.0,)),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "rope.scaling.yarn_log_multiplier"), (0.0,)),
+    **dict.fromkeys(("attention.sliding_window", "expert_count", "expert_used_count", "nextn_predict_layers"), (0,)),
+    **dict.fromkeys(("embedding_scale", "logit_scale", "residual_scale"), (0.0, 1.0)),
+    **dict.fromkeys(("tokenizer.ggml.add_sep_token", "tokenizer.ggml.remove_extra_whitespaces"), (False,)),
     "attention.causal": (True,),
-    "attention.clamp_kqv": (0.0,),
-    "attention.max_alibi_bias": (0.0,),
-    "attention.scale": (0.0,),
-    "attention.sliding_window": (0,),
-    "attn_logit_softcapping": (0.0,),
-    "embedding_scale": (0.0, 1.0),
-    "expert_count": (0,),
-    "expert_used_count": (0,),
-    "final_logit_softcapping": (0.0,),
-    "logit_scale": (0.0, 1.0),
-    "nextn_predict_layers": (0,),
-    "residual_scale": (0.0, 1.0),
     "rope.scaling.yarn_attn_factor": (1.0,),
     "rope.scaling.yarn_ext_factor": (-1.0, 1.0),
-    "rope.scaling.yarn_log_multiplier": (0.0,),
-    "tokenizer.ggml.add_sep_token": (False,),
-    "tokenizer.ggml.remove_extra_whitespaces": (False,),
 }
 """Values at which a refused key changes nothing, as llama.cpp reads it."""
 
@@ -417,10 +263,8 @@ WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"
 """Under these a word that is a token is never made of merges, and a text begins with a token if nothing is said."""
 
 _MANY = re.compile(
-    r"^(general\.(?:base_model|dataset)\.(?=\d)|general\.sampling\.|tokenizer\.chat_template\.|(?:quantize\.)?imatrix\.|"
-    r"clip\.|adapter\.|xielu\.).*"
+    r"^(general\.(?:base_model|dataset)\.(?=\d)|general\.sampling\.|tokenizer\.chat_template\.|(?:quantize\.)?imatrix\.).*"
 )
-_GROUP_OF = {name: group for group, names in REFUSED.items() for name in names.split()}
 
 
 def gguf_problem(values: Mapping[str, Any], tensors: Iterable[str]) -> str:
@@ -448,30 +292,23 @@ def general_name(name: str) -> str:
 
 
 def class_of_key(name: str, architecture: str) -> Class:
-    """What becomes of this key in a file of this architecture."""
+    """The class of a key in a file of this architecture."""
     known, key = ARCHITECTURES[architecture], general_name(name.removeprefix(f"{architecture}."))
     if key in known.keys or key in GENERAL:
         return "mapped"
-    if key in known.harmless or key in HARMLESS:
-        return "harmless"
-    return "refused" if key in _GROUP_OF or any(key in each.keys for each in ARCHITECTURES.values()) else "unknown"
+    return "harmless" if key in known.harmless or key in HARMLESS else "refused"
 
 
 def class_of_tensor(name: str, architecture: str) -> Class:
-    """What becomes of this tensor in a file of this architecture."""
-    whole = general_name(name)
-    if whole in ARCHITECTURES[architecture].tensors:
-        return "mapped"
-    return "refused" if whole.rpartition(".")[0] in REFUSED_TENSORS.get(architecture, "").split() else "unknown"
+    """The class of a tensor in a file of this architecture."""
+    return "mapped" if general_name(name) in ARCHITECTURES[architecture].tensors else "refused"
 
 
 def _refused_keys(values: Mapping[str, Any], architecture: str) -> Iterator[str]:
     for name, value in values.items():
         key = name.removeprefix(f"{architecture}.")
-        if class_of_key(name, architecture) not in ("mapped", "harmless") and value not in NEUTRAL.get(key, ()):
-            shown = f"{name[:80]!r} = {str(value)[:20]}" if not isinstance(value, list) else repr(name[:80])
-            group = _GROUP_OF.get(general_name(key))
-            yield f"{shown} ({group})" if group else shown
+        if class_of_key(name, architecture) == "refused" and value not in NEUTRAL.get(key, ()):
+            yield f"{name[:80]!r} = {str(value)[:20]}" if not isinstance(value, list) else repr(name[:80])
 
 
 def _refused_tensors(tensors: Iterable[str], n_blocks: int, architecture: str) -> Iterator[str]:
@@ -483,7 +320,7 @@ def _refused_tensors(tensors: Iterable[str], n_blocks: int, architecture: str) -
 
 
 def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
-    """What one of the mapped keys says that its entry cannot; own: the values, without the architecture's name."""
+    """The first mapped key with an impossible value, in words. own: the values, without the architecture's name."""
     mapped = ARCHITECTURES[architecture].keys
     required = [*_REQUIRED, *(key for key in mapped if key.endswith("epsilon"))]
     required += ["attention.sliding_window"] if architecture.startswith("gemma") else []

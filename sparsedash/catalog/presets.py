@@ -1,13 +1,13 @@
 """Named methods: presets of the four choices, which are what a form and the shell offer. One row adds a name."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Method:
     """A named method: a preset of the four choices."""
 
@@ -17,105 +17,104 @@ class Method:
 
     @property
     def searchable(self) -> bool:
-        """Whether the largest sparsity can be looked for; not so where the pattern decides it."""
+        """Whether the largest sparsity can be searched for; not so where the pattern decides it."""
         return self.settings.pattern not in FIXED_PERMILLE
 
 
-METHODS: tuple[Method, ...] = (
+_OBS = MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1)
+
+METHODS = (
     Method(
-        name="best",
-        summary="channels that the others make up for best, most from blocks that the model minds least; then "
-        "refitted; half of the calibration tokens are plain stories, so that ordinary text is not forgotten",
-        settings=MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1, plain_text=0.5),
+        "best",
+        "removes the channels that the rest can best replace, mostly from the least sensitive blocks, then refits; "
+        "half of the calibration tokens are plain stories, so that ordinary text is not forgotten",
+        replace(_OBS, plain_text=0.5),
     ),
     Method(
-        name="least-squares",
-        summary="channels by weight times activation; what stays is refitted to make up for what went; the quickest "
-        "that refits",
-        settings=MethodSettings(),
+        "least-squares",
+        "channels by weight times activation; the rest is refitted to replace them; the quickest that refits",
+        MethodSettings(),
     ),
     Method(
-        name="least-squares-by-sensitivity",
-        summary="least-squares, but most from blocks that the model minds least; one backward pass over little text",
-        settings=MethodSettings(allocation="sensitivity"),
+        "least-squares-by-sensitivity",
+        "least-squares, but mostly from the least sensitive blocks; one backward pass over little text",
+        MethodSettings(allocation="sensitivity"),
     ),
     Method(
-        name="obs-by-sensitivity",
-        summary="as best, but on the calibration text alone: channels that the others make up for best, most from "
-        "blocks that the model minds least; then refitted",
-        settings=MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1),
+        "obs-by-sensitivity",
+        "as best, but on the calibration text alone: the channels that the rest can best replace, mostly from the "
+        "least sensitive blocks; then refitted",
+        _OBS,
     ),
     Method(
-        name="obs-sequential",
-        summary="obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; "
-        "three more passes over the text",
-        settings=MethodSettings(saliency="obs", compensation="sequential", allocation="sensitivity", damping=0.1),
+        "obs-sequential",
+        "obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; three more "
+        "passes over the text",
+        replace(_OBS, compensation="sequential"),
     ),
     Method(
-        name="retrain-free (published)",
-        summary="channels by the Fisher information of their mask, rearranged, in six rounds, nothing refitted; for "
-        "every sparsity a backward pass over all text",
-        settings=MethodSettings(saliency="fisher", compensation="none", allocation="global", rounds=6),
+        "retrain-free (published)",
+        "channels by the Fisher information of their mask, rearranged, in six rounds, nothing refitted; for every "
+        "sparsity a backward pass over all text",
+        MethodSettings(saliency="fisher", compensation="none", allocation="global", rounds=6),
     ),
     Method(
-        name="obs",
-        summary="channels one by one, each time the one that the others make up for best; then refitted",
-        settings=MethodSettings(saliency="obs"),
+        "obs",
+        "channels one by one, each time the one that the rest can best replace; then refitted",
+        MethodSettings(saliency="obs"),
     ),
     Method(
-        name="flap",
-        summary="channels that vary least, across blocks; their mean goes into a bias",
-        settings=MethodSettings(saliency="wifv", compensation="bias", allocation="standardised"),
+        "flap",
+        "channels that vary least, across blocks; their mean goes into a bias",
+        MethodSettings(saliency="wifv", compensation="bias", allocation="standardised"),
     ),
     Method(
-        name="wanda-channels",
-        summary="channels by weight times activation, nothing refitted",
-        settings=MethodSettings(compensation="none"),
+        "wanda-channels", "channels by weight times activation, nothing refitted", MethodSettings(compensation="none")
     ),
     Method(
-        name="magnitude",
-        summary="channels by the size of their weights, nothing refitted",
-        settings=MethodSettings(saliency="magnitude", compensation="none"),
+        "magnitude",
+        "channels by the size of their weights, nothing refitted",
+        MethodSettings(saliency="magnitude", compensation="none"),
     ),
     Method(
-        name="random",
-        summary="channels at random, nothing refitted: what every method must beat",
-        settings=MethodSettings(saliency="random", compensation="none"),
+        "random",
+        "channels at random, nothing refitted: what every method must beat",
+        MethodSettings(saliency="random", compensation="none"),
     ),
     Method(
-        name="sparsegpt",
-        summary="single weights of all projections, those that their row makes up for best; then made up for",
-        settings=MethodSettings(saliency="obs", pattern="1x1", scope="decoder"),
+        "sparsegpt",
+        "single weights of all projections, those that their row makes up for best; then made up for",
+        MethodSettings(saliency="obs", pattern="1x1", scope="decoder"),
     ),
     Method(
-        name="wanda",
-        summary="single weights of all projections by weight times input, row by row, nothing made up for",
-        settings=MethodSettings(compensation="none", pattern="1x1", scope="decoder"),
+        "wanda",
+        "single weights of all projections by weight times input, row by row, nothing made up for",
+        MethodSettings(compensation="none", pattern="1x1", scope="decoder"),
     ),
     Method(
-        name="magnitude-weights",
-        summary="single weights of all projections by their size, nothing made up for",
-        settings=MethodSettings(saliency="magnitude", compensation="none", pattern="1x1", scope="decoder"),
+        "magnitude-weights",
+        "single weights of all projections by their size, nothing made up for",
+        MethodSettings(saliency="magnitude", compensation="none", pattern="1x1", scope="decoder"),
     ),
     Method(
-        name="sparsegpt-2:4",
-        summary="as sparsegpt, two of every four neighbours: always 50 %",
-        settings=MethodSettings(saliency="obs", pattern="2:4", scope="decoder"),
+        "sparsegpt-2:4",
+        "as sparsegpt, two of every four neighbours: always 50 %",
+        MethodSettings(saliency="obs", pattern="2:4", scope="decoder"),
     ),
     Method(
-        name="wanda-2:4",
-        summary="as wanda, two of every four neighbours: always 50 %",
-        settings=MethodSettings(compensation="none", pattern="2:4", scope="decoder"),
+        "wanda-2:4",
+        "as wanda, two of every four neighbours: always 50 %",
+        MethodSettings(compensation="none", pattern="2:4", scope="decoder"),
     ),
     Method(
-        name="magnitude-2:4",
-        summary="as magnitude-weights, two of every four neighbours: always 50 %",
-        settings=MethodSettings(saliency="magnitude", compensation="none", pattern="2:4", scope="decoder"),
+        "magnitude-2:4",
+        "as magnitude-weights, two of every four neighbours: always 50 %",
+        MethodSettings(saliency="magnitude", compensation="none", pattern="2:4", scope="decoder"),
     ),
 )
 
 DEFAULT_METHOD = "best"
-"""What the form and the shell begin with, and recommend; chosen by a protocol, see docs/adr/0032."""
+"""The default of the form and the shell, which they recommend; chosen by a protocol, see docs/adr/0032."""
 
 
 def method_named(name: str) -> MethodSettings:
@@ -148,7 +147,7 @@ def method_name(settings: MethodSettings) -> str:
 
 
 _PARAMETERS = {"width_multiple": "multiples of", "plain_text": "plain text"}
-"""What parameters are called where their own name would not be understood."""
+"""Names of parameters whose own names are unclear."""
 
 
 def _choices(chosen: dict[str, str]) -> list[str]:

@@ -25,7 +25,7 @@ PUBLISHED_PASSAGES: dict[PublishedMeasure, int] = {"last-token": 4_869, "last-wo
 _HALF_A_DIGIT = 0.00005
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PublishedModel:
     """A model of the tables. reference: where it is today. config: the file in `configs` with its dimensions.
 
@@ -44,54 +44,27 @@ class PublishedModel:
 
 CALIBRATION_LENGTH = 512
 
-PUBLISHED_MODELS: tuple[PublishedModel, ...] = (
+_OF_SCRIPT = "The calibration size and the rounds are those of the script for {}."
+_OF_OPT, _OF_BLOOM = _OF_SCRIPT.format("opt-125m"), _OF_SCRIPT.format("bloom-3b")
+
+PUBLISHED_MODELS = (
+    PublishedModel("EleutherAI/gpt-j-6b", "EleutherAI/gpt-j-6b", "gpt-j-6b", 6_004, 6),
+    PublishedModel("facebook/opt-1.3b", "facebook/opt-1.3b", "opt-1.3b", 6_004, 6, _OF_OPT),
+    PublishedModel("facebook/opt-2.7b", "facebook/opt-2.7b", "opt-2.7b", 6_004, 6, _OF_OPT),
     PublishedModel(
-        name="EleutherAI/gpt-j-6b", reference="EleutherAI/gpt-j-6b", config="gpt-j-6b", n_samples=6_004, n_rounds=6
+        "decapoda-research/llama-7b-hf",
+        "huggyllama/llama-7b",
+        "llama-7b",
+        2_004,
+        5,
+        "decapoda-research/llama-7b-hf is gone from the hub; huggyllama/llama-7b is the usual stand-in.",
     ),
-    PublishedModel(
-        name="facebook/opt-1.3b",
-        reference="facebook/opt-1.3b",
-        config="opt-1.3b",
-        n_samples=6_004,
-        n_rounds=6,
-        note="The calibration size and the rounds are those of the script for opt-125m.",
-    ),
-    PublishedModel(
-        name="facebook/opt-2.7b",
-        reference="facebook/opt-2.7b",
-        config="opt-2.7b",
-        n_samples=6_004,
-        n_rounds=6,
-        note="The calibration size and the rounds are those of the script for opt-125m.",
-    ),
-    PublishedModel(
-        name="decapoda-research/llama-7b-hf",
-        reference="huggyllama/llama-7b",
-        config="llama-7b",
-        n_samples=2_004,
-        n_rounds=5,
-        note="decapoda-research/llama-7b-hf is gone from the hub; huggyllama/llama-7b is the usual stand-in.",
-    ),
-    PublishedModel(
-        name="bigscience/bloom-1b7",
-        reference="bigscience/bloom-1b7",
-        config="bloom-1b7",
-        n_samples=2_004,
-        n_rounds=5,
-        note="The calibration size and the rounds are those of the script for bloom-3b.",
-    ),
-    PublishedModel(
-        name="bigscience/bloom-7b1",
-        reference="bigscience/bloom-7b1",
-        config="bloom-7b1",
-        n_samples=2_004,
-        n_rounds=5,
-        note="The calibration size and the rounds are those of the script for bloom-3b.",
-    ),
+    PublishedModel("bigscience/bloom-1b7", "bigscience/bloom-1b7", "bloom-1b7", 2_004, 5, _OF_BLOOM),
+    PublishedModel("bigscience/bloom-7b1", "bigscience/bloom-7b1", "bloom-7b1", 2_004, 5, _OF_BLOOM),
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PublishedRow:
     """One row as it stands in its table. Shares and accuracies are 0 to 1.
 
@@ -113,7 +86,7 @@ class PublishedRow:
 
     @property
     def name(self) -> str:
-        """What tells this row from all others, fit for an address."""
+        """A unique name of the row, fit for an address."""
         model = self.model.partition("/")[2]
         return f"{model}-{self.calibration}-{self.sparsity_permille // 10}-{self.measure}-{self.dtype}"
 
@@ -143,18 +116,11 @@ class PublishedRow:
         return low - 0.01 < self.drop_percent < high + 0.01
 
 
-def _token_row(model: str, calibration: str, ratio: float, sparse: float, drop: float, *, dense: float) -> PublishedRow:
+def _token_row(model: str, calibration: str, ratio: float, sparse: float, drop: float, dense: float) -> PublishedRow:
     return PublishedRow(
-        model=model,
-        measure="last-token",
-        calibration=calibration,
-        dtype="float32",
-        sparsity_permille=100,
+        *(model, "last-token", calibration, "float32", 100, dense, sparse, drop),
         mlp_sparsity=0.0999,
         matmul_ratio=ratio,
-        dense=dense,
-        sparse=sparse,
-        drop_percent=drop,
     )
 
 
@@ -162,52 +128,29 @@ def _word_rows(
     model: str, fp32: tuple[float, float, float], bf16: tuple[float, float, float], note: str = ""
 ) -> tuple[PublishedRow, PublishedRow]:
     """The FP32 and the BF16 row of a model: dense, sparse, stated drop in percent. note: on the BF16 row."""
-    dtypes: tuple[Dtype, Dtype] = ("float32", "bfloat16")
-    single, half = (
-        PublishedRow(
-            model=model,
-            measure="last-word",
-            calibration="pile_10k",
-            dtype=dtype,
-            sparsity_permille=100,
-            dense=values[0],
-            sparse=values[1],
-            drop_percent=values[2],
-            note=note if dtype == "bfloat16" else "",
-        )
-        for dtype, values in zip(dtypes, (fp32, bf16), strict=True)
-    )
-    return single, half
+    single = PublishedRow(model, "last-word", "pile_10k", "float32", 100, *fp32)
+    return single, PublishedRow(model, "last-word", "pile_10k", "bfloat16", 100, *bf16, note=note)
 
 
-LAST_TOKEN: tuple[PublishedRow, ...] = (
+LAST_TOKEN = (
     PublishedRow(
-        model="EleutherAI/gpt-j-6b",
-        measure="last-token",
-        calibration="lambada",
-        dtype="float32",
-        sparsity_permille=200,
+        *("EleutherAI/gpt-j-6b", "last-token", "lambada", "float32", 200, 0.7917, 0.8038, 1.50),
         mlp_sparsity=0.1999,
         matmul_ratio=0.1242,
-        dense=0.7917,
-        sparse=0.8038,
-        drop_percent=1.50,
-        note=(
-            "Its ratio divides by all parameters, embeddings included; every other row divides by the weights of "
-            "Linear and Conv layers alone. It is also the only row calibrated on the data set it is evaluated on."
-        ),
+        note="Its ratio divides by all parameters, embeddings included; every other row divides by the weights of "
+        "Linear and Conv layers alone. It is also the only row calibrated on the data set it is evaluated on.",
     ),
-    _token_row("EleutherAI/gpt-j-6b", "the_pile", 0.0643, 0.7931, 0.17, dense=0.7917),
-    _token_row("EleutherAI/gpt-j-6b", "pile_10k", 0.0643, 0.7901, -0.20, dense=0.7917),
-    _token_row("facebook/opt-1.3b", "pile_10k", 0.0614, 0.7498, -0.57, dense=0.7541),
-    _token_row("facebook/opt-2.7b", "pile_10k", 0.0634, 0.7778, -0.01, dense=0.7779),
-    _token_row("decapoda-research/llama-7b-hf", "pile_10k", 0.0654, 0.8815, -0.46, dense=0.8856),
-    _token_row("bigscience/bloom-1b7", "pile_10k", 0.0466, 0.7141, -0.03, dense=0.7143),
-    _token_row("bigscience/bloom-7b1", "pile_10k", 0.0568, 0.7742, -0.04, dense=0.7745),
+    _token_row("EleutherAI/gpt-j-6b", "the_pile", 0.0643, 0.7931, 0.17, 0.7917),
+    _token_row("EleutherAI/gpt-j-6b", "pile_10k", 0.0643, 0.7901, -0.20, 0.7917),
+    _token_row("facebook/opt-1.3b", "pile_10k", 0.0614, 0.7498, -0.57, 0.7541),
+    _token_row("facebook/opt-2.7b", "pile_10k", 0.0634, 0.7778, -0.01, 0.7779),
+    _token_row("decapoda-research/llama-7b-hf", "pile_10k", 0.0654, 0.8815, -0.46, 0.8856),
+    _token_row("bigscience/bloom-1b7", "pile_10k", 0.0466, 0.7141, -0.03, 0.7143),
+    _token_row("bigscience/bloom-7b1", "pile_10k", 0.0568, 0.7742, -0.04, 0.7745),
 )
 """Accuracy of the last token, by the published rule (see settings.EvaluationSettings)."""
 
-LAST_WORD: tuple[PublishedRow, ...] = (
+LAST_WORD = (
     *_word_rows("EleutherAI/gpt-j-6b", (0.6831, 0.6819, -0.17), (0.6792, 0.6767, -0.36)),
     *_word_rows(
         "facebook/opt-1.3b",
@@ -222,7 +165,7 @@ LAST_WORD: tuple[PublishedRow, ...] = (
 )
 """Accuracy of the whole last word, as the common harness counts it."""
 
-PUBLISHED_ROWS: tuple[PublishedRow, ...] = LAST_TOKEN + LAST_WORD
+PUBLISHED_ROWS = LAST_TOKEN + LAST_WORD
 
 
 def published_model(name: str) -> PublishedModel:
@@ -246,11 +189,11 @@ _ASSUMED = {
         "it read the first ones too. Parts of the Pile have left the hub since; those that are left are read."
     ),
 }
-"""What repeating a row takes for granted about its calibration text, by its published name."""
+"""Assumptions about a row's calibration text, by its published name."""
 
 
 def row_notes(row: PublishedRow) -> tuple[str, ...]:
-    """What a person should know of a row before comparing with it, in sentences."""
+    """Caveats of a row, in sentences."""
     low, high = row.drop_range
     found = [row.note, published_model(row.model).note, _ASSUMED.get(row.calibration, "")]
     if not row.drop_follows:
@@ -262,7 +205,7 @@ def row_notes(row: PublishedRow) -> tuple[str, ...]:
     return tuple(note for note in found if note)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RunAtSize:
     """One run in BF16 at 10 and 20 %, weights left in their files, as `benchmarks/streaming.py` printed it.
 
@@ -276,18 +219,14 @@ class RunAtSize:
     peak_bytes: float
 
 
-def _without_refit(n_passages: int, seconds: float, peak_bytes: float) -> RunAtSize:
-    return RunAtSize(
-        method="wanda-channels", n_tokens=4_096, n_passages=n_passages, seconds=seconds, peak_bytes=peak_bytes
-    )
-
-
-RUNS_AT_SIZE: dict[str, RunAtSize] = {
-    "opt-1.3b": _without_refit(20, 232.0, 1.48e9),
-    "bloom-1b7": _without_refit(20, 234.0, 2.40e9),
-    "opt-2.7b": _without_refit(20, 413.0, 2.10e9),
-    "gpt-j-6b": _without_refit(10, 690.0, 2.56e9),
-    "bloom-7b1": _without_refit(10, 853.0, 4.17e9),
-    "llama-7b": RunAtSize(method="least-squares", n_tokens=45_056, n_passages=100, seconds=6_570.0, peak_bytes=7.48e9),
+RUNS_AT_SIZE = {
+    "opt-1.3b": RunAtSize("wanda-channels", 4_096, 20, 232.0, 1.48e9),
+    "bloom-1b7": RunAtSize("wanda-channels", 4_096, 20, 234.0, 2.40e9),
+    "opt-2.7b": RunAtSize("wanda-channels", 4_096, 20, 413.0, 2.10e9),
+    "gpt-j-6b": RunAtSize("wanda-channels", 4_096, 10, 690.0, 2.56e9),
+    "bloom-7b1": RunAtSize("wanda-channels", 4_096, 10, 853.0, 4.17e9),
+    "llama-7b": RunAtSize("least-squares", 45_056, 100, 6_570.0, 7.48e9),
 }
-"""By the config in `configs`. docs/results.md has every stage."""
+"""Pruning at full size on two cores, by the config in `configs`: shapes with random weights, which take as long.
+docs/results.md has every stage.
+"""

@@ -12,7 +12,7 @@ from typing import Any
 
 import sparsedash
 from sparsedash.catalog.choices import EXAMPLE
-from sparsedash.catalog.model_shape import Dimensions, ModelShape, shape_from_plain
+from sparsedash.catalog.model_shape import ModelShape, shape_from_plain
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
@@ -293,8 +293,8 @@ class Backend:
         if refused := self._access.reference_problems(settings):
             # What may not be read is not looked at either.
             return preflight.refused_preflight(settings, refused)
-        stored, counted = self.cached(settings), self._counted(settings)
-        memory = preflight.expected_memory(settings, self._store, counted)
+        stored, shape = self.cached(settings), self._shape(settings)
+        memory = preflight.expected_memory(settings, self._store, shape)
         return Preflight(
             stored=stored,
             duration=preflight.expected_duration(
@@ -304,10 +304,10 @@ class Backend:
                 self.record,
                 self._speed.known(),
                 start_s=self._start_s(ready=True),
-                counted=counted,
+                shape=shape,
             ),
             memory=memory,
-            disk=preflight.expected_disk(settings, self._store, counted, memory),
+            disk=preflight.expected_disk(settings, self._store, shape, memory),
             problems=request_checks.run_problems(settings, self.data_dir),
         )
 
@@ -320,8 +320,8 @@ class Backend:
 
         start: of a worker that has to load the engine first.
         """
-        speeds, counted = self._speed.known(), self._counted(settings)
-        found = expected_seconds(settings, self.runs(), self.record, speeds, counted=counted)
+        speeds, shape = self._speed.known(), self._shape(settings)
+        found = expected_seconds(settings, self.runs(), self.record, speeds, shape)
         return {"start": self._start_s(), **found}
 
     def is_measuring(self) -> bool:
@@ -416,9 +416,9 @@ class Backend:
     def _texts_in_use(self) -> set[str]:
         return {text for job in live_jobs(self._table) for text in texts_read(job.settings, self._results.record)}
 
-    def _counted(self, settings: RunSettings) -> Dimensions | None:
+    def _shape(self, settings: RunSettings) -> ModelShape | None:
         named = self.named_model(settings.model)
-        return None if named is None else named.counted
+        return None if named is None else named.shape
 
     def _start_s(self, *, ready: bool = False) -> float:
         """Seconds until a worker has the engine, as the last ones took. ready: nothing where there is a worker."""

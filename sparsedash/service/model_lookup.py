@@ -4,61 +4,56 @@ From notes of earlier runs, from its config or GGUF header, or from the catalog.
 says so, and only for config.json.
 """
 
-import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from sparsedash.catalog.families import config_problem
 from sparsedash.catalog.gguf_names import gguf_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.catalog.model_shape import Dimensions, ModelShape, dimensions, shape_from_plain
-from sparsedash.catalog.resources import dimensions_of
+from sparsedash.catalog.model_shape import ModelShape, listed_shape, model_shape, shape_from_plain
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.local_machine import path_kind
-from sparsedash.storage.model_folders import MAX_CONFIG_BYTES, model_config
+from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint
 
 _FETCHING = "sparsedash.engine.models.hub"
 _PATIENCE_S = 30.0
-
-_MEMORY_BYTES = 4
-"""Of one weight of a model that was measured after it was loaded; what it has on the hub nobody noted."""
+_READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """family: its model_type; empty where only its sizes are known. counted: None for a family without arithmetic.
+    """family: its model_type. shape: None where its config leaves a size to its family's usual value.
 
     problem: why it cannot be pruned, as far as its config says; empty where nothing speaks against it.
     """
 
     family: str
-    counted: Dimensions | None
+    shape: ModelShape | None
     problem: str = ""
 
 
 def named_model(reference: str, store: Store) -> NamedModel | None:
-    """What is known of it: from when it was loaded here before, from its config, or from the catalog; else None."""
+    """Family and shape, from when it was loaded here before, from its config, or from the catalog; else None."""
     identity = store.recall(store_keys.model_identity_note(reference, fingerprint(reference)))
     shape = shape_from_plain(store.recall(store_keys.model_shape_note(identity)) or "") if identity else None
-    if shape is not None:
-        return NamedModel(family=shape.family, counted=_shape_of_notes(shape))
-    config = model_config(reference)
+    config = None if shape else model_config(reference)
     if config is None:
-        shipped = dimensions_of(reference)
-        return None if shipped is None else NamedModel(family="", counted=shipped)
+        shape = shape or listed_shape(reference)
+        return None if shape is None else NamedModel(family=shape.family, shape=shape)
     problem = config_problem(config, reference)
-    family = str(config.get("model_type", ""))[:40]
-    return NamedModel(family=family, counted=None if problem else _by_config(config), problem=problem)
+    if not problem:
+        with suppress(KeyError, TypeError, ValueError, ArithmeticError):
+            shape = model_shape(config)
+    return NamedModel(family=str(config.get("model_type", ""))[:40], shape=shape, problem=problem)
 
 
 def fetch_config(reference: str, *, with_token: bool) -> None:
@@ -78,30 +73,6 @@ def fetch_config(reference: str, *, with_token: bool) -> None:
         ) from error
     if said:
         raise ModelError(said.get("message", ""), said.get("advice", ""))
-
-
-def _by_config(config: Mapping[str, Any]) -> Dimensions | None:
-    """None where the family has no arithmetic, or the config leaves a size to its family's usual value."""
-    try:
-        return dimensions(config)
-    except (KeyError, TypeError, ValueError, ArithmeticError):
-        return None
-
-
-def _shape_of_notes(shape: ModelShape) -> Dimensions:
-    return Dimensions(
-        hidden=shape.hidden,
-        vocabulary=shape.n_head // max(1, shape.hidden),
-        widths=shape.widths,
-        per_channel=shape.per_channel,
-        n_matmul=shape.n_matmul,
-        n_parameters=shape.n_parameters,
-        stored_bytes=_MEMORY_BYTES,
-        kept_of_a_token=2 * len(shape.widths) * shape.keys,
-    )
-
-
-_READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
 
 def gguf_file_problem(path: Path) -> str:
@@ -129,20 +100,11 @@ def folder_problem(folder: Path) -> str:
     """Why the model in this folder cannot be pruned; empty where its config does not speak against it."""
     if path_kind(folder / "config.json") != "file":
         return f"{folder} holds no config.json. Name the folder that save_pretrained() wrote."
-    try:
-        with (folder / "config.json").open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-        if len(text) > MAX_CONFIG_BYTES:
-            return f"config.json of {folder} is larger than {MAX_CONFIG_BYTES // 2**20} MB, which no model's is."
-        config = json.loads(text)
-    except OSError as error:
-        return f"config.json of {folder} could not be read: {error.strerror}."
-    except (ValueError, RecursionError):
-        return f"config.json of {folder} is not JSON that can be read. Fetch or save the model again."
+    config = model_config(str(folder))
+    if config is None:
+        return f"config.json of {folder} is not a JSON object that can be read. Fetch or save the model again."
     # A pipe or a device would be read for ever.
     odd = [path.name for path in folder.iterdir() if path.suffix in _READ and path_kind(path) != "file"]
     if odd:
         return f"{min(odd)} in {folder} is no regular file. Fetch or save the model again."
-    if not isinstance(config, dict):
-        return f"config.json of {folder} holds no JSON object. Fetch or save the model again."
     return config_problem(config, folder)

@@ -5,9 +5,17 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sparsedash.catalog.choices import n_passages
-from sparsedash.catalog.model_shape import Dimensions
-from sparsedash.catalog.resources import LeastMemory, RunDisk, chosen_memory, least_memory, needs_backward, run_disk
+from sparsedash.catalog.model_shape import ModelShape
+from sparsedash.catalog.resources import (
+    LeastMemory,
+    RunDisk,
+    chosen_memory,
+    least_memory,
+    n_passages,
+    needs_fisher,
+    needs_sensitivity,
+    run_disk,
+)
 from sparsedash.jobs.local_runner import NVIDIA
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
@@ -25,7 +33,7 @@ from sparsedash.schema.store_keys import (
     unread_text_identity,
 )
 from sparsedash.service.request_checks import Problem
-from sparsedash.service.time_forecast import START_S, Speeds, expected_seconds, times_known
+from sparsedash.service.time_forecast import START_S, Speeds, counted_seconds, measured_seconds, times_known
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint
@@ -69,7 +77,7 @@ class Memory:
     """How much memory a run may take.
 
     measured_bytes: the peak of an earlier run of this model, by whatever methods; None where there was none. least: by
-    arithmetic; None where the model's dimensions are not known. resident_bytes: the same with all weights in memory.
+    the model's shape; None where that is not known. resident_bytes: the same with all weights in memory.
     backward: whether its methods need a backward pass. there_bytes: of this machine; None where that does not tell,
     since the model runs on a GPU.
     """
@@ -123,7 +131,7 @@ class Preflight:
     """What is known of a run before it is started.
 
     stored: what need not be computed again. duration: from what was measured here before. problems: why it cannot
-    start. disk: None where the model's dimensions are not known.
+    start. disk: None where the model's shape is not known.
     """
 
     stored: Cached
@@ -182,16 +190,15 @@ def expected_duration(
     speeds: Speeds | None = None,
     *,
     start_s: float = START_S,
-    counted: Dimensions | None = None,
+    shape: ModelShape | None = None,
 ) -> Duration:
-    """How long the run may take, judged by earlier runs of the same model, and by arithmetic where they say nothing.
+    """How long the run may take: by earlier runs of the same model, else by its operations and bytes.
 
-    runs: newest first. record: gives the record of a key. speeds: of this machine. start_s: until a
-    worker has the engine. counted: the model's sizes, where they are known.
+    runs: newest first. record: gives the record of a key. speeds: of this machine. start_s: until a worker has the
+    engine. shape: of the model, where it is known.
     """
-    measured = expected_seconds(settings, runs, record)
-    expected = expected_seconds(settings, runs, record, speeds, counted=counted)
-    new: set[Stage] = {stage for stage, seconds in measured.items() if seconds is None}
+    measured, counted = measured_seconds(settings, runs, record), counted_seconds(settings, speeds, shape)
+    expected = {stage: counted[stage] if seconds is None else seconds for stage, seconds in measured.items()}
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
     parts: dict[str, float | None] = {}
@@ -204,35 +211,36 @@ def expected_duration(
         calibrate, text = expected["calibrate"], expected["text"]
         n_calibrations = len(shares_read(settings))
         parts["calibrating"] = None if calibrate is None or text is None else n_calibrations * calibrate + text
+    known = {name: part for name, part in parts.items() if part is not None}
     if parts:
-        parts["starting"] = start_s
+        known["starting"] = start_s
     return Duration(
-        seconds=sum(part for part in parts.values() if part is not None),
-        unknown=tuple(name for name, part in parts.items() if part is None),
-        counted=tuple(name for name, part in parts.items() if part is not None and _PARTS.get(name) in new),
-        parts=tuple((name, part) for name, part in parts.items() if part is not None),
+        seconds=sum(known.values()),
+        unknown=tuple(name for name in parts if name not in known),
+        counted=tuple(name for name in known if name in _PARTS and measured[_PARTS[name]] is None),
+        parts=tuple(known.items()),
     )
 
 
-def expected_memory(settings: RunSettings, store: Store, counted: Dimensions | None) -> Memory:
-    """How much memory the run may take, as far as its model was measured here or its config is known."""
+def expected_memory(settings: RunSettings, store: Store, shape: ModelShape | None) -> Memory:
+    """How much memory the run may take, as far as its model was measured here or its shape is known."""
     measured = store.recall(store_keys.peak_memory_note(settings.model, settings.dtype))
     there = None if NVIDIA.is_dir() else memory_bytes()
     return Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
-        least=None if counted is None else chosen_memory(counted, settings, there),
-        resident_bytes=None if counted is None else least_memory(counted, settings).n_bytes,
-        backward=needs_backward(settings),
+        least=None if shape is None else chosen_memory(shape, settings, there),
+        resident_bytes=None if shape is None else least_memory(shape, settings).n_bytes,
+        backward=needs_fisher(settings) or needs_sensitivity(settings),
         there_bytes=there,
     )
 
 
-def expected_disk(settings: RunSettings, store: Store, counted: Dimensions | None, known: Memory) -> DiskNeed | None:
-    """What the run takes in the data folder; None where the model's dimensions are not known. known: its memory."""
-    if counted is None:
+def expected_disk(settings: RunSettings, store: Store, shape: ModelShape | None, known: Memory) -> DiskNeed | None:
+    """Bytes that the run takes in the data folder; None where the model's shape is not known. known: its memory."""
+    if shape is None:
         return None
     streamed = known.least is not None and known.least.streamed
-    takes = run_disk(counted, settings, n_passages(settings) or 0, streamed=streamed)
+    takes = run_disk(shape, settings, n_passages(settings) or 0, streamed=streamed)
     return DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
 
 

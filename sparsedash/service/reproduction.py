@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from sparsedash.catalog.model_shape import Dimensions, shipped_shape
+from sparsedash.catalog.model_shape import BUILTIN_CONFIG, ModelShape, shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.published_results import (
     CALIBRATION_LENGTH,
@@ -12,7 +12,7 @@ from sparsedash.catalog.published_results import (
     PublishedRow,
     published_model,
 )
-from sparsedash.catalog.resources import BUILTIN_CONFIG, LeastMemory, kept_bytes, least_memory
+from sparsedash.catalog.resources import LeastMemory, kept_bytes, least_memory
 from sparsedash.schema.records import Pruned, Record, Run, Score
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.stats.significance import compare_verdicts, unpaired_interval, wilson_interval
@@ -106,11 +106,11 @@ def removed_ratio(row: PublishedRow) -> Ratio | None:
     """The share of removed weights, published and computed; None where the row's table has no such column."""
     if row.matmul_ratio is None or row.mlp_sparsity is None:
         return None
-    counted = _shape(row)
+    shape = _shape(row)
     return Ratio(
         published=row.matmul_ratio,
-        of_matmul=counted.matmul_ratio(row.mlp_sparsity),
-        of_parameters=counted.parameter_ratio(row.mlp_sparsity),
+        of_matmul=shape.matmul_ratio(row.mlp_sparsity),
+        of_parameters=shape.parameter_ratio(row.mlp_sparsity),
     )
 
 
@@ -135,16 +135,16 @@ def published_run_settings(row: PublishedRow) -> RunSettings:
 
 def published_run_cost(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> RunCost:
     """The cost of repeating a row. seconds: gives those of a request here, as far as its model was measured."""
-    counted = _shape(row)
+    shape = _shape(row)
     settings = published_run_settings(row)
     known, small = seconds(settings), None
     if known is None:
         small = seconds(replace(settings, model=BUILTIN_MODEL))
-    scale = counted.n_matmul / shipped_shape(BUILTIN_CONFIG).n_matmul
+    scale = shape.n_matmul / shipped_shape(BUILTIN_CONFIG).n_matmul
     return RunCost(
-        memory=least_memory(counted, settings),
-        download_bytes=counted.n_parameters * counted.stored_bytes,
-        kept_bytes=kept_bytes(counted.widths, counted.hidden, settings, settings.calibration.n_samples),
+        memory=least_memory(shape, settings),
+        download_bytes=shape.n_parameters * shape.stored_bytes,
+        kept_bytes=kept_bytes(shape.widths, shape.hidden, settings, settings.calibration.n_samples),
         seconds=known if small is None else small * scale,
         extrapolated=small is not None,
     )
@@ -188,5 +188,5 @@ def _verdicts(record: Record, by_word: bool) -> list[bool]:
     return [each.last_word_right if by_word else each.last_token_right for each in record.outcomes]
 
 
-def _shape(row: PublishedRow) -> Dimensions:
+def _shape(row: PublishedRow) -> ModelShape:
     return shipped_shape(published_model(row.model).config)

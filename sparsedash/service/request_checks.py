@@ -18,7 +18,7 @@ from typing import Literal
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, is_example
 from sparsedash.catalog.families import config_problem
-from sparsedash.catalog.resources import dimensions_of
+from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.jobs.job import Job, Move, Priority
 from sparsedash.jobs.job_table import Owners
 from sparsedash.schema.errors import AccessError, JobError
@@ -242,8 +242,8 @@ def _problem(field: ReferenceField, found: str) -> Problem | None:
 def _size_problem(settings: RunSettings) -> Problem | None:
     """Too little calibration text for the built-in model; that of others is known once it is read."""
     asked = settings.calibration
-    counted = dimensions_of(BUILTIN_MODEL) if settings.model == BUILTIN_MODEL else None
-    needed = MIN_TOKENS_PER_CHANNEL * max(counted.widths) if counted else 0
+    shape = listed_shape(BUILTIN_MODEL) if settings.model == BUILTIN_MODEL else None
+    needed = MIN_TOKENS_PER_CHANNEL * max(shape.widths) if shape else 0
     if not settings.solves or asked.n_samples * asked.length >= needed:
         return None
     message = (

@@ -243,7 +243,7 @@ def _show_model_facts(backend: Backend, model: str) -> None:
                 args=(lambda: backend.fetch_config(model),),
             )
         return
-    counted = named.counted
+    counted = named.shape
     if counted is None:
         show_hint(f"Family: {named.family}. Its sizes, and so memory and time, are known once it has been read.")
         return

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, FAMILIES, MODELS
+from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
+from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
@@ -29,7 +30,6 @@ CHOICES = [*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA]
         [choice.title for choice in EVALUATION_CORPORA],
         [choice.title for choice in CALIBRATION_CORPORA],
         [method.name for method in METHODS],
-        FAMILIES,
     ],
     ids=lambda names: names[0],
 )

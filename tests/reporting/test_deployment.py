@@ -14,6 +14,7 @@ from tests.factories import PRUNED
 SHAPE = ModelShape(
     family="llama",
     hidden=4,
+    vocabulary=10,
     widths=(128, 64),
     per_channel=12,
     bias_per_channel=0,
@@ -22,6 +23,7 @@ SHAPE = ModelShape(
     n_parameters=3100,
     attention=4,
     keys=4,
+    stored_bytes=4,
 )
 
 

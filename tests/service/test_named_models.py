@@ -16,6 +16,7 @@ from tests.engine.hub_stand_in import Hub
 SHAPE = ModelShape(
     family="phi3",
     hidden=32,
+    vocabulary=200,
     widths=(96, 96),
     per_channel=96,
     bias_per_channel=0,
@@ -24,6 +25,7 @@ SHAPE = ModelShape(
     n_parameters=41_000,
     attention=32,
     keys=32,
+    stored_bytes=4,
 )
 
 
@@ -42,18 +44,18 @@ def folder_with(tmp_path, **changes):
 
 def test_a_local_folder_by_its_config(store, tmp_path):
     found = named_model(folder_with(tmp_path), store)
-    assert (found.family, found.counted, found.problem) == ("llama", shipped_shape("llama-7b"), "")
+    assert (found.family, found.shape, found.problem) == ("llama", shipped_shape("llama-7b"), "")
 
 
 def test_a_published_model_by_the_config_that_ships(store):
-    assert named_model("facebook/opt-1.3b", store).counted == shipped_shape("opt-1.3b")
+    assert named_model("facebook/opt-1.3b", store).shape == shipped_shape("opt-1.3b")
 
 
 def test_a_model_by_what_was_noted_when_it_was_loaded(store):
     store.remember(store_keys.model_identity_note("owner/model", ""), "id")
     store.remember(store_keys.model_shape_note("id"), SHAPE.plain())
     found = named_model("owner/model", store)
-    assert (found.family, found.counted.widths, found.counted.vocabulary) == ("phi3", (96, 96), 200)
+    assert (found.family, found.shape.widths, found.shape.vocabulary) == ("phi3", (96, 96), 200)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_a_model_by_what_was_noted_when_it_was_loaded(store):
     [{"num_attention_heads": 0}, {"hidden_size": None}, {"hidden_size": "x"}, {"intermediate_size": -3}, {"dtype": 5}],
 )
 def test_a_config_that_describes_no_model_counts_nothing(changes, store, tmp_path):
-    assert named_model(folder_with(tmp_path, torch_dtype=None, **changes), store).counted is None
+    assert named_model(folder_with(tmp_path, torch_dtype=None, **changes), store).shape is None
 
 
 def test_a_family_that_cannot_be_pruned_says_so(store, tmp_path):
@@ -91,7 +93,7 @@ def hub(monkeypatch, tmp_path):
 def test_a_model_that_was_never_fetched_is_known_by_its_config_alone(hub, store):
     assert named_model("owner/never-seen", store) is None
     fetch_config("owner/never-seen", with_token=True)
-    assert named_model("owner/never-seen", store).counted == shipped_shape("llama-7b")
+    assert named_model("owner/never-seen", store).shape == shipped_shape("llama-7b")
     assert not any("safetensors" in request for request in hub.asked)
 
 

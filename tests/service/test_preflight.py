@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.catalog.presets import method_named
-from sparsedash.catalog.resources import LeastMemory, dimensions_of, least_memory
+from sparsedash.catalog.resources import LeastMemory, least_memory
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Run
@@ -207,9 +208,9 @@ def test_a_run_whose_record_is_lost_is_passed_over():
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
     known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("best"),))
-    found = preflight.expected_memory(known, store, dimensions_of(known.model))
+    found = preflight.expected_memory(known, store, listed_shape(known.model))
     assert found.measured_bytes is None and found.backward
-    assert found.least == least_memory(dimensions_of("facebook/opt-1.3b"), known)
+    assert found.least == least_memory(listed_shape("facebook/opt-1.3b"), known)
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "1500000000")
     assert preflight.expected_memory(SETTINGS, store, None).measured_bytes == 1_500_000_000
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "no number")

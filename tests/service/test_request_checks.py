@@ -318,11 +318,6 @@ CONFIGS = {
     "has no model_type": "{}",
     "models of type 'None' cannot be pruned yet": '{"model_type": null}',
     "models of type \"['llama']\" cannot be pruned yet": '{"model_type": ["llama"]}',
-    "is not JSON that can be read": "{",
-    "not JSON that can be read. Fetch": "[" * 100_000,
-    "is not JSON that can be read. Fetch or": '{"vocab_size": ' + "9" * 5000 + "}",
-    "holds no JSON object": "[1]",
-    "is larger than 4 MB": " " * (4 * 2**20 + 1),
     "are quantised": '{"model_type": "llama", "quantization_config": {}}',
     "says num_hidden_layers = 0; possible: 1 to 2,000": '{"model_type": "llama", "num_hidden_layers": 0}',
     "says n_layer = 1000000000;": '{"model_type": "gpt2", "n_layer": 1000000000}',
@@ -331,6 +326,17 @@ CONFIGS = {
     "says num_attention_heads = many;": '{"model_type": "llama", "num_attention_heads": "many"}',
     "says n_head = True;": '{"model_type": "gpt2", "n_head": true}',
 }
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[" * 100_000, '{"vocab_size": ' + "9" * 5000 + "}", "[1]", " " * (4 * 2**20 + 1)],
+    ids=["cut", "deep", "long number", "list", "large"],
+)
+def test_a_folder_whose_config_is_no_json_object_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    (problem,) = problems(with_model(tmp_path))
+    assert "is not a JSON object that can be read. Fetch or save the model again." in problem
 
 
 @pytest.mark.parametrize("said", CONFIGS)

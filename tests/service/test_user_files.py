@@ -17,7 +17,7 @@ from sparsedash.service.user_files import Exports
 from sparsedash.storage import text_files
 from sparsedash.storage.text_files import Uploads
 from sparsedash.storage.users import Quota
-from tests.catalog.test_costs import SHAPE
+from tests.catalog.test_model_shape import SHAPE
 from tests.factories import PRUNED, RECORD
 from tests.service.made import SETTINGS, TEXT, finish
 from tests.ui.test_models_exports import MADE

@@ -282,7 +282,7 @@ def test_the_methods_stay_open_when_the_custom_one_is_taken_back(open_page):
     assert form.session_state["race"]
 
 
-LLAMA = NamedModel(family="llama", counted=shipped_shape("llama-7b"))
+LLAMA = NamedModel(family="llama", shape=shipped_shape("llama-7b"))
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ LLAMA = NamedModel(family="llama", counted=shipped_shape("llama-7b"))
     [
         (None, "It is not on this machine yet"),
         (LLAMA, "Family: llama. 32 blocks of 11,008 channels, 6.7 billion weights, 27.0 GB in FP32."),
-        (NamedModel(family="phi3", counted=None), "Family: phi3. Its sizes, and so memory and time, are known once"),
+        (NamedModel(family="phi3", shape=None), "Family: phi3. Its sizes, and so memory and time, are known once"),
     ],
 )
 def test_the_facts_of_a_model_are_shown_as_soon_as_it_is_named(named, said, open_page, backend):

@@ -17,6 +17,7 @@ from tests.ui.filled_backend import job
 SHAPE = ModelShape(
     family="llama",
     hidden=576,
+    vocabulary=10,
     widths=specimens.DENSE_WIDTHS,
     per_channel=3 * 576,
     bias_per_channel=0,
@@ -25,6 +26,7 @@ SHAPE = ModelShape(
     n_parameters=134_515_008,
     attention=576,
     keys=192,
+    stored_bytes=4,
 )
 
 

@@ -9,7 +9,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from sparsedash.catalog.engine_limits import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
+from sparsedash.catalog.resources import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration.gradients import OnBlock, mask_gradients, sensitivities
 from sparsedash.engine.calibration.statistics import (
     StatisticsCollector,

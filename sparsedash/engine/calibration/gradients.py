@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from sparsedash.catalog.engine_limits import FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
+from sparsedash.catalog.resources import FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.models.decoder_blocks import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import same_products

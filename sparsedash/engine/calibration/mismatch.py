@@ -6,7 +6,7 @@ Measured on a few passages before the evaluation. Dimensions: m inner width, t t
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.engine_limits import MISMATCH_PASSAGES, MISMATCH_TOKENS
+from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
 from sparsedash.engine.calibration.statistics import TOKEN_WEIGHTS, pack_tensors, unpack_tensors
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel

@@ -15,7 +15,7 @@ from msgspec import DecodeError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from sparsedash.catalog.engine_limits import HELD_OUT_EVERY, HELD_OUT_TOKENS
+from sparsedash.catalog.resources import HELD_OUT_EVERY, HELD_OUT_TOKENS
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import bfloat16_units

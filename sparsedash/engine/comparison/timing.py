@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.model_shape import Workload, decode_ceiling, prefill_ceiling
+from sparsedash.catalog.model_shape import Workload, decode_ceiling, model_shape, prefill_ceiling
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel, both_resident
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, note_shape, shape_of
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf
 from sparsedash.engine.models.matmul import torch_threads
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.run_context import software_versions
@@ -218,7 +218,6 @@ def time_models(
                 "This model does not fit into the memory of this machine: what would be timed is its disk.",
                 "Time it on a machine with more memory.",
             )
-        note_shape(loaded, store)
         dtype: Dtype = settings.dtype or loaded.dtype
         with (
             both_resident(dense, sparse, getattr(torch, dtype)) as pair,
@@ -270,7 +269,8 @@ class _Bench:
 
     def timing(self, widths: tuple[int, ...], folder: Path) -> Timing:
         """All phases, one after another."""
-        settings, (dense, sparse), model, shape = self.settings, self.pair, self.loaded.model, shape_of(self.loaded)
+        settings, (dense, sparse), model = self.settings, self.pair, self.loaded.model
+        shape = model_shape(model.config.to_dict())
         n_prompt = max(1, min(settings.n_prompt, self.loaded.max_length - settings.n_decode))
         vocabulary = model.get_input_embeddings().weight.shape[0]
         started_at, phases = time.time(), list[TimedPhase]()

@@ -21,7 +21,7 @@ import msgspec
 import torch
 from transformers import DynamicCache
 
-from sparsedash.catalog.engine_limits import BATCH_TOKENS, HELD_SHARE, KEPT_BYTES, KEPT_SHARE, TOGETHER_TOKENS
+from sparsedash.catalog.resources import BATCH_TOKENS, HELD_SHARE, KEPT_BYTES, KEPT_SHARE, TOGETHER_TOKENS
 from sparsedash.engine.evaluation.answers import (
     TargetScore,
     UnfinishedAnswers,

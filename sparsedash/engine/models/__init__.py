@@ -1,1 +1,1 @@
-"""Models as they are read: found, loaded with remote code refused, told apart, and walked block by block."""
+"""Models: find, check, convert and load them without remote code; run them block by block, resident or streamed."""

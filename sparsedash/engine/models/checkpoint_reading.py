@@ -5,7 +5,7 @@ So nothing may be missing, left over, of another shape, or no number, and sizes 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
@@ -46,16 +46,16 @@ UNREADABLE = (
     SafetensorError,
     StrictDataclassError,
 )
-"""What libraries raise on files that are damaged or were never a model."""
+"""Errors of libraries on files that are damaged or were never a model."""
 
 MOST_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
-"""How many weights a config may describe for each byte of its files: tied ones are stored once, GGUF packs several."""
+"""Most weights that a config may describe for each byte of its files: tied ones are stored once, GGUF packs several."""
 HARMLESS_WEIGHTS = 50_000_000
 """So many need no comparison with the files: they take little memory."""
 
 _OTHER_CONFIG = "See whether config.json is whole, and that of this model."
 _SAFETENSORS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_FULL = tuple(_SAFETENSORS.values())
+FLOAT_TYPES = tuple(_SAFETENSORS.values())
 _INDEX = "model.safetensors.index.json"
 _NAMED = 5
 
@@ -68,20 +68,16 @@ def read_config(folder: Path, reference: str) -> PretrainedConfig:
     if said is None:
         raise ModelError(f"The config of {reference} could not be read as JSON.", _OTHER_CONFIG)
     # Before transformers reads it, which makes lists and dictionaries as long as the config asks for.
-    _refuse(config_problem(said, reference))
+    refuse_impossible(said, reference)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except UNREADABLE as error:
         raise ModelError(f"The config of {reference} could not be read: {first_line(error)}", _OTHER_CONFIG) from error
 
 
-def refuse_impossible(config: PretrainedConfig, reference: str) -> None:
-    """Raises ModelError for a config of a quantised model, or of impossible sizes."""
-    _refuse(config_problem(config.to_dict(), reference))
-
-
-def _refuse(problem: str) -> None:
-    if problem:
+def refuse_impossible(config: Mapping[str, Any], reference: str) -> None:
+    """Raises ModelError for a config of an unknown family, of a quantised model, or of impossible sizes."""
+    if problem := config_problem(config, reference):
         raise ModelError(problem[0].upper() + problem[1:], _OTHER_CONFIG)
 
 
@@ -100,7 +96,7 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below, with every name
+            ignore_mismatched_sizes=True,  # refused below, with every name
         )
     except UNREADABLE as error:
         raise ModelError(
@@ -124,24 +120,22 @@ def refuse_damaged_files(folder: Path, reference: str) -> None:
             )
     for file in weight_files(folder, reference):
         try:
-            odd = [
-                f"{name} ({kind})"
-                for name, kind, shape in _stored(file)
-                if kind not in _FULL and _is_weight(name, shape)
-            ]
+            tensors = list(stored_tensors(file))
         except UNREADABLE as error:
             raise ModelError(
                 f"{reference} could not be read: {file.name} is damaged ({first_line(error)}).",
                 "Fetch or save the model again.",
             ) from error
-        if odd:
+        weights = [(name, kind) for name, kind, shape in tensors if _is_weight(name, shape)]
+        if odd := [f"{name} ({kind})" for name, kind in weights if kind not in FLOAT_TYPES]:
+            possible = ", ".join(FLOAT_TYPES)
             raise ModelError(
-                f"{file.name} of {reference} holds weights that are none of {', '.join(_FULL)}: {_named_few(odd)}.",
+                f"{file.name} of {reference} holds weights that are none of {possible}: {_named_few(odd)}.",
                 "Name the model that it was quantised from, or a GGUF file of it.",
             )
 
 
-def _stored(file: Path) -> Iterator[tuple[str, str, Sequence[int]]]:
+def stored_tensors(file: Path) -> Iterator[tuple[str, str, Sequence[int]]]:
     """Name, type and shape of every tensor in a file; no weights are read."""
     if file.suffix == ".bin":
         for name, tensor in torch.load(file, map_location="meta", weights_only=True).items():
@@ -171,28 +165,22 @@ def weight_files(folder: Path, reference: str) -> list[Path]:
 
 
 def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
-    """Raises ModelError where the config describes far more weights than files of this size can hold.
+    """Raises ModelError where the config describes no model, or far more weights than files of this size can hold.
 
-    It is asked on the meta device, before memory is taken for any of them. kind: of MOST_WEIGHTS_A_BYTE.
-    """
-    described = n_weights(config, reference)
-    if described > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
-        raise ModelError(
-            f"The config of {reference} describes {described:,} weights, and its files hold {n_bytes:,} bytes.",
-            "See whether config.json is that of this model, and whether all files are there.",
-        )
-
-
-def n_weights(config: PretrainedConfig, reference: str) -> int:
-    """How many weights a config describes, what is shared once, with tables of positions and the like; no memory is
-    taken for them. Raises ModelError.
+    Counted on the meta device, with tables of positions and the like, before memory is taken for any of them. kind: of
+    MOST_WEIGHTS_A_BYTE.
     """
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except UNREADABLE as error:
         raise ModelError(f"The config of {reference} describes no model: {first_line(error)}", _OTHER_CONFIG) from error
-    return sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
+    described = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
+    if described > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
+        raise ModelError(
+            f"The config of {reference} describes {described:,} weights, and its files hold {n_bytes:,} bytes.",
+            "See whether config.json is that of this model, and whether all files are there.",
+        )
 
 
 def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callable[[], None] = lambda: None) -> None:
@@ -201,7 +189,8 @@ def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callab
     """
     broken = []
     for name, weight in model.named_parameters():
-        if not _is_finite(weight):
+        # Without a copy of the weight: NaN and infinity both reach its least or largest value.
+        if not all(value.isfinite() for value in torch.aminmax(weight.detach())):
             broken.append(name)
         after_each()
     if broken:
@@ -212,7 +201,7 @@ def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callab
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, short enough for a message."""
+    """The first line of a library's error, short enough for a message."""
     first, *rest = (str(error).strip() or type(error).__name__).splitlines()
     # Some say where in the first line and what in the second.
     return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300]
@@ -232,7 +221,7 @@ def _shards(folder: Path, reference: str) -> Iterable[object]:
 
 
 def _refuse_unlike(reference: str, found: dict[str, Any]) -> None:
-    """found: what the loader reports, sets of names by what is wrong with them."""
+    """found: the loader's report, names of tensors by their problem."""
     said = {
         "lacks": set(found["missing_keys"]),
         "has, and its config knows nothing of,": set(found["unexpected_keys"]),
@@ -244,12 +233,6 @@ def _refuse_unlike(reference: str, found: dict[str, Any]) -> None:
             f"The checkpoint {reference} {'; it '.join(parts)}.",
             "Random numbers would stand in for what is missing. Fetch or save the model again.",
         )
-
-
-def _is_finite(weight: torch.Tensor) -> bool:
-    """Without a copy of the weight: NaN and infinity both reach its least or largest value."""
-    least, largest = torch.aminmax(weight.detach())
-    return bool(least.isfinite() and largest.isfinite())
 
 
 def _named_few(names: Iterable[str]) -> str:

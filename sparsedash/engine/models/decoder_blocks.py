@@ -17,20 +17,9 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from sparsedash.catalog.families import FAMILIES, Family
+from sparsedash.catalog.families import Family
 from sparsedash.engine.pruning.surgery import Mlp, inner_weights, is_projection, out_weight
 from sparsedash.schema.errors import ModelError
-
-
-def family_named(model_type: str) -> Family:
-    """Where a family keeps its parts, by `model_type`. Raises ModelError with the families there are."""
-    try:
-        return FAMILIES[model_type]
-    except KeyError:
-        raise ModelError(
-            f"Models of type {model_type!r} cannot be pruned yet; possible: {', '.join(sorted(FAMILIES))}.",
-            "Adding a family is one row: see CONTRIBUTING.md.",
-        ) from None
 
 
 def blocks_of(model: nn.Module, family: Family) -> list[nn.Module]:
@@ -165,7 +154,7 @@ class BlockWalk:
         on_block(len(self._blocks))
 
     def output(self, model: nn.Module, number: int) -> Any:
-        """What the model with its head makes of the hidden states of a batch, which are through the last block."""
+        """The output of the model with its head for the hidden states of a batch after the last block."""
         hidden = self._walked[number].hidden
         given = (hidden,) if self._tuples else hidden
         with forward_replaced(self._blocks, [lambda *args, **kwargs: given] * len(self._blocks)):
@@ -284,7 +273,7 @@ def batches_by_length(
 
 
 def roomy_cache(n_tokens: int) -> DynamicCache:
-    """An empty cache whose layers have room for so many tokens a row."""
+    """An empty key-value cache with room for this many tokens a row, so that none is copied for the next one."""
     cache = DynamicCache()
     cache.layer_class_to_replicate = partial(RoomyLayer, n_tokens)
     return cache
@@ -295,7 +284,7 @@ Hold = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer of a cache with room for so many tokens from the beginning."""
+    """A layer of a key-value cache with room for a number of tokens from the beginning."""
 
     def __init__(self, n_tokens: int, hold: Hold = list) -> None:
         super().__init__()
@@ -304,7 +293,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     @classmethod
     def ending_together(cls, parts: Sequence[tuple[Tensor, Tensor]], n_more: int, hold: Hold = list) -> "RoomyLayer":
-        """One with the rows of all parts, zeros before the shorter ones, and room for so many tokens more.
+        """A layer with the rows of all parts, zeros before the shorter ones, and room for more tokens.
 
         parts: keys and values, (r, heads, t, e); r and t differ from part to part. hold: where the room is.
         """

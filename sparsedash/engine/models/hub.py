@@ -1,6 +1,6 @@
-"""Files from the Hugging Face hub: those of one commit of a model, kept in the hub's own local cache.
+"""Fetch a model's files of one commit from the Hugging Face hub into its local cache, or say why it cannot be done.
 
-What goes wrong is told in words. As a process of its own it fetches a model's config.json alone:
+As a process of its own it fetches a model's config.json alone:
 
     python -m sparsedash.engine.models.hub OWNER/NAME[@REVISION] [--no-token]
 
@@ -100,27 +100,26 @@ def fetch(reference: str, revision: str, *patterns: str) -> Path:
 
 def _refuse(reference: str, error: Exception) -> NoReturn:
     name, _, revision = reference.partition("@")
+    private = "a private model needs the hub's token in HF_TOKEN."
+    status = _status(error)
     match error:
         case HFValidationError():
-            message = f"{reference!r} is neither a hub id nor a path: {_first_line(error)}"
-            advice = _WRITE
+            said = f"{reference!r} is neither a hub id nor a path: {_first_line(error)}", _WRITE
         case GatedRepoError():
-            message = f"{name} is gated: the hub gives it only to those who were let in."
             advice = "Ask for access on its page there, and start with the hub's token in HF_TOKEN."
+            said = f"{name} is gated: the hub gives it only to those who were let in.", advice
         case RevisionNotFoundError():
-            message = f"{name} has no revision {revision!r}."
-            advice = "Write a branch, a tag or a whole commit after the @."
+            said = f"{name} has no revision {revision!r}.", "Write a branch, a tag or a whole commit after the @."
         case RepositoryNotFoundError():
-            message = f"There is no {name} on the hub, or it is private."
-            advice = "Check the spelling; a private model needs the hub's token in HF_TOKEN."
-        case _ if status := _status(error):
-            message, advice = _answered(reference, status)
+            said = f"There is no {name} on the hub, or it is private.", f"Check the spelling; {private}"
+        case _ if status:
+            said = _answered(reference, status)
         case LocalEntryNotFoundError():
             raise _out_of_reach(reference) from error
         case _:
-            message = f"{reference} could not be fetched: {_first_line(error)}"
-            advice = "Start again: the files that have arrived whole are kept."
-    raise ModelError(message, advice) from error
+            advice = "Start again: the files that have arrived are kept."
+            said = f"{reference} could not be fetched: {_first_line(error)}", advice
+    raise ModelError(*said) from error
 
 
 def _out_of_reach(reference: str) -> ModelError:
@@ -130,38 +129,34 @@ def _out_of_reach(reference: str) -> ModelError:
     )
 
 
-def _status(error: BaseException) -> int | None:
-    """The status that the hub answered with and said no more; None where nothing answered."""
-    found: BaseException | None = error
-    while found is not None:
-        status = getattr(getattr(found, "response", None), "status_code", None)
+def _status(error: BaseException | None) -> int:
+    """The HTTP status of a refusal without any other word; 0 where nothing answered."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(status, int) and status >= HTTPStatus.BAD_REQUEST:
             return status
-        found = found.__cause__
-    return None
+        error = error.__cause__
+    return 0
 
 
 def _answered(reference: str, status: int) -> tuple[str, str]:
-    """What such an answer says about the model, and what to do; a proxy on the way may have given it."""
-    said = f"{status} {_PHRASES.get(status, '')}".strip()
-    otherwise = f"name a local folder, or use {BUILTIN_MODEL}."
-    match status:
-        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
-            advice = f"Start with a token in HF_TOKEN that may read it, {otherwise}"
-            return f"The hub does not give {reference} to this machine (it answered {said}).", advice
-        case HTTPStatus.NOT_FOUND:
-            return f"The hub has no {reference} (it answered {said}).", f"Check the spelling, {otherwise}"
-        case HTTPStatus.TOO_MANY_REQUESTS:
-            return f"The hub was asked too often (it answered {said}).", f"Try again in some minutes, {otherwise}"
-        case _ if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return f"The hub is in trouble (it answered {said}).", f"Try again later, {otherwise}"
-        case _:
-            return f"{reference} could not be fetched: the hub answered {said}.", f"Check the spelling, {otherwise}"
+    """Message and advice for such an answer; a proxy on the way may have given it."""
+    answer = f"{status} {_PHRASES.get(status, '')}".strip()
+    message, advice = f"{reference} could not be fetched: the hub answered {answer}.", "Check the spelling"
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        message = f"The hub does not give {reference} to this machine (it answered {answer})."
+        advice = "Start with a token in HF_TOKEN that may read it"
+    elif status == HTTPStatus.NOT_FOUND:
+        message = f"The hub has no {reference} (it answered {answer})."
+    elif status == HTTPStatus.TOO_MANY_REQUESTS:
+        message, advice = f"The hub was asked too often (it answered {answer}).", "Try again in some minutes"
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        message, advice = f"The hub is in trouble (it answered {answer}).", "Try again later"
+    return message, f"{advice}, name a local folder, or use {BUILTIN_MODEL}."
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def main() -> None:

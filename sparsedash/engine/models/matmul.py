@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from sparsedash.catalog.engine_limits import WIDE_BYTES
+from sparsedash.catalog.resources import WIDE_BYTES
 from sparsedash.schema.settings import Dtype
 
 _ROWS = 192
@@ -35,7 +35,7 @@ _FASTER = 1.3
 _TRIAL, _TRIALS = (256, 512, 512), 9
 
 _switch: Any = getattr(torch.backends.mkldnn, "matmul", None)
-"""Says by which units a product in single precision is made; an older torch cannot be told."""
+"""Switch of the units for products in single precision; an older torch has none."""
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def bfloat16_units() -> Iterator[None]:
 
 @contextmanager
 def torch_threads(n: int | None = None) -> Iterator[None]:
-    """Inside, torch works with so many threads, where a number is given; afterwards with as many as before."""
+    """Inside, torch uses this number of threads, where one is given; afterwards the number it had before."""
     before = torch.get_num_threads()
     try:
         if n is not None:
@@ -220,7 +220,7 @@ class _Widened(TorchFunctionMode):
 
 
 _widens: ContextVar[_Widened | None] = ContextVar("widens", default=None)
-"""What holds inside `fastest_products`, where that makes a difference."""
+"""The mode inside `fastest_products`, where it makes a difference."""
 
 
 def _is_of_bfloat16(inputs: Tensor, weight: Tensor) -> bool:

@@ -42,11 +42,9 @@ from sparsedash.engine.models.checkpoint_reading import (
     refuse_no_numbers,
     refuse_oversized,
 )
-from sparsedash.engine.models.decoder_blocks import family_named
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.plain_values import digest
-from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.local_machine import mode_in
 from sparsedash.storage.model_folders import IDENTIFYING, MODELS, UNFINISHED_MODEL, identity_of, noted_files
 from sparsedash.storage.store import Store
@@ -60,18 +58,13 @@ def files_identity(folder: Path, store: Store) -> str:
 
 def hash_file(file: Path, store: Store) -> str:
     """The sha256 of one file's content; a file of the same path, size and time is not read again."""
-    known = remembered_hash(file, store)
+    # Asked before the content is read: a change while it is read must not be remembered as this state.
+    note = store_keys.file_hash_note(str(file.resolve()), *_file_state(file))
+    known = store.recall(note)
     if known is None:
-        # Asked before the content is read: a change while it is read must not be remembered as this state.
-        name = _hash_note(file)
         known = content_hash(file)
-        store.remember(name, known)
+        store.remember(note, known)
     return known
-
-
-def remembered_hash(file: Path, store: Store) -> str | None:
-    """The hash of a file that was hashed before and has kept its size and time since; else None."""
-    return store.recall(_hash_note(file))
 
 
 def content_hash(file: Path) -> str:
@@ -89,9 +82,9 @@ def texts_identity(texts: Iterable[str]) -> str:
     return "sha256:" + whole.hexdigest()
 
 
-def _hash_note(file: Path) -> NoteName:
+def _file_state(file: Path) -> tuple[int, int]:
     seen = file.stat()
-    return store_keys.file_hash_note(str(file.resolve()), seen.st_size, seen.st_mtime_ns)
+    return seen.st_size, seen.st_mtime_ns
 
 
 log = logging.getLogger(__name__)
@@ -99,13 +92,13 @@ log = logging.getLogger(__name__)
 _checked_folders: set[str] = set()
 """Folders, with the sizes and times of their files, whose contents this process has hashed."""
 _LONGEST_NAME = 200
-"""Bytes; most file systems allow 255, and what is unfinished has a longer name."""
+"""Bytes; most file systems allow 255, and unfinished folders have longer names."""
 
 
 def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> Path:
-    """The folder of this name among the unpacked models; made on the first call, found on later ones.
+    """The folder of this name among the converted models; made on the first call, found on later ones.
 
-    It appears under its final name only when it is whole, and is made again where a file in it has changed. write: is
+    It appears under its final name when it is complete, and is made again where a file in it has changed. write: is
     given an empty folder, and fills it; what it raises is raised.
     """
     if len(name.encode()) > _LONGEST_NAME:
@@ -124,35 +117,39 @@ def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> 
 
 
 def _convert(write: Callable[[Path], None], folder: Path, store: Store) -> None:
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED_MODEL}{folder.name}-", dir=folder.parent))
+    def unfinished() -> Path:
+        return Path(tempfile.mkdtemp(prefix=f"{UNFINISHED_MODEL}{folder.name}-", dir=folder.parent))
+
     try:
-        write(unfinished)
+        write(made := unfinished())
         if folder.is_dir():
-            log.warning("The files of %s have changed since they were unpacked; they are unpacked again.", folder.name)
-            # Renamed first: who has them open goes on reading what was there.
-            folder.rename(Path(tempfile.mkdtemp(prefix=f"{UNFINISHED_MODEL}{folder.name}-", dir=folder.parent)) / "old")
-        unfinished.rename(folder)
+            log.warning("Files of %s have changed since they were converted; they are converted again.", folder.name)
+            # Renamed first: a process that has them open goes on reading them.
+            folder.rename(unfinished() / "old")
+        made.rename(folder)
     finally:
         _sweep(folder.parent, folder.name)
     noted = {part.name: (*_file_state(part), hash_file(part, store)) for part in sorted(folder.iterdir())}
-    _checked_folders.add(_state_name(folder, {part.name: _file_state(part) for part in folder.iterdir()}))
+    _checked_folders.add(_state_name(folder, {name: (size, changed) for name, (size, changed, _) in noted.items()}))
     store.remember(store_keys.unpacked_files_note(folder.name), json.dumps(noted))
 
 
 def _is_unchanged(folder: Path, store: Store) -> bool:
-    """Whether every file that was written is there as it was written, and no other."""
-    if not folder.is_dir():
+    """Whether every file that was written is there as it was written, and no other.
+
+    Sizes and times are compared on every use, hashes on the first in a process: a disk may change bytes and leave the
+    time.
+    """
+    noted = noted_files(folder.name, store)
+    if noted is None or not folder.is_dir():
         return False
     now = {part.name: _file_state(part) for part in folder.iterdir()}
-    noted = noted_files(folder.name, store)
-    if noted is None and _adopted(folder, now, store):
-        noted = noted_files(folder.name, store)
-    if noted is None or now != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
+    if now != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
         return False
-    if (named := _state_name(folder, now)) not in _checked_folders:
-        if any(content_hash(folder / name) != digest for name, (_, _, digest) in noted.items()):
+    if (state := _state_name(folder, now)) not in _checked_folders:
+        if any(content_hash(folder / name) != written for name, (_, _, written) in noted.items()):
             return False
-        _checked_folders.add(named)
+        _checked_folders.add(state)
     return True
 
 
@@ -160,27 +157,8 @@ def _state_name(folder: Path, state: dict[str, tuple[int, int]]) -> str:
     return json.dumps([str(folder), sorted(state.items())])
 
 
-def _adopted(folder: Path, now: dict[str, tuple[int, int]], store: Store) -> bool:
-    """Take over a folder of a version that noted nothing: one whose every file was hashed when it was first used.
-
-    A hash is remembered by size and time, so that a file that has one has not changed since.
-    """
-    hashes = {name: remembered_hash(folder / name, store) for name in now}
-    if not now or not all(hashes.values()):
-        return False
-    store.remember(
-        store_keys.unpacked_files_note(folder.name), json.dumps({name: [*now[name], hashes[name]] for name in now})
-    )
-    return True
-
-
-def _file_state(file: Path) -> tuple[int, int]:
-    seen = file.stat()
-    return seen.st_size, seen.st_mtime_ns
-
-
 def _sweep(models: Path, name: str) -> None:
-    """Remove what killed processes left: of this model, since its lock is ours, and of others that nobody unpacks."""
+    """Remove what killed processes left: of this model, since its lock is ours, and of others that nobody converts."""
     for left in models.glob(f"{UNFINISHED_MODEL}*"):
         other = left.name.removeprefix(UNFINISHED_MODEL).rpartition("-")[0]
         if other in (name, ""):
@@ -199,11 +177,11 @@ _COMPUTED = ("rope_parameters", "head_dim", "layer_types", "sliding_window")
 _LARGE_GEMMA = {"gemma2": 46, "gemma3": 62}
 """Blocks of the Gemma of 27 B, whose attention is scaled by other than the size of a head."""
 _PATTERN = {"gemma2": 2, "gemma3": 6}
-"""Of how many blocks in a row the last sees everything, where the file does not say."""
+"""Blocks in a row of which the last attends to everything, where the file does not say."""
 
 
 class GgufModel:
-    """What one file says. Its keys and tensors are all known: see `catalog.gguf_names.gguf_problem`."""
+    """One GGUF file, whose keys and tensors are all known: see `catalog.gguf_names.gguf_problem`."""
 
     def __init__(self, reader: GgufReader) -> None:
         self._values = reader.values
@@ -259,16 +237,12 @@ class GgufModel:
     def _is_gemma_without_prefix(self) -> bool:
         return self._name.startswith("gemma") and not self._values.get("tokenizer.ggml.add_space_prefix", True)
 
-    def _cut(self) -> str:
-        byte_level = self._values.get("tokenizer.ggml.model") == "gpt2"
-        return str(self._values.get("tokenizer.ggml.pre", "default")) if byte_level else ""
-
     def _correct(self, tokenizer: Any) -> None:
         """Give the tokenizer this file's rules for where words are cut, where transformers has others."""
-        cut = self._cut()
-        if not cut:
+        if self._values.get("tokenizer.ggml.model") != "gpt2":
             self._correct_sentencepiece(tokenizer.backend_tokenizer)
             return
+        cut = str(self._values.get("tokenizer.ggml.pre", "default"))
         if rules := PRE_TOKENIZERS[cut]:
             steps = [pre_tokenizers.Split(Regex(rule), behavior="isolated") for rule in rules]
             last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -312,7 +286,7 @@ class GgufModel:
         return few | ({"head_dim": self._head()} if always or self._head() != self._usual_head() else {})
 
     def _special(self) -> dict[str, Any]:
-        """What the family's config needs, and no key says alone."""
+        """Config entries of the family that follow from several keys or tensors."""
         biased = {name.split(".")[2] for name in self._tensors if name.startswith("blk.") and name.endswith(".bias")}
         match self._name:
             case "llama":
@@ -345,7 +319,7 @@ class GgufModel:
         return int(self._own("rope.scaling.original_context_length") or self._own("context_length"))
 
     def _rope(self) -> dict[str, Any]:
-        """How positions turn queries and keys; in llama.cpp no type and a factor is linear."""
+        """RoPE parameters; in llama.cpp a factor without a type is linear."""
         kind, factor = self._own("rope.scaling.type", "linear"), float(self._own("rope.scaling.factor") or 1)
         louder = float(self._own("rope.scaling.attn_factor", 1))
         each = self._numbers("rope_freqs.weight")
@@ -390,7 +364,7 @@ class GgufModel:
         return ours if two else ours.replace(".ln_mlp.", ".input_layernorm.")
 
     def _reordered(self, name: str, values: Array, config: PretrainedConfig) -> Array:
-        """What llama.cpp's converter did to a tensor, undone."""
+        """Undo the reordering of llama.cpp's converter."""
         part, heads = name.removeprefix("blk.").partition(".")[2], config.num_attention_heads
         match self._name:
             case "llama" if part.startswith(("attn_q.", "attn_k.")):
@@ -412,7 +386,7 @@ class GgufModel:
 
 
 _CONVERSION_VERSION = 2
-"""Of what is made of a file: raise it where the same file gives other numbers or other tokens."""
+"""Raise it where the same file is converted to other numbers or other tokens."""
 
 
 def dequantised(file: Path, store: Store) -> Path:
@@ -441,8 +415,7 @@ def _write_converted(file: Path, folder: Path) -> None:
     said = GgufModel(reader)
     try:
         config = said.config()
-        family_named(config.model_type)
-        refuse_impossible(config, file.name)
+        refuse_impossible(config.to_dict(), file.name)
         refuse_oversized(file.name, config, file.stat().st_size, "gguf")
         # In a folder of its own: nothing that lies beside the file is read.
         with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty, quick_gguf():

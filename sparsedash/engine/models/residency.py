@@ -1,4 +1,4 @@
-"""Where a model's weights are while it runs: all of them in memory, or in their files, one block's in memory at a time.
+"""Residency of a model's weights while it runs: all in memory, or streamed from their files block by block.
 
 Little else in the engine asks which it is. Streamed weights are views of mapped safetensors files: the system reads
 what is touched, and is told at every block that the next one comes soon and that the one before is not needed any more.
@@ -33,24 +33,21 @@ class Resident:
     streamed = False
 
     def drop(self) -> None:
-        """Told that what was touched of the weights is not needed for now.
-
-        Little that was freed is not given back: what runs next would only ask for it again.
-        """
+        """Give back freed memory where it is much; the next step would only ask for a little again."""
         if freed_bytes() > MUCH:
             give_back_freed()
 
     def hold(self, tensor: Tensor) -> Tensor:
-        """The same numbers, kept where there is room for as many of them as the model has."""
+        """The tensor, kept where there is room for as many numbers as the model has."""
         return tensor
 
     def hold_all(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """As `hold`, of one type, all of which are needed as long."""
+        """As `hold`, for tensors of one type that are needed equally long."""
         return list(tensors)
 
     @contextmanager
     def changed(self, changes: Sequence[Change]) -> Iterator[None]:
-        """Inside, every block has the weights that its change gives it. changes: one for each block."""
+        """Inside, every block has the weights of its change. changes: one for each block."""
         with ExitStack() as all_blocks:
             for change in changes:
                 all_blocks.enter_context(change())
@@ -58,7 +55,7 @@ class Resident:
 
 
 class Streamed:
-    """Weights stay in their files, and so do numbers that are held: in files that nobody else sees.
+    """Weights stay in their files, and so do held numbers, in nameless files.
 
     A block is changed when it is about to run, and changed back when another one is.
     """
@@ -66,7 +63,7 @@ class Streamed:
     streamed = True
 
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], scratch: Path) -> None:
-        """scratch: folder for what is held. Weights that are no views of a file are moved there."""
+        """scratch: folder for held numbers. Weights that are no views of a file are moved there."""
         self._scratch = scratch
         self._mapped: list[tuple[StorageWeakRef, int, int]] = []
         self._blocks = list(blocks)
@@ -107,7 +104,7 @@ class Streamed:
         self._ask_for(index + 1)
 
     def drop(self) -> None:
-        """Give back the memory of all that was read; it is read again where it is touched."""
+        """Give back the memory of everything that was read; it is read again when it is touched."""
         self._let_go()
         give_back_freed()
 
@@ -158,7 +155,7 @@ class Streamed:
         for name, parameter in self._dense[index].items():
             replaced = now.get(name)
             if replaced is self._dense[index - 1].get(name) or not self._is_held(replaced):
-                _needed_soon(parameter.data_ptr(), parameter.nbytes)
+                _advise(parameter.data_ptr(), parameter.nbytes, _NEEDED_SOON)
 
     def _is_held(self, tensor: Tensor | None) -> bool:
         """Whether these numbers lie in a file themselves, and are not made of others that would have to be read."""
@@ -169,9 +166,10 @@ class Streamed:
         self._inside = None
 
     def _let_go(self) -> None:
+        """Drop the pages of all mapped files."""
         self._forget_gone()
         for _, address, n_bytes in self._mapped:
-            _not_needed(address, n_bytes)
+            _advise(address, n_bytes, _NOT_NEEDED)
 
     def _map_weights(self, model: nn.Module) -> None:
         files = mapped_files()
@@ -204,7 +202,7 @@ def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=folder)
     try:
-        # Room that is missing is told now: when a mapped page cannot be written, the process ends.
+        # A full disk must show now: when a mapped page cannot be written, the process ends.
         if sys.platform == "linux":
             os.posix_fallocate(descriptor, 0, n_bytes)
         else:
@@ -222,17 +220,8 @@ _NEEDED_SOON: int | None = getattr(mmap, "MADV_WILLNEED", None)
 _madvise = ctypes.CDLL(None, use_errno=True).madvise if _NOT_NEEDED is not None else None
 
 
-def _not_needed(address: int, n_bytes: int) -> None:
-    """Let go of all pages that this lies on, of a file that is still mapped. Only where a file stands behind them."""
-    _advise(address, n_bytes, _NOT_NEEDED)
-
-
-def _needed_soon(address: int, n_bytes: int) -> None:
-    """Have the pages read that this lies on, while something else is done."""
-    _advise(address, n_bytes, _NEEDED_SOON)
-
-
 def _advise(address: int, n_bytes: int, advice: int | None) -> None:
+    """Advise the system on all pages of these bytes of a mapped file: to drop them, or to read them meanwhile."""
     if _madvise is not None and advice is not None:
         begin = address - address % mmap.PAGESIZE
         _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(address + n_bytes - begin), ctypes.c_int(advice))

@@ -60,7 +60,7 @@ def require_usable(folder: Path, reference: str, n_known: int) -> None:
 
 
 def main(file: str, n_known: str) -> None:
-    """Try it, and say what is wrong."""
+    """Try the tokenizer in this process, and print its problem."""
     # Not on Windows.
     with suppress(ImportError):
         import resource

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 
-from sparsedash.catalog.engine_limits import MODELS_TOGETHER
-from sparsedash.catalog.resources import kept_bytes, needs_fisher
+from sparsedash.catalog.resources import MODELS_TOGETHER, kept_bytes, needs_fisher
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted
 from sparsedash.engine.calibration.mismatch import mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning

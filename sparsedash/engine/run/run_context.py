@@ -14,23 +14,14 @@ import msgspec
 import torch
 
 import sparsedash
-from sparsedash.catalog.engine_limits import WIDE_BYTES
-from sparsedash.catalog.model_shape import dimensions
-from sparsedash.catalog.resources import USABLE, is_streamed, least_memory
+from sparsedash.catalog.model_shape import model_shape
+from sparsedash.catalog.resources import USABLE, WIDE_BYTES, is_streamed, least_memory
 from sparsedash.engine.calibration.calibration_cache import CalibrationCache
 from sparsedash.engine.calibration.mismatch import PassageActivations
 from sparsedash.engine.calibration.statistics import enough_tokens, few_tokens_warning, reading_stored
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
-from sparsedash.engine.models.checkpoint_reading import n_weights, read_config
-from sparsedash.engine.models.loading import (
-    LoadedModel,
-    ModelShelf,
-    Source,
-    is_gguf,
-    locate_model,
-    note_shape,
-    stream_model,
-)
+from sparsedash.engine.models.checkpoint_reading import read_config
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, is_gguf, locate_model, stream_model
 from sparsedash.engine.models.matmul import widen_once
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
@@ -177,20 +168,15 @@ class RunContext:
             self.log.on_step(Step("load", 1, 1))
         if not streamed:
             widen_once(loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - needed))
-        note_shape(loaded, self.store)
         self.store.remember(store_keys.model_type_note(source.identity), loaded.model.config.model_type)
         for warning in loaded.warnings:
             self.log.warn(warning)
         return loaded
 
     def _resident_bytes(self) -> int:
-        """Memory of the run with all weights resident, at least; of a family that is not counted, the weights."""
+        """The least memory of the run with all weights resident."""
         config = read_config(self.source.folder, self.source.reference)
-        try:
-            return least_memory(dimensions(config.to_dict()), self.settings).n_bytes
-        except KeyError:
-            itemsize: int = getattr(torch, self.settings.dtype).itemsize
-            return n_weights(config, self.source.reference) * itemsize
+        return least_memory(model_shape(config.to_dict()), self.settings).n_bytes
 
     def checkpoint(self) -> StageCheckpoint:
         """A new checkpoint of a stage that works on this model."""

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.engine_limits import CACHE_BYTES, FEWEST_TEXTS, MOST_TEXTS
+from sparsedash.catalog.resources import CACHE_BYTES, FEWEST_TEXTS, MOST_TEXTS
 from sparsedash.engine.models.decoder_blocks import head_sees_only, roomy_cache
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import few_inputs_by_copy, same_products, torch_threads

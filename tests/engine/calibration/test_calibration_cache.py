@@ -5,7 +5,7 @@ from statistics import median
 import pytest
 import torch
 
-from sparsedash.catalog.engine_limits import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
+from sparsedash.catalog.resources import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration import calibration_cache
 from sparsedash.engine.calibration.calibration_cache import CalibrationCache
 from sparsedash.schema.progress import ignore_steps

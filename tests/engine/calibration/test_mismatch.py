@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsedash.catalog.engine_limits import MISMATCH_PASSAGES, MISMATCH_TOKENS
+from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
 from sparsedash.engine.calibration import mismatch
 from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
 from sparsedash.engine.pruning.compensation import passage_error

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from sparsedash.catalog.engine_limits import HELD_OUT_EVERY
+from sparsedash.catalog.resources import HELD_OUT_EVERY
 from sparsedash.engine.calibration import statistics
 from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,

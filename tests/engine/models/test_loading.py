@@ -9,8 +9,10 @@ import pytest
 import torch
 from tokenizers import Regex, pre_tokenizers
 
+from sparsedash.catalog.model_shape import model_shape, shape_from_plain
 from sparsedash.engine.models import loading
 from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model
+from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import save_tiny, tiny_loaded, tiny_model, tiny_tokenizer
 
@@ -31,6 +33,11 @@ def test_the_identity_is_that_of_the_content(model_folder, store, tmp_path):
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
     assert locate_model(str(copied), store).identity != first
+
+
+def test_the_shape_is_noted_under_the_identity(model_folder, store):
+    noted = store_keys.model_shape_note(locate_model(str(model_folder), store).identity)
+    assert shape_from_plain(store.recall(noted)) == model_shape(json.loads((model_folder / "config.json").read_text()))
 
 
 def test_weights_changed_in_place_change_the_identity(store, tmp_path):

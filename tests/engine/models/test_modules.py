@@ -5,9 +5,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.models.decoder_blocks import blocks_of, family_named, mlps_of
+from sparsedash.engine.models.decoder_blocks import blocks_of, mlps_of
 from sparsedash.engine.pruning.surgery import PrunedMlp, inner_weights, out_weight, pruned
-from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import CONFIGS, tiny_model
 
 EXACT = 1e-5
@@ -93,7 +92,7 @@ def test_a_new_out_projection_and_bias_take_effect(model_type):
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_the_parts_have_the_shapes_that_are_promised(model_type):
     model = tiny_model(model_type)
-    family = family_named(model_type)
+    family = FAMILIES[model_type]
     hidden = model.config.hidden_size
     assert len(blocks_of(model, family)) == 3
     for mlp in mlps_of(model, family):
@@ -111,9 +110,3 @@ def test_a_failure_inside_leaves_the_dense_model():
     with pytest.raises(ValueError), pruned(mlps, too_short):
         pass
     assert torch.equal(model(ids).logits, dense)
-
-
-def test_an_unknown_family_is_named_with_those_there_are():
-    with pytest.raises(ModelError, match=r"'mamba'.*bloom, falcon.*") as caught:
-        family_named("mamba")
-    assert "CONTRIBUTING" in caught.value.advice

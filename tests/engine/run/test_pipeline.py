@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.engine_limits import MOST_TEXTS
 from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.resources import MOST_TEXTS
 from sparsedash.engine.calibration import calibration_cache
 from sparsedash.engine.calibration.calibration_cache import CalibrationCache
 from sparsedash.engine.pruning import saliency

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sparsedash.catalog.engine_limits import MODELS_TOGETHER, WIDE_BYTES
 from sparsedash.catalog.presets import METHODS, method_named
+from sparsedash.catalog.resources import MODELS_TOGETHER, WIDE_BYTES
 from sparsedash.engine.calibration.statistics import StatisticsCollector
 from sparsedash.engine.comparison.continuation import continue_prompt
 from sparsedash.engine.comparison.divergence import measure_divergence

@@ -1,24 +1,52 @@
-"""What narrower widths save, by hand; tests/engine/models/test_model_shape.py holds it against real models."""
+"""What follows from a shape by hand; tests/engine/models/test_real_shapes.py compares shapes with the real models."""
 
 import pytest
 
+from sparsedash.catalog.choices import MODELS as LISTED
 from sparsedash.catalog.model_shape import (
     ModelShape,
     Workload,
     decode_bytes,
     decode_ceiling,
+    listed_shape,
+    model_shape,
     parameter_count,
     prefill_ceiling,
     prefill_multiply_adds,
     shape_from_plain,
+    shipped_shape,
     weight_bytes,
 )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"model_type": "mamba"}, {"model_type": "llama", "hidden_size": 64, "vocab_size": 9}],
+    ids=lambda c: c["model_type"],
+)
+def test_an_unknown_family_or_a_missing_size_is_refused(config):
+    with pytest.raises(KeyError):
+        model_shape(config)
+
+
+def test_removed_weights_are_shared_out_over_either_divisor():
+    found = shipped_shape("opt-1.3b")
+    removed = 0.1 * 24 * 8192 * 2 * 2048
+    assert found.matmul_ratio(0.1) == pytest.approx(removed / 1_310_916_608)
+    assert found.parameter_ratio(0.1) == pytest.approx(removed / 1_315_758_080)
+
+
+def test_the_models_of_the_list_are_known_and_no_others():
+    assert all(listed_shape(model.name) is not None for model in LISTED)
+    assert listed_shape("facebook/opt-1.3b-other") is None
+
 
 # Two blocks, d = 4, m = 8, gated without biases: 3 * 4 * 8 = 96 weights of an MLP; four projections of 16 weights each;
 # a head of 10 words that shares the embedding; 2 norms a block and one after them.
 SHAPE = ModelShape(
     family="llama",
     hidden=4,
+    vocabulary=10,
     widths=(8, 8),
     per_channel=12,
     bias_per_channel=0,
@@ -27,6 +55,7 @@ SHAPE = ModelShape(
     n_parameters=2 * (96 + 64) + 40 + 20,
     attention=4,
     keys=4,
+    stored_bytes=4,
 )
 HALF = (4, 4)
 
@@ -43,19 +72,16 @@ def test_writing_reads_every_weight_once_and_the_keys_and_values_of_all_passages
     assert decode_bytes(SHAPE, HALF, Workload(batch=1, n_tokens=3), "bfloat16") == 2 * (360 - 96 + 48)
 
 
-def test_the_ceilings_are_dense_over_sparse():
+def test_ceilings_are_dense_over_sparse_and_fall_with_longer_passages():
     load = Workload(batch=1, n_tokens=3)
     assert prefill_ceiling(SHAPE, HALF, load) == pytest.approx(1096 / 808)
     assert decode_ceiling(SHAPE, HALF, load, "float32") == pytest.approx(408 / 312)
     assert prefill_ceiling(SHAPE, SHAPE.widths, load) == decode_ceiling(SHAPE, SHAPE.widths, load, "float32") == 1
-
-
-def test_longer_passages_leave_less_to_gain_since_attention_is_not_removed():
     gains = [prefill_ceiling(SHAPE, HALF, Workload(batch=1, n_tokens=n)) for n in (8, 64, 512)]
     assert gains == sorted(gains, reverse=True)
 
 
-def test_weights_count_each_shared_one_once_and_biases_leave_with_their_channel():
+def test_parameters_count_each_shared_one_once_and_biases_leave_with_their_channel():
     biased = ModelShape(**{**vars(SHAPE), "bias_per_channel": 2, "n_parameters": SHAPE.n_parameters + 32})
     assert parameter_count(SHAPE, (7, 6)) == 380 - 3 * 12
     assert parameter_count(biased, (7, 6)) == 412 - 3 * 14
@@ -65,5 +91,4 @@ def test_weights_count_each_shared_one_once_and_biases_leave_with_their_channel(
 
 def test_a_shape_is_read_as_it_was_written_and_anything_else_is_none():
     assert shape_from_plain(SHAPE.plain()) == SHAPE
-    assert shape_from_plain("{}") is None
-    assert shape_from_plain("no JSON") is None
+    assert shape_from_plain("{}") is shape_from_plain("no JSON") is None

@@ -1,0 +1,255 @@
+"""The memory and the disk that a run needs, in proportion to what is asked for."""
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from sparsedash.catalog.model_shape import ModelShape, shipped_shape
+from sparsedash.catalog.presets import METHODS, method_named
+from sparsedash.catalog.resources import (
+    _SMALLER,
+    ANSWER_BYTES,
+    BATCH_TOKENS,
+    FEWEST_TEXTS,
+    FISHER_BATCH_TOKENS,
+    KEPT_BYTES,
+    MOST_TEXTS,
+    RUNTIME_BYTES,
+    SENSITIVITY_BATCH_TOKENS,
+    Purpose,
+    gradient_bytes,
+    kept_bytes,
+    least_memory,
+    out_of_memory,
+    run_disk,
+)
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
+
+SMALL = ModelShape(
+    family="llama",
+    hidden=10,
+    vocabulary=100,
+    widths=(20, 30),
+    per_channel=30,
+    bias_per_channel=0,
+    n_matmul=5_000,
+    n_head=1_000,
+    n_parameters=6_000,
+    attention=10,
+    keys=1,
+    stored_bytes=2,
+)
+WIDE = replace(SMALL, widths=(200, 300))
+N_TOKENS = 7 * 64
+A_TOKEN = 4
+"""Numbers in the cache of a token: keys and values of one number in each of two blocks."""
+OF_FILE = EvaluationSettings(corpus="file:/x.txt")
+
+
+def settings(*names, **changes):
+    calibration = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=64)
+    methods = tuple(map(method_named, names)) or RunSettings().methods
+    made = RunSettings(methods=methods, calibration=calibration, evaluation=EvaluationSettings(n_passages=1))
+    return replace(made, **changes)
+
+
+def test_without_a_backward_pass_it_is_the_text_on_its_way_and_the_widest_layers_moments_twice():
+    found = least_memory(SMALL, settings("wanda-channels", "flap"))
+    assert (found.beside_bytes, found.purpose) == (2 * 4 * 30 * 30 + N_TOKENS * 10 * 4, "calibration")
+    assert found.n_bytes == RUNTIME_BYTES + 4 * 6_000 + found.beside_bytes
+
+
+@pytest.mark.parametrize("name", ["least-squares", "obs", "sparsegpt"])
+def test_solving_takes_several_matrices_in_single_precision(name):
+    found = least_memory(WIDE, settings(name))
+    # The weights with zeros besides, where single ones go.
+    masked = 4 * WIDE.n_block_weights if name == "sparsegpt" else 0
+    assert (found.beside_bytes, found.purpose) == (4 * 4 * 300 * 300 + masked, "pruning")
+
+
+@pytest.mark.parametrize(("scope", "n_weights"), [("mlp", 1_500), ("decoder", 4_000)])
+def test_single_weights_are_all_there_twice(scope, n_weights):
+    # Eight tokens are too few for whole moments.
+    little = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=1, length=8)
+    methods = (MethodSettings(pattern="2:4", scope=scope, compensation="none"),)
+    found = least_memory(SMALL, settings(calibration=little, dtype="bfloat16", methods=methods))
+    assert (found.beside_bytes, found.purpose) == (2 * n_weights, "pruning")
+
+
+def test_the_store_keeps_the_inputs_of_all_projections_where_single_weights_go():
+    moments = 2 * (20 * 20 + 30 * 30)
+    assert kept_bytes(SMALL.widths, 10, settings("best"), 7) == moments
+    assert kept_bytes(SMALL.widths, 10, settings("wanda"), 7) == moments + 2 * 2 * 2 * 10 * 10
+
+
+@pytest.mark.parametrize("name", ["random", "magnitude", "magnitude-weights", "magnitude-2:4"])
+def test_a_run_that_depends_on_no_calibration_text_needs_no_room_for_any(name):
+    assert kept_bytes(SMALL.widths, 10, settings(name), 7) == 0
+    beside = 115 * A_TOKEN * 4 if method_named(name).takes_channels else 4 * 4_000
+    assert least_memory(SMALL, settings(name)).beside_bytes == beside
+    assert least_memory(SMALL, settings(name, "best")) == least_memory(SMALL, settings("best"))
+
+
+def test_a_sequential_refit_walks_the_text_three_times():
+    found = least_memory(SMALL, settings(methods=(MethodSettings(compensation="sequential"),)))
+    assert found.beside_bytes == 2 * 4 * 30 * 30 + 3 * N_TOKENS * 10 * 4
+    assert found.purpose == "the sequential refit"
+
+
+def test_much_text_takes_more_than_the_backward_pass():
+    much = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=8192)
+    assert least_memory(SMALL, settings("best", calibration=much)).purpose == "calibration"
+
+
+@pytest.mark.parametrize("length", [64, 2 * FISHER_BATCH_TOKENS])
+def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample(length):
+    """A long sequence is a batch of its own."""
+    text = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=7, length=length)
+    asked = settings("retrain-free (published)", calibration=text)
+    assert gradient_bytes(SMALL.widths, asked, 7) == 4 * 7 * 50
+    n_tokens, a_block = max(FISHER_BATCH_TOKENS, length), 30 + 10
+    for streamed, vectors in ((False, 2 * 4 * a_block), (True, 4 * a_block + 2 * a_block)):
+        found = least_memory(SMALL, asked, streamed=streamed)
+        assert found.beside_bytes == 4 * 7 * 50 + n_tokens * (16 * 100 + 4 * vectors)
+
+
+@pytest.mark.parametrize(("dtype", "itemsize"), [("float32", 4), ("bfloat16", 2)])
+def test_sensitivities_keep_a_change_of_each_out_projection_and_leave_nothing(dtype, itemsize):
+    asked = settings("best", dtype=dtype)
+    assert gradient_bytes(SMALL.widths, asked, 7) == 0
+    a_token = (4 + itemsize) * 2 * 10 + 4 * itemsize * (30 + 10)
+    found = least_memory(SMALL, asked)
+    assert found.purpose == "the backward pass"
+    assert found.beside_bytes == 4 * 10 * 50 + SENSITIVITY_BATCH_TOKENS * a_token
+    assert found.n_bytes == RUNTIME_BYTES + itemsize * 6_000 + found.beside_bytes
+
+
+def test_two_methods_take_their_passes_one_after_the_other():
+    both = least_memory(SMALL, settings("best", "retrain-free (published)", "magnitude"))
+    assert both == least_memory(SMALL, settings("retrain-free (published)"))
+
+
+def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_written_at_once():
+    def beside(n_samples, keys=2_500, **changes):
+        asked = settings(calibration=CalibrationSettings(n_samples=n_samples, length=100), **changes)
+        found = least_memory(replace(SMALL, keys=keys), asked)
+        assert found.purpose == "the text that the model writes"
+        return found.beside_bytes
+
+    a_text, drawing = 100 * 10_000 * 4, 3 * 4 * 100
+    assert beside(7) == 7 * (a_text + drawing)
+    assert beside(1000) == MOST_TEXTS * (a_text + drawing)
+    assert beside(7, dtype="bfloat16") == 7 * (a_text // 2 + drawing)
+    # Of what takes much room, fewer are written at once, but not ever fewer.
+    assert beside(100, keys=250_000) == FEWEST_TEXTS * (100 * a_text + drawing)
+    unread = least_memory(SMALL, settings("random", calibration=CalibrationSettings()))
+    assert unread.purpose != "the text that the model writes"
+
+
+def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
+    def beside(shape, n_passages, **streamed):
+        found = least_memory(shape, settings("random", evaluation=replace(OF_FILE, n_passages=n_passages)), **streamed)
+        assert found.purpose == "answering"
+        return found.beside_bytes
+
+    usual = replace(SMALL, keys=2_500)
+    large, batch = replace(usual, n_parameters=10**9), BATCH_TOKENS * 10_000 * 4
+    assert beside(usual, 5) == 5 * 115 * 10_000 * 4
+    assert beside(usual, 5_000) == beside(usual, None) == KEPT_BYTES + batch
+    assert beside(large, None) == 10**9 * 4 // 8 + batch
+    # In files there is room for more, and one block's are in memory.
+    assert beside(large, None, streamed=True) == (10**9 * 4 // 2 + batch) // 2
+
+
+@pytest.mark.parametrize(
+    ("names", "waits"), [(["least-squares"], True), (["least-squares", "flap"], True), (["flap"], False)], ids=str
+)
+def test_in_one_walk_passages_wait_at_every_block(names, waits):
+    asked = settings(*names, evaluation=replace(OF_FILE, n_passages=5))
+    apart = replace(asked, evaluation=replace(asked.evaluation, stop_early=True))
+    found, usual = (least_memory(WIDE, each, streamed=True) for each in (asked, apart))
+    assert found.purpose == usual.purpose
+    assert found.beside_bytes - usual.beside_bytes == waits * 5 * 115 * A_TOKEN * 4 // 2
+
+
+def test_whatever_took_most_of_the_memory_can_be_made_smaller():
+    assert set(_SMALLER) == set(get_args(Purpose))
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"), [("export", "its copy in files"), ("verify", "start it again"), ("run", "a smaller model")]
+)
+def test_a_job_without_readable_settings_that_ran_out_of_memory_gets_general_advice(kind, advice):
+    """tests/jobs/test_worker.py has runs."""
+    said = out_of_memory(kind, {"nothing": "known"})
+    assert said[0] == "Memory ran out." and advice in said[1]
+
+
+BUILTIN = shipped_shape("smollm2-135m")
+D, M, N_BLOCKS = 576, 1536, 30
+SETTINGS = RunSettings(sparsities_permille=(250, 500), calibration=CalibrationSettings(n_samples=64, length=128))
+
+
+def takes(name="least-squares", *, streamed=False, n_passages=100, **changed):
+    return run_disk(BUILTIN, replace(SETTINGS, methods=(method_named(name),), **changed), n_passages, streamed=streamed)
+
+
+def test_half_of_every_second_moment_a_sample_of_tokens_and_the_answers_stay():
+    kept_out, of_passages = 64 * 128 // 16, 8 * 115
+    sample = N_BLOCKS * M * (4 * kept_out + 2 * of_passages)
+    assert takes().stays_bytes == 2 * N_BLOCKS * M * M + sample + 3 * 100 * ANSWER_BYTES
+
+
+def test_of_much_text_a_sample_of_about_512_tokens_is_kept_and_of_few_passages_all():
+    def sample(n_samples, n_passages=100):
+        asked = CalibrationSettings(n_samples=n_samples, length=128)
+        stays = takes(calibration=asked, n_passages=n_passages).stays_bytes
+        return stays - 2 * N_BLOCKS * M * M - 3 * n_passages * ANSWER_BYTES
+
+    assert sample(64) == sample(128 * 64) == sample(128 * 64, 8)
+    assert sample(64) - sample(64, 1) == N_BLOCKS * M * 2 * 7 * 115
+
+
+def test_solved_blocks_pass_until_the_sparsest_model_is_evaluated_or_hidden_states_where_there_is_much_text():
+    assert takes().passing_bytes == 4 * N_BLOCKS * D * M * 3 // 4
+    much = CalibrationSettings(n_samples=2048, length=128)
+    assert takes(calibration=much).passing_bytes == 2048 * 128 * D * 4
+    assert takes("obs-sequential", calibration=much).passing_bytes == 2 * 2048 * 128 * D * 4
+
+
+def test_masks_pass_as_bits_and_refitted_weights_as_what_is_left_of_them():
+    n = BUILTIN.n_block_weights
+    assert takes("wanda", sparsities_permille=(500,)).passing_bytes == max(n // 8, 64 * 128 * D * 4)
+    assert takes("sparsegpt", sparsities_permille=(500,)).passing_bytes == n // 8 + n * 4 // 2
+
+
+def test_a_copy_in_another_type_stays_of_a_streamed_model():
+    more = takes(streamed=True).stays_bytes - takes().stays_bytes
+    assert more == BUILTIN.n_parameters * 4
+    assert takes(streamed=True, dtype="bfloat16").stays_bytes == takes(dtype="bfloat16").stays_bytes
+
+
+def test_streamed_models_that_are_evaluated_side_by_side_are_put_aside_together():
+    every, of_a_passage = 4 * N_BLOCKS * D * M, 115 * BUILTIN.cache_per_token * 4
+    text = 64 * 128 * D * 4
+    assert takes(streamed=True, n_passages=7).passing_bytes == 2 * every * 1250 // 1000 + 3 * 7 * of_a_passage + text
+    # A method that looks back has done with its text before models are evaluated.
+    back = takes("flap", streamed=True, n_passages=7)
+    assert back.passing_bytes == 2 * every * 1250 // 1000 + 3 * 7 * of_a_passage
+    many = tuple(range(100, 700, 100))
+    halved = takes(streamed=True, n_passages=7, dtype="bfloat16")
+    assert halved.passing_bytes == (every + every // 2) * 1250 // 1000 + (3 * 7 * of_a_passage + text) // 2
+    found = takes(streamed=True, n_passages=10_000, sparsities_permille=many)
+    assert found.passing_bytes == 2 * every * 3000 // 1000 + BUILTIN.n_parameters * 4 // 2 + text
+
+
+def test_a_sequential_refit_stays():
+    assert takes("obs-sequential").stays_bytes == takes().stays_bytes + 4 * N_BLOCKS * D * M * (750 + 500) // 1000
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_method_takes_something(method):
+    assert takes(method.name).stays_bytes > 0
+    assert takes(method.name).passing_bytes > 0

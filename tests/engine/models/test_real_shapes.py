@@ -1,0 +1,124 @@
+"""The shape counted from a config, and what follows from it, against the real modules of every family."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sparsedash.catalog.families import FAMILIES
+from sparsedash.catalog.model_shape import (
+    CONFIGS,
+    Workload,
+    model_shape,
+    parameter_count,
+    prefill_multiply_adds,
+    shipped_shape,
+)
+from sparsedash.catalog.published_results import PUBLISHED_MODELS
+from sparsedash.engine.models.decoder_blocks import mlps_of, n_matmul_weights, weights_per_channel
+from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
+from tests.engine.tiny import CONFIGS as TINY
+from tests.engine.tiny import tiny_loaded
+
+SHIPPED = {path.stem: json.loads(path.read_text()) for path in sorted(CONFIGS.glob("*.json"))}
+FEW = {"num_hidden_layers": 2, "num_key_value_heads": 8, "sliding_window": None}
+OTHERS = {
+    "llama-tied": SHIPPED["llama-7b"] | FEW | {"tie_word_embeddings": True},
+    "llama-biased": SHIPPED["llama-7b"] | FEW | {"attention_bias": True, "mlp_bias": True},
+    "llama-narrow-heads": SHIPPED["llama-7b"] | FEW | {"head_dim": 64},
+    "llama-wide-heads": SHIPPED["llama-7b"] | FEW | {"num_key_value_heads": 4, "head_dim": 256},
+    "mistral": SHIPPED["llama-7b"] | FEW | {"model_type": "mistral"},
+    "qwen2": SHIPPED["llama-7b"] | FEW | {"model_type": "qwen2"},
+    "qwen3-biased": TINY["qwen3"] | {"model_type": "qwen3", "attention_bias": True},
+    "smollm3-untied": TINY["smollm3"] | {"model_type": "smollm3", "tie_word_embeddings": False},
+    "falcon-40b": TINY["falcon"] | {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon-11b": TINY["falcon"]
+    | {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    "falcon-rw": TINY["falcon"] | {"model_type": "falcon", "multi_query": False, "parallel_attn": False},
+    "starcoder2-unbiased": TINY["starcoder2"] | {"model_type": "starcoder2", "use_bias": False},
+    "opt-350m": SHIPPED["opt-1.3b"] | {"word_embed_proj_dim": 512, "do_layer_norm_before": False},
+}
+MODELS = {**{f"tiny-{name}": each | {"model_type": name} for name, each in TINY.items()}, **SHIPPED, **OTHERS}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_count_is_that_of_the_real_model(name):
+    config = AutoConfig.for_model(**MODELS[name])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape, mlps = model_shape(config.to_dict()), mlps_of(model, FAMILIES[config.model_type])
+    assert shape.widths == tuple(mlp.width for mlp in mlps)
+    assert {shape.per_channel} == {weights_per_channel(mlp) for mlp in mlps}
+    biases = (part.bias for mlp in mlps for part in mlp.inner if part.bias is not None)
+    assert sum(shape.widths) * shape.bias_per_channel == sum(bias.numel() for bias in biases)
+    head = model.get_output_embeddings().weight
+    assert (shape.n_matmul, shape.n_head) == (n_matmul_weights(model), head.numel())
+    assert shape.n_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (shape.family, shape.vocabulary) == (config.model_type, len(head))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_config_file_is_counted_as_transformers_reads_it(name):
+    full = AutoConfig.for_model(**SHIPPED[name]).to_dict()
+    assert vars(model_shape(full)) | {"stored_bytes": 0} == vars(shipped_shape(name)) | {"stored_bytes": 0}
+
+
+def test_every_family_is_counted_and_every_published_model_ships_its_config():
+    assert {config["model_type"] for config in MODELS.values()} == set(FAMILIES)
+    assert set(SHIPPED) == {model.config for model in PUBLISHED_MODELS} | {"smollm2-135m"}
+
+
+N_TOKENS, BATCH = 24, 2
+
+
+def narrower(loaded):
+    """Every MLP without its last channels, each block with fewer."""
+    cuts = [8 * (i + 1) for i in range(len(loaded.mlps))]
+    return [
+        PrunedMlp(torch.arange(mlp.width - cut), out_weight(mlp)[:, : mlp.width - cut])
+        for mlp, cut in zip(loaded.mlps, cuts, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def counted_by_torch(model):
+    """Multiply-adds of the matrix products that really happen; those of attention over the whole square of tokens."""
+    model.set_attn_implementation("eager")
+    ids = torch.arange(BATCH * N_TOKENS).reshape(BATCH, N_TOKENS)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, logits_to_keep=1, use_cache=True)
+    return counter.get_total_flops() // 2
+
+
+def expected_by_torch(shape, widths):
+    """The prediction with attention over the whole square instead of the triangle before each token."""
+    cells = 2 * shape.attention * len(widths) * BATCH
+    triangle, square = cells * N_TOKENS * (N_TOKENS + 1) // 2, cells * N_TOKENS**2
+    return prefill_multiply_adds(shape, widths, Workload(batch=BATCH, n_tokens=N_TOKENS)) - triangle + square
+
+
+@pytest.mark.parametrize("model_type", sorted(TINY))
+def test_multiply_adds_and_parameters_are_those_of_the_real_modules(model_type):
+    loaded = tiny_loaded(model_type)
+    shape, cut = model_shape(loaded.model.config.to_dict()), narrower(loaded)
+    dense = counted_by_torch(loaded.model)
+    # Some families make their rotary angles, and BLOOM its biases of attention, by small products beside these.
+    beside = dense - expected_by_torch(shape, shape.widths)
+    assert 0 <= beside <= 4 * N_TOKENS * shape.attention * BATCH
+    assert parameter_count(shape, shape.widths) == sum(p.numel() for p in loaded.model.parameters())
+    widths = tuple(len(each.kept) for each in cut)
+    with pruned(loaded.mlps, cut):
+        assert counted_by_torch(loaded.model) == expected_by_torch(shape, widths) + beside
+        assert parameter_count(shape, widths) == sum(p.numel() for p in loaded.model.parameters())
+
+
+@pytest.mark.parametrize("model_type", sorted(TINY))
+@torch.inference_mode()
+def test_the_width_of_the_keys_is_that_of_the_real_cache(model_type):
+    loaded = tiny_loaded(model_type)
+    keys = model_shape(loaded.model.config.to_dict()).keys
+    cache = loaded.model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True).cache
+    assert {layer.keys.shape[1] * layer.keys.shape[3] for layer in cache.layers} == {keys}
+    assert {layer.values.shape[1] * layer.values.shape[3] for layer in cache.layers} == {keys}
