@@ -62,7 +62,7 @@ ifeq ($(CHROMIUM),)
 	@echo "No Chromium found: the browser tests are left out. Install Chromium, or name it with CHROMIUM=..."
 endif
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -rfER --cov --cov-report=term:skip-covered \
-		$(if $(CHROMIUM),,-m "not browser and not long_faults")
+		$(if $(CHROMIUM),,-m "not browser and not long")
 
 faults: .venv/installed-dev
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests/faults -m faults -s

@@ -157,7 +157,7 @@ def kill_at(house, moment_s):
     return state
 
 
-@pytest.mark.parametrize("n_moments", [2, pytest.param(10, marks=pytest.mark.long_faults)])
+@pytest.mark.parametrize("n_moments", [2, pytest.param(10, marks=pytest.mark.long)])
 def test_a_machine_killed_at_any_moment_leaves_a_job_that_ends_and_no_record_twice(house, n_moments):
     house.begin("ben")
     house.serve()
