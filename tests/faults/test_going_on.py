@@ -133,6 +133,7 @@ def test_workers_killed_at_ten_blocks_of_every_long_stage_go_on_there(calm, fork
     goes_on_after(N_EACH, calm, tmp_path / "data", forking)
 
 
+@pytest.mark.long
 def test_a_worker_killed_in_the_one_walk_goes_on_at_that_block(calm_walk, forking, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
     assert min(calm_walk.counted.values()) >= N_EACH
