@@ -22,12 +22,12 @@ STOP = """() => {
 """The element with the focus. A field's own box may be small where its label, which is pressed as well, is not."""
 
 FINISHED = {
-    "": "Undecided: 120 passages",
+    "": "too close to call on 120 passages",
     "prune": "Choose a model",
     "prune?goal=How+much+can+go%3F&sparsity=x": "Choose a model",
     "jobs": "Nothing has run yet.",
     "runs": "The one run with a result has no model within",
-    "compare": "Undecided: 120 passages cannot tell whether 30",
+    "compare": "30 % is too close to call on 120 passages",
     "compare?mode=blind": "Which answer is better?",
     "layers": "Half of the layers lost",
     "models": "No model has been exported yet.",

@@ -17,8 +17,8 @@ from sparsedash.ui.middleware import MOST_FILES
 from tests.browser.logins import RawUser
 from tests.browser.served import DEADLINE_S, download, ready, upload_text
 from tests.faults.house import eventually
+from tests.storage.every_kind import flip, harm_entry, unpack
 from tests.storage.test_run_files import named
-from tests.storage.upkeep.every_kind import flip, harm_entry, unpack
 from tests.ui import specimens
 
 OTHERS = ("owner/first", "owner/second")

@@ -12,7 +12,7 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import hold_lock, job_lock, slot_lock
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
-from sparsedash.storage.store import Store
+from sparsedash.storage.store import Store, claim_data_folder
 from tests.browser.served import ready
 from tests.browser.test_every_page import LOOKS, violations
 from tests.faults.house import eventually
@@ -139,7 +139,7 @@ class OneJob:
     """A data folder with one job that runs for as long as a test wants."""
 
     def __init__(self, path, model: str) -> None:
-        path.mkdir()
+        claim_data_folder(path)
         self.path, self.table = path, JobTable(path / "jobs.sqlite")
         settings = RunSettings(model=model)
         self.job: Job = self.table.submit("run", settings.key(), asdict(settings))

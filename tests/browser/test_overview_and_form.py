@@ -50,7 +50,7 @@ def test_a_point_leads_to_its_comparison_and_on_to_the_layers_and_back(page, add
     expect(sparse.nth(2)).to_be_attached()
     box = sparse.nth(2).bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    expect(page.locator("h1")).to_contain_text("cannot tell whether 20")
+    expect(page.locator("h1")).to_contain_text("20 % is too close to call")
     expect(page).to_have_url(re.compile("right=20"))
     page.get_by_role("link", name="See what each layer lost").click()
     expect(page.get_by_label(re.compile("Share of the MLP output"))).to_be_attached()
@@ -86,12 +86,16 @@ def test_the_first_screen_says_how_much_at_what_cost_and_its_next_step_fills_the
     ready(page)
     for width, height in ((1440, 900), (390, 844)):
         page.set_viewport_size({"width": width, "height": height})
-        for seen in (page.locator("h1"), page.locator(".sd-next"), page.get_by_role("link", name="Ask more passages")):
+        for seen in (
+            page.locator("h1"),
+            page.locator(".sd-next"),
+            page.get_by_role("link", name="Test on more passages"),
+        ):
             expect(seen).to_be_in_viewport(ratio=0.95)
         numbers = page.locator(".sd-numbers > div")
         expect(numbers).to_have_count(3)
         expect(numbers.nth(2)).to_be_in_viewport(ratio=0.95)
-    page.get_by_role("link", name="Ask more passages").click()
+    page.get_by_role("link", name="Test on more passages").click()
     page.wait_for_url(re.compile("/prune"))
     ready(page)
     expect(page.get_by_role("radio", name=re.compile("^(Decide|Paper)"), checked=True)).to_have_count(1)

@@ -71,9 +71,7 @@ def test_the_verdict_comes_first(open_page, finished):
     assert said.startswith(opening)
     assert "accuracy −5.8 points (" in said.split("Passage ")[0]
     rests_on = said.split("What the verdict rests on")[1]
-    assert (
-        "9 answers broke, 2 were fixed. The limits are 1.1 × word perplexity and 2 points of accuracy. " in rests_on
-    )
+    assert "9 answers broke, 2 were fixed. The limits are 1.1 × word perplexity and 2 points of accuracy. " in rests_on
 
 
 def test_one_of_several_comparisons_is_judged_among_them_as_well(open_page, backend):
