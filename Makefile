@@ -17,16 +17,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 # The tools of audit and sbom are kept apart from what they look at.
 AUDIT := .venv/audit
 
-.PHONY: help install run test check format lint types unit faults bench audit licences sbom example clean
+.PHONY: help install run test quick check format lint types unit coverage faults bench audit licences sbom example clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run      install what is needed and serve on http://127.0.0.1:$(PORT)  (PORT=..., PYTHON=...)"
 	@echo "make install  only install, the built-in model and the command $(BIN)/sparsedash included"
-	@echo "make test     format check, lint, types, all tests; prints branch coverage"
+	@echo "make test     format check, lint, types, all tests"
+	@echo "make quick    format check, lint, and the tests that need neither torch nor a browser"
+	@echo "make coverage all tests once more, with their branch coverage"
 	@echo "make check    what CI does: Chromium must be there, then make test"
 	@echo "make format   write the format"
-	@echo "make faults   kill real workers and servers all over a run, lock tables; many minutes"
+	@echo "make faults   what takes too long for make test: workers and servers killed everywhere, full disks; many minutes"
 	@echo "make bench    how fast the engine is beside its limits and its peer: a tiny model, or MODEL=... and more in ARGS=..."
 	@echo "make audit    known weaknesses of what is installed, where a service that knows them can be reached"
 	@echo "make licences the licence of every package; fails where one is not allowed"
@@ -55,17 +57,22 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
-unit: export CHROMIUM := $(CHROMIUM)
-unit: .venv/installed-dev .venv/built-in-model
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -rfE
+
+# The test files that name neither the engine nor a process of its own: they need no torch and no browser.
+quick: lint
+	$(PYTEST) $$(grep -rLE 'torch|sparsedash\.engine|tests\.(engine|browser|faults|shell)|model_folder' tests --include='test_*.py' | grep -v -e tests/engine -e tests/shell -e tests/browser -e tests/faults -e tests/supply -e tests/service/cluster)
+
+unit coverage: export CHROMIUM := $(CHROMIUM)
+unit coverage: .venv/installed-dev .venv/built-in-model
 ifeq ($(CHROMIUM),)
 	@if [ -n "$$CI" ]; then echo "No Chromium found: in CI the browser tests must run."; exit 1; fi
 	@echo "No Chromium found: the browser tests are left out. Install Chromium, or name it with CHROMIUM=..."
 endif
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -rfER --cov --cov-report=term:skip-covered \
-		$(if $(CHROMIUM),,-m "not browser and not long_faults")
+	$(PYTEST) $(if $(filter coverage,$@),--cov --cov-report=term:skip-covered) $(if $(CHROMIUM),,-m "not browser and not long")
 
 faults: .venv/installed-dev
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests/faults -m faults -s
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest tests -m "faults or long" -s
 
 bench: .venv/installed-dev
 	$(BIN)/python -m $(if $(MODEL),benchmarks.speed --model $(MODEL) $(ARGS),benchmarks.small speed)

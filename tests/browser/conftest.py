@@ -1,6 +1,6 @@
-"""A real Chromium, and real servers with data folders of their own.
+"""A real Chromium, and servers with data folders of their own.
 
-Without Chromium these tests are skipped, and say so; where the environment variable CI is set that is a failure.
+Without Chromium these tests are skipped; where the environment variable CI is set that is a failure.
 """
 
 import os
@@ -14,7 +14,7 @@ from sparsedash.storage.store import Store
 from tests.browser.served import DEADLINE_S, Server, chromium
 from tests.ui import specimens
 
-StartServer = Callable[[Path], str]
+StartServer = Callable[..., Server]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def leave_out(reason: str) -> None:
-    """Skip, or fail where these tests must run."""
+    """Skip, or fail in CI."""
     if os.environ.get("CI"):
         pytest.fail(f"{reason}; in CI the browser tests must run")
     pytest.skip(f"{reason}; the browser tests are left out")
@@ -33,7 +33,7 @@ def leave_out(reason: str) -> None:
 
 @pytest.fixture(scope="package")
 def browser():
-    """One Chromium for all tests here; each gets its own context. Its event loop must not run on into other tests."""
+    """One Chromium for all tests here; each gets its own context."""
     executable = chromium()
     if executable is None:
         leave_out("No Chromium found (name one with CHROMIUM=...)")
@@ -41,58 +41,77 @@ def browser():
         from playwright.sync_api import expect, sync_playwright
     except ImportError:
         leave_out("Playwright is not installed")
-    # The five seconds that are usual are too few on a busy machine.
+    # The default of five seconds is too short on a busy machine.
     expect.set_options(timeout=1000 * DEADLINE_S)
     with sync_playwright() as playwright:
-        # Without its own sandbox, which needs privileges that containers do not give.
+        # Chromium's own sandbox needs privileges that containers do not give.
         opened = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield opened
         opened.close()
 
 
 @pytest.fixture
-def page(browser) -> Iterator[object]:
-    """A page of a fresh visitor at 1440 pixels; what its console complained about is in `page.complaints`."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    opened = context.new_page()
-    opened.set_default_timeout(1000 * DEADLINE_S)
-    opened.complaints = []
-    opened.on("console", lambda message: note(opened.complaints, message))
-    opened.on("dialog", lambda dialog: opened.complaints.append(f"dialog: {dialog.message}"))
-    yield opened
-    context.close()
+def open_page(browser) -> Iterator[Callable[..., object]]:
+    """Opens a page of a new user at 1440 pixels; `page.complaints` holds the errors of its console and its dialogs.
+
+    Options are those of Playwright's `new_context`.
+    """
+    with ExitStack() as at_the_end:
+
+        def opened(**options: object):
+            context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}} | options)
+            at_the_end.callback(context.close)
+            page = context.new_page()
+            page.set_default_timeout(1000 * DEADLINE_S)
+            page.complaints = []
+            page.on("console", lambda message: note(page.complaints, message))
+            page.on("dialog", lambda dialog: page.complaints.append(f"dialog: {dialog.message}"))
+            return page
+
+        yield opened
+
+
+@pytest.fixture
+def page(open_page):
+    return open_page()
 
 
 def note(complaints: list[str], message) -> None:
     """Keep an error of the console.
 
-    Streamlit looks for its own routes under the page's path first: those 404 are its way.
+    Streamlit looks for its own routes under the page's path first: those 404 are expected.
     """
     if message.type == "error" and "404 (Not Found)" not in message.text:
         complaints.append(message.text)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def start_server() -> Iterator[StartServer]:
-    """Starts a server on a data folder and gives its address; servers and their workers end with the module."""
+    """Starts a server on a data folder; servers and their workers end with the tests here."""
     with ExitStack() as at_the_end:
 
-        def start(folder: Path) -> str:
-            server = Server(folder)
+        def start(folder: Path, **environment: str) -> Server:
+            server = Server(folder, **environment)
             at_the_end.callback(server.stop)
             server.wait()
-            return server.address
+            return server
 
         yield start
 
 
-@pytest.fixture(scope="module")
-def folder_with_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder that holds one finished run with made-up answers."""
-    folder = tmp_path_factory.mktemp("data") / "finished"
+@pytest.fixture(scope="package")
+def finished(start_server, tmp_path_factory) -> Server:
+    """A server whose data folder holds one finished run with made-up answers; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("finished") / "data"
     run, records = specimens.run()
     store = Store(folder)
     for record in (*records, specimens.passages(), run):
         store.put(record.key, record)
     store.close()
-    return folder
+    return start_server(folder)
+
+
+@pytest.fixture(scope="package")
+def empty(start_server, tmp_path_factory) -> Server:
+    """A server whose data folder holds nothing; tests leave it as it is."""
+    return start_server(tmp_path_factory.mktemp("empty") / "data")

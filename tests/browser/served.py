@@ -23,7 +23,7 @@ def chromium() -> str | None:
 
 
 class Server:
-    """The dashboard on a data folder; it ends with this process at the latest. address: where it answers.
+    """The dashboard on a data folder; it ends with this process at the latest. address: its URL.
 
     options: of `streamlit run`. port: a free one where none is named. environment: beside ours.
     """
@@ -63,16 +63,29 @@ class Server:
         return bool(command) and "sparsedash.worker" in command and str(self.folder) in command
 
 
-def bring(page, address: str, file: dict | Path) -> None:
+def ready(page) -> None:
+    """Wait until the script of the page has run to its end."""
+    page.wait_for_selector("h1.sd-opening")
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+
+
+def upload_text(page, address: str, file: dict | Path) -> None:
     """Upload a text on the form, as passages to answer. file: as Playwright takes it."""
     page.goto(f"{address}/prune")
-    page.wait_for_selector("h1.sd-opening")
+    ready(page)
     page.locator("summary").filter(has_text="a text of your own").click()
     page.get_by_role("button", name="Upload a text").first.wait_for()
-    # What is drawn anew meanwhile would close it again.
-    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+    # A rerun meanwhile would close it again.
+    ready(page)
     page.get_by_role("button", name="Upload a text").first.click()
     page.locator("input[type=file]").first.set_input_files(file)
+
+
+def download(page, name: str, **options: object) -> tuple[str, bytes, str]:
+    """Press the first button of this name. Returns the file's name, its content and its address."""
+    with page.expect_download() as got:
+        page.get_by_role("button", name=name, **options).first.click()
+    return got.value.suggested_filename, Path(got.value.path()).read_bytes(), got.value.url
 
 
 def free_port() -> int:

@@ -23,8 +23,8 @@ FORKING_WORKER = Path(__file__).with_name("forking_worker.py")
 DEADLINE_S = 60.0
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+def eventually(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+    deadline = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < deadline, "it never came about"
         time.sleep(0.01)

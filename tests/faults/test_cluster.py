@@ -51,6 +51,7 @@ def test_a_running_job_says_how_far_it_is_and_who_is_at_work_and_stops_within_tw
     assert took_s < 2.0
 
 
+@pytest.mark.long
 def test_a_child_that_does_not_listen_is_ended_within_two_seconds_as_well(house):
     house.begin("ann")
     house.serve()
@@ -65,6 +66,7 @@ def test_a_child_that_does_not_listen_is_ended_within_two_seconds_as_well(house)
     eventually(lambda: not house.children_of("ann"))
 
 
+@pytest.mark.long
 def test_a_part_that_fails_says_where_and_its_log_comes_along(house):
     house.begin("ann")
     house.serve()
@@ -73,6 +75,7 @@ def test_a_part_that_fails_says_where_and_its_log_comes_along(house):
     assert "Traceback" in Path(failed.log_path).read_text()
 
 
+@pytest.mark.long
 def test_a_killed_child_is_told_as_on_the_server_with_the_machine_s_name_and_the_machine_goes_on(house):
     house.begin("ann")
     house.serve()
@@ -110,6 +113,7 @@ def test_a_killed_machine_is_named_and_trying_again_makes_only_what_is_missing(h
     assert before.keys() <= house.kept().keys()
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_leaves_a_job_that_the_next_one_brings_to_its_end(house):
     house.begin("ann", "ben")
     server = house.serve_apart()
@@ -125,6 +129,7 @@ def test_a_server_that_is_killed_leaves_a_job_that_the_next_one_brings_to_its_en
     house.assert_whole(job)
 
 
+@pytest.mark.long
 def test_a_scheduler_that_dies_ends_its_jobs_in_words_and_leaves_no_child(house):
     house.begin("ann")
     server = house.serve(grace_s=2.0)
@@ -157,7 +162,8 @@ def kill_at(house, moment_s):
     return state
 
 
-@pytest.mark.parametrize("n_moments", [2, pytest.param(10, marks=pytest.mark.long_faults)])
+@pytest.mark.long
+@pytest.mark.parametrize("n_moments", [2, 10])
 def test_a_machine_killed_at_any_moment_leaves_a_job_that_ends_and_no_record_twice(house, n_moments):
     house.begin("ben")
     house.serve()

@@ -12,7 +12,7 @@ from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import save_tiny
 from tests.faults.test_full_disk import ROOT, disk  # noqa: F401 - a fixture
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 PROGRAM = """
 import json, sys
@@ -34,12 +34,12 @@ for begin in ("write", "prove"):
     filler = Filler(disk, begin)
     module.require_room = lambda *_: None  # as where somebody else takes the room meanwhile
     try:
-        module.export(settings, store, shelf, filler)
+        module.export_model(settings, store, shelf, filler)
     except ExportError as error:
         said.append(error.message)
     filler.remove()
     said.append(sorted(path.name for path in disk.iterdir()))
-said.append(module.export(settings, store, shelf, lambda step: None).proof.holds)
+said.append(module.export_model(settings, store, shelf, lambda step: None).proof.holds)
 print(json.dumps(said))
 """
 

@@ -42,6 +42,7 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_at_any_stage_is_said_and_with_room_the_numbers_are_the_same(disk, tmp_path):
     text = write_jsonl(tmp_path / "passages.jsonl", passages(40))
     models = str(write_tiny_gguf(tmp_path / "tiny.gguf")), str(save_tiny(tmp_path / "tiny"))

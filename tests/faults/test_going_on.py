@@ -127,19 +127,20 @@ def test_a_worker_killed_in_any_long_stage_goes_on_at_that_block(calm, forking, 
     goes_on_after(2, calm, tmp_path / "data", forking)
 
 
-@pytest.mark.long_faults
+@pytest.mark.long
 def test_workers_killed_at_ten_blocks_of_every_long_stage_go_on_there(calm, forking, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
     goes_on_after(N_EACH, calm, tmp_path / "data", forking)
 
 
+@pytest.mark.long
 def test_a_worker_killed_in_the_one_walk_goes_on_at_that_block(calm_walk, forking, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
     assert min(calm_walk.counted.values()) >= N_EACH
     goes_on_after(2, calm_walk, tmp_path / "data", forking, in_one_walk=True)
 
 
-@pytest.mark.long_faults
+@pytest.mark.long
 def test_workers_killed_at_ten_blocks_of_the_one_walk_go_on_there(calm_walk, forking, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
     goes_on_after(N_EACH, calm_walk, tmp_path / "data", forking, in_one_walk=True)

@@ -12,7 +12,7 @@ import pytest
 from sparsedash.storage.store import Store
 from tests.faults.house import House
 
-pytestmark = [pytest.mark.faults, pytest.mark.long_faults]
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 N_SERVERS_KILLED = 20
 LOCKED_S = 90.0

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.faults
 
 
 def few_or_many(few: int, many: int) -> pytest.MarkDecorator:
-    long = pytest.param(many, marks=pytest.mark.long_faults, id="many")
+    long = pytest.param(many, marks=pytest.mark.long, id="many")
     return pytest.mark.parametrize("n", [pytest.param(few, id="few"), long])
 
 

@@ -220,7 +220,7 @@ def test_a_worker_killed_in_any_stage_gives_the_same_numbers_after_a_retry(forki
     assert {stage for _, stage in met} & set(STAGES)
 
 
-@pytest.mark.long_faults
+@pytest.mark.long
 def test_workers_killed_at_many_moments_of_every_stage_give_the_same_numbers(forking, whole, tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
     met = kill_in_every_stage(N_EACH, 0.7, tmp_path, whole, forking)

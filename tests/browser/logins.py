@@ -1,11 +1,18 @@
-"""A server that serves others, a provider of logins on loopback, and two visitors with a run each."""
+"""A server that serves others, a provider of logins on loopback, and two users with a run each."""
 
 import json
 import sys
 import time
+import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.web.server.starlette.starlette_app_utils import generate_xsrf_token_string
+from websockets.sync.client import connect
 
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.storage.store import Store
@@ -17,7 +24,7 @@ NAMES = ("ada", "bob")
 
 
 def run_of(name: str):
-    """A finished run of this visitor's with its records and texts; its model is named after them."""
+    """A finished run of this user with its records and texts; its model is named after them."""
     run, records = specimens.run(replace(specimens.SETTINGS, model=f"org/model-of-{name}"))
     texts = replace(specimens.passages(), key=f"texts-of-{name}")
     own = [
@@ -91,6 +98,50 @@ def log_in(page, name: str) -> None:
     page.get_by_role("link", name="Log in").click()
     page.get_by_placeholder("sub").fill(name)
     page.get_by_role("button", name="Authorize").click()
+
+
+class RawUser:
+    """A user without a browser, who sends what Streamlit's pages never would. cookies: as in the header."""
+
+    def __init__(self, address, cookies=""):
+        self._address, self._xsrf = address, generate_xsrf_token_string()
+        self._headers = {"Cookie": f"{cookies}; _streamlit_xsrf={self._xsrf}"}
+
+    @contextmanager
+    def session(self, wanted="", xsrf=True):
+        """The id of a session, while a connection to it is open. wanted: the one that is asked for."""
+        protocols = ["streamlit", self._xsrf if xsrf else "none", *([wanted] if wanted else [])]
+        address = f"{self._address.replace('http', 'ws')}/_stcore/stream"
+        options = {"subprotocols": protocols, "max_size": None, "open_timeout": DEADLINE_S}
+        with connect(address, origin=self._address, additional_headers=self._headers, **options) as opened:
+            rerun = BackMsg()
+            rerun.rerun_script.query_string = ""
+            opened.send(rerun.SerializeToString())
+            message = ForwardMsg()
+            while message.WhichOneof("type") != "new_session":
+                message.ParseFromString(opened.recv(DEADLINE_S))
+            yield message.new_session.initialize.session_id
+
+    def upload(self, session, file, content=b"text", method="PUT"):
+        """The status of an upload to this session, or of the deletion of one."""
+        head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+        asked = urllib.request.Request(
+            f"{self._address}/_stcore/upload_file/{session}/{file}",
+            data=head + content + b"\r\n--edge--\r\n",
+            method=method,
+            headers={
+                **self._headers,
+                "Origin": self._address,
+                "X-Xsrftoken": self._xsrf,
+                "Content-Type": "multipart/form-data; boundary=edge",
+            },
+        )
+        try:
+            with urllib.request.urlopen(asked, timeout=DEADLINE_S) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
 
 
 if __name__ == "__main__":
