@@ -215,7 +215,7 @@ def test_what_is_damaged_is_found_and_deleted_and_so_is_a_kind_and_the_limit_is_
     field = page.get_by_label("Room in GB")
     field.fill("3.5")
     page.get_by_role("button", name="Save").click()
-    expect(page.get_by_text("of 3.5 GB")).to_be_visible()
+    expect(page.get_by_text("of 3.5 GB").first).to_be_visible()
     page.reload()
     ready(page)
     expect(page.get_by_label("Room in GB")).to_have_value("3.5")

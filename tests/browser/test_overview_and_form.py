@@ -120,7 +120,7 @@ def test_the_menu_takes_the_run_and_the_tolerance_along_and_back_goes_one_step_b
     expect(page).to_have_url(re.compile(r"/compare\?run="))
     page.go_back()
     expect(page).to_have_url(f"{address}/?within=1.5")
-    expect(page.locator("h1")).to_contain_text("1.5 × the word perplexity")
+    expect(page.locator("h1")).to_contain_text("limit 1.5 ×")
 
 
 def test_a_link_to_the_page_that_is_shown_changes_its_address_and_back_undoes_it(page, empty):
