@@ -137,7 +137,7 @@ def test_runs_are_ticked_overlaid_searched_named_pinned_and_deleted(runs, folder
     for box in boxes[:2]:  # At once: the second click comes before the answer to the first.
         runs.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(runs.get_by_text("2 chosen")).to_be_visible()
-    runs.get_by_role("button", name="Lay over each other").click()
+    runs.get_by_role("button", name="Overlay").click()
     expect(runs.get_by_label(re.compile("Word perplexity over 120 passages"))).to_be_attached()
     runs.get_by_label("Search").fill("owner")
     runs.get_by_label("Search").press("Enter")
@@ -150,10 +150,10 @@ def test_runs_are_ticked_overlaid_searched_named_pinned_and_deleted(runs, folder
 
     runs.get_by_role("button", name="Clear", exact=True).click()
     tick(runs, "owner/first at 10, 20, 30")
-    runs.get_by_role("button", name="Name").click()
-    runs.get_by_label("What this run is called").fill("For the talk")
+    runs.get_by_role("button", name="Rename").click()
+    runs.get_by_label("Name of this run").fill("For the talk")
     runs.get_by_role("button", name="Save").click()
-    expect(runs.get_by_label("What this run is called")).to_have_count(0)
+    expect(runs.get_by_label("Name of this run")).to_have_count(0)
     runs.get_by_label("Search").fill("")
     runs.get_by_label("Search").press("Enter")
     expect(titles(runs)).to_have_text(["owner/second", "For the talk", "SmolLM2 135M (built in)"])
@@ -182,7 +182,7 @@ def test_on_a_phone_no_row_of_the_runs_is_cut_off_and_boxes_are_large_enough(run
 
 def test_a_run_moves_to_another_data_folder_and_a_changed_file_is_refused(runs, start_server, tmp_path):
     tick(runs, "SmolLM2 135M (built in)")
-    runs.get_by_role("button", name="Take along").click()
+    runs.get_by_role("button", name="Export run").click()
     whole, changed = tmp_path / "whole.sparsedash-run", tmp_path / "changed.sparsedash-run"
     whole.write_bytes(download(runs, "Download,")[1])
     changed.write_bytes(flip(whole.read_bytes()))
@@ -203,7 +203,7 @@ def test_what_is_damaged_is_found_and_deleted_and_so_is_a_kind_and_the_limit_is_
     store.close()
     page.goto(f"{start_server(folder).address}/storage")
     ready(page)
-    page.get_by_role("button", name="Verify everything").click()
+    page.get_by_role("button", name="Check data integrity").click()
     expect(page.locator(".sd-damaged")).to_contain_text("s1")
     page.get_by_role("button", name="Delete what is damaged").click()
     page.get_by_role("button", name="Delete for good").click()

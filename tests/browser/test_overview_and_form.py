@@ -63,10 +63,10 @@ def test_a_point_leads_to_its_comparison_and_on_to_the_layers_and_back(page, add
 def test_every_point_is_a_link_with_a_visible_focus_after_the_chart(page, address):
     page.goto(address)
     ready(page)
-    expect(page.get_by_label("Loss against").first).to_be_visible()
+    expect(page.get_by_label("Plot loss against").first).to_be_visible()
     page.get_by_role("radio", name="flips").focus()
     page.keyboard.press("Tab")
-    assert page.evaluate(FOCUSED)[0] == "Loss against"
+    assert page.evaluate(FOCUSED)[0] == "Plot loss against"
     for name in ("The chart as SVG", "The chart as PNG", "The numbers as a table"):
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED) == [name, True]
