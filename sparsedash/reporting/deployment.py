@@ -265,15 +265,15 @@ class RuntimeRow:
 def proof_words(proof: Proof) -> str:
     """What a fresh process has seen, in a sentence."""
     return (
-        f"Proven by {proof.runtime} {proof.version} in a fresh process: {_logits(proof)} of {proof.n_logits} passages, "
+        f"Proven by {proof.runtime} {proof.version} in a fresh process: {_logits(proof)}, "
         f"{proof.n_meant} of {proof.n_verdicts} passages are answered as by the model in memory, {proof.n_run} as in "
         "the run."
     )
 
 
 def _logits(proof: Proof) -> str:
-    same = proof.logit_difference == 0
-    return "identical logits" if same else f"logits within {proof.logit_difference:.1e}"
+    agree = "are identical" if proof.logit_difference == 0 else f"agree within {proof.logit_difference:.1e}"
+    return f"the logits of {proof.n_logits} passages {agree}"
 
 
 def export_title(export: Export, record: Record | None) -> str:

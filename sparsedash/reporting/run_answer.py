@@ -106,8 +106,9 @@ def _verdicts_sentence(
     sentences += [f"{subject}{note} {phrase}" for subject, note, phrase in rest]
     if within is None and beyond is None:
         sentences.append(f"The limits are {tolerance_words(tolerance)}")
-    if not undecided:
-        sentences.append(f"Tested on {quantity(next(iter(verdicts.values())).n_passages, 'passage')}")
+    tested = {verdicts[permille].n_passages for permille in (within, beyond) if permille is not None}
+    if not undecided and len(tested) == 1:
+        sentences.append(f"Tested on {quantity(tested.pop(), 'passage')}")
     return " ".join(f"{sentence}." for sentence in sentences)
 
 

@@ -273,7 +273,7 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     limits = f"within the limits, {tolerance_words(tolerance)}"
     if len(judged) == 1:
         rest = "; it is undecided" if n_open else accuracy_open(judged[0])
-        return f"Your one finished run has {'a' if within else 'no'} model {limits}{rest}."
+        return f"The one run with a result has {'a' if within else 'no'} model {limits}{rest}."
     n_half = sum(bool(accuracy_open(each)) for each in judged)
     rest = f", {n_half} of them by word perplexity alone" if n_half else ""
     rest += f"; {n_open} {'is' if n_open == 1 else 'are'} undecided" if n_open else ""
@@ -381,7 +381,7 @@ class Overlay:
             for line in self.lines
             for each in line.models
         ]
-        caption = f"Each model beside its own dense model, on the last words of the same passages. {_EACH}"
+        caption = f"Each model against its own dense model, on the last words of the same passages. {_EACH}"
         return table("The numbers of these runs", caption, head, rows)
 
     def _dense(self) -> Point:

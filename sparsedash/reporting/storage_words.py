@@ -212,7 +212,7 @@ def verification_sentence(found: Verification, zone: tzinfo | None) -> str:
     if found.n_damaged:
         were = "was" if found.n_damaged == 1 else "were"
         return f"✕ {found.n_damaged:,} of {n:,} {were} damaged (checked {when})."
-    return f"✓ All files intact (checked {when})."
+    return f"✓ Everything is intact (checked {when})."
 
 
 def verification_basis(found: Verification) -> str:

@@ -208,7 +208,7 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
         row = [name, *gone_shares, f"{score.right:,}{fewer}", percent(score.accuracy)]
         row += [interval(accuracy_interval(record)), *change_cells(judged), perplexity(record.word_perplexity)]
         rows.append([*row, *times_dense_cells(judged)])
-        link = element("a", escape(name), href=address, aria_label=f"{name} beside dense") if address else escape(name)
+        link = element("a", escape(name), href=address, aria_label=f"{name} against dense") if address else escape(name)
         names.append(link)
     return table("The numbers of this run", _numbers_caption(found), head, rows, names)
 

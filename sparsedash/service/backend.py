@@ -133,11 +133,11 @@ class Backend:
         """
         self._require(asked)
         kind, key = _KINDS[type(asked)][0], _key(asked)
-        newest = self._table.newest(key)
-        if newest is not None and newest.state == "done" and self._is_stored(asked, key):
-            self._access.owners.add(key, self._access.user)
-            return newest
         with self._room_for(asked):
+            newest = self._table.newest(key)
+            if newest is not None and newest.state == "done" and self._is_stored(asked, key):
+                self._access.owners.add(key, self._access.user)
+                return newest
             job = self._table.submit(kind, key, asdict(asked), self._access.user, self._access.most_jobs)
         if isinstance(asked, RunSettings | FindSettings) and job.state == "queued":
             self._store.remember(store_keys.forecast_note(key), self.preflight(asked).forecast.plain())

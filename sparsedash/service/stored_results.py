@@ -38,7 +38,7 @@ class _Cache:
     """
 
     def __init__(self, budget: int, weight: Callable[[object], int] | None = None) -> None:
-        self._budget, self._weight = budget, weight
+        self._budget, self._weight, self._total = budget, weight or (lambda value: 1), 0
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -50,17 +50,19 @@ class _Cache:
 
     def put(self, name: Hashable, value: object) -> None:
         with self._lock:
+            self._forget(name)
             self._kept[name] = value
-            self._kept.move_to_end(name)
-            while len(self._kept) > 1 and self._total() > self._budget:
-                self._kept.popitem(last=False)
+            self._total += self._weight(value)
+            while len(self._kept) > 1 and self._total > self._budget:
+                self._forget(next(iter(self._kept)))
 
     def drop(self, name: Hashable) -> None:
         with self._lock:
-            self._kept.pop(name, None)
+            self._forget(name)
 
-    def _total(self) -> int:
-        return sum(map(self._weight, self._kept.values())) if self._weight else len(self._kept)
+    def _forget(self, name: Hashable) -> None:
+        if name in self._kept:
+            self._total -= self._weight(self._kept.pop(name))
 
 
 class ResultCache:

@@ -60,7 +60,10 @@ class Exports:
         if not self._access.may_change(key):
             raise ExportError("The export is not deleted: it is somebody else's; an administrator can delete it.")
         found = self._found(key)
-        if self._access.give_up(key) or found is None:
+        if self._access.give_up(key):
+            return
+        if found is None:
+            self._access.owners.forget(key)
             return
         if not self._is_inside(found):
             raise ExportError(

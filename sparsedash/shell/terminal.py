@@ -128,7 +128,7 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     ]
     width = max(8, *(len(name) + 2 for name in ["", *names]))
     removed, answered = f"{'MLPs':>8}{'linear':>8}", f"{'last word':>16}{'last token':>13}{'word ppl':>14}"
-    yield f"{'':{width}}{removed}{answered}{'broke':>8}{'mended':>8}{'verdict':>11}"
+    yield f"{'':{width}}{removed}{answered}{'broke':>8}{'fixed':>8}{'verdict':>11}"
     for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
         yield f"{name:{width}}{_result_columns(answers)}"
     if settings["evaluation"]["rule"] == "published":

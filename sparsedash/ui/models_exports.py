@@ -65,7 +65,7 @@ def show_export(backend: Backend, export: Export) -> None:
             drop, key = partial(backend.exports.drop, export.key), f"delete-export-{export.key[:16]}"
             frame.action_button("Delete", drop, key=key, icon="delete", kind="tertiary")
         else:
-            frame.note("Outside the data folder; delete it manually.")
+            frame.note("Another user's, or outside the data folder: it cannot be deleted here.")
 
 
 def request_export(backend: Backend, found: RunResults) -> None:

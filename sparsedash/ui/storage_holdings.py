@@ -135,7 +135,7 @@ def show_verification(backend: Backend) -> None:
     if job is not None and (job.live or (job.state != "done" and (job.finished_at or 0.0) > seen_at)):
         job_panel.watch_job(backend, job, brief=True)
     else:
-        text = "Verify everything" if found is None else "Verify everything again"
+        text = "Check everything" if found is None else "Check everything again"
         frame.action_button(text, lambda: backend.submit(VerifySettings()), key="verify", icon="fact_check")
 
 

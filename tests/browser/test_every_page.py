@@ -26,7 +26,7 @@ FINISHED = {
     "prune": "Choose a model",
     "prune?goal=How+much+can+go%3F&sparsity=x": "Choose a model",
     "jobs": "Nothing has run yet.",
-    "runs": "Your one finished run has no model within",
+    "runs": "The one run with a result has no model within",
     "compare": "30 % is too close to call on 120 passages",
     "compare?mode=blind": "Which answer is better?",
     "layers": "Half of the layers lost",

@@ -203,7 +203,7 @@ def test_what_is_damaged_is_found_and_deleted_and_so_is_a_kind_and_the_limit_is_
     store.close()
     page.goto(f"{start_server(folder).address}/storage")
     ready(page)
-    page.get_by_role("button", name="Check data integrity").click()
+    page.get_by_role("button", name="Check everything").click()
     expect(page.locator(".sd-damaged")).to_contain_text("s1")
     page.get_by_role("button", name="Delete what is damaged").click()
     page.get_by_role("button", name="Delete for good").click()

@@ -73,7 +73,7 @@ def test_every_point_is_a_link_with_a_visible_focus_after_the_chart(page, addres
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUSED) == ["The numbers of this run", True]
-    for name in ("10 % beside dense", "20 % beside dense", "30 % beside dense"):
+    for name in ("10 % against dense", "20 % against dense", "30 % against dense"):
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED) == [name, True]
     page.keyboard.press("Shift+Tab")

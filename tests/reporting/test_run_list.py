@@ -171,7 +171,7 @@ def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     assert run_list.runs_sentence(rows(backend), USUAL) == "No run has a sparse model that was judged."
     backend.stored_runs.clear()
     add(backend)
-    assert run_list.runs_sentence(rows(backend), USUAL) == f"Your one finished run has no {most}; it is undecided."
+    assert run_list.runs_sentence(rows(backend), USUAL) == f"The one run with a result has no {most}; it is undecided."
     add(backend, sparsities_permille=(100,))
     assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs has a {most}; 2 are undecided."
     said = run_list.runs_sentence(rows(backend, GENEROUS), GENEROUS)

@@ -125,7 +125,7 @@ def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(open_pag
     (outside,) = add(finished, GGUF, folder=tmp_path / "elsewhere")
     app = open_page("models")
     (delete,) = [each for each in app.button if each.label == "Delete"]
-    assert "Outside the data folder; delete it manually." in words(app)
+    assert "Another user's, or outside the data folder: it cannot be deleted here." in words(app)
     delete.click().run()
     assert finished.exports.listed() == [outside]
 

@@ -123,7 +123,7 @@ def test_every_sparse_model_in_the_table_is_a_link_and_its_head_says_once_what_c
     app = open_page("overview")
     drawn, said = markup(app), words(app)
     for name, address in (("10 %", "10+%25"), ("20 %", "20+%25"), ("30 %", "30+%25")):
-        link = f'href="compare?run={SETTINGS.key()}&amp;right={address}" aria-label="{name} beside dense">{name}</a>'
+        link = f'href="compare?run={SETTINGS.key()}&amp;right={address}" aria-label="{name} against dense">{name}</a>'
         assert link in drawn
     assert drawn.count("<a ") == 3
     assert "Right of 120 Accuracy 95 % interval" in said and "Word perplexity Times dense Interval Verdict" in said

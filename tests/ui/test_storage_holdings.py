@@ -108,12 +108,12 @@ def test_many_runs_are_shown_in_pages(open_page, backend):
 
 
 def verify_buttons(app):
-    return [each.label for each in app.button if each.label.startswith(("Verify everything", "Try again"))]
+    return [each.label for each in app.button if each.label.startswith(("Check everything", "Try again"))]
 
 
 def test_verification_is_asked_for_followed_and_not_asked_for_twice(open_page, filled):
     app = open_page("storage")
-    button(app, "Verify everything").click().run()
+    button(app, "Check everything").click().run()
     (verify,) = (each for each in filled.jobs() if each.kind == "verify")
     filled.set_jobs(
         job(VerifySettings(), stage="verify", done=3, total=12, unit="megabytes", message="x", id=verify.id)
@@ -132,7 +132,7 @@ def test_a_verification_that_ended_early_says_why_until_a_newer_one_has_ended(op
     assert "The model cannot be reached." in words(app) and verify_buttons(app) == ["Try again"]
     filled.put(replace(FOUND, finished_at=2e9))
     app = open_page("storage")
-    assert "The model cannot be reached." not in words(app) and verify_buttons(app) == ["Verify everything again"]
+    assert "The model cannot be reached." not in words(app) and verify_buttons(app) == ["Check everything again"]
 
 
 def test_intact_files_are_told_with_when_and_how_much(open_page, filled):
