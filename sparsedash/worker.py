@@ -119,7 +119,11 @@ class Worker:
         for queued in self._table.queue():
             if queued.kind in RUNS and is_lock_held(cluster_lock(self._folder)):
                 continue
-            lock = hold_lock(job_lock(self._folder, queued.id))
+            try:
+                lock = hold_lock(job_lock(self._folder, queued.id))
+            except StoreError as error:
+                self._table.mark_crashed(queued, error.message, error.advice)
+                continue
             if lock is None:
                 continue
             if job := self._table.claim(queued.id, self._name, os.getpid()):

@@ -190,7 +190,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         n_parameters=n_matmul + n_blocks * a_block + outside,
         attention=queries,
         keys=keys,
-        stored_bytes=WEIGHT_BYTES[config.get("torch_dtype") or config.get("dtype") or "float32"],
+        stored_bytes=(WEIGHT_BYTES | {"float64": 8})[config.get("torch_dtype") or config.get("dtype") or "float32"],
     )
 
 

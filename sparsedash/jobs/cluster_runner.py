@@ -102,7 +102,9 @@ class Attempt:
         if self._to_take_up:
             # Parts that this or another server has submitted are not done twice.
             held = cluster.held()
-            self._submit([name for name in self._plan.left() if self._key(name) in held], cluster)
+            for name in self._plan.left():
+                if self._key(name) in held:
+                    self._submit([name], cluster)
             self._to_take_up = False
         for name in list(self._at_work):
             self._collect(name, cluster)

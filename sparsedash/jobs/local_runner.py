@@ -225,7 +225,12 @@ class LocalRunner:
             asked = {_attempt(job) for job in running if job.stopping}
             self._stop_seen = {which: seen for which, seen in self._stop_seen.items() if which in asked}
             for job in running:
-                if not is_lock_held(job_lock(self._folder, job.id)):
+                try:
+                    held = is_lock_held(job_lock(self._folder, job.id))
+                except StoreError as error:  # One file that cannot be opened, such as root's, must not stop the others.
+                    self._table.mark_crashed(job, error.message, error.advice)
+                    continue
+                if not held:
                     self._note_end(job)
                 elif job.stopping:
                     self._escalate(job)
@@ -351,7 +356,10 @@ class LocalRunner:
             self._start(slot)
 
     def _is_taken(self, slot: int) -> bool:
-        return is_lock_held(slot_lock(self._folder, slot))
+        try:
+            return is_lock_held(slot_lock(self._folder, slot))
+        except StoreError:  # The worker that is started for this slot says why, and is given up.
+            return False
 
     def _start(self, slot: int) -> None:
         path = self._worker_log(slot)

@@ -45,7 +45,7 @@ class CalibrationSettings:
 
     corpus: a text reference (see engine.texts.corpora): a catalog name, `self` or `file:PATH`.
     token_weights: how much each token counts: `equal`, or `residual`, by 1 / the mean square of the residual stream
-    after the block, so that tokens with an enormous stream count little (see engine.calibration.token_weights). packed:
+    after the block, so that tokens with an enormous stream count little (see engine.calibration.statistics). packed:
     the same tokens, but the documents, each cut to `length`, are joined and cut again, as the published program does;
     else every document is a sequence of its own. A running text is always joined.
     """

@@ -205,8 +205,8 @@ def writable_file(path: Path, field: str) -> Path:
     return found
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Atomic write, text as UTF-8, by renaming a new file.
+def write_atomically(path: Path, content: str | bytes, *, replace: bool = False) -> None:
+    """Atomic write, text as UTF-8, by renaming a new file. replace: whatever has this name by now.
 
     Raises StoreError on failure, or when `writable_file` would refuse what has this name by now; nothing is left
     behind.
@@ -214,7 +214,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     beside = _beside(path)
     try:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        if not _is_replaceable(path):
+        if not replace and not _is_replaceable(path):
             instead = "Name a new file; only an empty one or an earlier result of this program is replaced."
             raise StoreError(f"{path} is another file by now, and was left as it is.", instead)
         beside.replace(path)

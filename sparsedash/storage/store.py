@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import diskcache
 
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import StoreError
+from sparsedash.schema.errors import CalibrationError, StoreError
 from sparsedash.schema.records import R, about_artefact, from_json, to_json
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.disk_cache import (
@@ -333,12 +333,18 @@ class StageCheckpoint:
         return self._clock() - self._kept_at >= EVERY_S
 
     def get(self, key: str, unpack: Callable[[bytes], T]) -> T | None:
-        """A part of an earlier attempt, or None."""
+        """A part of an earlier attempt, or None; one that `unpack` refuses is dropped, to be computed again."""
         data = self._store.get_artefact(key)
         if data is None:
             return None
+        try:
+            part = unpack(data)
+        except (CalibrationError, StoreError) as error:
+            log.warning("Dropped a checkpoint that cannot be read, %s: %s", key, error)
+            self._store.drop_entry("artefacts", key)
+            return None
         self._left.add(key)
-        return unpack(data)
+        return part
 
     def keep(self, key: str, part: Callable[[], bytes]) -> None:
         """Keep a part, with all earlier ones, once it is due and if there is room. part: called for its bytes then."""

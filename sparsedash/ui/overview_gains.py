@@ -83,7 +83,7 @@ def _choose_timing() -> TimingOptions:
 def _omitted_models(known: Gains) -> list[str]:
     """The models that the chart leaves out and why, in sentences."""
     not_guessed, no_speedup = "speed that was not measured is not guessed", "no speed-up is expected, and none is timed"
-    not_noted = "the dense model's sizes are noted when it is loaded the next time, by a run, a prompt or a measurement of speed"
+    not_noted = "the dense model's sizes are noted when it is next loaded, by a run, a prompt or a measurement of speed"
     reasons = (
         (known.untimed, "was not timed, so it is not shown", "were not timed, so they are not shown", not_guessed),
         (

@@ -1,9 +1,12 @@
 """What follows from a shape by hand; tests/engine/models/test_real_shapes.py compares shapes with the real models."""
 
+import json
+
 import pytest
 
 from sparsedash.catalog.choices import MODELS as LISTED
 from sparsedash.catalog.model_shape import (
+    CONFIGS,
     ModelShape,
     Workload,
     decode_bytes,
@@ -34,6 +37,11 @@ def test_removed_weights_are_shared_out_over_either_divisor():
     removed = 0.1 * 24 * 8192 * 2 * 2048
     assert found.matmul_ratio(0.1) == pytest.approx(removed / 1_310_916_608)
     assert found.parameter_ratio(0.1) == pytest.approx(removed / 1_315_758_080)
+
+
+def test_a_checkpoint_in_double_precision_has_a_shape():
+    config = json.loads((CONFIGS / "llama-7b.json").read_text()) | {"torch_dtype": "float64"}
+    assert model_shape(config).stored_bytes == 8
 
 
 def test_the_models_of_the_list_are_known_and_no_others():

@@ -171,6 +171,15 @@ def test_a_held_lock_keeps_a_silent_job_alive(house):
     assert house.table.get(job.id).state == "crashed"
 
 
+def test_one_lock_that_cannot_be_opened_crashes_its_job_and_stops_no_other(house):
+    bad, good = house.submit("a", "b")
+    job_lock(house.folder, bad.id).mkdir(parents=True)
+    house.table.claim(bad.id, "slot-0", 1)
+    house.runner.reconcile()
+    assert house.table.get(bad.id).state == "crashed"
+    assert house.table.get(good.id).state == "queued" and house.started == [0]
+
+
 @pytest.fixture
 def signals(house, monkeypatch):
     sent = []

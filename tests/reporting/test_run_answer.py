@@ -306,7 +306,7 @@ NONE = f"No sparsity was found within {LIMITS}. Removing 10 % of the MLP "
             FOUND,
             {200: judged(0.02), 300: judged(0.9, 50)},
             CHANNELS,
-            f"{MOST}30 % costs too much: word perplexity 2.46 × (limit 1.1 ×). Tested on 400 passages.",
+            f"{MOST}30 % costs too much: word perplexity 2.46 × (limit 1.1 ×).",  # on 400 and on 50 passages
         ),
         (
             FOUND,
@@ -350,8 +350,7 @@ NONE = f"No sparsity was found within {LIMITS}. Removing 10 % of the MLP "
             {200: judged(0.02), 300: judged(0.9, 50)},
             WEIGHTS,
             "Setting 20 % of the MLPs' weights to zero stays within the limits, with accuracy undecided: word "
-            "perplexity 1.02 × (limit 1.1 ×). 30 % costs too much: word perplexity 2.46 × (limit 1.1 ×). Tested on "
-            "400 passages.",
+            "perplexity 1.02 × (limit 1.1 ×). 30 % costs too much: word perplexity 2.46 × (limit 1.1 ×).",
         ),
         (search(finished=False), {}, CHANNELS, "The search has begun."),
         (

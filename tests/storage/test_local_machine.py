@@ -180,6 +180,12 @@ def test_nothing_in_a_data_folder_is_written_over_or_added_to(tmp_path, name):
             writable_file(tmp_path / folder / name, "--json")
 
 
+def test_any_file_is_replaced_where_that_is_asked_for(tmp_path):
+    (tmp_path / "texts.jsonl").write_text("anything")
+    write_atomically(tmp_path / "texts.jsonl", "new", replace=True)
+    assert (tmp_path / "texts.jsonl").read_text() == "new"
+
+
 def test_a_link_to_a_regular_file_stays_a_link(tmp_path):
     (tmp_path / "real").write_text(OURS)
     (tmp_path / "link").symlink_to(tmp_path / "real")

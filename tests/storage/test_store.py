@@ -16,7 +16,7 @@ import diskcache
 import pytest
 
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.errors import CalibrationError, SettingsError, StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages
 from sparsedash.storage import disk_cache
@@ -535,3 +535,13 @@ def test_whatever_may_be_asked_for_is_kept(store, asked):
 def test_a_room_that_is_none_is_refused(asked):
     with pytest.raises(SettingsError, match=r"allowed: a number from 0\.1"):
         bytes_of(asked)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_dropped_and_made_again(store, caplog):
+    def unpack(data):
+        raise CalibrationError("They are of other batches.")
+
+    store.put_artefact("a", b"of other batches")
+    assert StageCheckpoint(store, "tiny").made("a", lambda: "made", str.encode, unpack) == "made"
+    assert store.get_artefact("a") is None
+    assert "They are of other batches." in caplog.text

@@ -149,7 +149,7 @@ def evaluate_together(
 
 @dataclass(eq=False)
 class _Reading:
-    """One batch for one model; after `read_batches_` its scores and answers. rows: the positions of its passages.
+    """One batch for one model; after `_read_` its scores and answers. rows: the positions of its passages.
 
     begun: the tokens of each answer that differs from the target, None for the others. unfinished: those of them that
     are no whole word yet; finishing them adds to `begun`.

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import UnpicklingError  # Weights-only loading raises it on anything but weights.
 from typing import Any
 
 import torch
@@ -25,9 +25,6 @@ from transformers import (
 from sparsedash.catalog.families import config_problem
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.model_folders import model_config
-
-# the error alone: weights-only loading raises it on anything but weights
-
 
 UNREADABLE = (
     OSError,
@@ -53,7 +50,7 @@ MOST_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
 HARMLESS_WEIGHTS = 50_000_000
 """So many need no comparison with the files: they take little memory."""
 
-_OTHER_CONFIG = "See whether config.json is whole, and that of this model."
+OTHER_CONFIG = "See whether config.json is whole, and that of this model."
 _SAFETENSORS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 FLOAT_TYPES = tuple(_SAFETENSORS.values())
 _INDEX = "model.safetensors.index.json"
@@ -66,19 +63,19 @@ def read_config(folder: Path, reference: str) -> PretrainedConfig:
         raise ModelError(f"{reference} holds no config.json.", "Name the folder that save_pretrained() wrote.")
     said = model_config(str(folder))
     if said is None:
-        raise ModelError(f"The config of {reference} could not be read as JSON.", _OTHER_CONFIG)
+        raise ModelError(f"The config of {reference} could not be read as JSON.", OTHER_CONFIG)
     # Before transformers reads it, which makes lists and dictionaries as long as the config asks for.
     refuse_impossible(said, reference)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except UNREADABLE as error:
-        raise ModelError(f"The config of {reference} could not be read: {first_line(error)}", _OTHER_CONFIG) from error
+        raise ModelError(f"The config of {reference} could not be read: {first_line(error)}", OTHER_CONFIG) from error
 
 
 def refuse_impossible(config: Mapping[str, Any], reference: str) -> None:
     """Raises ModelError for a config of an unknown family, of a quantised model, or of impossible sizes."""
     if problem := config_problem(config, reference):
-        raise ModelError(problem[0].upper() + problem[1:], _OTHER_CONFIG)
+        raise ModelError(problem[0].upper() + problem[1:], OTHER_CONFIG)
 
 
 def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **where: Any) -> PreTrainedModel:
@@ -174,7 +171,7 @@ def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kin
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except UNREADABLE as error:
-        raise ModelError(f"The config of {reference} describes no model: {first_line(error)}", _OTHER_CONFIG) from error
+        raise ModelError(f"The config of {reference} describes no model: {first_line(error)}", OTHER_CONFIG) from error
     described = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
     if described > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
         raise ModelError(

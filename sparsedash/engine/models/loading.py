@@ -27,6 +27,7 @@ from sparsedash.catalog.families import FAMILIES, Family
 from sparsedash.catalog.model_shape import model_shape
 from sparsedash.engine.models.checkpoint_reading import (
     FLOAT_TYPES,
+    OTHER_CONFIG,
     UNREADABLE,
     first_line,
     read_config,
@@ -238,7 +239,7 @@ def locate_model(reference: str, store: Store) -> Source:
     try:
         shape = model_shape(config.to_dict()).plain()
     except UNREADABLE as error:
-        raise ModelError(f"The config of {reference} describes no model: {first_line(error)}") from error
+        raise ModelError(f"The config of {reference} describes no model: {first_line(error)}", OTHER_CONFIG) from error
     noted = store_keys.model_shape_note(source.identity)
     if store.recall(noted) != shape:
         store.remember(noted, shape)

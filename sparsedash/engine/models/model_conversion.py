@@ -390,7 +390,7 @@ _CONVERSION_VERSION = 2
 
 
 def dequantised(file: Path, store: Store) -> Path:
-    """The folder that holds this file's model in FP32 with its tokenizer; see `unpacked`.
+    """The folder that holds this file's model in FP32 with its tokenizer; see `converted_folder`.
 
     Raises ModelError when the .gguf file cannot be read.
     """

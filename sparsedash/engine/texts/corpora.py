@@ -122,7 +122,7 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
         if not kept.is_file():
             texts = _stream_texts(name, corpus)
             kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(kept, "".join(json.dumps({"text": text}) + "\n" for text in texts))
+            write_atomically(kept, "".join(json.dumps({"text": text}) + "\n" for text in texts), replace=True)
         return list(json_lines(kept))
     except ConnectionError as error:
         raise CorpusError(
