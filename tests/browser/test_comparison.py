@@ -32,7 +32,7 @@ def compare(page, finished):
 
 def test_kinds_and_steps_by_buttons_and_keys_are_remembered_by_the_address_and_keep_the_focus(compare):
     page = compare()
-    count = page.locator(".sd-count")
+    count = page.locator(".st-key-steps .sd-count")
     expect(page.get_by_role("button", name="Next")).to_be_enabled()
     page.wait_for_timeout(1000)  # The keys are listened to a moment after the buttons are drawn.
     for key, shown in (("j", "2 of 9"), ("j", "3 of 9"), ("k", "2 of 9"), ("f", "1 of 2")):
@@ -55,7 +55,7 @@ def test_a_row_of_the_table_opens_its_passage_and_keeps_the_focus(compare):
     row = page.locator(".st-key-row-4 button")
     row.focus()
     page.keyboard.press("Enter")
-    expect(page.locator(".sd-count")).to_have_text("5 of 120")
+    expect(page.locator(".st-key-steps .sd-count")).to_have_text("5 of 120")
     expect(page).to_have_url(re.compile("passage=4"))
     ready(page)
     expect(row).to_be_focused()
@@ -72,7 +72,7 @@ def press_bar(page, n: int) -> None:
 
 def test_a_bar_that_is_pressed_filters_the_passages_and_pressed_again_does_not(compare):
     page = compare("?filter=all")
-    count = page.locator(".sd-count")
+    count = page.locator(".st-key-steps .sd-count")
     expect(count).to_have_text("1 of 120")
     press_bar(page, 0)
     expect(page).to_have_url(re.compile(r"change=\.\.-"))
@@ -123,16 +123,16 @@ def test_a_copied_link_opens_the_same_view_in_another_browser(compare, open_page
     search = page.get_by_label("Search in the passages and answers")
     search.fill("letter")
     search.press("Enter")
-    expect(page.locator(".sd-count")).to_contain_text("1 of 3")
+    expect(page.locator(".st-key-steps .sd-count")).to_contain_text("1 of 3")
     expect(page).to_have_url(re.compile("letter"))
     ready(page)
     page.get_by_role("button", name="Next").click()
-    expect(page.locator(".sd-count")).to_contain_text("2 of 3")
+    expect(page.locator(".st-key-steps .sd-count")).to_contain_text("2 of 3")
     expect(page).to_have_url(re.compile("letter"))
     other = open_page()
     other.goto(page.url)
     ready(other)
-    for place in ("h1", ".sd-count", ".sd-passage", ".sd-answers"):
+    for place in ("h1", ".st-key-steps .sd-count", ".sd-passage", ".sd-answers"):
         expect(other.locator(place).first).to_have_text(page.locator(place).first.inner_text(), use_inner_text=True)
     expect(other.get_by_label("Search in the passages and answers")).to_have_value("letter")
 
@@ -224,5 +224,5 @@ def test_a_passage_of_a_hundred_thousand_letters_leaves_the_page_usable(page, ho
     ready(page)
     expect(page.get_by_text("cannot be continued")).to_be_visible()
     page.get_by_role("button", name="Next").click()
-    expect(page.locator(".sd-count")).to_contain_text("2 of")
+    expect(page.locator(".st-key-steps .sd-count")).to_contain_text("2 of")
     assert page.complaints == []

@@ -7,7 +7,7 @@ from tests.engine.run.test_resumed_runs import KILLS, check_resumed, everything_
 
 __all__ = ["everything_is_long", "model_folder", "passage_file", "settings", "whole"]
 
-pytestmark = [pytest.mark.faults, pytest.mark.long_faults]
+pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 
 @pytest.mark.parametrize(("name", "at"), [(name, at) for name, kill in KILLS.items() for at in kill.other_places])

@@ -128,7 +128,7 @@ class FilledBackend(Backend):
         self.looked_up.append(reference)
         if self.hub_says is not None:
             raise self.hub_says
-        self.named = NamedModel(family="llama", counted=shipped_shape("llama-7b"))
+        self.named = NamedModel(family="llama", shape=shipped_shape("llama-7b"))
 
     def cluster(self):
         return self.known_cluster
