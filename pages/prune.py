@@ -6,7 +6,7 @@ from sparsedash.ui import form_estimate, form_run, frame, navigation
 from sparsedash.ui.job_panel import job_search
 
 backend = frame.page("Prune")
-frame.opening("Choose a model and a sparsity, or search for the largest safe one.")
+frame.opening("Choose a model and a sparsity, or search for the largest within your limits.")
 
 form, aside = st.columns([3, 2], gap="medium")
 with form:

@@ -394,7 +394,7 @@ def test_a_result_whose_trials_are_none_of_its_steps_is_refused():
         ((UNDECIDED, WITHIN, BEYOND), "Next: test on more passages. About "),
         (
             (shifted(0.09, 100, spread=1.0), shifted(0.01, 200), BEYOND),
-            "Next: search for the largest safe sparsity, between 20 and 30 %.",
+            "Next: search for the largest sparsity within your limits, between 20 and 30 %.",
         ),
         ((WITHIN,), "Next: see whether more than 10 % can be removed."),
         ((BEYOND,), "Next: see whether less than 30 % can be removed, or race other methods."),
