@@ -220,7 +220,8 @@ def next_step(found: RunResults) -> NextStep | None:
     if rows[0].method.pattern in FIXED_PERMILLE:
         return NextStep(said="Next: race other methods.", link="Change the settings", asked=settings)
     if within is not None and beyond is not None:
-        said = f"Next: search for the largest sparsity within your limits, between {low / 10:g} and {sparsity_percent(high)}."
+        where = f"between {low / 10:g} and {sparsity_percent(high)}"
+        said = f"Next: search for the largest sparsity within your limits, {where}."
     elif within is not None:
         said = f"Next: see whether more than {sparsity_percent(low)} can be removed."
     else:
