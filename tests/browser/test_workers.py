@@ -112,8 +112,8 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     page.get_by_role("option", name="file order").click()
     expect(page.get_by_text("Passage 1", exact=True)).to_be_visible()
     expect(page.locator(".sd-passage").first).to_contain_text("the lamp and the boat")
-    expect(page.locator(".sd-answer.sd-dense h3")).to_have_text("Dense")
-    expect(page.locator(".sd-answer.sd-sparse h3")).to_have_text("Sparse, 30 %")
+    expect(page.locator(".sd-answer.sd-dense h3").first).to_have_text("Dense")
+    expect(page.locator(".sd-answer.sd-sparse h3").first).to_have_text("Sparse, 30 %")
 
     page.get_by_role("button", name="Show where the two differ").click()
     strip = page.locator(".sd-strip")
