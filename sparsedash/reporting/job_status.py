@@ -128,13 +128,13 @@ def job_announcement(backend: Backend, job: Job) -> str:
 
 def waiting_run_estimate(backend: Backend, job: Job) -> str:
     """How long a waiting run takes once it has started; nothing of other jobs, or where that is not known."""
-    settings = _run_settings(job)
+    settings = job_request(job)
     known = backend.preflight(settings).duration.total_s if settings else None
     return f"Takes about {wording.duration_words(known)} once it has started" if known else ""
 
 
-def _run_settings(job: Job) -> RunSettings | FindSettings | None:
-    """What was asked for; None of a job that makes no run, or of another version."""
+def job_request(job: Job) -> RunSettings | FindSettings | None:
+    """The settings of a run or search; None of any other job, and of one whose row cannot be read."""
     try:
         return run_or_find_settings(job.kind, job.settings) if job.makes_run else None
     except SettingsError:
@@ -172,7 +172,7 @@ def stage_facts(job: Job) -> str:
 
 def _progress(backend: Backend, job: Job, now: float, shown: float) -> RunProgress:
     share = min(1.0, job.done / job.total) if job.total > 1 else 0.0
-    asked = _run_settings(job)
+    asked = job_request(job)
     if asked is None:
         stages = _STAGES_OF_KIND.get(job.kind, ("start", "load"))
         return stage_progress(stages, job.stage or "start", share, shown)
@@ -211,7 +211,7 @@ def _sparse_model(job: Job) -> str:
 
     Before the first one, what is read serves them all; later it is read again for one.
     """
-    settings = _run_settings(job)
+    settings = job_request(job)
     if settings is None or job.point is None or job.stage == "walk":
         return ""
     if job.stage not in ("prune", "evaluate") and job.point == 0:

@@ -14,15 +14,15 @@ from sparsedash.reporting.charts.chart_style import LONGEST
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import Measure, Point, TradeoffData
 from sparsedash.reporting.html import Html, Table, element, escape, join, table
+from sparsedash.reporting.job_status import job_request
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_answer import run_ending
 from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
 from sparsedash.reporting.verdicts import VERDICT_SIGNS, accuracy_open, change_cells, times_dense_cells, tolerance_words
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
-from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
-from sparsedash.schema.settings import FindSettings, RunSettings, planned_run, run_or_find_settings
+from sparsedash.schema.settings import FindSettings, RunSettings, planned_run
 from sparsedash.service.backend import Backend
 from sparsedash.service.deletion import Removal
 from sparsedash.stats.tolerance import Tolerance, Verdict
@@ -114,9 +114,8 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
     for key, job in jobs.items():
         if not job.live or key in rows:
             continue
-        try:
-            asked = run_or_find_settings(job.kind, job.settings)
-        except SettingsError:
+        asked = job_request(job)
+        if asked is None:
             continue
         rows[key] = RunRow(
             key=key,

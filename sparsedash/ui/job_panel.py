@@ -14,13 +14,14 @@ from sparsedash.reporting.job_status import (
     job_announcement,
     job_name,
     job_progress_words,
+    job_request,
     job_title,
     measured_against_estimate,
     stage_facts,
     waiting_run_estimate,
 )
 from sparsedash.reporting.record_pair import record_choices
-from sparsedash.schema.settings import FindSettings, run_or_find_settings
+from sparsedash.schema.settings import FindSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Forecast
 from sparsedash.ui import address_bar, browser_scripts, frame, login, navigation
@@ -133,8 +134,8 @@ def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job])
         _link_to_results(backend, job)
     if job.state == "queued" and len(queue) > 1:
         _draw_moves(backend, job, [other.id for other in queue if other.priority == job.priority])
-    if not job.live and job.makes_run and (asked := form_address(run_or_find_settings(job.kind, job.settings))):
-        frame.link("prune", "Change the settings", **asked)
+    if not job.live and (asked := job_request(job)) and (address := form_address(asked)):
+        frame.link("prune", "Change the settings", **address)
 
 
 def _retry(backend: Backend, job: Job) -> None:
@@ -190,7 +191,7 @@ def _link_to_results(backend: Backend, job: Job) -> None:
 
 def job_search(job: Job) -> FindSettings | None:
     """The settings of a search; None for any other job."""
-    asked = run_or_find_settings(job.kind, job.settings) if job.kind == "find" else None
+    asked = job_request(job)
     return asked if isinstance(asked, FindSettings) else None
 
 

@@ -64,12 +64,6 @@ def sound(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def sound_folder(sound, tmp_path) -> Path:
-    """One that a test may damage."""
-    return Path(shutil.copytree(sound, tmp_path / "data"))
-
-
 def cut(data: bytes, places: random.Random) -> bytes:
     return data[: places.randrange(len(data))]
 
