@@ -1,9 +1,7 @@
 """Workers with the real engine, one for each data folder named on the standard input: forked, since torch is slow to
 import. Prints the process of each.
 
-    forking_worker.py [counted]
-
-counted: everything that a long stage has done so far is kept at once, its blocks and batches are counted in the data
+Everything that a long stage has done so far is kept at once; blocks, batches and steps are counted in the data
 folder's file `counted`, and its file `killed` names those at which the worker kills itself.
 """
 
@@ -14,12 +12,13 @@ import signal
 import sys
 from pathlib import Path
 
+from sparsedash import worker
 from sparsedash.engine.calibration import gradients, statistics
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.job_handlers import load_job_handlers
 from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning
+from sparsedash.jobs.reporter import Reporter
 from sparsedash.storage import store
-from sparsedash.worker import main
 
 COUNTED = {
     "calibrated and refitted blocks": (statistics.WalkCheckpoint, "reached"),
@@ -57,6 +56,13 @@ def keep_and_count_all(folder):
     for what, (where, name) in COUNTED.items():
         setattr(where, name, counting(what, getattr(where, name)))
 
+    class CountedReporter(Reporter):
+        def __call__(self, step):
+            super().__call__(step)
+            count(f"steps of {step.stage}")
+
+    worker.Reporter = CountedReporter
+
 
 load_job_handlers()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -66,7 +72,6 @@ for line in sys.stdin:
     if not pid:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if "counted" in sys.argv:
-            keep_and_count_all(Path(line.strip()))
-        os._exit(main(["--data-dir", line.strip()]))
+        keep_and_count_all(Path(line.strip()))
+        os._exit(worker.main(["--data-dir", line.strip()]))
     print(pid, flush=True)

@@ -38,12 +38,10 @@ def gone(pid: int) -> bool:
 
 
 class Forking:
-    """Starts real workers without importing torch each time. counted: such that their work is counted, and they can be
-    killed in it; see forking_worker.
-    """
+    """Starts real workers without importing torch each time; their work is counted, see forking_worker."""
 
-    def __init__(self, *, counted: bool = False) -> None:
-        command = [sys.executable, "-P", str(FORKING_WORKER), *(["counted"] if counted else [])]
+    def __init__(self) -> None:
+        command = [sys.executable, "-P", str(FORKING_WORKER)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         environment = worker_environment(0) | {"SPARSEDASH_LINGER_S": "0"}
         self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
