@@ -19,7 +19,8 @@ TEXTS = (
     "99999999999999999999", HUGE, "x" * 10_000, "a\0b", "\x1b[31m", "a\nb", "\u202e", "٣", "²", "１", "日本語", "🦊",
     "~nosuchuser/x", "~", "/dev/null", "/dev/zero", "/proc/self/mem", "file:", "file:/", "file:/dev/zero", "upload:x",
     f"file:/x.txt[{'9' * 30}:]", "builtin:", "builtin:cloze", "self", "gpt2", "a/b@c", "a/b/c", "m" * 300, "%00", "<b>",
-    "10,20", "90", "91", "12.55", "10,,20", "10 10", "obs,obs", "best", "wanda, random", "𝟙", "{}", "[]", "'", '"; DROP',
+    "10,20", "90", "91", "12.55", "10,,20", "10 10", "obs,obs", "best", "wanda, random", "𝟙", "{}", "[]", "'",
+    '"; DROP',
 )  # fmt: skip
 NUMBERS = (0, 1, -1, 2, 8, 32, 64, 100, 256, 900, 901, 2**31 - 1, 2**31, 2**63, 10**30, 0.5, 1.0, -0.1, 1e308)
 ODD = (*NUMBERS, float("nan"), float("inf"), True, False, None, "", "5", [], {}, [1], {"a": 1}, "x" * 5000)
