@@ -8,10 +8,13 @@ from pathlib import Path
 
 def answer_of(module, *options, environment=None):
     """What `python -m module` prints last, read as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *options], stdout=subprocess.PIPE, text=True, check=True, env=environment
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(printed_by(module, *options, environment=environment).splitlines()[-1])
+
+
+def printed_by(module, *options, environment=None):
+    """What `python -m module` prints on its standard output."""
+    asked = [sys.executable, "-m", module, *options]
+    return subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
 
 
 def folder_of(reference, folder):

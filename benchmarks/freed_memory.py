@@ -31,14 +31,14 @@ WAYS = {"kept": {}, "given back": SAID, "given back, pages of 2 MB": SAID | {"TH
 def main() -> None:
     arguments = _arguments()
     if arguments.child:
-        print(json.dumps(_child(arguments.model)))
+        print(json.dumps(_child(arguments)))
         return
     found = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         model = folder_of(arguments.model, folder)
         for number in range(arguments.rounds):
             for way in sorted(found, reverse=bool(number % 2)):
-                found[way].append(_in_child(model, way))
+                found[way].append(_in_child(model, arguments.share, way))
     for what in ("answer", "read", "write"):
         kept, *others = (median(one[what] for one in found[way]) for way in WAYS)
         beside = ", ".join(
@@ -48,11 +48,12 @@ def main() -> None:
         print(f"{what}: {kept:.1f} s of processor time with freed memory kept, {beside}")
 
 
-def _in_child(model, way):
-    return answer_of("benchmarks.freed_memory", "--child", "--model", model, environment=os.environ | WAYS[way])
+def _in_child(model, share, way):
+    options = ["--child", "--model", model, "--share", str(share)]
+    return answer_of("benchmarks.freed_memory", *options, environment=os.environ | WAYS[way])
 
 
-def _child(model):
+def _child(arguments):
     """Processor seconds of N_PASSAGES answers, of a forward pass over a few batches, and of N_TEXTS texts of LENGTH."""
     import torch
 
@@ -66,11 +67,11 @@ def _child(model):
     from sparsedash.storage.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load_model(locate_model(model, Store(Path(folder))), "float32")
+        loaded = load_model(locate_model(arguments.model, Store(Path(folder))), "float32")
     n_ids = min(1000, loaded.model.config.vocab_size)
     ids = torch.randint(10, n_ids, (16, 256), generator=torch.Generator().manual_seed(0))
 
-    passages = choose_passages(read_texts(BUILTIN_CLOZE), EvaluationSettings(n_passages=N_PASSAGES))
+    passages = choose_passages(read_texts(BUILTIN_CLOZE), EvaluationSettings(n_passages=N_PASSAGES // arguments.share))
 
     def answer():
         evaluate(loaded, passages, ignore_steps)
@@ -81,7 +82,7 @@ def _child(model):
                 loaded.model.base_model(ids, use_cache=False)
 
     def write():
-        asked = CalibrationSettings(n_samples=N_TEXTS, length=LENGTH)
+        asked = CalibrationSettings(n_samples=N_TEXTS // arguments.share, length=LENGTH)
         generate_texts(loaded, story_openings(), asked, ignore_steps)
 
     loaded.model.base_model(ids, use_cache=False)
@@ -98,6 +99,7 @@ def _arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=BUILTIN_MODEL)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--share", type=int, default=1, help="answer and write this many times less")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

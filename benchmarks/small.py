@@ -21,7 +21,7 @@ OPTIONS = {
     "find_draws": "--calibration builtin:cloze --samples 40 --length 32 --drawn 40 --draws 2 --model {model} "
     "--data-dir {folder}",
     "growth": "--doublings 1 --hidden 64 --shrink 16 --side 256 --picture {folder}.svg",
-    "freed_memory": "--rounds 1 --model {model}",
+    "freed_memory": "--rounds 1 --share 8 --model {model}",
     "pages": "--methods 1 --passages 200 --reruns 2 --steps 4",
     "precision": "--passages 12 --piece 6 --model {model} --data-dir {folder}",
     "prompts": "--model {model} --data-dir {folder}",

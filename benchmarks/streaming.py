@@ -15,7 +15,6 @@ A large shape takes long: --ways streamed leaves the other one out. A real model
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.child import answer_of
 from sparsedash.catalog.model_shape import CONFIGS, ModelShape, model_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.catalog.resources import least_memory
@@ -177,13 +177,7 @@ class Peaks:
 
 def measured(way: str, folder: Path) -> dict:
     """Of one way: what its process printed."""
-    asked = [sys.executable, "-m", "benchmarks.streaming", *sys.argv[1:], "--folder", str(folder), "--one-way", way]
-    with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        lines = child.stdout.read().splitlines()
-    if child.returncode:
-        raise SystemExit(f"{way} ended with {child.returncode}")
-    return json.loads(lines[-1])
+    return answer_of("benchmarks.streaming", *sys.argv[1:], "--folder", str(folder), "--one-way", way)
 
 
 def tell(arguments: argparse.Namespace, done: dict[str, dict]) -> None:
