@@ -112,7 +112,7 @@ class RawUser:
         """The id of a session, while a connection to it is open. wanted: the one that is asked for."""
         protocols = ["streamlit", self._xsrf if xsrf else "none", *([wanted] if wanted else [])]
         address = f"{self._address.replace('http', 'ws')}/_stcore/stream"
-        options = {"subprotocols": protocols, "max_size": None, "open_timeout": DEADLINE_S}
+        options = {"subprotocols": protocols, "max_size": None, "open_timeout": DEADLINE_S, "close_timeout": 0.5}
         with connect(address, origin=self._address, additional_headers=self._headers, **options) as opened:
             rerun = BackMsg()
             rerun.rerun_script.query_string = ""

@@ -1,24 +1,18 @@
 """Serving others, in a browser: logins by a provider on loopback, whose run is whose, and nginx with TLS in front."""
 
-import datetime
+import functools
 import json
 import os
 import re
 import shutil
-import socketserver
 import subprocess
-import threading
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+import trustme
 from playwright.sync_api import expect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -213,50 +207,26 @@ def test_files_outside_of_the_listed_folders_are_refused_on_the_form(what, as_us
         assert "secret text" not in page.content()
 
 
-class Foreign(BaseHTTPRequestHandler):
-    """A page of another port of this machine, which tries to drive the dashboard."""
-
-    target = ""
-
-    def do_GET(self):
-        script = (
-            f"const opened = new WebSocket('{self.target}'); opened.onopen = () => document.title = 'open';"
-            "opened.onerror = () => document.title = 'refused'"
-        )
-        body = f"<!doctype html><title>trying</title><script>{script}</script>".encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        return
+FOREIGN = """<!doctype html><title>trying</title><script>
+const opened = new WebSocket('{stream}');
+opened.onopen = () => document.title = 'open';
+opened.onerror = () => document.title = 'refused';
+</script>"""
 
 
-@pytest.fixture
-def foreign():
-    """The address of that page."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Foreign) as served:
-        thread = threading.Thread(target=served.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{served.server_address[1]}/"
-        served.shutdown()
-        thread.join()
+def answer_with(body, route):
+    route.fulfill(body=body, content_type="text/html")
 
 
 def test_a_page_of_another_port_drives_neither_a_server_that_serves_others_nor_one_that_does_not(
-    as_user, page, house, foreign, empty
+    as_user, page, house, empty
 ):
-    Foreign.target = f"{house.address.replace('http', 'ws')}{STREAM}"
-    logged_in = as_user("ada")
-    logged_in.goto(foreign)
-    expect(logged_in).to_have_title("refused")
-    alone = empty.address
-    for name in ("127.0.0.1", "localhost"):
-        Foreign.target = f"{alone.replace('http', 'ws').replace('127.0.0.1', name)}{STREAM}"
-        page.goto(foreign)
-        expect(page).to_have_title("refused")
+    alone = empty.address.replace("127.0.0.1", "localhost")
+    for visitor, address in ((as_user("ada"), house.address), (page, empty.address), (page, alone)):
+        body = FOREIGN.replace("{stream}", f"{address.replace('http', 'ws')}{STREAM}")
+        visitor.route("http://127.0.0.1:9/**", functools.partial(answer_with, body))
+        visitor.goto("http://127.0.0.1:9/")
+        expect(visitor).to_have_title("refused")
 
 
 def text(name):
@@ -312,18 +282,6 @@ def location_of_the_docs() -> str:
     return (ROOT / "docs" / "deployment.md").read_text().split("```nginx\n")[1].split("```")[0]
 
 
-def certificate(folder: Path) -> None:
-    """A certificate of our own for 127.0.0.1, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    made = made.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-    (folder / "cert.pem").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
-
-
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory):
     """The server behind nginx. proxy: where nginx answers."""
@@ -338,7 +296,9 @@ def proxied(tmp_path_factory):
         server = Server(folder / "data", SPARSEDASH_SERVE=str(rules), SPARSEDASH_WORKERS="0", FORWARDED_ALLOW_IPS="")
         at_the_end.callback(server.stop)
         server.wait()
-        certificate(folder)
+        issued = trustme.CA().issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+        issued.private_key_pem.write_to_path(folder / "key.pem")
         (folder / "people").write_text("ada@example.org:{PLAIN}open\n")
         # Started by root it would work as somebody who may not read this folder.
         user = "user root;" if os.getuid() == 0 else ""
