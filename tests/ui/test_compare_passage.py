@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.schema.pair_records import Divergence, DivergenceSettings, Place
-from sparsedash.ui.compare_passage import ROWS, heat_level
+from sparsedash.ui.compare_passage import ROWS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
 from tests.ui.filled_backend import job
@@ -60,10 +60,6 @@ def test_the_largest_places_are_reached_by_the_keyboard(open_page, finished):
     strip_of(finished, *(Place(text=" x", nats=i / 10, left="a", right="b") for i in range(50)))
     drawn = markup(opened(open_page))
     assert drawn.count('data-tip="') == 20 and "4.90 nats" in drawn.partition('data-tip="')[2]
-
-
-def test_how_strongly_a_place_is_drawn_grows_with_the_nats():
-    assert [heat_level(nats) for nats in (0, 0.01, 0.1, 0.3, 0.8, 9)] == [0, 1, 2, 3, 4, 4]
 
 
 @pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", "a\u202eb\x00", '"><script>'])
