@@ -4,7 +4,7 @@ The report has no script and makes no request: its charts are the page's own fig
 describes the fields of the document.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import count, islice
@@ -80,23 +80,16 @@ def html_report(
     settings and versions.
     """
     run, tradeoff = found.run, found.tradeoff()
-    verdict, (left, right) = verdict_of(found, pair.left, pair.right), (pair.left_name, pair.right_name)
     notes = [wording.example_words(run), run_ending(run, job), missing_records(run, found.missing)]
     notes += [wording.source_note(run.source_type), *answer_figures(found)]
     notes.append(f"{found.title} · {wording.stored_run_details(run)}")
-    # The verdict on the comparison in the words of the compare page.
-    compared = [verdicts.flip_words(compare_records(pair.left, pair.right))]
-    compared.append(verdicts.verdict_sentence(right, verdict, left))
-    if left != right:
-        compared.append(verdicts.loss_sentence(verdict, left))
-    compared += verdicts.verdict_basis(right, verdict, found.tolerance, left)
     body = [
         heading(answer_sentence(found)),
         *(paragraph(said, css="sd-muted") for said in notes if said),
         *(figure_svg(tradeoff_chart(tradeoff, each), tradeoff_words(tradeoff, each)) for each in _CHARTS),
         element("div", numbers_table(found).html, css="numbers"),
-        element("h2", escape(f"{right} against {left}")),
-        *(paragraph(said) for said in compared),
+        element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
+        *(paragraph(said) for said in comparison_words(found, pair) if said),
         *_flip_tables(pair, passages),
         *wrote,
         element("h2", escape("Settings")),
@@ -124,6 +117,18 @@ def html_report(
     return f"<!doctype html>\n{page}\n".encode()
 
 
+def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
+    """The verdict on the right model, what it lost (nothing beside itself), and what both rest on."""
+    verdict, left, right = verdict_of(found, pair.left, pair.right), pair.left_name, pair.right_name
+    basis = [
+        verdicts.flip_words(compare_records(pair.left, pair.right)),
+        *verdicts.verdict_basis(right, verdict, found.tolerance, left),
+        verdicts.early_stopping_words({left: pair.left, right: pair.right}),
+    ]
+    lost = "" if left == right else verdicts.loss_sentence(verdict, left)
+    return verdicts.verdict_sentence(right, verdict, left), lost, " ".join(filter(None, basis))
+
+
 def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
     kinds = pair.kinds(range(len(pair.left.outcomes)))
     drawn: list[Html] = []
@@ -148,10 +153,10 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
 
 
 def _facts(values: Mapping[str, str]) -> Html:
-    return _rows([(name, escape(value)) for name, value in values.items()])
+    return _rows((name, escape(value)) for name, value in values.items())
 
 
-def _rows(values: Sequence[tuple[str, Html]], css: str = "") -> Html:
+def _rows(values: Iterable[tuple[str, Html]], css: str = "") -> Html:
     rows = (element("tr", element("th", escape(name), scope="row"), element("td", value)) for name, value in values)
     return element("table", element("tbody", *rows), css=css)
 
@@ -163,10 +168,9 @@ def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Pass
     """
     names, drawn = dict(wording.record_names(run)), list[Html]()
     for how, request, stored in islice(_continuations(backend, pair, passages), MOST_CONTINUATIONS):
-        left, right, *more = (text.strip() or "(nothing)" for text in (stored.left, stored.right, *stored.others))
-        texts = [(pair.left_name, escape(left)), (pair.right_name, mark_divergence(left, right)[1])]
-        others = zip(request.others, more, strict=False)
-        texts += [(names.get(key, key[:8]), mark_divergence(left, text)[1]) for key, text in others]
+        first, *rest = (text.strip() or "(nothing)" for text in (stored.left, stored.right, *stored.others))
+        who = [pair.left_name, pair.right_name, *(names.get(key, key[:8]) for key in request.others)]
+        texts = zip(who, [escape(first), *(mark_divergence(first, text)[1] for text in rest)], strict=False)
         stopped = ", stopped before the end" if stored.stopped else ""
         drawn += [paragraph(f"{how}{stopped}", css="sd-muted"), paragraph(end_of(request.prompt, PROMPT_SHOWN))]
         drawn.append(_rows(texts, css="written"))

@@ -8,16 +8,16 @@ from functools import partial
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting import wording
 from sparsedash.reporting.html import paragraph, widget_label
 from sparsedash.reporting.passage_analysis import group_losses
 from sparsedash.reporting.record_pair import Pair, harness_samples, side_title, view_csv, view_parquet
 from sparsedash.reporting.run_answer import still_to_come
-from sparsedash.reporting.run_reports import continuations_section, html_report
-from sparsedash.reporting.run_results import run_results, verdict_of
+from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
+from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import compare_records, wilson_interval
+from sparsedash.stats.significance import wilson_interval
 from sparsedash.ui import address_bar, compare_choices, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.chosen_run import ChosenRun, link_to_export, show_ending
@@ -87,21 +87,17 @@ def show_verdict(backend: Backend, run: Run, pair: Pair, cost: DeltaGenerator, a
     """Open the page with the verdict on the right model; `cost`: what it lost; `about`: more, after the passages."""
     found = run_results(backend, run, current_tolerance())
     assert found is not None, "the page has read the dense record already"
-    verdict, name, versus = verdict_of(found, pair.left, pair.right), pair.right_name, pair.left_name
-    frame.opening(verdicts.verdict_sentence(name, verdict, versus))
-    if name != versus:
-        with cost:
-            frame.show(paragraph(verdicts.loss_sentence(verdict, versus), css="sd-cost"))
-    notes = [
-        verdicts.flip_words(compare_records(pair.left, pair.right)),
-        *verdicts.verdict_basis(name, verdict, found.tolerance, versus),
-        verdicts.early_stopping_words({versus: pair.left, name: pair.right}),
-    ]
+    sentence, lost, basis = comparison_words(found, pair)
     measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
+    frame.opening(sentence)
+    with cost:
+        if lost:
+            frame.show(paragraph(lost, css="sd-cost"))
     with about:
         frame.section("What the verdict rests on")
-        frame.show(paragraph(f"{name} against {versus}{measured} · {_basis(backend, run)}", css="sd-basis"))
-        frame.note(" ".join(filter(None, notes)))
+        against = f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, run)}"
+        frame.show(paragraph(against, css="sd-basis"))
+        frame.note(basis)
         frame.remark(_EXPLANATION)
 
 

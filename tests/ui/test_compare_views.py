@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.records import Passages, Record
@@ -18,21 +16,17 @@ def kinds(app):
     return [each for each in app.button if each.key.startswith("flip-")]
 
 
-@pytest.mark.parametrize("address", [{}, {"run": SETTINGS.key()}])
-def test_while_the_first_models_answer_the_page_shows_their_job(address, open_page, backend):
+def test_while_the_first_models_answer_the_page_shows_their_job(open_page, backend):
     backend.set_jobs(job(SETTINGS))
-    app = open_page("compare", **address)
+    app = open_page("compare", run=SETTINGS.key())
     said = words(app)
     assert said.startswith("The comparison is on its way.")
     assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in said
     assert query_of(links(app)["See this run"]) == {"run": SETTINGS.key()}
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     assert "10 % against dense" in words(app.run())
-
-
-def test_while_the_dense_answers_are_made_again_the_page_waits_and_does_not_ask_without_pause(open_page, finished):
-    finished.drop(Record, finished.runs()[0].dense)
-    finished.set_jobs(job(SETTINGS))
+    # Its dense answers are made again: the page waits, and does not ask without pause.
+    backend.drop(Record, backend.runs()[0].dense)
     assert words(open_page("compare")).startswith("The comparison is on its way.")
 
 
@@ -129,10 +123,9 @@ def test_two_records_are_chosen_by_the_address(open_page, finished):
     assert button(app, "Both wrong").icon == ":material/check:"
 
 
-@pytest.mark.parametrize(("side", "shown"), [("left", "dense"), ("right", "30 %")])
-def test_an_address_of_no_model_says_so_and_what_is_shown_instead(side, shown, open_page, finished):
-    said = words(open_page("compare", **{side: "<b>nonsense" + "x" * 1000}))
-    assert "asks for “<b>nonsense" in said and f"Shown instead is {shown}." in said
+def test_an_address_of_no_model_says_so_and_what_is_shown_instead(open_page, finished):
+    said = words(open_page("compare", left="<b>nonsense" + "x" * 1000))
+    assert "asks for “<b>nonsense" in said and "Shown instead is dense." in said
     assert "x" * 100 not in said
 
 
